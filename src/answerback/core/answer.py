@@ -1,0 +1,89 @@
+"""An answer is an append-only text. Lengths and offsets count Unicode code points; limits count encoded bytes."""
+
+import re
+from typing import Final
+
+import msgspec
+
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_WORST_ESCAPE: Final = 6
+"""Bytes that JSON may need for one code point: \\u001f. UTF-8 alone needs at most 4."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def clean(text: str) -> str:
+    """Without U+0000 (PostgreSQL refuses it) and lone surrogates (UTF-8 refuses them)."""
+    return _UNSTORABLE.sub("", text)
+
+
+def encoded_size(text: str) -> int:
+    """Bytes of `text` inside a JSON string, escapes included, quotes not. `text` must be clean."""
+    return len(_encode(text)) - 2
+
+
+def cut(text: str, start: int, max_bytes: int) -> int:
+    """The largest end for which text[start:end] needs at most `max_bytes` encoded bytes.
+
+    At least one code point is taken if there is one, so that a loop of cuts ends.
+    """
+    length = len(text)
+    if (length - start) * _WORST_ESCAPE <= max_bytes:
+        return length
+    low = min(length, start + max(1, max_bytes // _WORST_ESCAPE))
+    high = min(length, start + max(1, max_bytes))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if encoded_size(text[start:middle]) <= max_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class Answer:
+    """The text of one attempt. It only grows, until it is full.
+
+    `max_bytes` bounds the encoded text: what does not fit is dropped, `is_full` becomes true, and the text stays a
+    prefix of what the model said.
+    """
+
+    __slots__ = ("_parts", "_text", "attempt", "encoded_bytes", "is_full", "length", "max_bytes")
+
+    def __init__(self, attempt: int, *, max_bytes: int) -> None:
+        self.attempt = attempt
+        self.max_bytes = max_bytes
+        self.encoded_bytes = 0
+        self.length = 0
+        self.is_full = False
+        self._text = ""
+        self._parts: list[str] = []
+
+    def append(self, piece: str) -> int:
+        """Add what the model said next; returns how many code points were kept."""
+        if self.is_full:
+            return 0
+        piece = clean(piece)
+        if not piece:
+            return 0
+        size = encoded_size(piece)
+        if self.encoded_bytes + size > self.max_bytes:
+            self.is_full = True
+            room = self.max_bytes - self.encoded_bytes
+            piece = piece[: cut(piece, 0, room)] if room > 0 else ""
+            size = encoded_size(piece)
+            if self.encoded_bytes + size > self.max_bytes:  # cut() takes one code point even without room
+                return 0
+        if piece:
+            self._parts.append(piece)
+            self.encoded_bytes += size
+            self.length += len(piece)
+        return len(piece)
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        if self._parts:
+            self._text = self._text + "".join(self._parts)
+            self._parts.clear()
+        return self._text

@@ -1,0 +1,53 @@
+"""Which of a conversation's turns the model is shown."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+CHARACTERS_PER_TOKEN: Final = 3
+"""A cautious guess for text of any language; no tokenizer of the model is at hand here."""
+
+TURN_OVERHEAD_TOKENS: Final = 8
+
+
+class Role(StrEnum):
+    """Who said it."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message of a prompt."""
+
+    role: Role
+    text: str
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens of `text`, guessed high."""
+    return len(text) // CHARACTERS_PER_TOKEN + TURN_OVERHEAD_TOKENS
+
+
+def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: int) -> tuple[Said, ...]:
+    """The newest whole turns (question, answer) that fit the budget together with `question`, oldest first.
+
+    The question is always there, even if it alone is over the budget: refusing it is the model's to do.
+    """
+    left = budget_tokens - estimate_tokens(question)
+    chosen: list[tuple[str, str]] = []
+    for asked, answered in reversed(turns):
+        left -= estimate_tokens(asked) + estimate_tokens(answered)
+        if left < 0:
+            break
+        chosen.append((asked, answered))
+    chosen.reverse()
+    return (*_messages(chosen), Said(Role.USER, question))
+
+
+def _messages(turns: Iterable[tuple[str, str]]) -> Iterable[Said]:
+    for asked, answered in turns:
+        yield Said(Role.USER, asked)
+        yield Said(Role.ASSISTANT, answered)

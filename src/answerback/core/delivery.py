@@ -1,0 +1,203 @@
+"""A delivery is a cursor on an answer: "the text from the cursor to the end, as soon as the connection can take it".
+
+Coalescing, slow readers, resume and a new attempt are all this one rule. `Delivery` decides what the next frame is and
+when; whoever drives it sends that frame and says what came of it (`sent`, `gone`, `slow`). It never sends twice what
+was sent, unless a wish sets the cursor back.
+"""
+
+from answerback.core.answer import Answer, cut
+from answerback.core.coalescing import Interval
+from answerback.core.request import Ending, Record, Wish
+from answerback.protocol.errors import ERRORS, ErrorCode
+from answerback.protocol.frames import (
+    ErrorBody,
+    MessageDelta,
+    MessageResponse,
+    MessageStarted,
+    ServerFrame,
+    Status,
+    Timing,
+    Usage,
+)
+from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES
+
+FRAME_RESERVE_BYTES = 2_048
+"""Room in a frame for everything but the text: two ids and a model name of 128 four-byte characters, usage, timing."""
+
+MAX_TEXT_BYTES = MAX_FRAME_BYTES - FRAME_RESERVE_BYTES
+SLOW_RETRY_S = 0.25
+
+
+def answer_limit(record: Record) -> int:
+    """Encoded bytes that this request's answer may have: unstreamed, it must fit one frame whole."""
+    return MAX_ANSWER_BYTES if record.stream else MAX_TEXT_BYTES
+
+
+def response_frame(record: Record, text: str) -> MessageResponse:
+    """The terminal frame of an ended record. Raises: ValueError: the record has not ended."""
+    ending = record.ending
+    if ending is None:
+        raise ValueError("the record has no ending")
+    whole = not record.stream and ending.status is Status.COMPLETED
+    return MessageResponse(
+        request_id=record.request_id,
+        status=ending.status,
+        response=text if whole else None,
+        attempt=ending.attempt,
+        length=ending.length,
+        finish_reason=ending.finish_reason,
+        error=error_body(ending),
+        usage=(
+            None
+            if ending.input_tokens is None or ending.output_tokens is None
+            else Usage(input_tokens=ending.input_tokens, output_tokens=ending.output_tokens)
+        ),
+        model=ending.model,
+        timing=Timing(queued_ms=ending.queued_ms, first_text_ms=ending.first_text_ms, total_ms=ending.total_ms),
+    )
+
+
+def error_body(ending: Ending) -> ErrorBody | None:
+    """The error that a failed ending shows to the client."""
+    code: ErrorCode | None = ending.error_code
+    if code is None:
+        return None
+    info = ERRORS[code]
+    return ErrorBody(
+        code=code,
+        message=ending.error_detail or info.message,
+        retryable=info.retryable,
+        retry_after_ms=ending.retry_after_ms,
+    )
+
+
+class Delivery:
+    """One attempt's answer on its way to one session. Times are monotonic seconds."""
+
+    __slots__ = (
+        "_answer",
+        "_connection_id",
+        "_honoured",
+        "_interval",
+        "_last_sent",
+        "_not_before",
+        "_offset",
+        "_record",
+        "_started_at",
+        "_told_start",
+    )
+
+    def __init__(self, record: Record, answer: Answer, interval: Interval, *, now: float) -> None:
+        self._record = record
+        self._answer = answer
+        self._interval = interval
+        self._started_at = now
+        self._connection_id: str | None = None
+        self._offset = 0
+        self._honoured = 0
+        self._told_start = False
+        self._last_sent: float | None = None
+        self._not_before = 0.0
+        if record.wish is not None:
+            self.wish(record.wish)
+
+    @property
+    def connection_id(self) -> str | None:
+        """Where frames go now; None while nobody is there."""
+        return self._connection_id
+
+    @property
+    def offset(self) -> int:
+        """Code points sent to the present connection."""
+        return self._offset
+
+    def wish(self, wish: Wish) -> bool:
+        """Honour a wish, each `no` once (R2); true if the cursor was set.
+
+        Another attempt, or an offset past the end, means from the start.
+        """
+        if wish.no <= self._honoured:
+            return False
+        self._honoured = wish.no
+        self._connection_id = wish.connection_id
+        same = wish.attempt == self._answer.attempt
+        self._offset = wish.offset if same and wish.offset <= self._answer.length else 0
+        self._told_start = same
+        self._last_sent = None
+        self._not_before = 0.0
+        return True
+
+    def ended(self, record: Record) -> None:
+        """The ending is stored: what is left goes out at once, by the newest wish in the record (R3)."""
+        self._record = record
+        if record.wish is not None:
+            self.wish(record.wish)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing will be sent any more, unless a new wish comes: the ending went out, or nobody is there."""
+        return self._connection_id is None
+
+    def next_frame(self, *, now: float) -> ServerFrame | None:
+        """The frame that is due now. None: nothing, until `due_at`."""
+        if self._connection_id is None or now < self._not_before:
+            return None
+        ending = self._record.ending
+        if self._record.stream:
+            if not self._told_start and (ending is None or self._answer.length):
+                return MessageStarted(request_id=self._record.request_id, attempt=self._answer.attempt)
+            if self._offset < self._answer.length and (ending is not None or self._is_due(now)):
+                text = self._answer.text
+                end = cut(text, self._offset, MAX_TEXT_BYTES)
+                return MessageDelta(
+                    request_id=self._record.request_id,
+                    attempt=self._answer.attempt,
+                    offset=self._offset,
+                    delta=text[self._offset : end],
+                )
+        if ending is not None:
+            return response_frame(self._record, self._answer.text)
+        return None
+
+    def due_at(self) -> float | None:
+        """When `next_frame` should be asked again, if nothing else happens. None: not before more text or a wish."""
+        if self._connection_id is None:
+            return None
+        if self._record.ending is not None:
+            return self._not_before
+        if not self._record.stream:
+            return None
+        if not self._told_start:
+            return self._not_before
+        if self._offset >= self._answer.length:
+            return None
+        return max(self._not_before, self._text_due_at())
+
+    def sent(self, frame: ServerFrame, *, now: float) -> None:
+        """`frame`, got from `next_frame`, has left."""
+        match frame:
+            case MessageStarted():
+                self._told_start = True
+            case MessageDelta():
+                self._offset = frame.offset + len(frame.delta)
+                self._last_sent = now
+            case MessageResponse():
+                self._connection_id = None
+            case _:
+                raise ValueError(f"not a frame of a delivery: {type(frame).__name__}")
+
+    def gone(self) -> None:
+        """The connection is no more: detach the cursor; the model goes on (G6)."""
+        self._connection_id = None
+
+    def slow(self, *, now: float) -> None:
+        """The connection cannot take more now: keep the offset, try again later with one bigger piece."""
+        self._not_before = now + SLOW_RETRY_S
+
+    def _text_due_at(self) -> float:
+        if self._last_sent is None:
+            return 0.0
+        return self._last_sent + self._interval(self._last_sent - self._started_at)
+
+    def _is_due(self, now: float) -> bool:
+        return now >= self._text_due_at()

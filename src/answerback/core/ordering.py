@@ -1,0 +1,33 @@
+"""Names that leave the process: the ordering key of a request, the fingerprint of its payload.
+
+Both are SHA-256 over length-prefixed parts, so that no choice of ids makes two different things equal, and no user's
+text stands in a queue's message id.
+"""
+
+import hashlib
+
+from answerback.core.request import Question
+
+
+def digest(*parts: str | None) -> str:
+    """Hexadecimal SHA-256 of the parts; None differs from the empty string."""
+    state = hashlib.sha256()
+    for part in parts:
+        if part is None:
+            state.update(b"-;")
+        else:
+            data = part.encode()
+            state.update(b"%d:" % len(data))
+            state.update(data)
+    return state.hexdigest()
+
+
+def ordering_key(user_id: str, conversation_id: str | None) -> str:
+    """Requests with one key run one at a time (G4): the user's conversation, else the user."""
+    return digest("order", user_id, conversation_id)
+
+
+def fingerprint(question: Question, conversation_id: str | None, model: str | None) -> str:
+    """What makes a repeated request id the same request (G7): `model` as the client named it, not as resolved."""
+    max_tokens = None if question.max_tokens is None else str(question.max_tokens)
+    return digest("payload", question.message, conversation_id, model, question.system, max_tokens, question.replaces)

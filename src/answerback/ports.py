@@ -1,0 +1,380 @@
+"""What the service needs from the outside, in the domain's verbs. Each docstring states the guarantee.
+
+A port stands here because a second implementation exists: SQLite, PostgreSQL and memory for the stores, a socket and a
+script for the sender, four kinds of model. One contract suite (tests/contract) runs against all of them.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, TypeVar
+
+from answerback.core.context import Said
+from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import ServerFrame, Status
+
+T = TypeVar("T")
+
+
+class Unavailable(Exception):
+    """A store or queue cannot be reached or cannot write now. Whether the last write took effect is not known."""
+
+
+# --- requests -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """Limits that acceptance checks. `per_minute` is the default; a user's own limit in the store wins. 0 = none."""
+
+    per_minute: int
+    max_pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Stored and counted. `position`: unfinished requests of the same ordering key accepted before it."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """The request id is taken; nothing was counted. `position` as in `Accepted` (0 if ended)."""
+
+    record: Record
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """Over the rate limit; nothing was stored."""
+
+    retry_after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """The user has `max_pending` unfinished requests; nothing was stored."""
+
+
+Admission: TypeAlias = Accepted | Existing | Limited | Full
+
+
+class Requests(Protocol):
+    """The records that decide, with their questions and answers.
+
+    Durable: what a call has returned survives `kill -9`. Every method may raise Unavailable; a change may then have
+    happened or not, and repeating the call must be safe for the caller (the steps of core.request are).
+    """
+
+    async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
+        """Store a new request and count it against its user's calendar minute, in one transaction (R8).
+
+        First the id is looked up (Existing), then the pending cap (Full), then the rate (Limited, core.rate).
+        """
+
+    async def change(self, key: RequestKey, change: Change[T]) -> T:
+        """Read the record (None if absent), apply the pure `change`, write what it says; all or nothing, one at a time.
+
+        `change` may be called more than once (a store with optimistic locking repeats it). When the step ends a request
+        that was accepted, its text is stored in the same transaction, and the turn and its usage reach the history
+        without further help: in this transaction, or written behind from a durable note.
+        """
+
+    async def read(self, key: RequestKey) -> Record | None:
+        """The record as last written."""
+
+    async def question(self, key: RequestKey) -> Question | None:
+        """What was asked; None for a refusal or an early cancellation."""
+
+    async def answer(self, key: RequestKey) -> str:
+        """The stored text of an ended request, '' if it has none."""
+
+    async def unfinished(self) -> Sequence[Record]:
+        """Every record that has not ended, in the order accepted."""
+
+    async def purge(self, *, ended_before_ms: int) -> int:
+        """Delete the records of requests that ended before then; history keeps their turns. Returns how many."""
+
+
+# --- conversations and users --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTurn:
+    """One question and what came of it. `position` orders the turns of a user by acceptance."""
+
+    position: int
+    request_id: str
+    question: str
+    answer: str
+    status: Status
+    accepted_at_ms: int
+    ended_at_ms: int
+    model: str | None = None
+    replaces: str | None = None
+    error_code: ErrorCode | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredConversation:
+    """A conversation's row. `updated_at_ms` is when its last turn ended or it was renamed."""
+
+    conversation_id: str
+    title: str
+    turns: int
+    created_at_ms: int
+    updated_at_ms: int
+    deleted: bool = False
+
+
+class History(Protocol):
+    """What users said and got, by conversation. Every id is a name inside the user. May raise Unavailable.
+
+    A turn that was replaced by a completed one (`replaces`), and the turns between the two, are superseded: they are
+    kept but no longer shown.
+    """
+
+    async def tail(
+        self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
+    ) -> Sequence[StoredTurn]:
+        """The last completed turns for the model's context, oldest first; none of or after `before_request`."""
+
+    async def turns(
+        self, user_id: str, conversation_id: str, *, before: int | None, limit: int
+    ) -> Sequence[StoredTurn]:
+        """Turns with a position below `before`, whatever their status, newest first."""
+
+    async def conversations(
+        self, user_id: str, *, before: tuple[int, str] | None, limit: int
+    ) -> Sequence[StoredConversation]:
+        """Not deleted ones, last updated first; `before` is (updated_at_ms, conversation_id) of the last one seen."""
+
+    async def update_conversation(
+        self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
+    ) -> StoredConversation | None:
+        """Rename, delete or restore; None if the user has no such conversation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredUser:
+    """A user. `per_minute` None: the server's default holds."""
+
+    user_id: str
+    per_minute: int | None
+    created_at_ms: int
+    last_request_at_ms: int | None
+    conversations: int
+    turns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DailyUsage:
+    """What a user used on one day (UTC, `YYYY-MM-DD`)."""
+
+    user_id: str
+    day: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+
+
+class Users(Protocol):
+    """Users, their limits and what they used. For operators; may raise Unavailable."""
+
+    async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
+        """By user id, ascending."""
+
+    async def user(self, user_id: str) -> StoredUser | None:
+        """One user."""
+
+    async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
+        """Override the rate limit (None: back to the default; 0: no limit); makes the user if need be."""
+
+    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+        """By day and user, ascending; all users if `user_id` is None."""
+
+    async def delete_user(self, user_id: str) -> bool:
+        """Erase everything about the user, for good; false if nothing was there."""
+
+
+# --- connections and sessions -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """One open socket. `user_id` None: not known yet (no auth, and no frame has named it).
+
+    `generation` None: the connection is not its session's address yet; that comes with its first frame (R6).
+    Instants are epoch milliseconds. `token_expires_at_ms` None: no token, or one that does not expire.
+    """
+
+    connection_id: str
+    session_id: str
+    connected_at_ms: int
+    last_activity_ms: int
+    user_id: str | None = None
+    authenticated: bool = False
+    token_expires_at_ms: int | None = None
+    generation: int | None = None
+    source_ip: str = ""
+    user_agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The connection is now its session's address. `replaced`: the connection that was."""
+
+    connection: Connection
+    replaced: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A newer connection has the session, or the connection is gone."""
+
+
+class Connections(Protocol):
+    """Open connections, and which one is the address of each (user, session). May raise Unavailable."""
+
+    async def add(self, connection: Connection) -> None:
+        """Save a new connection."""
+
+    async def get(self, connection_id: str) -> Connection | None:
+        """The connection, if it is open."""
+
+    async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
+        """Make it the address of (user_id, its session), with a generation higher than any before (R6).
+
+        The newer `connected_at_ms` wins; an equal one by the greater id. Binding again changes nothing.
+        """
+
+    async def touch(self, connection_id: str, *, now_ms: int) -> None:
+        """Note a sign of life."""
+
+    async def renew(self, connection_id: str, *, token_expires_at_ms: int | None) -> None:
+        """Note the expiry of a fresh token."""
+
+    async def remove(self, connection_id: str) -> None:
+        """Forget the connection. Never touches a newer binding of its session."""
+
+    async def idle(self, *, since_ms: int) -> Sequence[Connection]:
+        """Connections with no sign of life since then."""
+
+
+# --- sending and queueing -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The frame is on its way. Not a proof of receipt: the client asks again for what it misses (R5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no such connection any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """The connection cannot take more now; the frame was not sent."""
+
+
+class Sender(Protocol):
+    """Puts frames on connections. Frames of one awaited chain of calls arrive in order. Raises nothing."""
+
+    async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
+        """Send one frame of at most 32 KB encoded."""
+
+    async def ready(self, connection_id: str) -> None:
+        """Return when it is worth trying again after Slow; at once if the connection is gone."""
+
+    async def close(self, connection_id: str) -> None:
+        """Close the connection in good order, after what was sent."""
+
+    def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
+        """Promise to call `Front.unpark` with this when a slow connection can take more; false if not supported."""
+
+
+class Queue(Protocol):
+    """Hands each request to a worker, those of one ordering key one at a time, in the order put.
+
+    At least once: a request may be handed out again, and is, if its worker does not say that it is done.
+    """
+
+    async def put(self, record: Record) -> None:
+        """Put a request. Its queue id is made of the key and `record.queue_no`. May raise Unavailable."""
+
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a model gets: an optional system text and the messages, the last one being the user's question."""
+
+    messages: tuple[Said, ...]
+    system: str | None = None
+    max_tokens: int = 1024
+    user_id: str = ""
+    conversation_id: str = ""
+    request_id: str = ""
+    attempt: int = 1
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The last piece of a stream. `reason`: `stop`, `length`, `content_filter`, or the model's own word."""
+
+    reason: str = "stop"
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+Piece: TypeAlias = str | Finish
+
+
+class ModelError(Exception):
+    """The model cannot answer, or broke off. `detail` is for the operator's log, never for a client."""
+
+    def __init__(
+        self, code: ErrorCode, detail: str = "", *, retry_after_ms: int | None = None, transient: bool = False
+    ) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+        self.retry_after_ms = retry_after_ms
+        self.transient = transient
+        """Whether trying at once again, before any text has come, may help."""
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
+class Model(Protocol):
+    """A language model, or a pipeline around one."""
+
+    @property
+    def name(self) -> str:
+        """How clients and logs call it."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that prompt and answer may have together."""
+
+    @property
+    def concurrency(self) -> int:
+        """Generations that may run at the same time; more wait in fair turns."""
+
+    def stream(self, prompt: Prompt) -> AsyncIterator[Piece]:
+        """Text as it comes, then one Finish. Closing the iterator (`aclose`) really stops the work.
+
+        Raises: ModelError: with `model_unavailable`, `model_throttled` or `model_failed`.
+        """
+
+    async def close(self) -> None:
+        """Release what the model holds."""

@@ -1,0 +1,157 @@
+"""Bytes <-> typed frames.
+
+`FrameError` is the only exception that input can cause here. Its sentences are made from the table below, never
+from a library's exception text, so they may be sent to the peer.
+"""
+
+import re
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import VISIBLE, ClientFrame, SendMessage, ServerFrame
+from answerback.protocol.limits import (
+    MAX_ID_LENGTH,
+    MAX_MESSAGE_BYTES,
+    MAX_PAGE,
+    MAX_RESUME_POINTS,
+    MAX_TITLE_LENGTH,
+)
+
+Data: TypeAlias = bytes | bytearray | memoryview | str
+
+_ID_RULE: Final = f"a string of 1 to {MAX_ID_LENGTH} visible characters"
+_NUMBER_RULE: Final = "a whole number, 0 or more"
+_RULES: Final = {
+    "requestId": _ID_RULE,
+    "helloId": _ID_RULE,
+    "userId": _ID_RULE,
+    "conversationId": _ID_RULE,
+    "model": _ID_RULE,
+    "replaces": _ID_RULE,
+    "before": "the `next` of the page before",
+    "message": "a string that is not empty",
+    "system": "a string",
+    "stream": "true or false",
+    "deleted": "true or false",
+    "maxTokens": "a whole number, 1 or more",
+    "limit": f"a whole number from 1 to {MAX_PAGE}",
+    "title": f"a string of 1 to {MAX_TITLE_LENGTH} characters",
+    "token": "a string that is not empty",
+    "resume": f"a list of at most {MAX_RESUME_POINTS} objects with requestId, attempt and offset",
+    "attempt": _NUMBER_RULE,
+    "offset": _NUMBER_RULE,
+}
+_CLIENT_ACTIONS: Final = tuple(str(frame.__struct_config__.tag) for frame in getattr(ClientFrame, "__args__", ()))
+_MISSING: Final = re.compile(r"missing required field `(\w+)`")
+_PATH: Final = re.compile(r"at `\$\.(\w+)")
+_IS_VISIBLE: Final = re.compile(VISIBLE)
+
+_encoder: Final = msgspec.json.Encoder()
+_client: Final[msgspec.json.Decoder[ClientFrame]] = msgspec.json.Decoder(ClientFrame)
+_server: Final[msgspec.json.Decoder[ServerFrame]] = msgspec.json.Decoder(ServerFrame)
+_anything: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder()
+
+
+class FrameError(Exception):
+    """A message that is not a frame of this protocol. The connection can go on.
+
+    Attributes: `code`; `detail`, a sentence that may be sent to the peer; `action` and `request_id` of the
+    broken message, as far as they could be read.
+    """
+
+    def __init__(
+        self, code: ErrorCode, detail: str, *, action: str | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+        self.action = action
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
+def encode(frame: ClientFrame | ServerFrame) -> bytes:
+    """The frame as UTF-8 JSON. Lone surrogates must have been removed before (`core.answer.clean`)."""
+    return _encoder.encode(frame)
+
+
+def decode_client(data: Data) -> ClientFrame:
+    """Read one message of a client.
+
+    Raises: FrameError: `message_too_large` or `invalid_frame`, with a sentence for the peer.
+    """
+    size = len(data)
+    if size > MAX_MESSAGE_BYTES or (isinstance(data, str) and _utf8_length(data) > MAX_MESSAGE_BYTES):
+        raise FrameError(ErrorCode.MESSAGE_TOO_LARGE, f"A message may have {MAX_MESSAGE_BYTES} bytes. Shorten it.")
+    try:
+        frame = _client.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
+        raise _explain(data, exc) from None
+    if isinstance(frame, SendMessage) and (why := _unspeakable(frame)):
+        raise FrameError(ErrorCode.INVALID_FRAME, why, action="sendMessage", request_id=frame.request_id)
+    return frame
+
+
+def decode_server(data: Data) -> ServerFrame | None:
+    """Read one message of a server; None for an `action` that this version does not know.
+
+    Raises: FrameError: the message is not a frame, or a known one with wrong fields.
+    """
+    try:
+        return _server.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
+        if isinstance(exc, msgspec.ValidationError) and "at `$.action`" in str(exc):
+            return None
+        raise _explain(data, exc) from None
+
+
+def _utf8_length(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _unspeakable(frame: SendMessage) -> str | None:
+    """PostgreSQL refuses U+0000, and an empty question has no answer."""
+    if "\0" in frame.message or "\0" in (frame.system or ""):
+        return "The text has the character U+0000. Remove it and send the message again."
+    if not frame.message.strip():
+        return '"message" is empty. Say something and send it again.'
+    return None
+
+
+def _explain(data: Data, exc: Exception) -> FrameError:
+    """A sentence that says what to do, for a message that did not decode."""
+    try:
+        loose = _anything.decode(data)
+    except RecursionError:
+        return FrameError(ErrorCode.INVALID_FRAME, "The JSON is nested too deeply. Send a flat object.")
+    except (msgspec.MsgspecError, ValueError):
+        return FrameError(
+            ErrorCode.INVALID_FRAME, "The message is not valid JSON in UTF-8. Send one JSON object a message."
+        )
+    if not isinstance(loose, dict):
+        return FrameError(ErrorCode.INVALID_FRAME, "The message is not a JSON object. Send one object a message.")
+    action = loose.get("action")
+    request_id = loose.get("requestId")
+    if not (isinstance(request_id, str) and len(request_id) <= MAX_ID_LENGTH and _IS_VISIBLE.match(request_id)):
+        request_id = None
+    if not isinstance(action, str):
+        return FrameError(
+            ErrorCode.INVALID_FRAME,
+            f'The object has no "action" string. Actions: {", ".join(_CLIENT_ACTIONS)}.',
+            request_id=request_id,
+        )
+    if action not in _CLIENT_ACTIONS:
+        detail = f"This action is not known. Actions: {', '.join(_CLIENT_ACTIONS)}."
+    elif missing := _MISSING.search(str(exc)):
+        field = missing.group(1)
+        detail = f'{action} needs "{field}": {_RULES.get(field, "see PROTOCOL.md")}.'
+    elif path := _PATH.search(str(exc)):
+        field = path.group(1)
+        detail = f'"{field}" must be {_RULES.get(field, "as PROTOCOL.md says")}.'
+    else:
+        detail = f"{action} has a field of a wrong kind. See PROTOCOL.md."
+    return FrameError(ErrorCode.INVALID_FRAME, detail, action=action, request_id=request_id)

@@ -1,0 +1,104 @@
+"""The closed list of error codes: what each means, whose fault it is, and whether trying again can help."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class ErrorCode(StrEnum):
+    """Every `code` that a client can meet, in a `messageResponse` or an `error` frame."""
+
+    INVALID_FRAME = "invalid_frame"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    USER_MISMATCH = "user_mismatch"
+    SESSION_REPLACED = "session_replaced"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    REQUEST_CONFLICT = "request_conflict"
+    UNKNOWN_REQUEST = "unknown_request"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    MODEL_THROTTLED = "model_throttled"
+    MODEL_FAILED = "model_failed"
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+class Fault(StrEnum):
+    """Who can mend it."""
+
+    CLIENT = "client"
+    LIMIT = "limit"
+    MODEL = "model"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorInfo:
+    """One row of the table. `retryable`: the same question, under a new request id, may succeed later."""
+
+    fault: Fault
+    retryable: bool
+    message: str
+
+
+def _row(fault: Fault, retryable: bool, message: str) -> ErrorInfo:
+    return ErrorInfo(fault=fault, retryable=retryable, message=message)
+
+
+ERRORS: Final[Mapping[ErrorCode, ErrorInfo]] = MappingProxyType(
+    {
+        ErrorCode.INVALID_FRAME: _row(Fault.CLIENT, False, "The frame is not valid. Correct it and send it again."),
+        ErrorCode.MESSAGE_TOO_LARGE: _row(
+            Fault.CLIENT, False, "The message is larger than the limit. Shorten it and send it again."
+        ),
+        ErrorCode.UNAUTHORIZED: _row(
+            Fault.CLIENT,
+            False,
+            "The token is missing, expired or not accepted. Send renewToken or reconnect.",
+        ),
+        ErrorCode.FORBIDDEN: _row(Fault.CLIENT, False, "This is not allowed here. Ask the operator."),
+        ErrorCode.USER_MISMATCH: _row(
+            Fault.CLIENT,
+            False,
+            "userId differs from this connection's user. Use one connection for each user.",
+        ),
+        ErrorCode.SESSION_REPLACED: _row(
+            Fault.CLIENT, False, "A newer connection took this session over. Do not reconnect with it."
+        ),
+        ErrorCode.RATE_LIMITED: _row(
+            Fault.LIMIT, True, "Too many requests in this minute. Try again after retryAfterMs."
+        ),
+        ErrorCode.OVERLOADED: _row(
+            Fault.LIMIT, True, "Too many unfinished requests. Wait for an answer, then try again."
+        ),
+        ErrorCode.REQUEST_CONFLICT: _row(
+            Fault.CLIENT,
+            False,
+            "This requestId was used for something else. Use a new one for each question.",
+        ),
+        ErrorCode.UNKNOWN_REQUEST: _row(
+            Fault.CLIENT, False, "No such request is known. If it was never accepted, send it again."
+        ),
+        ErrorCode.MODEL_UNAVAILABLE: _row(
+            Fault.MODEL, True, "The model cannot be reached. Try again later or choose another model."
+        ),
+        ErrorCode.MODEL_THROTTLED: _row(Fault.MODEL, True, "The model is at its limit. Try again after a pause."),
+        ErrorCode.MODEL_FAILED: _row(Fault.MODEL, True, "The model broke off its answer. Try again."),
+        ErrorCode.TIMEOUT: _row(
+            Fault.SERVER, True, "The answer was not complete within the server's time limit. Try again."
+        ),
+        ErrorCode.UNAVAILABLE: _row(
+            Fault.SERVER,
+            True,
+            "The server cannot store requests now. Send the same frame again after a pause.",
+        ),
+        ErrorCode.INTERNAL: _row(
+            Fault.SERVER, True, "The server failed. Try again; the operator finds the cause in the log."
+        ),
+    }
+)

@@ -1,0 +1,301 @@
+"""Every frame of protocol version 1 as a frozen struct. `action` is the tag; wire names are camelCase.
+
+A field without a default is always on the wire; a field with one is left out while it has it.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, TypeAlias
+
+from msgspec import Meta, Struct
+
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.limits import MAX_ID_LENGTH, MAX_PAGE, MAX_RESUME_POINTS, MAX_TITLE_LENGTH
+
+# Visible: no white space, no controls, no surrogates, no invisible or direction-changing marks. Two ids that
+# look the same to a person should be the same to us, as far as one pattern can say it.
+VISIBLE = r"^[^\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]+$"
+Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=VISIBLE)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class Status(StrEnum):
+    """How a request ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class _Part(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A JSON object inside a frame."""
+
+
+class _Frame(Struct, frozen=True, rename="camel", omit_defaults=True, tag_field="action"):
+    """A whole text message."""
+
+
+# --- client -> server ---------------------------------------------------------------------------------------
+
+
+class ResumePoint(_Part, frozen=True, kw_only=True):
+    """What a client holds of one accepted request: `offset` code points of `attempt`."""
+
+    request_id: Id
+    attempt: Count
+    offset: Count
+
+
+class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
+    """Ask for everything that the named requests still owe; answered by it and then by `welcome`."""
+
+    hello_id: Id
+    resume: Annotated[tuple[ResumePoint, ...], Meta(max_length=MAX_RESUME_POINTS)] = ()
+
+
+class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
+    """One question. `timestamp` is opaque: it is neither read nor kept."""
+
+    request_id: Id
+    message: Annotated[str, Meta(min_length=1)]
+    user_id: Id | None = None
+    conversation_id: Id | None = None
+    stream: bool = False
+    model: Id | None = None
+    system: str | None = None
+    max_tokens: MaxTokens | None = None
+    replaces: Id | None = None
+    timestamp: Any = None
+
+
+class CancelMessage(_Frame, frozen=True, kw_only=True, tag="cancelMessage"):
+    """Stop a request; answered by its `messageResponse`, whatever the ending turned out to be."""
+
+    request_id: Id
+
+
+class ListConversations(_Frame, frozen=True, kw_only=True, tag="listConversations"):
+    """A page of the user's conversations, last used first. `before` is the `next` of the page before."""
+
+    request_id: Id
+    before: Id | None = None
+    limit: Limit | None = None
+
+
+class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
+    """A page of a conversation's turns, newest page first, oldest turn first within a page."""
+
+    request_id: Id
+    conversation_id: Id
+    before: Id | None = None
+    limit: Limit | None = None
+
+
+class UpdateConversation(_Frame, frozen=True, kw_only=True, tag="updateConversation"):
+    """Rename, delete (`deleted` true) or restore (`deleted` false) a conversation."""
+
+    request_id: Id
+    conversation_id: Id
+    title: Annotated[str, Meta(min_length=1, max_length=MAX_TITLE_LENGTH)] | None = None
+    deleted: bool | None = None
+
+
+class RenewToken(_Frame, frozen=True, kw_only=True, tag="renewToken"):
+    """Give the connection a fresh token of the same user."""
+
+    request_id: Id
+    token: Annotated[str, Meta(min_length=1)]
+
+
+class Ping(_Frame, frozen=True, kw_only=True, tag="ping"):
+    """Sign of life from the app; refreshes `lastActivity`."""
+
+
+ClientFrame: TypeAlias = (
+    Hello | SendMessage | CancelMessage | ListConversations | GetHistory | UpdateConversation | RenewToken | Ping
+)
+
+# --- server -> client ---------------------------------------------------------------------------------------
+
+
+class ErrorBody(_Part, frozen=True, kw_only=True):
+    """Why a request failed. `message` is for a person, `code` for a program."""
+
+    code: ErrorCode
+    message: str
+    retryable: bool
+    retry_after_ms: Count | None = None
+
+
+class Usage(_Part, frozen=True, kw_only=True):
+    """Tokens as the model counted them."""
+
+    input_tokens: Count
+    output_tokens: Count
+
+
+class Timing(_Part, frozen=True, kw_only=True):
+    """Milliseconds spent on the server: waiting in the queue, until the first text, in all since acceptance."""
+
+    queued_ms: Count
+    first_text_ms: Count | None = None
+    total_ms: Count
+
+
+class ServerLimits(_Part, frozen=True, kw_only=True):
+    """What this server allows. Sizes in bytes, times in milliseconds, `requests_per_minute` 0 = no limit."""
+
+    max_message_bytes: Count
+    max_frame_bytes: Count
+    max_answer_bytes: Count
+    requests_per_minute: Count
+    max_pending: Count
+    max_tokens: Count
+    idle_timeout_ms: Count
+    answer_timeout_ms: Count
+    queue_timeout_ms: Count
+    max_connection_ms: Count | None = None
+
+
+class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
+    """The last frame of the answer to `hello`."""
+
+    hello_id: Id
+    connection_id: str
+    session_id: str
+    user_id: str
+    protocol: int
+    limits: ServerLimits
+    models: tuple[str, ...]
+
+
+class MessageAccepted(_Frame, frozen=True, kw_only=True, tag="messageAccepted"):
+    """The request is stored and will end. `position` counts the unfinished requests before it in its order."""
+
+    request_id: str
+    conversation_id: str
+    position: Count
+
+
+class MessageStarted(_Frame, frozen=True, kw_only=True, tag="messageStarted"):
+    """The model works on the request; text of an older attempt is void."""
+
+    request_id: str
+    attempt: Count
+
+
+class MessageDelta(_Frame, frozen=True, kw_only=True, tag="messageDelta"):
+    """Text of the answer from code point `offset` of `attempt` on."""
+
+    request_id: str
+    attempt: Count
+    offset: Count
+    delta: str
+
+
+class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
+    """The one ending of a request. `length` is the code points of the whole text of `attempt`."""
+
+    request_id: str
+    status: Status
+    response: str | None
+    attempt: Count
+    length: Count
+    finish_reason: str | None = None
+    error: ErrorBody | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    timing: Timing | None = None
+
+
+class ConversationSummary(_Part, frozen=True, kw_only=True):
+    """One conversation in a list. Times are ISO 8601, UTC."""
+
+    conversation_id: str
+    title: str
+    turns: Count
+    created_at: str
+    updated_at: str
+
+
+class Turn(_Part, frozen=True, kw_only=True):
+    """One question and what came of it.
+
+    A turn too long for a frame comes in pieces, its end first: an offset above 0 says that the text before it
+    follows on the next page, as a turn of the same `request_id`.
+    """
+
+    request_id: str
+    question: str
+    question_offset: Count = 0
+    answer: str
+    answer_offset: Count = 0
+    status: Status
+    asked_at: str
+    answered_at: str
+    model: str | None = None
+    replaces: str | None = None
+    error_code: ErrorCode | None = None
+    usage: Usage | None = None
+
+
+class Conversations(_Frame, frozen=True, kw_only=True, tag="conversations"):
+    """Answer to `listConversations`; `next` is the `before` of the next page, absent on the last."""
+
+    request_id: str
+    conversations: tuple[ConversationSummary, ...]
+    next: str | None = None
+
+
+class History(_Frame, frozen=True, kw_only=True, tag="history"):
+    """Answer to `getHistory`; `next` is the `before` of the next (older) page, absent on the last."""
+
+    request_id: str
+    conversation_id: str
+    turns: tuple[Turn, ...]
+    next: str | None = None
+
+
+class Conversation(_Frame, frozen=True, kw_only=True, tag="conversation"):
+    """Answer to `updateConversation`: how the conversation now is."""
+
+    request_id: str
+    conversation_id: str
+    title: str
+    deleted: bool
+
+
+class TokenRenewed(_Frame, frozen=True, kw_only=True, tag="tokenRenewed"):
+    """The fresh token counts from now on. `expires_at` is ISO 8601, absent if it never expires."""
+
+    request_id: str
+    expires_at: str | None = None
+
+
+class Pong(_Frame, frozen=True, kw_only=True, tag="pong"):
+    """Answer to `ping`."""
+
+
+class Error(_Frame, frozen=True, kw_only=True, tag="error"):
+    """Neither the ending of an accepted request nor the refusal of a new one. Never a terminal event."""
+
+    code: ErrorCode
+    message: str
+    request_id: str | None = None
+    retry_after_ms: Count | None = None
+
+
+ServerFrame: TypeAlias = (
+    Welcome
+    | MessageAccepted
+    | MessageStarted
+    | MessageDelta
+    | MessageResponse
+    | Conversations
+    | History
+    | Conversation
+    | TokenRenewed
+    | Pong
+    | Error
+)

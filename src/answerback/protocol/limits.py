@@ -1,0 +1,27 @@
+"""Sizes of protocol version 1, in encoded bytes. They are API Gateway's, so that both deployments agree."""
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+SUBPROTOCOL: Final = "answerback.v1"
+
+MAX_MESSAGE_BYTES: Final = 128 * 1024
+"""One message from a client, all its fragments together (API Gateway: 128 KB, close code 1009)."""
+
+MAX_FRAME_BYTES: Final = 32 * 1024
+"""One frame to a client, and one fragment from it (API Gateway: 32 KB, also the metering unit of a post)."""
+
+MAX_ANSWER_BYTES: Final = 256 * 1024
+"""One answer's text in UTF-8. Below DynamoDB's 400 KB item, above what a model says in one answer."""
+
+MAX_ID_LENGTH: Final = 128
+"""Code points of a request, session, conversation or user id."""
+
+MAX_RESUME_POINTS: Final = 100
+"""Requests that one `hello` may name; a client with more sends several."""
+
+MAX_PAGE: Final = 100
+"""Items of one `conversations` or `history` page; the 32 KB of a frame may end a page earlier."""
+
+MAX_TITLE_LENGTH: Final = 200
+"""Code points of a conversation's title."""
