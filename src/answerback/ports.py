@@ -378,3 +378,25 @@ class Model(Protocol):
 
     async def close(self) -> None:
         """Release what the model holds."""
+
+
+# --- tokens -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a token speaks for, and until when (epoch milliseconds; None: it does not expire)."""
+
+    user_id: str
+    expires_at_ms: int | None
+
+
+class TokenRefused(Exception):
+    """The token is not accepted. The text is for the operator's log, never for a client."""
+
+
+class Tokens(Protocol):
+    """Verifies bearer tokens."""
+
+    async def identify(self, token: str) -> Identity:
+        """The user of a token. Raises: TokenRefused; Unavailable: the keys cannot be fetched now."""
