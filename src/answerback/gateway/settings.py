@@ -15,8 +15,8 @@ class SettingsError(Exception):
 class AuthSettings:
     """How tokens are verified. Nothing set: no authentication, and only a loopback bind is allowed.
 
-    `secret`: HS256, for development. `jwks_url` or `jwks_file`: RS256 and ES256. `issuer` and `audience` are pinned when
-    set, and must be set with a JWKS.
+    `secret`: HS256, for development. `jwks_url` or `jwks_file`: RS256 and ES256. `issuer` and `audience` are pinned
+    when set, and must be set with a JWKS.
     """
 
     secret: str | None = None
