@@ -1,0 +1,358 @@
+"""Stores in memory: the connections of a gateway, and requests and history for tests and simulations.
+
+`MemoryStore` keeps to the letter of the ports and is what the SQL stores are compared with; it survives nothing.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from answerback.core.rate import retry_after_ms, window_of
+from answerback.core.request import Change, Question, Record, RequestKey, State
+from answerback.ports import (
+    Accepted,
+    Admission,
+    Bound,
+    Connection,
+    DailyUsage,
+    Existing,
+    Full,
+    Limited,
+    Quota,
+    StoredConversation,
+    StoredTurn,
+    StoredUser,
+    Superseded,
+    T,
+)
+from answerback.protocol.frames import Status
+
+TITLE_LENGTH = 60
+
+
+def title_of(question: str) -> str:
+    """A conversation's first title: the first line of its first question."""
+    return question.strip().splitlines()[0][:TITLE_LENGTH]
+
+
+def day_of(epoch_ms: int) -> str:
+    """The UTC day that usage is counted under."""
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%d")
+
+
+class MemoryConnections:
+    """ports.Connections in a dict. Its methods never wait, so each is atomic."""
+
+    def __init__(self) -> None:
+        self._connections: dict[str, Connection] = {}
+        self._sessions: dict[tuple[str, str], tuple[int, int, str]] = {}
+        """(user, session) -> (generation, connected_at_ms, connection id); kept while the address is open."""
+        self._generation = 0
+
+    async def add(self, connection: Connection) -> None:
+        """See ports.Connections."""
+        self._connections[connection.connection_id] = connection
+
+    async def get(self, connection_id: str) -> Connection | None:
+        """See ports.Connections."""
+        return self._connections.get(connection_id)
+
+    async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
+        """See ports.Connections."""
+        connection = self._connections.get(connection_id)
+        if connection is None:
+            return Superseded()
+        session = (user_id, connection.session_id)
+        address = self._sessions.get(session)
+        if address is not None:
+            _, connected_at_ms, holder = address
+            if holder == connection_id:
+                return Bound(connection, None)
+            if (connection.connected_at_ms, connection_id) < (connected_at_ms, holder):
+                return Superseded()
+        # One counter for all sessions: higher than any before also after a session was forgotten.
+        self._generation += 1
+        bound = replace(connection, user_id=user_id, generation=self._generation)
+        self._connections[connection_id] = bound
+        self._sessions[session] = (self._generation, connection.connected_at_ms, connection_id)
+        return Bound(bound, None if address is None else address[2])
+
+    async def touch(self, connection_id: str, *, now_ms: int) -> None:
+        """See ports.Connections."""
+        if connection := self._connections.get(connection_id):
+            self._connections[connection_id] = replace(connection, last_activity_ms=now_ms)
+
+    async def renew(self, connection_id: str, *, token_expires_at_ms: int | None) -> None:
+        """See ports.Connections."""
+        if connection := self._connections.get(connection_id):
+            self._connections[connection_id] = replace(connection, token_expires_at_ms=token_expires_at_ms)
+
+    async def remove(self, connection_id: str) -> None:
+        """See ports.Connections."""
+        connection = self._connections.pop(connection_id, None)
+        if connection is None or connection.user_id is None:
+            return
+        session = (connection.user_id, connection.session_id)
+        address = self._sessions.get(session)
+        if address is not None and address[2] == connection_id:
+            del self._sessions[session]
+
+    async def idle(self, *, since_ms: int) -> Sequence[Connection]:
+        """See ports.Connections."""
+        return [c for c in self._connections.values() if c.last_activity_ms < since_ms]
+
+
+class MemoryStore:
+    """ports.Requests, ports.History and ports.Users in dicts."""
+
+    def __init__(self) -> None:
+        self._records: dict[RequestKey, Record] = {}
+        self._positions: dict[RequestKey, int] = {}
+        self._questions: dict[RequestKey, Question] = {}
+        self._answers: dict[RequestKey, str] = {}
+        self._turns: dict[str, dict[str, list[StoredTurn]]] = {}
+        self._superseded: set[RequestKey] = set()
+        self._conversations: dict[tuple[str, str], StoredConversation] = {}
+        self._deleted_at_ms: dict[tuple[str, str], int] = {}
+        self._users: dict[str, StoredUser] = {}
+        self._windows: Counter[tuple[str, int]] = Counter()
+        self._usage: dict[tuple[str, str], DailyUsage] = {}
+
+    # --- ports.Requests
+
+    async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
+        """See ports.Requests."""
+        existing = self._records.get(record.key)
+        if existing is not None:
+            return Existing(existing, 0 if existing.state.is_terminal else self._ahead(existing))
+        pending = sum(r.user_id == record.user_id for r in self._unfinished())
+        if pending >= quota.max_pending:
+            return Full()
+        user = self._user(record.user_id, now_ms)
+        per_minute = quota.per_minute if user.per_minute is None else user.per_minute
+        window = (record.user_id, window_of(now_ms))
+        if per_minute and self._windows[window] >= per_minute:
+            return Limited(retry_after_ms(now_ms))
+        self._windows[window] += 1
+        self._users[record.user_id] = replace(user, last_request_at_ms=now_ms)
+        self._store(record)
+        self._questions[record.key] = question
+        return Accepted(self._ahead(record))
+
+    async def change(self, key: RequestKey, change: Change[T]) -> T:
+        """See ports.Requests."""
+        before = self._records.get(key)
+        step = change(before)
+        if step.record is not None:
+            self._store(step.record)
+            if step.text is not None and key in self._questions and step.record.ending is not None:
+                self._answers[key] = step.text
+                self._write_turn(step.record, step.text)
+        return step.outcome
+
+    async def read(self, key: RequestKey) -> Record | None:
+        """See ports.Requests."""
+        return self._records.get(key)
+
+    async def question(self, key: RequestKey) -> Question | None:
+        """See ports.Requests."""
+        return self._questions.get(key)
+
+    async def answer(self, key: RequestKey) -> str:
+        """See ports.Requests."""
+        return self._answers.get(key, "")
+
+    async def unfinished(self) -> Sequence[Record]:
+        """See ports.Requests."""
+        return self._unfinished()
+
+    async def purge(self, *, ended_before_ms: int) -> int:
+        """See ports.Requests."""
+        old = [k for k, r in self._records.items() if r.ending and r.ending.ended_at_ms < ended_before_ms]
+        for key in old:
+            del self._records[key]
+            self._questions.pop(key, None)
+            self._answers.pop(key, None)
+        return len(old)
+
+    # --- ports.History
+
+    async def tail(
+        self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
+    ) -> Sequence[StoredTurn]:
+        """See ports.History."""
+        turns = [t for t in self._shown(user_id, conversation_id) if t.status is Status.COMPLETED]
+        if before_request is not None:
+            end = next((t.position for t in self._shown(user_id, conversation_id) if t.request_id == before_request), 0)
+            turns = [t for t in turns if not end or t.position < end]
+        return turns[-limit:]
+
+    async def turns(
+        self, user_id: str, conversation_id: str, *, before: int | None, limit: int
+    ) -> Sequence[StoredTurn]:
+        """See ports.History."""
+        if self._is_deleted(user_id, conversation_id):
+            return []
+        turns = [t for t in self._shown(user_id, conversation_id) if before is None or t.position < before]
+        return turns[::-1][:limit]
+
+    async def conversations(
+        self, user_id: str, *, before: tuple[int, str] | None, limit: int
+    ) -> Sequence[StoredConversation]:
+        """See ports.History."""
+        mine = [c for (user, _), c in self._conversations.items() if user == user_id and not c.deleted]
+        mine.sort(key=lambda c: (c.updated_at_ms, c.conversation_id), reverse=True)
+        return [c for c in mine if before is None or (c.updated_at_ms, c.conversation_id) < before][:limit]
+
+    async def update_conversation(
+        self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
+    ) -> StoredConversation | None:
+        """See ports.History."""
+        key = (user_id, conversation_id)
+        found = self._conversations.get(key)
+        if found is None:
+            return None
+        if deleted is not None and deleted != found.deleted:
+            found = replace(found, deleted=deleted)
+            if deleted:
+                self._deleted_at_ms[key] = now_ms
+            else:
+                self._deleted_at_ms.pop(key, None)
+        if title is not None:
+            found = replace(found, title=title, updated_at_ms=now_ms)
+        self._conversations[key] = found
+        return found
+
+    # --- ports.Users
+
+    async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
+        """See ports.Users."""
+        names = sorted(u for u in self._users if after is None or u > after)
+        return [self._counted(self._users[name]) for name in names[:limit]]
+
+    async def user(self, user_id: str) -> StoredUser | None:
+        """See ports.Users."""
+        found = self._users.get(user_id)
+        return None if found is None else self._counted(found)
+
+    async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
+        """See ports.Users."""
+        self._users[user_id] = replace(self._user(user_id, now_ms), per_minute=per_minute)
+
+    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+        """See ports.Users."""
+        rows = [
+            u
+            for u in self._usage.values()
+            if (user_id is None or u.user_id == user_id) and (since_day is None or u.day >= since_day)
+        ]
+        return sorted(rows, key=lambda u: (u.day, u.user_id))
+
+    async def delete_user(self, user_id: str) -> bool:
+        """See ports.Users."""
+        keys = [k for k in self._records if k.user_id == user_id]
+        known = bool(keys) or user_id in self._users
+        for key in keys:
+            for table in (self._records, self._positions, self._questions, self._answers):
+                table.pop(key, None)
+        self._users.pop(user_id, None)
+        self._turns.pop(user_id, None)
+        for pair in [p for p in self._conversations if p[0] == user_id]:
+            del self._conversations[pair]
+            self._deleted_at_ms.pop(pair, None)
+        for window in [w for w in self._windows if w[0] == user_id]:
+            del self._windows[window]
+        for day in [d for d in self._usage if d[0] == user_id]:
+            del self._usage[day]
+        return known
+
+    # --- inner
+
+    def _store(self, record: Record) -> None:
+        self._records[record.key] = record
+        self._positions.setdefault(record.key, len(self._positions) + 1)
+
+    def _unfinished(self) -> list[Record]:
+        found = [r for r in self._records.values() if not r.state.is_terminal]
+        return sorted(found, key=lambda r: self._positions[r.key])
+
+    def _ahead(self, record: Record) -> int:
+        mine = self._positions[record.key]
+        return sum(r.ordering_key == record.ordering_key and self._positions[r.key] < mine for r in self._unfinished())
+
+    def _user(self, user_id: str, now_ms: int) -> StoredUser:
+        return self._users.get(user_id) or StoredUser(
+            user_id=user_id, per_minute=None, created_at_ms=now_ms, last_request_at_ms=None, conversations=0, turns=0
+        )
+
+    def _counted(self, user: StoredUser) -> StoredUser:
+        mine = [c for (u, _), c in self._conversations.items() if u == user.user_id and not c.deleted]
+        return replace(user, conversations=len(mine), turns=sum(c.turns for c in mine))
+
+    def _is_deleted(self, user_id: str, conversation_id: str) -> bool:
+        found = self._conversations.get((user_id, conversation_id))
+        return found is not None and found.deleted
+
+    def _shown(self, user_id: str, conversation_id: str) -> list[StoredTurn]:
+        turns = self._turns.get(user_id, {}).get(conversation_id, [])
+        return [t for t in turns if RequestKey(user_id, t.request_id) not in self._superseded]
+
+    def _write_turn(self, record: Record, text: str) -> None:
+        ending, question = record.ending, self._questions[record.key]
+        assert ending is not None
+        pair = (record.user_id, record.conversation_id)
+        if record.accepted_at_ms <= self._deleted_at_ms.get(pair, -1):
+            return
+        position = self._positions[record.key]
+        turns = self._turns.setdefault(record.user_id, {}).setdefault(record.conversation_id, [])
+        if self._is_deleted(*pair):  # asked after the deletion: the conversation begins anew
+            turns.clear()
+            del self._conversations[pair]
+            del self._deleted_at_ms[pair]
+        if question.replaces is not None and record.state is State.COMPLETED:
+            start = next((t.position for t in turns if t.request_id == question.replaces), None)
+            for turn in turns:
+                if start is not None and start <= turn.position < position:
+                    self._superseded.add(RequestKey(record.user_id, turn.request_id))
+        turns.append(
+            StoredTurn(
+                position=position,
+                request_id=record.request_id,
+                question=question.message,
+                answer=text,
+                status=ending.status,
+                accepted_at_ms=record.accepted_at_ms,
+                ended_at_ms=ending.ended_at_ms,
+                model=ending.model,
+                replaces=question.replaces,
+                error_code=ending.error_code,
+                input_tokens=ending.input_tokens,
+                output_tokens=ending.output_tokens,
+            )
+        )
+        turns.sort(key=lambda t: t.position)
+        shown = len(self._shown(*pair))
+        old = self._conversations.get(pair)
+        self._conversations[pair] = StoredConversation(
+            conversation_id=record.conversation_id,
+            title=title_of(question.message) if old is None else old.title,
+            turns=shown,
+            created_at_ms=record.accepted_at_ms if old is None else old.created_at_ms,
+            updated_at_ms=max(ending.ended_at_ms, 0 if old is None else old.updated_at_ms),
+        )
+        self._count_usage(record)
+
+    def _count_usage(self, record: Record) -> None:
+        ending = record.ending
+        assert ending is not None
+        key = (record.user_id, day_of(ending.ended_at_ms))
+        old = self._usage.get(key) or DailyUsage(
+            user_id=key[0], day=key[1], requests=0, input_tokens=0, output_tokens=0
+        )
+        self._usage[key] = replace(
+            old,
+            requests=old.requests + 1,
+            input_tokens=old.input_tokens + (ending.input_tokens or 0),
+            output_tokens=old.output_tokens + (ending.output_tokens or 0),
+        )
