@@ -1,0 +1,265 @@
+"""Model specs: the text by which an operator names a model.
+
+    local
+    echo    echo:delay_ms=20&fail=throttled
+    openai:http://127.0.0.1:11434/v1#qwen3
+    python:package.module:factory
+
+`NAME=SPEC` sets the name that clients use, for example `fast=openai:http://127.0.0.1:11434/v1#qwen3`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, TypeAlias
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from answerback.models.echo import EchoFailure, EchoOptions
+from answerback.protocol.frames import VISIBLE
+from answerback.protocol.limits import MAX_ID_LENGTH
+
+KINDS: Final = "local, echo, openai:BASE_URL#MODEL, bedrock:MODEL_ID or python:package.module:factory"
+
+
+class ModelSpecError(Exception):
+    """A model spec that cannot be used; the text says what is wrong and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSpec:
+    """The embedded model."""
+
+    name: str = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoSpec:
+    """The echo of tests and load."""
+
+    name: str = "echo"
+    options: EchoOptions = field(default_factory=EchoOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAISpec:
+    """A model of a server that speaks the OpenAI chat completions protocol.
+
+    `base_url` has no trailing slash and no query; `query` is sent with each request. The key is read from the
+    environment variable `api_key_env`; without it none is sent.
+    """
+
+    name: str
+    base_url: str
+    model: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    api_key_env: str = "OPENAI_API_KEY"
+    context_tokens: int = 8192
+    concurrency: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonSpec:
+    """A model that a function of the operator's own package makes."""
+
+    name: str
+    module: str
+    factory: str
+
+
+ModelSpec: TypeAlias = LocalSpec | EchoSpec | OpenAISpec | PythonSpec
+
+_NAMED: Final = re.compile(r"(?P<name>[^:=]*)=(?P<spec>.*)", re.DOTALL)
+_IS_VISIBLE: Final = re.compile(VISIBLE)
+_IS_DOTTED_NAME: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_IS_ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MILLISECONDS: Final = (0, 3_600_000)
+_ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
+    {
+        "first_ms": _MILLISECONDS,
+        "delay_ms": _MILLISECONDS,
+        "retry_after_ms": _MILLISECONDS,
+        "tokens": (1, 1_000_000),
+        "fail_every": (1, 1_000_000),
+        "concurrency": (1, 1_000_000),
+        "context_tokens": (1, 10_000_000),
+    }
+)
+_ECHO_OPTIONS: Final = (*_ECHO_WHOLE, "fail", "fail_rate", "context")
+
+
+def parse_model_spec(text: str) -> ModelSpec:
+    """Read one spec. Checks all that can be checked without importing or connecting to anything.
+
+    Raises: ModelSpecError: with a sentence for the operator.
+    """
+    text = text.strip()
+    if not text:
+        raise ModelSpecError(f"The model spec is empty. Write {KINDS}.")
+    name = None
+    body = text
+    if named := _NAMED.fullmatch(text):
+        name, body = named["name"].strip(), named["spec"].strip()
+        _check_name(name, text)
+    kind, colon, argument = body.partition(":")
+    match kind:
+        case "local":
+            if colon:
+                raise ModelSpecError(f"{text!r}: `local` takes no options. Write `local`.")
+            return LocalSpec(name=name or "local")
+        case "echo":
+            return EchoSpec(name=name or "echo", options=_echo_options(text, argument))
+        case "openai":
+            return _openai(text, argument, name)
+        case "python":
+            return _python(text, argument, name)
+        case "bedrock":
+            raise ModelSpecError(
+                f"{text!r}: bedrock: models need answerback[aws], which is not part of this version. "
+                "Use local, openai:BASE_URL#MODEL or python:package.module:factory."
+            )
+        case _:
+            raise ModelSpecError(f"{text!r}: there is no kind of model called {kind!r}. Write {KINDS}.")
+
+
+def parse_model_specs(texts: Iterable[str]) -> tuple[ModelSpec, ...]:
+    """Read the specs of one gateway, at least one, their names all different.
+
+    Raises: ModelSpecError: with a sentence for the operator.
+    """
+    specs = tuple(parse_model_spec(text) for text in texts)
+    if not specs:
+        raise ModelSpecError(f"No model is named. Write {KINDS}.")
+    seen: set[str] = set()
+    for spec in specs:
+        if spec.name in seen:
+            raise ModelSpecError(
+                f"Two models are called {spec.name!r}. Give one another name: OTHER_NAME=SPEC, for example other=echo."
+            )
+        seen.add(spec.name)
+    return specs
+
+
+def _check_name(name: str, text: str) -> None:
+    if not _IS_VISIBLE.match(name) or len(name) > MAX_ID_LENGTH:
+        raise ModelSpecError(
+            f"{text!r}: a model's name must be 1 to {MAX_ID_LENGTH} visible characters. Write NAME=SPEC."
+        )
+
+
+def _echo_options(text: str, argument: str) -> EchoOptions:
+    options = EchoOptions()
+    given = _pairs(text, argument)
+    whole: dict[str, int] = {}
+    for key, value in given.items():
+        if key in _ECHO_WHOLE:
+            whole[key] = _whole(text, key, value, *_ECHO_WHOLE[key])
+        elif key not in _ECHO_OPTIONS:
+            raise ModelSpecError(f"{text!r}: echo has no option {key!r}. Options: {', '.join(_ECHO_OPTIONS)}.")
+    fail = _failure(text, given["fail"]) if "fail" in given else None
+    if fail is None and ("fail_every" in given or "fail_rate" in given):
+        raise ModelSpecError(f"{text!r}: fail_every and fail_rate need fail=HOW, for example fail=midstream.")
+    return EchoOptions(
+        first_ms=whole.get("first_ms", 0),
+        delay_ms=whole.get("delay_ms", 0),
+        tokens=whole.get("tokens"),
+        fail=fail,
+        fail_every=whole.get("fail_every", options.fail_every),
+        fail_rate=_share(text, "fail_rate", given.get("fail_rate", "1")),
+        retry_after_ms=whole.get("retry_after_ms", options.retry_after_ms),
+        context=_yes(text, "context", given.get("context", "0")),
+        concurrency=whole.get("concurrency", options.concurrency),
+        context_tokens=whole.get("context_tokens", options.context_tokens),
+    )
+
+
+def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
+    example = "openai:http://127.0.0.1:11434/v1#qwen3"
+    try:
+        url = urlsplit(argument)
+        port_is_readable = url.port is None or url.port > 0
+    except ValueError:
+        raise ModelSpecError(f"{text!r}: the URL cannot be read. Write for example {example}.") from None
+    if url.scheme not in {"http", "https"} or not url.hostname or not port_is_readable:
+        raise ModelSpecError(f"{text!r}: openai: needs an http or https URL. Write for example {example}.")
+    if url.username is not None or url.password is not None:
+        raise ModelSpecError(
+            f"{_without_userinfo(text)!r}: do not put a key into the URL, it would be logged. "
+            "Set it in the environment variable OPENAI_API_KEY, or name another with ?api_key_env=NAME."
+        )
+    if not url.fragment:
+        raise ModelSpecError(f"{text!r}: openai: needs the model after #. Write for example {example}.")
+    given = _pairs(text, url.query)
+    api_key_env = given.pop("api_key_env", "OPENAI_API_KEY")
+    if not _IS_ENVIRONMENT_NAME.fullmatch(api_key_env):
+        raise ModelSpecError(f"{text!r}: api_key_env must be the name of an environment variable, not the key itself.")
+    context_tokens = _whole(text, "context_tokens", given.pop("context_tokens", "8192"), 256, 10_000_000)
+    concurrency = _whole(text, "concurrency", given.pop("concurrency", "32"), 1, 10_000)
+    _check_name(name or url.fragment, text)
+    return OpenAISpec(
+        name=name or url.fragment,
+        base_url=urlunsplit((url.scheme, url.netloc, url.path.rstrip("/"), "", "")),
+        model=url.fragment,
+        query=MappingProxyType(given),
+        api_key_env=api_key_env,
+        context_tokens=context_tokens,
+        concurrency=concurrency,
+    )
+
+
+def _python(text: str, argument: str, name: str | None) -> PythonSpec:
+    module, _, factory = argument.partition(":")
+    if not _IS_DOTTED_NAME.fullmatch(module) or not _IS_DOTTED_NAME.fullmatch(factory):
+        raise ModelSpecError(
+            f"{text!r}: python: needs a module and a function in it. Write for example python:my_company.pipeline:make."
+        )
+    name = name or module.rpartition(".")[2]
+    _check_name(name, text)
+    return PythonSpec(name=name, module=module, factory=factory)
+
+
+def _pairs(text: str, query: str) -> dict[str, str]:
+    """`a=1&b=2` as a dictionary."""
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        raise ModelSpecError(f"{text!r}: {query!r} is not options. Write option=value&option=value.") from None
+    given = dict(pairs)
+    if len(given) != len(pairs):
+        raise ModelSpecError(f"{text!r}: an option is given twice. Write each once.")
+    return given
+
+
+def _whole(text: str, key: str, value: str, low: int, high: int) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and low <= int(value) <= high):
+        raise ModelSpecError(f"{text!r}: {key} must be a whole number from {low} to {high}.")
+    return int(value)
+
+
+def _share(text: str, key: str, value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1
+    if not 0 <= share <= 1:
+        raise ModelSpecError(f"{text!r}: {key} must be a number from 0 to 1, for example {key}=0.1.")
+    return share
+
+
+def _yes(text: str, key: str, value: str) -> bool:
+    if value not in {"0", "1"}:
+        raise ModelSpecError(f"{text!r}: {key} must be 1 (yes) or 0 (no).")
+    return value == "1"
+
+
+def _failure(text: str, value: str) -> EchoFailure:
+    try:
+        return EchoFailure(value)
+    except ValueError:
+        raise ModelSpecError(f"{text!r}: fail must be one of {', '.join(EchoFailure)}.") from None
+
+
+def _without_userinfo(text: str) -> str:
+    return re.sub(r"//[^/?#]*@", "//…@", text)

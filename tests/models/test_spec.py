@@ -1,0 +1,121 @@
+"""Model specs: what may be written, and what is said about the rest."""
+
+import pytest
+
+from answerback.models import EchoFailure, EchoOptions, ModelSpecError, build_model, parse_model_spec, parse_model_specs
+from answerback.models.spec import EchoSpec, LocalSpec, ModelSpec, OpenAISpec, PythonSpec
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("local", LocalSpec()),
+        (" local ", LocalSpec()),
+        ("small=local", LocalSpec(name="small")),
+        ("echo", EchoSpec()),
+        ("echo:", EchoSpec()),
+        ("e=echo:tokens=5", EchoSpec(name="e", options=EchoOptions(tokens=5))),
+        (
+            "echo:first_ms=1&delay_ms=20&tokens=3&fail=midstream&fail_every=2&fail_rate=0.5&retry_after_ms=7&context=1"
+            "&concurrency=4&context_tokens=99",
+            EchoSpec(
+                options=EchoOptions(
+                    first_ms=1,
+                    delay_ms=20,
+                    tokens=3,
+                    fail=EchoFailure.MIDSTREAM,
+                    fail_every=2,
+                    fail_rate=0.5,
+                    retry_after_ms=7,
+                    context=True,
+                    concurrency=4,
+                    context_tokens=99,
+                )
+            ),
+        ),
+        (
+            "openai:http://127.0.0.1:11434/v1/#qwen3:4b",
+            OpenAISpec(name="qwen3:4b", base_url="http://127.0.0.1:11434/v1", model="qwen3:4b"),
+        ),
+        (
+            "fast=openai:https://example.com/v1?api-version=1&api_key_env=MY_KEY&concurrency=3&context_tokens=4096#a/b",
+            OpenAISpec(
+                name="fast",
+                base_url="https://example.com/v1",
+                model="a/b",
+                query={"api-version": "1"},
+                api_key_env="MY_KEY",
+                context_tokens=4096,
+                concurrency=3,
+            ),
+        ),
+        ("python:pipeline:make", PythonSpec(name="pipeline", module="pipeline", factory="make")),
+        ("rag=python:a.b:C.make", PythonSpec(name="rag", module="a.b", factory="C.make")),
+    ],
+)
+def test_specs(text: str, spec: ModelSpec) -> None:
+    assert parse_model_spec(text) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("gpt", "no kind of model called 'gpt'"),
+        ("local:x", "takes no options"),
+        ("a b=echo", "visible characters"),
+        ("=echo", "visible characters"),
+        ("n" * 129 + "=echo", "visible characters"),
+        ("echo:speed=9", "no option 'speed'"),
+        ("echo:delay_ms", "option=value"),
+        ("echo:delay_ms=fast", "whole number from 0"),
+        ("echo:delay_ms=-1", "whole number from 0"),
+        ("echo:delay_ms=²", "whole number from 0"),
+        ("echo:delay_ms=" + "9" * 5000, "whole number from 0"),
+        ("echo:tokens=0", "whole number from 1"),
+        ("echo:tokens=1&tokens=2", "twice"),
+        ("echo:fail=badly", "throttled, unavailable"),
+        ("echo:fail=hang&fail_rate=nan", "from 0 to 1"),
+        ("echo:fail=hang&fail_rate=much", "from 0 to 1"),
+        ("echo:fail_every=2", "need fail=HOW"),
+        ("echo:context=yes", "1 (yes) or 0 (no)"),
+        ("openai:", "needs an http or https URL"),
+        ("openai:qwen3", "needs an http or https URL"),
+        ("openai:ftp://x/v1#m", "needs an http or https URL"),
+        ("openai:http://[x/v1#m", "cannot be read"),
+        ("openai:http://x:99999/v1#m", "cannot be read"),
+        ("openai:http://127.0.0.1/v1", "needs the model after #"),
+        ("openai:http://x/v1#a model", "visible characters"),
+        ("openai:http://x/v1?api_key_env=sk-1234#m", "name of an environment variable"),
+        ("openai:http://x/v1?concurrency=0#m", "whole number from 1"),
+        ("bedrock:anthropic.claude", "bedrock: models need answerback[aws]"),
+        ("python:pipeline", "a module and a function"),
+        ("python:pipe-line:make", "a module and a function"),
+        ("python::make", "a module and a function"),
+    ],
+)
+def test_wrong_specs_say_what_to_write(text: str, says: str) -> None:
+    with pytest.raises(ModelSpecError) as caught:
+        parse_model_spec(text)
+    assert says in str(caught.value)
+
+
+def test_a_key_in_the_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ModelSpecError) as caught:
+        parse_model_spec("openai:https://me:secret@example.com/v1#m")
+    assert "OPENAI_API_KEY" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_several_need_different_names() -> None:
+    first, second = parse_model_specs(["echo", "slow=echo:delay_ms=20"])
+    assert (first.name, second.name) == ("echo", "slow")
+    with pytest.raises(ModelSpecError, match="Two models are called 'echo'"):
+        parse_model_specs(["echo", "echo:delay_ms=20"])
+    with pytest.raises(ModelSpecError, match="No model is named"):
+        parse_model_specs([])
+
+
+def test_an_echo_is_built_from_its_spec() -> None:
+    model = build_model("slow=echo:concurrency=3&context_tokens=50")
+    assert (model.name, model.concurrency, model.context_tokens) == ("slow", 3, 50)
