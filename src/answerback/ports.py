@@ -4,7 +4,7 @@ A port stands here because a second implementation exists: SQLite, PostgreSQL an
 script for the sender, four kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -249,7 +249,8 @@ class Connections(Protocol):
     async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
         """Make it the address of (user_id, its session), with a generation higher than any before (R6).
 
-        The newer `connected_at_ms` wins; an equal one by the greater id. Binding again changes nothing.
+        The newer `connected_at_ms` wins; an equal one by the greater id. Binding again changes nothing: the first
+        user stays.
         """
 
     async def touch(self, connection_id: str, *, now_ms: int) -> None:
@@ -370,7 +371,7 @@ class Model(Protocol):
     def concurrency(self) -> int:
         """Generations that may run at the same time; more wait in fair turns."""
 
-    def stream(self, prompt: Prompt) -> AsyncIterator[Piece]:
+    def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """Text as it comes, then one Finish. Closing the iterator (`aclose`) really stops the work.
 
         Raises: ModelError: with `model_unavailable`, `model_throttled` or `model_failed`.

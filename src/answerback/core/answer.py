@@ -41,6 +41,20 @@ def cut(text: str, start: int, max_bytes: int) -> int:
     return low
 
 
+def cut_back(text: str, end: int, max_bytes: int) -> int:
+    """The smallest start for which text[start:end] needs at most `max_bytes` encoded bytes; `end` if none fits."""
+    if end * _WORST_ESCAPE <= max_bytes:
+        return 0
+    low, high = max(0, end - max(0, max_bytes)), end
+    while low < high:
+        middle = (low + high) // 2
+        if encoded_size(text[middle:end]) <= max_bytes:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
 class Answer:
     """The text of one attempt. It only grows, until it is full.
 
@@ -79,6 +93,15 @@ class Answer:
             self.encoded_bytes += size
             self.length += len(piece)
         return len(piece)
+
+    @classmethod
+    def stored(cls, attempt: int, text: str) -> "Answer":
+        """A finished text, as it was stored."""
+        answer = cls(attempt, max_bytes=0)
+        answer._text = text
+        answer.length = len(text)
+        answer.is_full = True
+        return answer
 
     @property
     def text(self) -> str:

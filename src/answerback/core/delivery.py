@@ -87,7 +87,10 @@ class Delivery:
         "_told_start",
     )
 
-    def __init__(self, record: Record, answer: Answer, interval: Interval, *, now: float) -> None:
+    def __init__(
+        self, record: Record, answer: Answer, interval: Interval, *, now: float, wish: Wish | None = None
+    ) -> None:
+        """Deliver by `wish`, or else by the one in `record`."""
         self._record = record
         self._answer = answer
         self._interval = interval
@@ -98,8 +101,13 @@ class Delivery:
         self._told_start = False
         self._last_sent: float | None = None
         self._not_before = 0.0
-        if record.wish is not None:
-            self.wish(record.wish)
+        if (first := wish or record.wish) is not None:
+            self.wish(first)
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt's text this is."""
+        return self._answer.attempt
 
     @property
     def connection_id(self) -> str | None:

@@ -6,7 +6,7 @@ text stands in a queue's message id.
 
 import hashlib
 
-from answerback.core.request import Question
+from answerback.protocol.frames import SendMessage
 
 
 def digest(*parts: str | None) -> str:
@@ -27,7 +27,9 @@ def ordering_key(user_id: str, conversation_id: str | None) -> str:
     return digest("order", user_id, conversation_id)
 
 
-def fingerprint(question: Question, conversation_id: str | None, model: str | None) -> str:
-    """What makes a repeated request id the same request (G7): `model` as the client named it, not as resolved."""
-    max_tokens = None if question.max_tokens is None else str(question.max_tokens)
-    return digest("payload", question.message, conversation_id, model, question.system, max_tokens, question.replaces)
+def fingerprint(frame: SendMessage) -> str:
+    """What makes a repeated request id the same request (G7). `timestamp` and `stream` do not belong to it."""
+    max_tokens = None if frame.max_tokens is None else str(frame.max_tokens)
+    return digest(
+        "payload", frame.message, frame.conversation_id, frame.model, frame.system, max_tokens, frame.replaces
+    )

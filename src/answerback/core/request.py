@@ -169,9 +169,10 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The request has ended, now or before: serve the stored ending."""
+    """The request has ended: serve the stored ending. `is_new`: this very change has ended it."""
 
     record: Record
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +331,7 @@ def finish(record: Record | None, *, owner: str, attempt: int, ending: Ending, t
     if verdict is not Verdict.END_IF_OWNER:
         return Step(None, Fenced(record))
     ended = replace(record, state=State(ending.status.value), ending=ending, lease_until_ms=0)
-    return Step(ended, Ended(ended), text)
+    return Step(ended, Ended(ended, is_new=True), text)
 
 
 def wish(
@@ -484,4 +485,4 @@ def _end_unowned(
             total_ms=max(0, now_ms - record.accepted_at_ms),
         ),
     )
-    return Step(ended, Ended(ended), "")
+    return Step(ended, Ended(ended, is_new=True), "")

@@ -16,6 +16,7 @@ from answerback.protocol.limits import MAX_ID_LENGTH, MAX_PAGE, MAX_RESUME_POINT
 VISIBLE = r"^[^\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]+$"
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=VISIBLE)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Page: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
 
@@ -79,7 +80,7 @@ class ListConversations(_Frame, frozen=True, kw_only=True, tag="listConversation
     """A page of the user's conversations, last used first. `before` is the `next` of the page before."""
 
     request_id: Id
-    before: Id | None = None
+    before: Page | None = None
     limit: Limit | None = None
 
 
@@ -88,7 +89,7 @@ class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
 
     request_id: Id
     conversation_id: Id
-    before: Id | None = None
+    before: Page | None = None
     limit: Limit | None = None
 
 

@@ -63,6 +63,8 @@ class MemoryConnections:
         connection = self._connections.get(connection_id)
         if connection is None:
             return Superseded()
+        if connection.generation is not None and connection.user_id is not None:
+            user_id = connection.user_id
         session = (user_id, connection.session_id)
         address = self._sessions.get(session)
         if address is not None:

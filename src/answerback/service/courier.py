@@ -1,0 +1,86 @@
+"""Carries the frames of a delivery to its connection: the one place where an answer's text leaves the service (G1)."""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+from answerback.core.answer import Answer
+from answerback.core.coalescing import Interval
+from answerback.core.delivery import Delivery
+from answerback.core.request import Record, Wish
+from answerback.ports import Gone, Requests, Sender, Sent, Slow
+from answerback.protocol.frames import MessageDelta
+from answerback.service.observer import Observer
+
+
+class Left(Enum):
+    """What is left of a delivery after a flush."""
+
+    NOTHING = "nothing is due"
+    SLOW = "the connection cannot take more now"
+
+
+class Courier:
+    """Sends what a `Delivery` says is due, in order, one frame at a time."""
+
+    def __init__(
+        self,
+        *,
+        requests: Requests,
+        sender: Sender,
+        interval: Interval,
+        monotonic: Callable[[], float],
+        observer: Observer,
+    ) -> None:
+        self._requests = requests
+        self._sender: Final = sender
+        self._interval = interval
+        self._monotonic = monotonic
+        self._observer = observer
+
+    def delivery(self, record: Record, answer: Answer) -> Delivery:
+        """A delivery of `answer` by the wish in `record`."""
+        return Delivery(record, answer, self._interval, now=self._monotonic())
+
+    async def flush(self, delivery: Delivery) -> Left:
+        """Send every frame that is due now."""
+        while True:
+            frame = delivery.next_frame(now=self._monotonic())
+            connection_id = delivery.connection_id
+            if frame is None or connection_id is None:
+                return Left.NOTHING
+            match await self._sender.send(connection_id, frame):
+                case Sent():
+                    delivery.sent(frame, now=self._monotonic())
+                    if isinstance(frame, MessageDelta):
+                        self._observer.sent_text(len(frame.delta))
+                case Gone():
+                    delivery.gone()
+                    self._observer.found_gone()
+                case Slow():
+                    delivery.slow(now=self._monotonic())
+                    self._observer.found_slow()
+                    return Left.SLOW
+
+    def park(self, delivery: Delivery, record: Record) -> bool:
+        """Leave the rest of an ended answer with a slow connection; false if the sender cannot do that."""
+        connection_id = delivery.connection_id
+        if connection_id is None:
+            return True
+        return self._sender.park(connection_id, record.key, delivery.attempt, delivery.offset)
+
+    async def serve(self, record: Record, wish: Wish) -> bool:
+        """Send a stored ending by `wish`, all of it or until the connection is gone; false if it stayed slow.
+
+        Raises: Unavailable: the text cannot be read now.
+        """
+        ending = record.ending
+        if ending is None:
+            raise ValueError("only an ended request can be served")
+        text = await self._requests.answer(record.key) if ending.length else ""
+        delivery = Delivery(
+            record, Answer.stored(ending.attempt, text), self._interval, now=self._monotonic(), wish=wish
+        )
+        if await self.flush(delivery) is Left.NOTHING:
+            return True
+        return self.park(delivery, record)

@@ -1,0 +1,112 @@
+"""The janitor: what no other part would notice. Every step looks again, in the same change, before it acts."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from msgspec.structs import replace
+
+from answerback.core import request as changes
+from answerback.core.request import Ended, Policy, Record, State
+from answerback.ports import Connections, Queue, Requests, Sender, Unavailable
+from answerback.protocol.errors import ErrorCode
+from answerback.service.courier import Courier
+from answerback.service.observer import Observer
+
+log = logging.getLogger("answerback.janitor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JanitorSettings:
+    """`requeue_after_ms`: an accepted request this old that was never queued is queued (R12).
+
+    `lost_after_ms`: a running request past its deadline whose lease is over for this long ends as `timeout`; until then
+    the queue's redelivery is expected to bring it to its end. `queue_survives`: see FrontSettings.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    idle_timeout_ms: int = 3_600_000
+    requeue_after_ms: int = 10_000
+    lost_after_ms: int = 60_000
+    retention_ms: int = 7 * 24 * 3_600_000
+    queue_survives: bool = False
+
+
+class Janitor:
+    """Sweeps when told to. Raises nothing but CancelledError: what fails now is done by a later sweep."""
+
+    def __init__(
+        self,
+        *,
+        settings: JanitorSettings,
+        requests: Requests,
+        connections: Connections,
+        sender: Sender,
+        queue: Queue,
+        courier: Courier,
+        observer: Observer,
+        clock: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._requests = requests
+        self._connections = connections
+        self._sender = sender
+        self._queue = queue
+        self._courier = courier
+        self._observer = observer
+        self._clock = clock
+
+    async def sweep(self) -> None:
+        """Once through everything."""
+        for step in (self._close_idle, self._mend_requests, self._forget_old):
+            try:
+                await step()
+            except Unavailable:
+                log.warning("the store is unavailable; the next sweep tries again")
+            except Exception:
+                log.exception("a step of the sweep failed; the next sweep tries again")
+
+    async def _close_idle(self) -> None:
+        since_ms = self._clock() - self._settings.idle_timeout_ms
+        for connection in await self._connections.idle(since_ms=since_ms):
+            now = await self._connections.get(connection.connection_id)
+            if now is None or now.last_activity_ms >= since_ms:
+                continue
+            log.info("an idle connection is closed", extra={"connectionId": connection.connection_id})
+            await self._sender.close(connection.connection_id)
+            await self._connections.remove(connection.connection_id)
+
+    async def _mend_requests(self) -> None:
+        for record in await self._requests.unfinished():
+            now_ms = self._clock()
+            if changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy):
+                await self._expire(record, now_ms)
+            elif record.state is State.ACCEPTED and self._was_never_queued(record, now_ms):
+                await self._requeue(record)
+
+    async def _expire(self, record: Record, now_ms: int) -> None:
+        expire = partial(changes.expire, now_ms=now_ms, code=ErrorCode.TIMEOUT, grace_ms=self._settings.lost_after_ms)
+        outcome = await self._requests.change(record.key, expire)
+        if isinstance(outcome, Ended) and outcome.is_new:
+            ended = outcome.record
+            if ended.ending is not None:
+                self._observer.ended(ended, ended.ending)
+            if ended.wish is not None:
+                await self._courier.serve(ended, ended.wish)
+
+    def _was_never_queued(self, record: Record, now_ms: int) -> bool:
+        if now_ms - record.accepted_at_ms < self._settings.requeue_after_ms:
+            return False
+        # A queue that is rebuilt from the store knows what it has and ignores it: ask it always.
+        return record.queue_no == 0 or not self._settings.queue_survives
+
+    async def _requeue(self, record: Record) -> None:
+        """Put it under a new queue number, or the queue's de-duplication would swallow it (R12)."""
+        number = record.queue_no + 1 if self._settings.queue_survives else record.queue_no
+        await self._queue.put(replace(record, queue_no=number))
+        if self._settings.queue_survives:
+            await self._requests.change(record.key, partial(changes.queued, queue_no=number))
+
+    async def _forget_old(self) -> None:
+        await self._requests.purge(ended_before_ms=self._clock() - self._settings.retention_ms)

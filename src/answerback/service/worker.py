@@ -1,0 +1,182 @@
+"""The worker: claims a queued request, runs the model, delivers the text as it comes, stores the one ending.
+
+                    time ->
+    record   claim (attempt n, lease) ......... renew ..... renew ..... finish (running + attempt n) -> ended
+    model                     text text text text text text text
+    socket                    started delta    delta    delta                    rest of the text, messageResponse
+    queue    [ handed out .................................................................................. done ]
+
+The ending is stored before it is sent, and the queue is told `Done` only after it was sent (R4), so a crash at any
+point leaves something that brings the request to its end: the lease, or the queue's redelivery.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeVar
+
+from answerback.core import request as changes
+from answerback.core.coalescing import Interval, steady
+from answerback.core.request import Busy, Claimed, Ended, Fenced, Policy, Record, RequestKey, Unknown
+from answerback.ports import History, Model, Requests, Unavailable
+from answerback.service.bells import Bells
+from answerback.service.courier import Courier
+from answerback.service.observer import Observer
+from answerback.service.run import Run, RunSettings, RunTools
+
+log = logging.getLogger("answerback.worker")
+
+T = TypeVar("T")
+
+CLAIM_TRIES: Final = 3
+BACK_OFF_S: Final = (0.1, 0.3, 1.0)
+RETRY_AFTER_OUTAGE_MS: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The queue may forget the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The queue shall hand the request out again, not before `at_ms` (epoch)."""
+
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """`renew_every_s`: how often the lease is extended, and with it wishes and cancellations of other processes seen.
+
+    `patience_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    interval: Interval = field(default_factory=steady)
+    renew_every_s: float = 5.0
+    patience_s: float = 10.0
+    max_tokens: int = 1024
+    context_turns: int = 20
+    system: str | None = None
+
+
+class Worker:
+    """Runs requests, each call of `run` one; calls may overlap. Holds nothing between calls."""
+
+    def __init__(
+        self,
+        *,
+        settings: WorkerSettings,
+        requests: Requests,
+        history: History,
+        models: Mapping[str, Model],
+        courier: Courier,
+        bells: Bells,
+        observer: Observer,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float],
+        new_owner: Callable[[], str],
+    ) -> None:
+        self._settings = settings
+        self._requests = requests
+        self._courier = courier
+        self._observer = observer
+        self._clock = clock
+        self._monotonic = monotonic
+        self._new_owner = new_owner
+        self._tools = RunTools(
+            requests=requests,
+            history=history,
+            models=models,
+            courier=courier,
+            bells=bells,
+            observer=observer,
+            clock=clock,
+            monotonic=monotonic,
+        )
+        self._run_settings = RunSettings(
+            policy=settings.policy,
+            renew_every_s=settings.renew_every_s,
+            max_tokens=settings.max_tokens,
+            context_turns=settings.context_turns,
+            system=settings.system,
+        )
+
+    async def run(self, key: RequestKey, *, stop_at_ms: int | None = None) -> Done | Retry:
+        """Bring one request to its end, or as far as `stop_at_ms` (epoch: when this process must be finished) allows.
+
+        Raises nothing but CancelledError; a cancelled run leaves the record to the next attempt.
+        """
+        owner = self._new_owner()
+        try:
+            claim = await self._claim(key, owner)
+            match claim:
+                case Unknown():
+                    return Done()
+                case Busy(until_ms=until_ms):
+                    return Retry(until_ms)
+                case Ended(record=record, is_new=is_new):
+                    if is_new and record.ending is not None:
+                        self._observer.ended(record, record.ending)
+                    return await self._serve(record)
+                case Claimed(record=record):
+                    return await self._run(record, owner, stop_at_ms)
+        except Unavailable:
+            log.warning("the store is unavailable; the request waits", extra={"requestId": key.request_id})
+        except Exception:
+            log.exception("a run failed; the request is handed out again", extra={"requestId": key.request_id})
+        return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
+
+    async def _claim(self, key: RequestKey, owner: str) -> Claimed | Busy | Ended | Unknown:
+        """Claim under one owner token, however often it takes to hear the answer (R11)."""
+
+        async def attempt() -> Claimed | Busy | Ended | Unknown:
+            claim = partial(changes.claim, owner=owner, now_ms=self._clock(), policy=self._settings.policy)
+            return await self._requests.change(key, claim)
+
+        return await _persist(attempt, tries=CLAIM_TRIES)
+
+    async def _run(self, record: Record, owner: str, stop_at_ms: int | None) -> Done | Retry:
+        self._observer.started(record)
+        run = Run(record, owner=owner, settings=self._run_settings, tools=self._tools, stop_at_ms=stop_at_ms)
+        match await run.to_the_end():
+            case Ended(record=ended):
+                return await self._deliver_rest(run, ended)
+            case Fenced(record=None):
+                return Done()
+            case Fenced(record=other):
+                self._observer.fenced(record)
+                # Somebody else's attempt or ending: look again when that lease is over, and serve what is there.
+                return Retry(max(self._clock(), 0 if other is None else other.lease_until_ms))
+
+    async def _deliver_rest(self, run: Run, ended: Record) -> Done | Retry:
+        """Send what the connection has not got yet, by the newest wish in the ended record (R3)."""
+        delivery = run.delivery
+        delivery.ended(ended)
+        give_up_at = self._monotonic() + self._settings.patience_s
+        while True:
+            await self._courier.flush(delivery)
+            if delivery.is_done or self._courier.park(delivery, ended):
+                return Done()
+            if self._monotonic() >= give_up_at:
+                return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
+            await asyncio.sleep(max(0.0, (delivery.due_at() or 0.0) - self._monotonic()))
+
+    async def _serve(self, record: Record) -> Done | Retry:
+        """A finished request was handed out again: post its ending again, it may never have left (R4)."""
+        if record.wish is None or await self._courier.serve(record, record.wish):
+            return Done()
+        return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
+
+
+async def _persist(attempt: Callable[[], Awaitable[T]], *, tries: int) -> T:
+    """Call until it is not Unavailable, at most `tries` times."""
+    for pause_s in BACK_OFF_S[: tries - 1]:
+        try:
+            return await attempt()
+        except Unavailable:
+            await asyncio.sleep(pause_s)
+    return await attempt()
