@@ -1,0 +1,319 @@
+"""The WebSocket listener: upgrade, the loop that reads a socket, and the pulse that notices dead peers.
+
+Frames of one connection are handed to the front in the order they came, each in a task of its own, because the durable
+accept of one must not delay the next. What bounds that: so many in flight a connection, so many frames a second a user,
+and a peer that has to read before it is heard again. Over a bound the gateway stops reading; TCP tells the peer.
+"""
+
+import asyncio
+import itertools
+import logging
+import socket as sockets_of_os
+import ssl
+from collections.abc import Awaitable
+from typing import Any, Final, Protocol, cast
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from answerback.core.request import RequestKey
+from answerback.gateway.http import Handler, Server
+from answerback.gateway.settings import Caps
+from answerback.gateway.sockets import Socket, Sockets
+from answerback.gateway.tasks import Tasks
+from answerback.gateway.throttle import TokenBucket
+from answerback.gateway.upgrade import Doorkeeper, Refusal
+from answerback.ports import Connection, Unavailable
+from answerback.protocol.codec import encode
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Error
+from answerback.protocol.limits import SUBPROTOCOL
+
+log = logging.getLogger("answerback.listener")
+
+MAX_IN_FLIGHT: Final = 64
+"""Frames of one connection that are handled at the same time."""
+
+SPARE_CONNECTIONS: Final = 256
+"""TCP connections beyond the cap that are still told why they are refused."""
+
+TOO_LARGE_FACTOR: Final = 8
+"""A message up to so many times the limit is read to its end, so that its sender can be told; a larger one is cut."""
+
+PULSES_AN_INTERVAL: Final = 30
+"""The sockets are looked after in so many groups, so that thousands of pings do not leave at once."""
+
+NOTSENT_LOWAT_BYTES: Final = 64 * 1024
+"""Unsent bytes that the kernel keeps for a socket; without it a peer that does not read costs megabytes there."""
+
+
+class Receiver(Protocol):
+    """What the listener needs of `service.front.Front`."""
+
+    def connect(self, connection: Connection) -> Awaitable[None]:
+        """A socket was opened. Raises: Unavailable."""
+
+    async def receive(self, connection_id: str, data: str) -> None:
+        """One whole text message has come."""
+
+    def disconnect(self, connection_id: str) -> Awaitable[None]:
+        """The socket is closed."""
+
+    def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> Awaitable[None]:
+        """A slow connection takes frames again."""
+
+
+class Listener:
+    """Accepts sockets and reads them."""
+
+    def __init__(
+        self, *, receiver: Receiver, doorkeeper: Doorkeeper, sockets: Sockets, caps: Caps, tasks: Tasks
+    ) -> None:
+        self._receiver = receiver
+        self._doorkeeper = doorkeeper
+        self._sockets = sockets
+        self._caps = caps
+        self._tasks = tasks
+        self._buckets: dict[str, TokenBucket] = {}
+        self._server: asyncio.Server | None = None
+        self._is_draining = False
+        self._pulse: asyncio.Task[None] | None = None
+        self._groups: tuple[set[Socket], ...] = tuple(set() for _ in range(PULSES_AN_INTERVAL))
+        self._opened = 0
+        self._too_large = encode(
+            Error(
+                code=ErrorCode.MESSAGE_TOO_LARGE,
+                message=f"A message may have {caps.message_bytes} bytes. Shorten it and send it again.",
+            )
+        )
+
+    # --- life
+
+    async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
+        """Listen; the port (any free one if `port` is 0). Raises: OSError: the address cannot be bound."""
+        loop = asyncio.get_running_loop()
+        server = Server(
+            self._serve,
+            max_connections=self._caps.connections + SPARE_CONNECTIONS,
+            handshake_timeout_s=self._caps.handshake_timeout_s,
+        )
+        options: dict[str, Any] = {"backlog": 1024, "ssl": tls}
+        if tls is not None:
+            options["ssl_handshake_timeout"] = self._caps.handshake_timeout_s
+        self._server = await loop.create_server(server, host or None, port, **options)
+        for listening in self._server.sockets:
+            _limit_unsent(listening)
+        self._pulse = asyncio.create_task(self._keep_pulse(), name="pulse of the sockets")
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def stop_accepting(self) -> None:
+        """No new sockets, and no new frames of the open ones: a client sends again what was not accepted."""
+        self._is_draining = True
+        if self._server is not None:
+            self._server.close()
+
+    async def close(self, *, code: int = WSCloseCode.GOING_AWAY) -> None:
+        """Close every socket and wait until all are gone."""
+        self.stop_accepting()
+        if self._pulse is not None:
+            self._pulse.cancel()
+            await asyncio.wait((self._pulse,))
+        for socket in self._sockets:
+            socket.close(code, "the gateway stops; connect again")
+
+    # --- one connection
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(self._caps.handshake_timeout_s):
+                connection = await self._doorkeeper.admit(request)
+                handler = cast("Handler", request.protocol)
+                self._check_caps(connection, handler)
+                # Also the length of the message that is one byte too long must come through to `_read`.
+                ws = web.WebSocketResponse(
+                    protocols=(SUBPROTOCOL,),
+                    autoclose=False,
+                    autoping=False,
+                    compress=False,
+                    max_msg_size=self._caps.message_bytes * TOO_LARGE_FACTOR + 1,
+                )
+                handler.guard()
+                await ws.prepare(request)
+        except Refusal as refusal:
+            log.info("a socket was refused with %d", refusal.status, extra={"remote": request.remote})
+            return refusal.response()
+        except TimeoutError:
+            return Refusal(408, "The handshake took too long. Try again.").response()
+        transport = request.transport
+        if transport is None:
+            return ws
+        await self._live(connection, ws, handler, transport)
+        return ws
+
+    def _check_caps(self, connection: Connection, handler: Handler) -> None:
+        if handler.head.too_early:
+            raise Refusal(400, "Wait for the answer to the upgrade request before you send frames.")
+        if self._is_draining:
+            raise Refusal(503, "The gateway stops. Try again after a pause.", {"Retry-After": "5"})
+        if len(self._sockets) >= self._caps.connections:
+            raise Refusal(503, "The gateway has no room for more connections. Try again later.", {"Retry-After": "30"})
+        user_id = connection.user_id
+        if user_id is not None and self._sockets.of_user(user_id) >= self._caps.connections_per_user:
+            raise Refusal(429, "This user has too many connections. Close one first.", {"Retry-After": "30"})
+
+    async def _live(
+        self, connection: Connection, ws: web.WebSocketResponse, handler: Handler, transport: asyncio.Transport
+    ) -> None:
+        """From the upgrade to the end of a connection."""
+        high = self._caps.write_buffer_bytes
+        transport.set_write_buffer_limits(high=high, low=high // 4)
+        bucket_name = connection.connection_id if connection.user_id is None else "user " + connection.user_id
+        socket = Socket(
+            connection_id=connection.connection_id,
+            user_id=connection.user_id,
+            ws=ws,
+            handler=handler,
+            transport=transport,
+            bucket=self._bucket(bucket_name),
+            unpark=self._receiver.unpark,
+            tasks=self._tasks,
+            traffic=self._sockets.traffic,
+        )
+        group = self._groups[self._opened % PULSES_AN_INTERVAL]
+        self._opened += 1
+        group.add(socket)
+        self._sockets.add(socket)
+        context = {"connectionId": connection.connection_id, "userId": connection.user_id}
+        log.debug("connected", extra=context)
+        try:
+            await self._receiver.connect(connection)
+            await self._read(socket, ws)
+        except Unavailable:
+            log.warning("a connection could not be saved", exc_info=True, extra=context)
+            socket.close(WSCloseCode.TRY_AGAIN_LATER, "connect again after a pause")
+        finally:
+            group.discard(socket)
+            self._sockets.remove(socket)
+            self._release(bucket_name, socket.bucket)
+            self._tasks.start(self._leave(socket), name=f"disconnect {connection.connection_id}")
+            await socket.released()
+            log.debug("disconnected", extra=context)
+
+    async def _leave(self, socket: Socket) -> None:
+        """Tell the receiver, whatever becomes of the handler: aiohttp may cancel that."""
+        await self._receiver.disconnect(socket.connection_id)
+
+    async def _read(self, socket: Socket, ws: web.WebSocketResponse) -> None:
+        """Read until the connection ends."""
+        traffic = self._sockets.traffic
+        while socket.is_open:
+            message = await ws.receive()
+            socket.heard = True
+            match message.type:
+                case WSMsgType.TEXT:
+                    data: str = message.data
+                    if self._is_too_large(data):
+                        socket.send(self._too_large)
+                        socket.close(WSCloseCode.MESSAGE_TOO_BIG, "the message is too large")
+                        return
+                    traffic.frames_in += 1
+                    await self._hold_back(socket)
+                    if self._is_draining:
+                        continue
+                    socket.in_flight += 1
+                    task = self._tasks.start(self._receiver.receive(socket.connection_id, data), name="frame")
+                    task.add_done_callback(socket.handled)
+                case WSMsgType.PING:
+                    await self._hold_back(socket)
+                    socket.pong(message.data)
+                case WSMsgType.PONG:
+                    await self._hold_back(socket)
+                case WSMsgType.BINARY:
+                    socket.close(WSCloseCode.UNSUPPORTED_DATA, "send text, not binary")
+                    return
+                case WSMsgType.CLOSE:
+                    # The peer's own code goes back (RFC 6455, section 5.5.1).
+                    socket.close(_echoed(message.data))
+                    return
+                case _:
+                    return
+
+    async def _hold_back(self, socket: Socket) -> None:
+        """Do not read on while the user is over the rate, too much is in flight, or the peer does not read."""
+        if self._is_draining:
+            await socket.until_closed()
+        wait_s = socket.bucket.take(now=asyncio.get_running_loop().time())
+        if wait_s == 0 and socket.in_flight < MAX_IN_FLIGHT and not socket.is_clogged:
+            return
+        socket.is_reading = False
+        try:
+            if wait_s > 0:
+                self._sockets.traffic.throttled += 1
+                await asyncio.sleep(wait_s)
+            while socket.in_flight >= MAX_IN_FLIGHT:
+                await socket.frame_handled()
+            await socket.ready()
+        finally:
+            socket.is_reading = True
+
+    def _is_too_large(self, data: str) -> bool:
+        limit = self._caps.message_bytes
+        # A code point has at most 4 bytes in UTF-8: only the doubtful are counted.
+        return len(data) > limit or (len(data) * 4 > limit and len(data.encode()) > limit)
+
+    # --- users
+
+    def _bucket(self, name: str) -> TokenBucket:
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = TokenBucket(
+                rate=self._caps.frames_per_second,
+                burst=self._caps.frames_burst,
+                now=asyncio.get_running_loop().time(),
+            )
+            self._buckets[name] = bucket
+        bucket.users += 1
+        return bucket
+
+    def _release(self, name: str, bucket: TokenBucket) -> None:
+        bucket.users -= 1
+        if bucket.users == 0:
+            self._buckets.pop(name, None)
+
+    # --- dead peers
+
+    async def _keep_pulse(self) -> None:
+        """Look after one group of sockets at a time, each once in an interval."""
+        for group in itertools.cycle(self._groups):
+            await asyncio.sleep(self._caps.ping_interval_s / PULSES_AN_INTERVAL)
+            for socket in tuple(group):
+                self._look_after(socket)
+
+    def _look_after(self, socket: Socket) -> None:
+        now = asyncio.get_running_loop().time()
+        if socket.stalled_for_s(now=now) > self._caps.write_stall_timeout_s:
+            log.info("a peer that does not read was cut", extra={"connectionId": socket.connection_id})
+            socket.abort()
+        elif socket.is_clogged or not socket.is_reading:
+            # Its pong may be behind what we do not read, our ping behind what it does not read.
+            socket.pinged = False
+        elif socket.pinged and not socket.heard:
+            log.info("a dead peer was cut", extra={"connectionId": socket.connection_id})
+            socket.abort()
+        else:
+            socket.heard = False
+            socket.pinged = True
+            socket.ping()
+
+
+def _echoed(code: int) -> int:
+    """The close code that answers the peer's (0: it sent none). aiohttp takes 1006, which must not be on the wire."""
+    if code == WSCloseCode.ABNORMAL_CLOSURE:
+        return WSCloseCode.PROTOCOL_ERROR
+    return code or WSCloseCode.OK
+
+
+def _limit_unsent(listening: Any) -> None:
+    """Accepted sockets inherit this. Where the system does not know it, nothing is lost but memory."""
+    option = getattr(sockets_of_os, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        listening.setsockopt(sockets_of_os.IPPROTO_TCP, option, NOTSENT_LOWAT_BYTES)

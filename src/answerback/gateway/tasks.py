@@ -1,0 +1,44 @@
+"""The one place where tasks are made: kept, named, and their failures logged."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+log = logging.getLogger("answerback.tasks")
+
+
+class Tasks:
+    """A set of running tasks."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run a coroutine as a task that is kept until it ends; a failure is logged."""
+        task = asyncio.create_task(coroutine, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def settle(self, *, grace_s: float) -> None:
+        """Wait for every task up to `grace_s`, then cancel the rest and wait for them."""
+        running = self._others()
+        if running:
+            await asyncio.wait(running, timeout=grace_s)
+        running = self._others()
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+    def _others(self) -> set[asyncio.Task[Any]]:
+        return self._running - {asyncio.current_task()}
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error("task %s failed", task.get_name(), exc_info=exc)
