@@ -1,0 +1,156 @@
+"""A whole backend in memory: the real front, worker and janitor over fakes. For tests of apps, of adapters, of us."""
+
+import asyncio
+from itertools import count
+
+from answerback.core.coalescing import steady
+from answerback.core.request import Policy
+from answerback.ports import Connection, Model, Quota, Requests, Tokens
+from answerback.protocol.codec import encode
+from answerback.protocol.frames import ClientFrame, ServerFrame
+from answerback.service.archive import Archive
+from answerback.service.bells import Bells
+from answerback.service.courier import Courier
+from answerback.service.front import Front, FrontSettings
+from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.observer import Observer
+from answerback.service.worker import Worker, WorkerSettings
+from answerback.stores.memory import MemoryConnections, MemoryStore
+from answerback.testing.model import ScriptedModel, say_question
+from answerback.testing.network import ScriptedSender
+from answerback.testing.queue import LaneQueue
+
+EPOCH_MS = 1_767_225_600_000
+"""2026-01-01T00:00:00Z, when every virtual run begins; the start of a minute."""
+
+
+class Backend:
+    """Build inside a running loop, best a VirtualLoop. `bells_work` False: front and worker in different processes."""
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        requests: Requests | None = None,
+        quota: Quota | None = None,
+        policy: Policy | None = None,
+        tokens: Tokens | None = None,
+        observer: Observer | None = None,
+        parks: bool = True,
+        bells_work: bool = True,
+        queue_survives: bool = False,
+        renew_every_s: float = 1.0,
+        lock_system: bool = False,
+        system: str | None = None,
+    ) -> None:
+        self.store = MemoryStore()
+        self.requests: Requests = requests or self.store
+        self.connections = MemoryConnections()
+        self.sender = ScriptedSender(parks=parks)
+        self.model = model or ScriptedModel(say_question)
+        policy = policy or Policy()
+        observer = observer or Observer()
+        models = {self.model.name: self.model}
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._numbers = count(1)
+        courier = Courier(
+            requests=self.requests,
+            sender=self.sender,
+            interval=steady(),
+            monotonic=self._loop.time,
+            observer=observer,
+        )
+        bells = Bells()
+        self.worker = Worker(
+            settings=WorkerSettings(policy=policy, renew_every_s=renew_every_s, system=system),
+            requests=self.requests,
+            history=self.store,
+            models=models,
+            courier=courier,
+            bells=bells if bells_work else Bells(),
+            observer=observer,
+            clock=self.clock,
+            monotonic=self._loop.time,
+            new_owner=lambda: f"owner-{next(self._numbers)}",
+        )
+        self.queue = LaneQueue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
+        self.front = Front(
+            settings=FrontSettings(
+                models=tuple(models),
+                quota=quota or Quota(per_minute=0, max_pending=1_000),
+                policy=policy,
+                lock_system=lock_system,
+                queue_survives=queue_survives,
+            ),
+            requests=self.requests,
+            connections=self.connections,
+            sender=self.sender,
+            queue=self.queue,
+            courier=courier,
+            archive=Archive(history=self.store, clock=self.clock),
+            tokens=tokens,
+            bells=bells,
+            observer=observer,
+            clock=self.clock,
+        )
+        self.janitor = Janitor(
+            settings=JanitorSettings(policy=policy, queue_survives=queue_survives),
+            requests=self.requests,
+            connections=self.connections,
+            sender=self.sender,
+            queue=self.queue,
+            courier=courier,
+            observer=observer,
+            clock=self.clock,
+        )
+
+    def clock(self) -> int:
+        """Epoch milliseconds of the virtual now."""
+        return EPOCH_MS + round((self._loop.time() - self._started) * 1000)
+
+    async def connect(
+        self,
+        connection_id: str,
+        *,
+        session: str | None = None,
+        user: str | None = None,
+        token_expires_at_ms: int | None = None,
+    ) -> "Peer":
+        """Open a connection; without `session` it is a session of its own."""
+        now_ms = self.clock()
+        self.sender.open(connection_id)
+        await self.front.connect(
+            Connection(
+                connection_id=connection_id,
+                session_id=session or f"own-{connection_id}",
+                user_id=user,
+                connected_at_ms=now_ms,
+                last_activity_ms=now_ms,
+                token_expires_at_ms=token_expires_at_ms,
+            )
+        )
+        return Peer(self, connection_id)
+
+
+class Peer:
+    """The far end of one connection."""
+
+    def __init__(self, backend: Backend, connection_id: str) -> None:
+        self._backend = backend
+        self.connection_id = connection_id
+
+    @property
+    def frames(self) -> list[ServerFrame]:
+        """Everything received."""
+        return self._backend.sender.frames[self.connection_id]
+
+    async def say(self, frame: ClientFrame | bytes | str) -> None:
+        """Send one message and wait until the front has handled it."""
+        data = frame if isinstance(frame, bytes | str) else encode(frame)
+        await self._backend.front.receive(self.connection_id, data)
+
+    async def leave(self) -> None:
+        """The socket closes."""
+        self._backend.sender.drop(self.connection_id)
+        await self._backend.front.disconnect(self.connection_id)
