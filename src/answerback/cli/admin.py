@@ -1,0 +1,107 @@
+"""The admin port of a running gateway, seen from this machine: `ports.Users` over HTTP."""
+
+import http.client
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from answerback.cli.output import CliError, ExitCode
+from answerback.ports import DailyUsage, StoredUser
+
+T = TypeVar("T")
+KEY_FILE: Final = "admin.key"
+TIMEOUT_S: Final = 10.0
+
+
+def read_key(data_dir: Path) -> str:
+    """The admin key of the gateway that uses this data folder. Raises: CliError: it is not there."""
+    path = data_dir / KEY_FILE
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError as exc:
+        raise CliError(
+            f"the admin key {path} cannot be read ({exc.strerror})",
+            "say --data-dir as `answerback serve` has it, and run this as the same user",
+        ) from exc
+
+
+class AdminUsers:
+    """Users of a running gateway. Its methods do blocking I/O: it serves one command, not an event loop."""
+
+    def __init__(self, *, port: int, key: str) -> None:
+        self._port = port
+        self._key = key
+
+    async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
+        """See ports.Users."""
+        query = {"limit": str(limit), **({} if after is None else {"after": after})}
+        return _rows(self._call("GET", f"/users?{urlencode(query)}")["users"], StoredUser)
+
+    async def user(self, user_id: str) -> StoredUser | None:
+        """See ports.Users."""
+        found = self._call("GET", f"/users/{quote(user_id, safe='')}")
+        return None if found is None else _rows([found], StoredUser)[0]
+
+    async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
+        """See ports.Users; the instant is the gateway's."""
+        del now_ms
+        self._call("PUT", f"/users/{quote(user_id, safe='')}/limit", {"perMinute": per_minute})
+
+    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+        """See ports.Users."""
+        query = {name: value for name, value in (("user", user_id), ("since", since_day)) if value is not None}
+        return _rows(self._call("GET", f"/usage?{urlencode(query)}")["usage"], DailyUsage)
+
+    async def delete_user(self, user_id: str) -> bool:
+        """See ports.Users."""
+        return self._call("DELETE", f"/users/{quote(user_id, safe='')}") is not None
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        """The answer's JSON; None for 404. Raises: CliError."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
+        headers = {"Authorization": f"Bearer {self._key}"}
+        payload = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            payload = json.dumps(body)
+        try:
+            connection.request(method, path, payload, headers)
+            response = connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException) as exc:
+            raise CliError(
+                f"a gateway holds the store, but does not answer on admin port {self._port}",
+                "say --admin-port as `answerback serve` has it",
+                exit_code=ExitCode.CANNOT_CONNECT,
+            ) from exc
+        finally:
+            connection.close()
+        return _judge(response.status, text, self._port)
+
+
+def _judge(status: int, text: bytes, port: int) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if status == http.client.OK:
+        return value
+    if status == http.client.NOT_FOUND and isinstance(value, dict):
+        return None
+    if status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
+        raise CliError(f"the gateway on admin port {port} refuses the key", "say --data-dir as that gateway has it")
+    message = value.get("message") if isinstance(value, dict) else None
+    raise CliError(f"the gateway on admin port {port} refused: {message or f'HTTP status {status}'}")
+
+
+def _rows(rows: list[dict[str, Any]], kind: type[T]) -> list[T]:
+    def snake(name: str) -> str:
+        return re.sub(r"[A-Z]", lambda m: f"_{m[0].lower()}", name)
+
+    named = [{snake(name): value for name, value in row.items()} for row in rows]
+    return msgspec.convert(named, list[kind])  # type: ignore[valid-type]

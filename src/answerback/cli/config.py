@@ -1,0 +1,238 @@
+"""Settings from four places: a flag wins over an `ANSWERBACK_*` variable, that over the TOML file, that over the default."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import platformdirs
+
+from answerback.cli.output import CliError, ExitCode, usage_error, warn
+from answerback.cli.settings import SETTINGS, Setting
+from answerback.cli.values import toml
+from answerback.gateway.settings import GatewaySettings
+
+MIN_SECRET_BYTES: Final = 32
+"""RFC 7518, section 3.2: a key for HS256 has at least the size of the hash."""
+
+_BY_KEY: Final[Mapping[str, Setting]] = {setting.key: setting for setting in SETTINGS}
+_LOG_DEFAULTS: Final[Mapping[str, object]] = {"log_format": "text", "log_level": "info", "auth_secret_file": None}
+_OTHER_VARIABLES: Final = ("ANSWERBACK_CONFIG", "ANSWERBACK_DEBUG", "ANSWERBACK_TOKEN", "ANSWERBACK_URL", "ANSWERBACK_USER")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """The settings that hold. `values` has every setting by key; `sources` where each came from, if not the default."""
+
+    gateway: GatewaySettings
+    log_format: str
+    log_level: str
+    file: Path | None
+    values: Mapping[str, object]
+    sources: Mapping[str, str]
+
+    def as_toml(self) -> str:
+        """The settings as a TOML file that means the same, with secrets hidden."""
+        lines = [f"# read from {self.file}" if self.file else "# no file was read"]
+        panel = ""
+        for setting in SETTINGS:
+            if setting.panel != panel:
+                panel = setting.panel
+                lines += ["", f"# {panel}"]
+            lines.append(self._line(setting))
+        return "\n".join(lines)
+
+    def _line(self, setting: Setting) -> str:
+        value, source = self.values[setting.key], self.sources.get(setting.key)
+        if value is None and setting.key != "admin_port":
+            return f"# {setting.key} is not set"
+        if setting.is_secret:
+            value = "(hidden)"
+        elif setting.key == "database":
+            value = without_password(str(value))
+        line = f"{setting.key} = {toml(value, setting.kind)}"
+        if setting.is_secret:
+            line = f"# {line}"
+        return f"{line}  # {source}" if source else line
+
+
+def default_data_dir() -> Path:
+    """Where the data is kept if nothing says otherwise."""
+    return platformdirs.user_data_path("answerback", appauthor=False)
+
+
+def default_file() -> Path:
+    """The TOML file that is read if it is there."""
+    return platformdirs.user_config_path("answerback", appauthor=False) / "answerback.toml"
+
+
+def default_value(setting: Setting) -> object:
+    """The value that holds if nobody sets it."""
+    if not setting.target:
+        return _LOG_DEFAULTS[setting.key]
+    value: object = GatewaySettings(data_dir=default_data_dir())
+    for name in setting.target.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def load(
+    flags: Mapping[str, object], *, file: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Configuration:
+    """Join the four places. `flags`: by key, None for those not given. `file`: of `--config`; then it must exist.
+
+    Raises: CliError: a value, key or file cannot be used; the text says what to do.
+    """
+    variables = os.environ if environment is None else environment
+    chosen = file or (Path(variables["ANSWERBACK_CONFIG"]) if variables.get("ANSWERBACK_CONFIG") else None)
+    path = chosen or default_file()
+    document = _read_file(path, must_exist=chosen is not None)
+    _warn_of_variables(variables)
+
+    given: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    base = path.resolve().parent
+    for key, raw in document.items():
+        value = _read(_known(key, path), raw, f"{key} in {path}")
+        given[key] = base / value if isinstance(value, Path) else value
+        sources[key] = "file"
+    for setting in SETTINGS:
+        if variables.get(setting.variable):
+            given[setting.key] = _read(setting, variables[setting.variable], setting.variable)
+            sources[setting.key] = "environment"
+        if flags.get(setting.key) is not None:
+            given[setting.key] = _read(setting, flags[setting.key], setting.flag)
+            sources[setting.key] = "flag"
+    _settle_secret(given, sources)
+    return _assemble(given, sources, path if document or chosen else None)
+
+
+def read_secret(path: Path) -> str:
+    """The secret in a file. Raises: CliError: no such file, or too short a secret."""
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+        mode = path.stat().st_mode
+    except (OSError, UnicodeDecodeError) as exc:
+        raise usage_error(
+            f"the secret file {path} cannot be read ({_why(exc)})",
+            f"make one with: answerback token --new-secret {path}",
+        ) from exc
+    if os.name == "posix" and mode & 0o077:
+        warn(f"others can read {path} — chmod 600 {path}")
+    return _long_enough(secret, str(path))
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    try:
+        parts = urlsplit(url)
+        hidden = parts.password is not None
+    except ValueError:
+        return "(unreadable URL)"
+    if not hidden:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        with path.open("rb") as opened:
+            return tomllib.load(opened)
+    except FileNotFoundError:
+        if must_exist:
+            raise usage_error(
+                f"there is no file {path}", f"make one with: answerback serve --show-config > {path}"
+            ) from None
+        return {}
+    except OSError as exc:
+        raise usage_error(f"{path} cannot be read ({_why(exc)})", "correct its path or permissions") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise usage_error(f"{path} is not valid TOML ({exc})", "correct that line") from exc
+
+
+def _known(key: str, path: Path) -> Setting:
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    near = difflib.get_close_matches(key.replace("-", "_"), _BY_KEY, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "all keys: answerback serve --show-config"
+    raise usage_error(f"{path} has an unknown key {key}", hint)
+
+
+def _read(setting: Setting, raw: object, where: str) -> object:
+    try:
+        return setting.kind.read(raw)
+    except ValueError:
+        shown = "" if setting.is_secret else f", not {raw!r}"
+        raise usage_error(f"{where} must be {setting.kind.rule}{shown}", "correct it") from None
+
+
+def _warn_of_variables(variables: Mapping[str, str]) -> None:
+    """A mistyped variable would silently do nothing; one that looks like none of ours may be somebody else's."""
+    known = {*_OTHER_VARIABLES, *(setting.variable for setting in SETTINGS)}
+    for name in sorted(variables):
+        if name.startswith("ANSWERBACK_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            if near:
+                warn(f"the variable {name} means nothing here — did you mean {near[0]}?")
+
+
+def _settle_secret(given: dict[str, object], sources: Mapping[str, str]) -> None:
+    """Of the secret and the file that holds it, the one from the stronger place counts."""
+    strength = {"file": 1, "environment": 2, "flag": 3}
+    if "auth_secret" in given and "auth_secret_file" in given:
+        direct, by_file = strength[sources["auth_secret"]], strength[sources["auth_secret_file"]]
+        if direct == by_file:
+            raise usage_error("auth_secret and auth_secret_file are both set", "keep one of them")
+        del given["auth_secret" if direct < by_file else "auth_secret_file"]
+    if "auth_secret_file" in given:
+        given["auth_secret"] = read_secret(Path(str(given["auth_secret_file"])))
+    elif "auth_secret" in given:
+        _long_enough(str(given["auth_secret"]), "auth_secret")
+        if sources["auth_secret"] == "flag":
+            warn("everyone on this machine can see --auth-secret — use --auth-secret-file or ANSWERBACK_AUTH_SECRET")
+
+
+def _long_enough(secret: str, name: str) -> str:
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        raise usage_error(
+            f"the secret in {name} is shorter than {MIN_SECRET_BYTES} bytes",
+            "make a good one with: answerback token --new-secret FILE",
+        )
+    return secret
+
+
+def _assemble(given: Mapping[str, object], sources: Mapping[str, str], file: Path | None) -> Configuration:
+    values = {setting.key: given.get(setting.key, default_value(setting)) for setting in SETTINGS}
+    if "admin_port" in given:  # `off` is a value: None
+        values["admin_port"] = given["admin_port"]
+    top: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for setting in SETTINGS:
+        section, _, name = setting.target.rpartition(".")
+        if setting.target and setting.key in given:
+            (inner.setdefault(section, {}) if section else top)[name] = values[setting.key]
+    gateway = GatewaySettings(**{"data_dir": default_data_dir(), **top})
+    for section, changes in inner.items():
+        gateway = replace(gateway, **{section: replace(getattr(gateway, section), **changes)})
+    return Configuration(
+        gateway=gateway,
+        log_format=str(values["log_format"]),
+        log_level=str(values["log_level"]),
+        file=file,
+        values=values,
+        sources={key: source for key, source in sources.items() if key in given},
+    )
+
+
+def _why(exc: Exception) -> str:
+    return exc.strerror or type(exc).__name__ if isinstance(exc, OSError) else "it is not UTF-8 text"
+
+
+def fail_on_settings(exc: Exception) -> CliError:
+    """A combination of settings that the gateway refuses to start with."""
+    return CliError(str(exc).rstrip("."), exit_code=ExitCode.USAGE)

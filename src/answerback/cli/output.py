@@ -1,0 +1,100 @@
+"""What every command says, and how: results on stdout, everything else on stderr, colour only on a terminal."""
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NoReturn
+
+
+class ExitCode(IntEnum):
+    """What a command's exit status means."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    CANNOT_CONNECT = 3
+    TIMED_OUT = 4
+    RATE_LIMITED = 5
+    INTERRUPTED = 130
+
+
+class CliError(Exception):
+    """A command cannot go on. `message` says what is wrong; `hint` what to do about it."""
+
+    def __init__(self, message: str, hint: str = "", *, exit_code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"{self.message} — {self.hint}" if self.hint else self.message
+
+
+def usage_error(message: str, hint: str = "") -> CliError:
+    """The error of a command that was called in a wrong way."""
+    return CliError(message, hint, exit_code=ExitCode.USAGE)
+
+
+def missing_extra(what: str, extra: str, otherwise: str = "") -> CliError:
+    """The error of a command whose optional packages are not installed."""
+    hint = f"install them: pip install 'answerback[{extra}]'"
+    return CliError(f"{what} needs packages that are not installed", f"{hint}{', or ' + otherwise if otherwise else ''}")
+
+
+def say(text: str) -> None:
+    """A line of the result, at once."""
+    print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal; programs that read stdout do not see it."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """A warning; the command goes on."""
+    note(f"answerback: warning: {text}")
+
+
+def say_json(value: object) -> None:
+    """One JSON document, indented for people if they see it."""
+    say(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def say_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table for people on a terminal, tab-separated lines in a pipe. None is shown as `-`."""
+    texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for line in [list(headers), *texts]:
+            say("\t".join(" ".join(cell.split()) for cell in line))
+        return
+    from rich import box  # noqa: PLC0415 - rich is slow to import, and a pipe does not need it
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    numeric = [bool(rows) and all(isinstance(row[i], int | None) for row in rows) for i in range(len(headers))]
+    for header, is_numeric in zip(headers, numeric, strict=True):
+        table.add_column(header, justify="right" if is_numeric else "left", overflow="fold")
+    for line in texts:
+        table.add_row(*map(Text, line))
+    Console().print(table)
+
+
+def confirm(question: str) -> None:
+    """Ask before something that cannot be undone; anything but yes ends the command.
+
+    Raises: CliError: the answer is no, or nobody is there to ask.
+    """
+    if not sys.stdin.isatty():
+        raise usage_error("this asks for confirmation, and there is no terminal", "repeat it with --yes")
+    note(f"{question} [y/N] ")
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        _abort()
+
+
+def _abort() -> NoReturn:
+    raise CliError("nothing was changed")

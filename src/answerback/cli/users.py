@@ -1,0 +1,264 @@
+"""`answerback users`: who uses the gateway, their limits, what they used, and their erasure.
+
+Works on the store itself while no gateway has it, else through that gateway's admin port.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
+
+import typer
+
+from answerback.cli.admin import AdminUsers, read_key
+from answerback.cli.config import Configuration, load
+from answerback.cli.output import CliError, ExitCode, confirm, missing_extra, say, say_json, say_table, usage_error
+from answerback.cli.values import whole
+from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
+
+T = TypeVar("T")
+_PAGE: Final = 100
+_LIMIT: Final = whole(0, 1_000_000)
+
+_Config: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TOML file with the gateway's settings.", show_default=False)
+]
+_DataDir: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="The gateway's data folder.", show_default=False)
+]
+_Database: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.", show_default=False)
+]
+_AdminPort: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="PORT", help="Admin port of a running gateway.", show_default=False)
+]
+_Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_UserId: TypeAlias = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
+
+
+def users_app() -> typer.Typer:
+    """The group of commands."""
+    app = typer.Typer(
+        help="Users: list, show, limit, usage, erase.",
+        no_args_is_help=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command("list")(list_users)
+    app.command("show")(show)
+    app.command("set-limit")(set_limit)
+    app.command("usage")(usage)
+    app.command("delete")(delete)
+    return app
+
+
+def list_users(
+    config: _Config = None,
+    data_dir: _DataDir = None,
+    database: _Database = None,
+    admin_port: _AdminPort = None,
+    as_json: _Json = False,
+) -> None:
+    """List all users."""
+
+    async def everyone(users: Users) -> list[StoredUser]:
+        found: list[StoredUser] = []
+        while page := await users.users(after=found[-1].user_id if found else None, limit=_PAGE):
+            found.extend(page)
+        return found
+
+    found = _run(everyone, config, data_dir, database, admin_port)
+    if as_json:
+        say_json([_as_json(user) for user in found])
+    elif not found:
+        say("No users yet: a user appears with the first request.")
+    else:
+        say_table(_HEADERS, [_row(user) for user in found])
+
+
+def show(
+    user: _UserId,
+    config: _Config = None,
+    data_dir: _DataDir = None,
+    database: _Database = None,
+    admin_port: _AdminPort = None,
+    as_json: _Json = False,
+) -> None:
+    """Show one user."""
+    found = _run(lambda users: users.user(user), config, data_dir, database, admin_port)
+    if found is None:
+        raise _no_such(user)
+    if as_json:
+        say_json(_as_json(found))
+    else:
+        say_table(_HEADERS, [_row(found)])
+
+
+def set_limit(
+    user: _UserId,
+    limit: Annotated[str, typer.Argument(metavar="N|off|default", help="Requests a minute.")],
+    config: _Config = None,
+    data_dir: _DataDir = None,
+    database: _Database = None,
+    admin_port: _AdminPort = None,
+    as_json: _Json = False,
+) -> None:
+    """Set a user's own rate limit: requests a minute, `off` for none, `default` for the gateway's."""
+    per_minute = _read_limit(limit)
+
+    async def change(users: Users) -> None:
+        await users.set_limit(user, per_minute, now_ms=time.time_ns() // 1_000_000)
+
+    _run(change, config, data_dir, database, admin_port)
+    if as_json:
+        say_json({"userId": user, "perMinute": per_minute})
+    else:
+        say(f"{user}: {_limit_text(per_minute)}")
+
+
+def usage(
+    user: Annotated[str | None, typer.Argument(metavar="[USER]", help="One user; everyone without it.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DAY|Nd", help="From a day on, as in 2026-01-31 or 30d.", show_default=False)
+    ] = None,
+    config: _Config = None,
+    data_dir: _DataDir = None,
+    database: _Database = None,
+    admin_port: _AdminPort = None,
+    as_json: _Json = False,
+) -> None:
+    """Show requests and tokens by day (UTC)."""
+    since_day = None if since is None else _read_day(since)
+    found = _run(lambda users: users.usage(user, since_day=since_day), config, data_dir, database, admin_port)
+    if as_json:
+        say_json([_as_json(day) for day in found])
+    elif not found:
+        say("Nothing was used.")
+    else:
+        rows = [(day.day, day.user_id, day.requests, day.input_tokens, day.output_tokens) for day in found]
+        say_table(("day", "user", "requests", "input tokens", "output tokens"), rows)
+
+
+def delete(
+    user: _UserId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: _Config = None,
+    data_dir: _DataDir = None,
+    database: _Database = None,
+    admin_port: _AdminPort = None,
+    as_json: _Json = False,
+) -> None:
+    """Erase everything about a user, for good: requests, answers, conversations, usage, limit."""
+    if not yes:
+        confirm(f"Erase everything about {user}? This cannot be undone.")
+    if not _run(lambda users: users.delete_user(user), config, data_dir, database, admin_port):
+        raise _no_such(user)
+    if as_json:
+        say_json({"userId": user, "deleted": True})
+    else:
+        say(f"{user} is erased.")
+
+
+def _run(
+    work: Callable[[Users], Awaitable[T]],
+    config: Path | None,
+    data_dir: str | None,
+    database: str | None,
+    admin_port: str | None,
+) -> T:
+    flags = {"data_dir": data_dir, "database": database, "admin_port": admin_port}
+    configuration = load(flags, file=config)
+
+    async def run() -> T:
+        async with _open(configuration) as users:
+            return await work(users)
+
+    try:
+        return asyncio.run(run())
+    except Unavailable as exc:
+        raise CliError(
+            "the store cannot be used now", "see `answerback doctor`", exit_code=ExitCode.CANNOT_CONNECT
+        ) from exc
+
+
+@asynccontextmanager
+async def _open(configuration: Configuration) -> AsyncIterator[Users]:
+    """The store if nobody has it, else the gateway that has it."""
+    from answerback.stores import StoreError, StoreInUse, open_store  # noqa: PLC0415 - sqlite3 is not for `--help`
+
+    settings = configuration.gateway
+    if settings.database is None and not (settings.data_dir / "answerback.db").exists():
+        raise CliError(
+            f"there is no database in {settings.data_dir}", "say --data-dir or --database as `answerback serve` has it"
+        )
+    try:
+        store = await open_store(data_dir=settings.data_dir, database=settings.database)
+    except ModuleNotFoundError as exc:
+        raise missing_extra("PostgreSQL", "postgres") from exc
+    except StoreInUse:
+        if settings.admin_port is None:
+            raise CliError("a gateway holds the store, and its admin port is off", "stop that gateway first") from None
+        yield AdminUsers(port=settings.admin_port, key=read_key(settings.data_dir))
+        return
+    except StoreError as exc:
+        raise CliError(str(exc).rstrip(".")) from exc
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+_HEADERS: Final = ("user", "limit", "conversations", "turns", "first seen", "last request")
+
+
+def _row(user: StoredUser) -> Sequence[object]:
+    return (
+        user.user_id,
+        _limit_text(user.per_minute),
+        user.conversations,
+        user.turns,
+        _time_text(user.created_at_ms),
+        _time_text(user.last_request_at_ms),
+    )
+
+
+def _as_json(row: StoredUser | DailyUsage) -> dict[str, Any]:
+    return {re.sub(r"_([a-z])", lambda m: m[1].upper(), name): value for name, value in asdict(row).items()}
+
+
+def _limit_text(per_minute: int | None) -> str:
+    if per_minute is None:
+        return "default"
+    return f"{per_minute} a minute" if per_minute else "off"
+
+
+def _time_text(epoch_ms: int | None) -> str | None:
+    return None if epoch_ms is None else datetime.fromtimestamp(epoch_ms / 1000).strftime("%Y-%m-%d %H:%M")
+
+
+def _read_limit(text: str) -> int | None:
+    if text.lower() == "default":
+        return None
+    try:
+        number = _LIMIT.read("0" if text.lower() == "off" else text)
+    except ValueError:
+        raise usage_error(f"the limit must be {_LIMIT.rule}, off or default, not {text!r}") from None
+    assert isinstance(number, int)
+    return number
+
+
+def _read_day(text: str) -> str:
+    if match := re.fullmatch(r"(\d{1,4})d", text):
+        return (datetime.now(UTC) - timedelta(days=int(match[1]))).date().isoformat()
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date().isoformat()
+    except ValueError:
+        raise usage_error(f"--since must be a day, not {text!r}", "for example 2026-01-31, or 30d") from None
+
+
+def _no_such(user: str) -> CliError:
+    return CliError(f"there is no user {user}", "see: answerback users list")

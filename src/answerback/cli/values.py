@@ -1,0 +1,123 @@
+"""How one setting is read from a flag, a variable or a TOML value, and written as TOML again."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_UNITS_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_WORDS: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of value. `read` takes text or a TOML value and raises ValueError if it breaks `rule`."""
+
+    metavar: str
+    rule: str
+    read: Callable[[object], object]
+
+
+def duration_ms(value: object) -> int:
+    """Milliseconds of `90` (seconds), `"250ms"`, `"90s"`, `"10m"`, `"1h"` or `"2d"`. Raises: ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(value)
+    return round(float(match[1]) * _UNITS_MS[match[2] or "s"])
+
+
+def duration_text(milliseconds: float) -> str:
+    """The shortest exact way to write a duration, for example `1h` for 3,600,000."""
+    for unit, size in reversed(_UNITS_MS.items()):
+        if milliseconds and milliseconds % size == 0:
+            return f"{int(milliseconds // size)}{unit}"
+    return "0s" if not milliseconds else f"{milliseconds:g}ms"
+
+
+def whole(low: int, high: int, *, metavar: str = "N") -> Kind:
+    """A whole number in a range."""
+
+    def read(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value.strip()):
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(value)
+        return value
+
+    return Kind(metavar, f"a whole number from {low} to {high}", read)
+
+
+def choice(*words: str) -> Kind:
+    """One of a few words."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value.lower() not in words:
+            raise ValueError(value)
+        return value.lower()
+
+    return Kind("|".join(words), f"one of {', '.join(words)}", read)
+
+
+def _read_text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(value)
+    return value.strip()
+
+
+def _read_texts(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = value.split()
+    if not isinstance(value, list | tuple):
+        raise ValueError(value)
+    return tuple(map(_read_text, value))
+
+
+def _read_yes_no(value: object) -> bool:
+    if isinstance(value, str):
+        value = _WORDS.get(value.strip().lower())
+    if not isinstance(value, bool):
+        raise ValueError(value)
+    return value
+
+
+def _read_port_or_off(value: object) -> int | None:
+    if value is False or (isinstance(value, str) and value.strip().lower() in {"off", "none", "no"}):
+        return None
+    number = PORT.read(value)
+    assert isinstance(number, int)
+    return number
+
+
+_DURATION_RULE: Final = "a duration such as 90s, 10m or 1h"
+TEXT: Final = Kind("TEXT", "a text that is not empty", _read_text)
+TEXTS: Final = Kind("TEXT", "a list of texts", _read_texts)
+PATH: Final = Kind("FILE", "a path", lambda value: Path(_read_text(value)).expanduser())
+FOLDER: Final = Kind("FOLDER", "a path", PATH.read)
+YES_NO: Final = Kind("", "true or false", _read_yes_no)
+PORT: Final = whole(0, 65535, metavar="PORT")
+PORT_OR_OFF: Final = Kind("PORT|off", "a port from 0 to 65535, or off", _read_port_or_off)
+SECONDS: Final = Kind("DURATION", _DURATION_RULE, lambda value: duration_ms(value) / 1000)
+WHOLE_SECONDS: Final = Kind("DURATION", _DURATION_RULE, lambda value: duration_ms(value) // 1000)
+MILLISECONDS: Final = Kind("DURATION", _DURATION_RULE, duration_ms)
+
+
+def toml(value: object, kind: Kind) -> str:
+    """The value as TOML, in the form that reads best."""
+    if kind in {SECONDS, WHOLE_SECONDS, MILLISECONDS}:
+        assert isinstance(value, int | float)
+        return json.dumps(duration_text(value if kind is MILLISECONDS else value * 1000))
+    if value is None:
+        return '"off"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(json.dumps(item, ensure_ascii=False) for item in value)}]"
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    return json.dumps(str(value), ensure_ascii=False)
