@@ -1,0 +1,5 @@
+"""What can go wrong when a store is opened. What can go wrong later is `ports.Unavailable`."""
+
+
+class StoreError(Exception):
+    """The store cannot be opened, or holds what this program cannot read. The text tells the operator what to do."""

@@ -1,0 +1,64 @@
+"""Numbered SQL files that bring a database to this program's version, each applied once."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from answerback.stores import statements as sql
+from answerback.stores.errors import StoreError
+from answerback.stores.query import Operation, Params, Query
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One file, `NNNN_name.sql`, as its statements."""
+
+    version: int
+    name: str
+    statements: tuple[str, ...]
+
+
+def shipped() -> Sequence[Migration]:
+    """The migrations of this program, in order."""
+    found = sorted((f for f in files("answerback.stores").joinpath("sql").iterdir()), key=lambda f: f.name)
+    return [parse(f.name, f.read_text(encoding="utf-8")) for f in found if f.name.endswith(".sql")]
+
+
+def parse(file_name: str, text: str) -> Migration:
+    """A migration from its file."""
+    number, _, name = file_name.removesuffix(".sql").partition("_")
+    return Migration(version=int(number), name=name, statements=tuple(split(text)))
+
+
+def split(text: str) -> Iterator[str]:
+    """The statements of a script, each with the comments before it; semicolons in literals and comments do not end one.
+
+    `executescript` would commit first, so scripts are run a statement at a time, inside the migration's transaction.
+    """
+    statement = ""
+    for part in text.split(";")[:-1]:
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement.strip()
+            statement = ""
+
+
+def migrate(migrations: Sequence[Migration], *, now_ms: int) -> Operation[int]:
+    """Apply what is missing; returns how many. The caller holds a transaction that keeps others from doing the same.
+
+    Raises: StoreError: a newer program has been here.
+    """
+    newest = migrations[-1].version
+    _, found = yield [Query(sql.CREATE_MIGRATIONS, {}), Query(sql.SELECT_VERSION, {})]
+    current = found.rows[0][0]
+    if current > newest:
+        raise StoreError(
+            f"The database has version {current}, this program knows versions up to {newest}. "
+            "Upgrade the program, or use another database."
+        )
+    missing = [migration for migration in migrations if migration.version > current]
+    for migration in missing:
+        applied: Params = {"version": migration.version, "name": migration.name, "applied_at_ms": now_ms}
+        yield [*(Query(text, {}) for text in migration.statements), Query(sql.INSERT_MIGRATION, applied)]
+    return len(missing)

@@ -1,0 +1,58 @@
+"""How the stores' logic talks to a database without knowing which one it is.
+
+An operation is a generator. It yields rounds of queries, is sent their results, and returns its outcome. SQLite's
+driver runs the queries one after the other in a thread, PostgreSQL's sends a round in one network round trip. An
+operation may be run again from the start if its transaction failed, so it must have no effects but its queries and the
+ledger.
+"""
+
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from answerback.stores.ledger import Ledger
+
+T = TypeVar("T")
+Value: TypeAlias = str | int | None
+Row: TypeAlias = tuple[Any, ...]
+Params: TypeAlias = Mapping[str, Value]
+
+
+class Query(NamedTuple):
+    """One statement with `:name` parameters, and their values."""
+
+    sql: str
+    params: Params
+
+
+class Result(NamedTuple):
+    """What a query gave: its rows (none if it is not a SELECT), and how many rows it changed."""
+
+    rows: Sequence[Row]
+    changed: int
+
+
+Operation: TypeAlias = Generator[Sequence[Query], Sequence[Result], T]
+Read: TypeAlias = Callable[[], Operation[T]]
+Write: TypeAlias = Callable[[Ledger], Operation[T]]
+
+_TOKEN: Final = re.compile(
+    r"""
+      '(?:[^']|'')*'          # a string literal
+    | "(?:[^"]|"")*"          # a quoted name
+    | ::\w+                   # a cast
+    | :(?P<name>[a-z_]\w*)    # a parameter
+    | %                       # psycopg's own sign
+    """,
+    re.VERBOSE,
+)
+
+
+def to_psycopg(sql: str) -> str:
+    """The statement with `%(name)s` for `:name`; literals, quoted names and `::casts` stay, `%` is doubled."""
+    return _TOKEN.sub(_rewrite, sql)
+
+
+def _rewrite(match: re.Match[str]) -> str:
+    name = match.group("name")
+    return f"%({name})s" if name else match.group().replace("%", "%%")

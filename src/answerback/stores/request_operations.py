@@ -1,0 +1,297 @@
+"""ports.Requests as operations (see query.py): what is read and written, independent of the database."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
+
+from answerback.core.request import Change, Ending, Question, Record, RequestKey, State
+from answerback.ports import Accepted, Admission, Existing, Quota
+from answerback.stores import statements as sql
+from answerback.stores.encoding import (
+    ANSWER,
+    QUESTION,
+    SYSTEM,
+    decode_question,
+    decode_record,
+    encode_options,
+    encode_record,
+    pieces,
+)
+from answerback.stores.history_operations import erase
+from answerback.stores.ledger import Held, Ledger
+from answerback.stores.memory import day_of, title_of
+from answerback.stores.query import Operation, Params, Query, Row, Value
+
+T = TypeVar("T")
+
+_DAY_MS: Final = 86_400_000
+_TITLE_SOURCE: Final = 200
+"""Code points at the start of a question that hold its title."""
+
+
+def load(ledger: Ledger) -> Operation[None]:
+    """Fill an empty ledger from the database."""
+    counter, unfinished, last_end, deleted = yield [
+        Query(sql.SELECT_COUNTER, {"name": "seq"}),
+        Query(sql.SELECT_UNFINISHED, {}),
+        Query(sql.SELECT_LAST_END, {}),
+        Query(sql.SELECT_DELETED_CONVERSATIONS, {}),
+    ]
+    ledger.start_seq(counter.rows[0][0])
+    newest_ms = last_end.rows[0][0] or 0
+    for record_text, schema, seq, title, options in unfinished.rows:
+        record = decode_record(record_text, schema)
+        replaces = decode_question(options, "", "").replaces if options is not None else None
+        ledger.hold(Held(record, seq, title, replaces))
+        newest_ms = max(newest_ms, record.accepted_at_ms)
+    for user_id, conversation_id, at_ms in deleted.rows:
+        ledger.delete_conversation(user_id, conversation_id, at_ms)
+    # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
+    (accepted,) = yield [Query(sql.SELECT_ACCEPTED_SINCE, {"since_ms": newest_ms - 2 * 60_000})]
+    for user_id, at_ms in accepted.rows:
+        ledger.count(user_id, at_ms)
+    ledger.commit()
+
+
+def accept(ledger: Ledger, record: Record, question: Question, quota: Quota, now_ms: int) -> Operation[Admission]:
+    """See ports.Requests. The hot path is one round of inserts; the ledger answers everything else."""
+    key, user_id = record.key, record.user_id
+    held = ledger.held.get(key)
+    if held is not None:
+        return Existing(held.record, ledger.position(held.record.ordering_key, held.seq))
+    is_new_user = False
+    own_limit = None
+    if user_id in ledger.limits:
+        own_limit = ledger.limits[user_id]
+    else:
+        (user,) = yield [Query(sql.SELECT_LIMIT, {"user_id": user_id})]
+        is_new_user = not user.rows
+        own_limit = None if is_new_user else user.rows[0][0]
+    refusal = ledger.refusal(user_id, own_limit, quota, now_ms)
+    if refusal is not None:
+        (found,) = yield [_select(key)]
+        return Existing(_decode(found.rows[0]), 0) if found.rows else refusal
+
+    seq = ledger.take_seq()
+    title = title_of(question.message.lstrip()[:_TITLE_SOURCE])
+    queries = [
+        _insert(record, seq=seq, title=title, options=encode_options(question), at_ms=now_ms),
+        *_insert_texts(key, seq, QUESTION, question.message),
+    ]
+    if question.system:
+        queries += _insert_texts(key, seq, SYSTEM, question.system)
+    if is_new_user:
+        queries.append(Query(sql.INSERT_USER, {"user_id": user_id, "created_at_ms": now_ms}))
+    raised = ledger.reserve(seq)
+    if raised is not None:
+        queries.append(Query(sql.RAISE_COUNTER, {"name": "seq", "value": raised}))
+    results = yield queries
+    if is_new_user or user_id not in ledger.limits:
+        ledger.know_user(user_id, own_limit)
+    if results[0].changed == 0:
+        return (yield from _taken(key, seq))
+    position = ledger.position(record.ordering_key)
+    ledger.hold(Held(record, seq, title, question.replaces))
+    ledger.count(user_id, now_ms)
+    return Accepted(position)
+
+
+def _taken(key: RequestKey, seq: int) -> Operation[Admission]:
+    """The id belongs to a request that has ended: take back the texts of the one that was not accepted."""
+    _, found = yield [Query(sql.DELETE_TEXTS, {**_named(key), "position": seq}), _select(key)]
+    return Existing(_decode(found.rows[0]), 0)
+
+
+def change(ledger: Ledger, key: RequestKey, step_of: Change[T]) -> Operation[T]:
+    """See ports.Requests. Unfinished records are in the ledger; only ended and unknown ones are looked up."""
+    held = ledger.held.get(key)
+    if held is not None:
+        before: Record | None = held.record
+    else:
+        (found,) = yield [_select(key)]
+        before = _decode(found.rows[0]) if found.rows else None
+    step = step_of(before)
+    after = step.record
+    if after is None:
+        return step.outcome
+    if before is None:
+        yield [_insert(after)]
+        if not after.state.is_terminal:
+            ledger.hold(Held(after, None, None, None))
+    elif after.ending is None or held is None:
+        yield [Query(sql.UPDATE_RECORD, _written(after))]
+        if held is not None:
+            ledger.hold(Held(after, held.seq, held.title, held.replaces))
+    else:
+        yield from _end(ledger, held, after, after.ending, step.text or "")
+    return step.outcome
+
+
+def _end(ledger: Ledger, held: Held, record: Record, ending: Ending, text: str) -> Operation[None]:
+    """Write the ending; for a request that was accepted also its answer, its turn and what it used."""
+    key, seq = record.key, held.seq
+    queries = [Query(sql.END_REQUEST, {**_written(record), "ended_at_ms": ending.ended_at_ms})]
+    is_revival = False
+    if seq is not None:
+        queries += _insert_texts(key, seq, ANSWER, text)
+        queries.append(_usage(record, ending))
+        deleted_at_ms = ledger.deleted.get((record.user_id, record.conversation_id))
+        # Asked after the deletion: the conversation begins anew. Asked before it: the answer is not kept in it.
+        is_revival = deleted_at_ms is not None and record.accepted_at_ms > deleted_at_ms
+        if is_revival:
+            queries += erase(record.user_id, record.conversation_id)
+        if is_revival or deleted_at_ms is None:
+            queries += _turn(held, record, ending, seq)
+    yield queries
+    if is_revival:
+        ledger.delete_conversation(record.user_id, record.conversation_id, None)
+    ledger.release(key)
+
+
+def _turn(held: Held, record: Record, ending: Ending, seq: int) -> list[Query]:
+    where = {"user_id": record.user_id, "conversation_id": record.conversation_id}
+    turn: Params = {
+        **where,
+        "position": seq,
+        "request_id": record.request_id,
+        "status": ending.status.value,
+        "accepted_at_ms": record.accepted_at_ms,
+        "ended_at_ms": ending.ended_at_ms,
+        "model": ending.model,
+        "replaces": held.replaces,
+        "error_code": None if ending.error_code is None else ending.error_code.value,
+        "input_tokens": ending.input_tokens,
+        "output_tokens": ending.output_tokens,
+    }
+    conversation: Params = {
+        **where,
+        "title": held.title or "",
+        "created_at_ms": record.accepted_at_ms,
+        "updated_at_ms": ending.ended_at_ms,
+    }
+    queries = [Query(sql.UPSERT_CONVERSATION, conversation), Query(sql.INSERT_TURN, turn)]
+    if held.replaces is not None and record.state is State.COMPLETED:
+        replaced: Params = {**where, "request_id": record.request_id, "replaces": held.replaces, "position": seq}
+        queries.append(Query(sql.SUPERSEDE, replaced))
+    return queries
+
+
+def _usage(record: Record, ending: Ending) -> Query:
+    used: Params = {
+        "user_id": record.user_id,
+        "day": _day(ending.ended_at_ms // _DAY_MS),
+        "input_tokens": ending.input_tokens or 0,
+        "output_tokens": ending.output_tokens or 0,
+        "accepted_at_ms": record.accepted_at_ms,
+    }
+    return Query(sql.UPSERT_USAGE, used)
+
+
+@lru_cache(maxsize=8)
+def _day(number: int) -> str:
+    return day_of(number * _DAY_MS)
+
+
+def read(key: RequestKey) -> Operation[Record | None]:
+    """See ports.Requests."""
+    (found,) = yield [_select(key)]
+    return _decode(found.rows[0]) if found.rows else None
+
+
+def question(key: RequestKey) -> Operation[Question | None]:
+    """See ports.Requests."""
+    (found,) = yield [Query(sql.SELECT_QUESTION, _named(key))]
+    if not found.rows or found.rows[0][0] is None:
+        return None
+    texts = {
+        role: "".join(text for _, owner, text in found.rows if owner == role and text is not None)
+        for role in (QUESTION, SYSTEM)
+    }
+    return decode_question(found.rows[0][0], texts[QUESTION], texts[SYSTEM])
+
+
+def answer(key: RequestKey) -> Operation[str]:
+    """See ports.Requests."""
+    (found,) = yield [Query(sql.SELECT_ANSWER, _named(key))]
+    return "".join(text for (text,) in found.rows)
+
+
+def unfinished() -> Operation[Sequence[Record]]:
+    """See ports.Requests."""
+    (found,) = yield [Query(sql.SELECT_UNFINISHED, {})]
+    return [decode_record(text, schema) for text, schema, *_ in found.rows]
+
+
+def purge(before_ms: int, limit: int) -> Operation[int]:
+    """Delete up to `limit` of the oldest ended records, and the texts that no turn needs; returns how many records."""
+    bounds = {"before_ms": before_ms, "limit": limit}
+    _, records = yield [Query(sql.PURGE_TEXTS, bounds), Query(sql.PURGE_REQUESTS, bounds)]
+    return records.changed
+
+
+def void_leases(ledger: Ledger) -> Operation[int]:
+    """End every lease now. Only for a writer that just took the lock: nobody else can hold one."""
+    voided = []
+    for held in ledger.running():
+        record = held.record
+        if record.state is State.RUNNING and record.lease_until_ms:
+            voided.append(Held(_without_lease(record), held.seq, held.title, held.replaces))
+    if voided:
+        yield [Query(sql.UPDATE_RECORD, _written(held.record)) for held in voided]
+    for held in voided:
+        ledger.hold(held)
+    return len(voided)
+
+
+def _without_lease(record: Record) -> Record:
+    return replace(record, lease_until_ms=0)
+
+
+def _named(key: RequestKey) -> dict[str, Value]:
+    return {"user_id": key.user_id, "request_id": key.request_id}
+
+
+def _select(key: RequestKey) -> Query:
+    return Query(sql.SELECT_REQUEST, _named(key))
+
+
+def _decode(row: Row) -> Record:
+    return decode_record(row[0], row[1])
+
+
+def _written(record: Record) -> dict[str, Value]:
+    return {
+        "user_id": record.user_id,
+        "request_id": record.request_id,
+        "record": encode_record(record),
+        "record_schema": record.schema,
+    }
+
+
+def _insert(
+    record: Record,
+    *,
+    seq: int | None = None,
+    title: str | None = None,
+    options: str | None = None,
+    at_ms: int | None = None,
+) -> Query:
+    row: Params = {
+        **_written(record),
+        "seq": seq,
+        "conversation_id": record.conversation_id,
+        "accepted_at_ms": record.accepted_at_ms if at_ms is None else at_ms,
+        "ended_at_ms": None if record.ending is None else record.ending.ended_at_ms,
+        "title": title,
+        "options": options,
+    }
+    return Query(sql.INSERT_REQUEST, row)
+
+
+def _insert_texts(key: RequestKey, seq: int, role: str, text: str) -> list[Query]:
+    return [
+        Query(sql.INSERT_TEXT, {**_named(key), "position": seq, "role": role, "piece": number, "text": piece})
+        for number, piece in pieces(text)
+    ]

@@ -1,0 +1,216 @@
+"""What SQLite and PostgreSQL share: the ports in terms of operations that a database runs."""
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.ports import (
+    Accepted,
+    Admission,
+    DailyUsage,
+    Quota,
+    StoredConversation,
+    StoredTurn,
+    StoredUser,
+)
+from answerback.stores import history_operations as history
+from answerback.stores import request_operations as requests
+from answerback.stores import user_operations as users
+from answerback.stores.query import Read, Write
+
+T = TypeVar("T")
+
+_PURGE_STEP: Final = 500
+_ERASE_STEP: Final = 50
+_CACHED_CHARACTERS: Final = 8_000_000
+
+
+class QuestionCache:
+    """Questions just accepted, which their workers are about to ask for. Bounded by the length of the texts."""
+
+    def __init__(self, *, max_characters: int) -> None:
+        self._max_characters = max_characters
+        self._characters = 0
+        self._questions: OrderedDict[RequestKey, Question] = OrderedDict()
+
+    def add(self, key: RequestKey, question: Question) -> None:
+        """Keep the question; the oldest ones make room."""
+        self.drop(key)
+        self._questions[key] = question
+        self._characters += _size(question)
+        while self._characters > self._max_characters:
+            _, old = self._questions.popitem(last=False)
+            self._characters -= _size(old)
+
+    def get(self, key: RequestKey) -> Question | None:
+        """The question, if it is still here."""
+        return self._questions.get(key)
+
+    def drop(self, key: RequestKey) -> None:
+        """Forget one question."""
+        question = self._questions.pop(key, None)
+        if question is not None:
+            self._characters -= _size(question)
+
+    def clear(self) -> None:
+        """Forget all questions."""
+        self._questions.clear()
+        self._characters = 0
+
+
+def _size(question: Question) -> int:
+    return 500 + len(question.message) + len(question.system or "")
+
+
+class SqlStore(ABC):
+    """ports.Requests, ports.History and ports.Users over one database that this process alone writes to.
+
+    Every method raises ports.Unavailable while the database cannot be read or written. `open` before use.
+    """
+
+    def __init__(self) -> None:
+        self._questions = QuestionCache(max_characters=_CACHED_CHARACTERS)
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Take the lock, bring the tables up to date. Raises: StoreError: it says what to do."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what was called before, release everything. May be called twice."""
+
+    @abstractmethod
+    async def _read(self, operation: Read[T]) -> T:
+        """Run a read."""
+
+    @abstractmethod
+    async def _write(self, user_id: str | None, operation: Write[T]) -> T:
+        """Run a write in a transaction, and return when that is durable.
+
+        Those of one user run one after the other in the order of the calls; one of no user runs by itself.
+        """
+
+    # --- ports.Requests
+
+    async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
+        """See ports.Requests."""
+        admission = await self._write(
+            record.user_id, lambda ledger: requests.accept(ledger, record, question, quota, now_ms)
+        )
+        if isinstance(admission, Accepted):
+            self._questions.add(record.key, question)
+        return admission
+
+    async def change(self, key: RequestKey, change: Change[T]) -> T:
+        """See ports.Requests."""
+        return await self._write(key.user_id, lambda ledger: requests.change(ledger, key, change))
+
+    async def read(self, key: RequestKey) -> Record | None:
+        """See ports.Requests."""
+        return await self._read(lambda: requests.read(key))
+
+    async def question(self, key: RequestKey) -> Question | None:
+        """See ports.Requests."""
+        cached = self._questions.get(key)
+        return cached if cached is not None else await self._read(lambda: requests.question(key))
+
+    async def answer(self, key: RequestKey) -> str:
+        """See ports.Requests."""
+        return await self._read(lambda: requests.answer(key))
+
+    async def unfinished(self) -> Sequence[Record]:
+        """See ports.Requests."""
+        return await self._read(requests.unfinished)
+
+    async def purge(self, *, ended_before_ms: int) -> int:
+        """See ports.Requests. A bounded number a transaction, so that others are not kept waiting."""
+        purged = 0
+        while True:
+            self._questions.clear()
+            count = await self._write(None, lambda ledger: requests.purge(ended_before_ms, _PURGE_STEP))
+            purged += count
+            if count < _PURGE_STEP:
+                self._questions.clear()
+                return purged
+
+    async def void_leases(self) -> int:
+        """End every lease now; returns how many there were. For the start of a gateway.
+
+        The lock of the store says that no other process runs anything, so a lease found then is a dead one's.
+        """
+        return await self._write(None, requests.void_leases)
+
+    # --- ports.History
+
+    async def tail(
+        self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
+    ) -> Sequence[StoredTurn]:
+        """See ports.History."""
+        return await self._read(
+            lambda: history.tail(user_id, conversation_id, limit=limit, before_request=before_request)
+        )
+
+    async def turns(
+        self, user_id: str, conversation_id: str, *, before: int | None, limit: int
+    ) -> Sequence[StoredTurn]:
+        """See ports.History."""
+        return await self._read(lambda: history.turns(user_id, conversation_id, before=before, limit=limit))
+
+    async def conversations(
+        self, user_id: str, *, before: tuple[int, str] | None, limit: int
+    ) -> Sequence[StoredConversation]:
+        """See ports.History."""
+        return await self._read(lambda: history.conversations(user_id, before=before, limit=limit))
+
+    async def update_conversation(
+        self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
+    ) -> StoredConversation | None:
+        """See ports.History."""
+        return await self._write(
+            user_id,
+            lambda ledger: history.update_conversation(
+                ledger, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
+            ),
+        )
+
+    async def purge_deleted(self, *, before_ms: int) -> int:
+        """Erase the conversations that were deleted before then, with their turns; returns how many.
+
+        The texts of a request whose record is still kept go when the record is purged. `before_ms` should lie further
+        back than any request can take: a turn of an erased conversation that ends later makes it anew.
+        """
+        erased = 0
+        while True:
+            count = await self._write(
+                None, lambda ledger: history.purge_deleted(ledger, before_ms=before_ms, limit=_ERASE_STEP)
+            )
+            erased += count
+            if count < _ERASE_STEP:
+                return erased
+
+    # --- ports.Users
+
+    async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
+        """See ports.Users."""
+        return await self._read(lambda: users.users(after=after, limit=limit))
+
+    async def user(self, user_id: str) -> StoredUser | None:
+        """See ports.Users."""
+        return await self._read(lambda: users.user(user_id))
+
+    async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
+        """See ports.Users."""
+        await self._write(user_id, lambda ledger: users.set_limit(ledger, user_id, per_minute, now_ms=now_ms))
+
+    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+        """See ports.Users."""
+        return await self._read(lambda: users.usage(user_id, since_day=since_day))
+
+    async def delete_user(self, user_id: str) -> bool:
+        """See ports.Users."""
+        try:
+            return await self._write(user_id, lambda ledger: users.delete_user(ledger, user_id))
+        finally:
+            self._questions.clear()

@@ -1,0 +1,58 @@
+"""ports.Users as operations (see query.py)."""
+
+from collections.abc import Sequence
+
+from answerback.ports import DailyUsage, StoredUser
+from answerback.stores import statements as sql
+from answerback.stores.ledger import Ledger
+from answerback.stores.query import Operation, Query, Row
+
+
+def users(*, after: str | None, limit: int) -> Operation[Sequence[StoredUser]]:
+    """See ports.Users."""
+    (found,) = yield [Query(sql.SELECT_USERS, {"after": after or "", "limit": limit})]
+    return [_user(row) for row in found.rows]
+
+
+def user(user_id: str) -> Operation[StoredUser | None]:
+    """See ports.Users."""
+    (found,) = yield [Query(sql.SELECT_USER, {"user_id": user_id})]
+    return _user(found.rows[0]) if found.rows else None
+
+
+def set_limit(ledger: Ledger, user_id: str, per_minute: int | None, *, now_ms: int) -> Operation[None]:
+    """See ports.Users."""
+    yield [Query(sql.SET_LIMIT, {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms})]
+    ledger.know_user(user_id, per_minute)
+
+
+def usage(user_id: str | None, *, since_day: str | None) -> Operation[Sequence[DailyUsage]]:
+    """See ports.Users."""
+    since = {"since_day": since_day or ""}
+    if user_id is None:
+        (found,) = yield [Query(sql.SELECT_USAGE, since)]
+    else:
+        (found,) = yield [Query(sql.SELECT_USER_USAGE, {**since, "user_id": user_id})]
+    return [
+        DailyUsage(user_id=owner, day=day, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
+        for owner, day, requests, tokens_in, tokens_out in found.rows
+    ]
+
+
+def delete_user(ledger: Ledger, user_id: str) -> Operation[bool]:
+    """See ports.Users."""
+    results = yield [Query(statement, {"user_id": user_id}) for statement in sql.DELETE_USER]
+    ledger.forget_user(user_id)
+    return any(result.changed for result in results)
+
+
+def _user(row: Row) -> StoredUser:
+    user_id, per_minute, created_at_ms, last_ended, last_unfinished, conversations, turns = row
+    return StoredUser(
+        user_id=user_id,
+        per_minute=per_minute,
+        created_at_ms=created_at_ms,
+        last_request_at_ms=max((at for at in (last_ended, last_unfinished) if at is not None), default=None),
+        conversations=conversations,
+        turns=turns,
+    )
