@@ -74,6 +74,7 @@ class Listener:
         self._caps = caps
         self._tasks = tasks
         self._buckets: dict[str, TokenBucket] = {}
+        self._http: Server | None = None
         self._server: asyncio.Server | None = None
         self._is_draining = False
         self._pulse: asyncio.Task[None] | None = None
@@ -91,7 +92,7 @@ class Listener:
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
         """Listen; the port (any free one if `port` is 0). Raises: OSError: the address cannot be bound."""
         loop = asyncio.get_running_loop()
-        server = Server(
+        self._http = Server(
             self._serve,
             max_connections=self._caps.connections + SPARE_CONNECTIONS,
             handshake_timeout_s=self._caps.handshake_timeout_s,
@@ -99,7 +100,7 @@ class Listener:
         options: dict[str, Any] = {"backlog": 1024, "ssl": tls}
         if tls is not None:
             options["ssl_handshake_timeout"] = self._caps.handshake_timeout_s
-        self._server = await loop.create_server(server, host or None, port, **options)
+        self._server = await loop.create_server(self._http, host or None, port, **options)
         for listening in self._server.sockets:
             _limit_unsent(listening)
         self._pulse = asyncio.create_task(self._keep_pulse(), name="pulse of the sockets")
@@ -111,14 +112,16 @@ class Listener:
         if self._server is not None:
             self._server.close()
 
-    async def close(self, *, code: int = WSCloseCode.GOING_AWAY) -> None:
-        """Close every socket and wait until all are gone."""
+    async def close(self, *, grace_s: float) -> None:
+        """Close every socket with 1001; what is not gone after `grace_s` is cut."""
         self.stop_accepting()
         if self._pulse is not None:
             self._pulse.cancel()
             await asyncio.wait((self._pulse,))
         for socket in self._sockets:
-            socket.close(code, "the gateway stops; connect again")
+            socket.close(WSCloseCode.GOING_AWAY, "the gateway stops; connect again")
+        if self._http is not None:
+            await self._http.shutdown(timeout=grace_s)
 
     # --- one connection
 

@@ -64,6 +64,10 @@ class InProcessQueue:
         self._timers.clear()
         await self._tasks.settle(grace_s=grace_s)
 
+    def hurry(self) -> None:
+        """Cut the grace of a stop short."""
+        self._tasks.cancel()
+
     def _hand_out(self) -> None:
         run = self._run
         while run is not None and (key := self._lanes.take()) is not None:

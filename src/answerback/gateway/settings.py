@@ -30,7 +30,7 @@ class AuthSettings:
     @property
     def is_on(self) -> bool:
         """Whether connections must show a token."""
-        return bool(self.secret or self.jwks_url or self.jwks_file)
+        return self.secret is not None or bool(self.jwks_url or self.jwks_file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,11 +29,15 @@ class Tasks:
         running = self._others()
         if running:
             await asyncio.wait(running, timeout=grace_s)
+        self.cancel()
         running = self._others()
-        for task in running:
-            task.cancel()
         if running:
             await asyncio.wait(running)
+
+    def cancel(self) -> None:
+        """Cancel every task."""
+        for task in self._others():
+            task.cancel()
 
     def _others(self) -> set[asyncio.Task[Any]]:
         return self._running - {asyncio.current_task()}

@@ -1,0 +1,330 @@
+"""Tokens: who a connection speaks for.
+
+Two ways, never both: a shared secret (HS256), for development and one team; or the public keys of an identity provider
+(a JWKS; RS256 and ES256). The algorithm follows from the key, never from the token: a token that says `none`, or HS256
+where public keys are configured, is refused before anything is computed with it.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import jwt
+from jwt import PyJWK
+from jwt.types import Options
+
+from answerback.ports import Identity, TokenRefused, Unavailable
+from answerback.protocol.frames import VISIBLE
+from answerback.protocol.limits import MAX_ID_LENGTH
+
+log = logging.getLogger("answerback.auth")
+
+MIN_SECRET_BYTES: Final = 32
+"""An HS256 key shorter than its hash can be guessed off line from one token (RFC 7518, section 3.2)."""
+
+MAX_TOKEN_LENGTH: Final = 16 * 1024
+REFRESH_AFTER_S: Final = 3600.0
+"""Fetched keys are fetched again after this; until that succeeds the old ones hold."""
+
+REFETCH_PAUSE_S: Final = 30.0
+"""Between two fetches, whatever tokens ask for: an unknown key id must not make us flood the provider."""
+
+FETCH_TIMEOUT_S: Final = 5.0
+MAX_JWKS_BYTES: Final = 1024 * 1024
+
+_ALGORITHM_OF_KEY: Final = {"RSA": "RS256", "EC": "ES256"}
+_IS_VISIBLE: Final = re.compile(VISIBLE)
+
+
+class AuthError(Exception):
+    """Authentication is set up in a way that cannot work; the text says what to do."""
+
+
+class Keys(Protocol):
+    """Where the key of a token comes from."""
+
+    async def key_of(self, kid: str | None) -> PyJWK | None:
+        """The key of this id, or the only one if the token names none. Raises: Unavailable."""
+
+    async def close(self) -> None:
+        """Stop what runs behind."""
+
+
+class JwtTokens:
+    """`ports.Tokens` by JSON Web Tokens. `clock`: epoch seconds."""
+
+    def __init__(
+        self,
+        *,
+        secret: str | None = None,
+        keys: Keys | None = None,
+        issuer: str | None = None,
+        audience: str | None = None,
+        user_claim: str = "sub",
+        leeway_s: int = 30,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if (secret is None) == (keys is None):
+            raise AuthError("Set either a token secret or a JWKS, not both and not neither.")
+        self._secret = None if secret is None else check_secret(secret).encode()
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._user_claim = user_claim
+        self._leeway_s = leeway_s
+        self._clock = clock
+
+    async def identify(self, token: str) -> Identity:
+        """The user of a token. Raises: TokenRefused; Unavailable: the keys cannot be fetched now."""
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise TokenRefused("the token is too long")
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.PyJWTError as exc:
+            raise TokenRefused(f"not a token: {type(exc).__name__}") from None
+        key, algorithm = await self._key_for(header)
+        try:
+            claims = jwt.decode(token, key, algorithms=[algorithm], options=_NO_CLAIMS)
+        except jwt.PyJWTError as exc:
+            raise TokenRefused(f"not accepted: {type(exc).__name__}") from None
+        return self._identity(claims)
+
+    async def close(self) -> None:
+        """Stop fetching keys."""
+        if self._keys is not None:
+            await self._keys.close()
+
+    async def _key_for(self, header: Mapping[str, Any]) -> tuple[Any, str]:
+        """The key, and the one algorithm that it is for."""
+        if self._secret is not None:
+            if header.get("alg") != "HS256":
+                raise TokenRefused("the algorithm is not HS256")
+            return self._secret, "HS256"
+        if header.get("alg") not in _ALGORITHM_OF_KEY.values():
+            raise TokenRefused("the algorithm is neither RS256 nor ES256")
+        kid = header.get("kid")
+        if kid is not None and not isinstance(kid, str):
+            raise TokenRefused("the key id is not a string")
+        key = None if self._keys is None else await self._keys.key_of(kid)
+        if key is None:
+            raise TokenRefused("no key has this id")
+        algorithm = _ALGORITHM_OF_KEY[key.key_type or ""]
+        if header["alg"] != algorithm:
+            raise TokenRefused("the algorithm is not that of the key")
+        return key, algorithm
+
+    def _identity(self, claims: Mapping[str, Any]) -> Identity:
+        now = self._clock()
+        expires_at = _number(claims, "exp")
+        if expires_at is None:
+            raise TokenRefused("there is no exp claim")
+        if now >= expires_at + self._leeway_s:
+            raise TokenRefused("expired")
+        not_before = _number(claims, "nbf")
+        if not_before is not None and now < not_before - self._leeway_s:
+            raise TokenRefused("not valid yet")
+        if self._issuer is not None and claims.get("iss") != self._issuer:
+            raise TokenRefused("another issuer")
+        if self._audience is not None and self._audience not in _audiences(claims):
+            raise TokenRefused("another audience")
+        user_id = claims.get(self._user_claim)
+        if not isinstance(user_id, str) or len(user_id) > MAX_ID_LENGTH or not _IS_VISIBLE.match(user_id):
+            raise TokenRefused(f"the claim {self._user_claim} is not a user id")
+        return Identity(user_id, int(expires_at * 1000))
+
+
+_NO_CLAIMS: Final[Options] = {
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+"""PyJWT checks the signature; the claims are checked in `_identity`, against a clock that is an argument."""
+
+
+class FileKeys:
+    """The keys of a JWKS file, read once."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as exc:
+            raise AuthError(f"The JWKS file {path} cannot be read: {exc.strerror}.") from None
+        try:
+            self._keys = read_jwks(text)
+        except ValueError as exc:
+            raise AuthError(f"The JWKS file {path} cannot be used: {exc}.") from None
+
+    async def key_of(self, kid: str | None) -> PyJWK | None:
+        """See Keys."""
+        return _pick(self._keys, kid)
+
+    async def close(self) -> None:
+        """See Keys."""
+
+
+class FetchedKeys:
+    """The keys of a JWKS URL: fetched when first needed, then again behind the scenes.
+
+    A key id that is not known causes one fetch, but not more than one in REFETCH_PAUSE_S. While the URL is down the
+    keys fetched before hold. `fetch` returns the JSON text; it may raise anything.
+    """
+
+    def __init__(self, fetch: Callable[[], Awaitable[str]], *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._fetch = fetch
+        self._monotonic = monotonic
+        self._keys: Mapping[str, PyJWK] | None = None
+        self._fetched_at = 0.0
+        self._tried_at: float | None = None
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def key_of(self, kid: str | None) -> PyJWK | None:
+        """See Keys. Raises: Unavailable: no keys could be fetched yet."""
+        key = None if self._keys is None else _pick(self._keys, kid)
+        if key is None:
+            # Callers wait together for one fetch; that one of them goes away must not stop it.
+            if (fetching := self._start_fetching()) is not None:
+                await asyncio.shield(fetching)
+            if self._keys is None:
+                raise Unavailable("the keys of tokens cannot be fetched")
+            return _pick(self._keys, kid)
+        if self._monotonic() - self._fetched_at >= REFRESH_AFTER_S:
+            self._start_fetching()
+        return key
+
+    async def close(self) -> None:
+        """See Keys."""
+        if self._fetching is not None and not self._fetching.done():
+            self._fetching.cancel()
+            await asyncio.wait((self._fetching,))
+
+    def _start_fetching(self) -> asyncio.Task[None] | None:
+        """The fetch that runs, or a new one if it is time for one."""
+        if self._fetching is not None and not self._fetching.done():
+            return self._fetching
+        now = self._monotonic()
+        if self._tried_at is not None and now - self._tried_at < REFETCH_PAUSE_S:
+            return None
+        self._tried_at = now
+        self._fetching = asyncio.create_task(self._refresh(), name="fetch the keys of tokens")
+        return self._fetching
+
+    async def _refresh(self) -> None:
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                self._keys = read_jwks(await self._fetch())
+            self._fetched_at = self._monotonic()
+        except Exception as exc:
+            log.warning("the keys of tokens could not be fetched: %s: %s", type(exc).__name__, exc)
+
+
+def fetched_keys(url: str) -> FetchedKeys:
+    """The keys at an `https` URL (or `http` on this machine). Raises: AuthError: another kind of URL."""
+    if not re.match(r"https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]", url):
+        raise AuthError("The JWKS URL must begin with https://: whoever can change the keys can be anybody.")
+
+    async def fetch() -> str:
+        import aiohttp  # noqa: PLC0415 - the client side of the package works without it
+
+        async with (
+            aiohttp.ClientSession(raise_for_status=True, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.get(url, allow_redirects=False) as response,
+        ):
+            body = await response.content.read(MAX_JWKS_BYTES + 1)
+            if len(body) > MAX_JWKS_BYTES or response.status != 200:
+                raise ValueError(f"status {response.status}, {len(body)} bytes")
+            return body.decode()
+
+    return FetchedKeys(fetch)
+
+
+def read_jwks(text: str) -> Mapping[str, PyJWK]:
+    """The RSA and P-256 signing keys of a JWKS by key id ('' if one has none); others are left out.
+
+    Raises: ValueError: not a JWKS, or none of its keys can be used.
+    """
+    document = json.loads(text)
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError('it is not a JSON object with a list "keys"')
+    found: dict[str, PyJWK] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
+            continue
+        kind = entry.get("kty")
+        if kind == "RSA" or (kind == "EC" and entry.get("crv") == "P-256"):
+            try:
+                found[str(entry.get("kid", ""))] = PyJWK(_public(entry), algorithm=_ALGORITHM_OF_KEY[kind])
+            except (jwt.PyJWTError, ValueError):
+                log.warning("a key of the JWKS cannot be read and is left out")
+    if not found:
+        raise ValueError("it has no RSA or P-256 signing key")
+    return found
+
+
+def check_secret(secret: str) -> str:
+    """The secret itself. Raises: AuthError: it is too short."""
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        raise AuthError(
+            f"The token secret has {len(secret.encode())} bytes; it needs at least {MIN_SECRET_BYTES}. "
+            'Make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    return secret
+
+
+def make_token(
+    secret: str,
+    user_id: str,
+    *,
+    ttl_s: int,
+    now_s: float,
+    issuer: str | None = None,
+    audience: str | None = None,
+    user_claim: str = "sub",
+) -> str:
+    """A development token (HS256) for a user, valid for `ttl_s` seconds from `now_s` (epoch).
+
+    Raises: AuthError: the secret is too short, or the user id is not one.
+    """
+    if len(user_id) > MAX_ID_LENGTH or not _IS_VISIBLE.match(user_id):
+        raise AuthError(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
+    issued_at = int(now_s)
+    claims: dict[str, Any] = {user_claim: user_id, "iat": issued_at, "exp": issued_at + ttl_s}
+    if issuer is not None:
+        claims["iss"] = issuer
+    if audience is not None:
+        claims["aud"] = audience
+    return jwt.encode(claims, check_secret(secret), algorithm="HS256")
+
+
+def _pick(keys: Mapping[str, PyJWK], kid: str | None) -> PyJWK | None:
+    if kid is not None:
+        return keys.get(kid)
+    return next(iter(keys.values())) if len(keys) == 1 else None
+
+
+def _public(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Without private parts, should somebody have put them there."""
+    return {name: entry[name] for name in ("kty", "crv", "x", "y", "n", "e", "kid") if name in entry}
+
+
+def _number(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        raise TokenRefused(f"the claim {name} is not a time")
+    return float(value)
+
+
+def _audiences(claims: Mapping[str, Any]) -> list[Any]:
+    audience = claims.get("aud")
+    return audience if isinstance(audience, list) else [audience]

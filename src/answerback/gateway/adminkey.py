@@ -1,0 +1,72 @@
+"""The key of the admin port: a file in the data folder that only its owner can read."""
+
+import base64
+import binascii
+import hmac
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from answerback.gateway.settings import SettingsError
+
+FILE_NAME: Final = "admin.key"
+_CREDENTIAL: Final = re.compile(r"\bCredential=([A-Za-z0-9_-]+)/")
+
+
+def load_admin_key(data_dir: Path) -> str:
+    """The key in `data_dir`, made if there is none.
+
+    Raises: SettingsError: the file is damaged or others may read it. OSError: the folder cannot be used.
+    """
+    path = data_dir / FILE_NAME
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read(path)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        key = secrets.token_urlsafe(32)
+        file.write(key + "\n")
+    return key
+
+
+def _read(path: Path) -> str:
+    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise SettingsError(f"Others may read {path}. Delete the file, a new key is made at the next start.")
+    key = path.read_text(encoding="ascii", errors="replace").strip()
+    if not re.fullmatch(r"[A-Za-z0-9_-]{32,}", key):
+        raise SettingsError(f"{path} is damaged. Delete the file, a new key is made at the next start.")
+    return key
+
+
+class AdminKey:
+    """Compares what a request shows with the key, in constant time."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key.encode()
+
+    def opens(self, authorization: str | None) -> bool:
+        """Whether this `Authorization` header has the key: as bearer token, as basic password, or as the access key id
+        of an AWS signature (whose secret is not used: the port is on loopback).
+        """
+        shown = _shown(authorization or "")
+        return hmac.compare_digest(shown.encode(errors="replace"), self._key)
+
+
+def _shown(authorization: str) -> str:
+    scheme, _, rest = authorization.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return rest.strip()
+        case "basic":
+            try:
+                return base64.b64decode(rest.strip(), validate=True).decode().partition(":")[2]
+            except (binascii.Error, UnicodeDecodeError):
+                return ""
+        case "aws4-hmac-sha256":
+            found = _CREDENTIAL.search(rest)
+            return found.group(1) if found else ""
+        case _:
+            return ""

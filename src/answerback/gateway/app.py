@@ -1,0 +1,340 @@
+"""The composition root of the embedded gateway: everything is made here, joined here, and stopped here."""
+
+import asyncio
+import logging
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from typing import Final, Protocol, Self
+
+from msgspec.structs import replace
+
+from answerback.core.coalescing import steady
+from answerback.core.request import Record, State, Step
+from answerback.gateway.admin import Admin
+from answerback.gateway.adminkey import AdminKey, load_admin_key
+from answerback.gateway.checks import check_settings, make_tokens, tls_context
+from answerback.gateway.listener import Listener
+from answerback.gateway.metrics import Metrics, QueueState
+from answerback.gateway.queue import InProcessQueue
+from answerback.gateway.settings import GatewaySettings, SettingsError
+from answerback.gateway.sockets import Sockets, SocketSender
+from answerback.gateway.tasks import Tasks
+from answerback.gateway.upgrade import Doorkeeper, Hosts
+from answerback.models.build import open_model
+from answerback.ports import History, Model, Quota, Requests, Users
+from answerback.service.archive import Archive
+from answerback.service.bells import Bells
+from answerback.service.courier import Courier
+from answerback.service.front import Front, FrontSettings
+from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.worker import Worker, WorkerSettings
+from answerback.stores.memory import MemoryConnections
+
+log = logging.getLogger("answerback.gateway")
+
+LEAVE_S: Final = 5.0
+"""What sockets and frames that are being handled get to end, after the grace of the running answers."""
+
+SECONDS_A_DAY: Final = 24 * 3600
+
+
+class Store(Requests, History, Users, Protocol):
+    """The records, the history and the users of one gateway, all in one place."""
+
+
+class Gateway:
+    """One gateway, from start to stop.
+
+    ```
+    async with Gateway(settings) as gateway:
+        print(gateway.url)
+        await gateway.serve_forever()
+    ```
+
+    `store` and `models` are for tests and embedding: given ones are used instead of what the settings name, and are not
+    closed at the end. Entering raises SettingsError (what to change), ModelError, Unavailable (the store cannot be
+    opened) or OSError (an address cannot be bound).
+    """
+
+    def __init__(
+        self, settings: GatewaySettings, *, store: Store | None = None, models: Sequence[Model] | None = None
+    ) -> None:
+        check_settings(settings)
+        self._settings = settings
+        self._given_store = store
+        self._given_models = models
+        self._stack = AsyncExitStack()
+        self._stop_asked = asyncio.Event()
+        self._port = 0
+        self._admin_port: int | None = None
+        self._queue: InProcessQueue | None = None
+        self.sockets = Sockets()
+
+    # --- where it listens
+
+    @property
+    def port(self) -> int:
+        """The port of the sockets."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        scheme = "ws" if self._settings.tls_cert is None else "wss"
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(  # noqa: S104 - what a wildcard is reached by
+            self._settings.host, self._settings.host
+        )
+        return f"{scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self._port}"
+
+    @property
+    def admin_url(self) -> str | None:
+        """Where the admin port is; None without one."""
+        return None if self._admin_port is None else f"http://127.0.0.1:{self._admin_port}"
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def serve_forever(self) -> None:
+        """Return when SIGINT or SIGTERM comes, or `stop` is called; the stop itself is leaving the `async with`.
+
+        A second signal cuts the grace of the running answers short.
+        """
+        with _signals(self._signalled):
+            await self._stop_asked.wait()
+            await self._stack.aclose()
+
+    def stop(self) -> None:
+        """Make `serve_forever` return."""
+        self._stop_asked.set()
+
+    def _signalled(self) -> None:
+        if self._stop_asked.is_set() and self._queue is not None:
+            self._queue.hurry()
+        self._stop_asked.set()
+
+    async def _open(self) -> None:
+        """Make everything; the stack takes it apart in the opposite order."""
+        settings = self._settings
+        tls = tls_context(settings.tls_cert, settings.tls_key)
+        tokens = make_tokens(settings.auth)
+        if tokens is not None:
+            self._stack.push_async_callback(tokens.close)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = await self._open_store()
+        models = await self._open_models()
+
+        slots = {name: model.concurrency for name, model in models.items()}
+        queue = self._queue = InProcessQueue(slots=slots, clock=_epoch_ms)
+        metrics = Metrics(
+            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=_epoch_ms
+        )
+        bells = Bells()
+        connections = MemoryConnections()
+        sender = SocketSender(self.sockets)
+        interval = steady(settings.coalesce_ms / 1000)
+        courier = Courier(
+            requests=store, sender=sender, interval=interval, monotonic=time.monotonic, observer=metrics.observer
+        )
+        front = Front(
+            settings=self._front_settings(tuple(models)),
+            requests=store,
+            connections=connections,
+            sender=sender,
+            queue=queue,
+            courier=courier,
+            archive=Archive(history=store, clock=_epoch_ms),
+            tokens=tokens,
+            bells=bells,
+            observer=metrics.observer,
+            clock=_epoch_ms,
+        )
+        worker = Worker(
+            settings=WorkerSettings(
+                policy=settings.policy,
+                interval=interval,
+                max_tokens=settings.max_tokens,
+                context_turns=settings.context_turns,
+                system=settings.system,
+            ),
+            requests=store,
+            history=store,
+            models=models,
+            courier=courier,
+            bells=bells,
+            observer=metrics.observer,
+            clock=_epoch_ms,
+            monotonic=time.monotonic,
+            new_owner=partial(secrets.token_hex, 8),
+        )
+        janitor = Janitor(
+            settings=JanitorSettings(
+                policy=settings.policy,
+                idle_timeout_ms=int(settings.idle_timeout_s * 1000),
+                retention_ms=settings.retention_days * SECONDS_A_DAY * 1000,
+            ),
+            requests=store,
+            connections=connections,
+            sender=sender,
+            queue=queue,
+            courier=courier,
+            observer=metrics.observer,
+            clock=_epoch_ms,
+        )
+        admin = Admin(
+            key=AdminKey(load_admin_key(settings.data_dir)),
+            sockets=self.sockets,
+            connections=connections,
+            requests=store,
+            courier=courier,
+            bells=bells,
+            metrics=metrics,
+            queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            clock=_epoch_ms,
+        )
+        tasks = Tasks()
+        listener = Listener(
+            receiver=front,
+            doorkeeper=Doorkeeper(
+                hosts=Hosts.of(settings.host, settings.allow_hosts),
+                allow_origins=settings.allow_origins,
+                tokens=tokens,
+                clock=_epoch_ms,
+            ),
+            sockets=self.sockets,
+            caps=settings.caps,
+            tasks=tasks,
+        )
+        await self._recover(store, queue)
+        if settings.admin_port is not None:
+            self._stack.push_async_callback(admin.close)
+            self._admin_port = await admin.start(settings.admin_port)
+        self._stack.push_async_callback(self._wind_up, listener, queue, tasks)
+        queue.start(worker.run)
+        sweeping = asyncio.create_task(self._sweep(janitor), name="janitor")
+        self._stack.push_async_callback(_cancelled, sweeping)
+        self._port = await listener.start(settings.host, settings.port, tls=tls)
+        log.info("listening on %s", self.url)
+
+    async def _wind_up(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
+        """The graceful stop: nothing new, the running answers, then the sockets."""
+        log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
+        listener.stop_accepting()
+        await queue.stop(grace_s=self._settings.grace_s)
+        await listener.close(grace_s=LEAVE_S)
+        await tasks.settle(grace_s=LEAVE_S)
+
+    def _front_settings(self, models: tuple[str, ...]) -> FrontSettings:
+        settings = self._settings
+        return FrontSettings(
+            models=models,
+            quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
+            policy=settings.policy,
+            max_tokens=settings.max_tokens,
+            lock_system=settings.lock_system,
+            idle_timeout_ms=int(settings.idle_timeout_s * 1000),
+        )
+
+    async def _open_store(self) -> Store:
+        if self._given_store is not None:
+            return self._given_store
+        raise SettingsError("no store")
+
+    async def _open_models(self) -> Mapping[str, Model]:
+        models: dict[str, Model] = {}
+        for model in self._given_models or ():
+            models[model.name] = model
+        if self._given_models is None:
+            for spec in self._settings.models:
+                model = await open_model(spec)
+                self._stack.push_async_callback(model.close)
+                if model.name in models:
+                    raise SettingsError(f"Two models are called {model.name!r}. Name one differently: NAME=SPEC.")
+                models[model.name] = model
+        return models
+
+    async def _recover(self, store: Store, queue: InProcessQueue) -> None:
+        """Queue what the process before left, in the order accepted. Its leases are void: the store's lock is ours."""
+        records = await store.unfinished()
+        for record in records:
+            if record.state is State.RUNNING:
+                await store.change(record.key, _void_lease)
+        queue.restore(records)
+        if records:
+            log.info("%d unfinished requests are taken up again", len(records))
+
+    async def _sweep(self, janitor: Janitor) -> None:
+        while True:
+            await asyncio.sleep(self._settings.janitor_interval_s)
+            await janitor.sweep()
+
+
+def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None]) -> None:
+    """Run a gateway until a signal stops it, on uvloop where it is installed. `announce` is called when it listens.
+
+    Raises: as entering a Gateway.
+    """
+
+    async def serve() -> None:
+        async with Gateway(settings) as gateway:
+            announce(gateway)
+            await gateway.serve_forever()
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - not there on Windows
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _epoch_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _void_lease(record: Record | None) -> Step[None]:
+    if record is None or record.state is not State.RUNNING:
+        return Step(None, None)
+    return Step(replace(record, lease_until_ms=0), None)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+@contextmanager
+def _signals(heard: Callable[[], None]) -> Iterator[None]:
+    """Call `heard` for SIGINT and SIGTERM in the block."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        for number in numbers:
+            loop.add_signal_handler(number, heard)
+    except (NotImplementedError, RuntimeError, ValueError):
+        # Windows: asyncio.Runner turns Ctrl-C into a cancellation, and that leaves the `async with` too.
+        # Not the main thread: whoever runs us calls `stop`.
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

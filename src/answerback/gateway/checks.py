@@ -1,0 +1,81 @@
+"""Settings that do not go together are refused before anything is opened; the text says which flags to change."""
+
+import ssl
+from pathlib import Path
+
+from answerback.auth import AuthError, FetchedKeys, FileKeys, JwtTokens, fetched_keys
+from answerback.gateway.settings import AuthSettings, GatewaySettings, SettingsError
+from answerback.gateway.upgrade import is_loopback
+
+
+def check_settings(settings: GatewaySettings) -> None:
+    """Raises: SettingsError: the gateway must not start like this."""
+    if not is_loopback(settings.host) and not settings.auth.is_on:
+        raise SettingsError(
+            f"Binding to {settings.host!r} would let everybody who can reach this machine use the gateway. "
+            "Ask for tokens (--token-secret, or --jwks-url with --issuer and --audience), or bind to 127.0.0.1."
+        )
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise SettingsError("TLS needs both --tls-cert and --tls-key.")
+    if not settings.models:
+        raise SettingsError("Name at least one model with --model.")
+    for name, port in (("--port", settings.port), ("--admin-port", settings.admin_port)):
+        if port is not None and not 0 <= port <= 65_535:
+            raise SettingsError(f"{name} must be a number from 0 (any free port) to 65535.")
+
+
+def make_tokens(auth: AuthSettings) -> JwtTokens | None:
+    """The verifier that the settings ask for; None if authentication is off.
+
+    Raises: SettingsError: they do not fit together.
+    """
+    sources = [auth.secret is not None, bool(auth.jwks_url), bool(auth.jwks_file)]
+    if not any(sources):
+        return None
+    if sum(sources) > 1:
+        raise SettingsError("Give one of --token-secret, --jwks-url and --jwks-file.")
+    if auth.secret is None and not (auth.issuer and auth.audience):
+        raise SettingsError(
+            "A JWKS needs --issuer and --audience: its provider signs tokens for other services with the same keys."
+        )
+    try:
+        return JwtTokens(
+            secret=auth.secret,
+            keys=_keys(auth),
+            issuer=auth.issuer,
+            audience=auth.audience,
+            user_claim=auth.user_claim,
+            leeway_s=auth.leeway_s,
+        )
+    except AuthError as exc:
+        raise SettingsError(str(exc)) from None
+
+
+def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """TLS 1.2 or newer with this certificate chain; None without one.
+
+    Raises: SettingsError: the files cannot be used.
+    """
+    if cert is None or key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (OSError, ssl.SSLError, ValueError) as exc:
+        raise SettingsError(
+            f"The certificate {cert} and the key {key} cannot be used: {exc}. "
+            "Both must be PEM files that belong together, the key without a password."
+        ) from None
+    return context
+
+
+def _keys(auth: AuthSettings) -> FileKeys | FetchedKeys | None:
+    if auth.jwks_url:
+        return fetched_keys(auth.jwks_url)
+    return FileKeys(auth.jwks_file) if auth.jwks_file else None
+
+
+def _no_password() -> str:
+    """OpenSSL would ask for one on the terminal."""
+    raise ValueError("the key has a password")

@@ -1,0 +1,69 @@
+"""Log lines for people and for machines. Facts travel as `extra` fields; message text of users is never logged."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TextIO, TypeAlias
+
+LogFormat: TypeAlias = Literal["text", "json"]
+
+FIELDS: Final = ("requestId", "connectionId", "userId", "attempt", "remote")
+"""The `extra` fields that a formatter shows."""
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-01T00:00:00.000Z INFO answerback.front text requestId=...`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and the traceback under it if there is one."""
+        facts = "".join(f" {name}={_quoted(value)}" for name, value in _facts(record).items())
+        line = f"{_time(record)} {record.levelname} {record.name} {record.getMessage()}{facts}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        entry: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_facts(record),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def configure_logging(
+    log_format: LogFormat = "text", *, level: int = logging.INFO, stream: TextIO | None = None
+) -> None:
+    """Send the log of the whole process to `stream` (standard error), replacing what was configured before."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # Clients below us that tell of each HTTP request, with its URL.
+    for name in ("httpx", "httpcore", "botocore", "urllib3"):
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def _facts(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _quoted(value: object) -> str:
+    """Ids are the clients' own words: a quote or an escape keeps one from looking like another field."""
+    text = str(value)
+    return text if text.isascii() and text.isprintable() and not set(text) & set(' "=\\') else json.dumps(text)
