@@ -1,0 +1,189 @@
+"""A cursor on an answer: what goes out, when, and after which fault."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from answerback.core.answer import Answer, clean, cut, cut_back, encoded_size
+from answerback.core.coalescing import growing, steady
+from answerback.core.delivery import SLOW_RETRY_S, Delivery, answer_limit
+from answerback.core.request import Ending, Record, State, Wish
+from answerback.protocol import MAX_FRAME_BYTES, encode
+from answerback.protocol.frames import MessageDelta, MessageResponse, MessageStarted, Pong, Status
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"))
+
+
+def record(*, stream: bool = True, wish: Wish | None = None) -> Record:
+    return Record(
+        user_id="가" * 128,
+        request_id="나" * 128,
+        session_id="s",
+        conversation_id="c",
+        ordering_key="k",
+        fingerprint="f",
+        model="다" * 128,
+        accepted_at_ms=0,
+        state=State.RUNNING,
+        attempt=1,
+        stream=stream,
+        wish=wish or Wish(no=1, connection_id="c1", generation=1),
+    )
+
+
+def ended(before: Record, answer: Answer, wish: Wish | None = None) -> Record:
+    ending = Ending(
+        status=Status.COMPLETED, attempt=answer.attempt, length=answer.length, ended_at_ms=9, model=before.model
+    )
+    return replace(before, state=State.COMPLETED, ending=ending, wish=wish or before.wish)
+
+
+def drain(delivery: Delivery, now: float) -> list[object]:
+    out: list[object] = []
+    while (frame := delivery.next_frame(now=now)) is not None:
+        out.append(frame)
+        delivery.sent(frame, now=now)
+    return out
+
+
+def test_the_first_text_goes_at_once_and_then_on_a_timer() -> None:
+    answer = Answer(1, max_bytes=1000)
+    delivery = Delivery(record(), answer, steady(0.04), now=0.0)
+    assert [type(f) for f in drain(delivery, 0.0)] == [MessageStarted]
+    assert delivery.due_at() is None
+    answer.append("one ")
+    assert [f.delta for f in drain(delivery, 0.1)] == ["one "]  # type: ignore[attr-defined]
+    answer.append("two ")
+    assert delivery.next_frame(now=0.11) is None
+    assert delivery.due_at() == pytest.approx(0.14)
+    answer.append("three")
+    assert [f.delta for f in drain(delivery, 0.14)] == ["two three"]  # type: ignore[attr-defined]
+
+
+def test_an_ending_flushes_the_rest_at_once_and_is_sent_once() -> None:
+    answer = Answer(1, max_bytes=1000)
+    delivery = Delivery(record(), answer, steady(10.0), now=0.0)
+    answer.append("one ")
+    drain(delivery, 0.0)
+    answer.append("two")
+    delivery.ended(ended(record(), answer))
+    frames = drain(delivery, 0.0)
+    assert [type(f) for f in frames] == [MessageDelta, MessageResponse]
+    assert delivery.is_done
+    assert drain(delivery, 99.0) == []
+
+
+def test_each_wish_is_honoured_once() -> None:
+    answer = Answer(2, max_bytes=1000)
+    answer.append("0123456789")
+    delivery = Delivery(record(), answer, steady(), now=0.0)
+    drain(delivery, 0.0)
+    again = Wish(no=2, connection_id="c2", generation=2, attempt=2, offset=7)
+    assert delivery.wish(again)
+    assert (delivery.connection_id, delivery.offset) == ("c2", 7)
+    assert [f.delta for f in drain(delivery, 0.0)] == ["789"]  # type: ignore[attr-defined]
+    assert not delivery.wish(again)
+    assert delivery.offset == 10
+
+
+@pytest.mark.parametrize(("attempt", "offset"), [(1, 3), (2, 11), (0, 0), (3, 10)])
+def test_another_attempt_or_an_offset_past_the_end_means_from_the_start(attempt: int, offset: int) -> None:
+    answer = Answer(2, max_bytes=1000)
+    answer.append("0123456789")
+    delivery = Delivery(record(), answer, steady(), now=0.0)
+    delivery.wish(Wish(no=5, connection_id="c2", generation=2, attempt=attempt, offset=offset))
+    assert delivery.offset == 0
+
+
+def test_a_slow_connection_gets_one_bigger_piece_later_and_a_gone_one_nothing() -> None:
+    answer = Answer(1, max_bytes=1000)
+    delivery = Delivery(record(), answer, steady(0.0), now=0.0)
+    drain(delivery, 0.0)
+    answer.append("a")
+    assert delivery.next_frame(now=1.0) is not None
+    delivery.slow(now=1.0)
+    answer.append("b")
+    assert delivery.next_frame(now=1.0) is None
+    assert delivery.due_at() == 1.0 + SLOW_RETRY_S
+    assert [f.delta for f in drain(delivery, 1.0 + SLOW_RETRY_S)] == ["ab"]  # type: ignore[attr-defined]
+    delivery.gone()
+    answer.append("c")
+    assert (delivery.next_frame(now=9.0), delivery.due_at(), delivery.is_done) == (None, None, True)
+
+
+def test_unstreamed_only_the_ending_goes_out_with_the_whole_text() -> None:
+    answer = Answer(1, max_bytes=1000)
+    plain = record(stream=False)
+    delivery = Delivery(plain, answer, steady(), now=0.0)
+    answer.append("all of it")
+    assert (drain(delivery, 0.0), delivery.due_at()) == ([], None)
+    delivery.ended(ended(plain, answer))
+    (frame,) = drain(delivery, 0.0)
+    assert isinstance(frame, MessageResponse)
+    assert frame.response == "all of it"
+
+
+def test_a_frame_that_is_no_delivery_frame_is_our_own_mistake() -> None:
+    delivery = Delivery(record(), Answer(1, max_bytes=10), steady(), now=0.0)
+    with pytest.raises(ValueError, match="Pong"):
+        delivery.sent(Pong(), now=0.0)
+
+
+@given(st.lists(TEXT, max_size=8), st.booleans())
+def test_frames_never_exceed_the_limit_and_join_to_the_text(pieces: list[str], stream: bool) -> None:
+    asked = record(stream=stream)
+    answer = Answer(1, max_bytes=answer_limit(asked))
+    delivery = Delivery(asked, answer, steady(0.0), now=0.0)
+    frames: list[object] = []
+    for piece in pieces:
+        answer.append(piece * 3000)
+        frames += drain(delivery, 1.0)
+    delivery.ended(ended(asked, answer))
+    frames += drain(delivery, 2.0)
+    assert all(len(encode(f)) <= MAX_FRAME_BYTES for f in frames)  # type: ignore[arg-type]
+    said = "".join(piece * 3000 for piece in pieces)
+    assert said.startswith(answer.text)
+    assert answer.is_full or answer.text == said
+    last = frames[-1]
+    assert isinstance(last, MessageResponse)
+    assert last.length == len(answer.text)
+    if stream:
+        assert "".join(f.delta for f in frames if isinstance(f, MessageDelta)) == answer.text
+    else:
+        assert last.response == answer.text
+
+
+@given(TEXT, st.integers(0, 50), st.integers(1, 400))
+def test_a_cut_is_the_largest_that_fits(text: str, start: int, max_bytes: int) -> None:
+    start = min(start, len(text))
+    end = cut(text, start, max_bytes)
+    if start < len(text):
+        assert end > start, "a loop of cuts would never end"
+    assert encoded_size(text[start:end]) <= max_bytes or end == start + 1
+    if end < len(text) and end > start + 1:
+        assert encoded_size(text[start : end + 1]) > max_bytes
+
+
+@given(TEXT, st.integers(0, 400))
+def test_a_cut_from_the_end_is_the_largest_that_fits(text: str, max_bytes: int) -> None:
+    start = cut_back(text, len(text), max_bytes)
+    assert encoded_size(text[start:]) <= max_bytes
+    if start > 0:
+        assert encoded_size(text[start - 1 :]) > max_bytes
+
+
+@given(st.lists(st.text(), max_size=10))
+def test_an_answer_has_no_nul_and_no_lone_surrogate_and_counts_what_it_keeps(pieces: list[str]) -> None:
+    answer = Answer(1, max_bytes=200)
+    kept = sum(answer.append(piece) for piece in pieces)
+    assert kept == answer.length == len(answer.text)
+    assert answer.encoded_bytes == encoded_size(answer.text) <= 200
+    assert clean("".join(pieces)).startswith(answer.text)
+    assert Answer.stored(1, answer.text).text == answer.text
+
+
+def test_pauses_grow_with_the_answer_where_posts_cost() -> None:
+    interval = growing()
+    assert [interval(t) for t in (0.0, 0.2, 5.0, 60.0)] == [0.04, 0.04, 0.5, 1.0]
+    assert steady()(99.0) == 0.04

@@ -1,0 +1,294 @@
+"""Every (state, event) pair of a request's record."""
+
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
+
+from answerback.core import request as changes
+from answerback.core.request import (
+    TRANSITIONS,
+    Busy,
+    Claimed,
+    Conflict,
+    Ended,
+    Ending,
+    Event,
+    Fenced,
+    Held,
+    Pending,
+    Policy,
+    Record,
+    State,
+    Step,
+    Unknown,
+    Wish,
+)
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Status
+
+POLICY = Policy(lease_ms=100, answer_timeout_ms=10_000, queue_timeout_ms=50_000, max_attempts=3)
+T0 = 1_000_000
+
+
+def accepted(**more: object) -> Record:
+    return Record(  # type: ignore[misc]
+        **{
+            "user_id": "kim",
+            "request_id": "r",
+            "session_id": "s",
+            "conversation_id": "c",
+            "ordering_key": "k",
+            "fingerprint": "f",
+            "model": "m",
+            "accepted_at_ms": T0,
+            "wish": Wish(no=1, connection_id="c1", generation=5),
+            **more,
+        }
+    )
+
+
+def ending(attempt: int = 1) -> Ending:
+    return Ending(status=Status.COMPLETED, attempt=attempt, length=4, ended_at_ms=T0 + 9)
+
+
+def in_state(state: State) -> Record:
+    if state is State.ACCEPTED:
+        return accepted()
+    running = accepted(state=State.RUNNING, attempt=1, owner="w1", lease_until_ms=T0 + 100, started_at_ms=T0)
+    if state is State.RUNNING:
+        return running
+    return replace(running, state=state, lease_until_ms=0, ending=replace(ending(), status=Status(state.value)))
+
+
+def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: str = "w2") -> Step[object]:
+    match event:
+        case Event.CLAIM:
+            return changes.claim(record, owner=owner, now_ms=now_ms, policy=POLICY)
+        case Event.RENEW:
+            return changes.renew(record, owner=owner, attempt=1, now_ms=now_ms, policy=POLICY)
+        case Event.FINISH:
+            return changes.finish(record, owner=owner, attempt=1, ending=ending(), text="text")
+        case Event.WISH:
+            return changes.wish(record, session_id="s", connection_id="c2", generation=6, attempt=1, offset=3)
+        case Event.CANCEL:
+            return changes.cancel(record, tombstone=accepted(fingerprint=""), now_ms=now_ms)
+        case Event.EXPIRE:
+            return changes.expire(record, now_ms=now_ms, code=ErrorCode.TIMEOUT)
+        case Event.QUEUED:
+            return changes.queued(record, queue_no=4)
+
+
+def test_the_table_decides_every_pair() -> None:
+    assert set(TRANSITIONS) == set(State)
+    for events in TRANSITIONS.values():
+        assert set(events) == set(Event)
+
+
+NO = "no change"
+EXPECTED = {
+    # state, event, owner, lease lost -> next state, outcome
+    (State.ACCEPTED, Event.CLAIM): (State.RUNNING, Claimed),
+    (State.ACCEPTED, Event.RENEW): (NO, Fenced),
+    (State.ACCEPTED, Event.FINISH): (NO, Fenced),
+    (State.ACCEPTED, Event.WISH): (State.ACCEPTED, Pending),
+    (State.ACCEPTED, Event.CANCEL): (State.CANCELLED, Ended),
+    (State.ACCEPTED, Event.EXPIRE): (State.FAILED, Ended),
+    (State.ACCEPTED, Event.QUEUED): (State.ACCEPTED, type(None)),
+    (State.RUNNING, Event.CLAIM): (NO, Busy),
+    (State.RUNNING, Event.RENEW): (NO, Fenced),
+    (State.RUNNING, Event.FINISH): (NO, Fenced),
+    (State.RUNNING, Event.WISH): (State.RUNNING, Pending),
+    (State.RUNNING, Event.CANCEL): (State.RUNNING, Pending),
+    (State.RUNNING, Event.EXPIRE): (NO, Busy),
+    (State.RUNNING, Event.QUEUED): (NO, type(None)),
+}
+for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
+    EXPECTED |= {
+        (terminal, Event.CLAIM): (NO, Ended),
+        (terminal, Event.RENEW): (NO, Fenced),
+        (terminal, Event.FINISH): (NO, Fenced),
+        (terminal, Event.WISH): (NO, Ended),
+        (terminal, Event.CANCEL): (NO, Ended),
+        (terminal, Event.EXPIRE): (NO, Ended),
+        (terminal, Event.QUEUED): (NO, type(None)),
+    }
+
+
+@pytest.mark.parametrize(("state", "event"), [(s, e) for s in State for e in Event])
+def test_each_state_and_event_for_a_stranger(state: State, event: Event) -> None:
+    step = apply(event, in_state(state))
+    result = NO if step.record is None else step.record.state
+    assert (result, type(step.outcome)) == EXPECTED[state, event]
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [(Event.CLAIM, Claimed), (Event.RENEW, Held), (Event.FINISH, Ended)],
+)
+def test_the_owner_of_the_lease_may(event: Event, expected: type) -> None:
+    step = apply(event, in_state(State.RUNNING), owner="w1")
+    assert isinstance(step.outcome, expected)
+
+
+def test_finishing_twice_is_success_and_changes_nothing() -> None:
+    step = apply(Event.FINISH, in_state(State.COMPLETED), owner="w1")
+    assert step.record is None
+    assert isinstance(step.outcome, Ended)
+    assert not step.outcome.is_new
+
+
+def test_an_old_attempt_is_fenced() -> None:
+    newer = replace(in_state(State.RUNNING), attempt=2)
+    for event in (Event.RENEW, Event.FINISH):
+        step = apply(event, newer, owner="w1")
+        assert (step.record, type(step.outcome)) == (None, Fenced)
+
+
+def test_a_lost_lease_lets_the_next_attempt_in_and_an_end_without_a_lease_raises_the_attempt() -> None:
+    step = apply(Event.CLAIM, in_state(State.RUNNING), now_ms=T0 + 100)
+    assert step.record is not None
+    assert (step.record.attempt, step.record.owner, step.record.lease_until_ms) == (2, "w2", T0 + 200)
+    assert step.record.started_at_ms == T0, "the deadline counts from the first start"
+    expired = apply(Event.EXPIRE, in_state(State.RUNNING), now_ms=T0 + 100)
+    assert expired.record is not None
+    assert expired.record.ending is not None
+    assert (expired.record.attempt, expired.record.ending.attempt, expired.text) == (2, 2, "")
+
+
+def test_a_noted_cancellation_is_honoured_by_any_later_claim_or_expiry() -> None:
+    noted = replace(in_state(State.RUNNING), cancel_requested=True)
+    for event in (Event.CLAIM, Event.EXPIRE):
+        step = apply(event, noted, now_ms=T0 + 100)
+        assert step.record is not None
+        assert step.record.state is State.CANCELLED
+    again = apply(Event.CANCEL, noted)
+    assert (again.record, type(again.outcome)) == (None, Pending)
+
+
+@pytest.mark.parametrize(
+    ("record", "now_ms", "code"),
+    [
+        (accepted(), T0 + 50_000, ErrorCode.TIMEOUT),
+        (in_state(State.RUNNING), T0 + 10_000, ErrorCode.TIMEOUT),
+        (replace(in_state(State.RUNNING), attempt=3), T0 + 100, ErrorCode.INTERNAL),
+    ],
+)
+def test_a_claim_past_a_deadline_or_the_last_attempt_ends_the_request(
+    record: Record, now_ms: int, code: ErrorCode
+) -> None:
+    step = apply(Event.CLAIM, record, now_ms=now_ms)
+    assert step.record is not None
+    assert step.record.ending is not None
+    assert (step.record.state, step.record.ending.error_code) == (State.FAILED, code)
+
+
+def test_only_the_asking_session_wishes_and_never_an_older_connection_of_it() -> None:
+    wish = partial(changes.wish, accepted(), connection_id="c2", attempt=0, offset=0)
+    assert isinstance(wish(session_id="other", generation=9).outcome, Conflict)
+    older = wish(session_id="s", generation=4)
+    assert (older.record, type(older.outcome)) == (None, Pending)
+    same = wish(session_id="s", generation=5)
+    assert same.record is not None
+    assert same.record.wish == Wish(no=2, connection_id="c2", generation=5)
+
+
+def test_an_unknown_request() -> None:
+    assert isinstance(apply(Event.CLAIM, None).outcome, Unknown)
+    assert isinstance(apply(Event.WISH, None).outcome, Unknown)
+    assert isinstance(apply(Event.EXPIRE, None).outcome, Unknown)
+    assert isinstance(apply(Event.RENEW, None).outcome, Fenced)
+    assert isinstance(apply(Event.FINISH, None).outcome, Fenced)
+    tombstone = apply(Event.CANCEL, None)
+    assert tombstone.record is not None
+    assert tombstone.record.state is State.CANCELLED
+    refused = changes.refuse(None, tombstone=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=7)
+    assert refused.record is not None
+    assert refused.record.ending is not None
+    assert (refused.record.state, refused.record.ending.retry_after_ms) == (State.FAILED, 7)
+
+
+@given(st.sampled_from(State))
+def test_a_refusal_leaves_a_known_request_alone(state: State) -> None:
+    step = changes.refuse(in_state(state), tombstone=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED)
+    assert step.record is None
+    assert isinstance(step.outcome, Ended if state.is_terminal else Pending)
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Any sequence of events by any workers at any times: the attempt never falls, and the end is the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record: Record = accepted()
+        self.now_ms = T0
+        self.endings: list[Ending] = []
+        self.holders: dict[str, int] = {}
+
+    def _take(self, step: Step[object]) -> None:
+        if step.record is None:
+            return
+        assert not self.record.state.is_terminal, "an ended record was changed"
+        assert step.record.attempt >= self.record.attempt
+        if step.record.ending is not None:
+            self.endings.append(step.record.ending)
+            assert step.text is not None
+        self.record = step.record
+
+    @rule(owner=st.sampled_from(["a", "b"]), later_ms=st.sampled_from([0, 1, 99, 100, 6_000]))
+    def claim(self, owner: str, later_ms: int) -> None:
+        self.now_ms += later_ms
+        step = changes.claim(self.record, owner=f"{owner}{self.now_ms}", now_ms=self.now_ms, policy=POLICY)
+        if isinstance(step.outcome, Claimed):
+            self.holders[step.outcome.record.owner] = step.outcome.record.attempt
+        self._take(step)
+
+    @rule(data=st.data())
+    def renew_or_finish(self, data: st.DataObject) -> None:
+        if not self.holders:
+            return
+        owner = data.draw(st.sampled_from(sorted(self.holders)))
+        attempt = self.holders[owner]
+        if data.draw(st.booleans()):
+            step: Step[object] = changes.renew(
+                self.record, owner=owner, attempt=attempt, now_ms=self.now_ms, policy=POLICY
+            )
+        else:
+            step = changes.finish(self.record, owner=owner, attempt=attempt, ending=ending(attempt), text="t")
+        if step.record is not None:
+            assert attempt == self.record.attempt, "a fenced attempt wrote"
+        self._take(step)
+
+    @rule(generation=st.integers(3, 8), offset=st.integers(0, 5))
+    def wish(self, generation: int, offset: int) -> None:
+        last = self.record.wish
+        step = changes.wish(
+            self.record, session_id="s", connection_id="x", generation=generation, attempt=1, offset=offset
+        )
+        self._take(step)
+        assert last is not None
+        assert self.record.wish is not None
+        assert self.record.wish.generation >= last.generation
+
+    @rule()
+    def cancel(self) -> None:
+        self._take(changes.cancel(self.record, tombstone=accepted(), now_ms=self.now_ms))
+
+    @rule(later_ms=st.sampled_from([0, 150]))
+    def expire(self, later_ms: int) -> None:
+        self.now_ms += later_ms
+        self._take(changes.expire(self.record, now_ms=self.now_ms, code=ErrorCode.TIMEOUT))
+
+    @invariant()
+    def one_ending(self) -> None:
+        assert len(self.endings) <= 1
+        assert self.record.state.is_terminal == bool(self.endings)
+        if self.record.ending is not None:
+            assert self.record.ending.attempt == self.record.attempt
+            assert self.record.ending.status.value == self.record.state.value
+
+
+TestAnyHistory = AnyHistory.TestCase
