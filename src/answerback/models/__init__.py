@@ -3,7 +3,7 @@
 `open_model("local")` is the way in; what each spec may be is in `answerback.models.spec`.
 """
 
-from answerback.models.build import build_model
+from answerback.models.build import build_model, open_model
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions, echo_deltas, echo_text, prompt_text
 from answerback.models.spec import ModelSpec, ModelSpecError, parse_model_spec, parse_model_specs
 
@@ -16,6 +16,7 @@ __all__ = [
     "build_model",
     "echo_deltas",
     "echo_text",
+    "open_model",
     "parse_model_spec",
     "parse_model_specs",
     "prompt_text",

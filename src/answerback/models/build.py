@@ -1,8 +1,12 @@
-"""Makes the model that a spec names."""
+"""Makes the model that a spec names. What a kind needs is imported only when it is named."""
 
-from typing import assert_never
+import os
+from typing import TYPE_CHECKING, assert_never
 
 from answerback.models.echo import EchoModel
+from answerback.models.local import LocalModel
+from answerback.models.python import load_python_model
+from answerback.models.retrying import RetryingModel
 from answerback.models.spec import (
     EchoSpec,
     LocalSpec,
@@ -14,9 +18,12 @@ from answerback.models.spec import (
 )
 from answerback.ports import Model
 
+if TYPE_CHECKING:
+    from answerback.models.openai import OpenAIModel
+
 
 def build_model(spec: str | ModelSpec) -> Model:
-    """The model of a spec. Nothing is loaded or connected yet; `open_model` does that.
+    """The model of a spec. A `python:` module is imported; nothing else is loaded or connected yet.
 
     Raises: ModelSpecError: the spec cannot be used; the text says what to do.
     """
@@ -25,7 +32,46 @@ def build_model(spec: str | ModelSpec) -> Model:
     match spec:
         case EchoSpec():
             return EchoModel(spec.options, name=spec.name)
-        case LocalSpec() | OpenAISpec() | PythonSpec():
-            raise ModelSpecError(f"{spec.name!r}: this kind of model is not built yet.")
+        case LocalSpec():
+            return LocalModel(name=spec.name)
+        case OpenAISpec():
+            return RetryingModel(_openai(spec))
+        case PythonSpec():
+            return RetryingModel(load_python_model(module=spec.module, factory=spec.factory, name=spec.name))
         case _:
             assert_never(spec)
+
+
+async def open_model(spec: str | ModelSpec) -> Model:
+    """The model of a spec, ready: `local` is loaded now and not by the first question.
+
+    Raises: ModelSpecError: as `build_model`. ModelError: `model_unavailable`: the embedded model cannot be loaded; its
+    `detail` tells the operator what to do.
+    """
+    model = build_model(spec)
+    if isinstance(model, LocalModel):
+        try:
+            await model.open()
+        except BaseException:
+            await model.close()
+            raise
+    return model
+
+
+def _openai(spec: OpenAISpec) -> "OpenAIModel":
+    try:
+        from answerback.models.openai import OpenAIModel  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise ModelSpecError(
+            f"{spec.name!r}: openai: models need the package httpx. Run: pip install 'answerback[openai]'"
+        ) from exc
+    key = os.environ.get(spec.api_key_env)
+    return OpenAIModel(
+        base_url=spec.base_url,
+        model=spec.model,
+        name=spec.name,
+        api_key=key.strip() if key else None,
+        query=spec.query,
+        context_tokens=spec.context_tokens,
+        concurrency=spec.concurrency,
+    )

@@ -1,0 +1,169 @@
+"""A model of the operator's own: retrieval, tools, routing, any Python code that yields text."""
+
+import importlib
+import inspect
+import logging
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any, Final, TypeAlias
+
+from answerback.models.closing import closable
+from answerback.models.spec import ModelSpecError
+from answerback.models.threads import Emit, from_thread
+from answerback.ports import Finish, ModelError, Piece, Prompt
+from answerback.protocol.errors import ErrorCode
+
+Answer: TypeAlias = Callable[[Prompt], Any]
+"""Gives an AsyncIterator[Piece] or an Iterator[Piece]; it is other people's code, so that is checked."""
+
+CONTEXT_TOKENS: Final = 8192
+CONCURRENCY: Final = 32
+_MODEL_PARTS: Final = ("stream", "context_tokens", "concurrency", "close")
+_SHAPE: Final = (
+    "It must return an async generator function (`async def answer(prompt): yield ...`), a generator function, "
+    "or a model (see answerback.ports.Model)."
+)
+
+logger = logging.getLogger(__name__)
+
+
+class PythonModel:
+    """Calls `answer(prompt)` for each question and passes on what it yields.
+
+    `answer` returns an async iterator, which runs on the event loop and must not block it, or an iterator, which runs
+    in a thread of its own and is stopped between two pieces. Pieces are text, and at the end perhaps one `Finish`;
+    without it the answer is complete when the iterator is. A ModelError passes; any other exception is logged with its
+    traceback, and the client gets `model_failed`.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        name: str,
+        context_tokens: int = CONTEXT_TOKENS,
+        concurrency: int = CONCURRENCY,
+        close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._answer = answer
+        self._name = name
+        self._context_tokens = context_tokens
+        self._concurrency = concurrency
+        self._close = close
+        # Threads start when they are needed.
+        self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix=f"answerback-{name}")
+
+    @property
+    def name(self) -> str:
+        """How clients and logs call it."""
+        return self._name
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self._context_tokens
+
+    @property
+    def concurrency(self) -> int:
+        """Answers that may run at the same time."""
+        return self._concurrency
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        """What `answer` yields, then one Finish. Raises: ModelError: its own, or `model_failed`."""
+        finish = Finish()
+        try:
+            async with aclosing(self._pieces(prompt)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Finish):
+                        finish = piece
+                        break
+                    if not isinstance(piece, str):
+                        raise TypeError(f"a piece must be str or Finish, not {type(piece).__name__}")
+                    if piece:
+                        yield piece
+        except ModelError:
+            raise
+        except Exception as exc:
+            logger.exception("model %s: its code raised an exception", self._name)
+            raise ModelError(ErrorCode.MODEL_FAILED, f"{type(exc).__name__} in the code of {self._name}") from exc
+        yield finish
+
+    async def close(self) -> None:
+        """Close the operator's model, if it can be."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._close is not None:
+            await self._close()
+
+    def _pieces(self, prompt: Prompt) -> AsyncGenerator[Any, None]:
+        answer = self._answer(prompt)
+        if isinstance(answer, AsyncIterator):
+            return closable(answer)
+        if isinstance(answer, Iterator):
+            return from_thread(self._executor, lambda emit: _run(answer, emit))
+        if inspect.iscoroutine(answer):
+            answer.close()
+        raise TypeError(f"answer(prompt) must yield its text; it returned {type(answer).__name__}")
+
+
+def load_python_model(*, module: str, factory: str, name: str) -> PythonModel:
+    """Import `module`, call `factory()` of it, and make a model of what it returns.
+
+    The working directory is importable, after all else. Raises: ModelSpecError: with a sentence for the operator.
+    """
+    where = f"python:{module}:{factory}"
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        made = importlib.import_module(module)
+    except Exception as exc:
+        raise ModelSpecError(
+            f"{where}: cannot import {module} ({type(exc).__name__}: {exc}). "
+            "Install its package, or start answerback in the folder that holds it."
+        ) from exc
+    try:
+        for part in factory.split("."):
+            made = getattr(made, part)
+    except AttributeError:
+        raise ModelSpecError(f"{where}: {module} has no {factory}. Name a function that returns the model.") from None
+    if not callable(made):
+        raise ModelSpecError(f"{where}: {factory} is not a function. Name one that returns the model.")
+    if inspect.isasyncgenfunction(made) or inspect.isgeneratorfunction(made):
+        raise ModelSpecError(
+            f"{where}: {factory} itself yields. Name a function that returns it: `def make(): return {factory}`."
+        )
+    try:
+        made = made()
+    except Exception as exc:
+        raise ModelSpecError(f"{where}: {factory}() failed ({type(exc).__name__}: {exc}). Mend it.") from exc
+    return _as_model(made, where=where, name=name)
+
+
+def _as_model(made: Any, *, where: str, name: str) -> PythonModel:
+    if all(hasattr(made, part) for part in _MODEL_PARTS):
+        return PythonModel(
+            made.stream,
+            name=name,
+            context_tokens=made.context_tokens,
+            concurrency=made.concurrency,
+            close=made.close,
+        )
+    if inspect.iscoroutine(made):
+        made.close()
+        raise ModelSpecError(f"{where}: the function is async. Make it a plain `def`; open connections when asked.")
+    if not callable(made):
+        raise ModelSpecError(f"{where}: the function returned {type(made).__name__}. {_SHAPE}")
+    return PythonModel(made, name=name)
+
+
+def _run(pieces: Iterator[Any], emit: Emit[Any]) -> None:
+    try:
+        for piece in pieces:
+            if emit(piece):
+                return
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()

@@ -1,0 +1,71 @@
+"""Items that blocking code makes in a thread, read on the event loop."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+Emit: TypeAlias = Callable[[T], bool]
+"""Hands one item over; true means: stop, nobody reads any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item(Generic[T]):
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    error: BaseException | None
+
+
+async def from_thread(
+    executor: Executor, produce: Callable[[Emit[T]], None], *, capacity: int = 256, stop_timeout_s: float = 5.0
+) -> AsyncGenerator[T, None]:
+    """Run `produce(emit)` in a thread of `executor`; yield what it emits, raise what it raises.
+
+    `emit` waits while `capacity` items are unread. Closing makes `emit` return true and waits until `produce` has
+    returned, but at most `stop_timeout_s`. A job that has not begun is taken back.
+    """
+    loop = asyncio.get_running_loop()
+    inbox: asyncio.Queue[_Item[T] | _End] = asyncio.Queue()
+    room = threading.Semaphore(capacity)
+    stopped = threading.Event()
+
+    def put(entry: _Item[T] | _End) -> None:
+        try:
+            loop.call_soon_threadsafe(inbox.put_nowait, entry)
+        except RuntimeError:  # The loop is closed.
+            stopped.set()
+
+    def emit(value: T) -> bool:
+        if not stopped.is_set():
+            room.acquire()
+        if not stopped.is_set():
+            put(_Item(value))
+        return stopped.is_set()
+
+    def run() -> None:
+        try:
+            produce(emit)
+        except BaseException as exc:
+            put(_End(exc))
+        else:
+            put(_End(None))
+
+    job = executor.submit(run)
+    try:
+        while isinstance(entry := await inbox.get(), _Item):
+            room.release()
+            yield entry.value
+        if entry.error is not None:
+            raise entry.error
+    finally:
+        stopped.set()
+        room.release()
+        if not job.cancel() and not job.done():
+            await asyncio.wait({asyncio.wrap_future(job)}, timeout=stop_timeout_s)

