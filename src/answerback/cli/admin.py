@@ -92,7 +92,7 @@ def _judge(status: int, text: bytes, port: int) -> Any:
     if status == http.client.OK:
         return value
     if status == http.client.NOT_FOUND and isinstance(value, dict):
-        return None
+        return None  # no such user
     if status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
         raise CliError(f"the gateway on admin port {port} refuses the key", "say --data-dir as that gateway has it")
     message = value.get("message") if isinstance(value, dict) else None

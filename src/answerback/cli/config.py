@@ -1,4 +1,4 @@
-"""Settings from four places: a flag wins over an `ANSWERBACK_*` variable, that over the TOML file, that over the default."""
+"""Where settings come from: a flag wins over an `ANSWERBACK_*` variable, that over the TOML file."""
 
 import difflib
 import os
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import platformdirs
 
-from answerback.cli.output import CliError, ExitCode, usage_error, warn
+from answerback.cli.output import usage_error, warn
 from answerback.cli.settings import SETTINGS, Setting
 from answerback.cli.values import toml
 from answerback.gateway.settings import GatewaySettings
@@ -21,7 +21,13 @@ MIN_SECRET_BYTES: Final = 32
 
 _BY_KEY: Final[Mapping[str, Setting]] = {setting.key: setting for setting in SETTINGS}
 _LOG_DEFAULTS: Final[Mapping[str, object]] = {"log_format": "text", "log_level": "info", "auth_secret_file": None}
-_OTHER_VARIABLES: Final = ("ANSWERBACK_CONFIG", "ANSWERBACK_DEBUG", "ANSWERBACK_TOKEN", "ANSWERBACK_URL", "ANSWERBACK_USER")
+_OTHER_VARIABLES: Final = (
+    "ANSWERBACK_CONFIG",
+    "ANSWERBACK_DEBUG",
+    "ANSWERBACK_TOKEN",
+    "ANSWERBACK_URL",
+    "ANSWERBACK_USER",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +199,7 @@ def _settle_secret(given: dict[str, object], sources: Mapping[str, str]) -> None
         given["auth_secret"] = read_secret(Path(str(given["auth_secret_file"])))
     elif "auth_secret" in given:
         _long_enough(str(given["auth_secret"]), "auth_secret")
-        if sources["auth_secret"] == "flag":
+        if sources["auth_secret"] == "flag":  # noqa: S105 - the name of a place
             warn("everyone on this machine can see --auth-secret — use --auth-secret-file or ANSWERBACK_AUTH_SECRET")
 
 
@@ -231,8 +237,3 @@ def _assemble(given: Mapping[str, object], sources: Mapping[str, str], file: Pat
 
 def _why(exc: Exception) -> str:
     return exc.strerror or type(exc).__name__ if isinstance(exc, OSError) else "it is not UTF-8 text"
-
-
-def fail_on_settings(exc: Exception) -> CliError:
-    """A combination of settings that the gateway refuses to start with."""
-    return CliError(str(exc).rstrip("."), exit_code=ExitCode.USAGE)

@@ -40,7 +40,9 @@ def usage_error(message: str, hint: str = "") -> CliError:
 def missing_extra(what: str, extra: str, otherwise: str = "") -> CliError:
     """The error of a command whose optional packages are not installed."""
     hint = f"install them: pip install 'answerback[{extra}]'"
-    return CliError(f"{what} needs packages that are not installed", f"{hint}{', or ' + otherwise if otherwise else ''}")
+    return CliError(
+        f"{what} needs packages that are not installed", f"{hint}{', or ' + otherwise if otherwise else ''}"
+    )
 
 
 def say(text: str) -> None:

@@ -1,27 +1,21 @@
 """`answerback serve`: a gateway until a signal stops it."""
 
-import asyncio
 import errno
 import inspect
+import logging
 import shlex
-import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from answerback.cli.config import Configuration, default_value, load
-from answerback.cli.logs import start_logging
-from answerback.cli.output import CliError, missing_extra, note, say, usage_error
+from answerback.cli.output import CliError, missing_extra, say, usage_error
 from answerback.cli.settings import SETTINGS, Setting
 from answerback.cli.values import YES_NO, toml
 from answerback.gateway.settings import SettingsError
-
-if TYPE_CHECKING:
-    from answerback.gateway.app import Gateway
 
 _HELP: Final = """Run a gateway on this machine.
 
@@ -72,65 +66,48 @@ def serve_until_stopped(configuration: Configuration) -> None:
     Raises: CliError: it cannot start; the text says what to do.
     """
     try:
-        from answerback.gateway.app import Gateway  # noqa: PLC0415 - the server's packages are an extra
+        from answerback.gateway.app import Gateway, run_gateway  # noqa: PLC0415 - the server's packages are an extra
+        from answerback.gateway.logging import configure_logging  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("answerback"):
             raise
         raise missing_extra("the gateway", "server,local-llm") from exc
-    start_logging(log_format=configuration.log_format, level=configuration.log_level)
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(Gateway(configuration.gateway), configuration))
-    except SettingsError as exc:
-        raise usage_error(str(exc).rstrip(".")) from exc
-    except ModuleNotFoundError as exc:
-        raise _explain_missing(exc) from exc
-    except OSError as exc:
-        raise _explain_os(exc, configuration) from exc
+    from answerback.models import ModelSpecError  # noqa: PLC0415
+    from answerback.ports import ModelError, Unavailable  # noqa: PLC0415
+    from answerback.stores import StoreError  # noqa: PLC0415
 
-
-async def _serve(gateway: "Gateway", configuration: Configuration) -> None:
-    stopped = asyncio.Event()
-    _on_signals(stopped.set)
-    await gateway.start()
-    try:
+    def announce(gateway: Gateway) -> None:
         say(f"listening on {gateway.url}")
         if sys.stdout.isatty():
             _greet(gateway.url, configuration)
-        await stopped.wait()
-        if sys.stdout.isatty():
-            note("stopping; a second Ctrl+C stops at once")
-    finally:
-        await gateway.stop()
 
-
-def _on_signals(stop: Callable[[], None]) -> None:
-    """Call `stop` at the first SIGINT or SIGTERM; the second one has its usual effect."""
-    loop = asyncio.get_running_loop()
-    names = (signal.SIGINT, signal.SIGTERM)
-
-    def first() -> None:
-        for name in names:
-            with suppress(NotImplementedError):
-                loop.remove_signal_handler(name)
-            signal.signal(name, signal.SIG_DFL)
-        stop()
-
-    for name in names:
-        try:
-            loop.add_signal_handler(name, first)
-        except NotImplementedError:  # Windows
-            signal.signal(name, lambda *_: loop.call_soon_threadsafe(first))
+    configure_logging(
+        "json" if configuration.log_format == "json" else "text",
+        level=logging.getLevelNamesMapping()[configuration.log_level.upper()],
+    )
+    try:
+        run_gateway(configuration.gateway, announce=announce)
+    except (SettingsError, ModelSpecError) as exc:
+        raise usage_error(str(exc).rstrip(".")) from exc
+    except StoreError as exc:
+        raise CliError(str(exc).rstrip(".")) from exc
+    except ModelError as exc:
+        raise CliError(exc.detail.rstrip("."), "or start with --model echo, which needs nothing") from exc
+    except Unavailable as exc:
+        raise CliError("the store cannot be used now", "see `answerback doctor`") from exc
+    except OSError as exc:
+        raise _explain_os(exc, configuration) from exc
 
 
 def _greet(url: str, configuration: Configuration) -> None:
     gateway = configuration.gateway
     ask = ["answerback", "ask", "--url", url]
+    say("")
     if gateway.auth.secret:
         where = configuration.values["auth_secret_file"]
         secret = f" --secret-file {shlex.quote(str(where))}" if where else ""
-        say(f"\nMake a token:  export ANSWERBACK_TOKEN=$(answerback token --user me{secret})")
-    say(f'{"" if gateway.auth.secret else chr(10)}Now try:       {shlex.join(ask)} "What is a WebSocket?"')
+        say(f"Make a token:  export ANSWERBACK_TOKEN=$(answerback token --user me{secret})")
+    say(f'Now try:       {shlex.join(ask)} "What is a WebSocket?"')
     if "local" in gateway.models:
         say(
             "\nThe model `local` is a small English one for trying things out. For real answers:\n"
@@ -139,27 +116,14 @@ def _greet(url: str, configuration: Configuration) -> None:
     say("Stop:          Ctrl+C\n")
 
 
-def _explain_missing(exc: ModuleNotFoundError) -> CliError:
-    match (exc.name or "").partition(".")[0]:
-        case "xllamacpp":
-            return missing_extra("the embedded model", "local-llm", "start with --model echo, which needs nothing")
-        case "httpx":
-            return missing_extra("an openai: model", "openai")
-        case "psycopg" | "psycopg_pool":
-            return missing_extra("PostgreSQL", "postgres")
-        case "boto3" | "botocore":
-            return missing_extra("Bedrock", "aws")
-        case name:
-            return CliError(f"the module {name} is not installed", "install the package that has it")
-
-
 def _explain_os(exc: OSError, configuration: Configuration) -> CliError:
     gateway = configuration.gateway
     match exc.errno:
         case errno.EADDRINUSE:
             ports = f"{gateway.port} or the admin port {gateway.admin_port}"
             return CliError(
-                f"port {ports} is taken, perhaps by another gateway", "use --port 0 --admin-port 0, or `answerback doctor`"
+                f"port {ports} is taken, perhaps by another gateway",
+                "use --port 0 --admin-port 0, or `answerback doctor`",
             )
         case errno.EADDRNOTAVAIL:
             return usage_error(f"{gateway.host} is not an address of this machine", "use --host 127.0.0.1")
@@ -169,16 +133,9 @@ def _explain_os(exc: OSError, configuration: Configuration) -> CliError:
                 "use another --data-dir, or a --port above 1023",
             )
         case _:
-            return CliError(f"the gateway cannot start ({exc.strerror or type(exc).__name__})", "see `answerback doctor`")
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop if it is installed: less CPU a frame."""
-    try:
-        import uvloop  # noqa: PLC0415 - an extra, and not for Windows
-    except ModuleNotFoundError:
-        return None
-    return uvloop.new_event_loop
+            return CliError(
+                f"the gateway cannot start ({exc.strerror or type(exc).__name__})", "see `answerback doctor`"
+            )
 
 
 def _flag(setting: Setting) -> inspect.Parameter:

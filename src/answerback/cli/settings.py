@@ -63,6 +63,9 @@ def _panel(name: str, *rows: tuple[str, str, Kind, str]) -> tuple[Setting, ...]:
     )
 
 
+_MODEL_HELP: Final = (
+    "local | echo | openai:BASE_URL#MODEL | python:MODULE:FACTORY; repeatable, the first is the default."
+)
 _MANY: Final = whole(1, 10_000_000)
 _BYTES: Final = whole(1024, 1 << 30, metavar="BYTES")
 
@@ -71,15 +74,15 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Listening",
         ("host", "host", TEXT, "Address to listen on; other than loopback only with authentication."),
         ("port", "port", PORT, "Port to listen on; 0 = any free one."),
-        ("admin_port", "admin_port", PORT_OR_OFF, "Loopback port for metrics, health and management; 0 = any free one."),
+        ("admin_port", "admin_port", PORT_OR_OFF, "Loopback port for health, metrics, management; 0 = any."),
         ("tls_cert", "tls_cert", PATH, "Certificate chain (PEM): serve wss://."),
         ("tls_key", "tls_key", PATH, "Its private key (PEM)."),
-        ("allow_origin", "allow_origins", TEXTS, "Web page that may connect, as in https://app.example; repeatable."),
+        ("allow_origin", "allow_origins", TEXTS, "Web page that may connect: https://app.example; repeatable."),
         ("allow_host", "allow_hosts", TEXTS, "Host name that clients may use besides --host; repeatable."),
     ),
     *_panel(
         "Model",
-        ("model", "models", TEXTS, "local | echo | openai:BASE_URL#MODEL | python:MODULE:FACTORY; repeatable, the first is the default."),
+        ("model", "models", TEXTS, _MODEL_HELP),
         ("system", "system", TEXT, "System prompt of questions that bring none."),
         ("lock_system", "lock_system", YES_NO, "Clients cannot replace the system prompt."),
         ("max_tokens", "max_tokens", whole(1, 1_000_000), "Most tokens an answer may have."),
@@ -89,7 +92,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Data",
         ("data_dir", "data_dir", FOLDER, "Folder for the database file and the admin key."),
         ("database", "database", TEXT, "postgresql:// URL instead of the SQLite file."),
-        ("retention_days", "retention_days", whole(1, 3650, metavar="DAYS"), "Days that records of requests are kept; history stays."),
+        ("retention_days", "retention_days", whole(1, 3650, metavar="DAYS"), "How long request records are kept."),
     ),
     *_panel(
         "Authentication",
@@ -110,7 +113,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         ("max_pending_per_user", "caps.pending_per_user", _MANY, "Unfinished requests a user."),
         ("max_frames_per_second", "caps.frames_per_second", _MANY, "Frames a second from one connection."),
         ("max_frames_burst", "caps.frames_burst", _MANY, "Frames at once from one connection."),
-        ("max_message_bytes", "caps.message_bytes", whole(1024, MAX_MESSAGE_BYTES, metavar="BYTES"), "Size of one message from a client."),
+        ("max_message_bytes", "caps.message_bytes", whole(1024, MAX_MESSAGE_BYTES, metavar="BYTES"), "Size of a message."),
         ("write_buffer_bytes", "caps.write_buffer_bytes", _BYTES, "Bytes that wait for one slow reader."),
     ),
     *_panel(
@@ -125,7 +128,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         ("write_stall_timeout", "caps.write_stall_timeout_s", SECONDS, "A reader that takes nothing is dropped."),
         ("grace", "grace_s", SECONDS, "For running answers when the gateway stops."),
         ("janitor_interval", "janitor_interval_s", SECONDS, "Between clean-ups."),
-        ("coalesce_ms", "coalesce_ms", whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so many milliseconds."),
+        ("coalesce_ms", "coalesce_ms", whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long."),
     ),
     *_panel(
         "Log",

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from answerback.cli.values import duration_ms
 
 
 def token(
+    *,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Whom the token speaks for.")] = None,
     ttl: Annotated[str, typer.Option(metavar="DURATION", help="How long it is valid, as in 10m, 1h, 7d.")] = "1h",
     secret_file: Annotated[
@@ -50,19 +52,24 @@ def token(
             "answerback token --new-secret secret.txt, then use --secret-file secret.txt here "
             "and --auth-secret-file secret.txt with serve",
         )
-    from answerback.auth import make_token  # noqa: PLC0415 - cryptography is slow to import
+    from answerback.auth import AuthError, make_token  # noqa: PLC0415 - cryptography is slow to import
 
-    made = make_token(
-        user,
-        secret=auth.secret,
-        ttl_s=ttl_ms // 1000,
-        issuer=auth.issuer,
-        audience=auth.audience,
-        user_claim=auth.user_claim,
-    )
+    now_s, ttl_s = int(time.time()), ttl_ms // 1000
+    try:
+        made = make_token(
+            user,
+            secret=auth.secret,
+            ttl_s=ttl_s,
+            now_s=now_s,
+            issuer=auth.issuer,
+            audience=auth.audience,
+            user_claim=auth.user_claim,
+        )
+    except AuthError as exc:
+        raise usage_error(str(exc).rstrip(".")) from exc
     if as_json:
-        expires = datetime.now(UTC).timestamp() + ttl_ms / 1000
-        say_json({"token": made, "userId": user, "expiresAt": datetime.fromtimestamp(expires, UTC).isoformat()})
+        expires_at = datetime.fromtimestamp(now_s + ttl_s, UTC).isoformat()
+        say_json({"token": made, "userId": user, "expiresAt": expires_at})
     else:
         say(made)
 

@@ -17,7 +17,7 @@ import typer
 
 from answerback.cli.admin import AdminUsers, read_key
 from answerback.cli.config import Configuration, load
-from answerback.cli.output import CliError, ExitCode, confirm, missing_extra, say, say_json, say_table, usage_error
+from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.values import whole
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
 
@@ -57,6 +57,7 @@ def users_app() -> typer.Typer:
 
 
 def list_users(
+    *,
     config: _Config = None,
     data_dir: _DataDir = None,
     database: _Database = None,
@@ -81,6 +82,7 @@ def list_users(
 
 
 def show(
+    *,
     user: _UserId,
     config: _Config = None,
     data_dir: _DataDir = None,
@@ -99,6 +101,7 @@ def show(
 
 
 def set_limit(
+    *,
     user: _UserId,
     limit: Annotated[str, typer.Argument(metavar="N|off|default", help="Requests a minute.")],
     config: _Config = None,
@@ -121,6 +124,7 @@ def set_limit(
 
 
 def usage(
+    *,
     user: Annotated[str | None, typer.Argument(metavar="[USER]", help="One user; everyone without it.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="DAY|Nd", help="From a day on, as in 2026-01-31 or 30d.", show_default=False)
@@ -144,6 +148,7 @@ def usage(
 
 
 def delete(
+    *,
     user: _UserId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     config: _Config = None,
@@ -196,9 +201,7 @@ async def _open(configuration: Configuration) -> AsyncIterator[Users]:
             f"there is no database in {settings.data_dir}", "say --data-dir or --database as `answerback serve` has it"
         )
     try:
-        store = await open_store(data_dir=settings.data_dir, database=settings.database)
-    except ModuleNotFoundError as exc:
-        raise missing_extra("PostgreSQL", "postgres") from exc
+        store = await open_store(settings.database, settings.data_dir)
     except StoreInUse:
         if settings.admin_port is None:
             raise CliError("a gateway holds the store, and its admin port is off", "stop that gateway first") from None

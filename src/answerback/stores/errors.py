@@ -3,3 +3,7 @@
 
 class StoreError(Exception):
     """The store cannot be opened, or holds what this program cannot read. The text tells the operator what to do."""
+
+
+class StoreInUse(StoreError):
+    """Another process has the store; it alone may write."""

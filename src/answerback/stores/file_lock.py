@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from answerback.stores.errors import StoreError
+from answerback.stores.errors import StoreInUse
 
 if sys.platform == "win32":
     import msvcrt
@@ -27,13 +27,13 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, or raise StoreError at once."""
+        """Take the lock, or raise StoreInUse at once."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _lock(descriptor)
         except OSError as exc:
             os.close(descriptor)
-            raise StoreError(
+            raise StoreInUse(
                 f"Another gateway uses {self._database}. Stop it, or give this one a data folder of its own with "
                 "--data-dir."
             ) from exc

@@ -1,0 +1,155 @@
+"""The checks of `answerback doctor` that talk to a gateway, as any client would."""
+
+import socket
+import ssl
+import time
+import uuid
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from answerback.cli.findings import Finding, failure, ok, warning
+from answerback.protocol.codec import FrameError, decode_server, encode
+from answerback.protocol.frames import Error, Hello, MessageResponse, SendMessage, Status, Welcome
+from answerback.protocol.limits import PROTOCOL_VERSION, SUBPROTOCOL
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+TIMEOUT_S: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 60.0
+MAX_SKEW_S: Final = 30.0
+"""The default leeway of tokens: clocks further apart make good tokens fail."""
+
+_UNAUTHORIZED: Final = 401
+_FORBIDDEN: Final = 403
+
+
+@dataclass(frozen=True, slots=True)
+class NobodyThere(Exception):
+    """Nothing accepts connections at this address."""
+
+    text: str
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a gateway could listen there now."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address[4])
+    except OSError:
+        return False
+    return True
+
+
+def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
+    """Connect, say hello, compare clocks; with `ask`, ask one question. Raises: NobodyThere."""
+    from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException  # noqa: PLC0415
+    from websockets.sync.client import connect  # noqa: PLC0415
+    from websockets.typing import Subprotocol  # noqa: PLC0415
+
+    try:
+        before = time.time()
+        with connect(
+            url,
+            additional_headers={"Authorization": f"Bearer {token}"} if token else {},
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            open_timeout=TIMEOUT_S,
+            close_timeout=TIMEOUT_S,
+            proxy=None,
+        ) as connection:
+            now = (before + time.time()) / 2
+            date = connection.response.headers.get("Date") if connection.response else None
+            found = [_said_hello(url, _hello(connection)), *_clock(date, now)]
+            if ask:
+                found.append(_asked(connection))
+            return found
+    except InvalidURI:
+        return [failure("gateway", f"{url} is not a WebSocket URL", "for example ws://127.0.0.1:8765")]
+    except InvalidStatus as exc:
+        return [_refused(url, exc.response.status_code, has_token=token is not None)]
+    except InvalidHandshake:
+        return [failure("gateway", f"what listens at {url} is no gateway", "say the right --url or --port")]
+    except ssl.SSLError as exc:
+        return [
+            failure(
+                "gateway",
+                f"TLS fails at {url}: {exc.reason}",
+                "correct the certificate, or use ws:// if it has none",
+            )
+        ]
+    except TimeoutError:
+        return [failure("gateway", f"{url} accepts, but does not answer", "see its log; is it a gateway?")]
+    except (WebSocketException, FrameError):
+        return [failure("gateway", f"{url} broke the conversation off", "see its log")]
+    except OSError as exc:
+        raise NobodyThere(exc.strerror or type(exc).__name__) from exc
+
+
+def _hello(connection: "ClientConnection") -> Welcome | None:
+    connection.send(encode(Hello(hello_id=uuid.uuid4().hex)).decode())
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        frame = decode_server(connection.recv(timeout=max(0.0, deadline - time.monotonic())))
+        if isinstance(frame, Welcome):
+            return frame
+        if isinstance(frame, Error):
+            return None
+
+
+def _said_hello(url: str, welcome: Welcome | None) -> Finding:
+    if welcome is None:
+        return failure("gateway", f"{url} answered hello with an error", "see its log")
+    if welcome.protocol != PROTOCOL_VERSION:
+        return failure(
+            "gateway",
+            f"{url} speaks protocol {welcome.protocol}, this is for {PROTOCOL_VERSION}",
+            "install the same version on both sides",
+        )
+    models = ", ".join(welcome.models)
+    return ok("gateway", f"{url} answers; user {welcome.user_id}, models {models}")
+
+
+def _clock(date: str | None, now: float) -> list[Finding]:
+    try:
+        skew_s = parsedate_to_datetime(date or "").timestamp() + 0.5 - now
+    except ValueError:
+        return []
+    if abs(skew_s) <= MAX_SKEW_S:
+        return [ok("clock", "the gateway's and ours agree")]
+    return [
+        warning(
+            "clock",
+            f"the gateway's is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} ours",
+            "synchronise both (NTP): tokens fail when clocks disagree",
+        )
+    ]
+
+
+def _asked(connection: "ClientConnection") -> Finding:
+    question = SendMessage(request_id=str(uuid.uuid4()), message="Say hello.", max_tokens=16)
+    started = time.monotonic()
+    connection.send(encode(question).decode())
+    while True:
+        frame = decode_server(connection.recv(timeout=max(0.0, started + ANSWER_TIMEOUT_S - time.monotonic())))
+        if not isinstance(frame, MessageResponse) or frame.request_id != question.request_id:
+            continue
+        if frame.status is Status.COMPLETED:
+            text = (frame.response or "").strip()[:60]
+            return ok("answer", f"{text!r} after {time.monotonic() - started:.1f} s")
+        error = frame.error
+        why = f"{error.code}: {error.message}" if error else str(frame.status)
+        return failure("answer", f"the question failed ({why})", "see the gateway's log")
+
+
+def _refused(url: str, status: int, *, has_token: bool) -> Finding:
+    if status == _UNAUTHORIZED:
+        advice = "get a new token: answerback token --user USER" if has_token else "set ANSWERBACK_TOKEN"
+        return failure("token", f"{url} refuses the token" if has_token else f"{url} wants a token", advice)
+    if status == _FORBIDDEN:
+        host = urlsplit(url).hostname
+        return failure("gateway", f"{url} refuses us", f"start it with --allow-host {host}")
+    return failure("gateway", f"{url} answers with HTTP status {status}", "is it a gateway? See its log")
