@@ -4,25 +4,14 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar
 
 from answerback.ports import Unavailable
+from answerback.stores.jobs import Job, deliver, fail
 
 W = TypeVar("W")
 
 _MAX_BATCH: Final = 1000
-
-
-class Job(Generic[W]):
-    """Something to do, and what came of it: `value`, or `error` if that is not None."""
-
-    __slots__ = ("error", "future", "value", "work")
-
-    def __init__(self, work: W, future: "asyncio.Future[Any]") -> None:
-        self.work = work
-        self.future = future
-        self.value: Any = None
-        self.error: BaseException | None = None
 
 
 class BatchThread(Generic[W]):
@@ -71,8 +60,11 @@ class BatchThread(Generic[W]):
                     break
             is_closing = job is None
             if jobs:
-                self._run(jobs)
-                self._call(_deliver, jobs)
+                try:
+                    self._run(jobs)
+                except Exception as exc:  # no runner lets one out; if one did, callers would wait for ever
+                    fail(jobs, "the store failed", exc)
+                self._call(deliver, jobs)
         self._call(self._stopped.set_result, None)
 
     def _call(self, function: Callable[..., None], argument: object) -> None:
@@ -80,13 +72,3 @@ class BatchThread(Generic[W]):
             self._loop.call_soon_threadsafe(function, argument)
         except RuntimeError:  # the loop was closed without `stop`: nobody waits any more
             pass
-
-
-def _deliver(jobs: Sequence[Job[W]]) -> None:
-    for job in jobs:
-        if job.future.done():  # the caller was cancelled; what it asked for happened all the same
-            continue
-        if job.error is None:
-            job.future.set_result(job.value)
-        else:
-            job.future.set_exception(cast("Exception", job.error))

@@ -21,9 +21,10 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from answerback.ports import Unavailable
-from answerback.stores.batch_thread import BatchThread, Job
+from answerback.stores.batch_thread import BatchThread
 from answerback.stores.errors import StoreError
 from answerback.stores.file_lock import FileLock
+from answerback.stores.jobs import Job, fail
 from answerback.stores.ledger import Ledger
 from answerback.stores.migrations import Migration, migrate, shipped
 from answerback.stores.query import Operation, Read, Result, Write
@@ -194,9 +195,8 @@ class _Writer:
         error = self._transact(jobs)
         if error is None:
             return
-        if cause_of(error) is not None:
-            for job in jobs:
-                job.value, job.error = None, unavailable(error)
+        if (why := cause_of(error)) is not None:
+            fail(jobs, why, error)
         elif len(jobs) == 1:
             jobs[0].value, jobs[0].error = None, error
         else:  # one of them is at fault: its neighbours must not suffer

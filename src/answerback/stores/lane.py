@@ -1,0 +1,108 @@
+"""A connection to PostgreSQL and a task that runs jobs over it, in batches: all that were queued meanwhile."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+
+from answerback.ports import Unavailable
+from answerback.stores.jobs import Job, deliver, fail
+
+W = TypeVar("W")
+
+_MAX_BATCH: Final = 500
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 1.0
+
+
+class Lane(Generic[W]):
+    """Runs jobs in order, and connects again by itself when the connection was lost.
+
+    While that does not succeed, jobs wait for up to `patience_s` and then end with Unavailable.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[AsyncConnection[Any]]],
+        run: Callable[[AsyncConnection[Any], Sequence[Job[W]]], Awaitable[None]],
+        *,
+        patience_s: float,
+        max_queued: int,
+    ) -> None:
+        self._connect = connect
+        self._run = run
+        self._patience_s = patience_s
+        self._max_queued = max_queued
+        self._jobs: deque[Job[W]] = deque()
+        self._bell = asyncio.Event()
+        self._connection: AsyncConnection[Any] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
+
+    async def open(self) -> None:
+        """Connect and start. Raises: Unavailable: no connection could be made, or another gateway has the lock."""
+        self._connection = await self._connected()
+        self._task = asyncio.get_running_loop().create_task(self._work(), name="answerback-postgres")
+
+    async def close(self) -> None:
+        """Finish the jobs that were submitted, then disconnect."""
+        self._is_closing = True
+        self._bell.set()
+        if self._task is not None:
+            await self._task
+        if self._connection is not None:
+            await self._connection.close()
+
+    def submit(self, work: W) -> "asyncio.Future[Any]":
+        """Queue a job; the future has its value. Raises: Unavailable: the lane is closed, or far behind."""
+        if self._is_closing or self._task is None:
+            raise Unavailable("the store is not open")
+        if len(self._jobs) >= self._max_queued:
+            raise Unavailable("too many operations are waiting for PostgreSQL")
+        job = Job(work, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        self._bell.set()
+        return job.future
+
+    async def _work(self) -> None:
+        while True:
+            await self._bell.wait()
+            if not self._jobs:
+                if self._is_closing:
+                    return
+                self._bell.clear()
+                continue
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = await self._connected()
+            except Unavailable as exc:
+                self._fail(exc)
+                continue
+            batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), _MAX_BATCH))]
+            try:
+                await self._run(self._connection, batch)
+            except Exception as exc:  # no runner lets one out; if one did, callers would wait for ever
+                await self._connection.close()
+                fail(batch, "the store failed", exc)
+            deliver(batch)
+
+    async def _connected(self) -> AsyncConnection[Any]:
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + self._patience_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._connect()
+            except (psycopg.Error, Unavailable) as exc:
+                if clock() + pause_s > give_up_at:
+                    raise Unavailable(str(exc)) from exc
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _fail(self, error: Unavailable) -> None:
+        failed, self._jobs = self._jobs, deque()
+        fail(failed, str(error), error)
+        deliver(failed)

@@ -1,0 +1,318 @@
+"""The store in a PostgreSQL database, for those who have one.
+
+    event loop --- writes --> one connection, which also holds the lock: BEGIN, all queued operations, COMMIT
+        |
+        +--------- reads ---> two connections
+
+The lock is a session-level advisory lock on the very connection that writes: whoever has lost the lock cannot write.
+Operations that wait are sent together, in pipeline mode: a batch costs a few network round trips, whatever its size.
+"""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.numeric import Int8Dumper
+
+from answerback.ports import Unavailable
+from answerback.stores.errors import StoreError
+from answerback.stores.jobs import Job, fail
+from answerback.stores.lane import Lane
+from answerback.stores.ledger import Ledger
+from answerback.stores.migrations import Migration, migrate, shipped
+from answerback.stores.query import Operation, Query, Read, Result, Write, to_psycopg
+from answerback.stores.request_operations import load
+from answerback.stores.store import SqlStore
+
+T = TypeVar("T")
+
+CAUSES: Final[Mapping[type[psycopg.Error], str]] = MappingProxyType(
+    {
+        errors.DiskFull: "PostgreSQL's disk is full",
+        errors.ReadOnlySqlTransaction: "PostgreSQL is read-only; this is not the primary server, or it is in recovery",
+        errors.QueryCanceled: "PostgreSQL took too long",
+        errors.LockNotAvailable: "a table is locked by another program",
+        errors.DeadlockDetected: "a table is locked by another program",
+        psycopg.OperationalError: "PostgreSQL cannot be reached",
+        psycopg.InterfaceError: "the connection to PostgreSQL was lost",
+    }
+)
+"""States of the world, not mistakes of ours; of the classes of an error the most specific one counts."""
+
+_DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "connect_timeout": "3",
+        "application_name": "answerback",
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "10000",
+    }
+)
+"""A server that vanished without a word is noticed in about ten seconds; a URL may say otherwise."""
+
+_STATEMENT_TIMEOUT_MS: Final = 10_000
+_READERS: Final = 2
+
+
+def cause_of(error: BaseException) -> str | None:
+    """What happened, for the operator; None if the error is not one of the database's environment."""
+    return next((CAUSES[kind] for kind in type(error).__mro__ if kind in CAUSES), None)
+
+
+class _UserWrite(NamedTuple):
+    user_id: str | None
+    operation: Write[Any]
+
+
+class PostgresStore(SqlStore):
+    """A store in the database of `url`, in tables of its own schema. One process uses a schema at a time.
+
+    `patience_s`: how long an operation waits for a server that restarts, before Unavailable. A connection through a
+    pooler in transaction mode does not work: the lock belongs to the session.
+    """
+
+    def __init__(
+        self, url: str, *, schema: str = "answerback", patience_s: float = 3.0, max_queued: int = 100_000
+    ) -> None:
+        super().__init__()
+        self._url = url
+        self._schema = schema
+        self._lock_key = _key(schema)
+        self._ledger = Ledger()
+        self._writes = Lane(self._connect_writer, self._run_writes, patience_s=patience_s, max_queued=max_queued)
+        self._reads = [
+            Lane(self._connect, _run_reads, patience_s=patience_s, max_queued=max_queued) for _ in range(_READERS)
+        ]
+        self._next_reader = 0
+
+    async def open(self) -> None:
+        """See SqlStore."""
+        try:
+            await self._writes.open()
+            for lane in self._reads:
+                await lane.open()
+        except BaseException as exc:
+            await self.close()
+            if isinstance(exc, Unavailable):
+                raise StoreError(f"The database cannot be used: {exc}. Check --database and the server.") from exc
+            raise
+
+    async def close(self) -> None:
+        """See SqlStore."""
+        await self._writes.close()
+        for lane in self._reads:
+            await lane.close()
+
+    async def _write(self, user_id: str | None, operation: Write[T]) -> T:
+        result: T = await self._writes.submit(_UserWrite(user_id, operation))
+        return result
+
+    async def _read(self, operation: Read[T]) -> T:
+        self._next_reader = (self._next_reader + 1) % _READERS
+        result: T = await self._reads[self._next_reader].submit(operation)
+        return result
+
+    # --- connections
+
+    async def _connect(self) -> AsyncConnection[Any]:
+        return await connect(self._url, self._schema)
+
+    async def _connect_writer(self) -> AsyncConnection[Any]:
+        """The connection that holds the lock, with a ledger as fresh as it is."""
+        connection = await self._connect()
+        try:
+            row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", [self._lock_key])).fetchone()
+            if row != (True,):
+                raise Unavailable(
+                    f"another gateway uses it (schema {self._schema}); stop that one, or use another database"
+                )
+            await apply_migrations(connection, self._schema, shipped(), now_ms=time.time_ns() // 1_000_000)
+            ledger = Ledger()
+            await run(connection, load(ledger))
+            self._ledger = ledger
+            self._questions.clear()  # another gateway may have deleted users meanwhile
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    # --- batches
+
+    async def _run_writes(self, connection: AsyncConnection[Any], jobs: Sequence[Job[_UserWrite]]) -> None:
+        alone = 0
+
+        def group(job: Job[_UserWrite]) -> int:
+            nonlocal alone
+            alone += job.work.user_id is None
+            return -alone if job.work.user_id is None else alone
+
+        for _, batch in groupby(jobs, key=group):
+            await self._run_batch(connection, list(batch))
+
+    async def _run_batch(self, connection: AsyncConnection[Any], jobs: Sequence[Job[_UserWrite]]) -> None:
+        try:
+            await self._transact(connection, jobs)
+            return
+        except Exception as exc:
+            error = exc
+        self._ledger.rollback()
+        try:
+            if not connection.closed:
+                await connection.rollback()
+        except psycopg.Error:
+            await connection.close()
+        if (why := cause_of(error)) is not None:
+            # Whether a COMMIT that got no answer took effect is not known: begin again from what can be read.
+            await connection.close()
+            fail(jobs, why, error)
+        elif len(jobs) == 1:
+            jobs[0].value, jobs[0].error = None, error
+        else:  # one of them is at fault: its neighbours must not suffer
+            for job in jobs:
+                await self._run_batch(connection, [job])
+
+    async def _transact(self, connection: AsyncConnection[Any], jobs: Sequence[Job[_UserWrite]]) -> None:
+        """Run the jobs in one transaction: those of one user in their order, those of different users side by side."""
+        chains: dict[str | None, _Chain] = {}
+        for job in jobs:
+            chains.setdefault(job.work.user_id, _Chain()).jobs.append(job)
+        waiting = [(chain, queries) for chain in chains.values() if (queries := chain.advance(self._ledger, ()))]
+        if not waiting:
+            return
+        begin = [Query("BEGIN", {})]
+        while waiting:
+            results = await send(connection, [*begin, *(query for _, queries in waiting for query in queries)])
+            start, begin = len(begin), []
+            still_waiting = []
+            for chain, queries in waiting:
+                end = start + len(queries)
+                if more := chain.advance(self._ledger, results[start:end]):
+                    still_waiting.append((chain, more))
+                start = end
+            waiting = still_waiting
+        await connection.execute("COMMIT")
+        self._ledger.commit()
+
+
+class _Chain:
+    """Operations of one user, one after the other."""
+
+    __slots__ = ("jobs", "operation")
+
+    def __init__(self) -> None:
+        self.jobs: deque[Job[_UserWrite]] = deque()
+        self.operation: Operation[Any] | None = None
+
+    def advance(self, ledger: Ledger, results: Sequence[Result]) -> Sequence[Query]:
+        """Go on with the results of the last round; the queries of the next one, none if the chain is done."""
+        while self.jobs:
+            try:
+                if self.operation is None:
+                    self.operation = self.jobs[0].work.operation(ledger)
+                    queries = next(self.operation)
+                else:
+                    queries = self.operation.send(results)
+            except StopIteration as stop:
+                self.jobs.popleft().value = stop.value
+                self.operation = None
+            else:
+                return queries
+        return ()
+
+
+async def connect(url: str, schema: str) -> AsyncConnection[Any]:
+    """A connection whose commits are durable and whose tables are those of `schema`.
+
+    Raises: psycopg.Error.
+    """
+    given = conninfo_to_dict(url)
+    connection = await AsyncConnection.connect(make_conninfo("", **{**_DEFAULTS, **given}), autocommit=True)
+    try:
+        connection.adapters.register_dumper(int, Int8Dumper)
+        await connection.execute(
+            """SELECT set_config('search_path', quote_ident(%(schema)s), false),
+                 set_config('statement_timeout', %(timeout)s, false),
+                 set_config('synchronous_commit',
+                   CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+                   ELSE current_setting('synchronous_commit') END, false)""",
+            {"schema": schema, "timeout": str(_STATEMENT_TIMEOUT_MS)},
+        )
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def apply_migrations(
+    connection: AsyncConnection[Any], schema: str, migrations: Sequence[Migration], *, now_ms: int
+) -> int:
+    """Apply what is missing; of several processes that do so at once, one does and the others wait for it."""
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_key(f"migrations of {schema}")])
+        await connection.execute(
+            psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(psycopg.sql.Identifier(schema))
+        )
+        await connection.execute("""CREATE COLLATION IF NOT EXISTS "binary" FROM "C" """)
+        return await run(connection, migrate(migrations, now_ms=now_ms))
+
+
+async def run(connection: AsyncConnection[Any], operation: Operation[T]) -> T:
+    """Run an operation's queries, a round trip a round."""
+    try:
+        queries = next(operation)
+        while True:
+            queries = operation.send(await send(connection, queries))
+    except StopIteration as stop:
+        outcome: T = stop.value
+        return outcome
+
+
+async def send(connection: AsyncConnection[Any], queries: Sequence[Query]) -> list[Result]:
+    """Send queries together, in order, and collect their results."""
+    if len(queries) == 1:
+        cursors = [await connection.execute(_translated(queries[0].sql), queries[0].params or None)]
+    else:
+        async with connection.pipeline():
+            cursors = [await connection.execute(_translated(sql), params or None) for sql, params in queries]
+    return [
+        Result(await cursor.fetchall() if cursor.description is not None else (), cursor.rowcount) for cursor in cursors
+    ]
+
+
+@lru_cache(maxsize=256)
+def _translated(sql: str) -> bytes:
+    return to_psycopg(sql).encode()  # bytes: psycopg's type for a text that is not a literal
+
+
+async def _run_reads(connection: AsyncConnection[Any], jobs: Sequence[Job[Read[Any]]]) -> None:
+    for job in jobs:
+        if job.future.cancelled():
+            continue
+        try:
+            job.value = await run(connection, job.work())
+        except Exception as exc:
+            job.error = unavailable(exc) or exc
+
+
+def unavailable(error: BaseException) -> Unavailable | None:
+    """The port's error for one that the database's environment caused; None for a mistake of ours."""
+    why = cause_of(error)
+    if why is None:
+        return None
+    lost = Unavailable(why)
+    lost.__cause__ = error
+    return lost
+
+
+def _key(name: str) -> int:
+    """The number of an advisory lock: 63 bits of a digest."""
+    return int.from_bytes(hashlib.sha256(f"answerback {name}".encode()).digest()[:8]) >> 1
