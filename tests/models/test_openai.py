@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 
@@ -9,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from answerback.core.context import Role, Said
-from answerback.models import build_model
+from answerback.models import ModelSpecError, build_model
 from answerback.models.local import LocalModel
 from answerback.models.openai import OpenAIModel
 from answerback.ports import Finish, Prompt
@@ -352,3 +353,23 @@ async def test_a_model_from_a_spec_tries_again(read: Callable, ask: Callable) ->
         await model.close()
     assert tries == 2
     assert model.name == "fast"
+
+
+@pytest.mark.parametrize("url", ["http://256.1.1.1/v1", "http://xn--/v1"])
+def test_a_url_that_cannot_be_used_is_explained(url: str) -> None:
+    with pytest.raises(ModelSpecError, match="cannot be used"):
+        build_model(f"openai:{url}#m")
+
+
+def test_a_key_that_is_no_key_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-12\n34")
+    with pytest.raises(ModelSpecError) as caught:
+        build_model("openai:http://127.0.0.1/v1#m")
+    assert "OPENAI_API_KEY" in str(caught.value)
+    assert "34" not in str(caught.value)
+
+
+def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(ModelSpecError, match=r"pip install 'answerback\[openai\]'"):
+        build_model("openai:http://127.0.0.1/v1#m")

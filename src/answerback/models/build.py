@@ -60,18 +60,25 @@ async def open_model(spec: str | ModelSpec) -> Model:
 
 def _openai(spec: OpenAISpec) -> "OpenAIModel":
     try:
-        from answerback.models.openai import OpenAIModel  # noqa: PLC0415 - an extra
+        import httpx  # noqa: PLC0415 - an extra
+
+        from answerback.models.openai import OpenAIModel  # noqa: PLC0415
     except ImportError as exc:
         raise ModelSpecError(
             f"{spec.name!r}: openai: models need the package httpx. Run: pip install 'answerback[openai]'"
         ) from exc
-    key = os.environ.get(spec.api_key_env)
-    return OpenAIModel(
-        base_url=spec.base_url,
-        model=spec.model,
-        name=spec.name,
-        api_key=key.strip() if key else None,
-        query=spec.query,
-        context_tokens=spec.context_tokens,
-        concurrency=spec.concurrency,
-    )
+    key = os.environ.get(spec.api_key_env, "").strip()
+    if not key.isprintable() or not key.isascii():
+        raise ModelSpecError(f"{spec.name!r}: {spec.api_key_env} does not hold a key: it has characters no key has.")
+    try:
+        return OpenAIModel(
+            base_url=spec.base_url,
+            model=spec.model,
+            name=spec.name,
+            api_key=key or None,
+            query=spec.query,
+            context_tokens=spec.context_tokens,
+            concurrency=spec.concurrency,
+        )
+    except (ValueError, httpx.InvalidURL) as exc:
+        raise ModelSpecError(f"{spec.name!r}: the URL {spec.base_url!r} cannot be used ({exc}). Correct it.") from exc
