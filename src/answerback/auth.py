@@ -281,22 +281,22 @@ def check_secret(secret: str) -> str:
 
 
 def make_token(
-    secret: str,
     user_id: str,
     *,
+    secret: str,
     ttl_s: int,
-    now_s: float,
     issuer: str | None = None,
     audience: str | None = None,
     user_claim: str = "sub",
+    now_s: float | None = None,
 ) -> str:
-    """A development token (HS256) for a user, valid for `ttl_s` seconds from `now_s` (epoch).
+    """A development token (HS256) for a user, valid for `ttl_s` seconds from `now_s` (epoch; None: now).
 
     Raises: AuthError: the secret is too short, or the user id is not one.
     """
     if len(user_id) > MAX_ID_LENGTH or not _IS_VISIBLE.match(user_id):
         raise AuthError(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
-    issued_at = int(now_s)
+    issued_at = int(time.time() if now_s is None else now_s)
     claims: dict[str, Any] = {user_claim: user_id, "iat": issued_at, "exp": issued_at + ttl_s}
     if issuer is not None:
         claims["iss"] = issuer

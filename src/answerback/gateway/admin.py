@@ -7,7 +7,7 @@ On loopback only. Everything but `/healthz` needs the admin key. `/@connections/
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
@@ -22,6 +22,7 @@ from answerback.gateway.http import Server
 from answerback.gateway.metrics import CONTENT_TYPE, Metrics, QueueState
 from answerback.gateway.sockets import Sockets
 from answerback.gateway.upgrade import Hosts
+from answerback.gateway.useradmin import BadRequest, UserAdmin
 from answerback.ports import Connections, Gone, Requests, Sent, Slow, Unavailable
 from answerback.service.archive import iso
 from answerback.service.bells import Bells
@@ -60,6 +61,7 @@ class Admin:
         sockets: Sockets,
         connections: Connections,
         requests: Requests,
+        users: UserAdmin,
         courier: Courier,
         bells: Bells,
         metrics: Metrics,
@@ -70,6 +72,7 @@ class Admin:
         self._sockets = sockets
         self._connections = connections
         self._requests = requests
+        self._users = users
         self._courier = courier
         self._bells = bells
         self._metrics = metrics
@@ -124,12 +127,33 @@ class Admin:
                 return await self._list_requests()
             case ("DELETE", "requests", user_id, request_id):
                 return await self._cancel_request(RequestKey(user_id, request_id))
+            case (_, "users" | "usage", *_) as route:
+                return await self._answer_users(route, request)
             case _:
-                raise _Failure(
-                    404,
-                    "NotFoundException",
-                    "There are /healthz, /metrics, /requests, /requests/USER/REQUEST and /@connections/ID.",
-                )
+                raise _nothing_here()
+
+    async def _answer_users(self, route: Sequence[str], request: web.BaseRequest) -> web.Response:
+        """What `answerback users` asks while this gateway holds the store."""
+        users = self._users
+        try:
+            match route:
+                case ("GET", "users"):
+                    found: dict[str, Any] | None = await users.list(request.query)
+                case ("GET", "users", user_id):
+                    found = await users.show(user_id)
+                case ("DELETE", "users", user_id):
+                    found = await users.delete(user_id)
+                case ("PUT", "users", user_id, "limit"):
+                    found = await users.set_limit(user_id, await _body(request))
+                case ("GET", "usage"):
+                    found = await users.usage(request.query)
+                case _:
+                    raise _nothing_here()
+        except BadRequest as exc:
+            raise _Failure(400, "BadRequestException", str(exc)) from None
+        if found is None:
+            raise _Failure(404, "NotFoundException", "There is no such user.")
+        return _json(200, found)
 
     async def _health(self) -> web.Response:
         queue = self._queue()
@@ -209,6 +233,15 @@ class Admin:
                 return _json(200, _shown(record))
             case _:
                 raise _Failure(409, "ConflictException", "The request has changed. Look again with GET /requests.")
+
+
+def _nothing_here() -> _Failure:
+    return _Failure(
+        404,
+        "NotFoundException",
+        "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, /users/USER/limit, "
+        "/usage and /@connections/ID.",
+    )
 
 
 def _gone() -> _Failure:

@@ -24,15 +24,19 @@ from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.tasks import Tasks
 from answerback.gateway.upgrade import Doorkeeper, Hosts
+from answerback.gateway.useradmin import UserAdmin
 from answerback.models.build import open_model
-from answerback.ports import History, Model, Quota, Requests, Users
+from answerback.models.spec import ModelSpecError, parse_model_specs
+from answerback.ports import History, Model, ModelError, Quota, Requests, Users
 from answerback.service.archive import Archive
 from answerback.service.bells import Bells
 from answerback.service.courier import Courier
 from answerback.service.front import Front, FrontSettings
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.worker import Worker, WorkerSettings
+from answerback.stores.errors import StoreError
 from answerback.stores.memory import MemoryConnections
+from answerback.stores.opening import open_store
 
 log = logging.getLogger("answerback.gateway")
 
@@ -56,8 +60,7 @@ class Gateway:
     ```
 
     `store` and `models` are for tests and embedding: given ones are used instead of what the settings name, and are not
-    closed at the end. Entering raises SettingsError (what to change), ModelError, Unavailable (the store cannot be
-    opened) or OSError (an address cannot be bound).
+    closed at the end. To make one raises SettingsError: the text says what to change.
     """
 
     def __init__(
@@ -98,32 +101,46 @@ class Gateway:
     # --- life
 
     async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Open everything, take up what the process before left, and listen.
+
+        Raises: SettingsError: the store, a model, or a file cannot be used; the text says what to do. OSError: an
+        address cannot be bound.
+        """
         try:
             await self._open()
         except BaseException:
             await self._stack.aclose()
             raise
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def stop(self) -> None:
+        """Stop in good order: nothing new, `grace_s` for running answers, sockets closed with 1001, store closed.
+
+        What has not ended is taken up by the next start. Doing it twice is harmless.
+        """
+        self._stop_asked.set()
         await self._stack.aclose()
 
-    async def serve_forever(self) -> None:
-        """Return when SIGINT or SIGTERM comes, or `stop` is called; the stop itself is leaving the `async with`.
+    def hurry(self) -> None:
+        """Cut the grace of a stop that is under way short."""
+        if self._queue is not None:
+            self._queue.hurry()
 
-        A second signal cuts the grace of the running answers short.
-        """
+    async def serve_forever(self) -> None:
+        """Wait for SIGINT, SIGTERM or `stop`, then stop; a second signal cuts the grace short."""
         with _signals(self._signalled):
             await self._stop_asked.wait()
-            await self._stack.aclose()
-
-    def stop(self) -> None:
-        """Make `serve_forever` return."""
-        self._stop_asked.set()
+            await self.stop()
 
     def _signalled(self) -> None:
-        if self._stop_asked.is_set() and self._queue is not None:
-            self._queue.hurry()
+        if self._stop_asked.is_set():
+            self.hurry()
         self._stop_asked.set()
 
     async def _open(self) -> None:
@@ -199,6 +216,7 @@ class Gateway:
             sockets=self.sockets,
             connections=connections,
             requests=store,
+            users=UserAdmin(users=store, clock=_epoch_ms),
             courier=courier,
             bells=bells,
             metrics=metrics,
@@ -251,19 +269,26 @@ class Gateway:
     async def _open_store(self) -> Store:
         if self._given_store is not None:
             return self._given_store
-        raise SettingsError("no store")
+        try:
+            store = await open_store(self._settings.database, self._settings.data_dir)
+        except StoreError as exc:
+            raise SettingsError(str(exc)) from exc
+        self._stack.push_async_callback(store.close)
+        return store
 
     async def _open_models(self) -> Mapping[str, Model]:
+        """The models by name, the default first."""
+        if self._given_models is not None:
+            return {model.name: model for model in self._given_models}
         models: dict[str, Model] = {}
-        for model in self._given_models or ():
-            models[model.name] = model
-        if self._given_models is None:
-            for spec in self._settings.models:
-                model = await open_model(spec)
+        try:
+            for spec in parse_model_specs(self._settings.models):
+                model = models[spec.name] = await open_model(spec)
                 self._stack.push_async_callback(model.close)
-                if model.name in models:
-                    raise SettingsError(f"Two models are called {model.name!r}. Name one differently: NAME=SPEC.")
-                models[model.name] = model
+        except ModelSpecError as exc:
+            raise SettingsError(str(exc)) from exc
+        except ModelError as exc:
+            raise SettingsError(exc.detail or str(exc)) from exc
         return models
 
     async def _recover(self, store: Store, queue: InProcessQueue) -> None:

@@ -13,7 +13,7 @@ def check_settings(settings: GatewaySettings) -> None:
     if not is_loopback(settings.host) and not settings.auth.is_on:
         raise SettingsError(
             f"Binding to {settings.host!r} would let everybody who can reach this machine use the gateway. "
-            "Ask for tokens (--token-secret, or --jwks-url with --issuer and --audience), or bind to 127.0.0.1."
+            "Ask for tokens (--auth-secret-file, or --jwks-url with --issuer and --audience), or bind to 127.0.0.1."
         )
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise SettingsError("TLS needs both --tls-cert and --tls-key.")
@@ -33,7 +33,7 @@ def make_tokens(auth: AuthSettings) -> JwtTokens | None:
     if not any(sources):
         return None
     if sum(sources) > 1:
-        raise SettingsError("Give one of --token-secret, --jwks-url and --jwks-file.")
+        raise SettingsError("Give one of --auth-secret-file, --jwks-url and --jwks-file.")
     if auth.secret is None and not (auth.issuer and auth.audience):
         raise SettingsError(
             "A JWKS needs --issuer and --audience: its provider signs tokens for other services with the same keys."
