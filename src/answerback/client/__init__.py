@@ -1,0 +1,75 @@
+"""The client SDK: `Client` for asyncio, `BlockingClient` for everything else."""
+
+from answerback.client.blocking import BlockingAnswerStream, BlockingClient
+from answerback.client.client import Client
+from answerback.client.errors import (
+    AnswerbackError,
+    AnswerRestarted,
+    CannotConnect,
+    Closed,
+    Forbidden,
+    MessageTooLarge,
+    Overloaded,
+    ProtocolViolation,
+    RateLimited,
+    RequestCancelled,
+    RequestConflict,
+    RequestFailed,
+    RequestTimeout,
+    SessionReplaced,
+    Unauthorized,
+)
+from answerback.client.events import (
+    Answer,
+    Connected,
+    Connecting,
+    ConnectionState,
+    Disconnected,
+    Done,
+    Event,
+    Queued,
+    Restarted,
+    Started,
+    Stopped,
+    Text,
+)
+from answerback.client.outbox import Outbox, PendingRequest
+from answerback.client.stream import AnswerStream
+from answerback.client.timing import Timing
+
+__all__ = [
+    "Answer",
+    "AnswerRestarted",
+    "AnswerStream",
+    "AnswerbackError",
+    "BlockingAnswerStream",
+    "BlockingClient",
+    "CannotConnect",
+    "Client",
+    "Closed",
+    "Connected",
+    "Connecting",
+    "ConnectionState",
+    "Disconnected",
+    "Done",
+    "Event",
+    "Forbidden",
+    "MessageTooLarge",
+    "Outbox",
+    "Overloaded",
+    "PendingRequest",
+    "ProtocolViolation",
+    "Queued",
+    "RateLimited",
+    "RequestCancelled",
+    "RequestConflict",
+    "RequestFailed",
+    "RequestTimeout",
+    "Restarted",
+    "SessionReplaced",
+    "Started",
+    "Stopped",
+    "Text",
+    "Timing",
+    "Unauthorized",
+]

@@ -1,0 +1,290 @@
+"""The same client for programs without an event loop: the asyncio client on a thread of its own."""
+
+import asyncio
+import concurrent.futures
+import random
+import ssl as ssl_module
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from answerback.client.client import Client
+from answerback.client.errors import Closed
+from answerback.client.events import Answer, ConnectionState, Event
+from answerback.client.outbox import Outbox, PendingRequest
+from answerback.client.stream import AnswerStream
+from answerback.client.timing import Timing
+from answerback.client.tokens import Token
+from answerback.protocol.frames import Conversation, ConversationSummary, Turn
+
+T = TypeVar("T")
+
+_POLL_S = 0.2
+"""A wait in pieces, so that Ctrl-C gets through on every platform."""
+
+
+class _LoopThread:
+    """An event loop on a private thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="answerback-client", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run to the end and return the result; Ctrl-C cancels it there and is raised here."""
+        if self._loop.is_closed():
+            coroutine.close()
+            raise Closed
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            while True:
+                concurrent.futures.wait([future], timeout=_POLL_S)
+                if future.done():
+                    return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the thread. Nothing can be run afterwards."""
+        if self._loop.is_closed():
+            return
+        self.run(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class BlockingAnswerStream:
+    """A streamed answer: iterate over it for the text or over `events()`; `.answer` waits for the whole."""
+
+    def __init__(self, stream: AnswerStream, thread: _LoopThread) -> None:
+        self._stream = stream
+        self._thread = thread
+        self.request_id = stream.request_id
+
+    @property
+    def conversation_id(self) -> str | None:
+        """Where the turn is kept, once the server has accepted it."""
+        return self._stream.conversation_id
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer; waits for it. Raises: as `AnswerStream.answer`."""
+        return self._thread.run(_awaited(self._stream))
+
+    def cancel(self) -> None:
+        """Stop the request at the server; see `AnswerStream.cancel`."""
+        self._thread.run(_called(self._stream.cancel))
+
+    def __iter__(self) -> Iterator[str]:
+        return _iterate(aiter(self._stream), self._thread)
+
+    def events(self) -> Iterator[Event]:
+        """See `AnswerStream.events`."""
+        return _iterate(self._stream.events(), self._thread)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._thread.run(self._stream.__aexit__(exc_type, exc, traceback))
+
+
+class BlockingClient:
+    """`Client` without asyncio; the same arguments, methods and errors.
+
+        with BlockingClient("ws://127.0.0.1:8765") as app:
+            print(app.ask("What is a WebSocket?").text)
+
+    May be used from several threads. `on_state`, a token function and the outbox are called on its private thread.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token | None = None,
+        session: str | None = None,
+        user: str | None = None,
+        connect_timeout: float = 10.0,
+        offline_start: bool = False,
+        outbox: Outbox | None = None,
+        on_state: Callable[[ConnectionState], None] | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        timing: Timing | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._client = Client(
+            url,
+            token=token,
+            session=session,
+            user=user,
+            connect_timeout=connect_timeout,
+            offline_start=offline_start,
+            outbox=outbox,
+            on_state=on_state,
+            ssl=ssl,
+            timing=timing,
+            rng=rng,
+        )
+        self._running: _LoopThread | None = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Connect; what `with` does. Raises: CannotConnect, Unauthorized, Forbidden."""
+        thread = _LoopThread()
+        try:
+            thread.run(self._client.open())
+        except BaseException:
+            thread.stop()
+            raise
+        self._running = thread
+
+    def close(self) -> None:
+        """Close the connection and end the thread. Questions under way go on at the server."""
+        if self._running is not None:
+            self._thread.run(self._client.aclose())
+            self._running.stop()
+
+    @property
+    def session_id(self) -> str:
+        """The app's session id."""
+        return self._client.session_id
+
+    @property
+    def state(self) -> ConnectionState:
+        """The connection's state now."""
+        return self._client.state
+
+    def ask(
+        self,
+        message: str,
+        *,
+        timeout: float | None = None,
+        conversation: str | None = None,
+        model: str | None = None,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        replaces: str | None = None,
+        request_id: str | None = None,
+    ) -> Answer:
+        """Ask and wait for the whole answer; see `Client.ask`. Ctrl-C stops the request at the server."""
+        return self._thread.run(
+            self._client.ask(
+                message,
+                timeout=timeout,
+                conversation=conversation,
+                model=model,
+                system=system,
+                max_tokens=max_tokens,
+                replaces=replaces,
+                request_id=request_id,
+            )
+        )
+
+    def stream(
+        self,
+        message: str,
+        *,
+        timeout: float | None = None,
+        total_timeout: float | None = None,
+        conversation: str | None = None,
+        model: str | None = None,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        replaces: str | None = None,
+        request_id: str | None = None,
+    ) -> BlockingAnswerStream:
+        """Ask, and read the answer while it comes: `for piece in app.stream(…)`; see `Client.stream`."""
+
+        def begin() -> AnswerStream:
+            return self._client.stream(
+                message,
+                timeout=timeout,
+                total_timeout=total_timeout,
+                conversation=conversation,
+                model=model,
+                system=system,
+                max_tokens=max_tokens,
+                replaces=replaces,
+                request_id=request_id,
+            )
+
+        return BlockingAnswerStream(self._thread.run(_called(begin)), self._thread)
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a question; see `Client.cancel`."""
+        self._thread.run(_called(lambda: self._client.cancel(request_id)))
+
+    @property
+    def restored(self) -> tuple[BlockingAnswerStream, ...]:
+        """The answers to questions of an earlier run; see `Client.restored`."""
+        return tuple(BlockingAnswerStream(stream, self._thread) for stream in self._client.restored)
+
+    def pending(self) -> list[PendingRequest]:
+        """Every question without an ending, in the order asked."""
+        return self._thread.run(_called(self._client.pending))
+
+    def conversations(self) -> Iterator[ConversationSummary]:
+        """The user's conversations, last used first."""
+        return _iterate(self._client.conversations(), self._thread)
+
+    def history(self, conversation: str) -> Iterator[Turn]:
+        """A conversation's turns, newest first, each whole."""
+        return _iterate(self._client.history(conversation), self._thread)
+
+    def rename(self, conversation: str, title: str) -> Conversation:
+        """Give a conversation a title of at most 200 characters."""
+        return self._thread.run(self._client.rename(conversation, title))
+
+    def delete(self, conversation: str) -> Conversation:
+        """Delete a conversation; `restore` brings it back."""
+        return self._thread.run(self._client.delete(conversation))
+
+    def restore(self, conversation: str) -> Conversation:
+        """Bring a deleted conversation back."""
+        return self._thread.run(self._client.restore(conversation))
+
+    def ping(self) -> float:
+        """The round trip to the server and back, in seconds."""
+        return self._thread.run(self._client.ping())
+
+    @property
+    def _thread(self) -> _LoopThread:
+        if self._running is None:
+            raise RuntimeError("the client is not open; use it as `with BlockingClient(…) as app:`")
+        return self._running
+
+
+def _iterate(source: AsyncIterator[T], thread: _LoopThread) -> Iterator[T]:
+    while True:
+        try:
+            item = thread.run(_next(source))
+        except StopAsyncIteration:
+            return
+        yield item
+
+
+async def _next(source: AsyncIterator[T]) -> T:
+    return await anext(source)
+
+
+async def _awaited(stream: AnswerStream) -> Answer:
+    return await stream.answer
+
+
+async def _called(function: Callable[[], T]) -> T:
+    return function()

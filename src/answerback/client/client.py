@@ -1,0 +1,436 @@
+"""The asyncio client: questions in, answers out, whatever happens to the connection in between."""
+
+import asyncio
+import logging
+import random
+import ssl as ssl_module
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from answerback.client.calls import CallFrame
+from answerback.client.driver import Driver
+from answerback.client.effects import Emit, Fail, Reply, ReplyFailed, RoundTrip
+from answerback.client.errors import AnswerbackError, MessageTooLarge, ProtocolViolation
+from answerback.client.events import Answer, Connecting, ConnectionState, Done, Queued, Started, Stopped
+from answerback.client.exchange import Patience
+from answerback.client.link import Address
+from answerback.client.outbox import Outbox, PendingRequest
+from answerback.client.paging import turns
+from answerback.client.session import Session
+from answerback.client.stream import AnswerStream
+from answerback.client.timing import Timing
+from answerback.client.tokens import Token, TokenSource
+from answerback.core.answer import clean
+from answerback.protocol.codec import encode
+from answerback.protocol.frames import (
+    Conversation,
+    Conversations,
+    ConversationSummary,
+    GetHistory,
+    History,
+    ListConversations,
+    Ping,
+    SendMessage,
+    ServerLimits,
+    Turn,
+    UpdateConversation,
+)
+from answerback.protocol.limits import MAX_MESSAGE_BYTES
+
+log = logging.getLogger("answerback.client")
+
+ReplyT = TypeVar("ReplyT")
+_STATES_KEPT = 100
+
+
+class Client:
+    """One app: its session at one server.
+
+        async with Client("ws://127.0.0.1:8765") as app:
+            answer = await app.ask("What is a WebSocket?")
+            print(answer.text)
+
+    Args:
+        url: `ws://` or `wss://`; a path (an API Gateway stage) is kept.
+        token: a bearer token, or a function (plain or async) that returns a fresh one; it is called for every connect
+            and shortly before the last one expires.
+        session: the app's session id. Give a running app one of its own and keep it: answers that come while the app
+            is away are waiting under it. Default: a new one.
+        user: who asks, where the server has no authentication.
+        connect_timeout: seconds for the first connection. Later losses heal silently.
+        offline_start: do not wait for the first connection, and do not fail without one: questions are kept.
+        outbox: keeps unfinished questions across runs of the app; see `Outbox` and `restored`.
+        on_state: called with every `ConnectionState`.
+        ssl: for a server whose certificate the system does not know.
+
+    Raises, when entered: CannotConnect, Unauthorized, Forbidden. An instance is used once, within one event loop.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token | None = None,
+        session: str | None = None,
+        user: str | None = None,
+        connect_timeout: float = 10.0,
+        offline_start: bool = False,
+        outbox: Outbox | None = None,
+        on_state: Callable[[ConnectionState], None] | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        timing: Timing | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.session_id = session or uuid.uuid4().hex
+        self._timing = timing or Timing()
+        self._connect_timeout_s = connect_timeout
+        self._outbox = outbox
+        self._listener = on_state
+        self._session = Session(timing=self._timing)
+        self._streams: dict[str, AnswerStream] = {}
+        self._replies: dict[str, asyncio.Future[object]] = {}
+        self._state: ConnectionState = Connecting(1)
+        self._state_queues: list[tuple[deque[ConnectionState], asyncio.Event]] = []
+        self._restored: tuple[AnswerStream, ...] = ()
+        self._driver = Driver(
+            address=Address(url=url, session=self.session_id, user=user),
+            session=self._session,
+            tokens=TokenSource(token),
+            timing=self._timing,
+            ssl_context=ssl,
+            must_connect=not offline_start,
+            rng=rng or random.Random(),  # noqa: S311 - jitter, not secrets
+            on_effect=self._on_effect,
+            on_state=self._on_state,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Connect; what `async with` does. Raises: CannotConnect, Unauthorized, Forbidden."""
+        self._restored = tuple(self._take_up(pending) for pending in (self._outbox.load() if self._outbox else ()))
+        try:
+            await self._driver.start(self._connect_timeout_s)
+        except BaseException:
+            await self._driver.close()
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connection. Questions under way raise Closed here and go on at the server."""
+        await self._driver.close()
+
+    # --- asking -----------------------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        message: str,
+        *,
+        timeout: float | None = None,
+        conversation: str | None = None,
+        model: str | None = None,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        replaces: str | None = None,
+        request_id: str | None = None,
+    ) -> Answer:
+        """Ask and wait for the whole answer, at most 32 KB of it.
+
+        Args:
+            timeout: seconds in all (default 30); then the server is told to stop.
+            conversation: its id; with one, earlier turns are context. Without, the question stands alone.
+            replaces: the id of an earlier request of the conversation that this one regenerates or edits.
+            request_id: your own unique id; asking again under it gets the same answer, never a second one.
+        Raises: RequestTimeout, RequestFailed (RateLimited, Overloaded, …), RequestCancelled, MessageTooLarge,
+            SessionReplaced, Closed. Cancelling the task stops the request at the server.
+        """
+        total_s = self._timing.ask_timeout_s if timeout is None else timeout
+        frame = self._question(
+            message,
+            stream=False,
+            conversation=conversation,
+            model=model,
+            system=system,
+            max_tokens=max_tokens,
+            replaces=replaces,
+            request_id=request_id,
+        )
+        async with self._begin(frame, Patience(total_s=total_s)) as stream:
+            return await stream.answer
+
+    def stream(
+        self,
+        message: str,
+        *,
+        timeout: float | None = None,
+        total_timeout: float | None = None,
+        conversation: str | None = None,
+        model: str | None = None,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        replaces: str | None = None,
+        request_id: str | None = None,
+    ) -> AnswerStream:
+        """Ask, and read the answer while it comes: `async for piece in app.stream(…)`.
+
+        Args:
+            timeout: seconds of silence allowed once the answer has started (default 30); no connection is no silence.
+            total_timeout: seconds in all (default: a little more than the server's own limits).
+        The other arguments and the errors are those of `ask`; they are raised while reading. Raises at once:
+        MessageTooLarge, SessionReplaced, Closed.
+        """
+        frame = self._question(
+            message,
+            stream=True,
+            conversation=conversation,
+            model=model,
+            system=system,
+            max_tokens=max_tokens,
+            replaces=replaces,
+            request_id=request_id,
+        )
+        return self._begin(frame, self._patience(timeout, total_timeout))
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a question; see `AnswerStream.cancel`."""
+        self._driver.carry_out(self._session.cancel(request_id, now=self._driver.now))
+
+    @property
+    def restored(self) -> tuple[AnswerStream, ...]:
+        """The answers to questions of an earlier run, from the outbox, in the order asked."""
+        return self._restored
+
+    def pending(self) -> list[PendingRequest]:
+        """Every question without an ending, in the order asked."""
+        return self._session.export()
+
+    # --- conversations ----------------------------------------------------------------------------------
+
+    async def conversations(self) -> AsyncIterator[ConversationSummary]:
+        """The user's conversations, last used first."""
+        before: str | None = None
+        while True:
+            request_id = _id()
+            page = await self._call(ListConversations(request_id=request_id, before=before), Conversations)
+            for summary in page.conversations:
+                yield summary
+            if page.next is None:
+                return
+            if page.next == before:
+                raise ProtocolViolation(request_id, "a page of conversations follows itself")
+            before = page.next
+
+    async def history(self, conversation: str) -> AsyncIterator[Turn]:
+        """A conversation's turns, newest first, each whole."""
+
+        async def page(before: str | None) -> History:
+            frame = GetHistory(request_id=_id(), conversation_id=conversation, before=before)
+            return await self._call(frame, History)
+
+        async for turn in turns(conversation, page):
+            yield turn
+
+    async def rename(self, conversation: str, title: str) -> Conversation:
+        """Give a conversation a title of at most 200 characters."""
+        return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, title=title))
+
+    async def delete(self, conversation: str) -> Conversation:
+        """Delete a conversation; `restore` brings it back."""
+        return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, deleted=True))
+
+    async def restore(self, conversation: str) -> Conversation:
+        """Bring a deleted conversation back."""
+        return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, deleted=False))
+
+    # --- the connection ---------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ConnectionState:
+        """The connection's state now."""
+        return self._state
+
+    @property
+    def limits(self) -> ServerLimits | None:
+        """What the server allows, once it has said so."""
+        return self._session.limits
+
+    async def states(self) -> AsyncIterator[ConnectionState]:
+        """The state now and each one after it, until `Stopped`. A slow reader misses the oldest."""
+        queue: deque[ConnectionState] = deque([self._state], maxlen=_STATES_KEPT)
+        news = asyncio.Event()
+        self._state_queues.append((queue, news))
+        try:
+            while True:
+                while queue:
+                    state = queue.popleft()
+                    yield state
+                    if isinstance(state, Stopped):
+                        return
+                news.clear()
+                await news.wait()
+        finally:
+            self._state_queues.remove((queue, news))
+
+    async def ping(self) -> float:
+        """The round trip to the server and back, in seconds. Raises: RequestTimeout, Closed, SessionReplaced."""
+        request_id = _id()
+        seconds = await self._wait(request_id, Ping())
+        if not isinstance(seconds, float):
+            raise ProtocolViolation(request_id, "the answer is of another kind")
+        return seconds
+
+    def reconnect_now(self) -> None:
+        """The network changed or came back: try at once instead of waiting."""
+        self._driver.reconnect_now()
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    def _question(
+        self,
+        message: str,
+        *,
+        stream: bool,
+        conversation: str | None,
+        model: str | None,
+        system: str | None,
+        max_tokens: int | None,
+        replaces: str | None,
+        request_id: str | None,
+    ) -> SendMessage:
+        text = clean(message)
+        if not text.strip():
+            raise ValueError("the message is empty; ask something")
+        frame = SendMessage(
+            request_id=request_id or _id(),
+            message=text,
+            stream=stream,
+            conversation_id=conversation,
+            model=model,
+            system=None if system is None else clean(system),
+            max_tokens=max_tokens,
+            replaces=replaces,
+        )
+        limits = self._session.limits
+        limit = MAX_MESSAGE_BYTES if limits is None else min(MAX_MESSAGE_BYTES, limits.max_message_bytes)
+        size = len(encode(frame))
+        if size > limit:
+            raise MessageTooLarge(size, limit)
+        return frame
+
+    def _patience(self, silence_s: float | None, total_s: float | None) -> Patience:
+        if total_s is None:
+            limits = self._session.limits
+            total_s = self._timing.queue_wait_s
+            if limits is not None:
+                total_s = (limits.queue_timeout_ms + limits.answer_timeout_ms) / 1000 + self._timing.stream_silence_s
+        return Patience(total_s=total_s, silence_s=self._timing.stream_silence_s if silence_s is None else silence_s)
+
+    def _begin(self, frame: SendMessage, patience: Patience) -> AnswerStream:
+        effects = self._session.ask(frame, patience, now=self._driver.now)
+        stream = self._new_stream(frame.request_id)
+        self._save(frame.request_id)
+        self._driver.carry_out(effects)
+        return stream
+
+    def _take_up(self, pending: PendingRequest) -> AnswerStream:
+        stream = self._new_stream(pending.frame.request_id)
+        effects = self._session.restore(pending, self._patience(None, None), now=self._driver.now)
+        self._driver.carry_out(effects)
+        return stream
+
+    def _new_stream(self, request_id: str) -> AnswerStream:
+        stream = AnswerStream(request_id, cancel=self.cancel, abandon=self._abandon)
+        self._streams[request_id] = stream
+        return stream
+
+    def _abandon(self, request_id: str) -> None:
+        self._driver.carry_out(self._session.abandon(request_id, now=self._driver.now))
+
+    async def _update(self, frame: UpdateConversation) -> Conversation:
+        return await self._call(frame, Conversation)
+
+    async def _call(self, frame: CallFrame, kind: type[ReplyT]) -> ReplyT:
+        reply = await self._wait(frame.request_id, frame)
+        if not isinstance(reply, kind):
+            raise ProtocolViolation(frame.request_id, "the answer is of another kind")
+        return reply
+
+    async def _wait(self, request_id: str, frame: CallFrame | Ping) -> object:
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        timeout_s = self._timing.call_timeout_s
+        effects = self._session.call(request_id, frame, timeout_s=timeout_s, now=self._driver.now)
+        self._replies[request_id] = future
+        self._driver.carry_out(effects)
+        try:
+            return await future
+        finally:
+            self._replies.pop(request_id, None)
+            self._session.drop_call(request_id)
+
+    def _save(self, request_id: str) -> None:
+        if self._outbox is None:
+            return
+        pending = self._session.exported(request_id)
+        if pending is not None:
+            self._outbox.save(pending)
+
+    def _on_effect(self, effect: Emit | Fail | Reply | ReplyFailed | RoundTrip) -> None:
+        match effect:
+            case Emit(request_id, event):
+                if isinstance(event, Queued | Started):
+                    self._save(request_id)
+                if isinstance(event, Done):
+                    self._end(request_id, event.answer)
+                elif (stream := self._streams.get(request_id)) is not None:
+                    stream.push(event)
+            case Fail(request_id, error, is_final):
+                self._end(request_id, error, is_final=is_final)
+            case Reply(request_id, frame):
+                self._settle(request_id, frame)
+            case RoundTrip(request_id, seconds):
+                self._settle(request_id, seconds)
+            case ReplyFailed(request_id, error):
+                future = self._replies.get(request_id)
+                if future is not None and not future.done():
+                    future.set_exception(error)
+
+    def _end(self, request_id: str, outcome: Answer | AnswerbackError, *, is_final: bool = True) -> None:
+        """R15: written down and shown in one go; one that only this run gives up stays in the outbox."""
+        if self._outbox is not None and is_final:
+            self._outbox.ended(request_id, outcome)
+        stream = self._streams.pop(request_id, None)
+        if stream is None:
+            return
+        if isinstance(outcome, Answer):
+            stream.push(Done(outcome))
+        else:
+            stream.fail(outcome)
+
+    def _settle(self, request_id: str, value: object) -> None:
+        future = self._replies.get(request_id)
+        if future is not None and not future.done():
+            future.set_result(value)
+
+    def _on_state(self, state: ConnectionState) -> None:
+        self._state = state
+        for queue, news in self._state_queues:
+            queue.append(state)
+            news.set()
+        if self._listener is not None:
+            try:
+                self._listener(state)
+            except Exception:
+                log.exception("on_state failed")
+
+
+def _id() -> str:
+    return str(uuid.uuid4())

@@ -1,0 +1,333 @@
+"""Runs a session over real connections: the loop that connects, the timer, and the hands of its effects."""
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, assert_never
+
+from answerback.client.effects import (
+    Effect,
+    Emit,
+    Fail,
+    Note,
+    Ready,
+    Reconnect,
+    Reply,
+    ReplyFailed,
+    RoundTrip,
+    Send,
+    Stop,
+)
+from answerback.client.errors import AnswerbackError, CannotConnect, Closed, Unauthorized
+from answerback.client.events import Connected, Connecting, ConnectionState, Disconnected, Stopped
+from answerback.client.link import Address, Link, OpenFailed, open_socket
+from answerback.client.session import Session
+from answerback.client.timing import Timing
+from answerback.client.tokens import TokenSource
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import RenewToken, Welcome
+
+log = logging.getLogger("answerback.client")
+
+
+class Driver:
+    """One session on one address. `on_effect` gets what concerns the application, `on_state` the connection."""
+
+    def __init__(
+        self,
+        *,
+        address: Address,
+        session: Session,
+        tokens: TokenSource,
+        timing: Timing,
+        ssl_context: ssl.SSLContext | None,
+        must_connect: bool,
+        rng: random.Random,
+        on_effect: Callable[[Emit | Fail | Reply | ReplyFailed | RoundTrip], None],
+        on_state: Callable[[ConnectionState], None],
+    ) -> None:
+        self._address = address
+        self._session = session
+        self._tokens = tokens
+        self._timing = timing
+        self._ssl = ssl_context
+        self._must_connect = must_connect
+        self._rng = rng
+        self._on_effect = on_effect
+        self._on_state = on_state
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._links: dict[int, Link] = {}
+        self._link: Link | None = None
+        self._numbers = 0
+        self._failures = 0
+        self._refusals = 0
+        self._reason = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._hurry = asyncio.Event()
+        self._was_ready = False
+        self._first: asyncio.Future[None] | None = None
+        self._renewal_id: str | None = None
+        self._renewal_token: str | None = None
+        self._renewals = 0
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds, as the session counts them."""
+        return asyncio.get_running_loop().time()
+
+    async def start(self, timeout_s: float) -> None:
+        """Begin; unless an offline start is allowed, return when the server has answered.
+
+        Raises: CannotConnect, Unauthorized, Forbidden.
+        """
+        self._first = asyncio.get_running_loop().create_future()
+        supervisor = self._spawn(self._supervise(), "supervisor")
+        self._spawn(self._watch(), "watch")
+        if not self._must_connect:
+            return
+        await asyncio.wait([self._first, supervisor], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._session.stopped is not None:
+            raise self._session.stopped
+        if not self._first.done():
+            reason = self._reason or "the connection opened, but the server did not answer; is it an Answerback server?"
+            raise CannotConnect(self._address.url, reason)
+
+    async def close(self) -> None:
+        """Send what is queued, close every connection, end every task."""
+        self.carry_out(self._session.stop(Closed()))
+        links = list(self._links.values())
+        await asyncio.gather(*(link.close(flush_s=self._timing.close_s) for link in links), return_exceptions=True)
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def reconnect_now(self) -> None:
+        """The network is back, or the app woke: try at once, and look whether the connection lives."""
+        self._hurry.set()
+        self.carry_out(self._session.probe(now=self.now))
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        """Do what the session wants, in its order."""
+        for effect in effects:
+            match effect:
+                case Send(frame):
+                    if self._link is not None:
+                        self._link.send(frame)
+                case Reply(request_id) | ReplyFailed(request_id) if request_id == self._renewal_id:
+                    self._renewed(effect)
+                case Emit() | Fail() | Reply() | ReplyFailed() | RoundTrip():
+                    self._on_effect(effect)
+                case Ready(welcome):
+                    self._ready(welcome)
+                case Reconnect(reason):
+                    log.info("reconnecting: %s", reason)
+                    self._reason = reason
+                    if self._link is not None:
+                        self._link.abort()
+                case Stop(error):
+                    self._stop(error)
+                case Note(detail):
+                    log.warning("from the server: %s", detail)
+                case _:
+                    assert_never(effect)
+        self._schedule()
+
+    # --- connections --------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        """Connect, keep, connect again, until the session is stopped."""
+        try:
+            while self._session.stopped is None:
+                link = await self._connect()
+                self._adopt(link)
+                await self._keep()
+        except AnswerbackError as error:
+            self.carry_out(self._session.stop(error))
+        except Exception:
+            log.exception("the client failed")
+            self.carry_out(self._session.stop(Closed()))
+
+    async def _connect(self) -> Link:
+        """Open a connection, however long it takes. Raises: AnswerbackError: it is no use to try again."""
+        while True:
+            if self._failures:
+                await self._pause(None)
+            self._on_state(Connecting(self._failures + 1))
+            try:
+                return await self._open()
+            except OpenFailed as failed:
+                self._failures += 1
+                self._reason = str(failed.error)
+                at_start = self._must_connect and not self._was_ready
+                if self._is_final(failed) or (failed.is_absent and at_start):
+                    raise failed.error from failed
+                if failed.retry_after_s is not None:
+                    await self._pause(failed.retry_after_s)
+
+    def _is_final(self, failed: OpenFailed) -> bool:
+        """A token that can be renewed is tried once more: the first may just have run out."""
+        if isinstance(failed.error, Unauthorized) and self._tokens.can_renew:
+            self._refusals += 1
+            return self._refusals > 1
+        return failed.is_final
+
+    async def _pause(self, at_least_s: float | None) -> None:
+        """Full jitter: a server that comes back is not met by everybody at once."""
+        ceiling_s = min(self._timing.backoff_max_s, self._timing.backoff_min_s * 2 ** min(self._failures - 1, 16))
+        pause_s = self._rng.uniform(0, ceiling_s) if at_least_s is None else at_least_s
+        self._on_state(Disconnected(retry_in_s=pause_s, reason=self._reason))
+        self._hurry.clear()
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+
+    async def _open(self) -> Link:
+        try:
+            token = await self._tokens.get()
+        except Exception as exc:
+            log.exception("the token function failed")
+            raise OpenFailed(CannotConnect(self._address.url, "no token could be got")) from exc
+        socket = await open_socket(self._address, token=token, timing=self._timing, ssl_context=self._ssl)
+        self._tokens.adopted(token)
+        self._numbers += 1
+        return Link(self._numbers, socket, on_message=self._on_message, on_lost=self._on_lost)
+
+    def _adopt(self, link: Link) -> None:
+        """From now on this is the session's connection; an older one is read until the new one is welcomed."""
+        self._links[link.number] = link
+        self._link = link
+        age_s = self._rng.uniform(self._timing.rollover_min_s, self._timing.rollover_max_s)
+        link.rollover_at = self.now + age_s
+        self._spawn(link.run(), f"link-{link.number}")
+        self.carry_out(self._session.connected(link.number, now=self.now))
+
+    async def _keep(self) -> None:
+        """Return when the present connection is lost; replace it before it grows too old."""
+        while (link := self._link) is not None:
+            try:
+                async with asyncio.timeout_at(link.rollover_at):
+                    await link.lost.wait()
+            except TimeoutError:
+                await self._roll_over(link)
+
+    async def _roll_over(self, old: Link) -> None:
+        """The new connection first, then the old one goes: nothing is interrupted."""
+        try:
+            new = await self._open()
+        except OpenFailed as failed:
+            log.info("the connection could not be replaced yet: %s", failed.error)
+            old.rollover_at = self.now + max(self._timing.backoff_max_s, failed.retry_after_s or 0.0)
+            return
+        if self._session.stopped is None:
+            self._adopt(new)
+        else:
+            await new.close(flush_s=0)
+
+    def _on_message(self, link: Link, data: str | bytes) -> None:
+        self.carry_out(self._session.received(link.number, data, now=self.now))
+
+    def _on_lost(self, link: Link) -> None:
+        self._links.pop(link.number, None)
+        if link is self._link:
+            self._link = None
+            self._failures += 1
+            self._reason = self._reason or link.reason
+            too_large = link.was_too_large
+            self.carry_out(self._session.disconnected(link.number, now=self.now, too_large=too_large))
+
+    def _ready(self, welcome: Welcome) -> None:
+        self._was_ready = True
+        self._failures = self._refusals = 0
+        self._reason = ""
+        link = self._link
+        if link is not None and welcome.limits.max_connection_ms is not None and link.rollover_at is not None:
+            latest = self.now + welcome.limits.max_connection_ms / 1000 * self._rng.uniform(0.8, 0.95)
+            link.rollover_at = min(link.rollover_at, latest)
+        if self._first is not None and not self._first.done():
+            self._first.set_result(None)
+        for old in [other for other in self._links.values() if other is not link]:
+            self._spawn(old.close(flush_s=self._timing.close_s), f"retire-{old.number}")
+        state = Connected(connection_id=welcome.connection_id, user_id=welcome.user_id, models=welcome.models)
+        self._on_state(state)
+
+    def _stop(self, error: AnswerbackError) -> None:
+        self._link = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._hurry.set()
+        for link in self._links.values():
+            self._spawn(link.close(flush_s=self._timing.close_s), f"close-{link.number}")
+        self._on_state(Stopped(error))
+
+    # --- time ---------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        due_at = self._session.due_at()
+        if self._timer is not None:
+            if due_at is not None and self._timer.when() <= due_at and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due_at is not None:
+            self._timer = asyncio.get_running_loop().call_at(due_at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.carry_out(self._session.tick(now=self.now))
+
+    async def _watch(self) -> None:
+        """Notice that the machine slept, and that the token runs out; neither can be left to one long timer."""
+        period_s = self._timing.watch_s
+        while True:
+            mono_s, wall_s = time.monotonic(), time.time()
+            await asyncio.sleep(period_s)
+            slept_s = max(time.time() - wall_s, time.monotonic() - mono_s) - period_s
+            if slept_s > self._timing.jump_s:
+                log.info("the clock leapt by %.0f s: probing the connection", slept_s)
+                self.reconnect_now()
+            if self._tokens.is_due(wall_s=time.time(), before_s=self._timing.renew_before_s):
+                await self._renew()
+
+    async def _renew(self) -> None:
+        """Give the connection a fresh token before the old one expires; once at a time."""
+        if self._link is None or self._renewal_id is not None or self._session.stopped is not None:
+            return
+        try:
+            token = await self._tokens.get()
+        except Exception:
+            log.exception("the token function failed; it is called again soon")
+            return
+        if token is None or token == self._renewal_token:
+            return
+        self._renewals += 1
+        self._renewal_id = f"renewal-{self._renewals}"
+        self._renewal_token = token
+        frame = RenewToken(request_id=self._renewal_id, token=token)
+        timeout_s = self._timing.call_timeout_s
+        self.carry_out(self._session.call(self._renewal_id, frame, timeout_s=timeout_s, now=self.now))
+
+    def _renewed(self, effect: Reply | ReplyFailed) -> None:
+        token, self._renewal_id, self._renewal_token = self._renewal_token, None, None
+        if isinstance(effect, Reply):
+            self._tokens.adopted(token)
+            return
+        log.warning("the token was not renewed: %s", effect.error)
+        if effect.error.code == ErrorCode.UNAUTHORIZED and self._link is not None:
+            self._link.abort()  # a new connection asks for a token anew, and says for good if it is refused
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine, name=f"answerback-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)

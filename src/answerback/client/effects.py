@@ -1,0 +1,90 @@
+"""What the session asks of whoever drives it. Effects are carried out in the order given."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from answerback.client.errors import AnswerbackError
+from answerback.client.events import Event
+from answerback.protocol.frames import ClientFrame, Conversation, Conversations, History, TokenRenewed, Welcome
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put this frame on the present connection."""
+
+    frame: ClientFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Something happened to a question. `Done` is its one ending."""
+
+    request_id: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """A question ended with an error; its one ending.
+
+    `is_final` false: only this client gives it up (closed, replaced); the server still owes the answer to the session.
+    """
+
+    request_id: str
+    error: AnswerbackError
+    is_final: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a call (history, renewal of a token) was answered with."""
+
+    request_id: str
+    frame: History | Conversations | Conversation | TokenRenewed
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFailed:
+    """A call has no answer."""
+
+    request_id: str
+    error: AnswerbackError
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """A ping was answered after so many seconds."""
+
+    request_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The present connection is the session's; an older one can be closed."""
+
+    welcome: Welcome
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """The present connection is no good: drop it and open another."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Close for good; never connect again."""
+
+    error: AnswerbackError
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A message that is none of ours, or an error without a request: for the log."""
+
+    detail: str
+
+
+Effect: TypeAlias = Send | Emit | Fail | Reply | ReplyFailed | RoundTrip | Ready | Reconnect | Stop | Note

@@ -1,0 +1,242 @@
+"""Everything that the client raises.
+
+    AnswerbackError                 code, retryable
+    ├── CannotConnect               url, reason                    (also a ConnectionError)
+    ├── Unauthorized                the server did not accept the token
+    ├── Forbidden                   the server does not let this app in
+    ├── SessionReplaced             another app uses the same session now
+    ├── Closed                      the client was closed
+    ├── MessageTooLarge             size_bytes, limit_bytes
+    ├── ProtocolViolation           request_id, detail
+    ├── AnswerRestarted             request_id: text that was already given out is void
+    ├── RequestTimeout              request_id, timeout_s, text    (also a TimeoutError)
+    ├── RequestCancelled            answer: what there was until then
+    └── RequestFailed               message, retry_after_ms, answer
+        ├── RateLimited
+        ├── Overloaded
+        └── RequestConflict
+
+`retryable`: the same question, asked anew, may succeed later. Facts are attributes; `str()` makes the sentence.
+"""
+
+from typing import TYPE_CHECKING
+
+from answerback.protocol.errors import ERRORS, ErrorCode
+
+if TYPE_CHECKING:
+    from answerback.client.events import Answer
+
+__all__ = [
+    "AnswerRestarted",
+    "AnswerbackError",
+    "CannotConnect",
+    "Closed",
+    "Forbidden",
+    "MessageTooLarge",
+    "Overloaded",
+    "ProtocolViolation",
+    "RateLimited",
+    "RequestCancelled",
+    "RequestConflict",
+    "RequestFailed",
+    "RequestTimeout",
+    "SessionReplaced",
+    "Unauthorized",
+]
+
+
+class AnswerbackError(Exception):
+    """Base of all. `code` is a word of the protocol's table, or the client's own."""
+
+    code: str = "internal"
+    retryable: bool = False
+
+
+class CannotConnect(AnswerbackError, ConnectionError):
+    """There is no connection to be had at `url`."""
+
+    code = "cannot_connect"
+    retryable = True
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Cannot connect to {self.url}: {self.reason}"
+
+
+class Unauthorized(AnswerbackError):
+    """The server did not accept the token, at a handshake or when it was renewed."""
+
+    code = ErrorCode.UNAUTHORIZED.value
+
+    def __str__(self) -> str:
+        return "The server did not accept the token. Get a fresh one and pass it as token=."
+
+
+class Forbidden(AnswerbackError):
+    """The server does not let this app in."""
+
+    code = ErrorCode.FORBIDDEN.value
+
+    def __str__(self) -> str:
+        return "The server does not let this app in. Ask its operator."
+
+
+class SessionReplaced(AnswerbackError):
+    """Another connection took this session over; this client stays away, so that the two do not fight."""
+
+    code = ErrorCode.SESSION_REPLACED.value
+
+    def __str__(self) -> str:
+        return "Another app uses this session now. Give each running app a session of its own."
+
+
+class Closed(AnswerbackError):
+    """The client was closed. Requests that were under way go on at the server."""
+
+    code = "closed"
+
+    def __str__(self) -> str:
+        return "The client is closed. Make a new one."
+
+
+class MessageTooLarge(AnswerbackError):
+    """The question is over the limit; it was not sent, or the way to the server refused it."""
+
+    code = ErrorCode.MESSAGE_TOO_LARGE.value
+
+    def __init__(self, size_bytes: int, limit_bytes: int | None) -> None:
+        super().__init__(size_bytes, limit_bytes)
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        if self.limit_bytes is None:
+            return f"The message has {self.size_bytes} bytes; the way to the server allows less. Shorten it."
+        return f"The message has {self.size_bytes} bytes; {self.limit_bytes} are allowed. Shorten it."
+
+
+class ProtocolViolation(AnswerbackError):
+    """The server sent what the protocol does not allow; nothing of it was shown."""
+
+    code = "protocol_violation"
+
+    def __init__(self, request_id: str, detail: str) -> None:
+        super().__init__(request_id, detail)
+        self.request_id = request_id
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"The server broke the protocol ({self.detail}). Tell its operator; request {self.request_id}."
+
+
+class AnswerRestarted(AnswerbackError):
+    """The answer began anew with other words, after the text iterator had given out the old ones."""
+
+    code = "answer_restarted"
+    retryable = True
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(request_id)
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return "The answer was begun anew with other words. Drop the text so far; read .events() or await .answer."
+
+
+class RequestTimeout(AnswerbackError, TimeoutError):
+    """The answer did not come in time; the server was told to stop. `text`: what had come until then."""
+
+    code = ErrorCode.TIMEOUT.value
+    retryable = True
+
+    def __init__(self, request_id: str, timeout_s: float, text: str = "") -> None:
+        super().__init__(request_id, timeout_s)
+        self.request_id = request_id
+        self.timeout_s = timeout_s
+        self.text = text
+
+    def __str__(self) -> str:
+        return "Request timeout"
+
+
+class RequestCancelled(AnswerbackError):
+    """The request was cancelled; `answer` has what there was until then."""
+
+    code = "cancelled"
+
+    def __init__(self, answer: "Answer") -> None:
+        super().__init__(answer.request_id)
+        self.answer = answer
+
+    def __str__(self) -> str:
+        return f"Request {self.answer.request_id} was cancelled."
+
+
+class RequestFailed(AnswerbackError):
+    """The server ended the request without a whole answer. `answer`, if any, has what there was until then."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool,
+        retry_after_ms: int | None = None,
+        request_id: str = "",
+        answer: "Answer | None" = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.retry_after_ms = retry_after_ms
+        self.request_id = request_id
+        self.answer = answer
+
+    def __str__(self) -> str:
+        wait = "" if self.retry_after_ms is None else f" Try again in {self.retry_after_ms / 1000:.1f} s."
+        return f"{self.message}{wait} ({self.code})"
+
+
+class RateLimited(RequestFailed):
+    """The user's requests of this minute are used up; `retry_after_ms` says when the next minute begins."""
+
+
+class Overloaded(RequestFailed):
+    """The user has too many unfinished requests."""
+
+
+class RequestConflict(RequestFailed):
+    """The request id was used before for something else."""
+
+
+_CLASSES = {
+    ErrorCode.RATE_LIMITED: RateLimited,
+    ErrorCode.OVERLOADED: Overloaded,
+    ErrorCode.REQUEST_CONFLICT: RequestConflict,
+}
+
+
+def request_failed(
+    code: ErrorCode,
+    message: str | None = None,
+    *,
+    retryable: bool | None = None,
+    retry_after_ms: int | None = None,
+    request_id: str = "",
+    answer: "Answer | None" = None,
+) -> RequestFailed:
+    """The error of the class that belongs to a code."""
+    info = ERRORS[code]
+    return _CLASSES.get(code, RequestFailed)(
+        code.value,
+        message or info.message,
+        retryable=info.retryable if retryable is None else retryable,
+        retry_after_ms=retry_after_ms,
+        request_id=request_id,
+        answer=answer,
+    )

@@ -1,0 +1,111 @@
+"""What the application sees: the answer, the events of a request, and the states of the connection."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from answerback.core.assembly import Restarted, Started, Text
+from answerback.protocol.frames import MessageResponse, Status, Timing, Usage
+
+__all__ = [
+    "Answer",
+    "Connected",
+    "Connecting",
+    "ConnectionState",
+    "Disconnected",
+    "Done",
+    "Event",
+    "Queued",
+    "Restarted",
+    "Started",
+    "Stopped",
+    "Text",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer. `text` is, character for character, what the server has stored for `attempt`.
+
+    `conversation_id`: where the turn is kept. `timing`: milliseconds on the server. `finish_reason`: `stop`, `length`
+    (cut at a limit), or the model's own word.
+    """
+
+    text: str
+    request_id: str
+    status: Status
+    attempt: int
+    conversation_id: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    timing: Timing | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def answer_of(response: MessageResponse, text: str, conversation_id: str | None) -> Answer:
+    """The answer that a terminal frame completes."""
+    return Answer(
+        text=text,
+        request_id=response.request_id,
+        status=response.status,
+        attempt=response.attempt,
+        conversation_id=conversation_id,
+        finish_reason=response.finish_reason,
+        model=response.model,
+        usage=response.usage,
+        timing=response.timing,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """The server has stored the request and will answer it. `position`: unfinished ones before it in its order."""
+
+    position: int
+    conversation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer is whole. Always the last event; a request that ends otherwise raises instead."""
+
+    answer: Answer
+
+
+Event: TypeAlias = Queued | Started | Restarted | Text | Done
+
+
+@dataclass(frozen=True, slots=True)
+class Connecting:
+    """A connection is being opened. `attempt` counts from 1 since the last good one."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """The server has answered. `models`: the names it offers, its default first."""
+
+    connection_id: str
+    user_id: str
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnected:
+    """No connection; the next try begins in `retry_in_s`. Requests are kept meanwhile."""
+
+    retry_in_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The client will not connect again: it was closed, replaced or refused, as `error` says."""
+
+    error: Exception
+
+
+ConnectionState: TypeAlias = Connecting | Connected | Disconnected | Stopped

@@ -1,0 +1,83 @@
+"""One question and its answer, as the client's session keeps it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from answerback.core.assembly import Assembly
+from answerback.protocol.frames import ResumePoint, SendMessage
+
+
+class Phase(StrEnum):
+    """How far the question has got, as far as the client knows."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    ACCEPTED = "accepted"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """When the client gives a question up (R17). `total_s` runs from the call; `silence_s` only while connected and
+    after the answer has started.
+    """
+
+    total_s: float
+    silence_s: float | None = None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Exchange:
+    """Mutable; only `Session` changes it. Instants are monotonic seconds; None: not due.
+
+    `deadline`: give up. `silent_at`: give up, because the started answer went silent. `probe_at`: ask the server about
+    it. `resend_at`: not to be sent again before. `hello_id`: the `hello` that is out for it (R5: at most one).
+    """
+
+    frame: SendMessage
+    patience: Patience
+    deadline: float
+    assembly: Assembly
+    phase: Phase = Phase.WAITING
+    was_sent: bool = False
+    is_cancelled: bool = False
+    conversation_id: str | None = None
+    silent_at: float | None = None
+    probe_at: float | None = None
+    probe_pause_s: float = 0.0
+    gap_pause_s: float = 0.0
+    resend_at: float | None = None
+    hello_id: str | None = None
+    wants_resume: bool = False
+
+    @property
+    def request_id(self) -> str:
+        """Its name."""
+        return self.frame.request_id
+
+    @property
+    def key(self) -> str | None:
+        """Its ordering key inside the user: the conversation it names, else none (G4)."""
+        return self.frame.conversation_id
+
+    @property
+    def resume_point(self) -> ResumePoint:
+        """What the client holds of it."""
+        return ResumePoint(request_id=self.request_id, attempt=self.assembly.attempt, offset=self.assembly.length)
+
+    def offline(self) -> None:
+        """The connection is gone: what was not accepted waits again, and no clock runs but the deadline."""
+        if self.phase is Phase.SENT:
+            self.phase = Phase.WAITING
+        self.hello_id = None
+        self.wants_resume = False
+        self.gap_pause_s = 0.0
+        self.silent_at = self.probe_at = self.resend_at = None
+
+    def due_at(self) -> float:
+        """The first instant at which something is to be done about it."""
+        due = self.deadline
+        for instant in (self.silent_at, self.probe_at, self.resend_at):
+            if instant is not None and instant < due:
+                due = instant
+        return due

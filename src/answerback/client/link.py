@@ -1,0 +1,228 @@
+"""One WebSocket connection: opening it, frames out, messages in. A thin skin over `websockets`."""
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from answerback import __version__
+from answerback.client.errors import AnswerbackError, CannotConnect, Forbidden, Unauthorized
+from answerback.client.timing import Timing
+from answerback.protocol.codec import encode
+from answerback.protocol.frames import ClientFrame
+from answerback.protocol.limits import MAX_FRAME_BYTES
+
+log = logging.getLogger("answerback.client")
+
+_MAX_INCOMING_BYTES: Final = 4 * MAX_FRAME_BYTES
+"""Frames have at most 32 KB; some room, so that a newer server is not cut off."""
+_MESSAGE_TOO_BIG: Final = 1009
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class OpenFailed(Exception):
+    """A connection could not be opened. `is_final`: trying again will not help. `is_absent`: nobody listens there."""
+
+    def __init__(
+        self,
+        error: AnswerbackError,
+        *,
+        is_final: bool = False,
+        is_absent: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(error)
+        self.error = error
+        self.is_final = is_final
+        self.is_absent = is_absent
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where to connect, and as whom. A path (an API Gateway stage) and a query of the URL are kept."""
+
+    url: str
+    session: str
+    user: str | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise ValueError(f"{self.url!r} is not a WebSocket URL; use ws://HOST:PORT or wss://HOST/PATH")
+
+    def uri(self, *, with_user: bool) -> str:
+        """The URL to open. `with_user` false: the token says who it is."""
+        parts = urlsplit(self.url)
+        query = [*parse_qsl(parts.query, keep_blank_values=True), ("sessionId", self.session)]
+        if with_user and self.user is not None:
+            query.append(("userId", self.user))
+        return urlunsplit((parts.scheme, parts.netloc, parts.path or "/", urlencode(query), ""))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine, where no proxy belongs in between."""
+        return urlsplit(self.url).hostname in _LOOPBACK
+
+
+async def open_socket(
+    address: Address, *, token: str | None, timing: Timing, ssl_context: ssl.SSLContext | None
+) -> ClientConnection:
+    """Open a connection. Raises: OpenFailed."""
+    options: dict[str, Any] = {}
+    if ssl_context is not None:
+        options["ssl"] = ssl_context
+    if token is not None:
+        options["additional_headers"] = {"Authorization": f"Bearer {token}"}
+    try:
+        return await connect(
+            address.uri(with_user=token is None),
+            compression=None,
+            user_agent_header=f"answerback/{__version__}",
+            proxy=None if address.is_local else True,
+            open_timeout=timing.open_timeout_s,
+            close_timeout=timing.close_s,
+            ping_interval=timing.keepalive_s,
+            ping_timeout=timing.keepalive_s,
+            max_size=_MAX_INCOMING_BYTES,
+            logger=logging.getLogger("answerback.client.websockets"),
+            **options,
+        )
+    except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as exc:
+        raise _explain(address.url, exc) from exc
+
+
+def _explain(url: str, exc: Exception) -> OpenFailed:
+    """What a failed opening means; the most specific row wins."""
+    match exc:
+        case InvalidStatus():
+            return _explain_status(url, exc)
+        case ssl.SSLCertVerificationError():
+            reason = f"the server's certificate is not trusted ({exc.verify_message}); pass ssl= with its authority"
+            return OpenFailed(CannotConnect(url, reason), is_absent=True)
+        case TimeoutError():
+            return OpenFailed(CannotConnect(url, "no answer in time"))
+        case ConnectionRefusedError():
+            reason = "nothing listens there; start a server with `answerback serve`, or check host and port"
+            return OpenFailed(CannotConnect(url, reason), is_absent=True)
+        case OSError():
+            return OpenFailed(CannotConnect(url, exc.strerror or "the network refused it"), is_absent=True)
+        case _:
+            return OpenFailed(CannotConnect(url, "what listens there does not speak WebSocket"), is_absent=True)
+
+
+def _explain_status(url: str, exc: InvalidStatus) -> OpenFailed:
+    status = exc.response.status_code
+    if status == 401:
+        return OpenFailed(Unauthorized(), is_final=True)
+    if status == 403:
+        return OpenFailed(Forbidden(), is_final=True)
+    if status == 429 or status >= 500:
+        after = exc.response.headers.get("Retry-After", "")
+        wait_s = float(after) if after.isascii() and after.isdigit() else None
+        return OpenFailed(CannotConnect(url, f"the server is busy (HTTP {status})"), retry_after_s=wait_s)
+    reason = f"the server answered HTTP {status}; check the path of the URL"
+    return OpenFailed(CannotConnect(url, reason), is_absent=True)
+
+
+class Link:
+    """An open connection. Frames leave in the order given; `run` reads until the connection ends."""
+
+    def __init__(
+        self,
+        number: int,
+        socket: ClientConnection,
+        *,
+        on_message: Callable[["Link", str | bytes], None],
+        on_lost: Callable[["Link"], None],
+    ) -> None:
+        self.number = number
+        self.rollover_at: float | None = None
+        self._socket = socket
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._frames: deque[ClientFrame] = deque()
+        self._wake = asyncio.Event()
+        self._is_sent = asyncio.Event()
+        self._is_sent.set()
+        self.lost = asyncio.Event()
+
+    @property
+    def was_too_large(self) -> bool:
+        """Whether the peer closed it because of a message's size."""
+        return self._socket.close_code == _MESSAGE_TOO_BIG
+
+    @property
+    def reason(self) -> str:
+        """Why it is over, for the log."""
+        return f"the connection was closed (code {self._socket.close_code or 1006})"
+
+    def send(self, frame: ClientFrame) -> None:
+        """Queue a frame; the session bounds how many there can be (one a question and what keeps them alive)."""
+        self._frames.append(frame)
+        self._is_sent.clear()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Read and write until the connection ends, in whatever way; then tell."""
+        writer = asyncio.create_task(self._write(), name=f"answerback-writer-{self.number}")
+        try:
+            async for message in self._socket:
+                self._on_message(self, message)
+        except ConnectionClosed:
+            pass
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            self._socket.transport.abort()
+            self.lost.set()
+            self._on_lost(self)
+
+    def abort(self) -> None:
+        """Drop the connection without a word: it is dead, or taken for dead."""
+        self._socket.transport.abort()
+
+    async def close(self, *, flush_s: float) -> None:
+        """Send what is queued, if that takes no longer than `flush_s`, and close in good order."""
+        try:
+            async with asyncio.timeout(flush_s):
+                await self._is_sent.wait()
+        except TimeoutError:
+            pass
+        await self._socket.close()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._frames:
+                    await self._send_now(self._frames.popleft())
+                self._is_sent.set()
+        except ConnectionClosed:
+            self._is_sent.set()  # the reader sees it too, and tells
+
+    async def _send_now(self, frame: ClientFrame) -> None:
+        data = encode(frame)
+        if len(data) <= MAX_FRAME_BYTES:
+            await self._socket.send(data.decode())
+        else:
+            await self._socket.send(fragments(data))
+
+
+def fragments(data: bytes, size: int = MAX_FRAME_BYTES) -> Iterator[str]:
+    """UTF-8 text in pieces of at most `size` bytes, cut between code points (API Gateway takes 32 KB a fragment)."""
+    start = 0
+    while start < len(data):
+        end = min(len(data), start + size)
+        while end < len(data) and data[end] & 0xC0 == 0x80:
+            end -= 1
+        yield data[start:end].decode()
+        start = end

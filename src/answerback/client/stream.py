@@ -1,0 +1,165 @@
+"""One streamed answer, as the application reads it."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from answerback.client.errors import AnswerbackError, AnswerRestarted
+from answerback.client.events import Answer, Done, Event, Queued, Restarted, Text
+
+Outcome: TypeAlias = Answer | AnswerbackError
+
+
+class _Final(Awaitable[Answer]):
+    """`await stream.answer`, as often as wanted; nothing is left behind if nobody awaits it."""
+
+    def __init__(self, wait: Callable[[], Awaitable[Answer]]) -> None:
+        self._wait = wait
+
+    def __await__(self) -> Generator[Any, Any, Answer]:
+        return self._wait().__await__()
+
+
+class AnswerStream:
+    """The answer to one question while it comes.
+
+        async for piece in app.stream("Tell me a story."):
+            print(piece, end="", flush=True)
+
+    Iterating gives the text, `events()` the typed events, `await .answer` the whole; each raises the error of a request
+    that failed. Iterate once, by text or by events; what is not read yet is kept as one piece, so that a slow reader
+    costs no memory. Dropping the stream stops nothing: `cancel()` does, and so does leaving it as a context
+    (`async with app.stream(…) as answer`) before the end.
+    """
+
+    def __init__(self, request_id: str, *, cancel: Callable[[str], None], abandon: Callable[[str], None]) -> None:
+        self.request_id = request_id
+        self.conversation_id: str | None = None
+        self._cancel = cancel
+        self._abandon = abandon
+        self._unread: deque[Event] = deque()
+        self._news = asyncio.Event()
+        self._over = asyncio.Event()
+        self._outcome: Outcome | None = None
+        self._given = ""
+        self._is_replay = False
+        self._is_read_out = False
+
+    @property
+    def answer(self) -> Awaitable[Answer]:
+        """The whole answer, to be awaited.
+
+        Raises: RequestFailed, RequestCancelled, RequestTimeout, ProtocolViolation, SessionReplaced, Closed.
+        """
+        return _Final(self._final)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the ending has come."""
+        return self._outcome is not None
+
+    def cancel(self) -> None:
+        """Stop the request at the server, which then ends it: RequestCancelled, or an answer that was whole."""
+        if self._outcome is None:
+            self._cancel(self.request_id)
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        """The next piece of text.
+
+        Raises: the request's error; AnswerRestarted: the answer began anew (after a crash of the server) with other
+        words than were given out. One that begins anew with the same words just goes on.
+        """
+        while True:
+            match await self._next():
+                case Restarted():
+                    self._is_replay = True
+                case Text() as text if self._is_replay:
+                    snapshot = text.snapshot
+                    if snapshot.startswith(self._given):
+                        self._is_replay = False
+                        if piece := snapshot[len(self._given) :]:
+                            self._given = snapshot
+                            return piece
+                    elif not self._given.startswith(snapshot):
+                        self._is_read_out = True
+                        raise AnswerRestarted(self.request_id)
+                case Text() as text:
+                    piece = text.delta
+                    self._given += piece
+                    return piece
+                case Done(answer):
+                    if answer.text != self._given:
+                        raise AnswerRestarted(self.request_id)
+                    raise StopAsyncIteration
+                case _:
+                    continue
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Queued, Started, Text…, Done; after a crash of the server also Restarted (drop the text so far), Text… again.
+
+        Raises: as `answer`.
+        """
+        while True:
+            try:
+                event = await self._next()
+            except StopAsyncIteration:
+                return
+            yield event
+            if isinstance(event, Done):
+                return
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._outcome is None:
+            self._abandon(self.request_id)
+
+    # --- what the client tells ---------------------------------------------------------------------------
+
+    def push(self, event: Event) -> None:
+        """Something happened. Text that was not read yet is joined."""
+        if isinstance(event, Queued):
+            self.conversation_id = event.conversation_id
+        last = self._unread[-1] if self._unread else None
+        if isinstance(event, Text) and isinstance(last, Text) and (joined := last.joined(event)) is not None:
+            self._unread[-1] = joined
+        else:
+            self._unread.append(event)
+        if isinstance(event, Done):
+            self._outcome = event.answer
+            self._over.set()
+        self._news.set()
+
+    def fail(self, error: AnswerbackError) -> None:
+        """The request ended with an error."""
+        self._outcome = error
+        self._over.set()
+        self._news.set()
+
+    async def _next(self) -> Event:
+        while not self._unread:
+            if self._is_read_out or isinstance(self._outcome, Answer):
+                raise StopAsyncIteration
+            if self._outcome is not None:
+                self._is_read_out = True
+                raise self._outcome
+            self._news.clear()
+            await self._news.wait()
+        return self._unread.popleft()
+
+    async def _final(self) -> Answer:
+        await self._over.wait()
+        outcome = self._outcome
+        if isinstance(outcome, Answer):
+            return outcome
+        if outcome is None:
+            raise RuntimeError("the stream is over without an outcome")
+        raise outcome
