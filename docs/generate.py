@@ -1,0 +1,185 @@
+"""Write the parts of the documents that are made from the code: tables, and the transcript.
+
+    python docs/generate.py          write them
+    python docs/generate.py --check  say what is stale; exit status 1 if anything is
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""
+
+import re
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from answerback.cli.config import default_value
+from answerback.cli.settings import SETTINGS
+from answerback.cli.values import toml
+from answerback.core.delivery import MAX_TEXT_BYTES
+from answerback.core.request import TRANSITIONS, Event, State
+from answerback.gateway.settings import Caps
+from answerback.protocol import limits
+from answerback.protocol.errors import ERRORS, ErrorCode
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("PROTOCOL.md", "docs/configure.md")
+_PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# What the table of codes does not say: where each comes, and what to do about it.
+_CODES: Mapping[ErrorCode, tuple[str, str]] = {
+    ErrorCode.INVALID_FRAME: (
+        "`messageResponse` to a `sendMessage` with a readable id, else `error`",
+        "corrects the program; a question needs a new id",
+    ),
+    ErrorCode.MESSAGE_TOO_LARGE: ("`error`, then the connection may be closed with 1009", "shortens the message"),
+    ErrorCode.UNAUTHORIZED: (
+        "HTTP 401; `messageResponse` after the token expired; `error` to `renewToken`",
+        "gets a fresh token, then asks under a new id",
+    ),
+    ErrorCode.FORBIDDEN: (
+        "`messageResponse`: the model is not offered, or the system prompt is locked",
+        "asks without that field",
+    ),
+    ErrorCode.USER_MISMATCH: ("`messageResponse`; `error` to `renewToken`", "opens a connection for each user"),
+    ErrorCode.SESSION_REPLACED: ("`error`, then the connection is closed", "stays away"),
+    ErrorCode.RATE_LIMITED: ("`messageResponse`", "waits `retryAfterMs`, then asks under a new id"),
+    ErrorCode.OVERLOADED: ("`messageResponse`", "waits for an answer, then asks under a new id"),
+    ErrorCode.REQUEST_CONFLICT: (
+        "`error` to `sendMessage`, `cancelMessage` or a resume point",
+        "uses a new id for each question",
+    ),
+    ErrorCode.UNKNOWN_REQUEST: (
+        "`error` to a resume point, or to `updateConversation`",
+        "sends the question again under its id, or lets it go",
+    ),
+    ErrorCode.MODEL_UNAVAILABLE: ("`messageResponse`", "asks again later, under a new id"),
+    ErrorCode.MODEL_THROTTLED: ("`messageResponse`", "waits `retryAfterMs` or a while, then asks under a new id"),
+    ErrorCode.MODEL_FAILED: ("`messageResponse`", "asks again under a new id"),
+    ErrorCode.TIMEOUT: ("`messageResponse`", "asks again, or for less, under a new id"),
+    ErrorCode.UNAVAILABLE: ("`error`", "sends the very same frame again after `retryAfterMs`"),
+    ErrorCode.INTERNAL: (
+        "`messageResponse` after the last attempt; `error` for a frame that could not be handled",
+        "after `messageResponse`: asks under a new id; after `error`: sends the very same frame again",
+    ),
+}
+
+_ENDED = (State.COMPLETED, State.FAILED, State.CANCELLED)
+
+
+def transitions() -> str:
+    """Every (state, event) pair."""
+    for state in _ENDED:
+        if TRANSITIONS[state] != TRANSITIONS[_ENDED[0]]:
+            raise AssertionError("the terminal states differ: give each its column")
+    columns = (State.ACCEPTED, State.RUNNING, _ENDED[0])
+    rows = [(event, *(TRANSITIONS[state][event] for state in columns)) for event in Event]
+    return _table(("Event", "accepted", "running", ", ".join(_ENDED)), rows)
+
+
+def errors() -> str:
+    """Every error code."""
+    rows = [
+        (f"`{code}`", info.fault, "yes" if info.retryable else "no", info.message, *_CODES[code])
+        for code, info in ERRORS.items()
+    ]
+    return _table(("Code", "Whose", "Retryable", "Message", "Comes in", "What the client does"), rows)
+
+
+def sizes() -> str:
+    """The sizes of the protocol. Its times and rates are the operator's and stand in `welcome`."""
+    kb = 1024
+    rows = [
+        ("message from a client", f"{limits.MAX_MESSAGE_BYTES // kb} KB", "`message_too_large`, 1009"),
+        ("frame to a client", f"{limits.MAX_FRAME_BYTES // kb} KB", "is never sent"),
+        (
+            "streamed answer",
+            f"{limits.MAX_ANSWER_BYTES // kb} KB, as encoded in JSON",
+            "ends there: `completed`, `finishReason` `length`",
+        ),
+        (
+            "answer that is not streamed",
+            f"{MAX_TEXT_BYTES // kb} KB, as encoded in JSON",
+            "ends there: `completed`, `finishReason` `length`",
+        ),
+        ("id", f"{limits.MAX_ID_LENGTH} code points", "`invalid_frame`"),
+        ("title", f"{limits.MAX_TITLE_LENGTH} code points", "`invalid_frame`"),
+        ("resume points of one `hello`", str(limits.MAX_RESUME_POINTS), "`invalid_frame`; send several"),
+        ("items of one page", str(limits.MAX_PAGE), "`invalid_frame`"),
+        ("unfinished requests of a user", f"{Caps().pending_per_user:,} by default", "`overloaded`"),
+    ]
+    return _table(("Limit", "Value", "Beyond it"), rows)
+
+
+def settings() -> str:
+    """Every setting of `answerback serve`, by panel."""
+    parts: list[str] = []
+    panel = ""
+    rows: list[tuple[str, ...]] = []
+    for setting in (*SETTINGS, None):
+        if setting is None or setting.panel != panel:
+            if rows:
+                parts.append(f"### {panel}\n\n" + _table(("Flag", "Default", "Meaning"), rows))
+            rows = []
+            if setting is None:
+                break
+            panel = setting.panel
+        rows.append((f"`{setting.flag}`", _default(setting.key), setting.help))
+    return "\n".join(parts)
+
+
+def transcript() -> str:
+    """What docs/transcript.py prints."""
+    with redirect_stdout(StringIO()) as printed:
+        runpy.run_path(str(ROOT / "docs" / "transcript.py"), run_name="__main__")
+    return f"```text\n{printed.getvalue()}```\n"
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "transitions": transitions,
+    "errors": errors,
+    "sizes": sizes,
+    "settings": settings,
+    "transcript": transcript,
+}
+
+
+def filled(text: str) -> str:
+    """A document with its parts as the code has them."""
+    return _PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", text)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write or check every document."""
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        if (new := filled(text)) == text:
+            continue
+        stale.append(name)
+        if "--check" not in arguments:
+            path.write_text(new, encoding="utf-8")
+    for name in stale:
+        print(f"{name} {'is stale: run docs/generate.py' if '--check' in arguments else 'was written'}")
+    return 1 if stale and "--check" in arguments else 0
+
+
+def _default(key: str) -> str:
+    setting = next(s for s in SETTINGS if s.key == key)
+    value = default_value(setting)
+    if value is None or value == ():
+        return "off" if key == "admin_port" else "not set"
+    if key == "data_dir":
+        return "the platform's folder for application data"
+    return f"`{toml(value, setting.kind)}`"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
