@@ -1,0 +1,112 @@
+"""The apps of the demo: each an SDK client with a user and a session of its own, asking everything at once."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from answerback.client import AnswerbackError, Client
+from answerback.client.events import Answer, Done, Queued, Restarted, Started, Text
+
+
+class Phase(StrEnum):
+    """Where a question is, for the screen."""
+
+    ASKED = "asked"
+    QUEUED = "queued"
+    WRITING = "writing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Asked:
+    """One question of one app, as the app sees it. Instants are monotonic seconds."""
+
+    number: int
+    question: str
+    request_id: str = ""
+    phase: Phase = Phase.ASKED
+    position: int = 0
+    text: str = ""
+    asked_at: float = 0.0
+    first_text_at: float | None = None
+    ended_at: float | None = None
+    answer: Answer | None = None
+    error: str = ""
+
+    @property
+    def first_text_s(self) -> float | None:
+        """From the question to its first words."""
+        return None if self.first_text_at is None else self.first_text_at - self.asked_at
+
+    @property
+    def total_s(self) -> float | None:
+        """From the question to its ending."""
+        return None if self.ended_at is None else self.ended_at - self.asked_at
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class App:
+    """One desktop app. `url` is where it connects."""
+
+    number: int
+    user: str
+    session: str
+    url: str
+    asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"app {self.number}"
+
+
+Changed = Callable[[App, Asked], None]
+
+
+async def ask_all(apps: Sequence[App], *, max_tokens: int, on_change: Changed) -> None:
+    """Connect every app, then let all of them ask everything at once; return when every question has its ending.
+
+    Raises: AnswerbackError: an app could not connect.
+    """
+    ready = asyncio.Barrier(len(apps))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for app in apps:
+                group.create_task(_run(app, ready, max_tokens=max_tokens, on_change=on_change), name=app.name)
+    except ExceptionGroup as exc:
+        raise exc.exceptions[0] from exc
+
+
+async def _run(app: App, ready: asyncio.Barrier, *, max_tokens: int, on_change: Changed) -> None:
+    async with Client(app.url, user=app.user, session=app.session) as client:
+        await ready.wait()
+        async with asyncio.TaskGroup() as group:
+            for asked in app.asked:
+                group.create_task(_ask(app, client, asked, max_tokens=max_tokens, on_change=on_change))
+
+
+async def _ask(app: App, client: Client, asked: Asked, *, max_tokens: int, on_change: Changed) -> None:
+    asked.asked_at = time.monotonic()
+    stream = client.stream(asked.question, max_tokens=max_tokens)
+    asked.request_id = stream.request_id
+    on_change(app, asked)
+    try:
+        async for event in stream.events():
+            match event:
+                case Queued(position=position):
+                    asked.phase, asked.position = Phase.QUEUED, position
+                case Started() | Restarted():
+                    asked.phase, asked.text = Phase.WRITING, ""
+                case Text():
+                    asked.phase, asked.text = Phase.WRITING, event.snapshot
+                    asked.first_text_at = asked.first_text_at or time.monotonic()
+                case Done(answer):
+                    asked.phase, asked.answer, asked.text = Phase.DONE, answer, answer.text
+                    asked.ended_at = time.monotonic()
+            on_change(app, asked)
+    except AnswerbackError as exc:
+        asked.phase, asked.error, asked.ended_at = Phase.FAILED, str(exc), time.monotonic()
+        on_change(app, asked)

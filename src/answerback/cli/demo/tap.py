@@ -1,0 +1,101 @@
+"""A tap on the wire between an app and the gateway: what really went over it, whatever the app believes.
+
+It relays bytes both ways and reads along. The app's code is not asked; the frames are the evidence.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from answerback.bench.ledger import Ledger
+from answerback.bench.websocket import TEXT, FrameReader, LoadConnectionError
+from answerback.protocol.codec import FrameError, decode_client, decode_server
+from answerback.protocol.frames import SendMessage
+
+_READ_BYTES = 64 * 1024
+
+
+class Tap:
+    """Listens on a loopback port of its own and relays to the gateway at `host`:`port`.
+
+    Every question and every frame is entered into `ledger` as of app number `app`.
+    """
+
+    def __init__(self, *, app: int, host: str, port: int, ledger: Ledger) -> None:
+        self._app = app
+        self._host = host
+        self._port = port
+        self._ledger = ledger
+        self._server: asyncio.Server | None = None
+        self._relays: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> str:
+        """Begin to listen; the URL for the app."""
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        """Stop, and wait until nothing is relayed any more."""
+        if self._server is not None:
+            self._server.close()
+        for relay in self._relays:
+            relay.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
+
+    async def _relay(self, from_app: asyncio.StreamReader, to_app: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        task.add_done_callback(self._relays.discard)
+        from_gateway, to_gateway = await asyncio.open_connection(self._host, self._port)
+        asked, answered = _Texts(masked=True, on_text=self._asked), _Texts(masked=False, on_text=self._answered)
+        pumps = [
+            asyncio.create_task(_pump(from_app, to_gateway, asked)),
+            asyncio.create_task(_pump(from_gateway, to_app, answered)),
+        ]
+        try:
+            await asyncio.gather(*pumps)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            for writer in (to_app, to_gateway):
+                writer.close()
+
+    def _asked(self, text: bytes) -> None:
+        frame = decode_client(text)
+        if isinstance(frame, SendMessage):
+            self._ledger.asked(self._app, frame.request_id, expected=None, due_at=time.perf_counter())
+
+    def _answered(self, text: bytes) -> None:
+        self._ledger.received(self._app, decode_server(text), now=time.perf_counter())
+
+
+class _Texts:
+    """The text messages in one direction of a connection, after the HTTP head."""
+
+    def __init__(self, *, masked: bool, on_text: Callable[[bytes], None]) -> None:
+        self._frames = FrameReader(masked=masked)
+        self._on_text = on_text
+        self._head: bytes | None = b""
+
+    def feed(self, data: bytes) -> None:
+        if self._head is not None:
+            self._head += data
+            _, found, data = self._head.partition(b"\r\n\r\n")
+            if not found:
+                return
+            self._head = None
+        for opcode, payload in self._frames.feed(data):
+            if opcode == TEXT:
+                self._on_text(payload)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, texts: _Texts) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(_READ_BYTES):
+            with suppress(LoadConnectionError, FrameError):  # what cannot be read is relayed, and missed by the ledger
+                texts.feed(data)
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
