@@ -120,6 +120,8 @@ class Assembly:
         events: list[AssemblyEvent] = []
         if self._is_over or frame.attempt < self.attempt:
             return events
+        if frame.attempt == 0 and not isinstance(frame, MessageResponse):
+            return events  # attempts count from 1; only a request that never ran ends without one
         match frame:
             case MessageStarted():
                 self._enter(frame.attempt, events, says_start=True)
@@ -184,9 +186,10 @@ class Assembly:
         if not self._streamed and response.status is not Status.COMPLETED:
             self._finish(response, events)  # an unstreamed answer that failed sends no text, whatever its length
             return
-        self._try_end(events)
-        if not self._is_over and self._held is not None and self.length < response.length:
+        if self.length < response.length:
             events.append(Missing())
+        else:
+            self._try_end(events)
 
     def _take_whole(self, response: MessageResponse, text: str, events: list[AssemblyEvent]) -> None:
         if len(text) != response.length:
