@@ -330,7 +330,7 @@ def test_an_outage_is_told_as_unavailable_and_the_same_frame_works_later() -> No
         for late in (False, True):
             store = _Outage()
             model = ScriptedModel(lambda prompt: ["done"])
-            backend = Backend(requests=store, model=model)
+            backend = Backend(store=store, model=model)
             peer = await backend.connect("c1", user="kim")
             store.down, store.late = True, late
             await peer.say(ask("r1"))
@@ -351,7 +351,7 @@ def test_an_outage_in_mid_answer_loses_nothing() -> None:
         for late in (False, True):
             store = _Outage()
             model = ScriptedModel(lambda prompt: ["one ", 5.0, "two"])
-            backend = Backend(requests=store, model=model)
+            backend = Backend(store=store, model=model)
             peer = await backend.connect("c1", user="kim")
             await peer.say(ask("r1"))
             await asyncio.sleep(1)
@@ -369,7 +369,7 @@ def test_an_outage_in_mid_answer_loses_nothing() -> None:
 def test_a_request_that_was_stored_but_never_queued_is_found_by_the_janitor() -> None:
     async def main() -> None:
         store = _Outage()
-        backend = Backend(requests=store, model=ScriptedModel(lambda prompt: ["done"]))
+        backend = Backend(store=store, model=ScriptedModel(lambda prompt: ["done"]))
         peer = await backend.connect("c1", user="kim")
         store.down = store.late = True
         await peer.say(ask("r1"))

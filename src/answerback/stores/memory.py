@@ -106,13 +106,13 @@ class MemoryConnections:
 
 
 class MemoryStore:
-    """ports.Requests, ports.History and ports.Users in dicts."""
+    """ports.Requests, ports.History and ports.Users in dicts. `records` and `answers` are there to be looked at."""
 
     def __init__(self) -> None:
-        self._records: dict[RequestKey, Record] = {}
+        self.records: dict[RequestKey, Record] = {}
         self._positions: dict[RequestKey, int] = {}
         self._questions: dict[RequestKey, Question] = {}
-        self._answers: dict[RequestKey, str] = {}
+        self.answers: dict[RequestKey, str] = {}
         self._turns: dict[str, dict[str, list[StoredTurn]]] = {}
         self._superseded: set[RequestKey] = set()
         self._conversations: dict[tuple[str, str], StoredConversation] = {}
@@ -125,7 +125,7 @@ class MemoryStore:
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         """See ports.Requests."""
-        existing = self._records.get(record.key)
+        existing = self.records.get(record.key)
         if existing is not None:
             return Existing(existing, 0 if existing.state.is_terminal else self._ahead(existing))
         pending = sum(r.user_id == record.user_id for r in self._unfinished())
@@ -144,18 +144,18 @@ class MemoryStore:
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         """See ports.Requests."""
-        before = self._records.get(key)
+        before = self.records.get(key)
         step = change(before)
         if step.record is not None:
             self._store(step.record)
             if step.text is not None and key in self._questions and step.record.ending is not None:
-                self._answers[key] = step.text
+                self.answers[key] = step.text
                 self._write_turn(step.record, step.text)
         return step.outcome
 
     async def read(self, key: RequestKey) -> Record | None:
         """See ports.Requests."""
-        return self._records.get(key)
+        return self.records.get(key)
 
     async def question(self, key: RequestKey) -> Question | None:
         """See ports.Requests."""
@@ -163,7 +163,7 @@ class MemoryStore:
 
     async def answer(self, key: RequestKey) -> str:
         """See ports.Requests."""
-        return self._answers.get(key, "")
+        return self.answers.get(key, "")
 
     async def unfinished(self) -> Sequence[Record]:
         """See ports.Requests."""
@@ -171,11 +171,11 @@ class MemoryStore:
 
     async def purge(self, *, ended_before_ms: int) -> int:
         """See ports.Requests."""
-        old = [k for k, r in self._records.items() if r.ending and r.ending.ended_at_ms < ended_before_ms]
+        old = [k for k, r in self.records.items() if r.ending and r.ending.ended_at_ms < ended_before_ms]
         for key in old:
-            del self._records[key]
+            del self.records[key]
             self._questions.pop(key, None)
-            self._answers.pop(key, None)
+            self.answers.pop(key, None)
         return len(old)
 
     # --- ports.History
@@ -253,10 +253,10 @@ class MemoryStore:
 
     async def delete_user(self, user_id: str) -> bool:
         """See ports.Users."""
-        keys = [k for k in self._records if k.user_id == user_id]
+        keys = [k for k in self.records if k.user_id == user_id]
         known = bool(keys) or user_id in self._users
         for key in keys:
-            for table in (self._records, self._positions, self._questions, self._answers):
+            for table in (self.records, self._positions, self._questions, self.answers):
                 table.pop(key, None)
         self._users.pop(user_id, None)
         self._turns.pop(user_id, None)
@@ -272,11 +272,11 @@ class MemoryStore:
     # --- inner
 
     def _store(self, record: Record) -> None:
-        self._records[record.key] = record
+        self.records[record.key] = record
         self._positions.setdefault(record.key, len(self._positions) + 1)
 
     def _unfinished(self) -> list[Record]:
-        found = [r for r in self._records.values() if not r.state.is_terminal]
+        found = [r for r in self.records.values() if not r.state.is_terminal]
         return sorted(found, key=lambda r: self._positions[r.key])
 
     def _ahead(self, record: Record) -> int:

@@ -5,7 +5,7 @@ from itertools import count
 
 from answerback.core.coalescing import steady
 from answerback.core.request import Policy
-from answerback.ports import Connection, Model, Quota, Requests, Tokens
+from answerback.ports import Connection, Model, Quota, Sender, Tokens
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.service.archive import Archive
@@ -25,13 +25,19 @@ EPOCH_MS = 1_767_225_600_000
 
 
 class Backend:
-    """Build inside a running loop, best a VirtualLoop. `bells_work` False: front and worker in different processes."""
+    """Build inside a running loop, best a VirtualLoop.
+
+    `bells_work` False: front and worker in different processes. `sender` replaces the scripted one, which then has
+    nothing to say. `worker_skew_ms`: how far the workers' clock is ahead of the front's.
+    """
 
     def __init__(
         self,
         *,
         model: Model | None = None,
-        requests: Requests | None = None,
+        store: MemoryStore | None = None,
+        sender: Sender | None = None,
+        queue: type[LaneQueue] = LaneQueue,
         quota: Quota | None = None,
         policy: Policy | None = None,
         tokens: Tokens | None = None,
@@ -42,11 +48,12 @@ class Backend:
         renew_every_s: float = 1.0,
         lock_system: bool = False,
         system: str | None = None,
+        worker_skew_ms: int = 0,
     ) -> None:
-        self.store = MemoryStore()
-        self.requests: Requests = requests or self.store
+        self.store = store or MemoryStore()
         self.connections = MemoryConnections()
         self.sender = ScriptedSender(parks=parks)
+        sender = sender or self.sender
         self.model = model or ScriptedModel(say_question)
         policy = policy or Policy()
         observer = observer or Observer()
@@ -55,8 +62,8 @@ class Backend:
         self._started = self._loop.time()
         self._numbers = count(1)
         courier = Courier(
-            requests=self.requests,
-            sender=self.sender,
+            requests=self.store,
+            sender=sender,
             interval=steady(),
             monotonic=self._loop.time,
             observer=observer,
@@ -64,17 +71,17 @@ class Backend:
         bells = Bells()
         self.worker = Worker(
             settings=WorkerSettings(policy=policy, renew_every_s=renew_every_s, system=system),
-            requests=self.requests,
+            requests=self.store,
             history=self.store,
             models=models,
             courier=courier,
             bells=bells if bells_work else Bells(),
             observer=observer,
-            clock=self.clock,
+            clock=lambda: self.clock() + worker_skew_ms,
             monotonic=self._loop.time,
             new_owner=lambda: f"owner-{next(self._numbers)}",
         )
-        self.queue = LaneQueue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
+        self.queue = queue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
         self.front = Front(
             settings=FrontSettings(
                 models=tuple(models),
@@ -83,9 +90,9 @@ class Backend:
                 lock_system=lock_system,
                 queue_survives=queue_survives,
             ),
-            requests=self.requests,
+            requests=self.store,
             connections=self.connections,
-            sender=self.sender,
+            sender=sender,
             queue=self.queue,
             courier=courier,
             archive=Archive(history=self.store, clock=self.clock),
@@ -96,9 +103,9 @@ class Backend:
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),
-            requests=self.requests,
+            requests=self.store,
             connections=self.connections,
-            sender=self.sender,
+            sender=sender,
             queue=self.queue,
             courier=courier,
             observer=observer,
