@@ -1,0 +1,112 @@
+"""ports.Users, held by every store."""
+
+from answerback.core.request import Fenced, RequestKey
+from answerback.ports import Accepted, DailyUsage, StoredUser
+
+DAY_MS = 86_400_000
+
+
+async def test_a_user_is_made_by_the_first_question(store, actor):
+    assert await store.user("ann") is None
+    begun = actor.now_ms
+    await actor.accept("r1")
+    assert await store.user("ann") == StoredUser(
+        user_id="ann", per_minute=None, created_at_ms=begun, last_request_at_ms=begun, conversations=0, turns=0
+    )
+    actor.now_ms += 5000
+    await actor.turn("r2", conversation="c2")
+    await actor.turn("r3", conversation="c2")
+    await store.update_conversation("ann", "c2", title=None, deleted=True, now_ms=actor.now_ms)
+    await actor.turn("r4", conversation="c3")
+    asked = actor.now_ms - 1000
+    user = await store.user("ann")
+    assert user is not None
+    assert (user.created_at_ms, user.last_request_at_ms, user.conversations, user.turns) == (begun, asked, 1, 1)
+
+
+async def test_users_are_listed_by_id_in_pages(store, actor):
+    names = ["bob", "Ann", "ann", "가나", "b-1", "b_1", "b"]
+    for name in names:
+        await actor.accept("r1", user=name)
+    listed: list[str] = []
+    after = None
+    while page := await store.users(after=after, limit=3):
+        listed += [u.user_id for u in page]
+        after = listed[-1]
+    assert listed == sorted(names)
+    assert len(await store.users()) == len(names)
+
+
+async def test_a_limit_makes_the_user(store, actor):
+    await store.set_limit("ann", 3, now_ms=actor.now_ms)
+    assert await store.user("ann") == StoredUser(
+        user_id="ann",
+        per_minute=3,
+        created_at_ms=actor.now_ms,
+        last_request_at_ms=None,
+        conversations=0,
+        turns=0,
+    )
+    actor.now_ms += 10
+    await store.set_limit("ann", None, now_ms=actor.now_ms)
+    user = await store.user("ann")
+    assert user is not None
+    assert (user.per_minute, user.created_at_ms) == (None, actor.now_ms - 10)
+
+
+async def test_usage_is_summed_by_user_and_day(store, actor):
+    actor.now_ms = 20_000 * DAY_MS + 1000
+    await actor.turn("r1", tokens=(10, 20))
+    await actor.turn("r2", tokens=(1, 2))
+    await actor.turn("r3", tokens=None)
+    await actor.turn("r1", user="bob", tokens=(100, 200))
+    actor.now_ms += DAY_MS
+    await actor.turn("r4", tokens=(5, 5))
+
+    def used(user: str, day: str, *numbers: int) -> DailyUsage:
+        requests, tokens_in, tokens_out = numbers
+        return DailyUsage(user_id=user, day=day, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
+
+    first, second = "2024-10-04", "2024-10-05"
+    ann = [used("ann", first, 3, 11, 22), used("ann", second, 1, 5, 5)]
+    assert list(await store.usage("ann")) == ann
+    assert list(await store.usage(None)) == [ann[0], used("bob", first, 1, 100, 200), ann[1]]
+    assert list(await store.usage("ann", since_day=second)) == [ann[1]]
+    assert list(await store.usage(None, since_day="2024-10-06")) == []
+
+
+async def test_deleting_a_user_erases_everything(store, actor, backend):
+    await actor.store.set_limit("ann", 3, now_ms=actor.now_ms)
+    await actor.turn("done", "Why?")
+    await actor.accept("running", system="private")
+    await actor.claim("running")
+    await actor.accept("waiting")
+    await actor.turn("done", "Why?", user="bob")
+    assert await store.delete_user("ann")
+    again = store
+    for is_second in (False, True):
+        if is_second:
+            again = await backend.reopen()
+        for request_id in ("done", "running", "waiting"):
+            key = RequestKey("ann", request_id)
+            assert await again.read(key) is None
+            assert await again.question(key) is None
+            assert await again.answer(key) == ""
+        assert list(await again.unfinished()) == []
+        assert await again.user("ann") is None
+        assert [u.user_id for u in await again.users()] == ["bob"]
+        assert list(await again.turns("ann", "c1", before=None, limit=9)) == []
+        assert list(await again.conversations("ann", before=None, limit=9)) == []
+        assert [u.user_id for u in await again.usage(None)] == ["bob"]
+        assert [t.question for t in await again.turns("bob", "c1", before=None, limit=9)] == ["Why?"]
+        assert not await again.delete_user("ann")
+
+
+async def test_a_deleted_users_worker_writes_nothing_and_the_user_may_come_back(store, actor):
+    await actor.accept("r1", per_minute=1)
+    await actor.claim("r1")
+    await store.delete_user("ann")
+    assert await actor.finish("r1") == Fenced(None)
+    assert await store.user("ann") is None
+    assert await actor.accept("r1", "again", per_minute=1) == Accepted(0)
+    assert (await store.question(RequestKey("ann", "r1"))).message == "again"
