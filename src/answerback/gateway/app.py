@@ -314,9 +314,12 @@ def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None
     """
 
     async def serve() -> None:
-        async with Gateway(settings) as gateway:
-            announce(gateway)
-            await gateway.serve_forever()
+        gateway = Gateway(settings)
+        # From before the start on: whoever reads the announcement may send a signal at once.
+        with _signals(gateway._signalled):
+            async with gateway:
+                announce(gateway)
+                await gateway.serve_forever()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve())

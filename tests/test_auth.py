@@ -1,0 +1,298 @@
+import json
+import warnings
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from answerback.auth import (
+    REFETCH_PAUSE_S,
+    REFRESH_AFTER_S,
+    AuthError,
+    FetchedKeys,
+    FileKeys,
+    JwtTokens,
+    fetched_keys,
+    make_token,
+    read_jwks,
+)
+from answerback.ports import Identity, TokenRefused, Unavailable
+
+SECRET = "0123456789abcdef0123456789abcdef"
+NOW = 1_750_000_000.0
+RSA_KEY = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+def public_jwk(key: Any, kid: str, **more: str) -> dict[str, Any]:
+    algorithm = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
+    return {**json.loads(algorithm.to_jwk(key.public_key())), "kid": kid, **more}
+
+
+def jwks(*keys: dict[str, Any]) -> str:
+    return json.dumps({"keys": keys})
+
+
+BOTH = jwks(public_jwk(RSA_KEY, "rsa"), public_jwk(EC_KEY, "ec"))
+
+
+class Provider:
+    """A JWKS URL."""
+
+    def __init__(self, text: str) -> None:
+        self.text: str | None = text
+        self.fetches = 0
+
+    async def __call__(self) -> str:
+        self.fetches += 1
+        if self.text is None:
+            raise OSError("the provider is down")
+        return self.text
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def with_secret(**options: Any) -> JwtTokens:
+    return JwtTokens(secret=SECRET, clock=lambda: NOW, **options)
+
+
+def with_keys(text: str = BOTH, **options: Any) -> JwtTokens:
+    keys = FetchedKeys(Provider(text), monotonic=Clock())
+    options = {"issuer": "https://id.example", "audience": "answerback", **options}
+    return JwtTokens(keys=keys, clock=lambda: NOW, **options)
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    full = {"sub": "alice", "exp": NOW + 60, "iss": "https://id.example", "aud": "answerback", **changes}
+    return {name: value for name, value in full.items() if value is not None}
+
+
+def signed(content: dict[str, Any], key: Any = SECRET, algorithm: str = "HS256", kid: str | None = None) -> str:
+    return jwt.encode(content, key, algorithm=algorithm, headers={"kid": kid} if kid else None)
+
+
+async def test_a_made_token_is_accepted() -> None:
+    token = make_token("alice", secret=SECRET, ttl_s=60, now_s=NOW, issuer="i", audience="a")
+    assert await with_secret(issuer="i", audience="a").identify(token) == Identity("alice", int(NOW + 60) * 1000)
+
+
+@pytest.mark.parametrize(("algorithm", "key", "kid"), [("RS256", RSA_KEY, "rsa"), ("ES256", EC_KEY, "ec")])
+async def test_tokens_of_a_provider_are_accepted(algorithm: str, key: Any, kid: str) -> None:
+    identity = await with_keys().identify(signed(claims(), key, algorithm, kid))
+    assert identity.user_id == "alice"
+
+
+async def test_another_user_claim() -> None:
+    token = signed(claims(sub=None, email="a@b.example"), RSA_KEY, "RS256", "rsa")
+    assert (await with_keys(user_claim="email").identify(token)).user_id == "a@b.example"
+
+
+@pytest.mark.parametrize(
+    ("why", "content"),
+    [
+        ("expired", claims(exp=NOW - 31)),
+        ("no exp", claims(exp=None)),
+        ("exp is text", claims(exp="tomorrow")),
+        ("exp is true", claims(exp=True)),
+        ("exp is huge", claims(exp=2**60)),
+        ("not yet", claims(nbf=NOW + 31)),
+        ("another issuer", claims(iss="https://evil.example")),
+        ("no issuer", claims(iss=None)),
+        ("another audience", claims(aud="other")),
+        ("other audiences", claims(aud=["other", "more"])),
+        ("no audience", claims(aud=None)),
+        ("no subject", claims(sub=None)),
+        ("subject with white space", claims(sub="a b")),
+        ("long subject", claims(sub="a" * 129)),
+        ("subject is a number", claims(sub=7)),
+    ],
+)
+async def test_claims_that_do_not_fit_are_refused(why: str, content: dict[str, Any]) -> None:
+    with warnings.catch_warnings(action="ignore"), pytest.raises(TokenRefused):
+        await with_keys().identify(signed(content, RSA_KEY, "RS256", "rsa"))
+
+
+async def test_the_leeway_covers_a_clock_that_is_off() -> None:
+    content = claims(exp=NOW - 29, nbf=NOW + 29, aud=["other", "answerback"])
+    assert await with_keys().identify(signed(content, RSA_KEY, "RS256", "rsa"))
+
+
+def unsigned(alg: str) -> str:
+    def part(value: object) -> str:
+        return jwt.utils.base64url_encode(json.dumps(value).encode()).decode()
+
+    return f"{part({'alg': alg, 'typ': 'JWT', 'kid': 'rsa'})}.{part(claims())}."
+
+
+@pytest.mark.parametrize("alg", ["none", "None", "HS256", "RS512", ""])
+async def test_the_token_does_not_choose_the_algorithm(alg: str) -> None:
+    for tokens in (with_keys(), with_secret()):
+        with pytest.raises(TokenRefused):
+            await tokens.identify(unsigned(alg))
+
+
+async def test_a_public_key_is_not_a_secret() -> None:
+    public = public_jwk(RSA_KEY, "rsa")["n"]
+    with pytest.raises(TokenRefused):
+        await with_keys().identify(signed(claims(), public, "HS256", "rsa"))
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "a.b.c",
+        "...",
+        "x" * 20_000,
+        signed(claims(), "another secret, just as long as the real one"),
+        signed(claims(), RSA_KEY, "RS256", "rsa"),
+        signed(claims()) + "x",
+        "é.é.é",
+    ],
+)
+async def test_other_tokens_are_refused_by_a_secret(token: str) -> None:
+    with pytest.raises(TokenRefused):
+        await with_secret().identify(token)
+
+
+async def test_a_key_is_used_for_its_own_algorithm_alone() -> None:
+    with pytest.raises(TokenRefused):
+        await with_keys().identify(signed(claims(), EC_KEY, "ES256", "rsa"))
+
+
+async def test_without_a_key_id_only_a_single_key_is_meant() -> None:
+    token = signed(claims(), RSA_KEY, "RS256")
+    assert await with_keys(jwks(public_jwk(RSA_KEY, "only"))).identify(token)
+    with pytest.raises(TokenRefused, match="no key"):
+        await with_keys().identify(token)
+
+
+async def test_an_unknown_key_id_fetches_once_and_not_again_soon() -> None:
+    provider, clock = Provider(jwks(public_jwk(RSA_KEY, "old"))), Clock()
+    keys = FetchedKeys(provider, monotonic=clock)
+    assert await keys.key_of("old")
+    assert provider.fetches == 1
+    assert await keys.key_of("unknown") is None
+    assert provider.fetches == 1, "the first fetch was just now"
+    provider.text = jwks(public_jwk(RSA_KEY, "new"))
+    clock.now += REFETCH_PAUSE_S
+    assert await keys.key_of("new")
+    assert await keys.key_of("unknown") is None
+    assert provider.fetches == 2
+    await keys.close()
+
+
+async def test_old_keys_hold_while_the_provider_is_down() -> None:
+    provider, clock = Provider(BOTH), Clock()
+    keys = FetchedKeys(provider, monotonic=clock)
+    assert await keys.key_of("rsa")
+    provider.text = None
+    clock.now += REFRESH_AFTER_S
+    assert await keys.key_of("rsa")
+    assert keys._fetching is not None
+    await keys._fetching
+    assert provider.fetches == 2
+    assert await keys.key_of("rsa")
+    provider.text = jwks(public_jwk(EC_KEY, "ec"))
+    clock.now += REFETCH_PAUSE_S
+    assert await keys.key_of("rsa"), "refreshed behind, so this one still has the old keys"
+    await keys._fetching
+    clock.now += REFETCH_PAUSE_S
+    assert await keys.key_of("rsa") is None, "a key that was withdrawn is not accepted any more"
+
+
+async def test_without_any_keys_the_answer_is_unavailable_and_the_provider_is_not_flooded() -> None:
+    provider, clock = Provider(BOTH), Clock()
+    provider.text = None
+    keys = FetchedKeys(provider, monotonic=clock)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await keys.key_of("rsa")
+    assert provider.fetches == 1
+    provider.text = BOTH
+    clock.now += REFETCH_PAUSE_S
+    assert await keys.key_of("rsa")
+
+
+async def test_keys_by_url(http_server: Callable[[str], Awaitable[str]]) -> None:
+    keys = fetched_keys(await http_server(BOTH))
+    assert await keys.key_of("ec")
+    await keys.close()
+
+
+@pytest.fixture
+async def http_server() -> Any:
+    from aiohttp import web
+
+    runners: list[web.ServerRunner] = []
+
+    async def serve(text: str) -> str:
+        async def answer(_: web.BaseRequest) -> web.Response:
+            return web.Response(text=text)
+
+        runner = web.ServerRunner(web.Server(answer))
+        runners.append(runner)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}/jwks.json"
+
+    yield serve
+    for runner in runners:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("url", ["http://id.example/jwks", "http://127.0.0.1.evil.example/", "file:///etc/passwd"])
+def test_keys_come_over_a_safe_way(url: str) -> None:
+    with pytest.raises(AuthError, match="https://"):
+        fetched_keys(url)
+
+
+async def test_keys_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_text(BOTH)
+    assert await FileKeys(path).key_of("rsa")
+    with pytest.raises(AuthError, match="cannot be read"):
+        FileKeys(tmp_path / "missing.json")
+    path.write_text("[]")
+    with pytest.raises(AuthError, match="cannot be used"):
+        FileKeys(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"keys": {}}',
+        jwks(),
+        jwks({"kty": "oct", "k": "c2VjcmV0"}),
+        jwks(public_jwk(RSA_KEY, "a", use="enc")),
+        jwks(public_jwk(ec.generate_private_key(ec.SECP384R1()), "p384")),
+        jwks({"kty": "RSA", "n": "?", "e": "?"}),
+    ],
+)
+def test_what_is_not_a_usable_jwks(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_jwks(text)
+
+
+def test_setups_that_cannot_work_say_what_to_do() -> None:
+    with pytest.raises(AuthError, match="token_urlsafe"):
+        JwtTokens(secret="short")
+    with pytest.raises(AuthError, match="either"):
+        JwtTokens()
+    with pytest.raises(AuthError, match="either"):
+        JwtTokens(secret=SECRET, keys=FetchedKeys(Provider(BOTH)))
+    with pytest.raises(AuthError, match="user id"):
+        make_token("a b", secret=SECRET, ttl_s=1)
