@@ -1,6 +1,5 @@
 """The entry point: commands, help, and how errors become one line and an exit code."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Final
@@ -43,10 +42,6 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(exc.format_message().rstrip("."), "see --help", ExitCode(exc.exit_code))
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of a pipe has enough; Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except CliError as exc:
         if options.debug:
             raise
@@ -64,6 +59,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def build_app(options: "_Options | None" = None) -> typer.Typer:
     """The tree of commands. Command modules import what they need when they run, so that `--help` is fast."""
+    from answerback.cli.ask import ask  # noqa: PLC0415
     from answerback.cli.demo import demo  # noqa: PLC0415
     from answerback.cli.doctor import doctor  # noqa: PLC0415
     from answerback.cli.serve import serve_command  # noqa: PLC0415
@@ -96,6 +92,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
             raise typer.Exit(ExitCode.USAGE)
         return None
 
+    app.command("ask", rich_help_panel=_TALK)(ask)
     app.command("demo", rich_help_panel=_TALK)(demo)
     app.command("serve", rich_help_panel=_RUN)(serve_command())
     app.command("token", rich_help_panel=_RUN)(token)

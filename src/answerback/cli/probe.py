@@ -63,7 +63,7 @@ def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
         ) as connection:
             now = (before + time.time()) / 2
             date = connection.response.headers.get("Date") if connection.response else None
-            found = [_said_hello(url, _hello(connection)), *_clock(date, now)]
+            found = [_said_hello(url, _hello(connection)), *check_clock(date, now_s=now)]
             if ask:
                 found.append(_asked(connection))
             return found
@@ -113,9 +113,10 @@ def _said_hello(url: str, welcome: Welcome | None) -> Finding:
     return ok("gateway", f"{url} answers; user {welcome.user_id}, models {models}")
 
 
-def _clock(date: str | None, now: float) -> list[Finding]:
+def check_clock(date: str | None, *, now_s: float) -> list[Finding]:
+    """Compare the `Date` of an answer with our clock; nothing if it has none. `now_s`: epoch seconds."""
     try:
-        skew_s = parsedate_to_datetime(date or "").timestamp() + 0.5 - now
+        skew_s = parsedate_to_datetime(date or "").timestamp() + 0.5 - now_s
     except ValueError:
         return []
     if abs(skew_s) <= MAX_SKEW_S:

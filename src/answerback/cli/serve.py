@@ -12,10 +12,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from answerback.cli.config import Configuration, default_value, load
-from answerback.cli.output import CliError, missing_extra, say, usage_error
+from answerback.cli.output import CliError, ExitCode, missing_extra, say, usage_error
 from answerback.cli.settings import SETTINGS, Setting
 from answerback.cli.values import YES_NO, toml
 from answerback.gateway.settings import SettingsError
+
+log = logging.getLogger("answerback.serve")
 
 _HELP: Final = """Run a gateway on this machine.
 
@@ -72,12 +74,13 @@ def serve_until_stopped(configuration: Configuration) -> None:
         if (exc.name or "").startswith("answerback"):
             raise
         raise missing_extra("the gateway", "server,local-llm") from exc
-    from answerback.models import ModelSpecError  # noqa: PLC0415
-    from answerback.ports import ModelError, Unavailable  # noqa: PLC0415
-    from answerback.stores import StoreError  # noqa: PLC0415
+
+    from answerback.ports import ModelError  # noqa: PLC0415
+    from answerback.stores.errors import StoreError  # noqa: PLC0415
 
     def announce(gateway: Gateway) -> None:
         say(f"listening on {gateway.url}")
+        log.info("admin port: %s", gateway.admin_url or "off")
         if sys.stdout.isatty():
             _greet(gateway.url, configuration)
 
@@ -87,14 +90,10 @@ def serve_until_stopped(configuration: Configuration) -> None:
     )
     try:
         run_gateway(configuration.gateway, announce=announce)
-    except (SettingsError, ModelSpecError) as exc:
-        raise usage_error(str(exc).rstrip(".")) from exc
-    except StoreError as exc:
-        raise CliError(str(exc).rstrip(".")) from exc
-    except ModelError as exc:
-        raise CliError(exc.detail.rstrip("."), "or start with --model echo, which needs nothing") from exc
-    except Unavailable as exc:
-        raise CliError("the store cannot be used now", "see `answerback doctor`") from exc
+    except SettingsError as exc:
+        # What a setting names may be fine and yet not be there now: a model, a database.
+        kind = ExitCode.FAILED if isinstance(exc.__cause__, StoreError | ModelError) else ExitCode.USAGE
+        raise CliError(str(exc).rstrip("."), exit_code=kind) from exc
     except OSError as exc:
         raise _explain_os(exc, configuration) from exc
 
@@ -120,10 +119,10 @@ def _explain_os(exc: OSError, configuration: Configuration) -> CliError:
     gateway = configuration.gateway
     match exc.errno:
         case errno.EADDRINUSE:
-            ports = f"{gateway.port} or the admin port {gateway.admin_port}"
+            ports = " or ".join(str(port) for port in (gateway.port, gateway.admin_port) if port)
             return CliError(
                 f"port {ports} is taken, perhaps by another gateway",
-                "use --port 0 --admin-port 0, or `answerback doctor`",
+                "use --port 0 --admin-port 0, or see `answerback doctor`",
             )
         case errno.EADDRNOTAVAIL:
             return usage_error(f"{gateway.host} is not an address of this machine", "use --host 127.0.0.1")
@@ -133,9 +132,9 @@ def _explain_os(exc: OSError, configuration: Configuration) -> CliError:
                 "use another --data-dir, or a --port above 1023",
             )
         case _:
-            return CliError(
-                f"the gateway cannot start ({exc.strerror or type(exc).__name__})", "see `answerback doctor`"
-            )
+            where = f" at {exc.filename}" if exc.filename else ""
+            why = exc.strerror or type(exc).__name__
+            return CliError(f"the gateway cannot start ({why}{where})", "see `answerback doctor`")
 
 
 def _flag(setting: Setting) -> inspect.Parameter:

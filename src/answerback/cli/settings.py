@@ -113,7 +113,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         ("max_pending_per_user", "caps.pending_per_user", _MANY, "Unfinished requests a user."),
         ("max_frames_per_second", "caps.frames_per_second", _MANY, "Frames a second from one connection."),
         ("max_frames_burst", "caps.frames_burst", _MANY, "Frames at once from one connection."),
-        ("max_message_bytes", "caps.message_bytes", whole(1024, MAX_MESSAGE_BYTES, metavar="BYTES"), "Size of a message."),
+        ("max_message_bytes", "caps.message_bytes", whole(1024, MAX_MESSAGE_BYTES, metavar="BYTES"), "Size of one."),
         ("write_buffer_bytes", "caps.write_buffer_bytes", _BYTES, "Bytes that wait for one slow reader."),
     ),
     *_panel(

@@ -80,6 +80,10 @@ def _read_texts(value: object) -> tuple[str, ...]:
     return tuple(map(_read_text, value))
 
 
+def _read_path(value: object) -> Path:
+    return (value if isinstance(value, Path) else Path(_read_text(value))).expanduser()
+
+
 def _read_yes_no(value: object) -> bool:
     if isinstance(value, str):
         value = _WORDS.get(value.strip().lower())
@@ -99,7 +103,7 @@ def _read_port_or_off(value: object) -> int | None:
 _DURATION_RULE: Final = "a duration such as 90s, 10m or 1h"
 TEXT: Final = Kind("TEXT", "a text that is not empty", _read_text)
 TEXTS: Final = Kind("TEXT", "a list of texts", _read_texts)
-PATH: Final = Kind("FILE", "a path", lambda value: Path(_read_text(value)).expanduser())
+PATH: Final = Kind("FILE", "a path", _read_path)
 FOLDER: Final = Kind("FOLDER", "a path", PATH.read)
 YES_NO: Final = Kind("", "true or false", _read_yes_no)
 PORT: Final = whole(0, 65535, metavar="PORT")

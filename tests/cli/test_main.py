@@ -1,0 +1,85 @@
+"""Help, versions, exit codes, and errors as one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from answerback import __version__
+from answerback.cli import config
+from answerback.cli.main import build_app
+from answerback.cli.settings import SETTINGS
+from cli_process import Run
+
+
+def test_help_shows_examples_and_exit_codes(run: Run) -> None:
+    result = run("--help")
+    assert result.code == 0
+    for text in ("serve", "token", "users", "doctor", "answerback ask", "3 cannot connect", "5 rate limited"):
+        assert text in result.out
+
+
+def test_no_command_is_a_usage_error_that_shows_help(run: Run) -> None:
+    result = run()
+    assert result.code == 2
+    assert "Usage: answerback" in result.out
+
+
+def test_help_of_serve_has_every_setting(run: Run) -> None:
+    out = run("serve", "--help").out
+    assert [setting.flag for setting in SETTINGS if setting.flag not in out] == []
+
+
+@pytest.mark.parametrize("command", [["users"], ["users", "delete"], ["token"], ["doctor"]])
+def test_every_command_has_help(command: list[str]) -> None:
+    result = CliRunner().invoke(build_app(), [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"answerback {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--prt", "1"], "--port"),
+        (["nonsense"], "nonsense"),
+        (["serve", "--port", "x"], "--port must be a whole number from 0 to 65535, not 'x'"),
+        (["users"], "Missing command"),
+        (["users", "show"], "USER"),
+        (["users", "set-limit", "bob", "many"], "off or default, not 'many'"),
+        (["users", "usage", "--since", "then"], "--since must be a day"),
+        (["token"], "--user is missing"),
+        (["doctor", "--url", "http://x"], "--url must begin with ws:// or wss://"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str], said: str) -> None:
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert result.err.startswith("answerback: ")
+    assert result.err.count("\n") == 1
+
+
+def test_a_defect_is_one_line_and_a_traceback_only_on_request(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: config.Configuration) -> str:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(config.Configuration, "as_toml", broken)
+    result = run("serve", "--show-config")
+    assert result.code == 1
+    assert "ZeroDivisionError: boom" in result.err
+    assert "--debug" in result.err
+    assert result.err.count("\n") == 1
+    with pytest.raises(ZeroDivisionError):
+        run("--debug", "serve", "--show-config")
+
+
+def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
+    program = f"{sys.executable} -m answerback serve --show-config | true"
+    run = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert (run.stdout, run.stderr) == ("", "")

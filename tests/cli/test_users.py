@@ -1,0 +1,86 @@
+"""`answerback users`: the same over the store itself and over the admin port of a gateway that holds it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+
+from cli_process import GatewayProcess, Result, Run, Serve
+
+pytestmark = pytest.mark.process
+ASKERS = ("alice", "bob/ü%2F")
+
+
+def ask(gateway: GatewayProcess, user: str) -> None:
+    with connect(gateway.url, proxy=None) as app:
+        app.send(json.dumps({"action": "sendMessage", "requestId": f"r-{user}", "userId": user, "message": "one two"}))
+        while json.loads(app.recv(timeout=30))["action"] != "messageResponse":
+            pass
+
+
+@pytest.fixture(params=["store", "admin port"])
+def users(request: pytest.FixtureRequest, serve: Serve, run: Run) -> Callable[..., Result]:
+    """`answerback users ...` where two users have asked, with the gateway stopped or running."""
+    gateway = serve()
+    for user in ASKERS:
+        ask(gateway, user)
+    place = ["--data-dir", str(gateway.data_dir)]
+    if request.param == "store":
+        gateway.stop()
+    else:
+        place += ["--admin-port", gateway.admin_port]
+    return lambda *arguments: run("users", *arguments, *place)
+
+
+def test_list_and_show(users: Callable[..., Result]) -> None:
+    everyone = json.loads(users("list", "--json").out)
+    assert [(user["userId"], user["turns"], user["perMinute"]) for user in everyone] == [
+        (asker, 1, None) for asker in ASKERS
+    ]
+    for user in everyone:
+        assert json.loads(users("show", user["userId"], "--json").out) == user
+    lines = users("list").out.splitlines()
+    assert lines[0].split("\t") == ["user", "limit", "conversations", "turns", "first seen", "last request"]
+    assert lines[1].split("\t")[:4] == ["alice", "default", "1", "1"]
+
+
+@pytest.mark.parametrize(("said", "kept"), [("60", 60), ("off", 0), ("default", None)])
+def test_set_limit(users: Callable[..., Result], said: str, kept: int | None) -> None:
+    assert users("set-limit", ASKERS[1], "7").code == 0
+    assert json.loads(users("set-limit", ASKERS[1], said, "--json").out) == {"userId": ASKERS[1], "perMinute": kept}
+    assert json.loads(users("show", ASKERS[1], "--json").out)["perMinute"] == kept
+    assert json.loads(users("show", "alice", "--json").out)["perMinute"] is None
+
+
+def test_usage(users: Callable[..., Result]) -> None:
+    days = json.loads(users("usage", "--json").out)
+    assert {day["userId"]: day["requests"] for day in days} == dict.fromkeys(ASKERS, 1)
+    assert [day["userId"] for day in json.loads(users("usage", "alice", "--since", "1d", "--json").out)] == ["alice"]
+    assert json.loads(users("usage", "--since", "2999-01-01", "--json").out) == []
+
+
+def test_delete_erases_one_user_and_asks_first(users: Callable[..., Result]) -> None:
+    refused = users("delete", "alice")
+    assert refused.code == 2
+    assert "--yes" in refused.err
+    assert users("show", "alice").code == 0
+    assert users("delete", "alice", "--yes").out == "alice is erased.\n"
+    assert "there is no user alice" in users("show", "alice").err
+    assert users("delete", "alice", "--yes").code == 1
+    assert [day["userId"] for day in json.loads(users("usage", "--json").out)] == [ASKERS[1]]
+
+
+def test_a_gateway_with_another_admin_port_is_said(serve: Serve, run: Run) -> None:
+    gateway = serve()
+    result = run("users", "list", "--data-dir", str(gateway.data_dir), "--admin-port", "1")
+    assert result.code == 3
+    assert "--admin-port" in result.err
+
+
+def test_no_database_is_said(run: Run, tmp_path: Path) -> None:
+    result = run("users", "list", "--data-dir", str(tmp_path / "nowhere"))
+    assert result.code == 1
+    assert "there is no database" in result.err
+    assert not (tmp_path / "nowhere").exists()

@@ -1,0 +1,76 @@
+"""Real gateway processes, and the results of commands, for tests of any folder."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+STOP_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Run(Protocol):
+    """Runs one command."""
+
+    def __call__(self, *arguments: str) -> Result: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayProcess:
+    """A real `answerback serve`. `first_line` is what it said first."""
+
+    process: subprocess.Popen[str]
+    first_line: str
+    data_dir: Path
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return self.first_line.removeprefix("listening on ")
+
+    @property
+    def admin_port(self) -> str:
+        """From its log: the port was any free one."""
+        return self.log.read_text().partition("admin port: http://127.0.0.1:")[2].split()[0]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+
+Serve = Callable[..., GatewayProcess]
+
+
+def start_gateway(*arguments: str, data_dir: Path, log: Path) -> GatewayProcess:
+    """Start `answerback serve` with the echo model on free ports, and wait until it listens."""
+    command = [sys.executable, "-m", "answerback", "serve", "--port", "0", "--admin-port", "0"]
+    model = [] if "--model" in arguments else ["--model", "echo"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSWERBACK_")}
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, *model, "--data-dir", str(data_dir), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+        )
+    assert process.stdout is not None
+    gateway = GatewayProcess(process, process.stdout.readline().rstrip("\n"), data_dir, log)
+    if not gateway.first_line:
+        process.wait(STOP_TIMEOUT_S)
+        process.stdout.close()
+        raise AssertionError(log.read_text())
+    return gateway

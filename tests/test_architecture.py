@@ -1,0 +1,142 @@
+"""The arrows between the packages, read from the syntax trees, and what importing costs."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import answerback
+
+ROOT = Path(answerback.__file__).parent
+
+INNER = {"protocol", "core", "ports"}
+MAY_IMPORT: Mapping[str, set[str]] = {
+    "protocol": set(),
+    "core": {"protocol"},
+    "ports": {"protocol", "core"},
+    "service": INNER,
+    "stores": INNER,
+    "models": INNER,
+    "auth": INNER,
+    "client": {"protocol", "core"},
+    "gateway": INNER | {"service", "stores", "models", "auth"},
+    "aws": INNER | {"service", "stores", "models", "auth"},
+    "testing": INNER | {"service", "stores", "client"},
+    "bench": INNER | {"client", "gateway", "models", "stores", "testing"},
+    "desktop": {"protocol", "core", "client"},
+    "cli": INNER | {"auth", "bench", "client", "desktop", "gateway", "models", "service", "stores", "testing", "aws"},
+    "__main__": {"cli"},
+}
+"""What each part may import at run time, besides itself and the version. A part is a package or module of ours."""
+
+HEAVY = {"PySide6", "aiohttp", "boto3", "httpx", "psycopg", "sqlite3", "uvloop", "xllamacpp"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """`core` of `answerback.core.request`; '' for the package itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def is_for_types_only(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports(tree: ast.AST, path: Path) -> Iterator[str]:
+    """Modules of ours that the code imports when it runs, wherever in the file it does."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if is_module(full) else str(node.module)
+        elif isinstance(node, ast.stmt) and is_for_types_only(node):
+            continue
+        else:
+            yield from imports(node, path)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def ours(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {name for name in imports(tree, path) if name.partition(".")[0] == "answerback"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_every_import_follows_the_arrows(path: Path) -> None:
+    part = part_of(name_of(path))
+    assert not part or part in MAY_IMPORT, f"{part} is a new part: say in MAY_IMPORT what it may import"
+    allowed = MAY_IMPORT.get(part, set()) | {part, ""}
+    wrong = sorted(name for name in ours(path) if part_of(name) not in allowed)
+    assert not wrong, f"{name_of(path)} may import {sorted(allowed - {''})}, but imports {wrong}"
+
+
+def test_the_arrows_themselves_have_no_cycle() -> None:
+    TopologicalSorter(MAY_IMPORT).prepare()
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """At import time. Imports inside a function are how a command stays light, and run later."""
+    graph = {}
+    for path in modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                node.body = []
+        graph[name_of(path)] = {name for name in imports(tree, path) if name != name_of(path)}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("module", ["answerback", "answerback.client", "answerback.cli.main"])
+def test_what_a_client_imports_is_light(module: str) -> None:
+    """Checked in a fresh interpreter: the servers, drivers and runtimes are for those who use them."""
+    program = f"import sys, {module}; print(*sorted(m for m in sys.modules if '.' not in m))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(run.stdout.split())
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if path.name == "__init__.py"], ids=name_of)
+def test_exports_exist_and_are_sorted(path: Path) -> None:
+    module = importlib.import_module(name_of(path))
+    exported = getattr(module, "__all__", [])
+    assert [name for name in exported if not hasattr(module, name)] == []
+    assert list(exported) == sorted(exported, key=order_of_ruff)
+    assert len(set(exported)) == len(exported)
+
+
+def order_of_ruff(name: str) -> tuple[int, str]:
+    """CONSTANTS, then Classes, then functions, each by name: the order that `ruff check` keeps (RUF022)."""
+    return (0 if name.isupper() else 1 if name[:1].isupper() else 2, name)
+
+
+def test_nothing_is_built_at_import() -> None:
+    """A module-level name in capitals or with Final is a constant; a lower-case one that holds a call is suspect."""
+    suspects = []
+    for path in modules():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                suspects.append(f"{name_of(path)}:{node.lineno}")
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call | ast.Await):
+                call = ast.unparse(node.value.func) if isinstance(node.value, ast.Call) else "await"
+                if call not in {"logging.getLogger", "TypeVar", "ParamSpec", "NewType"}:
+                    suspects.append(f"{name_of(path)}:{node.lineno}: {call}")
+    assert suspects == []
