@@ -37,6 +37,11 @@ class Asked:
     error: str = ""
 
     @property
+    def is_over(self) -> bool:
+        """Whether it has its ending."""
+        return self.phase in {Phase.DONE, Phase.FAILED}
+
+    @property
     def first_text_s(self) -> float | None:
         """From the question to its first words."""
         return None if self.first_text_at is None else self.first_text_at - self.asked_at

@@ -56,12 +56,18 @@ class Panels:
 
 
 def _panel(app: App, *, lines: int, width: int) -> Panel:
-    body = Text("\n").join(_paragraph(asked, lines=lines, width=width) for asked in app.asked)
-    is_over = all(asked.phase in {Phase.DONE, Phase.FAILED} for asked in app.asked)
+    body = Text("\n").join(_paragraph(asked, ahead=_ahead(app, asked), lines=lines, width=width) for asked in app.asked)
+    is_over = all(asked.is_over for asked in app.asked)
     return Panel(body, title=f"{app.name} · {app.user}", border_style="green" if is_over else "cyan")
 
 
-def _paragraph(asked: Asked, *, lines: int, width: int) -> Text:
+def _ahead(app: App, asked: Asked) -> int:
+    """The app's questions that have to end first, of those that were before this one when it was accepted."""
+    unfinished = sum(not other.is_over for other in app.asked if other is not asked and other.phase is not Phase.ASKED)
+    return min(asked.position, unfinished)
+
+
+def _paragraph(asked: Asked, *, ahead: int, lines: int, width: int) -> Text:
     """The question, where it is, and the end of its answer: exactly `lines` lines, so that nothing jumps."""
     room = lines - 2
     rows = textwrap.wrap(asked.text, width)
@@ -69,19 +75,19 @@ def _paragraph(asked: Asked, *, lines: int, width: int) -> Text:
         rows = rows[-room:]
         rows[0] = "…" + rows[0][1:]
     paragraph = Text(textwrap.shorten(asked.question, width, placeholder="…"), style="bold")
-    paragraph = Text.assemble(paragraph, "\n", _status(asked, width))
+    paragraph = Text.assemble(paragraph, "\n", _status(asked, ahead, width))
     for row in [*rows, *[""] * (room - len(rows))]:
         paragraph.append("\n" + row)
     return paragraph
 
 
-def _status(asked: Asked, width: int) -> Text:
+def _status(asked: Asked, ahead: int, width: int) -> Text:
     match asked.phase:
         case Phase.ASKED:
             return Text("sent", style="dim")
         case Phase.QUEUED:
             waited_s = time.monotonic() - asked.asked_at
-            return Text(f"queued, {asked.position} before it · {waited_s:.1f} s", style="yellow")
+            return Text(f"queued, {ahead} before it · {waited_s:.1f} s", style="yellow")
         case Phase.WRITING:
             return Text("writing", style="cyan")
         case Phase.DONE:

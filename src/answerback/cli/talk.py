@@ -1,0 +1,146 @@
+"""What `ask` and `chat` share: where to connect, how an answer is shown while it grows, what errors mean."""
+
+import re
+import sys
+from datetime import datetime, timedelta
+from typing import Annotated, Final, TypeAlias
+
+import typer
+
+from answerback.cli.output import CliError, ExitCode, note, usage_error
+from answerback.client import (
+    AnswerbackError,
+    CannotConnect,
+    Forbidden,
+    RateLimited,
+    RequestCancelled,
+    RequestFailed,
+    RequestTimeout,
+    Unauthorized,
+)
+from answerback.client.events import Done, Event, Queued, Restarted, Text
+
+DEFAULT_URL: Final = "ws://127.0.0.1:8765"
+
+Url: TypeAlias = Annotated[str, typer.Option(envvar="ANSWERBACK_URL", help="Where the gateway listens.")]
+TokenText: TypeAlias = Annotated[
+    str | None,
+    typer.Option(envvar="ANSWERBACK_TOKEN", metavar="TOKEN", help="Bearer token.", show_default=False),
+]
+User: TypeAlias = Annotated[
+    str | None,
+    typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed.", show_default=False),
+]
+SessionId: TypeAlias = Annotated[str | None, typer.Option(help="Session id.  [default: a new one]", show_default=False)]
+ModelName: TypeAlias = Annotated[
+    str | None, typer.Option("--model", "-m", help="One of the gateway's models.", show_default=False)
+]
+SystemText: TypeAlias = Annotated[str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)]
+MaxTokens: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, max=1_000_000, help="Longest answer.", show_default=False)
+]
+
+# All controls but tab and new line, and the marks that turn the direction of text: an answer may not steer a terminal.
+_STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def explain(error: AnswerbackError) -> CliError:
+    """The client's error as this command's: one line, what to do, and the exit code."""
+    message = str(error).rstrip(".")
+    match error:
+        case CannotConnect():
+            hint = "" if "answerback serve" in message else "start one with `answerback serve`, or check --url"
+            return CliError(message, hint, exit_code=ExitCode.CANNOT_CONNECT)
+        case Unauthorized():
+            hint = "pass a fresh one with --token or ANSWERBACK_TOKEN; `answerback token` makes one for development"
+            return CliError("the gateway did not accept the token", hint)
+        case Forbidden():
+            return CliError("the gateway does not let this app in", "ask its operator")
+        case RequestTimeout():
+            hint = f"no whole answer within {error.timeout_s:g} s; the gateway was told to stop, try a longer --timeout"
+            return CliError(message, hint, exit_code=ExitCode.TIMED_OUT)
+        case RateLimited():
+            message = "this user's requests of this minute are used up"
+            return CliError(message, _when(error), exit_code=ExitCode.RATE_LIMITED)
+        case RequestFailed(code="timeout"):
+            return CliError(message, exit_code=ExitCode.TIMED_OUT)
+        case RequestCancelled():
+            return CliError("the request was cancelled")
+        case _:
+            return CliError(message)
+
+
+def wrong_input(error: ValueError) -> CliError:
+    """What the client says about its arguments."""
+    return usage_error(str(error).rstrip("."))
+
+
+def printable(text: str) -> str:
+    """The text as it may be shown on a terminal."""
+    return _STEERING.sub("\ufffd", text)
+
+
+def _when(error: RateLimited) -> str:
+    if error.retry_after_ms is None:
+        return "try again in the next minute"
+    wait_s = -(-error.retry_after_ms // 1000)
+    at = datetime.now().astimezone() + timedelta(milliseconds=error.retry_after_ms)
+    return f"try again in {wait_s} s, at {at:%H:%M:%S}"
+
+
+class Growing:
+    """Shows an answer on a terminal while it comes. What was printed cannot be taken back, so a new attempt that
+    says something else is set off from the old one."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+        self._is_replay = False
+        self._is_waiting = False
+
+    def show(self, event: Event) -> None:
+        """Take the next event of the answer."""
+        match event:
+            case Queued(position=position) if position:
+                self._wait(f"… {position} before this one")
+            case Restarted():
+                self._is_replay = True
+            case Text() if self._is_replay:
+                self._replay(event.snapshot)
+            case Text():
+                self._write(event.delta)
+            case Done(answer) if answer.text != self._shown:
+                self._replay(answer.text)
+            case _:
+                pass
+
+    def end(self) -> None:
+        """The answer is over, in whatever way: leave the line."""
+        self._clear()
+        if self._shown and not self._shown.endswith("\n"):
+            print(flush=True)
+
+    def _replay(self, snapshot: str) -> None:
+        if snapshot.startswith(self._shown):
+            self._is_replay = False
+            self._write(snapshot[len(self._shown) :])
+        elif not self._shown.startswith(snapshot):
+            self._is_replay = False
+            self.end()
+            note("(the gateway began the answer anew)")
+            self._shown = ""
+            self._write(snapshot)
+
+    def _write(self, text: str) -> None:
+        self._clear()
+        self._shown += text
+        print(printable(text), end="", flush=True)
+
+    def _wait(self, text: str) -> None:
+        if sys.stderr.isatty():
+            self._is_waiting = True
+            print(f"\r\x1b[2m{text}\x1b[0m\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def _clear(self) -> None:
+        if self._is_waiting:
+            self._is_waiting = False
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
