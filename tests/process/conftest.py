@@ -1,0 +1,47 @@
+"""Real gateway processes on a fixed port, so that apps find the next one where the last one was."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli_process import STOP_TIMEOUT_S, GatewayProcess, Serve, start_gateway
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ANSWERBACK_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number = probe.getsockname()[1]
+    assert isinstance(number, int)
+    return number
+
+
+@pytest.fixture
+def serve(tmp_path: Path, port: int) -> Iterator[Serve]:
+    """Starts gateways on one data folder and one port; those that still run are killed at the end."""
+    started: list[GatewayProcess] = []
+
+    def serve(*arguments: str, data_dir: Path | None = None) -> GatewayProcess:
+        log = tmp_path / f"serve-{len(started)}.log"
+        options = ("--port", str(port), "--rate-limit", "0", *arguments)
+        gateway = start_gateway(*options, data_dir=data_dir or tmp_path / "data", log=log)
+        started.append(gateway)
+        return gateway
+
+    yield serve
+    for gateway in started:
+        gateway.process.kill()
+        gateway.process.wait(STOP_TIMEOUT_S)
+        assert gateway.process.stdout is not None
+        gateway.process.stdout.close()

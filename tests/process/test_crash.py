@@ -1,0 +1,151 @@
+"""The real thing killed: what was accepted is answered, what was not is asked again, and nothing twice."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from answerback import Answer, Client
+from answerback.client import Timing
+from answerback.core.request import RequestKey, State
+from answerback.stores import open_store
+from cli_process import GatewayProcess, Serve
+
+APPS = 12
+QUESTIONS = 8
+QUICK = Timing(backoff_min_s=0.05, backoff_max_s=0.3, silence_s=2.0)
+SLOW_ECHO = ("--model", "echo:delay_ms=15")
+
+
+def question(app: int, number: int) -> str:
+    return " ".join(f"app{app}-question{number}-단어{word}" for word in range(20))
+
+
+async def ask_everything(url: str, started: asyncio.Event) -> dict[tuple[int, int], Answer]:
+    """Every app asks all at once, every other question streamed; the answers by app and number."""
+
+    async def one_app(app: int) -> list[Answer]:
+        async with Client(url, user=f"user{app % 5}", session=f"app{app}", timing=QUICK) as client:
+
+            async def one(number: int) -> Answer:
+                more: dict[str, Any] = {"request_id": f"{app}-{number}", "conversation": f"c{app}-{number % 3}"}
+                if number % 2:
+                    return await client.ask(question(app, number), timeout=120, **more)
+                stream = client.stream(question(app, number), **more)
+                return await stream.answer
+
+            asks = [asyncio.ensure_future(one(number)) for number in range(QUESTIONS)]
+            await asyncio.wait(asks, return_when=asyncio.FIRST_COMPLETED)
+            started.set()
+            return list(await asyncio.gather(*asks))
+
+    apps = await asyncio.gather(*(one_app(app) for app in range(APPS)))
+    return {(app, number): answer for app, answers in enumerate(apps) for number, answer in enumerate(answers)}
+
+
+async def compare_with_store(answers: dict[tuple[int, int], Answer], database: str | None, data_dir: Path) -> None:
+    store = await open_store(database, data_dir)
+    try:
+        assert await store.unfinished() == []
+        for (app, number), answer in answers.items():
+            key = RequestKey(f"user{app % 5}", f"{app}-{number}")
+            record = await store.read(key)
+            assert record is not None
+            assert record.state is State.COMPLETED
+            assert answer.text == question(app, number) == await store.answer(key)
+            assert record.ending is not None
+            assert record.ending.attempt == answer.attempt
+    finally:
+        await store.close()
+
+
+async def under_fire(gateway: GatewayProcess, strike: Callable[[], Awaitable[GatewayProcess]]) -> Any:
+    """Ask everything, strike when the first answers are home; the answers and the gateway that is left."""
+    started = asyncio.Event()
+    asking = asyncio.create_task(ask_everything(gateway.url, started))
+    await started.wait()
+    left = await strike()
+    return await asking, left
+
+
+@pytest.mark.process
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_killed_under_load_three_times_every_accepted_request_is_answered_exactly(
+    kind: str, serve: Serve, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    database = None if kind == "sqlite" else request.getfixturevalue("postgres_server").url
+    options = (*SLOW_ECHO, *(() if database is None else ("--database", database)))
+
+    async def main() -> None:
+        gateway = serve(*options)
+
+        async def kill_three_times() -> GatewayProcess:
+            left = gateway
+            for _ in range(3):
+                await asyncio.to_thread(left.stop, signal.SIGKILL)
+                left = await asyncio.to_thread(serve, *options)
+                await asyncio.sleep(0.6)
+            return left
+
+        answers, left = await under_fire(gateway, kill_three_times)
+        assert len(answers) == APPS * QUESTIONS
+        assert await asyncio.to_thread(left.stop) == 0
+        await compare_with_store(answers, database, tmp_path / "data")
+
+    asyncio.run(main())
+
+
+@pytest.mark.process
+@pytest.mark.timeout(60)
+def test_a_graceful_stop_leaves_what_does_not_fit_to_the_next_start(serve: Serve) -> None:
+    async def main() -> None:
+        text = " ".join(f"word{n}" for n in range(60))
+        options = ("--model", "echo:delay_ms=50", "--grace", "0.2")
+        gateway = serve(*options)
+        async with Client(gateway.url, user="kim", timing=QUICK) as client:
+            stream = client.stream(text)
+            async for _ in stream:
+                break
+            assert await asyncio.to_thread(gateway.stop) == 0
+            await asyncio.to_thread(serve, *options)
+            answer = await stream.answer
+            assert (answer.text, answer.attempt) == (text, 2)
+
+    asyncio.run(main())
+
+
+@pytest.mark.process
+@pytest.mark.timeout(60)
+def test_the_same_request_id_before_and_after_a_restart_runs_once(serve: Serve) -> None:
+    async def main() -> None:
+        gateway = serve()
+        async with Client(gateway.url, user="kim", session="s") as client:
+            first = await client.ask("only once", request_id="r1")
+        await asyncio.to_thread(gateway.stop, signal.SIGKILL)
+        gateway = await asyncio.to_thread(serve)
+        async with Client(gateway.url, user="kim", session="s") as client:
+            again = await client.ask("only once", request_id="r1")
+        assert (again.text, again.attempt, again.timing) == (first.text, first.attempt, first.timing)
+
+    asyncio.run(main())
+
+
+@pytest.mark.process
+@pytest.mark.timeout(60)
+def test_a_request_made_just_before_the_app_was_closed_is_there_when_it_opens_again(serve: Serve) -> None:
+    async def main() -> None:
+        gateway = serve("--model", "echo:delay_ms=20")
+        text = " ".join(f"word{n}" for n in range(40))
+        async with Client(gateway.url, user="kim", session="s") as client:
+            stream = client.stream(text, request_id="r1")
+            async for _ in stream:
+                break
+        async with Client(gateway.url, user="kim", session="s") as client:
+            answer = await client.stream(text, request_id="r1").answer
+        assert (answer.text, answer.attempt) == (text, 1)
+
+    asyncio.run(main())
