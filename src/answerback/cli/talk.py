@@ -1,11 +1,9 @@
-"""What `ask` and `chat` share: where to connect, how an answer is shown while it grows, what errors mean."""
+"""What `ask` and `chat` share: how an answer is shown while it grows, and what errors mean."""
 
 import re
 import sys
 from datetime import datetime, timedelta
-from typing import Annotated, Final, TypeAlias
-
-import typer
+from typing import Final
 
 from answerback.cli.output import CliError, ExitCode, note, usage_error
 from answerback.client import (
@@ -19,26 +17,6 @@ from answerback.client import (
     Unauthorized,
 )
 from answerback.client.events import Done, Event, Queued, Restarted, Text
-
-DEFAULT_URL: Final = "ws://127.0.0.1:8765"
-
-Url: TypeAlias = Annotated[str, typer.Option(envvar="ANSWERBACK_URL", help="Where the gateway listens.")]
-TokenText: TypeAlias = Annotated[
-    str | None,
-    typer.Option(envvar="ANSWERBACK_TOKEN", metavar="TOKEN", help="Bearer token.", show_default=False),
-]
-User: TypeAlias = Annotated[
-    str | None,
-    typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed.", show_default=False),
-]
-SessionId: TypeAlias = Annotated[str | None, typer.Option(help="Session id.  [default: a new one]", show_default=False)]
-ModelName: TypeAlias = Annotated[
-    str | None, typer.Option("--model", "-m", help="One of the gateway's models.", show_default=False)
-]
-SystemText: TypeAlias = Annotated[str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)]
-MaxTokens: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, max=1_000_000, help="Longest answer.", show_default=False)
-]
 
 # All controls but tab and new line, and the marks that turn the direction of text: an answer may not steer a terminal.
 _STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
