@@ -1,13 +1,13 @@
 """The composition root of the embedded gateway: everything is made here, joined here, and stopped here."""
 
 import asyncio
+import itertools
 import logging
 import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from functools import partial
 from typing import Final, Protocol, Self
 
 from msgspec.structs import replace
@@ -195,7 +195,7 @@ class Gateway:
             observer=metrics.observer,
             clock=_epoch_ms,
             monotonic=time.monotonic,
-            new_owner=partial(secrets.token_hex, 8),
+            new_owner=_owners(),
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -331,6 +331,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _owners() -> Callable[[], str]:
+    """Names for the runs of this process, unlike those of any other: one random part, then a count."""
+    process = secrets.token_hex(8)
+    numbers = itertools.count(1)
+    return lambda: f"{process}-{next(numbers)}"
 
 
 def _epoch_ms() -> int:

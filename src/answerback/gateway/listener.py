@@ -223,8 +223,7 @@ class Listener:
                     if self._is_draining:
                         continue
                     socket.in_flight += 1
-                    task = self._tasks.start(self._receiver.receive(socket.connection_id, data), name="frame")
-                    task.add_done_callback(socket.handled)
+                    self._tasks.start(self._handle(socket, data), name="frame")
                 case WSMsgType.PING:
                     await self._hold_back(socket)
                     socket.pong(message.data)
@@ -239,6 +238,12 @@ class Listener:
                     return
                 case _:
                     return
+
+    async def _handle(self, socket: Socket, data: str) -> None:
+        try:
+            await self._receiver.receive(socket.connection_id, data)
+        finally:
+            socket.handled()
 
     async def _hold_back(self, socket: Socket) -> None:
         """Do not read on while the user is over the rate, too much is in flight, or the peer does not read."""

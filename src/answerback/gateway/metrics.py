@@ -1,16 +1,18 @@
 """What the gateway counts, in Prometheus' text format.
 
-Hot counts are plain integers, read when somebody scrapes; only what happens once a request goes through the client
-library.
+Everything is a plain number that is read when somebody scrapes: the client library's own counters take a lock and a
+microsecond each, several times a request.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from answerback.core.request import Ending, Record
@@ -22,10 +24,32 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Counts(Observer):
-    """Counts what the service tells."""
+class Durations:
+    """A histogram of seconds."""
 
-    def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], int]) -> None:
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def family(self, name: str, text: str) -> HistogramMetricFamily:
+        """As Prometheus wants it: cumulative."""
+        names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        buckets = list(zip(names, accumulate(self._counts), strict=True))
+        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self._sum)
+
+
+class Counts(Observer):
+    """Counts what the service tells. `clock`: epoch milliseconds."""
+
+    def __init__(self, *, clock: Callable[[], int]) -> None:
         self._clock = clock
         self.was_accepted = 0
         self.was_attached = 0
@@ -35,26 +59,14 @@ class Counts(Observer):
         self.deltas = 0
         self.refusals: Counter[str] = Counter()
         self.endings: Counter[tuple[str, str]] = Counter()
-        self._accepting = Histogram(
-            "answerback_accept_seconds",
-            "From the arrival of a question to its durable acceptance.",
-            buckets=(0.0005, 0.001, 0.0025, *SECONDS[:10]),
-            registry=registry,
-        )
-        self._first_text = Histogram(
-            "answerback_first_text_seconds",
-            "From acceptance to the first text of the model.",
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._total = Histogram(
-            "answerback_request_seconds", "From acceptance to the ending.", buckets=SECONDS, registry=registry
-        )
+        self.accepting = Durations((0.001, 0.002, *SECONDS[:10]))
+        self.first_text = Durations(SECONDS)
+        self.total = Durations(SECONDS)
 
     def accepted(self, record: Record) -> None:
         """See Observer."""
         self.was_accepted += 1
-        self._accepting.observe(max(0, self._clock() - record.accepted_at_ms) / 1000)
+        self.accepting.add(max(0, self._clock() - record.accepted_at_ms) / 1000)
 
     def refused(self, code: ErrorCode) -> None:
         """See Observer."""
@@ -71,9 +83,9 @@ class Counts(Observer):
     def ended(self, record: Record, ending: Ending) -> None:
         """See Observer."""
         self.endings[ending.status.value, "" if ending.error_code is None else ending.error_code.value] += 1
-        self._total.observe(ending.total_ms / 1000)
+        self.total.add(ending.total_ms / 1000)
         if ending.first_text_ms is not None:
-            self._first_text.observe(ending.first_text_ms / 1000)
+            self.first_text.add(ending.first_text_ms / 1000)
 
     def fenced(self, record: Record) -> None:
         """See Observer."""
@@ -98,7 +110,7 @@ class Metrics:
 
     def __init__(self, *, sockets: Sockets, queue: Callable[[], QueueState], clock: Callable[[], int]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self.observer = Counts(self._registry, clock=clock)
+        self.observer = Counts(clock=clock)
         self._registry.register(_Numbers(self.observer, sockets, queue))
 
     def text(self) -> bytes:
@@ -149,6 +161,10 @@ class _Numbers(Collector):
             ("text_code_points", "Code points of answers that were sent as deltas.", counts.text),
         ):
             yield CounterMetricFamily(f"answerback_{name}", text, value=value)
+        yield from self._requests()
+
+    def _requests(self) -> Iterator[Metric]:
+        counts = self._counts
         requests = CounterMetricFamily("answerback_requests", "Requests by how they ended.", labels=["status", "code"])
         for (status, code), number in counts.endings.items():
             requests.add_metric([status, code], number)
@@ -157,3 +173,9 @@ class _Numbers(Collector):
         for code, number in counts.refusals.items():
             refusals.add_metric([code], number)
         yield refusals
+        for name, text, durations in (
+            ("accept", "From the arrival of a question to its durable acceptance.", counts.accepting),
+            ("first_text", "From acceptance to the first text of the model.", counts.first_text),
+            ("request", "From acceptance to the ending.", counts.total),
+        ):
+            yield durations.family(f"answerback_{name}_seconds", text)

@@ -235,7 +235,7 @@ class Socket:
 
     # --- frames that are being handled ----------------------------------------------------------------------
 
-    def handled(self, _: object) -> None:
+    def handled(self) -> None:
         """A frame of this connection was handled."""
         self.in_flight -= 1
         if self._room is not None and not self._room.done():
