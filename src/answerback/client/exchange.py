@@ -28,10 +28,11 @@ class Patience:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Exchange:
-    """Mutable; only `Session` changes it. Instants are monotonic seconds; None: not due.
+    """Mutable; only `Session` and its `Questions` change it. Instants are monotonic seconds; None: not due.
 
     `deadline`: give up. `silent_at`: give up, because the started answer went silent. `probe_at`: ask the server about
-    it. `resend_at`: not to be sent again before. `hello_id`: the `hello` that is out for it (R5: at most one).
+    it. `resume_at`: ask it for missing text. `resend_at`: not to be sent again before. `hello_id`: the `hello` that is
+    out for it (R5: at most one).
     """
 
     frame: SendMessage
@@ -46,6 +47,7 @@ class Exchange:
     probe_at: float | None = None
     probe_pause_s: float = 0.0
     gap_pause_s: float = 0.0
+    resume_at: float | None = None
     resend_at: float | None = None
     hello_id: str | None = None
     wants_resume: bool = False
@@ -65,19 +67,10 @@ class Exchange:
         """What the client holds of it."""
         return ResumePoint(request_id=self.request_id, attempt=self.assembly.attempt, offset=self.assembly.length)
 
-    def offline(self) -> None:
-        """The connection is gone: what was not accepted waits again, and no clock runs but the deadline."""
-        if self.phase is Phase.SENT:
-            self.phase = Phase.WAITING
-        self.hello_id = None
-        self.wants_resume = False
-        self.gap_pause_s = 0.0
-        self.silent_at = self.probe_at = self.resend_at = None
-
     def due_at(self) -> float:
         """The first instant at which something is to be done about it."""
         due = self.deadline
-        for instant in (self.silent_at, self.probe_at, self.resend_at):
+        for instant in (self.silent_at, self.probe_at, self.resume_at, self.resend_at):
             if instant is not None and instant < due:
                 due = instant
         return due

@@ -54,6 +54,11 @@ class Liveness:
         if self._asked_at is None:
             self._asked_at = now
 
+    @property
+    def retry_s(self) -> float:
+        """Pause before a `hello` is repeated that was not answered."""
+        return self._timing.hello_expiry_s * max(1, self._missed)
+
     def greeted(self, hello_id: str, exchanges: list[Exchange], *, now: float) -> None:
         """A `hello` was sent."""
         expires_at = now + self._timing.hello_expiry_s
@@ -71,7 +76,8 @@ class Liveness:
         late = [greeting for greeting in self._greetings.values() if now >= greeting.expires_at]
         for greeting in late:
             del self._greetings[greeting.hello_id]
-        self._missed += len(late)
+        if late and self._asked_at is None:
+            self._missed += 1  # the connection is not silent; several that were sent together count once
         return late
 
     def verdict(self, *, now: float) -> str | None:

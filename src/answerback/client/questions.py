@@ -1,0 +1,280 @@
+"""The questions of a session that have no ending yet: which one may be sent, when to ask about one, when to give up.
+
+WAITING --sent--> SENT --accepted, started, delta--> ACCEPTED --ending, time-out--> OVER
+   ^               |  `--refusal, cancellation---------------------------------------^
+   +--connection lost, `unavailable`, lost on the way
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from answerback.client.calls import Calls
+from answerback.client.effects import Effect, Emit, Fail, Send
+from answerback.client.errors import AnswerbackError, RequestTimeout
+from answerback.client.events import Event
+from answerback.client.exchange import Exchange, Patience, Phase
+from answerback.client.liveness import Liveness
+from answerback.client.timing import Timing
+from answerback.core.assembly import Assembly
+from answerback.protocol.frames import CancelMessage, Hello, SendMessage
+from answerback.protocol.limits import MAX_RESUME_POINTS
+
+
+class Questions:
+    """Pure; `Session` drives it. What is to be done goes to `effects`, the session's list."""
+
+    def __init__(self, *, timing: Timing, liveness: Liveness, calls: Calls, effects: list[Effect]) -> None:
+        self._timing = timing
+        self._liveness = liveness
+        self._calls = calls
+        self._effects = effects
+        self._exchanges: dict[str, Exchange] = {}
+        self._lanes: dict[str | None, deque[Exchange]] = {}
+        self._hellos = 0
+        self._due: float | None = None
+        self._is_open = False
+
+    def __len__(self) -> int:
+        return len(self._exchanges)
+
+    def __iter__(self) -> Iterator[Exchange]:
+        """In the order asked."""
+        return iter(tuple(self._exchanges.values()))
+
+    def get(self, request_id: str | None) -> Exchange | None:
+        """A question that has no ending yet."""
+        return None if request_id is None else self._exchanges.get(request_id)
+
+    def due_at(self) -> float | None:
+        """When `tick` has something to do; may be early."""
+        return self._due
+
+    def add(self, frame: SendMessage, patience: Patience, *, now: float) -> Exchange:
+        """A new question, not sent yet."""
+        exchange = Exchange(
+            frame=frame,
+            patience=patience,
+            deadline=now + patience.total_s,
+            assembly=Assembly(streamed=frame.stream),
+        )
+        self._exchanges[frame.request_id] = exchange
+        self._lanes.setdefault(exchange.key, deque()).append(exchange)
+        self._at(exchange.deadline)
+        return exchange
+
+    # --- connections ------------------------------------------------------------------------------------
+
+    def opened(self, *, now: float) -> None:
+        """Resume what was accepted, then send again what was not (R14)."""
+        self.lost()
+        self._is_open = True
+        accepted = [exchange for exchange in self if exchange.phase is Phase.ACCEPTED]
+        for exchange in accepted:
+            self.listen(exchange, now=now)
+        self.hello(accepted, now=now)
+        for key in list(self._lanes):
+            self.pump(key, now=now)
+
+    def lost(self) -> None:
+        """No connection: what was not accepted waits again, and no clock runs but the deadlines."""
+        self._is_open = False
+        for exchange in self:
+            if exchange.phase is Phase.SENT:
+                exchange.phase = Phase.WAITING
+            exchange.hello_id = None
+            exchange.wants_resume = False
+            exchange.gap_pause_s = 0.0
+            exchange.silent_at = exchange.probe_at = exchange.resume_at = exchange.resend_at = None
+
+    # --- one question -----------------------------------------------------------------------------------
+
+    def pump(self, key: str | None, *, now: float) -> None:
+        """Send the first unaccepted question of an ordering key, if nothing holds it (R14)."""
+        lane = self._lanes.get(key)
+        while lane and lane[0].phase in (Phase.ACCEPTED, Phase.OVER):
+            lane.popleft()
+        if not lane:
+            self._lanes.pop(key, None)
+            return
+        head = lane[0]
+        if not self._is_open or head.phase is not Phase.WAITING:
+            return
+        if head.resend_at is not None and now < head.resend_at:
+            return
+        head.phase = Phase.SENT
+        head.resend_at = None
+        # A cancelled question is not asked again: its tombstone at the server answers for it (R7).
+        self._effects.append(Send(CancelMessage(request_id=head.request_id) if head.is_cancelled else head.frame))
+        head.was_sent = True
+        self.listen(head, now=now)
+
+    def accept(self, exchange: Exchange, *, now: float) -> None:
+        """The server knows the question: the next one of its key may go."""
+        if exchange.phase is not Phase.ACCEPTED:
+            exchange.phase = Phase.ACCEPTED
+            exchange.was_sent = True
+            exchange.resend_at = None
+            self.pump(exchange.key, now=now)
+        self.listen(exchange, now=now)
+
+    def listen(self, exchange: Exchange, *, now: float) -> None:
+        """It was heard of, or asked for anew: patience starts again. Without a connection nothing is waited for."""
+        if not self._is_open:
+            return
+        exchange.probe_pause_s = self._timing.silence_s
+        exchange.probe_at = now + exchange.probe_pause_s
+        if exchange.patience.silence_s is not None and exchange.assembly.has_started:
+            exchange.silent_at = now + exchange.patience.silence_s
+        self._at(exchange.due_at())
+
+    def resend_later(self, exchange: Exchange, pause_s: float, *, now: float) -> None:
+        """The server could not take it now: the same frame again after a pause; its key waits with it."""
+        exchange.phase = Phase.WAITING
+        exchange.probe_at = None
+        exchange.resend_at = now + pause_s
+        self._at(exchange.resend_at)
+
+    def want_resume(self, exchange: Exchange, *, now: float) -> None:
+        """Text is missing: ask for it at once; while that brings nothing, with growing pauses."""
+        if exchange.hello_id is not None:
+            exchange.wants_resume = True
+        elif self._is_open and exchange.resume_at is None:
+            pause_s = exchange.gap_pause_s
+            exchange.gap_pause_s = min(self._timing.silence_s, max(self._timing.backoff_min_s, pause_s * 2))
+            if pause_s == 0.0:
+                self.hello([exchange], now=now)
+            else:
+                exchange.resume_at = now + pause_s
+                self._at(exchange.resume_at)
+
+    def got_text(self, exchange: Exchange) -> None:
+        """The text goes on: nothing is missing before it."""
+        exchange.wants_resume = False
+        exchange.resume_at = None
+        exchange.gap_pause_s = 0.0
+
+    def emit(self, exchange: Exchange, event: Event) -> None:
+        """Tell the application."""
+        self._effects.append(Emit(exchange.request_id, event))
+
+    def fail(self, exchange: Exchange, error: AnswerbackError, *, now: float) -> None:
+        """The one ending of a question, with an error."""
+        self._effects.append(Fail(exchange.request_id, error))
+        self.drop(exchange, now=now)
+
+    def drop(self, exchange: Exchange, *, now: float) -> None:
+        """It has its ending: later frames of its id find nobody (G2)."""
+        exchange.phase = Phase.OVER
+        del self._exchanges[exchange.request_id]
+        self.pump(exchange.key, now=now)
+
+    def tell_stop(self, exchange: Exchange, *, now: float) -> None:
+        """The server shall stop a question that is given up here; one that it never saw needs no word."""
+        if exchange.was_sent:
+            self._effects.extend(self._calls.tell_stop(exchange.request_id, now=now))
+
+    def stop(self, error: AnswerbackError) -> None:
+        """Give all of them up."""
+        self._effects.extend(Fail(request_id, error, is_final=False) for request_id in self._exchanges)
+        self._exchanges.clear()
+        self._lanes.clear()
+
+    # --- asking the server about them (R5) --------------------------------------------------------------
+
+    def hello(self, exchanges: list[Exchange], *, now: float) -> None:
+        """Ask for what these still owe; with none, whether anybody is there. Only accepted ones are named (R14)."""
+        for start in range(0, max(1, len(exchanges)), MAX_RESUME_POINTS):
+            batch = exchanges[start : start + MAX_RESUME_POINTS]
+            self._hellos += 1
+            hello_id = f"hello-{self._hellos}"
+            for exchange in batch:
+                exchange.hello_id = hello_id
+                exchange.wants_resume = False
+                exchange.probe_at = exchange.resume_at = None
+            accepted = [exchange for exchange in batch if exchange.phase is Phase.ACCEPTED]
+            points = tuple(exchange.resume_point for exchange in accepted)
+            self._effects.append(Send(Hello(hello_id=hello_id, resume=points)))
+            self._effects.extend(
+                Send(CancelMessage(request_id=exchange.request_id)) for exchange in accepted if exchange.is_cancelled
+            )
+            self._liveness.greeted(hello_id, batch, now=now)
+
+    def welcomed(self, hello_id: str, *, now: float) -> None:
+        """All that a `hello` asked for was sent before its `welcome`."""
+        greeting = self._liveness.welcomed(hello_id)
+        for exchange in [] if greeting is None else greeting.exchanges:
+            if exchange.hello_id != hello_id:
+                continue
+            if exchange.phase is Phase.SENT:
+                # The connection is good and still it was not accepted: it was lost. Its id makes it safe to repeat.
+                exchange.hello_id = None
+                exchange.phase = Phase.WAITING
+                self.pump(exchange.key, now=now)
+            else:
+                self._asked(exchange, now)
+                self._probe_later(exchange, now)
+
+    def look_soon(self, *, now: float) -> None:
+        """Something went wrong behind the connection, and nobody says with what: ask soon."""
+        soon = now + self._timing.resend_s
+        for exchange in self._exchanges.values():
+            if exchange.probe_at is not None:
+                exchange.probe_at = min(exchange.probe_at, soon)
+        self._at(soon)
+
+    def _asked(self, exchange: Exchange, now: float) -> None:
+        """A `hello` for it is answered or too old; if text is still missing, that is asked for again."""
+        exchange.hello_id = None
+        if exchange.wants_resume:
+            exchange.wants_resume = False
+            self.want_resume(exchange, now=now)
+
+    def _probe_later(self, exchange: Exchange, now: float) -> None:
+        """The server has nothing new: ask again later and later."""
+        doubled = max(self._timing.silence_s, exchange.probe_pause_s * 2)
+        exchange.probe_pause_s = min(self._timing.probe_max_s, doubled)
+        self._probe_at(exchange, now + exchange.probe_pause_s)
+
+    def _probe_at(self, exchange: Exchange, instant: float) -> None:
+        if exchange.hello_id is None and exchange.phase in (Phase.SENT, Phase.ACCEPTED):
+            exchange.probe_at = instant
+            self._at(instant)
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    def tick(self, *, now: float) -> None:
+        """Do what is due by now."""
+        self._due = None
+        for greeting in self._liveness.expired(now=now):
+            for exchange in greeting.exchanges:
+                if exchange.hello_id == greeting.hello_id:
+                    self._asked(exchange, now)
+                    self._probe_at(exchange, now + self._liveness.retry_s)
+        silent = [exchange for exchange in self if self._watch(exchange, now)]
+        if silent:
+            self.hello(silent, now=now)
+        for exchange in self:
+            self._at(exchange.due_at())
+
+    def _watch(self, exchange: Exchange, now: float) -> bool:
+        """What time does to one question; true if it is to be asked for."""
+        if now >= exchange.deadline:
+            self._time_out(exchange, exchange.patience.total_s, now)
+        elif exchange.silent_at is not None and now >= exchange.silent_at:
+            self._time_out(exchange, exchange.patience.silence_s or 0.0, now)
+        elif exchange.resend_at is not None and now >= exchange.resend_at:
+            exchange.resend_at = None
+            self.pump(exchange.key, now=now)
+        elif any(at is not None and now >= at for at in (exchange.probe_at, exchange.resume_at)):
+            exchange.probe_at = exchange.resume_at = None
+            return exchange.hello_id is None and exchange.phase is not Phase.WAITING
+        return False
+
+    def _time_out(self, exchange: Exchange, timeout_s: float, now: float) -> None:
+        """R17: an ending made by the client; the server is told to stop."""
+        self.tell_stop(exchange, now=now)
+        self.fail(exchange, RequestTimeout(exchange.request_id, timeout_s, exchange.assembly.text), now=now)
+
+    def _at(self, instant: float) -> None:
+        if self._due is None or instant < self._due:
+            self._due = instant
