@@ -81,14 +81,12 @@ class Liveness:
         return late
 
     def verdict(self, *, now: float) -> str | None:
-        """Why the connection is to be given up, if so. Asked once: the next connection is judged anew."""
+        """Why the connection is to be given up, if so. The session then drops it at once."""
         if self._asked_at is not None and now >= self._asked_at + self._dead_s:
             # A slow line may need longer for a large question: the next one gets twice the time.
             self._dead_s = min(self._timing.probe_max_s, self._dead_s * 2)
-            self.lost()
             return "the connection is open but silent"
         if self._missed >= _HELLOS_MISSED:
-            self.lost()
             return "the server does not answer hello"
         return None
 

@@ -242,14 +242,17 @@ class Questions:
 
     # --- time -------------------------------------------------------------------------------------------
 
-    def tick(self, *, now: float) -> None:
-        """Do what is due by now."""
-        self._due = None
+    def expire(self, *, now: float) -> None:
+        """Wait no longer for the `welcome` of an old `hello`."""
         for greeting in self._liveness.expired(now=now):
             for exchange in greeting.exchanges:
                 if exchange.hello_id == greeting.hello_id:
                     self._asked(exchange, now)
                     self._probe_at(exchange, now + self._liveness.retry_s)
+
+    def tick(self, *, now: float) -> None:
+        """Do what is due by now."""
+        self._due = None
         silent = [exchange for exchange in self if self._watch(exchange, now)]
         if silent:
             self.hello(silent, now=now)

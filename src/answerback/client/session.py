@@ -182,14 +182,11 @@ class Session:
         return self._flush()
 
     def disconnected(self, link: int, *, now: float, too_large: bool = False) -> list[Effect]:
-        """A connection is gone. `too_large`: it was closed because of a message's size (1009)."""
+        """A connection is gone; one that was given up is not news. `too_large`: it was closed because of a message's size (1009)."""
         if link != self._link:
             return []
-        self._link = None
         sent = [exchange for exchange in self._questions if exchange.phase is Phase.SENT]
-        self._liveness.lost()
-        self._questions.lost()
-        self._calls.lost()
+        self._lose_link()
         if too_large and sent:
             # Sent again it would close every connection: the largest one is the one that was refused.
             culprit = max(sent, key=lambda exchange: len(exchange.frame.message))
@@ -223,9 +220,10 @@ class Session:
         """Do what is due by now."""
         if self._stopped is not None:
             return []
-        self._questions.tick(now=now)
-        self._watch_link(now)
-        self._effects.extend(self._calls.tick(now=now))
+        self._questions.expire(now=now)
+        if self._link is None or self._is_link_good(now):
+            self._questions.tick(now=now)
+            self._effects.extend(self._calls.tick(now=now))
         return self._flush()
 
     # --- frames -----------------------------------------------------------------------------------------
@@ -327,18 +325,25 @@ class Session:
 
     # --- inside -----------------------------------------------------------------------------------------
 
-    def _watch_link(self, now: float) -> None:
-        """R5: no `welcome`, or nothing at all, means another connection."""
-        if self._link is None:
-            return
+    def _is_link_good(self, now: float) -> bool:
+        """R5: no `welcome`, or nothing at all, means another connection; what else is due is done on that one."""
         reason = self._liveness.verdict(now=now)
         if reason is not None:
             self._effects.append(Reconnect(reason))
-        elif self._liveness.wants_hello():
+            self._lose_link()
+            return False
+        if self._liveness.wants_hello():
             self._questions.hello([], now=now)
         elif self._liveness.wants_ping(now=now):
             self._effects.extend(self._calls.ping(now=now))
             self._liveness.asked(now=now)
+        return True
+
+    def _lose_link(self) -> None:
+        self._link = None
+        self._liveness.lost()
+        self._questions.lost()
+        self._calls.lost()
 
     def _check_open(self) -> None:
         if self._stopped is not None:
