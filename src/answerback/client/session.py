@@ -182,7 +182,10 @@ class Session:
         return self._flush()
 
     def disconnected(self, link: int, *, now: float, too_large: bool = False) -> list[Effect]:
-        """A connection is gone; one that was given up is not news. `too_large`: it was closed because of a message's size (1009)."""
+        """A connection is gone; one that was given up is not news.
+
+        `too_large`: the other side closed it because of a message's size (1009).
+        """
         if link != self._link:
             return []
         sent = [exchange for exchange in self._questions if exchange.phase is Phase.SENT]
