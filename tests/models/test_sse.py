@@ -24,6 +24,7 @@ def decode(*chunks: bytes) -> list[str]:
         (b"data:a\n\n", ["a"]),
         (b"data:  a\n\n", [" a"]),
         (b"data: a\ndata: b\n\n", ["a\nb"]),
+        (b"data: a\r\ndata: b\r\n\r\n", ["a\nb"]),
         (b"data\n\n", [""]),
         (b"data: a:b\n\n", ["a:b"]),
         (b": ping\n\ndata: a\n: pong\n\n", ["a"]),
