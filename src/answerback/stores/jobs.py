@@ -12,11 +12,12 @@ W = TypeVar("W")
 class Job(Generic[W]):
     """Something to do, and what came of it: `value`, or `error` if that is not None."""
 
-    __slots__ = ("error", "future", "value", "work")
+    __slots__ = ("error", "future", "is_repeated", "value", "work")
 
     def __init__(self, work: W, future: "asyncio.Future[Any]") -> None:
         self.work = work
         self.future = future
+        self.is_repeated = False
         self.value: Any = None
         self.error: Exception | None = None
 

@@ -16,18 +16,22 @@ W = TypeVar("W")
 _MAX_BATCH: Final = 500
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
+_OPENING_PATIENCE_S: Final = 1.0
+"""Enough for the server to notice that a gateway which was killed is gone."""
 
 
 class Lane(Generic[W]):
     """Runs jobs in order, and connects again by itself when the connection was lost.
 
-    While that does not succeed, jobs wait for up to `patience_s` and then end with Unavailable.
+    While that does not succeed, jobs wait for up to `patience_s` and then end with Unavailable. `run` returns the jobs
+    that certainly had no effect because the connection was lost: they are run once more, over the next connection. That
+    a connection is lost is only noticed by using it.
     """
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[AsyncConnection[Any]]],
-        run: Callable[[AsyncConnection[Any], Sequence[Job[W]]], Awaitable[None]],
+        run: Callable[[AsyncConnection[Any], Sequence[Job[W]]], Awaitable[Sequence[Job[W]]]],
         *,
         patience_s: float,
         max_queued: int,
@@ -44,7 +48,7 @@ class Lane(Generic[W]):
 
     async def open(self) -> None:
         """Connect and start. Raises: Unavailable: no connection could be made, or another gateway has the lock."""
-        self._connection = await self._connected()
+        self._connection = await self._connected(min(self._patience_s, _OPENING_PATIENCE_S))
         self._task = asyncio.get_running_loop().create_task(self._work(), name="answerback-postgres")
 
     async def close(self) -> None:
@@ -77,32 +81,38 @@ class Lane(Generic[W]):
                 continue
             try:
                 if self._connection is None or self._connection.closed:
-                    self._connection = await self._connected()
-            except Unavailable as exc:
+                    self._connection = await self._connected(self._patience_s)
+            except Exception as exc:  # also a StoreError: a newer program has been here meanwhile
                 self._fail(exc)
                 continue
             batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), _MAX_BATCH))]
+            repeat: list[Job[W]] = []
             try:
-                await self._run(self._connection, batch)
+                repeat += [job for job in await self._run(self._connection, batch) if not job.is_repeated]
             except Exception as exc:  # no runner lets one out; if one did, callers would wait for ever
                 await self._connection.close()
                 fail(batch, "the store failed", exc)
-            deliver(batch)
+            again = set(repeat)
+            deliver([job for job in batch if job not in again] if again else batch)
+            for job in repeat:
+                job.is_repeated, job.error = True, None
+            self._jobs.extendleft(reversed(repeat))
 
-    async def _connected(self) -> AsyncConnection[Any]:
+    async def _connected(self, patience_s: float) -> AsyncConnection[Any]:
         clock = asyncio.get_running_loop().time
-        give_up_at = clock() + self._patience_s
+        give_up_at = clock() + patience_s
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 return await self._connect()
             except (psycopg.Error, Unavailable) as exc:
-                if clock() + pause_s > give_up_at:
+                may_pass = isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError | Unavailable)
+                if not may_pass or clock() + pause_s > give_up_at:
                     raise Unavailable(str(exc)) from exc
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _fail(self, error: Unavailable) -> None:
+    def _fail(self, error: Exception) -> None:
         failed, self._jobs = self._jobs, deque()
         fail(failed, str(error), error)
         deliver(failed)

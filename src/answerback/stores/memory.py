@@ -33,7 +33,7 @@ TITLE_LENGTH = 60
 
 def title_of(question: str) -> str:
     """A conversation's first title: the first line of its first question."""
-    return question.strip().splitlines()[0][:TITLE_LENGTH]
+    return question.strip().splitlines()[0][:TITLE_LENGTH].rstrip()
 
 
 def day_of(epoch_ms: int) -> str:
@@ -111,6 +111,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.records: dict[RequestKey, Record] = {}
         self._positions: dict[RequestKey, int] = {}
+        self._last_position = 0
         self._questions: dict[RequestKey, Question] = {}
         self.answers: dict[RequestKey, str] = {}
         self._turns: dict[str, dict[str, list[StoredTurn]]] = {}
@@ -151,6 +152,7 @@ class MemoryStore:
             if step.text is not None and key in self._questions and step.record.ending is not None:
                 self.answers[key] = step.text
                 self._write_turn(step.record, step.text)
+                self._count_usage(step.record)
         return step.outcome
 
     async def read(self, key: RequestKey) -> Record | None:
@@ -176,6 +178,7 @@ class MemoryStore:
             del self.records[key]
             self._questions.pop(key, None)
             self.answers.pop(key, None)
+            del self._positions[key]
         return len(old)
 
     # --- ports.History
@@ -184,10 +187,12 @@ class MemoryStore:
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """See ports.History."""
+        if self._is_deleted(user_id, conversation_id):
+            return []
         turns = [t for t in self._shown(user_id, conversation_id) if t.status is Status.COMPLETED]
         if before_request is not None:
-            end = next((t.position for t in self._shown(user_id, conversation_id) if t.request_id == before_request), 0)
-            turns = [t for t in turns if not end or t.position < end]
+            end = self._position_in(user_id, conversation_id, before_request)
+            turns = [t for t in turns if end is None or t.position < end]
         return turns[-limit:]
 
     async def turns(
@@ -273,7 +278,9 @@ class MemoryStore:
 
     def _store(self, record: Record) -> None:
         self.records[record.key] = record
-        self._positions.setdefault(record.key, len(self._positions) + 1)
+        if record.key not in self._positions:
+            self._last_position += 1
+            self._positions[record.key] = self._last_position
 
     def _unfinished(self) -> list[Record]:
         found = [r for r in self.records.values() if not r.state.is_terminal]
@@ -291,6 +298,14 @@ class MemoryStore:
     def _counted(self, user: StoredUser) -> StoredUser:
         mine = [c for (u, _), c in self._conversations.items() if u == user.user_id and not c.deleted]
         return replace(user, conversations=len(mine), turns=sum(c.turns for c in mine))
+
+    def _position_in(self, user_id: str, conversation_id: str, request_id: str) -> int | None:
+        """Where the request stands in the conversation, superseded or not, ended or not."""
+        record = self.records.get(RequestKey(user_id, request_id))
+        if record is not None and record.conversation_id == conversation_id:
+            return self._positions[record.key]
+        turns = self._turns.get(user_id, {}).get(conversation_id, [])
+        return next((t.position for t in reversed(turns) if t.request_id == request_id), None)
 
     def _is_deleted(self, user_id: str, conversation_id: str) -> bool:
         found = self._conversations.get((user_id, conversation_id))
@@ -343,7 +358,6 @@ class MemoryStore:
             created_at_ms=record.accepted_at_ms if old is None else old.created_at_ms,
             updated_at_ms=max(ending.ended_at_ms, 0 if old is None else old.updated_at_ms),
         )
-        self._count_usage(record)
 
     def _count_usage(self, record: Record) -> None:
         ending = record.ending

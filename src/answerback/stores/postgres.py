@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8Dumper
 
 from answerback.ports import Unavailable
-from answerback.stores.errors import StoreError
+from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.jobs import Job, fail
 from answerback.stores.lane import Lane
 from answerback.stores.ledger import Ledger
@@ -68,6 +68,10 @@ def cause_of(error: BaseException) -> str | None:
     return next((CAUSES[kind] for kind in type(error).__mro__ if kind in CAUSES), None)
 
 
+class _LockHeld(Unavailable):
+    """Another session has the lock: a second gateway, or a dead one that the server has not noticed yet."""
+
+
 class _UserWrite(NamedTuple):
     user_id: str | None
     operation: Write[Any]
@@ -102,6 +106,10 @@ class PostgresStore(SqlStore):
                 await lane.open()
         except BaseException as exc:
             await self.close()
+            if isinstance(exc.__cause__, _LockHeld):
+                raise StoreInUse(
+                    f"Another gateway uses this database (schema {self._schema}). Stop it, or use another database."
+                ) from exc
             if isinstance(exc, Unavailable):
                 raise StoreError(f"The database cannot be used: {exc}. Check --database and the server.") from exc
             raise
@@ -132,9 +140,7 @@ class PostgresStore(SqlStore):
         try:
             row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", [self._lock_key])).fetchone()
             if row != (True,):
-                raise Unavailable(
-                    f"another gateway uses it (schema {self._schema}); stop that one, or use another database"
-                )
+                raise _LockHeld(f"another gateway holds the lock of schema {self._schema}")
             await apply_migrations(connection, self._schema, shipped(), now_ms=time.time_ns() // 1_000_000)
             ledger = Ledger()
             await run(connection, load(ledger))
@@ -147,7 +153,11 @@ class PostgresStore(SqlStore):
 
     # --- batches
 
-    async def _run_writes(self, connection: AsyncConnection[Any], jobs: Sequence[Job[_UserWrite]]) -> None:
+    async def _run_writes(
+        self, connection: AsyncConnection[Any], jobs: Sequence[Job[_UserWrite]]
+    ) -> Sequence[Job[_UserWrite]]:
+        """Run jobs in transactions; returns those that had no effect because the connection was lost."""
+        repeatable: list[Job[_UserWrite]] = []
         alone = 0
 
         def group(job: Job[_UserWrite]) -> int:
@@ -156,15 +166,24 @@ class PostgresStore(SqlStore):
             return -alone if job.work.user_id is None else alone
 
         for _, batch in groupby(jobs, key=group):
-            await self._run_batch(connection, list(batch))
+            repeatable += await self._run_batch(connection, list(batch))
+        return repeatable
 
-    async def _run_batch(self, connection: AsyncConnection[Any], jobs: Sequence[Job[_UserWrite]]) -> None:
+    async def _run_batch(
+        self, connection: AsyncConnection[Any], jobs: Sequence[Job[_UserWrite]]
+    ) -> Sequence[Job[_UserWrite]]:
+        is_committing = False
         try:
-            await self._transact(connection, jobs)
-            return
+            if await self._transact(connection, jobs):
+                is_committing = True
+                await connection.execute("COMMIT")
+                self._ledger.commit()
         except Exception as exc:
             error = exc
+        else:
+            return ()
         self._ledger.rollback()
+        is_lost = connection.closed
         try:
             if not connection.closed:
                 await connection.rollback()
@@ -174,20 +193,24 @@ class PostgresStore(SqlStore):
             # Whether a COMMIT that got no answer took effect is not known: begin again from what can be read.
             await connection.close()
             fail(jobs, why, error)
-        elif len(jobs) == 1:
+            return jobs if is_lost and not is_committing else ()
+        if len(jobs) == 1:
             jobs[0].value, jobs[0].error = None, error
-        else:  # one of them is at fault: its neighbours must not suffer
-            for job in jobs:
-                await self._run_batch(connection, [job])
+            return ()
+        # One of them is at fault: its neighbours must not suffer.
+        return [job for one in jobs for job in await self._run_batch(connection, [one])]
 
-    async def _transact(self, connection: AsyncConnection[Any], jobs: Sequence[Job[_UserWrite]]) -> None:
-        """Run the jobs in one transaction: those of one user in their order, those of different users side by side."""
+    async def _transact(self, connection: AsyncConnection[Any], jobs: Sequence[Job[_UserWrite]]) -> bool:
+        """Run the jobs up to the COMMIT, those of one user in their order, those of different users side by side.
+
+        Returns: whether there is anything to commit.
+        """
         chains: dict[str | None, _Chain] = {}
         for job in jobs:
             chains.setdefault(job.work.user_id, _Chain()).jobs.append(job)
         waiting = [(chain, queries) for chain in chains.values() if (queries := chain.advance(self._ledger, ()))]
         if not waiting:
-            return
+            return False
         begin = [Query("BEGIN", {})]
         while waiting:
             results = await send(connection, [*begin, *(query for _, queries in waiting for query in queries)])
@@ -199,8 +222,7 @@ class PostgresStore(SqlStore):
                     still_waiting.append((chain, more))
                 start = end
             waiting = still_waiting
-        await connection.execute("COMMIT")
-        self._ledger.commit()
+        return True
 
 
 class _Chain:
@@ -293,7 +315,9 @@ def _translated(sql: str) -> bytes:
     return to_psycopg(sql).encode()  # bytes: psycopg's type for a text that is not a literal
 
 
-async def _run_reads(connection: AsyncConnection[Any], jobs: Sequence[Job[Read[Any]]]) -> None:
+async def _run_reads(connection: AsyncConnection[Any], jobs: Sequence[Job[Read[Any]]]) -> Sequence[Job[Read[Any]]]:
+    """Run reads; returns those that the loss of the connection cut off."""
+    cut_off = []
     for job in jobs:
         if job.future.cancelled():
             continue
@@ -301,6 +325,9 @@ async def _run_reads(connection: AsyncConnection[Any], jobs: Sequence[Job[Read[A
             job.value = await run(connection, job.work())
         except Exception as exc:
             job.error = unavailable(exc) or exc
+            if connection.closed:
+                cut_off.append(job)
+    return cut_off
 
 
 def unavailable(error: BaseException) -> Unavailable | None:

@@ -1,0 +1,98 @@
+import asyncio
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from answerback.stores import StoreError, migrations
+from answerback.stores.migrations import parse, shipped, split
+from answerback.stores.sqlite import SqliteStore, apply_migrations, connect
+
+EXTRA = parse(
+    "0099_more.sql",
+    """-- a comment; with a semicolon
+    ALTER TABLE users ADD COLUMN note text;
+    UPDATE users SET note = 'it''s; a note';
+    """,
+)
+
+
+def versions(path) -> list[int]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [v for (v,) in connection.execute("SELECT version FROM schema_migrations ORDER BY version")]
+
+
+def test_a_script_is_split_at_the_ends_of_statements():
+    script = "-- one; two\nINSERT INTO t VALUES (';', ''';''');\n/* ; */ SELECT 1;\n-- end\n"
+    assert list(split(script)) == ["-- one; two\nINSERT INTO t VALUES (';', ''';''');", "/* ; */ SELECT 1;"]
+
+
+def test_the_shipped_files_are_numbered_without_gaps():
+    assert [m.version for m in shipped()] == list(range(1, len(shipped()) + 1))
+    assert all(m.statements for m in shipped())
+
+
+def test_each_version_is_brought_to_the_newest_with_its_data(tmp_path):
+    everything = [*shipped(), EXTRA]
+    for count in range(1, len(everything) + 1):
+        path = tmp_path / f"{count}.db"
+        with closing(connect(path, busy_timeout_s=5)) as connection:
+            assert apply_migrations(connection, everything[:count], now_ms=1) == count
+            connection.execute("INSERT INTO users (user_id, created_at_ms) VALUES ('ann', 1)")
+            assert apply_migrations(connection, everything, now_ms=2) == len(everything) - count
+            assert apply_migrations(connection, everything, now_ms=3) == 0
+            assert connection.execute("SELECT user_id FROM users").fetchall() == [("ann",)]
+        assert versions(path) == [m.version for m in everything]
+
+
+def test_concurrent_runs_apply_each_once(tmp_path):
+    path = tmp_path / "a.db"
+
+    def migrate() -> int:
+        with closing(connect(path, busy_timeout_s=30)) as connection:
+            return apply_migrations(connection, shipped(), now_ms=1)
+
+    with closing(connect(path, busy_timeout_s=30)), ThreadPoolExecutor(6) as threads:
+        applied = [f.result() for f in [threads.submit(migrate) for _ in range(6)]]
+    assert sorted(applied) == [0, 0, 0, 0, 0, len(shipped())]
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(tmp_path):
+    broken = parse("0002_broken.sql", "CREATE TABLE half (x text); INSERT INTO nowhere VALUES (1);")
+    with closing(connect(tmp_path / "a.db", busy_timeout_s=5)) as connection:
+        apply_migrations(connection, shipped(), now_ms=1)
+        with pytest.raises(sqlite3.OperationalError):
+            apply_migrations(connection, [*shipped(), broken], now_ms=1)
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'half'").fetchall() == []
+    assert versions(tmp_path / "a.db") == [m.version for m in shipped()]
+
+
+async def test_a_database_of_a_newer_program_is_refused(tmp_path, monkeypatch):
+    with closing(connect(tmp_path / "a.db", busy_timeout_s=5)) as connection:
+        apply_migrations(connection, [*shipped(), EXTRA], now_ms=1)
+    with pytest.raises(StoreError, match=r"version 99.*Upgrade the program"):
+        await SqliteStore(tmp_path / "a.db").open()
+    monkeypatch.setattr("answerback.stores.sqlite.shipped", lambda: [*migrations.shipped(), EXTRA])
+    newer = SqliteStore(tmp_path / "a.db")
+    await newer.open()
+    await newer.close()
+
+
+@pytest.mark.postgres
+async def test_concurrent_runs_on_postgresql_apply_each_once(postgres_server, schema):
+    from answerback.stores import postgres
+
+    async def migrate(with_more: bool) -> int:
+        connection = await postgres.connect(postgres_server.url, schema)
+        try:
+            files = [*shipped(), EXTRA] if with_more else shipped()
+            return await postgres.apply_migrations(connection, schema, files, now_ms=1)
+        finally:
+            await connection.close()
+
+    applied = await asyncio.gather(*(migrate(False) for _ in range(5)))
+    assert sorted(applied) == [0, 0, 0, 0, len(shipped())]
+    assert await migrate(True) == 1
+    with pytest.raises(StoreError, match=r"version 99.*Upgrade the program"):
+        await postgres.PostgresStore(postgres_server.url, schema=schema).open()

@@ -1,0 +1,186 @@
+"""The small parts that the stores are made of: parameters, encodings, the ledger, the cache, opening."""
+
+import sys
+
+import pytest
+from msgspec.structs import replace
+
+from answerback.core.request import SCHEMA, Question, RequestKey
+from answerback.ports import Full, Limited, Quota
+from answerback.stores import StoreError, encoding, open_store
+from answerback.stores.encoding import PIECE_LENGTH, decode_record, encode_record, pieces
+from answerback.stores.ledger import Held, Ledger
+from answerback.stores.query import to_psycopg
+from answerback.stores.store import QuestionCache
+
+# --- parameters ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "psycopg"),
+    [
+        ("SELECT :a, :b_2", "SELECT %(a)s, %(b_2)s"),
+        ("SELECT :a::bigint, x::text", "SELECT %(a)s::bigint, x::text"),
+        ("SELECT ':a', 'it''s :b', :c", "SELECT ':a', 'it''s :b', %(c)s"),
+        ('SELECT ":a" FROM t WHERE x = :a', 'SELECT ":a" FROM t WHERE x = %(a)s'),
+        ("SELECT a % b, '100%'", "SELECT a %% b, '100%%'"),
+        ("VALUES (:a,:b)", "VALUES (%(a)s,%(b)s)"),
+        ("SELECT '12:30'", "SELECT '12:30'"),
+    ],
+)
+def test_parameters_are_rewritten_and_nothing_else(sql, psycopg):
+    assert to_psycopg(sql) == psycopg
+
+
+# --- encodings ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 1, PIECE_LENGTH - 1, PIECE_LENGTH, PIECE_LENGTH + 1, 3 * PIECE_LENGTH])
+def test_pieces_are_the_text(length):
+    text = "🙂" * length
+    parts = list(pieces(text))
+    assert "".join(piece for _, piece in parts) == text
+    assert [number for number, _ in parts] == list(range(len(parts)))
+    assert all(0 < len(piece.encode()) <= 64_000 for _, piece in parts)
+
+
+def test_a_record_of_a_newer_program_is_a_clear_error(asker):
+    text = encode_record(asker.record("r1"))
+    assert decode_record(text, SCHEMA) == asker.record("r1")
+    with pytest.raises(StoreError, match="Upgrade the program"):
+        decode_record(text, SCHEMA + 1)
+
+
+def test_a_record_of_an_older_program_is_upgraded(asker, monkeypatch):
+    old = encode_record(asker.record("r1")).replace('"model":', '"llm":')
+    monkeypatch.setattr(encoding, "UPGRADES", {0: lambda raw: {"model": raw.pop("llm"), **raw}})
+    assert decode_record(old, SCHEMA - 1) == asker.record("r1")
+
+
+# --- the ledger ---------------------------------------------------------------------------------------------
+
+
+def state_of(ledger: Ledger) -> str:
+    return repr({name: value for name, value in vars(ledger).items() if name not in ("_journal", "_next_seq")})
+
+
+def held(asker, request_id: str, seq: int, user: str = "ann") -> Held:
+    return Held(asker.record(request_id, user), seq, "title", None)
+
+
+def test_a_rollback_undoes_everything_since_the_commit(asker):
+    ledger = Ledger()
+    ledger.start_seq(0)
+    ledger.reserve(1)
+    ledger.hold(held(asker, "r1", 1))
+    ledger.know_user("ann", 5)
+    ledger.count("ann", asker.now_ms)
+    ledger.delete_conversation("ann", "c1", 7)
+    ledger.commit()
+    before = state_of(ledger)
+    ledger.hold(held(asker, "r2", 2))
+    ledger.hold(held(asker, "r3", 3, "bob"))
+    ledger.release(RequestKey("ann", "r1"))
+    ledger.release(RequestKey("ann", "r2"))
+    ledger.know_user("ann", None)
+    ledger.know_user("bob", 1)
+    ledger.count("ann", asker.now_ms)
+    ledger.count("bob", asker.now_ms)
+    ledger.delete_conversation("ann", "c1", None)
+    ledger.reserve(5000)
+    ledger.forget_user("ann")
+    assert state_of(ledger) != before
+    ledger.rollback()
+    assert sorted(state_of(ledger)) == sorted(before)
+    assert ledger.position("key of ann") == 1
+    assert ledger.position("key of bob") == 0
+    assert ledger.limits == {"ann": 5}
+    assert ledger.reserve(5000) is not None
+
+
+def test_the_ledger_refuses_in_the_order_of_the_port(asker):
+    ledger = Ledger()
+    ledger.hold(held(asker, "r1", 1))
+    ledger.count("ann", asker.now_ms)
+    now_ms = asker.now_ms
+    assert ledger.refusal("ann", None, Quota(per_minute=1, max_pending=1), now_ms) == Full()
+    assert ledger.refusal("ann", None, Quota(per_minute=1, max_pending=2), now_ms) == Limited(60_000 - now_ms % 60_000)
+    assert ledger.refusal("ann", 0, Quota(per_minute=1, max_pending=2), now_ms) is None
+    assert ledger.refusal("bob", None, Quota(per_minute=1, max_pending=2), now_ms) is None
+
+
+def test_old_windows_are_forgotten(asker):
+    ledger = Ledger()
+    for minute in range(100):
+        ledger.count("ann", minute * 60_000)
+    assert len(ledger._windows) <= 3
+    assert isinstance(ledger.refusal("ann", 1, Quota(per_minute=0, max_pending=9), 99 * 60_000), Limited)
+
+
+def test_numbers_are_reserved_in_blocks():
+    ledger = Ledger()
+    ledger.start_seq(41)
+    first = ledger.take_seq()
+    assert first == 42
+    raised = ledger.reserve(first)
+    assert raised is not None
+    assert raised > first
+    assert ledger.reserve(ledger.take_seq()) is None
+
+
+# --- the cache of questions ---------------------------------------------------------------------------------
+
+
+def test_the_cache_is_bounded_by_the_length_of_the_texts():
+    cache = QuestionCache(max_characters=10_000)
+    question = Question(message="x" * 2_000, model="echo", system="y" * 500)
+    for n in range(10):
+        cache.add(RequestKey("ann", str(n)), question)
+    kept = [n for n in range(10) if cache.get(RequestKey("ann", str(n))) is not None]
+    assert kept == [7, 8, 9]
+    cache.add(RequestKey("ann", "9"), replace(question, message="other"))
+    found = cache.get(RequestKey("ann", "9"))
+    assert found is not None
+    assert found.message == "other"
+    cache.add(RequestKey("ann", "huge"), replace(question, message="x" * 20_000))
+    assert cache.get(RequestKey("ann", "huge")) is None
+    cache.clear()
+    assert cache.get(RequestKey("ann", "9")) is None
+
+
+# --- opening ------------------------------------------------------------------------------------------------
+
+
+async def test_the_default_is_a_file_in_the_data_folder(tmp_path, asker):
+    store = await open_store(None, tmp_path / "new" / "folder")
+    await asker.accept(store, "r1")
+    await store.close()
+    assert (tmp_path / "new" / "folder" / "answerback.db").exists()
+
+
+async def test_a_url_opens_postgresql(postgres_server, tmp_path, asker):
+    store = await open_store(postgres_server.url, tmp_path)
+    try:
+        await asker.accept(store, "r1")
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        await store.delete_user("ann")
+        await store.close()
+
+
+async def test_a_data_folder_that_cannot_be_made_is_an_error_with_advice(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--data-dir"):
+        await open_store(None, tmp_path / "file" / "data")
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "answerback.db", ""])
+async def test_another_url_is_an_error_with_advice(tmp_path, url):
+    with pytest.raises(StoreError, match="postgresql://"):
+        await open_store(url, tmp_path)
+
+
+async def test_without_psycopg_the_error_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "answerback.stores.postgres", None)
+    with pytest.raises(StoreError, match=r"pip install 'answerback\[postgres\]'"):
+        await open_store("postgresql://127.0.0.1/x", tmp_path)
