@@ -65,11 +65,12 @@ def ask(
 
 
 def _message(words: list[str] | None) -> str:
-    if words == ["-"]:
-        return sys.stdin.buffer.read().decode("utf-8", "replace")
-    if not words:
+    message = " ".join(words or ())
+    if message == "-":
+        message = sys.stdin.buffer.read().decode("utf-8", "replace")
+    if not message.strip():
         raise usage_error("there is no question", 'say one: answerback ask "What is a WebSocket?", or - to read stdin')
-    return " ".join(words)
+    return message
 
 
 def _seconds(timeout: str | None) -> float | None:

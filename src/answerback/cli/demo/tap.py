@@ -56,6 +56,8 @@ class Tap:
         ]
         try:
             await asyncio.gather(*pumps)
+        except asyncio.CancelledError:
+            pass  # by `close`, and the relay ends here; asyncio would log a cancelled one as an error
         finally:
             for pump in pumps:
                 pump.cancel()
