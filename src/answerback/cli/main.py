@@ -102,7 +102,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
 
 
 def _epilog() -> str:
-    """Examples and exit codes. The form feed keeps click from filling a paragraph's lines again; rich keeps them."""
+    """Examples and exit codes. The mark keeps click from filling a paragraph's lines again; rich keeps them."""
     keep = "" if sys.stdout.isatty() else "\b\n"
     examples = "\n".join(f"  {command:<38} {what}" for command, what in _EXAMPLES)
     codes = "\n".join(f"  {code}" for code in _EXIT_CODES)
