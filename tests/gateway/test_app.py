@@ -13,6 +13,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import boto3
@@ -24,6 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from gateway_peers import TEXT, raw_connection
 
 from answerback.auth import make_token
 from answerback.gateway.app import Gateway
@@ -101,6 +103,7 @@ async def test_one_gateway_a_store(start: Start) -> None:
 
 async def test_a_stop_lets_a_running_answer_end_and_says_1001(start: Start) -> None:
     gateway = await start(models=("echo:delay_ms=5",))
+    serving = asyncio.create_task(gateway.serve_forever())
     async with websockets.connect(gateway.url + "/?sessionId=s&userId=u") as ws:
         await ws.send(question("r1", "one two three four five six", stream=True))
         while json.loads(await ws.recv())["action"] != "messageDelta":
@@ -111,6 +114,7 @@ async def test_a_stop_lets_a_running_answer_end_and_says_1001(start: Start) -> N
             await ws.recv()
         assert ws.close_code == 1001
         await stopping
+        await serving
 
 
 async def test_what_does_not_end_within_the_grace_is_taken_up_by_the_next_start(start: Start) -> None:
@@ -409,6 +413,23 @@ async def test_boto3_manages_connections(start: Start, tmp_path: Path) -> None:
         with pytest.raises(websockets.ConnectionClosed):
             await ws.recv()
         assert ws.close_code == 1000
+
+
+async def test_a_post_to_a_client_that_does_not_read_is_told_to_wait(start: Start, tmp_path: Path) -> None:
+    gateway = await start(caps=Caps(write_buffer_bytes=50_000))
+    async with raw_connection(gateway.port, receive_buffer=4096) as (raw, _):
+        raw.send(TEXT, b'{"action":"hello","helloId":"h"}')
+        connection_id = json.loads((await raw.receive())[1])["connectionId"]
+        path, key = f"/@connections/{quote(connection_id)}", key_of(tmp_path)
+        statuses = {200}
+        for _ in range(1_000):
+            status, _text, headers = await admin(gateway, "POST", path, key=key, data=b"x" * 100_000)
+            statuses.add(status)
+            if status != 200:
+                break
+        assert statuses == {200, 429}
+        assert headers["x-amzn-ErrorType"] == "LimitExceededException"
+        assert (await admin(gateway, "POST", path, key=key, data=b"\xff"))[0] == 400
 
 
 # --- the log

@@ -1,12 +1,15 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import aiohttp
 import pytest
 import websockets
+from aiohttp import web
 from gateway_peers import Listening, raw_connection
 
+from answerback.gateway.http import Server
 from answerback.gateway.settings import Caps
 from answerback.gateway.upgrade import Hosts, is_loopback, new_connection_id
 from answerback.ports import Identity, TokenRefused, Unavailable
@@ -143,6 +146,9 @@ async def test_a_bearer_subprotocol_alone_is_refused_and_not_logged(
     with caplog.at_level(logging.DEBUG):
         status, text, _ = await refused(listening, Sec_WebSocket_Protocol="bearer.alice-token")
         await refused(listening, "/?token=alice-token")
+        twice = {"Sec-WebSocket-Protocol": "bearer.alice-token", "Sec-WebSocket-protocol": "answerback.v1"}
+        async with raw_connection(listening.port, headers=twice) as (_, head):
+            assert head.split()[1] == b"400"
     assert status == 400
     assert "alice-token" not in text + caplog.text
 
@@ -214,6 +220,26 @@ async def test_frames_before_the_answer_are_refused(listen: Listen) -> None:
     listening = await listen()
     async with raw_connection(listening.port, after=b"\x81\x02hi") as (_, head):
         assert head.startswith(b"HTTP/1.1 400")
+
+
+async def test_connections_beyond_all_caps_are_cut_before_they_cost_anything() -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response()
+
+    server = Server(answer, max_connections=1, handshake_timeout_s=60)
+    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    _, first = await asyncio.open_connection("127.0.0.1", port)
+    reader, second = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(20):
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+    listening.close()
+    await server.shutdown(timeout=1)
+    for writer in (first, second):
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_what_is_not_http_gets_a_short_answer(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:

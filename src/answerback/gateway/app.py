@@ -72,6 +72,7 @@ class Gateway:
         self._given_models = models
         self._stack = AsyncExitStack()
         self._stop_asked = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
         self._port = 0
         self._admin_port: int | None = None
         self._queue: InProcessQueue | None = None
@@ -125,7 +126,10 @@ class Gateway:
         What has not ended is taken up by the next start. Doing it twice is harmless.
         """
         self._stop_asked.set()
-        await self._stack.aclose()
+        # One task takes everything apart, whoever asks and however often: two would close the store under the other.
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stack.aclose(), name="stop")
+        await asyncio.shield(self._stopping)
 
     def hurry(self) -> None:
         """Cut the grace of a stop that is under way short."""
@@ -304,7 +308,10 @@ class Gateway:
     async def _sweep(self, janitor: Janitor) -> None:
         while True:
             await asyncio.sleep(self._settings.janitor_interval_s)
-            await janitor.sweep()
+            try:
+                await janitor.sweep()
+            except Exception:
+                log.exception("the janitor failed; it tries again")
 
 
 def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None]) -> None:

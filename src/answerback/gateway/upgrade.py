@@ -175,14 +175,11 @@ def _check_handshake(request: web.BaseRequest) -> None:
 
 
 def _offered_protocols(request: web.BaseRequest) -> list[str]:
-    offered = [
-        name.strip()
-        for header in request.headers.getall("Sec-WebSocket-Protocol", [])
-        for name in header.split(",")
-        if name.strip()
-    ]
-    if offered and SUBPROTOCOL not in offered:
-        raise Refusal(400, f"None of the offered subprotocols is spoken here. Offer {SUBPROTOCOL}, or none.")
+    headers = request.headers.getall("Sec-WebSocket-Protocol", [])
+    offered = [name.strip() for header in headers for name in header.split(",") if name.strip()]
+    # aiohttp looks at one header line alone, and would log the others' tokens as protocols that it does not know.
+    if len(headers) > 1 or (headers and SUBPROTOCOL not in offered):
+        raise Refusal(400, f"Offer {SUBPROTOCOL} in one Sec-WebSocket-Protocol header, or send no such header.")
     return offered
 
 
