@@ -183,12 +183,12 @@ class PostgresStore(SqlStore):
         else:
             return ()
         self._ledger.rollback()
-        is_lost = connection.closed
         try:
             if not connection.closed:
                 await connection.rollback()
-        except psycopg.Error:
+        except psycopg.Error:  # a FATAL error came, and only now the end of the connection
             await connection.close()
+        is_lost = connection.closed
         if (why := cause_of(error)) is not None:
             # Whether a COMMIT that got no answer took effect is not known: begin again from what can be read.
             await connection.close()
@@ -316,7 +316,7 @@ def _translated(sql: str) -> bytes:
 
 
 async def _run_reads(connection: AsyncConnection[Any], jobs: Sequence[Job[Read[Any]]]) -> Sequence[Job[Read[Any]]]:
-    """Run reads; returns those that the loss of the connection cut off."""
+    """Run reads; returns those that the database cut off. Reading twice is harmless."""
     cut_off = []
     for job in jobs:
         if job.future.cancelled():
@@ -324,8 +324,10 @@ async def _run_reads(connection: AsyncConnection[Any], jobs: Sequence[Job[Read[A
         try:
             job.value = await run(connection, job.work())
         except Exception as exc:
-            job.error = unavailable(exc) or exc
-            if connection.closed:
+            job.error = exc
+            if lost := unavailable(exc):
+                job.error = lost
+                await connection.close()
                 cut_off.append(job)
     return cut_off
 
