@@ -3,9 +3,12 @@
 import ast
 import re
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+import answerback.client as client
 
 Read = Callable[[str], Any]
 
@@ -56,3 +59,26 @@ def _names(path: Path) -> set[str]:
         if isinstance(node, ast.ClassDef):
             found |= {f"{node.name}.{item.name}" for item in node.body if hasattr(item, "name")}
     return found
+
+
+def test_the_twins_have_the_same_code_and_the_same_links(document: Read) -> None:
+    english, korean = document("README.md"), document("README.ko.md")
+    fences = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+    assert fences.findall(english.text) == fences.findall(korean.text)
+    assert len(list(english.headings())) == len(list(korean.headings()))
+    targets = [link for link in english.links() if "README" not in link]
+    assert sorted(targets) == sorted(link for link in korean.links() if "README" not in link)
+
+
+def test_the_sdk_page_names_everything_public(document: Read) -> None:
+    text = document("docs/sdk.md").text
+    for name in client.__all__:
+        assert re.search(rf"\b{name}\b", text), name
+    for name in {*vars(client.Client)} | {"session_id"}:
+        if not name.startswith("_"):
+            assert re.search(rf"`[^`\n]*\b{name}\b", text), f"Client.{name}"
+    for argument in signature(client.Client).parameters:
+        assert f"`{argument}`" in text, argument
+    (tree,) = (block for block in document("docs/sdk.md").blocks("") if block.startswith("AnswerbackError"))
+    documented = (client.errors.__doc__ or "").replace("\n    ", "\n")
+    assert tree in documented
