@@ -47,7 +47,6 @@ class Peer:
     path: str
     headers: dict[str, str]
     greets: bool
-    limits: dict[str, int]
     inbox: asyncio.Queue[Frame] = field(default_factory=asyncio.Queue)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     hellos: list[Frame] = field(default_factory=list)
@@ -55,6 +54,14 @@ class Peer:
     async def send(self, *frames: Frame) -> None:
         for frame in frames:
             await self.socket.send(json.dumps(frame))
+
+    async def welcome(self, hello: Frame, **limits: int) -> None:
+        await self.send(welcome(hello, **limits))
+
+    async def cut(self) -> None:
+        """Break the connection without a word."""
+        self.socket.transport.abort()
+        await self.closed.wait()
 
     async def accept(self, request_id: str, position: int = 0, conversation: str = "s-1") -> None:
         await self.send(
@@ -82,7 +89,7 @@ class Peer:
         await self.end(request_id, len(text), attempt=attempt, response=text)
 
     async def get(self, action: str) -> Frame:
-        """The next frame, which must be this one; `hello` of a connect is answered and skipped if `greets`."""
+        """The next frame, which must be this one; a `hello` that resumes nothing is answered elsewhere."""
         frame = await self.inbox.get()
         assert frame["action"] == action, frame
         return frame
@@ -93,10 +100,9 @@ class Peer:
                 frame = json.loads(message)
                 if frame["action"] == "hello":
                     self.hellos.append(frame)
-                    if self.greets:
-                        await self.send(welcome(frame, **self.limits))
-                        if not frame.get("resume"):
-                            continue
+                    if self.greets and not frame.get("resume"):
+                        await self.welcome(frame)
+                        continue
                 await self.inbox.put(frame)
         except ConnectionClosed:
             pass
@@ -113,7 +119,6 @@ class ScriptedGateway:
     refuse: list[int] = field(default_factory=list)
     handshakes: list[Request] = field(default_factory=list)
     greets: bool = True
-    limits: dict[str, int] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -130,7 +135,6 @@ class ScriptedGateway:
             path=socket.request.path,
             headers=dict(socket.request.headers.raw_items()),
             greets=self.greets,
-            limits=self.limits,
         )
         await self.peers.put(peer)
         await peer.read()

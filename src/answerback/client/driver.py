@@ -212,7 +212,8 @@ class Driver:
         while (link := self._link) is not None:
             try:
                 async with asyncio.timeout_at(link.rollover_at):
-                    await link.lost.wait()
+                    await link.news.wait()
+                link.news.clear()
             except TimeoutError:
                 await self._roll_over(link)
 
@@ -249,6 +250,7 @@ class Driver:
         if link is not None and welcome.limits.max_connection_ms is not None and link.rollover_at is not None:
             latest = self.now + welcome.limits.max_connection_ms / 1000 * self._rng.uniform(0.8, 0.95)
             link.rollover_at = min(link.rollover_at, latest)
+            link.news.set()
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
         for old in [other for other in self._links.values() if other is not link]:

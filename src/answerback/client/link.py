@@ -133,7 +133,10 @@ def _explain_status(url: str, exc: InvalidStatus) -> OpenFailed:
 
 
 class Link:
-    """An open connection. Frames leave in the order given; `run` reads until the connection ends."""
+    """An open connection. Frames leave in the order given; `run` reads until the connection ends.
+
+    `rollover_at`: when it is too old. `news` is set when that changed, and when the connection was lost.
+    """
 
     def __init__(
         self,
@@ -152,7 +155,7 @@ class Link:
         self._wake = asyncio.Event()
         self._is_sent = asyncio.Event()
         self._is_sent.set()
-        self.lost = asyncio.Event()
+        self.news = asyncio.Event()
 
     @property
     def was_too_large(self) -> bool:
@@ -182,8 +185,8 @@ class Link:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
             self._socket.transport.abort()
-            self.lost.set()
             self._on_lost(self)
+            self.news.set()
 
     def abort(self) -> None:
         """Drop the connection without a word: it is dead, or taken for dead."""

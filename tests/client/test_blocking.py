@@ -1,0 +1,204 @@
+"""The blocking facade, against a gateway on a thread of its own."""
+
+import asyncio
+import json
+import signal
+import threading
+
+import pytest
+from websockets.asyncio.server import serve
+
+from answerback.client import (
+    BlockingClient,
+    CannotConnect,
+    Closed,
+    Connected,
+    Done,
+    PendingRequest,
+    RequestCancelled,
+    RequestTimeout,
+    Timing,
+)
+from answerback.protocol.frames import SendMessage
+
+LIMITS = dict.fromkeys(
+    ("maxMessageBytes", "maxFrameBytes", "maxAnswerBytes", "requestsPerMinute", "maxPending", "maxTokens"), 100_000
+) | dict.fromkeys(("idleTimeoutMs", "answerTimeoutMs", "queueTimeoutMs"), 100_000)
+
+
+class ThreadedGateway:
+    """Answers each question with its own words, except `wait`; notes every frame."""
+
+    def __init__(self):
+        self.seen = []
+        self.cancelled = threading.Event()
+        self.on_wait = None
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
+        self.thread.start()
+        self.ready.wait()
+
+    async def serve(self):
+        self.loop = asyncio.get_running_loop()
+        self.stop = asyncio.Event()
+        async with serve(self.handle, "127.0.0.1", 0, compression=None, close_timeout=0.2) as server:
+            self.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+            self.ready.set()
+            await self.stop.wait()
+
+    async def handle(self, socket):
+        async for message in socket:
+            frame = json.loads(message)
+            self.seen.append(frame)
+            for reply in self.replies(frame):
+                await socket.send(json.dumps(reply))
+
+    def replies(self, frame):
+        rid = frame.get("requestId")
+        match frame["action"]:
+            case "hello":
+                names = {"connectionId": "c", "sessionId": "s", "userId": "u", "protocol": 1, "models": ["echo"]}
+                yield {"action": "welcome", "helloId": frame["helloId"], "limits": LIMITS, **names}
+            case "ping":
+                yield {"action": "pong"}
+            case "cancelMessage":
+                self.cancelled.set()
+                yield self.end(rid, None, status="cancelled")
+            case "sendMessage" if frame["message"] == "wait":
+                yield {"action": "messageAccepted", "requestId": rid, "conversationId": "c", "position": 0}
+                if self.on_wait:
+                    self.on_wait()
+            case "sendMessage" if frame.get("stream"):
+                for offset, letter in enumerate(frame["message"]):
+                    yield {
+                        "action": "messageDelta",
+                        "requestId": rid,
+                        "attempt": 1,
+                        "offset": offset,
+                        "delta": letter,
+                    }
+                yield self.end(rid, None, length=len(frame["message"]))
+            case "sendMessage":
+                yield self.end(rid, frame["message"])
+            case "listConversations":
+                row = {"conversationId": "c", "title": "T", "turns": 1, "createdAt": "x", "updatedAt": "y"}
+                yield {"action": "conversations", "requestId": rid, "conversations": [row]}
+            case "getHistory":
+                yield {"action": "history", "requestId": rid, "conversationId": "c", "turns": []}
+            case "updateConversation":
+                deleted = frame.get("deleted", False)
+                title = frame.get("title", "T")
+                reply = {"requestId": rid, "conversationId": "c", "title": title, "deleted": deleted}
+                yield {"action": "conversation", **reply}
+
+    def end(self, rid, text, *, status="completed", length=None):
+        length = len(text or "") if length is None else length
+        names = {"status": status, "response": text, "attempt": 1, "length": length}
+        return {"action": "messageResponse", "requestId": rid, **names}
+
+    def close(self):
+        self.loop.call_soon_threadsafe(self.stop.set)
+        self.thread.join()
+
+
+@pytest.fixture
+def threaded():
+    gateway = ThreadedGateway()
+    yield gateway
+    gateway.close()
+
+
+def test_ask_in_three_lines(threaded):
+    with BlockingClient(threaded.url) as app:
+        assert app.ask("Hello?").text == "Hello?"
+
+
+def test_stream(threaded):
+    with BlockingClient(threaded.url) as app:
+        stream = app.stream("Hello?")
+        assert "".join(stream) == "Hello?"
+        assert stream.answer.text == "Hello?"
+        *_, last = app.stream("again").events()
+        assert isinstance(last, Done)
+
+
+def test_the_rest_of_the_api(threaded):
+    with BlockingClient(threaded.url, session="s") as app:
+        assert app.session_id == "s"
+        assert isinstance(app.state, Connected)
+        assert [row.title for row in app.conversations()] == ["T"]
+        assert list(app.history("c")) == []
+        assert app.rename("c", "New").title == "New"
+        assert app.delete("c").deleted
+        assert not app.restore("c").deleted
+        assert app.ping() >= 0
+        assert app.pending() == []
+        assert app.restored == ()
+
+
+def test_errors_are_raised_here(threaded):
+    with BlockingClient(threaded.url) as app:
+        with pytest.raises(RequestTimeout):
+            app.ask("wait", timeout=0.01)
+        stream = app.stream("wait")
+        stream.cancel()
+        with pytest.raises(RequestCancelled):
+            _ = stream.answer
+        with app.stream("wait") as left:
+            app.cancel("nobody")
+        with pytest.raises(RequestCancelled):
+            list(left)
+    with pytest.raises(Closed):
+        app.ask("too late")
+
+
+def test_ctrl_c_stops_the_question(threaded):
+    main = threading.main_thread().ident
+    threaded.on_wait = lambda: signal.pthread_kill(main, signal.SIGINT)
+    with BlockingClient(threaded.url) as app:
+        with pytest.raises(KeyboardInterrupt):
+            app.ask("wait", timeout=100)
+        assert threaded.cancelled.wait(30)
+
+
+def test_several_threads_share_it(threaded):
+    answers = {}
+    with BlockingClient(threaded.url) as app:
+
+        def ask(n):
+            answers[n] = app.ask(f"question {n}").text
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == {n: f"question {n}" for n in range(20)}
+
+
+def test_nobody_listens(unused_tcp_port):
+    with pytest.raises(CannotConnect), BlockingClient(f"ws://127.0.0.1:{unused_tcp_port}"):
+        pass
+
+
+def test_not_open():
+    with pytest.raises(RuntimeError, match="not open"):
+        BlockingClient("ws://127.0.0.1:1").ask("?")
+
+
+def test_restored(threaded):
+    class Outbox:
+        def load(self):
+            return [PendingRequest(frame=SendMessage(request_id="r", message="kept", stream=True))]
+
+        def save(self, pending):
+            pass
+
+        def ended(self, request_id, outcome):
+            self.outcome = outcome
+
+    outbox = Outbox()
+    with BlockingClient(threaded.url, outbox=outbox, timing=Timing()) as app:
+        (stream,) = app.restored
+        assert stream.answer.text == "kept"
+    assert outbox.outcome.text == "kept"
