@@ -39,6 +39,7 @@ class Plan:
     words: int = 50
     message_bytes: int = 0
     model: str | None = None
+    max_tokens: int | None = None
     token: str | None = None
     is_echo: bool = True
     user_prefix: str = "load"
@@ -50,7 +51,7 @@ class Run:
 
     seconds: float
     ledger: Ledger
-    gaps_s: array[float]
+    gaps_s: "array[float]"
     client_cpu_s: float
     broken: list[str] = field(default_factory=list)
 
@@ -79,7 +80,15 @@ class App:
         number = next(self._questions)
         request_id = f"{self._run.name}-{self._number}-{number}"
         text = question(self._number, number, words=plan.words, message_bytes=plan.message_bytes)
-        frame = encode(SendMessage(request_id=request_id, message=text, stream=plan.stream, model=plan.model))
+        frame = encode(
+            SendMessage(
+                request_id=request_id,
+                message=text,
+                stream=plan.stream,
+                model=plan.model,
+                max_tokens=plan.max_tokens,
+            )
+        )
         self._run.ledger.asked(self._number, request_id, expected=text if plan.is_echo else None, due_at=due_at)
         try:
             self._connection.send(frame)

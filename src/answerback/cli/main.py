@@ -60,6 +60,7 @@ def run(arguments: Sequence[str]) -> int:
 def build_app(options: "_Options | None" = None) -> typer.Typer:
     """The tree of commands. Command modules import what they need when they run, so that `--help` is fast."""
     from answerback.cli.ask import ask  # noqa: PLC0415
+    from answerback.cli.bench import bench  # noqa: PLC0415
     from answerback.cli.demo import demo  # noqa: PLC0415
     from answerback.cli.doctor import doctor  # noqa: PLC0415
     from answerback.cli.serve import serve_command  # noqa: PLC0415
@@ -97,6 +98,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     app.command("serve", rich_help_panel=_RUN)(serve_command())
     app.command("token", rich_help_panel=_RUN)(token)
     app.add_typer(users_app(), name="users", rich_help_panel=_LOOK_AFTER)
+    app.command("bench", rich_help_panel=_LOOK_AFTER)(bench)
     app.command("doctor", rich_help_panel=_LOOK_AFTER)(doctor)
     return app
 

@@ -1,0 +1,86 @@
+"""`answerback bench`: load with a ledger."""
+
+from typing import Annotated
+
+import typer
+
+from answerback.cli.options import MaxTokens, ModelName, TokenText
+from answerback.cli.output import usage_error
+
+_MOST = 1_000_000
+
+
+def bench(
+    *,
+    apps: Annotated[int, typer.Option(min=1, max=100_000, help="Connections, each a user and session.")] = 50,
+    requests: Annotated[int, typer.Option(min=1, max=_MOST, help="Questions of each app.")] = 200,
+    in_flight: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Closed loop: questions that each app keeps pending.")
+    ] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Open loop: questions a second over all apps, whatever is pending."),
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Streamed answers.")] = False,
+    words: Annotated[int, typer.Option(min=1, max=10_000, help="Words of a question, and so of its answer.")] = 50,
+    message_bytes: Annotated[int, typer.Option(min=0, max=120_000, help="Bytes that a question has at least.")] = 0,
+    delay_ms: Annotated[int, typer.Option(min=0, max=10_000, help="Own gateway: the model's time for a word.")] = 0,
+    coalesce_ms: Annotated[
+        int | None, typer.Option(min=0, max=10_000, help="Own gateway: see `serve`.", show_default=False)
+    ] = None,
+    idle: Annotated[int, typer.Option(min=0, max=_MOST, help="Measure so many quiet connections instead.")] = 0,
+    url: Annotated[
+        str | None, typer.Option(help="A running server instead of a gateway of its own.", show_default=False)
+    ] = None,
+    pid: Annotated[
+        int | None, typer.Option(help="With --url: process id of that server, to see its CPU.", show_default=False)
+    ] = None,
+    token: TokenText = None,
+    model: ModelName = None,
+    max_tokens: MaxTokens = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Load a gateway with many apps, and check every frame of every answer.
+
+    Without --url it starts a gateway of its own with the model `echo` on a store of its own. A server under --url must
+    answer with the question (`serve --model echo --rate-limit 0`), or be told apart by --model: then texts are checked
+    for their own wholeness only. Exits with 1 if anything was misrouted, lost, repeated, refused or failed.
+
+    Examples:
+
+      answerback bench
+
+      answerback bench --stream --delay-ms 5 --apps 200 --in-flight 4 --requests 20
+
+      answerback bench --rate 1000 --requests 200
+
+      answerback bench --idle 10000
+    """
+    if pid is not None and url is None:
+        raise usage_error("--pid is for a server under --url")
+    if url is not None and (delay_ms or coalesce_ms is not None):
+        raise usage_error("--delay-ms and --coalesce-ms are for bench's own gateway", "leave out --url, or them")
+    if idle and url is not None and pid is None:
+        raise usage_error("--idle measures memory", "say the process id of the server with --pid")
+    from answerback.cli.benching import Bench, run_bench  # noqa: PLC0415 - the load tool is slow to import
+
+    return run_bench(
+        Bench(
+            apps=apps,
+            requests=requests,
+            in_flight=in_flight,
+            rate=rate,
+            stream=stream,
+            words=words,
+            message_bytes=message_bytes,
+            delay_ms=delay_ms,
+            coalesce_ms=coalesce_ms,
+            idle=idle,
+            url=url,
+            pid=pid,
+            token=token,
+            model=model,
+            max_tokens=max_tokens,
+            as_json=as_json,
+        )
+    )
