@@ -1,0 +1,63 @@
+"""The pins and the extras: complete, with hashes, and without the name of any host."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PINS = sorted((ROOT / "requirements").glob("*.txt"))
+EXTRAS = {"server", "local-llm", "postgres", "openai", "aws", "desktop"}
+
+
+def pinned(path: Path) -> dict[str, str]:
+    """Name to the lines that pin it."""
+    entries = re.split(r"\n(?=\S)", path.read_text().strip())
+    return {re.split(r"==", entry)[0]: entry for entry in entries}
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w.-]+", text)[0].lower().replace("_", "-") for text in requirements}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("path", PINS, ids=lambda path: path.stem)
+def test_every_package_has_a_version_and_hashes(path: Path) -> None:
+    assert pinned(path)
+    for name, entry in pinned(path).items():
+        assert re.match(rf"{re.escape(name)}==\S+", entry), entry
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), name
+
+
+@pytest.mark.parametrize("path", PINS, ids=lambda path: path.stem)
+def test_no_pin_names_a_host(path: Path) -> None:
+    text = path.read_text()
+    assert "://" not in text
+    assert not re.search(r"--(extra-)?index|--find-links|--trusted-host", text)
+
+
+def test_the_pins_cover_what_each_set_installs() -> None:
+    extras = {name: names(found) for name, found in PROJECT["project"]["optional-dependencies"].items()}
+    base = names(PROJECT["project"]["dependencies"])
+    dev = set(pinned(ROOT / "requirements/dev.txt"))
+    gateway = set(pinned(ROOT / "requirements/gateway.txt"))
+    groups = [text for group in PROJECT["dependency-groups"].values() for text in group if isinstance(text, str)]
+    assert base | extras["server"] | extras["local-llm"] | {"hatchling"} <= gateway <= dev
+    assert extras["postgres"] | extras["openai"] | extras["aws"] | names(groups) <= dev
+    assert base | extras["desktop"] <= set(pinned(ROOT / "requirements/desktop.txt"))
+
+
+def test_one_version_of_a_package_everywhere() -> None:
+    versions: dict[str, set[str]] = {}
+    for path in PINS:
+        for name, entry in pinned(path).items():
+            versions.setdefault(name, set()).add(entry.split()[0])
+    assert [found for found in versions.values() if len(found) > 1] == []
+
+
+def test_all_is_every_extra() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert set(extras) == EXTRAS | {"all"}
+    [everything] = extras["all"]
+    assert set(re.search(r"\[(.*)\]", everything)[1].split(",")) == EXTRAS  # type: ignore[index]
