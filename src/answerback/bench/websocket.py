@@ -115,12 +115,24 @@ class LoadConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_open = False
+        self._ended: str | None = None
+        self._on_close: Callable[[str], None] = _ignore
         self.on_text: Callable[[bytes], None] = _ignore
-        self.on_close: Callable[[str], None] = _ignore
 
     async def opened(self) -> None:
         """Wait for the end of the handshake. Raises: LoadConnectionError."""
         await self._opened
+
+    @property
+    def on_close(self) -> Callable[[str], None]:
+        """Told the reason; at once if the connection has ended already."""
+        return self._on_close
+
+    @on_close.setter
+    def on_close(self, told: Callable[[str], None]) -> None:
+        self._on_close = told
+        if self._ended is not None:
+            told(self._ended)
 
     def send(self, text: bytes) -> None:
         """Send one message. Raises: LoadConnectionError: the connection is not open."""
@@ -130,7 +142,7 @@ class LoadConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close in good order; `on_close` is not told."""
-        self.on_close = _ignore
+        self._on_close = _ignore
         if self._transport is not None and not self._transport.is_closing():
             if self._is_open:
                 self._transport.write(self._masker.frame(_NORMAL_CLOSURE, _CLOSE))
@@ -197,8 +209,9 @@ class LoadConnection(asyncio.Protocol):
             self._opened.set_exception(LoadConnectionError(reason))
         if self._transport is not None:
             self._transport.close()
-        on_close, self.on_close = self.on_close, _ignore
-        on_close(reason)
+        if self._ended is None:
+            self._ended = reason
+            self._on_close(reason)
 
 
 async def open_connection(url: str, *, headers: Mapping[str, str] | None = None) -> LoadConnection:

@@ -1,0 +1,73 @@
+"""Figures: percentiles, reports, and what /proc says."""
+
+import os
+from array import array
+
+import pytest
+
+from answerback.bench.figures import distribution, report_of
+from answerback.bench.ledger import Ledger
+from answerback.bench.load import Plan, Run, app_url, question
+from answerback.bench.process import Usage, usage_of
+from answerback.protocol.frames import MessageResponse, Status
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    found = distribution(number / 1000 for number in range(1, 1001))
+    assert found is not None
+    assert (found.p50, found.p90, found.p99, found.p999, found.max) == (500, 900, 990, 999, 1000)
+    one = distribution([0.002])
+    assert one is not None
+    assert (one.p50, one.max) == (2, 2)
+    assert distribution([]) is None
+
+
+def run_of_one(*, text: str) -> tuple[Plan, Run]:
+    plan = Plan(url="ws://127.0.0.1", apps=1, requests=1)
+    ledger = Ledger()
+    ledger.asked(0, "r", expected="hello", due_at=1.0)
+    ending = MessageResponse(request_id="r", status=Status.COMPLETED, response=text, attempt=1, length=len(text))
+    ledger.received(0, ending, now=1.25)
+    ledger.close()
+    return plan, Run(seconds=2.0, ledger=ledger, gaps_s=array("d"), client_cpu_s=0.5)
+
+
+def test_a_report() -> None:
+    plan, run = run_of_one(text="hello")
+    report = report_of(plan, run, before=Usage(cpu_s=1.0, rss_bytes=10), after=Usage(cpu_s=1.001, rss_bytes=20))
+    assert report.is_clean
+    assert report.cpu_us_per_request == pytest.approx(1000)
+    json = report.as_json()
+    assert json["latency"]["p50"] == 250
+    assert json["requestsPerS"] == 0.5
+    assert json["clientCpuShare"] == 0.25
+    assert ("checked", "0 misrouted, 0 lost, 0 repeated") in report.rows()
+
+
+def test_a_wrong_text_makes_a_report_unclean() -> None:
+    plan, run = run_of_one(text="hell")
+    report = report_of(plan, run)
+    assert not report.is_clean
+    assert report.cpu_us_per_request is None
+    assert any(name == "example" for name, _ in report.rows())
+
+
+def test_questions_are_all_different_and_as_long_as_asked() -> None:
+    texts = {question(app, number, words=3) for app in range(20) for number in range(20)}
+    assert len(texts) == 400
+    assert all(len(text.split()) == 3 for text in texts)
+    assert len(question(1, 1, words=2, message_bytes=500)) == 500
+
+
+def test_the_url_of_an_app() -> None:
+    assert app_url("ws://h:1", session="s 1", user="u") == "ws://h:1/?sessionId=s+1&userId=u"
+    assert app_url("wss://h/stage?x=1", session="s", user=None) == "wss://h/stage?x=1&sessionId=s"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_usage_of_a_process() -> None:
+    usage = usage_of(os.getpid())
+    assert usage is not None
+    assert usage.cpu_s > 0
+    assert usage.rss_bytes > 1_000_000
+    assert usage_of(2**22 + 1) is None
