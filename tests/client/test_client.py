@@ -704,12 +704,13 @@ async def test_a_question_survives_the_app(gateway):
         assert await anext(stream) == "half"
         assert outbox.kept["r"].is_accepted
     assert "r" in outbox.kept
-    async with Client(gateway.url, session="s", outbox=outbox, timing=QUICK) as app:
+    async with Client(gateway.url, session="s", outbox=outbox, offline_start=True) as app:
         peer = await gateway.peer()
         hello = await peer.get("hello")
         assert hello["resume"] == [{"requestId": "r", "attempt": 0, "offset": 0}]
         await peer.say("r", 0, "half and half")
         await peer.end("r", 13)
+        await peer.welcome(hello)
         (restored,) = app.restored
         assert (await restored.answer).text == "half and half"
     assert outbox.kept == {}
@@ -721,6 +722,40 @@ async def test_a_question_that_was_never_accepted_is_asked_after_a_restart(gatew
     async with Client(gateway.url, outbox=outbox) as app:
         assert (await (await gateway.peer()).get("sendMessage"))["requestId"] == "r"
         assert [p.frame.request_id for p in app.pending()] == ["r"]
+
+
+async def test_an_outbox_that_fails(gateway, caplog):
+    class Broken(MemoryOutbox):
+        fails = True
+
+        def save(self, pending):
+            if self.fails:
+                raise OSError("disk full")
+
+        def ended(self, request_id, outcome):
+            raise OSError("disk full")
+
+    outbox = Broken()
+    async with Client(gateway.url, outbox=outbox) as app:
+        with pytest.raises(OSError, match="disk full"):
+            app.stream("not kept, not asked")
+        assert app.pending() == []
+        outbox.fails = False
+        stream = app.stream("?", request_id="r")
+        peer = await gateway.peer()
+        assert (await peer.get("cancelMessage"))["requestId"] != "r"
+        await peer.get("sendMessage")
+        outbox.fails = True
+        await peer.accept("r")
+        await peer.say("r", 0, "x")
+        await peer.end("r", 1)
+        assert (await stream.answer).text == "x"
+    assert "disk full" in caplog.text
+
+
+async def test_a_client_that_is_not_open():
+    with pytest.raises(RuntimeError, match="not open"):
+        await Client("ws://127.0.0.1:1").ask("?")
 
 
 # --- many apps ------------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ class Client:
         self._state: ConnectionState = Connecting(1)
         self._state_queues: list[tuple[deque[ConnectionState], asyncio.Event]] = []
         self._restored: tuple[AnswerStream, ...] = ()
+        self._is_open = False
         self._driver = Driver(
             address=Address(url=url, session=self.session_id, user=user),
             session=self._session,
@@ -118,6 +119,7 @@ class Client:
 
     async def open(self) -> None:
         """Connect; what `async with` does. Raises: CannotConnect, Unauthorized, Forbidden."""
+        self._is_open = True
         self._restored = tuple(self._take_up(pending) for pending in (self._outbox.load() if self._outbox else ()))
         try:
             await self._driver.start(self._connect_timeout_s)
@@ -335,9 +337,16 @@ class Client:
         return Patience(total_s=total_s, silence_s=self._timing.stream_silence_s if silence_s is None else silence_s)
 
     def _begin(self, frame: SendMessage, patience: Patience) -> AnswerStream:
+        if not self._is_open:
+            raise RuntimeError("the client is not open; use it as `async with Client(…) as app:`")
         effects = self._session.ask(frame, patience, now=self._driver.now)
         stream = self._new_stream(frame.request_id)
-        self._save(frame.request_id)
+        if self._outbox is not None:
+            try:
+                self._outbox.save(PendingRequest(frame=frame))
+            except BaseException:
+                self._abandon(frame.request_id)
+                raise
         self._driver.carry_out(effects)
         return stream
 
@@ -376,18 +385,20 @@ class Client:
             self._replies.pop(request_id, None)
             self._session.drop_call(request_id)
 
-    def _save(self, request_id: str) -> None:
-        if self._outbox is None:
-            return
+    def _note_accepted(self, request_id: str) -> None:
         pending = self._session.exported(request_id)
-        if pending is not None:
+        if self._outbox is None or pending is None:
+            return
+        try:
             self._outbox.save(pending)
+        except Exception:
+            log.exception("the outbox could not note that %s was accepted", request_id)
 
     def _on_effect(self, effect: Emit | Fail | Reply | ReplyFailed | RoundTrip) -> None:
         match effect:
             case Emit(request_id, event):
                 if isinstance(event, Queued | Started):
-                    self._save(request_id)
+                    self._note_accepted(request_id)
                 if isinstance(event, Done):
                     self._end(request_id, event.answer)
                 elif (stream := self._streams.get(request_id)) is not None:
@@ -406,7 +417,10 @@ class Client:
     def _end(self, request_id: str, outcome: Answer | AnswerbackError, *, is_final: bool = True) -> None:
         """R15: written down and shown in one go; one that only this run gives up stays in the outbox."""
         if self._outbox is not None and is_final:
-            self._outbox.ended(request_id, outcome)
+            try:
+                self._outbox.ended(request_id, outcome)
+            except Exception:
+                log.exception("the outbox could not keep the ending of %s; it is shown all the same", request_id)
         stream = self._streams.pop(request_id, None)
         if stream is None:
             return

@@ -350,7 +350,7 @@ class Session:
 
     def _check_open(self) -> None:
         if self._stopped is not None:
-            raise self._stopped
+            raise self._stopped.with_traceback(None)
 
     def _stop(self, error: AnswerbackError) -> None:
         self._stopped = error

@@ -43,7 +43,7 @@ class AnswerStream:
         self._news = asyncio.Event()
         self._over = asyncio.Event()
         self._outcome: Outcome | None = None
-        self._given = ""
+        self._given: list[str] = []
         self._is_replay = False
         self._is_read_out = False
 
@@ -79,25 +79,29 @@ class AnswerStream:
                 case Restarted():
                     self._is_replay = True
                 case Text() as text if self._is_replay:
-                    snapshot = text.snapshot
-                    if snapshot.startswith(self._given):
-                        self._is_replay = False
-                        if piece := snapshot[len(self._given) :]:
-                            self._given = snapshot
-                            return piece
-                    elif not self._given.startswith(snapshot):
-                        self._is_read_out = True
-                        raise AnswerRestarted(self.request_id)
+                    if piece := self._go_on(text.snapshot):
+                        return piece
                 case Text() as text:
-                    piece = text.delta
-                    self._given += piece
-                    return piece
+                    self._given.append(text.delta)
+                    return self._given[-1]
                 case Done(answer):
-                    if answer.text != self._given:
+                    if self._is_replay and answer.text != "".join(self._given):
                         raise AnswerRestarted(self.request_id)
                     raise StopAsyncIteration
                 case _:
                     continue
+
+    def _go_on(self, snapshot: str) -> str:
+        """After a restart: what `snapshot` has beyond the text given out; nothing while it is behind."""
+        given = "".join(self._given)
+        if snapshot.startswith(given):
+            self._is_replay = False
+            self._given = [snapshot]
+            return snapshot[len(given) :]
+        if not given.startswith(snapshot):
+            self._is_read_out = True
+            raise AnswerRestarted(self.request_id)
+        return ""
 
     async def events(self) -> AsyncIterator[Event]:
         """Queued, Started, Text…, Done; after a crash of the server also Restarted (drop the text so far), Text… again.
