@@ -1,0 +1,254 @@
+"""A small conversation as typed frames: one example or more of every frame, for documents and for tests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from answerback.protocol.errors import ERRORS, ErrorCode
+from answerback.protocol.frames import (
+    CancelMessage,
+    ClientFrame,
+    Conversation,
+    Conversations,
+    ConversationSummary,
+    Error,
+    ErrorBody,
+    GetHistory,
+    Hello,
+    History,
+    ListConversations,
+    MessageAccepted,
+    MessageDelta,
+    MessageResponse,
+    MessageStarted,
+    Ping,
+    Pong,
+    RenewToken,
+    ResumePoint,
+    SendMessage,
+    ServerFrame,
+    ServerLimits,
+    Status,
+    Timing,
+    TokenRenewed,
+    Turn,
+    UpdateConversation,
+    Usage,
+    Welcome,
+)
+from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One frame as it may be on the wire. `name` is unique among the examples."""
+
+    name: str
+    frame: ClientFrame | ServerFrame
+
+
+def examples() -> Sequence[Example]:
+    """Every example, those of the client first."""
+    return (*_from_client(), *_from_server())
+
+
+def _from_client() -> Sequence[Example]:
+    return (
+        Example("first frame of a connection", Hello(hello_id="h1")),
+        Example(
+            "after a reconnect",
+            Hello(hello_id="h2", resume=(ResumePoint(request_id="q-2", attempt=1, offset=15),)),
+        ),
+        Example(
+            "a question of a client that knows two frames",
+            SendMessage(
+                request_id="6b1f0e0a-7c0f-4b0e-9a53-0d6d7c1f2a11",
+                user_id="user_001",
+                message="What is a WebSocket?",
+                timestamp="2026-01-01T00:00:00Z",
+            ),
+        ),
+        Example(
+            "a question of a conversation, its answer in pieces",
+            SendMessage(
+                request_id="q-2",
+                message="And who speaks first?",
+                conversation_id="intro",
+                stream=True,
+                model="local",
+                system="Answer in one sentence.",
+                max_tokens=200,
+            ),
+        ),
+        Example(
+            "a question that takes the place of an earlier one",
+            SendMessage(
+                request_id="q-3",
+                message="And who speaks first, client or server?",
+                conversation_id="intro",
+                replaces="q-2",
+            ),
+        ),
+        Example("stop a request", CancelMessage(request_id="q-2")),
+        Example("conversations, first page", ListConversations(request_id="list-1", limit=20)),
+        Example("conversations, next page", ListConversations(request_id="list-2", before="1767225672250:intro")),
+        Example("newest turns of a conversation", GetHistory(request_id="history-1", conversation_id="intro")),
+        Example("rename", UpdateConversation(request_id="rename-1", conversation_id="intro", title="First questions")),
+        Example("delete", UpdateConversation(request_id="delete-1", conversation_id="intro", deleted=True)),
+        Example("a fresh token", RenewToken(request_id="renew-1", token="eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl")),  # noqa: S106
+        Example("sign of life", Ping()),
+    )
+
+
+def _from_server() -> Sequence[Example]:
+    usage = Usage(input_tokens=14, output_tokens=11)
+    return (
+        Example(
+            "welcome",
+            Welcome(
+                hello_id="h1",
+                connection_id="L0S9aeCap5sA92b=",
+                session_id="desk",
+                user_id="user_001",
+                protocol=PROTOCOL_VERSION,
+                limits=ServerLimits(
+                    max_message_bytes=MAX_MESSAGE_BYTES,
+                    max_frame_bytes=MAX_FRAME_BYTES,
+                    max_answer_bytes=MAX_ANSWER_BYTES,
+                    requests_per_minute=10,
+                    max_pending=1_000,
+                    max_tokens=1_024,
+                    idle_timeout_ms=3_600_000,
+                    answer_timeout_ms=120_000,
+                    queue_timeout_ms=600_000,
+                ),
+                models=("local",),
+            ),
+        ),
+        Example("accepted", MessageAccepted(request_id="q-2", conversation_id="intro", position=0)),
+        Example("started", MessageStarted(request_id="q-2", attempt=1)),
+        Example("a piece", MessageDelta(request_id="q-2", attempt=1, offset=15, delta="one connection ")),
+        *_endings(usage),
+        Example(
+            "a page of conversations",
+            Conversations(
+                request_id="list-1",
+                conversations=(
+                    ConversationSummary(
+                        conversation_id="intro",
+                        title="What is a WebSocket?",
+                        turns=2,
+                        created_at="2026-01-01T00:00:00.000Z",
+                        updated_at="2026-01-01T00:01:12.250Z",
+                    ),
+                ),
+                next="1767225672250:intro",
+            ),
+        ),
+        Example("a page of turns", _history(usage)),
+        Example(
+            "a renamed conversation",
+            Conversation(request_id="rename-1", conversation_id="intro", title="First questions", deleted=False),
+        ),
+        Example("the fresh token counts", TokenRenewed(request_id="renew-1", expires_at="2026-01-01T01:00:00.000Z")),
+        Example("answer to ping", Pong()),
+        Example(
+            "a frame that is none",
+            Error(code=ErrorCode.INVALID_FRAME, message='"message" must be a string that is not empty.'),
+        ),
+        Example(
+            "a question that could not be stored",
+            Error(
+                code=ErrorCode.UNAVAILABLE,
+                message=ERRORS[ErrorCode.UNAVAILABLE].message,
+                request_id="q-2",
+                retry_after_ms=1_000,
+            ),
+        ),
+    )
+
+
+def _endings(usage: Usage) -> Sequence[Example]:
+    whole = "A connection that stays open, for both sides to speak."
+    limited = ERRORS[ErrorCode.RATE_LIMITED]
+    return (
+        Example(
+            "an answer whole in one frame",
+            MessageResponse(
+                request_id="6b1f0e0a-7c0f-4b0e-9a53-0d6d7c1f2a11",
+                status=Status.COMPLETED,
+                response=whole,
+                attempt=1,
+                length=len(whole),
+                finish_reason="stop",
+                usage=usage,
+                model="local",
+                timing=Timing(queued_ms=3, first_text_ms=412, total_ms=690),
+            ),
+        ),
+        Example(
+            "the ending of an answer that came in pieces",
+            MessageResponse(
+                request_id="q-2",
+                status=Status.COMPLETED,
+                response=None,
+                attempt=1,
+                length=71,
+                finish_reason="stop",
+                usage=usage,
+                model="local",
+                timing=Timing(queued_ms=0, first_text_ms=120, total_ms=400),
+            ),
+        ),
+        Example(
+            "a refused question",
+            MessageResponse(
+                request_id="q-2",
+                status=Status.FAILED,
+                response=None,
+                attempt=1,
+                length=0,
+                error=ErrorBody(
+                    code=ErrorCode.RATE_LIMITED,
+                    message=limited.message,
+                    retryable=limited.retryable,
+                    retry_after_ms=47_500,
+                ),
+                model="local",
+                timing=Timing(queued_ms=0, total_ms=0),
+            ),
+        ),
+        Example(
+            "a stopped request",
+            MessageResponse(request_id="q-2", status=Status.CANCELLED, response=None, attempt=1, length=15),
+        ),
+    )
+
+
+def _history(usage: Usage) -> History:
+    return History(
+        request_id="history-1",
+        conversation_id="intro",
+        turns=(
+            Turn(
+                request_id="q-1",
+                question="What is a WebSocket?",
+                answer="A connection that stays open.",
+                status=Status.COMPLETED,
+                asked_at="2026-01-01T00:00:00.000Z",
+                answered_at="2026-01-01T00:00:00.690Z",
+                model="local",
+                usage=usage,
+            ),
+            Turn(
+                request_id="q-2",
+                question="And who speaks first?",
+                answer="",
+                status=Status.FAILED,
+                asked_at="2026-01-01T00:01:12.000Z",
+                answered_at="2026-01-01T00:01:12.250Z",
+                model="local",
+                error_code=ErrorCode.MODEL_UNAVAILABLE,
+            ),
+        ),
+        next="7",
+    )
