@@ -26,7 +26,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "client": {"protocol", "core"},
     "gateway": INNER | {"service", "stores", "models", "auth"},
     "aws": INNER | {"service", "stores", "models", "auth"},
-    "testing": INNER | {"service", "stores", "client"},
+    "testing": INNER | {"service", "stores", "client", "gateway"},
     "bench": INNER | {"client", "gateway", "models", "stores", "testing"},
     "desktop": {"protocol", "core", "client"},
     "cli": INNER | {"auth", "bench", "client", "desktop", "gateway", "models", "service", "stores", "testing", "aws"},

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final, Protocol, Self
 
-from msgspec.structs import replace
-
 from answerback.core.coalescing import steady
-from answerback.core.request import Record, State, Step
 from answerback.gateway.admin import Admin
 from answerback.gateway.adminkey import AdminKey, load_admin_key
 from answerback.gateway.checks import check_settings, make_tokens, tls_context
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
 from answerback.gateway.queue import InProcessQueue
+from answerback.gateway.recovery import take_up
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.tasks import Tasks
@@ -296,14 +294,10 @@ class Gateway:
         return models
 
     async def _recover(self, store: Store, queue: InProcessQueue) -> None:
-        """Queue what the process before left, in the order accepted. Its leases are void: the store's lock is ours."""
-        records = await store.unfinished()
-        for record in records:
-            if record.state is State.RUNNING:
-                await store.change(record.key, _void_lease)
-        queue.restore(records)
-        if records:
-            log.info("%d unfinished requests are taken up again", len(records))
+        """Queue what the process before left."""
+        taken_up = await take_up(store, queue.restore)
+        if taken_up:
+            log.info("%d unfinished requests are taken up again", taken_up)
 
     async def _sweep(self, janitor: Janitor) -> None:
         while True:
@@ -349,12 +343,6 @@ def _owners() -> Callable[[], str]:
 
 def _epoch_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _void_lease(record: Record | None) -> Step[None]:
-    if record is None or record.state is not State.RUNNING:
-        return Step(None, None)
-    return Step(replace(record, lease_until_ms=0), None)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
