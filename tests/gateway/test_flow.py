@@ -118,6 +118,19 @@ async def test_ready_waits_for_the_reader_and_ends_with_the_connection(listen: L
     await listening.sender.close(connection_id)
 
 
+async def test_a_close_does_not_wait_for_a_peer_that_never_reads(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("answerback.gateway.sockets.CLOSE_TIMEOUT_S", 0.05)
+    listening = await listen(caps=Caps(write_buffer_bytes=50_000))
+    async with raw_connection(listening.port, receive_buffer=4096):
+        connection_id = await only_connection(listening)
+        await fill(listening, connection_id)
+        await listening.sender.close(connection_id)
+        await listening.front.until(lambda: connection_id in listening.front.disconnected)
+        await until(lambda: len(listening.listener._http.connections) == 0)
+
+
 async def test_frames_of_one_turn_leave_in_order_and_before_the_close(listen: Listen) -> None:
     listening = await listen()
     async with websockets.connect(listening.url) as ws:

@@ -15,13 +15,20 @@ pytestmark = pytest.mark.process
 SCRIPT = """
 import sys
 from pathlib import Path
+from answerback.core.request import Policy
 from answerback.gateway.app import run_gateway
 from answerback.gateway.logging import configure_logging
 from answerback.gateway.settings import GatewaySettings
 
 configure_logging("json")
 settings = GatewaySettings(
-    port=0, admin_port=None, data_dir=Path(sys.argv[1]), models=(sys.argv[2],), rate_limit=0, grace_s=3600
+    port=0,
+    admin_port=None,
+    data_dir=Path(sys.argv[1]),
+    models=(sys.argv[2],),
+    rate_limit=0,
+    grace_s=3600,
+    policy=Policy(lease_ms=3_600_000),
 )
 run_gateway(settings, announce=lambda gateway: print(gateway.url, flush=True))
 """
