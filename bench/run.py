@@ -182,9 +182,10 @@ def machine() -> str:
         names = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
         model = next(names, model)
     memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    kernel = ".".join(platform.release().split(".")[:2])
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop", "msgspec"))
     return (
-        f"{model}, {os.cpu_count()} cores, {memory_gb:.0f} GB; {platform.system()} {'.'.join(platform.release().split('.')[:2])}; "
+        f"{model}, {os.cpu_count()} cores, {memory_gb:.0f} GB; {platform.system()} {kernel}; "
         f"{platform.python_implementation()} {platform.python_version()}, {packages}. "
         f"{datetime.now(UTC):%Y-%m-%d}."
     )

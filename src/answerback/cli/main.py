@@ -61,6 +61,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     """The tree of commands. Command modules import what they need when they run, so that `--help` is fast."""
     from answerback.cli.ask import ask  # noqa: PLC0415
     from answerback.cli.bench import bench  # noqa: PLC0415
+    from answerback.cli.chat import chat  # noqa: PLC0415
     from answerback.cli.demo import demo  # noqa: PLC0415
     from answerback.cli.doctor import doctor  # noqa: PLC0415
     from answerback.cli.serve import serve_command  # noqa: PLC0415
@@ -94,6 +95,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
         return None
 
     app.command("ask", rich_help_panel=_TALK)(ask)
+    app.command("chat", rich_help_panel=_TALK)(chat)
     app.command("demo", rich_help_panel=_TALK)(demo)
     app.command("serve", rich_help_panel=_RUN)(serve_command())
     app.command("token", rich_help_panel=_RUN)(token)

@@ -1,0 +1,208 @@
+"""`answerback chat` against a real gateway process, in a pipe and on a terminal."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cli_process import STOP_TIMEOUT_S, Result, Serve, start_gateway
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
+
+COMMAND = [sys.executable, "-m", "answerback", "chat"]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("chat")
+    models = ("--model", "echo", "--model", "context=echo:context=1", "--model", "slow=echo:delay_ms=100")
+    gateway = start_gateway(*models, "--rate-limit", "0", data_dir=folder / "data", log=folder / "log")
+    yield gateway.url
+    gateway.stop(signal.SIGKILL)
+    assert gateway.process.stdout is not None
+    gateway.process.stdout.close()
+
+
+def chat(url: str, *lines: str, arguments: tuple[str, ...] = (), user: str) -> Result:
+    done = subprocess.run(
+        [*COMMAND, "--url", url, "--user", user, *arguments],
+        input="".join(line + "\n" for line in lines),
+        capture_output=True,
+        text=True,
+        timeout=STOP_TIMEOUT_S,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_lines_in_answers_out(url: str) -> None:
+    result = chat(url, "hello", "", "안녕하세요 👋", user="lines")
+    assert (result.code, result.out, result.err) == (0, "hello\n안녕하세요 👋\n", "")
+
+
+def test_it_remembers_within_a_conversation_and_forgets_in_a_new_one(url: str) -> None:
+    result = chat(url, "first", "second", "/new", "third", arguments=("--model", "context"), user="memory")
+    assert result.out.splitlines() == [
+        "user: first",
+        "user: first",
+        "assistant: user: first",
+        "user: second",
+        "user: third",
+    ]
+
+
+def test_a_conversation_goes_on_at_the_next_start(url: str) -> None:
+    chat(url, "first", arguments=("--conversation", "trip"), user="again")
+    by_id = chat(url, "second", arguments=("--conversation", "trip", "--model", "context"), user="again")
+    assert by_id.out.splitlines()[0] == "user: first"
+    last = chat(url, "third", arguments=("--last", "--model", "context"), user="again")
+    assert last.out.splitlines()[0] == "user: first"
+    assert chat(url, "x", arguments=("--last", "--conversation", "trip"), user="again").code == 2
+
+
+def test_history_and_list_and_open(url: str) -> None:
+    chat(url, "one", "two", arguments=("--conversation", "numbers"), user="lists")
+    result = chat(url, "else", "/list", "/open 2", "/history", "/open numbers", user="lists")
+    history = ["> one", "one", "> two", "two"]
+    lines = result.out.splitlines()
+    assert lines[0] == "else"
+    assert "else" in lines[1]
+    assert lines[1].startswith("*")
+    assert "numbers" in lines[2]
+    assert lines[3:] == history * 3
+
+
+def test_retry_replaces_the_last_answer(url: str) -> None:
+    result = chat(url, "/retry", "again", "/retry", "/history", user="retry")
+    assert result.out.splitlines() == ["again", "again", "> again", "again"]
+    assert "nothing was asked" in result.err
+
+
+def test_model_and_system(url: str) -> None:
+    result = chat(url, "/model", "/model nope", "/model context", "/system be kind", "hi", "/system off", user="model")
+    assert result.out.splitlines() == [
+        "echo (others: context, slow)",
+        "context (others: echo, slow)",
+        "be kind",
+        "system: be kind",
+        "user: hi",
+        "(no system prompt)",
+    ]
+    assert "there is no model nope" in result.err
+
+
+def test_help_quit_and_what_is_unknown(url: str) -> None:
+    result = chat(
+        url, "/help", "/nonsense", "/cancel", "/open", "/history", "/list", "/quit", "never asked", user="help"
+    )
+    assert result.code == 0
+    assert "/retry" in result.out
+    assert "never asked" not in result.out
+    assert len(result.err.splitlines()) == 5
+
+
+def test_a_failure_is_one_line_and_the_conversation_goes_on(serve: Serve) -> None:
+    result = chat(serve("--model", "echo:fail=midstream&fail_every=2").url, "one", "two", "three", user="fail")
+    assert (result.code, result.out) == (1, "one\nthree\n")
+    assert len(result.err.splitlines()) == 1
+
+
+def test_nobody_listens() -> None:
+    result = chat("ws://127.0.0.1:9", "hello", user="nobody")
+    assert (result.code, result.out) == (3, "")
+    assert "answerback serve" in result.err
+
+
+class Terminal:
+    """A chat on a terminal of its own."""
+
+    def __init__(self, url: str, *arguments: str) -> None:
+        self.screen, theirs = pty.openpty()
+        command = [*COMMAND, "--url", url, *arguments]
+        self.process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=_control_terminal,  # noqa: PLW1509 - no threads run yet
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def until(self, pattern: str) -> str:
+        """What is shown up to and with a match."""
+        while (found := re.search(pattern, self.seen)) is None:
+            self.seen += os.read(self.screen, 4096).decode(errors="replace")
+        shown, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return shown
+
+    def type(self, text: str) -> None:
+        os.write(self.screen, text.encode())
+
+
+def _control_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@contextmanager
+def terminal(url: str, *arguments: str) -> Iterator[Terminal]:
+    opened = Terminal(url, *arguments)
+    watchdog = threading.Timer(STOP_TIMEOUT_S, opened.process.kill)
+    watchdog.start()
+    try:
+        yield opened
+    finally:
+        watchdog.cancel()
+        opened.process.kill()
+        opened.process.wait()
+        os.close(opened.screen)
+
+
+def test_control_c_stops_the_answer_and_twice_leaves(url: str) -> None:
+    with terminal(url, "--model", "slow", "--user", "tty") as chat:
+        chat.until("Connected to the model slow")
+        chat.until("> ")
+        chat.type("tick " * 100 + "\n")
+        chat.until(r"\n(tick ){3}")
+        chat.type("\x03")
+        chat.until("stopped")
+        chat.until("> ")
+        chat.type("after\n")
+        chat.until(r"\nafter")
+        chat.until("> ")
+        chat.type("\x03")
+        chat.until("again leaves")
+        chat.type("\x03")
+        chat.until("To go on: answerback chat --conversation chat-")
+        assert chat.process.wait(STOP_TIMEOUT_S) == 0
+
+
+def test_a_restart_of_the_gateway_is_two_quiet_lines(serve: Serve, tmp_path: Path) -> None:
+    gateway = serve("--model", "echo:delay_ms=50", "--port", "0")
+    port = gateway.url.rpartition(":")[2]
+    words = [f"word{number}" for number in range(40)]
+    with terminal(gateway.url, "--user", "tty") as chat:
+        chat.until("> ")
+        chat.type(" ".join(words) + "\n")
+        shown = chat.until(r"\nword0 word1 word2 ")
+        gateway.process.kill()
+        shown += chat.until("connection is lost")
+        serve("--model", "echo:delay_ms=50", "--port", port, data_dir=gateway.data_dir)
+        shown += chat.until("connected again")
+        shown += chat.until("word39")
+        assert "began the answer anew" not in shown
+        chat.until("> ")
+        chat.type("\x04")
+        assert chat.process.wait(STOP_TIMEOUT_S) == 0
