@@ -145,16 +145,6 @@ PARTS: Mapping[str, Callable[[], str]] = {
 }
 
 
-def asyncapi() -> str:
-    """What docs/asyncapi.py makes."""
-    made: str = runpy.run_path(str(ROOT / "docs" / "asyncapi.py"))["document"]()
-    return made
-
-
-FILES: Mapping[str, Callable[[], str]] = {"docs/asyncapi.json": asyncapi}
-"""Made as a whole."""
-
-
 def filled(text: str) -> str:
     """A document with its parts as the code has them."""
     return _PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", text)
@@ -163,11 +153,10 @@ def filled(text: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Write or check every document."""
     stale = []
-    for name in (*DOCUMENTS, *FILES):
+    for name in DOCUMENTS:
         path = ROOT / name
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        new = FILES[name]() if name in FILES else filled(text)
-        if new == text:
+        text = path.read_text(encoding="utf-8")
+        if (new := filled(text)) == text:
             continue
         stale.append(name)
         if "--check" not in arguments:
