@@ -62,44 +62,55 @@ class Answer:
     prefix of what the model said.
     """
 
-    __slots__ = ("_parts", "_text", "attempt", "encoded_bytes", "is_full", "length", "max_bytes")
+    __slots__ = ("_counted", "_parts", "_text", "_uncounted", "attempt", "is_full", "length", "max_bytes")
 
     def __init__(self, attempt: int, *, max_bytes: int) -> None:
         self.attempt = attempt
         self.max_bytes = max_bytes
-        self.encoded_bytes = 0
         self.length = 0
         self.is_full = False
         self._text = ""
         self._parts: list[str] = []
+        self._counted = 0
+        self._uncounted = 0
 
     def append(self, piece: str) -> int:
         """Add what the model said next; returns how many code points were kept."""
         if self.is_full:
             return 0
         piece = clean(piece)
-        if not piece:
-            return 0
-        size = encoded_size(piece)
-        if self.encoded_bytes + size > self.max_bytes:
-            self.is_full = True
-            room = self.max_bytes - self.encoded_bytes
-            piece = piece[: cut(piece, 0, room)] if room > 0 else ""
-            size = encoded_size(piece)
-            if self.encoded_bytes + size > self.max_bytes:  # cut() takes one code point even without room
-                return 0
+        # Far from the limit the worst case decides; only near it are bytes counted.
+        if self._counted + (self._uncounted + len(piece)) * _WORST_ESCAPE > self.max_bytes:
+            piece = self._fitting(piece)
         if piece:
             self._parts.append(piece)
-            self.encoded_bytes += size
+            self._uncounted += len(piece)
             self.length += len(piece)
         return len(piece)
+
+    def _fitting(self, piece: str) -> str:
+        """As much of `piece` as there is room for."""
+        if self._uncounted:
+            self._counted += encoded_size(self.text[self.length - self._uncounted :])
+            self._uncounted = 0
+        room = self.max_bytes - self._counted
+        if encoded_size(piece) <= room:
+            return piece
+        self.is_full = True
+        fitting = piece[: cut(piece, 0, room)] if room > 0 else ""
+        return fitting if encoded_size(fitting) <= room else ""  # cut() takes one code point even without room
+
+    @property
+    def encoded_bytes(self) -> int:
+        """Bytes of the text inside a JSON string."""
+        return self._counted + encoded_size(self.text[self.length - self._uncounted :])
 
     @classmethod
     def stored(cls, attempt: int, text: str) -> "Answer":
         """A finished text, as it was stored."""
         answer = cls(attempt, max_bytes=0)
         answer._text = text
-        answer.length = len(text)
+        answer.length = answer._uncounted = len(text)
         answer.is_full = True
         return answer
 

@@ -14,8 +14,9 @@ class Alarm:
 
     def set(self) -> None:
         """Wake the waiter, now or at its next wait."""
-        self._is_set = True
-        self._wake()
+        if not self._is_set:
+            self._is_set = True
+            self._wake()
 
     async def wait(self, delay_s: float) -> None:
         """Return when set, or after `delay_s` seconds; the alarm is off afterwards."""
