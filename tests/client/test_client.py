@@ -416,10 +416,12 @@ async def test_closing_ends_what_is_under_way(gateway):
 
 
 async def test_closing_sends_what_is_queued(gateway):
-    async with Client(gateway.url) as app:
-        app.stream("?", request_id="last")
+    asked = [f"r{n}" for n in range(40)]  # more than the sockets' buffers hold
+    async with Client(gateway.url, timing=Timing(close_s=30)) as app:
+        for rid in asked:
+            app.stream("x" * 120_000, request_id=rid, conversation=rid)
     peer = await gateway.peer()
-    assert (await peer.get("sendMessage"))["requestId"] == "last"
+    assert [(await peer.get("sendMessage"))["requestId"] for _ in asked] == asked
 
 
 # --- refusals and addresses -----------------------------------------------------------------------------
