@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import secrets
 import time
 from array import array
 from collections.abc import Iterator
@@ -162,6 +163,8 @@ class Load:
         self._plan = plan
         self._connections: list[LoadConnection] = []
         self._runs = 0
+        # An id used in an earlier load would be answered from the store, without any work.
+        self._name = secrets.token_hex(4)
 
     async def __aenter__(self) -> "Load":
         try:
@@ -183,7 +186,7 @@ class Load:
         """Ask everything, `requests` of each app, and wait for every ending."""
         plan = self._plan
         each = plan.requests if requests is None else requests
-        running = _Running(plan, name=f"r{self._runs}")
+        running = _Running(plan, name=f"{self._name}.{self._runs}")
         self._runs += 1
         running.left = each * plan.apps
         apps = [App(number, connection, running) for number, connection in enumerate(self._connections)]
