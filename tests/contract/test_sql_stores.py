@@ -1,8 +1,11 @@
 """What SQLite and PostgreSQL have beyond the ports: leases voided at the start, deleted conversations erased."""
 
+import asyncio
+
 import pytest
 
 from answerback.core.request import Claimed, RequestKey
+from answerback.ports import Accepted
 
 pytestmark = pytest.mark.sql_stores
 
@@ -42,7 +45,7 @@ async def test_a_text_goes_with_the_last_thing_that_needs_it(store, actor):
     await store.purge_deleted(before_ms=actor.now_ms + 1)
     assert await store.answer(KEY) == "Because."
     assert await store.purge(ended_before_ms=actor.now_ms + 1) == 1
-    assert await texts_of(store) == 0
+    assert await count(store, "texts") == 0
 
 
 async def test_a_text_that_no_turn_needs_goes_with_its_record(store, actor):
@@ -51,18 +54,53 @@ async def test_a_text_that_no_turn_needs_goes_with_its_record(store, actor):
     await store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
     await actor.claim("r1")
     await actor.finish("r1")
-    assert await texts_of(store) == 4
+    assert await count(store, "texts") == 4
     assert await store.purge(ended_before_ms=actor.now_ms + 1) == 2
-    assert await texts_of(store) == 2
+    assert await count(store, "texts") == 2
     assert await store.purge_deleted(before_ms=actor.now_ms + 1) == 1
-    assert await texts_of(store) == 0
+    assert await count(store, "texts") == 0
 
 
-async def texts_of(store) -> int:
+async def count(store, table: str) -> int:
     from answerback.stores.query import Query
 
-    def count():
-        (found,) = yield [Query("SELECT COUNT(*) FROM texts", {})]
+    def operation():
+        (found,) = yield [Query(f"SELECT COUNT(*) FROM {table}", {})]
         return found.rows[0][0]
 
-    return await store._read(count)
+    return await store._read(operation)
+
+
+async def test_a_text_that_the_database_refuses_fails_alone(store, actor):
+    await store.set_limit("ann", 0, now_ms=actor.now_ms)
+    outcomes = await asyncio.gather(
+        *(actor.accept(f"a{n}") for n in range(5)),
+        actor.accept("bad", "a lone surrogate: \ud800"),
+        *(actor.accept(f"b{n}") for n in range(5)),
+        return_exceptions=True,
+    )
+    assert [type(o) for o in outcomes] == [Accepted] * 5 + [UnicodeEncodeError] + [Accepted] * 5
+    assert await store.read(RequestKey("ann", "bad")) is None
+    assert len(await store.unfinished()) == 10
+
+
+async def test_a_block_of_numbers_is_never_given_out_twice(actor, backend):
+    positions: list[int] = []
+    for start in range(3):
+        for n in range(3):
+            await actor.turn(f"r{start}-{n}")
+        positions = [t.position for t in await actor.store.turns("ann", "c1", before=None, limit=99)]
+        actor.store = await backend.reopen()
+    assert len(set(positions)) == 9
+    assert positions == sorted(positions, reverse=True)
+
+
+async def test_no_row_of_a_deleted_user_is_left(store, actor):
+    await store.set_limit("ann", 0, now_ms=actor.now_ms)
+    await actor.turn("r1")
+    await actor.accept("r2", system="private")
+    for table in ("requests", "texts", "turns", "conversations", "users", "usage"):
+        assert await count(store, table) > 0
+    await store.delete_user("ann")
+    for table in ("requests", "texts", "turns", "conversations", "users", "usage"):
+        assert await count(store, table) == 0, table

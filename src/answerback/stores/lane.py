@@ -1,6 +1,7 @@
 """A connection to PostgreSQL and a task that runs jobs over it, in batches: all that were queued meanwhile."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
@@ -58,6 +59,8 @@ class Lane(Generic[W]):
         if self._task is not None:
             await self._task
         if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):  # else the lock lasts until the server notices that we are gone
+                await self._connection.execute("SELECT pg_advisory_unlock_all()")
             await self._connection.close()
 
     def submit(self, work: W) -> "asyncio.Future[Any]":
