@@ -195,7 +195,7 @@ def machine() -> str:
 
 def flush_to_disk_s() -> float:
     """Median of what a durable write costs here at least: a request waits for three of them."""
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryDirectory(prefix="answerback-bench-") as folder, (Path(folder) / "file").open("wb") as file:
         taken = []
         for _ in range(100):
             file.write(bytes(4096))
