@@ -158,6 +158,9 @@ class History(Protocol):
     ) -> StoredConversation | None:
         """Rename, delete or restore; None if the user has no such conversation."""
 
+    async def purge_deleted(self, *, before_ms: int) -> int:
+        """Erase the conversations that were deleted before then, for good. Returns how many."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredUser:

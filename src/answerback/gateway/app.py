@@ -206,6 +206,7 @@ class Gateway:
                 retention_ms=settings.retention_days * SECONDS_A_DAY * 1000,
             ),
             requests=store,
+            history=store,
             connections=connections,
             sender=sender,
             queue=queue,

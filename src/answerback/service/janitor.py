@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from answerback.core import request as changes
 from answerback.core.request import Ended, Policy, Record, State
-from answerback.ports import Connections, Queue, Requests, Sender, Unavailable
+from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.service.courier import Courier
 from answerback.service.observer import Observer
@@ -19,7 +19,9 @@ log = logging.getLogger("answerback.janitor")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JanitorSettings:
-    """`requeue_after_ms`: an accepted request this old that was never queued is queued (R12).
+    """`retention_ms`: how long ended records and deleted conversations are kept.
+
+    `requeue_after_ms`: an accepted request this old that was never queued is queued (R12).
 
     `lost_after_ms`: a running request past its deadline whose lease is over for this long ends as `timeout`; until then
     the queue's redelivery is expected to bring it to its end. `queue_survives`: see FrontSettings.
@@ -41,6 +43,7 @@ class Janitor:
         *,
         settings: JanitorSettings,
         requests: Requests,
+        history: History,
         connections: Connections,
         sender: Sender,
         queue: Queue,
@@ -50,6 +53,7 @@ class Janitor:
     ) -> None:
         self._settings = settings
         self._requests = requests
+        self._history = history
         self._connections = connections
         self._sender = sender
         self._queue = queue
@@ -109,4 +113,6 @@ class Janitor:
             await self._requests.change(record.key, partial(changes.queued, queue_no=number))
 
     async def _forget_old(self) -> None:
-        await self._requests.purge(ended_before_ms=self._clock() - self._settings.retention_ms)
+        before_ms = self._clock() - self._settings.retention_ms
+        await self._requests.purge(ended_before_ms=before_ms)
+        await self._history.purge_deleted(before_ms=before_ms)

@@ -231,6 +231,15 @@ class MemoryStore:
         self._conversations[key] = found
         return found
 
+    async def purge_deleted(self, *, before_ms: int) -> int:
+        """See ports.History."""
+        old = [pair for pair, at_ms in self._deleted_at_ms.items() if at_ms < before_ms]
+        for user_id, conversation_id in old:
+            self._turns.get(user_id, {}).pop(conversation_id, None)
+            self._conversations.pop((user_id, conversation_id), None)
+            self._deleted_at_ms.pop((user_id, conversation_id), None)
+        return len(old)
+
     # --- ports.Users
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:

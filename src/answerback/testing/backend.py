@@ -104,6 +104,7 @@ class Backend:
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),
             requests=self.store,
+            history=self.store,
             connections=self.connections,
             sender=sender,
             queue=self.queue,
