@@ -80,6 +80,8 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
             return changes.expire(record, now_ms=now_ms, code=ErrorCode.TIMEOUT)
         case Event.QUEUED:
             return changes.queued(record, queue_no=4)
+        case Event.TAKE_UP:
+            return changes.take_up(record)
 
 
 def test_the_table_decides_every_pair() -> None:
@@ -105,6 +107,8 @@ EXPECTED = {
     (State.RUNNING, Event.CANCEL): (State.RUNNING, Pending),
     (State.RUNNING, Event.EXPIRE): (NO, Busy),
     (State.RUNNING, Event.QUEUED): (NO, type(None)),
+    (State.ACCEPTED, Event.TAKE_UP): (State.ACCEPTED, type(None)),
+    (State.RUNNING, Event.TAKE_UP): (State.RUNNING, type(None)),
 }
 for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
     EXPECTED |= {
@@ -115,6 +119,7 @@ for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
         (terminal, Event.CANCEL): (NO, Ended),
         (terminal, Event.EXPIRE): (NO, Ended),
         (terminal, Event.QUEUED): (NO, type(None)),
+        (terminal, Event.TAKE_UP): (NO, type(None)),
     }
 
 
@@ -194,6 +199,26 @@ def test_only_the_asking_session_wishes_and_never_an_older_connection_of_it() ->
     same = wish(session_id="s", generation=5)
     assert same.record is not None
     assert same.record.wish == Wish(no=2, connection_id="c2", generation=5)
+
+
+def test_a_new_process_takes_up_work_without_the_leases_and_addresses_of_the_dead_one() -> None:
+    step = apply(Event.TAKE_UP, in_state(State.RUNNING))
+    assert step.record is not None
+    assert (step.record.lease_until_ms, step.record.wish, step.record.attempt) == (0, None, 1)
+    # Generations begin anew with the process: a wish of the first one must count.
+    wished = changes.wish(step.record, session_id="s", connection_id="c9", generation=1, attempt=1, offset=3)
+    assert wished.record is not None
+    assert wished.record.wish == Wish(no=1, connection_id="c9", generation=1, attempt=1, offset=3)
+    assert apply(Event.TAKE_UP, None).record is None
+
+
+def test_a_stored_refusal_tells_the_time_that_is_left() -> None:
+    step = changes.refuse(None, tombstone=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=700)
+    assert step.record is not None
+    for later_ms, left_ms in ((0, 700), (699, 1), (700, 0), (9_000, 0)):
+        told = changes.aged(step.record, now_ms=T0 + later_ms)
+        assert told.ending is not None
+        assert told.ending.retry_after_ms == left_ms
 
 
 def test_an_unknown_request() -> None:

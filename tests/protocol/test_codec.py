@@ -99,7 +99,7 @@ def test_a_damaged_frame_raises_only_frame_errors(frame: ClientFrame, random: An
     ("data", "says", "action", "request_id"),
     [
         ("nonsense", "not valid JSON", None, None),
-        ('{"action":"sendMessage","message":"\\ud800","requestId":"r"}', "not valid JSON", None, None),
+        ('{"action":"sendMessage","message":"\\ud800","requestId":"r"}', "surrogate", "sendMessage", "r"),
         ("[1]", "not a JSON object", None, None),
         ("[" * 50_000, "nested too deeply", None, None),
         ('{"requestId":"r"}', '"action"', None, "r"),

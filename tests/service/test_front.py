@@ -115,6 +115,24 @@ def test_the_user_is_the_first_one_named_and_no_other() -> None:
     run_virtual(main())
 
 
+def test_a_broken_first_frame_does_not_decide_whose_connection_it_is() -> None:
+    async def main() -> None:
+        backend = Backend()
+        peer = await backend.connect("c1")
+        await peer.say('{"action":"dance","requestId":"r0"}')
+        assert last_error(peer).code is ErrorCode.INVALID_FRAME
+        await peer.say('{"action":"sendMessage","requestId":"r1","userId":"kim","message":""}')
+        assert refusal(peer) is ErrorCode.INVALID_FRAME
+        await peer.say(ask("r2", user_id="kim"))
+        await backend.queue.idle()
+        assert peer.frames[-1].status is Status.COMPLETED  # type: ignore[union-attr]
+        nameless = await backend.connect("c2")
+        await nameless.say('{"action":"sendMessage","requestId":"r1","message":""}')
+        assert refusal(nameless) is ErrorCode.INVALID_FRAME, "a client that names nobody is anonymous, and is answered"
+
+    run_virtual(main())
+
+
 def test_models_and_system_prompts_that_are_not_allowed_are_refused() -> None:
     async def main() -> None:
         backend = Backend(lock_system=True, system="be kind")
@@ -272,6 +290,8 @@ def test_an_expired_token_refuses_new_requests_until_it_is_renewed_and_running_o
         await asyncio.sleep(2)
         await peer.say(ask("r2"))
         assert refusal(peer) is ErrorCode.UNAUTHORIZED
+        await peer.say(ListConversations(request_id="l"))
+        assert (last_error(peer).code, last_error(peer).request_id) == (ErrorCode.UNAUTHORIZED, "l")
         await peer.say(RenewToken(request_id="t", token="bad"))
         assert last_error(peer).code is ErrorCode.UNAUTHORIZED
         await peer.say(RenewToken(request_id="t", token=f"lee/{expiry + 60_000}"))

@@ -202,6 +202,10 @@ class Delivery:
         """The connection cannot take more now: keep the offset, try again later with one bigger piece."""
         self._not_before = now + SLOW_RETRY_S
 
+    def ready(self) -> None:
+        """The slow connection takes frames again."""
+        self._not_before = 0.0
+
     def _text_due_at(self) -> float:
         if self._last_sent is None:
             return 0.0

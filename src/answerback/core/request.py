@@ -219,6 +219,7 @@ class Event(StrEnum):
     CANCEL = "cancel"
     EXPIRE = "expire"
     QUEUED = "queued"
+    TAKE_UP = "take up"
 
 
 class Verdict(StrEnum):
@@ -231,6 +232,7 @@ class Verdict(StrEnum):
     END = "end, raising the attempt"
     END_IF_LEASE_LOST = "end, raising the attempt, if the lease is lost"
     NOTE = "note it in the record"
+    CLEAR = "clear the lease and the wish"
     ENDED = "ended already"
     ENDED_IF_OWNER = "ended already; success if by the caller"
     FENCED = "refused: not the caller's attempt"
@@ -245,6 +247,7 @@ _WHEN_ENDED: Final = {
     Event.CANCEL: Verdict.ENDED,
     Event.EXPIRE: Verdict.ENDED,
     Event.QUEUED: Verdict.IGNORE,
+    Event.TAKE_UP: Verdict.IGNORE,
 }
 TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
     {
@@ -256,6 +259,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
             Event.CANCEL: Verdict.END,
             Event.EXPIRE: Verdict.END,
             Event.QUEUED: Verdict.NOTE,
+            Event.TAKE_UP: Verdict.CLEAR,
         },
         State.RUNNING: {
             Event.CLAIM: Verdict.RUN_IF_LEASE_LOST,
@@ -265,6 +269,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
             Event.CANCEL: Verdict.NOTE,
             Event.EXPIRE: Verdict.END_IF_LEASE_LOST,
             Event.QUEUED: Verdict.IGNORE,
+            Event.TAKE_UP: Verdict.CLEAR,
         },
         State.COMPLETED: _WHEN_ENDED,
         State.FAILED: _WHEN_ENDED,
@@ -434,6 +439,25 @@ def queued(record: Record | None, *, queue_no: int) -> Step[None]:
     if record is None or TRANSITIONS[record.state][Event.QUEUED] is Verdict.IGNORE:
         return Step(None, None)
     return Step(replace(record, queue_no=max(queue_no, record.queue_no)), None)
+
+
+def take_up(record: Record | None) -> Step[None]:
+    """A new process has the store, and the one before it is certainly dead, with its workers and its connections.
+
+    So the lease is void and the wish leads nowhere; its generation must not bar the new process's connections.
+    """
+    if record is None or TRANSITIONS[record.state][Event.TAKE_UP] is Verdict.IGNORE:
+        return Step(None, None)
+    return Step(replace(record, lease_until_ms=0, wish=None), None)
+
+
+def aged(record: Record, *, now_ms: int) -> Record:
+    """The ended record as it is told at `now_ms`: a time to wait runs down while it is stored."""
+    ending = record.ending
+    if ending is None or ending.retry_after_ms is None:
+        return record
+    left_ms = max(0, ending.ended_at_ms + ending.retry_after_ms - now_ms)
+    return replace(record, ending=replace(ending, retry_after_ms=left_ms))
 
 
 def deadline_passed(record: Record, *, now_ms: int, policy: Policy) -> bool:

@@ -4,6 +4,7 @@
 from a library's exception text, so they may be sent to the peer.
 """
 
+import json
 import re
 from typing import Any, Final, TypeAlias
 
@@ -57,18 +58,25 @@ _anything: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder()
 class FrameError(Exception):
     """A message that is not a frame of this protocol. The connection can go on.
 
-    Attributes: `code`; `detail`, a sentence that may be sent to the peer; `action` and `request_id` of the
+    Attributes: `code`; `detail`, a sentence that may be sent to the peer; `action`, `request_id` and `user_id` of the
     broken message, as far as they could be read.
     """
 
     def __init__(
-        self, code: ErrorCode, detail: str, *, action: str | None = None, request_id: str | None = None
+        self,
+        code: ErrorCode,
+        detail: str,
+        *,
+        action: str | None = None,
+        request_id: str | None = None,
+        user_id: str | None = None,
     ) -> None:
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
         self.action = action
         self.request_id = request_id
+        self.user_id = user_id
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
@@ -92,7 +100,13 @@ def decode_client(data: Data) -> ClientFrame:
     except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
         raise _explain(data, exc) from None
     if isinstance(frame, SendMessage) and (why := _unspeakable(frame)):
-        raise FrameError(ErrorCode.INVALID_FRAME, why, action="sendMessage", request_id=frame.request_id)
+        raise FrameError(
+            ErrorCode.INVALID_FRAME,
+            why,
+            action="sendMessage",
+            request_id=frame.request_id,
+            user_id=frame.user_id,
+        )
     return frame
 
 
@@ -129,22 +143,13 @@ def _explain(data: Data, exc: Exception) -> FrameError:
     except RecursionError:
         return FrameError(ErrorCode.INVALID_FRAME, "The JSON is nested too deeply. Send a flat object.")
     except (msgspec.MsgspecError, ValueError):
-        return FrameError(
-            ErrorCode.INVALID_FRAME, "The message is not valid JSON in UTF-8. Send one JSON object a message."
-        )
+        return _explain_text(data)
     if not isinstance(loose, dict):
         return FrameError(ErrorCode.INVALID_FRAME, "The message is not a JSON object. Send one object a message.")
     action = loose.get("action")
-    request_id = loose.get("requestId")
-    if not (isinstance(request_id, str) and len(request_id) <= MAX_ID_LENGTH and _IS_VISIBLE.match(request_id)):
-        request_id = None
     if not isinstance(action, str):
-        return FrameError(
-            ErrorCode.INVALID_FRAME,
-            f'The object has no "action" string. Actions: {", ".join(_CLIENT_ACTIONS)}.',
-            request_id=request_id,
-        )
-    if action not in _CLIENT_ACTIONS:
+        detail = f'The object has no "action" string. Actions: {", ".join(_CLIENT_ACTIONS)}.'
+    elif action not in _CLIENT_ACTIONS:
         detail = f"This action is not known. Actions: {', '.join(_CLIENT_ACTIONS)}."
     elif missing := _MISSING.search(str(exc)):
         field = missing.group(1)
@@ -154,4 +159,37 @@ def _explain(data: Data, exc: Exception) -> FrameError:
         detail = f'"{field}" must be {_RULES.get(field, "as PROTOCOL.md says")}.'
     else:
         detail = f"{action} has a field of a wrong kind. See PROTOCOL.md."
-    return FrameError(ErrorCode.INVALID_FRAME, detail, action=action, request_id=request_id)
+    return _about(loose, detail)
+
+
+def _explain_text(data: Data) -> FrameError:
+    """What is not JSON to the strict decoder. Python's own lets lone surrogates pass, and so finds the request's id."""
+    try:
+        loose = json.loads(data if isinstance(data, str) else bytes(data))
+    except (ValueError, RecursionError):
+        loose = None
+    detail = "The message is not valid JSON in UTF-8. Send one JSON object a message."
+    if not isinstance(loose, dict):
+        return FrameError(ErrorCode.INVALID_FRAME, detail)
+    try:
+        json.dumps(loose, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        detail = "A text has half of a character (a lone surrogate). Remove it and send the message again."
+    return _about(loose, detail)
+
+
+def _about(loose: dict[str, Any], detail: str) -> FrameError:
+    """The error, with what can be read of whom it concerns."""
+    action = loose.get("action")
+    return FrameError(
+        ErrorCode.INVALID_FRAME,
+        detail,
+        action=action if isinstance(action, str) else None,
+        request_id=_visible(loose.get("requestId")),
+        user_id=_visible(loose.get("userId")),
+    )
+
+
+def _visible(value: object) -> str | None:
+    is_id = isinstance(value, str) and len(value) <= MAX_ID_LENGTH and _IS_VISIBLE.match(value)
+    return value if is_id and isinstance(value, str) else None

@@ -69,18 +69,18 @@ class Courier:
             return True
         return self._sender.park(connection_id, record.key, delivery.attempt, delivery.offset)
 
-    async def serve(self, record: Record, wish: Wish) -> bool:
-        """Send a stored ending by `wish`, all of it or until the connection is gone; false if it stayed slow.
-
-        Raises: Unavailable: the text cannot be read now.
-        """
+    async def stored(self, record: Record, wish: Wish) -> Delivery:
+        """A delivery of a stored ending by `wish`. Raises: Unavailable: the text cannot be read now."""
         ending = record.ending
         if ending is None:
             raise ValueError("only an ended request can be served")
         text = await self._requests.answer(record.key) if ending.length else ""
-        delivery = Delivery(
-            record, Answer.stored(ending.attempt, text), self._interval, now=self._monotonic(), wish=wish
-        )
-        if await self.flush(delivery) is Left.NOTHING:
-            return True
-        return self.park(delivery, record)
+        return Delivery(record, Answer.stored(ending.attempt, text), self._interval, now=self._monotonic(), wish=wish)
+
+    async def serve(self, record: Record, wish: Wish) -> bool:
+        """Send a stored ending by `wish`, all of it or until the connection is gone; false if it is slow.
+
+        Raises: Unavailable: the text cannot be read now.
+        """
+        delivery = await self.stored(record, wish)
+        return await self.flush(delivery) is Left.NOTHING or self.park(delivery, record)

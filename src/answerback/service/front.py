@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, assert_never
+from typing import Final, TypeGuard, assert_never
 
 from answerback.core import request as changes
 from answerback.core.ordering import fingerprint, ordering_key
@@ -55,7 +55,7 @@ from answerback.protocol.frames import (
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from answerback.service.archive import Archive, iso
 from answerback.service.bells import Bells
-from answerback.service.courier import Courier
+from answerback.service.courier import Courier, Left
 from answerback.service.observer import Observer
 
 log = logging.getLogger("answerback.front")
@@ -79,6 +79,7 @@ class FrontSettings:
     quota: Quota
     policy: Policy = field(default_factory=Policy)
     max_tokens: int = 1024
+    max_message_bytes: int = MAX_MESSAGE_BYTES
     lock_system: bool = False
     idle_timeout_ms: int = 3_600_000
     max_connection_ms: int | None = None
@@ -143,7 +144,10 @@ class Front:
             if now_ms - connection.last_activity_ms >= TOUCH_EVERY_MS:
                 await self._connections.touch(connection_id, now_ms=now_ms)
             if connection.generation is None and not isinstance(frame, Ping):
-                named = frame.user_id if isinstance(frame, SendMessage) else None
+                named = frame.user_id if isinstance(frame, SendMessage | FrameError) else None
+                if connection.user_id is None and _names_nobody(frame):
+                    await self._error(connection_id, frame.code, detail=frame.detail, request_id=frame.request_id)
+                    return
                 bound = await self._bind(connection, named)
                 if bound is None:
                     return
@@ -207,6 +211,9 @@ class Front:
             case RenewToken():
                 await self._renew_token(connection, frame)
             case ListConversations() | GetHistory() | UpdateConversation():
+                if self._is_expired(connection):
+                    await self._error(connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id)
+                    return
                 await self._send(connection, await self._archive.answer(_user(connection), frame))
             case _:
                 assert_never(frame)
@@ -234,7 +241,7 @@ class Front:
         """The reasons to refuse a new request that need no store."""
         if frame.user_id is not None and frame.user_id != connection.user_id:
             return ErrorCode.USER_MISMATCH, None
-        if connection.token_expires_at_ms is not None and self._clock() >= connection.token_expires_at_ms:
+        if self._is_expired(connection):
             return ErrorCode.UNAUTHORIZED, None
         if frame.model is not None and frame.model not in self._settings.models:
             return ErrorCode.FORBIDDEN, f"This model is not offered. Models: {', '.join(self._settings.models)}."
@@ -243,6 +250,10 @@ class Front:
         if frame.replaces is not None and frame.conversation_id is None:
             return ErrorCode.INVALID_FRAME, '"replaces" needs the "conversationId" of the request that it replaces.'
         return None
+
+    def _is_expired(self, connection: Connection) -> bool:
+        """Running answers go on, nothing new is done for an expired token until it is renewed."""
+        return connection.token_expires_at_ms is not None and self._clock() >= connection.token_expires_at_ms
 
     def _new_request(self, connection: Connection, frame: SendMessage) -> tuple[Record, Question]:
         user_id = _user(connection)
@@ -452,9 +463,12 @@ class Front:
         return outcome
 
     async def _serve(self, record: Record, connection: Connection, attempt: int, offset: int) -> None:
-        wish = _wish(connection, attempt=attempt, offset=offset)
-        while not await self._courier.serve(record, wish):
+        """Send a stored ending; a slow connection that nobody parks is waited for, and gets nothing twice."""
+        record = changes.aged(record, now_ms=self._clock())
+        delivery = await self._courier.stored(record, _wish(connection, attempt=attempt, offset=offset))
+        while await self._courier.flush(delivery) is Left.SLOW and not self._courier.park(delivery, record):
             await self._sender.ready(connection.connection_id)
+            delivery.ready()
 
     async def _serve_ending(self, record: Record, connection: Connection) -> None:
         """The terminal frame alone; a streaming client that lacks text asks for it."""
@@ -487,7 +501,7 @@ class Front:
     def _limits(self) -> ServerLimits:
         settings = self._settings
         return ServerLimits(
-            max_message_bytes=MAX_MESSAGE_BYTES,
+            max_message_bytes=settings.max_message_bytes,
             max_frame_bytes=MAX_FRAME_BYTES,
             max_answer_bytes=MAX_ANSWER_BYTES,
             requests_per_minute=settings.quota.per_minute,
@@ -512,6 +526,11 @@ def _wish(connection: Connection, *, attempt: int = 0, offset: int = 0) -> Wish:
         attempt=attempt,
         offset=offset,
     )
+
+
+def _names_nobody(frame: ClientFrame | FrameError) -> TypeGuard[FrameError]:
+    """Whether a broken frame leaves open whose connection this is; a broken question without a name is anonymous."""
+    return isinstance(frame, FrameError) and frame.user_id is None and frame.action != "sendMessage"
 
 
 def _request_id(frame: ClientFrame | FrameError) -> str | None:

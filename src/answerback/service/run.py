@@ -85,10 +85,9 @@ class Run:
         self.delivery: Delivery = tools.courier.delivery(record, self._answer)
 
     async def to_the_end(self) -> Ended | Fenced:
-        """Run the model and store the ending. Raises: Unavailable: the question could not be read."""
-        prompt = await self._prompt()
+        """Run the model and store the ending."""
         with self._tools.bells.heard(self._record.key, self._ring):
-            producer = asyncio.create_task(self._produce(prompt), name=f"model {self._record.request_id}")
+            producer = asyncio.create_task(self._produce(), name=f"model {self._record.request_id}")
             producer.add_done_callback(lambda _: self._alarm.set())
             try:
                 stopped = await self._attend(producer)
@@ -102,8 +101,9 @@ class Run:
 
     # --- the model's side
 
-    async def _produce(self, prompt: Prompt | None) -> _Outcome:
+    async def _produce(self) -> _Outcome:
         """Append what the model says; how it stopped is the result."""
+        prompt = await self._prompt()
         model = self._tools.models.get(self._record.model)
         if model is None or prompt is None:
             return _Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
@@ -129,6 +129,15 @@ class Run:
         return _Outcome(status=Status.COMPLETED, finish=finish or Finish())
 
     async def _prompt(self) -> Prompt | None:
+        """What to ask, however long the store is away: to give up here would cost an attempt and its lease."""
+        while True:
+            try:
+                return await self._read_prompt()
+            except Unavailable:
+                log.warning("the question could not be read yet", extra=self._extra())
+                await asyncio.sleep(STORE_RETRY_S)
+
+    async def _read_prompt(self) -> Prompt | None:
         record, tools = self._record, self._tools
         question = await tools.requests.question(record.key)
         model = tools.models.get(record.model)

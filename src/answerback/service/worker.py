@@ -12,7 +12,7 @@ point leaves something that brings the request to its end: the lease, or the que
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
@@ -30,8 +30,9 @@ log = logging.getLogger("answerback.worker")
 
 T = TypeVar("T")
 
-CLAIM_TRIES: Final = 3
-BACK_OFF_S: Final = (0.1, 0.3, 1.0)
+CLAIM_PAUSES_S: Final = (0.1, 0.3, *[1.0] * 8)
+"""Half a lease: a claim that took effect unheard would cost an attempt and all of it."""
+
 RETRY_AFTER_OUTAGE_MS: Final = 2_000
 
 
@@ -137,7 +138,7 @@ class Worker:
             claim = partial(changes.claim, owner=owner, now_ms=self._clock(), policy=self._settings.policy)
             return await self._requests.change(key, claim)
 
-        return await _persist(attempt, tries=CLAIM_TRIES)
+        return await _persist(attempt, pauses_s=CLAIM_PAUSES_S)
 
     async def _run(self, record: Record, owner: str, stop_at_ms: int | None) -> Done | Retry:
         self._observer.started(record)
@@ -172,9 +173,9 @@ class Worker:
         return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
 
 
-async def _persist(attempt: Callable[[], Awaitable[T]], *, tries: int) -> T:
-    """Call until it is not Unavailable, at most `tries` times."""
-    for pause_s in BACK_OFF_S[: tries - 1]:
+async def _persist(attempt: Callable[[], Awaitable[T]], *, pauses_s: Sequence[float]) -> T:
+    """Call until it is not Unavailable, with these pauses between."""
+    for pause_s in pauses_s:
         try:
             return await attempt()
         except Unavailable:
