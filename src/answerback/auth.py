@@ -27,7 +27,9 @@ log = logging.getLogger("answerback.auth")
 MIN_SECRET_BYTES: Final = 32
 """An HS256 key shorter than its hash can be guessed off line from one token (RFC 7518, section 3.2)."""
 
-MAX_TOKEN_LENGTH: Final = 16 * 1024
+MAX_TOKEN_LENGTH: Final = 8_000
+"""A request line or header of more than 8,190 bytes is refused before a token is looked at."""
+
 REFRESH_AFTER_S: Final = 3600.0
 """Fetched keys are fetched again after this; until that succeeds the old ones hold."""
 

@@ -265,6 +265,7 @@ class Gateway:
             quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
             policy=settings.policy,
             max_tokens=settings.max_tokens,
+            max_message_bytes=settings.caps.message_bytes,
             lock_system=settings.lock_system,
             idle_timeout_ms=int(settings.idle_timeout_s * 1000),
         )

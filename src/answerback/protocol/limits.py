@@ -12,7 +12,7 @@ MAX_FRAME_BYTES: Final = 32 * 1024
 """One frame to a client, and one fragment from it (API Gateway: 32 KB, also the metering unit of a post)."""
 
 MAX_ANSWER_BYTES: Final = 256 * 1024
-"""One answer's text in UTF-8. Below DynamoDB's 400 KB item, above what a model says in one answer."""
+"""One answer's text inside a JSON string. Below DynamoDB's 400 KB item, above what a model says in one answer."""
 
 MAX_ID_LENGTH: Final = 128
 """Code points of a request, session, conversation or user id."""
