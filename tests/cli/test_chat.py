@@ -141,9 +141,19 @@ class Terminal:
     def until(self, pattern: str) -> str:
         """What is shown up to and with a match."""
         while (found := re.search(pattern, self.seen)) is None:
-            self.seen += os.read(self.screen, 4096).decode(errors="replace")
+            try:
+                self.seen += os.read(self.screen, 4096).decode(errors="replace")
+            except OSError as exc:  # the chat has ended
+                raise AssertionError(f"no {pattern!r} in {self.seen!r}") from exc
         shown, self.seen = self.seen[: found.end()], self.seen[found.end() :]
         return shown
+
+    def prompt(self) -> None:
+        """Return when the chat waits for a line. CPython would forget a Ctrl+C that comes just before it waits."""
+        self.until("> ")
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "S":
+            os.sched_yield()
 
     def type(self, text: str) -> None:
         os.write(self.screen, text.encode())
@@ -173,17 +183,18 @@ def terminal(url: str, *arguments: str) -> Iterator[Terminal]:
 def test_control_c_stops_the_answer_and_twice_leaves(url: str) -> None:
     with terminal(url, "--model", "slow", "--user", "tty") as chat:
         chat.until("Connected to the model slow")
-        chat.until("> ")
+        chat.prompt()
         chat.type("tick " * 100 + "\n")
         chat.until(r"\n(tick ){3}")
         chat.type("\x03")
         chat.until("stopped")
-        chat.until("> ")
+        chat.prompt()
         chat.type("after\n")
         chat.until(r"\nafter")
-        chat.until("> ")
+        chat.prompt()
         chat.type("\x03")
         chat.until("again leaves")
+        chat.prompt()
         chat.type("\x03")
         chat.until("To go on: answerback chat --conversation chat-")
         assert chat.process.wait(STOP_TIMEOUT_S) == 0
@@ -194,7 +205,7 @@ def test_a_restart_of_the_gateway_is_two_quiet_lines(serve: Serve, tmp_path: Pat
     port = gateway.url.rpartition(":")[2]
     words = [f"word{number}" for number in range(40)]
     with terminal(gateway.url, "--user", "tty") as chat:
-        chat.until("> ")
+        chat.prompt()
         chat.type(" ".join(words) + "\n")
         shown = chat.until(r"\nword0 word1 word2 ")
         gateway.process.kill()
@@ -203,6 +214,6 @@ def test_a_restart_of_the_gateway_is_two_quiet_lines(serve: Serve, tmp_path: Pat
         shown += chat.until("connected again")
         shown += chat.until("word39")
         assert "began the answer anew" not in shown
-        chat.until("> ")
+        chat.prompt()
         chat.type("\x04")
         assert chat.process.wait(STOP_TIMEOUT_S) == 0
