@@ -46,7 +46,8 @@ def test_the_store_and_the_log_can_be_kept(run: Run, tmp_path: Path) -> None:
 def test_a_model_that_breaks_off_makes_the_demo_fail(run: Run) -> None:
     result = run("demo", "--model", "echo:fail=midstream&fail_every=4", "--apps", "2", "--questions", "2")
     assert result.code == 1
-    assert "1 lost" in result.out
+    assert "0 misrouted, 0 lost, 0 repeated" in result.out
+    assert "1 failed" in result.out
     assert "Traceback" not in result.out + result.err
 
 

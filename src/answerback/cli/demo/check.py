@@ -37,6 +37,8 @@ async def compare(
             key = RequestKey(app.user, asked.request_id)
             record = await requests.read(key)
             name = f"{app.name}, question {asked.number}"
+            if record is not None and record.state is State.FAILED and asked.error:
+                continue  # the model failed, and the app was told: an ending that came home
             if record is None or record.state is not State.COMPLETED or record.session_id != app.session:
                 verdicts.add_lost(
                     f"{name}: the store has no answer ({'no record' if record is None else record.state})"

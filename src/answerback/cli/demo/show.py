@@ -65,14 +65,14 @@ async def _run(demo: Demo, data_dir: Path) -> bool:
     async with Gateway(settings) as gateway, _tapped_apps(demo, gateway.port, ledger) as apps:
         total = demo.apps * demo.questions
         say(
-            f"{demo.apps} apps ask {total} questions, all at once, at {gateway.url}. "
+            f"{_many(demo.apps, 'app')} ask {_many(total, 'question')}, all at once, at {gateway.url}. "
             f"Answers are cut at {demo.max_tokens} tokens.\n"
         )
         await _show(apps, max_tokens=demo.max_tokens)
     _say_results(apps)
     verdicts = await check_everything(apps, ledger, data_dir)
     _say_verdicts(verdicts, apps, data_dir if demo.keep else None)
-    return verdicts.is_clean
+    return verdicts.is_clean and not any(asked.error for app in apps for asked in app.asked)
 
 
 async def _show(apps: Sequence[App], *, max_tokens: int) -> None:
@@ -135,12 +135,18 @@ def _say_verdicts(verdicts: Verdicts, apps: Sequence[App], kept_in: Path | None)
         f"Checked {total} requests of {len(apps)} apps: what each app got, what went over the wire, what the store has."
     )
     say(str(verdicts))
+    if failed := sum(bool(asked.error) for app in apps for asked in app.asked):
+        say(f"{failed} failed, as its app was told")
     for example in verdicts.examples:
         note(f"  {example}")
     if kept_in is not None:
         say(f"Kept: {kept_in}")
     elif verdicts.is_clean:
         say("Next: answerback serve, and in another terminal: answerback chat")
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _seconds(value: float | None) -> str | None:
