@@ -30,11 +30,13 @@ class Liveness:
         self._missed = 0
         self._dead_s = timing.dead_s
         self._is_open = False
+        self._was_welcomed = False
 
     def opened(self, *, now: float) -> None:
         """A new connection, about which nothing is known yet."""
         self.lost()
         self._is_open = True
+        self._was_welcomed = False
         self._heard_at = now
 
     def lost(self) -> None:
@@ -68,6 +70,7 @@ class Liveness:
     def welcomed(self, hello_id: str) -> Greeting | None:
         """Its `welcome` came; None if it had expired or is not ours."""
         self._missed = 0
+        self._was_welcomed = True
         self._dead_s = self._timing.dead_s
         return self._greetings.pop(hello_id, None)
 
@@ -91,8 +94,9 @@ class Liveness:
         return None
 
     def wants_hello(self) -> bool:
-        """Whether an answer is awaited that no `hello` on the way would bring."""
-        return self._asked_at is not None and not self._greetings
+        """Whether an answer is awaited that no `hello` on the way would bring; the first `welcome` always is."""
+        is_awaited = self._asked_at is not None or (self._is_open and not self._was_welcomed)
+        return is_awaited and not self._greetings
 
     def wants_ping(self, *, now: float) -> bool:
         """Whether the connection has been quiet for so long that it may be closed for it."""

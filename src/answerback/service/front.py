@@ -143,7 +143,8 @@ class Front:
             now_ms = self._clock()
             if now_ms - connection.last_activity_ms >= TOUCH_EVERY_MS:
                 await self._connections.touch(connection_id, now_ms=now_ms)
-            if connection.generation is None and not isinstance(frame, Ping):
+            # A greeting binds anew: whoever took the session over may have died before this connection was told (R6).
+            if isinstance(frame, Hello) or (connection.generation is None and not isinstance(frame, Ping)):
                 named = frame.user_id if isinstance(frame, SendMessage | FrameError) else None
                 if connection.user_id is None and _names_nobody(frame):
                     await self._error(connection_id, frame.code, detail=frame.detail, request_id=frame.request_id)

@@ -13,19 +13,21 @@ class Stuck(RuntimeError):
 
 
 class _Leaping(selectors.SelectSelector):
-    """Instead of waiting it moves the clock to the next timer."""
+    """Instead of waiting it moves the clock to the next timer. It asks the system for events only when it is idle."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
-        if not events:
-            if timeout is None:
+        if timeout is None:
+            events = super().select(0)
+            if not events:
                 raise Stuck("nothing is scheduled any more")
+            return events
+        if timeout > 0:
             self.now += timeout
-        return events
+        return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

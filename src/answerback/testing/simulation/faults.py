@@ -1,21 +1,38 @@
 """What can go wrong, how often, and the dice."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from math import log
 from random import Random
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """Probabilities of one event each, 0 to 1; mean seconds between the things that happen by themselves (0: never).
+    """A profile: how the system is set up, and what strikes it.
 
-    `reorder`: frames of one connection may overtake each other and arrive twice, as API Gateway's may; else a
-    connection is ordered and loses only what was on the way when it broke.
+    Set-up. `split`: front and worker are processes of their own without bells, frames may overtake each other, the
+    queue survives (AWS); else one process, ordered sockets, a queue rebuilt at start (the gateway). `probes`: the
+    client asks when it hears nothing; `janitor`: there is one. Both mask holes of the others, so quiet profiles go
+    without. `parks`: a slow connection keeps what it is owed. `per_minute`: the rate limit. `token_s`: seconds that a
+    token lasts. `patience_s`: seconds after which a client gives up.
+
+    Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
+    themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
     """
 
+    split: bool = False
+    probes: bool = True
+    janitor: bool = True
+    parks: bool = False
     latency_s: float = 0.02
-    reorder: bool = False
+    per_minute: int = 0
+    token_s: float = 0.0
+    patience_s: float = 0.0
+    skew_ms: int = 0
+
     lose: float = 0.0
     duplicate: float = 0.0
     late: float = 0.0
@@ -23,35 +40,61 @@ class Faults:
     slow: float = 0.0
     outage_before: float = 0.0
     outage_after: float = 0.0
+    stall: float = 0.0
     model_fails: float = 0.0
     cut_every_s: float = 0.0
     half_open: float = 0.0
-    app_crash_every_s: float = 0.0
-    worker_crash_every_s: float = 0.0
-    worker_stall: float = 0.0
-    redeliver_every_s: float = 0.0
-    front_crash: float = 0.0
-    cancel: float = 0.0
     rollover: float = 0.0
-    skew_ms: int = 0
+    late_disconnect: float = 0.0
+    app_crash_every_s: float = 0.0
+    takeover_every_s: float = 0.0
+    process_crash_every_s: float = 0.0
+    worker_crash: float = 0.0
+    front_crash: float = 0.0
+    redeliver_every_s: float = 0.0
+    cancel: float = 0.0
+    cancel_and_resume: float = 0.0
+    snoop: float = 0.0
+    hello_storm: float = 0.0
 
+    def without(self, names: frozenset[str]) -> "Faults":
+        """The same with these faults off. Raises: ValueError: no such fault."""
+        unknown = names - set(FAULT_NAMES)
+        if unknown:
+            raise ValueError(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(FAULT_NAMES)}")
+        off: dict[str, Any] = dict.fromkeys(names, 0)
+        return replace(self, **off)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The faults that are on."""
+        return tuple(name for name in FAULT_NAMES if getattr(self, name))
+
+
+_SET_UP: Final = frozenset({"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "patience_s"})
+FAULT_NAMES: Final = tuple(field.name for field in fields(Faults) if field.name not in _SET_UP)
 
 CALM: Final = Faults()
 GATEWAY: Final = Faults(
+    parks=True,
     slow=0.02,
     outage_before=0.02,
     outage_after=0.02,
     model_fails=0.05,
     cut_every_s=12.0,
     half_open=0.3,
-    app_crash_every_s=60.0,
-    worker_crash_every_s=25.0,
-    cancel=0.1,
     rollover=0.2,
+    app_crash_every_s=60.0,
+    takeover_every_s=60.0,
+    process_crash_every_s=25.0,
+    cancel=0.1,
+    cancel_and_resume=0.3,
+    snoop=0.05,
+    hello_storm=0.02,
 )
 AWS: Final = Faults(
+    split=True,
     latency_s=0.05,
-    reorder=True,
     lose=0.03,
     duplicate=0.05,
     late=0.05,
@@ -59,17 +102,70 @@ AWS: Final = Faults(
     slow=0.05,
     outage_before=0.02,
     outage_after=0.02,
+    stall=0.005,
     model_fails=0.05,
     cut_every_s=15.0,
     half_open=0.3,
-    app_crash_every_s=60.0,
-    worker_crash_every_s=20.0,
-    worker_stall=0.03,
-    redeliver_every_s=20.0,
-    front_crash=0.02,
-    cancel=0.1,
     rollover=0.2,
+    late_disconnect=0.3,
+    app_crash_every_s=60.0,
+    takeover_every_s=60.0,
+    worker_crash=0.004,
+    front_crash=0.01,
+    redeliver_every_s=15.0,
+    cancel=0.1,
+    cancel_and_resume=0.3,
+    snoop=0.05,
+    hello_storm=0.02,
     skew_ms=3_000,
+)
+OUTAGES: Final = Faults(outage_before=0.06, outage_after=0.06, slow=0.05, cancel=0.05)
+GATEWAY_QUIET: Final = Faults(
+    probes=False,
+    janitor=False,
+    parks=True,
+    slow=0.05,
+    cut_every_s=8.0,
+    rollover=0.3,
+    process_crash_every_s=20.0,
+    cancel=0.15,
+    cancel_and_resume=0.5,
+)
+AWS_QUIET: Final = Faults(
+    split=True,
+    probes=False,
+    janitor=False,
+    latency_s=0.05,
+    cut_every_s=8.0,
+    rollover=0.5,
+    late_disconnect=0.3,
+    worker_crash=0.003,
+    redeliver_every_s=30.0,
+    cancel=0.15,
+    cancel_and_resume=0.5,
+    skew_ms=3_000,
+)
+LIMITS: Final = Faults(
+    parks=True,
+    per_minute=4,
+    token_s=25.0,
+    patience_s=6.0,
+    slow=0.02,
+    cut_every_s=20.0,
+    rollover=0.3,
+    cancel=0.1,
+    hello_storm=0.05,
+)
+PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
+    {
+        "calm": CALM,
+        "gateway": GATEWAY,
+        "aws": AWS,
+        "outages": OUTAGES,
+        "gateway-quiet": GATEWAY_QUIET,
+        "aws-quiet": AWS_QUIET,
+        "limits": LIMITS,
+    }
 )
 
 
@@ -81,7 +177,7 @@ class Dice:
 
     def __init__(self, seed: int, faults: Faults) -> None:
         self._seed = seed
-        self._faults = faults
+        self._latency_s = faults.latency_s
         self._streams: dict[str, Random] = {}
         self._is_over = False
         self.counts: Counter[str] = Counter()
@@ -97,16 +193,23 @@ class Dice:
 
     def stream(self, concern: str) -> Random:
         """The random numbers of one concern."""
-        if concern not in self._streams:
-            self._streams[concern] = Random(f"{self._seed}/{concern}")  # noqa: S311 - repeatable, not secret
-        return self._streams[concern]
+        stream = self._streams.get(concern)
+        if stream is None:
+            stream = self._streams[concern] = Random(f"{self._seed}/{concern}")  # noqa: S311 - repeatable, not secret
+        return stream
 
     def strikes(self, fault: str, probability: float) -> bool:
         """Whether it happens now."""
-        if self._is_over or self.stream(fault).random() >= probability:
+        if not probability or self._is_over or self.stream(fault).random() >= probability:
             return False
         self.counts[fault] += 1
         return True
+
+    def fuse(self, fault: str, probability: float) -> int | None:
+        """After how many awaits a process dies that dies at each with `probability`. None: it will not."""
+        if not probability or self._is_over:
+            return None
+        return int(log(1.0 - self.stream(fault).random()) / log(1.0 - probability))
 
     def pause_s(self, concern: str, mean_s: float) -> float:
         """Exponentially distributed seconds."""
@@ -114,5 +217,4 @@ class Dice:
 
     def latency_s(self, concern: str) -> float:
         """How long one hop takes."""
-        mean = self._faults.latency_s
-        return self.stream(concern).uniform(0.1 * mean, 2 * mean)
+        return self._latency_s * (0.1 + 1.9 * self.stream(concern).random())

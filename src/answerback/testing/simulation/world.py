@@ -1,393 +1,339 @@
 """One simulated run: apps ask, faults strike and end, and then everything that was promised must have come about."""
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Coroutine
+from itertools import count
+from typing import Any, Final
 
-from answerback.client.errors import RequestCancelled, RequestFailed
-from answerback.client.events import Answer
-from answerback.core.request import Ending, Policy, RequestKey
-from answerback.ports import Connection, Quota
-from answerback.protocol.frames import MessageResponse, SendMessage, Status
-from answerback.testing.backend import Backend
+from answerback.client.timing import Timing
+from answerback.core.request import Record, RequestKey
+from answerback.ports import Connection
+from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, ResumePoint, SendMessage, ServerFrame
 from answerback.testing.loop import Stuck, run_virtual
-from answerback.testing.simulation.app import App
+from answerback.testing.simulation.app import App, Window
+from answerback.testing.simulation.case import Case
+from answerback.testing.simulation.checks import Evidence, check
 from answerback.testing.simulation.faults import Dice, Faults
-from answerback.testing.simulation.parts import (
-    FaultyStore,
-    Link,
-    Network,
-    StormyQueue,
-    WordyModel,
-    describe,
+from answerback.testing.simulation.functions import SimulatedFunctions
+from answerback.testing.simulation.gateway import SimulatedGateway
+from answerback.testing.simulation.model import ModelRun, WordyModel
+from answerback.testing.simulation.monitor import Monitor
+from answerback.testing.simulation.network import Link, Network
+from answerback.testing.simulation.process import install
+from answerback.testing.simulation.report import Report, Violation
+from answerback.testing.simulation.server import Clocks, Parts, Server
+from answerback.testing.simulation.store import FaultyStore, Wire
+
+CALM_S: Final = 2_000.0
+SETTLE_S: Final = 60.0
+MAX_POSTS: Final = 20_000
+"""The step budget: a run that posts more is a storm, and a failure."""
+
+QUIET_S: Final = 1_000_000.0
+_QUIET: Final = Timing(
+    silence_s=QUIET_S, probe_max_s=QUIET_S, hello_expiry_s=QUIET_S, dead_s=QUIET_S, ping_idle_s=QUIET_S
 )
-
-STORM_S = 60.0
-CALM_S = 2_000.0
-MAX_POSTS = 50_000
-"""The step budget: a run that needs more is a storm, and a failure."""
+"""A client that never asks by itself, so that nothing it asks for can hide what the server forgot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A broken promise: which of G1 to G7 (or `storm`), and what was seen."""
-
-    promise: str
-    detail: str
-
-
-@dataclass(slots=True, kw_only=True)
-class Report:
-    """What one seed did. `trace` has a line an event, with its virtual second."""
-
-    seed: int
-    violations: list[Violation]
-    faults: Counter[str]
-    asked: int
-    endings: Counter[str]
-    posts: int
-    runs: int
-    virtual_s: float
-    trace: list[str] = field(repr=False)
-
-
-def simulate(seed: int, faults: Faults, *, apps: int = 4, questions: int = 6) -> Report:
-    """Run one seed. Equal arguments give equal reports."""
+def simulate(case: Case) -> Report:
+    """Run one case. Equal cases give equal reports. Raises: ValueError: no such profile or fault."""
+    faults = case.faults
+    lines: list[str] = []
 
     async def main() -> Report:
-        return await _World(seed, faults, apps, questions).run()
+        return await World(case, faults, lines).run()
 
     try:
         return run_virtual(main())
     except Stuck as exc:
-        return Report(
-            seed=seed,
-            violations=[Violation("G5", f"the run hung: {exc}")],
-            faults=Counter(),
-            asked=0,
-            endings=Counter(),
-            posts=0,
-            runs=0,
-            virtual_s=0.0,
-            trace=[],
-        )
+        return Report(case=case, violations=[Violation("G5", f"the run hung: {exc}")], trace=lines)
 
 
-class _World:
-    def __init__(self, seed: int, faults: Faults, apps: int, questions: int) -> None:
-        self._seed = seed
+class World:
+    """Everything around the apps and the server; app.Outside for the apps."""
+
+    def __init__(self, case: Case, faults: Faults, lines: list[str]) -> None:
+        self._case = case
         self._faults = faults
-        self._questions = questions
+        self._lines = lines
         self._loop = asyncio.get_running_loop()
-        self._lines: list[str] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._inbound: dict[str, asyncio.Queue[bytes]] = {}
-        self._owner_of: dict[str, App] = {}
-        self._asked_order: dict[tuple[str, str | None], list[str]] = defaultdict(list)
-        self.dice = Dice(seed, faults)
-        self.model = WordyModel(self.dice, faults)
-        self.network = Network(self.dice, faults)
-        self.store = FaultyStore(self.dice, faults)
-        self.backend = Backend(
-            model=self.model,
-            store=self.store,
-            sender=self.network,
-            queue=StormyQueue,
-            quota=Quota(per_minute=0, max_pending=1_000),
-            policy=Policy(),
-            bells_work=not faults.reorder,
-            queue_survives=faults.reorder,
-            worker_skew_ms=self.dice.stream("skew").randint(-faults.skew_ms, faults.skew_ms),
+        install(self._loop)
+        self._numbers = count()
+        self._open_links: dict[Link, Window] = {}
+        self._violations: list[Violation] = []
+        self._dice = dice = Dice(case.seed, faults)
+        skew_ms = dice.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
+        self._clocks = clocks = Clocks(skew_ms)
+        self._monitor = Monitor(clocks=clocks, store=lambda: self._store, violate=self._violate)
+        self._model = WordyModel(dice, faults, watch=self._model_started)
+        self._network = Network(dice, faults, watch=self._frame_sent, unpark=self._unpark)
+        self._store = FaultyStore(Wire(dice, faults, "store"), watch=self._record_changed)
+        self._owners = count(1)
+        server = SimulatedFunctions if faults.split else SimulatedGateway
+        self._server: Server = server(faults=faults, dice=dice, clocks=clocks, make=self._make_parts)
+        # Two apps share a user; users, sessions apart, use the same ids: a mix-up of any kind shows.
+        timing = Timing() if faults.probes else _QUIET
+        self._apps = [
+            App(
+                f"app{n}",
+                user_id=f"user{n // 2}",
+                outside=self,
+                timing=timing,
+                patience_s=faults.patience_s,
+                keeps_tokens=bool(faults.token_s),
+            )
+            for n in range(case.apps)
+        ]
+
+    def _make_parts(self, **more: Any) -> Parts:
+        return Parts(
+            faults=self._faults,
+            store=self._store,
+            network=self._network,
+            model=self._model,
+            clocks=self._clocks,
+            owners=lambda: f"owner-{next(self._owners)}",
+            **more,
         )
-        # Two apps share a user, so that a mix-up inside one user shows as well.
-        self.apps = [App(f"app{n}", open_link=self._open, send=self._up, trace=self._trace) for n in range(apps)]
-        self._user = {app.name: f"user{n // 2}" for n, app in enumerate(self.apps)}
+
+    # --- the run
 
     async def run(self) -> Report:
-        background = [
-            asyncio.create_task(self._sweep()),
-            *(asyncio.create_task(self._use(app)) for app in self.apps),
-            *(asyncio.create_task(self._trouble(app)) for app in self.apps),
-        ]
-        queue = self.backend.queue
-        if isinstance(queue, StormyQueue):
-            background.append(asyncio.create_task(queue.storm(self.dice, self._faults)))
-        await asyncio.sleep(STORM_S)
-        self.dice.stop()
-        self._trace("faults end")
-        storm = Violation("storm", f"more than {MAX_POSTS} posts")
-        violations: list[Violation] = []
-        while not all(app.is_quiet for app in self.apps) and self._loop.time() < STORM_S + CALM_S:
-            await asyncio.sleep(1.0)
-            if self.network.posts > MAX_POSTS:
-                violations.append(storm)
-                break
-        await asyncio.sleep(60.0)
-        for task in [*background, *self._tasks]:
+        """The storm, the calm after it, and the verdict."""
+        self._server.start()
+        work: list[Coroutine[Any, Any, None]] = [self._server.storm()]
+        for app in self._apps:
+            work += [self._use(app), self._cut(app), self._crash(app), self._take_over(app), self._renew(app)]
+        background = [self._loop.create_task(coroutine) for coroutine in work]
+        await self._wait(self._case.storm_s)
+        self._dice.stop()
+        self.trace("faults end")
+        deadline = self._loop.time() + CALM_S
+        while not all(app.is_quiet for app in self._apps) and self._loop.time() < deadline and not self._violations:
+            await self._wait(5.0)
+        for app in self._apps:
+            for window in app.windows:
+                window.probe()
+        await self._wait(SETTLE_S)
+        for task in background:
             task.cancel()
-        await queue.stop()
-        violations += list(_check(self))
-        endings = Counter(
-            type(e).__name__ if isinstance(e, Exception) else e.status.value
-            for app in self.apps
-            for seen in app.endings.values()
-            for e in seen
+        await asyncio.gather(*background, return_exceptions=True)
+        for violation in check(self._evidence()) if not self._violations else ():
+            self._violate(violation)
+        await self._server.stop()
+        return self._report()
+
+    async def _wait(self, seconds: float) -> None:
+        """Let virtual time pass, unless a promise is broken already."""
+        until = self._loop.time() + seconds
+        while self._loop.time() < until and not self._violations:
+            await asyncio.sleep(min(1.0, until - self._loop.time()))
+            if self._network.posts > MAX_POSTS:
+                self._violate(Violation("storm", f"more than {MAX_POSTS} posts"))
+
+    def _evidence(self) -> Evidence:
+        return Evidence(
+            faults=self._faults,
+            struck=self._dice.counts,
+            apps=self._apps,
+            store=self._store,
+            model=self._model,
+            monitor=self._monitor,
+            handed_out=self._server.handed_out,
         )
+
+    def _report(self) -> Report:
+        outcomes = [outcome for app in self._apps for asked in app.asked.values() for _, outcome in asked.endings]
         return Report(
-            seed=self._seed,
-            violations=violations,
-            faults=self.dice.counts,
-            asked=sum(len(app.endings) for app in self.apps),
-            endings=endings,
-            posts=self.network.posts,
-            runs=len(self.model.runs),
+            case=self._case,
+            violations=self._violations,
+            faults=+self._dice.counts,
+            endings=Counter(type(o).__name__ if isinstance(o, Exception) else "Answer" for o in outcomes),
+            asked=sum(len(app.asked) for app in self._apps),
+            posts=self._network.posts,
+            model_runs=len(self._model.runs),
             virtual_s=self._loop.time(),
             trace=self._lines,
         )
 
-    def user_of(self, app: App) -> str:
-        return self._user[app.name]
-
-    def app_of(self, connection_id: str) -> App:
-        return self._owner_of[connection_id]
-
-    @property
-    def asked_order(self) -> dict[tuple[str, str | None], list[str]]:
-        return self._asked_order
-
-    def _trace(self, line: str) -> None:
+    def trace(self, line: str) -> None:
+        """See app.Outside."""
         self._lines.append(f"{self._loop.time():9.3f} {line}")
 
-    # --- the apps' users
+    def _violate(self, violation: Violation) -> None:
+        self.trace(f"VIOLATION {violation}")
+        self._violations.append(violation)
+
+    # --- what is watched
+
+    def _record_changed(self, before: Record | None, after: Record) -> None:
+        if before is None or (before.state, before.attempt) != (after.state, after.attempt):
+            self.trace(f"store: {after.user_id} {after.request_id} is {after.state}, attempt {after.attempt}")
+        self._monitor.record_changed(before, after)
+
+    def _frame_sent(self, connection_id: str, frame: ServerFrame) -> None:
+        self.trace(f"{connection_id} <- {_describe(frame)}")
+        self._monitor.frame_sent(connection_id, frame)
+
+    def _model_started(self, run: ModelRun) -> None:
+        self.trace(f"model: {run.key.user_id} {run.key.request_id}, attempt {run.attempt}")
+        self._monitor.model_started(run)
+
+    # --- what users do
 
     async def _use(self, app: App) -> None:
-        random = self.dice.stream(f"user of {app.name}")
-        app.connect()
-        for number in range(self._questions):
-            await asyncio.sleep(random.uniform(0, STORM_S / self._questions))
-            conversation = random.choice([None, f"{app.name}-A", f"{app.name}-B"])
-            request_id = f"{app.name}-q{number}"
+        random = self._dice.stream(f"user of {app.name}")
+        faults, pause_s = self._faults, self._case.storm_s / self._case.questions
+        prefix = "qr"[int(app.name[3:]) % 2]
+        app.open()
+        for number in range(self._case.questions):
+            await asyncio.sleep(random.uniform(0, pause_s))
+            request_id = f"{prefix}{number}"
             frame = SendMessage(
                 request_id=request_id,
                 message=f"question {request_id}",
-                conversation_id=conversation,
+                conversation_id=random.choice([None, f"{prefix}-A", f"{prefix}-B"]),
                 stream=random.random() < 0.7,
             )
-            self._trace(f"{app.name} asks {request_id} in {conversation}")
-            self._asked_order[app.name, conversation].append(request_id)
             app.ask(frame)
-            if self.dice.strikes("cancellation", self._faults.cancel):
-                self._later(random.uniform(0, 4), app.cancel, request_id)
+            if self._dice.strikes("cancellation", faults.cancel):
+                self._loop.call_later(random.uniform(0, 4), self._cancel, app, request_id)
+            if self._dice.strikes("snooping", faults.snoop):
+                self._snoop(app)
+            if self._dice.strikes("hello storm", faults.hello_storm):
+                app.window.greet(20)
 
-    def _later(self, delay_s: float, act: Callable[..., object], *args: Any) -> None:
-        self._loop.call_later(delay_s, act, *args)
+    def _cancel(self, app: App, request_id: str) -> None:
+        app.cancel(request_id)
+        if self._dice.strikes("cancel and resume at once", self._faults.cancel_and_resume):
+            app.window.connect()
 
-    async def _trouble(self, app: App) -> None:
-        """Cuts, half-open connections, crashes and roll-overs of one app."""
-        await asyncio.gather(self._cut(app), self._crash(app))
+    def _snoop(self, app: App) -> None:
+        """Name the requests of the same user's other session: nothing may come of it."""
+        foreign = [r.request_id for r in self._store.records.values() if r.user_id == app.user_id]
+        foreign = [name for name in foreign if name not in app.asked]
+        points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in foreign)
+        app.window.say(Hello(hello_id="snoop", resume=points))
+        for name in foreign[-1:]:
+            app.window.say(CancelMessage(request_id=name))
 
     async def _cut(self, app: App) -> None:
-        random = self.dice.stream(f"cuts of {app.name}")
-        while self._faults.cut_every_s:
-            await asyncio.sleep(self.dice.pause_s(f"cuts of {app.name}", self._faults.cut_every_s))
-            if self.dice.is_over:
+        """Connections that break, at both ends at once or not, and that are replaced by newer ones."""
+        faults, random = self._faults, self._dice.stream(f"cuts of {app.name}")
+        while faults.cut_every_s:
+            await asyncio.sleep(self._dice.pause_s(f"cuts of {app.name}", faults.cut_every_s))
+            if self._dice.is_over:
                 return
-            if self.dice.strikes("roll-over", self._faults.rollover):
-                app.connect()
+            if self._dice.strikes("roll-over", faults.rollover):
+                app.window.connect()
                 continue
-            open_links = [link for link in self.network.links.values() if self._owner_of[link.connection_id] is app]
-            if not open_links:
+            link = app.window.link
+            if link is None:
                 continue
-            link = open_links[-1]
-            if self.dice.strikes("half-open connection", self._faults.half_open):
+            if self._dice.strikes("half-open connection", faults.half_open):
                 # Nothing passes any more and nobody is told: the server learns of it late, the client by silence.
                 link.client_open = False
-                self._later(random.uniform(5, 90), self._server_notices, link)
-            elif self.dice.strikes("cut connection", 1.0):
-                self._server_notices(link)
+                self._loop.call_later(random.uniform(5, 90), self._notice, link)
+            elif self._dice.strikes("cut connection", 1.0):
+                self._notice(link)
                 link.broken()
 
     async def _crash(self, app: App) -> None:
         while self._faults.app_crash_every_s:
-            await asyncio.sleep(self.dice.pause_s(f"crashes of {app.name}", self._faults.app_crash_every_s))
-            if not self.dice.strikes("app crash", 1.0):
+            await asyncio.sleep(self._dice.pause_s(f"crashes of {app.name}", self._faults.app_crash_every_s))
+            if not self._dice.strikes("app crash", 1.0):
                 return
+            links = [link for link, window in self._open_links.items() if window is app.window]
             app.crash()
-            for link in list(self.network.links.values()):
-                if self._owner_of[link.connection_id] is app:
-                    self._later(self.dice.pause_s("notice", 2.0), self._server_notices, link)
-            await asyncio.sleep(self.dice.pause_s(f"restart of {app.name}", 3.0))
-            app.restart()
+            for link in links:
+                self._loop.call_later(self._dice.pause_s("notice", 2.0), self._notice, link)
+            await asyncio.sleep(self._dice.pause_s(f"restart of {app.name}", 3.0))
+            app.open()
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(30.0)
-            await self.backend.janitor.sweep()
+    async def _take_over(self, app: App) -> None:
+        """The program is opened a second time, with the same session."""
+        while self._faults.takeover_every_s:
+            await asyncio.sleep(self._dice.pause_s(f"second window of {app.name}", self._faults.takeover_every_s))
+            if not self._dice.strikes("take-over of a session", 1.0):
+                return
+            if app.window.is_up:
+                app.open()
+
+    async def _renew(self, app: App) -> None:
+        """Renew the token in good time; now and then too late."""
+        while self._faults.token_s:
+            share = self._dice.stream(f"renewals of {app.name}").uniform(0.5, 1.1)
+            await asyncio.sleep(self._faults.token_s * share)
+            self._dice.counts["renewal of a token"] += 1
+            app.window.renew_token()
 
     # --- connections
 
-    def _open(self, app: App, number: int) -> Link:
-        connection_id = f"{app.name}#{len(self._owner_of)}"
-        self._owner_of[connection_id] = app
+    def open_link(self, window: Window, number: int) -> Link:
+        """See app.Outside."""
+        connection_id = f"{window.app.name}#{next(self._numbers)}"
         link = Link(
             connection_id,
-            deliver=lambda data: app.hear(number, data),
-            broken=lambda: app.broken(number),
+            deliver=lambda data: window.hear(number, data),
+            broken=lambda: window.broken(number),
         )
-        self.network.links[connection_id] = link
-        now_ms = self.backend.clock()
-        self._inbound[connection_id] = asyncio.Queue()
-        self._spawn(self._serve(link, app, now_ms))
-        return link
-
-    async def _serve(self, link: Link, app: App, now_ms: int) -> None:
-        """The server's end: `$connect`, then messages, in order or each in an invocation of its own."""
-        await self.backend.front.connect(
+        self.trace(f"{connection_id} opens")
+        self._monitor.windows[connection_id] = window
+        self._network.links[connection_id] = link
+        self._open_links[link] = window
+        now_ms = self._clocks.front()
+        token_s = self._faults.token_s
+        self._server.connect(
+            link,
             Connection(
-                connection_id=link.connection_id,
-                session_id=app.session_id,
-                user_id=self._user[app.name],
+                connection_id=connection_id,
+                session_id=window.app.session_id,
+                user_id=window.app.user_id,
+                authenticated=bool(token_s),
+                token_expires_at_ms=now_ms + int(token_s * 1000) if token_s else None,
                 connected_at_ms=now_ms,
                 last_activity_ms=now_ms,
-            )
+            ),
         )
-        inbound = self._inbound[link.connection_id]
-        while True:
-            data = await inbound.get()
-            handled = self.backend.front.receive(link.connection_id, data)
-            if self._faults.reorder:
-                self._invoke(self._spawn(handled))
-            else:
-                await handled
+        return link
 
-    def _invoke(self, task: "asyncio.Task[None]") -> None:
-        if self.dice.strikes("front crash", self._faults.front_crash):
-            self._later(self.dice.pause_s("front crash after", 0.05), task.cancel)
-
-    def _up(self, link: Link, data: bytes) -> None:
+    def send(self, link: Link, frame: ClientFrame, data: bytes) -> None:
+        """See app.Outside."""
         if not link.client_open:
             return
-        self._trace(f"{link.connection_id} -> {describe(data)}")
-        copies = 1 + self.dice.strikes("duplicated message", self._faults.duplicate)
-        for _ in range(copies):
-            at = self._loop.time() + self.dice.latency_s("up")
-            if not self._faults.reorder:
+        self.trace(f"{link.connection_id} -> {_describe(frame)}")
+        for _ in range(1 + self._dice.strikes("duplicated message", self._faults.duplicate)):
+            at = self._loop.time() + self._dice.latency_s("up")
+            if not self._faults.split:
                 at = link.up_at = max(at, link.up_at)
-            self._loop.call_at(at, self._arrive, link, data)
+            self._loop.call_at(at, self._arrive, link, frame, data)
 
-    def _arrive(self, link: Link, data: bytes) -> None:
+    def _arrive(self, link: Link, frame: ClientFrame, data: bytes) -> None:
         if link.server_open:
-            self._inbound[link.connection_id].put_nowait(data)
+            self._monitor.frame_received(link.connection_id, frame)
+            self._server.message(link, data)
 
-    def _server_notices(self, link: Link) -> None:
-        link.server_open = False
-        self.network.links.pop(link.connection_id, None)
-        self._spawn(self.backend.front.disconnect(link.connection_id))
+    def _notice(self, link: Link) -> None:
+        """The server's end learns that the connection is gone."""
+        if self._open_links.pop(link, None) is not None:
+            self.trace(f"{link.connection_id} is gone")
+            link.server_open = False
+            self._network.links.pop(link.connection_id, None)
+            self._server.disconnect(link.connection_id)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-
-# --- the promises, looked at from the outside ---------------------------------------------------------------
+    def _unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
+        self._server.unpark(connection_id, key, attempt, offset)
 
 
-def _check(world: _World) -> Iterable[Violation]:
-    yield from _own_answers(world)
-    yield from _one_ending(world)
-    yield from _as_stored(world)
-    yield from _order(world)
-    yield from _one_bill(world)
-
-
-def _own_answers(world: _World) -> Iterable[Violation]:
-    for connection_id, frame in world.network.sent:
-        request_id = getattr(frame, "request_id", None)
-        app = world.app_of(connection_id)
-        if request_id is not None and request_id not in app.endings:
-            yield Violation("G1", f"{connection_id} got a frame about {request_id}")
-    for app in world.apps:
-        for request_id, snapshot in app.shown:
-            attempt = snapshot.split("/", 2)[1] if snapshot.count("/") >= 2 else None
-            if attempt is None:
-                if not request_id.startswith(snapshot[: len(request_id)]):
-                    yield Violation("G1", f"{app.name} showed {snapshot!r} for {request_id}")
-            elif not attempt.isdigit() or not WordyModel.text(request_id, int(attempt)).startswith(snapshot):
-                yield Violation("G1", f"{app.name} showed {snapshot!r} for {request_id}")
-
-
-def _one_ending(world: _World) -> Iterable[Violation]:
-    said: dict[str, set[tuple[Status, int, int]]] = defaultdict(set)
-    for _, frame in world.network.sent:
-        if isinstance(frame, MessageResponse):
-            said[frame.request_id].add((frame.status, frame.attempt, frame.length))
-    for request_id, endings in said.items():
-        if len(endings) > 1:
-            yield Violation("G2", f"the server told {len(endings)} endings of {request_id}: {endings}")
-    for app in world.apps:
-        if app.is_stopped:
-            yield Violation("G5", f"{app.name} was stopped")
-        for request_id, seen in app.endings.items():
-            if len(seen) != 1:
-                yield Violation("G2" if seen else "G5", f"{app.name} saw {len(seen)} endings of {request_id}")
-
-
-def _as_stored(world: _World) -> Iterable[Violation]:
-    for app in world.apps:
-        for request_id, seen in app.endings.items():
-            key = RequestKey(world.user_of(app), request_id)
-            record = world.store.records.get(key)
-            if not seen:
-                continue
-            if record is None and request_id in app.cancelled and isinstance(seen[0], RequestCancelled):
-                continue  # cancelled before it was ever sent
-            if record is None or record.ending is None:
-                yield Violation("G5", f"the store has no ending of {request_id}")
-            else:
-                stored = world.store.answers.get(key, "")
-                yield from _same_ending(app, request_id, seen[0], record.ending, stored)
-
-
-def _same_ending(app: App, request_id: str, seen: object, ending: Ending, stored: str) -> Iterable[Violation]:
-    match seen:
-        case Answer() as answer:
-            text = WordyModel.text(request_id, answer.attempt)
-            if not (answer.text == stored == text) or ending.status is not Status.COMPLETED:
-                yield Violation("G3", f"{request_id}: shown {answer.text!r}, stored {stored!r}, said {text!r}")
-        case RequestCancelled():
-            if ending.status is not Status.CANCELLED:
-                yield Violation("G2", f"{request_id}: seen cancelled, stored {ending.status}")
-            if request_id not in app.cancelled:
-                yield Violation("G6", f"{request_id} was cancelled by nobody")
-        case RequestFailed() as error:
-            if ending.status is not Status.FAILED or ending.error_code != error.code:
-                yield Violation("G2", f"{request_id}: seen {error!r}, stored {ending}")
-        case other:
-            yield Violation("G5", f"{request_id} ended with {other!r}")
-
-
-def _order(world: _World) -> Iterable[Violation]:
-    first_runs: list[str] = []
-    for key, _ in world.model.runs:
-        if key.request_id not in first_runs:
-            first_runs.append(key.request_id)
-    for (app, conversation), asked in world.asked_order.items():
-        started = [request_id for request_id in first_runs if request_id in asked]
-        expected = [request_id for request_id in asked if request_id in started]
-        if started != expected:
-            yield Violation("G4", f"{app} in {conversation}: asked {expected}, started {started}")
-
-
-def _one_bill(world: _World) -> Iterable[Violation]:
-    for run, times in Counter(world.model.runs).items():
-        if times > 1:
-            yield Violation("G7", f"attempt {run[1]} of {run[0].request_id} ran {times} times")
-    struck = world.dice.counts
-    if not any(struck[fault] for fault in ("worker crash", "stalled store call")):
-        for key, times in Counter(key for key, _ in world.model.runs).items():
-            if times > 1 and not struck["redelivery of a running request"]:
-                yield Violation("G7", f"{key.request_id} ran {times} times though no worker was lost")
+def _describe(frame: ClientFrame | ServerFrame) -> str:
+    """A frame in a trace."""
+    parts = [type(frame).__name__]
+    for name in ("request_id", "attempt", "offset", "length", "status", "code", "hello_id"):
+        value = getattr(frame, name, None)
+        if value is not None:
+            parts.append(str(value) if name in ("request_id", "hello_id") else f"{name}={value}")
+    if isinstance(frame, Hello):
+        parts += [f"{p.request_id}@{p.attempt}/{p.offset}" for p in frame.resume]
+    return " ".join(parts)

@@ -1,0 +1,137 @@
+"""Processes that die as real ones do: at whatever await they are, and nothing of theirs runs any more, no `finally`.
+
+A task that is cancelled cleans up after itself; a process that is killed does not. So every task that is made inside a
+`Process` is driven through a `_Mortal`, which after the death leaves the coroutine where it stands.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_current: ContextVar["Process | None"] = ContextVar("process", default=None)
+_BURIAL_STEPS = 100
+
+
+def install(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the tasks of `loop` belong to the process that makes them."""
+    loop.set_task_factory(_make_task)
+
+
+def outside(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """A task that belongs to the simulation itself, whoever makes it."""
+    context = copy_context()
+    context.run(_current.set, None)
+    return asyncio.get_running_loop().create_task(coroutine, context=context)
+
+
+def current() -> "Process | None":
+    """The process whose code runs now."""
+    return _current.get()
+
+
+class Process:
+    """`on_death` is called once, at the moment of the death."""
+
+    def __init__(self, on_death: Callable[[], object] | None = None) -> None:
+        self.is_dead = False
+        self._on_death = on_death
+        self._fuse: int | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._dead: list[Coroutine[Any, Any, Any]] = []
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """A task of this process; it ends as cancelled if the process dies."""
+        context = copy_context()
+        context.run(_current.set, self)
+        return asyncio.get_running_loop().create_task(coroutine, context=context)
+
+    def light(self, awaits: int) -> None:
+        """Die right after so many more awaits have come back, instead of going on."""
+        self._fuse = awaits
+
+    def kill(self) -> None:
+        """Die now."""
+        if self.is_dead:
+            return
+        self.is_dead = True
+        for task in list(self._tasks):
+            task.cancel()
+        if self._on_death is not None:
+            self._on_death()
+
+    def bury(self) -> None:
+        """Take the coroutines apart that a death has left standing. Only when nobody looks any more."""
+        for coroutine in self._dead:
+            _unwind(coroutine)
+        self._dead.clear()
+
+    def adopt(self, coroutine: Coroutine[Any, Any, T]) -> "_Mortal[T]":
+        """Drive `coroutine` for as long as this process lives."""
+        return _Mortal(self, coroutine)
+
+    def keep(self, task: "asyncio.Task[Any]") -> None:
+        """Kill this one too."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def goes_on(self) -> bool:
+        """One of its awaits has come back; false if the process is dead, or dies of it."""
+        if self._fuse is not None and not self.is_dead:
+            self._fuse -= 1
+            if self._fuse < 0:
+                self.kill()
+        return not self.is_dead
+
+    def leave(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Keep a coroutine of the dead as it stands: to let it go would run its clean-up."""
+        self._dead.append(coroutine)
+
+
+class _Mortal(Coroutine[Any, Any, T]):
+    __slots__ = ("_coroutine", "_process")
+
+    def __init__(self, process: Process, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._process = process
+        self._coroutine = coroutine
+
+    def send(self, value: Any, /) -> Any:
+        if self._process.goes_on():
+            return self._coroutine.send(value)
+        self._process.leave(self._coroutine)
+        raise asyncio.CancelledError
+
+    def throw(self, *error: Any) -> Any:
+        if self._process.goes_on():
+            return self._coroutine.throw(*error)
+        self._process.leave(self._coroutine)
+        raise asyncio.CancelledError
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self._coroutine.__await__()
+
+
+def _make_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Any, *, context: Context | None = None, **more: Any
+) -> "asyncio.Task[Any]":
+    process = _current.get() if context is None else context.get(_current)
+    if process is None:
+        return asyncio.Task(coroutine, loop=loop, context=context, **more)
+    task = asyncio.Task(process.adopt(coroutine), loop=loop, context=context, **more)
+    process.keep(task)
+    return task
+
+
+def _unwind(coroutine: Coroutine[Any, Any, Any]) -> None:
+    try:
+        for _ in range(_BURIAL_STEPS):
+            coroutine.throw(asyncio.CancelledError())
+    except BaseException:  # noqa: S110 - whatever it says now, nobody hears it
+        pass
+    finally:
+        coroutine.close()
