@@ -1,34 +1,86 @@
-"""G1 to G7 over many faulty schedules of the real session, front, worker and janitor."""
+"""G1 to G7 over many faulty schedules of the real session, front, worker, janitor and gateway queue."""
 
 import logging
 from collections import Counter
 
 import pytest
 
-from answerback.testing.simulation import AWS, CALM, GATEWAY, Faults, simulate
+from answerback.testing.simulation import FAULT_NAMES, PROFILES, Case, simulate
 
-SEEDS = 100
-FAULTS_OF_THE_GATEWAY = {
-    "cut connection",
-    "half-open connection",
-    "slow reader",
-    "app crash",
-    "worker crash",
-    "store outage before the write",
-    "store outage after the write",
-    "cancellation",
-    "roll-over",
-    "model breaks off",
-}
-FAULTS_OF_AWS = FAULTS_OF_THE_GATEWAY | {
-    "lost post",
-    "late post",
-    "duplicated post",
-    "duplicated message",
-    "false gone",
-    "front crash",
-    "stalled store call",
-    "redelivery of a running request",
+SEEDS = {"gateway": 120, "aws": 120, "outages": 60, "gateway-quiet": 70, "aws-quiet": 70, "limits": 60}
+"""500 in all; `answerback simulate --seeds 100000` for more."""
+
+STRUCK = {
+    "gateway": {
+        "app crash",
+        "cancel and resume at once",
+        "cancellation",
+        "cut connection",
+        "half-open connection",
+        "hello storm",
+        "model breaks off",
+        "outage after the write",
+        "outage before the write",
+        "parked answer",
+        "process crash",
+        "roll-over",
+        "slow reader",
+        "snooping",
+        "take-over of a session",
+    },
+    "aws": {
+        "app crash",
+        "cancel and resume at once",
+        "cancellation",
+        "cut connection",
+        "duplicated message",
+        "duplicated post",
+        "false gone",
+        "front crash",
+        "half-open connection",
+        "hello storm",
+        "late $disconnect",
+        "late post",
+        "lost post",
+        "model breaks off",
+        "outage after the write",
+        "outage before the write",
+        "redelivery of a running request",
+        "roll-over",
+        "slow reader",
+        "snooping",
+        "stalled store call",
+        "take-over of a session",
+        "worker crash",
+    },
+    "outages": {"cancellation", "outage after the write", "outage before the write", "slow reader"},
+    "gateway-quiet": {
+        "cancel and resume at once",
+        "cancellation",
+        "cut connection",
+        "parked answer",
+        "process crash",
+        "roll-over",
+        "slow reader",
+    },
+    "aws-quiet": {
+        "cancel and resume at once",
+        "cancellation",
+        "cut connection",
+        "late $disconnect",
+        "redelivery of a running request",
+        "roll-over",
+        "worker crash",
+    },
+    "limits": {
+        "cancellation",
+        "cut connection",
+        "hello storm",
+        "parked answer",
+        "renewal of a token",
+        "roll-over",
+        "slow reader",
+    },
 }
 
 
@@ -37,22 +89,37 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="answerback")
 
 
-@pytest.mark.parametrize(("faults", "expected"), [(GATEWAY, FAULTS_OF_THE_GATEWAY), (AWS, FAULTS_OF_AWS)])
-def test_the_promises_hold_under_faults(faults: Faults, expected: set[str]) -> None:
+@pytest.mark.parametrize("profile", SEEDS)
+def test_the_promises_hold_under_faults(profile: str) -> None:
     struck: Counter[str] = Counter()
-    for seed in range(SEEDS):
-        report = simulate(seed, faults)
-        assert not report.violations, f"seed {seed}: {report.violations}\n" + "\n".join(report.trace)
+    for seed in range(SEEDS[profile]):
+        report = simulate(Case(profile=profile, seed=seed))
+        assert not report.failed, f"{report.violations}\nrepeat it: {report.case.command}"
         struck += report.faults
-    assert set(struck) == expected, "a fault that never fired proves nothing"
+    assert set(struck) == STRUCK[profile], "a fault that never fired proves nothing"
 
 
-def test_without_faults_everything_completes_in_one_run() -> None:
-    report = simulate(1, CALM)
+def test_without_faults_everything_is_answered_in_one_run() -> None:
+    report = simulate(Case(profile="calm", seed=1))
     assert report.violations == []
-    assert report.endings == {"completed": report.asked}
-    assert report.runs == report.asked
+    assert report.endings == {"Answer": report.asked}
+    assert report.model_runs == report.asked
 
 
-def test_a_seed_is_repeated_exactly() -> None:
-    assert simulate(7, AWS).trace == simulate(7, AWS).trace
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_case_is_repeated_exactly(profile: str) -> None:
+    case = Case(profile=profile, seed=7)
+    assert simulate(case).trace == simulate(case).trace
+
+
+def test_a_fault_that_is_left_out_does_not_strike() -> None:
+    report = simulate(Case(profile="aws", seed=3, without=frozenset(FAULT_NAMES)))
+    assert not report.faults
+    assert report.violations == []
+
+
+def test_names_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match="no such profile"):
+        simulate(Case(profile="mars", seed=1))
+    with pytest.raises(ValueError, match="no such fault"):
+        simulate(Case(profile="aws", seed=1, without=frozenset({"rain"})))

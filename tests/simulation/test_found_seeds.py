@@ -1,0 +1,22 @@
+"""Runs that once broke a promise, each under the name of what was wrong."""
+
+import logging
+
+import pytest
+
+from answerback.testing.simulation import Case, simulate
+
+FOUND = {
+    "an outage while the question was read cost an attempt and the rest of its lease": Case(profile="gateway", seed=1),
+    "a claim that took effect in an outage of seconds cost an attempt": Case(profile="outages", seed=39),
+    "a slow connection got the stored text from its start again and again": Case(profile="aws", seed=19),
+    "a greeting that met an outage was never repeated": Case(profile="aws", seed=7),
+    "whoever took a session over died before the older connection was told": Case(profile="aws", seed=6),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_it_does_not_come_back(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, logger="answerback")
+    report = simulate(FOUND[what])
+    assert not report.failed, f"{report.violations}\nrepeat it: {report.case.command}"

@@ -1,0 +1,112 @@
+"""What the simulation found, told again as the shortest story that shows it."""
+
+import asyncio
+
+from answerback.client.effects import Send
+from answerback.client.session import Session
+from answerback.client.timing import Timing
+from answerback.core.request import Change, Question, RequestKey
+from answerback.ports import T, Unavailable
+from answerback.protocol import Error, ErrorCode, Hello, MessageDelta, MessageResponse, SendMessage
+from answerback.protocol.codec import encode
+from answerback.stores.memory import MemoryStore
+from answerback.testing import Backend, ScriptedModel, ScriptedSender, run_virtual
+
+
+class _Unheard(MemoryStore):
+    """The next writes take effect, but nobody hears of it; the next reads of a question fail."""
+
+    writes = 0
+    reads = 0
+
+    async def change(self, key: RequestKey, change: Change[T]) -> T:
+        outcome = await super().change(key, change)
+        if self.writes:
+            self.writes -= 1
+            raise Unavailable
+        return outcome
+
+    async def question(self, key: RequestKey) -> Question | None:
+        if self.reads:
+            self.reads -= 1
+            raise Unavailable
+        return await super().question(key)
+
+
+def test_an_outage_of_seconds_at_the_claim_or_the_question_costs_no_attempt() -> None:
+    async def main() -> None:
+        for writes, reads in ((6, 0), (0, 6)):
+            store = _Unheard()
+            backend = Backend(store=store, model=ScriptedModel(lambda prompt: ["done"]))
+            peer = await backend.connect("c1", user="kim")
+            store.writes, store.reads = writes, reads
+            await peer.say(SendMessage(request_id="r1", message="hello"))
+            await backend.queue.idle()
+            (ending,) = [frame for frame in peer.frames if isinstance(frame, MessageResponse)]
+            assert ending.attempt == 1
+            assert backend.clock() - store.records[RequestKey("kim", "r1")].accepted_at_ms < 20_000
+
+    run_virtual(main())
+
+
+class _Choking(ScriptedSender):
+    """Takes one delta, then chokes for a while, and parks nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(parks=False)
+        self.chokes = 3
+
+    async def send(self, connection_id, frame):  # type: ignore[no-untyped-def]
+        sent = await super().send(connection_id, frame)
+        if isinstance(frame, MessageDelta) and self.chokes:
+            self.chokes -= 1
+            self.slow.add(connection_id)
+            asyncio.get_running_loop().call_later(1.0, self.drain, connection_id)
+        return sent
+
+
+def test_a_slow_connection_gets_a_stored_text_once() -> None:
+    async def main() -> None:
+        text = "x" * 200_000
+        sender = _Choking()
+        backend = Backend(model=ScriptedModel(lambda prompt: [text]), sender=sender)
+        sender.open("c1")
+        await backend.connect("c0", user="kim", session="s")
+        sender.open("c0")
+        await backend.front.receive("c0", encode(SendMessage(request_id="r1", message="hello", stream=True)))
+        sender.drop("c0")
+        await backend.queue.idle()
+        sender.chokes = 3
+        peer = await backend.connect("c1", user="kim", session="s")
+        await peer.say(SendMessage(request_id="r1", message="hello", stream=True))
+        deltas = [frame for frame in sender.frames["c1"] if isinstance(frame, MessageDelta)]
+        assert "".join(frame.delta for frame in deltas) == text
+
+    run_virtual(main())
+
+
+def test_a_connection_that_was_not_told_of_the_take_over_hears_it_when_it_greets() -> None:
+    async def main() -> None:
+        backend = Backend()
+        older = await backend.connect("c1", user="kim", session="s")
+        await older.say(Hello(hello_id="h1"))
+        await asyncio.sleep(1)
+        await backend.connect("c2", user="kim", session="s")
+        await backend.connections.bind("c2", "kim")  # and whoever did it died before telling
+        await older.say(Hello(hello_id="h2"))
+        last = older.frames[-1]
+        assert isinstance(last, Error)
+        assert last.code is ErrorCode.SESSION_REPLACED
+        assert "c1" in backend.sender.closed
+
+    run_virtual(main())
+
+
+def test_a_greeting_that_meets_an_outage_is_repeated() -> None:
+    session = Session(timing=Timing())
+    session.connected(1, now=0.0)
+    session.received(1, encode(Error(code=ErrorCode.UNAVAILABLE, message="later")), now=1.0)
+    due = session.due_at()
+    assert due == 4.0
+    again = session.tick(now=due)
+    assert [effect.frame.hello_id for effect in again if isinstance(effect, Send) and isinstance(effect.frame, Hello)]
