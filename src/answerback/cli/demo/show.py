@@ -132,7 +132,8 @@ def _say_results(apps: Sequence[App]) -> None:
 def _say_verdicts(verdicts: Verdicts, apps: Sequence[App], kept_in: Path | None) -> None:
     total = sum(len(app.asked) for app in apps)
     say(
-        f"Checked {_many(total, 'request')} of {_many(len(apps), 'app')}: what each app got, what went over the wire, what the store has."
+        f"Checked {_many(total, 'request')} of {_many(len(apps), 'app')}: "
+        "what each app got, what went over the wire, what the store has."
     )
     say(str(verdicts))
     if failed := sum(bool(asked.error) for app in apps for asked in app.asked):
