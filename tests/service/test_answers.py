@@ -1,10 +1,10 @@
 """One question and its answer, through the real front and worker."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from answerback.core.request import RequestKey
-from answerback.ports import Finish, ModelError, Quota
+from answerback.ports import Finish, ModelError, Piece, Prompt, Quota
 from answerback.protocol import (
     CancelMessage,
     Error,
@@ -339,6 +339,37 @@ def test_a_model_that_hangs_ends_as_timeout_with_what_it_said() -> None:
         assert ending.timing is not None
         assert ending.timing.total_ms == 120_000
         assert text(peer, "r1") == "so far "
+
+    run_virtual(main())
+
+
+class StubbornModel(ScriptedModel):
+    """Goes on for ten minutes when it is told to stop, and then says more."""
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        self.prompts.append(prompt)
+        yield "so far "
+        if prompt.messages[-1].text == "be stubborn":
+            try:
+                await asyncio.sleep(1_000.0)
+            except asyncio.CancelledError:
+                await asyncio.sleep(600.0)
+                yield "too late"
+
+
+def test_a_model_that_does_not_obey_keeps_neither_its_request_nor_its_conversation() -> None:
+    async def main() -> None:
+        backend = Backend(model=StubbornModel(say_question))
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(ask("r1", "be stubborn", stream=True))
+        await peer.say(ask("r2"))
+        await backend.queue.idle()
+        hung, next_one = endings(peer)
+        assert hung.error is not None
+        assert (hung.request_id, hung.error.code, hung.length) == ("r1", ErrorCode.TIMEOUT, 7)
+        assert (next_one.request_id, next_one.status) == ("r2", Status.COMPLETED)
+        await asyncio.sleep(700.0)
+        assert await backend.store.answer(_key("kim", "r1")) == text(peer, "r1") == "so far "
 
     run_virtual(main())
 

@@ -28,6 +28,9 @@ STOP_MARGIN_MS: Final = 5_000
 
 RENEW_AGAIN_S: Final = 1.0
 STORE_RETRY_S: Final = 0.5
+MODEL_STOP_S: Final = 10.0
+"""What a model gets to stop in; well under the lease, so that the ending can still be stored."""
+
 MODEL_ERRORS: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 
 
@@ -92,9 +95,7 @@ class Run:
             try:
                 stopped = await self._attend(producer)
             finally:
-                if not producer.done():
-                    producer.cancel()
-                    await asyncio.wait([producer])
+                await self._stop(producer)
             if isinstance(stopped, Fenced):
                 return stopped
             return await self._store(stopped)
@@ -127,6 +128,16 @@ class Run:
             log.exception("the model failed", extra=self._extra())
             return _Outcome(status=Status.FAILED, code=ErrorCode.MODEL_FAILED)
         return _Outcome(status=Status.COMPLETED, finish=finish or Finish())
+
+    async def _stop(self, producer: "asyncio.Task[_Outcome]") -> None:
+        """Stop the model. One that does not obey is left behind: what it still says does not belong to the answer."""
+        if producer.done():
+            return
+        producer.cancel()
+        _, running = await asyncio.wait([producer], timeout=MODEL_STOP_S)
+        if running:
+            self._answer.is_full = True
+            log.error("the model does not stop when it is told to; the request ends without it", extra=self._extra())
 
     async def _prompt(self) -> Prompt | None:
         """What to ask, however long the store is away: to give up here would cost an attempt and its lease."""
