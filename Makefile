@@ -48,8 +48,8 @@ format: $(VENV)/dev ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: $(VENV)/installed ## Measure a gateway on this machine
-	@$(BIN)/answerback bench
+bench: $(VENV)/tools ## Measure the gateway beside bare echo servers (2 minutes)
+	@$(BIN)/python bench/run.py
 
 .PHONY: lock
 lock: .cache/lock/bin/uv ## Resolve the newest allowed packages into requirements/*.txt
@@ -57,7 +57,7 @@ lock: .cache/lock/bin/uv ## Resolve the newest allowed packages into requirement
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(INTEROP)/node_modules
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(INTEROP)/node_modules bench/peers/node_modules
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the steps ------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ ERRORS: Final[Mapping[ErrorCode, ErrorInfo]] = MappingProxyType(
             Fault.CLIENT, False, "A newer connection took this session over. Do not reconnect with it."
         ),
         ErrorCode.RATE_LIMITED: _row(
-            Fault.LIMIT, True, "Too many requests in this minute. Try again after retryAfterMs."
+            Fault.LIMIT, True, "Too many requests in this minute. Wait for as long as the error says, then ask again."
         ),
         ErrorCode.OVERLOADED: _row(
             Fault.LIMIT, True, "Too many unfinished requests. Wait for an answer, then try again."
