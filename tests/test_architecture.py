@@ -26,10 +26,12 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "client": {"protocol", "core"},
     "gateway": INNER | {"service", "stores", "models", "auth"},
     "aws": INNER | {"service", "stores", "models", "auth"},
+    "conformance": {"protocol"},
     "testing": INNER | {"service", "stores", "client", "gateway"},
     "bench": INNER | {"client", "gateway", "models", "stores", "testing"},
     "desktop": {"protocol", "core", "client"},
-    "cli": INNER | {"auth", "bench", "client", "desktop", "gateway", "models", "service", "stores", "testing", "aws"},
+    "cli": INNER
+    | {"auth", "bench", "client", "conformance", "desktop", "gateway", "models", "service", "stores", "testing", "aws"},
     "__main__": {"cli"},
     "": {"client"},  # `from answerback import Client`; the package itself
 }

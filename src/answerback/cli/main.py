@@ -62,9 +62,11 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     from answerback.cli.ask import ask  # noqa: PLC0415
     from answerback.cli.bench import bench  # noqa: PLC0415
     from answerback.cli.chat import chat  # noqa: PLC0415
+    from answerback.cli.conform import conform  # noqa: PLC0415
     from answerback.cli.demo import demo  # noqa: PLC0415
     from answerback.cli.doctor import doctor  # noqa: PLC0415
     from answerback.cli.serve import serve_command  # noqa: PLC0415
+    from answerback.cli.simulate import simulate  # noqa: PLC0415
     from answerback.cli.token import token  # noqa: PLC0415
     from answerback.cli.users import users_app  # noqa: PLC0415
 
@@ -101,6 +103,8 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     app.command("token", rich_help_panel=_RUN)(token)
     app.add_typer(users_app(), name="users", rich_help_panel=_LOOK_AFTER)
     app.command("bench", rich_help_panel=_LOOK_AFTER)(bench)
+    app.command("conform", rich_help_panel=_LOOK_AFTER)(conform)
+    app.command("simulate", rich_help_panel=_LOOK_AFTER)(simulate)
     app.command("doctor", rich_help_panel=_LOOK_AFTER)(doctor)
     return app
 
