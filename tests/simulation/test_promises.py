@@ -10,79 +10,6 @@ from answerback.testing.simulation import FAULT_NAMES, PROFILES, Case, simulate
 SEEDS = {"gateway": 120, "aws": 120, "outages": 60, "gateway-quiet": 70, "aws-quiet": 70, "limits": 60}
 """500 in all; `answerback simulate --seeds 100000` for more."""
 
-STRUCK = {
-    "gateway": {
-        "app crash",
-        "cancel and resume at once",
-        "cancellation",
-        "cut connection",
-        "half-open connection",
-        "hello storm",
-        "model breaks off",
-        "outage after the write",
-        "outage before the write",
-        "parked answer",
-        "process crash",
-        "roll-over",
-        "slow reader",
-        "snooping",
-        "take-over of a session",
-    },
-    "aws": {
-        "app crash",
-        "cancel and resume at once",
-        "cancellation",
-        "cut connection",
-        "duplicated message",
-        "duplicated post",
-        "false gone",
-        "front crash",
-        "half-open connection",
-        "hello storm",
-        "late $disconnect",
-        "late post",
-        "lost post",
-        "model breaks off",
-        "outage after the write",
-        "outage before the write",
-        "redelivery of a running request",
-        "roll-over",
-        "slow reader",
-        "snooping",
-        "stalled store call",
-        "take-over of a session",
-        "worker crash",
-    },
-    "outages": {"cancellation", "outage after the write", "outage before the write", "slow reader"},
-    "gateway-quiet": {
-        "cancel and resume at once",
-        "cancellation",
-        "cut connection",
-        "parked answer",
-        "process crash",
-        "roll-over",
-        "slow reader",
-    },
-    "aws-quiet": {
-        "cancel and resume at once",
-        "cancellation",
-        "cut connection",
-        "late $disconnect",
-        "redelivery of a running request",
-        "roll-over",
-        "worker crash",
-    },
-    "limits": {
-        "cancellation",
-        "cut connection",
-        "hello storm",
-        "parked answer",
-        "renewal of a token",
-        "roll-over",
-        "slow reader",
-    },
-}
-
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
@@ -96,7 +23,7 @@ def test_the_promises_hold_under_faults(profile: str) -> None:
         report = simulate(Case(profile=profile, seed=seed))
         assert not report.failed, f"{report.violations}\nrepeat it: {report.case.command}"
         struck += report.faults
-    assert set(struck) == STRUCK[profile], "a fault that never fired proves nothing"
+    assert set(struck) >= PROFILES[profile].labels, "a fault that never fired proves nothing"
 
 
 def test_without_faults_everything_is_answered_in_one_run() -> None:

@@ -4,9 +4,22 @@ Every fault is drawn from the seed, one random stream a concern, so a run is rep
 look from the outside: what each app saw, what the store holds, how often the model ran.
 """
 
+from answerback.testing.simulation.campaign import Tally, run_cases
 from answerback.testing.simulation.case import Case
 from answerback.testing.simulation.faults import FAULT_NAMES, PROFILES, Faults
 from answerback.testing.simulation.report import Report, Violation
+from answerback.testing.simulation.shrink import shrink
 from answerback.testing.simulation.world import simulate
 
-__all__ = ["FAULT_NAMES", "PROFILES", "Case", "Faults", "Report", "Violation", "simulate"]
+__all__ = [
+    "FAULT_NAMES",
+    "PROFILES",
+    "Case",
+    "Faults",
+    "Report",
+    "Tally",
+    "Violation",
+    "run_cases",
+    "shrink",
+    "simulate",
+]

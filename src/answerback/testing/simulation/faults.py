@@ -66,6 +66,11 @@ class Faults:
         return replace(self, **off)
 
     @property
+    def labels(self) -> frozenset[str]:
+        """What must have struck at least once in enough seeds: a fault that never fired proves nothing."""
+        return frozenset(label for name, label in LABELS.items() if getattr(self, name))
+
+    @property
     def active(self) -> tuple[str, ...]:
         """The faults that are on."""
         return tuple(name for name in FAULT_NAMES if getattr(self, name))
@@ -73,6 +78,38 @@ class Faults:
 
 _SET_UP: Final = frozenset({"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "patience_s"})
 FAULT_NAMES: Final = tuple(field.name for field in fields(Faults) if field.name not in _SET_UP)
+
+LABELS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "parks": "parked answer",
+        "token_s": "renewal of a token",
+        "skew_ms": "clock skew",
+        "lose": "lost post",
+        "duplicate": "duplicated post",
+        "late": "late post",
+        "false_gone": "false gone",
+        "slow": "slow reader",
+        "outage_before": "outage before the write",
+        "outage_after": "outage after the write",
+        "stall": "stalled store call",
+        "model_fails": "model breaks off",
+        "cut_every_s": "cut connection",
+        "half_open": "half-open connection",
+        "rollover": "roll-over",
+        "late_disconnect": "late $disconnect",
+        "app_crash_every_s": "app crash",
+        "takeover_every_s": "take-over of a session",
+        "process_crash_every_s": "process crash",
+        "worker_crash": "worker crash",
+        "front_crash": "front crash",
+        "redeliver_every_s": "redelivery of a running request",
+        "cancel": "cancellation",
+        "cancel_and_resume": "cancel and resume at once",
+        "snoop": "snooping",
+        "hello_storm": "hello storm",
+    }
+)
+"""What is counted when it strikes, by the field that turns it on."""
 
 CALM: Final = Faults()
 GATEWAY: Final = Faults(
@@ -147,7 +184,7 @@ AWS_QUIET: Final = Faults(
 )
 LIMITS: Final = Faults(
     parks=True,
-    per_minute=4,
+    per_minute=8,
     token_s=25.0,
     patience_s=6.0,
     slow=0.02,

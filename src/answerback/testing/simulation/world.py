@@ -65,6 +65,7 @@ class World:
         self._violations: list[Violation] = []
         self._dice = dice = Dice(case.seed, faults)
         skew_ms = dice.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
+        dice.counts["clock skew"] += skew_ms != 0
         self._clocks = clocks = Clocks(skew_ms)
         self._monitor = Monitor(clocks=clocks, store=lambda: self._store, violate=self._violate)
         self._model = WordyModel(dice, faults, watch=self._model_started)
