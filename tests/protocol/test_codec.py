@@ -124,6 +124,14 @@ def test_what_is_wrong_is_said_in_a_sentence(data: str, says: str, action: str |
     assert (caught.value.action, caught.value.request_id) == (action, request_id)
 
 
+@pytest.mark.parametrize(
+    "name", ["", "a b", " a", "a ", "a\n", "\na", "a\r", "a\u00a0", "a\u200b", "\u202ea", "x" * 129]
+)
+def test_an_id_is_visible_to_its_last_character(name: str) -> None:
+    with pytest.raises(FrameError, match="requestId"):
+        decode_client(json.dumps({"action": "cancelMessage", "requestId": name}))
+
+
 def test_the_size_limit_counts_utf8_bytes_of_text_and_bytes_alike() -> None:
     frame = SendMessage(request_id="r", message="가" * 40_000)
     data = encode(frame)

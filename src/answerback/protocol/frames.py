@@ -12,8 +12,11 @@ from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import MAX_ID_LENGTH, MAX_PAGE, MAX_RESUME_POINTS, MAX_TITLE_LENGTH
 
 # Visible: no white space, no controls, no surrogates, no invisible or direction-changing marks. Two ids that
-# look the same to a person should be the same to us, as far as one pattern can say it.
-VISIBLE = r"^[^\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]+$"
+# look the same to a person should be the same to us, as far as one pattern can say it. A plain `$` would let a line
+# feed stand behind it; `$(?!\n)` is read alike by Python and by JSON Schema.
+VISIBLE = (
+    r"^[^\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]+$(?!\n)"
+)
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=VISIBLE)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Page: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
