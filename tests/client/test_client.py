@@ -483,10 +483,37 @@ async def test_a_fixed_token_that_is_refused_later_stops_the_client(gateway):
             await app.ask("?")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:8765", "ws://", ""])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1", "127.0.0.1:8765", "ws://", "", "ws://h:99999", "ws://h:eight", "ws://h:0", "ws://[::1"]
+)
 def test_not_a_websocket_url(url):
     with pytest.raises(ValueError, match="is not a WebSocket URL"):
         Client(url)
+
+
+@pytest.mark.parametrize("name", ["Kim Chul-su", "a\n", "x" * 129])
+def test_a_name_that_no_server_takes(name):
+    with pytest.raises(ValueError, match="user must be 1 to 128 visible characters"):
+        Client("ws://127.0.0.1:1", user=name)
+    with pytest.raises(ValueError, match="session must be 1 to 128 visible characters"):
+        Client("ws://127.0.0.1:1", session=name)
+
+
+async def test_a_token_that_cannot_stand_in_a_header_is_not_accepted(gateway):
+    with pytest.raises(Unauthorized):
+        async with Client(gateway.url, token="two\nlines"):
+            pass
+
+
+async def test_a_host_and_a_proxy_that_cannot_be_used(monkeypatch):
+    with pytest.raises(CannotConnect, match="not a name that can be looked up"):
+        async with Client(f"ws://{'x' * 70}.test"):
+            pass
+    monkeypatch.setenv("HTTP_PROXY", "carrier-pigeon://127.0.0.1:1")
+    monkeypatch.setenv("WS_PROXY", "carrier-pigeon://127.0.0.1:1")
+    with pytest.raises(CannotConnect, match="proxy"):
+        async with Client("ws://answerback.test"):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,14 +11,14 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, WebSocketException
 
 from answerback import __version__
 from answerback.client.errors import AnswerbackError, CannotConnect, Forbidden, Unauthorized
 from answerback.client.timing import Timing
 from answerback.protocol.codec import encode
-from answerback.protocol.frames import ClientFrame
-from answerback.protocol.limits import MAX_FRAME_BYTES
+from answerback.protocol.frames import VISIBLE, ClientFrame
+from answerback.protocol.limits import MAX_FRAME_BYTES, MAX_ID_LENGTH
 
 log = logging.getLogger("answerback.client")
 
@@ -25,6 +26,7 @@ _MAX_INCOMING_BYTES: Final = 4 * MAX_FRAME_BYTES
 """Frames have at most 32 KB; some room, so that a newer server is not cut off."""
 _MESSAGE_TOO_BIG: Final = 1009
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_IS_VISIBLE: Final = re.compile(VISIBLE)
 
 
 class OpenFailed(Exception):
@@ -54,9 +56,13 @@ class Address:
     user: str | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        if not _is_websocket_url(self.url):
             raise ValueError(f"{self.url!r} is not a WebSocket URL; use ws://HOST:PORT or wss://HOST/PATH")
+        for what, name in (("session", self.session), ("user", self.user)):
+            if name is not None and not (len(name) <= MAX_ID_LENGTH and _IS_VISIBLE.match(name)):
+                raise ValueError(
+                    f"{what} must be 1 to {MAX_ID_LENGTH} visible characters, without spaces; not {name!r}"
+                )
 
     def uri(self, *, with_user: bool) -> str:
         """The URL to open. `with_user` false: the token says who it is."""
@@ -72,6 +78,14 @@ class Address:
         return urlsplit(self.url).hostname in _LOOPBACK
 
 
+def _is_websocket_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is not one
+        return False
+
+
 async def open_socket(
     address: Address, *, token: str | None, timing: Timing, ssl_context: ssl.SSLContext | None
 ) -> ClientConnection:
@@ -80,6 +94,8 @@ async def open_socket(
     if ssl_context is not None:
         options["ssl"] = ssl_context
     if token is not None:
+        if not token.isascii() or not token.isprintable():  # it cannot stand in a header, so it is no token
+            raise OpenFailed(Unauthorized(), is_final=True)
         options["additional_headers"] = {"Authorization": f"Bearer {token}"}
     try:
         return await connect(
@@ -95,7 +111,7 @@ async def open_socket(
             logger=logging.getLogger("answerback.client.websockets"),
             **options,
         )
-    except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as exc:
+    except (OSError, WebSocketException, EOFError, UnicodeError, ImportError) as exc:
         raise _explain(address.url, exc) from exc
 
 
@@ -112,6 +128,11 @@ def _explain(url: str, exc: Exception) -> OpenFailed:
         case ConnectionRefusedError():
             reason = "nothing listens there; start a server with `answerback serve`, or check host and port"
             return OpenFailed(CannotConnect(url, reason), is_absent=True)
+        case InvalidProxy() | ImportError():
+            reason = "the proxy that the environment names cannot be used; SOCKS needs the package python-socks"
+            return OpenFailed(CannotConnect(url, reason), is_absent=True)
+        case UnicodeError():
+            return OpenFailed(CannotConnect(url, "its host is not a name that can be looked up"), is_absent=True)
         case OSError():
             return OpenFailed(CannotConnect(url, exc.strerror or "the network refused it"), is_absent=True)
         case _:
