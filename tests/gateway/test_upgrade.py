@@ -65,6 +65,15 @@ async def test_an_allowed_page_and_a_desktop_app_connect(listen: Listen) -> None
     assert len(listening.front.connected) == 2
 
 
+async def test_a_later_connection_is_newer_although_the_clock_stands_still(listen: Listen) -> None:
+    listening = await listen()
+    async with websockets.connect(listening.url), websockets.connect(listening.url):
+        pass
+    first, second = listening.front.connected
+    assert first.connected_at_ms == first.last_activity_ms == second.last_activity_ms
+    assert second.connected_at_ms > first.connected_at_ms
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "10.0.0.1"])
 async def test_a_foreign_host_is_refused(listen: Listen, host: str) -> None:
     status, text, _ = await refused(await listen(), Host=host)

@@ -99,6 +99,7 @@ class Doorkeeper:
         self._origins = frozenset(origin.rstrip("/").lower() for origin in allow_origins)
         self._tokens = tokens
         self._clock = clock
+        self._last_connected_ms = 0
 
     async def admit(self, request: web.BaseRequest) -> Connection:
         """The connection that this request may open.
@@ -116,10 +117,13 @@ class Doorkeeper:
             if named_user not in {None, user_id}:
                 raise Refusal(403, "userId differs from the token's user. Leave userId out.")
         now_ms = self._clock()
+        # The newer connection of a session wins (R6): by the order here, also if two come in one millisecond or the
+        # clock is set back, or an app that reconnects would be sent away for good.
+        self._last_connected_ms = max(now_ms, self._last_connected_ms + 1)
         return Connection(
             connection_id=new_connection_id(),
             session_id=session_id or f"connection-{secrets.token_urlsafe(16)}",
-            connected_at_ms=now_ms,
+            connected_at_ms=self._last_connected_ms,
             last_activity_ms=now_ms,
             user_id=user_id,
             authenticated=self._tokens is not None,
