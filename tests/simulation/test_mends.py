@@ -1,16 +1,27 @@
 """What the simulation found, told again as the shortest story that shows it."""
 
 import asyncio
+import logging
+
+import pytest
 
 from answerback.client.effects import Send
 from answerback.client.session import Session
 from answerback.client.timing import Timing
-from answerback.core.request import Change, Question, RequestKey
+from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.ports import T, Unavailable
-from answerback.protocol import Error, ErrorCode, Hello, MessageDelta, MessageResponse, SendMessage
+from answerback.protocol import (
+    Error,
+    ErrorCode,
+    Hello,
+    MessageAccepted,
+    MessageDelta,
+    MessageResponse,
+    SendMessage,
+)
 from answerback.protocol.codec import encode
 from answerback.stores.memory import MemoryStore
-from answerback.testing import Backend, ScriptedModel, ScriptedSender, run_virtual
+from answerback.testing import Backend, LaneQueue, ScriptedModel, ScriptedSender, run_virtual
 
 
 class _Unheard(MemoryStore):
@@ -110,3 +121,70 @@ def test_a_greeting_that_meets_an_outage_is_repeated() -> None:
     assert due == 4.0
     again = session.tick(now=due)
     assert [effect.frame.hello_id for effect in again if isinstance(effect, Send) and isinstance(effect.frame, Hello)]
+
+
+class _LostPut(LaneQueue):
+    """The first put fails; nothing is queued."""
+
+    def __init__(self, run, **more):  # type: ignore[no-untyped-def]
+        super().__init__(run, **more)
+        self.fails = 1
+
+    async def put(self, record: Record) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise Unavailable
+        await super().put(record)
+
+
+def test_a_question_is_accepted_after_the_queue_has_it_and_a_repeat_mends_what_is_missing() -> None:
+    async def main() -> None:
+        for queue_survives in (False, True):
+            backend = Backend(
+                model=ScriptedModel(lambda prompt: ["done"]), queue=_LostPut, queue_survives=queue_survives
+            )
+            peer = await backend.connect("c1", user="kim")
+            await peer.say(SendMessage(request_id="r1", message="hello"))
+            assert [type(frame) for frame in peer.frames] == [Error]
+            await peer.say(SendMessage(request_id="r1", message="hello"))
+            assert MessageAccepted in map(type, peer.frames)
+            await backend.queue.idle()
+            assert isinstance(peer.frames[-1], MessageResponse)
+
+    run_virtual(main())
+
+
+class _Broken(MemoryStore):
+    """What is asked of it fails as often as is said, and not by an outage."""
+
+    fails = 0
+    is_away = 0
+
+    async def question(self, key: RequestKey) -> Question | None:
+        if self.fails:
+            self.fails -= 1
+            raise RuntimeError("a defect")
+        return await super().question(key)
+
+    async def change(self, key: RequestKey, change: Change[T]) -> T:
+        if self.is_away:
+            self.is_away -= 1
+            raise Unavailable
+        return await super().change(key, change)
+
+
+def test_a_run_that_meets_a_defect_or_a_long_outage_is_handed_out_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, logger="answerback")
+
+    async def main() -> None:
+        for fails, is_away in ((1, 0), (0, 15)):
+            store = _Broken()
+            backend = Backend(store=store, model=ScriptedModel(lambda prompt: ["done"]))
+            peer = await backend.connect("c1", user="kim")
+            store.fails, store.is_away = fails, is_away
+            await peer.say(SendMessage(request_id="r1", message="hello"))
+            await backend.queue.idle()
+            (ending,) = [frame for frame in peer.frames if isinstance(frame, MessageResponse)]
+            assert ending.response == "done"
+
+    run_virtual(main())

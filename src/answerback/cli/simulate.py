@@ -26,6 +26,7 @@ def simulate(
     ] = "",
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes.")] = os.cpu_count() or 1,
     shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="Make the first failing run short.")] = True,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first broken promise.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Run the real client and server through faulty schedules, and check every promise from the outside.
@@ -57,6 +58,7 @@ def simulate(
             without=frozenset(filter(None, without.split(","))),
             jobs=jobs if seed is None else 1,
             shrinks=shrink and seed is None,
+            stops_early=fail_fast,
             as_json=as_json,
         )
     )

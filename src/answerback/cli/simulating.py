@@ -23,6 +23,7 @@ class Plan:
     without: frozenset[str]
     jobs: int
     shrinks: bool
+    stops_early: bool
     as_json: bool
 
     def cases(self, profile: str) -> Iterator[Case]:
@@ -49,7 +50,11 @@ def run_simulations(plan: Plan) -> ExitCode:
             _ = next(plan.cases(profile)).faults
     except ValueError as exc:
         raise usage_error(str(exc)) from exc
-    tallies = [_run_profile(plan, profile) for profile in profiles]
+    tallies: list[Tally] = []
+    for profile in profiles:
+        tallies.append(_run_profile(plan, profile))
+        if plan.stops_early and tallies[-1].failures:
+            break
     failures = [report for tally in tallies for report in tally.failures]
     smallest = _shrunk(failures[0]) if failures and plan.shrinks else None
     if plan.as_json:
@@ -67,6 +72,8 @@ def _run_profile(plan: Plan, profile: str) -> Tally:
             advance(len(tally.failures))
             if plan.trace and not plan.as_json:
                 say("\n".join(report.trace))
+            if plan.stops_early and report.failed:
+                break
     return tally
 
 

@@ -79,7 +79,7 @@ class Parts:
         models = {model.name: model}
         courier = Courier(requests=store, sender=network, interval=steady(), monotonic=loop.time, observer=observer)
         self.worker = Worker(
-            settings=WorkerSettings(policy=POLICY, renew_every_s=1.0),
+            settings=WorkerSettings(policy=POLICY, renew_every_s=3.0),
             requests=store,
             history=store,
             models=models,

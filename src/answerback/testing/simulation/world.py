@@ -115,6 +115,8 @@ class World:
         while not all(app.is_quiet for app in self._apps) and self._loop.time() < deadline and not self._violations:
             await self._wait(5.0)
         for app in self._apps:
+            if not app.is_quiet:
+                self._violate(Violation("G5", f"{app.name} still waits for {', '.join(app.disk) or 'something'}"))
             for window in app.windows:
                 window.probe()
         await self._wait(SETTLE_S)
