@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,15 +65,23 @@ class ServerProcess:
             return await self.process.wait()
 
 
-async def start_server(command: Sequence[str], *, log: Path | None = None) -> ServerProcess:
+async def start_server(
+    command: Sequence[str], *, log: Path | None = None, environment: Mapping[str, str] | None = None
+) -> ServerProcess:
     """Start a server that says `listening on ws://…` on stdout. Its log goes to `log`, or nowhere.
+
+    `environment`: its variables; None: this process's. A start that is cancelled kills the server.
 
     Raises: ProcessFailed: it ended, or said nothing in time.
     """
     stderr = (log or Path(os.devnull)).open("ab")
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=stderr
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
         )
     except OSError as exc:
         raise ProcessFailed(f"{command[0]} cannot be started ({exc.strerror})") from exc

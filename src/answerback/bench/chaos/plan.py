@@ -1,0 +1,42 @@
+"""How much chaos."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from answerback.client import Timing
+
+QUICK = Timing(
+    backoff_min_s=0.1,
+    backoff_max_s=2.0,
+    silence_s=2.0,
+    probe_max_s=8.0,
+    hello_expiry_s=2.0,
+    dead_s=3.0,
+    open_timeout_s=4.0,
+    keepalive_s=10.0,
+    resend_s=0.3,
+    close_s=0.5,
+)
+"""The client's rules with shorter times, so that a run meets each of them often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosPlan:
+    """What to do. `kills`: how often the gateway gets SIGKILL; `seconds`: go on for so long instead.
+
+    `apps_a_user`: apps that share a user. `database`: the URL of a PostgreSQL that is not ours to restart;
+    `own_postgres`: start one, and restart it. Neither: SQLite. `settle_s`: what the apps get to come to their endings
+    after the last fault. `keep`: folder for log, data and trace; None: a temporary one, kept only if a promise broke.
+    """
+
+    seed: int
+    apps: int = 100
+    apps_a_user: int = 3
+    kills: int = 50
+    seconds: float | None = None
+    own_postgres: bool = False
+    database: str | None = None
+    delay_ms: float = 10
+    think_s: float = 2.0
+    settle_s: float = 180.0
+    keep: Path | None = None

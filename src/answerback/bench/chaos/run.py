@@ -1,0 +1,114 @@
+"""One run: everything is started, struck, left in peace, stopped and judged."""
+
+import asyncio
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from answerback.bench.chaos.app import App
+from answerback.bench.chaos.book import Book, Kind
+from answerback.bench.chaos.gateway import Died, StruckGateway
+from answerback.bench.chaos.judge import Judge
+from answerback.bench.chaos.plan import ChaosPlan
+from answerback.bench.chaos.postgres import OwnPostgres
+from answerback.bench.chaos.proxy import Proxy
+from answerback.bench.chaos.report import ChaosReport, report_of, write_trace
+from answerback.bench.chaos.storm import Storm
+from answerback.bench.chaos.wire import Wire
+from answerback.bench.chaos.witness import Witness
+from answerback.bench.process import ProcessFailed
+from answerback.stores import open_store
+
+_IDLE_S = 60.0
+_FIRST_ANSWERS = 20
+
+
+async def run_chaos(plan: ChaosPlan, *, told: Callable[[str], None]) -> ChaosReport:
+    """Run the plan. `told` gets a line about the progress now and then.
+
+    Raises: ProcessFailed: the gateway cannot be started at all. NoPostgres. StoreError: the store cannot be opened.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if plan.keep is None else plan.keep
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    book = Book()
+    async with AsyncExitStack() as stack:
+        postgres: OwnPostgres | None = None
+        if plan.own_postgres:
+            postgres = OwnPostgres()
+            stack.push_async_callback(postgres.remove)
+            await postgres.create()
+        database = plan.database if postgres is None else postgres.url
+        witness = Witness(folder / "runs", book, delay_ms=plan.delay_ms)
+        witness.open()
+        stack.callback(witness.close)
+        gateway = StruckGateway(folder, database=database, environment=witness.environment)
+        stack.push_async_callback(gateway.close)
+        await gateway.start()
+        proxy = Proxy(gateway.port, lambda: Wire(book))
+        url = await proxy.start()
+        stack.push_async_callback(proxy.stop)
+        apps = [
+            App(number, url=url, plan=plan, book=book, rng=random.Random(f"{plan.seed} app {number}"))  # noqa: S311
+            for number in range(plan.apps)
+        ]
+        storm = Storm(plan, book=book, gateway=gateway, proxy=proxy, apps=apps, postgres=postgres, told=told)
+        await _live(apps, storm, book, plan, told)
+        await _come_to_rest(gateway, book)
+        await proxy.stop()
+        witness.close()
+        store = await open_store(database, gateway.data_dir)
+        try:
+            judge = Judge(book, store, store)
+            await judge.judge()
+        finally:
+            await store.close()
+    kept = folder if book.violations or plan.keep is not None else None
+    if kept is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        write_trace(kept / "trace.jsonl", book, judge.records)
+    return report_of(
+        plan,
+        book,
+        judge.records,
+        seconds=time.monotonic() - began,
+        connections=proxy.connected,
+        failed_starts=gateway.failed_starts,
+        kept=kept,
+    )
+
+
+async def _live(apps: list[App], storm: Storm, book: Book, plan: ChaosPlan, told: Callable[[str], None]) -> None:
+    """The apps ask, the storm rages, then the apps come to their endings."""
+    stop = asyncio.Event()
+    living = [asyncio.create_task(app.run(stop), name=app.session) for app in apps]
+    await book.until_answered(min(_FIRST_ANSWERS, len(apps)))
+    try:
+        await storm.rage()
+    except* (Died, ProcessFailed) as died:
+        for error in died.exceptions:
+            book.violate(Kind.BROKEN, "", str(error))
+    stop.set()
+    told(f"the storm is over; {len(list(book.pending))} questions are open")
+    _, waiting = await asyncio.wait(living, timeout=plan.settle_s)
+    for task in waiting:
+        task.cancel()
+    for app, result in zip(apps, await asyncio.gather(*living, return_exceptions=True), strict=True):
+        if isinstance(result, Exception):
+            book.violate(Kind.BROKEN, "", f"app {app.session}: {result!r}")
+
+
+async def _come_to_rest(gateway: StruckGateway, book: Book) -> None:
+    """Stop the gateway in good order when it has nothing more to do."""
+    try:
+        gateway.check()
+        if not await gateway.wait_until_idle(_IDLE_S):
+            book.violate(Kind.BROKEN, "", f"the gateway still had work {_IDLE_S:.0f} s after the last app")
+        await gateway.terminate()
+    except Died as died:
+        book.violate(Kind.BROKEN, "", str(died))

@@ -1,0 +1,214 @@
+"""The faults: which ones, when, and on whom, drawn from the seed with a random stream for each concern."""
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from answerback.bench.chaos.app import App
+from answerback.bench.chaos.book import Book
+from answerback.bench.chaos.gateway import StruckGateway
+from answerback.bench.chaos.plan import ChaosPlan
+from answerback.bench.chaos.postgres import OwnPostgres
+from answerback.bench.chaos.proxy import Path, Proxy
+
+KILL: Final = "gateway killed"
+KILL_STARTING: Final = "gateway killed while it starts"
+KILL_FROZEN: Final = "gateway killed while frozen"
+KILL_FULL: Final = "gateway killed while the disk is full"
+KILLS: Final = (KILL, KILL_STARTING, KILL_FROZEN, KILL_FULL)
+TERMINATE: Final = "gateway stopped in good order"
+FREEZE: Final = "gateway frozen"
+DISK_FULL: Final = "disk full"
+POSTGRES: Final = "PostgreSQL crashed"
+RESET: Final = "connections reset"
+CLOSED: Final = "connections closed in mid-frame"
+STALLED: Final = "connections stalled"
+GATEWAY_GONE: Final = "connections half-open, gateway gone"
+APP_GONE: Final = "connections half-open, app gone"
+APP_RESTARTED: Final = "app killed and started again"
+FAULTS: Final = (
+    *KILLS,
+    *(TERMINATE, FREEZE, DISK_FULL, POSTGRES),
+    *(RESET, CLOSED, STALLED, GATEWAY_GONE, APP_GONE, APP_RESTARTED),
+)
+DEATHS: Final = frozenset((*KILLS, TERMINATE))
+"""Faults after which the model may be run once more for what was running."""
+
+_ALL_AT_ONCE: Final = 0.04
+
+
+def deck(kills: int, *, sqlite: bool, rng: random.Random) -> list[str]:
+    """What shall happen to the process, in which order: every kind, and SIGKILL `kills` times in all."""
+    special = max(1, kills // 10)
+    full = special if sqlite else 0
+    cards = [KILL_STARTING] * special + [KILL_FROZEN] * special + [KILL_FULL] * full
+    cards = cards[: max(0, kills - 1)]
+    cards += [KILL] * (kills - len(cards))
+    others = max(1, math.ceil(kills / 8))
+    cards += [TERMINATE] * others + [FREEZE] * others + [DISK_FULL] * (others if sqlite else 0)
+    rng.shuffle(cards)
+    return cards
+
+
+class Storm:
+    """Strikes until the plan is fulfilled, then leaves everything whole and running."""
+
+    def __init__(
+        self,
+        plan: ChaosPlan,
+        *,
+        book: Book,
+        gateway: StruckGateway,
+        proxy: Proxy,
+        apps: Sequence[App],
+        postgres: OwnPostgres | None,
+        told: Callable[[str], None],
+    ) -> None:
+        self._plan = plan
+        self._book = book
+        self._gateway = gateway
+        self._proxy = proxy
+        self._apps = apps
+        self._postgres = postgres
+        self._told = told
+        self._is_sqlite = postgres is None and plan.database is None
+        self._process_rng, self._network_rng, self._store_rng, self._app_rng = (
+            random.Random(f"{plan.seed} {concern}")  # noqa: S311 - chaos that can be repeated
+            for concern in ("process", "network", "store", "app")
+        )
+        self._over = asyncio.Event()
+        self._strikes: Mapping[str, Callable[[], Awaitable[None]]] = {
+            KILL: self._kill,
+            KILL_STARTING: self._kill_starting,
+            KILL_FROZEN: self._kill_frozen,
+            KILL_FULL: self._kill_full,
+            TERMINATE: self._terminate,
+            FREEZE: self._freeze,
+            DISK_FULL: self._disk_full,
+        }
+
+    async def rage(self) -> None:
+        """Strike. Raises: Died, ProcessFailed: the gateway ended by itself, or does not start any more."""
+        async with asyncio.TaskGroup() as weather:
+            weather.create_task(self._restart_apps())
+            weather.create_task(self._shake_network())
+            if self._postgres is not None:
+                weather.create_task(self._crash_postgres(self._postgres))
+            weather.create_task(self._strike_process())
+        self._proxy.heal()
+
+    # --- the process
+
+    async def _strike_process(self) -> None:
+        clock = asyncio.get_running_loop().time
+        began, cards = clock(), deck(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
+        done = 0
+        while cards:
+            await asyncio.sleep(self._process_rng.uniform(0.2, 2.5))
+            card = cards.pop()
+            await self._strikes[card]()
+            done += 1
+            self._told(f"{done} strikes, {len(cards)} to come: {card}")
+            if self._plan.seconds is not None and clock() - began >= self._plan.seconds:
+                break
+            if not cards and self._plan.seconds is not None:
+                cards = deck(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
+        self._over.set()
+
+    async def _kill(self) -> None:
+        self._book.struck(KILL)
+        await self._gateway.kill()
+        await self._gateway.start()
+
+    async def _kill_starting(self) -> None:
+        self._book.struck(KILL_STARTING)
+        await self._gateway.kill()
+        await self._gateway.kill_starting(self._process_rng.uniform(0.1, 1.5))
+        await self._gateway.start()
+
+    async def _kill_frozen(self) -> None:
+        self._gateway.freeze()
+        await asyncio.sleep(self._process_rng.uniform(0.1, 2))
+        self._book.struck(KILL_FROZEN)
+        await self._gateway.kill()
+        await self._gateway.start()
+
+    async def _kill_full(self) -> None:
+        self._gateway.fill_disk()
+        await asyncio.sleep(self._process_rng.uniform(0.1, 1.5))
+        self._book.struck(KILL_FULL)
+        await self._gateway.kill()
+        await self._gateway.start()
+
+    async def _terminate(self) -> None:
+        self._book.struck(TERMINATE)
+        await self._gateway.terminate()
+        await self._gateway.start()
+
+    async def _freeze(self) -> None:
+        self._book.struck(FREEZE)
+        self._gateway.freeze()
+        await asyncio.sleep(self._process_rng.uniform(0.5, 5))
+        self._gateway.thaw()
+
+    async def _disk_full(self) -> None:
+        self._book.struck(DISK_FULL)
+        self._gateway.fill_disk()
+        await asyncio.sleep(self._process_rng.uniform(0.3, 4))
+        self._gateway.free_disk()
+
+    # --- the store
+
+    async def _crash_postgres(self, postgres: OwnPostgres) -> None:
+        while not await self._is_over(self._store_rng.uniform(1, 8)):
+            self._book.struck(POSTGRES)
+            await postgres.crash()
+            await asyncio.sleep(self._store_rng.uniform(0, 3))
+            await postgres.start()
+
+    # --- the network and the apps
+
+    async def _shake_network(self) -> None:
+        rng = self._network_rng
+        deeds: tuple[tuple[str, Callable[[Path], None]], ...] = (
+            (RESET, Path.reset),
+            (CLOSED, Path.close),
+            (STALLED, self._stall),
+            (GATEWAY_GONE, Path.lose_gateway),
+            (APP_GONE, Path.lose_app),
+        )
+        while not await self._is_over(rng.uniform(0.1, 0.8)):
+            paths = self._proxy.paths
+            fault, strike = rng.choice(deeds)
+            count = len(paths) if rng.random() < _ALL_AT_ONCE else rng.randint(1, max(1, len(paths) // 15))
+            for path in rng.sample(paths, min(count, len(paths))):
+                self._book.struck(fault)
+                strike(path)
+
+    def _stall(self, path: Path) -> None:
+        rng = self._network_rng
+        gates = rng.choice(((path.to_app,), (path.to_gateway,), (path.to_app, path.to_gateway)))
+        for gate in gates:
+            gate.clear()
+        asyncio.get_running_loop().call_later(rng.uniform(0.2, 6), path.open_gates)
+
+    async def _restart_apps(self) -> None:
+        def cut(session: str) -> None:
+            for path in self._proxy.paths:
+                if path.wire.session == session:
+                    path.reset()
+
+        while not await self._is_over(self._app_rng.uniform(0.2, 2)):
+            self._book.struck(APP_RESTARTED)
+            await self._app_rng.choice(self._apps).restart(cut)
+
+    async def _is_over(self, after_s: float) -> bool:
+        """Wait so long, or until the storm is over; whether it is."""
+        try:
+            async with asyncio.timeout(after_s):
+                await self._over.wait()
+        except TimeoutError:
+            return False
+        return True
