@@ -4,17 +4,24 @@ Server cases run against a URL, client cases against a client behind an adapter.
 """
 
 from answerback.conformance.cases import BrokenCase, Case, ModelNeed, load_cases, load_models
+from answerback.conformance.client import Asked, ClientUnderTest, Outcome, run_client_case
+from answerback.conformance.peer import CaseFailed
 from answerback.conformance.server import CannotConnect, Facts, Result, ServerRun, Verdict
 
 __all__ = [
+    "Asked",
     "BrokenCase",
     "CannotConnect",
     "Case",
+    "CaseFailed",
+    "ClientUnderTest",
     "Facts",
     "ModelNeed",
+    "Outcome",
     "Result",
     "ServerRun",
     "Verdict",
     "load_cases",
     "load_models",
+    "run_client_case",
 ]

@@ -176,6 +176,12 @@ class Accept(_Step, frozen=True, kw_only=True, tag="accept"):
     within_ms: int = 20_000
 
 
+class Alone(_Step, frozen=True, kw_only=True, tag="alone"):
+    """The client does not connect for so long."""
+
+    for_ms: int = 1_500
+
+
 class Welcome(_Step, frozen=True, kw_only=True, tag="welcome"):
     """Answer every `hello` on this connection with `welcome`, unless `resume` (a pattern) does not match."""
 
@@ -200,7 +206,7 @@ class Pending(_Step, frozen=True, kw_only=True, tag="pending"):
 
 
 ClientStep: TypeAlias = (
-    Ask | Cancel | Accept | Welcome | Send | Expect | Silent | Shows | Pending | Close | Drop | Closed | Wait
+    Ask | Cancel | Accept | Alone | Welcome | Send | Expect | Silent | Shows | Pending | Close | Drop | Closed | Wait
 )
 
 # --- cases --------------------------------------------------------------------------------------------------

@@ -67,16 +67,21 @@ class Peer:
 
     def _take_in(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
-            self._wrong = self._wrong or "a binary message came"
+            self.complain("a binary message came")
             return
         self._transcript.note(self.name, "<-", message)
         problem = self._check(message)
         if problem is not None:
-            self._wrong = self._wrong or problem
+            self.complain(problem)
             return
         frame = json.loads(message)
         if self.on_frame is None or not self.on_frame(frame):
             self.unread.append(frame)
+
+    def complain(self, problem: str) -> None:
+        """Say that something came that is wrong; the first complaint makes the case fail."""
+        self._wrong = self._wrong or problem
+        self._news.set()
 
     def check_so_far(self) -> None:
         """Raises: CaseFailed: something came that breaks the protocol whatever the case is about."""
