@@ -161,6 +161,12 @@ class Ledger:
                 del self._windows[min(n for n in self._windows if n != number)]
         self._put(window, user_id, window.get(user_id, 0) + 1)
 
+    def uncount(self, user_id: str, at_ms: int) -> None:
+        """Take back one `count`."""
+        window = self._windows.get(window_of(at_ms))
+        if window is not None and user_id in window:
+            self._put(window, user_id, window[user_id] - 1)
+
     # --- conversations and users
 
     def delete_conversation(self, user_id: str, conversation_id: str, at_ms: int | None) -> None:

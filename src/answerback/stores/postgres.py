@@ -22,6 +22,7 @@ from psycopg import AsyncConnection, errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8Dumper
 
+from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.jobs import Job, fail
@@ -120,7 +121,7 @@ class PostgresStore(SqlStore):
         for lane in self._reads:
             await lane.close()
 
-    async def _write(self, user_id: str | None, operation: Write[T]) -> T:
+    async def _write(self, user_id: str | None, operation: Write[T], *, key: RequestKey | None = None) -> T:
         result: T = await self._writes.submit(_UserWrite(user_id, operation))
         return result
 

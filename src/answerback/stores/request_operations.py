@@ -1,4 +1,7 @@
-"""ports.Requests as operations (see query.py): what is read and written, independent of the database."""
+"""ports.Requests as operations (see query.py): what is read and written, independent of the database.
+
+The ledger is told before the rows are written: operations may run side by side, and the next one must see it.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -87,14 +90,16 @@ def accept(ledger: Ledger, record: Record, question: Question, quota: Quota, now
     raised = ledger.reserve(seq)
     if raised is not None:
         queries.append(Query(sql.RAISE_COUNTER, {"name": "seq", "value": raised}))
-    results = yield queries
-    if is_new_user or user_id not in ledger.limits:
+    if user_id not in ledger.limits:
         ledger.know_user(user_id, own_limit)
-    if results[0].changed == 0:
-        return (yield from _taken(key, seq))
     position = ledger.position(record.ordering_key)
     ledger.hold(Held(record, seq, title, question.replaces))
     ledger.count(user_id, now_ms)
+    results = yield queries
+    if results[0].changed == 0:
+        ledger.release(key)
+        ledger.uncount(user_id, now_ms)
+        return (yield from _taken(key, seq))
     return Accepted(position)
 
 
@@ -117,13 +122,13 @@ def change(ledger: Ledger, key: RequestKey, step_of: Change[T]) -> Operation[T]:
     if after is None:
         return step.outcome
     if before is None:
-        yield [_insert(after)]
         if not after.state.is_terminal:
             ledger.hold(Held(after, None, None, None))
+        yield [_insert(after)]
     elif after.ending is None or held is None:
-        yield [Query(sql.UPDATE_RECORD, _written(after))]
         if held is not None:
             ledger.hold(Held(after, held.seq, held.title, held.replaces))
+        yield [Query(sql.UPDATE_RECORD, _written(after))]
     else:
         yield from _end(ledger, held, after, after.ending, step.text or "")
     return step.outcome
@@ -144,10 +149,10 @@ def _end(ledger: Ledger, held: Held, record: Record, ending: Ending, text: str) 
             queries += erase(record.user_id, record.conversation_id)
         if is_revival or deleted_at_ms is None:
             queries += _turn(held, record, ending, seq)
-    yield queries
     if is_revival:
         ledger.delete_conversation(record.user_id, record.conversation_id, None)
     ledger.release(key)
+    yield queries
 
 
 def _turn(held: Held, record: Record, ending: Ending, seq: int) -> list[Query]:

@@ -4,8 +4,9 @@
         |
         +--------- reads ---> reader thread, a connection of its own (WAL: readers and the writer do not wait)
 
-A write's result reaches its caller only after the COMMIT that made it durable. If an operation of a batch fails by
-itself, the batch is rolled back and its operations are run again, each in a transaction of its own.
+A write's result reaches its caller only after the COMMIT that made it durable. Operations on different requests share
+their statements (merging.py). If an operation of a batch fails by itself, the batch is rolled back and its operations
+are run again, each in a transaction of its own.
 """
 
 import asyncio
@@ -18,14 +19,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
+from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.stores.batch_thread import BatchThread
 from answerback.stores.errors import StoreError
 from answerback.stores.file_lock import FileLock
 from answerback.stores.jobs import Job, fail
 from answerback.stores.ledger import Ledger
+from answerback.stores.merging import UPDATE_FROM, Strand, Unmergeable, run_merged
 from answerback.stores.migrations import Migration, migrate, shipped
 from answerback.stores.query import Operation, Read, Result, Write
 from answerback.stores.request_operations import load
@@ -63,6 +66,11 @@ def cause_of(error: BaseException) -> str | None:
 def _primary_code(error: BaseException) -> int:
     code: int = getattr(error, "sqlite_errorcode", None) or 0
     return code & 0xFF
+
+
+class _KeyedWrite(NamedTuple):
+    key: RequestKey | None
+    operation: Write[Any]
 
 
 class SqliteStore(SqlStore):
@@ -116,10 +124,10 @@ class SqliteStore(SqlStore):
             raise _cannot_open(self._path, exc) from exc
         return writer, reader
 
-    async def _write(self, user_id: str | None, operation: Write[T]) -> T:
+    async def _write(self, user_id: str | None, operation: Write[T], *, key: RequestKey | None = None) -> T:
         if self._opened is None:
             raise Unavailable("the store is not open")
-        result: T = await self._opened.writes.submit(operation)
+        result: T = await self._opened.writes.submit(_KeyedWrite(key, operation))
         return result
 
     async def _read(self, operation: Read[T]) -> T:
@@ -133,7 +141,7 @@ class SqliteStore(SqlStore):
 class _Opened:
     writer: "_Writer"
     reader: "_Reader"
-    writes: BatchThread[Write[Any]]
+    writes: BatchThread[_KeyedWrite]
     reads: BatchThread[Read[Any]]
 
 
@@ -190,9 +198,11 @@ class _Writer:
                 self._connection.close()
             self._connection = None
 
-    def run(self, jobs: Sequence[Job[Write[Any]]]) -> None:
+    def run(self, jobs: Sequence[Job[_KeyedWrite]]) -> None:
         """Run a batch; every job then has a value that is durable, or an error."""
-        error = self._transact(jobs)
+        error = self._transact(jobs, may_merge=len(jobs) > 1 and sqlite3.sqlite_version_info >= UPDATE_FROM)
+        if isinstance(error, Unmergeable):
+            error = self._transact(jobs, may_merge=False)
         if error is None:
             return
         if (why := cause_of(error)) is not None:
@@ -203,15 +213,18 @@ class _Writer:
             for job in jobs:
                 self.run([job])
 
-    def _transact(self, jobs: Sequence[Job[Write[Any]]]) -> Exception | None:
+    def _transact(self, jobs: Sequence[Job[_KeyedWrite]], *, may_merge: bool) -> Exception | None:
         try:
             if self._connection is None:
                 self._connection = self._connect()
             if self._ledger is None:
                 self._ledger = self._load(self._connection)
             self._connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                job.value = run(self._connection, job.work(self._ledger))
+            if may_merge and all(job.work.key for job in jobs):
+                _run_merged(self._connection, self._ledger, jobs)
+            else:
+                for job in jobs:
+                    job.value = run(self._connection, job.work.operation(self._ledger))
             self._connection.execute("COMMIT")
             self._ledger.commit()
         except Exception as exc:
@@ -284,6 +297,19 @@ def run(connection: sqlite3.Connection, operation: Operation[T]) -> T:
     except StopIteration as stop:
         outcome: T = stop.value
         return outcome
+
+
+def _run_merged(connection: sqlite3.Connection, ledger: Ledger, jobs: Sequence[Job[_KeyedWrite]]) -> None:
+    """Run the operations of different requests side by side."""
+    strands: dict[RequestKey | None, Strand] = {}
+    for job in jobs:
+        key, operation = job.work
+        if (strand := strands.get(key)) is None:
+            strand = strands[key] = Strand(len(strands))
+        strand.add(partial(operation, ledger))
+    run_merged(connection.execute, strands.values())
+    for job in jobs:
+        job.value = strands[job.work.key].outcomes.popleft()
 
 
 def unavailable(error: BaseException) -> Unavailable | None:

@@ -86,10 +86,11 @@ class SqlStore(ABC):
         """Run a read."""
 
     @abstractmethod
-    async def _write(self, user_id: str | None, operation: Write[T]) -> T:
+    async def _write(self, user_id: str | None, operation: Write[T], *, key: RequestKey | None = None) -> T:
         """Run a write in a transaction, and return when that is durable.
 
-        Those of one user run one after the other in the order of the calls; one of no user runs by itself.
+        Those of one user run one after the other in the order of the calls, or as if they did; one of no user runs by
+        itself. `key`: the operation concerns this request alone (see merging.py).
         """
 
     # --- ports.Requests
@@ -97,7 +98,7 @@ class SqlStore(ABC):
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         """See ports.Requests."""
         admission = await self._write(
-            record.user_id, lambda ledger: requests.accept(ledger, record, question, quota, now_ms)
+            record.user_id, lambda ledger: requests.accept(ledger, record, question, quota, now_ms), key=record.key
         )
         if isinstance(admission, Accepted):
             self._questions.add(record.key, question)
@@ -105,7 +106,7 @@ class SqlStore(ABC):
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         """See ports.Requests."""
-        return await self._write(key.user_id, lambda ledger: requests.change(ledger, key, change))
+        return await self._write(key.user_id, lambda ledger: requests.change(ledger, key, change), key=key)
 
     async def read(self, key: RequestKey) -> Record | None:
         """See ports.Requests."""
