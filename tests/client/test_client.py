@@ -263,6 +263,21 @@ async def test_a_server_that_contradicts_itself(gateway):
         await peer.get("cancelMessage")
 
 
+def test_on_uvloop_questions_can_be_asked_while_others_are_due():
+    """uvloop's handle for an instant that has come does not say when."""
+    uvloop = pytest.importorskip("uvloop", reason="not for Windows")
+
+    async def main():
+        async with Client("ws://127.0.0.1:9", offline_start=True, timing=QUICK) as app:
+            streams = [app.stream(text, total_timeout=0) for text in ("one", "two", "three")]
+            for stream in streams:
+                with pytest.raises(RequestTimeout):
+                    await stream.answer
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
 # --- the connection -------------------------------------------------------------------------------------
 
 

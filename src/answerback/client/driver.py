@@ -65,7 +65,8 @@ class Driver:
         self._failures = 0
         self._refusals = 0
         self._reason = ""
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None  # uvloop gives no TimerHandle for an instant that has come
+        self._timer_at = 0.0
         self._hurry = asyncio.Event()
         self._was_ready = False
         self._first: asyncio.Future[None] | None = None
@@ -262,6 +263,7 @@ class Driver:
         self._link = None
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._hurry.set()
         for link in self._links.values():
             self._spawn(link.close(flush_s=self._timing.close_s), f"close-{link.number}")
@@ -272,11 +274,12 @@ class Driver:
     def _schedule(self) -> None:
         due_at = self._session.due_at()
         if self._timer is not None:
-            if due_at is not None and self._timer.when() <= due_at and not self._timer.cancelled():
+            if due_at is not None and self._timer_at <= due_at:
                 return
             self._timer.cancel()
             self._timer = None
         if due_at is not None:
+            self._timer_at = due_at
             self._timer = asyncio.get_running_loop().call_at(due_at, self._tick)
 
     def _tick(self) -> None:
