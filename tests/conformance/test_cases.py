@@ -90,7 +90,7 @@ def test_a_file_with_a_mistake_is_refused(tmp_path: Path) -> None:
         {**case, "stpes": []},
     ):
         file.write_text(json.dumps({"about": "", "cases": [wrong]}))
-        with pytest.raises(BrokenCase, match="01.json"):
+        with pytest.raises(BrokenCase, match=r"01\.json"):
             load_cases("server", tmp_path)
     file.write_text(json.dumps({"about": "", "cases": [case, case]}))
     with pytest.raises(BrokenCase, match="twice"):
