@@ -116,7 +116,7 @@ class App:
 
 
 class Window:
-    """One run of the program."""
+    """One run of the program. `had_rival`: when it was stopped, another window had connected later."""
 
     def __init__(self, app: App, number: int) -> None:
         self.app = app
@@ -124,6 +124,8 @@ class Window:
         self.links: dict[int, Link] = {}
         self.is_up = True
         self.stopped: AnswerbackError | None = None
+        self.had_rival = False
+        self.connected_at = 0.0
         self.shown: dict[str, str] = {}
         self.ever_shown: dict[str, list[str]] = {}
         self._outside = app.outside
@@ -189,6 +191,7 @@ class Window:
         number = self._numbers
         self.links[number] = self._outside.open_link(self, number)
         self._current = number
+        self.connected_at = self._loop.time()
         self._do(self._session.connected(number, now=self._loop.time()))
 
     def broken(self, number: int) -> None:
@@ -275,6 +278,9 @@ class Window:
     def _stop(self, error: AnswerbackError) -> None:
         self._outside.trace(f"window {self.number} of {self.app.name} is stopped: {error}")
         self.stopped = error
+        self.had_rival = any(
+            window is not self and window.connected_at > self.connected_at for window in self.app.windows
+        )
         if isinstance(error, SessionReplaced):
             self.app.closed_by_another(self)
 

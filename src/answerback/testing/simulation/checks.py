@@ -57,8 +57,8 @@ def _windows(app: App) -> Iterable[Violation]:
     for window in app.windows:
         if window.stopped is not None and not isinstance(window.stopped, SessionReplaced):
             yield Violation("G5", f"window {window.number} of {app.name} was stopped: {window.stopped!r}")
-        if window.stopped is not None and len(app.windows) == 1:
-            yield Violation("G1", f"{app.name} was told that its session is elsewhere, and it is not")
+        if window.stopped is not None and not window.had_rival:
+            yield Violation("G1", f"window {window.number} of {app.name} was told of another one, and there is none")
 
 
 # --- endings

@@ -45,6 +45,7 @@ class Faults:
     cut_every_s: float = 0.0
     half_open: float = 0.0
     rollover: float = 0.0
+    flapping: float = 0.0
     late_disconnect: float = 0.0
     app_crash_every_s: float = 0.0
     takeover_every_s: float = 0.0
@@ -96,6 +97,7 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "cut_every_s": "cut connection",
         "half_open": "half-open connection",
         "rollover": "roll-over",
+        "flapping": "flapping connection",
         "late_disconnect": "late $disconnect",
         "app_crash_every_s": "app crash",
         "takeover_every_s": "take-over of a session",
@@ -121,6 +123,7 @@ GATEWAY: Final = Faults(
     cut_every_s=12.0,
     half_open=0.3,
     rollover=0.2,
+    flapping=0.3,
     app_crash_every_s=60.0,
     takeover_every_s=60.0,
     process_crash_every_s=25.0,
@@ -144,6 +147,7 @@ AWS: Final = Faults(
     cut_every_s=15.0,
     half_open=0.3,
     rollover=0.2,
+    flapping=0.3,
     late_disconnect=0.3,
     app_crash_every_s=60.0,
     takeover_every_s=60.0,
@@ -164,6 +168,7 @@ GATEWAY_QUIET: Final = Faults(
     slow=0.05,
     cut_every_s=8.0,
     rollover=0.3,
+    flapping=0.3,
     process_crash_every_s=20.0,
     cancel=0.15,
     cancel_and_resume=0.5,
@@ -175,6 +180,8 @@ AWS_QUIET: Final = Faults(
     latency_s=0.05,
     cut_every_s=8.0,
     rollover=0.5,
+    flapping=0.3,
+    slow=0.03,
     late_disconnect=0.3,
     worker_crash=0.003,
     redeliver_every_s=30.0,

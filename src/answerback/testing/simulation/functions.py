@@ -67,7 +67,7 @@ class SimulatedFunctions:
     def _refuse(self, link: Link) -> None:
         if not link.is_connected:
             link.server_open = False
-            self._loop.call_later(self._dice.latency_s("down"), link.broken)
+            self._loop.call_later(self._dice.latency_s("down"), link.reset)
 
     def message(self, link: Link, data: bytes) -> None:
         """See server.Server."""

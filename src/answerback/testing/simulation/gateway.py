@@ -76,7 +76,7 @@ class SimulatedGateway:
         """See server.Server."""
         if self._parts is None:
             link.server_open = False
-            self._loop.call_later(self._dice.latency_s("down"), link.broken)
+            self._loop.call_later(self._dice.latency_s("down"), link.reset)
             return
         self._links[link.connection_id] = link
         inbound = self._inbound[link.connection_id] = asyncio.Queue()
@@ -128,7 +128,7 @@ class SimulatedGateway:
         self._graves.append(self._process)
         for link in self._links.values():
             link.server_open = False
-            self._loop.call_later(self._dice.latency_s("down"), link.broken)
+            self._loop.call_later(self._dice.latency_s("down"), link.reset)
         self._links.clear()
         self._inbound.clear()
         outside(self._start_later())

@@ -10,7 +10,7 @@ from answerback.protocol.errors import ErrorCode
 from answerback.testing.simulation.faults import Dice, Faults
 from answerback.testing.simulation.process import Process, current
 
-WORDS_S = 0.2
+WORDS_S = 0.35
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class WordyModel:
     @staticmethod
     def words(key: RequestKey) -> int:
         """How many it says to this request."""
-        return 3 + sum(f"{key.user_id}{key.request_id}".encode()) * 7 % 24
+        return 3 + sum(f"{key.user_id}{key.request_id}".encode()) * 7 % 13
 
     @classmethod
     def text(cls, key: RequestKey, attempt: int) -> str:

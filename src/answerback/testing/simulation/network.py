@@ -39,6 +39,11 @@ class Link:
         self.up_at = 0.0
         self.parked: list[tuple[RequestKey, int, int]] = []
 
+    def reset(self) -> None:
+        """The server's end breaks it; the client learns of that, unless nothing reaches it any more."""
+        if self.client_open:
+            self.broken()
+
 
 class Network:
     """ports.Sender over links with latency, loss, duplication and reordering.
@@ -109,7 +114,7 @@ class Network:
         if link is not None:
             link.server_open = False
             at = max(self._loop.time() + self._dice.latency_s("down"), link.down_at)
-            self._loop.call_at(at, link.broken, context=self._context)
+            self._loop.call_at(at, link.reset, context=self._context)
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
         """See ports.Sender: the gateway does it, API Gateway cannot."""

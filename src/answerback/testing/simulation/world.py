@@ -231,6 +231,9 @@ class World:
                 return
             if self._dice.strikes("roll-over", faults.rollover):
                 app.window.connect()
+                while self._dice.strikes("flapping connection", faults.flapping):
+                    await asyncio.sleep(random.uniform(0, 0.2))
+                    app.window.connect()
                 continue
             link = app.window.link
             if link is None:
