@@ -240,6 +240,21 @@ async def test_a_stop_closes_with_1001_and_takes_no_more_frames(listen: Listen) 
     assert listening.front.received == ["before"]
 
 
+async def test_a_stop_closes_in_good_order_whom_it_held_back(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("answerback.gateway.sockets.CLOSE_TIMEOUT_S", 3_600.0)
+    listening = await listen()
+    async with websockets.connect(listening.url) as peer:
+        await listening.front.until(lambda: bool(listening.front.connected))
+        listening.listener.stop_accepting()
+        await peer.send("held back")
+        while listening.sockets.traffic.frames_in == 0:  # noqa: ASYNC110 - nobody is told that a frame is held back
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):  # aiohttp gives up by itself after 10 s
+            await listening.listener.close(grace_s=3_600.0)
+        await peer.wait_closed()
+        assert peer.close_code == 1001
+
+
 async def test_many_frames_to_a_slow_but_steady_reader_do_not_grow_the_process(listen: Listen) -> None:
     listening = await listen(caps=Caps(write_buffer_bytes=100_000))
     async with raw_connection(listening.port) as (raw, _):

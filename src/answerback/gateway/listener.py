@@ -118,8 +118,10 @@ class Listener:
         if self._pulse is not None:
             self._pulse.cancel()
             await asyncio.wait((self._pulse,))
-        for socket in self._sockets:
-            socket.close(WSCloseCode.GOING_AWAY, "the gateway stops; connect again")
+        closing = [socket.close(WSCloseCode.GOING_AWAY, "the gateway stops; connect again") for socket in self._sockets]
+        if closing:
+            # aiohttp's shutdown drops whatever peers still send, their halves of the close handshake among it.
+            await asyncio.wait(closing, timeout=grace_s)
         if self._http is not None:
             await self._http.shutdown(timeout=grace_s)
 
@@ -140,7 +142,7 @@ class Listener:
                     max_msg_size=self._caps.message_bytes * TOO_LARGE_FACTOR + 1,
                 )
                 handler.guard()
-                await ws.prepare(request)
+                await _prepare(ws, request)
         except Refusal as refusal:
             log.info("a socket was refused with %d", refusal.status, extra={"remote": request.remote})
             return refusal.response()
@@ -311,6 +313,17 @@ class Listener:
             socket.heard = False
             socket.pinged = True
             socket.ping()
+
+
+async def _prepare(ws: web.WebSocketResponse, request: web.BaseRequest) -> None:
+    """Answer the upgrade request. Raises: Refusal: aiohttp is stricter than the doorkeeper.
+
+    Its own refusal repeats the peer's header, and fails where that is not text.
+    """
+    try:
+        await ws.prepare(request)
+    except (web.HTTPException, UnicodeError):
+        raise Refusal(400, "This is not an opening handshake of WebSocket (RFC 6455, section 4.1).") from None
 
 
 def _echoed(code: int) -> int:

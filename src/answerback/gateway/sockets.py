@@ -249,13 +249,17 @@ class Socket:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    def close(self, code: int, reason: str = "") -> None:
-        """Begin to close in good order after what was sent; a peer that does not answer in time is cut."""
+    def close(self, code: int, reason: str = "") -> asyncio.Task[None]:
+        """Begin to close in good order after what was sent; a peer that does not answer in time is cut.
+
+        Returns: what ends when the connection is closed.
+        """
         if self._closing is None:
             self._flush()
             self._closing = self._tasks.start(self._close(code, reason), name=f"close {self.connection_id}")
             self._closed.set()
             self._wake()
+        return self._closing
 
     async def until_closed(self) -> None:
         """Return when the socket is being closed or its connection is lost."""
