@@ -2,6 +2,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import cast
 
 import aiohttp
 import pytest
@@ -9,7 +10,7 @@ import websockets
 from aiohttp import web
 from gateway_peers import Listening, raw_connection
 
-from answerback.gateway.http import Server
+from answerback.gateway.http import Handler, Server
 from answerback.gateway.settings import Caps
 from answerback.gateway.upgrade import Hosts, is_loopback, new_connection_id
 from answerback.ports import Identity, TokenRefused, Unavailable
@@ -263,3 +264,33 @@ async def test_what_is_not_http_gets_a_short_answer(listen: Listen, caplog: pyte
     assert answer.split()[1] == b"400"
     assert answer.endswith(b"This is not a valid HTTP request.\n")
     assert "secret" not in caplog.text
+
+
+async def test_a_client_that_is_gone_before_its_answer_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    has_come, is_gone, is_handled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        handler = cast("Handler", request.protocol)
+        handler.on_lost = is_gone.set
+        has_come.set()
+        await is_gone.wait()
+        asyncio.get_running_loop().call_soon(is_handled.set)
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        return ws
+
+    server = Server(answer, max_connections=1, handshake_timeout_s=60)
+    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with asyncio.timeout(20):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        await has_come.wait()
+        writer.transport.abort()
+        await is_handled.wait()
+    listening.close()
+    await server.shutdown(timeout=1)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -65,7 +65,10 @@ class Handler(RequestHandler):
     ) -> web.StreamResponse:
         """A short answer without the exception's text; aiohttp's own shows it."""
         if status >= 500:
-            log.error("a request failed", exc_info=exc)
+            if isinstance(exc, ConnectionError):
+                log.debug("a client was gone before its answer: %s", exc)
+            else:
+                log.error("a request failed", exc_info=exc)
             text = "The gateway failed. The operator finds the cause in the log.\n"
         else:
             log.debug("not HTTP from %s", request.remote)
