@@ -1,0 +1,261 @@
+"""Contract of ports.Model. A further implementation joins with its maker in MODELS.
+
+A maker gives a model that says something, and a way to make one that fails; the embedded model and a real
+OpenAI-compatible server are among them.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from answerback.core.context import Role, Said
+from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
+from answerback.models.local import LocalModel, find_weights
+from answerback.models.openai import OpenAIModel
+from answerback.models.python import PythonModel
+from answerback.models.retrying import RetryingModel
+from answerback.ports import Finish, Model, ModelError, Piece, Prompt
+from answerback.protocol.errors import ErrorCode
+from answerback.testing import ScriptedModel
+from answerback.testing.model import say_question
+
+pytestmark = pytest.mark.timeout(120)
+
+WORDS = "one two three four five six seven eight nine ten"
+Maker = Callable[[LocalModel | None, bool], AbstractAsyncContextManager[Model]]
+"""The embedded model for those that need it, and whether the model shall fail."""
+
+
+@asynccontextmanager
+async def echo(_: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
+    yield EchoModel(EchoOptions(delay_ms=1, fail=EchoFailure.MIDSTREAM if fails else None))
+
+
+@asynccontextmanager
+async def scripted(_: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
+    broken = ("one ", ModelError(ErrorCode.MODEL_FAILED, "planted"))
+    yield ScriptedModel((lambda prompt: broken) if fails else say_question)
+
+
+@asynccontextmanager
+async def python_async(_: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
+    async def answer(prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        for word in prompt.messages[-1].text.split():
+            await asyncio.sleep(0.001)
+            yield word + " "
+            if fails:
+                raise ValueError("planted")
+
+    yield PythonModel(answer, name="mine")
+
+
+@asynccontextmanager
+async def python_blocking(_: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
+    def answer(prompt: Prompt):
+        for word in prompt.messages[-1].text.split():
+            yield word + " "
+            if fails:
+                raise ValueError("planted")
+
+    yield PythonModel(answer, name="mine")
+
+
+@asynccontextmanager
+async def openai_scripted(_: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        question = (await request.json())["messages"][-1]["content"]
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for word in question.split():
+            chunk = {"choices": [{"index": 0, "delta": {"content": word + " "}, "finish_reason": None}]}
+            await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
+            if fails:
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+        last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        await response.write(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
+        return response
+
+    runner = web.ServerRunner(web.Server(handle), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    yield RetryingModel(OpenAIModel(base_url=f"http://{host}:{port}/v1", model="m"))
+    await runner.cleanup()
+
+
+@asynccontextmanager
+async def local(embedded: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
+    assert embedded is not None
+    assert not fails, "nothing from outside makes it fail"
+    yield embedded
+
+
+@asynccontextmanager
+async def openai_real(embedded: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
+    assert embedded is not None
+    key = "wrong" if fails else embedded.http_api_key
+    yield OpenAIModel(base_url=embedded.http_base_url, model="local", api_key=key)
+
+
+MODELS: dict[str, Maker] = {
+    "echo": echo,
+    "scripted": scripted,
+    "python, async": python_async,
+    "python, blocking": python_blocking,
+    "openai": openai_scripted,
+}
+EMBEDDED: dict[str, Maker] = {"local": local, "openai, real server": openai_real}
+ALL = [*MODELS, *(pytest.param(name, marks=pytest.mark.local_llm) for name in EMBEDDED)]
+ABLE_TO_FAIL = [*MODELS, pytest.param("openai, real server", marks=pytest.mark.local_llm)]
+MEASURED = ["echo", *ALL[len(MODELS) :]]
+"""Those that count tokens, and stop at `max_tokens`."""
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def embedded() -> AsyncIterator[LocalModel]:
+    try:
+        find_weights()
+    except ModelError:
+        if not os.environ.get("CI"):
+            pytest.skip("the embedded model is not installed (make test installs it)")
+        raise
+    model = LocalModel()
+    await model.open()
+    yield model
+    await model.close()
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest) -> Callable[[bool], AbstractAsyncContextManager[Model]]:
+    """Makes the model of this test; not async, because only so it can ask for the embedded one."""
+    make = {**MODELS, **EMBEDDED}[request.param]
+    embedded = request.getfixturevalue("embedded") if request.param in EMBEDDED else None
+    return lambda fails: make(embedded, fails)
+
+
+@pytest.fixture
+async def model(source: Callable[[bool], AbstractAsyncContextManager[Model]]) -> AsyncIterator[Model]:
+    async with source(False) as made:
+        yield made
+        if not isinstance(made, LocalModel):
+            await made.close()
+            await made.close()
+
+
+@pytest.fixture
+async def failing(source: Callable[[bool], AbstractAsyncContextManager[Model]]) -> AsyncIterator[Model]:
+    async with source(True) as made:
+        yield made
+        await made.close()
+
+
+def prompt(text: str = WORDS, *, max_tokens: int = 24) -> Prompt:
+    return Prompt(messages=(Said(Role.USER, text),), max_tokens=max_tokens, user_id="ann", request_id="q", attempt=1)
+
+
+async def read(model: Model, asked: Prompt) -> list[Piece]:
+    async with aclosing(model.stream(asked)) as stream:
+        return [piece async for piece in stream]
+
+
+every_model = pytest.mark.parametrize("source", ALL, indirect=True)
+
+
+@every_model
+async def test_it_says_what_it_is(model: Model) -> None:
+    assert model.name
+    assert model.context_tokens >= 1
+    assert model.concurrency >= 1
+
+
+@every_model
+async def test_text_and_then_one_finish(model: Model) -> None:
+    pieces = await read(model, prompt())
+    finish = pieces.pop()
+    assert isinstance(finish, Finish)
+    assert finish.reason
+    assert finish.input_tokens is None or finish.input_tokens >= 1
+    assert finish.output_tokens is None or finish.output_tokens >= 1
+    assert pieces
+    assert all(isinstance(piece, str) and piece for piece in pieces)
+
+
+@pytest.mark.parametrize("source", MODELS, indirect=True)
+async def test_the_text_is_whole(model: Model) -> None:
+    pieces = await read(model, prompt())
+    assert "".join(str(piece) for piece in pieces[:-1]).split() == WORDS.split()
+
+
+@every_model
+async def test_answers_at_the_same_time_do_not_mix(model: Model) -> None:
+    alone = [await read(model, prompt(text, max_tokens=8)) for text in ("alpha beta", "gamma delta")]
+    both = await asyncio.gather(*(read(model, prompt(text, max_tokens=8)) for text in ("alpha beta", "gamma delta")))
+    assert all(isinstance(pieces[-1], Finish) and len(pieces) > 1 for pieces in (*alone, *both))
+    if not isinstance(model, LocalModel) and not model.name.startswith("local"):
+        texts = ["".join(str(piece) for piece in pieces[:-1]).strip() for pieces in both]
+        assert texts == ["alpha beta", "gamma delta"]
+
+
+@every_model
+async def test_closing_stops_and_the_next_answer_comes(model: Model) -> None:
+    for _ in range(3):
+        stream = model.stream(prompt(WORDS * 20, max_tokens=200))
+        await anext(stream)
+        await stream.aclose()
+        await stream.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    pieces = await read(model, prompt(max_tokens=8))
+    assert isinstance(pieces[-1], Finish)
+
+
+@every_model
+async def test_a_stream_that_is_closed_before_it_began(model: Model) -> None:
+    await model.stream(prompt()).aclose()
+    assert isinstance((await read(model, prompt(max_tokens=8)))[-1], Finish)
+
+
+@every_model
+async def test_a_task_that_is_cancelled_lets_go(model: Model) -> None:
+    begun = asyncio.Event()
+
+    async def run() -> None:
+        async with aclosing(model.stream(prompt(WORDS * 20, max_tokens=200))) as stream:
+            async for _ in stream:
+                begun.set()
+
+    task = asyncio.create_task(run())
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait((task,))
+    assert task.cancelled() or task.exception() is None
+    assert isinstance((await read(model, prompt(max_tokens=8)))[-1], Finish)
+
+
+@pytest.mark.parametrize("source", MEASURED, indirect=True)
+async def test_it_stops_at_max_tokens_and_says_so(model: Model) -> None:
+    pieces = await read(model, prompt("Tell me a long story about the sea and all who live in it.", max_tokens=3))
+    finish = pieces[-1]
+    assert isinstance(finish, Finish)
+    assert (finish.reason, finish.output_tokens) == ("length", 3)
+
+
+@pytest.mark.parametrize("source", ABLE_TO_FAIL, indirect=True)
+async def test_what_goes_wrong_is_a_model_error_of_the_closed_list(failing: Model) -> None:
+    for _ in range(2):
+        with pytest.raises(ModelError) as caught:
+            await read(failing, prompt())
+        assert caught.value.code in {
+            ErrorCode.MODEL_FAILED,
+            ErrorCode.MODEL_UNAVAILABLE,
+            ErrorCode.MODEL_THROTTLED,
+        }
