@@ -41,6 +41,22 @@ def test_words_without_quotes_are_one_question(echo_url: str, run: Run) -> None:
     assert run("ask", "what", "is", "this", "--url", echo_url).out == "what is this\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"), [((), "caf\xe9 ??"), (("--json",), r'"response": "caf\u00e9 \uc548\ub155"')]
+)
+def test_an_output_that_cannot_have_every_character_still_has_the_answer(
+    echo_url: str, options: tuple[str, ...], shown: str
+) -> None:
+    done = subprocess.run(
+        command("ask", "café 안녕", "--url", echo_url, *options),
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )
+    assert done.returncode == 0
+    assert shown in done.stdout.decode("cp1252")
+
+
 def test_the_question_from_stdin_with_every_character(echo_url: str) -> None:
     question = "첫 줄\n  second line\twith a tab 👋\n"
     done = subprocess.run(

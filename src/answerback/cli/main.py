@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated, Final
 
 import typer
@@ -30,6 +31,10 @@ _LOOK_AFTER: Final = "Look after it"
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A pipe on Windows, or an old locale: a character that it cannot have must not cost the whole answer.
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 

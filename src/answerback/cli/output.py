@@ -62,7 +62,8 @@ def warn(text: str) -> None:
 
 def say_json(value: object) -> None:
     """One JSON document, indented for people if they see it."""
-    say(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    say(json.dumps(value, ensure_ascii=not is_unicode, indent=2 if sys.stdout.isatty() else None))
 
 
 def say_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
