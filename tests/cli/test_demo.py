@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,25 @@ def test_every_answer_comes_home(run: Run) -> None:
     assert "0 misrouted, 0 lost, 0 repeated" in lines
     assert sum("\tcompleted" in line for line in lines) == 12
     assert result.err == ""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("arguments", [("demo", "--model", "echo"), ("serve", "--model", "echo", "--port", "0")])
+def test_a_reader_that_has_gone_is_not_called_a_gateway_that_cannot_start(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "answerback", *arguments],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+            env={**os.environ, "ANSWERBACK_DATA_DIR": str(tmp_path), "ANSWERBACK_ADMIN_PORT": "off"},
+        )
+    assert done.returncode == 1
+    assert b"cannot start" not in done.stderr
 
 
 def test_the_store_and_the_log_can_be_kept(run: Run, tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def serve_until_stopped(configuration: Configuration) -> None:
         # What a setting names may be fine and yet not be there now: a model, a database.
         kind = ExitCode.FAILED if isinstance(exc.__cause__, StoreError | ModelError) else ExitCode.USAGE
         raise CliError(str(exc).rstrip("."), exit_code=kind) from exc
+    except BrokenPipeError:  # who read our output has gone
+        raise
     except OSError as exc:
         raise _explain_os(exc, configuration) from exc
 

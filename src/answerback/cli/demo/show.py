@@ -52,6 +52,8 @@ def run_demo(demo: Demo) -> bool:
             raise CliError(str(exc).rstrip(".")) from exc
         except Unavailable as exc:
             raise CliError("the store cannot be used", "see whether the disk is full") from exc
+        except BrokenPipeError:  # who read our output has gone
+            raise
         except OSError as exc:
             raise CliError(f"the gateway cannot start ({exc.strerror or type(exc).__name__})") from exc
 
