@@ -1,5 +1,6 @@
 """`answerback bench`: load with a ledger."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ from answerback.cli.options import MaxTokens, ModelName, TokenText
 from answerback.cli.output import usage_error
 
 _MOST = 1_000_000
+_CHAOS = "Chaos"
 
 
 def bench(
@@ -38,6 +40,41 @@ def bench(
     token: TokenText = None,
     model: ModelName = None,
     max_tokens: MaxTokens = None,
+    chaos: Annotated[
+        bool,
+        typer.Option(
+            "--chaos",
+            help="Kill, freeze and cut off its own gateway instead, while --apps ask.",
+            rich_help_panel=_CHAOS,
+        ),
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="What strikes when; default: a new one.", show_default=False, rich_help_panel=_CHAOS),
+    ] = None,
+    kills: Annotated[int, typer.Option(min=1, max=10_000, help="SIGKILLs.", rich_help_panel=_CHAOS)] = 50,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Strike for so long, whatever --kills says.", show_default=False, rich_help_panel=_CHAOS
+        ),
+    ] = None,
+    postgres: Annotated[
+        bool, typer.Option("--postgres", help="Store in a PostgreSQL of its own, and crash it.", rich_help_panel=_CHAOS)
+    ] = False,
+    database: Annotated[
+        str | None,
+        typer.Option(help="Store in this PostgreSQL, and leave it alone.", show_default=False, rich_help_panel=_CHAOS),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep data, log and trace here; default: only if something broke.",
+            show_default=False,
+            rich_help_panel=_CHAOS,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Load a gateway with many apps, and check every frame of every answer.
@@ -45,6 +82,9 @@ def bench(
     Without --url it starts a gateway of its own with the model `echo` on a store of its own. A server under --url must
     answer with the question (`serve --model echo --rate-limit 0`), or be told apart by --model: then texts are checked
     for their own wholeness only. Exits with 1 if anything was misrouted, lost, repeated, refused or failed.
+
+    With --chaos it is not measured but struck: killed, stopped, frozen, cut off, left without disk, its database
+    crashed, its apps killed, at random moments drawn from --seed. Then every text is compared with the store.
 
     Examples:
 
@@ -55,7 +95,33 @@ def bench(
       answerback bench --rate 1000 --requests 200
 
       answerback bench --idle 10000
+
+      answerback bench --chaos --apps 200 --kills 50 --postgres
     """
+    if chaos:
+        refused = {
+            "--url": url,
+            "--pid": pid,
+            "--rate": rate,
+            "--model": model,
+            "--token": token,
+            "--idle": idle or None,
+        }
+        for flag, value in refused.items():
+            if value is not None:
+                raise usage_error(f"{flag} is not for --chaos", "leave it out; chaos starts a gateway of its own")
+        if postgres and database is not None:
+            raise usage_error("--postgres starts a database of its own", "leave out --database")
+        return _chaos(
+            apps=apps,
+            seed=seed,
+            kills=kills,
+            seconds=seconds,
+            postgres=postgres,
+            database=database,
+            keep=keep,
+            as_json=as_json,
+        )
     if pid is not None and url is None:
         raise usage_error("--pid is for a server under --url")
     if url is not None and (delay_ms or coalesce_ms is not None):
@@ -84,3 +150,32 @@ def bench(
             as_json=as_json,
         )
     )
+
+
+def _chaos(
+    *,
+    apps: int,
+    seed: int | None,
+    kills: int,
+    seconds: float | None,
+    postgres: bool,
+    database: str | None,
+    keep: Path | None,
+    as_json: bool,
+) -> int:
+    try:
+        from answerback.cli.chaos import ChaosPlan, new_seed, run  # noqa: PLC0415 - it starts a gateway and uses stores
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("answerback"):
+            raise
+        raise usage_error("--chaos needs Linux", "run it there, or in a container") from exc
+    plan = ChaosPlan(
+        seed=new_seed() if seed is None else seed,
+        apps=apps,
+        kills=kills,
+        seconds=seconds,
+        own_postgres=postgres,
+        database=database,
+        keep=keep,
+    )
+    return run(plan, as_json=as_json)

@@ -11,6 +11,8 @@ from answerback.bench.process import ProcessFailed
 from answerback.cli.output import CliError, ExitCode, note, say, say_json
 from answerback.stores.errors import StoreError
 
+__all__ = ["ChaosPlan", "new_seed", "run"]
+
 _SEEDS = 1_000_000
 
 
@@ -19,7 +21,7 @@ def new_seed() -> int:
     return secrets.randbelow(_SEEDS)
 
 
-def chaos(plan: ChaosPlan, *, as_json: bool) -> ExitCode:
+def run(plan: ChaosPlan, *, as_json: bool) -> ExitCode:
     """Run it, print the ledger, and judge. Raises: CliError: it cannot be run."""
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

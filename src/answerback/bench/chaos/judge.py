@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from answerback.bench.chaos.book import Asked, Book, Kind, Outcome, Result
 from answerback.bench.chaos.storm import DEATHS
-from answerback.core.request import Record, RequestKey, State
+from answerback.core.request import Policy, Record, RequestKey, State
 from answerback.ports import History, Requests, StoredTurn
+from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 
 _TURNS_A_PAGE = 200
@@ -25,6 +26,7 @@ class Judge:
         self._requests = requests
         self._history = history
         self._texts = {asked.text: asked.request_id for asked in book.asked.values()}
+        self._max_attempts = Policy().max_attempts
         self._deaths = sorted(at_ms for at_ms, fault in book.faults if fault in DEATHS)
         self.records: dict[str, Record] = {}
 
@@ -74,6 +76,9 @@ class Judge:
         if outcome.code and outcome.code != ending.error_code:
             detail = f"its app saw {outcome.code}, the store has {ending.error_code}"
             self._violate(Kind.DIFFERENT, asked.request_id, detail)
+        runs = len(self._book.runs.get(asked.request_id, ()))
+        if outcome.code == ErrorCode.INTERNAL and runs < self._max_attempts:
+            self._violate(Kind.LOST, asked.request_id, f"it was given up after {runs} runs of the model")
         if outcome.result is Result.COMPLETED and outcome.text != asked.text:
             self._foreign_or_different(asked, outcome.text, "what its app got")
         elif outcome.text != stored and (outcome.text or asked.how in {"stream", "cancel"}):

@@ -25,7 +25,8 @@ class ChaosPlan:
     """What to do. `kills`: how often the gateway gets SIGKILL; `seconds`: go on for so long instead.
 
     `apps_a_user`: apps that share a user. `database`: the URL of a PostgreSQL that is not ours to restart;
-    `own_postgres`: start one, and restart it. Neither: SQLite. `settle_s`: what the apps get to come to their endings
+    `own_postgres`: start one, and crash it. Neither: SQLite. `think_s`: an app's pause between
+    questions, at the mean. `pause_s`: the longest pause between two strikes at the process. `settle_s`: what the apps get to come to their endings
     after the last fault. `keep`: folder for log, data and trace; None: a temporary one, kept only if a promise broke.
     """
 
@@ -38,5 +39,6 @@ class ChaosPlan:
     database: str | None = None
     delay_ms: float = 10
     think_s: float = 2.0
+    pause_s: float = 2.5
     settle_s: float = 180.0
     keep: Path | None = None

@@ -57,8 +57,9 @@ class ChaosReport:
         return [fault for fault, count in self.faults.items() if not count]
 
     def broken(self, kind: Kind) -> int:
-        """Requests with a violation of this kind."""
-        return len({violation.request_id for violation in self.violations if violation.kind is kind})
+        """Requests with a violation of this kind; those that are about none count each."""
+        found = [violation for violation in self.violations if violation.kind is kind]
+        return len({violation.request_id or violation.detail for violation in found})
 
     def as_json(self) -> dict[str, Any]:
         """With names in camelCase."""

@@ -1,13 +1,17 @@
 """One run: everything is started, struck, left in peace, stopped and judged."""
 
 import asyncio
+import logging
 import random
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 from answerback.bench.chaos.app import App
 from answerback.bench.chaos.book import Book, Kind
@@ -23,8 +27,24 @@ from answerback.bench.chaos.witness import Witness
 from answerback.bench.process import ProcessFailed
 from answerback.stores import open_store
 
-_IDLE_S = 60.0
-_FIRST_ANSWERS = 20
+_IDLE_S: Final = 60.0
+_FIRST_ANSWERS: Final = 20
+_CLIENT_LOG: Final = "answerback.client"
+_ERROR: Final = re.compile(r"^\S+ (ERROR|CRITICAL) (?P<what>.*)$", re.MULTILINE)
+_ERRORS_TOLD: Final = 10
+
+
+class _Defects(logging.Handler):
+    """An error that the client logs is a defect of ours, whatever becomes of the requests."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__(logging.ERROR)
+        self._book = book
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Enter it into the book."""
+        why = "" if record.exc_info is None else f" ({record.exc_info[1]!r})"
+        self._book.violate(Kind.BROKEN, "", f"the client logged: {record.getMessage()}{why}")
 
 
 async def run_chaos(plan: ChaosPlan, *, told: Callable[[str], None]) -> ChaosReport:
@@ -37,6 +57,7 @@ async def run_chaos(plan: ChaosPlan, *, told: Callable[[str], None]) -> ChaosRep
     began = time.monotonic()
     book = Book()
     async with AsyncExitStack() as stack:
+        stack.enter_context(_client_log(book))
         postgres: OwnPostgres | None = None
         if plan.own_postgres:
             postgres = OwnPostgres()
@@ -61,6 +82,7 @@ async def run_chaos(plan: ChaosPlan, *, told: Callable[[str], None]) -> ChaosRep
         await _come_to_rest(gateway, book)
         await proxy.stop()
         witness.close()
+        _read_log(gateway.log, book)
         store = await open_store(database, gateway.data_dir)
         try:
             judge = Judge(book, store, store)
@@ -81,6 +103,26 @@ async def run_chaos(plan: ChaosPlan, *, told: Callable[[str], None]) -> ChaosRep
         failed_starts=gateway.failed_starts,
         kept=kept,
     )
+
+
+@contextmanager
+def _client_log(book: Book) -> Iterator[None]:
+    """Warnings of the client are the weather; its errors are not."""
+    log, handler = logging.getLogger(_CLIENT_LOG), _Defects(book)
+    is_propagated, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = is_propagated
+
+
+def _read_log(log: Path, book: Book) -> None:
+    """No fault of the storm is an error of the gateway's: it logs warnings about them."""
+    found = [match["what"] for match in _ERROR.finditer(log.read_text(encoding="utf-8", errors="replace"))]
+    for what, count in Counter(found).most_common(_ERRORS_TOLD):
+        book.violate(Kind.BROKEN, "", f"the gateway logged {count} times: {what}")
 
 
 async def _live(apps: list[App], storm: Storm, book: Book, plan: ChaosPlan, told: Callable[[str], None]) -> None:

@@ -106,7 +106,7 @@ class Storm:
         began, cards = clock(), deck(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
         done = 0
         while cards:
-            await asyncio.sleep(self._process_rng.uniform(0.2, 2.5))
+            await asyncio.sleep(self._process_rng.uniform(0.1, self._plan.pause_s))
             card = cards.pop()
             await self._strikes[card]()
             done += 1
@@ -150,23 +150,26 @@ class Storm:
     async def _freeze(self) -> None:
         self._book.struck(FREEZE)
         self._gateway.freeze()
-        await asyncio.sleep(self._process_rng.uniform(0.5, 5))
+        await asyncio.sleep(self._process_rng.uniform(0.2, 2 * self._plan.pause_s))
         self._gateway.thaw()
 
     async def _disk_full(self) -> None:
         self._book.struck(DISK_FULL)
         self._gateway.fill_disk()
-        await asyncio.sleep(self._process_rng.uniform(0.3, 4))
+        await asyncio.sleep(self._process_rng.uniform(0.2, 2 * self._plan.pause_s))
         self._gateway.free_disk()
 
     # --- the store
 
     async def _crash_postgres(self, postgres: OwnPostgres) -> None:
-        while not await self._is_over(self._store_rng.uniform(1, 8)):
+        await asyncio.sleep(self._store_rng.uniform(0, 2))
+        while True:
             self._book.struck(POSTGRES)
             await postgres.crash()
             await asyncio.sleep(self._store_rng.uniform(0, 3))
             await postgres.start()
+            if await self._is_over(self._store_rng.uniform(1, 8)):
+                return
 
     # --- the network and the apps
 
