@@ -85,9 +85,11 @@ class JwtTokens:
         """The user of a token. Raises: TokenRefused; Unavailable: the keys cannot be fetched now."""
         if len(token) > MAX_TOKEN_LENGTH:
             raise TokenRefused("the token is too long")
+        if not token.isascii():
+            raise TokenRefused("not a token: it is not ASCII")
         try:
             header = jwt.get_unverified_header(token)
-        except jwt.PyJWTError as exc:
+        except (jwt.PyJWTError, RecursionError) as exc:
             raise TokenRefused(f"not a token: {type(exc).__name__}") from None
         key, algorithm = await self._key_for(header)
         try:

@@ -5,7 +5,6 @@ A browser is the adversary here: any web page can make the user's browser connec
 """
 
 import base64
-import binascii
 import ipaddress
 import logging
 import re
@@ -162,20 +161,25 @@ def _unauthorized(text: str, *, error: bool = False) -> Refusal:
 def _check_handshake(request: web.BaseRequest) -> None:
     """RFC 6455 section 4.2.1."""
     headers = request.headers
-    if request.method != "GET" or "websocket" not in headers.get("Upgrade", "").lower():
+    if request.method != "GET" or "websocket" not in _listed(request, "Upgrade"):
         raise Refusal(
             426, WHAT_THIS_IS.rstrip(), {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
         )
-    if "upgrade" not in headers.get("Connection", "").lower():
+    if "upgrade" not in _listed(request, "Connection"):
         raise Refusal(400, "The upgrade request needs the header Connection: Upgrade.")
     if headers.get("Sec-WebSocket-Version", "").strip() != "13":
         raise Refusal(426, "Use version 13 of the WebSocket protocol.", {"Sec-WebSocket-Version": "13"})
     try:
         key = base64.b64decode(headers.get("Sec-WebSocket-Key", ""), validate=True)
-    except binascii.Error:
+    except ValueError:  # not base64 (binascii.Error), or not even ASCII
         key = b""
     if len(key) != 16:
         raise Refusal(400, "Sec-WebSocket-Key must be 16 random bytes in base64.")
+
+
+def _listed(request: web.BaseRequest, name: str) -> list[str]:
+    """The items of a header that is a list, lower case."""
+    return [item.strip().lower() for line in request.headers.getall(name, []) for item in line.split(",")]
 
 
 def _offered_protocols(request: web.BaseRequest) -> list[str]:

@@ -1,0 +1,1 @@
+"""A million hostile frames against a real gateway process: what is sent, who sends it, and who watches."""
