@@ -64,17 +64,7 @@ def ask(book: Book, request_id: str, *, number: int = 1, how: str = "stream") ->
     return book.ask(asked)
 
 
-async def store_it(
-    store: MemoryStore,
-    book: Book,
-    asked: Asked,
-    *,
-    text: str | None = None,
-    status: Status = Status.COMPLETED,
-    code: ErrorCode | None = None,
-) -> None:
-    """Through the store as a gateway would, the model's run told to the book."""
-    key = RequestKey(asked.user, asked.request_id)
+async def accept_it(store: MemoryStore, asked: Asked) -> RequestKey:
     record = Record(
         user_id=asked.user,
         request_id=asked.request_id,
@@ -86,13 +76,27 @@ async def store_it(
         accepted_at_ms=10,
     )
     await store.accept(record, Question(message=asked.text, model="echo"), QUOTA, now_ms=10)
+    asked.accepted_at_ms = 10
+    return record.key
+
+
+async def store_it(
+    store: MemoryStore,
+    book: Book,
+    asked: Asked,
+    *,
+    text: str | None = None,
+    status: Status = Status.COMPLETED,
+    code: ErrorCode | None = None,
+) -> None:
+    """Through the store as a gateway would, the model's run told to the book."""
+    key = await accept_it(store, asked)
     await store.change(key, partial(changes.claim, owner="o", now_ms=20, policy=Policy()))
     book.runs[asked.request_id].append(1)
     book.run_order.append(asked.request_id)
     answer = asked.text if text is None else text
     ending = Ending(status=status, attempt=1, length=len(answer), ended_at_ms=30, error_code=code)
     await store.change(key, partial(changes.finish, owner="o", attempt=1, ending=ending, text=answer))
-    asked.accepted_at_ms = 10
 
 
 def saw(asked: Asked, *, text: str | None = None, result: Result = Result.COMPLETED, code: str = "") -> None:
@@ -205,30 +209,12 @@ async def test_every_broken_promise_is_noticed(spoil: Callable[[Asked, Book], No
 
 async def test_an_accepted_request_without_a_record_or_an_ending_is_lost() -> None:
     store, book = MemoryStore(), Book()
-    gone, open_ = ask(book, "gone"), ask(book, "open")
-    gone.accepted_at_ms = 10
-    for asked in (gone, open_):
+    gone, unfinished = ask(book, "gone"), ask(book, "unfinished")
+    for asked in (gone, unfinished):
         saw(asked, result=Result.TIMED_OUT)
-    await store_it(store, book, open_)
-    key = RequestKey("kim", "open")
-    store = await _unfinished(key, open_)
-    assert await verdict(store, book) >= {(Kind.LOST, "gone"), (Kind.LOST, "open")}
-
-
-async def _unfinished(key: RequestKey, asked: Asked) -> MemoryStore:
-    store = MemoryStore()
-    record = Record(
-        user_id=key.user_id,
-        request_id=key.request_id,
-        session_id=asked.session,
-        conversation_id="c",
-        ordering_key="k",
-        fingerprint="f",
-        model="echo",
-        accepted_at_ms=10,
-    )
-    await store.accept(record, Question(message=asked.text, model="echo"), QUOTA, now_ms=10)
-    return store
+    gone.accepted_at_ms = 10
+    await accept_it(store, unfinished)
+    assert await verdict(store, book) == {(Kind.LOST, "gone"), (Kind.LOST, "unfinished")}
 
 
 async def test_a_request_given_up_before_its_last_attempt_is_lost() -> None:
