@@ -1,10 +1,12 @@
 """The composition root of the embedded gateway: everything is made here, joined here, and stopped here."""
 
 import asyncio
+import gc
 import itertools
 import logging
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -42,6 +44,14 @@ LEAVE_S: Final = 5.0
 """What sockets and frames that are being handled get to end, after the grace of the running answers."""
 
 SECONDS_A_DAY: Final = 24 * 3600
+
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How soon the store's thread gets the interpreter from a busy event loop. With Python's 5 ms a commit could take a
+hundred: SQLite's driver gives the interpreter away at every step."""
+
+COLLECT_AFTER: Final = (50_000, 20, 100)
+"""New objects before a collection of the young ones, and so on (`gc.set_threshold`). A request leaves hardly a cycle
+behind, and to look for some among all connections costs more than to keep them a while."""
 
 
 class Store(Requests, History, Users, Protocol):
@@ -313,14 +323,19 @@ class Gateway:
 def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None]) -> None:
     """Run a gateway until a signal stops it, on uvloop where it is installed. `announce` is called when it listens.
 
+    The process is the gateway's own: how the interpreter switches threads and collects garbage is set for it.
+
     Raises: as entering a Gateway.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*COLLECT_AFTER)
 
     async def serve() -> None:
         gateway = Gateway(settings)
         # From before the start on: whoever reads the announcement may send a signal at once.
         with _signals(gateway._signalled):
             async with gateway:
+                gc.freeze()  # what was loaded stays, and need not be looked at again and again
                 announce(gateway)
                 await gateway.serve_forever()
 

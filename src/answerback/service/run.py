@@ -82,6 +82,7 @@ class Run:
         self._answer = Answer(record.attempt, max_bytes=answer_limit(record))
         self._alarm = Alarm()
         self._rang = False
+        self._text_wakes = record.stream
         self._first_text_ms: int | None = None
         self._stop_at = self._stop_time(stop_at_ms)
         self._renew_at = tools.monotonic() + settings.renew_every_s
@@ -117,7 +118,8 @@ class Run:
                     elif self._answer.append(piece):
                         if self._first_text_ms is None:
                             self._first_text_ms = self._tools.clock()
-                        self._alarm.set()
+                        if self._text_wakes:
+                            self._alarm.set()
                     if self._answer.is_full:
                         return _Outcome(status=Status.COMPLETED, finish=Finish(reason="length"))
         except ModelError as exc:
@@ -199,6 +201,8 @@ class Run:
                     return _Outcome(status=Status.CANCELLED)
                 continue
             due_at = self.delivery.due_at()
+            # Text that comes while other text waits for its time goes out with it.
+            self._text_wakes = self._record.stream and due_at is None
             wake_at = min(self._stop_at, self._renew_at, self._stop_at if due_at is None else due_at)
             await self._alarm.wait(wake_at - tools.monotonic())
 
