@@ -28,11 +28,9 @@ planted_bugs = load_script()
 BUGS = {bug.what: bug for bug in planted_bugs.read_bugs()}
 SAMPLE = [
     "a wish is honoured again and again",
-    "a silent question is never asked for",
     "a claim takes what is still held",
     "another session of the user may cancel",
     "each request has a lane of its own in the gateway",
-    "the cursor moves one too far",
 ]
 
 

@@ -188,3 +188,30 @@ def test_a_run_that_meets_a_defect_or_a_long_outage_is_handed_out_again(caplog: 
             assert ending.response == "done"
 
     run_virtual(main())
+
+
+def test_the_janitor_leaves_alone_what_is_queued() -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(lambda prompt: [40.0, "done"]), queue_survives=True)
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(SendMessage(request_id="r1", message="hello"))
+        await peer.say(SendMessage(request_id="r2", message="hello"))
+        await asyncio.sleep(20)
+        await backend.janitor.sweep()
+        await backend.queue.idle()
+        assert [key.request_id for key in backend.queue.handed_out] == ["r1", "r2"]
+
+    run_virtual(main())
+
+
+def test_the_first_frame_of_a_known_user_cannot_name_another() -> None:
+    async def main() -> None:
+        backend = Backend()
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(SendMessage(request_id="r1", message="hello", user_id="lee"))
+        (refusal,) = [frame for frame in peer.frames if isinstance(frame, MessageResponse)]
+        assert refusal.error is not None
+        assert refusal.error.code is ErrorCode.USER_MISMATCH
+        assert list(backend.store.records) == [RequestKey("kim", "r1")]
+
+    run_virtual(main())

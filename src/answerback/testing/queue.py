@@ -43,6 +43,9 @@ class LaneQueue:
             task = asyncio.create_task(self._serve(record.ordering_key))
             self._tasks[record.ordering_key] = task
 
+    async def forget(self, key: RequestKey) -> None:
+        """See ports.Queue: nothing is forgotten, as in SQS."""
+
     async def idle(self) -> None:
         """Wait until every lane is empty."""
         while self._tasks:

@@ -116,7 +116,7 @@ class App:
 
 
 class Window:
-    """One run of the program. `had_rival`: when it was stopped, another window had connected later."""
+    """One run of the program. `had_rival`: when it was stopped, another window had connected since."""
 
     def __init__(self, app: App, number: int) -> None:
         self.app = app
@@ -279,7 +279,7 @@ class Window:
         self._outside.trace(f"window {self.number} of {self.app.name} is stopped: {error}")
         self.stopped = error
         self.had_rival = any(
-            window is not self and window.connected_at > self.connected_at for window in self.app.windows
+            window is not self and window.connected_at >= self.connected_at for window in self.app.windows
         )
         if isinstance(error, SessionReplaced):
             self.app.closed_by_another(self)

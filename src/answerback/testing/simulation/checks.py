@@ -6,10 +6,10 @@ What each window showed, what the store holds, how often the model ran; never a 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from answerback.client.errors import AnswerbackError, RequestCancelled, RequestFailed, RequestTimeout, SessionReplaced
 from answerback.client.events import Answer
-from answerback.core.rate import WINDOW_MS, retry_after_ms, window_of
 from answerback.core.request import Ending, Record, RequestKey
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -20,6 +20,8 @@ from answerback.testing.simulation.monitor import Monitor
 from answerback.testing.simulation.report import Violation
 from answerback.testing.simulation.server import POLICY
 from answerback.testing.simulation.store import FaultyStore
+
+MINUTE_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +180,7 @@ def _one_bill(evidence: Evidence) -> Iterable[Violation]:
     for (key, attempt), times in Counter((run.key, run.attempt) for run in evidence.model.runs).items():
         if times > 1:
             yield Violation("G7", f"attempt {attempt} of {key.request_id} ran {times} times")
-    if any(evidence.struck[fault] for fault in ("worker crash", "process crash", "stalled store call")):
+    if any(evidence.struck[fault] for fault in ("worker crash", "process crash", "stalled store call", "stalled post")):
         return
     for record in evidence.store.records.values():
         ending = record.ending
@@ -231,7 +233,7 @@ def _limits(evidence: Evidence) -> Iterable[Violation]:
     taken: Counter[tuple[str, int]] = Counter()
     for record in evidence.store.records.values():
         if evidence.store.has_question(record.key):
-            taken[record.user_id, window_of(record.accepted_at_ms)] += 1
+            taken[record.user_id, record.accepted_at_ms // MINUTE_MS] += 1
     for (user, window), count in taken.items():
         if count > limit:
             yield Violation("limit", f"{user} was let in {count} times in minute {window}")
@@ -239,8 +241,8 @@ def _limits(evidence: Evidence) -> Iterable[Violation]:
         ending = record.ending
         if ending is None or ending.error_code is not ErrorCode.RATE_LIMITED:
             continue
-        window = window_of(record.accepted_at_ms)
+        window = record.accepted_at_ms // MINUTE_MS
         if taken[record.user_id, window] < limit:
             yield Violation("limit", f"{record.request_id} was refused with {taken[record.user_id, window]} let in")
-        if ending.retry_after_ms != retry_after_ms(record.accepted_at_ms):
-            yield Violation("limit", f"{record.request_id} was told to wait {ending.retry_after_ms} of {WINDOW_MS} ms")
+        if record.accepted_at_ms + (ending.retry_after_ms or 0) != (window + 1) * MINUTE_MS:
+            yield Violation("limit", f"{record.request_id} was told to wait {ending.retry_after_ms} ms")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from answerback.core.request import RequestKey
+from answerback.core.request import RequestKey, State
 from answerback.ports import Connection, Unavailable
 from answerback.service.worker import Done, Retry, Worker
 from answerback.testing.queue import LaneQueue
@@ -31,18 +31,30 @@ class SimulatedFunctions:
         self._graves: list[Process] = []
         self.handed_out: Counter[RequestKey] = Counter()
         wire = Wire(dice, faults, "queue")
-        self._queue = StormyQueue(self._run, wire=wire, clock=clocks.worker, visibility_s=POLICY.lease_ms / 1000)
+        self._clocks = clocks
+        self._queue = StormyQueue(
+            self._run,
+            wire=wire,
+            clock=clocks.worker,
+            visibility_s=POLICY.lease_ms / 1000,
+            is_lost=self._is_lost,
+        )
 
         def queue(_: Worker) -> LaneQueue:
             return self._queue
 
         self._parts = make(connections=FaultyConnections(Wire(dice, faults, "connections")), queue=queue)
-        self._sweeper: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """See server.Server."""
+        self._background.append(self._loop.create_task(self._queue.watch()))
         if self._faults.janitor:
-            self._sweeper = self._loop.create_task(self._sweep())
+            self._background.append(self._loop.create_task(self._sweep()))
+
+    def _is_lost(self, key: RequestKey) -> bool:
+        record = self._parts.store.records.get(key)
+        return record is not None and record.state is State.RUNNING and self._clocks.worker() >= record.lease_until_ms
 
     async def _sweep(self) -> None:
         while True:
@@ -126,8 +138,8 @@ class SimulatedFunctions:
 
     async def stop(self) -> None:
         """See server.Server."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for task in self._background:
+            task.cancel()
         await self._queue.stop()
         for process in list(self._living):
             process.kill()

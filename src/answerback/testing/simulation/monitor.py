@@ -40,6 +40,8 @@ class Monitor:
         """How often a client has asked on a connection for the text of a request."""
         self.sent_text: Counter[tuple[str, str, int]] = Counter()
         """Code points of each attempt sent on each connection."""
+        self._sent_to: dict[tuple[str, str, int], int] = {}
+        self._resumes: dict[tuple[str, str, int], set[int]] = {}
 
     def _key(self, connection_id: str, request_id: str) -> RequestKey:
         return RequestKey(self.windows[connection_id].app.user_id, request_id)
@@ -87,11 +89,21 @@ class Monitor:
             self._violate(Violation("G1", what))
         match frame:
             case MessageDelta():
-                self.sent_text[connection_id, request_id, frame.attempt] += len(frame.delta)
+                self._text_sent(connection_id, frame)
             case MessageResponse():
                 self._ending_sent(key, record, frame)
             case _:
                 pass
+
+    def _text_sent(self, connection_id: str, frame: MessageDelta) -> None:
+        """On one connection, text goes on where it was, or where the client said that it is."""
+        place = (connection_id, frame.request_id, frame.attempt)
+        self.sent_text[place] += len(frame.delta)
+        sent_to = self._sent_to.get(place, 0)
+        if frame.offset > sent_to and frame.offset not in self._resumes.get(place, ()):
+            detail = f"{connection_id} was sent {frame.request_id} from {frame.offset} on, and has it up to {sent_to}"
+            self._violate(Violation("G3", detail))
+        self._sent_to[place] = max(sent_to, frame.offset + len(frame.delta))
 
     def _ending_sent(self, key: RequestKey, record: Record, frame: MessageResponse) -> None:
         if record.ending is None:
@@ -108,6 +120,8 @@ class Monitor:
             case Hello(resume=points):
                 for point in points:
                     self.asked_for[connection_id, point.request_id] += 1
+                    place = (connection_id, point.request_id, point.attempt)
+                    self._resumes.setdefault(place, set()).add(point.offset)
             case SendMessage() | CancelMessage():
                 self.asked_for[connection_id, frame.request_id] += 1
             case _:

@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from typing import Final
 
 from answerback.core.request import RequestKey
 from answerback.ports import Gone, Sent, Slow
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.testing.simulation.faults import Dice, Faults
+
+STALL_S: Final = 25.0
+"""Longer than a lease: whoever waits for the call lives on after its lease was lost."""
 
 
 class Link:
@@ -76,6 +80,8 @@ class Network:
         """See ports.Sender."""
         self.posts += 1
         await asyncio.sleep(self._dice.latency_s("post"))
+        if self._dice.strikes("stalled post", self._faults.stall):
+            await asyncio.sleep(STALL_S)
         link = self._way_to(connection_id)
         if link is None or self._dice.strikes("false gone", self._faults.false_gone):
             return Gone()

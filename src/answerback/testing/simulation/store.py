@@ -20,9 +20,7 @@ from answerback.ports import (
 )
 from answerback.stores.memory import MemoryConnections, MemoryStore
 from answerback.testing.simulation.faults import Dice, Faults
-
-STALL_S = 25.0
-"""Longer than a lease: whoever waits for the call lives on after its lease was lost."""
+from answerback.testing.simulation.network import STALL_S
 
 
 class Wire:
