@@ -94,8 +94,11 @@ class Requests(Protocol):
     async def unfinished(self) -> Sequence[Record]:
         """Every record that has not ended, in the order accepted."""
 
-    async def purge(self, *, ended_before_ms: int) -> int:
-        """Delete the records of requests that ended before then; history keeps their turns. Returns how many."""
+    async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
+        """Delete the records of requests that ended before then; history keeps their turns. Returns how many.
+
+        Those that were never accepted (refusals, early cancellations) go if they ended before `refused_before_ms`.
+        """
 
 
 # --- conversations and users --------------------------------------------------------------------------------
@@ -311,6 +314,9 @@ class Queue(Protocol):
 
     async def put(self, record: Record) -> None:
         """Put a request. Its queue id is made of the key and `record.queue_no`. May raise Unavailable."""
+
+    async def forget(self, key: RequestKey) -> None:
+        """A hint: a waiting request has ended and its ending was sent, so it need not be handed out. May do nothing."""
 
 
 # --- models -------------------------------------------------------------------------------------------------

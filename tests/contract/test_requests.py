@@ -426,8 +426,8 @@ async def test_purge_deletes_old_records_and_keeps_their_turns(store, actor):
     await actor.accept("waiting")
     actor.now_ms += 1000
     await actor.turn("new")
-    assert await store.purge(ended_before_ms=actor.now_ms) == 1
-    assert await store.purge(ended_before_ms=actor.now_ms) == 0
+    assert await store.purge(ended_before_ms=actor.now_ms, refused_before_ms=0) == 1
+    assert await store.purge(ended_before_ms=actor.now_ms, refused_before_ms=0) == 0
     assert await store.read(RequestKey("ann", "old")) is None
     assert await store.question(RequestKey("ann", "old")) is None
     assert await store.answer(RequestKey("ann", "old")) == ""
@@ -437,15 +437,28 @@ async def test_purge_deletes_old_records_and_keeps_their_turns(store, actor):
     assert [(t.request_id, t.question, t.answer) for t in turns][-1] == ("old", "Why?", "Because.")
 
 
+async def test_what_was_never_accepted_is_purged_sooner(store, actor):
+    await actor.turn("answered")
+    for name in ("early", "late"):
+        key = RequestKey("ann", name)
+        refusal = partial(refuse, tombstone=actor.record(name), now_ms=actor.now_ms, code=ErrorCode.RATE_LIMITED)
+        assert isinstance(await store.change(key, refusal), Ended)
+        actor.now_ms += 1000
+    assert await store.purge(ended_before_ms=0, refused_before_ms=actor.now_ms - 1000) == 1
+    assert await store.read(RequestKey("ann", "early")) is None
+    assert await store.read(RequestKey("ann", "late")) is not None
+    assert await store.read(RequestKey("ann", "answered")) is not None
+
+
 async def test_purge_takes_many(store, actor):
     await asyncio.gather(*(actor.turn(f"r{n}") for n in range(1100)))
-    assert await store.purge(ended_before_ms=actor.now_ms + 1) == 1100
+    assert await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0) == 1100
     assert len(await store.turns("ann", "c1", before=None, limit=2000)) == 1100
 
 
 async def test_an_id_may_be_used_again_after_the_purge(store, actor):
     await actor.turn("r1", "first?", "first.")
-    await store.purge(ended_before_ms=actor.now_ms + 1)
+    await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0)
     assert await actor.accept("r1", "second?") == Accepted(0)
     assert (await store.question(KEY)).message == "second?"
     assert await store.answer(KEY) == ""

@@ -1,28 +1,15 @@
-"""What SQLite and PostgreSQL have beyond the ports: leases voided at the start, deleted conversations erased."""
+"""What SQLite and PostgreSQL do beyond what the memory store can show."""
 
 import asyncio
 
 import pytest
 
-from answerback.core.request import Claimed, RequestKey
+from answerback.core.request import RequestKey
 from answerback.ports import Accepted
 
 pytestmark = pytest.mark.sql_stores
 
 KEY = RequestKey("ann", "r1")
-
-
-async def test_leases_found_at_the_start_are_voided(actor, backend):
-    await actor.accept("r1")
-    await actor.accept("r2")
-    await actor.claim("r1", owner="dead")
-    actor.store = store = await backend.reopen()
-    assert await store.void_leases() == 1
-    assert await store.void_leases() == 0
-    assert (await store.read(KEY)).lease_until_ms == 0
-    again = await actor.claim("r1", owner="alive")
-    assert isinstance(again, Claimed)
-    assert again.record.attempt == 2
 
 
 async def test_conversations_deleted_long_ago_are_erased(store, actor):
@@ -44,7 +31,7 @@ async def test_a_text_goes_with_the_last_thing_that_needs_it(store, actor):
     await store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
     await store.purge_deleted(before_ms=actor.now_ms + 1)
     assert await store.answer(KEY) == "Because."
-    assert await store.purge(ended_before_ms=actor.now_ms + 1) == 1
+    assert await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0) == 1
     assert await count(store, "texts") == 0
 
 
@@ -55,7 +42,7 @@ async def test_a_text_that_no_turn_needs_goes_with_its_record(store, actor):
     await actor.claim("r1")
     await actor.finish("r1")
     assert await count(store, "texts") == 4
-    assert await store.purge(ended_before_ms=actor.now_ms + 1) == 2
+    assert await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0) == 2
     assert await count(store, "texts") == 2
     assert await store.purge_deleted(before_ms=actor.now_ms + 1) == 1
     assert await count(store, "texts") == 0

@@ -84,6 +84,17 @@ class LanesMachine(RuleBasedStateMachine):
         self.lanes.release(released)
         self.held.discard(released)
 
+    @precondition(lambda self: self.where)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        dropped = data.draw(st.sampled_from(sorted(self.where)))
+        may = dropped not in self.running | self.held
+        assert self.lanes.drop(dropped) == may
+        if may:
+            lane, _ = self.where.pop(dropped)
+            self.waiting[lane].remove(dropped)
+            assert not self.lanes.drop(dropped)
+
     @invariant()
     def counts(self) -> None:
         assert len(self.lanes) == len(self.where)

@@ -65,6 +65,19 @@ async def test_one_key_one_at_a_time_others_at_once() -> None:
     await queue.stop(grace_s=0)
 
 
+async def test_a_request_that_ended_while_it_waited_is_not_handed_out() -> None:
+    queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: 0), Workers()
+    queue.restore([record(1), record(2), record(3)])
+    queue.start(workers.run)
+    await workers.settle()
+    await queue.forget(record(1).key)
+    await queue.forget(record(2).key)
+    await workers.end("r1", Done())
+    assert workers.started == ["r1", "r3"], "what runs goes on, what waited is gone"
+    await workers.end("r3", Done())
+    await queue.stop(grace_s=0)
+
+
 async def test_a_retry_waits_and_blocks_its_own_key_alone() -> None:
     queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: 1_000), Workers()
     queue.restore([record(1), record(2), record(3, lane="b")])

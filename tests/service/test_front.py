@@ -98,6 +98,29 @@ def test_a_broken_repeat_of_a_running_question_is_no_second_ending() -> None:
     run_virtual(main())
 
 
+def test_refusals_that_are_kept_are_limited_and_the_rest_end_nothing() -> None:
+    async def main() -> None:
+        backend = Backend()
+        peer = await backend.connect("c1", user="kim")
+        for n in range(150):
+            await peer.say(f'{{"action":"sendMessage","requestId":"r{n}","message":""}}')
+            await peer.say(CancelMessage(request_id=f"c{n}"))
+        assert len(backend.store.records) == 100
+        told = last_error(peer)
+        assert (told.code, told.request_id) == (ErrorCode.RATE_LIMITED, "c149")
+        assert told.retry_after_ms
+        other = await backend.connect("c2", user="lee")
+        await other.say(CancelMessage(request_id="r1"))
+        assert isinstance(other.frames[-1], MessageResponse), "nobody else is affected"
+        await peer.say(ask("fine"))
+        await peer.say(CancelMessage(request_id="fine"))
+        await backend.queue.idle()
+        ended = [f for f in peer.frames if isinstance(f, MessageResponse) and f.request_id == "fine"]
+        assert ended[0].status is Status.CANCELLED, "what is known can be cancelled all the same"
+
+    run_virtual(main())
+
+
 def test_the_user_is_the_first_one_named_and_no_other() -> None:
     async def main() -> None:
         backend = Backend()

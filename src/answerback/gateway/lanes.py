@@ -53,6 +53,10 @@ class Lanes:
         """Requests that are in: waiting, running or held."""
         return len(self._lane_of)
 
+    def __contains__(self, key: object) -> bool:
+        """Whether a request is in: waiting, running or held."""
+        return key in self._lane_of
+
     @property
     def running(self) -> int:
         """Requests that hold a slot."""
@@ -94,6 +98,22 @@ class Lanes:
             self._in_turn(lane)
         else:
             del self._lanes[lane.name]
+
+    def drop(self, key: RequestKey) -> bool:
+        """Take a request out that waits or is in turn; false if it is running, held, or not in."""
+        lane = self._lane_of.get(key)
+        if lane is None or key in self._running or key in self._held:
+            return False
+        head, pool = lane.items[0]
+        if head == key:
+            self._pools[pool].turn.remove(lane)
+        del self._lane_of[key]
+        lane.items = deque(item for item in lane.items if item[0] != key)
+        if not lane.items:
+            del self._lanes[lane.name]
+        elif head == key:
+            self._in_turn(lane)
+        return True
 
     def hold(self, key: RequestKey) -> None:
         """A running request cannot go on now: its slot is free, its lane stays blocked.

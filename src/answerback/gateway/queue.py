@@ -41,9 +41,18 @@ class InProcessQueue:
         """Requests that a worker runs now."""
         return self._lanes.running
 
+    def __contains__(self, key: object) -> bool:
+        """Whether the queue has this request: it waits or runs."""
+        return key in self._lanes
+
     async def put(self, record: Record) -> None:
         """Queue a request; one that is queued or running already is left where it is."""
         if self._lanes.put(record.key, record.ordering_key, record.model):
+            self._hand_out()
+
+    async def forget(self, key: RequestKey) -> None:
+        """Drop a request that waits; one that runs goes on, and one that waits for a retry comes to its end then."""
+        if self._lanes.drop(key):
             self._hand_out()
 
     def restore(self, records: Iterable[Record]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeGuard, assert_never
 
+from answerback.core import rate
 from answerback.core import request as changes
 from answerback.core.ordering import fingerprint, ordering_key
 from answerback.core.request import Conflict, Ended, Pending, Policy, Question, Record, RequestKey, Unknown, Wish
@@ -72,7 +73,8 @@ class FrontSettings:
     """`models`: what clients may ask for, the first is the default. Sizes in tokens, times in milliseconds.
 
     `queue_survives`: the queue keeps what was put (SQS), so a record notes that it was queued; a queue that is rebuilt
-    from the store at start needs no such write.
+    from the store at start needs no such write. `refusals_per_minute`: refusals and early cancellations of one user
+    that are kept (R7); beyond them the answer is an `error`, which ends nothing and stores nothing.
     """
 
     models: Sequence[str]
@@ -84,6 +86,7 @@ class FrontSettings:
     idle_timeout_ms: int = 3_600_000
     max_connection_ms: int | None = None
     queue_survives: bool = False
+    refusals_per_minute: int = 100
 
 
 class Front:
@@ -115,6 +118,7 @@ class Front:
         self._bells = bells
         self._observer = observer
         self._clock = clock
+        self._refusals = rate.MinuteCounts()
 
     # --- the life of a connection
 
@@ -337,6 +341,8 @@ class Front:
     async def _cancel(self, connection: Connection, frame: CancelMessage) -> None:
         now_ms = self._clock()
         tombstone = self._tombstone(connection, frame.request_id)
+        if await self._requests.read(tombstone.key) is None and not await self._may_keep(connection, frame.request_id):
+            return
         outcome = await self._requests.change(
             tombstone.key, partial(changes.cancel, tombstone=tombstone, now_ms=now_ms)
         )
@@ -352,6 +358,8 @@ class Front:
                 if is_new and record.ending is not None:
                     self._observer.ended(record, record.ending)
                 await self._serve_ending(record, connection)
+                if is_new:
+                    await self._queue.forget(record.key)
             case Conflict():
                 await self._error(connection.connection_id, ErrorCode.REQUEST_CONFLICT, request_id=frame.request_id)
 
@@ -394,6 +402,8 @@ class Front:
     ) -> None:
         """Keep the refusal and send it; of a known request the known state counts (R7)."""
         self._observer.refused(code)
+        if not await self._may_keep(connection, new.request_id):
+            return
         refuse = partial(
             changes.refuse,
             tombstone=new,
@@ -410,6 +420,22 @@ class Front:
             await self._serve(known, connection, 0, 0)
         else:
             await self._attach(connection, new, known, 0)
+
+    async def _may_keep(self, connection: Connection, request_id: str) -> bool:
+        """Whether one more record of something never accepted may be kept for this user; if not, the app is told.
+
+        Else whoever is refused could fill the disk as fast as it can send.
+        """
+        now_ms = self._clock()
+        if self._refusals.count(_user(connection), now_ms) <= self._settings.refusals_per_minute:
+            return True
+        await self._error(
+            connection.connection_id,
+            ErrorCode.RATE_LIMITED,
+            request_id=request_id,
+            retry_after_ms=rate.retry_after_ms(now_ms),
+        )
+        return False
 
     def _tombstone(self, connection: Connection, request_id: str) -> Record:
         user_id = _user(connection)

@@ -19,7 +19,8 @@ log = logging.getLogger("answerback.janitor")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JanitorSettings:
-    """`retention_ms`: how long ended records and deleted conversations are kept.
+    """`retention_ms`: how long ended records and deleted conversations are kept. `refusal_retention_ms`: the same for
+    what was never accepted; longer than a late copy of its frame can be on the way.
 
     `requeue_after_ms`: an accepted request this old that was never queued is queued (R12).
 
@@ -32,6 +33,7 @@ class JanitorSettings:
     requeue_after_ms: int = 10_000
     lost_after_ms: int = 60_000
     retention_ms: int = 7 * 24 * 3_600_000
+    refusal_retention_ms: int = 15 * 60_000
     queue_survives: bool = False
 
 
@@ -98,6 +100,7 @@ class Janitor:
                 self._observer.ended(ended, ended.ending)
             if ended.wish is not None:
                 await self._courier.serve(ended, ended.wish)
+            await self._queue.forget(ended.key)
 
     def _was_never_queued(self, record: Record, now_ms: int) -> bool:
         if now_ms - record.accepted_at_ms < self._settings.requeue_after_ms:
@@ -114,5 +117,7 @@ class Janitor:
 
     async def _forget_old(self) -> None:
         before_ms = self._clock() - self._settings.retention_ms
-        await self._requests.purge(ended_before_ms=before_ms)
+        await self._requests.purge(
+            ended_before_ms=before_ms, refused_before_ms=self._clock() - self._settings.refusal_retention_ms
+        )
         await self._history.purge_deleted(before_ms=before_ms)

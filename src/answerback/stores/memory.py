@@ -171,9 +171,14 @@ class MemoryStore:
         """See ports.Requests."""
         return self._unfinished()
 
-    async def purge(self, *, ended_before_ms: int) -> int:
+    async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         """See ports.Requests."""
-        old = [k for k, r in self.records.items() if r.ending and r.ending.ended_at_ms < ended_before_ms]
+        old = [
+            key
+            for key, record in self.records.items()
+            if record.ending is not None
+            and record.ending.ended_at_ms < (ended_before_ms if key in self._questions else refused_before_ms)
+        ]
         for key in old:
             del self.records[key]
             self._questions.pop(key, None)

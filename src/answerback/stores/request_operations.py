@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, TypeVar
 
-from msgspec.structs import replace
-
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, State
 from answerback.ports import Accepted, Admission, Existing, Quota
 from answerback.stores import statements as sql
@@ -236,22 +234,10 @@ def purge(before_ms: int, limit: int) -> Operation[int]:
     return records.changed
 
 
-def void_leases(ledger: Ledger) -> Operation[int]:
-    """End every lease now. Only for a writer that just took the lock: nobody else can hold one."""
-    voided = []
-    for held in ledger.running():
-        record = held.record
-        if record.state is State.RUNNING and record.lease_until_ms:
-            voided.append(Held(_without_lease(record), held.seq, held.title, held.replaces))
-    if voided:
-        yield [Query(sql.UPDATE_RECORD, _written(held.record)) for held in voided]
-    for held in voided:
-        ledger.hold(held)
-    return len(voided)
-
-
-def _without_lease(record: Record) -> Record:
-    return replace(record, lease_until_ms=0)
+def purge_refusals(before_ms: int, limit: int) -> Operation[int]:
+    """Delete up to `limit` of the oldest records of requests that were never accepted; returns how many."""
+    (records,) = yield [Query(sql.PURGE_REFUSALS, {"before_ms": before_ms, "limit": limit})]
+    return records.changed
 
 
 def _named(key: RequestKey) -> dict[str, Value]:

@@ -89,6 +89,12 @@ DELETE FROM requests WHERE (user_id, request_id) IN (
   WHERE ended_at_ms < :before_ms ORDER BY ended_at_ms, user_id, request_id LIMIT :limit
 )"""
 
+PURGE_REFUSALS: Final = """
+DELETE FROM requests WHERE (user_id, request_id) IN (
+  SELECT user_id, request_id FROM requests
+  WHERE seq IS NULL AND ended_at_ms < :before_ms ORDER BY ended_at_ms, user_id, request_id LIMIT :limit
+)"""
+
 # --- history ------------------------------------------------------------------------------------------------
 
 INSERT_TURN: Final = """

@@ -125,23 +125,22 @@ class SqlStore(ABC):
         """See ports.Requests."""
         return await self._read(requests.unfinished)
 
-    async def purge(self, *, ended_before_ms: int) -> int:
-        """See ports.Requests. A bounded number a transaction, so that others are not kept waiting."""
-        purged = 0
+    async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
+        """See ports.Requests."""
+        self._questions.clear()
+        purged = await self._repeat(lambda ledger: requests.purge_refusals(refused_before_ms, _PURGE_STEP))
+        purged += await self._repeat(lambda ledger: requests.purge(ended_before_ms, _PURGE_STEP))
+        self._questions.clear()
+        return purged
+
+    async def _repeat(self, step: Write[int]) -> int:
+        """A bounded number a transaction, so that others are not kept waiting."""
+        total = 0
         while True:
-            self._questions.clear()
-            count = await self._write(None, lambda ledger: requests.purge(ended_before_ms, _PURGE_STEP))
-            purged += count
+            count = await self._write(None, step)
+            total += count
             if count < _PURGE_STEP:
-                self._questions.clear()
-                return purged
-
-    async def void_leases(self) -> int:
-        """End every lease now; returns how many there were. For the start of a gateway.
-
-        The lock of the store says that no other process runs anything, so a lease found then is a dead one's.
-        """
-        return await self._write(None, requests.void_leases)
+                return total
 
     # --- ports.History
 

@@ -20,6 +20,7 @@ CREATE TABLE requests (
 );
 CREATE INDEX requests_unfinished ON requests (user_id, seq) WHERE ended_at_ms IS NULL;
 CREATE INDEX requests_ended ON requests (ended_at_ms) WHERE ended_at_ms IS NOT NULL;
+CREATE INDEX requests_refused ON requests (ended_at_ms) WHERE seq IS NULL;
 
 -- The one copy of every question, system text and answer, in pieces that fit a row of the RDS Data API (64 KB).
 -- `position` is the `seq` of the request: an id that is used again after its record was purged has texts of its own.
