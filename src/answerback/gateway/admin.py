@@ -8,16 +8,15 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
 from aiohttp import WSCloseCode, web
 
 import answerback
-from answerback.core import request as changes
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.adminkey import AdminKey
+from answerback.gateway.canceller import Canceller
 from answerback.gateway.http import Server
 from answerback.gateway.metrics import CONTENT_TYPE, Metrics, QueueState
 from answerback.gateway.sockets import Sockets
@@ -25,8 +24,6 @@ from answerback.gateway.upgrade import Hosts
 from answerback.gateway.useradmin import BadRequest, UserAdmin
 from answerback.ports import Connections, Gone, Requests, Sent, Slow, Unavailable
 from answerback.service.archive import iso
-from answerback.service.bells import Bells
-from answerback.service.courier import Courier
 
 log = logging.getLogger("answerback.admin")
 
@@ -62,22 +59,18 @@ class Admin:
         connections: Connections,
         requests: Requests,
         users: UserAdmin,
-        courier: Courier,
-        bells: Bells,
+        canceller: Canceller,
         metrics: Metrics,
         queue: Callable[[], QueueState],
-        clock: Callable[[], int],
     ) -> None:
         self._key = key
         self._sockets = sockets
         self._connections = connections
         self._requests = requests
         self._users = users
-        self._courier = courier
-        self._bells = bells
+        self._canceller = canceller
         self._metrics = metrics
         self._queue = queue
-        self._clock = clock
         self._hosts = Hosts.of(HOST, ())
         self._server: asyncio.Server | None = None
         self._http: Server | None = None
@@ -220,16 +213,10 @@ class Admin:
         record = await self._requests.read(key)
         if record is None:
             raise _Failure(404, "NotFoundException", "There is no such request. GET /requests lists the live ones.")
-        cancel = partial(changes.cancel, tombstone=record, now_ms=self._clock())
-        match await self._requests.change(key, cancel):
+        match await self._canceller.cancel(record):
             case Pending(record=record):
-                self._bells.ring(key)
                 return _json(202, _shown(record))
-            case Ended(record=record, is_new=is_new):
-                if is_new and record.ending is not None:
-                    self._metrics.observer.ended(record, record.ending)
-                    if record.wish is not None:
-                        await self._courier.serve(record, record.wish)
+            case Ended(record=record):
                 return _json(200, _shown(record))
             case _:
                 raise _Failure(409, "ConflictException", "The request has changed. Look again with GET /requests.")

@@ -15,6 +15,7 @@ from typing import Final, Protocol, Self
 from answerback.core.coalescing import steady
 from answerback.gateway.admin import Admin
 from answerback.gateway.adminkey import AdminKey, load_admin_key
+from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, make_tokens, tls_context
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
@@ -224,17 +225,28 @@ class Gateway:
             observer=metrics.observer,
             clock=_epoch_ms,
         )
+        canceller = Canceller(
+            policy=settings.policy,
+            requests=store,
+            connections=connections,
+            sockets=self.sockets,
+            sender=sender,
+            queue=queue,
+            queued=queue,
+            courier=courier,
+            bells=bells,
+            observer=metrics.observer,
+            clock=_epoch_ms,
+        )
         admin = Admin(
             key=AdminKey(load_admin_key(settings.data_dir)),
             sockets=self.sockets,
             connections=connections,
             requests=store,
-            users=UserAdmin(users=store, clock=_epoch_ms),
-            courier=courier,
-            bells=bells,
+            users=UserAdmin(users=store, dismiss=canceller.dismiss, clock=_epoch_ms),
+            canceller=canceller,
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
-            clock=_epoch_ms,
         )
         tasks = Tasks()
         listener = Listener(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -22,10 +22,14 @@ class BadRequest(Exception):
 
 
 class UserAdmin:
-    """Answers with what becomes the JSON body; None for a user that is not there. Raises: BadRequest; Unavailable."""
+    """Answers with what becomes the JSON body; None for a user that is not there. Raises: BadRequest; Unavailable.
 
-    def __init__(self, *, users: Users, clock: Callable[[], int]) -> None:
+    `dismiss`: ends what a user's apps wait for, before everything about the user is erased.
+    """
+
+    def __init__(self, *, users: Users, dismiss: Callable[[str], Awaitable[None]], clock: Callable[[], int]) -> None:
         self._users = users
+        self._dismiss = dismiss
         self._clock = clock
 
     async def list(self, query: Mapping[str, str]) -> dict[str, Any]:
@@ -62,7 +66,8 @@ class UserAdmin:
         return {"usage": _camel(await self._users.usage(query.get("user"), since_day=since))}
 
     async def delete(self, user_id: str) -> dict[str, Any] | None:
-        """`DELETE /users/ID`."""
+        """`DELETE /users/ID`: no app waits for ever for an answer that is erased."""
+        await self._dismiss(user_id)
         return {"userId": user_id, "deleted": True} if await self._users.delete_user(user_id) else None
 
 

@@ -1,0 +1,112 @@
+"""What an operator ends: one request, or all of a user who is about to be erased."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Container, Sequence
+from functools import partial
+from typing import Final
+
+from answerback.core import request as changes
+from answerback.core.request import Conflict, Ended, Pending, Policy, Record, RequestKey
+from answerback.gateway.sockets import Sockets
+from answerback.ports import Connections, Queue, Requests, Sender
+from answerback.protocol.errors import ErrorCode
+from answerback.service.bells import Bells
+from answerback.service.courier import Courier
+from answerback.service.observer import Observer
+
+log = logging.getLogger("answerback.admin")
+
+DISMISSAL_S: Final = 5.0
+"""What the running answers of a user get to end in before they are ended over their workers' heads."""
+
+LOOK_EVERY_S: Final = 0.02
+
+
+class Canceller:
+    """Cancels in the record, as an app's own cancellation does, and sees to it that the app hears the ending (G2).
+
+    `queued`: the requests that the queue has, waiting or running.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        requests: Requests,
+        connections: Connections,
+        sockets: Sockets,
+        sender: Sender,
+        queue: Queue,
+        queued: Container[RequestKey],
+        courier: Courier,
+        bells: Bells,
+        observer: Observer,
+        clock: Callable[[], int],
+        dismissal_s: float = DISMISSAL_S,
+    ) -> None:
+        self._policy = policy
+        self._requests = requests
+        self._connections = connections
+        self._sockets = sockets
+        self._sender = sender
+        self._queue = queue
+        self._queued = queued
+        self._courier = courier
+        self._bells = bells
+        self._observer = observer
+        self._clock = clock
+        self._dismissal_s = dismissal_s
+
+    async def cancel(self, record: Record) -> Pending | Ended | Conflict:
+        """Cancel one request: a waiting one has then ended, a running one is about to. Raises: Unavailable."""
+        cancel = partial(changes.cancel, tombstone=record, now_ms=self._clock())
+        outcome = await self._requests.change(record.key, cancel)
+        if isinstance(outcome, Pending):
+            self._bells.ring(record.key)
+        elif isinstance(outcome, Ended):
+            await self._announce(outcome)
+        return outcome
+
+    async def dismiss(self, user_id: str) -> None:
+        """End everything that a user waits for, let the apps hear it, and close the user's connections.
+
+        Raises: Unavailable: the store cannot be read or written; some requests may be cancelled then.
+        """
+        unfinished = [record for record in await self._requests.unfinished() if record.user_id == user_id]
+        # The newest first: were a running one to end before them, the next of its ordering key would begin.
+        outcomes = [await self.cancel(record) for record in reversed(unfinished)]
+        running = [outcome.record for outcome in outcomes if isinstance(outcome, Pending)]
+        await self._wait_for(running)
+        for record in running:
+            await self._end(record)
+        for socket in self._sockets:
+            connection = await self._connections.get(socket.connection_id)
+            if connection is not None and connection.user_id == user_id:
+                await self._sender.close(socket.connection_id)
+
+    async def _wait_for(self, running: Sequence[Record]) -> None:
+        """Return when the workers have stored and sent the endings, or after a while."""
+        try:
+            async with asyncio.timeout(self._dismissal_s):
+                while any(record.key in self._queued for record in running):  # noqa: ASYNC110 - rare and short
+                    await asyncio.sleep(LOOK_EVERY_S)
+        except TimeoutError:
+            log.warning("a cancelled answer does not end; the request ends without its worker")
+
+    async def _end(self, record: Record) -> None:
+        """End a cancelled request whose worker did not, whatever is left of the lease: it is fenced by that (R9)."""
+        expire = partial(changes.expire, now_ms=self._clock(), code=ErrorCode.TIMEOUT, grace_ms=-self._policy.lease_ms)
+        outcome = await self._requests.change(record.key, expire)
+        if isinstance(outcome, Ended):
+            await self._announce(outcome)
+
+    async def _announce(self, ended: Ended) -> None:
+        """Tell the app and the counters of an ending that nobody has told of yet."""
+        record = ended.record
+        if not ended.is_new or record.ending is None:
+            return
+        self._observer.ended(record, record.ending)
+        if record.wish is not None:
+            await self._courier.serve(record, record.wish)
+        await self._queue.forget(record.key)
