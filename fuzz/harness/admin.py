@@ -1,17 +1,14 @@
 """Target `admin`: the bytes of a connection to the admin port."""
 
 import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from answerback.core.coalescing import steady
-from answerback.gateway.admin import Admin
-from answerback.gateway.adminkey import AdminKey
-from answerback.gateway.metrics import Metrics, QueueState
-from answerback.gateway.sockets import Sockets
-from answerback.gateway.useradmin import UserAdmin
-from answerback.service.bells import Bells
-from answerback.service.courier import Courier
-from answerback.stores.memory import MemoryConnections, MemoryStore
-from answerback.testing.network import ScriptedSender
+from answerback.gateway.adminkey import FILE_NAME
+from answerback.gateway.app import Gateway
+from answerback.gateway.settings import GatewaySettings
+from answerback.stores.memory import MemoryStore
+from answerback.testing.model import ScriptedModel, say_question
 from harness.reading import Script, cut
 from harness.tokens import ADMIN_KEY
 from harness.wire import WireLoop, play, settle
@@ -35,31 +32,17 @@ def admin(data: bytes) -> None:
 
 
 async def _ask(loop: WireLoop, pieces: list[bytes]) -> bytes:
-    store, connections, sockets, bells = MemoryStore(), MemoryConnections(), Sockets(), Bells()
-    queue = QueueState(depth=0, running=0)
-    metrics = Metrics(sockets=sockets, queue=lambda: queue, clock=lambda: 1_750_000_000_000)
-    courier = Courier(
-        requests=store, sender=ScriptedSender(), interval=steady(), monotonic=loop.time, observer=metrics.observer
-    )
-    port = Admin(
-        key=AdminKey(ADMIN_KEY),
-        sockets=sockets,
-        connections=connections,
-        requests=store,
-        users=UserAdmin(users=store, clock=lambda: 1_750_000_000_000),
-        courier=courier,
-        bells=bells,
-        metrics=metrics,
-        queue=lambda: queue,
-        clock=lambda: 1_750_000_000_000,
-    )
-    await port.start(0)
-    wire = loop.dial()
-    for piece in pieces:
-        wire.feed(piece)
-        await settle(12)
-    await settle(60)
-    wire.hang_up()
-    await settle()
-    await port.close()
+    with TemporaryDirectory(prefix="answerback-fuzz-") as name:
+        folder = Path(name)
+        (folder / FILE_NAME).touch(mode=0o600)
+        (folder / FILE_NAME).write_text(ADMIN_KEY, encoding="ascii")
+        settings = GatewaySettings(data_dir=folder, models=("echo",))
+        async with Gateway(settings, store=MemoryStore(), models=(ScriptedModel(say_question),)):
+            wire = loop.dial(0)  # the admin port is opened before the other one
+            for piece in pieces:
+                wire.feed(piece)
+                await settle(12)
+            await settle(60)
+            wire.hang_up()
+            await settle()
     return bytes(wire.written)

@@ -7,6 +7,9 @@ from answerback.protocol.codec import FrameError, decode_client, decode_server, 
 from answerback.protocol.frames import VISIBLE, Error, SendMessage
 from answerback.protocol.limits import MAX_ID_LENGTH
 
+_UNSTORED = frozenset({"timestamp", "token", "before"})
+"""Fields that reach no store as they are; in all others U+0000 would be an error of PostgreSQL."""
+
 _OWN_WORDS = re.compile(r"[ -~]{10,400}")
 _FOREIGN_WORDS = re.compile(r"msgspec|malformed|truncated|Expected `|\$\.|byte \d|Traceback|line \d", re.IGNORECASE)
 
@@ -26,6 +29,7 @@ def client_frames(data: bytes) -> None:
         if isinstance(frame, SendMessage):
             assert len(fingerprint(frame)) == 64
         assert encode(decode_client(encode(frame))) == encode(frame)
+        assert not any("\0" in str(getattr(frame, name)) for name in frame.__struct_fields__ if name not in _UNSTORED)
 
 
 def server_frames(data: bytes) -> None:

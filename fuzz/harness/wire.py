@@ -92,18 +92,17 @@ class WireLoop(VirtualLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self._factory: Callable[[], asyncio.Protocol] | None = None
+        self._factories: list[Callable[[], asyncio.Protocol]] = []
 
     async def create_server(self, factory: Callable[[], asyncio.Protocol], *_: Any, **options: Any) -> Any:  # type: ignore[override]
         """See asyncio.AbstractEventLoop."""
         del options
-        self._factory = factory
+        self._factories.append(factory)
         return _Listening()
 
-    def dial(self) -> Wire:
-        """A new connection to the last server."""
-        assert self._factory is not None
-        return Wire(self._factory(), self)
+    def dial(self, number: int = -1) -> Wire:
+        """A new connection to a server, by the order of their starts."""
+        return Wire(self._factories[number](), self)
 
 
 class Errors(logging.Handler):

@@ -89,7 +89,7 @@ class JwtTokens:
             raise TokenRefused("not a token: it is not ASCII")
         try:
             header = jwt.get_unverified_header(token)
-        except (jwt.PyJWTError, RecursionError) as exc:
+        except (jwt.PyJWTError, RecursionError) as exc:  # nested too deeply, for PyJWT 2.10
             raise TokenRefused(f"not a token: {type(exc).__name__}") from None
         key, algorithm = await self._key_for(header)
         try:

@@ -9,6 +9,8 @@ import pytest
 from answerback.auth import JwtTokens
 from answerback.gateway.adminkey import AdminKey
 from answerback.ports import TokenRefused
+from answerback.protocol.codec import FrameError, decode_client, encode
+from answerback.protocol.frames import UpdateConversation
 from answerback.testing.loop import run_virtual
 from harness.listener import UPGRADE, Talk
 from harness.wire import WireLoop, play
@@ -75,3 +77,11 @@ def test_a_token_of_odd_bytes_is_refused_and_not_an_error(token: str) -> None:
 
 def test_a_basic_password_of_odd_bytes_does_not_open_and_is_not_an_error() -> None:
     assert not AdminKey("k" * 43).opens("Basic \udce6")
+
+
+def test_a_title_that_postgresql_cannot_store_is_refused() -> None:
+    frame = UpdateConversation(request_id="r", conversation_id="c", title="a\0b")
+    with pytest.raises(FrameError) as caught:
+        decode_client(encode(frame))
+    assert caught.value.request_id == "r"
+    assert "U+0000" in caught.value.detail

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import VISIBLE, ClientFrame, SendMessage, ServerFrame
+from answerback.protocol.frames import VISIBLE, ClientFrame, SendMessage, ServerFrame, UpdateConversation
 from answerback.protocol.limits import (
     MAX_ID_LENGTH,
     MAX_MESSAGE_BYTES,
@@ -24,6 +24,7 @@ Data: TypeAlias = bytes | bytearray | memoryview | str
 
 _ID_RULE: Final = f"a string of 1 to {MAX_ID_LENGTH} visible characters"
 _NUMBER_RULE: Final = "a whole number, 0 or more"
+_HAS_NUL: Final = "The text has the character U+0000. Remove it and send the message again."
 _RULES: Final = {
     "requestId": _ID_RULE,
     "helloId": _ID_RULE,
@@ -107,6 +108,8 @@ def decode_client(data: Data) -> ClientFrame:
             request_id=frame.request_id,
             user_id=frame.user_id,
         )
+    if isinstance(frame, UpdateConversation) and "\0" in (frame.title or ""):
+        raise FrameError(ErrorCode.INVALID_FRAME, _HAS_NUL, action="updateConversation", request_id=frame.request_id)
     return frame
 
 
@@ -130,7 +133,7 @@ def _utf8_length(text: str) -> int:
 def _unspeakable(frame: SendMessage) -> str | None:
     """PostgreSQL refuses U+0000, and an empty question has no answer."""
     if "\0" in frame.message or "\0" in (frame.system or ""):
-        return "The text has the character U+0000. Remove it and send the message again."
+        return _HAS_NUL
     if not frame.message.strip():
         return '"message" is empty. Say something and send it again.'
     return None

@@ -32,6 +32,9 @@ PAGE_BYTES: Final = MAX_FRAME_BYTES - 2_048
 TURN_BYTES: Final = 2_048
 """The most that a turn needs besides its texts: two ids and a model of 128 four-byte characters, times, usage."""
 
+_MAX_POSITION: Final = 2**63 - 1
+"""The largest integer of the stores; a position must leave room for the one after it."""
+
 _BAD_PAGE: Final = '"before" must be the `next` of the page before, unchanged.'
 
 Request = ListConversations | GetHistory | UpdateConversation
@@ -55,7 +58,7 @@ class _Place:
         numbers = [int(part) for part in text.split(":") if part.isascii() and part.isdigit()]
         if len(numbers) not in (1, 3) or len(text.split(":")) != len(numbers):
             raise ValueError(text)
-        if any(number >= 2**63 for number in numbers):
+        if any(number >= _MAX_POSITION for number in numbers):
             raise ValueError(text)
         return cls(numbers[0], (numbers[1], numbers[2]) if len(numbers) == 3 else None)
 
@@ -86,7 +89,8 @@ class Archive:
         before: tuple[int, str] | None = None
         if frame.before is not None:
             updated, colon, conversation_id = frame.before.partition(":")
-            if not (colon and updated.isascii() and updated.isdigit() and len(updated) < 19):
+            # U+0000 is in no id, and PostgreSQL does not take it.
+            if not (colon and updated.isascii() and updated.isdigit() and len(updated) < 19) or "\0" in conversation_id:
                 return Error(code=ErrorCode.INVALID_FRAME, message=_BAD_PAGE, request_id=frame.request_id)
             before = (int(updated), conversation_id)
         limit = frame.limit or DEFAULT_LIMIT

@@ -1,0 +1,62 @@
+"""`before` of a page is the client's to send: whatever it is, the real store answers, or a sentence says what to do."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from answerback.protocol.codec import decode_client, encode
+from answerback.protocol.frames import Conversations, Error, GetHistory, History, ListConversations
+from answerback.service.archive import Archive
+from answerback.stores.opening import open_store
+from answerback.stores.store import SqlStore
+
+numbers = st.integers(-1, 5) | st.sampled_from([2**31, 2**53, 2**63 - 1, 2**63, 2**64, 10**18, 10**19, 10**200])
+parts = (
+    numbers.map(str)
+    | st.text(st.characters(codec="utf-8"), max_size=5)
+    | st.sampled_from(["", "\u0662", "1e3", "+1", "a\0b"])
+)
+cursors = st.lists(parts, min_size=1, max_size=4).map(":".join).filter(lambda text: 0 < len(text) <= 256)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def archive(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Archive]:
+    url = request.getfixturevalue("postgres_server").url if request.param == "postgres" else None
+    store: SqlStore = await open_store(url, tmp_path)
+    yield Archive(history=store, clock=lambda: 1_750_000_000_000)
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "before", ["9223372036854775807", "9223372036854775807:1:1", "9223372036854775806:1:1", "1:a\0"]
+)
+async def test_cursors_that_no_store_can_take(archive: Archive, before: str) -> None:
+    await check(archive, before, 5)
+
+
+async def test_any_cursor_is_answered(archive: Archive) -> None:
+    asked: list[tuple[str, int]] = []
+
+    @settings(max_examples=150, deadline=None)
+    @given(before=cursors, limit=st.integers(1, 100))
+    def collect(before: str, limit: int) -> None:
+        asked.append((before, limit))
+
+    collect()
+    for before, limit in asked:
+        await check(archive, before, limit)
+
+
+async def check(archive: Archive, before: str, limit: int) -> None:
+    """Both kinds of page have one answer that is a page or a sentence."""
+    for frame in (
+        GetHistory(request_id="r", conversation_id="c", before=before, limit=limit),
+        ListConversations(request_id="r", before=before, limit=limit),
+    ):
+        assert decode_client(encode(frame)) == frame
+        answer = await archive.answer("u", frame)
+        assert isinstance(answer, Conversations | History | Error)
+        assert answer.request_id == "r"
