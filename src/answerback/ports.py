@@ -101,6 +101,17 @@ class Requests(Protocol):
         """
 
 
+class Durability(Protocol):
+    """Whether a store can write now. For operators."""
+
+    @property
+    def last_write_failed(self) -> bool:
+        """Whether the last write, of whatever kind, ended with Unavailable."""
+
+    async def probe(self, *, now_ms: int) -> None:
+        """Write something small as durably as a request. Raises: Unavailable."""
+
+
 # --- conversations and users --------------------------------------------------------------------------------
 
 

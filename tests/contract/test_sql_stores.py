@@ -91,3 +91,12 @@ async def test_no_row_of_a_deleted_user_is_left(store, actor):
     await store.delete_user("ann")
     for table in ("requests", "texts", "turns", "conversations", "users", "usage"):
         assert await count(store, table) == 0, table
+
+
+async def test_a_probe_writes_again_and_again_and_leaves_the_numbers_alone(store, actor):
+    await actor.accept("r1")
+    for _ in range(2):
+        await store.probe(now_ms=actor.now_ms)
+    assert not store.last_write_failed
+    assert await actor.accept("r2") == Accepted(1)
+    assert await count(store, "counters") == 2

@@ -17,6 +17,7 @@ import answerback
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.adminkey import AdminKey
 from answerback.gateway.canceller import Canceller
+from answerback.gateway.health import Health
 from answerback.gateway.http import Server
 from answerback.gateway.metrics import CONTENT_TYPE, Metrics, QueueState
 from answerback.gateway.sockets import Sockets
@@ -32,7 +33,6 @@ MAX_POST_BYTES: Final = 128 * 1024
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
 MAX_LISTED: Final = 1_000
-HEALTH_TIMEOUT_S: Final = 2.0
 MAX_CONNECTIONS: Final = 64
 REQUEST_TIMEOUT_S: Final = 30.0
 HOST: Final = "127.0.0.1"
@@ -60,6 +60,7 @@ class Admin:
         requests: Requests,
         users: UserAdmin,
         canceller: Canceller,
+        health: Health,
         metrics: Metrics,
         queue: Callable[[], QueueState],
     ) -> None:
@@ -69,6 +70,7 @@ class Admin:
         self._requests = requests
         self._users = users
         self._canceller = canceller
+        self._health = health
         self._metrics = metrics
         self._queue = queue
         self._hosts = Hosts.of(HOST, ())
@@ -93,8 +95,8 @@ class Admin:
             return await self._answer(request)
         except _Failure as failure:
             return _json(failure.status, {"message": failure.text}, {"x-amzn-ErrorType": failure.kind})
-        except Unavailable:
-            log.warning("the store is unavailable", exc_info=True)
+        except Unavailable as exc:
+            log.warning("the store is unavailable: %s", exc)
             return _json(503, {"message": "The store is unavailable now. Try again after a pause."})
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -103,7 +105,7 @@ class Admin:
             raise _Failure(403, "ForbiddenException", "The admin port is not for web pages.")
         match (request.method, *(unquote(part) for part in request.rel_url.raw_path.split("/")[1:])):
             case ("GET" | "HEAD", "healthz"):
-                return await self._health()
+                return await self._tell_health()
             case _ if not self._key.opens(request.headers.get("Authorization")):
                 raise _Failure(
                     403, "ForbiddenException", "Show the admin key: it is in the file admin.key of the data folder."
@@ -148,7 +150,7 @@ class Admin:
             raise _Failure(404, "NotFoundException", "There is no such user.")
         return _json(200, found)
 
-    async def _health(self) -> web.Response:
+    async def _tell_health(self) -> web.Response:
         queue = self._queue()
         facts = {
             "version": answerback.__version__,
@@ -156,12 +158,9 @@ class Admin:
             "queueDepth": queue.depth,
             "running": queue.running,
         }
-        try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                await self._requests.read(RequestKey("healthz", "healthz"))
-        except (TimeoutError, Unavailable):
-            return _json(503, {"status": "store unavailable", **facts})
-        return _json(200, {"status": "ok", **facts})
+        if await self._health.is_good():
+            return _json(200, {"status": "ok", **facts})
+        return _json(503, {"status": "unavailable", **facts})
 
     # --- the management API
 

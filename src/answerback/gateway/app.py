@@ -17,6 +17,7 @@ from answerback.gateway.admin import Admin
 from answerback.gateway.adminkey import AdminKey, load_admin_key
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, make_tokens, tls_context
+from answerback.gateway.health import Health
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
 from answerback.gateway.queue import InProcessQueue
@@ -28,7 +29,7 @@ from answerback.gateway.upgrade import Doorkeeper, Hosts
 from answerback.gateway.useradmin import UserAdmin
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import History, Model, ModelError, Quota, Requests, Users
+from answerback.ports import Durability, History, Model, ModelError, Quota, Requests, Users
 from answerback.service.archive import Archive
 from answerback.service.bells import Bells
 from answerback.service.courier import Courier
@@ -55,7 +56,7 @@ COLLECT_AFTER: Final = (50_000, 20, 100)
 behind, and to look for some among all connections costs more than to keep them a while."""
 
 
-class Store(Requests, History, Users, Protocol):
+class Store(Requests, History, Users, Durability, Protocol):
     """The records, the history and the users of one gateway, all in one place."""
 
 
@@ -245,6 +246,7 @@ class Gateway:
             requests=store,
             users=UserAdmin(users=store, dismiss=canceller.dismiss, clock=_epoch_ms),
             canceller=canceller,
+            health=Health(requests=store, durability=store, clock=_epoch_ms, monotonic=time.monotonic),
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
         )

@@ -122,6 +122,16 @@ class MemoryStore:
         self._windows: Counter[tuple[str, int]] = Counter()
         self._usage: dict[tuple[str, str], DailyUsage] = {}
 
+    # --- ports.Durability
+
+    @property
+    def last_write_failed(self) -> bool:
+        """See ports.Durability: memory takes every write."""
+        return False
+
+    async def probe(self, *, now_ms: int) -> None:
+        """See ports.Durability."""
+
     # --- ports.Requests
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:

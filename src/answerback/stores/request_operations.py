@@ -227,6 +227,11 @@ def unfinished() -> Operation[Sequence[Record]]:
     return [decode_record(text, schema) for text, schema, *_ in found.rows]
 
 
+def probe(now_ms: int) -> Operation[None]:
+    """Write one row, to see whether the disk takes it. See ports.Durability."""
+    yield [Query(sql.PUT_COUNTER, {"name": "probe", "value": now_ms})]
+
+
 def purge(before_ms: int, limit: int) -> Operation[int]:
     """Delete up to `limit` of the oldest ended records, and the texts that no turn needs; returns how many records."""
     bounds = {"before_ms": before_ms, "limit": limit}

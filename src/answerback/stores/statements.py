@@ -55,6 +55,10 @@ DELETE FROM texts WHERE user_id = :user_id AND request_id = :request_id AND posi
 RAISE_COUNTER: Final = """
 UPDATE counters SET value = :value WHERE name = :name AND value < :value"""
 
+PUT_COUNTER: Final = """
+INSERT INTO counters (name, value) VALUES (:name, :value)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
+
 SELECT_COUNTER: Final = """
 SELECT value FROM counters WHERE name = :name"""
 

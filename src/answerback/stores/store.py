@@ -14,6 +14,7 @@ from answerback.ports import (
     StoredConversation,
     StoredTurn,
     StoredUser,
+    Unavailable,
 )
 from answerback.stores import history_operations as history
 from answerback.stores import request_operations as requests
@@ -72,6 +73,7 @@ class SqlStore(ABC):
 
     def __init__(self) -> None:
         self._questions = QuestionCache(max_characters=_CACHED_CHARACTERS)
+        self._last_write_failed = False
 
     @abstractmethod
     async def open(self) -> None:
@@ -93,11 +95,32 @@ class SqlStore(ABC):
         itself. `key`: the operation concerns this request alone (see merging.py).
         """
 
+    async def _note_write(self, user_id: str | None, operation: Write[T], *, key: RequestKey | None = None) -> T:
+        """Run a write, and note whether the database took it."""
+        try:
+            value = await self._write(user_id, operation, key=key)
+        except Unavailable:
+            self._last_write_failed = True
+            raise
+        self._last_write_failed = False
+        return value
+
+    # --- ports.Durability
+
+    @property
+    def last_write_failed(self) -> bool:
+        """See ports.Durability."""
+        return self._last_write_failed
+
+    async def probe(self, *, now_ms: int) -> None:
+        """See ports.Durability."""
+        await self._note_write(None, lambda _: requests.probe(now_ms))
+
     # --- ports.Requests
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         """See ports.Requests."""
-        admission = await self._write(
+        admission = await self._note_write(
             record.user_id, lambda ledger: requests.accept(ledger, record, question, quota, now_ms), key=record.key
         )
         if isinstance(admission, Accepted):
@@ -106,7 +129,7 @@ class SqlStore(ABC):
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         """See ports.Requests."""
-        return await self._write(key.user_id, lambda ledger: requests.change(ledger, key, change), key=key)
+        return await self._note_write(key.user_id, lambda ledger: requests.change(ledger, key, change), key=key)
 
     async def read(self, key: RequestKey) -> Record | None:
         """See ports.Requests."""
@@ -137,7 +160,7 @@ class SqlStore(ABC):
         """A bounded number a transaction, so that others are not kept waiting."""
         total = 0
         while True:
-            count = await self._write(None, step)
+            count = await self._note_write(None, step)
             total += count
             if count < _PURGE_STEP:
                 return total
@@ -168,7 +191,7 @@ class SqlStore(ABC):
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
     ) -> StoredConversation | None:
         """See ports.History."""
-        return await self._write(
+        return await self._note_write(
             user_id,
             lambda ledger: history.update_conversation(
                 ledger, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
@@ -183,7 +206,7 @@ class SqlStore(ABC):
         """
         erased = 0
         while True:
-            count = await self._write(
+            count = await self._note_write(
                 None, lambda ledger: history.purge_deleted(ledger, before_ms=before_ms, limit=_ERASE_STEP)
             )
             erased += count
@@ -202,7 +225,7 @@ class SqlStore(ABC):
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
         """See ports.Users."""
-        await self._write(user_id, lambda ledger: users.set_limit(ledger, user_id, per_minute, now_ms=now_ms))
+        await self._note_write(user_id, lambda ledger: users.set_limit(ledger, user_id, per_minute, now_ms=now_ms))
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         """See ports.Users."""
@@ -211,6 +234,6 @@ class SqlStore(ABC):
     async def delete_user(self, user_id: str) -> bool:
         """See ports.Users."""
         try:
-            return await self._write(user_id, lambda ledger: users.delete_user(ledger, user_id))
+            return await self._note_write(user_id, lambda ledger: users.delete_user(ledger, user_id))
         finally:
             self._questions.clear()
