@@ -142,6 +142,11 @@ def _a_character_less(first: Asked, _: Book) -> None:
     saw(first, text=first.text[:-1])
 
 
+def _gave_up(first: Asked, _: Book) -> None:
+    first.outcomes.clear()
+    saw(first, result=Result.TIMED_OUT, text="")
+
+
 def _another_result(first: Asked, _: Book) -> None:
     first.outcomes.clear()
     saw(first, result=Result.CANCELLED)
@@ -189,6 +194,7 @@ def _of_another_session(first: Asked, _: Book) -> None:
         (_two_endings, (Kind.REPEATED, "r1")),
         (_the_other_answer, (Kind.FOREIGN, "r1")),
         (_a_character_less, (Kind.DIFFERENT, "r1")),
+        (_gave_up, (Kind.LOST, "r1")),
         (_another_result, (Kind.DIFFERENT, "r1")),
         (_ran_twice, (Kind.REPEATED, "r1")),
         (_ran_after_its_end, (Kind.REPEATED, "r1")),
@@ -361,8 +367,8 @@ async def test_a_half_open_connection_swallows_what_is_said() -> None:
 def test_the_deck_has_every_kind_and_as_many_kills_as_asked() -> None:
     for kills in (1, 2, 5, 50):
         cards = deck(kills, sqlite=True, rng=random.Random(1))
-        assert sum(card in KILLS for card in cards) == kills
-        assert {KILL, TERMINATE, FREEZE, DISK_FULL} <= set(cards)
+        assert sum(card in KILLS for card in cards) + cards.count(KILL_STARTING) == kills
+        assert {TERMINATE, FREEZE, DISK_FULL} <= set(cards)
     assert set(deck(50, sqlite=True, rng=random.Random(1))) >= set(KILLS)
     assert DISK_FULL not in deck(50, sqlite=False, rng=random.Random(1))
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from answerback.bench.chaos.book import Asked, Book, Kind, Outcome, Result, now_ms
-from answerback.bench.chaos.plan import QUICK, ChaosPlan
+from answerback.bench.chaos.plan import QUICK, TRUSTING, ChaosPlan
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -25,9 +25,12 @@ from answerback.client import (
     Text,
 )
 
-HOWS: Final = ("stream", "ask", "cancel", "impatient", "again")
+IMPATIENT: Final = "impatient"
+"""An unstreamed question that is given up after a second or so."""
+HOWS: Final = ("stream", "ask", "cancel", IMPATIENT, "again")
 _WEIGHTS: Final = (40, 30, 12, 6, 12)
 _BURSTS: Final = (1, 1, 1, 2, 3)
+_TRUSTING_EACH: Final = 3
 _PATIENCE_S: Final = 300.0
 _WORDS: Final = ("word", "단어", "слово", "語", "🙂", "é", "\n")
 
@@ -59,6 +62,7 @@ class App:
         self.session = f"s{plan.seed}-app{number}"
         self.user = f"u{plan.seed}-{number // plan.apps_a_user}"
         self._url = url
+        self._timing = TRUSTING if number % _TRUSTING_EACH == 0 else QUICK
         self._plan = plan
         self._book = book
         self._rng = rng
@@ -101,7 +105,7 @@ class App:
             user=self.user,
             offline_start=True,
             outbox=self._outbox,
-            timing=QUICK,
+            timing=self._timing,
             rng=random.Random(self._rng.random()),  # noqa: S311 - chaos that can be repeated
         )
 
@@ -190,7 +194,7 @@ class App:
         return Outcome(result=Result.FAILED, text="", attempt=0, code=error.code)
 
     async def _whole(self, asked: Asked) -> Answer:
-        timeout_s = self._rng.uniform(0.05, 1.5) if asked.how == "impatient" else _PATIENCE_S
+        timeout_s = self._rng.uniform(0.05, 1.5) if asked.how == IMPATIENT else _PATIENCE_S
         return await self._client.ask(
             asked.text, timeout=timeout_s, conversation=asked.conversation, request_id=asked.request_id
         )

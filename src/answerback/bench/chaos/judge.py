@@ -3,7 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from answerback.bench.chaos.book import Asked, Book, Kind, Outcome, Result
+from answerback.bench.chaos.app import IMPATIENT
+from answerback.bench.chaos.book import Asked, Book, Kind, Outcome, Result, now_ms
 from answerback.bench.chaos.storm import DEATHS
 from answerback.core.request import Policy, Record, RequestKey, State
 from answerback.ports import History, Requests, StoredTurn
@@ -52,6 +53,8 @@ class Judge:
             self._violate(Kind.LOST, asked.request_id, "its app saw no ending")
             return
         outcome = asked.outcomes[0]
+        if outcome.result is Result.TIMED_OUT and asked.how != IMPATIENT:
+            self._violate(Kind.LOST, asked.request_id, "its app's client gave up waiting")
         if record is None:
             if asked.accepted_at_ms is not None or outcome.result in {Result.COMPLETED, Result.FAILED}:
                 self._violate(Kind.LOST, asked.request_id, f"the store has no record; the app saw {outcome.result}")
@@ -76,9 +79,9 @@ class Judge:
         if outcome.code and outcome.code != ending.error_code:
             detail = f"its app saw {outcome.code}, the store has {ending.error_code}"
             self._violate(Kind.DIFFERENT, asked.request_id, detail)
-        runs = len(self._book.runs.get(asked.request_id, ()))
-        if outcome.code == ErrorCode.INTERNAL and runs < self._max_attempts:
-            self._violate(Kind.LOST, asked.request_id, f"it was given up after {runs} runs of the model")
+        deaths = self._deaths_during(record)
+        if outcome.code == ErrorCode.INTERNAL and deaths < self._max_attempts:
+            self._violate(Kind.LOST, asked.request_id, f"it was given up after the deaths of {deaths} processes")
         if outcome.result is Result.COMPLETED and outcome.text != asked.text:
             self._foreign_or_different(asked, outcome.text, "what its app got")
         elif outcome.text != stored and (outcome.text or asked.how in {"stream", "cancel"}):
@@ -154,14 +157,18 @@ class Judge:
                 continue
             if attempts[-1] > record.ending.attempt:
                 self._violate(Kind.REPEATED, request_id, f"the model was run again after its ending: {attempts}")
-            ended_at_ms = record.ending.ended_at_ms
-            deaths = sum(record.accepted_at_ms <= at_ms <= ended_at_ms for at_ms in self._deaths)
+            deaths = self._deaths_during(record)
             if len(attempts) > 1 + deaths:
                 detail = f"{len(attempts)} runs of the model, though only {deaths} processes died meanwhile"
                 self._violate(Kind.REPEATED, request_id, detail)
         for request_id, record in self.records.items():
             if record.state is State.COMPLETED and record.attempt not in self._book.runs.get(request_id, ()):
                 self._violate(Kind.FOREIGN, request_id, "it was completed without a run of the model")
+
+    def _deaths_during(self, record: Record) -> int:
+        """How many processes died between the acceptance of a request and its ending."""
+        ended_at_ms = now_ms() if record.ending is None else record.ending.ended_at_ms
+        return sum(record.accepted_at_ms <= at_ms <= ended_at_ms for at_ms in self._deaths)
 
     def _judge_order(self) -> None:
         """Questions of one conversation are begun in the order asked (G4)."""

@@ -1,6 +1,6 @@
 """How much chaos."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from answerback.client import Timing
@@ -19,15 +19,19 @@ QUICK = Timing(
 )
 """The client's rules with shorter times, so that a run meets each of them often."""
 
+TRUSTING = replace(QUICK, silence_s=600.0, probe_max_s=600.0)
+"""Never asks after what it waits for, but at a new connection: what the gateway forgets to send stays missing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosPlan:
     """What to do. `kills`: how often the gateway gets SIGKILL; `seconds`: go on for so long instead.
 
     `apps_a_user`: apps that share a user. `database`: the URL of a PostgreSQL that is not ours to restart;
-    `own_postgres`: start one, and crash it. Neither: SQLite. `think_s`: an app's pause between
-    questions, at the mean. `pause_s`: the longest pause between two strikes at the process. `settle_s`: what the apps get to come to their endings
-    after the last fault. `keep`: folder for log, data and trace; None: a temporary one, kept only if a promise broke.
+    `own_postgres`: start one, and crash it. Neither: SQLite. `think_s`: an app's pause between questions, at the mean.
+    `pause_s`: the longest pause between two strikes at the process. `settle_s`: what the apps get to come to their
+    endings after the last fault. `keep`: folder for log, data and trace; None: a temporary one, kept only if a promise
+    broke.
     """
 
     seed: int

@@ -97,8 +97,7 @@ class Proxy:
     async def _relay(self, from_app: asyncio.StreamReader, to_app: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(task)
         try:
             async with asyncio.timeout(_DIAL_S):
                 from_gateway, to_gateway = await asyncio.open_connection(HOST, self._gateway_port)
@@ -115,6 +114,8 @@ class Proxy:
             asyncio.create_task(_pump(path, from_app, to_gateway, path.to_gateway, path.wire.from_app)),
             asyncio.create_task(_pump(path, from_gateway, to_app, path.to_app, path.wire.from_gateway)),
         ]
+        for pump in pumps:
+            self._keep(pump)
         try:
             await self._until_over(path, pumps)
         except asyncio.CancelledError:
@@ -123,8 +124,11 @@ class Proxy:
             self._paths.discard(path)
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
             path.close()
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     @staticmethod
     async def _until_over(path: Path, pumps: list[asyncio.Task[None]]) -> None:

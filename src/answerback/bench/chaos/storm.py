@@ -40,12 +40,17 @@ _ALL_AT_ONCE: Final = 0.04
 
 
 def deck(kills: int, *, sqlite: bool, rng: random.Random) -> list[str]:
-    """What shall happen to the process, in which order: every kind, and SIGKILL `kills` times in all."""
+    """What shall happen to the process, in which order: every kind, and SIGKILL `kills` times in all.
+
+    A KILL_STARTING is two of them: the gateway must be dead before it can start.
+    """
     special = max(1, kills // 10)
-    full = special if sqlite else 0
-    cards = [KILL_STARTING] * special + [KILL_FROZEN] * special + [KILL_FULL] * full
-    cards = cards[: max(0, kills - 1)]
-    cards += [KILL] * (kills - len(cards))
+    cards = [KILL_STARTING] * min(special, kills // 2)
+    left = kills - 2 * len(cards)
+    for kind in (KILL_FROZEN, *((KILL_FULL,) if sqlite else ())):
+        cards += [kind] * min(special, left // 2)
+        left -= min(special, left // 2)
+    cards += [KILL] * left
     others = max(1, math.ceil(kills / 8))
     cards += [TERMINATE] * others + [FREEZE] * others + [DISK_FULL] * (others if sqlite else 0)
     rng.shuffle(cards)
@@ -123,9 +128,10 @@ class Storm:
         await self._gateway.start()
 
     async def _kill_starting(self) -> None:
-        self._book.struck(KILL_STARTING)
+        self._book.struck(KILL)
         await self._gateway.kill()
         await self._gateway.kill_starting(self._process_rng.uniform(0.1, 1.5))
+        self._book.struck(KILL_STARTING)
         await self._gateway.start()
 
     async def _kill_frozen(self) -> None:

@@ -19,6 +19,8 @@ from answerback.ports import Piece, Prompt
 
 SPEC: Final = "python:answerback.bench.chaos.witness:witnessed_echo"
 FAIL_RATE: Final = 0.02
+CONCURRENCY: Final = 64
+"""As of a real model: so many answers, and no more, are lost by the death of the gateway and begun again."""
 _PIPE: Final = "CHAOS_PIPE"
 _DELAY: Final = "CHAOS_DELAY_MS"
 _PIPE_BYTES: Final = 1 << 20
@@ -30,7 +32,13 @@ class WitnessedEcho:
     def __init__(self, pipe: int, *, delay_ms: float) -> None:
         self._pipe = pipe
         self._echo = EchoModel(
-            EchoOptions(delay_ms=delay_ms, fail=EchoFailure.MIDSTREAM, fail_rate=FAIL_RATE, context_tokens=1_000_000)
+            EchoOptions(
+                delay_ms=delay_ms,
+                fail=EchoFailure.MIDSTREAM,
+                fail_rate=FAIL_RATE,
+                concurrency=CONCURRENCY,
+                context_tokens=1_000_000,
+            )
         )
         self.context_tokens = self._echo.context_tokens
         self.concurrency = self._echo.concurrency
