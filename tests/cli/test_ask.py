@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from answerback.cli.talk import printable
+from answerback.cli.output import ExitCode
+from answerback.cli.talk import explain, printable
+from answerback.client import RequestTimeout
 from cli_process import STOP_TIMEOUT_S, Run, Serve, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
@@ -63,6 +65,13 @@ def test_the_question_from_stdin_with_every_character(echo_url: str) -> None:
         command("ask", "-", "--url", echo_url), input=question.encode(), capture_output=True, check=False
     )
     assert (done.returncode, done.stdout.decode()) == (0, question)
+
+
+def test_an_outage_is_not_explained_as_a_slow_model() -> None:
+    error = explain(RequestTimeout("r1", 30.0, cause_code="unavailable"))
+    assert str(error) == "the gateway cannot store requests now (unavailable) — ask its operator"
+    assert error.exit_code is ExitCode.TIMED_OUT
+    assert "longer --timeout" in str(explain(RequestTimeout("r1", 30.0)))
 
 
 def test_the_url_from_the_environment(echo_url: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,6 +287,21 @@ def test_an_ask_times_out_is_cancelled_and_then_swallowed():
     assert script.hear(end("a", text="late")) == []
 
 
+def test_a_time_out_in_an_outage_says_so():
+    script = connected(dead_s=10_000, resend_s=5)
+    script.ask("a")
+    script.hear(Error(code=ErrorCode.UNAVAILABLE, message="later", request_id="a"))
+    (failure,) = [e.error for e in script.wait(30) if isinstance(e, Fail)]
+    assert isinstance(failure, RequestTimeout)
+    assert (str(failure), failure.cause_code) == ("Request timeout", "unavailable")
+    # Once it was accepted it is only slow.
+    script.ask("b")
+    script.hear(Error(code=ErrorCode.UNAVAILABLE, message="later", request_id="b"))
+    script.hear(accepted("b"))
+    (failure,) = [e.error for e in script.wait(60) if isinstance(e, Fail)]
+    assert failure.cause_code is None
+
+
 def test_a_time_out_without_a_connection_is_told_to_the_server_later():
     script = connected()
     script.ask("a")

@@ -389,6 +389,22 @@ def test_an_outage_is_told_as_unavailable_and_the_same_frame_works_later() -> No
     run_virtual(main())
 
 
+def test_an_outage_is_one_line_in_the_log(caplog) -> None:  # type: ignore[no-untyped-def]
+    class Full(_Outage):
+        async def accept(self, *_, **__):  # type: ignore[no-untyped-def]
+            raise Unavailable("the disk is full; free some space")
+
+    async def main() -> None:
+        backend = Backend(store=Full(), model=ScriptedModel(lambda prompt: []))
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(ask("r1"))
+
+    run_virtual(main())
+    (line,) = [r for r in caplog.records if r.name == "answerback.front"]
+    assert line.getMessage() == "the store is unavailable: the disk is full; free some space"
+    assert line.exc_info is None
+
+
 def test_an_outage_in_mid_answer_loses_nothing() -> None:
     async def main() -> None:
         for late in (False, True):

@@ -127,6 +127,8 @@ def _failed(error: AnswerbackError) -> dict[str, Any]:
         "retryable": error.retryable,
         "retryAfterMs": retry_after_ms,
     }
+    if isinstance(error, RequestTimeout) and error.cause_code is not None:
+        body["causeCode"] = error.cause_code
     answer = error.answer if isinstance(error, RequestFailed | RequestCancelled) else None
     if answer is not None:
         described: dict[str, Any] = msgspec.to_builtins(_described(answer))

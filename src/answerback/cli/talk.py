@@ -34,6 +34,11 @@ def explain(error: AnswerbackError) -> CliError:
             return CliError("the gateway did not accept the token", hint)
         case Forbidden():
             return CliError("the gateway does not let this app in", "ask its operator")
+        case RequestTimeout(cause_code="unavailable"):
+            message = "the gateway cannot store requests now (unavailable)"
+            return CliError(message, "ask its operator", exit_code=ExitCode.TIMED_OUT)
+        case RequestTimeout(cause_code=str(code)):
+            return CliError(f"the gateway could not take the request in time ({code})", exit_code=ExitCode.TIMED_OUT)
         case RequestTimeout():
             hint = f"no whole answer within {error.timeout_s:g} s; the gateway was told to stop, try a longer --timeout"
             return CliError(message, hint, exit_code=ExitCode.TIMED_OUT)

@@ -9,7 +9,7 @@
     ├── MessageTooLarge             size_bytes, limit_bytes
     ├── ProtocolViolation           request_id, detail
     ├── AnswerRestarted             request_id: text that was already given out is void
-    ├── RequestTimeout              request_id, timeout_s, text    (also a TimeoutError)
+    ├── RequestTimeout              request_id, timeout_s, text, cause_code   (also a TimeoutError)
     ├── RequestCancelled            answer: what there was until then
     └── RequestFailed               message, retry_after_ms, answer
         ├── RateLimited
@@ -148,16 +148,21 @@ class AnswerRestarted(AnswerbackError):
 
 
 class RequestTimeout(AnswerbackError, TimeoutError):
-    """The answer did not come in time; the server was told to stop. `text`: what had come until then."""
+    """The answer did not come in time; the server was told to stop. `text`: what had come until then.
+
+    `cause_code`: the server's last word about the request was that it could not take it then, and why: `unavailable`
+    during an outage. None: it was only slow.
+    """
 
     code = ErrorCode.TIMEOUT.value
     retryable = True
 
-    def __init__(self, request_id: str, timeout_s: float, text: str = "") -> None:
+    def __init__(self, request_id: str, timeout_s: float, text: str = "", *, cause_code: str | None = None) -> None:
         super().__init__(request_id, timeout_s)
         self.request_id = request_id
         self.timeout_s = timeout_s
         self.text = text
+        self.cause_code = cause_code
 
     def __str__(self) -> str:
         return "Request timeout"

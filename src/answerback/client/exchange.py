@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from answerback.core.assembly import Assembly
+from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ResumePoint, SendMessage
 
 
@@ -32,7 +33,7 @@ class Exchange:
 
     `deadline`: give up. `silent_at`: give up, because the started answer went silent. `probe_at`: ask the server about
     it. `resume_at`: ask it for missing text. `resend_at`: not to be sent again before. `hello_id`: the `hello` that is
-    out for it (R5: at most one).
+    out for it (R5: at most one). `refusal`: why the server could not take it when it last spoke of it.
     """
 
     frame: SendMessage
@@ -51,6 +52,7 @@ class Exchange:
     resend_at: float | None = None
     hello_id: str | None = None
     wants_resume: bool = False
+    refusal: ErrorCode | None = None
 
     @property
     def request_id(self) -> str:

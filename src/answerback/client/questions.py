@@ -110,6 +110,7 @@ class Questions:
 
     def accept(self, exchange: Exchange, *, now: float) -> None:
         """The server knows the question: the next one of its key may go."""
+        exchange.refusal = None
         if exchange.phase is not Phase.ACCEPTED:
             exchange.phase = Phase.ACCEPTED
             exchange.was_sent = True
@@ -276,7 +277,9 @@ class Questions:
     def _time_out(self, exchange: Exchange, timeout_s: float, now: float) -> None:
         """R17: an ending made by the client; the server is told to stop."""
         self.tell_stop(exchange, now=now)
-        self.fail(exchange, RequestTimeout(exchange.request_id, timeout_s, exchange.assembly.text), now=now)
+        cause_code = None if exchange.refusal is None else exchange.refusal.value
+        error = RequestTimeout(exchange.request_id, timeout_s, exchange.assembly.text, cause_code=cause_code)
+        self.fail(exchange, error, now=now)
 
     def _at(self, instant: float) -> None:
         if self._due is None or instant < self._due:

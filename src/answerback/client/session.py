@@ -317,6 +317,8 @@ class Session:
             self._effects.extend(effects)
             return
         exchange = self._questions.get(error.request_id)
+        if exchange is not None and ERRORS[error.code].retryable:
+            exchange.refusal = error.code
         if exchange is None or (exchange.phase is Phase.ACCEPTED and error.code not in _ENDS_ACCEPTED):
             self._effects.append(Note(f"{error.code}: {error.message}"))
         elif ERRORS[error.code].retryable:

@@ -161,8 +161,8 @@ class Front:
                 await self._refuse_frame(connection, frame)
             else:
                 await self._handle(connection, frame)
-        except Unavailable:
-            log.warning("the store is unavailable", exc_info=True, extra=_of(connection_id))
+        except Unavailable as exc:
+            log.warning("the store is unavailable: %s", exc, extra=_of(connection_id))
             await self._error(
                 connection_id,
                 ErrorCode.UNAVAILABLE,
