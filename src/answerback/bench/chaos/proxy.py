@@ -153,6 +153,6 @@ async def _pump(
 def _reset(writer: asyncio.StreamWriter) -> None:
     connection = writer.get_extra_info("socket")
     if connection is not None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # ValueError: uvloop's, of one that is closed
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
