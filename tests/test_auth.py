@@ -83,7 +83,7 @@ def signed(content: dict[str, Any], key: Any = SECRET, algorithm: str = "HS256",
 
 async def test_a_made_token_is_accepted() -> None:
     token = make_token("alice", secret=SECRET, ttl_s=60, now_s=NOW, issuer="i", audience="a")
-    assert await with_secret(issuer="i", audience="a").identify(token) == Identity("alice", int(NOW + 60) * 1000)
+    assert await with_secret(issuer="i", audience="a").identify(token) == Identity("alice", int(NOW + 60 + 30) * 1000)
 
 
 @pytest.mark.parametrize(("algorithm", "key", "kid"), [("RS256", RSA_KEY, "rsa"), ("ES256", EC_KEY, "ec")])
@@ -125,6 +125,12 @@ async def test_claims_that_do_not_fit_are_refused(why: str, content: dict[str, A
 async def test_the_leeway_covers_a_clock_that_is_off() -> None:
     content = claims(exp=NOW - 29, nbf=NOW + 29, aud=["other", "answerback"])
     assert await with_keys().identify(signed(content, RSA_KEY, "RS256", "rsa"))
+
+
+async def test_an_identity_holds_as_long_as_its_token_is_accepted() -> None:
+    token = signed(claims(exp=NOW - 29), RSA_KEY, "RS256", "rsa")
+    identity = await with_keys().identify(token)
+    assert identity.expires_at_ms == (NOW - 29 + 30) * 1000, "or each question on the connection would be refused"
 
 
 def unsigned(alg: str) -> str:

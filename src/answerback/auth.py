@@ -124,10 +124,11 @@ class JwtTokens:
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
         now = self._clock()
-        expires_at = _number(claims, "exp")
-        if expires_at is None:
+        exp = _number(claims, "exp")
+        if exp is None:
             raise TokenRefused("there is no exp claim")
-        if now >= expires_at + self._leeway_s:
+        accepted_until = exp + self._leeway_s
+        if now >= accepted_until:
             raise TokenRefused("expired")
         not_before = _number(claims, "nbf")
         if not_before is not None and now < not_before - self._leeway_s:
@@ -139,7 +140,7 @@ class JwtTokens:
         user_id = claims.get(self._user_claim)
         if not isinstance(user_id, str) or len(user_id) > MAX_ID_LENGTH or not _IS_VISIBLE.match(user_id):
             raise TokenRefused(f"the claim {self._user_claim} is not a user id")
-        return Identity(user_id, int(expires_at * 1000))
+        return Identity(user_id, int(accepted_until * 1000))
 
 
 _NO_CLAIMS: Final[Options] = {

@@ -406,7 +406,11 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a token speaks for, and until when (epoch milliseconds; None: it does not expire)."""
+    """Who a token speaks for, and until when.
+
+    `expires_at_ms`: the instant from which the token is not accepted any more, leeway included (epoch milliseconds;
+    None: it does not expire).
+    """
 
     user_id: str
     expires_at_ms: int | None
