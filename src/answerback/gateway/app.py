@@ -18,6 +18,7 @@ from answerback.gateway.adminkey import AdminKey, load_admin_key
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, make_tokens, tls_context
 from answerback.gateway.health import Health
+from answerback.gateway.leaving import leave_within
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
 from answerback.gateway.queue import InProcessQueue
@@ -44,6 +45,9 @@ log = logging.getLogger("answerback.gateway")
 
 LEAVE_S: Final = 5.0
 """What sockets and frames that are being handled get to end, after the grace of the running answers."""
+
+EXIT_S: Final = 2.0
+"""What anything else in the process gets to end in when the gateway has stopped."""
 
 SECONDS_A_DAY: Final = 24 * 3600
 
@@ -337,7 +341,8 @@ class Gateway:
 def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None]) -> None:
     """Run a gateway until a signal stops it, on uvloop where it is installed. `announce` is called when it listens.
 
-    The process is the gateway's own: how the interpreter switches threads and collects garbage is set for it.
+    The process is the gateway's own: how the interpreter switches threads and collects garbage is set for it, and it
+    ends soon after the gateway has stopped, whatever else still runs in it.
 
     Raises: as entering a Gateway.
     """
@@ -352,6 +357,7 @@ def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None
                 gc.freeze()  # what was loaded stays, and need not be looked at again and again
                 announce(gateway)
                 await gateway.serve_forever()
+        leave_within(EXIT_S, asyncio.get_running_loop())
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve())

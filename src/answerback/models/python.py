@@ -6,13 +6,12 @@ import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 
 from answerback.models.closing import closable
 from answerback.models.spec import ModelSpecError
-from answerback.models.threads import Emit, from_thread
+from answerback.models.threads import DaemonThreads, Emit, from_thread
 from answerback.ports import Finish, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
@@ -53,8 +52,8 @@ class PythonModel:
         self._context_tokens = context_tokens
         self._concurrency = concurrency
         self._close = close
-        # Threads start when they are needed.
-        self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix=f"answerback-{name}")
+        # The queue runs no more than `concurrency` answers, so there are no more threads than that, but for stuck ones.
+        self._threads = DaemonThreads(f"answerback-{name}")
 
     @property
     def name(self) -> str:
@@ -93,7 +92,6 @@ class PythonModel:
 
     async def close(self) -> None:
         """Close the operator's model, if it can be."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
         if self._close is not None:
             await self._close()
 
@@ -102,7 +100,7 @@ class PythonModel:
         if isinstance(answer, AsyncIterator):
             return closable(answer)
         if isinstance(answer, Iterator):
-            return from_thread(self._executor, lambda emit: _run(answer, emit))
+            return from_thread(self._threads, lambda emit: _run(answer, emit))
         if inspect.iscoroutine(answer):
             answer.close()
         raise TypeError(f"answer(prompt) must yield its text; it returned {type(answer).__name__}")

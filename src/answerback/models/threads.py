@@ -3,14 +3,39 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 Emit: TypeAlias = Callable[[T], bool]
 """Hands one item over; true means: stop, nobody reads any more."""
+
+
+class DaemonThreads(Executor):
+    """A daemon thread for each job. Unlike those of ThreadPoolExecutor none is waited for when the interpreter leaves:
+    it may be stuck in code that is not ours. Whoever submits sees to it that there are not too many.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
+        """See Executor. The job begins at once."""
+        job: Future[Any] = Future()
+        job.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                job.set_result(fn(*args, **kwargs))
+            except BaseException as exc:
+                job.set_exception(exc)
+
+        threading.Thread(target=run, name=self._name, daemon=True).start()
+        return job
 
 
 @dataclass(frozen=True, slots=True)
