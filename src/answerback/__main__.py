@@ -1,6 +1,6 @@
 """`python -m answerback` is the `answerback` command."""
 
-from answerback.cli.main import main
+from answerback.cli.entry import main
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,6 @@
 """Help, versions, exit codes, and errors as one line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,16 @@ def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
     program = f"{sys.executable} -m answerback serve --show-config | true"
     run = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert (run.stdout, run.stderr) == ("", "")
+
+
+@pytest.mark.process
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "answerback", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (130, "")
