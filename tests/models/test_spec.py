@@ -100,6 +100,12 @@ def test_wrong_specs_say_what_to_write(text: str, says: str) -> None:
     assert says in str(caught.value)
 
 
+def test_no_kind_is_offered_that_is_refused() -> None:
+    with pytest.raises(ModelSpecError) as caught:
+        parse_model_spec("nix")
+    assert "bedrock" not in str(caught.value)
+
+
 def test_a_key_in_the_url_is_refused_and_not_repeated() -> None:
     with pytest.raises(ModelSpecError) as caught:
         parse_model_spec("openai:https://me:secret@example.com/v1#m")

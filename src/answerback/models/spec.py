@@ -19,7 +19,7 @@ from answerback.models.echo import EchoFailure, EchoOptions
 from answerback.protocol.frames import VISIBLE
 from answerback.protocol.limits import MAX_ID_LENGTH
 
-KINDS: Final = "local, echo, openai:BASE_URL#MODEL, bedrock:MODEL_ID or python:package.module:factory"
+KINDS: Final = "local, echo, openai:BASE_URL#MODEL or python:package.module:factory"
 
 
 class ModelSpecError(Exception):
