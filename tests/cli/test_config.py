@@ -124,6 +124,7 @@ def test_paths_in_the_file_are_relative_to_it(file: Path, monkeypatch: pytest.Mo
         ('idle_timeout = "soon"', "must be a duration such as 90s, 10m or 1h"),
         ("lock_system = 1", "must be true or false"),
         ("model = [1]", "must be a list of texts"),
+        ("[serve]\nport = 1", "{file} has a section [serve] — settings stand at the top level"),
         ("port = ", "{file} is not valid TOML"),
         ("auth_secret = 'short'", "shorter than 32 bytes"),
         (f"auth_secret = '{'x' * 32}'\nauth_secret_file = 's'", "both set"),

@@ -103,6 +103,8 @@ def load(
     sources: dict[str, str] = {}
     base = path.resolve().parent
     for key, raw in document.items():
+        if isinstance(raw, dict):
+            raise usage_error(f"{path} has a section [{key}]", "settings stand at the top level: leave that line out")
         value = _read(_known(key, path), raw, f"{key} in {path}")
         given[key] = base / value if isinstance(value, Path) else value
         sources[key] = "file"
