@@ -48,6 +48,8 @@ def test_a_running_gateway_is_found_and_talked_to(serve: Serve, run: Run) -> Non
     remote = run("doctor", "--url", gateway.url, "--deep", "--json")
     assert remote.code == 0
     assert findings(remote.out)["answer"][1].startswith("'Say hello.'")
+    tls = run("doctor", "--url", gateway.url.replace("ws://", "wss://"), "--json")
+    assert "this port speaks ws://, without TLS" in findings(tls.out)["gateway"][1]
 
 
 def test_a_token_is_checked_here_and_there(

@@ -449,6 +449,21 @@ async def test_nobody_listens(unused_tcp_port):
     assert isinstance(failed.value, ConnectionError)
 
 
+async def test_tls_to_a_port_without_it():
+    async def refuse(reader, writer):
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(CannotConnect, match="this port speaks ws://, without TLS"):
+            async with Client(f"wss://127.0.0.1:{port}"):
+                pass
+
+
 async def test_what_listens_is_no_websocket_server():
     async def speak(reader, writer):
         writer.write(b"220 mail.example ESMTP\r\n")

@@ -51,6 +51,8 @@ def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
     from websockets.sync.client import connect  # noqa: PLC0415
     from websockets.typing import Subprotocol  # noqa: PLC0415
 
+    from answerback.client.link import NOT_TLS  # noqa: PLC0415 - the client is slow to import
+
     try:
         before = time.time()
         with connect(
@@ -74,6 +76,8 @@ def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
     except InvalidHandshake:
         return [failure("gateway", f"what listens at {url} is no gateway", "say the right --url or --port")]
     except ssl.SSLError as exc:
+        if exc.reason in NOT_TLS:
+            return [failure("gateway", f"{url}: this port speaks ws://, without TLS", "say ws:// instead of wss://")]
         return [
             failure(
                 "gateway",

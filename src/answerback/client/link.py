@@ -24,6 +24,8 @@ log = logging.getLogger("answerback.client")
 
 _MAX_INCOMING_BYTES: Final = 4 * MAX_FRAME_BYTES
 """Frames have at most 32 KB; some room, so that a newer server is not cut off."""
+NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+"""What versions of OpenSSL say to an answer that is no TLS."""
 _MESSAGE_TOO_BIG: Final = 1009
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _IS_VISIBLE: Final = re.compile(VISIBLE)
@@ -123,6 +125,8 @@ def _explain(url: str, exc: Exception) -> OpenFailed:
         case ssl.SSLCertVerificationError():
             reason = f"the server's certificate is not trusted ({exc.verify_message}); pass ssl= with its authority"
             return OpenFailed(CannotConnect(url, reason), is_absent=True)
+        case ssl.SSLError(reason=reason) if reason in NOT_TLS:
+            return OpenFailed(CannotConnect(url, "this port speaks ws://, without TLS"), is_absent=True)
         case TimeoutError():
             return OpenFailed(CannotConnect(url, "no answer in time"))
         case ConnectionRefusedError():
