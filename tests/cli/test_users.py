@@ -79,6 +79,15 @@ def test_a_gateway_with_another_admin_port_is_said(serve: Serve, run: Run) -> No
     assert "--admin-port" in result.err
 
 
+def test_the_admin_port_of_a_running_gateway_is_found(serve: Serve, run: Run) -> None:
+    gateway = serve()
+    ask(gateway, "alice")
+    shown = run("users", "show", "alice", "--json", "--data-dir", str(gateway.data_dir))
+    assert json.loads(shown.out)["userId"] == "alice"
+    gateway.stop()
+    assert not (gateway.data_dir / "admin.port").exists()
+
+
 def test_no_database_is_said(run: Run, tmp_path: Path) -> None:
     result = run("users", "list", "--data-dir", str(tmp_path / "nowhere"))
     assert result.code == 1

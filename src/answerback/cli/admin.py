@@ -15,6 +15,7 @@ from answerback.ports import DailyUsage, StoredUser
 
 T = TypeVar("T")
 KEY_FILE: Final = "admin.key"
+PORT_FILE: Final = "admin.port"
 TIMEOUT_S: Final = 10.0
 
 
@@ -28,6 +29,14 @@ def read_key(data_dir: Path) -> str:
             f"the admin key {path} cannot be read ({exc.strerror})",
             "say --data-dir as `answerback serve` has it, and run this as the same user",
         ) from exc
+
+
+def find_port(data_dir: Path, *, otherwise: int) -> int:
+    """The admin port of the gateway that uses this data folder, as it has noted it; else `otherwise`."""
+    try:
+        return int((data_dir / PORT_FILE).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return otherwise
 
 
 class AdminUsers:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
-from answerback.cli.admin import AdminUsers, read_key
+from answerback.cli.admin import AdminUsers, find_port, read_key
 from answerback.cli.config import Configuration, load
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.values import whole
@@ -205,7 +205,10 @@ async def _open(configuration: Configuration) -> AsyncIterator[Users]:
     except StoreInUse:
         if settings.admin_port is None:
             raise CliError("a gateway holds the store, and its admin port is off", "stop that gateway first") from None
-        yield AdminUsers(port=settings.admin_port, key=read_key(settings.data_dir))
+        port = settings.admin_port
+        if port == 0 or "admin_port" not in configuration.sources:
+            port = find_port(settings.data_dir, otherwise=port)
+        yield AdminUsers(port=port, key=read_key(settings.data_dir))
         return
     except StoreError as exc:
         raise CliError(str(exc).rstrip(".")) from exc

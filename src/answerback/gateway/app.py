@@ -15,6 +15,7 @@ from typing import Final, Protocol, Self
 from answerback.core.coalescing import steady
 from answerback.gateway.admin import Admin
 from answerback.gateway.adminkey import AdminKey, load_admin_key
+from answerback.gateway.adminport import forget_admin_port, note_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, make_tokens, tls_context
 from answerback.gateway.health import Health
@@ -268,9 +269,12 @@ class Gateway:
             tasks=tasks,
         )
         await self._recover(store, queue)
+        self._stack.callback(forget_admin_port, settings.data_dir)
+        forget_admin_port(settings.data_dir)
         if settings.admin_port is not None:
             self._stack.push_async_callback(admin.close)
             self._admin_port = await admin.start(settings.admin_port)
+            note_admin_port(settings.data_dir, self._admin_port)
         self._stack.push_async_callback(self._wind_up, listener, queue, tasks)
         queue.start(worker.run)
         sweeping = asyncio.create_task(self._sweep(janitor), name="janitor")
