@@ -51,6 +51,14 @@ format: $(VENV)/dev ## Format the code and mend what the linter can
 bench: $(VENV)/tools ## Measure the gateway beside bare echo servers (2 minutes)
 	@$(BIN)/python bench/run.py
 
+.PHONY: planted
+planted: $(VENV)/tools ## Plant every known kind of bug in a copy and see each one caught (5 minutes)
+	@$(BIN)/python scripts/planted_bugs.py
+
+.PHONY: fuzz
+fuzz: $(VENV)/tools .cache/atheris/installed ## Look for inputs that break something, a minute a target
+	@$(BIN)/python fuzz/run.py --seconds 60
+
 .PHONY: lock
 lock: .cache/lock/bin/uv ## Resolve the newest allowed packages into requirements/*.txt
 	scripts/lock .cache/lock/bin/uv
@@ -93,6 +101,10 @@ $(VENV)/dev: requirements/dev.txt | $(VENV)/installed
 
 $(VENV)/tools: $(VENV)/installed $(VENV)/dev $(INTEROP)/package.json
 	@scripts/install-test-servers $(INTEROP)
+	@touch $@
+
+.cache/atheris/installed: fuzz/requirements.txt | $(VENV)/tools
+	@$(PIP) install --only-binary :all: --require-hashes --target .cache/atheris --requirement $<
 	@touch $@
 
 .cache/lock/bin/uv:
