@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from answerback.client import Timing
 
-QUICK = Timing(
+QUICK: Final = Timing(
     backoff_min_s=0.1,
     backoff_max_s=2.0,
     silence_s=2.0,
@@ -19,7 +20,7 @@ QUICK = Timing(
 )
 """The client's rules with shorter times, so that a run meets each of them often."""
 
-TRUSTING = replace(QUICK, silence_s=600.0, probe_max_s=600.0)
+TRUSTING: Final = replace(QUICK, silence_s=600.0, probe_max_s=600.0)
 """Never asks after what it waits for, but at a new connection: what the gateway forgets to send stays missing."""
 
 
