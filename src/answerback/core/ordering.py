@@ -5,6 +5,7 @@ text stands in a queue's message id.
 """
 
 import hashlib
+from functools import lru_cache
 
 from answerback.protocol.frames import SendMessage
 
@@ -22,6 +23,7 @@ def digest(*parts: str | None) -> str:
     return state.hexdigest()
 
 
+@lru_cache(maxsize=8192)
 def ordering_key(user_id: str, conversation_id: str | None) -> str:
     """Requests with one key run one at a time (G4): the user's conversation, else the user."""
     return digest("order", user_id, conversation_id)

@@ -187,9 +187,10 @@ class Run:
         """Send text as it falls due, renew the lease, and watch for cancellation and the deadline."""
         tools = self._tools
         while True:
-            if producer.done():
-                return producer.result()
+            is_over = producer.done()  # even then its text need not wait until the ending is stored
             await tools.courier.flush(self.delivery)
+            if is_over:
+                return producer.result()
             now = tools.monotonic()
             if now >= self._stop_at:
                 return _Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
