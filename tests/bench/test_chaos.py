@@ -30,6 +30,8 @@ from answerback.bench.chaos.storm import (
     deck,
 )
 from answerback.bench.chaos.wire import Wire
+from answerback.cli.main import run
+from answerback.cli.output import ExitCode
 from answerback.core import request as changes
 from answerback.core.request import Ending, Policy, Question, Record, RequestKey
 from answerback.ports import Quota
@@ -371,6 +373,21 @@ def test_the_deck_has_every_kind_and_as_many_kills_as_asked() -> None:
         assert {TERMINATE, FREEZE, DISK_FULL} <= set(cards)
     assert set(deck(50, sqlite=True, rng=random.Random(1))) >= set(KILLS)
     assert DISK_FULL not in deck(50, sqlite=False, rng=random.Random(1))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--url", "ws://127.0.0.1:9"),
+        ("--idle", "5"),
+        ("--rate", "10"),
+        ("--postgres", "--database", "postgresql:///nowhere"),
+        ("--keep", "/"),
+    ],
+)
+def test_flags_that_chaos_cannot_have(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--chaos", *flags]) == ExitCode.USAGE
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def short(**more: Any) -> ChaosPlan:

@@ -1,5 +1,6 @@
 """`answerback bench`: load with a ledger."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -112,6 +113,8 @@ def bench(
                 raise usage_error(f"{flag} is not for --chaos", "leave it out; chaos starts a gateway of its own")
         if postgres and database is not None:
             raise usage_error("--postgres starts a database of its own", "leave out --database")
+        if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+            raise usage_error(f"{keep} is not an empty folder", "name a new one with --keep")
         return _chaos(
             apps=apps,
             seed=seed,
@@ -163,14 +166,13 @@ def _chaos(
     keep: Path | None,
     as_json: bool,
 ) -> int:
-    try:
-        from answerback.cli.chaos import ChaosPlan, new_seed, run  # noqa: PLC0415 - it starts a gateway and uses stores
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("answerback"):
-            raise
-        raise usage_error("--chaos needs Linux", "run it there, or in a container") from exc
+    if sys.platform != "linux":
+        raise usage_error("--chaos needs Linux", "run it there, or in a container")
+    from answerback.cli.chaos import ChaosPlan, new_name, new_seed, run  # noqa: PLC0415 - the load tool is slow to import
+
     plan = ChaosPlan(
         seed=new_seed() if seed is None else seed,
+        name="" if database is None else new_name(),
         apps=apps,
         kills=kills,
         seconds=seconds,

@@ -11,7 +11,7 @@ from answerback.bench.process import ProcessFailed
 from answerback.cli.output import CliError, ExitCode, note, say, say_json
 from answerback.stores.errors import StoreError
 
-__all__ = ["ChaosPlan", "new_seed", "run"]
+__all__ = ["ChaosPlan", "new_name", "new_seed", "run"]
 
 _SEEDS = 1_000_000
 
@@ -19,6 +19,11 @@ _SEEDS = 1_000_000
 def new_seed() -> int:
     """A seed short enough to be typed again."""
     return secrets.randbelow(_SEEDS)
+
+
+def new_name() -> str:
+    """What tells this run from others in one database."""
+    return f"-{secrets.token_hex(3)}"
 
 
 def run(plan: ChaosPlan, *, as_json: bool) -> ExitCode:

@@ -59,8 +59,8 @@ class App:
     """One app. `run` asks until `stop`, and returns when every question has its ending."""
 
     def __init__(self, number: int, *, url: str, plan: ChaosPlan, book: Book, rng: random.Random) -> None:
-        self.session = f"s{plan.seed}-app{number}"
-        self.user = f"u{plan.seed}-{number // plan.apps_a_user}"
+        self.session = f"s{plan.seed}{plan.name}-app{number}"
+        self.user = f"u{plan.seed}{plan.name}-{number // plan.apps_a_user}"
         self._url = url
         self._timing = TRUSTING if number % _TRUSTING_EACH == 0 else QUICK
         self._plan = plan

@@ -28,14 +28,15 @@ TRUSTING: Final = replace(QUICK, silence_s=600.0, probe_max_s=600.0)
 class ChaosPlan:
     """What to do. `kills`: how often the gateway gets SIGKILL; `seconds`: go on for so long instead.
 
-    `apps_a_user`: apps that share a user. `database`: the URL of a PostgreSQL that is not ours to restart;
-    `own_postgres`: start one, and crash it. Neither: SQLite. `think_s`: an app's pause between questions, at the mean.
-    `pause_s`: the longest pause between two strikes at the process. `settle_s`: what the apps get to come to their
-    endings after the last fault. `keep`: folder for log, data and trace; None: a temporary one, kept only if a promise
-    broke.
+    `name`: sets this run's users apart from those of others in the same database. `apps_a_user`: apps that share a
+    user. `database`: the URL of a PostgreSQL that is not ours to crash; `own_postgres`: start one, and crash it.
+    Neither: SQLite. `think_s`: an app's pause between questions, at the mean. `pause_s`: the longest pause between two
+    strikes at the process. `settle_s`: what the apps get to come to their endings after the last fault. `keep`: an
+    empty or new folder for log, data and trace; None: a temporary one, kept only if a promise broke.
     """
 
     seed: int
+    name: str = ""
     apps: int = 100
     apps_a_user: int = 3
     kills: int = 50

@@ -129,9 +129,12 @@ async def _live(apps: list[App], storm: Storm, book: Book, plan: ChaosPlan, told
     """The apps ask, the storm rages, then the apps come to their endings."""
     stop = asyncio.Event()
     living = [asyncio.create_task(app.run(stop), name=app.session) for app in apps]
-    await book.until_answered(min(_FIRST_ANSWERS, len(apps)))
     try:
+        async with asyncio.timeout(plan.settle_s):
+            await book.until_answered(min(_FIRST_ANSWERS, len(apps)))
         await storm.rage()
+    except* TimeoutError:
+        book.violate(Kind.BROKEN, "", "the apps got no first answers, and nothing was struck yet")
     except* (Died, ProcessFailed) as died:
         for error in died.exceptions:
             book.violate(Kind.BROKEN, "", str(error))
