@@ -27,6 +27,9 @@ from answerback.bench.idle import IdleReport, measure_idle
 from answerback.bench.load import Plan
 from answerback.bench.measure import loop_factory, measure, measured_gateway
 from answerback.bench.process import running
+from answerback.core.request import Question, Record
+from answerback.ports import Quota
+from answerback.stores import open_store
 
 PEERS = Path(__file__).parent / "peers"
 DELAY_MS = 5
@@ -155,6 +158,42 @@ async def measured_idle(server: Server, connections: int) -> IdleReport:
     return report
 
 
+async def group_commit(waiting: int, *, scale: float) -> float:
+    """Durable accepts a second of the default store by itself, with so many callers that wait for theirs."""
+    total = max(waiting, round((1_000 if waiting == 1 else 10_000) * scale))
+    with tempfile.TemporaryDirectory(prefix="answerback-bench-", ignore_cleanup_errors=True) as name:
+        store = await open_store(None, Path(name))
+        numbers = iter(range(total))
+
+        async def caller() -> None:
+            for number in numbers:
+                record = Record(
+                    user_id=f"user-{number % 100}",
+                    request_id=f"request-{number}",
+                    session_id="session",
+                    conversation_id="conversation",
+                    ordering_key=f"key-{number % 100}",
+                    fingerprint="0" * 64,
+                    model="echo",
+                    accepted_at_ms=number,
+                )
+                question = Question(message="What is a WebSocket?", model="echo")
+                await store.accept(record, question, Quota(per_minute=0, max_pending=total), now_ms=number)
+
+        started = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(waiting)))
+        seconds = time.perf_counter() - started
+        await store.close()
+    note(f"the store alone: {waiting} callers, {total / seconds:,.0f} accepts/s")
+    return total / seconds
+
+
+def commits(results: Mapping[int, float]) -> str:
+    """One line: what sharing a flush among callers gives."""
+    rates = ", ".join(f"{rate:,.0f} with {waiting:,} waiting" for waiting, rate in results.items())
+    return f"Durable accepts a second of the store alone (SQLite, group commit): {rates}."
+
+
 def markdown(results: Mapping[str, Figures]) -> str:
     """A table with a column a server, and ratios of ours to each peer."""
     names = list(results)
@@ -215,11 +254,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: to see that it runs")
     parser.add_argument("--output", type=Path, help="write the Markdown there too")
     arguments = parser.parse_args()
+    scale = 0.1 if arguments.quick else 1.0
     results = {}
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         for server in servers():
-            results[server.name] = runner.run(measure_all(server, scale=0.1 if arguments.quick else 1))
-    text = f"{machine()}\n\n{markdown(results)}\n"
+            results[server.name] = runner.run(measure_all(server, scale=scale))
+        accepts = {waiting: runner.run(group_commit(waiting, scale=scale)) for waiting in (1, 32, 1_000)}
+    text = f"{machine()}\n\n{markdown(results)}\n\n{commits(accepts)}\n"
     print(text)
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
