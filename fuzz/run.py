@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from harness import TARGETS, corpus
+from harness.cover import smallest_cover
 
 ROOT = Path(__file__).parent.parent
 ENGINE = ROOT / ".cache" / "atheris"
@@ -67,15 +68,11 @@ def fuzz(name: str, seconds: int, *, keep: bool) -> bool:
 
 def _keep(name: str, folder: Path) -> None:
     """Put the inputs that together reach everything into the corpus, small ones first."""
-    merged = FOUND / f"{name}.merged"
-    merged.mkdir(exist_ok=True)
-    for old in merged.iterdir():
-        old.unlink()
-    _engine(name, merged, str(folder), "-merge=1")
-    inputs = sorted((path.read_bytes() for path in merged.iterdir()), key=lambda data: (len(data), data))
-    small = [data for data in inputs if len(data) <= KEPT_BYTES][:KEPT_INPUTS]
-    corpus.write(name, small)
-    print(f"{len(inputs)} inputs reach everything; {len(small)} of them are kept")
+    inputs = sorted((path.read_bytes() for path in folder.iterdir()), key=lambda data: (len(data), data))
+    small = [data for data in inputs if len(data) <= KEPT_BYTES]
+    kept = smallest_cover(TARGETS[name], small)[:KEPT_INPUTS]
+    corpus.write(name, kept)
+    print(f"{len(kept)} of {len(inputs)} inputs are kept", flush=True)
 
 
 def _engine(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

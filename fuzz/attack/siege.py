@@ -13,8 +13,11 @@ from attack.attackers import Attackers
 from attack.watch import Sample, Watch, rows_of
 from attack.witnesses import Witnesses
 
-WARM_UP = 0.25
+WARM_UP = 0.5
 """This part of the frames is sent before the memory is compared: pools, caches and the heap have their size then."""
+
+MAX_GROWTH_BYTES = 48_000_000
+"""Of the resident memory after the warm-up. A leak of 100 bytes a frame would be more in a million frames."""
 
 SPARE_FILES = 24
 """Descriptors that a gateway needs besides its sockets, and sockets that it is still closing."""
@@ -120,6 +123,8 @@ def _findings(
         problems.append(f"{end.files - start.files} file descriptors stayed open")
     if peak > start.files + 2 * bad.count + good.count + SPARE_FILES:
         problems.append(f"{peak} file descriptors at the peak")
+    if end.rss_bytes > warm[0].rss_bytes + MAX_GROWTH_BYTES:
+        problems.append(f"the memory grew from {warm[0].rss_bytes:,} to {end.rss_bytes:,} bytes after the warm-up")
     waits = quantiles(good.waits_s, n=100) if len(good.waits_s) > 1 else [0.0] * 99
     return Findings(
         frames=bad.total,

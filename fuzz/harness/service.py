@@ -33,7 +33,7 @@ async def _converse(script: Script) -> None:
     bob = await backend.connect("of-bob", session="s", user="bob")
     alice = await backend.connect("of-alice", session="s", user="alice")
     await bob.say(SendMessage(request_id="q", message=SECRET, conversation_id="c"))
-    filler = ("\u0001" if script.byte() & 1 else "\U0001f600") * _SIZES[script.byte() % 4]
+    filler = ("\u0001" if script.byte() & 1 else "\U0001f600") * _SIZES[script.byte() // 80]
     for number in range(script.byte() % 4):
         await alice.say(SendMessage(request_id=f"filler-{number}", message=filler, conversation_id="c"))
     await backend.queue.idle()

@@ -73,6 +73,7 @@ class Handler(RequestHandler):
         else:
             log.debug("not HTTP from %s", request.remote)
             text = "This is not a valid HTTP request.\n"
+            drop_tracebacks(exc)
         response = web.Response(status=status, text=text)
         response.force_close()
         return response
@@ -103,3 +104,14 @@ class Server(web.Server):
         super().connection_made(handler, transport)
         if len(self._connections) > self._max_connections:
             transport.abort()
+
+
+def drop_tracebacks(error: BaseException | None) -> None:
+    """Forget where an error, and those behind it, came from.
+
+    aiohttp keeps the error that a connection ended with in objects of the connection, and the frames of its traceback
+    hold these: some 30 kB a connection that only a full garbage collection would find.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, cast
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from answerback.core.request import RequestKey
-from answerback.gateway.http import Handler, Server
+from answerback.gateway.http import Handler, Server, drop_tracebacks
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Socket, Sockets
 from answerback.gateway.tasks import Tasks
@@ -201,6 +201,7 @@ class Listener:
             self._release(bucket_name, socket.bucket)
             self._tasks.start(self._leave(socket), name=f"disconnect {connection.connection_id}")
             await socket.released()
+            drop_tracebacks(ws.exception())
             log.debug("disconnected", extra=context)
 
     async def _leave(self, socket: Socket) -> None:
