@@ -11,7 +11,9 @@ _UNSTORED = frozenset({"timestamp", "token", "before"})
 """Fields that reach no store as they are; in all others U+0000 would be an error of PostgreSQL."""
 
 _OWN_WORDS = re.compile(r"[ -~]{10,400}")
-_FOREIGN_WORDS = re.compile(r"msgspec|missing required|malformed|truncated|Expected `|\$\.|byte \d|Traceback|line \d", re.IGNORECASE)
+_FOREIGN_WORDS = re.compile(
+    r"msgspec|missing required|malformed|truncated|Expected `|\$\.|byte \d|Traceback|line \d", re.IGNORECASE
+)
 
 
 def client_frames(data: bytes) -> None:
