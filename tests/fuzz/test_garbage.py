@@ -13,6 +13,9 @@ from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets
 from answerback.gateway.tasks import Tasks
 from answerback.gateway.upgrade import Doorkeeper, Hosts
+from answerback.protocol.codec import FrameError
+from answerback.testing.backend import Backend
+from answerback.testing.loop import run_virtual
 from harness.listener import UPGRADE, Front
 
 FRAME = Masker(b"mask").frame
@@ -52,6 +55,7 @@ def handlers() -> list[Handler]:
     [
         pytest.param(FRAME(b"\x03\xe8", CLOSE), id="close"),
         pytest.param(b"", id="hang up"),
+        pytest.param(FRAME(b"{}") * 3_000, id="hang up with much unread"),
         pytest.param(FRAME(b"half a frame")[:5], id="hang up inside of a frame"),
         pytest.param(b"\x81\x02hi", id="unmasked"),
         pytest.param(FRAME(b"\xff"), id="bad UTF-8"),
@@ -76,6 +80,16 @@ async def test_nothing_is_left_of_who_does_not_speak_http(port: int, words: byte
     writer.write(words)
     writer.write_eof()
     await ends(reader, writer)
+
+
+@pytest.mark.usefixtures("no_collections")
+def test_nothing_is_left_of_a_broken_message() -> None:
+    async def receive() -> list[object]:
+        peer = await Backend().connect("c", user="u")
+        await peer.say(b'{"action":"sendMessage","requestId":"r"}')
+        return [found for found in gc.get_objects() if isinstance(found, FrameError)]
+
+    assert run_virtual(receive()) == []
 
 
 async def ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

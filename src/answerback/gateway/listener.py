@@ -201,6 +201,8 @@ class Listener:
             self._release(bucket_name, socket.bucket)
             self._tasks.start(self._leave(socket), name=f"disconnect {connection.connection_id}")
             await socket.released()
+            # aiohttp would do this after us, and keep the error of a lost connection with all that was not read.
+            await ws.close()
             drop_tracebacks(ws.exception())
             log.debug("disconnected", extra=context)
 

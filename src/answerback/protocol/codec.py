@@ -96,10 +96,13 @@ def decode_client(data: Data) -> ClientFrame:
     size = len(data)
     if size > MAX_MESSAGE_BYTES or (isinstance(data, str) and _utf8_length(data) > MAX_MESSAGE_BYTES):
         raise FrameError(ErrorCode.MESSAGE_TOO_LARGE, f"A message may have {MAX_MESSAGE_BYTES} bytes. Shorten it.")
+    broken: FrameError | None = None
     try:
         frame = _client.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
-        raise _explain(data, exc) from None
+        broken = _explain(data, exc)
+    if broken is not None:  # raised out here it does not hold the library's error, with all its frames
+        raise broken
     if isinstance(frame, SendMessage) and (why := _unspeakable(frame)):
         raise FrameError(
             ErrorCode.INVALID_FRAME,

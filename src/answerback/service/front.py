@@ -139,7 +139,8 @@ class Front:
         try:
             frame = decode_client(data)
         except FrameError as exc:
-            frame = exc
+            # Its traceback holds this call, and this call would hold it: garbage for each broken message.
+            frame = exc.with_traceback(None)
         try:
             connection = await self._connections.get(connection_id)
             if connection is None:
