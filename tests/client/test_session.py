@@ -472,6 +472,14 @@ def test_a_restored_question_is_resumed_from_the_start_or_asked():
     assert (done.answer.text, done.answer.conversation_id) == ("abcd", "c")
 
 
+def test_cancelling_a_restored_question_is_told_because_the_earlier_run_may_have_sent_it():
+    script = connected()
+    script.session.restore(PendingRequest(frame=question("first")), ASK, now=0)
+    pending = PendingRequest(frame=question("a"))
+    script.session.restore(pending, ASK, now=0)
+    assert sent(script.session.cancel("a", now=1)) == ["cancel a"]
+
+
 def test_a_question_may_be_restored_on_an_open_connection():
     script = connected()
     pending = PendingRequest(frame=question("a", stream=True), is_accepted=True)

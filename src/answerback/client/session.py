@@ -112,6 +112,7 @@ class Session:
             return []
         exchange = self._questions.add(pending.frame, patience, now=now)
         exchange.conversation_id = pending.conversation_id
+        exchange.was_sent = True  # who kept it may have sent it before it heard anything: a cancellation has to be told
         if pending.is_accepted:
             self._questions.accept(exchange, now=now)
             if self._link is not None:
