@@ -48,7 +48,7 @@ format: $(VENV)/dev ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: $(VENV)/tools ## Measure the gateway beside bare echo servers (2 minutes)
+bench: $(VENV)/tools ## Measure the gateway beside bare echo servers (6 minutes)
 	@$(BIN)/python bench/run.py
 
 .PHONY: planted
