@@ -86,7 +86,10 @@ async def test_nothing_is_left_of_who_does_not_speak_http(port: int, words: byte
 def test_nothing_is_left_of_a_broken_message() -> None:
     async def receive() -> list[object]:
         peer = await Backend().connect("c", user="u")
-        await peer.say(b'{"action":"sendMessage","requestId":"r"}')
+        handling = [asyncio.create_task(peer.say(b'{"action":"sendMessage","requestId":"r"}')) for _ in range(3)]
+        await peer.leave()
+        await asyncio.wait(handling)
+        del handling
         return [found for found in gc.get_objects() if isinstance(found, FrameError)]
 
     assert run_virtual(receive()) == []

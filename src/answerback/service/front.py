@@ -139,8 +139,9 @@ class Front:
         try:
             frame = decode_client(data)
         except FrameError as exc:
-            # Its traceback holds this call, and this call would hold it: garbage for each broken message.
+            # Tracebacks hold this call, and this call would hold them: a cycle for each broken message.
             frame = exc.with_traceback(None)
+            frame.__context__ = None
         try:
             connection = await self._connections.get(connection_id)
             if connection is None:
