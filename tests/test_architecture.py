@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -107,6 +108,17 @@ def test_no_module_imports_itself_in_a_circle() -> None:
                 node.body = []
         graph[name_of(path)] = {name for name in imports(tree, path) if name != name_of(path)}
     TopologicalSorter(graph).prepare()
+
+
+def test_only_the_widgets_know_qt() -> None:
+    """View models, engine and store can serve any front end, and are tested without one."""
+    knowing = {
+        name_of(path)
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom) and "PySide6" in ast.unparse(node)
+    }
+    assert {name for name in knowing if not re.match(r"answerback\.desktop\.(ui|app)\b", name)} == set()
 
 
 @pytest.mark.parametrize("module", ["answerback", "answerback.client", "answerback.cli.main"])
