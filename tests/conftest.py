@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from answerback.aws.local.emulator import Emulator
+from emulation import emulator_python
+
 
 class PostgresServer:
     """A server of its own in a temporary folder, reached by a Unix socket. It runs as `postgres` if we are root."""
@@ -23,6 +26,7 @@ class PostgresServer:
             os.chown(folder, owner.pw_uid, owner.pw_gid)
         self._run("initdb", "-D", str(folder / "data"), "-A", "trust", "-U", "postgres", "-N")
         self.url = f"postgresql:///postgres?host={folder}&user=postgres"
+        self.dsn = f"host={folder} user=postgres"
 
     def start(self) -> None:
         """Start and wait until it accepts connections."""
@@ -78,3 +82,11 @@ def postgres_server() -> Iterator[PostgresServer]:
             server.stop()
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def emulator(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """One emulator a test run, without IAM; its Data API runs on `postgres_server`. Take names of your own on it."""
+    folder = tmp_path_factory.mktemp("emulator")
+    with Emulator(python=emulator_python(), folder=folder, postgres=postgres_server.dsn) as running:
+        yield running

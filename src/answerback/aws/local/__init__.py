@@ -1,0 +1,1 @@
+"""The AWS deployment on this machine: the emulator, a PostgreSQL and a model behind Bedrock's interface."""

@@ -1,0 +1,238 @@
+"""The AWS emulator as a child process: started on a free port, emptied and stopped without leaving anything.
+
+It runs `launch.py` on the interpreter of an environment of its own (requirements/emulator.txt), because the emulator
+pins botocore exactly. What it emulates, and what not, stands in `launch.py`.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+__all__ = ["REGION", "Emulator", "EmulatorFailed"]
+
+REGION: Final = "us-east-1"
+ACCOUNT: Final = "000000000000"
+CREDENTIALS: Final = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+
+_LAUNCHER: Final = Path(__file__).with_name("launch.py")
+_START_S: Final = 60.0
+_STOP_S: Final = 10.0
+_RESET_S: Final = 30.0
+_LOOK_EVERY_S: Final = 0.05
+_TRIES: Final = 3  # another process may take the free port before the emulator does
+_KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
+_PAUSED: Final = "database-paused"
+
+
+class EmulatorFailed(Exception):
+    """The emulator did not start, or ended by itself; the text says why and where its log is."""
+
+
+class Emulator:
+    """One emulator on 127.0.0.1, as a context manager.
+
+    Args:
+        python: interpreter of the emulator's environment.
+        folder: where its log is kept; its temporary files are in a folder of their own, which is deleted.
+        postgres: libpq connection string of a running PostgreSQL for the RDS Data API; None: a stub that runs no SQL.
+        bedrock_url: an HTTP server that speaks Bedrock's ConverseStream; None: a one-line mock.
+        auth: whether IAM is enforced.
+        environment: more variables for the functions, such as AWS_ENDPOINT_URL_RDS_DATA.
+        concurrency: how many calls of one function run at the same time through the API.
+        idle_timeout_s, connection_limit_s: when an idle, or any, connection is closed (AWS: 600 and 7,200).
+    """
+
+    def __init__(
+        self,
+        *,
+        python: Path,
+        folder: Path,
+        postgres: str | None = None,
+        bedrock_url: str | None = None,
+        auth: bool = False,
+        environment: Mapping[str, str] | None = None,
+        concurrency: int = 4,
+        idle_timeout_s: float = 600,
+        connection_limit_s: float = 7200,
+    ) -> None:
+        self._python = python
+        self.log_path = folder / "emulator.log"
+        self._auth = auth
+        self._environment = dict(environment or {})
+        self._told = {
+            "EMULATED_POSTGRES": postgres or "",
+            "EMULATED_BEDROCK_URL": bedrock_url or "",
+            "EMULATED_CONCURRENCY": str(concurrency),
+            "EMULATED_IDLE_TIMEOUT_S": str(idle_timeout_s),
+            "EMULATED_CONNECTION_LIMIT_S": str(connection_limit_s),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._temporary: Path | None = None
+        self.port = 0
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of every service, `http://127.0.0.1:PORT`."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def management_endpoint(self, api_id: str, stage: str) -> str:
+        """Where frames are posted to connections: the parameter ManagementEndpoint of the template."""
+        return f"{self.endpoint}/_aws/execute-api/{api_id}/{stage}"
+
+    def websocket_url(self, api_id: str, stage: str) -> str:
+        """Where an app connects."""
+        return f"ws://127.0.0.1:{self.port}/_aws/execute-api/{api_id}/{stage}"
+
+    def client(self, service: str, **options: Any) -> Any:
+        """A boto3 client of the account's owner; `options` are boto3's and win."""
+        told = {"endpoint_url": self.endpoint, "region_name": REGION, **CREDENTIALS, **options}
+        return import_module("boto3.session").Session().client(service, **told)
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises: EmulatorFailed."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(_TRIES):
+            try:
+                self._start_once()
+            except EmulatorFailed:
+                self.stop()
+                if attempt + 1 == _TRIES or "is already in use" not in self.log():
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+            else:
+                return
+
+    def reset(self) -> None:
+        """Delete every resource and end every function's process. Connections are closed."""
+        with urlopen(Request(f"{self.endpoint}/_ministack/reset", method="POST"), timeout=_RESET_S):  # noqa: S310
+            pass
+
+    def pause_database(self) -> None:
+        """From now on the Data API answers as an Aurora at 0 ACU that is waking up, until `resume_database`."""
+        self._paused.touch()
+
+    def resume_database(self) -> None:
+        """The database answers again."""
+        self._paused.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Stop it and every process that it started; doing it again does nothing."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.poll() is None:
+                try:
+                    self.reset()  # ends the functions' processes in order
+                except (OSError, URLError):
+                    pass
+                process.terminate()
+                try:
+                    process.wait(_STOP_S)
+                except subprocess.TimeoutExpired:
+                    pass
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
+
+    def log(self) -> str:
+        """What the emulator wrote."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
+
+    def __enter__(self) -> "Emulator":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def _paused(self) -> Path:
+        if self._temporary is None:
+            raise EmulatorFailed("the emulator is not running")
+        return self._temporary / _PAUSED
+
+    def _start_once(self) -> None:
+        self.port = _free_port()
+        self._temporary = Path(tempfile.mkdtemp(prefix="answerback-emulator-"))
+        with self.log_path.open("wb") as log:
+            self._process = self._popen(log)
+        give_up_at = time.monotonic() + _START_S
+        while not self._answers():
+            code = self._process.poll()
+            if code is not None:
+                raise EmulatorFailed(f"the emulator ended with exit code {code}; see {self.log_path}\n{self._tail()}")
+            if time.monotonic() > give_up_at:
+                raise EmulatorFailed(f"the emulator did not answer within {_START_S:.0f} s; see {self.log_path}")
+            time.sleep(_LOOK_EVERY_S)
+
+    def _popen(self, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+        # Its standard input is a pipe that nobody writes to: when this process dies, it closes, and the launcher ends.
+        return subprocess.Popen(
+            [str(self._python), "-P", str(_LAUNCHER)],
+            env=self._variables(),
+            cwd=self._temporary,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _variables(self) -> dict[str, str]:
+        return {
+            **{name: os.environ[name] for name in _KEPT if name in os.environ},
+            "TMPDIR": str(self._temporary),
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(self.port),
+            "MINISTACK_HOST": "localhost",
+            "LAMBDA_EXECUTOR": "local",
+            "DOCKER_HOST": "unix:///nonexistent.sock",
+            "IOT_MTLS_ENABLED": "0",
+            "SFTP_ENABLED": "0",
+            "AWS_ACCESS_KEY_ID": CREDENTIALS["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": CREDENTIALS["aws_secret_access_key"],
+            "AWS_DEFAULT_REGION": REGION,
+            "AUTH": "true" if self._auth else "false",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "NO_PROXY": "*",
+            **self._told,
+            **self._environment,
+        }
+
+    def _answers(self) -> bool:
+        try:
+            with urlopen(f"{self.endpoint}/_ministack/health", timeout=1) as answer:  # noqa: S310
+                return bool(answer.status == 200)
+        except (OSError, URLError):
+            return False
+
+    def _tail(self) -> str:
+        return "\n".join(self.log().splitlines()[-15:])
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

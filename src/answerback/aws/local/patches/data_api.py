@@ -1,0 +1,96 @@
+"""RDS Data API: on a PostgreSQL that is already running, in threads, with the limits and states of Aurora."""
+
+import asyncio
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from answerback.aws.local.patches import private, replace
+
+__all__ = ["patch"]
+
+_MODULE: Final = "services.rds_data"
+_MAX_RESPONSE_BYTES: Final = 1024 * 1024
+_HANDLERS: Final = {
+    "/Execute": "_execute_statement",
+    "/BatchExecute": "_batch_execute_statement",
+    "/BeginTransaction": "_begin_transaction",
+    "/CommitTransaction": "_commit_transaction",
+    "/RollbackTransaction": "_rollback_transaction",
+}
+
+
+def patch(postgres: str, paused: Path) -> None:
+    """Apply. `postgres` is a libpq connection string; while the file `paused` is there, the database is waking up.
+
+    A database that a cluster was created with is made when it is first asked for.
+    Raises: Moved.
+    """
+
+    def connect(_instance: Any, _engine: str, database: str | None = None, *_secret: Any, **_more: Any) -> Any:
+        name = database or "postgres"
+        try:
+            return _open(postgres, name)
+        except Exception as exc:
+            if name not in _database_names() or f'database "{name}" does not exist' not in str(exc):
+                raise
+        _create(postgres, name)
+        return _open(postgres, name)
+
+    async def handle(method: str, path: str, headers: Any, body: bytes, query: Any) -> Any:
+        """In a thread: the emulator blocks its event loop, and two transactions on one row would never end."""
+        if paused.exists():
+            message = "Database is resuming after being auto-paused"
+            return private(_MODULE, "_error")("DatabaseResumingException", message)
+        if path not in _HANDLERS:
+            return await was_handled(method, path, headers, body, query)
+        answer = await asyncio.to_thread(private(_MODULE, _HANDLERS[path]), json.loads(body or b"{}"))
+        if len(answer[2]) > _MAX_RESPONSE_BYTES:
+            message = "Database returned more than the allowed response size limit"
+            return private(_MODULE, "_error")("BadRequestException", message)
+        return answer
+
+    def substitute(sql: str, names: Any) -> Any:
+        """The driver reads `%` in a statement that has parameters, so `LIKE '%x%'` has to be doubled."""
+        return was_substituted(sql.replace("%", "%%"), names) if names else sql
+
+    def backed(_instance: Any) -> bool:
+        return True
+
+    for name in (*_HANDLERS.values(), "_error"):
+        private(_MODULE, name)
+    private("services.rds", "_clusters")
+    was_handled = replace(_MODULE, "handle_request", handle)
+    was_substituted = replace(_MODULE, "_substitute_named_params", substitute)
+    replace(_MODULE, "_connect", connect)
+    replace(_MODULE, "_has_real_endpoint", backed)
+    replace("services.rds", "_get_docker", lambda: None)
+
+
+def _database_names() -> set[str]:
+    return {cluster.get("DatabaseName") for *_, cluster in private("services.rds", "_clusters").all_items()}
+
+
+def _open(postgres: str, database: str) -> Any:
+    psycopg2, extras = import_module("psycopg2"), import_module("psycopg2.extras")  # of the emulator's environment
+    connection = psycopg2.connect(postgres, dbname=database)
+    connection.autocommit = True
+    extras.register_default_json(conn_or_curs=connection, loads=_as_text)
+    extras.register_default_jsonb(conn_or_curs=connection, loads=_as_text)
+    return connection
+
+
+def _create(postgres: str, database: str) -> None:
+    errors, sql = import_module("psycopg2.errors"), import_module("psycopg2.sql")
+    connection = _open(postgres, "postgres")
+    try:
+        connection.cursor().execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    except (errors.DuplicateDatabase, errors.UniqueViolation):
+        pass  # a call beside this one was first
+    finally:
+        connection.close()
+
+
+def _as_text(text: str) -> str:
+    return text
