@@ -68,6 +68,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     from answerback.cli.bench import bench  # noqa: PLC0415
     from answerback.cli.chat import chat  # noqa: PLC0415
     from answerback.cli.conform import conform  # noqa: PLC0415
+    from answerback.cli.cost import cost  # noqa: PLC0415
     from answerback.cli.demo import demo  # noqa: PLC0415
     from answerback.cli.doctor import doctor  # noqa: PLC0415
     from answerback.cli.serve import serve_command  # noqa: PLC0415
@@ -110,6 +111,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     app.command("bench", rich_help_panel=_LOOK_AFTER)(bench)
     app.command("conform", rich_help_panel=_LOOK_AFTER)(conform)
     app.command("simulate", rich_help_panel=_LOOK_AFTER)(simulate)
+    app.command("cost", rich_help_panel=_LOOK_AFTER)(cost)
     app.command("doctor", rich_help_panel=_LOOK_AFTER)(doctor)
     return app
 
