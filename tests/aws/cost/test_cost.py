@@ -1,0 +1,129 @@
+"""The bill: what it is made of, and that it moves the right way."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from answerback.aws.cost.bill import bill, deployed, month, plain, savings, total
+from answerback.aws.cost.counts import Price, Prices, UnknownPrice, load_counts, load_prices, load_token_price
+from answerback.aws.cost.estimate import estimate
+from answerback.aws.cost.workload import Workload, deltas, use
+from answerback.cli.main import run
+from answerback.core.coalescing import growing, steady
+
+COUNTS = load_counts()
+REGIONS = ("us-east-1", "ap-northeast-2")
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_both_regions_price_the_same_things_with_a_date_and_a_source(region):
+    prices = load_prices(region)
+    assert set(prices.items) == set(load_prices(REGIONS[0]).items)
+    assert all(price.usd > 0 and price.date[:2] == "20" and price.source for price in prices.items.values())
+
+
+def test_an_unknown_region_or_model_says_which_are_known():
+    with pytest.raises(UnknownPrice, match="known are us-east-1, ap-northeast-2$"):
+        load_prices("mars-1")
+    with pytest.raises(UnknownPrice, match=r"amazon\.nova-lite-v1:0"):
+        load_token_price("bedrock:nobody.knows")
+    with pytest.raises(UnknownPrice):
+        load_prices("models")
+
+
+def test_a_price_is_found_by_the_model_id_and_by_the_model_spec():
+    assert load_token_price("bedrock:amazon.nova-lite-v1:0") == load_token_price("amazon.nova-lite-v1:0")
+
+
+def test_an_answer_without_coalescing_takes_a_post_a_token():
+    assert deltas(Workload(tokens_out=400), None) == 400
+
+
+def test_an_answer_that_is_not_streamed_takes_no_delta():
+    assert deltas(Workload(stream=False), growing()) == 0
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(1, 1), (2, 2)])
+def test_the_first_tokens_leave_at_once(tokens, expected):
+    assert deltas(Workload(tokens_out=tokens, tokens_per_second=10), steady(0.04)) == expected
+
+
+def test_a_steady_pause_gives_one_post_a_pause():
+    workload = Workload(tokens_out=1001, tokens_per_second=100)  # ten seconds
+    assert deltas(workload, steady(0.5)) == 21
+
+
+def test_growing_pauses_take_at_most_a_fifth_of_the_tokens():
+    assert deltas(Workload(tokens_out=400), growing()) <= 400 / 5
+
+
+def test_a_line_is_its_quantity_times_its_price():
+    prices = Prices(
+        region="x", items={name: Price(2.0, "2026", "AWS price list") for name in load_prices("us-east-1").items}
+    )
+    workload = Workload(apps=10)
+    usage = use(workload, deployed(), COUNTS)
+    lines = {(line.service, line.what): line for line in bill(usage, workload, deployed(), prices, None)}
+    assert lines["Lambda", "time"].usd == usage.gb_seconds * 2
+    assert lines["API Gateway", "messages, in and out"].usd == usage.messages * 2 / 1e6
+    assert lines["DynamoDB", "writes on demand"].usd == usage.write_units * 2 / 1e6
+
+
+def test_the_models_tokens_are_on_the_bill():
+    tokens = load_token_price("amazon.nova-lite-v1:0")
+    workload = Workload(apps=1, days=1, requests=1, tokens_in=1_000_000, tokens_out=2_000_000)
+    usage = use(workload, deployed(), COUNTS)
+    lines = bill(usage, workload, deployed(), load_prices("us-east-1"), tokens)
+    assert [line.usd for line in lines if line.service == "Bedrock"] == [
+        tokens.input_usd,
+        pytest.approx(2 * tokens.output_usd),
+    ]
+
+
+def test_nobody_asking_still_costs_what_stands_there():
+    found = estimate(Workload(requests=0), region="us-east-1", model=None)
+    assert found.workload.answers == 0
+    assert 0 < found.usd < 60
+    assert next(line for line in found.lines if line.what == "open connections").quantity == 1000 * 8 * 22 * 60
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_every_choice_saves_at_the_documented_workload(region):
+    for saving in savings(Workload(), COUNTS, load_prices(region)):
+        assert saving.usd > 0, saving
+
+
+def test_the_plain_way_costs_several_times_as_much():
+    prices = load_prices("us-east-1")
+    assert month(Workload(), plain(), COUNTS, prices) > 4 * month(Workload(), deployed(), COUNTS, prices)
+
+
+@pytest.mark.parametrize("field", ["apps", "requests", "hours", "days"])
+def test_more_of_anything_costs_more(field):
+    workload = Workload()
+    prices = load_prices("us-east-1")
+    more = replace(workload, **{field: getattr(workload, field) * 1.25 if field != "days" else 27})
+    assert month(more, deployed(), COUNTS, prices) > month(workload, deployed(), COUNTS, prices)
+
+
+def test_the_command_prints_the_same_figures_as_json(capsys):
+    assert run(["cost", "--apps", "7", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    found = estimate(Workload(apps=7), region="us-east-1", model="amazon.nova-lite-v1:0")
+    assert printed["usd"] == pytest.approx(found.usd)
+    assert printed["usd"] == pytest.approx(total(found.lines))
+    assert len(printed["savings"]) == len(found.savings)
+
+
+def test_the_command_says_how_old_its_prices_are_and_what_it_guesses(capsys):
+    assert run(["cost", "--region", "ap-northeast-2", "--model", "none"]) == 0
+    printed = capsys.readouterr().out
+    assert "ap-northeast-2" in printed
+    assert "Prices of 20" in printed
+    assert "Bedrock" not in printed
+
+
+def test_an_unknown_model_is_a_usage_error(capsys):
+    assert run(["cost", "--model", "gpt"]) == 2
+    assert "known are" in capsys.readouterr().err
