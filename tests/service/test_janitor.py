@@ -1,8 +1,13 @@
 """What only the janitor would notice."""
 
 import asyncio
+from typing import Any
 
+from answerback.core.coalescing import steady
 from answerback.protocol import GetHistory, ListConversations, SendMessage, UpdateConversation
+from answerback.service.courier import Courier
+from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.observer import Observer
 from answerback.testing import Backend, run_virtual
 
 A_DAY_S = 24 * 3600
@@ -45,5 +50,68 @@ def test_records_are_forgotten_after_a_week_and_history_answers() -> None:
         late = await backend.connect("c2", user="kim")
         await late.say(GetHistory(request_id="h", conversation_id="A"))
         assert [t.answer for t in late.frames[-1].turns] == ["hello"]  # type: ignore[union-attr]
+
+    run_virtual(main())
+
+
+class Network:
+    """What the network knows of its connections' last messages."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, int | None] = {}
+
+    async def last_active_ms(self, connection_id: str) -> int | None:
+        return self.seen[connection_id]
+
+
+def janitor_of(backend: Backend, **options: Any) -> Janitor:
+    courier = Courier(
+        requests=backend.store,
+        sender=backend.sender,
+        interval=steady(),
+        monotonic=asyncio.get_running_loop().time,
+        observer=Observer(),
+    )
+    return Janitor(
+        settings=JanitorSettings(),
+        requests=backend.store,
+        history=backend.store,
+        connections=backend.connections,
+        sender=backend.sender,
+        queue=backend.queue,
+        courier=courier,
+        observer=Observer(),
+        clock=backend.clock,
+        **options,
+    )
+
+
+def test_a_connection_that_only_the_network_saw_alive_is_kept() -> None:
+    async def main() -> None:
+        backend, network = Backend(), Network()
+        for name in ("reads", "silent", "gone"):
+            await backend.connect(name, user="kim")
+        await asyncio.sleep(3700)
+        network.seen = {"reads": backend.clock() - 60_000, "silent": backend.clock() - 3_650_000, "gone": None}
+        await janitor_of(backend, last_active_ms=network.last_active_ms).sweep()
+        assert backend.sender.closed == {"silent", "gone"}
+        kept = await backend.connections.get("reads")
+        assert kept is not None
+        assert kept.last_activity_ms == network.seen["reads"]
+        assert [await backend.connections.get(name) for name in ("silent", "gone")] == [None, None]
+
+    run_virtual(main())
+
+
+def test_a_sweep_without_time_leaves_everything_to_the_next() -> None:
+    async def main() -> None:
+        backend = Backend()
+        await backend.connect("c1", user="kim")
+        await asyncio.sleep(3700)
+        janitor = janitor_of(backend)
+        await janitor.sweep(stop_at_ms=backend.clock())
+        assert await backend.connections.get("c1") is not None
+        await janitor.sweep(stop_at_ms=backend.clock() + 1)
+        assert await backend.connections.get("c1") is None
 
     run_virtual(main())

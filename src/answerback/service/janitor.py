@@ -1,7 +1,7 @@
 """The janitor: what no other part would notice. Every step looks again, in the same change, before it acts."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -38,7 +38,11 @@ class JanitorSettings:
 
 
 class Janitor:
-    """Sweeps when told to. Raises nothing but CancelledError: what fails now is done by a later sweep."""
+    """Sweeps when told to. Raises nothing but CancelledError: what fails now is done by a later sweep.
+
+    `last_active_ms`: what the network itself knows of a connection's last message (None: it is gone; may raise
+    Unavailable), asked before one is closed as idle. Without it the connection's record counts alone.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Janitor:
         courier: Courier,
         observer: Observer,
         clock: Callable[[], int],
+        last_active_ms: Callable[[str], Awaitable[int | None]] | None = None,
     ) -> None:
         self._settings = settings
         self._requests = requests
@@ -62,10 +67,19 @@ class Janitor:
         self._courier = courier
         self._observer = observer
         self._clock = clock
+        self._last_active_ms = last_active_ms
 
-    async def sweep(self) -> None:
-        """Once through everything."""
-        for step in (self._close_idle, self._mend_requests, self._forget_old):
+    async def sweep(self, *, stop_at_ms: int | None = None) -> None:
+        """Once through everything, or until `stop_at_ms` (epoch): the next sweep goes on with what is left then."""
+
+        def is_late() -> bool:
+            return stop_at_ms is not None and self._clock() >= stop_at_ms
+
+        mend, close = partial(self._mend_requests, is_late), partial(self._close_idle, is_late)
+        for step in (mend, close, self._forget_old):
+            if is_late():
+                log.warning("the sweep is out of time; the next one goes on")
+                return
             try:
                 await step()
             except Unavailable:
@@ -73,18 +87,27 @@ class Janitor:
             except Exception:
                 log.exception("a step of the sweep failed; the next sweep tries again")
 
-    async def _close_idle(self) -> None:
+    async def _close_idle(self, is_late: Callable[[], bool]) -> None:
         since_ms = self._clock() - self._settings.idle_timeout_ms
         for connection in await self._connections.idle(since_ms=since_ms):
+            if is_late():
+                return
             now = await self._connections.get(connection.connection_id)
             if now is None or now.last_activity_ms >= since_ms:
                 continue
+            if self._last_active_ms is not None:
+                seen_ms = await self._last_active_ms(connection.connection_id)
+                if seen_ms is not None and seen_ms >= since_ms:
+                    await self._connections.touch(connection.connection_id, now_ms=seen_ms)
+                    continue
             log.info("an idle connection is closed", extra={"connectionId": connection.connection_id})
             await self._sender.close(connection.connection_id)
             await self._connections.remove(connection.connection_id)
 
-    async def _mend_requests(self) -> None:
+    async def _mend_requests(self, is_late: Callable[[], bool]) -> None:
         for record in await self._requests.unfinished():
+            if is_late():
+                return
             now_ms = self._clock()
             if changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy):
                 await self._expire(record, now_ms)
