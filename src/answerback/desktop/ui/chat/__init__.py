@@ -1,0 +1,1 @@
+"""The chat pane: the conversation's transcript, the composer, and the states around them."""

@@ -1,0 +1,89 @@
+"""The look: readable colours, sizes that follow the font, and nothing that Qt cannot parse."""
+
+from itertools import product
+
+import pytest
+from PySide6.QtCore import QSize
+from PySide6.QtGui import QColor, QPalette
+from PySide6.QtWidgets import QApplication, QLabel
+from pytestqt.qtbot import QtBot
+
+from answerback.desktop.ui.theme import Icon, Scheme, Theme, apply, contrast, icon, pixmap
+from answerback.desktop.ui.theme.stylesheet import stylesheet
+from answerback.desktop.ui.theme.tokens import DARK, LIGHT, Colours
+
+GROUNDS = ("window", "surface", "raised", "hover_fill", "selected_fill", "bubble_fill", "code_fill", "accent_fill")
+TEXTS = ("text", "text_muted", "link", "danger", "warning", "success", "accent")
+PAIRS = [
+    *product(TEXTS, GROUNDS),
+    ("danger", "danger_fill"),
+    ("warning", "warning_fill"),
+    ("on_accent", "accent"),
+    ("on_accent", "accent_hover"),
+    ("on_selection", "selection"),
+]
+LOOKS = pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+
+
+def test_the_ratio_is_the_standards_one() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    assert contrast("#ffffff", "#777777") == contrast("#777777", "#ffffff")
+
+
+@LOOKS
+def test_text_is_readable_on_every_ground(colours: Colours) -> None:
+    poor = {(t, g): contrast(getattr(colours, t), getattr(colours, g)) for t, g in PAIRS}
+    assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
+
+
+@LOOKS
+def test_code_is_readable(colours: Colours) -> None:
+    ratios = {name: contrast(getattr(colours.code, name), colours.code_fill) for name in colours.code.__slots__}
+    assert {name: ratio for name, ratio in ratios.items() if ratio < 4.5} == {}
+
+
+@LOOKS
+def test_the_edges_of_controls_and_the_focus_ring_are_seen(colours: Colours) -> None:
+    for ground in ("window", "surface", "raised"):
+        assert contrast(colours.control_border, getattr(colours, ground)) >= 3
+        assert contrast(colours.focus, getattr(colours, ground)) >= 3
+
+
+def test_every_size_follows_the_font() -> None:
+    small, large = Theme(body_px=12), Theme(body_px=24)
+    assert small.small_px < large.small_px
+    assert small.title_px < large.title_px
+    assert small.space(4) < large.space(4)
+    assert Theme().space(4) == 16
+    assert large.font().pixelSize() == 24
+    assert "font-size: 21px" in stylesheet(LIGHT, body_px=24, small_px=large.small_px)
+
+
+@pytest.mark.parametrize("body_px", [10, 29])
+def test_a_size_out_of_range_says_what_to_choose(body_px: int) -> None:
+    with pytest.raises(ValueError, match="choose 11 to 28"):
+        Theme(body_px=body_px)
+
+
+@pytest.mark.parametrize("scheme", list(Scheme))
+def test_it_is_put_on_the_application(qapp: QApplication, qtbot: QtBot, scheme: Scheme) -> None:
+    theme = Theme(scheme=scheme, body_px=18)
+    apply(qapp, theme)
+    label = QLabel("text")
+    qtbot.addWidget(label)
+    label.ensurePolished()
+    assert qapp.style().name() in {"fusion", ""}  # a style sheet's own style stands before it
+    assert label.palette().color(QPalette.ColorRole.WindowText) == QColor(theme.colours.text)
+    assert qapp.font().pixelSize() == 18
+
+
+@pytest.mark.parametrize("drawing", list(Icon), ids=lambda drawing: drawing.name)
+def test_every_icon_draws_something(qapp: QApplication, drawing: Icon) -> None:
+    image = pixmap(drawing, "#ff0000", 24, scale=2).toImage()
+    assert image.width() == 48
+    assert any(image.pixelColor(x, y).alpha() for x in range(48) for y in range(48))
+
+
+def test_an_icon_is_sharp_on_a_high_density_screen(qapp: QApplication) -> None:
+    assert icon(Icon.SEND, "#000000", 20).pixmap(QSize(20, 20), 2.0).width() == 40
