@@ -236,15 +236,30 @@ async def test_keys_by_url(http_server: Callable[[str], Awaitable[str]]) -> None
     await keys.close()
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "text"),
+    [(302, {"Location": "/keys"}, BOTH), (500, {}, BOTH), (200, {}, BOTH + " " * 1024 * 1024), (200, {}, "nonsense")],
+)
+async def test_keys_that_are_not_there_are_not_had(
+    http_server: Callable[..., Awaitable[str]], status: int, headers: dict[str, str], text: str
+) -> None:
+    keys = fetched_keys(await http_server(text, status=status, headers=headers))
+    with pytest.raises(Unavailable):
+        await keys.key_of("ec")
+    await keys.close()
+
+
 @pytest.fixture
 async def http_server() -> Any:
     from aiohttp import web
 
     runners: list[web.ServerRunner] = []
 
-    async def serve(text: str) -> str:
-        async def answer(_: web.BaseRequest) -> web.Response:
-            return web.Response(text=text)
+    async def serve(text: str, *, status: int = 200, headers: dict[str, str] | None = None) -> str:
+        async def answer(request: web.BaseRequest) -> web.Response:
+            if request.path == "/keys":
+                return web.Response(text=BOTH)
+            return web.Response(text=text, status=status, headers=headers)
 
         runner = web.ServerRunner(web.Server(answer))
         runners.append(runner)
