@@ -24,7 +24,7 @@ def test_both_regions_price_the_same_things_with_a_date_and_a_source(region):
 
 
 def test_an_unknown_region_or_model_says_which_are_known():
-    with pytest.raises(UnknownPrice, match="known are us-east-1, ap-northeast-2$"):
+    with pytest.raises(UnknownPrice, match=r"known are us-east-1, ap-northeast-2$"):
         load_prices("mars-1")
     with pytest.raises(UnknownPrice, match=r"amazon\.nova-lite-v1:0"):
         load_token_price("bedrock:nobody.knows")
