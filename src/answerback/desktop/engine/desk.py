@@ -1,0 +1,1 @@
+"""What the engine does in its loop: the account, its client, its store, the sync, the sign-in and the gateway."""

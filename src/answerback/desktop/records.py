@@ -1,0 +1,137 @@
+"""What the app knows of conversations and turns: the words that the store, the engine and the view models share."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class TurnStatus(StrEnum):
+    """Where a question is. The last three are final."""
+
+    OUTBOX = "outbox"
+    QUEUED = "queued"
+    STREAMING = "streaming"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes."""
+        return self in _OVER
+
+
+_OVER: Final = frozenset({TurnStatus.COMPLETED, TurnStatus.FAILED, TurnStatus.CANCELLED})
+
+
+class FailureCode(StrEnum):
+    """Why a question failed. The protocol's codes, and `protocol_violation`: the server contradicted itself."""
+
+    INVALID_FRAME = "invalid_frame"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    USER_MISMATCH = "user_mismatch"
+    SESSION_REPLACED = "session_replaced"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    REQUEST_CONFLICT = "request_conflict"
+    UNKNOWN_REQUEST = "unknown_request"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    MODEL_THROTTLED = "model_throttled"
+    MODEL_FAILED = "model_failed"
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+    PROTOCOL_VIOLATION = "protocol_violation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a turn failed. `is_retryable`: the same question may succeed later, not before `retry_at_ms` (epoch)."""
+
+    code: FailureCode
+    is_retryable: bool
+    retry_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """As the model counted them."""
+
+    input: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Milliseconds at the server: in the queue, from acceptance to the first text, from acceptance to the end."""
+
+    queued_ms: int
+    first_text_ms: int | None
+    total_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One question and what came of it, so far.
+
+    `answer` belongs to `attempt`. `position`: unfinished requests before it, while it is queued. `asked_at_ms` is epoch
+    and orders the turns of a conversation, those that are not over last (`order`). `replaces`: the turn whose place
+    this one takes. `is_synced`: the server's history has it.
+    """
+
+    request_id: str
+    conversation_id: str
+    question: str
+    asked_at_ms: int
+    status: TurnStatus = TurnStatus.OUTBOX
+    answer: str = ""
+    attempt: int = 0
+    position: int | None = None
+    failure: Failure | None = None
+    model: str | None = None
+    replaces: str | None = None
+    finish_reason: str | None = None
+    tokens: Tokens | None = None
+    times: Times | None = None
+    answered_at_ms: int | None = None
+    is_synced: bool = False
+
+    @property
+    def order(self) -> tuple[bool, int, str]:
+        """Sorts the turns of one conversation."""
+        return (not self.status.is_over, self.asked_at_ms, self.request_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """One line of the list. Times are epoch milliseconds. `unread`: answers that ended and were not looked at."""
+
+    conversation_id: str
+    title: str
+    created_at_ms: int
+    updated_at_ms: int
+    unread: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Whose data this is. `server_url` as in the settings; `user` None: not known before the first connection."""
+
+    key: str
+    server_url: str
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchHit:
+    """A place that a search found. `request_id` None: the title. `excerpt` is plain text on one line; the match is
+    `excerpt[start:end]`.
+    """
+
+    conversation_id: str
+    request_id: str | None
+    excerpt: str
+    start: int
+    end: int
