@@ -8,6 +8,7 @@ from answerback.models.local import LocalModel
 from answerback.models.python import load_python_model
 from answerback.models.retrying import RetryingModel
 from answerback.models.spec import (
+    BedrockSpec,
     EchoSpec,
     LocalSpec,
     ModelSpec,
@@ -19,6 +20,7 @@ from answerback.models.spec import (
 from answerback.ports import Model
 
 if TYPE_CHECKING:
+    from answerback.models.bedrock import BedrockModel
     from answerback.models.openai import OpenAIModel
 
 
@@ -36,6 +38,8 @@ def build_model(spec: str | ModelSpec) -> Model:
             return LocalModel(name=spec.name)
         case OpenAISpec():
             return RetryingModel(_openai(spec))
+        case BedrockSpec():
+            return RetryingModel(_bedrock(spec))
         case PythonSpec():
             return RetryingModel(load_python_model(module=spec.module, factory=spec.factory, name=spec.name))
         case _:
@@ -82,3 +86,40 @@ def _openai(spec: OpenAISpec) -> "OpenAIModel":
         )
     except (ValueError, httpx.InvalidURL) as exc:
         raise ModelSpecError(f"{spec.name!r}: the URL {spec.base_url!r} cannot be used ({exc}). Correct it.") from exc
+
+
+def _bedrock(spec: BedrockSpec) -> "BedrockModel":
+    try:
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - an extra
+
+        from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_client  # noqa: PLC0415
+    except ImportError as exc:
+        raise ModelSpecError(
+            f"{spec.name!r}: bedrock: models need the package boto3. Run: pip install 'answerback[aws]'"
+        ) from exc
+    try:
+        client = bedrock_client(
+            # Of the two variables botocore reads the other one only.
+            region=spec.region or os.environ.get("AWS_REGION"),
+            connections=spec.concurrency,
+            silence_timeout_s=float(spec.silence_s),
+        )
+    except (BotoCoreError, ValueError) as exc:
+        raise ModelSpecError(
+            f"{spec.name!r}: Bedrock cannot be used like this: {str(exc).rstrip('.')}. Name the region with "
+            "?region=us-east-1, AWS_REGION or your AWS profile."
+        ) from exc
+    return BedrockModel(
+        client=client,
+        model=spec.model,
+        name=spec.name,
+        options=BedrockOptions(
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            cache=spec.cache,
+            guardrail=spec.guardrail,
+            tier=spec.tier,
+        ),
+        context_tokens=spec.context_tokens,
+        concurrency=spec.concurrency,
+    )

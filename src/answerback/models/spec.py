@@ -4,6 +4,7 @@
     echo    echo:delay_ms=20&fail=throttled
     openai:http://127.0.0.1:11434/v1#qwen3
     python:package.module:factory
+    bedrock:anthropic.claude-haiku-4-5-20251001-v1:0?region=us-east-1&cache=5m
 
 `NAME=SPEC` sets the name that clients use, for example `fast=openai:http://127.0.0.1:11434/v1#qwen3`.
 """
@@ -19,7 +20,7 @@ from answerback.models.echo import EchoFailure, EchoOptions
 from answerback.protocol.frames import VISIBLE
 from answerback.protocol.limits import MAX_ID_LENGTH
 
-KINDS: Final = "local, echo, openai:BASE_URL#MODEL or python:package.module:factory"
+KINDS: Final = "local, echo, openai:BASE_URL#MODEL, bedrock:MODEL_ID or python:package.module:factory"
 
 
 class ModelSpecError(Exception):
@@ -67,11 +68,35 @@ class PythonSpec:
     factory: str
 
 
-ModelSpec: TypeAlias = LocalSpec | EchoSpec | OpenAISpec | PythonSpec
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BedrockSpec:
+    """A model of Amazon Bedrock: its id, or an inference profile's id or ARN.
+
+    `region` None: that of the environment. `temperature` and `top_p` None: the model's own. `cache`: how long Bedrock
+    keeps a prompt's beginning. `guardrail`: (id, version). `silence_s`: how long it may say nothing.
+    """
+
+    name: str
+    model: str
+    region: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    cache: str | None = None
+    guardrail: tuple[str, str] | None = None
+    tier: str | None = None
+    silence_s: int = 300
+    context_tokens: int = 32_768
+    concurrency: int = 32
+
+
+ModelSpec: TypeAlias = LocalSpec | EchoSpec | OpenAISpec | BedrockSpec | PythonSpec
 
 _NAMED: Final = re.compile(r"(?P<name>[^:=]*)=(?P<spec>.*)", re.DOTALL)
 _IS_VISIBLE: Final = re.compile(VISIBLE)
 _IS_DOTTED_NAME: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_IS_BEDROCK_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,2047}")
+_IS_REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
+_IS_GUARDRAIL: Final = re.compile(r"(?P<identifier>[a-z0-9]+|arn:[\w:/-]+):(?P<version>[1-9][0-9]{0,7}|DRAFT)")
 _IS_ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MILLISECONDS: Final = (0, 3_600_000)
 _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
@@ -85,6 +110,12 @@ _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
         "context_tokens": (1, 10_000_000),
     }
 )
+_BEDROCK_OPTIONS: Final = (
+    *("region", "temperature", "top_p", "cache", "guardrail", "tier"),
+    *("silence_s", "context_tokens", "concurrency"),
+)
+_CACHES: Final = ("5m", "1h")
+_TIERS: Final = ("default", "priority", "flex", "reserved")
 _ECHO_OPTIONS: Final = (*_ECHO_WHOLE, "fail", "fail_rate", "context")
 
 
@@ -114,10 +145,7 @@ def parse_model_spec(text: str) -> ModelSpec:
         case "python":
             return _python(text, argument, name)
         case "bedrock":
-            raise ModelSpecError(
-                f"{text!r}: bedrock: models need answerback[aws], which is not part of this version. "
-                "Use local, openai:BASE_URL#MODEL or python:package.module:factory."
-            )
+            return _bedrock(text, argument, name)
         case _:
             raise ModelSpecError(f"{text!r}: there is no kind of model called {kind!r}. Write {KINDS}.")
 
@@ -207,6 +235,41 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
     )
 
 
+def _bedrock(text: str, argument: str, name: str | None) -> BedrockSpec:
+    model, _, query = argument.partition("?")
+    if not _IS_BEDROCK_MODEL.fullmatch(model):
+        raise ModelSpecError(
+            f"{text!r}: bedrock: needs a model's id, or an inference profile's id or ARN. "
+            "Write for example bedrock:global.anthropic.claude-haiku-4-5-20251001-v1:0."
+        )
+    given = _pairs(text, query)
+    for key in given:
+        if key not in _BEDROCK_OPTIONS:
+            raise ModelSpecError(f"{text!r}: bedrock has no option {key!r}. Options: {', '.join(_BEDROCK_OPTIONS)}.")
+    region = given.get("region")
+    if region is not None and not _IS_REGION.fullmatch(region):
+        raise ModelSpecError(f"{text!r}: region must be a region's name, for example us-east-1.")
+    guardrail = _IS_GUARDRAIL.fullmatch(given["guardrail"]) if "guardrail" in given else None
+    if guardrail is None and "guardrail" in given:
+        raise ModelSpecError(
+            f"{text!r}: guardrail must be ID:VERSION, for example abc123def456:1 or abc123def456:DRAFT."
+        )
+    _check_name(name or model, text)
+    return BedrockSpec(
+        name=name or model,
+        model=model,
+        region=region,
+        temperature=_share(text, "temperature", given["temperature"]) if "temperature" in given else None,
+        top_p=_share(text, "top_p", given["top_p"]) if "top_p" in given else None,
+        cache=_one_of(text, "cache", given.get("cache"), _CACHES),
+        guardrail=(guardrail["identifier"], guardrail["version"]) if guardrail else None,
+        tier=_one_of(text, "tier", given.get("tier"), _TIERS),
+        silence_s=_whole(text, "silence_s", given.get("silence_s", "300"), 1, 3600),
+        context_tokens=_whole(text, "context_tokens", given.get("context_tokens", "32768"), 256, 10_000_000),
+        concurrency=_whole(text, "concurrency", given.get("concurrency", "32"), 1, 10_000),
+    )
+
+
 def _python(text: str, argument: str, name: str | None) -> PythonSpec:
     module, _, factory = argument.partition(":")
     if not _IS_DOTTED_NAME.fullmatch(module) or not _IS_DOTTED_NAME.fullmatch(factory):
@@ -236,6 +299,12 @@ def _whole(text: str, key: str, value: str, low: int, high: int) -> int:
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and low <= int(value) <= high):
         raise ModelSpecError(f"{text!r}: {key} must be a whole number from {low} to {high}.")
     return int(value)
+
+
+def _one_of(text: str, key: str, value: str | None, words: tuple[str, ...]) -> str | None:
+    if value is not None and value not in words:
+        raise ModelSpecError(f"{text!r}: {key} must be one of {', '.join(words)}.")
+    return value
 
 
 def _share(text: str, key: str, value: str) -> float:
