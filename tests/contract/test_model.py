@@ -13,8 +13,13 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.session import get_session
 
+import bedrock_frames
 from answerback.core.context import Role, Said
+from answerback.models.bedrock import BedrockModel
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
 from answerback.models.local import LocalModel, find_weights
 from answerback.models.openai import OpenAIModel
@@ -93,6 +98,20 @@ async def openai_scripted(_: LocalModel | None, fails: bool) -> AsyncIterator[Mo
 
 
 @asynccontextmanager
+async def bedrock_scripted(_: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        words = (await request.json())["messages"][-1]["content"][0]["text"].split()
+        texts = [bedrock_frames.delta(word + " ") for word in words]
+        end = (bedrock_frames.stop(), bedrock_frames.usage(3, len(words)))
+        return await bedrock_frames.streams(*((texts[0],) if fails else (*texts, *end)), cut=fails)(request)
+
+    async with bedrock_frames.serving(handle) as endpoint:
+        config = Config(signature_version=UNSIGNED, region_name="us-east-1")
+        client = get_session().create_client("bedrock-runtime", endpoint_url=endpoint, config=config)
+        yield RetryingModel(BedrockModel(client=client, model="m"))
+
+
+@asynccontextmanager
 async def local(embedded: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
     assert embedded is not None
     assert not fails, "nothing from outside makes it fail"
@@ -112,6 +131,7 @@ MODELS: dict[str, Maker] = {
     "python, async": python_async,
     "python, blocking": python_blocking,
     "openai": openai_scripted,
+    "bedrock": bedrock_scripted,
 }
 EMBEDDED: dict[str, Maker] = {"local": local, "openai, real server": openai_real}
 ALL = [*MODELS, *(pytest.param(name, marks=pytest.mark.local_llm) for name in EMBEDDED)]

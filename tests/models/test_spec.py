@@ -3,7 +3,7 @@
 import pytest
 
 from answerback.models import EchoFailure, EchoOptions, ModelSpecError, build_model, parse_model_spec, parse_model_specs
-from answerback.models.spec import EchoSpec, LocalSpec, ModelSpec, OpenAISpec, PythonSpec
+from answerback.models.spec import BedrockSpec, EchoSpec, LocalSpec, ModelSpec, OpenAISpec, PythonSpec
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,31 @@ from answerback.models.spec import EchoSpec, LocalSpec, ModelSpec, OpenAISpec, P
                 concurrency=3,
             ),
         ),
+        (
+            "bedrock:global.anthropic.claude-haiku-4-5-20251001-v1:0",
+            BedrockSpec(
+                name="global.anthropic.claude-haiku-4-5-20251001-v1:0",
+                model="global.anthropic.claude-haiku-4-5-20251001-v1:0",
+            ),
+        ),
+        (
+            "nova=bedrock:arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2?region=us-east-1"
+            "&temperature=0&top_p=0.9&cache=1h&guardrail=abc123:DRAFT&tier=flex&silence_s=60&context_tokens=8000"
+            "&concurrency=4",
+            BedrockSpec(
+                name="nova",
+                model="arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2",
+                region="us-east-1",
+                temperature=0.0,
+                top_p=0.9,
+                cache="1h",
+                guardrail=("abc123", "DRAFT"),
+                tier="flex",
+                silence_s=60,
+                context_tokens=8000,
+                concurrency=4,
+            ),
+        ),
         ("python:pipeline:make", PythonSpec(name="pipeline", module="pipeline", factory="make")),
         ("rag=python:a.b:C.make", PythonSpec(name="rag", module="a.b", factory="C.make")),
     ],
@@ -88,7 +113,15 @@ def test_specs(text: str, spec: ModelSpec) -> None:
         ("openai:http://x/v1#a model", "visible characters"),
         ("openai:http://x/v1?api_key_env=sk-1234#m", "name of an environment variable"),
         ("openai:http://x/v1?concurrency=0#m", "whole number from 1"),
-        ("bedrock:anthropic.claude", "bedrock: models need answerback[aws]"),
+        ("bedrock:", "bedrock: needs a model's id"),
+        ("bedrock:a b", "bedrock: needs a model's id"),
+        ("bedrock:m?speed=9", "no option 'speed'"),
+        ("bedrock:m?region=Seoul", "region must be"),
+        ("bedrock:m?cache=2m", "one of 5m, 1h"),
+        ("bedrock:m?tier=fast", "one of default, priority"),
+        ("bedrock:m?guardrail=abc", "guardrail must be ID:VERSION"),
+        ("bedrock:m?temperature=2", "from 0 to 1"),
+        ("bedrock:m?silence_s=0", "whole number from 1"),
         ("python:pipeline", "a module and a function"),
         ("python:pipe-line:make", "a module and a function"),
         ("python::make", "a module and a function"),
@@ -100,10 +133,11 @@ def test_wrong_specs_say_what_to_write(text: str, says: str) -> None:
     assert says in str(caught.value)
 
 
-def test_no_kind_is_offered_that_is_refused() -> None:
+def test_every_kind_is_offered() -> None:
     with pytest.raises(ModelSpecError) as caught:
         parse_model_spec("nix")
-    assert "bedrock" not in str(caught.value)
+    for kind in ("local", "echo", "openai:", "bedrock:", "python:"):
+        assert kind in str(caught.value)
 
 
 def test_a_key_in_the_url_is_refused_and_not_repeated() -> None:

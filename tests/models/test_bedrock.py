@@ -1,0 +1,414 @@
+"""ConverseStream against a server that streams Bedrock's own frames, and goes wrong in every way that Bedrock does."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from answerback.core.context import Role, Said
+from answerback.models import ModelSpecError, build_model
+from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_client, converse_request
+from answerback.ports import Finish, ModelError, Prompt
+from answerback.protocol.errors import ErrorCode
+from bedrock_frames import Handler, broken, delta, reasoning, refuses, serving, stop, streams, usage
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "AWS_PROFILE", "AWS_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", f"{tmp_path}/config")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", f"{tmp_path}/credentials")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def model_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """A model whose Bedrock is `handler`. `silence_timeout_s` is the client's, the rest the model's."""
+
+    @asynccontextmanager
+    async def make(handler: Handler, *, silence_timeout_s: float = 30, **more: object) -> AsyncIterator[BedrockModel]:
+        async with serving(handler) as endpoint:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", endpoint)
+            client = bedrock_client(silence_timeout_s=silence_timeout_s)
+            model = BedrockModel(client=client, model="m.v1:0", **more)  # type: ignore[arg-type]
+            try:
+                yield model
+            finally:
+                await model.close()
+
+    return make
+
+
+# --- what is sent -------------------------------------------------------------------------------------------
+
+
+async def test_the_request_on_the_wire(model_of: Callable, read: Callable, ask: Callable) -> None:
+    seen: list[tuple[str, object]] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append((request.raw_path, await request.json()))
+        return await streams(delta("a"), stop(), usage(1, 1))(request)
+
+    async with model_of(handler) as model:
+        await read(model, ask("hi", max_tokens=7))
+    assert seen == [
+        (
+            "/model/m.v1%3A0/converse-stream",
+            {"messages": [{"role": "user", "content": [{"text": "hi"}]}], "inferenceConfig": {"maxTokens": 7}},
+        )
+    ]
+
+
+def test_everything_that_can_be_asked_for() -> None:
+    options = BedrockOptions(temperature=0.0, top_p=0.9, cache="1h", guardrail=("g", "1"), tier="flex")
+    prompt = Prompt(messages=(Said(Role.USER, "q"),), system="word " * 400, max_tokens=9)
+    assert converse_request(prompt, "m", options) == {
+        "modelId": "m",
+        "messages": [{"role": "user", "content": [{"text": "q"}]}],
+        "system": [{"text": ("word " * 400).strip()}, {"cachePoint": {"type": "default", "ttl": "1h"}}],
+        "inferenceConfig": {"maxTokens": 9, "temperature": 0.0, "topP": 0.9},
+        "guardrailConfig": {"guardrailIdentifier": "g", "guardrailVersion": "1"},
+        "serviceTier": {"type": "flex"},
+    }
+
+
+def test_roles_take_turns_and_nothing_is_blank() -> None:
+    said = [
+        Said(Role.ASSISTANT, "before all"),
+        Said(Role.USER, "a\x00\ud800"),
+        Said(Role.ASSISTANT, " \n"),
+        Said(Role.USER, "b"),
+        Said(Role.ASSISTANT, "c"),
+        Said(Role.USER, "d"),
+    ]
+    request = converse_request(Prompt(messages=tuple(said), system="  "), "m", BedrockOptions())
+    assert request["messages"] == [
+        {"role": "user", "content": [{"text": "a"}, {"text": "b"}]},
+        {"role": "assistant", "content": [{"text": "c"}]},
+        {"role": "user", "content": [{"text": "d"}]},
+    ]
+    assert "system" not in request
+
+
+def test_a_long_conversation_is_marked_for_reuse_and_a_short_one_is_not() -> None:
+    def points(answer: str) -> list[int]:
+        said = (Said(Role.USER, "a"), Said(Role.ASSISTANT, answer), Said(Role.USER, "b" * 5000))
+        request = converse_request(Prompt(messages=said), "m", BedrockOptions(cache="5m"))
+        return [n for n, one in enumerate(request["messages"]) if {"cachePoint": {"type": "default"}} in one["content"]]
+
+    assert points("short") == []
+    assert points("long " * 400) == [1]
+
+
+def test_a_blank_question_is_no_question() -> None:
+    with pytest.raises(ModelError) as caught:
+        converse_request(Prompt(messages=(Said(Role.USER, " "),)), "m", BedrockOptions())
+    assert caught.value.code is ErrorCode.MODEL_FAILED
+
+
+# --- what comes back ----------------------------------------------------------------------------------------
+
+
+async def test_text_without_the_thoughts_and_the_usage_after_the_stop(
+    model_of: Callable, read: Callable, ask: Callable
+) -> None:
+    parts = (reasoning("hm"), delta("one "), delta(""), delta("두"), stop())
+    cached = usage(7, 2, cacheReadInputTokens=100, cacheWriteInputTokens=20)
+    async with model_of(streams(*parts, cached)) as model:
+        pieces, error = await read(model, ask("?"))
+    assert error is None
+    assert pieces == ["one ", "두", Finish(reason="stop", input_tokens=127, output_tokens=2)]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("guardrail_intervened", "content_filter"),
+        ("content_filtered", "content_filter"),
+        ("malformed_model_output", "malformed_model_output"),
+    ],
+)
+async def test_reasons(model_of: Callable, read: Callable, ask: Callable, theirs: str, ours: str) -> None:
+    async with model_of(streams(delta("a"), stop(theirs), usage(1, 1))) as model:
+        pieces, error = await read(model, ask("?"))
+    assert error is None
+    assert pieces[-1].reason == ours
+
+
+@pytest.mark.parametrize("end", [{}, {"cut": True}, {"hang": True}], ids=["ends", "is cut", "says nothing"])
+async def test_a_whole_answer_is_kept_when_its_usage_never_comes(
+    model_of: Callable, read: Callable, ask: Callable, end: dict
+) -> None:
+    async with model_of(streams(delta("a"), stop(), **end), usage_timeout_s=0.2) as model:
+        assert await read(model, ask("?")) == (["a", Finish()], None)
+
+
+async def test_an_error_after_the_stop_does_not_take_the_answer_back(
+    model_of: Callable, read: Callable, ask: Callable
+) -> None:
+    async with model_of(streams(delta("a"), stop(), broken("internalServerException"))) as model:
+        assert await read(model, ask("?")) == (["a", Finish()], None)
+
+
+async def test_the_next_answer_comes_over_the_same_connection(
+    model_of: Callable, read: Callable, ask: Callable
+) -> None:
+    peers: list[object] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        peers.append(request.transport.get_extra_info("peername"))
+        return await streams(delta("a"), stop(), usage(1, 1))(request)
+
+    async with model_of(handler) as model:
+        for _ in range(3):
+            await read(model, ask("?"))
+    assert len(peers) == 3
+    assert len(set(peers)) == 1
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+UNAVAILABLE, THROTTLED, FAILED = ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "meaning", "advice"),
+    [
+        (429, "ThrottlingException", "Too many tokens", (THROTTLED, True), "Service Quotas"),
+        (400, "ServiceQuotaExceededException", "", (THROTTLED, False), "Service Quotas"),
+        (429, "ModelNotReadyException", "", (UNAVAILABLE, True), "passes"),
+        (500, "InternalServerException", "", (UNAVAILABLE, True), ""),
+        (503, "ServiceUnavailableException", "", (UNAVAILABLE, True), ""),
+        (424, "ModelErrorException", "", (FAILED, True), ""),
+        (408, "ModelTimeoutException", "", (FAILED, False), "fewer tokens"),
+        (403, "AccessDeniedException", "not authorized", (UNAVAILABLE, False), "InvokeModelWithResponseStream"),
+        (403, "ExpiredTokenException", "", (UNAVAILABLE, False), "renew"),
+        (403, "UnrecognizedClientException", "", (UNAVAILABLE, False), "get-caller-identity"),
+        (404, "ResourceNotFoundException", "no such", (UNAVAILABLE, False), "list-inference-profiles"),
+        (404, "FTUFormNotFilled", "", (UNAVAILABLE, False), "use case form"),
+        (404, "ResourceNotFoundException", "Model use case details have not been", (UNAVAILABLE, False), "form"),
+        (400, "ValidationException", "The provided model identifier is invalid.", (UNAVAILABLE, False), "model id"),
+        (400, "ValidationException", "with on-demand throughput isn't", (UNAVAILABLE, False), "inference profile"),
+        (400, "ValidationException", "`temperature` is deprecated", (UNAVAILABLE, False), "Leave temperature"),
+        (400, "ValidationException", "The guardrail identifier", (UNAVAILABLE, False), "guardrail=ID"),
+        (400, "ValidationException", "prompt caching is not supported", (UNAVAILABLE, False), "leave cache="),
+        (400, "ValidationException", "maximum tokens you requested exceeds", (FAILED, False), "--max-tokens"),
+        (400, "ValidationException", "Input is too long", (FAILED, False), ""),
+        (502, "SomethingNew", "", (UNAVAILABLE, True), ""),
+        (418, "SomethingElse", "", (UNAVAILABLE, False), ""),
+    ],
+)
+async def test_a_call_that_fails(
+    model_of: Callable,
+    read: Callable,
+    ask: Callable,
+    status: int,
+    code: str,
+    message: str,
+    meaning: tuple[ErrorCode, bool],
+    advice: str,
+) -> None:
+    calls = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal calls
+        calls += 1
+        return await refuses(status, code, message)(request)
+
+    async with model_of(handler) as model:
+        pieces, error = await read(model, ask("?"))
+    assert pieces == []
+    assert (error.code, error.transient) == meaning
+    assert code in error.detail
+    assert message in error.detail
+    assert advice in error.detail
+    assert calls == 1, "whoever waits must see each try"
+
+
+@pytest.mark.parametrize(
+    ("kind", "meaning"),
+    [
+        ("throttlingException", (THROTTLED, True)),
+        ("internalServerException", (UNAVAILABLE, True)),
+        ("serviceUnavailableException", (UNAVAILABLE, True)),
+        ("modelStreamErrorException", (FAILED, True)),
+        ("validationException", (FAILED, False)),
+    ],
+)
+async def test_a_stream_that_breaks(
+    model_of: Callable, read: Callable, ask: Callable, kind: str, meaning: tuple[ErrorCode, bool]
+) -> None:
+    async with model_of(streams(delta("a"), broken(kind))) as model:
+        pieces, error = await read(model, ask("?"))
+    assert pieces == ["a"]
+    assert (error.code, error.transient) == meaning
+    assert kind in error.detail
+
+
+async def test_the_pause_that_bedrock_asks_for(model_of: Callable, read: Callable, ask: Callable) -> None:
+    async with model_of(refuses(429, "ThrottlingException", **{"Retry-After": "2"})) as model:
+        _, error = await read(model, ask("?"))
+    assert error.retry_after_ms == 2000
+
+
+@pytest.mark.parametrize("end", [{"cut": True}, {}], ids=["is cut", "ends"])
+async def test_a_stream_that_ends_too_early(model_of: Callable, read: Callable, ask: Callable, end: dict) -> None:
+    async with model_of(streams(delta("a"), **end)) as model:
+        pieces, error = await read(model, ask("?"))
+    assert pieces == ["a"]
+    assert error.code is FAILED
+
+
+async def test_a_damaged_frame(model_of: Callable, read: Callable, ask: Callable) -> None:
+    damaged = bytearray(delta("secret"))
+    damaged[-8] ^= 1
+    async with model_of(streams(delta("a"), bytes(damaged))) as model:
+        pieces, error = await read(model, ask("?"))
+    assert (pieces, error.code) == (["a"], FAILED)
+
+
+@pytest.mark.parametrize(("parts", "code"), [(None, UNAVAILABLE), ((delta("a"),), FAILED)])
+async def test_a_silent_bedrock(
+    model_of: Callable, read: Callable, ask: Callable, parts: tuple[bytes, ...] | None, code: ErrorCode
+) -> None:
+    async def silent(request: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    handler = silent if parts is None else streams(*parts, hang=True)
+    async with model_of(handler, silence_timeout_s=0.2) as model:
+        _, error = await read(model, ask("?"))
+    assert (error.code, error.transient) == (code, False)
+    assert "silence_s=" in error.detail
+
+
+async def test_no_bedrock_there(
+    model_of: Callable, read: Callable, ask: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(streams()) as endpoint:
+        pass
+    monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", endpoint)
+    model = BedrockModel(client=bedrock_client(), model="m")
+    _, error = await read(model, ask("?"))
+    await model.close()
+    assert (error.code, error.transient) == (UNAVAILABLE, True)
+    assert "?region=" in error.detail
+
+
+async def test_no_credentials(
+    model_of: Callable, read: Callable, ask: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    async with model_of(streams(delta("a"), stop())) as model:
+        _, error = await read(model, ask("?"))
+    assert (error.code, error.transient) == (UNAVAILABLE, False)
+    assert "AWS_PROFILE" in error.detail
+
+
+# --- closing ------------------------------------------------------------------------------------------------
+
+
+async def test_closing_hangs_up_at_once(model_of: Callable, ask: Callable) -> None:
+    hung_up = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        try:
+            return await streams(delta("a"), hang=True)(request)
+        finally:
+            hung_up.set()
+
+    async with model_of(handler, silence_timeout_s=3600) as model:
+        async with aclosing(model.stream(ask("?"))) as stream:
+            assert await anext(stream) == "a"
+            assert not hung_up.is_set()
+        await hung_up.wait()
+
+
+async def test_closing_before_bedrock_has_answered_hangs_up_when_it_does(model_of: Callable, ask: Callable) -> None:
+    called, answer, hung_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        called.set()
+        await answer.wait()
+        try:
+            return await streams(delta("a"), hang=True)(request)
+        finally:
+            hung_up.set()
+
+    async with model_of(handler, silence_timeout_s=3600) as model:
+        task = asyncio.create_task(anext(model.stream(ask("?"))))
+        await called.wait()
+        task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        answer.set()
+        await hung_up.wait()
+
+
+# --- from a spec --------------------------------------------------------------------------------------------
+
+
+async def test_a_model_from_a_spec_tries_again_before_its_first_word_only(
+    read: Callable, ask: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, late = streams(delta("a"), stop(), usage(1, 1)), streams(delta("a"), broken("throttlingException"))
+    answers = iter([refuses(503, "ServiceUnavailableException"), streams(broken("throttlingException")), good, late])
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await next(answers)(request)
+
+    async with serving(handler) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", endpoint)
+        model = build_model("fast=bedrock:m?region=ap-northeast-2")
+        assert model.name == "fast"
+        assert await read(model, ask("?")) == (["a", Finish(input_tokens=1, output_tokens=1)], None)
+        pieces, error = await read(model, ask("?"))
+        assert (pieces, error.code) == (["a"], THROTTLED)
+        await model.close()
+    assert next(answers, None) is None
+
+
+def test_a_missing_region_says_where_to_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(ModelSpecError, match=r"\?region="):
+        build_model("bedrock:m")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert build_model("bedrock:m").name == "m"
+
+
+def test_a_missing_profile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(ModelSpecError, match="nobody"):
+        build_model("bedrock:m")
+
+
+def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("botocore.exceptions", "answerback.models.bedrock", "answerback.models.bedrock_errors"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "botocore", None)
+    with pytest.raises(ModelSpecError, match=r"pip install 'answerback\[aws\]'"):
+        build_model("bedrock:m")
+
+
+async def test_nothing_of_the_texts_is_logged(
+    model_of: Callable, read: Callable, ask: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with model_of(streams(delta("secret answer"), broken("throttlingException"))) as model:
+        await read(model, ask("secret question"))
+    assert "secret" not in caplog.text
