@@ -145,17 +145,21 @@ class StoredConversation:
     deleted: bool = False
 
 
-class History(Protocol):
-    """What users said and got, by conversation. Every id is a name inside the user. May raise Unavailable.
-
-    A turn that was replaced by a completed one (`replaces`), and the turns between the two, are superseded: they are
-    kept but no longer shown.
-    """
+class Tail(Protocol):
+    """The end of each conversation, which the model needs to go on. May raise Unavailable."""
 
     async def tail(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """The last completed turns for the model's context, oldest first; none of or after `before_request`."""
+
+
+class History(Tail, Protocol):
+    """What users said and got, by conversation. Every id is a name inside the user. May raise Unavailable.
+
+    A turn that was replaced by a completed one (`replaces`), and the turns between the two, are superseded: they are
+    kept but no longer shown.
+    """
 
     async def turns(
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int

@@ -13,7 +13,7 @@ from answerback.core import request as changes
 from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, answer_limit
 from answerback.core.request import Ended, Ending, Fenced, Held, Policy, Question, Record
-from answerback.ports import Finish, History, Model, ModelError, Prompt, Requests, Unavailable
+from answerback.ports import Finish, Model, ModelError, Prompt, Requests, Tail, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.alarm import Alarm
@@ -50,7 +50,7 @@ class RunTools:
     """What a run works with."""
 
     requests: Requests
-    history: History
+    history: Tail
     models: Mapping[str, Model]
     courier: Courier
     bells: Bells

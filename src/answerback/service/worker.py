@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 from answerback.core import request as changes
 from answerback.core.coalescing import Interval, steady
 from answerback.core.request import Busy, Claimed, Ended, Fenced, Policy, Record, RequestKey, Unknown
-from answerback.ports import History, Model, Requests, Unavailable
+from answerback.ports import Model, Requests, Tail, Unavailable
 from answerback.service.bells import Bells
 from answerback.service.courier import Courier
 from answerback.service.observer import Observer
@@ -72,7 +72,7 @@ class Worker:
         *,
         settings: WorkerSettings,
         requests: Requests,
-        history: History,
+        history: Tail,
         models: Mapping[str, Model],
         courier: Courier,
         bells: Bells,
