@@ -1,0 +1,317 @@
+"""The composition root of the functions: what a process needs is made when it is first asked for, and kept.
+
+Lambda freezes a process between two invocations. So nothing runs behind: when an invocation returns, all that it
+started has ended. The event loop, the clients with their open connections, and what was loaded stay for the next one.
+Imports are inside the properties, so that each function loads no more than it uses.
+"""
+
+import asyncio
+import itertools
+import random
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from answerback.aws.observing import Observing
+from answerback.aws.settings import MAX_CONNECTION_MS, Settings
+from answerback.ports import Connections, Identity, Model, Requests, Tokens
+
+if TYPE_CHECKING:
+    from answerback.auth import JwtTokens
+    from answerback.aws.calls import Calls
+    from answerback.aws.dynamodb.tables import Tables
+    from answerback.aws.dynamodb.turns import DynamoTurns
+    from answerback.aws.sender import ApiGatewaySender
+    from answerback.aws.sqs import SqsQueue, Visibility
+    from answerback.service.courier import Courier
+    from answerback.service.dead_letters import DeadLetters
+    from answerback.service.front import Front
+    from answerback.service.janitor import Janitor
+    from answerback.service.worker import Worker
+
+T = TypeVar("T")
+
+RENEW_EVERY_S: Final = 1.0
+"""Front and worker are different processes: a wish or a cancellation is seen with the lease."""
+
+SETTLE_S: Final = 6.0
+"""What a task that an invocation leaves behind gets to end in: a fetch of keys takes up to five."""
+
+
+class Composition:
+    """One process of the function called `function`. Properties may raise SettingsError."""
+
+    def __init__(self, function: str, environment: Mapping[str, str]) -> None:
+        self.settings = Settings(environment)
+        self.observing = Observing(function=function, environment=environment)
+        self._runner = asyncio.Runner()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run to the end, on the loop that this process keeps; no task is left."""
+        return self._runner.run(_settled(work))
+
+    def close(self) -> None:
+        """End the loop. Lambda never does: it kills."""
+        self._runner.close()
+
+    # --- AWS
+
+    @cached_property
+    def calls(self) -> "Calls":
+        """Runs the clients' calls."""
+        from answerback.aws.calls import Calls  # noqa: PLC0415
+
+        return Calls()
+
+    def client(self, service: str, **options: Any) -> Any:
+        """A new client; keep it."""
+        from answerback.aws.calls import client  # noqa: PLC0415
+
+        return client(service, **options)
+
+    @cached_property
+    def dynamodb(self) -> Any:
+        """Client of the tables."""
+        return self.client("dynamodb")
+
+    @cached_property
+    def sqs(self) -> Any:
+        """Client of the queues."""
+        return self.client("sqs")
+
+    @cached_property
+    def sender(self) -> "ApiGatewaySender":
+        """Posts to connections."""
+        from answerback.aws.sender import ApiGatewaySender  # noqa: PLC0415
+
+        management = self.client("apigatewaymanagementapi", endpoint=self.settings.management_endpoint, attempts=1)
+        return ApiGatewaySender(
+            client=management,
+            calls=self.calls,
+            observer=self.observing.counts,
+            on_gone=self.connections.remove,
+            sleep=asyncio.sleep,
+            monotonic=time.monotonic,
+            jitter=random.random,
+        )
+
+    @cached_property
+    def queue(self) -> "SqsQueue":
+        """Where requests wait."""
+        from answerback.aws.sqs import SqsQueue  # noqa: PLC0415
+
+        return SqsQueue(
+            client=self.sqs,
+            calls=self.calls,
+            url=self.settings.queue_url,
+            correlation_id=lambda: self.observing.counts.correlation_id,
+        )
+
+    def visibility(self, url: str) -> "Visibility":
+        """Of the messages of the queue at `url`."""
+        from answerback.aws.sqs import Visibility  # noqa: PLC0415
+
+        return Visibility(client=self.sqs, calls=self.calls, url=url)
+
+    # --- stores
+
+    def tables(self, *names: str) -> "Tables":
+        """What these tables are called; the others are not for this use."""
+        from answerback.aws.dynamodb.tables import SHAPES, Tables  # noqa: PLC0415
+
+        return Tables(**{name: getattr(self.settings, f"{name}_table") if name in names else "" for name in SHAPES})
+
+    @cached_property
+    def connections(self) -> Connections:
+        """Open connections and sessions."""
+        from answerback.aws.dynamodb.connections import DynamoConnections  # noqa: PLC0415
+
+        return DynamoConnections(client=self.dynamodb, calls=self.calls, tables=self.tables("connections", "sessions"))
+
+    @cached_property
+    def requests(self) -> Requests:
+        """The records that decide."""
+        from answerback.aws.dynamodb.requests import DynamoRequests  # noqa: PLC0415
+
+        tables = self.tables("requests", "conversations", "rate_limits")
+        return DynamoRequests(client=self.dynamodb, calls=self.calls, tables=tables)
+
+    @cached_property
+    def turns(self) -> "DynamoTurns":
+        """The ends of conversations, and what Aurora does not have yet."""
+        from answerback.aws.dynamodb.turns import DynamoTurns  # noqa: PLC0415
+
+        return DynamoTurns(client=self.dynamodb, calls=self.calls, tables=self.tables("conversations"))
+
+    # --- the service
+
+    @cached_property
+    def tokens(self) -> Tokens | None:
+        """The verifier of tokens; None in a stack that allows anonymous connections."""
+        return LazyTokens(self._make_tokens) if self.settings.has_tokens else None
+
+    def _make_tokens(self) -> "JwtTokens":
+        from answerback.auth import JwtTokens, fetched_keys  # noqa: PLC0415
+
+        settings = self.settings
+        url = settings.jwks_url
+        return JwtTokens(
+            secret=settings.jwt_secret,
+            keys=None if url is None else fetched_keys(url),
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            user_claim=settings.user_claim,
+        )
+
+    @cached_property
+    def courier(self) -> "Courier":
+        """Carries answers to connections; each post is billed, so their pauses grow."""
+        from answerback.core.coalescing import growing  # noqa: PLC0415
+        from answerback.service.courier import Courier  # noqa: PLC0415
+
+        return Courier(
+            requests=self.requests,
+            sender=self.sender,
+            interval=growing(),
+            monotonic=time.monotonic,
+            observer=self.observing.counts,
+        )
+
+    @cached_property
+    def front(self) -> "Front":
+        """Handles the messages of clients."""
+        from answerback.models.spec import parse_model_specs  # noqa: PLC0415
+        from answerback.service.archive import Archive  # noqa: PLC0415
+        from answerback.service.bells import Bells  # noqa: PLC0415
+        from answerback.service.front import Front, FrontSettings  # noqa: PLC0415
+
+        settings = self.settings
+        return Front(
+            settings=FrontSettings(
+                models=tuple(spec.name for spec in parse_model_specs(settings.models)),
+                quota=settings.quota,
+                policy=settings.policy,
+                max_tokens=settings.max_tokens,
+                lock_system=settings.lock_system,
+                idle_timeout_ms=settings.idle_timeout_ms,
+                max_connection_ms=MAX_CONNECTION_MS,
+                queue_survives=True,
+            ),
+            requests=self.requests,
+            connections=self.connections,
+            sender=self.sender,
+            queue=self.queue,
+            courier=self.courier,
+            archive=Archive(history=self.history, clock=epoch_ms),
+            tokens=self.tokens,
+            bells=Bells(),
+            observer=self.observing.counts,
+            clock=epoch_ms,
+        )
+
+    @cached_property
+    def models(self) -> Mapping[str, Model]:
+        """The models by name."""
+        from answerback.models.build import build_model  # noqa: PLC0415
+        from answerback.models.spec import parse_model_specs  # noqa: PLC0415
+
+        return {spec.name: build_model(spec) for spec in parse_model_specs(self.settings.models)}
+
+    @cached_property
+    def worker(self) -> "Worker":
+        """Runs requests."""
+        from answerback.core.coalescing import growing  # noqa: PLC0415
+        from answerback.service.bells import Bells  # noqa: PLC0415
+        from answerback.service.worker import Worker, WorkerSettings  # noqa: PLC0415
+
+        settings = self.settings
+        return Worker(
+            settings=WorkerSettings(
+                policy=settings.policy,
+                interval=growing(),
+                renew_every_s=RENEW_EVERY_S,
+                max_tokens=settings.max_tokens,
+                system=settings.system,
+            ),
+            requests=self.requests,
+            history=self.turns,
+            models=self.models,
+            courier=self.courier,
+            bells=Bells(),
+            observer=self.observing.counts,
+            clock=epoch_ms,
+            monotonic=time.monotonic,
+            new_owner=_owners(),
+        )
+
+    @cached_property
+    def dead_letters(self) -> "DeadLetters":
+        """Ends what the queue gave up."""
+        from answerback.service.dead_letters import DeadLetters  # noqa: PLC0415
+
+        return DeadLetters(requests=self.requests, courier=self.courier, observer=self.observing.counts, clock=epoch_ms)
+
+    @cached_property
+    def janitor(self) -> "Janitor":
+        """Sees what no other part would notice."""
+        from answerback.service.janitor import Janitor, JanitorSettings  # noqa: PLC0415
+
+        settings = self.settings
+        return Janitor(
+            settings=JanitorSettings(
+                policy=settings.policy,
+                idle_timeout_ms=settings.idle_timeout_ms,
+                retention_ms=settings.retention_ms,
+                queue_survives=True,
+            ),
+            requests=self.requests,
+            history=self.history,
+            connections=self.connections,
+            sender=self.sender,
+            queue=self.queue,
+            courier=self.courier,
+            observer=self.observing.counts,
+            clock=epoch_ms,
+            last_active_ms=self.sender.last_active_ms,
+        )
+
+
+class LazyTokens:
+    """ports.Tokens, made when the first token is to be verified: that library takes a third of a cold start."""
+
+    def __init__(self, make: Callable[[], Tokens]) -> None:
+        self._make = make
+        self._made: Tokens | None = None
+
+    async def identify(self, token: str) -> Identity:
+        """See ports.Tokens."""
+        if self._made is None:
+            self._made = self._make()
+        return await self._made.identify(token)
+
+
+def epoch_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _owners() -> Callable[[], str]:
+    """Names for the runs of this process, unlike those of any other."""
+    process, numbers = secrets.token_hex(8), itertools.count(1)
+    return lambda: f"{process}-{next(numbers)}"
+
+
+async def _settled(work: Coroutine[Any, Any, T]) -> T:
+    """Await it, and then what it left behind: frozen with the process, that would go on at some later time."""
+    try:
+        return await work
+    finally:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            _, running = await asyncio.wait(left, timeout=SETTLE_S)
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running, timeout=SETTLE_S)
