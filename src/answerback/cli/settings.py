@@ -64,7 +64,8 @@ def _panel(name: str, *rows: tuple[str, str, Kind, str]) -> tuple[Setting, ...]:
 
 
 _MODEL_HELP: Final = (
-    "local | echo | openai:BASE_URL#MODEL | bedrock:MODEL_ID | python:MODULE:FACTORY; repeatable, the first is the default."
+    "local | echo | openai:BASE_URL#MODEL | bedrock:MODEL_ID | python:MODULE:FACTORY; "
+    "repeatable, the first is the default."
 )
 _MANY: Final = whole(1, 10_000_000)
 _BYTES: Final = whole(1024, 1 << 30, metavar="BYTES")
