@@ -14,9 +14,10 @@ from pathlib import Path
 
 def _patch(temporary: Path) -> None:
     """Put the emulator right. What it is told must not reach the functions, which inherit the environment."""
-    from answerback.aws.local.patches import data_api, functions  # noqa: PLC0415
+    from answerback.aws.local.patches import data_api, formation, functions  # noqa: PLC0415
 
     told = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
+    formation.patch()
     functions.patch()
     if postgres := told.get("EMULATED_POSTGRES"):
         data_api.patch(postgres, temporary / "database-paused")
