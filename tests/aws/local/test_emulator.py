@@ -7,7 +7,6 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,8 @@ def cluster(emulator: Emulator) -> Cluster:
 
 
 @pytest.fixture
-def sql(emulator: Emulator, cluster: Cluster) -> Iterator["Sql"]:
-    yield Sql(emulator, cluster)
+def sql(emulator: Emulator, cluster: Cluster) -> "Sql":
+    return Sql(emulator, cluster)
 
 
 class Sql:

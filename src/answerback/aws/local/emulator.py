@@ -188,7 +188,7 @@ class Emulator:
 
     def _popen(self, log: IO[bytes]) -> "subprocess.Popen[bytes]":
         # Its standard input is a pipe that nobody writes to: when this process dies, it closes, and the launcher ends.
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603 - our launcher, on an interpreter that the caller names
             [str(self._python), "-P", str(_LAUNCHER)],
             env=self._variables(),
             cwd=self._temporary,

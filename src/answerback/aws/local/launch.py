@@ -1,6 +1,13 @@
 """Runs the emulator, with the patches, on the interpreter of the emulator's environment: `python -P launch.py`.
 
 `emulator.py` starts it. It ends when its standard input closes, which is when the process that started it is gone.
+
+Emulated as on AWS: DynamoDB (conditions, transactions), SQS FIFO, dead letters, the authorizer, EventBridge, roles
+(with AUTH=true), change sets, custom resources, rules of the template, the 51,200 bytes of a template in a call.
+Put right by the patches: concurrency, failures and limits of the API, the Data API on a real PostgreSQL, managed
+secrets, ConverseStream's permission.
+Not emulated: the account's throttles, the permission of API Gateway and EventBridge to call a function, that of a
+mapping to read its queue (tests/aws/test_template.py reads those from the template), reordered posts, alarms on sums.
 """
 
 import os
@@ -14,11 +21,16 @@ from pathlib import Path
 
 def _patch(temporary: Path) -> None:
     """Put the emulator right. What it is told must not reach the functions, which inherit the environment."""
-    from answerback.aws.local.patches import data_api, formation, functions  # noqa: PLC0415
+    from answerback.aws.local.patches import data_api, formation, functions, sockets  # noqa: PLC0415
 
     told = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
     formation.patch()
-    functions.patch()
+    functions.patch(f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/_aws/execute-api")
+    sockets.patch(
+        concurrency=int(told["EMULATED_CONCURRENCY"]),
+        idle_timeout_s=float(told["EMULATED_IDLE_TIMEOUT_S"]),
+        connection_limit_s=float(told["EMULATED_CONNECTION_LIMIT_S"]),
+    )
     if postgres := told.get("EMULATED_POSTGRES"):
         data_api.patch(postgres, temporary / "database-paused")
 

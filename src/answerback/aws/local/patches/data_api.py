@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -40,7 +41,7 @@ def patch(postgres: str, paused: Path) -> None:
 
     async def handle(method: str, path: str, headers: Any, body: bytes, query: Any) -> Any:
         """In a thread: the emulator blocks its event loop, and two transactions on one row would never end."""
-        if paused.exists():
+        if os.path.exists(paused):  # noqa: ASYNC240 - one look at a file of this machine
             message = "Database is resuming after being auto-paused"
             return private(_MODULE, "_error")("DatabaseResumingException", message)
         if path not in _HANDLERS:

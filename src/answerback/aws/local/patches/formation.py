@@ -9,7 +9,7 @@ from answerback.aws.local.patches import private, replace
 __all__ = ["patch"]
 
 _PROVISIONERS: Final = "services.cloudformation.provisioners"
-_SECRET: Final = "MasterUserSecret"
+_SECRET: Final = "MasterUserSecret"  # noqa: S105 - a property's name
 
 
 def patch() -> None:

@@ -1,0 +1,207 @@
+"""API Gateway WebSocket: the data plane as AWS's behaves where the emulator's is kinder or simpler.
+
+Frames of one connection run beside each other, failures look as they do on AWS, and limits hold: 128 KB a message, no
+binary frames, idle time and life of a connection. Frames of one post may have 32 KB.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from answerback.aws.local.patches import private, replace
+from answerback.aws.local.patches.functions import BROKEN
+
+__all__ = ["patch"]
+
+_MODULE: Final = "services.apigateway"
+_MAX_MESSAGE_BYTES: Final = 128 * 1024
+_MAX_FRAME_BYTES: Final = 32 * 1024
+_NOT_FOR_CLIENTS: Final = frozenset({"$connect", "$disconnect"})
+
+Message = dict[str, Any]
+
+
+class _Socket:
+    """One connection: between the server and the emulator's code for it."""
+
+    def __init__(self, receive: Any, send: Any, *, idle_timeout_s: float, connection_limit_s: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._idle_timeout_s = idle_timeout_s
+        self._ends_at = time.monotonic() + connection_limit_s
+        self._active_at = time.monotonic()
+        self._accepted = False
+        self._closed = False
+        self.connected_at_ms = int(time.time() * 1000)
+        self.refusal: tuple[int, Message] | None = None
+        self.protocol: str | None = None
+        self.calls: set[asyncio.Task[None]] = set()
+
+    async def receive(self) -> Message:
+        """The next message; one that closes it when a limit is passed."""
+        if not self._accepted:
+            return dict(await self._receive())
+        while True:
+            end = min(self._ends_at, self._active_at + self._idle_timeout_s)
+            try:
+                async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                    message: Message = await self._receive()
+            except TimeoutError:
+                if time.monotonic() >= min(self._ends_at, self._active_at + self._idle_timeout_s):
+                    return await self._end(1001, "Going away")
+                continue
+            if message["type"] != "websocket.receive":
+                return message
+            self._active_at = time.monotonic()
+            if message.get("text") is None:
+                return await self._end(1003, "Binary frames are not supported")
+            if len(message["text"].encode()) > _MAX_MESSAGE_BYTES:
+                return await self._end(1009, "Message too large")
+            return message
+
+    async def send(self, message: Message) -> None:
+        """What the emulator sends, put right."""
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self._accepted = True
+            if self.protocol is not None:
+                message = {**message, "subprotocol": self.protocol}
+        elif kind == "websocket.close":
+            if self._closed:
+                return
+            self._closed = True
+            if not self._accepted and self.refusal is not None:
+                await self._refuse(*self.refusal)
+                return
+        elif kind == "websocket.send":
+            if self._closed:
+                return
+            self._active_at = time.monotonic()
+        await self._send(message)
+
+    async def _refuse(self, status: int, body: Message) -> None:
+        headers = [(b"content-type", b"application/json")]
+        await self._send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "websocket.http.response.body", "body": json.dumps(body).encode()})
+
+    async def _end(self, code: int, reason: str) -> Message:
+        await self.send({"type": "websocket.close", "code": code, "reason": reason})
+        return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+
+def patch(*, concurrency: int, idle_timeout_s: float, connection_limit_s: float) -> None:
+    """Apply. `concurrency`: calls of one integration at the same time. Raises: Moved."""
+    plane = _DataPlane(concurrency, idle_timeout_s, connection_limit_s)
+    for name in ("_ws_connections", "_stages", "_api_owner", "_refuse_ws_handshake"):
+        private(_MODULE, name)
+    plane.handle_was = replace(_MODULE, "handle_websocket", plane.handle)
+    plane.invoke_was = replace(_MODULE, "_invoke_ws_lambda", plane.invoke)
+    plane.context_was = replace(_MODULE, "_ws_request_context", plane.context)
+    plane.select_was = replace(_MODULE, "_evaluate_route_selection", plane.select)
+    plane.connections_was = replace(_MODULE, "handle_connections_api", plane.connections)
+
+
+class _DataPlane:
+    """The functions that take the place of the emulator's."""
+
+    def __init__(self, concurrency: int, idle_timeout_s: float, connection_limit_s: float) -> None:
+        self._concurrency = concurrency
+        self._limits = {"idle_timeout_s": idle_timeout_s, "connection_limit_s": connection_limit_s}
+        self._socket: ContextVar[_Socket] = ContextVar("socket")
+        self._free: dict[str, asyncio.Semaphore] = {}
+        self.handle_was: Callable[..., Awaitable[None]]
+        self.invoke_was: Callable[..., Awaitable[Any]]
+        self.context_was: Callable[..., Message]
+        self.select_was: Callable[[str, str], str]
+        self.connections_was: Callable[..., Awaitable[tuple[int, Mapping[str, str], bytes]]]
+
+    async def handle(self, scope: Any, receive: Any, send: Any, api_id: str, path_override: str | None = None) -> None:
+        """One connection, from the handshake to `$disconnect`."""
+        socket = _Socket(receive, send, **self._limits)
+        self._socket.set(socket)
+        if not self._has_stage(api_id, path_override or scope.get("path", "")):
+            await receive()
+            await private(_MODULE, "_refuse_ws_handshake")(scope, send, 403, "Forbidden", "", "")
+            return
+        try:
+            await self.handle_was(scope, socket.receive, socket.send, api_id, path_override=path_override)
+        finally:
+            await asyncio.gather(*socket.calls, return_exceptions=True)
+
+    async def invoke(self, *call: Any, **named: Any) -> Any:
+        """Call the route's function. A frame's call is not waited for: AWS starts the next one beside it."""
+        (_, _, _, route, _, connection_id, kind, message_id, *_) = call
+        socket = self._socket.get()
+        if kind == "MESSAGE":
+            task = asyncio.create_task(self._message(route["target"], connection_id, message_id, call, named))
+            socket.calls.add(task)
+            task.add_done_callback(socket.calls.discard)
+            return None
+        answer = await self.invoke_was(*call, **named)
+        if kind == "CONNECT":
+            status = int((answer or BROKEN).get("statusCode", 200))
+            headers = {str(name).lower(): value for name, value in ((answer or {}).get("headers") or {}).items()}
+            socket.protocol = headers.get("sec-websocket-protocol")
+            socket.refusal = (status, _failure("Internal server error", connection_id, message_id))
+        return answer
+
+    async def _message(self, target: str, connection_id: str, message_id: str, call: Any, named: Any) -> None:
+        async with self._free.setdefault(target, asyncio.Semaphore(self._concurrency)):
+            answer = await self.invoke_was(*call, **named)
+        # A body is dropped: no route has a response. Only a failure is told.
+        connection = private(_MODULE, "_ws_connections").get(connection_id)
+        if answer is BROKEN and connection is not None:
+            failure = _failure("Internal server error", connection_id, message_id)
+            await connection["outbox"].put(json.dumps(failure))
+
+    def context(self, *call: Any) -> Message:
+        """The request context: connected when it connected, and one request id."""
+        made = self.context_was(*call)
+        return {
+            **made,
+            "connectedAt": self._socket.get().connected_at_ms,
+            "extendedRequestId": made["requestId"],
+            "messageDirection": "IN",
+        }
+
+    def select(self, expression: str, payload: str) -> str:
+        """The route key of a frame; a client cannot name the two that are API Gateway's own."""
+        key = self.select_was(expression, payload)
+        return "$default" if key in _NOT_FOR_CLIENTS else key
+
+    async def connections(self, method: str, *call: Any) -> tuple[int, Mapping[str, str], bytes]:
+        """The management API: frames of at most 32 KB, and `GetConnection` in AWS's words."""
+        (_, _, _, body, _) = call
+        if method == "POST" and len(body) > _MAX_FRAME_BYTES:
+            told = {"Content-Type": "application/json", "x-amzn-ErrorType": "PayloadTooLargeException"}
+            return 413, told, json.dumps({"message": "Frame too large"}).encode()
+        status, headers, answer = await self.connections_was(method, *call)
+        if method == "GET" and status == 200:
+            found = json.loads(answer)
+            answer = json.dumps(
+                {
+                    "connectedAt": _instant(found["ConnectedAt"]),
+                    "identity": found["Identity"],
+                    "lastActiveAt": _instant(found["LastActiveAt"]),
+                }
+            ).encode()
+        return status, headers, answer
+
+    def _has_stage(self, api_id: str, path: str) -> bool:
+        owner = private(_MODULE, "_api_owner")(api_id)
+        if owner is None:
+            return True  # the emulator refuses it itself
+        _, account, region = owner
+        return path.lstrip("/").partition("/")[0] in private(_MODULE, "_stages").get_scoped(account, region, api_id, {})
+
+
+def _failure(message: str, connection_id: str, request_id: str) -> Message:
+    return {"message": message, "connectionId": connection_id, "requestId": request_id}
+
+
+def _instant(epoch_s: float) -> str:
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
