@@ -201,7 +201,7 @@ def _check_imports(name: str, data: bytes, files: Mapping[str, bytes]) -> None:
             raise PackageError(
                 f"{name} imports {top}, which is not in the package. Name it in --requirements, or --include it."
             )
-        if top == "answerback" and _source(module, files) is None and _source(module.rpartition(".")[0], files) is None:
+        if top == "answerback" and _source(module, files) is None:
             raise PackageError(f"{name} imports {module}, which the functions' package leaves out. Do without it.")
 
 

@@ -1,0 +1,200 @@
+"""The package of the functions: reproducible, small, complete, and only what functions need."""
+
+import ast
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import answerback
+from answerback.aws.bare import ImportFailed, handlers, import_handler, measure, unpack
+from answerback.aws.package import UNNEEDED, Package, PackageError, Target, build_package
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "wheels"
+pytestmark = pytest.mark.timeout(300)
+
+BUILD = """
+import os, sys
+from pathlib import Path
+from answerback.aws.package import Target, build_package
+os.umask(0o077)
+package = build_package(Target(), cache=Path(sys.argv[1]))
+sys.stdout.buffer.write(package.data)
+"""
+
+
+@pytest.fixture(scope="session")
+def package() -> Package:
+    return build_package(Target(), cache=CACHE)
+
+
+@pytest.fixture(scope="session")
+def here() -> Package:
+    """For the interpreter of the tests."""
+    return build_package(Target.here(), cache=CACHE)
+
+
+@pytest.fixture(scope="session")
+def unpacked(here: Package, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return unpack(here.data, tmp_path_factory.mktemp("package"))
+
+
+def test_another_process_elsewhere_with_another_umask_builds_the_same_bytes(package: Package, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BUILD, str(CACHE)]
+    environment = {**os.environ, "TZ": "Asia/Seoul", "LC_ALL": "C", "PYTHONHASHSEED": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert done.stdout == package.data
+
+
+def test_freshly_fetched_wheels_make_the_same_bytes(package: Package, tmp_path: Path) -> None:
+    again = build_package(Target(), cache=tmp_path)
+    assert again.data == package.data
+    assert again.content_sha256 == package.content_sha256
+
+
+def test_it_is_small_and_every_file_is_readable_by_anyone(package: Package) -> None:
+    assert len(package.data) <= 10_000_000
+    with zipfile.ZipFile(io.BytesIO(package.data)) as archive:
+        assert archive.testzip() is None
+        infos = archive.infolist()
+    assert [info.filename for info in infos] == sorted(info.filename for info in infos)
+    assert {info.date_time for info in infos} == {(1980, 1, 1, 0, 0, 0)}
+    assert {info.external_attr >> 16 & 0o777 for info in infos} == {0o644}
+
+
+def test_it_is_for_lambda_and_has_nothing_that_its_runtime_has(package: Package) -> None:
+    tops = {name.split("/")[0] for name in package.names}
+    assert {"answerback", "msgspec", "jwt", "cryptography", "aws_lambda_powertools"} <= tops
+    assert not tops & {"boto3", "botocore", "jmespath", "s3transfer", "urllib3", "dateutil", "six.py"}
+    binaries = [name for name in package.names if name.endswith(".so")]
+    assert binaries
+    assert all("aarch64" in name or name.endswith(".abi3.so") for name in binaries)
+    with zipfile.ZipFile(io.BytesIO(package.data)) as archive:
+        for name in binaries:
+            assert archive.read(name)[18:20] == b"\xb7\x00", f"{name} is not for aarch64"
+    assert not [name for name in package.names if name.endswith((".pyc", ".pyi", ".c", "RECORD"))]
+    assert "answerback/stores/sql/0001_initial.sql" in package.names
+
+
+def test_nothing_in_it_imports_what_was_left_out(package: Package) -> None:
+    root = Path(answerback.__file__).parent
+    gone = {f"answerback.{part.removesuffix('.py').replace('/', '.')}" for part in UNNEEDED}
+    for part in UNNEEDED:
+        assert (root / part).exists(), part
+    for name in package.names:
+        if not name.startswith("answerback/") or not name.endswith(".py") or name == "answerback/__init__.py":
+            continue
+        for node in ast.walk(ast.parse((root.parent / name).read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            for module in modules:
+                assert not [part for part in gone if f"{module}.".startswith(f"{part}.")], f"{name} imports {module}"
+
+
+def test_every_handler_is_imported_in_a_bare_interpreter(unpacked: tuple[Path, Path]) -> None:
+    task, runtime = unpacked
+    found = handlers(task)
+    assert {name.rpartition(".")[2] for name in found} >= {"authorizer", "connections", "front", "worker"}
+    for module in found:
+        assert import_handler(task, runtime, module).modules > 0
+    assert not list(task.rglob("*.pyc"))
+
+
+def test_a_package_without_one_of_its_parts_is_found_out(here: Package, tmp_path: Path) -> None:
+    task, runtime = unpack(here.data, tmp_path)
+    (task / "answerback" / "core" / "request.py").unlink()
+    with pytest.raises(ImportFailed, match=r"answerback\.core\.request"):
+        import_handler(task, runtime, "answerback.aws.functions.worker")
+
+
+def test_measuring_names_each_handler(here: Package) -> None:
+    assert all(one.cpu_ms > 0 for one in measure(here.data, rounds=1))
+
+
+# --- models of the user's own -------------------------------------------------------------------------------
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def build(*include: Path, model: str, requirements: Path | None = None) -> Package:
+    return build_package(Target.here(), cache=CACHE, models=[model], include=include, requirements=requirements)
+
+
+def test_a_module_and_a_package_of_the_users_are_in_it(tmp_path: Path) -> None:
+    write(tmp_path, single="def make(): ...", rag__steps="import json\nfrom rag import tools\nclass Make: ...")
+    (tmp_path / "rag" / "tools.py").write_text("")
+    (tmp_path / "rag" / "notes.txt").write_text("notes")
+    (tmp_path / "rag" / ".env").write_text("SECRET=1")
+    (tmp_path / "rag" / "__pycache__").mkdir()
+    (tmp_path / "rag" / "__pycache__" / "x.pyc").write_text("")
+    both = build(tmp_path / "single.py", tmp_path / "rag", model="python:rag.steps:Make")
+    assert {"single.py", "rag/steps.py", "rag/tools.py", "rag/notes.txt"} <= set(both.names)
+    assert not [name for name in both.names if ".env" in name or "__pycache__" in name]
+
+
+def test_the_users_files_change_what_it_is_called(tmp_path: Path, here: Package) -> None:
+    write(tmp_path, mine="def make(): ...")
+    assert build(tmp_path / "mine.py", model="python:mine:make").content_sha256 != here.content_sha256
+
+
+@pytest.mark.parametrize(
+    ("files", "model", "says"),
+    [
+        ({"other": ""}, "python:mine:make", "the module mine is not in the package. Add it: --include"),
+        ({"mine": "def build(): ..."}, "python:mine:make", "mine.py has no make"),
+        ({"mine": "def make(:"}, "python:mine:make", "not Python that can be read"),
+        ({"mine": "import pandas\ndef make(): ..."}, "python:mine:make", "imports pandas, which is not in the package"),
+        ({"mine": "from answerback.cli import main as make"}, "python:mine:make", "leaves out"),
+        ({"mine": ""}, "bedrock:", "needs a model's id"),
+    ],
+)
+def test_what_would_fail_on_lambda_is_said_now(files: dict[str, str], model: str, says: str, tmp_path: Path) -> None:
+    write(tmp_path, **files)
+    with pytest.raises(PackageError) as caught:
+        build(*sorted(tmp_path.glob("*.py")), model=model)
+    assert says in str(caught.value)
+
+
+def test_an_import_that_has_an_alternative_may_be_missing(tmp_path: Path) -> None:
+    write(
+        tmp_path, mine="try:\n    import pandas\nexcept ImportError:\n    pandas = None\nimport boto3\ndef make(): ..."
+    )
+    assert "mine.py" in build(tmp_path / "mine.py", model="python:mine:make").names
+
+
+def test_paths_that_are_not_there_and_names_that_are_taken(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="no such module"):
+        build(tmp_path / "nix", model="echo")
+    (tmp_path / "jwt").mkdir()
+    with pytest.raises(PackageError, match="is empty"):
+        build(tmp_path / "jwt", model="echo")
+    (tmp_path / "jwt" / "__init__.py").write_text("")
+    with pytest.raises(PackageError, match="Rename yours"):
+        build(tmp_path / "jwt", model="echo")
+
+
+def test_requirements_bring_what_they_need_but_not_what_is_there_already(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("# mine\nhttpx\nboto3\n")
+    names = build(model="echo", requirements=tmp_path / "requirements.txt").names
+    tops = {name.split("/")[0] for name in names}
+    assert {"httpx", "httpcore", "boto3"} <= tops, "what is named is there, even if Lambda has it"
+    assert not tops & {"botocore", "urllib3"}
+
+
+def test_requirements_that_cannot_be_had_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="requirements file"):
+        build(model="echo", requirements=tmp_path / "nix.txt")
+    (tmp_path / "requirements.txt").write_text("msgspec==0.0.1\n")
+    with pytest.raises(PackageError, match="pip cannot fetch"):
+        build(model="echo", requirements=tmp_path / "requirements.txt")
