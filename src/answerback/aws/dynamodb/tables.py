@@ -1,17 +1,17 @@
-"""The tables: names, keys, indexes, the attribute of their time to live. The template is held equal to this by a test.
+"""The tables: names, keys, indexes, the attribute of their time to live. A test holds the template equal to this.
 
-    table          partition key   sort key   an item is
-    Connections    connectionId               an open connection, exactly as the mission gives it, and a few of ours
-    Sessions       user            session    which connection is the address of the session, with its generation
-    Requests       user            request    the record that decides about a request
-    Conversations  user            item       a text of a request, an ended turn, or the mark of a deletion
-    RateLimits     user            window     how often the user asked in a minute, or the user's own limit
+    table          partition key   sort key    an item is
+    Connections    connectionId                an open connection, exactly as the mission gives it, and a few of ours
+    Sessions       userId          sessionId   which connection is the address of the session, with its generation
+    Requests       userId          requestId   the record that decides about a request
+    Conversations  userId          item        a text of a request, an ended turn, or the mark of a deletion
+    RateLimits     userId          window      how often the user asked in a minute, or the user's own limit
 
 Everything of a user stands in the user's own partitions, so that erasing a user is one query a table and costs no
 index. Two indexes are sparse: an item is in them only while it has the sort key.
 
-    Requests.unfinished        user, unfinished (N, the position)      until the request has ended
-    Conversations.unarchived   user, unarchived (N, the position)      until the turn is in Aurora
+    Requests.unfinished        userId, unfinished (N, the position)      until the request has ended
+    Conversations.unarchived   userId, unarchived (N, the position)      until the turn is in Aurora
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,19 +46,19 @@ class Table:
 
 SHAPES: Final[Mapping[str, Table]] = {
     "connections": Table(partition_key="connectionId"),
-    "sessions": Table(partition_key="user", sort_key="session"),
+    "sessions": Table(partition_key="userId", sort_key="sessionId"),
     "requests": Table(
-        partition_key="user",
-        sort_key="request",
+        partition_key="userId",
+        sort_key="requestId",
         # Only what never changes is projected: a renewal or a wish writes nothing here.
-        indexes=(Index(name=UNFINISHED, partition_key="user", sort_key=UNFINISHED, include=("orderingKey",)),),
+        indexes=(Index(name=UNFINISHED, partition_key="userId", sort_key=UNFINISHED, include=("orderingKey",)),),
     ),
     "conversations": Table(
-        partition_key="user",
+        partition_key="userId",
         sort_key="item",
-        indexes=(Index(name=UNARCHIVED, partition_key="user", sort_key=UNARCHIVED, include=None),),
+        indexes=(Index(name=UNARCHIVED, partition_key="userId", sort_key=UNARCHIVED, include=None),),
     ),
-    "rate_limits": Table(partition_key="user", sort_key="window"),
+    "rate_limits": Table(partition_key="userId", sort_key="window"),
 }
 """The shape of each table of `Tables`, by its field."""
 

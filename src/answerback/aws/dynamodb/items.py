@@ -1,0 +1,114 @@
+"""Records as items, and back; the few kinds of value that we use.
+
+Attributes are named as the fields are, in camelCase with the unit; a field that has its default is left out, so that an
+item stays below the 1 KB that one write unit pays for. `schema` is always there.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from answerback.core.request import SCHEMA, Record
+from answerback.stores.encoding import decode_record
+
+Value: TypeAlias = str | int | bool
+Item: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""As the low-level client has it: `{"attempt": {"N": "1"}}`."""
+
+_NESTED: Final = ("wish", "ending")
+"""Fields that are kept as JSON: they are written whole and never asked about."""
+
+_decode_json: Final = msgspec.json.Decoder()
+_encode_json: Final = msgspec.json.Encoder()
+
+
+def encode(values: Mapping[str, Value | None]) -> dict[str, dict[str, Any]]:
+    """An item, or the values of an expression; None is left out."""
+    return {name: _attribute(value) for name, value in values.items() if value is not None}
+
+
+def decode(item: Item) -> dict[str, Value]:
+    """The item's plain values."""
+    return {name: _value(attribute) for name, attribute in item.items()}
+
+
+def text_of(item: Item, name: str) -> str | None:
+    """A text attribute."""
+    attribute = item.get(name)
+    return None if attribute is None else str(attribute["S"])
+
+
+def number_of(item: Item, name: str) -> int | None:
+    """A number attribute."""
+    attribute = item.get(name)
+    return None if attribute is None else int(attribute["N"])
+
+
+def encode_record(record: Record) -> dict[str, dict[str, Any]]:
+    """The record's attributes."""
+    plain: dict[str, Any] = msgspec.to_builtins(record)
+    plain["schema"] = record.schema
+    for name in _NESTED:
+        if name in plain:
+            plain[name] = _encode_json.encode(plain[name]).decode()
+    return encode({_camel(name): value for name, value in plain.items()})
+
+
+def decode_item(item: Item) -> Record:
+    """The record, upgraded to this program's version; attributes that are the store's own are not looked at.
+
+    Raises: answerback.stores.errors.StoreError: it was written by a newer version of the program.
+    """
+    plain: dict[str, Any] = {_snake(name): value for name, value in decode(item).items()}
+    for name in _NESTED:
+        if name in plain:
+            plain[name] = _decode_json.decode(plain[name])
+    schema = int(plain["schema"])
+    if schema == SCHEMA:
+        return msgspec.convert(plain, Record)
+    return decode_record(_encode_json.encode(plain).decode(), schema)
+
+
+def update(before: Item, after: Item) -> dict[str, Any]:
+    """The arguments of an update that turns `before` into `after`: only what differs is sent."""
+    changed = [name for name in after if after[name] != before.get(name)]
+    removed = [name for name in before if name not in after]
+    names = {f"#u{n}": name for n, name in enumerate(changed + removed)}
+    parts = []
+    if changed:
+        parts.append("SET " + ", ".join(f"#u{n} = :u{n}" for n in range(len(changed))))
+    if removed:
+        parts.append("REMOVE " + ", ".join(f"#u{n}" for n in range(len(changed), len(names))))
+    return {
+        "UpdateExpression": " ".join(parts),
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": {f":u{n}": after[name] for n, name in enumerate(changed)},
+    }
+
+
+def _attribute(value: Value) -> dict[str, Any]:
+    if isinstance(value, bool):
+        return {"BOOL": value}
+    return {"N": str(value)} if isinstance(value, int) else {"S": value}
+
+
+def _value(attribute: Mapping[str, Any]) -> Value:
+    ((kind, value),) = attribute.items()
+    match kind:
+        case "S":
+            return str(value)
+        case "N":
+            return int(value)
+        case "BOOL":
+            return bool(value)
+    raise TypeError(f"an attribute of kind {kind} is not ours")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)

@@ -1,0 +1,45 @@
+"""Counts what DynamoDB bills: the read and write units of every call of a client."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_READS: Final = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"})
+
+
+@dataclass(slots=True)
+class Units:
+    """Units and calls since the last `clear`, by operation."""
+
+    read: float = 0.0
+    written: float = 0.0
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.read = self.written = 0.0
+        self.calls.clear()
+
+
+def meter(client: Any) -> Units:
+    """Units that count every call of this boto3 client from now on; it asks DynamoDB for them with each call."""
+    units = Units()
+
+    def ask(params: Mapping[str, Any], model: Any, **_: Any) -> Mapping[str, Any]:
+        if "ReturnConsumedCapacity" not in model.input_shape.members:
+            return params
+        return {**params, "ReturnConsumedCapacity": "TOTAL"}
+
+    def count(parsed: Mapping[str, Any], model: Any, **_: Any) -> None:
+        units.calls[model.name] += 1
+        consumed = parsed.get("ConsumedCapacity", [])
+        total = sum(part["CapacityUnits"] for part in (consumed if isinstance(consumed, list) else [consumed]))
+        if model.name in _READS:
+            units.read += total
+        else:
+            units.written += total
+
+    client.meta.events.register("provide-client-params.dynamodb", ask)
+    client.meta.events.register("after-call.dynamodb", count)
+    return units
