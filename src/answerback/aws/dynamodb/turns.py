@@ -172,7 +172,31 @@ class DynamoTurns:
             found, _ = await self._database.query_page(
                 self._table, "userId = :u", {":u": user_id}, limit=limit, IndexName=UNARCHIVED
             )
-        ended = sorted(found, key=lambda turn: number_of(turn, UNARCHIVED) or 0)[:limit]
+        return await self._notes(sorted(found, key=lambda turn: number_of(turn, UNARCHIVED) or 0)[:limit])
+
+    async def newest_pending(self, user_id: str, conversation_id: str, *, turns: int) -> Sequence[Note]:
+        """Those of about so many newest turns of the conversation that are not settled, the oldest first.
+
+        Strongly consistent: it has what ended a moment ago, which the index of `pending` may not show yet.
+        """
+        page, _ = await self._page(user_id, conversation_id, _END, turns)
+        ended = [items[TURN] for _, items in page if UNARCHIVED in items.get(TURN, {})]
+        return await self._notes(ended[::-1])
+
+    async def present(self, notes: Sequence[Note]) -> Sequence[Note]:
+        """Those of the notes that are pending now. Strongly consistent: not those of a user who was erased."""
+        keys = [Place(note.user_id, note.conversation_id, note.turn.position).key(TURN) for note in notes]
+        found = await self._database.get_many(self._table, keys)
+        pending = {(turn["userId"]["S"], turn["item"]["S"]) for turn in found if UNARCHIVED in turn}
+        return [note for note, key in zip(notes, keys, strict=True) if (key["userId"], key["item"]) in pending]
+
+    async def waiting(self, *, limit: int) -> Sequence[int]:
+        """When the turns ended that are not settled, at least `limit` of them if there are; none of their texts."""
+        found = await self._database.scan(self._table, at_least=limit, IndexName=UNARCHIVED)
+        return [int(turn["endedAtMs"]["N"]) for turn in found]
+
+    async def _notes(self, ended: Sequence[Item]) -> Sequence[Note]:
+        """The turns with their texts."""
         keys = [place.key(kind) for turn in ended for place, kind in _texts_of(turn)]
         texts = {
             (text["userId"]["S"], text["item"]["S"]): text for text in await self._database.get_many(self._table, keys)
