@@ -12,10 +12,10 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.aws.observing import Observing
-from answerback.aws.settings import MAX_CONNECTION_MS, Settings
+from answerback.aws.settings import API_IDLE_MS, MAX_CONNECTION_MS, Settings
 from answerback.ports import Connections, Identity, Model, Requests, Tokens
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ SETTLE_S: Final = 6.0
 
 
 class Composition:
-    """One process of the function called `function`. Properties may raise SettingsError."""
+    """One process of the function called `function`. Properties may raise SettingsError. `stream`: of the log."""
 
-    def __init__(self, function: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, function: str, environment: Mapping[str, str], *, stream: TextIO | None = None) -> None:
         self.settings = Settings(environment)
-        self.observing = Observing(function=function, environment=environment)
+        self.observing = Observing(function=function, environment=environment, stream=stream)
         self._runner = asyncio.Runner()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -195,7 +195,7 @@ class Composition:
                 policy=settings.policy,
                 max_tokens=settings.max_tokens,
                 lock_system=settings.lock_system,
-                idle_timeout_ms=settings.idle_timeout_ms,
+                idle_timeout_ms=min(settings.idle_timeout_ms, API_IDLE_MS),
                 max_connection_ms=MAX_CONNECTION_MS,
                 queue_survives=True,
             ),

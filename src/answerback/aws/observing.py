@@ -206,10 +206,10 @@ class Observing:
             namespace=environment.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE,
             service=service,
         )
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(self._formatter)
+        self.handler = logging.StreamHandler(stream)
+        self.handler.setFormatter(self._formatter)
         root = logging.getLogger()
-        root.handlers[:] = [handler]
+        root.handlers[:] = [self.handler]
         # Libraries tell of requests with their URLs and bodies: their warnings will do.
         root.setLevel(logging.WARNING)
         logging.getLogger("answerback").setLevel(_level(environment.get("POWERTOOLS_LOG_LEVEL")))

@@ -10,6 +10,9 @@ PREFIX: Final = "ANSWERBACK_"
 MAX_CONNECTION_MS: Final = 2 * 3_600_000
 """API Gateway closes every WebSocket after two hours; the SDK moves to a new one before that."""
 
+API_IDLE_MS: Final = 600_000
+"""API Gateway closes a WebSocket on which nobody said anything for ten minutes."""
+
 _DAY_MS: Final = 24 * 3_600_000
 
 

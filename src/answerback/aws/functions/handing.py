@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -46,10 +45,11 @@ class Handing:
 
     async def handle(self, event: Mapping[str, Any], *, remaining_ms: int) -> dict[str, Any]:
         """What the event source mapping wants to know. In a FIFO queue nothing may pass what failed."""
-        stop_at = time.monotonic() + remaining_ms / 1000 - LEAVE_S
+        now = asyncio.get_running_loop().time
+        stop_at = now() + remaining_ms / 1000 - LEAVE_S
         messages: Sequence[Message] = read_event(event)
         for number, message in enumerate(messages):
-            if not await self._is_done(message, within_s=stop_at - time.monotonic()):
+            if not await self._is_done(message, within_s=stop_at - now()):
                 return failed(messages[number:])
         return failed(())
 
