@@ -132,7 +132,8 @@ class DynamoRequests:
             refused = await self._put_accepted(record, question, place, per_minute, now_ms)
         if refused is None:
             return Accepted(sum(key == record.ordering_key for _, key in waiting))
-        await self._database.delete_many(self._texts, [place.key(QUESTION), place.key(SYSTEM)])
+        for kind in (QUESTION, SYSTEM) if question.system else (QUESTION,):
+            await self._database.delete(self._texts, place.key(kind))
         if 0 in refused.failed:
             found = self._held(refused.items[0])
             if found is None:

@@ -166,6 +166,7 @@ class DynamoTurns:
         be missing (the index follows the table with a delay). Costs the index's items (half a unit for 4 KB of them)
         and two units for a turn of usual length.
         """
+        found: Sequence[Item]
         if user_id is None:
             found = await self._database.scan(self._table, at_least=limit, IndexName=UNARCHIVED)
         else:
