@@ -11,17 +11,20 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.aws.observing import Observing
 from answerback.aws.settings import API_IDLE_MS, MAX_CONNECTION_MS, Settings
-from answerback.ports import Connections, Identity, Model, Requests, Tokens
+from answerback.ports import Connections, History, Identity, Model, Requests, Tokens
 
 if TYPE_CHECKING:
     from answerback.auth import JwtTokens
+    from answerback.aws.archiver import Archiver
     from answerback.aws.calls import Calls
-    from answerback.aws.dynamodb.tables import Tables
+    from answerback.aws.dataapi import DataApi
+    from answerback.aws.dynamodb.database import Database
     from answerback.aws.dynamodb.turns import DynamoTurns
     from answerback.aws.sender import ApiGatewaySender
     from answerback.aws.sqs import SqsQueue, Visibility
@@ -40,10 +43,33 @@ SETTLE_S: Final = 6.0
 """What a task that an invocation leaves behind gets to end in: a fetch of keys takes up to five."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long Aurora is waited for, which may be paused: `call_s` for one call, `all_s` until work is given up."""
+
+    call_s: float
+    all_s: float
+
+
+IN_A_MESSAGE: Final = Patience(call_s=8, all_s=15)
+"""API Gateway gives a message 29 s; somebody waits to be told that there is nothing now."""
+
+BEHIND: Final = Patience(call_s=50, all_s=50)
+"""Longer than Aurora takes to wake up."""
+
+
 class Composition:
     """One process of the function called `function`. Properties may raise SettingsError. `stream`: of the log."""
 
-    def __init__(self, function: str, environment: Mapping[str, str], *, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        function: str,
+        environment: Mapping[str, str],
+        *,
+        patience: Patience = IN_A_MESSAGE,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._patience = patience
         self.settings = Settings(environment)
         self.observing = Observing(function=function, environment=environment, stream=stream)
         self._runner = asyncio.Runner()
@@ -117,33 +143,81 @@ class Composition:
 
     # --- stores
 
-    def tables(self, *names: str) -> "Tables":
-        """What these tables are called; the others are not for this use."""
+    def database(self, *names: str) -> "Database":
+        """DynamoDB with these tables; what the others are called a function need not know."""
+        from answerback.aws.dynamodb.database import Database  # noqa: PLC0415
         from answerback.aws.dynamodb.tables import SHAPES, Tables  # noqa: PLC0415
 
-        return Tables(**{name: getattr(self.settings, f"{name}_table") if name in names else "" for name in SHAPES})
+        tables = Tables(**{name: getattr(self.settings, f"{name}_table") if name in names else "" for name in SHAPES})
+        return Database(client=self.dynamodb, calls=self.calls, tables=tables)
 
     @cached_property
     def connections(self) -> Connections:
         """Open connections and sessions."""
         from answerback.aws.dynamodb.connections import DynamoConnections  # noqa: PLC0415
 
-        return DynamoConnections(client=self.dynamodb, calls=self.calls, tables=self.tables("connections", "sessions"))
+        return DynamoConnections(self.database("connections", "sessions"))
 
     @cached_property
     def requests(self) -> Requests:
         """The records that decide."""
-        from answerback.aws.dynamodb.requests import DynamoRequests  # noqa: PLC0415
+        from answerback.aws.dynamodb.requests import DynamoRequests, Retention  # noqa: PLC0415
 
-        tables = self.tables("requests", "conversations", "rate_limits")
-        return DynamoRequests(client=self.dynamodb, calls=self.calls, tables=tables)
+        return DynamoRequests(
+            self.database("requests", "conversations", "rate_limits"),
+            clock=epoch_ms,
+            retention=Retention(requests_ms=self.settings.retention_ms),
+        )
 
     @cached_property
     def turns(self) -> "DynamoTurns":
         """The ends of conversations, and what Aurora does not have yet."""
         from answerback.aws.dynamodb.turns import DynamoTurns  # noqa: PLC0415
 
-        return DynamoTurns(client=self.dynamodb, calls=self.calls, tables=self.tables("conversations"))
+        return DynamoTurns(self.database("conversations"))
+
+    # --- Aurora
+
+    def data_api(self, patience: Patience) -> "DataApi":
+        """The database in Aurora."""
+        from answerback.aws.dataapi import DataApi, data_api_client  # noqa: PLC0415
+
+        settings = self.settings
+        return DataApi(
+            client=data_api_client(timeout_s=patience.call_s),
+            calls=self.calls,
+            cluster_arn=settings.cluster_arn,
+            secret_arn=settings.secret_arn,
+            database=settings.database,
+            patience_s=patience.all_s,
+            monotonic=time.monotonic,
+            jitter=random.random,
+        )
+
+    @cached_property
+    def aurora(self) -> "DataApi":
+        """The database in Aurora, with the patience of this function."""
+        return self.data_api(self._patience)
+
+    @cached_property
+    def archiver(self) -> "Archiver":
+        """Writes turns behind."""
+        from answerback.aws.archiver import Archiver  # noqa: PLC0415
+
+        return Archiver(
+            notes=self.turns,
+            api=self.aurora,
+            observer=self.observing.counts,
+            clock=epoch_ms,
+            max_age_ms=self.settings.history_delay_s * 1000,
+        )
+
+    @cached_property
+    def history(self) -> History:
+        """Conversations."""
+        from answerback.aws.history import AwsHistory  # noqa: PLC0415
+
+        return AwsHistory(turns=self.turns, archiver=self.archiver, api=self.aurora, clock=epoch_ms)
 
     # --- the service
 

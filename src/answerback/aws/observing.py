@@ -142,6 +142,19 @@ class Counts(Observer):
         """See Observer."""
         self.count("Gone")
 
+    def waiting(self, turns: int, oldest_ms: int) -> None:
+        """See ArchiveObserver."""
+        self.sample("TurnsWaiting", turns)
+        self.sample("ArchiveLagMs", oldest_ms, unit="Milliseconds")
+
+    def archived(self, turns: int) -> None:
+        """See ArchiveObserver."""
+        self.sample("TurnsArchived", turns)
+
+    def not_archived(self) -> None:
+        """See ArchiveObserver."""
+        self.count("TurnsNotArchived")
+
     def note(self, **facts: str | int | None) -> None:
         """Say in each further line of this invocation what is known of its request."""
         known = {name: value for name, value in facts.items() if value is not None}
