@@ -58,6 +58,6 @@ def decode_question(options: str, message: str, system: str) -> Question:
     return replace(bare, message=message, system=None if bare.system is None else system)
 
 
-def pieces(text: str) -> Iterator[tuple[int, str]]:
-    """(number, piece) of a text; nothing for the empty text."""
-    return ((start // PIECE_LENGTH, text[start : start + PIECE_LENGTH]) for start in range(0, len(text), PIECE_LENGTH))
+def pieces(text: str, length: int = PIECE_LENGTH) -> Iterator[tuple[int, str]]:
+    """(number, piece of at most `length` code points) of a text; nothing for the empty text."""
+    return ((start // length, text[start : start + length]) for start in range(0, len(text), length))

@@ -45,6 +45,12 @@ def turns(user_id: str, conversation_id: str, *, before: int | None, limit: int)
     return _turns(found.rows)
 
 
+def turns_between(bounds: Params) -> Operation[Sequence[StoredTurn]]:
+    """As `turns`, with a position of at least `since`."""
+    (found,) = yield [Query(sql.SELECT_TURNS_BETWEEN, bounds)]
+    return _turns(found.rows)
+
+
 def conversations(
     user_id: str, *, before: tuple[int, str] | None, limit: int
 ) -> Operation[Sequence[StoredConversation]]:

@@ -48,6 +48,11 @@ _TOKEN: Final = re.compile(
 )
 
 
+def names(sql: str) -> frozenset[str]:
+    """The names of the statement's parameters."""
+    return frozenset(match["name"] for match in _TOKEN.finditer(sql) if match["name"])
+
+
 def to_psycopg(sql: str) -> str:
     """The statement with `%(name)s` for `:name`; literals, quoted names and `::casts` stay, `%` is doubled."""
     return _TOKEN.sub(_rewrite, sql)

@@ -142,6 +142,8 @@ ORDER BY t.position DESC, t.request_id DESC, x.role, x.piece"""
 
 SELECT_TURNS: Final = _TURNS_WITH_TEXTS.format(condition="position < :before")
 
+SELECT_TURNS_BETWEEN: Final = _TURNS_WITH_TEXTS.format(condition="position < :before AND position >= :since")
+
 SELECT_TAIL: Final = _TURNS_WITH_TEXTS.format(condition="position < :before AND status = 'completed'")
 
 SELECT_POSITION: Final = """

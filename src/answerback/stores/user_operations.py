@@ -33,9 +33,14 @@ def usage(user_id: str | None, *, since_day: str | None) -> Operation[Sequence[D
         (found,) = yield [Query(sql.SELECT_USAGE, since)]
     else:
         (found,) = yield [Query(sql.SELECT_USER_USAGE, {**since, "user_id": user_id})]
+    return daily(found.rows)
+
+
+def daily(rows: Sequence[Row]) -> list[DailyUsage]:
+    """What SELECT_USAGE found."""
     return [
         DailyUsage(user_id=owner, day=day, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
-        for owner, day, requests, tokens_in, tokens_out in found.rows
+        for owner, day, requests, tokens_in, tokens_out in rows
     ]
 
 
