@@ -14,8 +14,8 @@ from answerback.desktop.ui.theme.tokens import DARK, LIGHT, MONO_FAMILIES, TEXT_
 __all__ = ["BODY_PX", "MAX_BODY_PX", "MIN_BODY_PX", "Theme", "apply", "system_scheme"]
 
 BODY_PX: Final = 15
-MIN_BODY_PX: Final = 11
-MAX_BODY_PX: Final = 28
+MIN_BODY_PX: Final = 10
+MAX_BODY_PX: Final = 44
 
 
 @dataclass(frozen=True, kw_only=True)
