@@ -21,7 +21,7 @@ from pathlib import Path
 
 def _patch(temporary: Path) -> None:
     """Put the emulator right. What it is told must not reach the functions, which inherit the environment."""
-    from answerback.aws.local.patches import data_api, formation, functions, sockets  # noqa: PLC0415
+    from answerback.aws.local.patches import bedrock, data_api, formation, functions, sockets  # noqa: PLC0415
 
     told = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
     formation.patch()
@@ -31,6 +31,8 @@ def _patch(temporary: Path) -> None:
         idle_timeout_s=float(told["EMULATED_IDLE_TIMEOUT_S"]),
         connection_limit_s=float(told["EMULATED_CONNECTION_LIMIT_S"]),
     )
+    if url := told.get("EMULATED_BEDROCK_URL"):
+        bedrock.patch(url)
     if postgres := told.get("EMULATED_POSTGRES"):
         data_api.patch(postgres, temporary / "database-paused")
 
