@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from answerback.aws.calls import Calls
+from answerback.aws.dynamodb.database import Database
+from answerback.aws.dynamodb.tables import Tables
 from answerback.core.ordering import ordering_key
 from answerback.core.request import Ending, Policy, Question, Record, RequestKey, claim, finish
 from answerback.ports import Admission, History, Quota, Requests, Users
@@ -19,6 +22,8 @@ from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.stores.memory import MemoryStore
 from answerback.stores.sqlite import SqliteStore
+from aurora import Aws
+from dynamo import DynamoStore, own_tables
 
 
 class Store(Requests, History, Users, Protocol):
@@ -87,18 +92,56 @@ class PostgresBackend(Backend):
         return store
 
 
-BACKENDS = ["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
-SQL_BACKENDS = BACKENDS[1:]
+class DynamoBackend(Backend):
+    """Requests and context on the emulated DynamoDB; memory stands for Aurora, behind."""
+
+    def __init__(self, client: Any, tables: Tables) -> None:
+        super().__init__()
+        self._client = client
+        self._tables = tables
+        self._calls = Calls(threads=8)
+        self._aurora = MemoryStore()
+
+    async def make(self) -> Any:
+        return DynamoStore(Database(client=self._client, calls=self._calls, tables=self._tables), self._aurora)
+
+    def end(self) -> None:
+        self._calls.close()
+
+
+class AwsBackend(Backend):
+    """Everything of AWS: DynamoDB, and Aurora behind it, through a Data API that keeps AWS's limits."""
+
+    def __init__(self, emulator: Any, cluster: Any, tables: Tables) -> None:
+        super().__init__()
+        self._where = (emulator, cluster, tables)
+
+    async def make(self) -> Any:
+        return Aws(*self._where)
+
+
+SQL_BACKENDS = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+BACKENDS = ["memory", *SQL_BACKENDS]
+DYNAMODB = pytest.param("dynamodb", marks=pytest.mark.emulator)
+AWS = pytest.param("aws", marks=[pytest.mark.emulator, pytest.mark.postgres])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
-        only_sql = metafunc.definition.get_closest_marker("sql_stores") is not None
-        metafunc.parametrize("backend", SQL_BACKENDS if only_sql else BACKENDS, indirect=True)
+        marks = {mark.name for mark in metafunc.definition.iter_markers()}
+        backends = SQL_BACKENDS if "sql_stores" in marks else [*BACKENDS, DYNAMODB]
+        if marks & {"purging", "sql_stores", "users"}:
+            backends = [backend for backend in backends if backend is not DYNAMODB]
+        if marks & {"history", "users"}:
+            backends = [*backends, AWS]
+        metafunc.parametrize("backend", backends, indirect=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sql_stores: about what only the SQL stores have")
+    config.addinivalue_line("markers", "purging: about records that are deleted when told to, not by a time to live")
+    config.addinivalue_line("markers", "history: about the history, which on AWS is behind in Aurora")
+    config.addinivalue_line("markers", "users: about users and usage, which DynamoDB does not keep")
 
 
 @pytest.fixture
@@ -109,6 +152,20 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
             backend = MemoryBackend()
         case "sqlite":
             backend = SqliteBackend(tmp_path)
+        case "dynamodb":
+            client = request.getfixturevalue("emulator").client("dynamodb")
+            with own_tables(client) as tables:
+                backend = DynamoBackend(client, tables)
+                yield backend
+                backend.end()
+            return
+        case "aws":
+            emulator, cluster = request.getfixturevalue("emulator"), request.getfixturevalue("aurora_cluster")
+            with own_tables(emulator.client("dynamodb")) as tables:
+                backend = AwsBackend(emulator, cluster, tables)
+                yield backend
+                await backend.close()
+            return
         case _:
             backend = PostgresBackend(request.getfixturevalue("postgres_server").url)
     yield backend

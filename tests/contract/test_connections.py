@@ -1,18 +1,29 @@
-"""Contract of ports.Connections. A further implementation joins with its factory in CONNECTIONS."""
+"""Contract of ports.Connections. A further implementation joins with a name in CONNECTIONS."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 
+from answerback.aws.calls import Calls
+from answerback.aws.dynamodb.connections import DynamoConnections
+from answerback.aws.dynamodb.database import Database
 from answerback.ports import Bound, Connection, Connections, Superseded
 from answerback.stores.memory import MemoryConnections
+from dynamo import own_tables
 
-CONNECTIONS: dict[str, Callable[[], Connections]] = {"memory": MemoryConnections}
+CONNECTIONS = ["memory", pytest.param("dynamodb", marks=pytest.mark.emulator)]
 
 
 @pytest.fixture(params=CONNECTIONS)
-def connections(request: pytest.FixtureRequest) -> Connections:
-    return CONNECTIONS[request.param]()
+def connections(request: pytest.FixtureRequest) -> Iterator[Connections]:
+    if request.param == "memory":
+        yield MemoryConnections()
+        return
+    client = request.getfixturevalue("emulator").client("dynamodb")
+    calls = Calls(threads=8)
+    with own_tables(client) as tables:
+        yield DynamoConnections(Database(client=client, calls=calls, tables=tables))
+    calls.close()
 
 
 def connection(connection_id: str, *, session: str = "s1", at_ms: int = 1_000, user: str | None = None) -> Connection:

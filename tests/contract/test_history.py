@@ -1,9 +1,13 @@
 """ports.History, held by every store."""
 
+import pytest
+
 from answerback.core.request import RequestKey
 from answerback.ports import StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
+
+pytestmark = pytest.mark.history
 
 
 async def ids(store, conversation="c1", user="ann"):

@@ -421,6 +421,7 @@ async def test_everything_is_there_after_a_restart(actor, backend):
     assert len(positions) == 2
 
 
+@pytest.mark.purging
 async def test_purge_deletes_old_records_and_keeps_their_turns(store, actor):
     await actor.turn("old", "Why?", "Because.")
     await actor.accept("waiting")
@@ -437,6 +438,7 @@ async def test_purge_deletes_old_records_and_keeps_their_turns(store, actor):
     assert [(t.request_id, t.question, t.answer) for t in turns][-1] == ("old", "Why?", "Because.")
 
 
+@pytest.mark.purging
 async def test_what_was_never_accepted_is_purged_sooner(store, actor):
     await actor.turn("answered")
     for name in ("early", "late"):
@@ -450,12 +452,14 @@ async def test_what_was_never_accepted_is_purged_sooner(store, actor):
     assert await store.read(RequestKey("ann", "answered")) is not None
 
 
+@pytest.mark.purging
 async def test_purge_takes_many(store, actor):
     await asyncio.gather(*(actor.turn(f"r{n}") for n in range(1100)))
     assert await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0) == 1100
     assert len(await store.turns("ann", "c1", before=None, limit=2000)) == 1100
 
 
+@pytest.mark.purging
 async def test_an_id_may_be_used_again_after_the_purge(store, actor):
     await actor.turn("r1", "first?", "first.")
     await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0)

@@ -1,7 +1,11 @@
 """ports.Users, held by every store."""
 
+import pytest
+
 from answerback.core.request import Fenced, RequestKey
 from answerback.ports import Accepted, DailyUsage, StoredUser
+
+pytestmark = pytest.mark.users
 
 DAY_MS = 86_400_000
 
