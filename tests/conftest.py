@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from answerback.aws.local.emulator import Emulator
-from emulation import emulator_python
+from emulation import Cluster, emulator_python
 
 
 class PostgresServer:
@@ -90,3 +90,20 @@ def emulator(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("emulator")
     with Emulator(python=emulator_python(), folder=folder, postgres=postgres_server.dsn) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def migrated_cluster(emulator: Emulator) -> Cluster:
+    """An Aurora whose tables have been made, for the whole test run."""
+    from aurora import make_migrated
+
+    return make_migrated(emulator)
+
+
+@pytest.fixture
+def aurora_cluster(migrated_cluster: Cluster, postgres_server: PostgresServer) -> Cluster:
+    """The tables of the history are there, and empty."""
+    from aurora import empty
+
+    empty(migrated_cluster, postgres_server.url)
+    return migrated_cluster

@@ -36,9 +36,11 @@ _LOCK: Final = """
 SELECT CAST(pg_advisory_xact_lock(k.lock_key) AS text)
 FROM (VALUES {keys}) AS k (lock_key)"""
 
-_INSERT_USERS: Final = """
+# Questions end in any order: the first one that was asked is when the user came.
+_UPSERT_USERS: Final = """
 INSERT INTO users (user_id, created_at_ms) VALUES {rows}
-ON CONFLICT (user_id) DO NOTHING"""
+ON CONFLICT (user_id) DO UPDATE SET created_at_ms = excluded.created_at_ms
+WHERE users.created_at_ms > excluded.created_at_ms"""
 
 # A receipt of an id that was used again after its first record was purged replaces the first one's.
 _INSERT_RECEIPTS: Final = """
@@ -112,7 +114,7 @@ def archive(notes: Sequence[Note]) -> Operation[int]:
     for note in notes:
         first[note.user_id] = min(first.get(note.user_id, note.turn.accepted_at_ms), note.turn.accepted_at_ms)
     _, receipts = yield [
-        _many(_INSERT_USERS, "rows", [{"user_id": user, "created_at_ms": at_ms} for user, at_ms in first.items()]),
+        _many(_UPSERT_USERS, "rows", [{"user_id": user, "created_at_ms": at_ms} for user, at_ms in first.items()]),
         _many(_INSERT_RECEIPTS, "rows", [_receipt(note) for note in notes], before="0, '', "),
     ]
     is_new = set(receipts.rows)

@@ -93,4 +93,8 @@ def _with_unfinished(user: StoredUser | None, record: Record) -> StoredUser:
             conversations=0,
             turns=0,
         )
-    return replace(user, last_request_at_ms=max(at_ms, user.last_request_at_ms or 0))
+    return replace(
+        user,
+        created_at_ms=min(at_ms, user.created_at_ms),
+        last_request_at_ms=max(at_ms, user.last_request_at_ms or 0),
+    )
