@@ -70,6 +70,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     from answerback.cli.conform import conform  # noqa: PLC0415
     from answerback.cli.cost import cost  # noqa: PLC0415
     from answerback.cli.demo import demo  # noqa: PLC0415
+    from answerback.cli.desktop import desktop  # noqa: PLC0415
     from answerback.cli.doctor import doctor  # noqa: PLC0415
     from answerback.cli.serve import serve_command  # noqa: PLC0415
     from answerback.cli.simulate import simulate  # noqa: PLC0415
@@ -105,6 +106,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     app.command("ask", rich_help_panel=_TALK)(ask)
     app.command("chat", rich_help_panel=_TALK)(chat)
     app.command("demo", rich_help_panel=_TALK)(demo)
+    app.command("desktop", rich_help_panel=_TALK)(desktop)
     app.command("serve", rich_help_panel=_RUN)(serve_command())
     app.command("token", rich_help_panel=_RUN)(token)
     app.add_typer(users_app(), name="users", rich_help_panel=_LOOK_AFTER)

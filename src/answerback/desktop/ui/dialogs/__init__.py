@@ -1,0 +1,1 @@
+"""Settings, shortcuts, about: sheets over the window."""

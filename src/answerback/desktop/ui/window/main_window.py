@@ -1,0 +1,453 @@
+"""The window: sidebar, header, chat, and what comes over them. It only joins; each part shows its own."""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, Signal
+from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeySequence, QResizeEvent, QShowEvent
+from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QVBoxLayout, QWidget
+
+from answerback.desktop.settings import Settings
+from answerback.desktop.texts import Texts
+from answerback.desktop.ui.chat import ChatPane
+from answerback.desktop.ui.dialogs.about import AboutSheet
+from answerback.desktop.ui.dialogs.help import HelpSheet
+from answerback.desktop.ui.dialogs.settings import SettingsDialog
+from answerback.desktop.ui.look import theme_of
+from answerback.desktop.ui.shortcuts import KEYS, Shortcut
+from answerback.desktop.ui.sidebar.sidebar import Sidebar
+from answerback.desktop.ui.theme import Theme, apply
+from answerback.desktop.ui.tray import Tray
+from answerback.desktop.ui.window.banner import Banner
+from answerback.desktop.ui.window.exporting import Exporter
+from answerback.desktop.ui.window.header import Header
+from answerback.desktop.ui.window.stage import Stage, stage_of
+from answerback.desktop.ui.window.toast import Toast, ToastStack
+from answerback.desktop.ui.window.welcome import WelcomePage
+from answerback.desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
+
+__all__ = ["MainWindow"]
+
+NARROW_PX: Final = 640
+_SIDEBAR_PX: Final = 272
+
+
+class MainWindow(QMainWindow):
+    """Give it every `Changes` by `apply`. `state` keeps its place and size.
+
+    Signals: `quit_wanted()`: the person wants to end the app; `visibility_changed(is_visible)`; `acted()`: the person
+    did something that the engine will say something about.
+    """
+
+    quit_wanted = Signal()
+    visibility_changed = Signal(bool)
+    acted = Signal()
+
+    def __init__(
+        self, app: AppViewModel, texts: Texts, theme: Theme, *, state: QSettings, tray: Tray, log_path: Path
+    ) -> None:
+        super().__init__()
+        self._app = app
+        self._texts = texts
+        self._theme = theme
+        self._state = state
+        self._tray = tray
+        self._log_path = log_path
+        self._is_narrow = False
+        self._is_sidebar_wanted = True
+        self._is_put_off = False
+        self._settings_dialog: SettingsDialog | None = None
+        self._make()
+        self._connect()
+        self._make_actions()
+        self.set_texts(texts)
+        self._restore()
+
+    def _make(self) -> None:
+        self.setMinimumSize(360, 420)
+        self.sidebar = Sidebar(self._app, self._texts, self._theme)
+        self.header = Header(self._app, self._texts, self._theme)
+        self.banner = Banner(self._theme)
+        self.chat = ChatPane(self._texts.chat, self._theme)
+        self.welcome = WelcomePage(self._app, self._texts, self._theme)
+        self.pages = QStackedWidget()
+        self.pages.addWidget(self.chat)
+        self.pages.addWidget(self.welcome)
+        self.right = QWidget()
+        column = QVBoxLayout(self.right)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addWidget(self.header)
+        column.addWidget(self.banner)
+        column.addWidget(self.pages, 1)
+        self.splitter = QSplitter()
+        self.splitter.setHandleWidth(1)
+        self.splitter.setChildrenCollapsible(False)
+        self.splitter.addWidget(self.sidebar)
+        self.splitter.addWidget(self.right)
+        self.splitter.setStretchFactor(1, 1)
+        self.setCentralWidget(self.splitter)
+        self.toasts = ToastStack(self.right, self._theme, self._texts.window.dismiss)
+        self.exporter = Exporter(self._texts, self)
+
+    def _connect(self) -> None:
+        self.sidebar.new_wanted.connect(self.new_conversation)
+        self.sidebar.opened.connect(self.open_conversation)
+        self.sidebar.delete_wanted.connect(self.delete_conversation)
+        self.sidebar.settings_wanted.connect(self.show_settings)
+        self.sidebar.help_wanted.connect(self.show_help)
+        self.sidebar.hide_wanted.connect(self.toggle_sidebar)
+        self.header.sidebar_wanted.connect(self.toggle_sidebar)
+        self.header.new_wanted.connect(self.new_conversation)
+        self.header.settings_wanted.connect(self.show_settings)
+        self.header.more_wanted.connect(self._show_more)
+        self.welcome.settings_wanted.connect(self.show_settings)
+        self.welcome.put_off.connect(self._put_off)
+        self.exporter.told.connect(self.toasts.show_toast)
+        self._tray.open_wanted.connect(self._open_from_tray)
+        self._tray.new_wanted.connect(self._new_from_tray)
+        self._tray.quit_wanted.connect(self.quit_wanted)
+
+    def _make_actions(self) -> None:
+        acts = {
+            Shortcut.NEW: self.new_conversation,
+            Shortcut.SEARCH: self.search,
+            Shortcut.NEXT: lambda: self._step(1),
+            Shortcut.PREVIOUS: lambda: self._step(-1),
+            Shortcut.STOP: self.stop_answer,
+            Shortcut.SIDEBAR: self.toggle_sidebar,
+            Shortcut.SETTINGS: self.show_settings,
+            Shortcut.LARGER: lambda: self._zoom(1),
+            Shortcut.SMALLER: lambda: self._zoom(-1),
+            Shortcut.USUAL_SIZE: lambda: self._zoom(0),
+            Shortcut.HELP: self.show_help,
+            Shortcut.CLOSE: self.close,
+            Shortcut.QUIT: self.quit_wanted.emit,
+        }
+        self.shortcuts: dict[Shortcut, QAction] = {}
+        for shortcut, act in acts.items():
+            action = QAction(self)
+            action.setShortcuts([QKeySequence(key) for key in KEYS[shortcut]])
+            action.triggered.connect(lambda _checked=False, act=act: act())
+            self.addAction(action)
+            self.shortcuts[shortcut] = action
+
+    # --- look and language
+
+    def set_theme(self, theme: Theme) -> None:
+        """Another look for every part."""
+        if theme == self._theme:
+            return
+        self._theme = theme
+        application = QApplication.instance()
+        assert isinstance(application, QApplication)
+        apply(application, theme)
+        for part in (self.sidebar, self.header, self.banner, self.welcome, self.toasts, self.chat):
+            part.set_theme(theme)
+
+    def set_texts(self, texts: Texts) -> None:
+        """Another language for every part."""
+        self._texts = texts
+        for part in (self.sidebar, self.header, self.welcome, self.exporter, self._tray):
+            part.set_texts(texts)
+        self.chat.set_texts(texts.chat)
+        self.toasts.dismiss_name = texts.window.dismiss
+        for shortcut, action in self.shortcuts.items():
+            action.setText(getattr(texts.window, shortcut.value))
+        self._refresh_title()
+        self._refresh_stage()
+
+    # --- what happened
+
+    def apply(self, changes: Changes) -> None:
+        """Show what changed."""
+        if changes.everything:
+            self._begin()
+        self.sidebar.apply(changes)
+        self.chat.apply(changes)
+        current = self._app.current
+        is_ours = current is not None and current.conversation_id in changes.conversations
+        if changes.everything or changes.connection or changes.settings or changes.current or is_ours:
+            self.header.refresh()
+        if changes.current and not changes.everything and current is None:
+            self._begin()
+        if changes.connection or changes.sign_in or changes.gateway or changes.everything or changes.list:
+            self._refresh_stage()
+        if changes.settings:
+            self._tray.set_shown(self._app.settings.tray)
+        if changes.conversations or changes.list or changes.everything:
+            self._refresh_title()
+        if changes.exported and self._app.exported is not None:
+            self.exporter.save(self._app.exported)
+        self._tell(changes)
+        if self._settings_dialog is not None:
+            self._settings_dialog.apply(changes)
+
+    def say(self, toast: Toast) -> None:
+        """Show a passing message."""
+        self.toasts.show_toast(toast)
+
+    def _begin(self) -> None:
+        """Another account, or the current conversation is gone: show the one used last here, or a new one."""
+        wanted = self._app.conversation(str(self._state.value("current", "")))
+        if wanted is None:
+            wanted = next(iter(self._app.conversations), None)
+        if wanted is None:
+            self._app.new_conversation()
+        else:
+            self._app.open(wanted.conversation_id)
+        self._show_current()
+
+    def _tell(self, changes: Changes) -> None:
+        """Notices in the window; ended answers to a person who is elsewhere."""
+        while self._app.notices:
+            notice = self._app.notices.popleft()
+            text = self._texts.status.notices[notice.code].format_map(notice.facts)
+            self.say(Toast(text=text))
+        if not changes.ended or self.isActiveWindow() or not self._app.settings.notifications:
+            return
+        words = self._texts.window
+        for conversation in self._app.conversations:
+            ended = [turn for request_id in changes.ended if (turn := conversation.turn(request_id)) is not None]
+            if ended:
+                has_failed = ended[-1].failure is not None
+                text = words.notify_failed if has_failed else words.notify_answered
+                title = conversation.title or words.untitled
+                self._tray.notify(text.format(title=title), conversation.conversation_id)
+
+    def _refresh_stage(self) -> None:
+        stage = stage_of(self._app)
+        if stage is Stage.CHAT:
+            self._is_put_off = False
+        has_history = any(conversation.record is not None for conversation in self._app.conversations)
+        is_page = stage is not Stage.CHAT and not has_history and not self._is_put_off
+        if is_page:
+            self.welcome.show_stage(stage)
+        self.pages.setCurrentWidget(self.welcome if is_page else self.chat)
+        self._refresh_banner(Stage.CHAT if is_page else stage)
+
+    def _refresh_banner(self, stage: Stage) -> None:
+        words, app = self._texts.status, self._app
+        reason = words.reasons[app.connection.reason]
+        match stage:
+            case Stage.OFFER:
+                self.banner.say(reason, words.start, app.start_gateway)
+            case Stage.STARTING:
+                self.banner.say(words.starting_title)
+            case Stage.START_FAILED:
+                self.banner.say(words.start_failed_title, words.start_again, app.start_gateway)
+            case Stage.UNREACHABLE:
+                self.banner.say(reason, words.open_settings, self.show_settings)
+            case Stage.SIGN_IN:
+                self.banner.say(words.welcome_signin_title, words.sign_in, app.start_sign_in)
+            case Stage.BROWSER:
+                self.banner.say(words.browser_title, words.cancel, app.cancel_sign_in)
+            case _:
+                self.banner.say("")
+
+    def _refresh_title(self) -> None:
+        unread = self._app.unread
+        self.setWindowTitle(f"({unread}) Answerback" if unread else "Answerback")
+        self._tray.set_unread(unread)
+
+    # --- what a person does
+
+    def new_conversation(self) -> None:
+        """Begin one, and write."""
+        self._app.new_conversation()
+        self.sidebar.clear_search()
+        self.sidebar.refresh()
+        self._show_current()
+        self.chat.focus_composer()
+
+    def open_conversation(self, conversation_id: str, request_id: str = "") -> None:
+        """Show it; `request_id`: the turn that a search found."""
+        if self._app.open(conversation_id) is None:
+            return
+        self._show_current()
+        if request_id:
+            self.chat.scroll_to(request_id)
+
+    def delete_conversation(self, conversation: ConversationViewModel) -> None:
+        """At once, with a way back."""
+        words = self._texts.window
+        title = conversation.title or words.untitled
+        is_current = conversation is self._app.current
+        neighbour = self.sidebar.neighbour(1) if is_current else None
+        conversation.delete()
+        if neighbour is not None and neighbour is not conversation:
+            self.open_conversation(neighbour.conversation_id)
+        text = words.deleted.format(title=title if len(title) <= 60 else title[:59] + "…")
+        undo = lambda: self._app.undo_delete(conversation.conversation_id)  # noqa: E731
+        self.say(Toast(text=text, action=words.undo, act=undo))
+
+    def stop_answer(self) -> None:
+        """Stop what the current conversation is answering."""
+        if self._app.current is not None:
+            self._app.current.stop_all()
+
+    def search(self) -> None:
+        """The cursor into the search box, the sidebar in sight."""
+        self._is_sidebar_wanted = True
+        self._arrange(show_list=True)
+        self.sidebar.focus_search()
+
+    def toggle_sidebar(self) -> None:
+        """Show or hide it."""
+        is_shown = self.sidebar.isVisibleTo(self)
+        self._is_sidebar_wanted = not is_shown
+        self._arrange(show_list=not is_shown)
+
+    def show_settings(self) -> None:
+        """Open the settings, or bring them to the front."""
+        if self._settings_dialog is not None:
+            self._settings_dialog.raise_()
+            return
+        dialog = SettingsDialog(
+            self._app, self._texts, self._theme, has_tray=self._tray.is_there, log_path=self._log_path, parent=self
+        )
+        self._settings_dialog = dialog
+        dialog.previewed.connect(self._preview)
+        dialog.finished.connect(self._settings_closed)
+        dialog.about_button.clicked.connect(self.show_about)
+        dialog.open()
+
+    def show_help(self) -> None:
+        """The shortcuts."""
+        HelpSheet(self._texts, self._theme, self).open()
+
+    def show_about(self) -> None:
+        """Version and licences."""
+        AboutSheet(self._texts, self._theme, self._log_path, self._settings_dialog or self).open()
+
+    def bring_to_front(self) -> None:
+        """Out of the tray, from behind other windows."""
+        if self.isMinimized():
+            self.showNormal()
+        self.show()
+        self.raise_()
+        self.activateWindow()
+
+    def _show_current(self) -> None:
+        self.acted.emit()
+        current = self._app.current
+        self._state.setValue("current", "" if current is None else current.conversation_id)
+        self.chat.show_conversation(current)
+        self.sidebar.mark_current()
+        self.header.refresh()
+        if self._is_narrow:
+            self._arrange(show_list=False)
+
+    def _step(self, step: int) -> None:
+        neighbour = self.sidebar.neighbour(step)
+        if neighbour is not None:
+            self.open_conversation(neighbour.conversation_id)
+
+    def _zoom(self, step: int) -> None:
+        usual = Settings().font_size
+        size = usual if step == 0 else self._app.settings.font_size + step
+        settings = msgspec.structs.replace(self._app.settings, font_size=min(21, max(9, size)))
+        self._app.change_settings(settings)
+
+    def _show_more(self) -> None:
+        if self._app.current is not None:
+            menu = self.sidebar.menu_for(self._app.current, self)
+            menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+            button = self.header.more_button
+            place = button.mapToGlobal(button.rect().bottomRight())
+            place.setX(place.x() - menu.sizeHint().width())
+            menu.popup(place)
+
+    def _put_off(self) -> None:
+        self._is_put_off = True
+        self._refresh_stage()
+
+    def _preview(self, settings: Settings) -> None:
+        application = QApplication.instance()
+        assert isinstance(application, QApplication)
+        self.set_theme(theme_of(settings, application))
+
+    def _settings_closed(self, result: int) -> None:
+        self._settings_dialog = None
+        if not result:
+            self._preview(self._app.settings)
+
+    def _open_from_tray(self, conversation_id: str) -> None:
+        self.bring_to_front()
+        if conversation_id:
+            self.open_conversation(conversation_id)
+
+    def _new_from_tray(self) -> None:
+        self.bring_to_front()
+        self.new_conversation()
+
+    # --- place and size
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        """With little room there is the list or the chat."""
+        super().resizeEvent(event)
+        is_narrow = event.size().width() < NARROW_PX
+        if is_narrow != self._is_narrow:
+            self._is_narrow = is_narrow
+            self._arrange(show_list=False)
+
+    def _arrange(self, *, show_list: bool) -> None:
+        """`show_list`: in a narrow window the list takes the chat's place."""
+        is_list_shown = show_list if self._is_narrow else self._is_sidebar_wanted
+        self.sidebar.setVisible(is_list_shown)
+        self.right.setVisible(not (self._is_narrow and is_list_shown))
+        self.header.set_sidebar_shown(is_list_shown)
+        self.header.set_narrow(self._is_narrow)
+
+    def changeEvent(self, event: QEvent) -> None:  # noqa: N802
+        """In front or not: only what is in front is read."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.ActivationChange, QEvent.Type.WindowStateChange):
+            self._tell_shown()
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Somebody may look."""
+        super().showEvent(event)
+        self.visibility_changed.emit(True)
+        self._tell_shown()
+
+    def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802
+        """Nobody looks."""
+        super().hideEvent(event)
+        self.visibility_changed.emit(False)
+        self._tell_shown()
+
+    def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
+        """Into the tray if the settings say so; else the end."""
+        self.keep_state()
+        event.ignore()
+        if self._app.settings.tray and self._tray.is_there:
+            self.hide()
+            if not self._state.value("told_of_tray", False, type=bool):
+                self._state.setValue("told_of_tray", True)
+                self._tray.notify(self._texts.window.tray_stays, "")
+            return
+        self.quit_wanted.emit()
+
+    def keep_state(self) -> None:
+        """Write down place, size and what is open."""
+        self._state.setValue("geometry", self.saveGeometry())
+        if not self._is_narrow:
+            self._state.setValue("splitter", self.splitter.saveState())
+        self._state.setValue("sidebar", self._is_sidebar_wanted)
+        self._state.sync()
+
+    def _restore(self) -> None:
+        self.resize(1100, 760)
+        geometry, splitter = self._state.value("geometry"), self._state.value("splitter")
+        if isinstance(geometry, QByteArray):
+            self.restoreGeometry(geometry)
+        self.splitter.setSizes([_SIDEBAR_PX, max(200, self.width() - _SIDEBAR_PX)])
+        if isinstance(splitter, QByteArray):
+            self.splitter.restoreState(splitter)
+        self._is_sidebar_wanted = bool(self._state.value("sidebar", True, type=bool))
+        self._arrange(show_list=False)
+
+    def _tell_shown(self) -> None:
+        self._app.set_shown(self.isVisible() and self.isActiveWindow() and not self.isMinimized())
