@@ -1,0 +1,55 @@
+"""The stack on the emulator, deployed once for all tests; what its functions logged is shown with a failed one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from answerback.aws.local.bedrock import BedrockServer
+from answerback.aws.local.emulator import Emulator
+from answerback.aws.package import Target, build_package
+from emulation import ENVIRONMENT, emulator_python
+from stack import Stack
+
+
+@pytest.fixture(scope="session")
+def package() -> bytes:
+    """The package of the functions for this machine and the emulator's Python."""
+    emulator_python()
+    version = next((ENVIRONMENT / "lib").glob("python3*")).name.removeprefix("python")
+    return build_package(Target.here(python=version), cache=ENVIRONMENT.parent / "wheels").data
+
+
+@pytest.fixture(scope="session")
+def stack(package: bytes, postgres_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack without tokens."""
+    yield from _deployed(tmp_path_factory.mktemp("stack"), package, postgres_server, AllowAnonymous="true")
+
+
+def _deployed(
+    folder: Path, package: bytes, postgres: object, *, auth: bool = False, **parameters: str
+) -> Iterator[Stack]:
+    dsn = postgres.dsn  # type: ignore[attr-defined]
+    with (
+        BedrockServer(None) as bedrock,  # type: ignore[arg-type] - the stack gives it its scripts
+        Emulator(python=emulator_python(), folder=folder, postgres=dsn, bedrock_url=bedrock.url, auth=auth) as emulator,
+    ):
+        stack = Stack(emulator, bedrock, package, **parameters)
+        try:
+            stack.deploy()
+        except Exception as exc:
+            exc.add_note(stack.logs())
+            exc.add_note(emulator.log())
+            raise
+        yield stack
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+    """Show the logs of the functions with a test that failed."""
+    report = yield
+    stack = getattr(item, "funcargs", {}).get("stack")
+    if call.when == "call" and report.failed and isinstance(stack, Stack):
+        since_ms = int(call.start * 1000)
+        report.sections.append(("functions", stack.logs(since_ms=since_ms)))
+    return report
