@@ -1,1 +1,140 @@
-"""A gateway on this machine, run by the app as a child process."""
+"""A gateway on this machine, run by the app as a child process: for whoever has none yet."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+log = logging.getLogger("answerback.desktop")
+
+START_S: Final = 60.0
+"""Until it listens; the embedded model has to be read first."""
+STOP_S: Final = 5.0
+"""For a stop in good order. A gateway that is killed takes its unfinished requests up at the next start."""
+_LOOK_S: Final = 0.05
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_DEFAULT_PORT: Final = 80
+
+
+class GatewayFailed(Exception):
+    """It did not start; its log file says why."""
+
+
+def address_of(server_url: str) -> tuple[str, int] | None:
+    """Host and port where a gateway of ours could serve this URL; None: not on this machine, or with TLS."""
+    try:
+        parts = urlsplit(server_url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme != "ws" or parts.hostname not in _LOOPBACK:
+        return None
+    return parts.hostname, _DEFAULT_PORT if port is None else port
+
+
+def can_start() -> bool:
+    """Whether what a gateway with the embedded model needs is installed (`answerback[server,local-llm]`)."""
+    return all(find_spec(name) is not None for name in ("aiohttp", "xllamacpp"))
+
+
+class LocalGateway:
+    """One child process. It ends with the app: whatever it had accepted goes on at the next start.
+
+    `command` runs the `answerback` program; `arguments` are added to `serve`.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path,
+        log_path: Path,
+        command: Sequence[str] = (sys.executable, "-m", "answerback"),
+        arguments: Sequence[str] = (),
+        on_end: Callable[[], None],
+    ) -> None:
+        self._data_dir = data_dir
+        self._log_path = log_path
+        self._command = tuple(command)
+        self._arguments = tuple(arguments)
+        self._on_end = on_end
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self, host: str, port: int) -> None:
+        """Start it, and return when it listens. `on_end` is called if it ends unasked after that.
+
+        Raises: GatewayFailed.
+        """
+        self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        serve = ("serve", "--host", host, "--port", str(port), "--admin-port", "0", "--data-dir", str(self._data_dir))
+        descriptor = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                *serve,
+                "--rate-limit",
+                "0",
+                *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                start_new_session=True,  # Ctrl-C in a terminal is the app's; the app stops its gateway
+            )
+        except OSError as exc:
+            raise GatewayFailed from exc
+        finally:
+            os.close(descriptor)
+        try:
+            async with asyncio.timeout(START_S):
+                await self._listening(self._process, host, port)
+        except (TimeoutError, GatewayFailed) as exc:
+            await self.stop()
+            raise GatewayFailed from exc
+        except BaseException:
+            await self.stop()
+            raise
+        self._watch = asyncio.create_task(self._wait(self._process), name="gateway")
+
+    async def stop(self) -> None:
+        """Ask it to end, then make it end."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _listening(self, process: asyncio.subprocess.Process, host: str, port: int) -> None:
+        """Its first line says so; until then there is nothing to wait for but time and its end."""
+        announced = f"listening on ws://{f'[{host}]' if ':' in host else host}:{port}"
+        while True:
+            if process.returncode is not None:
+                raise GatewayFailed
+            if announced in self._log_path.read_text(encoding="utf-8", errors="replace"):
+                return
+            await asyncio.sleep(_LOOK_S)
+
+    async def _wait(self, process: asyncio.subprocess.Process) -> None:
+        code = await process.wait()
+        log.warning("the local gateway ended with code %d", code)
+        self._on_end()

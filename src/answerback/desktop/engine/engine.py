@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from answerback.desktop.engine.account import AccountEngine
 from answerback.desktop.engine.commands import ExportFormat
-from answerback.desktop.engine.desk import Desk, Environment
+from answerback.desktop.engine.desk import Desk
+from answerback.desktop.engine.environment import Environment
 from answerback.desktop.engine.events import EngineStopped, Event
 from answerback.desktop.settings import Settings
 
@@ -79,51 +81,51 @@ class Engine:
 
     def stop(self, request_id: str) -> None:
         """See `Commands.stop`."""
-        self._do(lambda desk: desk.stop(request_id))
+        self._on_account(lambda account: account.stop(request_id))
 
     def forget_turn(self, request_id: str) -> None:
         """See `Commands.forget_turn`."""
-        self._do(lambda desk: desk.forget_turn(request_id))
+        self._on_account(lambda account: account.forget_turn(request_id))
 
     def open_conversation(self, conversation_id: str) -> None:
         """See `Commands.open_conversation`."""
-        self._do(lambda desk: desk.open_conversation(conversation_id))
+        self._on_account(lambda account: account.open_conversation(conversation_id))
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
         """See `Commands.load_more`."""
-        self._do(lambda desk: desk.load_more(conversation_id, before_request_id))
+        self._on_account(lambda account: account.load_more(conversation_id, before_request_id))
 
     def show(self, conversation_id: str | None) -> None:
         """See `Commands.show`."""
-        self._do(lambda desk: desk.show(conversation_id))
+        self._on_account(lambda account: account.show(conversation_id))
 
     def save_draft(self, conversation_id: str, text: str) -> None:
         """See `Commands.save_draft`."""
-        self._do(lambda desk: desk.save_draft(conversation_id, text))
+        self._on_account(lambda account: account.save_draft(conversation_id, text))
 
     def rename(self, conversation_id: str, title: str) -> None:
         """See `Commands.rename`."""
-        self._do(lambda desk: desk.rename(conversation_id, title))
+        self._on_account(lambda account: account.rename(conversation_id, title))
 
     def delete(self, conversation_id: str) -> None:
         """See `Commands.delete`."""
-        self._do(lambda desk: desk.delete(conversation_id))
+        self._on_account(lambda account: account.delete(conversation_id))
 
     def undo_delete(self, conversation_id: str) -> None:
         """See `Commands.undo_delete`."""
-        self._do(lambda desk: desk.undo_delete(conversation_id))
+        self._on_account(lambda account: account.undo_delete(conversation_id))
 
     def search(self, query: str) -> None:
         """See `Commands.search`."""
-        self._do(lambda desk: desk.search(query))
+        self._on_account(lambda account: account.search(query))
 
     def export(self, conversation_id: str, form: ExportFormat) -> None:
         """See `Commands.export`."""
-        self._do(lambda desk: desk.export(conversation_id, form))
+        self._on_account(lambda account: account.export(conversation_id, form))
 
     def refresh(self) -> None:
         """See `Commands.refresh`."""
-        self._do(lambda desk: desk.refresh())
+        self._on_account(lambda account: account.refresh())
 
     def reconnect(self) -> None:
         """See `Commands.reconnect`."""
@@ -150,6 +152,9 @@ class Engine:
         self._do(lambda desk: desk.start_gateway())
 
     # --- inside
+
+    def _on_account(self, command: Callable[[AccountEngine], None]) -> None:
+        self._do(lambda desk: desk.on_account(command))
 
     def _do(self, command: Callable[[Desk], None]) -> None:
         loop, desk = self._loop, self._desk
@@ -180,7 +185,7 @@ class Engine:
         desk = Desk(self._environment, self._events.append)
         self._stopping = asyncio.Event()
         try:
-            desk.open()
+            await desk.open()
         except BaseException as exc:
             ready.set_exception(exc)
             return

@@ -228,8 +228,7 @@ class ConversationViewModel:
         known = self._turns.get(turn.request_id)
         if known is None:
             self._turns[turn.request_id] = TurnViewModel(turn, price)
-        else:
-            known.take(turn, price)
+        elif known.take(turn, price):
             changes.turns.add(turn.request_id)
         self._note_pending([turn])
 

@@ -1,5 +1,7 @@
 """One question and its answer."""
 
+from dataclasses import replace
+
 from answerback.desktop.records import Failure, Times, Tokens, Turn, TurnStatus
 from answerback.desktop.viewmodels.prices import Price
 
@@ -119,9 +121,11 @@ class TurnViewModel:
 
     # --- by the conversation ------------------------------------------------------------------------------
 
-    def take(self, turn: Turn, price: Price | None) -> None:
-        """A new state."""
+    def take(self, turn: Turn, price: Price | None) -> bool:
+        """A new state; whether it differs."""
         text = self.answer
+        if text == turn.answer and replace(self._turn, answer=text) == turn:
+            return False
         if not turn.answer.startswith(text):
             self.revision += 1
         self._turn = turn
@@ -129,6 +133,7 @@ class TurnViewModel:
         self._parts = [turn.answer]
         self._text = turn.answer
         self.length = len(turn.answer)
+        return True
 
     def append(self, offset: int, delta: str) -> int | None:
         """New text at `offset`; where it really begins after what is there already. None: nothing new, or a gap."""

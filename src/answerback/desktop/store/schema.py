@@ -1,0 +1,133 @@
+"""The tables of an account's database, and how a file becomes one."""
+
+import os
+import sqlite3
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_MIGRATIONS: Final = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE conversations (
+      conversation_id TEXT PRIMARY KEY,
+      title TEXT NOT NULL,
+      created_at_ms INTEGER NOT NULL,
+      updated_at_ms INTEGER NOT NULL,
+      unread INTEGER NOT NULL DEFAULT 0,
+      is_known INTEGER NOT NULL DEFAULT 0, -- the server has listed it
+      synced_at TEXT, -- the server's updatedAt that our turns are at least as new as
+      title_to_send TEXT,
+      deleted_at_ms INTEGER -- taken off the list here; the server is told when the undo is over
+    ) WITHOUT ROWID;
+    CREATE TABLE turns (
+      id INTEGER PRIMARY KEY,
+      request_id TEXT NOT NULL UNIQUE,
+      conversation_id TEXT NOT NULL,
+      question TEXT NOT NULL,
+      answer TEXT NOT NULL,
+      status TEXT NOT NULL,
+      is_over INTEGER NOT NULL,
+      asked_at_ms INTEGER NOT NULL,
+      answered_at_ms INTEGER,
+      attempt INTEGER NOT NULL,
+      failure TEXT,
+      is_retryable INTEGER NOT NULL DEFAULT 0,
+      retry_at_ms INTEGER,
+      model TEXT,
+      replaces TEXT,
+      finish_reason TEXT,
+      input_tokens INTEGER,
+      output_tokens INTEGER,
+      queued_ms INTEGER,
+      first_text_ms INTEGER,
+      total_ms INTEGER,
+      is_synced INTEGER NOT NULL,
+      superseded_by TEXT, -- a later turn that is under way and takes its place if it completes
+      pending TEXT -- what the outbox keeps of an unfinished question
+    );
+    CREATE INDEX turns_of_a_conversation ON turns (conversation_id, is_over DESC, asked_at_ms, request_id);
+    CREATE INDEX turns_under_way ON turns (is_over) WHERE is_over = 0;
+    CREATE INDEX turns_replaced ON turns (superseded_by) WHERE superseded_by IS NOT NULL;
+    CREATE TABLE drafts (conversation_id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+"""Number n brings a file from user_version n to n + 1. Never change one that was released; add another."""
+
+_INDEX: Final = "CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(question, answer, tokenize = 'trigram')"
+_BUSY_MS: Final = 2_000
+
+
+class UnusableFile(Exception):
+    """Not a database of ours: broken, or of a newer version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """`moved_aside`: where a file that could not be used was put. `has_index`: SQLite can index parts of words."""
+
+    connection: sqlite3.Connection
+    has_index: bool
+    moved_aside: Path | None
+
+
+def open_database(path: Path) -> Opened:
+    """The database at `path`, made or brought up to date; one that cannot be used is moved aside, and begun anew.
+
+    Raises: OSError, sqlite3.Error: the folder cannot be written to.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    moved_aside = None
+    try:
+        connection = _connect(path)
+    except UnusableFile:
+        moved_aside = _move_aside(path)
+        connection = _connect(path)
+    with suppress(OSError):
+        os.chmod(path, 0o600)
+    return Opened(connection=connection, has_index=_make_index(connection), moved_aside=moved_aside)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_MS / 1000)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        _migrate(connection)
+        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise UnusableFile
+    except BaseException as exc:
+        connection.close()
+        # Broken files are DatabaseError itself; its subclasses tell of full disks and the like, where the file is good.
+        if type(exc) is sqlite3.DatabaseError:
+            raise UnusableFile from exc
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if not 0 <= version <= len(_MIGRATIONS):
+        raise UnusableFile
+    for number in range(version, len(_MIGRATIONS)):
+        connection.executescript(f"BEGIN; {_MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
+
+
+def _make_index(connection: sqlite3.Connection) -> bool:
+    """Trigrams find parts of words, as Chinese, Japanese and Korean need; not every SQLite has them."""
+    try:
+        connection.execute(_INDEX)
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
+def _move_aside(path: Path) -> Path:
+    number = 1
+    while (target := path.with_name(f"{path.name}.broken-{number}")).exists():
+        number += 1
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", f"{target}{suffix}")
+    return target
