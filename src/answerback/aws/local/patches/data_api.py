@@ -59,12 +59,23 @@ def patch(postgres: str, paused: Path) -> None:
     def backed(_instance: Any) -> bool:
         return True
 
+    def failed(exc: Exception) -> Any:
+        """As Aurora says it: a writer that is not there is unavailable, and every other error has its SQLSTATE."""
+        import psycopg2  # noqa: PLC0415 - of the emulator's environment
+
+        error = private(_MODULE, "_error")
+        sqlstate = getattr(exc, "pgcode", None)
+        if isinstance(exc, psycopg2.InterfaceError | psycopg2.OperationalError) and sqlstate is None:
+            return error("DatabaseUnavailableException", "The writer instance in the DB cluster isn't available.", 504)
+        return error("DatabaseErrorException", f"ERROR: {exc}; SQLState: {sqlstate}")
+
     for name in (*_HANDLERS.values(), "_error"):
         private(_MODULE, name)
     private("services.rds", "_clusters")
     was_handled = replace(_MODULE, "handle_request", handle)
     was_substituted = replace(_MODULE, "_substitute_named_params", substitute)
     replace(_MODULE, "_connect", connect)
+    replace(_MODULE, "_sql_execution_error", failed)
     replace(_MODULE, "_has_real_endpoint", backed)
     replace("services.rds", "_get_docker", lambda: None)
 

@@ -1,0 +1,99 @@
+"""An actor that asks a store and answers, in the terms of the domain."""
+
+from functools import partial
+from typing import Any
+
+from answerback.core.ordering import ordering_key
+from answerback.core.request import Ending, Policy, Question, Record, RequestKey, claim, finish
+from answerback.ports import Admission, Quota
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Status
+
+
+class Actor:
+    """Asks and answers. Its clock stands still, 20 s into a minute, unless a test moves it."""
+
+    POLICY = Policy()
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.now_ms = 29_166_667 * 60_000 + 20_000
+
+    def record(self, request_id: str, *, user: str = "ann", conversation: str | None = "c1", **fields: Any) -> Record:
+        return Record(
+            user_id=user,
+            request_id=request_id,
+            session_id=fields.pop("session", "s1"),
+            conversation_id=conversation or "s1",
+            ordering_key=ordering_key(user, conversation),
+            fingerprint="f" * 64,
+            model="echo",
+            accepted_at_ms=self.now_ms,
+            **fields,
+        )
+
+    async def accept(
+        self,
+        request_id: str,
+        text: str = "What is it?",
+        *,
+        user: str = "ann",
+        conversation: str | None = "c1",
+        per_minute: int = 0,
+        max_pending: int = 10_000,
+        system: str | None = None,
+        replaces: str | None = None,
+    ) -> Admission:
+        question = Question(message=text, model="echo", system=system, max_tokens=7, replaces=replaces)
+        return await self.store.accept(
+            self.record(request_id, user=user, conversation=conversation),
+            question,
+            Quota(per_minute=per_minute, max_pending=max_pending),
+            now_ms=self.now_ms,
+        )
+
+    async def claim(self, request_id: str, *, user: str = "ann", owner: str = "w1") -> Any:
+        step = partial(claim, owner=owner, now_ms=self.now_ms, policy=self.POLICY)
+        return await self.store.change(RequestKey(user, request_id), step)
+
+    async def finish(
+        self,
+        request_id: str,
+        text: str = "An answer.",
+        *,
+        user: str = "ann",
+        owner: str = "w1",
+        attempt: int = 1,
+        status: Status = Status.COMPLETED,
+        tokens: tuple[int, int] | None = None,
+    ) -> Any:
+        ending = Ending(
+            status=status,
+            attempt=attempt,
+            length=len(text),
+            ended_at_ms=self.now_ms,
+            model="echo",
+            error_code=ErrorCode.MODEL_FAILED if status is Status.FAILED else None,
+            input_tokens=None if tokens is None else tokens[0],
+            output_tokens=None if tokens is None else tokens[1],
+        )
+        step = partial(finish, owner=owner, attempt=attempt, ending=ending, text=text)
+        return await self.store.change(RequestKey(user, request_id), step)
+
+    async def turn(
+        self,
+        request_id: str,
+        question: str = "What is it?",
+        answer: str = "An answer.",
+        *,
+        user: str = "ann",
+        conversation: str | None = "c1",
+        replaces: str | None = None,
+        status: Status = Status.COMPLETED,
+        tokens: tuple[int, int] | None = None,
+    ) -> None:
+        """A whole exchange. The clock goes on by a second."""
+        await self.accept(request_id, question, user=user, conversation=conversation, replaces=replaces)
+        await self.claim(request_id, user=user)
+        self.now_ms += 1000
+        await self.finish(request_id, answer, user=user, status=status, tokens=tokens)
