@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
@@ -14,6 +13,7 @@ from botocore.exceptions import (
     HTTPClientError,
     IncompleteReadError,
 )
+from botocore.session import Session, get_session
 
 from answerback.ports import Unavailable
 
@@ -101,7 +101,7 @@ def client(
     attempts: int = 3,
     connections: int = THREADS,
 ) -> Any:
-    """A boto3 client; thread-safe, so make one a service and process and keep it: it reuses its connections.
+    """A client of botocore; thread-safe, so make one a service and process and keep it: it reuses its connections.
 
     The time-outs are shorter than boto3's 60 s, because a caller has a person waiting and repeats the call itself.
     `attempts`: tries of one call in all, with jittered pauses. `endpoint`, `region` None: as the environment says.
@@ -113,4 +113,10 @@ def client(
         max_pool_connections=connections,
         tcp_keepalive=True,
     )
-    return boto3.client(service, region_name=region, endpoint_url=endpoint, config=config)
+    return _session().create_client(service, region_name=region, endpoint_url=endpoint, config=config)
+
+
+@cache
+def _session() -> Session:
+    """What clients share: loading it takes longer than all the rest of a client. boto3 would take as long once more."""
+    return get_session()
