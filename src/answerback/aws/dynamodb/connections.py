@@ -65,8 +65,10 @@ class DynamoConnections:
             session = await self._database.get(self._sessions, key, consistent=True)
             holder = None if session is None else text_of(session, "connectionId")
             if session is not None and holder is not None:
-                if holder == connection_id:
+                if holder == connection_id and connection.generation == number_of(session, "generation"):
                     return Bound(connection, None)
+                if holder == connection_id:
+                    continue  # another frame of it has bound it between the two reads
                 if (connection.connected_at_ms, connection_id) < (number_of(session, "connectedAtMs") or 0, holder):
                     return Superseded()
             bound = replace(connection, user_id=user_id, generation=_next_generation(connection, session))

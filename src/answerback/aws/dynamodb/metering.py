@@ -10,7 +10,7 @@ _READS: Final = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "Transact
 
 @dataclass(slots=True)
 class Units:
-    """Units and calls since the last `clear`, by operation."""
+    """Units and calls since the last `clear`. A refused write is billed, but not told: it counts as one of 1 KB."""
 
     read: float = 0.0
     written: float = 0.0
@@ -33,8 +33,7 @@ def meter(client: Any) -> Units:
 
     def count(parsed: Mapping[str, Any], model: Any, **_: Any) -> None:
         units.calls[model.name] += 1
-        consumed = parsed.get("ConsumedCapacity", [])
-        total = sum(part["CapacityUnits"] for part in (consumed if isinstance(consumed, list) else [consumed]))
+        total = _billed(parsed)
         if model.name in _READS:
             units.read += total
         else:
@@ -43,3 +42,18 @@ def meter(client: Any) -> Units:
     client.meta.events.register("provide-client-params.dynamodb", ask)
     client.meta.events.register("after-call.dynamodb", count)
     return units
+
+
+def _billed(answer: Mapping[str, Any]) -> float:
+    match answer.get("Error", {}).get("Code"):
+        case None:
+            consumed = answer.get("ConsumedCapacity", [])
+            return float(
+                sum(part["CapacityUnits"] for part in (consumed if isinstance(consumed, list) else [consumed]))
+            )
+        case "ConditionalCheckFailedException":
+            return 1.0
+        case "TransactionCanceledException":
+            return 2.0 * len(answer.get("CancellationReasons", []))
+        case _:
+            return 0.0
