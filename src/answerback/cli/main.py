@@ -65,6 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 def build_app(options: "_Options | None" = None) -> typer.Typer:
     """The tree of commands. Command modules import what they need when they run, so that `--help` is fast."""
     from answerback.cli.ask import ask  # noqa: PLC0415
+    from answerback.cli.aws import aws_app  # noqa: PLC0415
     from answerback.cli.bench import bench  # noqa: PLC0415
     from answerback.cli.chat import chat  # noqa: PLC0415
     from answerback.cli.conform import conform  # noqa: PLC0415
@@ -109,6 +110,7 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     app.command("desktop", rich_help_panel=_TALK)(desktop)
     app.command("serve", rich_help_panel=_RUN)(serve_command())
     app.command("token", rich_help_panel=_RUN)(token)
+    app.add_typer(aws_app(), name="aws", rich_help_panel=_RUN)
     app.add_typer(users_app(), name="users", rich_help_panel=_LOOK_AFTER)
     app.command("bench", rich_help_panel=_LOOK_AFTER)(bench)
     app.command("conform", rich_help_panel=_LOOK_AFTER)(conform)

@@ -13,6 +13,7 @@ from answerback.aws.deploy.account import Account
 from answerback.aws.deploy.errors import DeployError, Kind, explained, is_missing
 
 POLL_EVERY_S: Final = 2.0
+EMULATED_POLL_EVERY_S: Final = 0.1
 CAPABILITIES: Final = ("CAPABILITY_IAM",)
 _NOTHING: Final = re.compile(r"didn't contain changes|No updates are to be performed", re.IGNORECASE)
 _BEGINNINGS: Final = frozenset({"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"})
@@ -82,6 +83,7 @@ class Stack:
             )
         self._account = account
         self._sleep = sleep
+        self._poll_every_s = POLL_EVERY_S if account.is_real else EMULATED_POLL_EVERY_S
         self.name = name
 
     def state(self, stack_id: str | None = None) -> StackState | None:
@@ -151,7 +153,7 @@ class Stack:
         try:
             status, reason, changes = self._read_plan(name)
             while status in {"CREATE_PENDING", "CREATE_IN_PROGRESS"}:
-                self._sleep(POLL_EVERY_S)
+                self._sleep(self._poll_every_s)
                 status, reason, changes = self._read_plan(name)
             if status == "FAILED":
                 if not _NOTHING.search(reason):
@@ -179,6 +181,16 @@ class Stack:
         """Begin a change set."""
         with explained("execute the change set"):
             self._client.execute_change_set(StackName=self.name, ChangeSetName=name)
+
+    def update_parameters(self, parameters: Sequence[Mapping[str, object]]) -> None:
+        """Begin an update to other parameters, the template as it is."""
+        with explained("update the stack"):
+            self._client.update_stack(
+                StackName=self.name,
+                UsePreviousTemplate=True,
+                Parameters=list(parameters),
+                Capabilities=list(CAPABILITIES),
+            )
 
     def delete(self) -> None:
         """Begin to delete the stack."""
@@ -210,7 +222,7 @@ class Stack:
             if is_at_rest and (seen != after or state is None or quiet >= _PATIENCE):
                 return
             quiet += 1
-            self._sleep(POLL_EVERY_S)
+            self._sleep(self._poll_every_s)
 
     def begun(self, stack_id: str) -> str | None:
         """The id of the event before the operation under way, to follow it from its beginning."""
