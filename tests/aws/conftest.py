@@ -9,7 +9,7 @@ from answerback.aws.local.bedrock import BedrockServer
 from answerback.aws.local.emulator import Emulator
 from answerback.aws.package import Target, build_package
 from emulation import ENVIRONMENT, emulator_python
-from stack import Stack
+from stack import JWT_SECRET, Stack
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,13 @@ def package() -> bytes:
 def stack(package: bytes, postgres_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The stack without tokens."""
     yield from _deployed(tmp_path_factory.mktemp("stack"), package, postgres_server, AllowAnonymous="true")
+
+
+@pytest.fixture(scope="session")
+def secured(package: bytes, postgres_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack with tokens, and IAM enforced: a permission that the template forgets is missing here."""
+    folder = tmp_path_factory.mktemp("secured")
+    yield from _deployed(folder, package, postgres_server, auth=True, name="secured", JwtSecret=JWT_SECRET)
 
 
 def _deployed(
@@ -48,8 +55,7 @@ def _deployed(
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
     """Show the logs of the functions with a test that failed."""
     report = yield
-    stack = getattr(item, "funcargs", {}).get("stack")
-    if call.when == "call" and report.failed and isinstance(stack, Stack):
-        since_ms = int(call.start * 1000)
-        report.sections.append(("functions", stack.logs(since_ms=since_ms)))
+    used = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Stack)]
+    if call.when == "call" and report.failed:
+        report.sections += [("functions", stack.logs(since_ms=int(call.start * 1000))) for stack in used]
     return report

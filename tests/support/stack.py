@@ -2,11 +2,13 @@
 
 import asyncio
 import json
-import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import jwt
 
 from answerback.aws.local.bedrock import Asked, BedrockServer, Script
 from answerback.aws.local.emulator import Emulator
@@ -14,7 +16,7 @@ from answerback.models.echo import echo_deltas
 from answerback.ports import Finish, Piece
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "infra" / "template.yaml"
-FUNCTIONS = ("Connections", "Front", "Worker", "DeadLetters", "Janitor")
+JWT_SECRET = "a secret of thirty-two characters"
 
 
 class Scripts:
@@ -93,6 +95,11 @@ class Stack:
         """A name that no other test has."""
         return f"{what}-{uuid.uuid4().hex[:8]}"
 
+    def token(self, user: str, *, ttl_s: int = 600) -> str:
+        """A token of a user, for a stack that asks for them."""
+        claims = {"sub": user, "exp": datetime.now(UTC) + timedelta(seconds=ttl_s)}
+        return jwt.encode(claims, JWT_SECRET, algorithm="HS256")
+
     def invoke(self, function: str, event: Mapping[str, Any] | None = None) -> Any:
         """Call a function (`Janitor`) by hand, and wait for what it returns."""
         answer = self.emulator.client("lambda").invoke(
@@ -147,8 +154,3 @@ class Stack:
             lines = [event["message"].rstrip() for event in events]
             said += [f"--- {name}", *(line for line in lines if not line.startswith(("START ", "END ")))]
         return "\n".join(said)
-
-
-def now_ms() -> int:
-    """For `Stack.logs`."""
-    return time.time_ns() // 1_000_000

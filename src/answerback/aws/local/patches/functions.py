@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from answerback.aws.local.patches import private, replace
 
-__all__ = ["BROKEN", "patch"]
+__all__ = ["BROKEN", "called", "patch"]
 
 BROKEN: Final[Mapping[str, Any]] = {"statusCode": 502}
 """What API Gateway makes of a function that failed, was throttled, or answered with something else than a response."""
@@ -26,13 +26,18 @@ class _Called:
         self._arn = arn
 
     def invoke(self, event: Any, _request_id: str) -> Any:
-        record, config, _ = private(_LAMBDA, "_get_func_record_for_ref")(self._arn)
-        done = private(_LAMBDA, "_execute_function")(
-            private(_LAMBDA, "_execution_record_for_config")(record, config), event
-        )
+        done = called(self._arn, event)
         body = done.get("body")
         failed = done.get("error") or done.get("throttle") or not isinstance(body, dict) or "statusCode" not in body
         return {"status": "ok", "result": BROKEN if failed else body}
+
+
+def called(arn: str, event: Any) -> Any:
+    """Call a function as `Invoke` does, and wait: `body`, and `error` or `throttle` if it failed."""
+    record, config, _ = private(_LAMBDA, "_get_func_record_for_ref")(arn)
+    return private(_LAMBDA, "_execute_function")(
+        private(_LAMBDA, "_execution_record_for_config")(record, config), event
+    )
 
 
 def patch(stage_url: str) -> None:
@@ -41,7 +46,7 @@ def patch(stage_url: str) -> None:
     Raises: Moved.
     """
 
-    def called(_name: str, config: Any, _code: bytes, **_qualifier: Any) -> _Called:
+    def worker(_name: str, config: Any, _code: bytes, **_qualifier: Any) -> _Called:
         return _Called(config["FunctionArn"])
 
     def concurrency(mapping: Any, record: Any, config: Any, _queue: Any = None) -> int:
@@ -65,7 +70,7 @@ def patch(stage_url: str) -> None:
         private(_LAMBDA, name)
     private(_LAMBDA, "_reserved_concurrency")
     default = private(_LAMBDA, "_ESM_SQS_DEFAULT_CONCURRENCY")
-    replace("core.lambda_runtime", "get_or_create_worker", called)
+    replace("core.lambda_runtime", "get_or_create_worker", worker)
     replace(_LAMBDA, "_sqs_esm_concurrency", concurrency)
     handlers = private(_PROVISIONERS, "_RESOURCE_HANDLERS")["AWS::Lambda::Function"]
     create_was, update_was = handlers["create"], handlers["update"]

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from answerback.aws.local.patches import private, replace
-from answerback.aws.local.patches.functions import BROKEN
+from answerback.aws.local.patches.functions import BROKEN, called
 
 __all__ = ["patch"]
 
@@ -39,6 +39,7 @@ class _Socket:
         self.connected_at_ms = int(time.time() * 1000)
         self.refusal: tuple[int, Message] | None = None
         self.protocol: str | None = None
+        self.unauthorized: Message | None = None
         self.calls: set[asyncio.Task[None]] = set()
 
     async def receive(self) -> Message:
@@ -77,6 +78,10 @@ class _Socket:
             if not self._accepted and self.refusal is not None:
                 await self._refuse(*self.refusal)
                 return
+        elif kind.startswith("websocket.http.response.") and self.unauthorized is not None:
+            if kind.endswith(".start"):
+                await self._refuse(401, self.unauthorized)
+            return
         elif kind == "websocket.send":
             if self._closed:
                 return
@@ -96,8 +101,17 @@ class _Socket:
 def patch(*, concurrency: int, idle_timeout_s: float, connection_limit_s: float) -> None:
     """Apply. `concurrency`: calls of one integration at the same time. Raises: Moved."""
     plane = _DataPlane(concurrency, idle_timeout_s, connection_limit_s)
-    for name in ("_ws_connections", "_stages", "_api_owner", "_refuse_ws_handshake"):
+    for name in (
+        "_ws_connections",
+        "_stages",
+        "_api_owner",
+        "_refuse_ws_handshake",
+        "_invoke_request_authorizer_lambda",
+    ):
         private(_MODULE, name)
+    private(_MODULE, "_extract_lambda_ref_from_integration_uri")
+    private("core.concurrency", "run_reentrant")
+    replace(_MODULE, "_invoke_request_authorizer_lambda", plane.authorizer)
     plane.handle_was = replace(_MODULE, "handle_websocket", plane.handle)
     plane.invoke_was = replace(_MODULE, "_invoke_ws_lambda", plane.invoke)
     plane.context_was = replace(_MODULE, "_ws_request_context", plane.context)
@@ -157,6 +171,19 @@ class _DataPlane:
         if answer is BROKEN and connection is not None:
             failure = _failure("Internal server error", connection_id, message_id)
             await connection["outbox"].put(json.dumps(failure))
+
+    async def authorizer(self, authorizer: Any, event: Message, _account: str, _region: str) -> Any:
+        """The answer of a function that authorizes; None if it failed, which is 500, or 401 if it says so."""
+        arn = private(_MODULE, "_extract_lambda_ref_from_integration_uri")(authorizer["authorizerUri"])
+        done = await private("core.concurrency", "run_reentrant")(called, arn, event)
+        answer = done.get("body")
+        if not done.get("error"):
+            return answer if isinstance(answer, dict) else None
+        if isinstance(answer, dict) and answer.get("errorMessage") == "Unauthorized":
+            asked = event["requestContext"]
+            failure = _failure("Unauthorized", asked["connectionId"], asked["requestId"])
+            self._socket.get().unauthorized = failure
+        return None
 
     def context(self, *call: Any) -> Message:
         """The request context: connected when it connected, and one request id."""

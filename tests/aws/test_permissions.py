@@ -1,0 +1,73 @@
+"""With IAM enforced, every part of the product does its work: the roles of the template allow what the code calls."""
+
+import asyncio
+import json
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from answerback.aws.local.bedrock import Asked
+from answerback.client import Client, RequestCancelled
+from stack import Stack
+
+pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]
+
+
+def denied(stack: Stack) -> list[str]:
+    """What the functions logged about permissions that they lack."""
+    return [line for line in stack.logs().splitlines() if "AccessDenied" in line or "not authorized" in line]
+
+
+@pytest.mark.parametrize(("token", "status"), [(None, 401), ("none", 401)])
+async def test_without_a_token_there_is_no_connection(secured: Stack, token: str | None, status: int) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(f"{secured.url}?token={token}" if token else secured.url, proxy=None):
+            pass
+    assert refused.value.response.status_code == status
+
+
+async def test_a_token_of_another_user_is_forbidden(secured: Stack) -> None:
+    token = secured.token(secured.name("user"))
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(
+            f"{secured.url}?userId=other", subprotocols=["answerback.v1", f"bearer.{token}"], proxy=None
+        ):
+            pass
+    assert refused.value.response.status_code == 403
+
+
+async def test_everything_an_app_can_do(secured: Stack) -> None:
+    user, conversation, question = secured.name("user"), secured.name("conversation"), secured.name("question")
+    started = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def endless(_asked: Asked):
+        yield "on and "
+        loop.call_soon_threadsafe(started.set)
+        await asyncio.Event().wait()
+
+    secured.scripts[question] = endless
+    async with Client(secured.url, token=secured.token(user)) as client, asyncio.timeout(120):
+        assert (await client.ask("one two", conversation=conversation)).text == "one two"
+        stream = client.stream(question, conversation=conversation)
+        assert await anext(aiter(stream)) == "on and "
+        stream.cancel()
+        with pytest.raises(RequestCancelled):
+            await stream.answer
+        assert [turn.question async for turn in client.history(conversation)] == [question, "one two"]
+        assert [found.conversation_id async for found in client.conversations()] == [conversation]
+        await client.rename(conversation, "a title")
+        await client.delete(conversation)
+    assert denied(secured) == []
+
+
+async def test_the_janitor_and_dead_letters(secured: Stack) -> None:
+    await asyncio.to_thread(secured.sweep)
+    queue = secured.emulator.client("sqs")
+    body = json.dumps({"user": "nobody", "request": "none"})
+    queue.send_message(
+        QueueUrl=secured.outputs["DeadLettersUrl"], MessageBody=body, MessageGroupId="g", MessageDeduplicationId="d"
+    )
+    secured.invoke("Janitor")
+    assert denied(secured) == []
