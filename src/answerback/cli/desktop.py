@@ -50,6 +50,17 @@ def desktop(
 
     With no gateway on this machine the app offers to start one.
     """
+    from answerback.desktop.profile import Profile, ProfileInUse  # noqa: PLC0415
+    from answerback.desktop.settings import Language, is_id, is_server_url  # noqa: PLC0415
+
+    if url is not None and not is_server_url(url):
+        raise usage_error(f"{url!r} is not a gateway's address", "it begins with ws:// or wss://")
+    if user is not None and not is_id(user):
+        raise usage_error(f"{user!r} cannot be a user's name", "use 1 to 128 characters, no spaces")
+    try:
+        chosen = Profile.named(profile, root=data_dir)
+    except ValueError as exc:
+        raise usage_error(f"{profile!r} cannot be a profile", str(exc)) from exc
     _check_qt()
     try:
         from answerback.desktop.app import Options, Outcome, run  # noqa: PLC0415 - Qt is an extra, and slow to import
@@ -59,31 +70,17 @@ def desktop(
         raise missing_extra("the desktop app", "desktop") from exc
     except ImportError as exc:
         raise _missing_library(str(exc)) from exc
-    from answerback.desktop.profile import Profile, ProfileInUse  # noqa: PLC0415
-    from answerback.desktop.settings import Language, is_id, is_server_url  # noqa: PLC0415
-
-    if url is not None and not is_server_url(url):
-        raise usage_error(f"{url!r} is not a gateway's address", "it begins with ws:// or wss://")
-    if user is not None and not is_id(user):
-        raise usage_error(f"{user!r} cannot be a user's name", "use 1 to 128 characters, no spaces")
     try:
-        options = Options(
-            profile=Profile.named(profile, root=data_dir),
-            url=url,
-            user=user,
-            language=None if language is None else Language(language.value),
+        outcome = run(
+            Options(profile=chosen, url=url, user=user, language=None if language is None else Language(language))
         )
-    except ValueError as exc:
-        raise usage_error(f"{profile!r} cannot be a profile", str(exc)) from exc
-    try:
-        outcome = run(options)
     except ProfileInUse as exc:
         raise CliError(
             f"the profile {exc.name!r} is open in an app that does not answer", "end that one first"
         ) from exc
     except OSError as exc:
         why = exc.strerror or type(exc).__name__
-        raise CliError(f"{options.profile.folder} cannot be used ({why})", "give another folder: --data-dir") from exc
+        raise CliError(f"{chosen.folder} cannot be used ({why})", "give another folder: --data-dir") from exc
     if outcome is Outcome.RAISED:
         note(f"answerback: the profile {profile!r} is open already; its window is in front now")
     return ExitCode.OK

@@ -13,8 +13,7 @@ from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QApplication
 
 from answerback import __version__
-from answerback.desktop.engine.desk import Environment
-from answerback.desktop.engine.engine import Engine
+from answerback.desktop.engine import Engine, Environment
 from answerback.desktop.profile import Profile, ProfileInUse, ProfileLock
 from answerback.desktop.settings import AuthMode, Language, Settings, SettingsFile
 from answerback.desktop.texts import Texts, texts_of

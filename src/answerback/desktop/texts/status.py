@@ -33,6 +33,7 @@ class StatusTexts:
     rate_a_minute: str
     outbox: str
     outbox_hint: str
+    nobody_answers: str
     retry_now: str
     sign_in: str
     open_settings: str
@@ -88,6 +89,7 @@ STATUS_EN: Final = StatusTexts(
     rate_a_minute="{count} a minute",
     outbox="Waiting to be sent",
     outbox_hint="{count}, sent as soon as there is a connection",
+    nobody_answers="Nobody answers at {url}.",
     retry_now="Try now",
     sign_in="Sign in…",
     open_settings="Settings…",
@@ -177,6 +179,7 @@ STATUS_KO: Final = StatusTexts(
     rate_a_minute="1분에 {count}개",
     outbox="전송 대기",
     outbox_hint="{count}개, 연결되면 바로 보내요",
+    nobody_answers="{url}에서 응답이 없어요.",
     retry_now="지금 다시 시도",
     sign_in="로그인…",
     open_settings="설정…",
@@ -191,21 +194,23 @@ STATUS_KO: Final = StatusTexts(
         "확인해 주세요.",
         ConnectionReason.FORBIDDEN: "서버가 접속을 허용하지 않아요. 운영자에게 문의하거나 다른 사용자로 로그인해 "
         "주세요.",
-        ConnectionReason.SESSION_REPLACED: "다른 앱이 이 연결을 가져갔어요. ‘지금 다시 시도’를 누르면 되찾을 수 있어요.",
+        ConnectionReason.SESSION_REPLACED: "다른 앱이 이 연결을 가져갔어요. “지금 다시 시도”를 누르면 되찾을 수 있"
+        "어요.",
         ConnectionReason.USER_MISMATCH: "서버가 다른 사용자로 알고 있어요. 설정에서 사용자 이름이나 토큰을 확인해 "
         "주세요.",
-        ConnectionReason.BAD_URL: "서버 주소를 쓸 수 없어요. 설정에서 ws://host:port 또는 wss://host 형식으로 고쳐 주세요.",
-        ConnectionReason.CLOSED: "연결이 닫혔어요. ‘지금 다시 시도’를 누르면 다시 열려요.",
+        ConnectionReason.BAD_URL: "서버 주소를 쓸 수 없어요. 설정에서 ws://host:port 또는 wss://host "
+        "형식으로 고쳐 주세요.",
+        ConnectionReason.CLOSED: "연결이 닫혔어요. “지금 다시 시도”를 누르면 다시 열려요.",
     },
     notices={
         NoticeCode.MESSAGE_TOO_LARGE: "질문이 너무 길어요 ({limit_bytes}바이트까지 되는데 {size_bytes}바이트예요). "
         "입력창에 되돌려 놓았으니 줄여서 다시 보내 주세요.",
         NoticeCode.CONVERSATION_GONE: "이 대화는 다른 기기에서 삭제되었어요.",
         NoticeCode.UPDATE_FAILED: "서버가 제목 변경이나 삭제를 받아들이지 않았어요. 다시 시도해 주세요.",
-        NoticeCode.STORE_MOVED_ASIDE: "이 컴퓨터에 저장된 대화 사본이 손상되어 서버에서 다시 받아요. 이전 파일은 여기에 "
-        "있어요: {path}",
-        NoticeCode.STORE_FAILED: "지금은 이 컴퓨터에 아무것도 저장할 수 없어요. 디스크 공간을 확보해 주세요. 그 전에 앱을 "
-        "끝내면 쓴 내용이 사라질 수 있어요.",
+        NoticeCode.STORE_MOVED_ASIDE: "이 컴퓨터에 저장된 대화 사본이 손상되어 서버에서 다시 받아요. 이전 파일은 "
+        "여기에 있어요: {path}",
+        NoticeCode.STORE_FAILED: "지금은 이 컴퓨터에 아무것도 저장할 수 없어요. 디스크 공간을 확보해 주세요. 그 전에 "
+        "앱을 끝내면 쓴 내용이 사라질 수 있어요.",
         NoticeCode.SETTINGS_MOVED_ASIDE: "설정을 읽을 수 없어 기본값을 써요. 이전 파일은 여기에 있어요: {path}",
         NoticeCode.NO_KEYRING: "이 컴퓨터에는 키링이 없어서, 앱을 종료할 때까지만 로그인 상태가 유지돼요.",
         NoticeCode.SIGN_IN_FAILED: "로그인하지 못했어요. 다시 시도하거나 로그인 설정을 확인해 주세요.",
@@ -216,8 +221,8 @@ STATUS_KO: Final = StatusTexts(
     welcome_title="Answerback에 오신 것을 환영해요",
     welcome_text="질문에 답하려면 언어 모델을 실행하는 서버, 게이트웨이가 필요해요. 아직 {url}에서 응답이 없어요.",
     start_title="이 컴퓨터에서 시작하기",
-    start_text="설치에 포함된 작은 영어 모델(SmolLM2, 93 MB)을 바로 여기에서 실행해요. 계정이 필요 없고, 아무 내용도 이 "
-    "컴퓨터 밖으로 나가지 않아요. 앱을 종료하면 함께 멈춰요.",
+    start_text="설치에 포함된 작은 영어 모델(SmolLM2, 93 MB)을 바로 여기에서 실행해요. 계정이 필요 없고, 아무 내용도 "
+    "이 컴퓨터 밖으로 나가지 않아요. 앱을 종료하면 함께 멈춰요.",
     start="게이트웨이 시작",
     connect_title="서버에 연결하기",
     connect_text="팀이나 아는 사람이 운영하는 게이트웨이가 있다면 주소를 물어보세요.",

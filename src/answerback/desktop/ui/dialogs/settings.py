@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QDialogButtonBox, QTabWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialogButtonBox, QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from answerback.desktop.settings import Field, Settings, problems
 from answerback.desktop.texts import Texts
@@ -39,7 +39,7 @@ class SettingsDialog(Sheet):
         self.tabs = QTabWidget()
         names = (words.page_server, words.page_answers, words.page_look, words.page_manners)
         for page, name in zip(self._pages, names, strict=True):
-            self.tabs.addTab(page, name)
+            self.tabs.addTab(_scrolling(page), name)
             page.changed.connect(self._check)
         self.look.changed.connect(self._preview)
         self.buttons = QDialogButtonBox()
@@ -55,7 +55,7 @@ class SettingsDialog(Sheet):
         column.setSpacing(theme.space(3))
         column.addWidget(self.tabs, 1)
         column.addWidget(self.buttons)
-        self.resize(theme.space(130), theme.space(140))
+        self.resize(theme.space(130), theme.space(160))
         self._check()
 
     @property
@@ -82,7 +82,7 @@ class SettingsDialog(Sheet):
         self._check()
         for page in self._pages:
             if page.first_wrong(wrong):
-                self.tabs.setCurrentWidget(page)
+                self.tabs.setCurrentIndex(self._pages.index(page))
                 return
 
     def _check(self) -> None:
@@ -94,3 +94,12 @@ class SettingsDialog(Sheet):
     def _preview(self) -> None:
         if not problems(self.settings):
             self.previewed.emit(self.settings)
+
+
+def _scrolling(page: QWidget) -> QScrollArea:
+    """A small screen and a large font leave little room."""
+    area = QScrollArea()
+    area.setWidget(page)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    return area

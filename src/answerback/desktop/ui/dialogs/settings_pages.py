@@ -2,20 +2,16 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from PySide6.QtCore import Qt, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QFormLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QPlainTextEdit,
     QPushButton,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
@@ -24,10 +20,14 @@ from answerback.desktop.engine.events import SignInStatus
 from answerback.desktop.settings import MAX_TOKENS, AuthMode, Field, Language
 from answerback.desktop.settings import Theme as ThemeChoice
 from answerback.desktop.texts import Texts
+from answerback.desktop.ui.dialogs.fields import CheckBox, Choice, Number
 from answerback.desktop.ui.theme import Theme
 from answerback.desktop.viewmodels import AppViewModel
 
-__all__ = ["AnswersPage", "LookPage", "MannersPage", "Page", "ServerPage"]
+__all__ = ["SIZES", "AnswersPage", "LookPage", "MannersPage", "Page", "ServerPage"]
+
+SIZES: Final = (9, 10, 11, 12, 13, 14, 16, 18, 21)
+"""Of the text, in points."""
 
 
 class Page(QWidget):
@@ -41,15 +41,9 @@ class Page(QWidget):
         self._texts = texts
         self._theme = theme
         self._complaints: dict[Field, tuple[QWidget, QLabel]] = {}
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(theme.space(1), theme.space(4), theme.space(1), theme.space(1))
-        self._form = QFormLayout()
-        self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self._form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
-        self._form.setHorizontalSpacing(theme.space(5))
-        self._form.setVerticalSpacing(theme.space(3.5))
-        outer.addLayout(self._form)
-        outer.addStretch(1)
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(theme.space(1), theme.space(4), theme.space(3), theme.space(1))
+        self._column.setSpacing(theme.space(4))
 
     def values(self) -> Mapping[str, Any]:
         """What stands in the fields, by the names of `Settings`."""
@@ -68,23 +62,33 @@ class Page(QWidget):
                 return True
         return False
 
-    def _row(self, name: str, widget: QWidget, *, hint: str = "", field: Field | None = None) -> QWidget:
-        """A field, with a hint below it and room for what is wrong with it."""
+    def _row(self, name: str, widget: QWidget, *, hint: QLabel | str = "", field: Field | None = None) -> QWidget:
+        """A name, the field, room for what is wrong with it, and a hint."""
+        title = QLabel(name)
+        title.setBuddy(widget)
         widget.setAccessibleName(name)
-        holder = QWidget()
-        column = QVBoxLayout(holder)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(self._theme.space(1))
-        column.addWidget(widget)
+        parts: list[QWidget] = [title, widget]
         if field is not None:
             complaint = self._note(self._texts.preferences.problems[field], "error")
             complaint.hide()
-            column.addWidget(complaint)
+            parts.append(complaint)
             self._complaints[field] = (widget, complaint)
+        return self._stack(*parts, hint=hint)
+
+    def _stack(self, *parts: QWidget, hint: QLabel | str = "") -> QWidget:
+        """One group of the page."""
+        holder = QWidget()
+        policy = holder.sizePolicy()
+        policy.setHeightForWidth(True)
+        holder.setSizePolicy(policy)
+        column = QVBoxLayout(holder)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(self._theme.space(1))
+        for part in parts:
+            column.addWidget(part)
         if hint:
-            widget.setAccessibleDescription(hint)
-            column.addWidget(self._note(hint, "muted"))
-        self._form.addRow(name, holder)
+            column.addWidget(self._note(hint, "muted") if isinstance(hint, str) else hint)
+        self._column.addWidget(holder)
         return holder
 
     def _note(self, text: str, variant: str) -> QLabel:
@@ -102,7 +106,7 @@ class ServerPage(Page):
         super().__init__(app, texts, theme)
         words, settings = texts.preferences, app.settings
         self.url = QLineEdit(settings.server_url)
-        self.auth = QComboBox()
+        self.auth = Choice(theme)
         for mode in AuthMode:
             self.auth.addItem(words.auth_modes[mode], mode)
         self.auth.setCurrentIndex(list(AuthMode).index(settings.auth))
@@ -115,12 +119,12 @@ class ServerPage(Page):
         self.issuer = QLineEdit(settings.oidc_issuer)
         self.issuer.setPlaceholderText("https://id.example.com")
         self.client_id = QLineEdit(settings.oidc_client_id)
-        self.starts_gateway = QCheckBox(words.starts_gateway)
+        self.starts_gateway = CheckBox(words.starts_gateway, theme)
         self.starts_gateway.setChecked(settings.starts_gateway)
 
         self._row(words.server_url, self.url, hint=words.server_url_hint, field=Field.SERVER_URL)
         self._auth_hint = self._note("", "muted")
-        self._row(words.auth, self._with(self.auth, self._auth_hint))
+        self._row(words.auth, self.auth, hint=self._auth_hint)
         self._of_mode = {
             self._row(words.user, self.user, field=Field.USER): AuthMode.NONE,
             self._row(words.token, self.token, hint=words.token_hint, field=Field.TOKEN): AuthMode.TOKEN,
@@ -128,8 +132,8 @@ class ServerPage(Page):
             self._row(words.oidc_client_id, self.client_id, field=Field.OIDC_CLIENT_ID): AuthMode.OIDC,
             self._sign_in_row(): AuthMode.OIDC,
         }
-        holder = self._with(self.starts_gateway, self._note(words.starts_gateway_hint, "muted"))
-        self._form.addRow(holder)
+        self._stack(self.starts_gateway, hint=words.starts_gateway_hint)
+        self._column.addStretch(1)
         for box in (self.url, self.user, self.token, self.issuer, self.client_id):
             box.textChanged.connect(self.changed)
         self.auth.currentIndexChanged.connect(self._mode_chosen)
@@ -179,7 +183,7 @@ class ServerPage(Page):
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._sign_in_state, 1)
         row.addWidget(self.sign_in_button)
-        self._form.addRow("", holder)
+        self._column.addWidget(holder)
         return holder
 
     def _sign_in_pressed(self) -> None:
@@ -195,17 +199,8 @@ class ServerPage(Page):
         mode = self.mode
         self._auth_hint.setText(self._texts.preferences.auth_hints[mode])
         for holder, its_mode in self._of_mode.items():
-            self._form.setRowVisible(holder, its_mode is mode)
+            holder.setVisible(its_mode is mode)
         self.changed.emit()
-
-    def _with(self, widget: QWidget, below: QWidget) -> QWidget:
-        holder = QWidget()
-        column = QVBoxLayout(holder)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(self._theme.space(1))
-        column.addWidget(widget)
-        column.addWidget(below)
-        return holder
 
 
 class AnswersPage(Page):
@@ -214,14 +209,14 @@ class AnswersPage(Page):
     def __init__(self, app: AppViewModel, texts: Texts, theme: Theme) -> None:
         super().__init__(app, texts, theme)
         words, settings = texts.preferences, app.settings
-        self.model = QComboBox()
+        self.model = Choice(theme)
         self._chosen = settings.model
         self.refresh_models()
         self.system = QPlainTextEdit(settings.system or "")
         self.system.setPlaceholderText(words.system_placeholder)
         self.system.setTabChangesFocus(True)
         self.system.setMinimumHeight(theme.space(30))
-        self.max_tokens = QSpinBox()
+        self.max_tokens = Number()
         self.max_tokens.setRange(0, MAX_TOKENS)
         self.max_tokens.setSpecialValueText(words.max_tokens_default)
         self.max_tokens.setSingleStep(128)
@@ -233,6 +228,7 @@ class AnswersPage(Page):
         self.model.activated.connect(self._model_chosen)
         self.system.textChanged.connect(self.changed)
         self.max_tokens.valueChanged.connect(self.changed)
+        self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
         """See `Page`."""
@@ -264,15 +260,16 @@ class LookPage(Page):
     def __init__(self, app: AppViewModel, texts: Texts, theme: Theme) -> None:
         super().__init__(app, texts, theme)
         words, settings = texts.preferences, app.settings
-        self.theme = QComboBox()
+        self.theme = Choice(theme)
         for choice in ThemeChoice:
             self.theme.addItem(words.themes[choice], choice)
         self.theme.setCurrentIndex(list(ThemeChoice).index(settings.theme))
-        self.font_size = QSpinBox()
-        self.font_size.setRange(8, 32)
-        self.font_size.setSuffix(words.font_size_unit)
-        self.font_size.setValue(settings.font_size)
-        self.language = QComboBox()
+        self.font_size = Choice(theme)
+        sizes = sorted({*SIZES, settings.font_size})
+        for size in sizes:
+            self.font_size.addItem(f"{size}{words.font_size_unit}", size)
+        self.font_size.setCurrentIndex(sizes.index(settings.font_size))
+        self.language = Choice(theme)
         for language in Language:
             self.language.addItem(words.languages[language], language)
         self.language.setCurrentIndex(list(Language).index(settings.language))
@@ -280,14 +277,15 @@ class LookPage(Page):
         self._row(words.font_size, self.font_size, field=Field.FONT_SIZE)
         self._row(words.language, self.language)
         self.theme.currentIndexChanged.connect(self.changed)
-        self.font_size.valueChanged.connect(self.changed)
+        self.font_size.currentIndexChanged.connect(self.changed)
         self.language.currentIndexChanged.connect(self.changed)
+        self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
         """See `Page`."""
         return {
             "theme": ThemeChoice(self.theme.currentData()),
-            "font_size": self.font_size.value(),
+            "font_size": int(self.font_size.currentData()),
             "language": Language(self.language.currentData()),
         }
 
@@ -298,9 +296,9 @@ class MannersPage(Page):
     def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, *, has_tray: bool, log_path: Path) -> None:
         super().__init__(app, texts, theme)
         words, settings = texts.preferences, app.settings
-        self.notifications = QCheckBox(words.notifications)
+        self.notifications = CheckBox(words.notifications, theme)
         self.notifications.setChecked(settings.notifications)
-        self.tray = QCheckBox(words.tray)
+        self.tray = CheckBox(words.tray, theme)
         self.tray.setChecked(settings.tray)
         self.tray.setEnabled(has_tray)
         for box, hint in (
@@ -309,8 +307,7 @@ class MannersPage(Page):
         ):
             box.setAccessibleDescription(hint)
             box.toggled.connect(self.changed)
-            self._form.addRow(box)
-            self._form.addRow(self._note(hint, "muted"))
+            self._stack(box, hint=hint)
         holder = QWidget()
         row = QHBoxLayout(holder)
         row.setContentsMargins(0, 0, 0, 0)
@@ -320,7 +317,8 @@ class MannersPage(Page):
         show.clicked.connect(lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(log_path))))
         row.addWidget(path, 1)
         row.addWidget(show)
-        self._form.addRow(words.log, holder)
+        self._stack(QLabel(words.log), holder)
+        self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
         """See `Page`."""

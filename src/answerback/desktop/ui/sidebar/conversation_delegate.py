@@ -100,7 +100,9 @@ class ConversationDelegate(QStyledItemDelegate):
         time = str(index.data(Role.TIME) or "")
         font = self._title_unread if is_unread else self._title
         metrics = QFontMetrics(font)
-        line = QRect(inner.left(), inner.top(), right - inner.left(), metrics.height())
+        has_second = bool(note or time)
+        top = inner.top() if has_second else inner.center().y() - metrics.height() // 2
+        line = QRect(inner.left(), top, right - inner.left(), metrics.height())
         self._draw(painter, line, font, self._theme.colour("text"), title)
         small = QFontMetrics(self._small)
         below = QRect(inner.left(), inner.bottom() - small.height() + 1, right - inner.left(), small.height())

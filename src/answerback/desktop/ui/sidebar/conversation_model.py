@@ -169,7 +169,7 @@ class ConversationListModel(QAbstractListModel):
         at_ms = conversation.updated_at_ms
         if at_ms is None:
             return ""
-        now = datetime.now()  # noqa: DTZ005 - a clock on the wall
+        now = datetime.now()
         return when(at_ms, now=now, locale=self._locale, yesterday=self._texts.window.yesterday)
 
     def _note(self, conversation: ConversationViewModel) -> str:

@@ -139,12 +139,12 @@ class SearchResultDelegate(QStyledItemDelegate):
     def _mark(self, hit: SearchHit) -> QTextLayout.FormatRange:
         """Qt counts UTF-16 units; the hit counts code points."""
         marked = QTextLayout.FormatRange()
-        marked.start = _units(hit.excerpt[: hit.start])  # type: ignore[attr-defined]
-        marked.length = _units(hit.excerpt[hit.start : hit.end])  # type: ignore[attr-defined]
+        marked.start = _units(hit.excerpt[: hit.start])
+        marked.length = _units(hit.excerpt[hit.start : hit.end])
         look = QTextCharFormat()
         look.setForeground(self._theme.colour("text"))
         look.setBackground(self._theme.colour("selection"))
-        marked.format = look  # type: ignore[attr-defined]
+        marked.format = look
         return marked
 
 

@@ -103,7 +103,6 @@ class ConnectionIndicator(QToolButton):
         details.settings_wanted.connect(self.settings_wanted)
         details.destroyed.connect(self._forget_details)
         self._details = details
-        details.adjustSize()
         corner = self.mapToGlobal(QPoint(self.width() - details.width(), self.height() + self._theme.space(1)))
         details.move(corner)
         details.show()
@@ -185,7 +184,10 @@ class ConnectionDetails(QFrame):
             name.setVisible(bool(text))
             value.setVisible(bool(text))
         self.retry_button.setVisible(not connection.is_online)
-        self.adjustSize()
+        column = self.layout()
+        assert column is not None
+        column.activate()
+        self.resize(self.width(), column.totalHeightForWidth(self.width()))
 
     def _waiting(self) -> int:
         return 0 if self._app.connection.is_online else self._app.pending

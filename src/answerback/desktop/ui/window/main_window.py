@@ -232,7 +232,9 @@ class MainWindow(QMainWindow):
         reason = words.reasons[app.connection.reason]
         match stage:
             case Stage.OFFER:
-                self.banner.say(reason, words.start, app.start_gateway)
+                self.banner.say(
+                    words.nobody_answers.format(url=app.settings.server_url), words.start, app.start_gateway
+                )
             case Stage.STARTING:
                 self.banner.say(words.starting_title)
             case Stage.START_FAILED:
@@ -289,14 +291,15 @@ class MainWindow(QMainWindow):
 
     def search(self) -> None:
         """The cursor into the search box, the sidebar in sight."""
-        self._is_sidebar_wanted = True
+        self._is_sidebar_wanted = self._is_sidebar_wanted or not self._is_narrow
         self._arrange(show_list=True)
         self.sidebar.focus_search()
 
     def toggle_sidebar(self) -> None:
         """Show or hide it."""
         is_shown = self.sidebar.isVisibleTo(self)
-        self._is_sidebar_wanted = not is_shown
+        if not self._is_narrow:
+            self._is_sidebar_wanted = not is_shown
         self._arrange(show_list=not is_shown)
 
     def show_settings(self) -> None:

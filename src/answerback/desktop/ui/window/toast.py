@@ -21,7 +21,7 @@ class Toast:
 
     text: str
     action: str = ""
-    act: Callable[[], None] | None = None
+    act: Callable[[], object] | None = None
     lasts: bool = False
 
 
@@ -85,9 +85,8 @@ class ToastStack(QWidget):
         width = min(self._theme.space(140), self._host.width() - self._theme.space(8))
         self._column.setSpacing(self._theme.space(2))
         self.setFixedWidth(max(width, 160))
-        self._column.activate()
-        height = self._column.totalHeightForWidth(self.width()) if self._column.hasHeightForWidth() else -1
-        self.resize(self.width(), max(height, self.sizeHint().height()))
+        gaps = self._column.spacing() * (len(self._bars) - 1)
+        self.resize(self.width(), sum(bar.heightForWidth(self.width()) for bar in self._bars) + gaps)
         bottom = self._host.height() - self._theme.space(4) - self._lift
         self.move((self._host.width() - self.width()) // 2, max(0, bottom - self.height()))
 
@@ -137,7 +136,7 @@ class _Bar(QFrame):
         self._timer.stop()
         self._forget(self)
 
-    def enterEvent(self, event: QEvent) -> None:  # type: ignore[override]  # noqa: N802
+    def enterEvent(self, event: QEvent) -> None:  # noqa: N802
         """Somebody reads it."""
         self._timer.stop()
 

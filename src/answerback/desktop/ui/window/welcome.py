@@ -1,5 +1,6 @@
 """The page that stands in the chat's place while something is missing: a gateway, an address, a sign-in."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -42,8 +43,8 @@ class WelcomePage(QScrollArea):
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.url_box = QLineEdit()
-        self.user_box = QLineEdit()
+        self._typed_url = ""
+        self._typed_user = ""
 
     @property
     def stage(self) -> Stage:
@@ -70,7 +71,7 @@ class WelcomePage(QScrollArea):
 
     def _build(self) -> None:
         """Lay the page of the stage out anew; texts that were typed are taken over."""
-        theme, typed = self._theme, (self.url_box.text(), self.user_box.text())
+        theme = self._theme
         page = QWidget()
         page.setObjectName("welcome")
         page.setStyleSheet(f"#welcome {{ background: {theme.colours.surface}; }}")
@@ -87,7 +88,7 @@ class WelcomePage(QScrollArea):
         self._mark(column)
         match self._stage:
             case Stage.OFFER | Stage.UNREACHABLE:
-                self._offer(column, typed)
+                self._offer(column)
             case Stage.STARTING:
                 self._starting(column)
             case Stage.START_FAILED:
@@ -100,7 +101,6 @@ class WelcomePage(QScrollArea):
                 pass
         column.addStretch(2)
         self.setWidget(page)
-        self.viewport().setStyleSheet(f"background: {theme.colours.surface};")
 
     def _mark(self, column: QVBoxLayout) -> None:
         mark = QLabel()
@@ -108,10 +108,10 @@ class WelcomePage(QScrollArea):
         mark.setPixmap(pixmap(Icon.CHAT, self._theme.colours.accent, size, scale=self.devicePixelRatioF()))
         column.addWidget(mark)
 
-    def _offer(self, column: QVBoxLayout, typed: tuple[str, str]) -> None:
+    def _offer(self, column: QVBoxLayout) -> None:
         words, settings = self._texts.status, self._app.settings
         self._title(column, words.welcome_title)
-        self._text(column, words.welcome_text.format(url=settings.server_url))
+        self._text(column, words.welcome_text.format(url=_unbroken(settings.server_url)))
         if self._stage is Stage.OFFER:
             start = self._card(column, words.start_title, words.start_text)
             self._button(start, words.start, self._app.start_gateway, is_primary=True)
@@ -119,10 +119,10 @@ class WelcomePage(QScrollArea):
         form = QFormLayout()
         form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         form.setHorizontalSpacing(self._theme.space(3))
-        self.url_box = QLineEdit(typed[0] or ("" if self._stage is Stage.OFFER else settings.server_url))
+        self.url_box = QLineEdit(self._typed_url or ("" if self._stage is Stage.OFFER else settings.server_url))
         self.url_box.setPlaceholderText("wss://chat.example.com")
         self.url_box.setAccessibleName(words.server_url)
-        self.user_box = QLineEdit(typed[1] or settings.user)
+        self.user_box = QLineEdit(self._typed_user or settings.user)
         self.user_box.setPlaceholderText(words.user_placeholder)
         self.user_box.setAccessibleName(words.user_name)
         self._problem = QLabel()
@@ -134,6 +134,8 @@ class WelcomePage(QScrollArea):
         connect.addLayout(form)
         connect.addWidget(self._problem)
         self._button(connect, words.connect, self.connect_to_server, is_primary=self._stage is not Stage.OFFER)
+        self.url_box.textEdited.connect(self._typed)
+        self.user_box.textEdited.connect(self._typed)
         self.url_box.returnPressed.connect(self.connect_to_server)
         self.user_box.returnPressed.connect(self.connect_to_server)
         row = QHBoxLayout()
@@ -165,7 +167,7 @@ class WelcomePage(QScrollArea):
     def _sign_in(self, column: QVBoxLayout) -> None:
         words, settings = self._texts.status, self._app.settings
         self._title(column, words.welcome_signin_title)
-        self._text(column, words.welcome_signin_text.format(url=settings.server_url))
+        self._text(column, words.welcome_signin_text.format(url=_unbroken(settings.server_url)))
         row = QHBoxLayout()
         if settings.auth is AuthMode.OIDC:
             self._button(row, words.sign_in, self._app.start_sign_in, is_primary=True)
@@ -216,11 +218,13 @@ class WelcomePage(QScrollArea):
         column.addWidget(card)
         return inner
 
-    def _button(self, into: QVBoxLayout | QHBoxLayout, text: str, act: object, *, is_primary: bool = False) -> None:
+    def _button(
+        self, into: QVBoxLayout | QHBoxLayout, text: str, act: Callable[[], object], *, is_primary: bool = False
+    ) -> None:
         button = QPushButton(text)
         if is_primary:
             button.setProperty("variant", "primary")
-        button.clicked.connect(lambda: act())  # type: ignore[operator]
+        button.clicked.connect(lambda _checked=False: act())
         if isinstance(into, QVBoxLayout):
             row = QHBoxLayout()
             row.addWidget(button)
@@ -229,10 +233,10 @@ class WelcomePage(QScrollArea):
         else:
             into.addWidget(button)
 
-    def _plain(self, row: QHBoxLayout, text: str, act: object) -> None:
+    def _plain(self, row: QHBoxLayout, text: str, act: Callable[[], object]) -> None:
         button = QPushButton(text)
         button.setProperty("variant", "quiet")
-        button.clicked.connect(lambda: act())  # type: ignore[operator]
+        button.clicked.connect(lambda _checked=False: act())
         row.addWidget(button)
 
     # --- what a person does
@@ -252,9 +256,17 @@ class WelcomePage(QScrollArea):
         if wrong:
             (self.url_box if Field.SERVER_URL in wrong else self.user_box).setFocus()
 
+    def _typed(self) -> None:
+        self._typed_url, self._typed_user = self.url_box.text(), self.user_box.text()
+
     def _copy_link(self) -> None:
         QGuiApplication.clipboard().setText(self._app.sign_in.url or "")
 
     def _show_log(self) -> None:
         if self._app.gateway.log:
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(Path(self._app.gateway.log))))
+
+
+def _unbroken(url: str) -> str:
+    """With word joiners (U+2060), so that no line ends inside it."""
+    return "\u2060".join(url)
