@@ -12,7 +12,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import Gone, Sent, Slow, Unavailable
 from answerback.protocol import MessageDelta
 from answerback.testing import run_virtual
-from lambda_stack import DirectCalls, FakeManagement, client_error
+from lambda_functions import DirectCalls, FakeManagement, client_error
 
 
 class Heard:

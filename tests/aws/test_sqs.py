@@ -10,7 +10,7 @@ from answerback.aws.sqs import SqsQueue, read_event
 from answerback.core.ordering import ordering_key
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable
-from lambda_stack import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
+from lambda_functions import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
 
 
 def record(request_id: str = "r-1", *, user: str = "kim", queue_no: int = 1) -> Record:

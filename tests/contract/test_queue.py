@@ -1,6 +1,11 @@
-"""Contract of ports.Queue, on virtual time. A further implementation joins with its harness in QUEUES."""
+"""Contract of ports.Queue, on virtual time where the queue allows. A further implementation joins with its harness.
+
+Scenes wait for what happens and never for a time to pass, so that they hold on a real queue too.
+"""
 
 import asyncio
+import contextlib
+import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -8,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from answerback.aws.calls import Calls
+from answerback.aws.functions.handing import Handing, Hold
+from answerback.aws.sqs import SqsQueue, Visibility
 from answerback.core.ordering import ordering_key
 from answerback.core.request import Record, RequestKey
 from answerback.gateway.queue import InProcessQueue
@@ -59,174 +67,299 @@ class Lane(Harness):
         await self.queue.stop()
 
 
-QUEUES: dict[str, type[Harness]] = {"in process": InProcess, "lanes": Lane}
+class Deaf:
+    """Counts nothing."""
+
+    def count(self, name: str, **dimensions: str) -> None:
+        pass
+
+    def note(self, **facts: Any) -> None:
+        pass
+
+
+class Sqs(Harness):
+    """SQS FIFO on the emulator. Some pollers do what Lambda's event source mapping does, with batches of one."""
+
+    POLLERS = 4
+
+    def __init__(self, emulator: Any) -> None:
+        self._client = emulator.client("sqs")
+        self._url = self._client.create_queue(
+            QueueName=f"{uuid.uuid4().hex}.fifo",
+            Attributes={
+                "FifoQueue": "true",
+                "DeduplicationScope": "messageGroup",
+                "FifoThroughputLimit": "perMessageGroupId",
+                "VisibilityTimeout": "30",
+            },
+        )["QueueUrl"]
+        self._calls = Calls(threads=16)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, run: Run) -> None:
+        async def run_until(key: RequestKey, stop_at_ms: int) -> Done | Retry:
+            return await run(key)
+
+        self.queue = SqsQueue(client=self._client, calls=self._calls, url=self._url, correlation_id=lambda: None)
+        counts: Any = Deaf()
+        handing = Handing(
+            run=run_until,
+            visibility=Visibility(client=self._client, calls=self._calls, url=self._url),
+            hold=Hold(for_s=1, every_s=0.3),
+            counts=counts,
+            clock=_now_ms,
+        )
+        self._tasks = [asyncio.create_task(self._poll(handing)) for _ in range(self.POLLERS)]
+
+    async def _poll(self, handing: Handing) -> None:
+        while True:
+            found = await self._calls.run(
+                self._client.receive_message,
+                QueueUrl=self._url,
+                AttributeNames=["All"],
+                MessageAttributeNames=["All"],
+                MaxNumberOfMessages=1,
+                WaitTimeSeconds=1,
+            )
+            for message in found.get("Messages", ()):
+                event = {
+                    "messageId": message["MessageId"],
+                    "receiptHandle": message["ReceiptHandle"],
+                    "body": message["Body"],
+                    "attributes": message["Attributes"],
+                    "messageAttributes": {},
+                }
+                with contextlib.suppress(Planted):
+                    answer = await handing.handle({"Records": [event]}, remaining_ms=60_000)
+                    if not answer["batchItemFailures"]:
+                        await self._calls.run(
+                            self._client.delete_message, QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
+                        )
+
+    async def crash(self, workers: "Workers", key: RequestKey) -> None:
+        workers.fail(key)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._calls.close()
+
+
+QUEUES: dict[str, Callable[[Any], Harness]] = {
+    "in process": lambda _: InProcess(),
+    "lanes": lambda _: Lane(),
+    "sqs": Sqs,
+}
+ON_EMULATOR = "sqs"
+
+
+class Planted(Exception):
+    """A worker is lost."""
 
 
 class Workers:
-    """Runs that end when they are told to."""
+    """Runs that end when they are told to; they notice two of one ordering key at once."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
-        self.running: Counter[str] = Counter()
+        self.overlapped: list[str] = []
+        self._running: Counter[str] = Counter()
+        self._changed = asyncio.Condition()
         self._gates: dict[str, asyncio.Future[Done | Retry]] = {}
+        self.lane_of: dict[str, str] = {}
+
+    @property
+    def running(self) -> int:
+        return sum(self._running.values())
 
     async def run(self, key: RequestKey) -> Done | Retry:
         name = key.request_id
-        self.started.append(name)
-        self.running[name] += 1
+        lane = self.lane_of[name]
+        self._running[lane] += 1
+        if self._running[lane] > 1:
+            self.overlapped.append(name)
         gate = self._gates[name] = asyncio.get_running_loop().create_future()
+        self.started.append(name)
+        async with self._changed:
+            self._changed.notify_all()
         try:
             return await gate
         finally:
-            self.running[name] -= 1
+            self._running[lane] -= 1
+
+    async def until_started(self, *names: str) -> None:
+        """Exactly these runs were started, in this order."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.started) >= len(names))
+        assert self.started == list(names)
+        assert self.overlapped == []
+
+    async def until_running(self, count: int) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.running >= count)
 
     def end(self, name: str, outcome: Done | Retry | None = None) -> None:
         self._gates[name].set_result(outcome or Done())
 
     def fail(self, key: RequestKey) -> None:
-        self._gates[key.request_id].set_exception(RuntimeError("planted"))
+        self._gates[key.request_id].set_exception(Planted())
+
+
+class Scene:
+    """A queue with its workers."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        self.workers = Workers()
+
+    async def put(self, name: str, *, conversation: str = "c1", user: str = "ann") -> Record:
+        record = Record(
+            user_id=user,
+            request_id=name,
+            session_id="s",
+            conversation_id=conversation,
+            ordering_key=ordering_key(user, conversation),
+            fingerprint="f",
+            model="m",
+            accepted_at_ms=0,
+            queue_no=1,
+        )
+        self.workers.lane_of[name] = record.ordering_key
+        await self.harness.queue.put(record)
+        return record
 
 
 def _now_ms() -> int:
     return round(asyncio.get_running_loop().time() * 1000)
 
 
-def record(name: str, *, conversation: str = "c1", user: str = "ann", queue_no: int = 1) -> Record:
-    return Record(
-        user_id=user,
-        request_id=name,
-        session_id="s",
-        conversation_id=conversation,
-        ordering_key=ordering_key(user, conversation),
-        fingerprint="f",
-        model="m",
-        accepted_at_ms=0,
-        queue_no=queue_no,
-    )
+Play = Callable[[Callable[[Scene], Coroutine[Any, Any, None]]], None]
 
 
-@pytest.fixture(params=QUEUES)
-def play(request: pytest.FixtureRequest) -> Callable[[Callable[[Harness, Workers], Coroutine[Any, Any, None]]], None]:
-    def play(scene: Callable[[Harness, Workers], Coroutine[Any, Any, None]]) -> None:
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.emulator if name == ON_EMULATOR else ()) for name in QUEUES]
+)
+def play(request: pytest.FixtureRequest) -> Play:
+    is_real = request.param == ON_EMULATOR
+    emulator = request.getfixturevalue("emulator") if is_real else None
+
+    def play(act: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:
-            harness, workers = QUEUES[request.param](), Workers()
-            harness.start(workers.run)
+            scene = Scene(QUEUES[request.param](emulator))
+            scene.harness.start(scene.workers.run)
             try:
-                async with asyncio.timeout(3600):
-                    await scene(harness, workers)
+                async with asyncio.timeout(60 if is_real else 36_000):
+                    await act(scene)
             finally:
-                await harness.stop()
+                await scene.harness.stop()
 
-        run_virtual(main())
+        if is_real:
+            asyncio.run(main())
+        else:
+            run_virtual(main())
 
     return play
 
 
-async def settle() -> None:
-    """Let everything happen that needs no time."""
-    await asyncio.sleep(0.001)
-
-
-def test_one_key_one_at_a_time_in_the_order_put(play: Callable[..., None]) -> None:
-    async def scene(harness: Harness, workers: Workers) -> None:
+def test_one_key_one_at_a_time_in_the_order_put(play: Play) -> None:
+    async def act(scene: Scene) -> None:
         for name in ("1", "2", "3"):
-            await harness.queue.put(record(name))
+            await scene.put(name)
         for count in (1, 2, 3):
-            await settle()
-            assert workers.started == ["1", "2", "3"][:count]
-            workers.end(str(count))
-        await settle()
-        await harness.queue.put(record("4"))
-        await settle()
-        assert workers.started[-1] == "4"
+            await scene.workers.until_started(*["1", "2", "3"][:count])
+            scene.workers.end(str(count))
+        await scene.put("4")
+        await scene.workers.until_started("1", "2", "3", "4")
+        scene.workers.end("4")
 
-    play(scene)
+    play(act)
 
 
-def test_no_key_waits_for_another(play: Callable[..., None]) -> None:
-    async def scene(harness: Harness, workers: Workers) -> None:
-        await harness.queue.put(record("1", conversation="c1"))
-        await harness.queue.put(record("2", conversation="c2"))
-        await harness.queue.put(record("3", conversation="c1", user="bob"))
-        await settle()
-        assert workers.started == ["1", "2", "3"]
+def test_no_key_waits_for_another(play: Play) -> None:
+    async def act(scene: Scene) -> None:
+        await scene.put("1", conversation="c1")
+        await scene.put("2", conversation="c2")
+        await scene.put("3", conversation="c1", user="bob")
+        await scene.workers.until_running(3)
+        assert sorted(scene.workers.started) == ["1", "2", "3"]
+        for name in ("1", "2", "3"):
+            scene.workers.end(name)
 
-    play(scene)
+    play(act)
 
 
-def test_what_is_put_twice_does_not_run_twice_at_once(play: Callable[..., None]) -> None:
-    async def scene(harness: Harness, workers: Workers) -> None:
-        await harness.queue.put(record("1"))
-        await harness.queue.put(record("1"))
-        await settle()
-        await harness.queue.put(record("1"))
-        await settle()
-        assert workers.running["1"] == 1
+def test_what_is_put_twice_does_not_run_twice(play: Play) -> None:
+    async def act(scene: Scene) -> None:
+        await scene.put("1")
+        await scene.put("1")
+        await scene.workers.until_started("1")
+        await scene.put("1")
+        await scene.put("2")
+        scene.workers.end("1")
+        await scene.workers.until_started("1", "2")
+        scene.workers.end("2")
+
+    play(act)
+
+
+def test_a_retry_is_handed_out_again_and_its_key_waits_for_it(play: Play) -> None:
+    async def act(scene: Scene) -> None:
+        workers = scene.workers
+        await scene.put("1")
+        await scene.workers.until_started("1")
+        await scene.put("2")
+        before_ms = _now_ms()
+        workers.end("1", Retry(at_ms=before_ms + 2_000))
+        await scene.put("other", conversation="c2")
+        await workers.until_started("1", "other")
+        workers.end("other")
+        await workers.until_started("1", "other", "1")
+        assert _now_ms() - before_ms >= 1_900, "not before"
         workers.end("1")
-        await settle()
-        assert workers.running["1"] <= 1
+        await workers.until_started("1", "other", "1", "2")
+        workers.end("2")
 
-    play(scene)
-
-
-def test_a_retry_is_handed_out_again_and_its_key_waits_for_it(play: Callable[..., None]) -> None:
-    async def scene(harness: Harness, workers: Workers) -> None:
-        await harness.queue.put(record("1"))
-        await harness.queue.put(record("2"))
-        await harness.queue.put(record("other", conversation="c2"))
-        await settle()
-        workers.end("1", Retry(at_ms=_now_ms() + 5_000))
-        await asyncio.sleep(4)
-        assert workers.started == ["1", "other"]
-        await asyncio.sleep(2)
-        assert workers.started == ["1", "other", "1"]
-        workers.end("1")
-        await settle()
-        assert workers.started[-1] == "2"
-
-    play(scene)
+    play(act)
 
 
-def test_a_lost_worker_s_request_is_handed_out_again_before_the_next(play: Callable[..., None]) -> None:
-    async def scene(harness: Harness, workers: Workers) -> None:
-        first = record("1")
-        await harness.queue.put(first)
-        await harness.queue.put(record("2"))
-        await settle()
-        await harness.crash(workers, first.key)
-        await asyncio.sleep(60)
-        assert workers.started == ["1", "1"]
-        workers.end("1")
-        await settle()
-        assert workers.started == ["1", "1", "2"]
+def test_a_lost_worker_s_request_is_handed_out_again_before_the_next(play: Play) -> None:
+    async def act(scene: Scene) -> None:
+        first = await scene.put("1")
+        await scene.put("2")
+        await scene.workers.until_started("1")
+        await scene.harness.crash(scene.workers, first.key)
+        await scene.workers.until_started("1", "1")
+        scene.workers.end("1")
+        await scene.workers.until_started("1", "1", "2")
+        scene.workers.end("2")
 
-    play(scene)
+    play(act)
 
 
-def test_many_crashes_lose_nothing(play: Callable[..., None]) -> None:
-    async def scene(harness: Harness, workers: Workers) -> None:
-        first = record("1")
-        await harness.queue.put(first)
+def test_many_crashes_lose_nothing(play: Play) -> None:
+    async def act(scene: Scene) -> None:
+        first = await scene.put("1")
         for runs in range(1, 6):
-            await asyncio.sleep(60)
-            assert workers.started == ["1"] * runs
-            await harness.crash(workers, first.key)
-        await asyncio.sleep(60)
-        workers.end("1")
-        await asyncio.sleep(600)
-        assert workers.started == ["1"] * 6
+            await scene.workers.until_started(*["1"] * runs)
+            await scene.harness.crash(scene.workers, first.key)
+        await scene.workers.until_started(*["1"] * 6)
+        scene.workers.end("1")
+        await scene.put("2")
+        await scene.workers.until_started(*["1"] * 6, "2")
+        scene.workers.end("2")
 
-    play(scene)
+    play(act)
 
 
-def test_a_stop_hands_out_nothing_more(play: Callable[..., None]) -> None:
-    async def scene(harness: Harness, workers: Workers) -> None:
-        await harness.queue.put(record("1"))
-        await harness.queue.put(record("2"))
-        await settle()
-        await harness.stop()
-        await settle()
-        assert workers.started == ["1"]
-        assert workers.running["1"] == 0
+def test_a_stop_hands_out_nothing_more(play: Play) -> None:
+    async def act(scene: Scene) -> None:
+        await scene.put("1")
+        await scene.put("2")
+        await scene.workers.until_started("1")
+        await scene.harness.stop()
+        assert scene.workers.started == ["1"]
+        assert scene.workers.running == 0
 
-    play(scene)
+    play(act)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lambda_stack import Stack
+from lambda_functions import Functions
 
 
 @pytest.fixture
@@ -20,18 +20,18 @@ def logging_put_back() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_stack(logging_put_back: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stack]]:
-    made: list[Stack] = []
+def make_functions(logging_put_back: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Functions]]:
+    made: list[Functions] = []
 
-    def make(**options: Any) -> Stack:
-        made.append(Stack(monkeypatch, **options))
+    def make(**options: Any) -> Functions:
+        made.append(Functions(monkeypatch, **options))
         return made[-1]
 
     yield make
-    for stack in made:
-        stack.close()
+    for functions in made:
+        functions.close()
 
 
 @pytest.fixture
-def stack(make_stack: Callable[..., Stack]) -> Stack:
-    return make_stack()
+def functions(make_functions: Callable[..., Functions]) -> Functions:
+    return make_functions()

@@ -8,7 +8,7 @@ import pytest
 from answerback.auth import JwtTokens, make_token
 from answerback.aws.functions.authorizer import Unauthorized, authorize
 from answerback.ports import Identity, Unavailable
-from lambda_stack import METHOD_ARN, authorizer_event
+from lambda_functions import METHOD_ARN, authorizer_event
 
 SECRET = "0123456789abcdef0123456789abcdef"
 TOKENS = JwtTokens(secret=SECRET)

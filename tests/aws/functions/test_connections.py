@@ -8,7 +8,7 @@ import pytest
 from answerback.aws.functions.connections import connect, disconnect
 from answerback.ports import Bound, Connection, Unavailable
 from answerback.stores.memory import MemoryConnections
-from lambda_stack import Stack, connect_event, disconnect_event
+from lambda_functions import Functions, connect_event, disconnect_event
 
 NOW_MS = 1_731_324_925_000
 
@@ -118,6 +118,6 @@ def test_a_late_disconnect_leaves_the_newer_connection() -> None:
     asyncio.run(scene())
 
 
-def test_nothing_is_posted_to_a_connection_that_opens(stack: Stack) -> None:
-    stack.connect("c-1", query={"sessionId": "s", "userId": "kim"})
-    assert stack.management.calls == 0
+def test_nothing_is_posted_to_a_connection_that_opens(functions: Functions) -> None:
+    functions.connect("c-1", query={"sessionId": "s", "userId": "kim"})
+    assert functions.management.calls == 0

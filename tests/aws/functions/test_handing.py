@@ -11,7 +11,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.service.worker import Done, Retry
 from answerback.testing import run_virtual
-from lambda_stack import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
+from lambda_functions import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
 
 HOLD = Hold(for_s=22, every_s=7)
 

@@ -12,7 +12,15 @@ from answerback.aws.functions.authorizer import Unauthorized
 from answerback.ports import Finish, ModelError, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback.testing import ScriptedModel
-from lambda_stack import Context, Stack, authorizer_event, client_error, disconnect_event, message_event, sqs_event
+from lambda_functions import (
+    Context,
+    Functions,
+    authorizer_event,
+    client_error,
+    disconnect_event,
+    message_event,
+    sqs_event,
+)
 
 KEY = "0123456789abcdef0123456789abcdef"
 QUESTION = "swordfish: what is it?"
@@ -20,43 +28,43 @@ ANSWER = "marmalade, it is"
 SYSTEM = "pelican prompt"
 
 
-def everything(stack: Stack, token: str) -> None:
+def everything(functions: Functions, token: str) -> None:
     """Each function, with texts, tokens and a query, where all goes well and where it does not."""
     query = {"sessionId": "s-1", "token": token, "secretParameter": "walnut"}
-    stack.invoke("authorizer", authorizer_event("c-1", query=query))
+    functions.invoke("authorizer", authorizer_event("c-1", query=query))
     for bad in ("kumquat-token", token + "kumquat"):
         with pytest.raises(Unauthorized):
-            stack.invoke("authorizer", authorizer_event("c-1", query={"token": bad}))
-    stack.connect("c-1", query=query, authorizer={"userId": "kim", "expiresAtMs": "9999999999999"})
-    stack.connect("c-9", query={"sessionId": "walnut\n"})
+            functions.invoke("authorizer", authorizer_event("c-1", query={"token": bad}))
+    functions.connect("c-1", query=query, authorizer={"userId": "kim", "expiresAtMs": "9999999999999"})
+    functions.connect("c-9", query={"sessionId": "walnut\n"})
     say = {"action": "sendMessage", "message": QUESTION, "system": SYSTEM, "conversationId": "k", "stream": True}
     for number in range(3):
-        stack.say("c-1", {**say, "requestId": f"r-{number}"})
-        stack.work()
-    stack.say("c-1", {"action": "renewToken", "requestId": "t-1", "token": token})
-    stack.say("c-1", {"action": "renewToken", "requestId": "t-2", "token": "kumquat-token"})
-    stack.say("c-1", {"action": "updateConversation", "requestId": "u", "conversationId": "k", "title": QUESTION})
-    stack.say("c-1", {"action": "getHistory", "requestId": "h", "conversationId": "k"})
-    stack.say("c-1", f"{{{QUESTION}")
-    stack.say("c-1", {"action": QUESTION, "message": QUESTION})
-    stack.invoke("front", message_event("c-1", "c3dvcmRmaXNo", base64=True))
-    real = stack.store.accept
+        functions.say("c-1", {**say, "requestId": f"r-{number}"})
+        functions.work()
+    functions.say("c-1", {"action": "renewToken", "requestId": "t-1", "token": token})
+    functions.say("c-1", {"action": "renewToken", "requestId": "t-2", "token": "kumquat-token"})
+    functions.say("c-1", {"action": "updateConversation", "requestId": "u", "conversationId": "k", "title": QUESTION})
+    functions.say("c-1", {"action": "getHistory", "requestId": "h", "conversationId": "k"})
+    functions.say("c-1", f"{{{QUESTION}")
+    functions.say("c-1", {"action": QUESTION, "message": QUESTION})
+    functions.invoke("front", message_event("c-1", "c3dvcmRmaXNo", base64=True))
+    real = functions.store.accept
 
     async def broken(record: Any, question: Any, *_: Any, **__: Any) -> Any:
         raise ValueError(f"cannot store {question.message}")
 
-    stack.store.accept = broken  # type: ignore[method-assign]
-    stack.say("c-1", {**say, "requestId": "r-9"})
-    stack.store.accept = real  # type: ignore[method-assign]
-    stack.say("c-1", {**say, "requestId": "r-10"})
-    (event,) = stack.sqs.events()
-    stack.management.errors = [client_error("ForbiddenException", status=403)]
-    stack.invoke("dead_letters", event)
-    stack.invoke("worker", sqs_event(json.dumps({"user": "kim", "text": QUESTION})))
-    stack.invoke("connections", disconnect_event("c-1"))
+    functions.store.accept = broken  # type: ignore[method-assign]
+    functions.say("c-1", {**say, "requestId": "r-9"})
+    functions.store.accept = real  # type: ignore[method-assign]
+    functions.say("c-1", {**say, "requestId": "r-10"})
+    (event,) = functions.sqs.events()
+    functions.management.errors = [client_error("ForbiddenException", status=403)]
+    functions.invoke("dead_letters", event)
+    functions.invoke("worker", sqs_event(json.dumps({"user": "kim", "text": QUESTION})))
+    functions.invoke("connections", disconnect_event("c-1"))
 
 
-def test_nothing_that_anybody_said_is_in_the_log(make_stack: Callable[..., Stack]) -> None:
+def test_nothing_that_anybody_said_is_in_the_log(make_functions: Callable[..., Functions]) -> None:
     def script(prompt: Prompt) -> list[Any]:
         match prompt.request_id:
             case "r-0":
@@ -66,23 +74,23 @@ def test_nothing_that_anybody_said_is_in_the_log(make_stack: Callable[..., Stack
             case _:
                 return [ANSWER, RuntimeError(f"no answer to {prompt.messages[-1].text}")]
 
-    stack = make_stack(JWT_SECRET=KEY, models={"echo": ScriptedModel(script, name="echo")})
+    functions = make_functions(JWT_SECRET=KEY, models={"echo": ScriptedModel(script, name="echo")})
     token = make_token("kim", secret=KEY, ttl_s=60)
     logging.getLogger("answerback").setLevel(logging.DEBUG)
-    everything(stack, token)
-    text = stack.log.getvalue()
-    assert [frame["action"] for _, frame in stack.management.posted].count("messageResponse") >= 3
+    everything(functions, token)
+    text = functions.log.getvalue()
+    assert [frame["action"] for _, frame in functions.management.posted].count("messageResponse") >= 3
     for secret in ("swordfish", ANSWER, SYSTEM, token, token.split(".")[2], "kumquat", "walnut", KEY, "c3dvcmRm"):
         assert secret not in text, secret
-    assert len(stack.lines) > 20
+    assert len(functions.lines) > 20
 
 
-def test_a_request_is_followed_through_every_function(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack()
-    stack.connect("c-1")
-    stack.say("c-1", {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "message": "hello"})
-    stack.work()
-    lines = [line for line in stack.lines if line.get("requestId") == "r-1"]
+def test_a_request_is_followed_through_every_function(make_functions: Callable[..., Functions]) -> None:
+    functions = make_functions()
+    functions.connect("c-1")
+    functions.say("c-1", {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "message": "hello"})
+    functions.work()
+    lines = [line for line in functions.lines if line.get("requestId") == "r-1"]
     assert [(line["function"], line["message"]) for line in lines] == [
         ("front", "a request was accepted"),
         ("worker", "an attempt runs"),
@@ -95,52 +103,52 @@ def test_a_request_is_followed_through_every_function(make_stack: Callable[..., 
     assert lines[2]["status"] == "completed"
 
 
-def test_what_is_known_is_forgotten_with_the_invocation(stack: Stack) -> None:
-    stack.connect("c-1")
-    stack.say("c-1", {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "message": "hello"})
-    stack.say("c-1", {"action": "nonsense"})
-    front = stack.compositions["front"].observing
+def test_what_is_known_is_forgotten_with_the_invocation(functions: Functions) -> None:
+    functions.connect("c-1")
+    functions.say("c-1", {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "message": "hello"})
+    functions.say("c-1", {"action": "nonsense"})
+    front = functions.compositions["front"].observing
     with front.invocation(Context()):
         logging.getLogger("answerback.front").warning("planted")
-    line = stack.lines[-1]
+    line = functions.lines[-1]
     assert line["message"] == "planted"
     assert {"requestId", "userId", "connectionId", "correlationId"}.isdisjoint(line)
     assert line["cold_start"] is False
 
 
-def test_a_line_of_the_service_comes_out_with_its_fields(stack: Stack) -> None:
-    with stack.compositions["worker"].observing.invocation(Context()):
+def test_a_line_of_the_service_comes_out_with_its_fields(functions: Functions) -> None:
+    with functions.compositions["worker"].observing.invocation(Context()):
         logging.getLogger("answerback.worker").warning("it is %s", "so", extra={"requestId": "r-7", "attempt": 2})
-    line = stack.lines[-1]
+    line = functions.lines[-1]
     assert (line["message"], line["requestId"], line["attempt"], line["level"]) == ("it is so", "r-7", 2, "WARNING")
 
 
-def test_an_exception_is_told_by_its_place_and_its_kind(stack: Stack) -> None:
+def test_an_exception_is_told_by_its_place_and_its_kind(functions: Functions) -> None:
     def fail() -> None:
         try:
             raise KeyError("walnut")
         except KeyError as exc:
             raise client_error("AccessDeniedException") from exc
 
-    with stack.compositions["front"].observing.invocation(Context()):
+    with functions.compositions["front"].observing.invocation(Context()):
         try:
             fail()
         except Exception:
             logging.getLogger("answerback.front").exception("planted")
-    told = stack.lines[-1]["exception"]
+    told = functions.lines[-1]["exception"]
     assert "in fail" in told
     assert "builtins.KeyError" in told
     assert "AccessDeniedException" in told
-    assert "walnut" not in json.dumps(stack.lines[-1]["exception_name"])
+    assert "walnut" not in json.dumps(functions.lines[-1]["exception_name"])
     assert "'walnut'" not in told
 
 
-def test_metrics_are_in_cloudwatch_s_format(stack: Stack) -> None:
-    stack.connect("c-1")
+def test_metrics_are_in_cloudwatch_s_format(functions: Functions) -> None:
+    functions.connect("c-1")
     for name in ("r-1", "r-2"):
-        stack.say("c-1", {"action": "sendMessage", "requestId": name, "userId": "kim", "message": "hello"})
-    stack.work()
-    metrics = [line for line in stack.lines if "_aws" in line]
+        functions.say("c-1", {"action": "sendMessage", "requestId": name, "userId": "kim", "message": "hello"})
+    functions.work()
+    metrics = [line for line in functions.lines if "_aws" in line]
     values: dict[str, float] = {}
     for line in metrics:
         (definition,) = line["_aws"]["CloudWatchMetrics"]
@@ -154,27 +162,27 @@ def test_metrics_are_in_cloudwatch_s_format(stack: Stack) -> None:
     assert all(line["status"] == "completed" for line in ended)
 
 
-def test_more_values_than_the_format_takes(stack: Stack) -> None:
-    with stack.compositions["worker"].observing.invocation(Context()) as counts:
+def test_more_values_than_the_format_takes(functions: Functions) -> None:
+    with functions.compositions["worker"].observing.invocation(Context()) as counts:
         for _ in range(250):
             counts.count("Posts")
             counts.sample("PostedBytes", 7, unit="Bytes")
-    line = stack.lines[-1]
+    line = functions.lines[-1]
     assert line["Posts"] == [250]
     assert len(line["PostedBytes"]) == 100
 
 
-def test_other_libraries_are_heard_when_they_warn(stack: Stack) -> None:
-    with stack.compositions["front"].observing.invocation(Context()):
+def test_other_libraries_are_heard_when_they_warn(functions: Functions) -> None:
+    with functions.compositions["front"].observing.invocation(Context()):
         logging.getLogger("botocore.endpoint").info("Making request with body walnut")
         logging.getLogger("botocore.endpoint").warning("a warning")
-    assert [line["message"] for line in stack.lines] == ["a warning"]
+    assert [line["message"] for line in functions.lines] == ["a warning"]
 
 
-def test_without_a_sampled_trace_nothing_of_it_is_loaded(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_sampled_trace_nothing_of_it_is_loaded(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0")
-    observing = stack.compositions["front"].observing
+    observing = functions.compositions["front"].observing
     with observing.invocation(Context()):
         logging.getLogger("answerback.front").warning("planted")
     assert observing._tracer is None
-    assert stack.lines[-1]["xray_trace_id"] == "1-5759e988-bd862e3fe1be46a994272793"
+    assert functions.lines[-1]["xray_trace_id"] == "1-5759e988-bd862e3fe1be46a994272793"

@@ -235,7 +235,7 @@ class FakeManagement:
         return [frame for who, frame in self.posted if who == connection_id]
 
 
-class Stack:
+class Functions:
     """The real functions, each with a composition of its own over the same fakes."""
 
     def __init__(self, monkeypatch: Any, *, models: Mapping[str, Model] | None = None, **environment: str) -> None:
@@ -273,7 +273,7 @@ class Stack:
             monkeypatch.setattr(module, "_composition", lambda made=composition: made)
             if hasattr(module, "_handing"):
                 module._handing.cache_clear()
-        self.functions: dict[str, ModuleType] = {
+        self.modules: dict[str, ModuleType] = {
             module.__name__.rpartition(".")[2]: module
             for module in (authorizer, connections, dead_letters, front, worker)
         }
@@ -281,7 +281,7 @@ class Stack:
     def invoke(self, function: str, event: Mapping[str, Any], **context: Any) -> Any:
         # Each function has a process, and so a log, of its own.
         logging.getLogger().handlers[:] = [self.compositions[function].observing.handler]
-        return self.functions[function].handler(event, Context(**context))
+        return self.modules[function].handler(event, Context(**context))
 
     def connect(self, connection_id: str = "c-1", **options: Any) -> Any:
         answer = self.invoke("connections", connect_event(connection_id, **options))
