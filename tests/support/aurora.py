@@ -109,7 +109,7 @@ class StrictDataApi:
             for field in record:
                 if next(iter(field)) not in _KINDS:
                     raise LimitBroken(f"a column came as {field}")
-        if len(json.dumps(records).encode()) > MAX_RESPONSE_BYTES:
+        if len(json.dumps(records, ensure_ascii=False).encode()) > MAX_RESPONSE_BYTES:
             raise LimitBroken("the response has more than 1 MiB")
 
 
@@ -145,12 +145,11 @@ class Aws:
         *,
         clock: Callable[[], int] = lambda: NOW_MS,
         patience_s: float = 0.0,
-        dynamodb: Any = None,
-        rds_data: Any = None,
+        on_waking: Callable[[], None] = lambda: None,
     ) -> None:
         self.calls = Calls()
-        self.dynamodb = dynamodb or emulator.client("dynamodb")
-        self.rds_data = rds_data or StrictDataApi(data_api_of(emulator))
+        self.dynamodb = emulator.client("dynamodb")
+        self.rds_data = StrictDataApi(data_api_of(emulator))
         self.database = Database(client=self.dynamodb, calls=self.calls, tables=tables)
         self.data_api = DataApi(
             client=self.rds_data,
@@ -162,6 +161,7 @@ class Aws:
             monotonic=time.monotonic,
             jitter=random.random,
             sleep=asyncio.sleep,
+            on_waking=on_waking,
         )
         self.counted = Counted()
         self.requests = DynamoRequests(self.database, clock=clock)

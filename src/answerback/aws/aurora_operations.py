@@ -23,11 +23,11 @@ from answerback.stores.query import Operation, Params, Query, Value
 PIECE_LENGTH: Final = 5_000
 """Code points of a text in one row: escaped for JSON each needs at most 12 bytes, so a row has less than 64 KB."""
 
-RESPONSE_BYTES: Final = 600 * 1024
-"""Of turns read in one call. The longest turn has less, and what JSON adds to it fits 1 MiB as well."""
+RESPONSE_BYTES: Final = 900 * 1024
+"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has half of it."""
 
-_ROW_BYTES: Final = 700
-"""What a row of a turn has besides its text, when its ids are not short."""
+_ROW_BYTES: Final = 1_800
+"""What a row of a turn has at most besides its text: two ids and a model of 128 four-byte characters, numbers."""
 
 _USAGE_PAGE: Final = 500
 _TITLE_SOURCE: Final = 200
