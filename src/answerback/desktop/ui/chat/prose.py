@@ -1,0 +1,110 @@
+"""Views of prose and of tables."""
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QTextOption, QWheelEvent
+from PySide6.QtWidgets import QWidget
+
+from answerback.desktop.ui.chat.blocks import BlockSignals, BlockView, Look
+from answerback.desktop.ui.chat.document import show_markdown
+from answerback.desktop.ui.chat.text_view import TextView
+from answerback.desktop.ui.markdown import Segment
+from answerback.desktop.ui.theme import Theme
+from answerback.desktop.viewmodels.turn import TurnViewModel
+
+__all__ = ["ProseView", "TableView"]
+
+
+class ProseView(BlockView):
+    """A stretch of an answer's prose."""
+
+    def __init__(self, turn: TurnViewModel, look: Look, signals: BlockSignals, parent: QWidget) -> None:
+        super().__init__(turn, look, signals, parent)
+        self.text = self._text_view()
+        self.text.link.connect(signals.link)
+        self._shown = ""
+
+    def _text_view(self) -> TextView:
+        text = TextView(self.look.theme, self)
+        text.setAccessibleName(self.look.texts.answer_name)
+        return text
+
+    @property
+    def is_busy(self) -> bool:
+        """Also while something is selected."""
+        return self.text.textCursor().hasSelection() or super().is_busy
+
+    @property
+    def tab_stops(self) -> Sequence[QWidget]:
+        """The text, if there are links in it."""
+        return [self.text] if "://" in self._shown or "mailto:" in self._shown else []
+
+    def take(self, segment: Segment | None) -> None:
+        """Show the prose; a selection that is still there is kept."""
+        if segment is None or segment.markdown == self._shown:
+            return
+        self._shown = segment.markdown
+        cursor = self.text.textCursor()
+        anchor, position = cursor.anchor(), cursor.position()
+        has_selection = cursor.hasSelection()
+        document = self.text.document()
+        show_markdown(document, self._shown, self.look.theme, image=self.look.texts.image)
+        if has_selection and max(anchor, position) < document.characterCount():
+            cursor = self.text.textCursor()
+            cursor.setPosition(anchor)
+            cursor.setPosition(position, cursor.MoveMode.KeepAnchor)
+            self.text.setTextCursor(cursor)
+
+    def arrange(self, width: int) -> int:
+        """The text and the gap above it."""
+        gap = self.look.theme.space(2.5)
+        height = self.text.height_for(width)
+        self.text.setGeometry(0, gap, width, height)
+        return gap + height
+
+
+class TableView(ProseView):
+    """A table: as wide as its text needs, scrolled sideways where that is more than there is."""
+
+    def _text_view(self) -> TextView:
+        text = _TableText(self.look.theme, self)
+        text.setAccessibleName(self.look.texts.table_name)
+        return text
+
+    @property
+    def tab_stops(self) -> Sequence[QWidget]:
+        """The table, to be scrolled by the arrow keys."""
+        return [self.text]
+
+    def arrange(self, width: int) -> int:
+        """Columns get room for about 20 letters before lines are broken."""
+        gap = self.look.theme.space(3)
+        document = self.text.document()
+        document.setTextWidth(-1)
+        columns = max(1, self._shown.split("\n", 1)[0].count("|") - 1)
+        room = max(width, columns * self.look.theme.body_px * 11)
+        text_width = min(round(document.idealWidth()) + 2, room)
+        self.text.setLineWrapColumnOrWidth(text_width)
+        document.setTextWidth(text_width)
+        height = round(document.size().height()) + 2
+        bar = 12 if text_width > width else 0
+        self.text.setGeometry(0, gap, min(width, text_width), height + bar)
+        return gap + height + bar
+
+
+class _TableText(TextView):
+    def __init__(self, theme: Theme, parent: QWidget) -> None:
+        super().__init__(theme, parent)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self.setLineWrapMode(TextView.LineWrapMode.FixedPixelWidth)
+        self.setWordWrapMode(QTextOption.WrapMode.WordWrap)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 - Qt's name
+        if abs(event.angleDelta().x()) > abs(event.angleDelta().y()):
+            bar = self.horizontalScrollBar()
+            bar.setValue(bar.value() - event.angleDelta().x())
+            event.accept()
+            return
+        event.ignore()
