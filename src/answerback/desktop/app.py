@@ -31,8 +31,8 @@ from answerback.desktop.viewmodels import AppViewModel, Changes
 __all__ = ["DesktopApp", "Options", "Outcome", "run"]
 
 log = logging.getLogger("answerback.desktop")
-CLOSE_S: Final = 5.0
-"""What the engine gets to write everything down; what it has not by then is in its store from before."""
+CLOSE_S: Final = 8.0
+"""What the engine gets to write everything down and to stop a gateway of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

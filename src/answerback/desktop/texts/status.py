@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from answerback.desktop.engine.events import ConnectionReason, NoticeCode
+from answerback.desktop.signin.errors import SignInFailure
 
 __all__ = ["STATUS_EN", "STATUS_KO", "StatusTexts"]
 
@@ -39,6 +40,7 @@ class StatusTexts:
     open_settings: str
     reasons: Mapping[ConnectionReason, str]
     notices: Mapping[NoticeCode, str]
+    sign_in_failures: Mapping[SignInFailure, str]
     # The first run
     welcome_title: str
     welcome_text: str
@@ -127,6 +129,15 @@ STATUS_EN: Final = StatusTexts(
         NoticeCode.GATEWAY_FAILED: "The gateway on this computer has stopped. Its log says why: {log}",
         NoticeCode.PROTOCOL_VIOLATION: "The server sent something that makes no sense; nothing of it is shown. If it "
         "happens again, tell whoever runs the server.",
+    },
+    sign_in_failures={
+        SignInFailure.UNREACHABLE: "The sign-in service does not answer. Check your network and the issuer's address.",
+        SignInFailure.BAD_PROVIDER: "There is no sign-in service at the issuer's address. Check it in the settings.",
+        SignInFailure.DENIED: "The sign-in was refused in the browser. Try again, or with another account.",
+        SignInFailure.REFUSED: "The sign-in service does not know this app. Check the client ID, or ask your operator.",
+        SignInFailure.BAD_TOKEN: "The sign-in service sent a proof that does not hold. Try again; tell your operator "
+        "if it happens again.",
+        SignInFailure.TIMEOUT: "Nobody signed in in the browser, so the app stopped waiting. Try again.",
     },
     welcome_title="Welcome to Answerback",
     welcome_text="To answer your questions, the app needs a gateway: the server that the language model runs behind. "
@@ -217,6 +228,16 @@ STATUS_KO: Final = StatusTexts(
         NoticeCode.GATEWAY_FAILED: "이 컴퓨터의 게이트웨이가 멈췄어요. 이유는 로그에 있어요: {log}",
         NoticeCode.PROTOCOL_VIOLATION: "서버가 알 수 없는 내용을 보내서 아무것도 표시하지 않았어요. 다시 일어나면 서버 "
         "운영자에게 알려 주세요.",
+    },
+    sign_in_failures={
+        SignInFailure.UNREACHABLE: "로그인 서비스가 응답하지 않아요. 네트워크와 발급자 주소를 확인해 주세요.",
+        SignInFailure.BAD_PROVIDER: "발급자 주소에 로그인 서비스가 없어요. 설정에서 주소를 확인해 주세요.",
+        SignInFailure.DENIED: "브라우저에서 로그인이 거부되었어요. 다시 시도하거나 다른 계정을 써 보세요.",
+        SignInFailure.REFUSED: "로그인 서비스가 이 앱을 알지 못해요. 클라이언트 ID를 확인하거나 운영자에게 "
+        "문의해 주세요.",
+        SignInFailure.BAD_TOKEN: "로그인 서비스가 보낸 증명이 올바르지 않아요. 다시 시도해 보고, 또 그러면 운영자에게 "
+        "알려 주세요.",
+        SignInFailure.TIMEOUT: "브라우저에서 로그인하지 않아 기다리기를 멈췄어요. 다시 시도해 주세요.",
     },
     welcome_title="Answerback에 오신 것을 환영해요",
     welcome_text="질문에 답하려면 언어 모델을 실행하는 서버, 게이트웨이가 필요해요. 아직 {url}에서 응답이 없어요.",

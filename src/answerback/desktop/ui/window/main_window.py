@@ -5,12 +5,14 @@ from typing import Final
 
 import msgspec
 from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, Signal
-from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeySequence, QResizeEvent, QShowEvent
+from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QVBoxLayout, QWidget
 
+from answerback.desktop.engine.events import NoticeCode, NoticeRaised
 from answerback.desktop.settings import Settings
+from answerback.desktop.signin.errors import SignInFailure
 from answerback.desktop.texts import Texts
-from answerback.desktop.ui.chat import ChatPane
+from answerback.desktop.ui.chat import ChatPane, Look
 from answerback.desktop.ui.dialogs.about import AboutSheet
 from answerback.desktop.ui.dialogs.help import HelpSheet
 from answerback.desktop.ui.dialogs.settings import SettingsDialog
@@ -27,7 +29,7 @@ from answerback.desktop.ui.window.toast import Toast, ToastStack
 from answerback.desktop.ui.window.welcome import WelcomePage
 from answerback.desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
-__all__ = ["MainWindow"]
+__all__ = ["MainWindow", "notice_text"]
 
 NARROW_PX: Final = 640
 _SIDEBAR_PX: Final = 272
@@ -69,7 +71,7 @@ class MainWindow(QMainWindow):
         self.sidebar = Sidebar(self._app, self._texts, self._theme)
         self.header = Header(self._app, self._texts, self._theme)
         self.banner = Banner(self._theme)
-        self.chat = ChatPane(self._texts.chat, self._theme)
+        self.chat = ChatPane(self._app, Look(theme=self._theme, texts=self._texts.chat))
         self.welcome = WelcomePage(self._app, self._texts, self._theme)
         self.pages = QStackedWidget()
         self.pages.addWidget(self.chat)
@@ -88,7 +90,7 @@ class MainWindow(QMainWindow):
         self.splitter.addWidget(self.right)
         self.splitter.setStretchFactor(1, 1)
         self.setCentralWidget(self.splitter)
-        self.toasts = ToastStack(self.right, self._theme, self._texts.window.dismiss)
+        self.toasts = ToastStack(self.right, self._theme, self._texts.window.dismiss, lift=self._toast_lift)
         self.exporter = Exporter(self._texts, self)
 
     def _connect(self) -> None:
@@ -105,6 +107,8 @@ class MainWindow(QMainWindow):
         self.welcome.settings_wanted.connect(self.show_settings)
         self.welcome.put_off.connect(self._put_off)
         self.exporter.told.connect(self.toasts.show_toast)
+        self.chat.composer.changed.connect(self._draft_typed)
+        self.chat.composer.sent.connect(lambda _text: self.acted.emit())
         self._tray.open_wanted.connect(self._open_from_tray)
         self._tray.new_wanted.connect(self._new_from_tray)
         self._tray.quit_wanted.connect(self.quit_wanted)
@@ -115,7 +119,6 @@ class MainWindow(QMainWindow):
             Shortcut.SEARCH: self.search,
             Shortcut.NEXT: lambda: self._step(1),
             Shortcut.PREVIOUS: lambda: self._step(-1),
-            Shortcut.STOP: self.stop_answer,
             Shortcut.SIDEBAR: self.toggle_sidebar,
             Shortcut.SETTINGS: self.show_settings,
             Shortcut.LARGER: lambda: self._zoom(1),
@@ -143,15 +146,16 @@ class MainWindow(QMainWindow):
         application = QApplication.instance()
         assert isinstance(application, QApplication)
         apply(application, theme)
-        for part in (self.sidebar, self.header, self.banner, self.welcome, self.toasts, self.chat):
+        for part in (self.sidebar, self.header, self.banner, self.welcome, self.toasts):
             part.set_theme(theme)
+        self.chat.set_look(Look(theme=theme, texts=self._texts.chat))
 
     def set_texts(self, texts: Texts) -> None:
         """Another language for every part."""
         self._texts = texts
         for part in (self.sidebar, self.header, self.welcome, self.exporter, self._tray):
             part.set_texts(texts)
-        self.chat.set_texts(texts.chat)
+        self.chat.set_look(Look(theme=self._theme, texts=texts.chat))
         self.toasts.dismiss_name = texts.window.dismiss
         for shortcut, action in self.shortcuts.items():
             action.setText(getattr(texts.window, shortcut.value))
@@ -203,8 +207,7 @@ class MainWindow(QMainWindow):
         """Notices in the window; ended answers to a person who is elsewhere."""
         while self._app.notices:
             notice = self._app.notices.popleft()
-            text = self._texts.status.notices[notice.code].format_map(notice.facts)
-            self.say(Toast(text=text))
+            self.say(Toast(text=notice_text(notice, self._texts)))
         if not changes.ended or self.isActiveWindow() or not self._app.settings.notifications:
             return
         words = self._texts.window
@@ -229,7 +232,6 @@ class MainWindow(QMainWindow):
 
     def _refresh_banner(self, stage: Stage) -> None:
         words, app = self._texts.status, self._app
-        reason = words.reasons[app.connection.reason]
         match stage:
             case Stage.OFFER:
                 self.banner.say(
@@ -239,8 +241,6 @@ class MainWindow(QMainWindow):
                 self.banner.say(words.starting_title)
             case Stage.START_FAILED:
                 self.banner.say(words.start_failed_title, words.start_again, app.start_gateway)
-            case Stage.UNREACHABLE:
-                self.banner.say(reason, words.open_settings, self.show_settings)
             case Stage.SIGN_IN:
                 self.banner.say(words.welcome_signin_title, words.sign_in, app.start_sign_in)
             case Stage.BROWSER:
@@ -269,7 +269,7 @@ class MainWindow(QMainWindow):
             return
         self._show_current()
         if request_id:
-            self.chat.scroll_to(request_id)
+            self.chat.show_turn(request_id)
 
     def delete_conversation(self, conversation: ConversationViewModel) -> None:
         """At once, with a way back."""
@@ -336,11 +336,19 @@ class MainWindow(QMainWindow):
         self.acted.emit()
         current = self._app.current
         self._state.setValue("current", "" if current is None else current.conversation_id)
-        self.chat.show_conversation(current)
+        self.chat.apply(Changes())
         self.sidebar.mark_current()
         self.header.refresh()
         if self._is_narrow:
             self._arrange(show_list=False)
+
+    def _draft_typed(self, _text: str) -> None:
+        if self._app.current is not None:
+            self.sidebar.touch_row(self._app.current.conversation_id)
+
+    def _toast_lift(self) -> int:
+        """Toasts stand over the input box, not on it."""
+        return self.chat.composer.height() if self.pages.currentWidget() is self.chat else 0
 
     def _step(self, step: int) -> None:
         neighbour = self.sidebar.neighbour(step)
@@ -403,6 +411,13 @@ class MainWindow(QMainWindow):
         self.header.set_sidebar_shown(is_list_shown)
         self.header.set_narrow(self._is_narrow)
 
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
+        """Escape, when nothing in the window had a use for it, stops the answer."""
+        if event.key() == Qt.Key.Key_Escape:
+            self.stop_answer()
+        else:
+            super().keyPressEvent(event)
+
     def changeEvent(self, event: QEvent) -> None:  # noqa: N802
         """In front or not: only what is in front is read."""
         super().changeEvent(event)
@@ -454,3 +469,12 @@ class MainWindow(QMainWindow):
 
     def _tell_shown(self) -> None:
         self._app.set_shown(self.isVisible() and self.isActiveWindow() and not self.isMinimized())
+
+
+def notice_text(notice: NoticeRaised, texts: Texts) -> str:
+    """The sentence of a notice."""
+    words = texts.status
+    reason = str(notice.facts.get("reason", ""))
+    if notice.code is NoticeCode.SIGN_IN_FAILED and reason in set(SignInFailure):
+        return words.sign_in_failures[SignInFailure(reason)]
+    return words.notices[notice.code].format_map(notice.facts)

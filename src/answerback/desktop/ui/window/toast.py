@@ -26,9 +26,9 @@ class Toast:
 
 
 class ToastStack(QWidget):
-    """The messages that are shown now, at the bottom of `host`, the newest last. The pointer over one keeps it."""
+    """The messages that are shown now, the newest last, `lift()` above the bottom of `host`. The pointer keeps one."""
 
-    def __init__(self, host: QWidget, theme: Theme, dismiss_name: str) -> None:
+    def __init__(self, host: QWidget, theme: Theme, dismiss_name: str, *, lift: Callable[[], int]) -> None:
         super().__init__(host)
         self._host = host
         self._theme = theme
@@ -36,7 +36,7 @@ class ToastStack(QWidget):
         self._column = QVBoxLayout(self)
         self._column.setContentsMargins(0, 0, 0, 0)
         self._bars: list[_Bar] = []
-        self._lift = 0
+        self._lift = lift
         host.installEventFilter(self)
         self.hide()
 
@@ -48,11 +48,6 @@ class ToastStack(QWidget):
     def set_theme(self, theme: Theme) -> None:
         """Another look."""
         self._theme = theme
-        self._place()
-
-    def set_lift(self, pixels: int) -> None:
-        """How far above the bottom: over the input box."""
-        self._lift = pixels
         self._place()
 
     def show_toast(self, toast: Toast) -> None:
@@ -87,7 +82,7 @@ class ToastStack(QWidget):
         self.setFixedWidth(max(width, 160))
         gaps = self._column.spacing() * (len(self._bars) - 1)
         self.resize(self.width(), sum(bar.heightForWidth(self.width()) for bar in self._bars) + gaps)
-        bottom = self._host.height() - self._theme.space(4) - self._lift
+        bottom = self._host.height() - self._theme.space(4) - self._lift()
         self.move((self._host.width() - self.width()) // 2, max(0, bottom - self.height()))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
