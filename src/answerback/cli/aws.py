@@ -1,4 +1,4 @@
-"""`answerback aws`: the same backend on AWS: deploy it, look after it, remove it, or try it on this machine."""
+"""`answerback aws`: the same backend on AWS: deploy it, look after it, remove it."""
 
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
@@ -40,7 +40,7 @@ _Architecture: TypeAlias = Annotated[
 def aws_app() -> typer.Typer:
     """The group of commands."""
     app = typer.Typer(
-        help="The backend on AWS: deploy it, look after it, remove it, or run it on an emulator here.",
+        help="The backend on AWS: deploy it, look after it, remove it.",
         no_args_is_help=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -50,7 +50,6 @@ def aws_app() -> typer.Typer:
     app.command("outputs")(outputs)
     app.command("destroy")(destroy)
     app.command("package")(package)
-    app.command("local")(local)
     return app
 
 
@@ -192,6 +191,8 @@ def logs(
 ) -> int:
     """Show the logs of all functions, in order of time. What users say is never in them.
 
+    With --json the lines are as they were written, figures for CloudWatch among them.
+
     Examples:
 
       answerback aws logs --stack chat --follow
@@ -290,11 +291,6 @@ def package(
         measure=measure,
         as_json=as_json,
     )
-
-
-def local(context: typer.Context) -> int:
-    """Run the same template on an emulator of AWS on this machine."""
-    raise usage_error("not wired yet")
 
 
 def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:

@@ -47,6 +47,7 @@ _EXIT: Final = {
     Kind.USAGE: ExitCode.USAGE,
     Kind.CANNOT_CONNECT: ExitCode.CANNOT_CONNECT,
 }
+_PLATFORM: Final = ("START RequestId", "END RequestId", "REPORT RequestId", "INIT_START")
 _KNOWN: Final = ("requestId", "attempt", "connectionId", "userId")
 _SHOWN_FIELDS: Final = frozenset({"level", "message", "timestamp", "service", "location", *_KNOWN})
 _DURATION: Final = "a duration such as 90s, 10m or 1h"
@@ -157,12 +158,14 @@ def show_logs(
     except ValueError:
         raise usage_error(f"--since must be {_DURATION}, not {since!r}") from None
     with _explained():
+        count = 0
         logs = Logs(where.account, where.stack)
         groups = logs.groups(functions)
         read = logs.follow if follow else logs.read
-        count = 0
-        for count, line in enumerate(read(groups, since_ms=since_ms, containing=request_id), 1):  # noqa: B007
-            say(line.text if as_json else _log_text(line))
+        for line in read(groups, since_ms=since_ms, containing=request_id):
+            if as_json or not _is_accounting(line):
+                count += 1
+                say(line.text if as_json else _log_text(line))
     if not count:
         note(f"No lines in the last {since}. Look further back with --since, for example --since 1d")
     return ExitCode.OK
@@ -271,10 +274,11 @@ def _show_changes(changes: Sequence[Change], *, as_json: bool) -> None:
 
 
 def _show_deployed(where: Place, state: StackState, *, as_json: bool) -> None:
+    with _explained():
+        url = where.account.websocket_url(state.outputs)
     if as_json:
-        say_json({"stack": where.stack, "status": state.status, "outputs": dict(state.outputs)})
+        say_json({"stack": where.stack, "status": state.status, "url": url, "outputs": dict(state.outputs)})
         return
-    url = state.outputs.get("WebSocketUrl", "")
     say(url)
     is_open = state.parameters.get("AllowAnonymous") == "true" and not state.parameters.get("JwksUrl")
     token = "" if is_open else ' --token "$TOKEN"'
@@ -288,6 +292,11 @@ def _fact_json(fact: Fact) -> dict[str, Any]:
 
 def _mark(fact: Fact) -> str:
     return {True: "ok", False: "FAIL", None: "?"}[fact.is_good]
+
+
+def _is_accounting(line: Line) -> bool:
+    """Lambda's own lines about an invocation that went well, and figures for CloudWatch: nothing for a reader."""
+    return "_aws" in line.fields or (line.text.startswith(_PLATFORM) and "Status:" not in line.text)
 
 
 def _log_text(line: Line) -> str:

@@ -1,6 +1,7 @@
 """The account and region that a command works in, and its clients."""
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -52,6 +53,13 @@ class Account:
     def is_real(self) -> bool:
         """Whether it is AWS and not an emulator."""
         return self._endpoint is None and "AWS_ENDPOINT_URL" not in os.environ
+
+    def websocket_url(self, outputs: Mapping[str, str]) -> str:
+        """Where the apps of a stack with these outputs connect; an emulator has other hosts than its outputs say."""
+        if self.is_real:
+            return outputs.get("WebSocketUrl", "")
+        endpoint = self.client("cloudformation").meta.endpoint_url
+        return f"ws{endpoint.removeprefix('http')}/_aws/execute-api/{outputs['ApiId']}/{outputs['StageName']}"
 
     @cached_property
     def identity(self) -> str:

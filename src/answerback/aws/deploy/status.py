@@ -39,7 +39,7 @@ def look(account: Account, name: str, *, now: datetime | None = None) -> tuple[F
         )
     ]
     if "WebSocketUrl" in state.outputs:
-        found.append(Fact(name="url", value=state.outputs["WebSocketUrl"]))
+        found.append(Fact(name="url", value=account.websocket_url(state.outputs)))
     for part in (_alarms, _dead_letters, _queue, _errors, _database):
         try:
             with explained(f"read the {part.__name__.strip('_').replace('_', ' ')}"):
