@@ -354,7 +354,7 @@ async def test_what_one_answer_costs(world) -> None:
     world.now_ms += 10_000
     where = {"session_id": "s1", "connection_id": "k", "generation": 3, "attempt": 1, "offset": 9}
     assert await cost(front.change(KEY, partial(wish, **where))) == (1, 1)
-    # The wish makes the first try fail (1), what is there comes with the refusal.
+    # Seen too long ago to be worth a try: it is read first.
     assert await cost(worker.change(KEY, renewed(world))) == (1, 1)
     # Answer 1, record 2, its index 1, turn 2, its index 1.
     assert await cost(worker.change(KEY, world.finish())) == (7, 0)
