@@ -50,7 +50,7 @@ from answerback.desktop.records import Account, Conversation, Turn, TurnStatus
 from answerback.desktop.settings import Settings
 from answerback.desktop.store.database import Database, StoreError
 from answerback.desktop.store.history import HistoryStore, TurnMerge
-from answerback.desktop.store.store import PAGE, AccountStore, Supersession
+from answerback.desktop.store.store import AccountStore, Supersession
 from answerback.protocol.frames import SendMessage, Status
 
 log = logging.getLogger("answerback.desktop")
@@ -110,7 +110,7 @@ class AccountEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unwritten = _Unwritten()
         self._shown: str | None = None
-        self._oldest: dict[str, tuple[bool, int, str]] = {}
+        self._oldest: dict[str, tuple[bool, int, str] | None] = {}
         self._is_store_broken = False
         self._outbox = StoredOutbox(
             self._store,
@@ -345,6 +345,7 @@ class AccountEngine:
     def _asked(self, turn: Turn, conversation: Conversation | None, replaced: Sequence[str]) -> None:
         if conversation is not None:
             self._emit(ConversationsChanged(changed=(conversation,)))
+        self._oldest.setdefault(turn.conversation_id, _BEFORE_ALL)
         if replaced:
             self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=tuple(replaced)))
         self._emit(TurnChanged(turn))
@@ -369,7 +370,7 @@ class AccountEngine:
 
     def open_conversation(self, conversation_id: str) -> None:
         """See `Commands.open_conversation`."""
-        self._tell_page(conversation_id, PAGE)
+        self._tell_page(conversation_id)
         if self._sync is not None:
             self._sync.wish(conversation_id)
 
@@ -440,12 +441,13 @@ class AccountEngine:
                 )
             )
 
-    def _tell_page(self, conversation_id: str, limit: int) -> None:
-        page = self._store.page(conversation_id, limit=limit)
+    def _tell_page(self, conversation_id: str) -> None:
+        page = self._store.page(conversation_id)
+        known = self._oldest.get(conversation_id)
         if page.turns:
-            self._oldest[conversation_id] = page.turns[0].order
+            self._oldest[conversation_id] = min(page.turns[0].order, known or page.turns[0].order)
         else:
-            self._oldest.setdefault(conversation_id, _BEFORE_ALL)
+            self._oldest.setdefault(conversation_id, None)
         turns = self._with_live(page.turns)
         self._emit(TurnsLoaded(conversation_id=conversation_id, turns=turns, has_more=page.has_more))
 
@@ -470,17 +472,20 @@ class AccountEngine:
             self._emit(ConversationsChanged(removed=(conversation_id,)))
 
     def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
-        """Tell only what is loaded: the newest page anew if it was not full, else what lies in it."""
+        """Tell what lies in the part that is loaded, and whether there is more before it."""
         if conversation_id not in self._oldest:
+            return
+        oldest = self._oldest[conversation_id]
+        if oldest is None:
+            self._tell_page(conversation_id)
             return
         if merge.removed:
             self._emit(TurnsRemoved(conversation_id=conversation_id, request_ids=tuple(merge.removed)))
-        oldest = self._oldest[conversation_id]
         for turn in merge.changed:
             if turn.order >= oldest:
                 self._emit(TurnChanged(turn))
-        if any(turn.order < oldest for turn in merge.changed) or oldest == _BEFORE_ALL:
-            self._tell_page(conversation_id, PAGE)
+        if any(turn.order < oldest for turn in merge.changed):
+            self._emit(TurnsLoaded(conversation_id=conversation_id, turns=(), has_more=True))
 
     def is_seen(self, conversation_id: str) -> bool:
         """Whether the person looks at it."""
@@ -543,3 +548,4 @@ class AccountEngine:
 
 
 _BEFORE_ALL: Final = (False, -1, "")
+"""Of a conversation that was begun here: all of it is loaded."""

@@ -30,8 +30,10 @@ class Engine:
     The profile's lock is the caller's. Commands before `start` and after `close` do nothing.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, *, on_event: Callable[[], None] | None = None) -> None:
+        """`on_event` is called in the engine's thread after each event: something to wake a reader with."""
         self._environment = environment
+        self._on_event = on_event
         self._events: deque[Event] = deque()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -153,6 +155,11 @@ class Engine:
 
     # --- inside
 
+    def _emit(self, event: Event) -> None:
+        self._events.append(event)
+        if self._on_event is not None:
+            self._on_event()
+
     def _on_account(self, command: Callable[[AccountEngine], None]) -> None:
         self._do(lambda desk: desk.on_account(command))
 
@@ -179,10 +186,10 @@ class Engine:
         except Exception:
             log.exception("the engine failed")
         finally:
-            self._events.append(EngineStopped())
+            self._emit(EngineStopped())
 
     async def _serve(self, ready: Future[None]) -> None:
-        desk = Desk(self._environment, self._events.append)
+        desk = Desk(self._environment, self._emit)
         self._stopping = asyncio.Event()
         try:
             await desk.open()

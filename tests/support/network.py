@@ -1,0 +1,60 @@
+"""A network between an app and a server, that can be cut."""
+
+import asyncio
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+
+class Network:
+    """Listens on a loopback port of its own. `cut` breaks every connection, and takes no new one until `mend`."""
+
+    def __init__(self, server_url: str) -> None:
+        self._port = urlsplit(server_url).port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_cut = False
+        self.url = ""
+
+    async def __aenter__(self) -> "Network":
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
+        self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cut()
+        self._server.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        self._is_cut = True
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    def mend(self, server_url: str | None = None) -> None:
+        if server_url is not None:
+            self._port = urlsplit(server_url).port
+        self._is_cut = False
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.transport.abort()
+            return
+        self._tasks.add(asyncio.current_task())
+        self._writers.add(writer)
+        try:
+            there, here = await asyncio.open_connection("127.0.0.1", self._port)
+            self._writers.add(here)
+            await asyncio.gather(self._carry(reader, here), self._carry(there, writer))
+        except OSError:
+            writer.transport.abort()
+        finally:
+            self._tasks.discard(asyncio.current_task())
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        self._writers.discard(writer)
+        writer.close()
