@@ -12,6 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+EMULATOR := .cache/emulator
 PINNED := --require-hashes --only-binary :all: --requirement
 INTEROP := tests/interop
 
@@ -32,11 +33,15 @@ install: $(VENV)/installed ## Install the gateway with its embedded model into .
 # --- for contributors -----------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/tools ## Install what the tests need and run them all
+test: $(VENV)/tools $(EMULATOR)/installed ## Install what the tests need and run them all
 	@$(BIN)/pytest
 
+.PHONY: test-aws
+test-aws: $(VENV)/tools $(EMULATOR)/installed ## Deploy the template on the emulator and test it there (part of test)
+	@$(BIN)/pytest tests/aws
+
 .PHONY: check
-check: $(VENV)/tools ## Format, lint, types, tests: what CI runs
+check: $(VENV)/tools $(EMULATOR)/installed ## Format, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -101,6 +106,13 @@ $(VENV)/dev: requirements/dev.txt | $(VENV)/installed
 
 $(VENV)/tools: $(VENV)/installed $(VENV)/dev $(INTEROP)/package.json
 	@scripts/install-test-servers $(INTEROP)
+	@touch $@
+
+# An environment of its own: the emulator pins botocore exactly.
+$(EMULATOR)/installed: src/answerback/aws/requirements/emulator.txt
+	@scripts/make-venv $(PYTHON) $(EMULATOR)
+	@echo "Installing the AWS emulator (220 MB)..."
+	@$(EMULATOR)/bin/python -m pip --disable-pip-version-check --quiet install $(PINNED) $<
 	@touch $@
 
 .cache/atheris/installed: fuzz/requirements.txt | $(VENV)/tools

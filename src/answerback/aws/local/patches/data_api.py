@@ -61,8 +61,7 @@ def patch(postgres: str, paused: Path) -> None:
 
     def failed(exc: Exception) -> Any:
         """As Aurora says it: a writer that is not there is unavailable, and every other error has its SQLSTATE."""
-        import psycopg2  # noqa: PLC0415 - of the emulator's environment
-
+        psycopg2 = import_module("psycopg2")
         error = private(_MODULE, "_error")
         sqlstate = getattr(exc, "pgcode", None)
         if isinstance(exc, psycopg2.InterfaceError | psycopg2.OperationalError) and sqlstate is None:

@@ -1,0 +1,224 @@
+"""The template, read: what the emulator does not enforce, and what a slip in it would lose, leak or cost."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from answerback.aws.dynamodb.tables import SHAPES, TTL_ATTRIBUTE, definition
+from answerback.protocol import frames
+from template import PATH, RESOURCES, TEMPLATE, TEXT, listed, of_type, plain
+
+FUNCTIONS = of_type("AWS::Lambda::Function")
+ROUTES = {route["Properties"]["RouteKey"]: route for route in of_type("AWS::ApiGatewayV2::Route").values()}
+TABLES = {
+    "connections": "ConnectionsTable",
+    "sessions": "SessionsTable",
+    "requests": "RequestsTable",
+    "conversations": "ConversationsTable",
+    "rate_limits": "RateLimitsTable",
+}
+
+
+def test_it_is_clean_to_the_linter_without_waivers() -> None:
+    linter = Path(sys.executable).with_name("cfn-lint")
+    done = subprocess.run([linter, PATH], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "cfn-lint" not in TEXT
+
+
+def test_it_has_no_anchors_and_no_merge_keys() -> None:
+    """AWS refuses them, the emulator does not."""
+    assert not re.search(r"<<:|[:\-] [&*][A-Za-z]", TEXT)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_tables_are_those_that_the_code_expects(name: str) -> None:
+    told = RESOURCES[TABLES[name]]["Properties"]
+    expected = definition("any", SHAPES[name])
+    assert told["BillingMode"] == "PAY_PER_REQUEST"
+    for part in ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes"):
+        key = "IndexName" if part == "GlobalSecondaryIndexes" else "AttributeName"
+        assert sorted(told.get(part, []), key=lambda one: one[key]) == sorted(
+            expected.get(part, []), key=lambda one: one[key]
+        )
+    assert told["TimeToLiveSpecification"] == {"AttributeName": TTL_ATTRIBUTE, "Enabled": True}
+    assert told["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert "SSESpecification" not in told  # encrypted by default; this would only choose a key that costs
+
+
+def test_there_are_no_other_tables() -> None:
+    assert sorted(of_type("AWS::DynamoDB::Table")) == sorted(TABLES.values())
+
+
+# --- what users said is never lost by accident
+
+
+def test_what_users_said_outlives_a_slip() -> None:
+    protected = {"Fn::If": ["IsProtected", True, False]}
+    cluster = RESOURCES["Cluster"]
+    assert (cluster["DeletionPolicy"], cluster["UpdateReplacePolicy"]) == ("Snapshot", "Snapshot")
+    assert cluster["Properties"]["DeletionProtection"] == protected
+    assert cluster["Properties"]["StorageEncrypted"] is True
+    for name in ("RequestsTable", "ConversationsTable"):
+        assert RESOURCES[name]["UpdateReplacePolicy"] == "Retain"
+        assert RESOURCES[name]["Properties"]["DeletionProtectionEnabled"] == protected
+    assert TEMPLATE["Parameters"]["DeletionProtection"]["Default"] == "true"
+
+
+def test_no_secret_is_written_down() -> None:
+    cluster = RESOURCES["Cluster"]["Properties"]
+    assert cluster["ManageMasterUserPassword"] is True
+    assert "MasterUserPassword" not in cluster
+    assert TEMPLATE["Parameters"]["JwtSecret"]["NoEcho"] is True
+
+
+def test_there_is_no_network_to_pay_for() -> None:
+    assert not [name for name, resource in RESOURCES.items() if resource["Type"].startswith("AWS::EC2::")]
+    assert not [name for name, function in FUNCTIONS.items() if "VpcConfig" in function["Properties"]]
+
+
+# --- the API
+
+
+def test_every_action_of_the_protocol_has_its_route() -> None:
+    actions = {msgspec.inspect.type_info(frame).tag for frame in frames.ClientFrame.__args__}
+    assert set(ROUTES) == actions | {"$connect", "$disconnect", "$default"}
+    for key, route in ROUTES.items():
+        to = "ConnectionsIntegration" if key in {"$connect", "$disconnect"} else "FrontIntegration"
+        assert route["Properties"]["Target"] == {"Fn::Sub": f"integrations/${{{to}}}"}
+
+
+def test_the_stage_waits_for_its_routes() -> None:
+    assert sorted(RESOURCES["Stage"]["DependsOn"]) == sorted(of_type("AWS::ApiGatewayV2::Route"))
+    assert RESOURCES["Stage"]["Properties"]["AutoDeploy"] is True
+
+
+def test_without_tokens_nobody_connects_unless_it_is_said() -> None:
+    connect = ROUTES["$connect"]["Properties"]
+    assert connect["AuthorizationType"] == {"Fn::If": ["HasTokens", "CUSTOM", "NONE"]}
+    assert connect["AuthorizerId"]["Fn::If"][:2] == ["HasTokens", {"Ref": "Authorizer"}]
+    assert TEMPLATE["Parameters"]["AllowAnonymous"]["Default"] == "false"
+    assert "AllowAnonymous" in json.dumps(TEMPLATE["Rules"])
+
+
+def test_no_log_of_the_api_holds_a_token_or_what_users_say() -> None:
+    """A token may be in the query."""
+    stage = RESOURCES["Stage"]["Properties"]
+    assert stage["DefaultRouteSettings"]["DataTraceEnabled"] is False
+    assert stage["DefaultRouteSettings"]["LoggingLevel"] == "OFF"
+    written = json.loads(stage["AccessLogSettings"]["Fn::If"][1]["Format"])
+    variables = set(written.values())
+    assert len(json.dumps(written)) < 3000
+    assert not [name for name in variables if re.search(r"path|query|header|body|protocol", name, re.IGNORECASE)]
+
+
+# --- the functions
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_function_has_a_role_and_a_log_of_its_own(name: str) -> None:
+    function = FUNCTIONS[name]["Properties"]
+    role, group = function["Role"]["Fn::GetAtt"][0], function["LoggingConfig"]["LogGroup"]["Ref"]
+    assert [other for other in FUNCTIONS if FUNCTIONS[other]["Properties"]["Role"]["Fn::GetAtt"][0] == role] == [name]
+    assert RESOURCES[group]["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+    assert RESOURCES[group].get("Condition") == RESOURCES[role].get("Condition") == FUNCTIONS[name].get("Condition")
+    assert function["Architectures"] == [{"Ref": "Architecture"}]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_environment_fits_in_4_kb(name: str) -> None:
+    """Whatever the parameters are: their greatest lengths are in the template, a name AWS gives has 256 at most."""
+    parameters = TEMPLATE["Parameters"]
+
+    def longest(value: Any) -> int:
+        parts = re.split(r"(\$\{[^}]+\})", plain(value))
+        return sum(_longest_of(part[2:-1], parameters) if part.startswith("${") else len(part) for part in parts)
+
+    variables = FUNCTIONS[name]["Properties"]["Environment"]["Variables"]
+    assert sum(len(key) + longest(value) for key, value in variables.items()) <= 4096
+
+
+def _longest_of(name: str, parameters: dict[str, Any]) -> int:
+    if name not in parameters:
+        return 20 if name.startswith("AWS::") else 160 if name.endswith("Arn") else 80
+    parameter = parameters[name]
+    if "AllowedValues" in parameter:
+        return max(len(str(value)) for value in parameter["AllowedValues"])
+    if parameter["Type"] == "Number":
+        return 10
+    assert "MaxLength" in parameter, f"{name} has no greatest length"
+    return int(parameter["MaxLength"])
+
+
+def test_no_message_is_handed_out_again_while_it_is_worked() -> None:
+    """Lambda refuses a mapping whose queue hides messages for less than the function's time-out."""
+    queue, worker = RESOURCES["Queue"]["Properties"], FUNCTIONS["WorkerFunction"]["Properties"]
+    assert queue["VisibilityTimeout"] == worker["Timeout"] == {"Ref": "WorkerTimeoutSeconds"}
+    dead, handler = RESOURCES["DeadLetters"]["Properties"], FUNCTIONS["DeadLettersFunction"]["Properties"]
+    assert dead["VisibilityTimeout"] >= handler["Timeout"]
+    for mapping in of_type("AWS::Lambda::EventSourceMapping").values():
+        assert mapping["Properties"]["BatchSize"] == 1
+        assert mapping["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        assert "MaximumConcurrency" in mapping["Properties"]["ScalingConfig"]
+
+
+def test_the_front_answers_before_the_gateway_gives_up() -> None:
+    for name in ("FrontFunction", "ConnectionsFunction", "AuthorizerFunction"):
+        assert FUNCTIONS[name]["Properties"]["Timeout"] <= 29
+
+
+def test_the_queues_are_ordered_fast_and_encrypted() -> None:
+    for name in ("Queue", "DeadLetters"):
+        queue = RESOURCES[name]["Properties"]
+        assert queue["FifoQueue"] is True
+        assert (queue["DeduplicationScope"], queue["FifoThroughputLimit"]) == ("messageGroup", "perMessageGroupId")
+        assert queue["SqsManagedSseEnabled"] is True
+    redrive = RESOURCES["Queue"]["Properties"]["RedrivePolicy"]
+    assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetters", "Arn"]}
+    assert redrive["maxReceiveCount"] > 3  # the record decides first
+
+
+# --- watching
+
+
+def test_every_function_and_queue_is_watched() -> None:
+    watched = json.dumps([alarm["Properties"] for alarm in of_type("AWS::CloudWatch::Alarm").values()])
+    for metric in ("Errors", "Throttles", "IntegrationError", "ExecutionError", "ApproximateAgeOfOldestMessage"):
+        assert f'"MetricName": "{metric}"' in watched
+    for name in ("ErrorsAlarm", "ThrottlesAlarm"):
+        metrics = RESOURCES[name]["Properties"]["Metrics"]
+        summed, each = metrics[0], metrics[1:]
+        names = {metric["MetricStat"]["Metric"]["Dimensions"][0]["Value"]["Ref"] for metric in each}
+        # The authorizer is there with tokens only, and what it refuses counts as its error; the migration has its own.
+        assert names == set(FUNCTIONS) - {"AuthorizerFunction", "Migration"}
+        assert sorted(summed["Expression"].split(" + ")) == sorted(metric["Id"] for metric in each)
+    assert "DeadLetters.QueueName" in {
+        plain(dimension["Value"])[2:-1] for dimension in RESOURCES["DeadLettersDepthAlarm"]["Properties"]["Dimensions"]
+    }
+
+
+def test_every_alarm_reaches_somebody_if_somebody_is_named() -> None:
+    for alarm in of_type("AWS::CloudWatch::Alarm").values():
+        actions = json.dumps(alarm["Properties"]["AlarmActions"])
+        assert "HasAlarmEmail" in actions
+        assert "HasAlarmTopic" in actions
+
+
+def test_the_dashboard_is_one() -> None:
+    text = re.sub(r"\$\{[^}]+\}", "name", plain(RESOURCES["Dashboard"]["Properties"]["DashboardBody"]))
+    widgets = json.loads(text)["widgets"]
+    assert len(widgets) >= 10
+    assert all(len(listed(widget["properties"]["metrics"])) >= 1 for widget in widgets)
+
+
+def test_the_outputs_name_what_tools_need() -> None:
+    wanted = {"WebSocketUrl", "ManagementEndpoint", "QueueUrl", "DeadLettersUrl", "ClusterArn", "SecretArn", "Database"}
+    assert wanted | {*TABLES.values(), "DashboardUrl", "ApiId", "StageName", "WorkerFunction"} <= set(
+        TEMPLATE["Outputs"]
+    )
