@@ -1,0 +1,244 @@
+"""The life of a stack of the real template on the emulator: planned, made, changed, looked at, failed, deleted."""
+
+import asyncio
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from answerback.aws.deploy.account import Account
+from answerback.aws.deploy.artefacts import Artefacts
+from answerback.aws.deploy.deployment import Deployment, Wishes
+from answerback.aws.deploy.errors import DeployError
+from answerback.aws.deploy.logs import Logs
+from answerback.aws.deploy.removal import Removal
+from answerback.aws.deploy.stack import Stack, StackState
+from answerback.aws.deploy.status import look
+from answerback.aws.package import Package, build_package
+from answerback.client import Client
+
+pytestmark = pytest.mark.timeout(300)
+Wish = Callable[..., Wishes]
+Build = Callable[..., Package]
+
+FAILING = """
+import json
+from urllib.request import Request, urlopen
+def handler(event, context):
+    answer = {"Status": "FAILED", "Reason": "the schema cannot be made: planted", "PhysicalResourceId": "schema",
+              **{name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")}}
+    if event["RequestType"] == "Delete":
+        answer["Status"] = "SUCCESS"
+    urlopen(Request(event["ResponseURL"], data=json.dumps(answer).encode(), method="PUT"))
+"""
+
+
+def build_failing(*arguments: Any, **more: Any) -> Package:
+    """A package whose migration fails."""
+    good = build_package(*arguments, **more)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(good.data)) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, FAILING if name.endswith("functions/migration.py") else old.read(name))
+    return replace(good, data=out.getvalue(), content_sha256="f" * 64)
+
+
+@pytest.fixture(scope="module")
+def deployed(account: Account, wishes: Wish, build: Build) -> Iterator[tuple[str, StackState]]:
+    """A stack for the tests that only look."""
+
+    class Silent:
+        def step(self, text: str) -> None: ...
+
+        def event(self, event: object) -> None: ...
+
+    name = "looked-at"
+    state = Deployment(account, name, Silent(), build=build).deploy(wishes())
+    yield name, state
+    Removal(account, name, Silent()).destroy(delete_history=True)
+
+
+# --- planning -----------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_of_a_new_stack_leaves_nothing(
+    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+) -> None:
+    deployment = Deployment(account, stack_name, recorder, build=build)
+    plan = deployment.plan(wishes())
+    assert plan.is_new
+    assert {change.action for change in plan.changes} == {"Add"}
+    assert "WorkerFunction" in {change.resource for change in plan.changes}
+    deployment.drop(plan)
+    stacks = account.client("cloudformation").list_stacks()["StackSummaries"]
+    assert not [one for one in stacks if one["StackName"] == stack_name and one["StackStatus"] != "DELETE_COMPLETE"]
+
+
+def test_a_dry_run_of_a_change_leaves_no_change_set(
+    account: Account, wishes: Wish, deployed: tuple[str, StackState], recorder: Any, build: Build
+) -> None:
+    name, state = deployed
+    deployment = Deployment(account, name, recorder, build=build)
+    plan = deployment.plan(replace(wishes(), models=(), parameters={"RateLimit": "77"}))
+    assert {(change.action, change.resource) for change in plan.changes} >= {("Modify", "FrontFunction")}
+    deployment.drop(plan)
+    left = account.client("cloudformation").list_change_sets(StackName=name)["Summaries"]
+    assert [one for one in left if one["ExecutionStatus"] == "AVAILABLE"] == []
+    now = Stack(account, name).existing()
+    assert (now.status, now.parameters) == (state.status, state.parameters)
+
+
+def test_deploying_the_same_again_changes_nothing(
+    account: Account, wishes: Wish, deployed: tuple[str, StackState], recorder: Any, build: Build
+) -> None:
+    name, state = deployed
+    again = Deployment(account, name, recorder, build=build).deploy(replace(wishes(), models=(), parameters={}))
+    assert recorder.steps[-1] == "Nothing to change"
+    assert recorder.events == []
+    assert again.parameters == state.parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"AllowAnonymous": "false"}, "--jwt-issuer ISSUER --jwt-audience AUDIENCE"),
+        ({"AllowAnonymous": "false", "JwksUrl": "https://x/keys"}, "--jwt-issuer and --jwt-audience"),
+        ({"ratelimit": "5"}, "there are: RateLimit"),
+        ({"RateLimit": "-5"}, "RateLimit"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_made(
+    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build, parameters: dict[str, str], says: str
+) -> None:
+    with pytest.raises(DeployError) as caught:
+        Deployment(account, stack_name, recorder, build=build).deploy(wishes(**parameters))
+    assert says in str(caught.value)
+    assert Stack(account, stack_name).state() is None
+
+
+# --- a stack's life -----------------------------------------------------------------------------------------
+
+
+async def test_it_answers_and_is_healthy_and_its_logs_follow_one_request(
+    account: Account, deployed: tuple[str, StackState]
+) -> None:
+    name, state = deployed
+    async with Client(account.websocket_url(state.outputs), user="ann") as app:
+        answer = await app.ask("one secretword three", timeout=60)
+    assert answer.text == "one secretword three"
+    facts = await asyncio.to_thread(look, account, name)
+    assert {fact.name for fact in facts} >= {"stack", "url", "alarms", "dead letters", "queue", "errors", "database"}
+    assert [fact for fact in facts if fact.is_good is not True] == []
+    logs = Logs(account, name)
+    groups = logs.groups()
+    lines = list(logs.read(groups, since_ms=0, containing=answer.request_id))
+    assert [line.at_ms for line in lines] == sorted(line.at_ms for line in lines)
+    assert {line.function for line in lines} >= {"front", "worker"}
+    assert {line.fields.get("requestId") for line in lines} == {answer.request_id}
+    assert "secretword" not in "".join(line.text for line in logs.read(groups, since_ms=0))
+
+
+def test_following_logs_shows_each_line_once(account: Account, deployed: tuple[str, StackState]) -> None:
+    name, _ = deployed
+
+    class Enough(Exception):
+        pass
+
+    rounds = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 3:
+            raise Enough
+
+    logs = Logs(account, name, sleep=sleep)
+    seen: list[str] = []
+    with pytest.raises(Enough):
+        seen.extend(line.event_id for line in logs.follow(logs.groups(("migration",)), since_ms=0))
+    assert rounds == 3
+
+
+def test_a_function_that_is_not_there(account: Account, deployed: tuple[str, StackState]) -> None:
+    with pytest.raises(DeployError, match="there are: connections"):
+        Logs(account, deployed[0]).groups(("nix",))
+
+
+async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snapshot(
+    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+) -> None:
+    deployment = Deployment(account, stack_name, recorder, build=build)
+    made = await asyncio.to_thread(deployment.deploy, replace(wishes(), tags={"team": "chat"}))
+    assert made.status == "CREATE_COMPLETE"
+    assert made.tags["team"] == "chat"
+    assert recorder.events[-1].is_stack
+    changed = await asyncio.to_thread(deployment.deploy, replace(wishes(), models=(), parameters={"RateLimit": "77"}))
+    assert changed.status == "UPDATE_COMPLETE"
+    assert changed.parameters["RateLimit"] == "77"
+    assert {**changed.parameters, "RateLimit": ""} == {**made.parameters, "RateLimit": ""}, "the rest stays"
+    assert changed.tags["team"] == "chat"
+    async with Client(account.websocket_url(changed.outputs), user="ann") as app:
+        await app.ask("one", timeout=60)
+    removed = await asyncio.to_thread(Removal(account, stack_name, recorder).destroy)
+    assert removed.unwritten == 0
+    assert len(removed.snapshots) == 1
+    assert Stack(account, stack_name).state() is None
+    with pytest.raises(DeployError, match="there is no stack"):
+        Removal(account, stack_name, recorder).destroy()
+
+
+def test_the_history_goes_only_when_that_is_said(
+    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+) -> None:
+    Deployment(account, stack_name, recorder, build=build).deploy(wishes())
+    assert Removal(account, stack_name, recorder).destroy(delete_history=True).snapshots == ()
+    snapshots = account.client("rds").describe_db_cluster_snapshots()["DBClusterSnapshots"]
+    assert not [one for one in snapshots if stack_name in one["DBClusterSnapshotIdentifier"]]
+
+
+def test_deploying_while_it_is_being_made_follows_that_first(
+    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+) -> None:
+    first = Deployment(account, stack_name, recorder, build=build)
+    plan = first.plan(wishes())
+    Stack(account, stack_name).execute(plan.name)
+    recorder.steps.clear()
+    state = Deployment(account, stack_name, recorder, build=build).deploy(wishes())
+    assert recorder.steps[0] == f"{stack_name} is CREATE_IN_PROGRESS; following that first"
+    assert recorder.events[0].is_stack
+    assert recorder.steps[-1] == "Nothing to change"
+    assert state.status == "CREATE_COMPLETE"
+    Removal(account, stack_name, recorder).destroy(delete_history=True)
+
+
+def test_what_failed_first_is_said_and_the_way_out_works(
+    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+) -> None:
+    with pytest.raises(DeployError) as caught:
+        Deployment(account, stack_name, recorder, build=build_failing).deploy(wishes(DeletionProtection="false"))
+    assert caught.value.message.startswith("Schema (Custom::Schema) failed:")
+    assert "planted" in caught.value.message
+    with pytest.raises(DeployError, match=r"ROLLBACK_COMPLETE.*answerback aws destroy"):
+        Deployment(account, stack_name, recorder, build=build).deploy(wishes())
+    Removal(account, stack_name, recorder).destroy()
+    assert Stack(account, stack_name).state() is None
+
+
+# --- the bucket ---------------------------------------------------------------------------------------------
+
+
+def test_the_bucket_is_private_and_encrypted_and_nothing_is_uploaded_twice(account: Account) -> None:
+    artefacts = Artefacts(account)
+    assert artefacts.put("test/a", b"one").is_new
+    again = artefacts.put("test/a", b"two")
+    assert not again.is_new
+    s3 = account.client("s3")
+    assert s3.get_object(Bucket=again.bucket, Key="test/a")["Body"].read() == b"one"
+    block = s3.get_public_access_block(Bucket=again.bucket)["PublicAccessBlockConfiguration"]
+    assert set(block.values()) == {True}
+    rules = s3.get_bucket_encryption(Bucket=again.bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rules[0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    assert "aws:SecureTransport" in s3.get_bucket_policy(Bucket=again.bucket)["Policy"]
