@@ -1,14 +1,22 @@
 """Contract of ports.Sender. A further implementation joins with its harness in SENDERS."""
 
 import asyncio
+import io
+import json
 import socket as sockets_of_os
+import uuid
+import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from answerback.aws.calls import Calls
+from answerback.aws.local.emulator import Emulator
+from answerback.aws.sender import ApiGatewaySender
 from answerback.core.request import RequestKey
 from answerback.gateway.listener import Listener
 from answerback.gateway.settings import Caps
@@ -123,6 +131,11 @@ class FarEnd:
         except ConnectionClosed:
             pass
 
+    async def first(self, count: int) -> list[ServerFrame]:
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.frames) >= count)
+        return self.frames[:count]
+
 
 class OverSockets(Harness):
     """`SocketSender` behind a real listener, with real clients. It is also what the listener tells of connections."""
@@ -173,10 +186,7 @@ class OverSockets(Harness):
         return connection_id
 
     async def received(self, connection_id: str, count: int) -> list[ServerFrame]:
-        far = self._far[connection_id]
-        async with far.changed:
-            await far.changed.wait_for(lambda: len(far.frames) >= count)
-        return far.frames[:count]
+        return await self._far[connection_id].first(count)
 
     async def stop_reading(self, connection_id: str) -> None:
         self._far[connection_id].may_read.clear()
@@ -208,15 +218,153 @@ class OverSockets(Harness):
         await self._tasks.settle(grace_s=0.2)
 
 
-SENDERS: dict[str, type[Harness]] = {"scripted": Scripted, "sockets": OverSockets}
+class OverApiGateway(Harness):
+    """`ApiGatewaySender` over the emulated API Gateway, with real clients. It has no slow readers and parks nothing."""
+
+    def __init__(self, api: "Api") -> None:
+        self._url = api.url
+        self._client = api.management
+
+    async def start(self) -> None:
+        self._calls = Calls(threads=4)
+        self._far: dict[str, FarEnd] = {}
+        self.removed: list[str] = []
+        self.sender = ApiGatewaySender(
+            client=self._client,
+            calls=self._calls,
+            observer=Deaf(),
+            on_gone=self._on_gone,
+            sleep=asyncio.sleep,
+            monotonic=asyncio.get_running_loop().time,
+            jitter=lambda: 1.0,
+        )
+
+    async def _on_gone(self, connection_id: str) -> None:
+        self.removed.append(connection_id)
+
+    async def open(self) -> str:
+        """API Gateway tells a connection its id when the function behind its route fails."""
+        socket = await connect(self._url, compression=None, ping_interval=None, proxy=None)
+        await socket.send("who am I?")
+        connection_id: str = json.loads(await socket.recv())["connectionId"]
+        self._far[connection_id] = FarEnd(socket)
+        return connection_id
+
+    async def received(self, connection_id: str, count: int) -> list[ServerFrame]:
+        return await self._far[connection_id].first(count)
+
+    async def stop_reading(self, connection_id: str) -> None:
+        raise AssertionError("it has no slow readers")
+
+    async def read_again(self, connection_id: str) -> None:
+        raise AssertionError("it has no slow readers")
+
+    async def cut(self, connection_id: str) -> None:
+        self._far[connection_id].socket.transport.abort()
+        while await self.sender.last_active_ms(connection_id) is not None:  # noqa: ASYNC110 - it can only be asked
+            await asyncio.sleep(0.01)
+
+    async def until_closed(self, connection_id: str) -> None:
+        socket = self._far[connection_id].socket
+        await socket.wait_closed()
+        assert socket.close_code == 1000
+
+    async def until_unparked(self) -> list[tuple[str, RequestKey, int, int]]:
+        raise AssertionError("it parks nothing")
+
+    async def stop(self) -> None:
+        for far in self._far.values():
+            far.socket.transport.abort()
+            await far.task
+        self._calls.close()
+
+
+FUNCTION = """
+def handler(event, context):
+    if event["requestContext"]["eventType"] == "MESSAGE":
+        raise RuntimeError
+    return {"statusCode": 200}
+"""
+
+
+class Api:
+    """A WebSocket API whose function fails at every message."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        gateway, name = emulator.client("apigatewayv2"), f"sender-{uuid.uuid4().hex}"
+        code = io.BytesIO()
+        with zipfile.ZipFile(code, "w") as archive:
+            archive.writestr("code.py", FUNCTION)
+        function = emulator.client("lambda").create_function(
+            FunctionName=name,
+            Runtime="python3.13",
+            Role="arn:aws:iam::000000000000:role/any",
+            Handler="code.handler",
+            Timeout=30,
+            Code={"ZipFile": code.getvalue()},
+        )["FunctionArn"]
+        api_id = gateway.create_api(
+            Name=name, ProtocolType="WEBSOCKET", RouteSelectionExpression="$request.body.action"
+        )["ApiId"]
+        uri = f"arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{function}/invocations"
+        target = gateway.create_integration(ApiId=api_id, IntegrationType="AWS_PROXY", IntegrationUri=uri)
+        gateway.create_route(ApiId=api_id, RouteKey="$default", Target=f"integrations/{target['IntegrationId']}")
+        gateway.create_stage(ApiId=api_id, StageName="v1", AutoDeploy=True)
+        self.url = emulator.websocket_url(api_id, "v1")
+        self.management = emulator.client(
+            "apigatewaymanagementapi", endpoint_url=emulator.management_endpoint(api_id, "v1")
+        )
+
+
+class Deaf:
+    """Hears of posts and does nothing."""
+
+    def posted(self, size_bytes: int) -> None:
+        pass
+
+    def throttled(self) -> None:
+        pass
+
+    def not_posted(self, code: str) -> None:
+        pass
+
+
+SENDERS: dict[str, Callable[[Any], Harness]] = {
+    "scripted": lambda _: Scripted(),
+    "sockets": lambda _: OverSockets(),
+    "api gateway": OverApiGateway,
+}
+ON_EMULATOR = "api gateway"
+WITH_SLOW_READERS = [name for name in SENDERS if name != ON_EMULATOR]
 
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture(params=SENDERS)
-async def harness(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
-    harness = SENDERS[request.param]()
+@pytest.fixture(scope="module")
+def api(emulator: Emulator) -> Api:
+    return Api(emulator)
+
+
+async def started(request: pytest.FixtureRequest) -> Harness:
+    api = request.getfixturevalue("api") if request.param == ON_EMULATOR else None
+    harness = SENDERS[request.param](api)
     await harness.start()
+    return harness
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.emulator if name == ON_EMULATOR else ()) for name in SENDERS]
+)
+async def harness(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
+    harness = await started(request)
+    yield harness
+    await harness.stop()
+
+
+@pytest.fixture(params=WITH_SLOW_READERS)
+async def slow_harness(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
+    """One whose connections can be full. What API Gateway says of that is in tests/aws/test_sender.py."""
+    harness = await started(request)
     yield harness
     await harness.stop()
 
@@ -278,39 +426,39 @@ async def test_closing_comes_after_what_was_sent(harness: Harness) -> None:
     await harness.sender.close(connection_id)
 
 
-async def test_a_slow_connection_takes_no_more_and_goes_on_where_it_was(harness: Harness) -> None:
-    connection_id = await harness.open()
-    count = await fill(harness, connection_id)
-    waiting = asyncio.create_task(harness.sender.ready(connection_id))
+async def test_a_slow_connection_takes_no_more_and_goes_on_where_it_was(slow_harness: Harness) -> None:
+    connection_id = await slow_harness.open()
+    count = await fill(slow_harness, connection_id)
+    waiting = asyncio.create_task(slow_harness.sender.ready(connection_id))
     await asyncio.sleep(0)
     assert not waiting.done()
-    await harness.read_again(connection_id)
+    await slow_harness.read_again(connection_id)
     await waiting
-    assert await harness.sender.send(connection_id, piece(count)) == Sent()
-    frames = await harness.received(connection_id, count + 1)
+    assert await slow_harness.sender.send(connection_id, piece(count)) == Sent()
+    frames = await slow_harness.received(connection_id, count + 1)
     assert [frame.offset for frame in frames] == list(range(count + 1)), "what was answered by Slow was not sent"
 
 
-async def test_a_slow_connection_slows_nobody_else(harness: Harness) -> None:
-    slow, other = await harness.open(), await harness.open()
-    await fill(harness, slow)
-    assert await harness.sender.send(other, piece(1)) == Sent()
-    assert await harness.received(other, 1) == [piece(1)]
+async def test_a_slow_connection_slows_nobody_else(slow_harness: Harness) -> None:
+    slow, other = await slow_harness.open(), await slow_harness.open()
+    await fill(slow_harness, slow)
+    assert await slow_harness.sender.send(other, piece(1)) == Sent()
+    assert await slow_harness.received(other, 1) == [piece(1)]
 
 
-async def test_who_waits_for_a_slow_connection_is_let_go_when_it_is_lost(harness: Harness) -> None:
-    connection_id = await harness.open()
-    await fill(harness, connection_id)
-    waiting = asyncio.create_task(harness.sender.ready(connection_id))
+async def test_who_waits_for_a_slow_connection_is_let_go_when_it_is_lost(slow_harness: Harness) -> None:
+    connection_id = await slow_harness.open()
+    await fill(slow_harness, connection_id)
+    waiting = asyncio.create_task(slow_harness.sender.ready(connection_id))
     await asyncio.sleep(0)
-    await harness.cut(connection_id)
+    await slow_harness.cut(connection_id)
     await waiting
-    assert await harness.sender.send(connection_id, piece(1)) == Gone()
+    assert await slow_harness.sender.send(connection_id, piece(1)) == Gone()
 
 
-async def test_what_is_parked_is_called_for_when_there_is_room(harness: Harness) -> None:
-    connection_id = await harness.open()
-    await fill(harness, connection_id)
-    assert harness.sender.park(connection_id, KEY, 2, 17)
-    await harness.read_again(connection_id)
-    assert await harness.until_unparked() == [(connection_id, KEY, 2, 17)]
+async def test_what_is_parked_is_called_for_when_there_is_room(slow_harness: Harness) -> None:
+    connection_id = await slow_harness.open()
+    await fill(slow_harness, connection_id)
+    assert slow_harness.sender.park(connection_id, KEY, 2, 17)
+    await slow_harness.read_again(connection_id)
+    assert await slow_harness.until_unparked() == [(connection_id, KEY, 2, 17)]
