@@ -11,8 +11,8 @@ from answerback.ports import StoredConversation, StoredTurn
 from answerback.stores import history_operations as history
 from answerback.stores import request_operations as requests
 
-AWAKE_S: Final = 60.0
-"""An Aurora that answered so recently is awake, and one more call does not keep it so for longer that matters."""
+AWAKE_S: Final = 150.0
+"""An Aurora that answered so recently is awake: it pauses after 5 minutes at the earliest. A sweep a minute sees it."""
 
 PURGE_EVERY_MS: Final = 3_600_000
 

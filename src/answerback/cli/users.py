@@ -1,14 +1,15 @@
 """`answerback users`: who uses the gateway, their limits, what they used, and their erasure.
 
-Works on the store itself while no gateway has it, else through that gateway's admin port.
+Works on the store itself while no gateway has it, else through that gateway's admin port; with `--stack` on a stack on
+AWS.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
@@ -37,6 +38,19 @@ _Database: TypeAlias = Annotated[
 _AdminPort: TypeAlias = Annotated[
     str | None, typer.Option(metavar="PORT", help="Admin port of a running gateway.", show_default=False)
 ]
+_Stack: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A stack on AWS instead of a gateway.", show_default=False)
+]
+_Region: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]", show_default=False)
+]
+_Profile: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]", show_default=False)
+]
+_Endpoint: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--endpoint-url", metavar="URL", help="Of an emulator of AWS, instead of AWS.", show_default=False),
+]
 _Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _UserId: TypeAlias = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 
@@ -62,9 +76,19 @@ def list_users(
     data_dir: _DataDir = None,
     database: _Database = None,
     admin_port: _AdminPort = None,
+    stack: _Stack = None,
+    region: _Region = None,
+    profile: _Profile = None,
+    endpoint_url: _Endpoint = None,
     as_json: _Json = False,
 ) -> None:
     """List all users."""
+    place = _Place(
+        config=config,
+        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
+        stack=stack,
+        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
+    )
 
     async def everyone(users: Users) -> list[StoredUser]:
         found: list[StoredUser] = []
@@ -72,7 +96,7 @@ def list_users(
             found.extend(page)
         return found
 
-    found = _run(everyone, config, data_dir, database, admin_port)
+    found = _run(everyone, place)
     if as_json:
         say_json([_as_json(user) for user in found])
     elif not found:
@@ -88,10 +112,20 @@ def show(
     data_dir: _DataDir = None,
     database: _Database = None,
     admin_port: _AdminPort = None,
+    stack: _Stack = None,
+    region: _Region = None,
+    profile: _Profile = None,
+    endpoint_url: _Endpoint = None,
     as_json: _Json = False,
 ) -> None:
     """Show one user."""
-    found = _run(lambda users: users.user(user), config, data_dir, database, admin_port)
+    place = _Place(
+        config=config,
+        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
+        stack=stack,
+        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
+    )
+    found = _run(lambda users: users.user(user), place)
     if found is None:
         raise _no_such(user)
     if as_json:
@@ -108,15 +142,25 @@ def set_limit(
     data_dir: _DataDir = None,
     database: _Database = None,
     admin_port: _AdminPort = None,
+    stack: _Stack = None,
+    region: _Region = None,
+    profile: _Profile = None,
+    endpoint_url: _Endpoint = None,
     as_json: _Json = False,
 ) -> None:
     """Set a user's own rate limit: requests a minute, `off` for none, `default` for the gateway's."""
+    place = _Place(
+        config=config,
+        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
+        stack=stack,
+        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
+    )
     per_minute = _read_limit(limit)
 
     async def change(users: Users) -> None:
         await users.set_limit(user, per_minute, now_ms=time.time_ns() // 1_000_000)
 
-    _run(change, config, data_dir, database, admin_port)
+    _run(change, place)
     if as_json:
         say_json({"userId": user, "perMinute": per_minute})
     else:
@@ -133,11 +177,21 @@ def usage(
     data_dir: _DataDir = None,
     database: _Database = None,
     admin_port: _AdminPort = None,
+    stack: _Stack = None,
+    region: _Region = None,
+    profile: _Profile = None,
+    endpoint_url: _Endpoint = None,
     as_json: _Json = False,
 ) -> None:
     """Show requests and tokens by day (UTC)."""
+    place = _Place(
+        config=config,
+        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
+        stack=stack,
+        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
+    )
     since_day = None if since is None else _read_day(since)
-    found = _run(lambda users: users.usage(user, since_day=since_day), config, data_dir, database, admin_port)
+    found = _run(lambda users: users.usage(user, since_day=since_day), place)
     if as_json:
         say_json([_as_json(day) for day in found])
     elif not found:
@@ -155,12 +209,22 @@ def delete(
     data_dir: _DataDir = None,
     database: _Database = None,
     admin_port: _AdminPort = None,
+    stack: _Stack = None,
+    region: _Region = None,
+    profile: _Profile = None,
+    endpoint_url: _Endpoint = None,
     as_json: _Json = False,
 ) -> None:
     """Erase everything about a user, for good: requests, answers, conversations, usage, limit."""
+    place = _Place(
+        config=config,
+        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
+        stack=stack,
+        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
+    )
     if not yes:
         confirm(f"Erase everything about {user}? This cannot be undone.")
-    if not _run(lambda users: users.delete_user(user), config, data_dir, database, admin_port):
+    if not _run(lambda users: users.delete_user(user), place):
         raise _no_such(user)
     if as_json:
         say_json({"userId": user, "deleted": True})
@@ -168,18 +232,19 @@ def delete(
         say(f"{user} is erased.")
 
 
-def _run(
-    work: Callable[[Users], Awaitable[T]],
-    config: Path | None,
-    data_dir: str | None,
-    database: str | None,
-    admin_port: str | None,
-) -> T:
-    flags = {"data_dir": data_dir, "database": database, "admin_port": admin_port}
-    configuration = load(flags, file=config)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """What a command works on: the options of a gateway, or a stack with those of AWS. None: not said."""
 
+    config: Path | None
+    gateway: Mapping[str, str | None]
+    stack: str | None
+    aws: Mapping[str, str | None]
+
+
+def _run(work: Callable[[Users], Awaitable[T]], place: _Place) -> T:
     async def run() -> T:
-        async with _open(configuration) as users:
+        async with _users(place) as users:
             return await work(users)
 
     try:
@@ -188,6 +253,18 @@ def _run(
         raise CliError(
             "the store cannot be used now", "see `answerback doctor`", exit_code=ExitCode.CANNOT_CONNECT
         ) from exc
+
+
+def _users(place: _Place) -> AbstractAsyncContextManager[Users]:
+    if place.stack is None:
+        if any(place.aws.values()):
+            raise usage_error("--region, --profile and --endpoint-url are about a stack", "name it with --stack")
+        return _open(load(place.gateway, file=place.config))
+    if place.config is not None or any(place.gateway.values()):
+        raise usage_error("--stack goes with no setting of a gateway", "leave out the one or the other")
+    from answerback.cli.stackusers import open_stack_users  # noqa: PLC0415 - boto3 is an extra, and slow to import
+
+    return open_stack_users(place.stack, **place.aws)
 
 
 @asynccontextmanager

@@ -10,9 +10,7 @@ from botocore.config import Config
 
 from answerback.aws.deploy.errors import DeployError, Kind, explained
 
-_CONFIG: Final = Config(
-    connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5}, tcp_keepalive=True
-)
+_ATTEMPTS: Final = 5
 
 
 class Account:
@@ -72,12 +70,23 @@ class Account:
         """`aws`, `aws-cn` or `aws-us-gov`."""
         return str(self._session.get_partition_for_region(self.region))
 
-    def client(self, service: str) -> Any:
-        """The client of a service. Its calls raise botocore's errors: use them within `explained`."""
+    def client(self, service: str, *, attempts: int = _ATTEMPTS) -> Any:
+        """The client of a service. Its calls raise botocore's errors: use them within `explained`.
+
+        `attempts`: tries of one call in all, as the one who asks first says it.
+        """
         if service not in self._clients:
             with explained(f"use {service}"):
                 self._clients[service] = self._session.client(
-                    service, region_name=self.region, endpoint_url=self._endpoint, config=_CONFIG
+                    service,
+                    region_name=self.region,
+                    endpoint_url=self._endpoint,
+                    config=Config(
+                        connect_timeout=5,
+                        read_timeout=60,
+                        retries={"mode": "standard", "total_max_attempts": attempts},
+                        tcp_keepalive=True,
+                    ),
                 )
         return self._clients[service]
 
