@@ -1,0 +1,112 @@
+"""The whole window without a screen, at a real gateway whose network can be cut."""
+
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
+
+from answerback.desktop.app import DesktopApp
+from answerback.desktop.engine import Engine, Environment
+from answerback.desktop.profile import Profile
+from answerback.desktop.settings import Language, Settings, SettingsFile
+from answerback.desktop.signin.vault import MemoryVault
+from answerback.desktop.viewmodels import ConversationViewModel
+from desktop_app import QUICK
+from gateway_thread import GatewayThread
+
+PATIENCE_MS = 20_000
+
+
+class Person:
+    """Somebody at one window of the app."""
+
+    def __init__(self, app: DesktopApp, qtbot: QtBot) -> None:
+        self.app = app
+        self.window = app.window
+        self.model = app.view_model
+        self._qtbot = qtbot
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Look on until it holds."""
+        self._qtbot.waitUntil(lambda: bool(condition()), timeout=PATIENCE_MS)
+
+    def online(self) -> None:
+        self.until(lambda: self.model.connection.is_online)
+
+    def write(self, text: str) -> None:
+        """Into the box."""
+        self.window.chat.composer.box.setPlainText(text)
+
+    def ask(self, text: str) -> ConversationViewModel:
+        """In the conversation that is open; it is in the list when this returns."""
+        self.write(text)
+        self.window.chat.composer.button.click()
+        conversation = self.model.current
+        self.until(lambda: conversation.record is not None and self.turn(conversation, text) is not None)
+        return conversation
+
+    def ask_anew(self, text: str) -> ConversationViewModel:
+        """In a new conversation."""
+        self.window.new_conversation()
+        return self.ask(text)
+
+    def turn(self, conversation: ConversationViewModel, question: str):
+        return next((turn for turn in conversation.messages if turn.question == question), None)
+
+    def titles(self) -> list[str]:
+        """As the list shows them."""
+        rows = self.window.sidebar.list.model()
+        return [rows.index(row, 0).data() for row in range(rows.rowCount())]
+
+    def toasts(self) -> list[str]:
+        return [toast.text for toast in self.window.toasts.toasts]
+
+    def leave(self) -> None:
+        """Close the app as its menu does, and wait for its end."""
+        self.app.finish()
+        self.until(lambda: self.app.engine.join(0))
+        self.app.dispose()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[GatewayThread]:
+    with GatewayThread(tmp_path / "gateway") as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def open_app(qapp: QApplication, qtbot: QtBot, tmp_path: Path, monkeypatch) -> Iterator[Callable[..., Person]]:
+    """`open_app(url=..., name=..., user=...)`; ended at the end."""
+    monkeypatch.setattr(qapp, "quit", lambda: None)  # the application is the test run's
+    people: list[Person] = []
+
+    def open_app(name: str = "one", **settings: object) -> Person:
+        profile = Profile.named(name, root=tmp_path / "profiles")
+        if not profile.settings_path.exists():
+            profile.folder.mkdir(parents=True)
+            chosen = {"user": "ada", "language": Language.ENGLISH, "tray": False, **settings}
+            SettingsFile(profile.settings_path).save(Settings(server_url=chosen.pop("url"), **chosen))
+        command = (sys.executable, "-m", "answerback")
+        environment = Environment(profile=profile, vault=MemoryVault(), timing=QUICK, gateway_command=command)
+        app = DesktopApp(qapp, profile, engine=Engine(environment))
+        app.start()
+        app.window.activateWindow()
+        people.append(Person(app, qtbot))
+        return people[-1]
+
+    yield open_app
+    for person in people:
+        if person.app.window is not None:
+            person.leave()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """Nobody listens there now."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]

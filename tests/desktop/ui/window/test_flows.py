@@ -1,0 +1,269 @@
+"""What a person does with the app, from the window to a real gateway and back."""
+
+import json
+from pathlib import Path
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QAbstractButton, QLineEdit
+
+from answerback.desktop.engine.commands import ExportFormat
+from answerback.desktop.engine.events import ConnectionStatus
+from answerback.desktop.records import TurnStatus
+from answerback.desktop.settings import Language, Theme
+from answerback.desktop.ui.sidebar.conversation_model import Role
+from answerback.desktop.ui.theme.tokens import Scheme
+from answerback.desktop.ui.window.stage import Stage
+
+
+def test_three_conversations_stream_at_once_each_in_its_place(open_app, gateway):
+    person = open_app(url=gateway.url)
+    person.online()
+    asked = {name: person.ask_anew(name) for name in ("red", "green", "blue")}
+    for name in asked:
+        gateway.say(name, f"{name} begins, ")
+    person.until(lambda: all(conversation.is_streaming for conversation in asked.values()))
+    rows = person.window.sidebar.list.model()
+    assert [rows.index(row, 0).data(Role.NOTE) for row in range(3)] == ["Answering…"] * 3
+    for name in asked:
+        gateway.end(name, f"{name} ends")
+    person.until(lambda: person.model.pending == 0)
+    for name, conversation in asked.items():
+        person.window.open_conversation(conversation.conversation_id)
+        person.until(lambda c=conversation, n=name: person.turn(c, n) is not None)
+        assert person.turn(conversation, name).answer == f"{name} begins, {name} ends"
+
+
+def test_answers_elsewhere_are_marked_unread_until_they_are_looked_at(open_app, gateway):
+    person = open_app(url=gateway.url)
+    person.online()
+    first = person.ask_anew("first")
+    person.ask_anew("second")
+    gateway.end("first", "1")
+    person.until(lambda: first.unread == 1)
+    row = person.titles().index("first")
+    rows = person.window.sidebar.list.model()
+    assert rows.index(row, 0).data(Role.UNREAD) == 1
+    assert "1 new" in rows.index(row, 0).data(Qt.ItemDataRole.AccessibleTextRole)
+    person.until(lambda: person.window.windowTitle() == "(1) Answerback")
+    person.window.open_conversation(first.conversation_id)
+    person.until(lambda: person.window.windowTitle() == "Answerback")
+    gateway.end("second", "2")
+
+
+def test_a_cut_network_is_shown_and_what_was_typed_waits_and_goes_on(open_app, gateway):
+    person = open_app(url=gateway.url)
+    person.online()
+    conversation = person.ask_anew("story")
+    gateway.say("story", "Once upon ")
+    person.until(lambda: person.turn(conversation, "story").answer == "Once upon ")
+    gateway.cut()
+    person.until(lambda: person.model.connection.status is ConnectionStatus.OFFLINE)
+    person.until(lambda: "Offline" in person.window.header.indicator.text())
+    waiting = person.ask_anew("while offline")
+    assert person.turn(waiting, "while offline").status is TurnStatus.OUTBOX
+    gateway.say("story", "a time")
+    gateway.mend()
+    person.until(lambda: "Connected" in person.window.header.indicator.text())
+    gateway.end("story", ".")
+    gateway.end("while offline", "here")
+    person.until(lambda: person.model.pending == 0)
+    assert person.turn(waiting, "while offline").answer == "here"
+    assert person.turn(conversation, "story").answer == "Once upon a time."
+
+
+def test_closed_in_mid_answer_and_opened_again(open_app, gateway):
+    person = open_app(url=gateway.url)
+    person.online()
+    conversation = person.ask_anew("long one")
+    gateway.say("long one", "It begins ")
+    person.until(lambda: person.turn(conversation, "long one").answer == "It begins ")
+    person.leave()
+    gateway.end("long one", "and ends.")
+    again = open_app()
+    again.until(lambda: again.titles() == ["long one"])
+    turn = lambda: again.turn(again.model.current, "long one")  # noqa: E731
+    again.until(lambda: turn() is not None and turn().status is TurnStatus.COMPLETED)
+    assert turn().answer == "It begins and ends."
+
+
+def test_two_apps_of_one_user_share_the_history_and_two_users_do_not(open_app, gateway):
+    one, two = open_app("one", url=gateway.url), open_app("two", url=gateway.url)
+    other = open_app("other", url=gateway.url, user="bob")
+    for person in (one, two, other):
+        person.online()
+    conversation = one.ask_anew("shared")
+    gateway.end("shared", "with me")
+    one.until(lambda: conversation.pending == 0)
+    two.app.engine.refresh()  # what the window does when it gets the focus
+    two.until(lambda: "shared" in two.titles())
+    mine = other.ask_anew("mine")
+    gateway.end("mine", "alone")
+    other.until(lambda: mine.pending == 0)
+    assert other.titles() == ["mine"]
+    assert "mine" not in one.titles()
+
+
+def test_delete_is_at_once_and_can_be_undone(open_app, gateway):
+    person = open_app(url=gateway.url)
+    person.online()
+    kept, gone = person.ask_anew("kept"), person.ask_anew("gone")
+    for name in ("kept", "gone"):
+        gateway.end(name, "ok")
+    person.until(lambda: person.model.pending == 0)
+    person.window.delete_conversation(gone)
+    person.until(lambda: person.titles() == ["kept"])
+    assert person.model.current is kept
+    assert person.toasts() == ["“gone” is deleted."]
+    person.window.toasts.toasts[0].act()
+    person.until(lambda: sorted(person.titles()) == ["gone", "kept"])
+
+
+def test_search_finds_text_and_opens_the_place(open_app, gateway):
+    person = open_app(url=gateway.url)
+    person.online()
+    whale = person.ask_anew("Which animal is the largest?")
+    gateway.end("Which animal is the largest?", "The blue whale 🐋 is.")
+    person.until(lambda: whale.pending == 0)
+    person.ask_anew("And the smallest?")
+    gateway.end("And the smallest?", "Hard to say.")
+    sidebar = person.window.sidebar
+    sidebar.search_box.setText("BLUE WHALE")
+    person.until(lambda: sidebar.results.model().rowCount() == 1)
+    sidebar.results.activated.emit(sidebar.results.model().index(0, 0))
+    assert person.model.current is whale
+    sidebar.search_box.setText("nothing like this")
+    person.until(lambda: not sidebar.results.isVisible() and sidebar._empty.isVisible())
+    sidebar.clear_search()
+    assert sidebar.list.isVisible()
+
+
+def test_rename_in_the_list(open_app, gateway, qtbot):
+    person = open_app(url=gateway.url)
+    person.online()
+    conversation = person.ask_anew("old name")
+    gateway.end("old name", "ok")
+    person.until(lambda: conversation.pending == 0)
+    person.window.sidebar.rename(conversation.conversation_id)
+    editor = person.window.sidebar.list.findChild(QLineEdit)
+    assert editor.text() == "old name"
+    editor.setText("새 이름  ✨")
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    person.until(lambda: person.titles() == ["새 이름 ✨"])
+    person.until(lambda: person.window.header.title.text() == "새 이름 ✨")
+
+
+def test_export_writes_what_was_said(open_app, gateway, tmp_path: Path):
+    person = open_app(url=gateway.url)
+    person.online()
+    conversation = person.ask_anew("Say **hi**")
+    gateway.end("Say **hi**", "hi, 안녕")
+    person.until(lambda: conversation.pending == 0)
+    for form, name in ((ExportFormat.MARKDOWN, "chat.md"), (ExportFormat.JSON, "chat.json")):
+        person.window.exporter.dialog = None
+        conversation.export(form)
+        person.until(lambda: person.window.exporter.dialog is not None)
+        person.window.exporter.dialog.reject()
+        person.window.exporter.write(tmp_path / name, person.model.exported.text)
+    assert "hi, 안녕" in (tmp_path / "chat.md").read_text(encoding="utf-8")
+    assert "hi, 안녕" in json.dumps(json.loads((tmp_path / "chat.json").read_text("utf-8")), ensure_ascii=False)
+    person.window.exporter.write(tmp_path / "no such folder" / "x.md", "x")
+    assert person.toasts()[-1].startswith("The file could not be written.")
+
+
+def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
+    person = open_app(url=gateway.url)
+    person.online()
+    person.window.show_settings()
+    dialog = person.window._settings_dialog
+    dialog.server.url.setText("http://no")
+    assert not dialog.save_button.isEnabled()
+    complaint = dialog.server._complaints
+    assert [label.isVisibleTo(dialog) for _, label in complaint.values()].count(True) == 1
+    dialog.server.url.setText(gateway.url)
+    assert dialog.save_button.isEnabled()
+    dialog.answers.system.setPlainText("Be brief.")
+    dialog.look.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
+    assert person.window._theme.scheme is Scheme.DARK
+    dialog.save_button.click()
+    person.until(lambda: person.model.settings.system == "Be brief.")
+    person.ask_anew("hello")
+    gateway.end("hello", "hi")
+    person.until(lambda: person.model.pending == 0)
+    assert gateway.model.prompts[-1].system == "Be brief."
+
+
+def test_a_cancelled_dialog_leaves_the_look_as_it_was(open_app, gateway):
+    person = open_app(url=gateway.url, theme=Theme.LIGHT)
+    person.window.show_settings()
+    dialog = person.window._settings_dialog
+    dialog.look.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
+    assert person.window._theme.scheme is Scheme.DARK
+    dialog.reject()
+    assert person.window._theme.scheme is Scheme.LIGHT
+    assert person.window._settings_dialog is None
+
+
+def test_the_language_changes_at_once_and_everywhere(open_app, gateway):
+    person = open_app(url=gateway.url)
+    person.online()
+    person.window.show_settings()
+    dialog = person.window._settings_dialog
+    dialog.look.language.setCurrentIndex(list(Language).index(Language.KOREAN))
+    dialog.save_button.click()
+    person.until(lambda: person.window.sidebar.new_button.text().strip() == "새 대화")
+    person.until(lambda: "연결됨" in person.window.header.indicator.text())
+    english = [
+        button.text()
+        for button in person.window.findChildren(QAbstractButton)
+        if button.isVisible() and button.text().isascii() and button.text().strip() not in {"", "dictated"}
+    ]
+    assert english == []
+    assert "물어" in person.window.chat.composer.box.placeholderText()
+
+
+def test_the_first_run_offers_a_gateway_or_a_server(open_app, gateway, unused_port):
+    person = open_app(url=f"ws://127.0.0.1:{unused_port}")
+    person.until(lambda: person.window.welcome.stage is Stage.OFFER)
+    assert person.window.pages.currentWidget() is person.window.welcome
+    person.window.welcome.url_box.setText("nonsense")
+    person.window.welcome.connect_to_server()
+    assert "ws://" in person.window.welcome._problem.text()
+    person.window.welcome.url_box.setText(gateway.url)
+    person.window.welcome.connect_to_server()
+    person.online()
+    person.until(lambda: person.window.pages.currentWidget() is person.window.chat)
+
+
+def test_stop_and_drafts(open_app, gateway):
+    person = open_app(url=gateway.url)
+    person.online()
+    conversation = person.ask_anew("endless")
+    gateway.say("endless", "and so on ")
+    person.until(lambda: conversation.is_streaming)
+    person.write("what I was about to ask")
+    other = person.ask_anew("other")
+    gateway.end("other", "ok")
+    person.until(lambda: other.pending == 0)
+    person.window.open_conversation(conversation.conversation_id)
+    assert person.window.chat.composer.box.toPlainText() == "what I was about to ask"
+    person.window.stop_answer()
+    person.until(lambda: conversation.pending == 0)
+    rows = person.window.sidebar.list.model()
+    note = rows.index(person.titles().index("endless"), 0).data(Role.NOTE)
+    assert note == "Draft: what I was about to ask"
+
+
+def test_a_narrow_window_shows_the_list_or_the_chat(open_app, gateway):
+    person = open_app(url=gateway.url)
+    window = person.window
+    window.resize(1000, 700)
+    assert window.sidebar.isVisible()
+    window.resize(480, 700)
+    person.until(lambda: not window.sidebar.isVisible())
+    window.toggle_sidebar()
+    assert window.sidebar.isVisible()
+    assert not window.right.isVisible()
+    window.new_conversation()
+    assert window.right.isVisible()
+    window.resize(1000, 700)
+    person.until(lambda: window.sidebar.isVisible() and window.right.isVisible())
