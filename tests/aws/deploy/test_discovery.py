@@ -1,0 +1,52 @@
+"""Where a provider keeps its keys, by its discovery document."""
+
+import io
+import json
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+
+from answerback.aws.deploy.discovery import keys_of_issuer
+from answerback.aws.deploy.errors import DeployError
+
+ISSUER = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_abc"
+
+
+def provider(document: object) -> Any:
+    def open_url(url: str, *, timeout: float) -> io.BytesIO:
+        assert url == f"{ISSUER}/.well-known/openid-configuration"
+        if isinstance(document, Exception):
+            raise document
+        return io.BytesIO(document if isinstance(document, bytes) else json.dumps(document).encode())
+
+    return open_url
+
+
+def test_its_keys() -> None:
+    found = keys_of_issuer(ISSUER, open_url=provider({"issuer": ISSUER, "jwks_uri": f"{ISSUER}/jwks.json"}))
+    assert found == f"{ISSUER}/jwks.json"
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        (URLError("refused"), "cannot read"),
+        (TimeoutError(), "cannot read"),
+        (b"<html>", "not a provider's"),
+        ([], "not a provider's"),
+        ({"issuer": ISSUER}, "not a provider's"),
+        ({"issuer": f"{ISSUER}/", "jwks_uri": "https://x"}, "say it exactly so"),
+        ({"issuer": ISSUER, "jwks_uri": "http://x"}, "not at an https URL"),
+    ],
+)
+def test_what_is_wrong_is_said(document: object, says: str) -> None:
+    with pytest.raises(DeployError) as caught:
+        keys_of_issuer(ISSUER, open_url=provider(document))
+    assert says in str(caught.value)
+    assert caught.value.hint
+
+
+def test_only_https_is_asked() -> None:
+    with pytest.raises(DeployError, match="--jwks-url"):
+        keys_of_issuer("http://127.0.0.1:1", open_url=provider({}))

@@ -1,0 +1,157 @@
+"""Parameters: what is given, what stays, who may sign in, and what the worker may invoke."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.stub import Stubber
+
+from answerback.aws.deploy.account import Account
+from answerback.aws.deploy.errors import DeployError, Kind
+from answerback.aws.deploy.parameters import check_sign_in, effective, model_arns, parameter_list, read_models
+
+KNOWN = {"RateLimit": "10", "Models": "echo", "CodeKey": None, "JwtSecret": ""}
+
+
+@pytest.fixture
+def real(monkeypatch: pytest.MonkeyPatch) -> Account:
+    """An account of AWS that nothing is sent to: each call that it may make is scripted."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    account = Account(region="ap-northeast-2", aws_access_key_id="x", aws_secret_access_key="x")
+    account.identity = "123456789012"
+    return account
+
+
+@pytest.fixture
+def bedrock(real: Account) -> Callable[..., Stubber]:
+    stubber = Stubber(real.client("bedrock"))
+    stubber.activate()
+    return stubber
+
+
+def test_a_new_stack_gets_what_is_given_and_an_old_one_keeps_the_rest() -> None:
+    given = {"RateLimit": "5", "CodeKey": "k"}
+    new = parameter_list(given, known=KNOWN, previous=None)
+    assert new == [
+        {"ParameterKey": "CodeKey", "ParameterValue": "k"},
+        {"ParameterKey": "RateLimit", "ParameterValue": "5"},
+    ]
+    # `Gone` was dropped by a newer template, `JwtSecret` is new in it: neither has a previous value to use.
+    old = parameter_list(given, known=KNOWN, previous={"Models": "m", "CodeKey": "j", "Gone": "1"})
+    assert old == [*new, {"ParameterKey": "Models", "UsePreviousValue": True}]
+
+
+def test_a_name_that_is_nearly_right_is_offered() -> None:
+    with pytest.raises(DeployError, match=r"there are: RateLimit$") as caught:
+        parameter_list({"rateLimit": "5"}, known=KNOWN, previous=None)
+    assert caught.value.kind is Kind.USAGE
+
+
+def test_what_will_be() -> None:
+    values = effective({"RateLimit": "5"}, known=KNOWN, previous={"Models": "m", "JwtSecret": "****"})
+    assert values == {"RateLimit": "5", "Models": "m", "CodeKey": "", "JwtSecret": "****"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"AllowAnonymous": "true"},
+        {"JwtSecret": "****"},
+        {"JwksUrl": "https://x", "JwtIssuer": "i", "JwtAudience": "a"},
+    ],
+)
+def test_someone_decided_who_may_connect(values: dict[str, str]) -> None:
+    check_sign_in(values)
+
+
+@pytest.mark.parametrize("values", [{}, {"JwtIssuer": "i", "JwtAudience": "a"}, {"JwksUrl": "https://x"}])
+def test_nobody_decided_who_may_connect(values: dict[str, str]) -> None:
+    with pytest.raises(DeployError) as caught:
+        check_sign_in(values)
+    assert caught.value.kind is Kind.USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("local", "embedded model"), ("x=local", "embedded"), ("openai:http://x/v1#m", "openai:"), ("nix", "kind")],
+)
+def test_models_that_cannot_run_in_a_function(text: str, says: str) -> None:
+    with pytest.raises(DeployError, match=says):
+        read_models([text])
+
+
+def arns(account: Account, *texts: str) -> list[str]:
+    return model_arns(account, read_models(texts))
+
+
+def test_a_model_of_the_region(real: Account, bedrock: Stubber) -> None:
+    bedrock.add_response(
+        "get_foundation_model", {"modelDetails": details("ON_DEMAND")}, {"modelIdentifier": "amazon.m"}
+    )
+    assert arns(real, "bedrock:amazon.m", "echo") == ["arn:aws:bedrock:ap-northeast-2::foundation-model/amazon.m"]
+    bedrock.assert_no_pending_responses()
+
+
+def test_a_model_that_needs_a_profile_says_so(real: Account, bedrock: Stubber) -> None:
+    bedrock.add_response("get_foundation_model", {"modelDetails": details("PROVISIONED")})
+    with pytest.raises(DeployError, match=r"--model bedrock:global\.anthropic\.m"):
+        arns(real, "bedrock:anthropic.m")
+
+
+def test_a_profile_allows_itself_and_all_that_it_may_choose(real: Account, bedrock: Stubber) -> None:
+    models = ["arn:aws:bedrock:us-east-1::foundation-model/a.m", "arn:aws:bedrock:::foundation-model/a.m"]
+    bedrock.add_response("get_inference_profile", profile(models), {"inferenceProfileIdentifier": "global.a.m"})
+    assert arns(real, "bedrock:global.a.m") == [PROFILE, *models]
+
+
+@pytest.mark.parametrize("code", ["ResourceNotFoundException", "ValidationException"])
+def test_a_model_that_is_not_in_the_region(real: Account, bedrock: Stubber, code: str) -> None:
+    bedrock.add_client_error("get_inference_profile", code)
+    with pytest.raises(DeployError, match=r"no model us\.a\.m in ap-northeast-2"):
+        arns(real, "bedrock:us.a.m")
+
+
+def test_who_may_not_ask_bedrock_may_still_deploy(real: Account, bedrock: Stubber) -> None:
+    for call in ("get_inference_profile", "get_foundation_model"):
+        bedrock.add_client_error(call, "AccessDeniedException")
+    assert arns(real, "bedrock:global.a.m", "bedrock:b") == [
+        "arn:aws:bedrock:ap-northeast-2:123456789012:inference-profile/global.a.m",
+        "arn:aws:bedrock:*::foundation-model/a.m",
+        "arn:aws:bedrock:::foundation-model/a.m",
+        "arn:aws:bedrock:ap-northeast-2::foundation-model/b",
+    ]
+
+
+def test_an_application_profile_has_to_be_looked_up(real: Account, bedrock: Stubber) -> None:
+    arn = "arn:aws:bedrock:ap-northeast-2:123456789012:application-inference-profile/abc"
+    bedrock.add_client_error("get_inference_profile", "AccessDeniedException")
+    with pytest.raises(DeployError, match="ModelArns="):
+        arns(real, f"mine=bedrock:{arn}")
+    bedrock.add_response("get_inference_profile", profile(["arn:aws:bedrock:us-east-1::foundation-model/a.m"]))
+    assert len(arns(real, f"mine=bedrock:{arn}")) == 2
+
+
+def test_another_region_is_not_asked(real: Account, bedrock: Stubber) -> None:
+    assert arns(real, "bedrock:a.m?region=us-west-2") == ["arn:aws:bedrock:us-west-2::foundation-model/a.m"]
+
+
+PROFILE = "arn:aws:bedrock:ap-northeast-2:123456789012:inference-profile/global.a.m"
+
+
+def details(kind: str) -> dict[str, Any]:
+    return {
+        "modelArn": "arn:aws:bedrock:ap-northeast-2::foundation-model/amazon.m",
+        "modelId": "amazon.m",
+        "inferenceTypesSupported": [kind],
+    }
+
+
+def profile(models: list[str]) -> dict[str, Any]:
+    return {
+        "inferenceProfileName": "p",
+        "inferenceProfileArn": PROFILE,
+        "models": [{"modelArn": arn} for arn in models],
+        "inferenceProfileId": "global.a.m",
+        "status": "ACTIVE",
+        "type": "SYSTEM_DEFINED",
+    }
