@@ -38,7 +38,7 @@ def _deployed(
 ) -> Iterator[Stack]:
     dsn = postgres.dsn  # type: ignore[attr-defined]
     with (
-        BedrockServer(None) as bedrock,  # type: ignore[arg-type] - the stack gives it its scripts
+        BedrockServer() as bedrock,
         Emulator(python=emulator_python(), folder=folder, postgres=dsn, bedrock_url=bedrock.url, auth=auth) as emulator,
     ):
         stack = Stack(emulator, bedrock, package, **parameters)

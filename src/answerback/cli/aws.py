@@ -50,6 +50,7 @@ def aws_app() -> typer.Typer:
     app.command("outputs")(outputs)
     app.command("destroy")(destroy)
     app.command("package")(package)
+    app.command("local")(local)
     return app
 
 
@@ -291,6 +292,33 @@ def package(
         measure=measure,
         as_json=as_json,
     )
+
+
+def local(
+    *,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="SPEC", help="Answers in Bedrock's place: local | echo | openai:…")
+    ] = "local",
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Of the emulator; 0: a free one.")] = 0,
+    parameter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any parameter of the template; repeatable.")
+    ] = None,
+    as_json: _Json = False,
+) -> int:
+    """Run the template on an emulator of AWS on this machine, until Ctrl-C. Needs PostgreSQL, no account.
+
+    The first time it installs the emulator in your cache folder (220 MB). All else that it makes is deleted at the end.
+
+    Examples:
+
+      answerback aws local
+
+      answerback aws local --model echo --parameter RateLimit=0
+    """
+    from answerback.cli import emulating  # noqa: PLC0415
+
+    parameters = _pairs("--parameter", parameter)
+    return emulating.run_local(model=model, port=port, parameters=parameters, as_json=as_json)
 
 
 def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:

@@ -72,8 +72,8 @@ class BedrockServer:
     `script` may be changed at any time; `asked` are the calls so far, in the order of arrival.
     """
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
+    def __init__(self, script: Script | None = None) -> None:
+        self.script = script or _silent
         self.asked: list[Asked] = []
         self._port = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -178,6 +178,11 @@ class BedrockServer:
         if not response.prepared:
             await response.prepare(request)
             await response.write(_frame("messageStart", {"role": "assistant"}))
+
+
+async def _silent(_asked: Asked) -> AsyncGenerator[Piece, None]:
+    """Nothing, until there is a script."""
+    yield Finish()
 
 
 def of_model(model: Model) -> Script:

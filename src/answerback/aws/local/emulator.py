@@ -51,6 +51,7 @@ class Emulator:
         environment: more variables for the functions, such as AWS_ENDPOINT_URL_RDS_DATA.
         concurrency: how many calls of one function run at the same time through the API.
         idle_timeout_s, connection_limit_s: when an idle, or any, connection is closed (AWS: 600 and 7,200).
+        port: 0: a free one.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Emulator:
         concurrency: int = 4,
         idle_timeout_s: float = 600,
         connection_limit_s: float = 7200,
+        port: int = 0,
     ) -> None:
         self._python = python
         self.log_path = folder / "emulator.log"
@@ -79,6 +81,7 @@ class Emulator:
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None
+        self._wanted_port = port
         self.port = 0
 
     @property
@@ -173,7 +176,7 @@ class Emulator:
         return self._temporary / _PAUSED
 
     def _start_once(self) -> None:
-        self.port = _free_port()
+        self.port = self._wanted_port or _free_port()
         self._temporary = Path(tempfile.mkdtemp(prefix="answerback-emulator-"))
         with self.log_path.open("wb") as log:
             self._process = self._popen(log)
