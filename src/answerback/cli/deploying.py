@@ -103,6 +103,7 @@ def deploy(
         if "JwtIssuer" in given and not {"JwksUrl", "JwtSecret"} & set(wanted):
             progress.step(f"Asking {given['JwtIssuer']} for its keys")
             wanted["JwksUrl"] = keys_of_issuer(given["JwtIssuer"])
+        wanted = _one_sign_in(wanted)
         wishes = Wishes(
             target=target,
             models=models,
@@ -280,7 +281,9 @@ def _show_deployed(where: Place, state: StackState, *, as_json: bool) -> None:
         say_json({"stack": where.stack, "status": state.status, "url": url, "outputs": dict(state.outputs)})
         return
     say(url)
-    is_open = state.parameters.get("AllowAnonymous") == "true" and not state.parameters.get("JwksUrl")
+    is_open = not (state.parameters.get("JwksUrl") or state.parameters.get("JwtSecret"))
+    if not is_open and state.parameters.get("AllowAnonymous") == "true":
+        note("It asks for tokens still. To let everyone in: --parameter JwksUrl= --parameter JwtSecret=")
     token = "" if is_open else ' --token "$TOKEN"'
     note(f"Try it: answerback ask --url {url}{token} 'What is a WebSocket?'")
     note(f"Look after it: answerback aws status {where.options}")
@@ -335,6 +338,14 @@ def _secret(path: Path | None) -> dict[str, str]:
     if len(secret) < 32:
         raise usage_error(f"the secret in {path} is too short", "it needs 32 characters or more")
     return {"JwtSecret": secret}
+
+
+def _one_sign_in(wanted: dict[str, str]) -> dict[str, str]:
+    """Who now says how users sign in no longer means how it was before."""
+    for name, other in (("JwksUrl", "JwtSecret"), ("JwtSecret", "JwksUrl")):
+        if wanted.get(name):
+            return {other: "", "AllowAnonymous": "false", **wanted}
+    return wanted
 
 
 def _cache() -> Path:

@@ -22,7 +22,7 @@ from botocore.exceptions import (
     SSOError,
 )
 
-__all__ = ["DeployError", "Kind", "advice_for", "error_code", "explained", "is_missing"]
+__all__ = ["DENIED", "DeployError", "Kind", "advice_for", "error_code", "explained", "is_missing"]
 
 
 class Kind(Enum):
@@ -57,7 +57,7 @@ _UNKNOWN: Final = frozenset(
         "InvalidAccessKeyId",
     }
 )
-_DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403", "Forbidden"})
+DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403", "Forbidden"})
 
 _ADVICE: Final = (
     (
@@ -124,7 +124,7 @@ def _of_answer(exc: ClientError, what: str) -> DeployError:
         return DeployError(
             "AWS does not know these credentials", f"check them with `aws sts get-caller-identity`, or {_SIGN_IN}"
         )
-    if code in _DENIED:
+    if code in DENIED:
         return DeployError(
             f"AWS does not allow these credentials to {what}: {message}",
             "add that permission, or use another profile (--profile)",

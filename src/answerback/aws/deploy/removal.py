@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from answerback.aws.deploy.account import Account
 from answerback.aws.deploy.deployment import Progress
-from answerback.aws.deploy.errors import DeployError, advice_for, error_code, explained
+from answerback.aws.deploy.errors import DENIED, DeployError, advice_for, error_code, explained
 from answerback.aws.deploy.stack import Stack, StackEvent, StackState
 
 _KEPT_TABLES: Final = ("RequestsTable", "ConversationsTable")
@@ -40,17 +40,19 @@ class Removal:
 
     def destroy(self, *, delete_history: bool = False) -> Removed:
         """Delete everything but, unless `delete_history`, a snapshot of the database with the whole history in it."""
-        state = self._stack.existing()
-        if state.is_busy:
+        state: StackState | None = self._stack.existing()
+        if state is not None and state.is_busy:
             self._progress.step(f"{self._stack.name} is {state.status}; following that first")
             self._follow(state, self._stack.begun(state.stack_id))
-        state = self._stack.state()
+            state = self._stack.state()
         unwritten = 0
         snapshots: tuple[str, ...] = ()
         if state is not None:
             if state.status in {"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"}:
                 state = self._open(state)
                 unwritten = 0 if delete_history else self._write_history(state)
+            else:
+                self._unlock()
             cluster = self._physical_id("AWS::RDS::DBCluster")
             if delete_history:
                 self._stop_backups(state)
@@ -83,6 +85,25 @@ class Removal:
                 f"the protection could not be lifted: the stack is {opened.status}", "see the reasons above"
             )
         return opened
+
+    def _unlock(self) -> None:
+        """Lift the protection of each resource: a stack in this state cannot be updated, only deleted."""
+        self._progress.step("Lifting the deletion protection")
+        for one in self._stack.resources():
+            name = one.get("PhysicalResourceId")
+            if not name or one["ResourceStatus"] == "DELETE_COMPLETE":
+                continue
+            try:
+                if one["ResourceType"] == "AWS::RDS::DBCluster":
+                    rds = self._account.client("rds")
+                    rds.modify_db_cluster(DBClusterIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
+                elif one["ResourceType"] == "AWS::DynamoDB::Table":
+                    self._account.client("dynamodb").update_table(TableName=name, DeletionProtectionEnabled=False)
+            except ClientError as exc:
+                # It is gone, or was never there; what is still there and protected shows when it is deleted.
+                if error_code(exc) in DENIED:
+                    with explained(f"lift the protection of {name}"):
+                        raise
 
     def _write_history(self, state: StackState) -> int:
         """Have all turns written to Aurora, so that its snapshot is whole. Returns: those that could not be."""
