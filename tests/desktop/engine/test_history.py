@@ -20,10 +20,10 @@ def dialogue(conversation):
     return [(turn.question, turn.answer) for turn in conversation.messages]
 
 
-async def deleted_at(network):
-    """Wait until the server lists nothing."""
+async def server_lists(network, *titles):
+    """Wait until it does; each look is a round trip."""
     async with Client(network.url, user="ada") as other:
-        while [row async for row in other.conversations()]:
+        while [row.title async for row in other.conversations()] != list(titles):
             pass
 
 
@@ -80,11 +80,12 @@ async def test_renamed_and_deleted_elsewhere(open_app, model, network, monkeypat
     there = await follow(two, "first")
     one.model.current.rename("  Better   words ")
     await one.until(lambda: one.model.current.title == "Better words")
+    await server_lists(network, "Better words")
     two.engine.refresh()
     await two.until(lambda: there.title == "Better words")
     one.model.current.delete()
     await one.until(lambda: not one.model.conversations)
-    await deleted_at(network)
+    await server_lists(network)
     two.engine.refresh()
     await two.until(lambda: not two.model.conversations)
 
@@ -113,7 +114,7 @@ async def test_a_deletion_offline_is_told_later(open_app, model, network, monkey
     network.mend()
     again = await open_app()
     await again.online()
-    await deleted_at(network)
+    await server_lists(network)
     assert not again.model.conversations
 
 

@@ -1,0 +1,181 @@
+"""The engine's life: settings, accounts, local gateway, crashes, trouble with the disk."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+from answerback.desktop.engine import Engine, Environment
+from answerback.desktop.engine.events import ConnectionReason, ConnectionStatus, GatewayStatus, NoticeCode
+from answerback.desktop.profile import Profile
+from answerback.desktop.records import TurnStatus
+from answerback.desktop.settings import AuthMode, Field, Settings
+from desktop_app import DesktopApp
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from answerback.desktop.engine import Engine, Environment
+from answerback.desktop.profile import Profile
+from answerback.desktop.viewmodels import AppViewModel
+engine = Engine(Environment(profile=Profile.named("one", root=Path(sys.argv[1]))))
+engine.start()
+app = AppViewModel(engine)
+app.apply(engine.drain())
+conversation = app.new_conversation()
+conversation.ask("story")
+conversation.set_draft("typed on")
+while True:
+    app.apply(engine.drain())
+    for one in conversation.messages:
+        print(one.status.value, repr(one.answer), flush=True)
+    time.sleep(0.02)
+"""
+
+
+async def test_killed_in_mid_answer(open_app, model, network, tmp_path, stack):
+    app = await open_app()
+    await app.close()
+    model.say("story", "Once upon ")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, str(tmp_path / "profiles"), stdout=asyncio.subprocess.PIPE
+    )
+    while b"Once upon " not in await process.stdout.readline():
+        pass
+    for _ in range(60):  # more than the time after which the text so far is on disk
+        await process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    await process.communicate()
+    network.cut()
+    again = await open_app()
+    (conversation,) = again.model.conversations
+    assert conversation.draft == "typed on"
+    again.model.open(conversation.conversation_id)
+    await again.until(lambda: conversation.messages and conversation.messages[0].answer == "Once upon ")
+    network.mend()
+    model.end("story", "a time.")
+    await again.until(lambda: conversation.messages[0].status is TurnStatus.COMPLETED)
+    assert conversation.messages[0].answer == "Once upon a time."
+    assert [(prompt.request_id, prompt.attempt) for prompt in model.prompts] == [
+        (conversation.messages[0].request_id, 1)
+    ]
+
+
+async def test_another_user_is_another_account_and_nothing_mixes(open_app, model, network):
+    app = await open_app(user="ada")
+    ada = await app.ask("of ada")
+    model.end("of ada", "1")
+    await app.until(lambda: ada.status is TurnStatus.COMPLETED)
+    app.model.change_settings(Settings(server_url=network.url, user="bob"))
+    await app.until(lambda: app.model.account and app.model.account.user == "bob")
+    assert not app.model.conversations
+    await app.online()
+    assert app.model.connection.user == "bob"
+    bob = await app.ask("of bob")
+    model.end("of bob", "2")
+    await app.until(lambda: bob.status is TurnStatus.COMPLETED)
+    assert [one.title for one in app.model.conversations] == ["of bob"]
+    app.model.change_settings(Settings(server_url=network.url, user="ada"))
+    await app.until(lambda: [one.title for one in app.model.conversations] == ["of ada"])
+
+
+async def test_settings_that_cannot_be_are_not_taken(open_app):
+    app = await open_app()
+    before = app.model.settings
+    assert app.model.change_settings(Settings(server_url="http://x", max_tokens=0)) == (
+        Field.SERVER_URL,
+        Field.MAX_TOKENS,
+    )
+    await app.online()
+    assert app.model.settings == before
+
+
+async def test_the_settings_go_into_the_question(open_app, model, network):
+    app = await open_app()
+    app.model.change_settings(Settings(server_url=network.url, user="ada", system="Be brief.", max_tokens=7))
+    turn = await app.ask("?")
+    await app.until(lambda: turn.status is TurnStatus.STREAMING)
+    model.end("?", "!")
+    await app.until(lambda: turn.status is TurnStatus.COMPLETED)
+    assert (model.prompts[0].system, model.prompts[0].max_tokens) == ("Be brief.", 7)
+
+
+async def test_a_development_token_is_kept_by_the_keyring_alone(open_app, network, tmp_path):
+    app = await open_app()
+    app.model.change_settings(Settings(server_url=network.url, auth=AuthMode.TOKEN))
+    await app.until(lambda: app.model.connection.status is ConnectionStatus.SIGNED_OUT)
+    conversation = app.model.new_conversation()
+    conversation.ask("nobody is signed in")
+    await app.until(lambda: conversation.draft == "nobody is signed in")
+    app.model.change_settings(Settings(server_url=network.url, auth=AuthMode.TOKEN, token="not.a.jwt"))
+    await app.online()
+    assert app.model.connection.user == "anonymous"
+    assert NoticeCode.NO_KEYRING in [notice.code for notice in app.model.notices]
+    assert "not.a.jwt" not in app.profile.settings_path.read_text()
+
+
+async def test_broken_files_are_moved_aside_and_said(open_app, model):
+    app = await open_app()
+    turn = await app.ask("?")
+    model.end("?", "!")
+    await app.until(lambda: turn.status is TurnStatus.COMPLETED)
+    await app.close()
+    (database,) = app.profile.accounts_folder.glob("*.db")
+    database.write_bytes(b"not a database at all" * 1000)
+    again = await open_app()
+    await again.until(lambda: again.model.conversations)  # from the server
+    assert [notice.code for notice in again.model.notices] == [NoticeCode.STORE_MOVED_ASIDE]
+    await again.close()
+    again.profile.settings_path.write_text("{")
+    reset = await DesktopApp(again.profile.folder.parent, "one").__aenter__()
+    assert [notice.code for notice in reset.model.notices] == [NoticeCode.SETTINGS_MOVED_ASIDE]
+    assert reset.model.settings == Settings()
+    await reset.close()
+
+
+async def test_nobody_answers_and_a_gateway_is_started(stack, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = Settings(server_url=f"ws://127.0.0.1:{port}", user="ada")
+    app = DesktopApp(
+        tmp_path, "one", settings, gateway_command=(sys.executable, "-m", "answerback"), gateway_arguments=GATEWAY
+    )
+    await stack.enter_async_context(app)
+    await app.until(lambda: app.model.gateway.status is GatewayStatus.OFFERED)
+    assert app.model.connection.reason is ConnectionReason.UNREACHABLE
+    app.model.start_gateway()
+    await app.until(lambda: app.model.gateway.status is GatewayStatus.RUNNING)
+    turn = await app.ask("hello there")
+    await app.until(lambda: turn.status is TurnStatus.COMPLETED)
+    assert turn.answer == "hello there"
+    await app.close()
+    again = DesktopApp(tmp_path, "one")
+    await stack.enter_async_context(again)
+    await again.until(lambda: again.model.gateway.status is GatewayStatus.OFFERED)
+
+
+GATEWAY = ("--model", "echo", "--log-level", "info")
+
+
+async def test_a_gateway_that_does_not_start_says_where_to_look(stack, tmp_path):
+    settings = Settings(server_url="ws://127.0.0.1:9", user="ada")
+    app = DesktopApp(tmp_path, "one", settings, gateway_arguments=("--no-such-flag",))
+    await stack.enter_async_context(app)
+    app.model.start_gateway()
+    await app.until(lambda: app.model.gateway.status is GatewayStatus.FAILED)
+    await app.until(lambda: app.model.notices)
+    assert app.model.notices[-1].facts["log"] == str(app.profile.gateway_log_path)
+    assert "no-such-flag" in app.profile.gateway_log_path.read_text()
+
+
+async def test_commands_before_and_after_do_nothing(tmp_path):
+    profile = Profile.named("one", root=tmp_path)
+    engine = Engine(Environment(profile=profile))
+    engine.ask("c", "r", "text")
+    await asyncio.to_thread(engine.start)
+    engine.close()
+    assert await asyncio.to_thread(engine.join, 5)
+    engine.ask("c", "r", "text")
+    engine.close()
+    assert [path.name for path in profile.accounts_folder.glob("*.db")]
