@@ -1,8 +1,9 @@
 """The view of a code block: its language, a Copy button, and the code in colours."""
 
+import math
 from collections.abc import Sequence
 
-from PySide6.QtCore import QPointF, QRectF, Qt, QTimer
+from PySide6.QtCore import QPointF, QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import (
     QColor,
     QGuiApplication,
@@ -10,14 +11,16 @@ from PySide6.QtGui import (
     QPaintEvent,
     QPen,
     QSyntaxHighlighter,
+    QTextBlockFormat,
     QTextCharFormat,
     QTextCursor,
     QTextDocument,
     QWheelEvent,
 )
-from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QToolButton, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QTextEdit, QToolButton, QWidget
 
 from answerback.desktop.ui.chat.blocks import BlockSignals, BlockView, Look
+from answerback.desktop.ui.chat.document import line_height_percent
 from answerback.desktop.ui.highlight import Highlighter, language_name
 from answerback.desktop.ui.markdown import Segment
 from answerback.desktop.ui.theme import Icon, Theme, icon
@@ -71,11 +74,9 @@ class CodeView(BlockView):
             self._language.setText(name)
             self.editor.setAccessibleName(self.look.texts.code_name.format(language=name))
         if code.startswith(self._code) and self._code:
-            cursor = QTextCursor(self.editor.document())
-            cursor.movePosition(QTextCursor.MoveOperation.End)
-            cursor.insertText(code[len(self._code) :])
+            self.editor.put(code[len(self._code) :], at_end=True)
         elif code != self._code:
-            self.editor.setPlainText(code)
+            self.editor.put(code, at_end=False)
         self._code = code
         first = self._highlighter.update(code, is_whole=segment.is_closed)
         self._painted.show(self._highlighter, first)
@@ -93,7 +94,7 @@ class CodeView(BlockView):
         height = self.editor.height_for(width - 2 * pad)
         self.editor.setGeometry(pad, gap + bar + theme.space(2), width - 2 * pad, height)
         self._bar = (gap, bar)
-        return gap + bar + height + theme.space(3.5)
+        return gap + bar + height + theme.space(4.5)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         """The box, and the line under its bar."""
@@ -102,7 +103,7 @@ class CodeView(BlockView):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(QPen(self.look.theme.colour("border"), 1))
         painter.setBrush(self.look.theme.colour("code_fill"))
-        box = QRectF(0.5, gap + 0.5, self.width() - 1, self.height() - gap - 1)
+        box = QRectF(0.5, gap + 0.5, self.width() - 1, self.height() - gap - 1 - self.look.theme.space(1))
         radius = self.look.theme.space(2.5)
         painter.drawRoundedRect(box, radius, radius)
         line = gap + bar + 0.5
@@ -117,7 +118,9 @@ class CodeView(BlockView):
         self._set_button(Icon.COPY, self.look.texts.copy, "text_muted")
 
     def _set_button(self, drawing: Icon, text: str, colour: str) -> None:
-        self.copy_button.setIcon(icon(drawing, self.look.theme.colour(colour), self.look.theme.small_px + 3))
+        side = self.look.theme.small_px + 3
+        self.copy_button.setIconSize(QSize(side, side))
+        self.copy_button.setIcon(icon(drawing, self.look.theme.colour(colour), side))
         self.copy_button.setText(text)
         self.copy_button.setAccessibleName(self.look.texts.copy_code if drawing is Icon.COPY else text)
         self.copy_button.setToolTip(self.look.texts.copy_code)
@@ -126,7 +129,7 @@ class CodeView(BlockView):
             self.copy_button.setGeometry(right - size.width() + 1, self.copy_button.y(), size.width(), size.height())
 
 
-class _CodeText(QPlainTextEdit):
+class _CodeText(QTextEdit):
     def __init__(self, theme: Theme, parent: QWidget) -> None:
         super().__init__(parent)
         self.setProperty("variant", "plain")
@@ -134,7 +137,7 @@ class _CodeText(QPlainTextEdit):
         self.setUndoRedoEnabled(False)
         self.setFont(theme.mono_font())
         self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self.setLineWrapMode(QTextEdit.LineWrapMode.NoWrap)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         self.setTextInteractionFlags(
@@ -142,14 +145,30 @@ class _CodeText(QPlainTextEdit):
         )
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setTabChangesFocus(True)
+        self.viewport().setAutoFillBackground(False)
+        self.document().setDefaultFont(theme.mono_font())
         self.document().setDocumentMargin(0)
         self.setTabStopDistance(4 * self.fontMetrics().horizontalAdvance(" "))
 
+    def put(self, code: str, *, at_end: bool) -> None:
+        """All of the code, or more of it. New lines are as high as the first."""
+        cursor = QTextCursor(self.document())
+        if at_end:
+            cursor.movePosition(QTextCursor.MoveOperation.End)
+        else:
+            cursor.select(QTextCursor.SelectionType.Document)
+            form = QTextBlockFormat()
+            percent = line_height_percent(self.document().defaultFont(), 1.5)
+            form.setLineHeight(percent, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
+            cursor.setBlockFormat(form)
+        cursor.insertText(code)
+        if not at_end:
+            self.moveCursor(QTextCursor.MoveOperation.Start)
+
     def height_for(self, width: int) -> int:
         """All lines, and the bar if a line is wider than `width`."""
-        line = self.blockBoundingRect(self.firstVisibleBlock()).height() or self.fontMetrics().lineSpacing()
-        widest = self.document().size().width()
-        return round(line * self.blockCount() + 1) + (14 if widest > width else 2)
+        size = self.document().size()
+        return math.ceil(size.height()) + (14 if size.width() > width else 2)
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 - Qt's name
         """Sideways here, up and down in the transcript."""

@@ -17,6 +17,7 @@ from PySide6.QtGui import (
     QTextDocument,
     QTextFormat,
     QTextLength,
+    QTextListFormat,
     QTextTable,
 )
 
@@ -24,7 +25,7 @@ from answerback.desktop.ui.chat.links import is_openable
 from answerback.desktop.ui.theme import Theme
 from answerback.desktop.ui.theme.tokens import MONO_FAMILIES
 
-__all__ = ["QUOTE_LEVEL", "line_height_percent", "show_markdown", "show_plain"]
+__all__ = ["QUOTE_LEVEL", "is_dotted", "line_height_percent", "show_markdown", "show_plain"]
 
 QUOTE_LEVEL: Final = QTextFormat.Property.BlockQuoteLevel
 _FEATURES: Final = (
@@ -33,6 +34,11 @@ _FEATURES: Final = (
 _ABSURD: Final = re.compile(r"(?m)^[ \t]*(?:(?:>|[-*+]|\d{1,9}[.)])[ \t]*){24}")
 """Quotes or lists nested deeper than any text needs: shown as the letters they are."""
 _MAX_INDENT: Final = 6
+_DOTS: Final = (
+    QTextListFormat.Style.ListDisc,
+    QTextListFormat.Style.ListCircle,
+    QTextListFormat.Style.ListSquare,
+)
 _HEADINGS: Final = (1.0, 1.5, 1.3, 1.15, 1.0, 1.0, 1.0)
 
 
@@ -62,6 +68,7 @@ def show_markdown(document: QTextDocument, text: str, theme: Theme, *, image: st
     while block.isValid():
         _style_letters(block, cursor, theme, image)
         _style_block(block, before, cursor, theme, percent)
+        _style_list(block)
         before = block
         block = block.next()
     for frame in document.rootFrame().childFrames():
@@ -70,9 +77,9 @@ def show_markdown(document: QTextDocument, text: str, theme: Theme, *, image: st
     cursor.endEditBlock()
 
 
-def line_height_percent(font: QFont) -> float:
-    """The line height that makes lines 1.6 times as high as the letters, whatever room the font itself takes."""
-    return max(100.0, 160 * font.pixelSize() / QFontMetricsF(font).height())
+def line_height_percent(font: QFont, lines: float = 1.6) -> float:
+    """The line height that makes lines so many times as high as the letters, whatever room the font itself takes."""
+    return max(100.0, 100 * lines * font.pixelSize() / QFontMetricsF(font).height())
 
 
 _PROPORTIONAL: Final = QTextBlockFormat.LineHeightTypes.ProportionalHeight.value
@@ -92,6 +99,7 @@ def _style_letters(block: QTextBlock, cursor: QTextCursor, theme: Theme, image: 
         fragment = parts.fragment()
         found.append((fragment.position(), fragment.length(), fragment.charFormat()))
         parts += 1
+    level = block.blockFormat().headingLevel()
     for position, length, form in reversed(found):
         cursor.setPosition(position)
         cursor.setPosition(position + length, QTextCursor.MoveMode.KeepAnchor)
@@ -104,6 +112,16 @@ def _style_letters(block: QTextBlock, cursor: QTextCursor, theme: Theme, image: 
             cursor.setCharFormat(_link(form, theme))
         elif form.fontFixedPitch():
             cursor.mergeCharFormat(_code(theme))
+        if level:
+            cursor.setCharFormat(_heading(cursor.charFormat(), theme, level))
+
+
+def _heading(form: QTextCharFormat, theme: Theme, level: int) -> QTextCharFormat:
+    form = QTextCharFormat(form)
+    form.clearProperty(QTextFormat.Property.FontSizeAdjustment)
+    form.setProperty(QTextFormat.Property.FontPixelSize, round(theme.body_px * _HEADINGS[level]))
+    form.setFontWeight(QFont.Weight.DemiBold)
+    return form
 
 
 def _link(form: QTextCharFormat, theme: Theme) -> QTextCharFormat:
@@ -140,7 +158,7 @@ def _style_block(
     level = form.headingLevel()
     if level:
         gap = theme.space(5 if level < 3 else 4)
-        _style_heading(block, cursor, theme, level)
+        cursor.setBlockCharFormat(_heading(cursor.blockCharFormat(), theme, level))
     form.setTopMargin(0 if before is None else gap)
     form.setBottomMargin(0)
     form.setLineHeight(percent, _PROPORTIONAL)
@@ -159,14 +177,26 @@ def _style_block(
     cursor.setBlockFormat(form)
 
 
-def _style_heading(block: QTextBlock, cursor: QTextCursor, theme: Theme, level: int) -> None:
-    form = QTextCharFormat()
-    form.setProperty(QTextFormat.Property.FontPixelSize, round(theme.body_px * _HEADINGS[level]))
-    form.setProperty(QTextFormat.Property.FontSizeAdjustment, 0)
-    form.setFontWeight(QFont.Weight.DemiBold)
-    cursor.movePosition(QTextCursor.MoveOperation.EndOfBlock, QTextCursor.MoveMode.KeepAnchor)
-    cursor.mergeCharFormat(form)
-    cursor.mergeBlockCharFormat(form)
+def is_dotted(block: QTextBlock) -> bool:
+    """Whether a list's dot stands before the block; Qt's own ones are as large as the font's line is high."""
+    items = block.textList()
+    return (
+        items is not None
+        and items.format().style() is QTextListFormat.Style.ListStyleUndefined
+        and block.blockFormat().marker() is QTextBlockFormat.MarkerType.NoMarker
+    )
+
+
+def _style_list(block: QTextBlock) -> None:
+    items = block.textList()
+    if items is None:
+        return
+    form = items.format()
+    is_plain = form.style() in _DOTS and block.blockFormat().marker() is QTextBlockFormat.MarkerType.NoMarker
+    if is_plain or form.indent() > _MAX_INDENT:
+        form.setStyle(QTextListFormat.Style.ListStyleUndefined if is_plain else form.style())
+        form.setIndent(min(form.indent(), _MAX_INDENT))
+        items.setFormat(form)
 
 
 def _mute(block: QTextBlock, cursor: QTextCursor, theme: Theme) -> None:
@@ -181,18 +211,11 @@ def _style_table(table: QTextTable, theme: Theme) -> None:
     form = table.format()
     form.setCellPadding(theme.space(2))
     form.setCellSpacing(0)
-    form.setBorder(1)
-    form.setBorderBrush(theme.colour("border"))
-    form.setBorderCollapse(True)
+    form.setBorder(0)
     form.setHeaderRowCount(1)
     form.setTopMargin(0)
     form.setBottomMargin(0)
     table.setFormat(form)
-    for column in range(table.columns()):
-        cell = table.cellAt(0, column)
-        head = cell.format()
-        head.setBackground(theme.colour("code_fill"))
-        cell.setFormat(head)
     for row in range(table.rows()):
         for column in range(table.columns()):
             cursor = table.cellAt(row, column).firstCursorPosition()

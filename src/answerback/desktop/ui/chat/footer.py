@@ -109,12 +109,17 @@ class FooterView(BlockView):
             return self._arrange_card(width)
         gap = theme.space(1.5)
         row = max(self.copy_button.height(), self.stop_button.sizeHint().height())
-        left = -theme.space(1.5)
+        left = 0
+        if self._line is not None and self._line.cut:
+            wanted = self.cut_label.sizeHint().width()
+            self.cut_label.setGeometry(0, gap, wanted, row)
+            left = wanted + theme.space(3)
+        left -= theme.space(1.5)
         for button in (self.copy_button, self.again_button):
             if button.isVisibleTo(self):
                 button.move(left, gap + (row - button.height()) // 2)
                 left += button.width()
-        left = max(0, left + theme.space(1.5)) if left > 0 else 0
+        left += theme.space(1.5)
         if self._line is not None and self._line.tone is Tone.RUNNING:
             left += theme.space(8)
         if self._line is not None and self._line.tone is Tone.WAITING:
@@ -124,12 +129,9 @@ class FooterView(BlockView):
             if wide.isVisibleTo(self):
                 size = wide.sizeHint()
                 row = max(row, size.height())
-        for label in (self.cut_label, self.label):
-            wanted = label.sizeHint().width() if label.text() else 0
-            taken = max(0, min(wanted, right - left))
-            label.setGeometry(left, gap, taken, row)
-            left += taken + (theme.space(3) if taken and label is self.cut_label else 0)
-        left += theme.space(2)
+        taken = max(0, min(self.label.sizeHint().width() if self.label.text() else 0, right - left))
+        self.label.setGeometry(left, gap, taken, row)
+        left += taken + theme.space(2)
         for wide in (self.stop_button, self.retry_button):
             if wide.isVisibleTo(self):
                 size = wide.sizeHint()

@@ -1,5 +1,6 @@
 """The box that questions are typed in: composition-safe, plain text, as high as its text."""
 
+import math
 from typing import Final
 
 from PySide6.QtCore import QMimeData, Qt, Signal
@@ -11,6 +12,7 @@ from answerback.desktop.ui.theme import Theme
 __all__ = ["InputBox"]
 
 MAX_LINES: Final = 8
+_BAR_PX: Final = 14
 _ENTER: Final = (Qt.Key.Key_Return, Qt.Key.Key_Enter)
 
 
@@ -38,6 +40,7 @@ class InputBox(QTextEdit):
         self.setFont(theme.font())
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setLineWrapMode(QTextEdit.LineWrapMode.FixedPixelWidth)
         self.setWordWrapMode(self.wordWrapMode().WrapAtWordBoundaryOrAnywhere)
         self.document().setDocumentMargin(theme.space(1))
         self.document().documentLayout().documentSizeChanged.connect(self._tell_height)
@@ -50,14 +53,20 @@ class InputBox(QTextEdit):
 
     def wanted_height(self, width: int) -> int:
         """As high as the text at this width, from one line to eight; then it scrolls."""
-        self.document().setTextWidth(width)
         line = self.fontMetrics().lineSpacing()
         margin = 2 * round(self.document().documentMargin())
         most = MAX_LINES * line + margin
-        needed = round(self.document().size().height() + 0.5)
+        needed = self._height_at(width)
+        if needed > most:
+            self._height_at(width - _BAR_PX)
         policy = Qt.ScrollBarPolicy.ScrollBarAsNeeded if needed > most else Qt.ScrollBarPolicy.ScrollBarAlwaysOff
         self.setVerticalScrollBarPolicy(policy)
         return max(line + margin, min(needed, most))
+
+    def _height_at(self, width: int) -> int:
+        if self.lineWrapColumnOrWidth() != width:
+            self.setLineWrapColumnOrWidth(width)
+        return math.ceil(self.document().size().height())
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name
         """Enter, Escape and Up; the rest is typing."""
@@ -99,7 +108,7 @@ class InputBox(QTextEdit):
         QGuiApplication.inputMethod().commit()
 
     def _tell_height(self) -> None:
-        height = self.wanted_height(self.viewport().width()) if self.viewport().width() > 0 else 0
+        height = math.ceil(self.document().size().height())
         if height != self._height:
             self._height = height
             self.height_changed.emit()

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import Qt
-from PySide6.QtGui import QTextOption, QWheelEvent
+from PySide6.QtCore import QPointF, Qt
+from PySide6.QtGui import QPainter, QPaintEvent, QTextOption, QTextTable, QWheelEvent
 from PySide6.QtWidgets import QWidget
 
 from answerback.desktop.ui.chat.blocks import BlockSignals, BlockView, Look
@@ -55,6 +55,8 @@ class ProseView(BlockView):
             cursor.setPosition(anchor)
             cursor.setPosition(position, cursor.MoveMode.KeepAnchor)
             self.text.setTextCursor(cursor)
+        else:
+            self.text.moveCursor(cursor.MoveOperation.Start)
 
     def arrange(self, width: int) -> int:
         """The text and the gap above it."""
@@ -80,14 +82,10 @@ class TableView(ProseView):
     def arrange(self, width: int) -> int:
         """Columns get room for about 20 letters before lines are broken."""
         gap = self.look.theme.space(3)
-        document = self.text.document()
-        document.setTextWidth(-1)
         columns = max(1, self._shown.split("\n", 1)[0].count("|") - 1)
         room = max(width, columns * self.look.theme.body_px * 11)
-        text_width = min(round(document.idealWidth()) + 2, room)
-        self.text.setLineWrapColumnOrWidth(text_width)
-        document.setTextWidth(text_width)
-        height = round(document.size().height()) + 2
+        text_width = min(self.text.natural_width(), room)
+        height = self.text.height_for(text_width) + 2
         bar = 12 if text_width > width else 0
         self.text.setGeometry(0, gap, min(width, text_width), height + bar)
         return gap + height + bar
@@ -97,9 +95,24 @@ class _TableText(TextView):
     def __init__(self, theme: Theme, parent: QWidget) -> None:
         super().__init__(theme, parent)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
-        self.setLineWrapMode(TextView.LineWrapMode.FixedPixelWidth)
         self.setWordWrapMode(QTextOption.WrapMode.WordWrap)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """The rows, with a line between each two."""
+        super().paintEvent(event)
+        painter = QPainter(self.viewport())
+        shift = self.horizontalScrollBar().value()
+        layout = self.document().documentLayout()
+        for frame in self.document().rootFrame().childFrames():
+            if not isinstance(frame, QTextTable):
+                continue
+            right = layout.frameBoundingRect(frame).right() - shift
+            for row in range(1, frame.rows()):
+                cells = [frame.cellAt(row, column).firstCursorPosition().block() for column in range(frame.columns())]
+                top = min(layout.blockBoundingRect(block).top() for block in cells) - frame.format().cellPadding()
+                painter.setPen(self._theme.colour("control_border" if row == 1 else "border"))
+                painter.drawLine(QPointF(-shift, round(top)), QPointF(right, round(top)))
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 - Qt's name
         if abs(event.angleDelta().x()) > abs(event.angleDelta().y()):

@@ -89,9 +89,7 @@ class QuestionView(BlockView):
         pad_x, pad_y = theme.space(4), theme.space(2.5)
         button = self.copy_button.width()
         room = max(80, width - 2 * button - theme.space(2) - 2 * pad_x)
-        document = self.text.document()
-        document.setTextWidth(-1)
-        text_width = min(room, round(document.idealWidth()) + 2)
+        text_width = min(room, self.text.natural_width())
         height = self.text.height_for(text_width)
         left = width - text_width - 2 * pad_x
         self.text.setGeometry(left + pad_x, gap + pad_y, text_width, height)

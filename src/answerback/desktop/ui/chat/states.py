@@ -1,8 +1,18 @@
 """What stands in the transcript's place while there is nothing to show, and the banner above the composer."""
 
-from PySide6.QtCore import QRectF, Qt, Signal
-from PySide6.QtGui import QPainter, QPaintEvent, QResizeEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtCore import QRect, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QPainter, QPaintEvent, QPen, QResizeEvent
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from answerback.desktop.ui.chat.blocks import Look
 from answerback.desktop.ui.theme import Icon, pixmap
@@ -25,7 +35,6 @@ class EmptyState(QScrollArea):
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         page = QWidget()
         self.viewport().setAutoFillBackground(False)
-        page.setAutoFillBackground(False)
         outer = QHBoxLayout(page)
         outer.setContentsMargins(theme.space(5), theme.space(5), theme.space(5), theme.space(5))
         column = QVBoxLayout()
@@ -49,6 +58,7 @@ class EmptyState(QScrollArea):
         self._outer = outer
         self._side = theme.space(5)
         self.setWidget(page)
+        page.setAutoFillBackground(False)
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
         """The column keeps its width in a wide window."""
@@ -57,41 +67,62 @@ class EmptyState(QScrollArea):
         self._outer.setContentsMargins(side, margins.top(), side, margins.bottom())
         super().resizeEvent(event)
 
-    def _example(self, look: Look, text: str) -> QPushButton:
+    def _example(self, look: Look, text: str) -> QAbstractButton:
         button = _WrappingButton(text, look)
         button.clicked.connect(lambda: self.chosen.emit(text))
         return button
 
 
-class _WrappingButton(QPushButton):
+class _WrappingButton(QAbstractButton):
     """A button whose text is broken into lines."""
 
     def __init__(self, text: str, look: Look) -> None:
         super().__init__()
-        self.setProperty("variant", "suggestion")
+        self._theme = look.theme
+        self.setText(text)
         self.setAccessibleName(text)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
-        theme = look.theme
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(theme.space(4), theme.space(3), theme.space(3), theme.space(3))
-        label = QLabel(text)
-        label.setWordWrap(True)
-        label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
-        arrow = QLabel()
-        arrow.setPixmap(pixmap(Icon.CHEVRON_RIGHT, theme.colours.text_muted, theme.body_px + 3, scale=2))
-        arrow.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
-        layout.addWidget(label, 1)
-        layout.addWidget(arrow)
-        policy = self.sizePolicy()
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         policy.setHeightForWidth(True)
         self.setSizePolicy(policy)
 
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
+    def heightForWidth(self, width: int) -> int:  # noqa: N802 - Qt's name
         """As high as its lines."""
-        super().resizeEvent(event)
-        layout = self.layout()
-        if layout is not None:
-            self.setMinimumHeight(layout.heightForWidth(self.width()))
+        return self._lines(width).height() + 2 * self._theme.space(3)
+
+    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Any width will do."""
+        return QSize(self._theme.space(60), self.heightForWidth(self._theme.space(60)))
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Narrow, if it must be."""
+        return QSize(self._theme.space(30), self._theme.body_px * 2)
+
+    def _lines(self, width: int) -> QRect:
+        theme = self._theme
+        room = QRect(theme.space(4), 0, width - theme.space(9) - theme.body_px, 10_000)
+        return self.fontMetrics().boundingRect(room, Qt.TextFlag.TextWordWrap, self.text())
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """A card with the text and an arrow."""
+        theme = self._theme
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        is_focused = self.hasFocus()
+        is_over = self.underMouse()
+        edge = "focus" if is_focused else "control_border" if is_over else "border"
+        painter.setPen(QPen(theme.colour(edge), 2 if is_focused else 1))
+        painter.setBrush(theme.colour("hover_fill" if is_over else "surface"))
+        painter.drawRoundedRect(QRectF(self.rect()).adjusted(1, 1, -1, -1), theme.space(3), theme.space(3))
+        painter.setPen(theme.colour("text"))
+        lines = self._lines(self.width())
+        lines.moveTop((self.height() - lines.height()) // 2)
+        lines.setWidth(self.width() - theme.space(9) - theme.body_px)
+        painter.drawText(lines, Qt.TextFlag.TextWordWrap, self.text())
+        side = theme.body_px + 3
+        drawn = pixmap(Icon.CHEVRON_RIGHT, theme.colours.text_muted, side, scale=self.devicePixelRatioF())
+        painter.drawPixmap(self.width() - theme.space(3) - side, (self.height() - side) // 2, drawn)
 
 
 class _Mark(QWidget):

@@ -94,7 +94,7 @@ class Transcript(QAbstractScrollArea):
         self._anchor: tuple[Block, int] | None = None
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)  # its width never changes the lines
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAccessibleName(look.texts.transcript_name)
         self.verticalScrollBar().setSingleStep(look.theme.body_px * 3)
@@ -256,8 +256,9 @@ class Transcript(QAbstractScrollArea):
             for block in fresh:
                 measured.add(id(block))
                 self._make(block)
-        for block in self._far():
-            self._drop([block])
+        self._drop(self._far())
+        if not self.verticalScrollBar().maximum():
+            self._set_pinned(is_pinned=True)
 
     def _sum(self) -> None:
         self._ends = list(accumulate(block.height for block in self._blocks))
@@ -267,6 +268,7 @@ class Transcript(QAbstractScrollArea):
         bar.blockSignals(True)
         bar.setPageStep(page)
         bar.setRange(0, max(0, total - page))
+        bar.setEnabled(total > page)
         bar.blockSignals(False)
 
     def _apply_anchor(self) -> None:

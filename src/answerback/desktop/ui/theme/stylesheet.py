@@ -47,12 +47,8 @@ QPushButton[variant="danger"]:hover { background: $danger_fill; }
 QPushButton[variant="quiet"] { background: transparent; border: 2px solid transparent; }
 QPushButton[variant="quiet"]:hover { background: $hover_fill; }
 QPushButton[variant="quiet"]:focus { border-color: $focus; }
-QPushButton[variant="suggestion"] {
-  text-align: left; background: $surface; border: 1px solid $border; border-radius: ${s3}px;
-  padding: ${s25}px ${s4}px;
-}
-QPushButton[variant="suggestion"]:hover { background: $hover_fill; border-color: $control_border; }
-QPushButton[variant="suggestion"]:focus { border: 2px solid $focus; }
+QFrame[variant="banner"] QPushButton { color: $warning; font-weight: 600; }
+QFrame[variant="banner"] QPushButton:hover { background: $raised; }
 
 QToolButton {
   background: transparent; color: $text_muted; border: 2px solid transparent; border-radius: ${s15}px;
@@ -127,6 +123,7 @@ QScrollBar:horizontal { background: transparent; height: ${bar}px; margin: 0; }
 QScrollBar::handle:vertical { min-height: 32px; background: $scroll; border-radius: ${barhalf}px; margin: 2px 3px; }
 QScrollBar::handle:horizontal { min-width: 32px; background: $scroll; border-radius: ${barhalf}px; margin: 3px 2px; }
 QScrollBar::handle:hover { background: $control_border; }
+QScrollBar::handle:vertical:disabled { background: transparent; }
 QScrollBar::add-line, QScrollBar::sub-line { width: 0; height: 0; }
 QScrollBar::add-page, QScrollBar::sub-page { background: transparent; }
 
