@@ -281,7 +281,8 @@ def _show_deployed(where: Place, state: StackState, *, as_json: bool) -> None:
         say_json({"stack": where.stack, "status": state.status, "url": url, "outputs": dict(state.outputs)})
         return
     say(url)
-    is_open = not (state.parameters.get("JwksUrl") or state.parameters.get("JwtSecret"))
+    # A secret parameter is shown as **** also when it is empty; only with tokens there is an authorizer.
+    is_open = "AuthorizerFunction" not in state.outputs
     if not is_open and state.parameters.get("AllowAnonymous") == "true":
         note("It asks for tokens still. To let everyone in: --parameter JwksUrl= --parameter JwtSecret=")
     token = "" if is_open else ' --token "$TOKEN"'
