@@ -116,6 +116,19 @@ async def test_that_nothing_is_to_be_done_is_never_said_of_an_old_sight(world) -
     assert outcome is State.COMPLETED
 
 
+async def test_an_outage_while_cleaning_up_does_not_hide_what_was_decided(world, faulty) -> None:
+    store, other = world.requests(faulty), world.requests()
+    loop = asyncio.get_running_loop()
+
+    def meanwhile() -> None:
+        asyncio.run_coroutine_threadsafe(world.accept(other, text="first"), loop).result()
+
+    faulty.plan["put_item"] = [None, meanwhile]
+    faulty.plan["delete_item"] = ["cut"]
+    assert isinstance(await world.accept(store, text="second"), Existing)
+    assert (await store.question(KEY)).message == "first"
+
+
 async def test_a_fenced_attempt_writes_neither_text_nor_turn(world) -> None:
     old, new = world.requests(), world.requests()
     await world.accept(old)
@@ -289,6 +302,15 @@ async def test_a_record_past_its_retention_is_absent_before_it_is_deleted(world)
     assert await world.accept(store, text="Again?") == Accepted(0)
     assert (await store.question(KEY)).message == "Again?"
     assert await store.answer(KEY) == ""
+
+
+async def test_texts_stay_as_long_as_the_record_that_names_them(world) -> None:
+    store = world.requests(retention=Retention(requests_ms=365 * 86_400_000))
+    await world.turn(store, "r1")
+    texts = [item for item in world.items(world.tables.conversations) if "text" in item]
+    record = world.items(world.tables.requests)[0]
+    assert len(texts) == 2
+    assert all(int(text["expiresAt"]["N"]) >= int(record["expiresAt"]["N"]) - 1 for text in texts)
 
 
 async def test_a_refusal_is_kept_for_its_own_time(world) -> None:

@@ -2,7 +2,6 @@
 
 What one answer costs (write units; a text counts its KB): question text 1+, accept 2 record + 1 index + 2 minute,
 queued 1, claim 1, a renewal or wish 1, answer text 1+, end 2 record + 1 index + 2 turn + 1 index, settled 1 + 1 index.
-Texts are written plainly before the transaction that names them: inside it they would cost twice.
 """
 
 import asyncio
@@ -16,14 +15,14 @@ from weakref import WeakValueDictionary
 from answerback.aws.dynamodb.database import TRIES, Database, Refused
 from answerback.aws.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
 from answerback.aws.dynamodb.limits import RateLimits
-from answerback.aws.dynamodb.places import ANSWER, QUESTION, SYSTEM, Place
+from answerback.aws.dynamodb.places import Place
 from answerback.aws.dynamodb.positions import Positions
 from answerback.aws.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED
+from answerback.aws.dynamodb.texts import Texts
 from answerback.aws.dynamodb.turns import TURNS_MS, DynamoTurns, turn_item
 from answerback.core.rate import retry_after_ms
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, State, Step
 from answerback.ports import Accepted, Admission, Existing, Full, Limited, Quota, T, Unavailable
-from answerback.stores.encoding import decode_question, encode_options
 
 SEEN_FOR_MS: Final = 3_000
 """A record seen longer ago has likely changed: reading it costs less than a write that fails."""
@@ -36,7 +35,7 @@ _ABSENT: Final = "attribute_not_exists(userId) OR expiresAt <= :now"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """How long things stay. `requests_ms`: ended records. `refusals_ms`: those that were never accepted; longer than a
-    late copy of the frame can be on its way. `turns_ms`: texts and turns, for the model's context.
+    late copy of the frame can be on its way. `turns_ms`: turns, for the model's context; texts as long as either needs.
     """
 
     requests_ms: int = 7 * 24 * 3_600_000
@@ -76,11 +75,12 @@ class DynamoRequests:
     ) -> None:
         self._database = database
         self._table = database.tables.requests
-        self._texts = database.tables.conversations
+        self._conversations = database.tables.conversations
         self._clock = clock
         self._retention = Retention() if retention is None else retention
         self._new_version = _random_version if new_version is None else new_version
         self._limits = RateLimits(database)
+        self._texts = Texts(database, keep_ms=max(self._retention.turns_ms, self._retention.requests_ms))
         self._turns = DynamoTurns(database, turns_ms=self._retention.turns_ms)
         self._positions = Positions()
         self._seen: OrderedDict[RequestKey, _Held] = OrderedDict()
@@ -132,8 +132,7 @@ class DynamoRequests:
             refused = await self._put_accepted(record, question, place, per_minute, now_ms)
         if refused is None:
             return Accepted(sum(key == record.ordering_key for _, key in waiting))
-        for kind in (QUESTION, SYSTEM) if question.system else (QUESTION,):
-            await self._database.delete(self._texts, place.key(kind))
+        await self._texts.take_question_back(place, question)
         if 0 in refused.failed:
             found = self._held(refused.items[0])
             if found is None:
@@ -143,24 +142,13 @@ class DynamoRequests:
 
     async def _put_question(self, record: Record, question: Question) -> Place:
         """Write the texts at a position that is free in the conversation."""
-        expires_at = _seconds(record.accepted_at_ms + self._retention.turns_ms)
         while True:
             position = self._positions.next(record.accepted_at_ms)
             place = Place(record.user_id, record.conversation_id, position)
-            text = {"text": question.message, "options": encode_options(question), "requestId": record.request_id}
-            refused = await self._database.put(
-                self._texts,
-                encode({**place.key(QUESTION), **text, TTL_ATTRIBUTE: expires_at}),
-                # Another process may have taken the same position in the same millisecond.
-                ConditionExpression="attribute_not_exists(userId)",
-            )
-            if refused is None:
-                break
-        if question.system:
-            await self._database.put(
-                self._texts, encode({**place.key(SYSTEM), "text": question.system, TTL_ATTRIBUTE: expires_at})
-            )
-        return place
+            if await self._texts.put_question(
+                place, question, request_id=record.request_id, accepted_at_ms=record.accepted_at_ms
+            ):
+                return place
 
     async def _put_accepted(
         self, record: Record, question: Question, place: Place, per_minute: int, now_ms: int
@@ -286,14 +274,9 @@ class DynamoRequests:
             item |= encode({TTL_ATTRIBUTE: _seconds(ending.ended_at_ms + self._retention.refusals_ms)})
             return await self._update(held, item)
         item |= encode({TTL_ATTRIBUTE: _seconds(ending.ended_at_ms + self._retention.requests_ms)})
-        answer = None
-        if text:
-            answer = f"{ANSWER}#{text_of(item, 'version')}"
-            item |= encode({"answer": answer})
-            expires_at = _seconds(ending.ended_at_ms + self._retention.turns_ms)
-            await self._database.put(
-                self._texts, encode({**place.key(answer), "text": text, TTL_ATTRIBUTE: expires_at})
-            )
+        version = text_of(item, "version") or ""
+        answer = await self._texts.put_answer(place, text, version=version, ended_at_ms=ending.ended_at_ms)
+        item |= encode({"answer": answer})
         replaces, replaces_from = text_of(item, "replaces"), None
         if replaces is not None and record.state is State.COMPLETED:
             replaces_from = await self._turns.replaces_from(record, place.position, replaces)
@@ -306,9 +289,11 @@ class DynamoRequests:
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             **_change_of(held.item, item),
         }
-        refused = await self._database.transact([{"Update": ended}, {"Put": {"TableName": self._texts, "Item": turn}}])
+        refused = await self._database.transact(
+            [{"Update": ended}, {"Put": {"TableName": self._conversations, "Item": turn}}]
+        )
         if refused is not None and answer is not None and not _is(refused.items.get(0), item):
-            await self._database.delete(self._texts, place.key(answer))
+            await self._texts.take_answer_back(place, answer)
         return refused
 
     # --- reading
@@ -323,26 +308,14 @@ class DynamoRequests:
         """See ports.Requests."""
         held = self._seen.get(key) or await self._load(key)
         place = None if held is None else held.place
-        if place is None:
-            return None
-        found = await self._database.get_immutable(self._texts, place.key(QUESTION))
-        if found is None:
-            return None
-        bare = decode_question(found["options"]["S"], found["text"]["S"], "")
-        if bare.system is None:
-            return bare
-        system = await self._database.get(self._texts, place.key(SYSTEM), consistent=True)
-        return decode_question(found["options"]["S"], found["text"]["S"], "" if system is None else system["text"]["S"])
+        return None if place is None else await self._texts.question(place)
 
     async def answer(self, key: RequestKey) -> str:
         """See ports.Requests."""
         held = await self._load(key)
         place = None if held is None else held.place
         named = None if held is None else text_of(held.item, "answer")
-        if place is None or named is None:
-            return ""
-        found = await self._database.get_immutable(self._texts, place.key(named))
-        return "" if found is None else found["text"]["S"]
+        return "" if place is None or named is None else await self._texts.answer(place, named)
 
     async def unfinished(self) -> Sequence[Record]:
         """See ports.Requests. Reads the sparse index whole, which holds only what is unfinished, and those records."""
