@@ -177,11 +177,8 @@ class HistoryStore:
         db.run_named(SAVE_TURN, row_of(merged))
         db.searcher.add(merged)
         merge.changed.append(merged)
-        if (
-            merged.replaces is not None
-            and merged.status is TurnStatus.COMPLETED
-            and (before is None or not before.is_synced)
-        ):
+        merge.added += before is None and merged.status is TurnStatus.COMPLETED
+        if merged.replaces is not None and merged.status is TurnStatus.COMPLETED:
             rows = db.run(
                 "SELECT request_id FROM turns WHERE conversation_id = ?1 AND is_over = 1 AND request_id <> ?3 "
                 "AND (asked_at_ms, request_id) < (?2, ?3) AND (asked_at_ms, request_id) >= "
