@@ -235,12 +235,28 @@ class FakeManagement:
         return [frame for who, frame in self.posted if who == connection_id]
 
 
+@dataclass
+class FakeArchiver:
+    """Counts how often it was asked. `error`: raised then."""
+
+    asked: int = 0
+    error: Exception | None = None
+
+    async def flush_if_due(self) -> int:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return 0
+
+
 class Functions:
     """The real functions, each with a composition of its own over the same fakes."""
 
     def __init__(self, monkeypatch: Any, *, models: Mapping[str, Model] | None = None, **environment: str) -> None:
-        from answerback.aws.functions import authorizer, connections, dead_letters, front, worker
+        from answerback.aws.functions import authorizer, connections, dead_letters, front, janitor, worker
 
+        modules = (authorizer, connections, dead_letters, front, janitor, worker)
+        self.archiver = FakeArchiver()
         self.sqs, self.management = FakeSqs(), FakeManagement()
         self.store, self.connections = MemoryStore(), MemoryConnections()
         self.compositions: dict[str, Composition] = {}
@@ -253,7 +269,7 @@ class Functions:
             "MANAGEMENT_ENDPOINT": MANAGEMENT,
             **environment,
         }
-        for module in (authorizer, connections, dead_letters, front, worker):
+        for module in modules:
             name = module.__name__.rpartition(".")[2]
             variables = {f"ANSWERBACK_{key}": value for key, value in names.items()}
             composition = Composition(name, variables, stream=self.log)
@@ -264,6 +280,7 @@ class Functions:
                 "requests": self.store,
                 "turns": self.store,
                 "history": self.store,
+                "archiver": self.archiver,
             }
             composition.__dict__.update(made)
             composition.client = lambda *_, **__: self.management  # type: ignore[method-assign]
@@ -273,10 +290,7 @@ class Functions:
             monkeypatch.setattr(module, "_composition", lambda made=composition: made)
             if hasattr(module, "_handing"):
                 module._handing.cache_clear()
-        self.modules: dict[str, ModuleType] = {
-            module.__name__.rpartition(".")[2]: module
-            for module in (authorizer, connections, dead_letters, front, worker)
-        }
+        self.modules: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in modules}
 
     def invoke(self, function: str, event: Mapping[str, Any], **context: Any) -> Any:
         # Each function has a process, and so a log, of its own.
