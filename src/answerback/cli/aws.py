@@ -69,7 +69,7 @@ def deploy(
         str | None, typer.Option(metavar="URL", help="Who signs your users' tokens.", show_default=False)
     ] = None,
     jwt_audience: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="For whom: aud, or Cognito's client id.", show_default=False)
+        str | None, typer.Option(metavar="TEXT", help="For whom: the aud of their tokens.", show_default=False)
     ] = None,
     jwks_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The issuer's keys.  [default: asked of the issuer]")
