@@ -56,6 +56,7 @@ class Composer(QWidget):
         self.box.setAccessibleName(texts.composer_name)
         side = look.theme.body_px + 5
         self.button.setIconSize(QSize(side, side))
+        self.button.setAccessibleName("")  # so that it is drawn anew
         self._show_button()
         self._show_notice()
         self.arrange()
@@ -123,11 +124,14 @@ class Composer(QWidget):
     def _show_button(self) -> None:
         theme, texts = self._look.theme, self._look.texts
         drawing, name = (Icon.STOP, texts.stop) if self._shows_stop else (Icon.SEND, texts.send)
-        colours = theme.colours
-        side = self.button.iconSize().width()
-        self.button.setIcon(icon(drawing, colours.on_accent, side, disabled=colours.text_muted))
-        self.button.setToolTip(name)
-        self.button.setAccessibleName(name)
+        if name != self.button.accessibleName():
+            self.button.setIcon(
+                icon(
+                    drawing, theme.colours.on_accent, self.button.iconSize().width(), disabled=theme.colours.text_muted
+                )
+            )
+            self.button.setToolTip(name)
+            self.button.setAccessibleName(name)
         self.button.setEnabled(self._shows_stop or (bool(self.text.strip()) and self.over_bytes <= 0))
 
     def _show_notice(self) -> None:

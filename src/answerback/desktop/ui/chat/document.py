@@ -152,8 +152,8 @@ def _style_block(
 ) -> None:
     cursor.setPosition(block.position())
     form = block.blockFormat()
-    is_item = block.textList() is not None
-    is_after_item = before is not None and before.textList() is not None
+    is_item = _is_item(block)
+    is_after_item = before is not None and _is_item(before)
     gap = theme.space(0.75) if is_item and is_after_item else theme.space(2.5)
     level = form.headingLevel()
     if level:
@@ -179,18 +179,21 @@ def _style_block(
 
 def is_dotted(block: QTextBlock) -> bool:
     """Whether a list's dot stands before the block; Qt's own ones are as large as the font's line is high."""
-    items = block.textList()
     return (
-        items is not None
-        and items.format().style() is QTextListFormat.Style.ListStyleUndefined
+        _is_item(block)
+        and block.textList().format().style() is QTextListFormat.Style.ListStyleUndefined
         and block.blockFormat().marker() is QTextBlockFormat.MarkerType.NoMarker
     )
 
 
+def _is_item(block: QTextBlock) -> bool:
+    return block.blockFormat().objectIndex() >= 0
+
+
 def _style_list(block: QTextBlock) -> None:
-    items = block.textList()
-    if items is None:
+    if not _is_item(block):
         return
+    items = block.textList()
     form = items.format()
     is_plain = form.style() in _DOTS and block.blockFormat().marker() is QTextBlockFormat.MarkerType.NoMarker
     if is_plain or form.indent() > _MAX_INDENT:

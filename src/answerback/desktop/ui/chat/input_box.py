@@ -7,6 +7,7 @@ from PySide6.QtCore import QMimeData, Qt, Signal
 from PySide6.QtGui import QGuiApplication, QInputMethodEvent, QKeyEvent
 from PySide6.QtWidgets import QFrame, QTextEdit, QWidget
 
+from answerback.desktop.ui.chat.text_view import wrap_mode
 from answerback.desktop.ui.theme import Theme
 
 __all__ = ["InputBox"]
@@ -32,6 +33,7 @@ class InputBox(QTextEdit):
         super().__init__(parent)
         self._theme = theme
         self._height = 0
+        self._is_measuring = False
         self._submits_after_commit = False
         self.setProperty("variant", "plain")
         self.setAcceptRichText(False)
@@ -41,7 +43,7 @@ class InputBox(QTextEdit):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setLineWrapMode(QTextEdit.LineWrapMode.FixedPixelWidth)
-        self.setWordWrapMode(self.wordWrapMode().WrapAtWordBoundaryOrAnywhere)
+        self.setWordWrapMode(wrap_mode(""))
         self.document().setDocumentMargin(theme.space(1))
         self.document().documentLayout().documentSizeChanged.connect(self._tell_height)
 
@@ -56,16 +58,20 @@ class InputBox(QTextEdit):
         line = self.fontMetrics().lineSpacing()
         margin = 2 * round(self.document().documentMargin())
         most = MAX_LINES * line + margin
-        needed = self._height_at(width)
-        if needed > most:
-            self._height_at(width - _BAR_PX)
-        policy = Qt.ScrollBarPolicy.ScrollBarAsNeeded if needed > most else Qt.ScrollBarPolicy.ScrollBarAlwaysOff
-        self.setVerticalScrollBarPolicy(policy)
+        is_scrolling = self.verticalScrollBarPolicy() is Qt.ScrollBarPolicy.ScrollBarAsNeeded
+        needed = self._height_at(width - _BAR_PX if is_scrolling else width)
+        if is_scrolling is not (needed > most):
+            is_scrolling = needed > most
+            on, off = Qt.ScrollBarPolicy.ScrollBarAsNeeded, Qt.ScrollBarPolicy.ScrollBarAlwaysOff
+            self.setVerticalScrollBarPolicy(on if is_scrolling else off)
+            needed = self._height_at(width - _BAR_PX if is_scrolling else width)
         return max(line + margin, min(needed, most))
 
     def _height_at(self, width: int) -> int:
         if self.lineWrapColumnOrWidth() != width:
+            self._is_measuring = True
             self.setLineWrapColumnOrWidth(width)
+            self._is_measuring = False
         return math.ceil(self.document().size().height())
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name
@@ -93,10 +99,16 @@ class InputBox(QTextEdit):
                 self.submitted.emit()
         self._tell_height()
 
+    def setPlainText(self, text: str) -> None:  # noqa: N802 - Qt's name
+        """Other text, as a draft."""
+        self.setWordWrapMode(wrap_mode(text))
+        super().setPlainText(text)
+
     def insertFromMimeData(self, source: QMimeData) -> None:  # noqa: N802 - Qt's name
         """Only text is pasted: U+2028 and the like become line ends, NUL is left out."""
         if source.hasText():
             text = source.text().replace("\r\n", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
+            self.setWordWrapMode(wrap_mode(text))
             self.textCursor().insertText(text.replace("\x00", ""))
             self.ensureCursorVisible()
 
@@ -109,6 +121,6 @@ class InputBox(QTextEdit):
 
     def _tell_height(self) -> None:
         height = math.ceil(self.document().size().height())
-        if height != self._height:
+        if height != self._height and not self._is_measuring:
             self._height = height
             self.height_changed.emit()

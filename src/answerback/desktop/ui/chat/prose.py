@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QWidget
 
 from answerback.desktop.ui.chat.blocks import BlockSignals, BlockView, Look
 from answerback.desktop.ui.chat.document import show_markdown
-from answerback.desktop.ui.chat.text_view import TextView
+from answerback.desktop.ui.chat.text_view import TextView, wrap_mode
 from answerback.desktop.ui.markdown import Segment
 from answerback.desktop.ui.theme import Theme
 from answerback.desktop.viewmodels.turn import TurnViewModel
@@ -49,6 +49,7 @@ class ProseView(BlockView):
         anchor, position = cursor.anchor(), cursor.position()
         has_selection = cursor.hasSelection()
         document = self.text.document()
+        self._set_wrapping()
         show_markdown(document, self._shown, self.look.theme, image=self.look.texts.image)
         if has_selection and max(anchor, position) < document.characterCount():
             cursor = self.text.textCursor()
@@ -57,6 +58,9 @@ class ProseView(BlockView):
             self.text.setTextCursor(cursor)
         else:
             self.text.moveCursor(cursor.MoveOperation.Start)
+
+    def _set_wrapping(self) -> None:
+        self.text.setWordWrapMode(wrap_mode(self._shown))
 
     def arrange(self, width: int) -> int:
         """The text and the gap above it."""
@@ -73,6 +77,9 @@ class TableView(ProseView):
         text = _TableText(self.look.theme, self)
         text.setAccessibleName(self.look.texts.table_name)
         return text
+
+    def _set_wrapping(self) -> None:
+        """Cells are broken between words only."""
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:

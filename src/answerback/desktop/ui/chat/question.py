@@ -11,7 +11,7 @@ from answerback.desktop.ui.chat.blocks import BlockSignals, BlockView, Look
 from answerback.desktop.ui.chat.buttons import QuietButton
 from answerback.desktop.ui.chat.document import show_plain
 from answerback.desktop.ui.chat.input_box import InputBox
-from answerback.desktop.ui.chat.text_view import TextView
+from answerback.desktop.ui.chat.text_view import TextView, wrap_mode
 from answerback.desktop.ui.markdown import Segment
 from answerback.desktop.ui.theme import Icon
 from answerback.desktop.viewmodels.turn import TurnViewModel
@@ -75,6 +75,7 @@ class QuestionView(BlockView):
         question = self.turn.question
         if self._is_long and not self._is_unfolded:
             question = "\n".join(question.split("\n")[:SHORT_LINES])[:SHORT_CHARACTERS].rstrip() + "…"
+        self.text.setWordWrapMode(wrap_mode(question))
         show_plain(self.text.document(), question, self.look.theme)
         self.text.setAccessibleName(self.look.texts.question_name.format(text=question))
         self.fold_button.setVisible(self._is_long)

@@ -1,6 +1,7 @@
 """The widget under prose, tables and questions: text that can be selected, and that loads nothing."""
 
 import math
+from typing import Final
 
 from PySide6.QtCore import QPointF, QRectF, Qt, QUrl, Signal
 from PySide6.QtGui import QPainter, QPaintEvent, QTextBlock, QTextOption, QWheelEvent
@@ -9,7 +10,17 @@ from PySide6.QtWidgets import QFrame, QTextBrowser, QWidget
 from answerback.desktop.ui.chat.document import QUOTE_LEVEL, is_dotted
 from answerback.desktop.ui.theme import Theme
 
-__all__ = ["TextView"]
+__all__ = ["TextView", "wrap_mode"]
+
+
+_LONGEST_WORD: Final = 4_000
+
+
+def wrap_mode(text: str) -> QTextOption.WrapMode:
+    """How its lines are broken: between words, unless one is so long (an encoded file) that Qt would need seconds."""
+    if len(text) > _LONGEST_WORD and max(map(len, text.split()), default=0) > _LONGEST_WORD:
+        return QTextOption.WrapMode.WrapAnywhere
+    return QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere
 
 
 class TextView(QTextBrowser):
