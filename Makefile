@@ -52,6 +52,15 @@ format: $(VENV)/dev ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: desktop-app
+desktop-app: $(VENV)/tools ## Build the desktop app as a folder to hand out, and start it once (2 minutes)
+	@$(BIN)/pyinstaller --noconfirm --log-level WARN --distpath dist --workpath build packaging/answerback-desktop.spec
+	@$(BIN)/python scripts/check-desktop-app dist/answerback-desktop/answerback-desktop
+
+.PHONY: screenshots
+screenshots: $(VENV)/tools ## Take the desktop app's screenshots for docs/images
+	@$(BIN)/python scripts/desktop-screenshots
+
 .PHONY: bench
 bench: $(VENV)/tools ## Measure the gateway beside bare echo servers (6 minutes)
 	@$(BIN)/python bench/run.py
@@ -106,6 +115,7 @@ $(VENV)/dev: requirements/dev.txt | $(VENV)/installed
 
 $(VENV)/tools: $(VENV)/installed $(VENV)/dev $(INTEROP)/package.json
 	@scripts/install-test-servers $(INTEROP)
+	@scripts/install-desktop-libraries
 	@touch $@
 
 # An environment of its own: the emulator pins botocore exactly.

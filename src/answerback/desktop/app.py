@@ -63,7 +63,7 @@ class DesktopApp(QObject):
         super().__init__()
         self._application = application
         self._profile = profile
-        self.engine = engine or Engine(Environment(profile=profile))
+        self.engine = engine or Engine(Environment(profile=profile, gateway_command=_own_command()))
         self.view_model = AppViewModel(self.engine)
         self.bridge = Bridge(self.view_model, self.engine.drain, parent=self)
         self._texts = self._texts_of(self.view_model.settings)
@@ -199,6 +199,11 @@ def _run_in(application: QApplication, options: Options, watch: CrashWatch) -> N
         signals.remove()
         doorbell.close()
         app.dispose()
+
+
+def _own_command() -> tuple[str, ...]:
+    """How to run the `answerback` command: a packaged app is that command itself."""
+    return (sys.executable,) if getattr(sys, "frozen", False) else (sys.executable, "-m", "answerback")
 
 
 def keep_options(options: Options) -> None:

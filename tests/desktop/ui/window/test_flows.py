@@ -174,7 +174,7 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
     person.window.show_settings()
-    dialog = person.window._settings_dialog
+    dialog = person.window.sheets.settings
     dialog.server.url.setText("http://no")
     assert not dialog.save_button.isEnabled()
     complaint = dialog.server._complaints
@@ -195,19 +195,19 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
 def test_a_cancelled_dialog_leaves_the_look_as_it_was(open_app, gateway):
     person = open_app(url=gateway.url, theme=Theme.LIGHT)
     person.window.show_settings()
-    dialog = person.window._settings_dialog
+    dialog = person.window.sheets.settings
     dialog.look.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
     assert person.window._theme.scheme is Scheme.DARK
     dialog.reject()
     assert person.window._theme.scheme is Scheme.LIGHT
-    assert person.window._settings_dialog is None
+    assert person.window.sheets.settings is None
 
 
 def test_the_language_changes_at_once_and_everywhere(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
     person.window.show_settings()
-    dialog = person.window._settings_dialog
+    dialog = person.window.sheets.settings
     dialog.look.language.setCurrentIndex(list(Language).index(Language.KOREAN))
     dialog.save_button.click()
     person.until(lambda: person.window.sidebar.new_button.text().strip() == "새 대화")

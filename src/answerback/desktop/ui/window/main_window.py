@@ -8,14 +8,9 @@ from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, Signal
 from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QVBoxLayout, QWidget
 
-from answerback.desktop.engine.events import NoticeCode, NoticeRaised
 from answerback.desktop.settings import Settings
-from answerback.desktop.signin.errors import SignInFailure
 from answerback.desktop.texts import Texts
 from answerback.desktop.ui.chat import ChatPane, Look
-from answerback.desktop.ui.dialogs.about import AboutSheet
-from answerback.desktop.ui.dialogs.help import HelpSheet
-from answerback.desktop.ui.dialogs.settings import SettingsDialog
 from answerback.desktop.ui.look import theme_of
 from answerback.desktop.ui.shortcuts import KEYS, Shortcut
 from answerback.desktop.ui.sidebar.sidebar import Sidebar
@@ -24,12 +19,14 @@ from answerback.desktop.ui.tray import Tray
 from answerback.desktop.ui.window.banner import Banner
 from answerback.desktop.ui.window.exporting import Exporter
 from answerback.desktop.ui.window.header import Header
+from answerback.desktop.ui.window.sheets import Sheets
 from answerback.desktop.ui.window.stage import Stage, stage_of
+from answerback.desktop.ui.window.telling import Teller
 from answerback.desktop.ui.window.toast import Toast, ToastStack
 from answerback.desktop.ui.window.welcome import WelcomePage
 from answerback.desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
-__all__ = ["MainWindow", "notice_text"]
+__all__ = ["MainWindow"]
 
 NARROW_PX: Final = 640
 _SIDEBAR_PX: Final = 272
@@ -55,18 +52,16 @@ class MainWindow(QMainWindow):
         self._theme = theme
         self._state = state
         self._tray = tray
-        self._log_path = log_path
         self._is_narrow = False
         self._is_sidebar_wanted = True
         self._is_put_off = False
-        self._settings_dialog: SettingsDialog | None = None
-        self._make()
+        self._make(log_path)
         self._connect()
         self._make_actions()
         self.set_texts(texts)
         self._restore()
 
-    def _make(self) -> None:
+    def _make(self, log_path: Path) -> None:
         self.setMinimumSize(360, 420)
         self.sidebar = Sidebar(self._app, self._texts, self._theme)
         self.header = Header(self._app, self._texts, self._theme)
@@ -92,6 +87,8 @@ class MainWindow(QMainWindow):
         self.setCentralWidget(self.splitter)
         self.toasts = ToastStack(self.right, self._theme, self._texts.window.dismiss, lift=self._toast_lift)
         self.exporter = Exporter(self._texts, self)
+        self.teller = Teller(self._app, self._tray, self._texts, self)
+        self.sheets = Sheets(self._app, self._tray, log_path, self)
 
     def _connect(self) -> None:
         self.sidebar.new_wanted.connect(self.new_conversation)
@@ -107,6 +104,8 @@ class MainWindow(QMainWindow):
         self.welcome.settings_wanted.connect(self.show_settings)
         self.welcome.put_off.connect(self._put_off)
         self.exporter.told.connect(self.toasts.show_toast)
+        self.teller.told.connect(self.toasts.show_toast)
+        self.sheets.previewed.connect(self._preview)
         self.chat.composer.changed.connect(self._draft_typed)
         self.chat.composer.sent.connect(lambda _text: self.acted.emit())
         self._tray.open_wanted.connect(self._open_from_tray)
@@ -153,7 +152,7 @@ class MainWindow(QMainWindow):
     def set_texts(self, texts: Texts) -> None:
         """Another language for every part."""
         self._texts = texts
-        for part in (self.sidebar, self.header, self.welcome, self.exporter, self._tray):
+        for part in (self.sidebar, self.header, self.welcome, self.exporter, self.teller, self._tray):
             part.set_texts(texts)
         self.chat.set_look(Look(theme=self._theme, texts=texts.chat))
         self.toasts.dismiss_name = texts.window.dismiss
@@ -184,9 +183,8 @@ class MainWindow(QMainWindow):
             self._refresh_title()
         if changes.exported and self._app.exported is not None:
             self.exporter.save(self._app.exported)
-        self._tell(changes)
-        if self._settings_dialog is not None:
-            self._settings_dialog.apply(changes)
+        self.teller.apply(changes)
+        self.sheets.apply(changes)
 
     def say(self, toast: Toast) -> None:
         """Show a passing message."""
@@ -202,22 +200,6 @@ class MainWindow(QMainWindow):
         else:
             self._app.open(wanted.conversation_id)
         self._show_current()
-
-    def _tell(self, changes: Changes) -> None:
-        """Notices in the window; ended answers to a person who is elsewhere."""
-        while self._app.notices:
-            notice = self._app.notices.popleft()
-            self.say(Toast(text=notice_text(notice, self._texts)))
-        if not changes.ended or self.isActiveWindow() or not self._app.settings.notifications:
-            return
-        words = self._texts.window
-        for conversation in self._app.conversations:
-            ended = [turn for request_id in changes.ended if (turn := conversation.turn(request_id)) is not None]
-            if ended:
-                has_failed = ended[-1].failure is not None
-                text = words.notify_failed if has_failed else words.notify_answered
-                title = conversation.title or words.untitled
-                self._tray.notify(text.format(title=title), conversation.conversation_id)
 
     def _refresh_stage(self) -> None:
         stage = stage_of(self._app)
@@ -303,26 +285,12 @@ class MainWindow(QMainWindow):
         self._arrange(show_list=not is_shown)
 
     def show_settings(self) -> None:
-        """Open the settings, or bring them to the front."""
-        if self._settings_dialog is not None:
-            self._settings_dialog.raise_()
-            return
-        dialog = SettingsDialog(
-            self._app, self._texts, self._theme, has_tray=self._tray.is_there, log_path=self._log_path, parent=self
-        )
-        self._settings_dialog = dialog
-        dialog.previewed.connect(self._preview)
-        dialog.finished.connect(self._settings_closed)
-        dialog.about_button.clicked.connect(self.show_about)
-        dialog.open()
+        """The settings, over the window."""
+        self.sheets.show_settings(self._texts, self._theme)
 
     def show_help(self) -> None:
-        """The shortcuts."""
-        HelpSheet(self._texts, self._theme, self).open()
-
-    def show_about(self) -> None:
-        """Version and licences."""
-        AboutSheet(self._texts, self._theme, self._log_path, self._settings_dialog or self).open()
+        """The shortcuts, over the window."""
+        self.sheets.show_help(self._texts, self._theme)
 
     def bring_to_front(self) -> None:
         """Out of the tray, from behind other windows."""
@@ -378,11 +346,6 @@ class MainWindow(QMainWindow):
         application = QApplication.instance()
         assert isinstance(application, QApplication)
         self.set_theme(theme_of(settings, application))
-
-    def _settings_closed(self, result: int) -> None:
-        self._settings_dialog = None
-        if not result:
-            self._preview(self._app.settings)
 
     def _open_from_tray(self, conversation_id: str) -> None:
         self.bring_to_front()
@@ -469,12 +432,3 @@ class MainWindow(QMainWindow):
 
     def _tell_shown(self) -> None:
         self._app.set_shown(self.isVisible() and self.isActiveWindow() and not self.isMinimized())
-
-
-def notice_text(notice: NoticeRaised, texts: Texts) -> str:
-    """The sentence of a notice."""
-    words = texts.status
-    reason = str(notice.facts.get("reason", ""))
-    if notice.code is NoticeCode.SIGN_IN_FAILED and reason in set(SignInFailure):
-        return words.sign_in_failures[SignInFailure(reason)]
-    return words.notices[notice.code].format_map(notice.facts)
