@@ -121,22 +121,13 @@ def archive(notes: Sequence[Note]) -> Operation[int]:
     notes = [note for note in notes if (note.user_id, note.turn.request_id) in is_new]
     if not notes:
         return 0
-    pairs = sorted({(note.user_id, note.conversation_id) for note in notes})
+    pairs = sorted(set(map(_pair_of, notes)))
     (found,) = yield [_many(_SELECT_DELETED, "pairs", [_pair(*pair) for pair in pairs])]
     deleted = {(user_id, conversation_id): at_ms for user_id, conversation_id, at_ms in found.rows}
-    # Asked after the deletion: the conversation begins anew. Asked before it: kept only if it was there to be deleted.
     revived = {
-        pair
-        for note in notes
-        if (pair := (note.user_id, note.conversation_id)) in deleted and note.turn.accepted_at_ms > deleted[pair]
+        _pair_of(note) for note in notes if note.turn.accepted_at_ms > deleted.get(_pair_of(note), history.NO_BOUND)
     }
-    kept = [
-        note
-        for note in notes
-        if (at_ms := deleted.get(pair := (note.user_id, note.conversation_id))) is None
-        or note.turn.accepted_at_ms > at_ms
-        or (pair not in revived and note.turn.ended_at_ms <= at_ms)
-    ]
+    kept = [note for note in notes if _is_kept(note, deleted.get(_pair_of(note)), _pair_of(note) in revived)]
     yield [
         *(query for pair in sorted(revived) for query in history.erase(*pair)),
         *(query for note in kept for query in _texts(note)),
@@ -146,6 +137,17 @@ def archive(notes: Sequence[Note]) -> Operation[int]:
         *(query for note in kept for query in _superseding(note)),
     ]
     return len(notes)
+
+
+def _is_kept(note: Note, deleted_at_ms: int | None, is_revived: bool) -> bool:
+    """Asked after a deletion: the conversation begins anew. Asked before it: kept if it was there to be deleted."""
+    if deleted_at_ms is None or note.turn.accepted_at_ms > deleted_at_ms:
+        return True
+    return not is_revived and note.turn.ended_at_ms <= deleted_at_ms
+
+
+def _pair_of(note: Note) -> tuple[str, str]:
+    return note.user_id, note.conversation_id
 
 
 def _many(text: str, place: str, rows: Sequence[Params], *, before: str = "") -> Query:

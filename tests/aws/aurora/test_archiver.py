@@ -4,6 +4,7 @@ import asyncio
 import json
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from answerback.aws.archiver import Archiver
@@ -232,7 +233,9 @@ async def test_a_user_erased_while_notes_are_on_their_way_stays_erased(aws, acto
     assert await aws.turns_kept.pending() == []
 
 
-async def test_a_user_erased_in_the_middle_of_a_write_stays_erased(aws, actor, open_aws, monkeypatch):
+async def test_a_user_erased_in_the_middle_of_a_write_stays_erased(
+    aws, actor, open_aws, monkeypatch, postgres_server, aurora_cluster
+):
     """The archiver has seen that the note is there; then the user is erased; then the archiver writes."""
     await actor.turn("r1", tokens=(1, 1))
     late = open_aws(patience_s=20)
@@ -251,6 +254,7 @@ async def test_a_user_erased_in_the_middle_of_a_write_stays_erased(aws, actor, o
         monkeypatch.setattr(eraser.data_api, "write", told)
         erasing.append(asyncio.create_task(eraser.delete_user("ann")))
         await gone.wait()
+        await asyncio.to_thread(_wait_for_lock, postgres_server.url, aurora_cluster.database, erasing[0])
         return found
 
     monkeypatch.setattr(late.turns_kept, "present", erased_behind)
@@ -259,6 +263,14 @@ async def test_a_user_erased_in_the_middle_of_a_write_stays_erased(aws, actor, o
     assert list(await aws.users()) == []
     assert await shown(aws) == []
     assert await used(aws) == []
+
+
+def _wait_for_lock(url, database, eraser):
+    """Until the eraser waits for a lock, or has not waited."""
+    with psycopg.connect(url, dbname=database, autocommit=True) as connection:
+        waiting = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while connection.execute(waiting).fetchone() == (0,) and not eraser.done():
+            pass
 
 
 async def test_an_erased_user_may_come_back(aws, actor):
@@ -360,8 +372,6 @@ async def test_purging_wakes_nobody_and_erases_what_was_deleted_long_ago(aws, ac
 
 
 async def test_purging_takes_texts_and_receipts_too(aws, actor, aurora_cluster, postgres_server):
-    import psycopg
-
     await actor.turn("r1", "gone?")
     await aws.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
     await actor.turn("r2", "kept", conversation="c2")
@@ -404,8 +414,6 @@ async def test_a_page_of_long_turns_comes_in_several_responses(aws, actor):
 
 
 async def test_usage_of_everyone_comes_in_pages(aws, actor, aurora_cluster, postgres_server):
-    import psycopg
-
     with psycopg.connect(postgres_server.url, dbname=aurora_cluster.database, autocommit=True) as connection:
         connection.execute(
             """INSERT INTO usage SELECT 'u' || (n %% 600), '2026-01-0' || (1 + n / 600), n, 1, 2, 3
