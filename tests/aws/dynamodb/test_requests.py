@@ -381,6 +381,8 @@ async def test_what_one_answer_costs(world) -> None:
     # Answer 1, record 2, its index 1, turn 2, its index 1.
     assert await cost(worker.change(KEY, world.finish())) == (7, 0)
     notes = await world.turns().pending()
+    # The index and two texts.
+    assert await cost(world.turns().pending()) == (0, 2.5)
     assert await cost(world.turns().settled(notes)) == (2, 0)
 
 

@@ -1,5 +1,7 @@
 """The model's context and the notes for Aurora, beyond the contract of History.tail."""
 
+from random import Random
+
 import pytest
 
 from answerback.aws.dynamodb.erasing import erase_user
@@ -9,6 +11,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import Connection, StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
+from answerback.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.emulator
 
@@ -154,6 +157,24 @@ async def test_a_late_answer_is_not_kept_when_the_deletion_is_taken_back(world) 
     assert await tail(world) == ["a"]
 
 
+async def test_what_was_deleted_before_the_conversation_began_anew_stays_gone(world) -> None:
+    store, turns = world.requests(), world.turns()
+    await world.turn(store, "old")
+    await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)
+    await turns.delete_conversation("ann", "c1", now_ms=world.now_ms + 500)
+    world.now_ms += 1_000
+    await world.turn(store, "new")
+    await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)
+    assert await tail(world) == []
+    await turns.restore_conversation("ann", "c1")
+    assert await tail(world) == ["new"]
+    await turns.restore_conversation("ann", "c1")
+    assert await tail(world) == ["new"]
+    await turns.erase_conversation("ann", "c1")
+    assert await tail(world) == ["new"]
+    assert len([item for item in world.items(world.tables.conversations) if "text" in item]) == 2
+
+
 async def test_erasing_a_conversation_takes_what_was_asked_before_its_deletion(world) -> None:
     store, turns = world.requests(), world.turns()
     await world.turn(store, "a")
@@ -221,3 +242,43 @@ async def test_erasing_a_user_empties_every_table_of_that_user_alone(world) -> N
     assert not await erase_user(world.database(), "ann")
     assert await limits.own_limit("ann") is None
     assert len(await store.unfinished()) == 1
+
+
+# --- against the store in memory ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_any_course_of_a_conversation_has_the_context_that_memory_has(world, seed: int) -> None:
+    """Questions, failures, edits of anything, deletions and their taking back; asked at every point of it."""
+    random = Random(seed)
+    memory, store, turns = MemoryStore(), world.requests(), world.turns()
+    asked: list[str] = []
+
+    async def compare() -> None:
+        for before in (None, *asked):
+            named = {"limit": 100, "before_request": before}
+            expected = [turn.request_id for turn in await memory.tail("ann", "c1", **named)]
+            found = [turn.request_id for turn in await turns.tail("ann", "c1", **named)]
+            assert found == expected, (seed, before, asked)
+
+    for n in range(14):
+        world.now_ms += 1_000
+        match random.choices(("turn", "edit", "delete", "restore"), (5, 5, 1, 1))[0]:
+            case "delete":
+                if await memory.update_conversation("ann", "c1", title=None, deleted=True, now_ms=world.now_ms):
+                    await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)
+            case "restore":
+                was_deleted = not await memory.conversations("ann", before=None, limit=1)
+                await memory.update_conversation("ann", "c1", title=None, deleted=False, now_ms=world.now_ms)
+                if was_deleted:
+                    await turns.restore_conversation("ann", "c1")
+            case kind:
+                replaces = random.choice(asked) if kind == "edit" and asked else None
+                status = random.choices((Status.COMPLETED, Status.FAILED), (4, 1))[0]
+                for backend in (memory, store):
+                    begun_ms = world.now_ms
+                    await world.turn(backend, f"r{n}", replaces=replaces, status=status)
+                    world.now_ms = begun_ms
+                world.now_ms += 1_000
+                asked.append(f"r{n}")
+        await compare()

@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from answerback.aws.dynamodb.items import Item, decode
+
 _READS: Final = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"})
+
+_READ_UNIT_BYTES: Final = 4096
 
 
 @dataclass(slots=True)
@@ -46,8 +50,12 @@ def meter(client: Any) -> Units:
 
 def _billed(answer: Mapping[str, Any]) -> float:
     match answer.get("Error", {}).get("Code"):
+        case None if "ConsumedCapacity" not in answer:
+            # The emulator does not count BatchGetItem, which we always ask to be consistent.
+            found = (item for items in answer.get("Responses", {}).values() for item in items)
+            return float(sum(-(-_bytes_of(item) // _READ_UNIT_BYTES) for item in found))
         case None:
-            consumed = answer.get("ConsumedCapacity", [])
+            consumed = answer["ConsumedCapacity"]
             return float(
                 sum(part["CapacityUnits"] for part in (consumed if isinstance(consumed, list) else [consumed]))
             )
@@ -57,3 +65,8 @@ def _billed(answer: Mapping[str, Any]) -> float:
             return 2.0 * len(answer.get("CancellationReasons", []))
         case _:
             return 0.0
+
+
+def _bytes_of(item: Item) -> int:
+    """About what DynamoDB takes for it: names and values in UTF-8."""
+    return sum(len(name) + len(str(value).encode()) for name, value in decode(item).items())

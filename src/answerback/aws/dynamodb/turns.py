@@ -242,20 +242,28 @@ class DynamoTurns:
     # --- deletion
 
     async def delete_conversation(self, user_id: str, conversation_id: str, *, now_ms: int) -> None:
-        """Hide every turn that was asked until now from `tail`. May be said again."""
+        """Hide every turn that was asked until now from `tail`. Said again of a deleted one it changes nothing."""
         key = places.deletion_key(user_id, conversation_id)
-        await self._database.put(self._table, encode({**key, "deletedAtMs": now_ms}))
+        gone_ms = await self.deleted_at_ms(user_id, conversation_id)
+        if gone_ms is not None:
+            newest, _ = await self._page(user_id, conversation_id, _END, 1)
+            if not any(TURN in items and _asked_at_ms(items[TURN]) > gone_ms for _, items in newest):
+                return
+        # It had begun anew after a deletion: what was before that one stays gone, also when this one is taken back.
+        await self._database.put(self._table, encode({**key, "deletedAtMs": now_ms, "goneAtMs": gone_ms}))
 
     async def restore_conversation(self, user_id: str, conversation_id: str) -> None:
         """Take the deletion back. Answers that came after it to questions from before it are not kept.
 
         reader     [ sees nothing ............................................ ] sees what there was before
-        restore    read mark ──► delete turns that ended behind the mark ──► delete mark
+        restore    read mark ──► delete turns that ended behind the mark ──► mark off
                                ▲                                          ▲
                    dies here: as if never begun         dies here: still deleted; again does the rest
         """
-        deleted_at_ms = await self.deleted_at_ms(user_id, conversation_id)
-        if deleted_at_ms is None:
+        key = places.deletion_key(user_id, conversation_id)
+        mark = await self._database.get(self._table, key, consistent=True)
+        deleted_at_ms = None if mark is None else number_of(mark, "deletedAtMs")
+        if mark is None or deleted_at_ms is None:
             return
         late = [
             Place(user_id, conversation_id, position).key(TURN)
@@ -263,13 +271,18 @@ class DynamoTurns:
             if _asked_at_ms(turn) <= deleted_at_ms < (number_of(turn, "endedAtMs") or 0)
         ]
         await self._database.delete_many(self._table, late)
-        await self._database.delete(self._table, places.deletion_key(user_id, conversation_id))
+        gone_ms = number_of(mark, "goneAtMs")
+        if gone_ms is None:
+            await self._database.delete(self._table, key)
+        else:
+            await self._database.put(self._table, encode({**key, "goneAtMs": gone_ms}))
 
     async def deleted_at_ms(self, user_id: str, conversation_id: str) -> int | None:
-        """When the conversation was last deleted and not restored. Turns asked after that begin it anew."""
-        key = places.deletion_key(user_id, conversation_id)
-        found = await self._database.get(self._table, key, consistent=True)
-        return None if found is None else number_of(found, "deletedAtMs")
+        """Turns asked until then are deleted, and those asked after it began the conversation anew; None: none are."""
+        found = await self._database.get(self._table, places.deletion_key(user_id, conversation_id), consistent=True)
+        if found is None:
+            return None
+        return number_of(found, "deletedAtMs") or number_of(found, "goneAtMs")
 
     async def erase_conversation(self, user_id: str, conversation_id: str) -> None:
         """Delete for good every turn that was asked before the deletion, then the mark; nothing if there is none."""
