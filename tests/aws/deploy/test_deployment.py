@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from botocore.config import Config
 
 from answerback.aws.deploy.account import Account
 from answerback.aws.deploy.artefacts import Artefacts
@@ -17,6 +18,7 @@ from answerback.aws.deploy.logs import Logs
 from answerback.aws.deploy.removal import Removal
 from answerback.aws.deploy.stack import Stack, StackState
 from answerback.aws.deploy.status import look
+from answerback.aws.local.emulator import CREDENTIALS, REGION, Emulator
 from answerback.aws.package import Package, build_package
 from answerback.client import Client
 
@@ -160,6 +162,38 @@ def test_following_logs_shows_each_line_once(account: Account, deployed: tuple[s
     with pytest.raises(Enough):
         seen.extend(line.event_id for line in logs.follow(logs.groups(("migration",)), since_ms=0))
     assert rounds == 3
+    assert seen
+    assert len(seen) == len(set(seen))
+
+
+def test_an_alarm_that_rings_says_what_to_do(account: Account, deployed: tuple[str, StackState]) -> None:
+    name, _ = deployed
+    cloudwatch = account.client("cloudwatch")
+    alarm = next(one for one in Stack(account, name).resources() if one["LogicalResourceId"] == "OldestMessageAlarm")
+    cloudwatch.set_alarm_state(AlarmName=alarm["PhysicalResourceId"], StateValue="ALARM", StateReason="planted")
+    ringing = [fact for fact in look(account, name) if fact.is_good is False]
+    cloudwatch.set_alarm_state(AlarmName=alarm["PhysicalResourceId"], StateValue="OK", StateReason="over")
+    assert [(fact.name, fact.value) for fact in ringing] == [("alarm", alarm["PhysicalResourceId"])]
+    assert "WorkerConcurrency" in ringing[0].advice
+    assert [fact for fact in look(account, name) if fact.is_good is not True] == []
+
+
+def test_what_cannot_be_read_does_not_hide_the_rest(
+    account: Account, deployed: tuple[str, StackState], emulator: Emulator
+) -> None:
+    class Partial(Account):
+        def client(self, service: str) -> Any:
+            if service == "cloudwatch":
+                config = Config(retries={"total_max_attempts": 1})
+                return emulator.client(service, endpoint_url="http://127.0.0.1:1", config=config)
+            return account.client(service)
+
+    partial = Partial(region=REGION, endpoint=emulator.endpoint, **CREDENTIALS)
+    facts = {fact.name: fact for fact in look(partial, deployed[0])}
+    assert facts["stack"].is_good is True
+    assert facts["dead letters"].is_good is True
+    assert {name for name, fact in facts.items() if fact.is_good is None} == {"alarms", "queue", "errors", "database"}
+    assert "cannot reach AWS" in facts["alarms"].advice
 
 
 def test_a_function_that_is_not_there(account: Account, deployed: tuple[str, StackState]) -> None:
