@@ -7,7 +7,7 @@ from typing import Any
 
 from answerback.client import Timing
 from answerback.desktop.engine import Engine, Environment
-from answerback.desktop.engine.account import SILENCE_S, WAIT_S
+from answerback.desktop.engine.answers import SILENCE_S, WAIT_S
 from answerback.desktop.engine.events import Event
 from answerback.desktop.profile import Profile
 from answerback.desktop.settings import Settings, SettingsFile

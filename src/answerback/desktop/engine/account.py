@@ -2,27 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from answerback.client import (
     AnswerbackError,
-    AnswerStream,
     Client,
-    Closed,
     Connected,
     ConnectionState,
-    Done,
-    MessageTooLarge,
-    PendingRequest,
-    RequestCancelled,
-    SessionReplaced,
     Timing,
 )
-from answerback.client.events import Answer
 from answerback.client.tokens import Token
 from answerback.core.answer import clean
+from answerback.desktop.engine.answers import Answers
 from answerback.desktop.engine.commands import ExportFormat
 from answerback.desktop.engine.events import (
     AccountOpened,
@@ -30,7 +23,6 @@ from answerback.desktop.engine.events import (
     ConnectionReason,
     ConnectionStatus,
     ConversationsChanged,
-    DraftReturned,
     Event,
     Exported,
     NoticeCode,
@@ -38,27 +30,20 @@ from answerback.desktop.engine.events import (
     RoundTripMeasured,
     SearchFound,
     TurnChanged,
-    TurnsLoaded,
-    TurnsRemoved,
 )
 from answerback.desktop.engine.export import exported, file_name
-from answerback.desktop.engine.live import LiveAnswer
-from answerback.desktop.engine.outbox import StoredOutbox
+from answerback.desktop.engine.pages import Pages
 from answerback.desktop.engine.status import ConnectionTracker
 from answerback.desktop.engine.sync import Sync
-from answerback.desktop.records import Account, Conversation, Turn, TurnStatus
+from answerback.desktop.engine.tasks import Tasks
+from answerback.desktop.records import Account
 from answerback.desktop.settings import Settings
 from answerback.desktop.store.database import Database, StoreError
 from answerback.desktop.store.history import HistoryStore, TurnMerge
-from answerback.desktop.store.store import AccountStore, Supersession
-from answerback.protocol.frames import SendMessage, Status
+from answerback.desktop.store.store import AccountStore
 
 log = logging.getLogger("answerback.desktop")
 
-WAIT_S: Final = 7 * 24 * 3600.0
-"""A question waits in the outbox for as long as the server keeps its records; giving up is the person's."""
-SILENCE_S: Final = 180.0
-"""More than the server gives an answer, so that the server's own ending is what is shown."""
 FLUSH_S: Final = 0.5
 PING_S: Final = 30.0
 HITS: Final = 50
@@ -106,20 +91,20 @@ class AccountEngine:
         self.tracker = ConnectionTracker(clock)
         self._client: Client | None = None
         self._sync: Sync | None = None
-        self._live: dict[str, LiveAnswer] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._unwritten = _Unwritten()
         self._shown: str | None = None
-        self._oldest: dict[str, tuple[bool, int, str] | None] = {}
         self._is_store_broken = False
-        self._outbox = StoredOutbox(
+        self._answers = Answers(
             self._store,
+            emit=emit,
             clock=clock,
-            so_far=self._so_far,
             is_seen=self.is_seen,
-            on_asked=self._asked,
+            on_asked=self._begun,
             on_ended=self._ended,
+            on_text=self._write_soon,
         )
+        self._pages = Pages(self._store, emit, self._answers.so_far)
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -168,7 +153,7 @@ class AccountEngine:
                 user=self._credentials.user,
                 session=self._store.session_id(),
                 offline_start=True,
-                outbox=self._outbox,
+                outbox=self._answers.outbox,
                 on_state=self._state_changed,
                 timing=self._timing,
             )
@@ -184,28 +169,25 @@ class AccountEngine:
             clock=self._clock,
             is_online=lambda: self._client is client and isinstance(client.state, Connected),
         )
-        self._spawn(self._run(client, self._sync), "account")
+        self._tasks.spawn(self._run(client, self._sync), "account")
 
     async def _run(self, client: Client, sync: Sync) -> None:
         await client.open()
         for stream in client.restored:
-            turn = self._store.turn(stream.request_id)
-            if turn is not None and not turn.status.is_over:
-                self._follow(turn, stream)
+            self._answers.follow(stream)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(sync.run())
             tasks.create_task(self._measure(client))
 
     async def _disconnect(self) -> None:
         client, self._client, self._sync = self._client, None, None
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.cancel()
+        try:
+            await self._answers.close()
+        except StoreError:
+            self.store_failed()
         if client is not None:
             await client.aclose()
-        self._write_answers()
-        self._live.clear()
 
     async def _measure(self, client: Client) -> None:
         """The round trip, now and then while online."""
@@ -223,21 +205,12 @@ class AccountEngine:
         changed = self.tracker.changed(state, self._client.limits)
         if isinstance(state, Connected) and not self._is_ours(state.user_id):
             changed = ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.USER_MISMATCH)
-            self._spawn(self._leave(), "leave")
+            self._tasks.spawn(self._disconnect(), "disconnect")
         elif changed.status in (ConnectionStatus.STOPPED, ConnectionStatus.SIGNED_OUT):
-            self._spawn(self._leave(), "leave")
+            self._tasks.spawn(self._disconnect(), "disconnect")
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
             self._sync.wish()
         self._emit(changed)
-
-    async def _leave(self) -> None:
-        """The client is of no use any more; `reconnect` makes another."""
-        await self._disconnect_but(asyncio.current_task())
-
-    async def _disconnect_but(self, this: asyncio.Task[None] | None) -> None:
-        if this is not None:
-            self._tasks.discard(this)
-        await self._disconnect()
 
     def _is_ours(self, user_id: str) -> bool:
         try:
@@ -249,137 +222,34 @@ class AccountEngine:
     # --- questions ------------------------------------------------------------------------------------------
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
-        """See `Commands.ask`. A question that cannot be kept goes back into the draft."""
-        settings = self._settings()
-        text = clean(text)
-        if not text.strip():
-            return
-        try:
-            stream = self._begin(conversation_id, request_id, text, replaces, settings)
-        except MessageTooLarge as exc:
-            self._give_back(conversation_id, text)
-            self._notice(
-                NoticeCode.MESSAGE_TOO_LARGE, size_bytes=exc.size_bytes, limit_bytes=exc.limit_bytes or exc.size_bytes
-            )
-        except StoreError:
-            self._give_back(conversation_id, text)
-            self.store_failed()
-        except ValueError:
-            log.exception("a question was refused")
-            self._give_back(conversation_id, text)
-        else:
-            turn = self._store.turn(request_id)
-            if stream is not None and turn is not None and not turn.status.is_over:
-                self._follow(turn, stream)
-
-    def _begin(
-        self, conversation_id: str, request_id: str, text: str, replaces: str | None, settings: Settings
-    ) -> AnswerStream | None:
-        """None: there is no client now; the outbox has it."""
-        system = clean(settings.system) if settings.system and settings.system.strip() else None
-        if self._client is not None:
-            try:
-                return self._client.stream(
-                    text,
-                    conversation=conversation_id,
-                    model=settings.model,
-                    system=system,
-                    max_tokens=settings.max_tokens,
-                    replaces=replaces,
-                    request_id=request_id,
-                    total_timeout=WAIT_S,
-                )
-            except (Closed, SessionReplaced):
-                pass
-            except AnswerbackError as exc:
-                if isinstance(exc, MessageTooLarge):
-                    raise
-                log.info("the client takes no question: %s", exc.code)
-        frame = SendMessage(
-            request_id=request_id,
-            message=text,
-            stream=True,
-            conversation_id=conversation_id,
-            model=settings.model,
-            system=system,
-            max_tokens=settings.max_tokens,
-            replaces=replaces,
-        )
-        self._outbox.save(PendingRequest(frame=frame))
-        return None
+        """See `Commands.ask`."""
+        self._answers.ask(self._client, conversation_id, request_id, text, replaces=replaces, settings=self._settings())
 
     def stop(self, request_id: str) -> None:
-        """See `Commands.stop`. Without a client, only what the server never took can be stopped here."""
-        if self._client is not None:
-            self._client.cancel(request_id)
-            return
-        turn = self._store.turn(request_id)
-        if turn is not None and turn.status is TurnStatus.OUTBOX:
-            answer = Answer(text="", request_id=request_id, status=Status.CANCELLED, attempt=0)
-            self._outbox.ended(request_id, RequestCancelled(answer))
+        """See `Commands.stop`."""
+        self._answers.stop(self._client, request_id)
 
     def forget_turn(self, request_id: str) -> None:
         """See `Commands.forget_turn`."""
-        turn = self._store.turn(request_id)
-        if turn is not None and self._store.forget_turn(request_id):
-            self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=(request_id,)))
+        self._answers.forget_turn(request_id)
 
-    def _follow(self, turn: Turn, stream: AnswerStream) -> None:
-        self._live[turn.request_id] = LiveAnswer(turn)
-        self._spawn(self._read(stream), f"answer-{turn.request_id}")
+    def _begun(self, conversation_id: str) -> None:
+        self._pages.begun(conversation_id)
 
-    async def _read(self, stream: AnswerStream) -> None:
-        """What comes until the ending; the ending itself comes by way of the outbox."""
-        try:
-            async for event in stream.events():
-                live = self._live.get(stream.request_id)
-                if live is None or isinstance(event, Done):
-                    return
-                shown = live.receive(event)
-                if shown is not None:
-                    self._emit(shown)
-                    self._write_soon()
-        except AnswerbackError:
-            pass  # told by the outbox, or only this client's end
-
-    def _asked(self, turn: Turn, conversation: Conversation | None, replaced: Sequence[str]) -> None:
-        if conversation is not None:
-            self._emit(ConversationsChanged(changed=(conversation,)))
-        self._oldest.setdefault(turn.conversation_id, _BEFORE_ALL)
-        if replaced:
-            self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=tuple(replaced)))
-        self._emit(TurnChanged(turn))
-
-    def _ended(self, turn: Turn, supersession: Supersession) -> None:
-        self._live.pop(turn.request_id, None)
-        self._emit(TurnChanged(turn))
-        for returned in supersession.returned:
-            self._emit(TurnChanged(returned))
-        if supersession.removed:
-            self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=supersession.removed))
-        self.conversations_changed([turn.conversation_id])
-
-    def _so_far(self, request_id: str) -> Turn | None:
-        live = self._live.get(request_id)
-        return None if live is None else live.turn
-
-    def _give_back(self, conversation_id: str, text: str) -> None:
-        self._emit(DraftReturned(conversation_id=conversation_id, text=text))
+    def _ended(self, conversation_id: str) -> None:
+        self.conversations_changed([conversation_id])
 
     # --- conversations --------------------------------------------------------------------------------------
 
     def open_conversation(self, conversation_id: str) -> None:
         """See `Commands.open_conversation`."""
-        self._tell_page(conversation_id)
+        self._pages.open(conversation_id)
         if self._sync is not None:
             self._sync.wish(conversation_id)
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
         """See `Commands.load_more`."""
-        page = self._store.page(conversation_id, before=before_request_id)
-        if page.turns:
-            self._oldest[conversation_id] = page.turns[0].order
-        self._emit(TurnsLoaded(conversation_id=conversation_id, turns=page.turns, has_more=page.has_more))
+        self._pages.more(conversation_id, before_request_id)
 
     def show(self, conversation_id: str | None) -> None:
         """See `Commands.show`."""
@@ -403,7 +273,7 @@ class AccountEngine:
         self._unwritten.drafts.pop(conversation_id, None)
         if not self._store.delete(conversation_id, now_ms=self._clock()):
             self._store.save_draft(conversation_id, "")
-        self._oldest.pop(conversation_id, None)
+        self._pages.forget(conversation_id)
         self._emit(ConversationsChanged(removed=(conversation_id,)))
         self.refresh()
 
@@ -413,9 +283,9 @@ class AccountEngine:
             self.conversations_changed([conversation_id])
             for turn in self._store.pending():
                 if turn.conversation_id == conversation_id:
-                    self._emit(TurnChanged(self._so_far(turn.request_id) or turn))
+                    self._emit(TurnChanged(self._answers.so_far(turn.request_id) or turn))
         elif self._client is not None:
-            self._spawn(self._restore(self._client, conversation_id), "restore")
+            self._tasks.spawn(self._restore(self._client, conversation_id), "restore")
 
     async def _restore(self, client: Client, conversation_id: str) -> None:
         try:
@@ -432,7 +302,7 @@ class AccountEngine:
         """See `Commands.export`."""
         conversation = self._store.conversation(conversation_id)
         if conversation is not None:
-            turns = self._with_live(self._store.page(conversation_id, limit=None).turns)
+            turns = self._pages.with_live(self._store.page(conversation_id, limit=None).turns)
             self._emit(
                 Exported(
                     conversation_id=conversation_id,
@@ -440,19 +310,6 @@ class AccountEngine:
                     file_name=file_name(conversation, form),
                 )
             )
-
-    def _tell_page(self, conversation_id: str) -> None:
-        page = self._store.page(conversation_id)
-        known = self._oldest.get(conversation_id)
-        if page.turns:
-            self._oldest[conversation_id] = min(page.turns[0].order, known or page.turns[0].order)
-        else:
-            self._oldest.setdefault(conversation_id, None)
-        turns = self._with_live(page.turns)
-        self._emit(TurnsLoaded(conversation_id=conversation_id, turns=turns, has_more=page.has_more))
-
-    def _with_live(self, turns: Iterable[Turn]) -> tuple[Turn, ...]:
-        return tuple(self._so_far(turn.request_id) or turn for turn in turns)
 
     # --- what the sync tells (`Watcher`) ----------------------------------------------------------------------
 
@@ -468,24 +325,12 @@ class AccountEngine:
         if is_kept:
             self.conversations_changed([conversation_id])
         else:
-            self._oldest.pop(conversation_id, None)
+            self._pages.forget(conversation_id)
             self._emit(ConversationsChanged(removed=(conversation_id,)))
 
     def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
-        """Tell what lies in the part that is loaded, and whether there is more before it."""
-        if conversation_id not in self._oldest:
-            return
-        oldest = self._oldest[conversation_id]
-        if oldest is None:
-            self._tell_page(conversation_id)
-            return
-        if merge.removed:
-            self._emit(TurnsRemoved(conversation_id=conversation_id, request_ids=tuple(merge.removed)))
-        for turn in merge.changed:
-            if turn.order >= oldest:
-                self._emit(TurnChanged(turn))
-        if any(turn.order < oldest for turn in merge.changed):
-            self._emit(TurnsLoaded(conversation_id=conversation_id, turns=(), has_more=True))
+        """Tell what lies in the part that is loaded."""
+        self._pages.merged(conversation_id, merge)
 
     def is_seen(self, conversation_id: str) -> bool:
         """Whether the person looks at it."""
@@ -510,20 +355,11 @@ class AccountEngine:
         try:
             for conversation_id, text in drafts.items():
                 self._store.save_draft(conversation_id, text)
+            drafts = {}
+            self._answers.write()
             self._is_store_broken = False
         except StoreError:
             self._unwritten.drafts = {**drafts, **self._unwritten.drafts}
-            self.store_failed()
-        self._write_answers()
-
-    def _write_answers(self) -> None:
-        try:
-            for request_id, live in self._live.items():
-                if live.is_unsaved:
-                    turn = live.turn
-                    self._store.save_partial(request_id, attempt=turn.attempt, text=turn.answer, status=turn.status)
-                    live.is_unsaved = False
-        except StoreError:
             self.store_failed()
 
     def store_failed(self) -> None:
@@ -535,17 +371,3 @@ class AccountEngine:
 
     def _notice(self, code: NoticeCode, **facts: str | int) -> None:
         self._emit(NoticeRaised(code=code, facts=facts))
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error)
-
-
-_BEFORE_ALL: Final = (False, -1, "")
-"""Of a conversation that was begun here: all of it is loaded."""

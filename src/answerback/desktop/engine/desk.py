@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -25,6 +24,7 @@ from answerback.desktop.engine.events import (
     SignInStatus,
 )
 from answerback.desktop.engine.identity import IdentityKeeper, Who, is_same_login
+from answerback.desktop.engine.tasks import Tasks
 from answerback.desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
 from answerback.desktop.settings import AuthMode, Settings, SettingsFile, problems
 from answerback.desktop.signin.errors import SignInError
@@ -45,7 +45,7 @@ class Desk:
         self._who: Who | None = None
         self._account: AccountEngine | None = None
         self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._signing_in: asyncio.Task[None] | None = None
         self._gateway: LocalGateway | None = None
         self._gateway_status = GatewayStatus.UNKNOWN
@@ -62,13 +62,11 @@ class Desk:
         if self._settings.auth is AuthMode.NONE:
             await self._enter(await self._identity.who(self._settings))
         else:
-            self._spawn(self._switch(), "account")
+            self._tasks.spawn(self._switch(), "account")
 
     async def close(self) -> None:
         """Everything is written down; a gateway of ours is stopped."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         await self._leave()
         await self._identity.settle()
         if self._gateway is not None:
@@ -131,7 +129,7 @@ class Desk:
     def reconnect(self) -> None:
         """See `Commands.reconnect`."""
         if self._account is None and self._signing_in is None:
-            self._spawn(self._switch(), "account")
+            self._tasks.spawn(self._switch(), "account")
         self.on_account(lambda account: account.reconnect())
 
     def change_settings(self, settings: Settings) -> None:
@@ -147,7 +145,7 @@ class Desk:
         self._emit(SettingsChanged(self._settings))
         if settings.token or not is_same_login(before, settings):
             self.cancel_sign_in()
-            self._spawn(self._log_in_again(settings), "settings")
+            self._tasks.spawn(self._log_in_again(settings), "settings")
 
     async def _log_in_again(self, settings: Settings) -> None:
         if settings.auth is AuthMode.TOKEN and settings.token:
@@ -159,7 +157,7 @@ class Desk:
     def sign_in(self) -> None:
         """See `Commands.sign_in`."""
         if self._settings.auth is AuthMode.OIDC and self._signing_in is None:
-            self._signing_in = self._spawn(self._sign_in(self._settings), "sign-in")
+            self._signing_in = self._tasks.spawn(self._sign_in(self._settings), "sign-in")
 
     def cancel_sign_in(self) -> None:
         """See `Commands.cancel_sign_in`."""
@@ -169,7 +167,7 @@ class Desk:
     def sign_out(self) -> None:
         """See `Commands.sign_out`."""
         self.cancel_sign_in()
-        self._spawn(self._sign_out(), "sign-out")
+        self._tasks.spawn(self._sign_out(), "sign-out")
 
     async def _sign_in(self, settings: Settings) -> None:
         try:
@@ -211,14 +209,14 @@ class Desk:
         if error.is_final:
             self._emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": error.failure.value}))
             self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
-            self._spawn(account.sign_out(), "signed-out")
+            self._tasks.spawn(account.sign_out(), "signed-out")
 
     # --- the local gateway
 
     def start_gateway(self) -> None:
         """See `Commands.start_gateway`."""
         if self._gateway is None or not self._gateway.is_running:
-            self._spawn(self._start_gateway(), "gateway")
+            self._tasks.spawn(self._start_gateway(), "gateway")
 
     async def _start_gateway(self) -> None:
         profile, address = self._environment.profile, address_of(self._settings.server_url)
@@ -272,14 +270,3 @@ class Desk:
             self._look_for_gateway(event)
             if event.status is ConnectionStatus.SIGNED_OUT and self._who is not None and self._who.keeper is not None:
                 self._who.keeper.doubt()
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from answerback.client import Timing
-from answerback.desktop.engine.account import SILENCE_S, WAIT_S
+from answerback.desktop.engine.answers import SILENCE_S, WAIT_S
 from answerback.desktop.profile import Profile
 from answerback.desktop.signin.vault import KeyringVault, Vault
 

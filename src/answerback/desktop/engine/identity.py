@@ -13,6 +13,7 @@ import jwt
 from answerback.desktop.engine.account import Credentials
 from answerback.desktop.engine.environment import Environment
 from answerback.desktop.engine.events import Event, NoticeCode, NoticeRaised, SignInChanged, SignInStatus
+from answerback.desktop.engine.tasks import Tasks
 from answerback.desktop.records import Account
 from answerback.desktop.settings import AuthMode, Settings, is_id
 from answerback.desktop.signin.errors import SignInError
@@ -59,7 +60,7 @@ class IdentityKeeper:
         self._environment = environment
         self._emit = emit
         self._on_failure = on_failure
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._keeping = Tasks()
 
     async def who(self, settings: Settings) -> Who | None:
         """None: nobody is signed in."""
@@ -100,7 +101,7 @@ class IdentityKeeper:
 
     async def settle(self) -> None:
         """Wait for what is still being written to the keyring."""
-        await asyncio.gather(*self._keeping, return_exceptions=True)
+        await self._keeping.settle()
 
     async def _by_token(self, settings: Settings) -> Who | None:
         token = await asyncio.to_thread(self._environment.vault.get, self._name(settings))
@@ -126,9 +127,7 @@ class IdentityKeeper:
         return Who(account=account, credentials=Credentials(token=keeper), keeper=keeper)
 
     def _keep_soon(self, name: str, secret: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._keep(name, secret), name="keyring")
-        self._keeping.add(task)
-        task.add_done_callback(self._keeping.discard)
+        self._keeping.spawn(self._keep(name, secret), "keyring")
 
     async def _keep(self, name: str, secret: str) -> None:
         if not await asyncio.to_thread(self._environment.vault.set, name, secret):
