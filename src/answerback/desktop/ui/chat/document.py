@@ -107,7 +107,7 @@ def _style_letters(block: QTextBlock, cursor: QTextCursor, theme: Theme, image: 
             description = form.stringProperty(QTextFormat.Property.ImageAltText).strip()
             muted = QTextCharFormat()
             muted.setForeground(theme.colour("text_muted"))
-            cursor.insertText(image.format(text=description or "…") * min(length, 20), muted)
+            cursor.insertText(image.format(text=description) * min(length, 20), muted)
         elif form.isAnchor():
             cursor.setCharFormat(_link(form, theme))
         elif form.fontFixedPitch():

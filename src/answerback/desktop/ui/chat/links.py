@@ -103,6 +103,8 @@ class LinkDialog(QDialog):
         buttons.addButton(cancel, QDialogButtonBox.ButtonRole.RejectRole)
         buttons.addButton(self.open_button, QDialogButtonBox.ButtonRole.AcceptRole)
         copy.clicked.connect(self._copy)
+        for button in (copy, self.open_button):
+            button.setAutoDefault(False)
         cancel.setDefault(True)
         cancel.setFocus()
         buttons.accepted.connect(self._open)

@@ -1,0 +1,38 @@
+"""A pane with a conversation of the test's own turns."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
+
+from answerback.desktop.records import Turn
+from answerback.desktop.texts.chat import CHAT_EN
+from answerback.desktop.ui.chat import ChatPane, Look
+from answerback.desktop.ui.theme import Theme
+from answerback.desktop.viewmodels.app import AppViewModel
+from chat_samples import Recorder, Scene, pane_of
+
+Opened = tuple[ChatPane, AppViewModel, Recorder]
+
+
+@pytest.fixture
+def look(theme: Theme) -> Look:
+    return Look(theme=theme, texts=CHAT_EN)
+
+
+@pytest.fixture
+def opened(qapp: QApplication, theme: Theme, qtbot: QtBot) -> Iterator[Callable[..., Opened]]:
+    """`opened(*turns, **fields of a Scene)`: a pane that is shown, its app, and the commands it gave."""
+    panes = []
+
+    def make(*turns: Turn, **fields: object) -> Opened:
+        pane, app, recorder = pane_of(Scene(turns=turns, **fields), qapp)  # type: ignore[arg-type]
+        qtbot.addWidget(pane)
+        qtbot.waitExposed(pane)
+        panes.append(pane)
+        return pane, app, recorder
+
+    yield make
+    for pane in panes:
+        pane.close()
