@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from answerback.aws import aurora_operations as operations
-from answerback.aws.dataapi import DataApi, Statements
+from answerback.aws.dataapi import DataApi, StatementFailed, Statements
 from answerback.aws.dynamodb.turns import Note
 from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError
@@ -21,6 +21,14 @@ _MOST: Final = 2_000
 
 _BATCH: Final = 100
 _BATCH_CHARACTERS: Final = 500_000
+
+
+_OF_THE_DATA: Final = frozenset({"22", "23", "54"})
+"""Classes of SQLSTATE that blame the data. Any other one would be the same with every turn."""
+
+
+class _Unwritable(Exception):
+    """What is in a turn, or in one of several, cannot be written."""
 
 
 class ArchiveObserver(Protocol):
@@ -94,8 +102,8 @@ class Archiver:
     async def flush(self, user_id: str | None = None) -> int:
         """Write what waits, of one user or of all; returns how many turns were new.
 
-        A turn that cannot be written stops no other: it stays a note. Raises: Unavailable, StoreError: Aurora cannot be
-        used now; no note is lost.
+        A turn that cannot be written stops no other: it stays a note. Raises: Unavailable, StoreError, StatementFailed:
+        Aurora cannot be used now, or its tables are not the ones of this version; no note is lost.
         """
         seen: set[tuple[str, str, int]] = set()
         written = 0
@@ -118,9 +126,7 @@ class Archiver:
     async def _write(self, batch: Sequence[Note]) -> int:
         try:
             written = await self._api.write(lambda statements: self._archive(statements, batch))
-        except (Unavailable, StoreError):
-            raise
-        except Exception as exc:
+        except _Unwritable as exc:
             if len(batch) == 1:
                 self._give_up(batch[0], exc)
                 return 0
@@ -139,12 +145,20 @@ class Archiver:
         """
         await statements.run(operations.lock_users({note.user_id for note in batch}))
         present = await self._notes.present(batch)
-        return await statements.run(operations.archive(present)) if present else 0
+        try:
+            return await statements.run(operations.archive(present)) if present else 0
+        except (Unavailable, StoreError):
+            raise
+        except StatementFailed as exc:
+            if exc.sqlstate is not None and exc.sqlstate[:2] not in _OF_THE_DATA:
+                raise
+            raise _Unwritable(str(exc)) from None
+        except Exception as exc:
+            raise _Unwritable(type(exc).__name__) from None  # its words may be the user's
 
-    def _give_up(self, note: Note, cause: Exception) -> None:
+    def _give_up(self, note: Note, cause: _Unwritable) -> None:
         self._observer.not_archived()
-        facts = {"userId": note.user_id, "requestId": note.turn.request_id, "cause": type(cause).__name__}
-        # Not the exception: it may repeat what the user wrote.
+        facts = {"userId": note.user_id, "requestId": note.turn.request_id, "cause": str(cause)}
         log.error("a turn cannot be written to Aurora; it is tried again with the next flush", extra=facts)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from answerback.aws.archiver import Archiver
 from answerback.aws.aurora_operations import archive
+from answerback.aws.dataapi import StatementFailed
 from answerback.core.request import RequestKey
 from answerback.ports import DailyUsage, Unavailable
 from answerback.protocol.frames import Status
@@ -187,6 +188,37 @@ async def test_a_turn_that_cannot_be_written_stops_no_other(aws, actor, monkeypa
     monkeypatch.setattr(aws.turns_kept, "pending", pending)
     assert await aws.archiver.flush() == 1
     assert [name for name, *_ in await shown(aws, user="bob")] == ["r4", "r2", "r0"]
+
+
+async def test_tables_of_another_version_are_not_blamed_on_the_turns(aws, actor, aurora_cluster, postgres_server):
+    for n in range(3):
+        await actor.turn(f"r{n}")
+    with psycopg.connect(postgres_server.url, dbname=aurora_cluster.database, autocommit=True) as connection:
+        connection.execute("ALTER TABLE turns RENAME COLUMN model TO other")
+        try:
+            with pytest.raises(StatementFailed):
+                await aws.archiver.flush()
+        finally:
+            connection.execute("ALTER TABLE turns RENAME COLUMN other TO model")
+    assert aws.counted.dead == 0
+    assert aws.rds_data.calls.count("begin_transaction") == 1
+    assert await aws.archiver.flush() == 3
+
+
+async def test_trouble_with_the_notes_is_not_blamed_on_the_turns(aws, actor, monkeypatch):
+    for n in range(3):
+        await actor.turn(f"r{n}")
+
+    async def forbidden(_notes):
+        raise PermissionError
+
+    present = aws.turns_kept.present
+    monkeypatch.setattr(aws.turns_kept, "present", forbidden)
+    with pytest.raises(PermissionError):
+        await aws.archiver.flush()
+    assert aws.counted.dead == 0
+    monkeypatch.setattr(aws.turns_kept, "present", present)
+    assert await aws.archiver.flush() == 3
 
 
 # --- when ---------------------------------------------------------------------------------------------------
