@@ -79,8 +79,9 @@ class CrashWatch(QObject):
         threading.excepthook = self._uncaught_in_thread
         sys.unraisablehook = self._unraisable
         qInstallMessageHandler(_from_qt)
-        self._fault_file = self._fault_path.open("w", encoding="utf-8")
-        faulthandler.enable(self._fault_file)
+        if not faulthandler.is_enabled():  # else somebody wants the stacks elsewhere: -X faulthandler
+            self._fault_file = self._fault_path.open("w", encoding="utf-8")
+            faulthandler.enable(self._fault_file)
         self._undo = [
             lambda: setattr(sys, "excepthook", before[0]),
             lambda: setattr(threading, "excepthook", before[1]),

@@ -14,6 +14,7 @@ log = logging.getLogger("answerback.desktop")
 _RING: Final = b"raise\n"
 _HEARD: Final = b"raised\n"
 _WAIT_MS: Final = 2_000
+_HEAR_MS: Final = 200
 
 
 def _name(folder: Path) -> str:
@@ -44,16 +45,14 @@ class Doorbell(QObject):
         self._server.close()
 
     def _come(self) -> None:
+        """Whoever comes says at once what it wants; waiting for it here keeps the socket out of Python's callbacks."""
         while (socket := self._server.nextPendingConnection()) is not None:
-            socket.readyRead.connect(lambda socket=socket: self._hear(socket))
-            socket.disconnected.connect(socket.deleteLater)
-
-    def _hear(self, socket: QLocalSocket) -> None:
-        if bytes(socket.read(64).data()).startswith(_RING):
-            socket.write(_HEARD)
-            socket.flush()
-            self.rung.emit()
-        socket.disconnectFromServer()
+            if socket.waitForReadyRead(_HEAR_MS) and bytes(socket.read(64).data()).startswith(_RING):
+                socket.write(_HEARD)
+                socket.waitForBytesWritten(_HEAR_MS)
+                self.rung.emit()
+            socket.close()
+            socket.deleteLater()
 
 
 def ring(folder: Path) -> bool:

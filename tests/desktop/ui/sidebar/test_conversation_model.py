@@ -1,0 +1,96 @@
+"""The list as Qt sees it: rows move, and what was chosen stays chosen."""
+
+import random
+
+import pytest
+from PySide6.QtCore import QPersistentModelIndex, Qt
+
+from answerback.desktop.records import Conversation, Turn, TurnStatus
+from answerback.desktop.settings import Language
+from answerback.desktop.texts import texts_of
+from answerback.desktop.ui.sidebar.conversation_model import ConversationListModel, Role
+from answerback.desktop.viewmodels import ConversationViewModel
+from commands import NotedCommands
+
+TEXTS = texts_of(Language.ENGLISH, system_locale="en-GB")
+
+
+def conversation(name: str, *, commands: NotedCommands | None = None, unread: int = 0) -> ConversationViewModel:
+    record = Conversation(conversation_id=name, title=name, created_at_ms=0, updated_at_ms=0, unread=unread)
+    return ConversationViewModel(name, record, commands or NotedCommands())
+
+
+@pytest.fixture
+def model(qapp) -> ConversationListModel:
+    return ConversationListModel(TEXTS)
+
+
+def titles(model: ConversationListModel) -> list[str]:
+    return [model.index(row).data() for row in range(model.rowCount())]
+
+
+def test_rows_follow_any_change_of_order_and_set(model, qtmodeltester):
+    rng = random.Random(7)
+    everything = [conversation(str(number)) for number in range(30)]
+    for _ in range(60):
+        wanted = rng.sample(everything, rng.randrange(len(everything) + 1))
+        model.show(wanted)
+        assert titles(model) == [one.title for one in wanted]
+        assert [model.row_of(one.conversation_id) for one in wanted] == list(range(len(wanted)))
+    qtmodeltester.check(model)
+
+
+def test_a_row_that_moves_keeps_its_identity(model):
+    a, b, c = (conversation(name) for name in "abc")
+    model.show([a, b, c])
+    kept = QPersistentModelIndex(model.index(2))
+    resets = []
+    model.modelReset.connect(lambda: resets.append(1))
+    model.show([c, a, b])
+    assert kept.row() == 0
+    model.show([conversation("new"), c, b])
+    assert kept.row() == 1
+    assert resets == []
+
+
+def test_two_thousand_at_once_are_one_reset_and_one_more_is_one_row(model):
+    everything = [conversation(str(number)) for number in range(2000)]
+    counts = {"reset": 0, "inserted": 0, "moved": 0}
+    model.modelReset.connect(lambda: counts.update(reset=counts["reset"] + 1))
+    model.rowsInserted.connect(lambda *_: counts.update(inserted=counts["inserted"] + 1))
+    model.rowsMoved.connect(lambda *_: counts.update(moved=counts["moved"] + 1))
+    model.show(everything)
+    model.show([everything[1500], *everything[:1500], *everything[1501:]])
+    model.show([conversation("new"), everything[1500], *everything[:1500], *everything[1501:]])
+    assert counts == {"reset": 1, "inserted": 1, "moved": 1}
+
+
+def test_what_a_row_says(model):
+    one = conversation("Weather", unread=2)
+    model.show([one])
+    row = model.index(0)
+    assert (row.data(), row.data(Role.UNREAD), row.data(Role.NOTE)) == ("Weather", 2, "")
+    one.draft = "and   tomorrow?"
+    assert row.data(Role.NOTE) == "Draft: and tomorrow?"
+    waiting = Turn(request_id="r", conversation_id="Weather", question="q", asked_at_ms=0)
+    one.note_pending([waiting])
+    assert row.data(Role.NOTE) == "Waiting to be sent"
+    assert row.data(Role.IS_WAITING)
+    one.note_pending(
+        [Turn(request_id="r", conversation_id="Weather", question="q", asked_at_ms=0, status=TurnStatus.STREAMING)]
+    )
+    assert row.data(Role.NOTE) == "Answering…"
+    spoken = row.data(Qt.ItemDataRole.AccessibleTextRole)
+    assert spoken.startswith("Weather, 2 new, Answering…, ")
+
+
+def test_a_title_is_typed_in_place(model):
+    commands = NotedCommands()
+    begun = ConversationViewModel("begun", None, commands)
+    model.show([begun, conversation("old", commands=commands)])
+    assert not model.flags(model.index(0)) & Qt.ItemFlag.ItemIsEditable
+    assert model.index(0).data() == "New conversation"
+    row = model.index(1)
+    for typed in ("  ", "old", " a  new\tname "):
+        model.setData(row, typed)
+    assert commands.of("rename") == [("old", "a new name")]
