@@ -90,8 +90,13 @@ def open_app(qapp: QApplication, qtbot: QtBot, tmp_path: Path, monkeypatch) -> I
             profile.folder.mkdir(parents=True)
             chosen = {"user": "ada", "language": Language.ENGLISH, "tray": False, **settings}
             SettingsFile(profile.settings_path).save(Settings(server_url=chosen.pop("url"), **chosen))
-        command = (sys.executable, "-m", "answerback")
-        environment = Environment(profile=profile, vault=MemoryVault(), timing=QUICK, gateway_command=command)
+        environment = Environment(
+            profile=profile,
+            vault=MemoryVault(),
+            timing=QUICK,
+            gateway_command=(sys.executable, "-m", "answerback"),
+            gateway_arguments=("--model", "echo"),
+        )
         app = DesktopApp(qapp, profile, engine=Engine(environment))
         app.start()
         app.window.activateWindow()

@@ -267,3 +267,20 @@ def test_a_narrow_window_shows_the_list_or_the_chat(open_app, gateway):
     assert window.right.isVisible()
     window.resize(1000, 700)
     person.until(lambda: window.sidebar.isVisible() and window.right.isVisible())
+
+
+def test_the_first_run_starts_a_gateway_of_its_own(open_app, unused_port):
+    person = open_app(url=f"ws://127.0.0.1:{unused_port}")
+    person.until(lambda: person.window.welcome.stage is Stage.OFFER)
+    start = next(
+        button
+        for button in person.window.welcome.findChildren(QAbstractButton)
+        if button.text() == "Start the gateway" and button.isVisible()
+    )
+    start.click()
+    person.until(lambda: person.window.welcome.stage is Stage.STARTING)
+    person.online()
+    person.until(lambda: person.window.pages.currentWidget() is person.window.chat)
+    conversation = person.ask("hello there")
+    person.until(lambda: conversation.pending == 0)
+    assert person.turn(conversation, "hello there").answer == "hello there"

@@ -61,6 +61,7 @@ class ToastStack(QWidget):
         bar = _Bar(toast, self._theme, self.dismiss_name, self._forget)
         self._bars.append(bar)
         self._column.addWidget(bar)
+        bar.show()
         self.show()
         self.raise_()
         self._place()

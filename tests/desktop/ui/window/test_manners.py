@@ -1,0 +1,287 @@
+"""Keys, notifications, the tray, what is kept: how the app behaves on a desktop."""
+
+import pytest
+from PySide6.QtCore import QSettings, Qt
+from PySide6.QtGui import QKeySequence
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QAbstractButton, QAbstractItemView, QApplication, QComboBox, QLabel, QLineEdit
+
+from answerback.desktop.engine.events import (
+    AccountOpened,
+    NoticeCode,
+    NoticeRaised,
+    SettingsChanged,
+    SignInStatus,
+    TurnChanged,
+    TurnsLoaded,
+)
+from answerback.desktop.records import Account, Conversation, Failure, FailureCode, Turn, TurnStatus
+from answerback.desktop.settings import AuthMode, Language, Settings
+from answerback.desktop.signin.errors import SignInFailure
+from answerback.desktop.texts import texts_of
+from answerback.desktop.ui.shortcuts import GROUPS, KEYS, Shortcut
+from answerback.desktop.ui.theme import Theme
+from answerback.desktop.ui.tray import Tray
+from answerback.desktop.ui.window.main_window import MainWindow
+from answerback.desktop.ui.window.telling import notice_text
+from answerback.desktop.ui.window.toast import Toast
+from answerback.desktop.viewmodels import AppViewModel
+from commands import NotedCommands
+
+TEXTS = texts_of(Language.ENGLISH, system_locale="en-GB")
+
+
+class NotedTray(Tray):
+    """A tray that is there, and notes what it is told."""
+
+    is_there = True
+
+    def __init__(self) -> None:
+        super().__init__(TEXTS)
+        self.told: list[tuple[str, str]] = []
+
+    def notify(self, text: str, conversation_id: str) -> None:
+        self.told.append((text, conversation_id))
+
+
+class Desk:
+    """A window whose engine only notes."""
+
+    def __init__(self, tmp_path, *titles: str, settings: Settings | None = None) -> None:
+        self.commands = NotedCommands()
+        self.model = AppViewModel(self.commands)
+        self.tray = NotedTray()
+        self.state_path = str(tmp_path / "window.ini")
+        self.settings = settings or Settings(language=Language.ENGLISH)
+        first = self.model.apply([SettingsChanged(self.settings), self.account(titles)])
+        self.window = MainWindow(
+            self.model,
+            TEXTS,
+            Theme(),
+            state=QSettings(self.state_path, QSettings.Format.IniFormat),
+            tray=self.tray,
+            log_path=tmp_path / "desktop.log",
+        )
+        self.window.apply(first)
+        self.window.show()
+        self.window.activateWindow()
+
+    @staticmethod
+    def account(titles: tuple[str, ...]) -> AccountOpened:
+        conversations = tuple(
+            Conversation(conversation_id=title, title=title, created_at_ms=0, updated_at_ms=1000 - place)
+            for place, title in enumerate(titles)
+        )
+        account = Account(key="k", server_url="ws://127.0.0.1:8765", user="ada")
+        return AccountOpened(account=account, conversations=conversations, pending=(), drafts={})
+
+    def tell(self, *events) -> None:
+        self.window.apply(self.model.apply(events))
+
+    def press(self, shortcut: Shortcut, place: int = 0) -> None:
+        keys = QKeySequence(KEYS[shortcut][place])[0]
+        QTest.keyClick(self.window, keys.key(), keys.keyboardModifiers())
+
+
+@pytest.fixture
+def desk(qapp, theme, tmp_path, qtbot):
+    made = []
+
+    def make(*titles: str, settings: Settings | None = None) -> Desk:
+        one = Desk(tmp_path, *titles, settings=settings)
+        qtbot.addWidget(one.window)
+        qtbot.waitUntil(one.window.isActiveWindow, timeout=10_000)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.window.hide()
+
+
+def turn(status: TurnStatus, *, conversation: str = "b", failure: Failure | None = None) -> Turn:
+    return Turn(
+        request_id="r", conversation_id=conversation, question="q", asked_at_ms=1, status=status, failure=failure
+    )
+
+
+def test_the_keyboard_reaches_everything(desk):
+    one = desk("a", "b", "c")
+    assert one.model.current.title == "a"
+    one.press(Shortcut.NEXT)
+    assert one.model.current.title == "b"
+    one.press(Shortcut.NEXT, 1)
+    one.press(Shortcut.NEXT)
+    assert one.model.current.title == "a"
+    one.press(Shortcut.PREVIOUS)
+    assert one.model.current.title == "c"
+    one.press(Shortcut.NEW)
+    assert one.model.current.record is None
+    one.press(Shortcut.SEARCH)
+    assert one.window.sidebar.search_box.hasFocus()
+    one.press(Shortcut.SIDEBAR)
+    assert not one.window.sidebar.isVisible()
+    one.press(Shortcut.SIDEBAR)
+    assert one.window.sidebar.isVisible()
+    one.press(Shortcut.LARGER)
+    assert one.commands.of("change_settings")[-1][0].font_size == Settings().font_size + 1
+
+
+def test_settings_and_help_open_by_key_and_show_every_shortcut(desk, qapp: QApplication):
+    one = desk("a")
+    one.press(Shortcut.SETTINGS)
+    assert one.window.sheets.settings is not None
+    one.window.sheets.settings.reject()
+    one.press(Shortcut.HELP)
+    sheet = qapp.activeModalWidget()
+    shown = {label.text() for label in sheet.findChildren(QLabel)}
+    assert {
+        QKeySequence(KEYS[shortcut][0]).toString(QKeySequence.SequenceFormat.NativeText) for shortcut in KEYS
+    } <= shown
+    assert [shortcut for _, group in GROUPS for shortcut in group] == list(Shortcut)
+    sheet.reject()
+
+
+def test_escape_stops_what_is_answered(desk):
+    one = desk("b")
+    one.tell(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
+    one.window.setFocus()
+    QTest.keyClick(one.window, Qt.Key.Key_Escape)
+    assert one.commands.of("stop") == [("r",)]
+
+
+def test_delete_and_rename_by_key_in_the_list(desk):
+    one = desk("a", "b")
+    one.window.sidebar.list.setFocus()
+    QTest.keyClick(one.window.sidebar.list, Qt.Key.Key_F2)
+    assert one.window.sidebar.list.state() == QAbstractItemView.State.EditingState
+    editor = one.window.sidebar.list.findChild(QLineEdit)
+    QTest.keyClick(editor, Qt.Key.Key_Escape)
+    QTest.keyClick(one.window.sidebar.list, Qt.Key.Key_Delete)
+    assert one.commands.of("delete") == [("a",)]
+    assert one.model.current.title == "b"
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (None, "Answer to “b”"),
+        (Failure(code=FailureCode.TIMEOUT, is_retryable=True), "No answer to “b”"),
+    ],
+)
+def test_an_answer_that_ends_elsewhere_is_notified_by_title_only(desk, monkeypatch, failure, text):
+    one = desk("a", "b")
+    one.window.open_conversation("b")
+    one.tell(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
+    monkeypatch.setattr(one.window, "isActiveWindow", lambda: False)
+    status = TurnStatus.COMPLETED if failure is None else TurnStatus.FAILED
+    one.tell(TurnChanged(turn(status, failure=failure)))
+    assert one.tray.told == [(text, "b")]
+    one.window.open_conversation("a")
+    one.tray._notified = "b"
+    one.tray._message_clicked()
+    assert one.model.current.title == "b"
+
+
+def test_no_notification_in_front_of_a_person_nor_against_the_settings(desk, monkeypatch):
+    quiet = desk("b", settings=Settings(language=Language.ENGLISH, notifications=False))
+    monkeypatch.setattr(quiet.window, "isActiveWindow", lambda: False)
+    there = desk("b")
+    for one in (quiet, there):
+        if one is there:
+            monkeypatch.setattr(one.window, "isActiveWindow", lambda: True)
+        one.tell(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
+        one.tell(TurnChanged(turn(TurnStatus.COMPLETED)))
+        assert one.tray.told == []
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_closing_goes_to_the_tray_or_quits_as_the_settings_say(desk, stays):
+    one = desk("a", settings=Settings(language=Language.ENGLISH, tray=stays))
+    wanted = []
+    one.window.quit_wanted.connect(lambda: wanted.append(1))
+    one.window.close()
+    assert (one.window.isVisible(), len(wanted)) == ((False, 0) if stays else (True, 1))
+    assert len(one.tray.told) == (1 if stays else 0)
+    if stays:
+        one.tray.open_wanted.emit("")
+        assert one.window.isVisible()
+        one.window.close()
+        assert len(one.tray.told) == 1, "it is said once"
+
+
+def test_the_tray_counts_what_is_unread(desk):
+    one = desk("a")
+    one.tray.set_unread(3)
+    assert one.tray._icon.toolTip() == "Answerback: 3 new"
+    one.tray.set_unread(0)
+    assert one.tray._icon.toolTip() == "Answerback"
+
+
+def test_place_size_and_the_open_conversation_are_kept(desk):
+    one = desk("a", "b")
+    one.window.resize(741, 655)
+    one.window.open_conversation("b")
+    one.window.toggle_sidebar()
+    one.window.keep_state()
+    again = desk("a", "b")
+    assert (again.window.width(), again.window.height()) == (741, 655)
+    assert again.model.current.title == "b"
+    assert not again.window.sidebar.isVisible()
+
+
+def test_every_control_has_a_name_for_a_screen_reader(desk):
+    one = desk("a")
+    one.window.show_settings()
+    one.window.say(Toast(text="Something", action="Undo", act=lambda: None))
+    nameless = [
+        type(widget).__name__
+        for kind in (QAbstractButton, QLineEdit, QComboBox, QAbstractItemView)
+        for widget in one.window.findChildren(kind)
+        if widget.isVisible()
+        and not (widget.accessibleName() or getattr(widget, "text", str)().strip())
+        and widget.window() in (one.window, one.window.sheets.settings)
+        and "Private" not in type(widget).__name__
+        and not isinstance(widget.parent(), QLineEdit)
+    ]
+    assert nameless == []
+    one.window.sheets.settings.reject()
+
+
+def test_toasts_are_few_and_said_once(desk, qtbot):
+    one = desk("a")
+    done = []
+    for text in ("1", "2", "2", "3", "4"):
+        one.window.say(Toast(text=text, action="Undo", act=lambda text=text: done.append(text)))
+    assert [toast.text for toast in one.window.toasts.toasts] == ["2", "3", "4"]
+    button = next(b for b in one.window.toasts.findChildren(QAbstractButton) if b.isVisible() and b.text() == "Undo")
+    button.click()
+    assert done == ["2"]
+    assert [toast.text for toast in one.window.toasts.toasts] == ["3", "4"]
+
+
+def test_notices_are_sentences_with_their_facts():
+    size = NoticeRaised(code=NoticeCode.MESSAGE_TOO_LARGE, facts={"size_bytes": 200, "limit_bytes": 100})
+    assert "200 of 100 bytes" in notice_text(size, TEXTS)
+    for failure in SignInFailure:
+        raised = NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": failure.value})
+        assert notice_text(raised, TEXTS) == TEXTS.status.sign_in_failures[failure]
+
+
+def test_sign_in_is_offered_for_what_is_saved(desk):
+    settings = Settings(
+        language=Language.ENGLISH, auth=AuthMode.OIDC, oidc_issuer="https://id.example", oidc_client_id="app"
+    )
+    one = desk("a", settings=settings)
+    one.window.show_settings()
+    page = one.window.sheets.settings.server
+    page.sign_in_button.click()
+    one.model.sign_in = type(one.model.sign_in)(status=SignInStatus.SIGNED_IN, user="ada")
+    page.refresh_sign_in()
+    assert page._sign_in_state.text() == "Signed in as ada"
+    page.sign_in_button.click()
+    assert [name for name, _ in one.commands.noted if name.startswith("sign_")] == ["sign_in", "sign_out"]
+    page.auth.setCurrentIndex(list(AuthMode).index(AuthMode.NONE))
+    assert page.user.isVisibleTo(page)
+    assert not page.issuer.isVisibleTo(page)
+    one.window.sheets.settings.reject()
