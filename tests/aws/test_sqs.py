@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from answerback.aws.sqs import SqsQueue, read_event
+from answerback.aws.messages import read_event
+from answerback.aws.sqs import SqsQueue
 from answerback.core.ordering import ordering_key
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable

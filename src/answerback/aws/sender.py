@@ -23,6 +23,8 @@ log = logging.getLogger("answerback.aws.sender")
 
 FIRST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 4.0
+MAX_PAUSES: Final = 1_000
+"""Connections that are remembered as slow; whoever forgets the oldest only asks it once more."""
 
 _GONE: Final = "GoneException"
 _LIMIT: Final = "LimitExceededException"
@@ -148,6 +150,8 @@ class ApiGatewaySender:
     def _slow(self, connection_id: str) -> Slow:
         """Leave it alone for a while that grows; the text meanwhile goes out as one bigger piece."""
         self._observer.throttled()
+        if connection_id not in self._pauses and len(self._pauses) >= MAX_PAUSES:
+            del self._pauses[next(iter(self._pauses))]
         pause = self._pauses.setdefault(connection_id, _Pause())
         longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**pause.times)
         pause.times += 1

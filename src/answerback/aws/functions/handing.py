@@ -4,12 +4,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from answerback.aws.messages import Message, failed, read_event
 from answerback.aws.observing import Counts
-from answerback.aws.sqs import Message, Visibility, failed, read_event
 from answerback.core.request import RequestKey
 from answerback.service.worker import Done, Retry
+
+if TYPE_CHECKING:
+    from answerback.aws.sqs import Visibility
 
 log = logging.getLogger("answerback.aws.queue")
 
@@ -35,7 +38,7 @@ class Handing:
     """Runs the messages of one event, in order. `clock`: epoch milliseconds."""
 
     def __init__(
-        self, *, run: Run, visibility: Visibility, hold: Hold, counts: Counts, clock: Callable[[], int]
+        self, *, run: Run, visibility: "Visibility", hold: Hold, counts: Counts, clock: Callable[[], int]
     ) -> None:
         self._run = run
         self._visibility = visibility
