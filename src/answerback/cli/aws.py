@@ -29,11 +29,11 @@ _Requirements: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="FILE", help="What those need, in pip's format.", show_default=False)
 ]
 _Python: TypeAlias = Annotated[
-    str | None, typer.Option("--runtime", metavar="X.Y", help="Python of the functions.  [default: 3.13]")
+    str | None, typer.Option("--runtime", metavar="X.Y", help="Python of the functions.  [at first: 3.13]")
 ]
 _Architecture: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="arm64|x86_64|here", help="Processor of the functions.  [default: arm64]"),
+    typer.Option(metavar="arm64|x86_64|here", help="Processor of the functions.  [at first: arm64]"),
 ]
 
 
@@ -151,7 +151,8 @@ def deploy(
         tags=_pairs("--tag", tag),
         include=include or [],
         requirements=requirements,
-        target=deploying.target(runtime, architecture),
+        runtime=runtime,
+        architecture=architecture,
         dry_run=dry_run,
         as_json=as_json,
     )

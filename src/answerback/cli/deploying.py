@@ -72,14 +72,19 @@ def place(stack: str, region: str | None, profile: str | None, endpoint: str | N
     return Place(stack=stack, account=account, endpoint=endpoint, options=f"--stack {stack}{options}")
 
 
-def target(runtime: str | None, architecture: str | None) -> Target:
-    """What the package is built for."""
+def check_target(runtime: str | None, architecture: str | None) -> None:
+    """Raises: CliError: the options do not name anything to build for."""
     if runtime is not None and (not runtime.startswith("3.") or not runtime[2:].isdigit()):
         raise usage_error(f"--runtime must be a version of Python such as 3.13, not {runtime!r}")
+    if architecture not in {None, "arm64", "x86_64", "here"}:
+        raise usage_error(f"--architecture must be arm64, x86_64 or here, not {architecture!r}")
+
+
+def target(runtime: str | None, architecture: str | None) -> Target:
+    """What the package is built for."""
+    check_target(runtime, architecture)
     if architecture == "here":
         return Target.here(python=runtime)
-    if architecture not in {None, "arm64", "x86_64"}:
-        raise usage_error(f"--architecture must be arm64, x86_64 or here, not {architecture!r}")
     return Target(python=runtime or "3.13", architecture=architecture or "arm64")
 
 
@@ -93,11 +98,13 @@ def deploy(
     tags: Mapping[str, str],
     include: Sequence[Path],
     requirements: Path | None,
-    target: Target,
+    runtime: str | None,
+    architecture: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
     """Deploy, or show what would change."""
+    check_target(runtime, architecture)
     wanted = {**given, **_secret(secret_file), **parameters}
     with _explained(), shown_progress() as progress:
         if "JwtIssuer" in given and not {"JwksUrl", "JwtSecret"} & set(wanted):
@@ -105,7 +112,9 @@ def deploy(
             wanted["JwksUrl"] = keys_of_issuer(given["JwtIssuer"])
         wanted = _one_sign_in(wanted)
         wishes = Wishes(
-            target=target,
+            target=Target.here(python=runtime) if architecture == "here" else None,
+            python=runtime,
+            architecture=architecture,
             models=models,
             include=include,
             requirements=requirements,

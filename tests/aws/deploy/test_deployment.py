@@ -19,7 +19,7 @@ from answerback.aws.deploy.removal import Removal
 from answerback.aws.deploy.stack import Stack, StackState
 from answerback.aws.deploy.status import look
 from answerback.aws.local.emulator import CREDENTIALS, REGION, Emulator
-from answerback.aws.package import Package, build_package
+from answerback.aws.package import Package, PackageError, Target, build_package
 from answerback.client import Client
 
 pytestmark = pytest.mark.timeout(300)
@@ -121,6 +121,32 @@ def test_what_cannot_be_is_said_before_anything_is_made(
     assert Stack(account, stack_name).state() is None
 
 
+def test_what_the_functions_run_on_stays_as_it_was(
+    account: Account, wishes: Wish, deployed: tuple[str, StackState], recorder: Any
+) -> None:
+    name, state = deployed
+    built: list[Target] = []
+
+    def refuse(target: Target, **_: Any) -> Package:
+        built.append(target)
+        raise PackageError("not built")
+
+    class Real(Account):
+        is_real = True
+
+    real = Real(region=REGION, endpoint=account.client("s3").meta.endpoint_url, **CREDENTIALS)
+    for asked in ({}, {"architecture": "x86_64"}, {"python": "3.12"}):
+        with pytest.raises(DeployError, match="not built"):
+            Deployment(real, name, recorder, build=refuse).plan(
+                replace(wishes(), models=(), target=None, **asked)  # type: ignore[arg-type]
+            )
+    was = state.parameters["Runtime"].removeprefix("python")
+    assert [(one.python, one.architecture) for one in built] == [(was, "arm64"), (was, "x86_64"), ("3.12", "arm64")]
+    with pytest.raises(DeployError, match="not built"):
+        Deployment(account, name, recorder, build=refuse).plan(replace(wishes(), models=(), target=None))
+    assert built[-1] == Target.here(python=was)
+
+
 # --- a stack's life -----------------------------------------------------------------------------------------
 
 
@@ -128,7 +154,7 @@ async def test_it_answers_and_is_healthy_and_its_logs_follow_one_request(
     account: Account, deployed: tuple[str, StackState]
 ) -> None:
     name, state = deployed
-    async with Client(account.websocket_url(state.outputs), user="ann") as app:
+    async with Client(account.websocket_url(state.outputs), user="ann", connect_timeout=60) as app:
         answer = await app.ask("one secretword three", timeout=60)
     assert answer.text == "one secretword three"
     facts = await asyncio.to_thread(look, account, name)
@@ -214,7 +240,7 @@ async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snaps
     assert changed.parameters["RateLimit"] == "77"
     assert {**changed.parameters, "RateLimit": ""} == {**made.parameters, "RateLimit": ""}, "the rest stays"
     assert changed.tags["team"] == "chat"
-    async with Client(account.websocket_url(changed.outputs), user="ann") as app:
+    async with Client(account.websocket_url(changed.outputs), user="ann", connect_timeout=60) as app:
         await app.ask("one", timeout=60)
     removed = await asyncio.to_thread(Removal(account, stack_name, recorder).destroy)
     assert removed.unwritten == 0

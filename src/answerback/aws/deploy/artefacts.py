@@ -33,28 +33,33 @@ class Artefacts:
 
     def put(self, key: str, data: bytes) -> Artefact:
         """Upload `data` unless `key` is there; the bucket is made if need be. Raises: DeployError."""
-        s3 = self._account.client("s3")
-        mine = {"Bucket": self.bucket, "ExpectedBucketOwner": self._account.identity}
-        with explained("upload to the bucket of packages"):
-            is_new = not self._has(s3, mine, key)
-            if is_new:
+        s3, mine = self._account.client("s3"), self._mine
+        is_new = not self.has(key)
+        if is_new:
+            with explained("upload to the bucket of packages"):
                 self._make(s3, mine)
                 s3.put_object(**mine, Key=key, Body=data)
         return Artefact(self.bucket, key, f"{s3.meta.endpoint_url}/{self.bucket}/{key}", is_new)
 
-    def _has(self, s3: Any, mine: dict[str, str], key: str) -> bool:
-        try:
-            s3.head_object(**mine, Key=key)
-        except ClientError as exc:
-            if is_missing(exc):
-                return False
-            if error_code(exc) == "403":
-                raise DeployError(
-                    f"the bucket {self.bucket} is not this account's, or these credentials may not read it",
-                    "allow s3:GetObject, s3:PutObject, s3:ListBucket and s3:CreateBucket on it",
-                ) from exc
-            raise
+    def has(self, key: str) -> bool:
+        """Whether `key` was uploaded before. Raises: DeployError."""
+        with explained("read the bucket of packages"):
+            try:
+                self._account.client("s3").head_object(**self._mine, Key=key)
+            except ClientError as exc:
+                if is_missing(exc):
+                    return False
+                if error_code(exc) == "403":
+                    raise DeployError(
+                        f"the bucket {self.bucket} is not this account's, or these credentials may not read it",
+                        "allow s3:GetObject, s3:PutObject, s3:ListBucket and s3:CreateBucket on it",
+                    ) from exc
+                raise
         return True
+
+    @property
+    def _mine(self) -> dict[str, str]:
+        return {"Bucket": self.bucket, "ExpectedBucketOwner": self._account.identity}
 
     def _make(self, s3: Any, mine: dict[str, str]) -> None:
         """Private from its first moment on: new buckets of S3 are; what follows holds it so."""

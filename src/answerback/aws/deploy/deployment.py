@@ -28,9 +28,15 @@ _DEAD: Final = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What the user asked for. `models` empty: as it is, or the template's default. `parameters` by their names."""
+    """What the user asked for. `models` empty: as it is, or the template's default. `parameters` by their names.
 
-    target: Target = field(default_factory=Target)
+    `target` None: `python` and `architecture`, and for what they leave open what the stack has; on an emulator this
+    machine.
+    """
+
+    target: Target | None = None
+    python: str | None = None
+    architecture: str | None = None
     models: Sequence[str] = ()
     include: Sequence[Path] = ()
     requirements: Path | None = None
@@ -95,13 +101,15 @@ class Deployment:
         self._progress.step("Reading the template")
         template = artefacts.put(f"templates/{hashlib.sha256(text).hexdigest()}.yaml", text)
         known = declared(self._account, template.url)
-        given = {**self._of_target(wishes.target), **self._of_models(wishes), **wishes.parameters}
+        target = self._target(wishes, previous)
+        given = {**self._of_target(target), **self._of_models(wishes), **wishes.parameters}
         parameter_list(given, known=known, previous=previous)
         values = effective(given, known=known, previous=previous)
         check_sign_in(values)
-        package = self._package(wishes, values)
-        key = f"packages/{package.content_sha256}-{wishes.target.name}.zip"
-        self._progress.step(f"Uploading {len(package.data) / 1e6:.1f} MB")
+        package = self._package(wishes, target, values)
+        key = f"packages/{package.content_sha256}-{target.name}.zip"
+        if not artefacts.has(key):
+            self._progress.step(f"Uploading {len(package.data) / 1e6:.1f} MB")
         uploaded = artefacts.put(key, package.data)
         given |= {"CodeBucket": uploaded.bucket, "CodeKey": uploaded.key}
         self._progress.step("Planning the change")
@@ -143,6 +151,19 @@ class Deployment:
             )
         return state
 
+    def _target(self, wishes: Wishes, previous: Mapping[str, str] | None) -> Target:
+        if wishes.target is not None:
+            return wishes.target
+        was = previous or {}
+        python = wishes.python or was.get("Runtime", "").removeprefix("python") or None
+        if not self._account.is_real and wishes.architecture is None:
+            return Target.here(python=python)
+        default = Target()
+        return Target(
+            python=python or default.python,
+            architecture=wishes.architecture or was.get("Architecture") or default.architecture,
+        )
+
     def _of_target(self, target: Target) -> Mapping[str, str]:
         found = {"Runtime": f"python{target.python}"}
         if target.architecture is not None:
@@ -159,11 +180,11 @@ class Deployment:
             "ModelArns": arns if arns is not None else ",".join(model_arns(self._account, specs)),
         }
 
-    def _package(self, wishes: Wishes, values: Mapping[str, str]) -> Package:
-        self._progress.step(f"Packaging the functions for {wishes.target.name}")
+    def _package(self, wishes: Wishes, target: Target, values: Mapping[str, str]) -> Package:
+        self._progress.step(f"Packaging the functions for {target.name}")
         try:
             return self._build(
-                wishes.target,
+                target,
                 cache=wishes.cache,
                 models=values.get("Models", "").split(),
                 include=wishes.include,
