@@ -175,6 +175,16 @@ async def test_what_was_deleted_before_the_conversation_began_anew_stays_gone(wo
     assert len([item for item in world.items(world.tables.conversations) if "text" in item]) == 2
 
 
+async def test_a_deletion_that_is_said_again_is_taken_back_whole(world) -> None:
+    turns = world.turns()
+    await world.turn(world.requests(), "a")
+    await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)
+    await turns.delete_conversation("ann", "c1", now_ms=world.now_ms + 500)
+    assert await turns.deleted_at_ms("ann", "c1") == world.now_ms
+    await turns.restore_conversation("ann", "c1")
+    assert await tail(world) == ["a"]
+
+
 async def test_erasing_a_conversation_takes_what_was_asked_before_its_deletion(world) -> None:
     store, turns = world.requests(), world.turns()
     await world.turn(store, "a")
