@@ -1,7 +1,6 @@
 """The emulator as a child process: what it leaves, and that its Data API runs on PostgreSQL."""
 
 import concurrent.futures
-import glob
 import os
 import select
 import subprocess
@@ -51,27 +50,32 @@ class Sql:
         self._client.commit_transaction(transactionId=transaction, **self._arns)
 
 
-def leftovers() -> set[str]:
-    folder = tempfile.gettempdir()
-    return {*glob.glob(f"{folder}/answerback-emulator-*"), *glob.glob(f"{folder}/ministack-*")}
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files are made, seen by nobody else."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
-def test_it_leaves_nothing(tmp_path: Path) -> None:
-    before = leftovers()
+def test_it_leaves_nothing(tmp_path: Path, temporary: Path) -> None:
     with Emulator(python=emulator_python(), folder=tmp_path) as emulator:
         assert emulator.client("sqs").list_queues().get("QueueUrls", []) == []
-        assert len(leftovers()) == len(before) + 1
-    assert leftovers() == before
+        assert len(list(temporary.iterdir())) == 1
+    assert list(temporary.iterdir()) == []
 
 
-def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_it_dies_with_the_process_that_started_it(tmp_path: Path, temporary: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from answerback.aws.local.emulator import Emulator\n"
         f"emulator = Emulator(python=Path({str(emulator_python())!r}), folder=Path({str(tmp_path)!r}))\n"
         "emulator.start(); print(emulator._process.pid, flush=True); sys.stdin.read()"
     )
-    before = leftovers()
-    parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
     assert parent.stdin is not None
     assert parent.stdout is not None
     with parent, parent.stdout:
@@ -80,7 +84,7 @@ def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         parent.kill()
     assert select.select([watched], [], [], 30)[0] == [watched]
     os.close(watched)
-    assert leftovers() == before
+    assert list(temporary.iterdir()) == []
 
 
 def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +19,12 @@ _INSTALL_S: Final = 900
 _SHOWN_LINES: Final = 5
 
 
-def emulator_python(cache: Path, say: Callable[[str], None]) -> Path:
+def emulator_python(cache: Path, say: Callable[[str], None], *, pins: Traversable | None = None) -> Path:
     """The interpreter of the emulator's environment, in a folder of `cache` that is named by what it holds.
 
-    The first time it installs 220 MB, about a minute and a half. Raises: LocalFailed.
+    The first time it installs what `pins` names: by default 220 MB, about a minute and a half. Raises: LocalFailed.
     """
-    pins = resources.files("answerback.aws") / "requirements" / "emulator.txt"
+    pins = pins or resources.files("answerback.aws") / "requirements" / "emulator.txt"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     name = hashlib.sha256(f"{version} {sys.executable} ".encode() + pins.read_bytes()).hexdigest()[:16]
     folder = cache / "emulator" / name

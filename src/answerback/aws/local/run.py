@@ -32,13 +32,14 @@ _POLL_S: Final = 0.1
 class LocalSettings:
     """What to run. `model`: a spec of `answerback.models`. `cache`: where the emulator and wheels are kept.
 
-    `port` 0: a free one. `parameters`: of the template.
+    `port` 0: a free one. `parameters`: of the template. `python`: of an environment of the emulator that is there.
     """
 
     model: str = "local"
     cache: Path
     port: int = 0
     parameters: Mapping[str, str] = field(default_factory=dict)
+    python: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ class LocalStack:
 
     def _start(self, started: ExitStack) -> LocalRun:
         settings, progress = self._settings, self._progress
-        python = emulator_python(settings.cache, progress.step)
+        python = settings.python or emulator_python(settings.cache, progress.step)
         progress.step("Starting PostgreSQL")
         postgres = started.enter_context(PostgresServer())
         progress.step(f"Loading the model {settings.model}")

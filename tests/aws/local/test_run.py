@@ -1,0 +1,101 @@
+"""`answerback aws local`: the environment it makes, the database it starts, what runs, and that nothing is left."""
+
+import asyncio
+import glob
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from answerback.aws.deploy.stack import StackEvent
+from answerback.aws.local.environment import emulator_python as made_python
+from answerback.aws.local.failure import LocalFailed
+from answerback.aws.local.postgres import PostgresServer
+from answerback.aws.local.run import LocalSettings, LocalStack
+from answerback.client import Client
+from emulation import ENVIRONMENT, emulator_python
+
+
+class Steps:
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def step(self, text: str) -> None:
+        self.said.append(text)
+
+    def event(self, event: StackEvent) -> None:
+        pass
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files are made, seen by nobody else."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_the_environment_is_made_once(tmp_path: Path) -> None:
+    pins, steps = tmp_path / "pins.txt", Steps()
+    pins.write_text("")
+    python = made_python(tmp_path / "cache", steps.step, pins=pins)
+    assert (
+        subprocess.run([python, "-c", "import sys; assert sys.prefix != sys.base_prefix"], check=True).returncode == 0
+    )
+    assert made_python(tmp_path / "cache", steps.step, pins=pins) == python
+    assert len(steps.said) == 1
+
+
+def test_an_installation_that_failed_says_why_and_does_not_count(tmp_path: Path) -> None:
+    pins, cache = tmp_path / "pins.txt", tmp_path / "cache"
+    pins.write_text(f"{tmp_path}/absent-1.0-py3-none-any.whl\n")
+    with pytest.raises(LocalFailed, match="cannot install the emulator"):
+        made_python(cache, lambda _text: None, pins=pins)
+    assert list(cache.rglob("installed")) == []
+
+
+@pytest.mark.postgres
+def test_the_database_runs_and_leaves_nothing() -> None:
+    if not glob.glob("/usr/lib/postgresql/*/bin/initdb"):
+        pytest.skip("no PostgreSQL server binary was found")
+    with PostgresServer() as server:
+        folder = Path(server.dsn.split()[0].removeprefix("host="))
+        assert (folder / ".s.PGSQL.5432").exists()
+    assert not folder.exists()
+
+
+def test_without_postgresql_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("answerback.aws.local.postgres._PLACES", ())
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(LocalFailed, match="apt-get install postgresql"):
+        PostgresServer()
+
+
+@pytest.mark.parametrize("model", ["bedrock:amazon.nova-lite-v1:0", "nonsense"])
+def test_a_model_that_cannot_be_used_is_refused(model: str, tmp_path: Path, temporary: Path) -> None:
+    settings = LocalSettings(model=model, cache=tmp_path, python=Path("unused"))
+    with pytest.raises(LocalFailed), LocalStack(settings, Steps()):
+        pass
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.emulator
+@pytest.mark.postgres
+@pytest.mark.timeout(180)
+def test_it_answers_and_leaves_nothing(temporary: Path) -> None:
+    """With IAM enforced, through the deployment's own code."""
+
+    async def ask(url: str) -> str:
+        async with Client(url, user="somebody") as client:
+            return (await client.ask("is anybody there", model="echo", timeout=100)).text
+
+    steps = Steps()
+    settings = LocalSettings(model="echo", cache=ENVIRONMENT.parent, python=emulator_python())
+    with LocalStack(settings, steps) as run:
+        assert asyncio.run(ask(run.url)) == "is anybody there"
+    assert list(temporary.iterdir()) == []
+    assert "Creating the stack answerback" in steps.said
