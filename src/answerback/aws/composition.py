@@ -174,7 +174,7 @@ class Composition:
         """The ends of conversations, and what Aurora does not have yet."""
         from answerback.aws.dynamodb.turns import DynamoTurns  # noqa: PLC0415
 
-        return DynamoTurns(self.database("conversations"))
+        return DynamoTurns(self.database("requests", "conversations"))
 
     # --- Aurora
 
