@@ -8,7 +8,8 @@ once it is long enough to be slow to lay out, never inside a list.
 """
 
 import re
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -70,7 +71,7 @@ class Segment:
         return "".join(lines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _State:
     """Where the reading stands: the segment that is open, and what the lines before decide about the next."""
 
@@ -121,7 +122,7 @@ class Splitter:
         open_ones: list[Segment] = []
         state = self._state
         if self._read < len(text):
-            state = self._line(state, self._read, len(text), open_ones)
+            state = self._line(copy(state), self._read, len(text), open_ones)
         if state.start < len(text):
             open_ones.append(self._segment(state, len(text)))
         self._segments = (*self._final, *open_ones)
@@ -131,11 +132,14 @@ class Splitter:
         """The state after the line `start:end`; segments that it ends are put into `out`."""
         line = self._text[start:end].rstrip("\r\n")
         if state.fence:
-            return _closed(state) if _closes(line, state) else state
+            if _closes(line, state):
+                state.fence, state.is_closed = "", True
+            return state
         opening = _opening(line, state)
         if opening is not None:
             self._end(state, start, out)
-            return replace(opening, start=start, is_in_list=state.is_in_list or opening.indent > 0)
+            opening.start, opening.is_in_list = start, state.is_in_list or opening.indent > 0
+            return opening
         is_row = state.kind is Kind.TABLE and not state.after_blank and "|" in line
         if state.kind is not Kind.PROSE and line.strip() and not is_row:
             state = self._new_prose(state, start, out)
@@ -162,19 +166,21 @@ class Splitter:
     def _after_text(self, state: _State, start: int, end: int, line: str, out: list[Segment]) -> _State:
         """The state after an ordinary line."""
         if not line.strip():
-            return replace(state, after_blank=True, header_at=None)
+            state.after_blank, state.header_at = True, None
+            return state
         if state.kind is Kind.TABLE:
             return state
         is_item = _ITEM.match(line) is not None
         goes_on = state.is_in_list and not (state.after_blank and not line[:1].isspace())
-        state = replace(state, is_in_list=is_item or goes_on, after_blank=False)
+        state.is_in_list, state.after_blank = is_item or goes_on, False
         while end - state.start > 2 * HARD_CHARACTERS:  # a line without an end
             at = max(state.start, start) + HARD_CHARACTERS
             word = self._text.rfind(" ", at - 200, at)
             state = self._new_prose(state, word + 1 if word > state.start else at, out)
-            state = replace(state, after_blank=False)
+            state.after_blank = False
         cells = 0 if is_item else _cells(line)
-        return replace(state, header_at=max(start, state.start) if cells else None, header_cells=cells)
+        state.header_at, state.header_cells = max(start, state.start) if cells else None, cells
+        return state
 
     def _end(self, state: _State, end: int, out: list[Segment]) -> None:
         if state.start < end:
@@ -198,7 +204,7 @@ def split(text: str) -> tuple[Segment, ...]:
 
 
 def _opening(line: str, state: _State) -> _State | None:
-    found = _FENCE.fullmatch(line)
+    found = _FENCE.fullmatch(line) if "```" in line or "~~~" in line else None
     if found is None:
         return None
     prefix, fence, info = found["prefix"].expandtabs(4), found["fence"], found["info"].strip()
@@ -217,10 +223,6 @@ def _closes(line: str, state: _State) -> bool:
         and bare == state.fence[0] * len(bare)
         and len(line.expandtabs(4)) - len(line.expandtabs(4).lstrip()) <= state.indent + 3
     )
-
-
-def _closed(state: _State) -> _State:
-    return replace(state, fence="", is_closed=True)
 
 
 def _cells(line: str) -> int:

@@ -29,7 +29,8 @@ def opened(qapp: QApplication, theme: Theme, qtbot: QtBot) -> Iterator[Callable[
     def make(*turns: Turn, **fields: object) -> Opened:
         pane, app, recorder = pane_of(Scene(turns=turns, **fields), qapp)  # type: ignore[arg-type]
         qtbot.addWidget(pane)
-        qtbot.waitExposed(pane)
+        pane.activateWindow()
+        qtbot.waitUntil(pane.isActiveWindow)
         panes.append(pane)
         return pane, app, recorder
 

@@ -6,7 +6,7 @@ its end, the end is the anchor.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -19,7 +19,7 @@ from answerback.desktop.ui.chat.code import CodeView
 from answerback.desktop.ui.chat.footer import FooterView
 from answerback.desktop.ui.chat.prose import ProseView, TableView
 from answerback.desktop.ui.chat.question import QuestionView
-from answerback.desktop.ui.markdown import Kind, Splitter
+from answerback.desktop.ui.chat.turn_blocks import TurnBlocks
 from answerback.desktop.viewmodels.turn import TurnViewModel
 
 __all__ = ["Transcript"]
@@ -34,43 +34,6 @@ _VIEWS: Final = {
     BlockKind.TABLE: TableView,
     BlockKind.FOOTER: FooterView,
 }
-_KINDS: Final = {Kind.PROSE: BlockKind.PROSE, Kind.CODE: BlockKind.CODE, Kind.TABLE: BlockKind.TABLE}
-
-
-class _Turn:
-    """The blocks of one turn, kept as its answer grows."""
-
-    def __init__(self, turn: TurnViewModel) -> None:
-        self.turn = turn
-        self._splitter = Splitter()
-        self._answer: list[Block] = []
-        self._question = Block(kind=BlockKind.QUESTION, turn=turn)
-        self._footer = Block(kind=BlockKind.FOOTER, turn=turn)
-
-    @property
-    def blocks(self) -> Iterator[Block]:
-        yield self._question
-        yield from self._answer
-        yield self._footer
-
-    def refresh(self) -> list[Block]:
-        """Bring the blocks up to date. Returns those whose view is no longer wanted."""
-        first = self._splitter.update(self.turn.answer)
-        segments = self._splitter.segments
-        gone: list[Block] = []
-        for number in range(min(first, len(self._answer)), len(segments)):
-            segment = segments[number]
-            if number < len(self._answer) and self._answer[number].kind is _KINDS[segment.kind]:
-                self._answer[number].segment = segment
-                _take(self._answer[number])
-                continue
-            gone += self._answer[number:]
-            del self._answer[number:]
-            self._answer.append(Block(kind=_KINDS[segment.kind], turn=self.turn, segment=segment))
-        gone += self._answer[len(segments) :]
-        del self._answer[len(segments) :]
-        _take(self._footer)
-        return gone
 
 
 class Transcript(QAbstractScrollArea):
@@ -83,7 +46,7 @@ class Transcript(QAbstractScrollArea):
         super().__init__(parent)
         self._look = look
         self.signals = BlockSignals(self)
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[str, TurnBlocks] = {}
         self._blocks: list[Block] = []
         self._ends: list[int] = []
         self._width = 0
@@ -126,7 +89,7 @@ class Transcript(QAbstractScrollArea):
             if old is not None and old.turn is turn:
                 self._turns[turn.request_id] = known.pop(turn.request_id)
             else:
-                self._turns[turn.request_id] = _Turn(turn)
+                self._turns[turn.request_id] = TurnBlocks(turn)
             self._drop(self._turns[turn.request_id].refresh())
         for old in known.values():
             self._drop(old.blocks)
@@ -241,15 +204,13 @@ class Transcript(QAbstractScrollArea):
             self._width = width
             for block in self._blocks:
                 block.height = 0
-        for block in self._blocks:
-            if not block.height:
-                block.height = self._guess(block)
-                if block.view is not None:
-                    block.height = block.view.arrange(width)
+        self._guess_missing()
         measured: set[int] = set()
-        for _ in range(12):
+        for _ in range(24):
             self._sum()
             self._apply_anchor()
+            if self._split_near():
+                continue
             fresh = [block for block in self._near(1.0) if id(block) not in measured]
             if not fresh:
                 break
@@ -259,6 +220,24 @@ class Transcript(QAbstractScrollArea):
         self._drop(self._far())
         if not self.verticalScrollBar().maximum():
             self._set_pinned(is_pinned=True)
+
+    def _split_near(self) -> bool:
+        """Turns that come near get their real blocks; whether there were any."""
+        near = {block.turn.request_id: block for block in self._near(1.0)}
+        split = [request_id for request_id in near if self._turns[request_id].split()]
+        if not split:
+            return False
+        self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
+        self._guess_missing()
+        if self._anchor is not None and self._index(self._anchor[0]) is None:
+            turn = self._turns.get(self._anchor[0].turn.request_id)
+            self._anchor = None if turn is None else (list(turn.blocks)[1], 0)
+        return True
+
+    def _guess_missing(self) -> None:
+        for block in self._blocks:
+            if not block.height:
+                block.height = self._guess(block) if block.view is None else block.view.arrange(self._width)
 
     def _sum(self) -> None:
         self._ends = list(accumulate(block.height for block in self._blocks))
@@ -313,6 +292,7 @@ class Transcript(QAbstractScrollArea):
                 view.set_online(is_online=self._is_online)
             view.take(block.segment)
             view.set_active(is_active=self._is_active(block.turn))
+            _leave_tab_chain(view)
         block.height = block.view.arrange(self._width)
 
     def _place(self) -> None:
@@ -371,6 +351,7 @@ class Transcript(QAbstractScrollArea):
         if block is None or self._is_arranging:
             return
         self._keep_anchor()
+        _leave_tab_chain(view)
         block.height = view.arrange(self._width)
         self._later.start(0)
 
@@ -428,8 +409,8 @@ class Transcript(QAbstractScrollArea):
         return super().viewportEvent(event)
 
 
-def _take(block: Block) -> None:
-    """The block has changed: its view shows it, and its height is measured again."""
-    block.height = 0
-    if block.view is not None:
-        block.view.take(block.segment)
+def _leave_tab_chain(view: BlockView) -> None:
+    """Views come and go, so Qt's chain is in no order: the transcript moves the focus among them itself."""
+    for child in view.findChildren(QWidget):
+        if child.focusPolicy() & Qt.FocusPolicy.TabFocus:
+            child.setFocusPolicy(Qt.FocusPolicy.ClickFocus)

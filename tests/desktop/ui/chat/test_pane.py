@@ -1,0 +1,153 @@
+"""The pane as a whole: which page it shows, drafts, the outbox, links, and the order of what happens."""
+
+from collections.abc import Callable
+
+import pytest
+from PySide6.QtCore import Qt
+from pytestqt.qtbot import QtBot
+
+from answerback.desktop.engine.events import (
+    AccountClosed,
+    ConversationsChanged,
+    DraftReturned,
+    TextAppended,
+    TurnChanged,
+    TurnsLoaded,
+)
+from answerback.desktop.records import Conversation, TurnStatus
+from answerback.desktop.ui.chat import ChatPane, Look
+from answerback.desktop.ui.chat.links import LinkDialog
+from answerback.desktop.viewmodels.app import AppViewModel
+from chat_samples import HOME, OFFLINE, ONLINE, Recorder, turn
+
+Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
+OTHER = Conversation(conversation_id="c2", title="Other", created_at_ms=2, updated_at_ms=2)
+
+
+def open_other(pane: ChatPane, app: AppViewModel) -> None:
+    app.apply([ConversationsChanged(changed=(OTHER,))])
+    app.open("c2")
+    pane.apply(app.apply([]))
+
+
+def test_an_empty_conversation_offers_questions(opened: Opened) -> None:
+    pane, _, recorder = opened()
+    assert pane.stack.currentWidget() is pane.empty
+    pane.empty.examples[1].click()
+    assert recorder.named("ask")[0][2] == pane.empty.examples[1].text()
+
+
+def test_loading_is_shown_until_the_page_comes(opened: Opened) -> None:
+    pane, app, _ = opened(turn("r1", "q", "a"))
+    open_other(pane, app)
+    assert pane.stack.currentWidget() is pane.loading
+    page = TurnsLoaded(conversation_id="c2", turns=(), has_more=False)
+    pane.apply(app.apply([page]))
+    assert pane.stack.currentWidget() is pane.empty
+
+
+def test_asking_clears_the_box_and_shows_the_question(opened: Opened, qtbot: QtBot) -> None:
+    pane, app, recorder = opened()
+    qtbot.keyClicks(pane.composer.box, "Hello?")
+    qtbot.keyClick(pane.composer.box, Qt.Key.Key_Return)
+    ((conversation_id, request_id, text, _),) = recorder.named("ask")
+    assert (conversation_id, text, pane.composer.text) == (HOME, "Hello?", "")
+    asked = turn("r1", text, status=TurnStatus.OUTBOX)
+    pane.apply(app.apply([TurnChanged(asked)]))
+    assert pane.stack.currentWidget() is pane.transcript
+    assert request_id
+
+
+def test_asking_with_no_conversation_open_begins_one(opened: Opened, qtbot: QtBot) -> None:
+    pane, app, recorder = opened()
+    app.current = None
+    pane.apply(app.apply([]))
+    with qtbot.waitSignal(pane.conversation_needed):
+        pane.composer.sent.emit("Hello?")
+    assert app.current is not None
+    assert recorder.named("ask")[0][0] == app.current.conversation_id
+
+
+def test_drafts_belong_to_their_conversation(opened: Opened, qtbot: QtBot) -> None:
+    pane, app, recorder = opened(turn("r1", "q", "a"))
+    qtbot.keyClicks(pane.composer.box, "half a qu")
+    assert recorder.named("save_draft")[-1] == (HOME, "half a qu")
+    open_other(pane, app)
+    assert pane.composer.text == ""
+    app.open(HOME)
+    pane.apply(app.apply([]))
+    assert pane.composer.text == "half a qu"
+
+
+def test_a_question_that_could_not_be_taken_is_back_in_the_box(opened: Opened) -> None:
+    pane, app, _ = opened(turn("r1", "q", "a"))
+    pane.apply(app.apply([DraftReturned(conversation_id=HOME, text="too long")]))
+    assert pane.composer.text == "too long"
+
+
+def test_offline_is_said_and_can_be_tried(opened: Opened) -> None:
+    pane, app, recorder = opened(turn("r1", "q", "a"))
+    assert pane.banner.isHidden()
+    pane.apply(app.apply([OFFLINE]))
+    assert not pane.banner.isHidden()
+    pane.banner.button.click()
+    assert recorder.named("reconnect") == [()]
+    pane.apply(app.apply([ONLINE]))
+    assert pane.banner.isHidden()
+
+
+def test_text_of_another_conversation_changes_nothing_here(opened: Opened) -> None:
+    pane, app, _ = opened(turn("r1", "q", "mine"))
+    before = list(pane.transcript.views)
+    app.apply([ConversationsChanged(changed=(OTHER,))])
+    foreign = TextAppended(conversation_id="c2", request_id="r1", attempt=1, offset=4, delta=" theirs")
+    pane.apply(app.apply([foreign]))
+    pane.flush()
+    assert list(pane.transcript.views) == before
+
+
+def test_many_batches_are_drawn_once_a_frame(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    pane, app, _ = opened(turn("r1", "q", "", status=TurnStatus.STREAMING))
+    drawn: list[set[str]] = []
+    refresh = pane.transcript.refresh
+    monkeypatch.setattr(pane.transcript, "refresh", lambda ids: (drawn.append(set(ids)), refresh(ids)))
+    for at in range(10):
+        event = TextAppended(conversation_id=HOME, request_id="r1", attempt=1, offset=at, delta="x")
+        pane.apply(app.apply([event]))
+    assert drawn == [{"r1"}], "the first at once, the others with the next frame"
+    pane.flush()
+    assert drawn == [{"r1"}, {"r1"}]
+
+
+def test_stop_stops_everything_that_is_open_here(opened: Opened) -> None:
+    pane, app, recorder = opened(turn("r1", "q", "a"))
+    pane.apply(app.apply([TurnChanged(turn("r2", "q", "", status=TurnStatus.STREAMING))]))
+    assert pane.composer.button.accessibleName() == "Stop"
+    pane.composer.button.click()
+    assert recorder.named("stop") == [("r2",)]
+    pane.apply(app.apply([TurnChanged(turn("r2", "q", "done"))]))
+    assert pane.composer.button.accessibleName() == "Send"
+
+
+def test_a_link_asks_first(opened: Opened) -> None:
+    pane, _, _ = opened(turn("r1", "q", "[x](https://a.example)"))
+    pane.transcript.signals.link.emit("https://a.example")
+    assert len(pane.findChildren(LinkDialog)) == 1
+    pane.transcript.signals.link.emit("javascript:alert(1)")
+    assert len(pane.findChildren(LinkDialog)) == 1
+
+
+def test_signing_out_leaves_nothing_on_the_screen(opened: Opened) -> None:
+    pane, app, _ = opened(turn("r1", "q", "secret"))
+    pane.apply(app.apply([AccountClosed()]))
+    assert pane.transcript.views == []
+    assert pane.stack.currentWidget() is pane.empty
+    assert pane.composer.text == ""
+
+
+def test_a_turn_can_be_shown_from_a_search(opened: Opened, look: Look) -> None:
+    pane, _, _ = opened(*(turn(f"r{n}", f"Question {n}?", "Some words.\n\n" * 10) for n in range(50)), height=500)
+    pane.show_turn("r7")
+    first = next(view for view in pane.transcript.views if view.y() + view.height() > 0)
+    assert first.turn.request_id in {"r7", "r6"}
+    assert not pane.transcript.is_pinned

@@ -1,0 +1,203 @@
+"""What each state of a turn says and offers."""
+
+from collections.abc import Callable
+from itertools import count
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QWidget
+from pytestqt.qtbot import QtBot
+
+from answerback.desktop.engine.events import TurnChanged
+from answerback.desktop.records import Failure, FailureCode, Tokens, Turn, TurnStatus
+from answerback.desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
+from answerback.desktop.ui.chat import ChatPane
+from answerback.desktop.ui.chat.footer import FooterView
+from answerback.desktop.ui.chat.question import QuestionView
+from answerback.desktop.ui.chat.state_line import StateLine, Tone, state_line
+from answerback.desktop.viewmodels.app import AppViewModel
+from answerback.desktop.viewmodels.prices import Price
+from answerback.desktop.viewmodels.turn import TurnViewModel
+from chat_samples import Recorder, turn
+
+Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
+NOW_MS = 1_700_000_000_000
+
+
+def line(model: TurnViewModel, *, is_online: bool = True, texts: ChatTexts = CHAT_EN) -> StateLine:
+    return state_line(model, texts, is_online=is_online, now_ms=NOW_MS)
+
+
+def of(record: Turn, price: Price | None = None) -> TurnViewModel:
+    return TurnViewModel(record, price)
+
+
+def failed(code: FailureCode, *, is_retryable: bool, retry_at_ms: int | None = None) -> Turn:
+    failure = Failure(code=code, is_retryable=is_retryable, retry_at_ms=retry_at_ms)
+    return turn("r1", "q", status=TurnStatus.FAILED, failure=failure)
+
+
+def test_the_words_of_each_state() -> None:
+    outbox = of(turn("r1", "q", status=TurnStatus.OUTBOX))
+    assert line(outbox).text == CHAT_EN.outbox
+    assert line(outbox, is_online=False).text == CHAT_EN.outbox_offline
+    assert line(of(turn("r1", "q", status=TurnStatus.QUEUED, position=3))).text == "In the queue, 3 before it"
+    assert line(of(turn("r1", "q", status=TurnStatus.QUEUED, position=0))).text == CHAT_EN.queued_next
+    assert line(of(turn("r1", "q", status=TurnStatus.STREAMING))).text == CHAT_EN.waiting
+    assert line(of(turn("r1", "q", "some", status=TurnStatus.STREAMING))).text == CHAT_EN.streaming
+    assert line(of(turn("r1", "q", "some", status=TurnStatus.CANCELLED))).text == CHAT_EN.cancelled
+
+
+def test_a_completed_turn_tells_model_tokens_cost_and_time() -> None:
+    record = turn("r1", "q", "a", tokens=Tokens(input=1_000, output=2_000))
+    shown = line(of(record))
+    assert shown.tone is Tone.DONE
+    assert shown.text == "smollm2-135m · 2,000 tokens · 4.2 s"
+    assert shown.hint.splitlines() == ["In the queue: 0.01 s", "First words after: 0.34 s", "All in all: 4.2 s"]
+    price = Price(input_usd=1.0, output_usd=2.0)
+    assert line(of(record, price)).text == "smollm2-135m · 2,000 tokens · ≈ $0.0050 · 4.2 s"
+    assert line(of(record), texts=CHAT_KO).text == "smollm2-135m · 토큰 2,000개 · 4.2초"
+    assert line(of(turn("r1", "q", "a", finish_reason="length"))).cut == CHAT_EN.cut
+    assert line(of(turn("r1", "q", "a", model=None, tokens=None, times=None))).text == ""
+
+
+@pytest.mark.parametrize("code", list(FailureCode))
+@pytest.mark.parametrize("texts", [CHAT_EN, CHAT_KO], ids=["en", "ko"])
+def test_every_failure_is_a_sentence(code: FailureCode, texts: ChatTexts) -> None:
+    shown = line(of(failed(code, is_retryable=False)), texts=texts)
+    assert shown.tone is Tone.FAILED
+    assert shown.text.endswith(".")
+    assert code.value not in shown.text
+    assert shown.retry_in_s is None
+
+
+@pytest.mark.parametrize(("after_ms", "seconds"), [(-5_000, 0), (0, 0), (1, 1), (1_000, 1), (22_500, 23)])
+def test_the_countdown_of_a_rate_limit(after_ms: int, seconds: int) -> None:
+    record = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=NOW_MS + after_ms)
+    assert line(of(record)).retry_in_s == seconds
+
+
+# --- the widgets
+
+
+def footer(pane: ChatPane) -> FooterView:
+    return next(view for view in pane.transcript.views if isinstance(view, FooterView))
+
+
+def question(pane: ChatPane) -> QuestionView:
+    return next(view for view in pane.transcript.views if isinstance(view, QuestionView))
+
+
+def offers(view: FooterView) -> list[str]:
+    buttons: list[QWidget] = list(view.tab_stops)
+    return [button.accessibleName() or button.text() for button in buttons]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("record", "names"),
+    [
+        (turn("r1", "q", "a"), ["Copy", "Answer again"]),
+        (turn("r1", "q", status=TurnStatus.OUTBOX), ["Stop"]),
+        (turn("r1", "q", status=TurnStatus.QUEUED, position=1), ["Stop"]),
+        (turn("r1", "q", "a", status=TurnStatus.STREAMING), ["Stop"]),
+        (turn("r1", "q", "a", status=TurnStatus.CANCELLED), ["Copy", "Try again"]),
+        (failed(FailureCode.MODEL_FAILED, is_retryable=True), ["Try again"]),
+        (failed(FailureCode.FORBIDDEN, is_retryable=False), []),
+    ],
+    ids=map(str, count()),
+)
+def test_what_each_state_offers(opened: Opened, record: Turn, names: list[str]) -> None:
+    pane, _, _ = opened(record)
+    assert offers(footer(pane)) == names
+
+
+def test_the_actions_reach_the_engine(opened: Opened) -> None:
+    pane, app, recorder = opened(turn("r1", "Again?", "a"))
+    footer(pane).copy_button.click()
+    assert QGuiApplication.clipboard().text() == "a"
+    footer(pane).again_button.click()
+    ((_, _, text, replaces),) = recorder.named("ask")
+    assert (text, replaces) == ("Again?", "r1")
+    pane.apply(app.apply([TurnChanged(turn("r1", "Again?", "a", status=TurnStatus.STREAMING))]))
+    pane.flush()
+    footer(pane).stop_button.click()
+    assert recorder.named("stop") == [("r1",)]
+
+
+def test_retry_asks_again_once_the_time_has_come(opened: Opened) -> None:
+    future = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=4_000_000_000_000)
+    pane, app, recorder = opened(future)
+    assert not footer(pane).retry_button.isEnabled()
+    past = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=1)
+    pane.apply(app.apply([TurnChanged(past)]))
+    pane.flush()
+    assert footer(pane).retry_button.isEnabled()
+    footer(pane).retry_button.click()
+    assert recorder.named("ask")[0][2:] == ("q", "r1")
+
+
+def test_a_new_state_is_told_to_screen_readers(opened: Opened) -> None:
+    pane, app, _ = opened(turn("r1", "q", "a", status=TurnStatus.STREAMING))
+    pane.apply(app.apply([TurnChanged(failed(FailureCode.TIMEOUT, is_retryable=True))]))
+    pane.flush()
+    assert footer(pane).accessibleName() == CHAT_EN.failures[FailureCode.TIMEOUT]
+
+
+def test_edit_and_send_again(opened: Opened, qtbot: QtBot) -> None:
+    pane, _, recorder = opened(turn("r1", "Old?", "a"))
+    question(pane).edit_button.click()
+    editor = question(pane).editor
+    assert editor is not None
+    assert editor.hasFocus()
+    editor.setPlainText("New?")
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    assert recorder.named("ask")[0][2:] == ("New?", "r1")
+    assert question(pane).editor is None
+
+
+def test_escape_leaves_the_question_as_it_was(opened: Opened, qtbot: QtBot) -> None:
+    pane, _, recorder = opened(turn("r1", "Old?", "a"))
+    height = question(pane).height()
+    question(pane).start_edit()
+    editor = question(pane).editor
+    assert editor is not None
+    editor.setPlainText("New?\n\n\n\nmore")
+    qtbot.keyClick(editor, Qt.Key.Key_Escape)
+    qtbot.waitUntil(lambda: question(pane).height() == height)
+    assert recorder.named("ask") == []
+    assert question(pane).text.toPlainText() == "Old?"
+
+
+def test_up_in_an_empty_box_edits_the_last_question(opened: Opened, qtbot: QtBot) -> None:
+    pane, _, _ = opened(turn("r1", "First?", "a"), turn("r2", "Last?", "b"))
+    qtbot.keyClick(pane.composer.box, Qt.Key.Key_Up)
+    editing = [view for view in pane.transcript.views if isinstance(view, QuestionView) and view.editor is not None]
+    assert [view.turn.request_id for view in editing] == ["r2"]
+
+
+def test_a_long_question_is_folded(opened: Opened) -> None:
+    whole = "\n".join(f"line {number}" for number in range(100))
+    pane, _, _ = opened(turn("r1", whole, "a"), height=500)
+    view = question(pane)
+    assert view.text.toPlainText().endswith("line 13…")
+    view.fold_button.click()
+    assert view.text.toPlainText() == whole
+    view.copy_button.click()
+    assert QGuiApplication.clipboard().text() == whole
+
+
+def test_questions_are_never_markdown(opened: Opened) -> None:
+    pane, _, _ = opened(turn("r1", "**x** <b>y</b> ![z](http://evil.example)", "a"))
+    assert question(pane).text.toPlainText() == "**x** <b>y</b> ![z](http://evil.example)"
+
+
+def test_the_pointer_shows_the_actions_of_its_turn_only(opened: Opened, qtbot: QtBot) -> None:
+    pane, _, _ = opened(turn("r1", "q", "a"), turn("r2", "q", "b"))
+    first, last = (view for view in pane.transcript.views if isinstance(view, FooterView))
+    assert first.label.isHidden()
+    assert not last.label.isHidden(), "the last turn's are always shown"
+    pane.transcript.signals.hovered.emit("r1", True)
+    assert not first.label.isHidden()
+    pane.transcript.signals.hovered.emit("r1", False)
+    assert first.label.isHidden()
