@@ -14,7 +14,7 @@ from answerback.desktop.settings import Settings, SettingsFile
 from answerback.desktop.signin.vault import MemoryVault
 from answerback.desktop.viewmodels import AppViewModel, ConversationViewModel, TurnViewModel
 
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.01, queue_wait_s=WAIT_S, stream_silence_s=SILENCE_S)
 
 

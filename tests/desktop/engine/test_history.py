@@ -1,5 +1,6 @@
 """The history that a user's devices share: merged, never overwritten."""
 
+import asyncio
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from answerback.client import Client
 from answerback.desktop.engine import ExportFormat, sync
 from answerback.desktop.records import TurnStatus
+from desktop_app import PATIENCE_S
 
 
 async def answered(app, model, question, answer, conversation=None):
@@ -22,7 +24,7 @@ def dialogue(conversation):
 
 async def server_lists(network, *titles):
     """Wait until it does; each look is a round trip."""
-    async with Client(network.url, user="ada") as other:
+    async with asyncio.timeout(PATIENCE_S), Client(network.url, user="ada") as other:
         while [row.title async for row in other.conversations()] != list(titles):
             pass
 
@@ -115,6 +117,22 @@ async def test_a_deletion_offline_is_told_later(open_app, model, network, monkey
     again = await open_app()
     await again.online()
     await server_lists(network)
+    assert not again.model.conversations
+
+
+async def test_deleted_in_mid_answer_is_stopped_and_stays_deleted(open_app, model, network, monkeypatch):
+    monkeypatch.setattr(sync, "UNDO_S", 0.0)
+    app = await open_app()
+    await answered(app, model, "first", "1")
+    turn = await app.ask("endless", app.model.current)
+    await app.until(lambda: turn.status is TurnStatus.STREAMING)
+    app.model.current.delete()
+    await app.until(lambda: not app.model.conversations)
+    await server_lists(network)
+    await app.close()
+    again = await open_app()
+    await again.online()
+    await again.until(lambda: again.model.connection.round_trip_ms is not None)
     assert not again.model.conversations
 
 

@@ -197,6 +197,14 @@ def test_history_is_merged_and_what_is_here_stays(store, history):
     assert history.merge_turns("c", [server_turn("mine", mine.asked_at_ms)]).changed == []
 
 
+def test_a_turn_stays_in_its_conversation_whatever_the_history_says(store, history):
+    turn = put(store, "mine")
+    stopped = Turn(**{**_fields(completed(turn)), "status": TurnStatus.CANCELLED})
+    store.end(stopped, is_unread=False, now_ms=NOW)
+    assert history.merge_turns("elsewhere", [server_turn("mine", NOW, "forged")]).changed == []
+    assert store.turn("mine").answer == "!"
+
+
 def test_a_conversation_that_is_gone_keeps_what_only_we_have(store, history):
     history.merge_turns("c", [server_turn("theirs", NOW)])
     put(store, "pending")

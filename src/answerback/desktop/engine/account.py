@@ -168,6 +168,7 @@ class AccountEngine:
             watcher=self,
             clock=self._clock,
             is_online=lambda: self._client is client and isinstance(client.state, Connected),
+            is_watched=lambda: self._shown is not None,
         )
         self._tasks.spawn(self._run(client, self._sync), "account")
 
@@ -209,7 +210,7 @@ class AccountEngine:
         elif changed.status in (ConnectionStatus.STOPPED, ConnectionStatus.SIGNED_OUT):
             self._tasks.spawn(self._disconnect(), "disconnect")
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
-            self._sync.wish()
+            self._sync.connected()
         self._emit(changed)
 
     def _is_ours(self, user_id: str) -> bool:
@@ -238,6 +239,8 @@ class AccountEngine:
 
     def _ended(self, conversation_id: str) -> None:
         self.conversations_changed([conversation_id])
+        if self._store.conversation(conversation_id) is None:
+            self.refresh()  # deleted here, and the server is told only when nothing of it is under way
 
     # --- conversations --------------------------------------------------------------------------------------
 

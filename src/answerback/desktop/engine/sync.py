@@ -18,10 +18,12 @@ log = logging.getLogger("answerback.desktop")
 
 UNDO_S: Final = 10.0
 """How long a deletion can be taken back before the server is told."""
-PERIOD_S: Final = 60.0
-"""Between looks at the server while online."""
+PERIOD_S: Final = 120.0
+"""Between looks at the server while online and in front of a person: on AWS each look keeps a database awake."""
 CONVERSATION_S: Final = 120.0
 """At most for the turns of one conversation: a server could send pages without end."""
+UNCHANGED: Final = 50
+"""So many conversations in a row as they were: those used before them are, too."""
 MAX_CONVERSATIONS: Final = 10_000
 MAX_TURNS: Final = 20_000
 _BATCH: Final = 50
@@ -80,6 +82,7 @@ class Sync:
         watcher: Watcher,
         clock: Callable[[], int],
         is_online: Callable[[], bool],
+        is_watched: Callable[[], bool],
     ) -> None:
         self._server = server
         self._store = store
@@ -87,6 +90,8 @@ class Sync:
         self._watcher = watcher
         self._clock = clock
         self._is_online = is_online
+        self._is_watched = is_watched
+        self._wants_all = True
         self._wished = asyncio.Event()
         self._first: str | None = None
 
@@ -95,24 +100,38 @@ class Sync:
         self._first = conversation_id or self._first
         self._wished.set()
 
+    def connected(self) -> None:
+        """Anything may have happened meanwhile: look at everything."""
+        self._wants_all = True
+        self._wished.set()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(self._pause_s()):
-                    await self._wished.wait()
-            except TimeoutError:
-                pass
-            self._wished.clear()
+            is_wished = await self._wait()
             if not self._is_online():
                 continue
             try:
                 await self._tell()
-                await self._look()
+                if is_wished or self._is_watched():
+                    is_thorough, self._wants_all = self._wants_all or not is_wished, False
+                    await self._look(is_thorough=is_thorough)
             except AnswerbackError as exc:
+                self._wants_all = True
                 log.info("the history was not fetched: %s", exc.code)
             except Exception:
+                self._wants_all = True
                 log.exception("the history was not fetched; it is tried again")
+
+    async def _wait(self) -> bool:
+        """Until it is wished (true), or time."""
+        try:
+            async with asyncio.timeout(self._pause_s()):
+                await self._wished.wait()
+        except TimeoutError:
+            return False
+        self._wished.clear()
+        return True
 
     def _pause_s(self) -> float:
         """Until the next look, or until a deletion is to be told."""
@@ -173,17 +192,22 @@ class Sync:
 
     # --- from the server ------------------------------------------------------------------------------------
 
-    async def _look(self) -> None:
+    async def _look(self, *, is_thorough: bool) -> None:
+        """The list, last used first, then the turns of what changed. Only a thorough look finds what was deleted far
+        down the list.
+        """
+        unchanged = 0
         now_ms = self._clock()
         found: dict[str, Listed] = {}
         is_whole = True
         async for summary in self._server.conversations():
-            if len(found) >= MAX_CONVERSATIONS:
+            if len(found) >= MAX_CONVERSATIONS or (unchanged >= UNCHANGED and not is_thorough):
                 is_whole = False
                 break
             one = listed(summary, now_ms=now_ms)
             if one is not None:
                 found.setdefault(one.conversation_id, one)
+                unchanged = unchanged + 1 if self._history.is_current(one) else 0
         merge = self._history.merge_list(tuple(found.values()))
         if merge.changed:
             self._watcher.conversations_changed(merge.changed)

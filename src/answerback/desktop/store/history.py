@@ -93,6 +93,12 @@ class HistoryStore:
         missing = tuple(name for name, (*_, deleted_at_ms, is_known) in known.items() if is_known and not deleted_at_ms)
         return ListMerge(changed=tuple(changed), stale=tuple(stale), missing=missing)
 
+    def is_current(self, listed: Listed) -> bool:
+        """Whether all that the server says of it is here."""
+        with self._db.reading():
+            query = "SELECT 1 FROM conversations WHERE conversation_id = ? AND synced_at = ?"
+            return self._db.run(query, listed.conversation_id, listed.updated_at).fetchone() is not None
+
     def is_new(self, conversation_id: str) -> bool:
         """Whether its turns were never fetched."""
         with self._db.reading():
