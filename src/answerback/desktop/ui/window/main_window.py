@@ -200,6 +200,7 @@ class MainWindow(QMainWindow):
         else:
             self._app.open(wanted.conversation_id)
         self._show_current()
+        self.chat.focus_composer()
 
     def _refresh_stage(self) -> None:
         stage = stage_of(self._app)
