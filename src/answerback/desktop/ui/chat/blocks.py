@@ -28,12 +28,13 @@ class BlockKind(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Block:
-    """One piece of a turn. `view` is there only near what is seen; `height` is a guess until it was measured."""
+    """One piece of a turn. `view` is there only near what is seen; `height` is a guess until `is_measured`."""
 
     kind: BlockKind
     turn: TurnViewModel
     segment: Segment | None = None
     height: int = 0
+    is_measured: bool = False
     view: "BlockView | None" = field(default=None)
 
 

@@ -78,7 +78,8 @@ class CodeView(BlockView):
         elif code != self._code:
             self.editor.put(code, at_end=False)
         self._code = code
-        first = self._highlighter.update(code, is_whole=segment.is_closed)
+        whole_lines = code if segment.is_closed else code[: code.rfind("\n") + 1]
+        first = self._highlighter.update(whole_lines, is_whole=segment.is_closed)
         self._painted.show(self._highlighter, first)
 
     def arrange(self, width: int) -> int:

@@ -203,19 +203,17 @@ class Transcript(QAbstractScrollArea):
         if width != self._width:
             self._width = width
             for block in self._blocks:
-                block.height = 0
+                block.height, block.is_measured = 0, False
         self._guess_missing()
-        measured: set[int] = set()
         for _ in range(24):
             self._sum()
             self._apply_anchor()
             if self._split_near():
                 continue
-            fresh = [block for block in self._near(1.0) if id(block) not in measured]
+            fresh = [block for block in self._near(1.0) if block.view is None or not block.is_measured]
             if not fresh:
                 break
             for block in fresh:
-                measured.add(id(block))
                 self._make(block)
         self._drop(self._far())
         if not self.verticalScrollBar().maximum():
@@ -237,7 +235,7 @@ class Transcript(QAbstractScrollArea):
     def _guess_missing(self) -> None:
         for block in self._blocks:
             if not block.height:
-                block.height = self._guess(block) if block.view is None else block.view.arrange(self._width)
+                block.height = self._guess(block)
 
     def _sum(self) -> None:
         self._ends = list(accumulate(block.height for block in self._blocks))
@@ -266,15 +264,11 @@ class Transcript(QAbstractScrollArea):
 
     def _near(self, pages: float) -> list[Block]:
         """The blocks that reach into the viewport or within so many pages of it."""
-        reach = self.viewport().height() * pages
+        page = self.viewport().height()
         top = self.verticalScrollBar().value() - self._pad
-        first = bisect_right(self._ends, top - reach)
-        found = []
-        for at in range(first, len(self._blocks)):
-            if self._ends[at] - self._blocks[at].height > top + self.viewport().height() + reach:
-                break
-            found.append(self._blocks[at])
-        return found
+        first = bisect_right(self._ends, top - page * pages)
+        last = bisect_right(self._ends, top + page * (1 + pages), lo=first)
+        return self._blocks[first : last + 1]
 
     def _far(self) -> list[Block]:
         near = {id(block) for block in self._near(3.0)}
@@ -294,15 +288,16 @@ class Transcript(QAbstractScrollArea):
             view.set_active(is_active=self._is_active(block.turn))
             _leave_tab_chain(view)
         block.height = block.view.arrange(self._width)
+        block.is_measured = True
 
     def _place(self) -> None:
         left, width = self._column()
         scrolled = self.verticalScrollBar().value() - self._pad
-        for at, block in enumerate(self._blocks):
+        for end, block in zip(self._ends, self._blocks, strict=True):
             view = block.view
             if view is None:
                 continue
-            view.setGeometry(left, self._ends[at] - block.height - scrolled, width, block.height)
+            view.setGeometry(left, end - block.height - scrolled, width, block.height)
             if view.isHidden():
                 view.show()
 

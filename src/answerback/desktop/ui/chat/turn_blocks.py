@@ -64,6 +64,6 @@ class TurnBlocks:
 
 def _take(block: Block) -> None:
     """The block has changed: its view shows it, and its height is measured again."""
-    block.height = 0
+    block.is_measured = False
     if block.view is not None:
         block.view.take(block.segment)
