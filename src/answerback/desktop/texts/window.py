@@ -183,7 +183,7 @@ WINDOW_EN: Final = WindowTexts(
     about_qt="It uses Qt {qt} by way of PySide6 {pyside}, under the GNU Lesser General Public License, version 3 "
     "(LGPL-3.0). You may replace them with builds of your own.",
     about_qt_source="Licence and source code of Qt",
-    about_others="Also in use: websockets, msgspec, Pygments, keyring, Authlib, each under its own free licence.",
+    about_others="Also in use: websockets, msgspec, Pygments, keyring, each under its own free licence.",
     about_log="Log file",
     close="Close",
     copy="Copy",
@@ -271,7 +271,7 @@ WINDOW_KO: Final = WindowTexts(
     about_qt="PySide6 {pyside}를 통해 Qt {qt}을(를) 쓰며, 이들은 GNU LGPL 3.0(LGPL-3.0)을 따라요. "
     "직접 빌드한 것으로 바꿔 쓸 수 있어요.",
     about_qt_source="Qt 라이선스와 소스 코드",
-    about_others="이 밖에 websockets, msgspec, Pygments, keyring, Authlib을 각각의 자유 라이선스에 따라 써요.",
+    about_others="이 밖에 websockets, msgspec, Pygments, keyring을 각각의 자유 라이선스에 따라 써요.",
     about_log="로그 파일",
     close="닫기",
     copy="복사",
