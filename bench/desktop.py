@@ -3,8 +3,8 @@
     .venv/bin/python bench/desktop.py
 
 A gateway in a process of its own (the `echo` model, a word every 20 ms); the real app without a screen: Qt's
-`offscreen` platform draws everything and shows it nowhere. Twice: five conversations in one window, one of them
-visible; and five windows in one process, all five answers visible, which is the worst that the toolkit's thread can be given.
+`offscreen` platform draws everything and shows it nowhere. Twice: five conversations in one window, one of them seen;
+and five windows in one process, all five answers seen, which is the worst that the toolkit's thread can be given.
 """
 
 import argparse
