@@ -30,6 +30,8 @@ class WindowTexts:
     draft: str
     answering: str
     waiting: str
+    queued: str
+    interrupted: str
     unread_name: str
     yesterday: str
     rename: str
@@ -122,6 +124,8 @@ WINDOW_EN: Final = WindowTexts(
     draft="Draft: {text}",
     answering="Answering…",
     waiting="Waiting to be sent",
+    queued="Waiting for its turn",
+    interrupted="Goes on with the connection",
     unread_name="{count} new",
     yesterday="Yesterday",
     rename="Rename",
@@ -210,6 +214,8 @@ WINDOW_KO: Final = WindowTexts(
     draft="초안: {text}",
     answering="답변하고 있어요…",
     waiting="전송 대기 중",
+    queued="차례를 기다리는 중",
+    interrupted="연결되면 이어서 답해요",
     unread_name="새 답변 {count}개",
     yesterday="어제",
     rename="이름 바꾸기",

@@ -75,11 +75,15 @@ def test_what_a_row_says(model):
     waiting = Turn(request_id="r", conversation_id="Weather", question="q", asked_at_ms=0)
     one.note_pending([waiting])
     assert row.data(Role.NOTE) == "Waiting to be sent"
-    assert row.data(Role.IS_WAITING)
+    model.set_online(True)
+    assert row.data(Role.NOTE) == "Waiting for its turn"
     one.note_pending(
         [Turn(request_id="r", conversation_id="Weather", question="q", asked_at_ms=0, status=TurnStatus.STREAMING)]
     )
-    assert row.data(Role.NOTE) == "Answering…"
+    assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Answering…", True)
+    model.set_online(False)
+    assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Goes on with the connection", False)
+    model.set_online(True)
     spoken = row.data(Qt.ItemDataRole.AccessibleTextRole)
     assert spoken.startswith("Weather, 2 new, Answering…, ")
 

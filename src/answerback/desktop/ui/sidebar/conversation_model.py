@@ -26,7 +26,6 @@ class Role(IntEnum):
     NOTE = Qt.ItemDataRole.UserRole + 2
     UNREAD = Qt.ItemDataRole.UserRole + 3
     IS_STREAMING = Qt.ItemDataRole.UserRole + 4
-    IS_WAITING = Qt.ItemDataRole.UserRole + 5
 
 
 class ConversationListModel(QAbstractListModel):
@@ -36,6 +35,7 @@ class ConversationListModel(QAbstractListModel):
         super().__init__(parent)
         self._rows: list[ConversationViewModel] = []
         self._row_of: dict[str, int] = {}
+        self._is_online = False
         self.set_texts(texts)
 
     def set_texts(self, texts: Texts) -> None:
@@ -43,6 +43,12 @@ class ConversationListModel(QAbstractListModel):
         self._texts = texts
         self._locale = QLocale(texts.locale)
         self.touch()
+
+    def set_online(self, is_online: bool) -> None:
+        """Without a connection nothing is being answered."""
+        if is_online != self._is_online:
+            self._is_online = is_online
+            self.touch()
 
     # --- what is in it
 
@@ -158,9 +164,7 @@ class ConversationListModel(QAbstractListModel):
             case Role.UNREAD:
                 return conversation.unread
             case Role.IS_STREAMING:
-                return conversation.is_streaming
-            case Role.IS_WAITING:
-                return bool(conversation.pending) and not conversation.is_streaming
+                return conversation.is_streaming and self._is_online
             case _:
                 return None
 
@@ -178,9 +182,9 @@ class ConversationListModel(QAbstractListModel):
         """The second line, if it is more than the time."""
         words = self._texts.window
         if conversation.is_streaming:
-            return words.answering
+            return words.answering if self._is_online else words.interrupted
         if conversation.pending:
-            return words.waiting
+            return words.queued if self._is_online else words.waiting
         if conversation.has_draft:
             return words.draft.format(text=" ".join(conversation.draft.split())[:120])
         return ""

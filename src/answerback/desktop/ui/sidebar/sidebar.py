@@ -182,6 +182,8 @@ class Sidebar(QFrame):
             self.clear_search()
         if changes.everything or changes.list:
             self.refresh()
+        if changes.connection or changes.everything:
+            self._model.set_online(self._app.connection.is_online)
         self._model.update_rows(changes.conversations | changes.drafts)
         if changes.search or changes.list:
             self._show_page()
