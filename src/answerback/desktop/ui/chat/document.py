@@ -221,6 +221,9 @@ def _style_table(table: QTextTable, theme: Theme) -> None:
     table.setFormat(form)
     for row in range(table.rows()):
         for column in range(table.columns()):
+            cell = table.cellAt(row, column).format()
+            cell.setVerticalAlignment(QTextCharFormat.VerticalAlignment.AlignMiddle)
+            table.cellAt(row, column).setFormat(cell)
             cursor = table.cellAt(row, column).firstCursorPosition()
             block = cursor.blockFormat()
             block.setTopMargin(0)

@@ -151,9 +151,10 @@ class Transcript(QAbstractScrollArea):
         return self._look.theme.space(6 if self.viewport().width() > 560 else 4)
 
     def _column(self) -> tuple[int, int]:
-        room = self.viewport().width() - 2 * self._margin
+        """Its left edge and its width: in the middle of the pane, as the composer is, scroll bar or not."""
+        room = self.width() - 2 * self._margin
         width = max(120, min(room, round(COLUMN_PX * self._look.theme.body_px / 15)))
-        return (self.viewport().width() - width) // 2, width
+        return (self.width() - width) // 2, width
 
     def _guess(self, block: Block) -> int:
         """The height of a block that was never shown."""
