@@ -52,6 +52,7 @@ class Transcript(QAbstractScrollArea):
         self._width = 0
         self._is_pinned = True
         self._is_arranging = False
+        self._is_stale = True
         self._is_online = True
         self._hovered = ""
         self._anchor: tuple[Block, int] | None = None
@@ -173,6 +174,7 @@ class Transcript(QAbstractScrollArea):
 
     def _rebuild(self) -> None:
         self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
+        self._is_stale = True
         self.arrange(keeps_anchor=False)
 
     def _keep_anchor(self) -> None:
@@ -227,6 +229,7 @@ class Transcript(QAbstractScrollArea):
         if not split:
             return False
         self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
+        self._is_stale = True
         self._guess_missing()
         if self._anchor is not None and self._index(self._anchor[0]) is None:
             turn = self._turns.get(self._anchor[0].turn.request_id)
@@ -237,8 +240,13 @@ class Transcript(QAbstractScrollArea):
         for block in self._blocks:
             if not block.height:
                 block.height = self._guess(block)
+                self._is_stale = True
 
     def _sum(self) -> None:
+        """Where each block ends, and the scroll bar's range; only if a height has changed."""
+        if not self._is_stale and self.verticalScrollBar().pageStep() == self.viewport().height():
+            return
+        self._is_stale = False
         self._ends = list(accumulate(block.height for block in self._blocks))
         total = (self._ends[-1] if self._ends else 0) + 2 * self._pad + self._look.theme.space(4)
         bar = self.verticalScrollBar()
@@ -288,8 +296,9 @@ class Transcript(QAbstractScrollArea):
             view.take(block.segment)
             view.set_active(is_active=self._is_active(block.turn))
             _leave_tab_chain(view)
-        block.height = block.view.arrange(self._width)
-        block.is_measured = True
+        height = block.view.arrange(self._width)
+        self._is_stale |= height != block.height
+        block.height, block.is_measured = height, True
 
     def _place(self) -> None:
         left, width = self._column()
@@ -349,6 +358,7 @@ class Transcript(QAbstractScrollArea):
         self._keep_anchor()
         _leave_tab_chain(view)
         block.height = view.arrange(self._width)
+        self._is_stale = True
         self._later.start(0)
 
     def _is_active(self, turn: TurnViewModel) -> bool:
