@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QAbstractButton, QLineEdit
+from PySide6.QtWidgets import QAbstractButton, QLabel, QLineEdit
 
 from answerback.desktop.engine.commands import ExportFormat
 from answerback.desktop.engine.events import ConnectionStatus
@@ -228,6 +228,11 @@ def test_the_first_run_offers_a_gateway_or_a_server(open_app, gateway, unused_po
     person.window.welcome.url_box.setText("nonsense")
     person.window.welcome.connect_to_server()
     assert "ws://" in person.window.welcome._problem.text()
+    elsewhere = f"ws://localhost:{unused_port}"
+    person.window.welcome.url_box.setText(elsewhere)
+    person.window.welcome.connect_to_server()
+    shown = lambda: [label.text().replace("\u2060", "") for label in person.window.welcome.findChildren(QLabel)]  # noqa: E731
+    person.until(lambda: any(elsewhere in text for text in shown()))
     person.window.welcome.url_box.setText(gateway.url)
     person.window.welcome.connect_to_server()
     person.online()

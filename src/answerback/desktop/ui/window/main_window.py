@@ -178,7 +178,8 @@ class MainWindow(QMainWindow):
         if changes.connection or changes.sign_in or changes.gateway or changes.everything or changes.list:
             self._refresh_stage()
         if changes.settings:
-            self._tray.set_shown(self._app.settings.tray)
+            # A desktop shows notifications only of an icon that is there.
+            self._tray.set_shown(self._app.settings.tray or self._app.settings.notifications)
         if changes.conversations or changes.list or changes.everything:
             self._refresh_title()
         if changes.exported and self._app.exported is not None:

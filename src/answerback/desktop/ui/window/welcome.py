@@ -40,6 +40,7 @@ class WelcomePage(QScrollArea):
         self._texts = texts
         self._theme = theme
         self._stage = Stage.CHAT
+        self._about: tuple[object, ...] = ()
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -63,8 +64,9 @@ class WelcomePage(QScrollArea):
 
     def show_stage(self, stage: Stage) -> None:
         """Show what this stage needs; what was typed stays as long as the stage does."""
-        if stage is not self._stage:
-            self._stage = stage
+        about = (self._app.settings.server_url, self._app.settings.auth, self._app.sign_in.url, self._app.gateway.log)
+        if (stage, about) != (self._stage, self._about):
+            self._stage, self._about = stage, about
             self._build()
 
     # --- the pages
