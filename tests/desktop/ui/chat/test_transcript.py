@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from PySide6.QtCore import QPoint, Qt
+from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtGui import QGuiApplication
+from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
@@ -264,3 +265,15 @@ def test_streamed_code_is_whole_and_coloured(opened: Opened) -> None:
     assert view.editor.toPlainText() == code.rstrip("\n")
     formats = view.editor.document().begin().layout().formats()
     assert [(span.start, span.length) for span in formats][:2] == [(0, 3), (4, 1)]
+
+
+@pytest.mark.parametrize("kind", [ProseView, CodeView, TableView, QuestionView, FooterView])
+def test_the_wheel_scrolls_the_list_wherever_the_pointer_is(opened: Opened, kind: type[BlockView]) -> None:
+    pane, _, _ = opened(*many(10), height=1_200)
+    bar = pane.transcript.verticalScrollBar()
+    view = next(view for view in pane.transcript.views if type(view) is kind and top_of(pane, view) > 0)
+    target = view.childAt(view.rect().center()) or view
+    before = bar.value()
+    here = QPointF(target.mapTo(pane, target.rect().center()))
+    QTest.wheelEvent(pane.windowHandle(), here, QPoint(0, 120))
+    assert bar.value() < before
