@@ -9,7 +9,7 @@ from answerback.aws.local.bedrock import BedrockServer
 from answerback.aws.local.emulator import Emulator
 from answerback.aws.package import Target, build_package
 from emulation import ENVIRONMENT, emulator_python
-from stack import JWT_SECRET, Stack
+from stack import JWT_SECRET, PAGE, Stack
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,7 @@ def _deployed(
     folder: Path, package: bytes, postgres: object, *, auth: bool = False, **parameters: str
 ) -> Iterator[Stack]:
     dsn = postgres.dsn  # type: ignore[attr-defined]
+    parameters.setdefault("AllowOrigins", PAGE)
     with (
         BedrockServer() as bedrock,
         Emulator(python=emulator_python(), folder=folder, postgres=dsn, bedrock_url=bedrock.url, auth=auth) as emulator,

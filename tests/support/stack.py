@@ -17,6 +17,8 @@ from answerback.ports import Finish, Piece
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "infra" / "template.yaml"
 JWT_SECRET = "a secret of thirty-two characters"
+PAGE = "https://app.example"
+"""The web page that may connect."""
 
 
 class Scripts:

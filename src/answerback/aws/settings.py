@@ -148,6 +148,11 @@ class Settings:
         """How long turns may wait before they are written to Aurora."""
         return self._whole("HISTORY_DELAY_S", 900, low=0)
 
+    @property
+    def allow_origins(self) -> frozenset[str]:
+        """Web pages that may connect, in lower case; a request without `Origin` is an app and always may."""
+        return frozenset(origin.rstrip("/") for origin in (self._optional("ALLOW_ORIGINS") or "").lower().split())
+
     # --- tokens
 
     @property

@@ -83,6 +83,10 @@ def deploy(
             "--allow-anonymous/--require-token", help="Let everyone in who knows the URL.", show_default=False
         ),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Web page that may connect: https://app.example; repeatable."),
+    ] = None,
     rate_limit: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Requests a user and minute; 0: no limit.")
     ] = None,
@@ -130,6 +134,7 @@ def deploy(
         "JwtAudience": jwt_audience,
         "JwksUrl": jwks_url,
         "AllowAnonymous": None if allow_anonymous is None else str(allow_anonymous).lower(),
+        "AllowOrigins": " ".join(allow_origin) if allow_origin else None,
         "RateLimit": rate_limit,
         "MaxTokens": max_tokens,
         "SystemPrompt": system,

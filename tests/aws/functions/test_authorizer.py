@@ -66,6 +66,25 @@ def test_another_user_s_name_is_denied() -> None:
     assert (statement["Effect"], statement["Resource"]) == ("Deny", METHOD_ARN)
 
 
+@pytest.mark.parametrize("token", [TOKEN, "none", None])
+def test_a_foreign_web_page_is_denied_whatever_its_token_is(token: str | None) -> None:
+    headers = {"Origin": "https://evil.example"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
+    policy = decide(headers=headers)
+    (statement,) = policy["policyDocument"]["Statement"]
+    assert (statement["Effect"], statement["Resource"]) == ("Deny", METHOD_ARN)
+
+
+def test_a_web_page_of_the_list_needs_a_token_too() -> None:
+    page = {"Origin": "https://app.example"}
+    allowed = frozenset({"https://app.example"})
+    policy = asyncio.run(
+        authorize(TOKENS, authorizer_event(headers=page, query={"token": TOKEN}), allow_origins=allowed)
+    )
+    assert policy["policyDocument"]["Statement"][0]["Effect"] == "Allow"
+    with pytest.raises(Unauthorized):
+        asyncio.run(authorize(TOKENS, authorizer_event(headers=page), allow_origins=allowed))
+
+
 def test_a_token_that_does_not_expire_says_so_by_silence() -> None:
     class Eternal:
         async def identify(self, token: str) -> Identity:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from answerback.aws.functions.connections import connect, disconnect
+from answerback.aws.settings import Settings
 from answerback.ports import Bound, Connection, Unavailable
 from answerback.stores.memory import MemoryConnections
 from lambda_functions import Functions, connect_event, disconnect_event
@@ -73,6 +74,34 @@ def test_a_handshake_that_cannot_be_served_is_400(options: dict[str, Any]) -> No
     answer, saved = opened(**options)
     assert answer["statusCode"] == 400
     assert saved is None
+
+
+PAGES = [
+    (None, 200),
+    ("https://app.example", 200),
+    ("https://APP.example/", 200),
+    ("https://evil.example", 403),
+    ("https://app.example.evil.example", 403),
+    ("http://app.example", 403),
+    ("null", 403),
+    ("", 403),
+]
+
+
+@pytest.mark.parametrize(("origin", "status"), PAGES)
+@pytest.mark.parametrize("header", ["Origin", "origin"])
+def test_a_web_page_connects_if_it_is_on_the_list(header: str, origin: str | None, status: int) -> None:
+    """An app sends no `Origin`; a browser always does."""
+    settings = Settings({"ANSWERBACK_ALLOW_ORIGINS": "https://other.example https://App.example/"})
+    store = MemoryConnections()
+    event = connect_event("c-1", headers={} if origin is None else {header: origin})
+    answer = asyncio.run(connect(store, event, clock=lambda: NOW_MS, allow_origins=settings.allow_origins))
+    assert answer["statusCode"] == status
+    assert (asyncio.run(store.get("c-1")) is not None) is (status == 200)
+
+
+def test_where_no_page_is_on_the_list_none_connects() -> None:
+    assert opened(headers={"Origin": "https://app.example"})[0]["statusCode"] == 403
 
 
 def test_nulls_of_older_events() -> None:

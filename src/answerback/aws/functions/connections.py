@@ -8,7 +8,7 @@ one.
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from answerback.ports import Connection, Connections, Unavailable
 log = logging.getLogger("answerback.aws.connections")
 
 MAX_USER_AGENT: Final = 256
+FOREIGN_PAGE: Final = "Web pages of this Origin may not connect. The operator allows them by AllowOrigins."
 
 Answer = dict[str, Any]
 
@@ -30,13 +31,23 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> Answer:
     about = event["requestContext"]
     with composition.observing.invocation(context, connectionId=about["connectionId"]):
         if about["eventType"] == "CONNECT":
-            return composition.run(connect(composition.connections, event, clock=epoch_ms))
+            origins = composition.settings.allow_origins
+            return composition.run(connect(composition.connections, event, clock=epoch_ms, allow_origins=origins))
         return composition.run(disconnect(composition.connections, event))
 
 
-async def connect(connections: Connections, event: Mapping[str, Any], *, clock: Callable[[], int]) -> Answer:
+async def connect(
+    connections: Connections,
+    event: Mapping[str, Any],
+    *,
+    clock: Callable[[], int],
+    allow_origins: Collection[str] = (),
+) -> Answer:
     """Save the connection. Any status but 200 is what the client gets instead of a socket."""
     handshake = Handshake.of(event)
+    if not handshake.is_admitted(allow_origins):
+        log.info("a web page of a foreign origin is refused")
+        return {"statusCode": 403, "body": FOREIGN_PAGE}
     try:
         subprotocol = handshake.subprotocol()
         connection = _connection(event, handshake, now_ms=clock())

@@ -1,7 +1,7 @@
 """What an upgrade request says, as API Gateway hands it to the authorizer and to `$connect`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,6 +47,14 @@ class Handshake:
             if name.startswith(BEARER_PROTOCOL):
                 return name.removeprefix(BEARER_PROTOCOL) or None
         return self.query.get("token") or None
+
+    def is_admitted(self, allow_origins: Collection[str]) -> bool:
+        """Whether it comes from an app, which says no `Origin`, or from a web page of the list.
+
+        A browser says of every page whose it is, and no page can forge that.
+        """
+        origin = self.headers.get("origin")
+        return origin is None or origin.rstrip("/").lower() in allow_origins
 
     def id_of(self, name: str) -> str | None:
         """An id of the query. Raises: BadHandshake."""
