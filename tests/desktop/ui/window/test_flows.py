@@ -286,6 +286,7 @@ def test_the_first_run_starts_a_gateway_of_its_own(open_app, unused_port):
     person.until(lambda: person.window.welcome.stage is Stage.STARTING)
     person.online()
     person.until(lambda: person.window.pages.currentWidget() is person.window.chat)
+    assert person.window.focusWidget() is person.window.chat.composer.box
     conversation = person.ask("hello there")
     person.until(lambda: conversation.pending == 0)
     assert person.turn(conversation, "hello there").answer == "hello there"

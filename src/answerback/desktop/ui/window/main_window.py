@@ -211,7 +211,11 @@ class MainWindow(QMainWindow):
         is_page = stage is not Stage.CHAT and not has_history and not self._is_put_off
         if is_page:
             self.welcome.show_stage(stage)
-        self.pages.setCurrentWidget(self.welcome if is_page else self.chat)
+        page = self.welcome if is_page else self.chat
+        if page is not self.pages.currentWidget():
+            self.pages.setCurrentWidget(page)
+            if page is self.chat:
+                self.chat.focus_composer()
         self._refresh_banner(Stage.CHAT if is_page else stage)
 
     def _refresh_banner(self, stage: Stage) -> None:
