@@ -158,7 +158,6 @@ class Scene:
     turns: tuple[Turn, ...] = ()
     scheme: Scheme = Scheme.LIGHT
     texts: ChatTexts = CHAT_EN
-    locale: str = "en"
     width: int = 860
     height: int = 900
     body_px: int = 15
@@ -229,8 +228,8 @@ def scenes() -> dict[str, Scene]:
     return {
         "light": Scene(turns=(hello,), height=1_250),
         "dark": Scene(turns=(hello,), scheme=Scheme.DARK, height=1_250),
-        "korean": Scene(turns=korean, texts=CHAT_KO, locale="ko"),
-        "korean-dark": Scene(turns=korean, texts=CHAT_KO, locale="ko", scheme=Scheme.DARK),
+        "korean": Scene(turns=korean, texts=CHAT_KO),
+        "korean-dark": Scene(turns=korean, texts=CHAT_KO, scheme=Scheme.DARK),
         "states": Scene(turns=states, height=1_050),
         "states-dark": Scene(turns=states, scheme=Scheme.DARK, height=1_050),
         "states-narrow": Scene(turns=states, width=420, texts=CHAT_KO, height=1_150),
@@ -263,7 +262,7 @@ def pane_of(scene: Scene, application: QApplication) -> tuple[ChatPane, AppViewM
     theme = Theme(scheme=scene.scheme, body_px=scene.body_px)
     apply(application, theme)
     app, recorder = app_with(scene.turns, connection=scene.connection)
-    pane = ChatPane(app, Look(theme=theme, texts=scene.texts, locale=scene.locale))
+    pane = ChatPane(app, Look(theme=theme, texts=scene.texts))
     pane.resize(scene.width, scene.height)
     pane.show()
     pane.focus_composer()

@@ -25,8 +25,6 @@ class ChatTexts:
     empty_text: str
     examples: tuple[str, ...]
     loading: str
-    nothing_open_title: str
-    nothing_open_text: str
     # The transcript
     transcript_name: str
     question_name: str
@@ -42,10 +40,11 @@ class ChatTexts:
     queued_next: str
     waiting: str
     streaming: str
+    paused: str
     cancelled: str
     cut: str
     cut_hint: str
-    token: str
+    one_token: str
     tokens: str
     cost: str
     seconds: str
@@ -77,8 +76,6 @@ class ChatTexts:
     # Offline
     offline: str
     offline_retry: str
-    offline_retry_in: str
-    connecting: str
     # Why it failed
     failures: Mapping[FailureCode, str]
 
@@ -98,8 +95,6 @@ CHAT_EN: Final = ChatTexts(
         "Suggest a name for a small coffee shop by the sea",
     ),
     loading="Loading the conversation…",
-    nothing_open_title="No conversation open",
-    nothing_open_text="Choose one at the left, or begin a new one.",
     transcript_name="Conversation",
     question_name="You asked: {text}",
     answer_name="Answer",
@@ -113,10 +108,11 @@ CHAT_EN: Final = ChatTexts(
     queued_next="Up next",
     waiting="Thinking…",
     streaming="Answering…",
+    paused="Goes on when the connection is back",
     cancelled="Stopped",
     cut="Cut at the length limit",
     cut_hint="The answer reached the longest length allowed. Ask it to go on.",
-    token="{count} token",
+    one_token="{count} token",
     tokens="{count} tokens",
     cost="≈ {cost}",
     seconds="{seconds} s",
@@ -145,8 +141,6 @@ CHAT_EN: Final = ChatTexts(
     link_hidden="It contains characters that cannot be seen; they are written out here. Be careful.",
     offline="You are offline. Questions are kept here and sent when the connection is back.",
     offline_retry="Try now",
-    offline_retry_in="Trying again in {seconds} s",
-    connecting="Connecting…",
     failures={
         FailureCode.INVALID_FRAME: "The server could not read this question. Update the app, then ask again.",
         FailureCode.MESSAGE_TOO_LARGE: "This question is too long. Edit it and send a shorter one.",
@@ -184,8 +178,6 @@ CHAT_KO: Final = ChatTexts(
         "바닷가 작은 카페에 어울리는 이름을 지어 줘",
     ),
     loading="대화를 불러오는 중…",
-    nothing_open_title="열린 대화가 없어요",
-    nothing_open_text="왼쪽에서 대화를 고르거나 새로 시작해 보세요.",
     transcript_name="대화 내용",
     question_name="내 질문: {text}",
     answer_name="답변",
@@ -199,10 +191,11 @@ CHAT_KO: Final = ChatTexts(
     queued_next="다음 차례예요",
     waiting="생각하는 중…",
     streaming="답변하는 중…",
+    paused="연결되면 이어서 답변해요",
     cancelled="중지됨",
     cut="길이 제한에서 잘림",
     cut_hint="답변이 허용된 최대 길이에 도달했어요. 이어서 답해 달라고 해 보세요.",
-    token="토큰 {count}개",
+    one_token="토큰 {count}개",
     tokens="토큰 {count}개",
     cost="약 {cost}",
     seconds="{seconds}초",
@@ -231,8 +224,6 @@ CHAT_KO: Final = ChatTexts(
     link_hidden="눈에 보이지 않는 문자가 있어서 풀어서 적었어요. 주의하세요.",
     offline="오프라인이에요. 질문은 여기에 두었다가 연결되면 보낼게요.",
     offline_retry="지금 다시 시도",
-    offline_retry_in="{seconds}초 뒤 다시 시도",
-    connecting="연결하는 중…",
     failures={
         FailureCode.INVALID_FRAME: "서버가 이 질문을 읽지 못했어요. 앱을 업데이트한 뒤 다시 물어봐 주세요.",
         FailureCode.MESSAGE_TOO_LARGE: "질문이 너무 길어요. 수정해서 더 짧게 보내 주세요.",

@@ -151,3 +151,17 @@ def test_a_turn_can_be_shown_from_a_search(opened: Opened, look: Look) -> None:
     first = next(view for view in pane.transcript.views if view.y() + view.height() > 0)
     assert first.turn.request_id in {"r7", "r6"}
     assert not pane.transcript.is_pinned
+
+
+def test_a_turn_of_an_older_page_is_loaded_and_shown(opened: Opened) -> None:
+    pane, app, recorder = opened()
+    newer = tuple(turn(f"r{n}", f"Question {n}?", "Some words.\n\n" * 10) for n in range(100, 120))
+    pane.apply(app.apply([TurnsLoaded(conversation_id=HOME, turns=newer, has_more=True)]))
+    pane.show_turn("r85")
+    assert recorder.named("load_more") == [(HOME, "r100")]
+    older = tuple(turn(f"r{n}", f"Question {n}?", "Some words.\n\n" * 10) for n in range(80, 100))
+    pane.apply(app.apply([TurnsLoaded(conversation_id=HOME, turns=older, has_more=False)]))
+    first = next(view for view in pane.transcript.views if view.y() + view.height() > 0)
+    assert first.turn.request_id in {"r85", "r84"}
+    pane.show_turn("gone")
+    assert recorder.named("load_more") == [(HOME, "r100")]

@@ -199,7 +199,7 @@ def test_another_theme_draws_all_anew_in_place(opened: Opened, qtbot: QtBot) -> 
     pane, _, _ = opened(*many(20), height=600)
     scroll_to(pane, 0.5)
     request_id = reading(pane).turn.request_id
-    pane.set_look(Look(theme=Theme(scheme=Scheme.DARK, body_px=20), texts=CHAT_KO, locale="ko"))
+    pane.set_look(Look(theme=Theme(scheme=Scheme.DARK, body_px=20), texts=CHAT_KO))
     assert reading(pane).turn.request_id in {request_id, f"r{int(request_id[1:]) + 1}"}
     assert pane.composer.box.placeholderText() == CHAT_KO.placeholder
     assert pane.transcript.accessibleName() == CHAT_KO.transcript_name

@@ -46,6 +46,9 @@ def test_the_words_of_each_state() -> None:
     assert line(of(turn("r1", "q", status=TurnStatus.QUEUED, position=0))).text == CHAT_EN.queued_next
     assert line(of(turn("r1", "q", status=TurnStatus.STREAMING))).text == CHAT_EN.waiting
     assert line(of(turn("r1", "q", "some", status=TurnStatus.STREAMING))).text == CHAT_EN.streaming
+    for status in (TurnStatus.QUEUED, TurnStatus.STREAMING):
+        paused = line(of(turn("r1", "q", "some", status=status)), is_online=False)
+        assert (paused.text, paused.tone) == (CHAT_EN.paused, Tone.WAITING)
     assert line(of(turn("r1", "q", "some", status=TurnStatus.CANCELLED))).text == CHAT_EN.cancelled
 
 

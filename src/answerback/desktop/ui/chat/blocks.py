@@ -40,11 +40,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What every view is drawn with. `locale`: a BCP 47 name, for numbers."""
+    """What every view is drawn with."""
 
     theme: Theme
     texts: ChatTexts
-    locale: str = "en"
 
 
 class BlockSignals(QObject):

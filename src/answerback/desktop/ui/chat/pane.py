@@ -38,6 +38,7 @@ class ChatPane(QWidget):
         self._app = app
         self._look = look
         self._shown: ConversationViewModel | None = None
+        self._wanted: str | None = None
         self._dirty: set[str] = set()
         self.transcript = Transcript(look, self)
         self.composer = Composer(look, self)
@@ -94,8 +95,9 @@ class ChatPane(QWidget):
         self.composer.box.setFocus()
 
     def show_turn(self, request_id: str) -> None:
-        """Scroll to a turn, as from a search."""
-        self.transcript.to_turn(request_id)
+        """Scroll to a turn, as from a search; older pages are loaded until it is there."""
+        self._wanted = request_id
+        self._go_to_wanted()
 
     def flush(self) -> None:
         """Draw the text that has come since the last frame."""
@@ -204,6 +206,7 @@ class ChatPane(QWidget):
 
     def _show_conversation(self) -> None:
         self._shown = self._app.current
+        self._wanted = None
         self._dirty.clear()
         self.transcript.show_turns(())
         self.composer.set_text("" if self._shown is None else self._shown.draft)
@@ -215,6 +218,19 @@ class ChatPane(QWidget):
         if self._shown is not None:
             self.transcript.show_turns(self._shown.messages)
         self._show_page()
+        self._go_to_wanted()
+
+    def _go_to_wanted(self) -> None:
+        shown, wanted = self._shown, self._wanted
+        if shown is None or wanted is None:
+            return
+        if shown.turn(wanted) is not None:
+            self._wanted = None
+            self.transcript.to_turn(wanted)
+        elif shown.is_loaded and not shown.has_more:
+            self._wanted = None
+        else:
+            shown.load_more()
 
     def _show_page(self) -> None:
         shown = self._shown

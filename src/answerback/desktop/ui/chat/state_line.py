@@ -40,6 +40,8 @@ def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, now_ms
     match turn.status:
         case TurnStatus.OUTBOX:
             return StateLine(tone=Tone.WAITING, text=texts.outbox if is_online else texts.outbox_offline)
+        case TurnStatus.QUEUED | TurnStatus.STREAMING if not is_online:
+            return StateLine(tone=Tone.WAITING, text=texts.paused)
         case TurnStatus.QUEUED if turn.position:
             return StateLine(tone=Tone.WAITING, text=texts.queued.format(position=turn.position))
         case TurnStatus.QUEUED:
@@ -69,7 +71,7 @@ def _facts(turn: TurnViewModel, texts: ChatTexts) -> str:
     """`SmolLM2 · 132 tokens · ≈ $0.0004 · 4.2 s`, as much as is known."""
     parts = [turn.model or ""]
     if turn.tokens is not None:
-        form = texts.token if turn.tokens.output == 1 else texts.tokens
+        form = texts.one_token if turn.tokens.output == 1 else texts.tokens
         parts.append(form.format(count=f"{turn.tokens.output:,}"))
     if turn.cost_usd is not None:
         parts.append(texts.cost.format(cost=_money(turn.cost_usd)))
