@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the tests that need one."""
+"""A real PostgreSQL server for the tests that need one, and Qt where it can be loaded."""
 
 import os
 import pwd
@@ -12,6 +12,29 @@ import pytest
 
 from answerback.aws.local.emulator import Emulator
 from emulation import Cluster, emulator_python
+
+
+def _why_no_qt() -> str | None:
+    """What keeps Qt from being loaded: a package, or a library of the system."""
+    try:
+        import PySide6.QtWidgets  # noqa: F401
+    except ImportError as exc:
+        return str(exc)
+    return None
+
+
+WHY_NO_QT = _why_no_qt()
+pytest_plugins = [] if WHY_NO_QT else ["pytestqt.plugin"]
+collect_ignore = ["desktop/ui", "desktop/smoke"] if WHY_NO_QT else []
+
+
+def pytest_report_header() -> str | None:
+    if WHY_NO_QT is None:
+        return None
+    why = f"the tests of the desktop app's windows need Qt ({WHY_NO_QT}); see scripts/install-desktop-libraries"
+    if os.environ.get("CI"):
+        raise pytest.UsageError(f"{why}, and CI may not skip them")
+    return f"skipped: {why}"
 
 
 class PostgresServer:
