@@ -44,7 +44,7 @@ class ChatTexts:
     cancelled: str
     cut: str
     cut_hint: str
-    one_token: str
+    tokens_one: str
     tokens: str
     cost: str
     seconds: str
@@ -112,7 +112,7 @@ CHAT_EN: Final = ChatTexts(
     cancelled="Stopped",
     cut="Cut at the length limit",
     cut_hint="The answer reached the longest length allowed. Ask it to go on.",
-    one_token="{count} token",
+    tokens_one="{count} token",
     tokens="{count} tokens",
     cost="≈ {cost}",
     seconds="{seconds} s",
@@ -195,7 +195,7 @@ CHAT_KO: Final = ChatTexts(
     cancelled="중지됨",
     cut="길이 제한에서 잘림",
     cut_hint="답변이 허용된 최대 길이에 도달했어요. 이어서 답해 달라고 해 보세요.",
-    one_token="토큰 {count}개",
+    tokens_one="토큰 {count}개",
     tokens="토큰 {count}개",
     cost="약 {cost}",
     seconds="{seconds}초",

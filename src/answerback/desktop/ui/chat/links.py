@@ -1,18 +1,21 @@
 """Links in answers: which may be opened, and the question that is asked before."""
 
+import math
 import unicodedata
+from typing import Final
 from urllib.parse import urlsplit
 
 from PySide6.QtCore import Qt, QUrl
-from PySide6.QtGui import QDesktopServices, QGuiApplication
-from PySide6.QtWidgets import QDialog, QDialogButtonBox, QFrame, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtGui import QDesktopServices, QGuiApplication, QTextOption
+from PySide6.QtWidgets import QDialog, QDialogButtonBox, QLabel, QPushButton, QTextEdit, QVBoxLayout, QWidget
 
 from answerback.desktop.texts.chat import ChatTexts
 from answerback.desktop.ui.theme import Theme
 
 __all__ = ["LinkDialog", "is_openable", "written_out"]
 
-_MAX_LENGTH = 8_192
+_MAX_LENGTH: Final = 8_192
+_WIDTH_STEPS: Final = 110
 
 
 def is_openable(target: str) -> bool:
@@ -60,7 +63,7 @@ class LinkDialog(QDialog):
         self._target = target
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle(texts.link_title)
-        self.setMinimumWidth(theme.space(90))
+        self.setFixedWidth(theme.space(_WIDTH_STEPS))
         shown = written_out(target)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(*[theme.space(5)] * 4)
@@ -71,7 +74,7 @@ class LinkDialog(QDialog):
         explanation.setWordWrap(True)
         layout.addWidget(title)
         layout.addWidget(explanation)
-        layout.addWidget(self._target_card(shown, theme))
+        layout.addWidget(self._target_box(shown, theme))
         if shown != target and "<U+" in shown:
             warning = QLabel(texts.link_hidden)
             warning.setWordWrap(True)
@@ -79,19 +82,24 @@ class LinkDialog(QDialog):
             layout.addWidget(warning)
         layout.addSpacing(theme.space(1))
         layout.addWidget(self._buttons(texts))
+        self._cancel.setFocus()
 
-    def _target_card(self, shown: str, theme: Theme) -> QWidget:
-        card = QFrame()
-        card.setProperty("variant", "card")
-        inner = QVBoxLayout(card)
-        label = QLabel()
-        label.setTextFormat(Qt.TextFormat.PlainText)
-        label.setText("\u200b".join(shown[at : at + 8] for at in range(0, min(len(shown), 1_000), 8)))
-        label.setWordWrap(True)
-        label.setFont(theme.mono_font())
-        label.setAccessibleName(shown)
-        inner.addWidget(label)
-        return card
+    def _target_box(self, shown: str, theme: Theme) -> QWidget:
+        """The whole target; past eight lines it scrolls. It begins with what matters most, the host."""
+        box = QTextEdit()
+        box.setReadOnly(True)
+        box.setFocusPolicy(Qt.FocusPolicy.ClickFocus)  # Cancel has the focus
+        box.setFont(theme.mono_font())
+        box.document().setDefaultFont(theme.mono_font())
+        box.setWordWrapMode(QTextOption.WrapMode.WrapAnywhere)
+        box.setPlainText(shown)
+        box.setAccessibleName(shown)
+        letters = max(1, (theme.space(_WIDTH_STEPS - 25)) // box.fontMetrics().horizontalAdvance("m"))
+        lines = min(8, math.ceil(len(shown) / letters))
+        margins = 2 * (round(box.document().documentMargin()) + theme.space(2.5))
+        box.setFixedHeight(lines * box.fontMetrics().lineSpacing() + margins)
+        self.target_box = box
+        return box
 
     def _buttons(self, texts: ChatTexts) -> QWidget:
         buttons = QDialogButtonBox()
@@ -106,7 +114,7 @@ class LinkDialog(QDialog):
         for button in (copy, self.open_button):
             button.setAutoDefault(False)
         cancel.setDefault(True)
-        cancel.setFocus()
+        self._cancel = cancel
         buttons.accepted.connect(self._open)
         buttons.rejected.connect(self.reject)
         return buttons

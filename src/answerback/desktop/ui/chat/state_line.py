@@ -71,7 +71,7 @@ def _facts(turn: TurnViewModel, texts: ChatTexts) -> str:
     """`SmolLM2 · 132 tokens · ≈ $0.0004 · 4.2 s`, as much as is known."""
     parts = [turn.model or ""]
     if turn.tokens is not None:
-        form = texts.one_token if turn.tokens.output == 1 else texts.tokens
+        form = texts.tokens_one if turn.tokens.output == 1 else texts.tokens
         parts.append(form.format(count=f"{turn.tokens.output:,}"))
     if turn.cost_usd is not None:
         parts.append(texts.cost.format(cost=_money(turn.cost_usd)))
