@@ -82,7 +82,7 @@ def test_what_a_row_says(model):
     )
     assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Answering…", True)
     model.set_online(False)
-    assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Goes on with the connection", False)
+    assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Goes on when connected", False)
     model.set_online(True)
     spoken = row.data(Qt.ItemDataRole.AccessibleTextRole)
     assert spoken.startswith("Weather, 2 new, Answering…, ")
