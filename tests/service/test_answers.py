@@ -310,6 +310,28 @@ def test_without_a_bell_a_cancellation_is_seen_at_the_next_renewal() -> None:
     run_virtual(main())
 
 
+def test_a_look_between_two_renewals_sees_a_cancellation_and_leaves_the_lease() -> None:
+    async def main() -> None:
+        model = ScriptedModel(lambda prompt: [100.0])
+        backend = Backend(model=model, bells_work=False, renew_every_s=6.0, look_every_s=1.0)
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(ask("r1"))
+        await asyncio.sleep(3.5)
+        claimed = await backend.store.read(_key("kim", "r1"))
+        await asyncio.sleep(2.0)
+        assert await backend.store.read(_key("kim", "r1")) == claimed
+        await asyncio.sleep(1.0)
+        renewed = await backend.store.read(_key("kim", "r1"))
+        assert claimed is not None
+        assert renewed is not None
+        assert renewed.lease_until_ms > claimed.lease_until_ms
+        await peer.say(CancelMessage(request_id="r1"))
+        await asyncio.sleep(1.1)
+        assert [e.status for e in endings(peer)] == [Status.CANCELLED]
+
+    run_virtual(main())
+
+
 def test_a_disconnect_stops_nothing() -> None:
     async def main() -> None:
         model = ScriptedModel(say_question)

@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RENEW_EVERY_S: Final = 1.0
-"""Front and worker are different processes: a wish or a cancellation is seen with the lease."""
+LOOK_EVERY_S: Final = 1.0
+"""Front and worker are different processes: a wish or a cancellation is seen in the record."""
+
+RENEWALS_A_LEASE: Final = 3
+"""A look is a read unit, and a renewal a write unit, which costs five times as much."""
 
 SETTLE_S: Final = 6.0
 """What a task that an invocation leaves behind gets to end in: a fetch of keys takes up to five."""
@@ -305,7 +308,8 @@ class Composition:
             settings=WorkerSettings(
                 policy=settings.policy,
                 interval=growing(),
-                renew_every_s=RENEW_EVERY_S,
+                renew_every_s=settings.policy.lease_ms / 1000 / RENEWALS_A_LEASE,
+                look_every_s=LOOK_EVERY_S,
                 max_tokens=settings.max_tokens,
                 system=settings.system,
             ),

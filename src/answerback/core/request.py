@@ -316,14 +316,22 @@ def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> 
 
 def renew(record: Record | None, *, owner: str, attempt: int, now_ms: int, policy: Policy) -> Step[Held | Fenced]:
     """The worker of `attempt` extends its lease and learns the newest wish and whether to cancel."""
+    seen = look(record, owner=owner, attempt=attempt)
+    if record is None or isinstance(seen.outcome, Fenced):
+        return seen
+    held = replace(record, lease_until_ms=now_ms + policy.lease_ms)
+    return Step(held, Held(held))
+
+
+def look(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenced]:
+    """As `renew`, but the lease stays as it is: where a write costs more than a read, it need not go with each look."""
     if (
         record is None
         or TRANSITIONS[record.state][Event.RENEW] is not Verdict.HOLD_IF_OWNER
         or not _is_mine(record, owner, attempt)
     ):
         return Step(None, Fenced(record))
-    held = replace(record, lease_until_ms=now_ms + policy.lease_ms)
-    return Step(held, Held(held))
+    return Step(None, Held(record))
 
 
 def finish(record: Record | None, *, owner: str, attempt: int, ending: Ending, text: str) -> Step[Ended | Fenced]:

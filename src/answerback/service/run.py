@@ -12,7 +12,7 @@ from answerback.core import context
 from answerback.core import request as changes
 from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, answer_limit
-from answerback.core.request import Ended, Ending, Fenced, Held, Policy, Question, Record
+from answerback.core.request import Change, Ended, Ending, Fenced, Held, Policy, Question, Record
 from answerback.ports import Finish, Model, ModelError, Prompt, Requests, Tail, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -40,6 +40,7 @@ class RunSettings:
 
     policy: Policy
     renew_every_s: float
+    look_every_s: float
     max_tokens: int
     context_turns: int
     system: str | None
@@ -85,7 +86,8 @@ class Run:
         self._text_wakes = record.stream
         self._first_text_ms: int | None = None
         self._stop_at = self._stop_time(stop_at_ms)
-        self._renew_at = tools.monotonic() + settings.renew_every_s
+        now = tools.monotonic()
+        self._renew_at, self._look_at = now + settings.renew_every_s, now + settings.look_every_s
         self.delivery: Delivery = tools.courier.delivery(record, self._answer)
 
     async def to_the_end(self) -> Ended | Fenced:
@@ -194,8 +196,8 @@ class Run:
             now = tools.monotonic()
             if now >= self._stop_at:
                 return _Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
-            if self._rang or now >= self._renew_at:
-                held = await self._renew()
+            if self._rang or now >= min(self._renew_at, self._look_at):
+                held = await self._renew(extends=self._rang or now >= self._renew_at)
                 if isinstance(held, Fenced):
                     return held
                 if self._record.cancel_requested:
@@ -204,28 +206,29 @@ class Run:
             due_at = self.delivery.due_at()
             # Text that comes while other text waits for its time goes out with it.
             self._text_wakes = self._record.stream and due_at is None
-            wake_at = min(self._stop_at, self._renew_at, self._stop_at if due_at is None else due_at)
+            wake_at = min(self._stop_at, self._renew_at, self._look_at, self._stop_at if due_at is None else due_at)
             await self._alarm.wait(wake_at - tools.monotonic())
 
-    async def _renew(self) -> Held | Fenced | None:
-        """Extend the lease and honour what the front has noted meanwhile; None: the store is unavailable."""
+    async def _renew(self, *, extends: bool) -> Held | Fenced | None:
+        """Honour what the front has noted meanwhile, and maybe extend the lease; None: the store is unavailable."""
         tools = self._tools
         self._rang = False
-        renew = partial(
-            changes.renew,
-            owner=self._owner,
-            attempt=self._record.attempt,
-            now_ms=tools.clock(),
-            policy=self._settings.policy,
-        )
+        owner, attempt, policy = self._owner, self._record.attempt, self._settings.policy
+        change: Change[Held | Fenced] = partial(changes.look, owner=owner, attempt=attempt)
+        if extends:
+            change = partial(changes.renew, owner=owner, attempt=attempt, now_ms=tools.clock(), policy=policy)
         try:
-            outcome = await tools.requests.change(self._record.key, renew)
+            outcome = await tools.requests.change(self._record.key, change)
         except Unavailable:
             # A lease that cannot be renewed may be lost; the attempt number keeps that safe (R16), so go on.
             log.warning("the lease could not be renewed", extra=self._extra())
-            self._renew_at = tools.monotonic() + RENEW_AGAIN_S
+            self._look_at = tools.monotonic() + RENEW_AGAIN_S
+            self._renew_at = max(self._renew_at, self._look_at)
             return None
-        self._renew_at = tools.monotonic() + self._settings.renew_every_s
+        now = tools.monotonic()
+        self._look_at = now + self._settings.look_every_s
+        if extends:
+            self._renew_at = now + self._settings.renew_every_s
         if isinstance(outcome, Held):
             self._record = outcome.record
             if outcome.record.wish is not None:

@@ -51,6 +51,7 @@ class Retry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """`renew_every_s`: how often the lease is extended, and with it wishes and cancellations of other processes seen.
+    `look_every_s`: how often these are looked for in between; None: not at all.
 
     `patience_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
     """
@@ -58,6 +59,7 @@ class WorkerSettings:
     policy: Policy = field(default_factory=Policy)
     interval: Interval = field(default_factory=steady)
     renew_every_s: float = 5.0
+    look_every_s: float | None = None
     patience_s: float = 10.0
     max_tokens: int = 1024
     context_turns: int = 20
@@ -101,6 +103,7 @@ class Worker:
         self._run_settings = RunSettings(
             policy=settings.policy,
             renew_every_s=settings.renew_every_s,
+            look_every_s=settings.renew_every_s if settings.look_every_s is None else settings.look_every_s,
             max_tokens=settings.max_tokens,
             context_turns=settings.context_turns,
             system=settings.system,

@@ -46,6 +46,7 @@ class Backend:
         bells_work: bool = True,
         queue_survives: bool = False,
         renew_every_s: float = 1.0,
+        look_every_s: float | None = None,
         lock_system: bool = False,
         system: str | None = None,
         worker_skew_ms: int = 0,
@@ -70,7 +71,9 @@ class Backend:
         )
         bells = Bells()
         self.worker = Worker(
-            settings=WorkerSettings(policy=policy, renew_every_s=renew_every_s, system=system),
+            settings=WorkerSettings(
+                policy=policy, renew_every_s=renew_every_s, look_every_s=look_every_s, system=system
+            ),
             requests=self.store,
             history=self.store,
             models=models,
