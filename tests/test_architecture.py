@@ -29,7 +29,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "aws": INNER | {"service", "stores", "models", "auth"},
     "conformance": {"protocol"},
     "testing": INNER | {"service", "stores", "client", "gateway"},
-    "bench": INNER | {"client", "gateway", "models", "stores", "testing"},
+    "bench": INNER | {"aws", "client", "gateway", "models", "stores", "testing"},
     "desktop": {"protocol", "core", "client"},
     "cli": INNER
     | {"auth", "bench", "client", "conformance", "desktop", "gateway", "models", "service", "stores", "testing", "aws"},

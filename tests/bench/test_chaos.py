@@ -19,7 +19,7 @@ from answerback.bench.chaos.proxy import Proxy
 from answerback.bench.chaos.report import write_trace
 from answerback.bench.chaos.run import run_chaos
 from answerback.bench.chaos.storm import (
-    APP_RESTARTED,
+    DEATHS,
     DISK_FULL,
     FREEZE,
     KILL,
@@ -29,6 +29,7 @@ from answerback.bench.chaos.storm import (
     TERMINATE,
     deck,
 )
+from answerback.bench.chaos.weather import APP_RESTARTED
 from answerback.bench.chaos.wire import Wire
 from answerback.cli.main import run
 from answerback.cli.output import ExitCode
@@ -116,7 +117,7 @@ async def well(store: MemoryStore, book: Book) -> tuple[Asked, Asked]:
 
 
 async def verdict(store: MemoryStore, book: Book) -> set[tuple[Kind, str]]:
-    await Judge(book, store, store).judge()
+    await Judge(book, store, store, deaths=DEATHS).judge()
     return {(violation.kind, violation.request_id) for violation in book.violations}
 
 
@@ -238,7 +239,7 @@ async def test_the_trace_tells_what_happened_to_a_broken_request(tmp_path: Path)
     first, _ = await well(store, book)
     first.note(gateway="accepted", position=0)
     saw(first)
-    judge = Judge(book, store, store)
+    judge = Judge(book, store, store, deaths=DEATHS)
     await judge.judge()
     write_trace(tmp_path / "trace.jsonl", book, judge.records)
     lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from answerback.bench.chaos.book import Asked, Book, Kind, Outcome, Result, now_ms
-from answerback.bench.chaos.plan import QUICK, TRUSTING, ChaosPlan
+from answerback.bench.chaos.plan import ChaosPlan, trusting
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -62,7 +62,7 @@ class App:
         self.session = f"s{plan.seed}{plan.name}-app{number}"
         self.user = f"u{plan.seed}{plan.name}-{number // plan.apps_a_user}"
         self._url = url
-        self._timing = TRUSTING if number % _TRUSTING_EACH == 0 else QUICK
+        self._timing = trusting(plan.timing) if number % _TRUSTING_EACH == 0 else plan.timing
         self._plan = plan
         self._book = book
         self._rng = rng

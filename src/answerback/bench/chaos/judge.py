@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence, Set
 
 from answerback.bench.chaos.app import IMPATIENT
 from answerback.bench.chaos.book import Asked, Book, Kind, Outcome, Result, now_ms
-from answerback.bench.chaos.storm import DEATHS
 from answerback.core.request import Policy, Record, RequestKey, State
 from answerback.ports import History, Requests, StoredTurn
 from answerback.protocol.errors import ErrorCode
@@ -20,16 +19,21 @@ _STATES: Mapping[Result, State] = {
 
 
 class Judge:
-    """Compares everything with everything and enters what is wrong into the book."""
+    """Compares everything with everything and enters what is wrong into the book.
 
-    def __init__(self, book: Book, requests: Requests, history: History) -> None:
+    `deaths`: faults after which the model may be run once more for what was running. What it read stays in `records`
+    and `turns`, by request.
+    """
+
+    def __init__(self, book: Book, requests: Requests, history: History, *, deaths: Set[str]) -> None:
         self._book = book
         self._requests = requests
         self._history = history
         self._texts = {asked.text: asked.request_id for asked in book.asked.values()}
         self._max_attempts = Policy().max_attempts
-        self._deaths = sorted(at_ms for at_ms, fault in book.faults if fault in DEATHS)
+        self._deaths = sorted(at_ms for at_ms, fault in book.faults if fault in deaths)
         self.records: dict[str, Record] = {}
+        self.turns: dict[str, StoredTurn] = {}
 
     async def judge(self) -> None:
         """Everything. Raises: Unavailable: the store cannot be read."""
@@ -106,6 +110,7 @@ class Judge:
             for conversation_id in await self._conversations(user):
                 turns = await self._turns(user, conversation_id)
                 seen.update(turn.request_id for turn in turns)
+                self.turns.update((turn.request_id, turn) for turn in turns)
                 self._judge_conversation(user, turns)
         for request_id, count in seen.items():
             if count > 1:

@@ -20,8 +20,10 @@ QUICK: Final = Timing(
 )
 """The client's rules with shorter times, so that a run meets each of them often."""
 
-TRUSTING: Final = replace(QUICK, silence_s=600.0, probe_max_s=600.0)
-"""Never asks after what it waits for, but at a new connection: what the gateway forgets to send stays missing."""
+
+def trusting(timing: Timing) -> Timing:
+    """Never asks after what it waits for, but at a new connection: what the server forgets to send stays missing."""
+    return replace(timing, silence_s=600.0, probe_max_s=600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +33,9 @@ class ChaosPlan:
     `name`: sets this run's users apart from those of others in the same database. `apps_a_user`: apps that share a
     user. `database`: the URL of a PostgreSQL that is not ours to crash; `own_postgres`: start one, and crash it.
     Neither: SQLite. `think_s`: an app's pause between questions, at the mean. `pause_s`: the longest pause between two
-    strikes at the process. `settle_s`: what the apps get to come to their endings after the last fault. `keep`: an
-    empty or new folder for log, data and trace; None: a temporary one, kept only if a promise broke.
+    strikes at the process. `timing`: the clients' rules. `settle_s`: what the apps get to come to their endings after
+    the last fault. `keep`: an empty or new folder for log, data and trace; None: a temporary one, kept only if a
+    promise broke.
     """
 
     seed: int
@@ -46,5 +49,6 @@ class ChaosPlan:
     delay_ms: float = 10
     think_s: float = 2.0
     pause_s: float = 2.5
+    timing: Timing = QUICK
     settle_s: float = 180.0
     keep: Path | None = None

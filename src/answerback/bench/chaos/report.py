@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from answerback.bench.chaos.book import Book, Kind, Result, Violation
 from answerback.bench.chaos.plan import ChaosPlan
-from answerback.bench.chaos.storm import FAULTS, KILLS
 from answerback.core.request import Record
 
 _SHOWN: Final = 20
@@ -85,7 +84,7 @@ class ChaosReport:
             *(("fault", f"{count} times {fault}") for fault, count in self.faults.items() if count),
             *(("never struck", fault) for fault in self.never_struck),
         ]
-        rows += [(str(v.kind), f"{v.request_id or 'the gateway'}: {v.detail}") for v in self.violations[:_SHOWN]]
+        rows += [(str(v.kind), f"{v.request_id or 'the whole'}: {v.detail}") for v in self.violations[:_SHOWN]]
         if len(self.violations) > _SHOWN:
             rows.append(("", f"… and {len(self.violations) - _SHOWN} more"))
         if self.kept is not None:
@@ -99,19 +98,22 @@ def report_of(
     book: Book,
     records: Mapping[str, Record],
     *,
+    store: str,
+    faults: Sequence[str],
+    kills: Sequence[str],
     seconds: float,
     connections: int,
     failed_starts: int,
     kept: Path | None,
 ) -> ChaosReport:
-    """The ledger of a run that was judged."""
+    """The ledger of a run that was judged. `faults`: every kind that there is; `kills`: those that are a SIGKILL."""
     outcomes = {asked.request_id: asked.outcomes[0] for asked in book.asked.values() if asked.outcomes}
     results = Counter(outcome.result for outcome in outcomes.values())
     accepted = {asked.request_id for asked in book.asked.values() if asked.accepted_at_ms is not None} | set(records)
     struck = book.counts()
     return ChaosReport(
         seed=plan.seed,
-        store="SQLite" if plan.database is None and not plan.own_postgres else "PostgreSQL",
+        store=store,
         apps=plan.apps,
         seconds=round(seconds, 1),
         asked=len(book.asked),
@@ -126,8 +128,8 @@ def report_of(
         frames=book.frames,
         connections=connections,
         errors=dict(book.errors),
-        kills=sum(struck[kill] for kill in KILLS),
-        faults={fault: struck[fault] for fault in FAULTS},
+        kills=sum(struck[kill] for kill in kills),
+        faults={fault: struck[fault] for fault in faults},
         failed_starts=failed_starts,
         violations=tuple(book.violations),
         kept=None if kept is None else str(kept),

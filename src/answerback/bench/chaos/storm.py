@@ -11,7 +11,8 @@ from answerback.bench.chaos.book import Book
 from answerback.bench.chaos.gateway import StruckGateway
 from answerback.bench.chaos.plan import ChaosPlan
 from answerback.bench.chaos.postgres import OwnPostgres
-from answerback.bench.chaos.proxy import Path, Proxy
+from answerback.bench.chaos.proxy import Proxy
+from answerback.bench.chaos.weather import WEATHER, Weather
 
 KILL: Final = "gateway killed"
 KILL_STARTING: Final = "gateway killed while it starts"
@@ -22,21 +23,13 @@ TERMINATE: Final = "gateway stopped in good order"
 FREEZE: Final = "gateway frozen"
 DISK_FULL: Final = "disk full"
 POSTGRES: Final = "PostgreSQL crashed"
-RESET: Final = "connections reset"
-CLOSED: Final = "connections closed in mid-frame"
-STALLED: Final = "connections stalled"
-GATEWAY_GONE: Final = "connections half-open, gateway gone"
-APP_GONE: Final = "connections half-open, app gone"
-APP_RESTARTED: Final = "app killed and started again"
 FAULTS: Final = (
     *KILLS,
     *(TERMINATE, FREEZE, DISK_FULL, POSTGRES),
-    *(RESET, CLOSED, STALLED, GATEWAY_GONE, APP_GONE, APP_RESTARTED),
+    *WEATHER,
 )
 DEATHS: Final = frozenset((*KILLS, TERMINATE))
 """Faults after which the model may be run once more for what was running."""
-
-_ALL_AT_ONCE: Final = 0.04
 
 
 def deck(kills: int, *, sqlite: bool, rng: random.Random) -> list[str]:
@@ -75,15 +68,14 @@ class Storm:
         self._book = book
         self._gateway = gateway
         self._proxy = proxy
-        self._apps = apps
+        self._weather = Weather(plan, book=book, proxy=proxy, apps=apps)
         self._postgres = postgres
         self._told = told
         self._is_sqlite = postgres is None and plan.database is None
-        self._process_rng, self._network_rng, self._store_rng, self._app_rng = (
+        self._process_rng, self._store_rng = (
             random.Random(f"{plan.seed} {concern}")  # noqa: S311 - chaos that can be repeated
-            for concern in ("process", "network", "store", "app")
+            for concern in ("process", "store")
         )
-        self._over = asyncio.Event()
         self._strikes: Mapping[str, Callable[[], Awaitable[None]]] = {
             KILL: self._kill,
             KILL_STARTING: self._kill_starting,
@@ -96,12 +88,12 @@ class Storm:
 
     async def rage(self) -> None:
         """Strike. Raises: Died, ProcessFailed: the gateway ended by itself, or does not start any more."""
-        async with asyncio.TaskGroup() as weather:
-            weather.create_task(self._restart_apps())
-            weather.create_task(self._shake_network())
+        async with asyncio.TaskGroup() as strikes:
+            strikes.create_task(self._weather.restart_apps())
+            strikes.create_task(self._weather.shake_network())
             if self._postgres is not None:
-                weather.create_task(self._crash_postgres(self._postgres))
-            weather.create_task(self._strike_process())
+                strikes.create_task(self._crash_postgres(self._postgres))
+            strikes.create_task(self._strike_process())
         self._proxy.heal()
 
     # --- the process
@@ -120,7 +112,7 @@ class Storm:
                 break
             if not cards and self._plan.seconds is not None:
                 cards = deck(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
-        self._over.set()
+        self._weather.over.set()
 
     async def _kill(self) -> None:
         self._book.struck(KILL)
@@ -174,50 +166,5 @@ class Storm:
             await postgres.crash()
             await asyncio.sleep(self._store_rng.uniform(0, 3))
             await postgres.start()
-            if await self._is_over(self._store_rng.uniform(1, 8)):
+            if await self._weather.is_over(self._store_rng.uniform(1, 8)):
                 return
-
-    # --- the network and the apps
-
-    async def _shake_network(self) -> None:
-        rng = self._network_rng
-        deeds: tuple[tuple[str, Callable[[Path], None]], ...] = (
-            (RESET, Path.reset),
-            (CLOSED, Path.close),
-            (STALLED, self._stall),
-            (GATEWAY_GONE, Path.lose_gateway),
-            (APP_GONE, Path.lose_app),
-        )
-        while not await self._is_over(rng.uniform(0.1, 0.8)):
-            paths = self._proxy.paths
-            fault, strike = rng.choice(deeds)
-            count = len(paths) if rng.random() < _ALL_AT_ONCE else rng.randint(1, max(1, len(paths) // 15))
-            for path in rng.sample(paths, min(count, len(paths))):
-                self._book.struck(fault)
-                strike(path)
-
-    def _stall(self, path: Path) -> None:
-        rng = self._network_rng
-        gates = rng.choice(((path.to_app,), (path.to_gateway,), (path.to_app, path.to_gateway)))
-        for gate in gates:
-            gate.clear()
-        asyncio.get_running_loop().call_later(rng.uniform(0.2, 6), path.open_gates)
-
-    async def _restart_apps(self) -> None:
-        def cut(session: str) -> None:
-            for path in self._proxy.paths:
-                if path.wire.session == session:
-                    path.reset()
-
-        while not await self._is_over(self._app_rng.uniform(0.2, 2)):
-            self._book.struck(APP_RESTARTED)
-            await self._app_rng.choice(self._apps).restart(cut)
-
-    async def _is_over(self, after_s: float) -> bool:
-        """Wait so long, or until the storm is over; whether it is."""
-        try:
-            async with asyncio.timeout(after_s):
-                await self._over.wait()
-        except TimeoutError:
-            return False
-        return True
