@@ -51,6 +51,8 @@ class Emulator:
         environment: more variables for the functions, such as AWS_ENDPOINT_URL_RDS_DATA.
         concurrency: how many calls of one function run at the same time through the API.
         idle_timeout_s, connection_limit_s: when an idle, or any, connection is closed (AWS: 600 and 7,200).
+        integration_timeout_s: when the API gives a function up (AWS: 29); the function runs on.
+        unruly_posts: posts to a connection come in another order, and some come twice.
         port: 0: a free one.
     """
 
@@ -66,6 +68,8 @@ class Emulator:
         concurrency: int = 4,
         idle_timeout_s: float = 600,
         connection_limit_s: float = 7200,
+        integration_timeout_s: float = 29,
+        unruly_posts: bool = False,
         port: int = 0,
     ) -> None:
         self._python = python
@@ -78,6 +82,8 @@ class Emulator:
             "EMULATED_CONCURRENCY": str(concurrency),
             "EMULATED_IDLE_TIMEOUT_S": str(idle_timeout_s),
             "EMULATED_CONNECTION_LIMIT_S": str(connection_limit_s),
+            "EMULATED_INTEGRATION_TIMEOUT_S": str(integration_timeout_s),
+            "EMULATED_UNRULY_POSTS": "1" if unruly_posts else "",
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None
@@ -88,6 +94,13 @@ class Emulator:
     def endpoint(self) -> str:
         """The URL of every service, `http://127.0.0.1:PORT`."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process; the functions' processes are its children."""
+        if self._process is None:
+            raise EmulatorFailed("the emulator is not running")
+        return self._process.pid
 
     def management_endpoint(self, api_id: str, stage: str) -> str:
         """Where frames are posted to connections: the parameter ManagementEndpoint of the template."""
