@@ -384,11 +384,19 @@ def test_the_deck_has_every_kind_and_as_many_kills_as_asked() -> None:
         ("--rate", "10"),
         ("--postgres", "--database", "postgresql:///nowhere"),
         ("--keep", "/"),
+        ("--aws", "--kills", "5"),
+        ("--aws", "--postgres"),
+        ("--aws", "--database", "postgresql:///nowhere"),
     ],
 )
 def test_flags_that_chaos_cannot_have(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--chaos", *flags]) == ExitCode.USAGE
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_aws_is_for_chaos(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--aws"]) == ExitCode.USAGE
+    assert "--chaos" in capsys.readouterr().err
 
 
 def short(**more: Any) -> ChaosPlan:

@@ -11,11 +11,21 @@ from answerback.cli.output import usage_error
 
 _MOST = 1_000_000
 _CHAOS = "Chaos"
+_APPS = 50
+_KILLS = 50
+_AWS_APPS = 12
+_AWS_SECONDS = 180.0
+"""The emulated AWS answers some tens of questions a second, and starts a process for a function in a second or two."""
 
 
 def bench(
     *,
-    apps: Annotated[int, typer.Option(min=1, max=100_000, help="Connections, each a user and session.")] = 50,
+    apps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100_000, help="Connections, each a user and session; default: 50, on AWS 12.", show_default=False
+        ),
+    ] = None,
     requests: Annotated[int, typer.Option(min=1, max=_MOST, help="Questions of each app.")] = 200,
     in_flight: Annotated[
         int, typer.Option(min=1, max=100_000, help="Closed loop: questions that each app keeps pending.")
@@ -53,7 +63,18 @@ def bench(
         int | None,
         typer.Option(min=0, help="What strikes when; default: a new one.", show_default=False, rich_help_panel=_CHAOS),
     ] = None,
-    kills: Annotated[int, typer.Option(min=1, max=10_000, help="SIGKILLs.", rich_help_panel=_CHAOS)] = 50,
+    aws: Annotated[
+        bool,
+        typer.Option(
+            "--aws",
+            help="Strike the emulated AWS instead of a gateway, for --seconds (default: 180).",
+            rich_help_panel=_CHAOS,
+        ),
+    ] = False,
+    kills: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="SIGKILLs; default: 50.", show_default=False, rich_help_panel=_CHAOS),
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -85,7 +106,8 @@ def bench(
     for their own wholeness only. Exits with 1 if anything was misrouted, lost, repeated, refused or failed.
 
     With --chaos it is not measured but struck: killed, stopped, frozen, cut off, left without disk, its database
-    crashed, its apps killed, at random moments drawn from --seed. Then every text is compared with the store.
+    crashed, its apps killed, at random moments drawn from --seed. Then every text is compared with the store. With
+    --aws too the same is done to the stack of `answerback aws deploy`, on the emulator of `answerback aws local`.
 
     Examples:
 
@@ -98,6 +120,8 @@ def bench(
       answerback bench --idle 10000
 
       answerback bench --chaos --apps 200 --kills 50 --postgres
+
+      answerback bench --chaos --aws --seconds 120
     """
     if chaos:
         refused = {
@@ -113,18 +137,23 @@ def bench(
                 raise usage_error(f"{flag} is not for --chaos", "leave it out; chaos starts a gateway of its own")
         if postgres and database is not None:
             raise usage_error("--postgres starts a database of its own", "leave out --database")
+        if aws:
+            _refuse_for_aws(kills=kills, postgres=postgres, database=database)
         if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
             raise usage_error(f"{keep} is not an empty folder", "name a new one with --keep")
         return _chaos(
-            apps=apps,
+            aws=aws,
+            apps=apps or (_AWS_APPS if aws else _APPS),
             seed=seed,
-            kills=kills,
-            seconds=seconds,
+            kills=kills or _KILLS,
+            seconds=seconds or (_AWS_SECONDS if aws else None),
             postgres=postgres,
             database=database,
             keep=keep,
             as_json=as_json,
         )
+    if aws:
+        raise usage_error("--aws is for --chaos", "load a stack by its --url")
     if pid is not None and url is None:
         raise usage_error("--pid is for a server under --url")
     if url is not None and (delay_ms or coalesce_ms is not None):
@@ -135,7 +164,7 @@ def bench(
 
     return run_bench(
         Bench(
-            apps=apps,
+            apps=apps or _APPS,
             requests=requests,
             in_flight=in_flight,
             rate=rate,
@@ -155,8 +184,16 @@ def bench(
     )
 
 
+def _refuse_for_aws(*, kills: int | None, postgres: bool, database: str | None) -> None:
+    if kills is not None:
+        raise usage_error("--kills is not for --aws", "say how long with --seconds")
+    if postgres or database is not None:
+        raise usage_error("--postgres and --database are not for --aws", "leave them out; it starts a PostgreSQL")
+
+
 def _chaos(
     *,
+    aws: bool,
     apps: int,
     seed: int | None,
     kills: int,
@@ -168,7 +205,7 @@ def _chaos(
 ) -> int:
     if sys.platform != "linux":
         raise usage_error("--chaos needs Linux", "run it there, or in a container")
-    from answerback.cli.chaos import ChaosPlan, new_name, new_seed, run  # noqa: PLC0415 - the load tool is slow to import
+    from answerback.cli.chaos import ChaosPlan, new_name, new_seed, run, run_aws  # noqa: PLC0415 - slow to import
 
     plan = ChaosPlan(
         seed=new_seed() if seed is None else seed,
@@ -180,4 +217,4 @@ def _chaos(
         database=database,
         keep=keep,
     )
-    return run(plan, as_json=as_json)
+    return run_aws(plan, as_json=as_json) if aws else run(plan, as_json=as_json)
