@@ -19,7 +19,7 @@ from emulation import emulator_python
 pytestmark = pytest.mark.emulator
 
 HANDLER = """
-import json, os, boto3
+import json, os, time, boto3
 posts = boto3.client("apigatewaymanagementapi", endpoint_url=os.environ["ENDPOINT"])
 met = boto3.client("sqs")
 
@@ -29,6 +29,13 @@ def handler(event, context):
     if asked["eventType"] == "CONNECT":
         if query.get("mode") == "raise":
             raise RuntimeError("secret text")
+        if query.get("mode") == "slow":
+            time.sleep(2)
+        if query.get("mode") == "post":
+            try:
+                posts.post_to_connection(ConnectionId=asked["connectionId"], Data="too early")
+            except posts.exceptions.GoneException:
+                return {"statusCode": 418}
         headers = {"Sec-WebSocket-Protocol": "answerback.v1"} if query.get("mode") == "protocol" else {}
         return {"statusCode": int(query.get("status", 200)), "headers": headers}
     if asked["eventType"] == "MESSAGE":
@@ -36,6 +43,12 @@ def handler(event, context):
         body = json.loads(event["body"])
         if body.get("mode") == "raise":
             raise RuntimeError("secret text")
+        if body.get("mode") == "slow":
+            time.sleep(2)
+        if body.get("mode") == "many":
+            for number in range(9):
+                posts.post_to_connection(ConnectionId=asked["connectionId"], Data=str(number))
+            return {"statusCode": 200}
         if body.get("mode") == "wait":
             while not met.receive_message(QueueUrl=os.environ["QUEUE"], WaitTimeSeconds=1).get("Messages"):
                 pass
@@ -162,8 +175,17 @@ async def test_a_client_cannot_take_the_routes_of_the_gateway(api: Api) -> None:
         assert (await ask(socket, action="$disconnect"))["routeKey"] == "$default"
 
 
-@pytest.mark.parametrize(("frame", "code"), [(b"binary", 1003), ("x" * (128 * 1024 + 1), 1009)])
-async def test_frames_over_the_limits_close_the_connection(api: Api, frame: str | bytes, code: int) -> None:
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"binary", 1003),
+        ("x" * (32 * 1024 + 1), 1009),
+        (["x", "x" * (32 * 1024 + 1)], 1009),
+        (["x" * 32 * 1024] * 4 + ["x"], 1009),
+    ],
+    ids=["binary", "frame", "fragment", "message"],
+)
+async def test_frames_over_the_limits_close_the_connection(api: Api, frame: str | bytes | list[str], code: int) -> None:
     async with api.connect() as socket:
         await socket.send(frame)
         with pytest.raises(ConnectionClosed) as closed:
@@ -176,8 +198,22 @@ async def test_a_message_of_128_kb_is_delivered(api: Api) -> None:
     async with api.connect() as socket:
         frame = json.dumps({"mode": "x" * 24_000, "rest": ""})
         frame = json.dumps({"mode": "x" * 24_000, "rest": "y" * (128 * 1024 - len(frame))})
-        await socket.send(frame)
+        await socket.send([frame[start : start + 32 * 1024] for start in range(0, len(frame), 32 * 1024)])
         assert json.loads(await socket.recv())["body"] == 128 * 1024
+
+
+async def test_nothing_can_be_posted_to_a_connection_that_opens(api: Api) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with api.connect("mode=post"):
+            pass
+    assert refused.value.response.status_code == 418  # as the function says when the post is refused with 410
+
+
+async def test_a_frame_that_nobody_can_read_has_the_default_route(api: Api) -> None:
+    async with api.connect() as socket:
+        await socket.send("[" * 30_000)
+        # The function of this test fails at it, too.
+        assert json.loads(await socket.recv())["message"] == "Internal server error"
 
 
 async def test_calls_are_in_the_log_of_the_function(api: Api) -> None:
@@ -198,3 +234,30 @@ async def test_an_idle_and_an_old_connection_are_closed(tmp_path: Path, limit: s
                     await socket.recv()
             assert closed.value.rcvd is not None
             assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "Going away")
+
+
+async def test_a_function_that_takes_too_long_is_given_up_and_runs_on(tmp_path: Path) -> None:
+    with Emulator(python=emulator_python(), folder=tmp_path, integration_timeout_s=1) as emulator:
+        api = Api(emulator)
+        opening = {"requestContext": {"eventType": "CONNECT", "connectionId": "c"}}
+        warm = emulator.client("lambda").invoke(FunctionName="sockets", Payload=json.dumps(opening))
+        assert json.loads(warm["Payload"].read()) == {"statusCode": 200, "headers": {}}
+        async with api.connect() as socket:
+            told = await ask(socket, mode="slow")
+            assert set(told) == {"message", "connectionId", "requestId"}
+            assert told["message"] == "Endpoint request timed out"
+            async with asyncio.timeout(30):
+                assert json.loads(await socket.recv())["mode"] == "slow"
+        with pytest.raises(InvalidStatus) as refused:
+            async with api.connect("mode=slow"):
+                pass
+        assert refused.value.response.status_code == 504
+
+
+async def test_unruly_posts_come_in_another_order_and_some_twice(tmp_path: Path) -> None:
+    with Emulator(python=emulator_python(), folder=tmp_path, unruly_posts=True) as emulator:
+        async with Api(emulator).connect() as socket, asyncio.timeout(30):
+            await socket.send(json.dumps({"mode": "many"}))
+            came = [int(await socket.recv()) for _ in range(12)]
+    assert set(came) == set(range(9))
+    assert came != sorted(came)

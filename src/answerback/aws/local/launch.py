@@ -21,15 +21,20 @@ from pathlib import Path
 
 def _patch(temporary: Path) -> None:
     """Put the emulator right. What it is told must not reach the functions, which inherit the environment."""
-    from answerback.aws.local.patches import bedrock, data_api, formation, functions, sockets  # noqa: PLC0415
+    from answerback.aws.local.patches import bedrock, data_api, formation, frames, functions, sockets  # noqa: PLC0415
 
     told = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
     formation.patch()
     functions.patch(f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/_aws/execute-api")
+    frames.patch()
     sockets.patch(
-        concurrency=int(told["EMULATED_CONCURRENCY"]),
-        idle_timeout_s=float(told["EMULATED_IDLE_TIMEOUT_S"]),
-        connection_limit_s=float(told["EMULATED_CONNECTION_LIMIT_S"]),
+        sockets.Limits(
+            concurrency=int(told["EMULATED_CONCURRENCY"]),
+            idle_timeout_s=float(told["EMULATED_IDLE_TIMEOUT_S"]),
+            connection_limit_s=float(told["EMULATED_CONNECTION_LIMIT_S"]),
+            integration_timeout_s=float(told["EMULATED_INTEGRATION_TIMEOUT_S"]),
+            unruly_posts=bool(told["EMULATED_UNRULY_POSTS"]),
+        )
     )
     if url := told.get("EMULATED_BEDROCK_URL"):
         bedrock.patch(url)

@@ -1,7 +1,7 @@
 """API Gateway WebSocket: the data plane as AWS's behaves where the emulator's is kinder or simpler.
 
 Frames of one connection run beside each other, failures look as they do on AWS, and limits hold: 128 KB a message, no
-binary frames, idle time and life of a connection. Frames of one post may have 32 KB.
+binary frames, idle time and life of a connection, the time that a function may take. Frames of one post may have 32 KB.
 """
 
 import asyncio
@@ -9,7 +9,9 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, Final
 
 from answerback.aws.local.patches import private, replace
@@ -21,6 +23,8 @@ _MODULE: Final = "services.apigateway"
 _MAX_MESSAGE_BYTES: Final = 128 * 1024
 _MAX_FRAME_BYTES: Final = 32 * 1024
 _NOT_FOR_CLIENTS: Final = frozenset({"$connect", "$disconnect"})
+_LATE_S: Final = 0.1
+"""What an unruly post is late by: the next one overtakes it."""
 
 Message = dict[str, Any]
 
@@ -40,7 +44,7 @@ class _Socket:
         self.refusal: tuple[int, Message] | None = None
         self.protocol: str | None = None
         self.unauthorized: Message | None = None
-        self.calls: set[asyncio.Task[None]] = set()
+        self.calls: set[asyncio.Task[Any]] = set()
 
     async def receive(self) -> Message:
         """The next message; one that closes it when a limit is passed."""
@@ -98,9 +102,24 @@ class _Socket:
         return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
 
-def patch(*, concurrency: int, idle_timeout_s: float, connection_limit_s: float) -> None:
-    """Apply. `concurrency`: calls of one integration at the same time. Raises: Moved."""
-    plane = _DataPlane(concurrency, idle_timeout_s, connection_limit_s)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Times in seconds. `concurrency`: calls of one integration at the same time.
+
+    `unruly_posts`: of three posts to a connection one is delivered late, after the next one, and one twice; AWS
+    promises neither order nor once.
+    """
+
+    concurrency: int
+    idle_timeout_s: float
+    connection_limit_s: float
+    integration_timeout_s: float
+    unruly_posts: bool
+
+
+def patch(limits: Limits) -> None:
+    """Apply. Raises: Moved."""
+    plane = _DataPlane(limits)
     for name in (
         "_ws_connections",
         "_stages",
@@ -122,11 +141,12 @@ def patch(*, concurrency: int, idle_timeout_s: float, connection_limit_s: float)
 class _DataPlane:
     """The functions that take the place of the emulator's."""
 
-    def __init__(self, concurrency: int, idle_timeout_s: float, connection_limit_s: float) -> None:
-        self._concurrency = concurrency
-        self._limits = {"idle_timeout_s": idle_timeout_s, "connection_limit_s": connection_limit_s}
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._socket: ContextVar[_Socket] = ContextVar("socket")
         self._free: dict[str, asyncio.Semaphore] = {}
+        self._posts = count()
+        self._late: set[asyncio.Task[Any]] = set()
         self.handle_was: Callable[..., Awaitable[None]]
         self.invoke_was: Callable[..., Awaitable[Any]]
         self.context_was: Callable[..., Message]
@@ -135,7 +155,10 @@ class _DataPlane:
 
     async def handle(self, scope: Any, receive: Any, send: Any, api_id: str, path_override: str | None = None) -> None:
         """One connection, from the handshake to `$disconnect`."""
-        socket = _Socket(receive, send, **self._limits)
+        limits = self._limits
+        socket = _Socket(
+            receive, send, idle_timeout_s=limits.idle_timeout_s, connection_limit_s=limits.connection_limit_s
+        )
         self._socket.set(socket)
         if not self._has_stage(api_id, path_override or scope.get("path", "")):
             await receive()
@@ -155,22 +178,39 @@ class _DataPlane:
             socket.calls.add(task)
             task.add_done_callback(socket.calls.discard)
             return None
-        answer = await self.invoke_was(*call, **named)
+        running, is_late = await self._call(socket, call, named)
+        answer = {"statusCode": 504} if is_late else await running
         if kind == "CONNECT":
             status = int((answer or BROKEN).get("statusCode", 200))
             headers = {str(name).lower(): value for name, value in ((answer or {}).get("headers") or {}).items()}
             socket.protocol = headers.get("sec-websocket-protocol")
-            socket.refusal = (status, _failure("Internal server error", connection_id, message_id))
+            what = "Endpoint request timed out" if is_late else "Internal server error"
+            socket.refusal = (status, _failure(what, connection_id, message_id))
         return answer
 
     async def _message(self, target: str, connection_id: str, message_id: str, call: Any, named: Any) -> None:
-        async with self._free.setdefault(target, asyncio.Semaphore(self._concurrency)):
-            answer = await self.invoke_was(*call, **named)
+        async def tell(what: str) -> None:
+            connection = private(_MODULE, "_ws_connections").get(connection_id)
+            if connection is not None:
+                await connection["outbox"].put(json.dumps(_failure(what, connection_id, message_id)))
+
+        async with self._free.setdefault(target, asyncio.Semaphore(self._limits.concurrency)):
+            running, is_late = await self._call(self._socket.get(), call, named)
+            if is_late:
+                await tell("Endpoint request timed out")
+            answer = await running
         # A body is dropped: no route has a response. Only a failure is told.
-        connection = private(_MODULE, "_ws_connections").get(connection_id)
-        if answer is BROKEN and connection is not None:
-            failure = _failure("Internal server error", connection_id, message_id)
-            await connection["outbox"].put(json.dumps(failure))
+        if answer is BROKEN and not is_late:
+            await tell("Internal server error")
+
+    async def _call(self, socket: _Socket, call: Any, named: Any) -> tuple["asyncio.Task[Any]", bool]:
+        """The call of a function, and whether API Gateway has given it up; the function runs on."""
+        running = asyncio.ensure_future(self.invoke_was(*call, **named))
+        done, _ = await asyncio.wait([running], timeout=self._limits.integration_timeout_s)
+        if not done:
+            socket.calls.add(running)
+            running.add_done_callback(socket.calls.discard)
+        return running, not done
 
     async def authorizer(self, authorizer: Any, event: Message, _account: str, _region: str) -> Any:
         """The answer of a function that authorizes; None if it failed, which is 500, or 401 if it says so."""
@@ -197,7 +237,10 @@ class _DataPlane:
 
     def select(self, expression: str, payload: str) -> str:
         """The route key of a frame; a client cannot name the two that are API Gateway's own."""
-        key = self.select_was(expression, payload)
+        try:
+            key = self.select_was(expression, payload)
+        except RecursionError:  # nested so deep that it cannot be read
+            return "$default"
         return "$default" if key in _NOT_FOR_CLIENTS else key
 
     async def connections(self, method: str, *call: Any) -> tuple[int, Mapping[str, str], bytes]:
@@ -206,6 +249,8 @@ class _DataPlane:
         if method == "POST" and len(body) > _MAX_FRAME_BYTES:
             told = {"Content-Type": "application/json", "x-amzn-ErrorType": "PayloadTooLargeException"}
             return 413, told, json.dumps({"message": "Frame too large"}).encode()
+        if method == "POST" and self._limits.unruly_posts:
+            return await self._post(*call)
         status, headers, answer = await self.connections_was(method, *call)
         if method == "GET" and status == 200:
             found = json.loads(answer)
@@ -217,6 +262,24 @@ class _DataPlane:
                 }
             ).encode()
         return status, headers, answer
+
+    async def _post(self, *call: Any) -> tuple[int, Mapping[str, str], bytes]:
+        """A post that is taken at once, and delivered in the order, and as often, as it happens to be."""
+
+        async def later() -> None:
+            await asyncio.sleep(_LATE_S)
+            await self.connections_was("POST", *call)
+
+        (_, _, connection_id, _, _) = call
+        match next(self._posts) % 3:
+            case 1 if connection_id in private(_MODULE, "_ws_connections"):
+                task = asyncio.create_task(later())
+                self._late.add(task)
+                task.add_done_callback(self._late.discard)
+                return 200, {"Content-Type": "application/json"}, b""
+            case 2:
+                await self.connections_was("POST", *call)
+        return await self.connections_was("POST", *call)
 
     def _has_stage(self, api_id: str, path: str) -> bool:
         owner = private(_MODULE, "_api_owner")(api_id)
