@@ -23,9 +23,11 @@ class Counts:
     connection: Section
     ping: Section
     answer: Section
+    look: Section
     renewal: Section
     archive: Section
     minute: Section
+    cold: Section
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,20 @@ SECONDS_A_PING: Final = 270.0
 """The SDK's pings on a quiet connection; API Gateway closes it after ten quiet minutes."""
 
 BYTES_A_TOKEN: Final = 4.5
-FRAME_BYTES: Final = 110
-"""What a delta's frame has besides its text."""
+FRAME_BYTES: Final = 118
+"""What a frame has besides its text, on average of one streamed answer (tests/aws/test_counts.py)."""
+
+PLATFORM_LOG_BYTES: Final = 600
+"""Lambda's own lines of one call, in JSON; the emulator writes other ones."""
+
+WHOLE_VCPU_MB: Final = 1769
+"""With so much memory a function has one virtual CPU; with less, its share of it."""
+
+WRITE_BYTES: Final = 1024
+READ_BYTES: Final = 4096
+DATA_API_BYTES: Final = 32 * 1024
+POLLS_A_MINUTE: Final = 2 * 5 * 3
+"""Two mappings with five pollers each, which wait 20 s when there is nothing to do."""
 
 METERED_BYTES: Final = 32 * 1024
 """API Gateway bills a message for each 32 KB begun."""
@@ -57,6 +69,7 @@ class Design:
 
     `interval` None: a post for each token. `items_a_token`: DynamoDB writes for each token. `idle_hours_a_day`: how
     long a connection stays open that nobody uses any more. `archive_every_s`: how often history is written behind.
+    `renews_with_each_look`: whether the worker writes its lease whenever it looks at the record.
     """
 
     interval: Interval | None
@@ -70,6 +83,7 @@ class Design:
     aurora_min_acu: float = 0.0
     archive_every_s: float = 900.0
     has_nat: bool = False
+    renews_with_each_look: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +107,23 @@ class Usage:
     data_out_gb: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerUse:
+    """What one answer takes. `frames`: posted to the app. `busy_ms`: at one virtual CPU, without the model's time."""
+
+    frames: float
+    messages: float
+    frame_bytes: float
+    invocations: float
+    busy_ms: float
+    write_units: float
+    read_units: float
+    sqs_requests: float
+    data_api_requests: float
+    log_bytes: float
+    stored_bytes: float
+
+
 def deltas(workload: Workload, interval: Interval | None) -> int:
     """Posts of text for one streamed answer: the first at once, then whenever the interval has passed."""
     if not workload.stream:
@@ -100,8 +131,9 @@ def deltas(workload: Workload, interval: Interval | None) -> int:
     if interval is None:
         return workload.tokens_out
     length_s = (workload.tokens_out - 1) / workload.tokens_per_second
-    posts, now = 1, 0.0
-    while now < length_s:
+    # The pauses grow with the age of the answer, in which the model's wait counts.
+    posts, now = 1, workload.first_token_s
+    while now < workload.first_token_s + length_s:
         # What comes between two posts goes with the second; it waits for a token to be there at all.
         now += max(interval(now), 1.0 / workload.tokens_per_second)
         posts += 1
@@ -115,85 +147,100 @@ AWAKE_AFTER_FLUSH_S: Final = 300.0 + 15.0
 """Aurora pauses after this long without a connection at the earliest, and takes so long to come back."""
 
 
+def answer_use(workload: Workload, design: Design, counts: Counts) -> AnswerUse:
+    """What one answer takes, from the question to its turn in Aurora."""
+    a, archive = counts.answer, counts.archive
+    text_bytes = workload.tokens_out * BYTES_A_TOKEN
+    context_bytes = workload.tokens_in * BYTES_A_TOKEN
+    frames = a["messages"] - 1 + math.ceil(text_bytes / METERED_BYTES) - 1
+    if workload.stream:
+        frames = a["messages"] - 1 + a["streamed_messages"] + deltas(workload, design.interval)
+    looks = math.floor(workload.model_s / counts.look["every_s"])
+    renewals = looks if design.renews_with_each_look else math.floor(workload.model_s / counts.renewal["every_s"])
+    turn_bytes = text_bytes + a["stored_bytes"]
+    return AnswerUse(
+        frames=frames,
+        messages=frames + 1,
+        frame_bytes=text_bytes + frames * FRAME_BYTES,
+        invocations=a["invocations"],
+        busy_ms=a["front_ms"] + a["worker_ms"] + archive["busy_ms"] + archive["batch_busy_ms"] / archive["batch_turns"],
+        write_units=a["write_units"]
+        + a["raced_write_units"]
+        + math.ceil((text_bytes + a["answer_item_bytes"]) / WRITE_BYTES)
+        + renewals * counts.renewal["write_units"]
+        + workload.tokens_out * design.items_a_token
+        + archive["write_units"],
+        read_units=a["read_units"]
+        + a["context_read_units"]
+        + math.ceil(context_bytes / READ_BYTES)
+        + (looks - renewals) * counts.look["read_units"]
+        + archive["read_units"],
+        sqs_requests=a["sqs_requests"]
+        + math.floor(workload.model_s / counts.renewal["every_s"]) * counts.renewal["sqs_requests"],
+        data_api_requests=archive["batch_data_api_requests"] / archive["batch_turns"] + turn_bytes / DATA_API_BYTES,
+        log_bytes=a["log_bytes"] + a["invocations"] * PLATFORM_LOG_BYTES,
+        stored_bytes=turn_bytes,
+    )
+
+
 def use(workload: Workload, design: Design, counts: Counts) -> Usage:
     """What the workload makes this design do in a month."""
-    answers = workload.answers
-    posts = deltas(workload, design.interval)
+    answers, minutes = workload.answers, MINUTES_A_MONTH
+    one, minute = answer_use(workload, design, counts), counts.minute
     opened = workload.apps * workload.days * max(1.0, math.ceil(workload.hours * 3600 / SECONDS_A_CONNECTION))
     if not design.reuses_connections:
         opened = answers
     open_s = workload.apps * workload.days * (workload.hours + design.idle_hours_a_day) * 3600
-    asked_s = answers * workload.model_s
-    pings = max(0.0, open_s - asked_s) / SECONDS_A_PING
-    renewals = answers * math.floor(workload.model_s / counts.renewal["every_s"])
-    minutes = MINUTES_A_MONTH
+    pings = max(0.0, open_s - answers * workload.model_s) / SECONDS_A_PING
 
-    a = counts.answer
-    text_bytes = workload.tokens_out * BYTES_A_TOKEN
-    whole_frames = math.ceil(text_bytes / METERED_BYTES)
-    messages_an_answer = a["messages"] + (posts + a["streamed_messages"] if workload.stream else whole_frames - 1)
-    messages = answers * messages_an_answer + opened * counts.connection["messages"] + pings * counts.ping["messages"]
+    def each(kind: str) -> float:
+        return opened * counts.connection[kind] + pings * counts.ping[kind]
 
-    cold_ms = 0.0 if design.reuses_clients else COLD_CLIENT_MS
-    front_ms = a["front_ms"] + cold_ms
-    worker_ms = a["worker_ms"] + workload.model_s * 1000 + cold_ms
-    archived_ms = counts.archive["busy_ms"]
-    busy_ms = (
-        answers * (front_ms + worker_ms + archived_ms)
-        + opened * (counts.connection["busy_ms"] + counts.connection["invocations"] * cold_ms)
-        + pings * (counts.ping["busy_ms"] + cold_ms)
-        + minutes * counts.minute["busy_ms"]
+    invocations = answers * one.invocations + each("invocations") + minutes * minute["invocations"]
+    busy_ms = answers * one.busy_ms + each("busy_ms") + minutes * minute["busy_ms"]
+    busy_ms += invocations * (
+        counts.cold["share"] * counts.cold["busy_ms"] if design.reuses_clients else COLD_CLIENT_MS
     )
-    invocations = (
-        answers * a["invocations"]
-        + opened * counts.connection["invocations"]
-        + pings * counts.ping["invocations"]
-        + minutes * counts.minute["invocations"]
+    # What was measured is taken to be all computing, which takes longer the smaller the share of a CPU.
+    waited_s = answers * workload.model_s
+    seconds = waited_s + busy_ms / 1000 * max(1.0, WHOLE_VCPU_MB / design.memory_mb)
+    write_units = answers * one.write_units + each("write_units") + minutes * minute["write_units"]
+    scanned_bytes = open_s / 60 * minute["connection_bytes"]  # each open connection once a minute
+    read_units = (
+        answers * one.read_units + each("read_units") + minutes * minute["read_units"] + scanned_bytes / READ_BYTES / 2
     )
-
-    def units(kind: str) -> float:
-        return (
-            answers * (a[kind] + counts.archive[kind])
-            + renewals * counts.renewal[kind]
-            + opened * counts.connection[kind]
-            + pings * counts.ping[kind]
-            + minutes * counts.minute[kind]
-        )
-
-    write_units = units("write_units") + answers * workload.tokens_out * design.items_a_token
-    read_units = units("read_units")
-    busy_seconds = workload.days * workload.hours * 3600
-    stored = answers * a["stored_bytes"] / 1e9
-    frames_bytes = answers * (text_bytes + messages_an_answer * FRAME_BYTES)
+    used_s = workload.days * workload.hours * 3600
+    log_bytes = answers * one.log_bytes + each("log_bytes") + minutes * minute["log_bytes"]
+    log_bytes += (each("invocations") + minutes * minute["invocations"]) * PLATFORM_LOG_BYTES
     return Usage(
-        messages=messages,
+        messages=answers * one.messages + each("messages"),
         connection_minutes=open_s / 60,
         invocations=invocations,
-        gb_seconds=busy_ms / 1000 * design.memory_mb / 1024,
+        gb_seconds=seconds * design.memory_mb / 1024,
         write_units=write_units,
         read_units=read_units,
-        peak_write_units_s=3 * write_units / busy_seconds,
-        peak_read_units_s=3 * read_units / busy_seconds,
-        sqs_requests=answers * a["sqs_requests"] + renewals * counts.renewal["sqs_requests"] + _polls(minutes),
-        posts_an_answer=messages_an_answer - 1,
-        data_api_requests=answers * counts.archive["data_api_requests"],
-        aurora_acu_hours=_acu_hours(workload, design),
-        log_gb=(answers * a["log_bytes"] + invocations * 400) / 1e9,
-        stored_gb=stored,
-        data_out_gb=frames_bytes / 1e9,
+        peak_write_units_s=3 * write_units / used_s,
+        peak_read_units_s=3 * read_units / used_s,
+        sqs_requests=answers * one.sqs_requests + minutes * POLLS_A_MINUTE,
+        posts_an_answer=one.frames,
+        data_api_requests=answers * one.data_api_requests,
+        aurora_acu_hours=_acu_hours(workload, design, counts),
+        log_gb=log_bytes / 1e9,
+        stored_gb=answers * one.stored_bytes / 1e9,
+        data_out_gb=answers * one.frame_bytes / 1e9,
     )
 
 
-def _polls(minutes: float) -> float:
-    """Five pollers of an event source mapping wait 20 s each when there is nothing to do."""
-    return minutes * 5 * 3
+def _acu_hours(workload: Workload, design: Design, counts: Counts) -> float:
+    """Half a unit while awake: the statements of this product are tiny. It is awake around each writing.
 
-
-def _acu_hours(workload: Workload, design: Design) -> float:
-    """Half a unit while awake: the statements of this product are tiny. It is awake around each flush."""
-    hours = MINUTES_A_MONTH / 60
+    Turns are written when the oldest has waited for so long, or when so many wait.
+    """
     if design.aurora_min_acu > 0:
-        return hours * design.aurora_min_acu
-    used_hours = workload.days * workload.hours
-    share = min(1.0, AWAKE_AFTER_FLUSH_S / design.archive_every_s)
-    return used_hours * share * 0.5
+        return MINUTES_A_MONTH / 60 * design.aurora_min_acu
+    used_s = workload.days * workload.hours * 3600
+    answers_s = workload.answers / used_s
+    if not answers_s:
+        return 0.0
+    every_s = min(design.archive_every_s + 1 / answers_s, max(60.0, counts.archive["waiting_turns"] / answers_s))
+    return used_s / 3600 * min(1.0, AWAKE_AFTER_FLUSH_S / every_s) * 0.5

@@ -53,7 +53,7 @@ def _billed(answer: Mapping[str, Any]) -> float:
         case None if "ConsumedCapacity" not in answer:
             # The emulator does not count BatchGetItem, which we always ask to be consistent.
             found = (item for items in answer.get("Responses", {}).values() for item in items)
-            return float(sum(-(-_bytes_of(item) // _READ_UNIT_BYTES) for item in found))
+            return float(sum(map(read_units_of, found)))
         case None:
             consumed = answer["ConsumedCapacity"]
             return float(
@@ -67,6 +67,7 @@ def _billed(answer: Mapping[str, Any]) -> float:
             return 0.0
 
 
-def _bytes_of(item: Item) -> int:
-    """About what DynamoDB takes for it: names and values in UTF-8."""
-    return sum(len(name) + len(str(value).encode()) for name, value in decode(item).items())
+def read_units_of(item: Item) -> int:
+    """Of one strongly consistent read. An item is about as large as its names and values in UTF-8."""
+    size = sum(len(name) + len(str(value).encode()) for name, value in decode(item).items())
+    return -(-size // _READ_UNIT_BYTES)

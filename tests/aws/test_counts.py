@@ -1,0 +1,176 @@
+"""counts.toml says what one of each thing takes: held here to what the functions do on the emulator."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+
+import pytest
+
+from answerback.aws.cost.bill import METRICS, deployed
+from answerback.aws.cost.counts import load_counts
+from answerback.aws.cost.measuring import Measured, Measuring
+from answerback.aws.cost.workload import BYTES_A_TOKEN, FRAME_BYTES, Workload, answer_use, deltas
+from answerback.aws.local.bedrock import Asked, Script
+from answerback.ports import Finish, Piece
+from stack import Stack
+
+pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]
+
+COUNTS = load_counts()
+A_FIFTH = 5
+
+
+def model(tokens: int, *, tokens_per_second: float, first_token_s: float) -> Script:
+    """A model that says so many words of five letters, at this pace."""
+
+    async def script(_asked: Asked) -> AsyncGenerator[Piece, None]:
+        await asyncio.sleep(first_token_s)
+        for _ in range(tokens):
+            yield "word "
+            await asyncio.sleep(1 / tokens_per_second)
+        yield Finish(input_tokens=600, output_tokens=tokens)
+
+    return script
+
+
+@pytest.fixture(scope="module")
+def warm(stack: Stack) -> Iterator[Measuring]:
+    """Every function has run once, and no turn waits."""
+
+    async def warm_up(measuring: Measuring) -> None:
+        await measuring.answer("hello", stream=True)
+        await measuring.round()
+
+    with Measuring.on(stack.emulator, stack.outputs) as measuring:
+        asyncio.run(warm_up(measuring))
+        yield measuring
+
+
+def looks(measured: Measured) -> int:
+    """Reads of the record while the model answers."""
+    waits = [call.operation for call in measured.calls if call.table and "Requests" in call.table]
+    return waits.count("GetItem") - 2  # one as it is asked, one as it is claimed
+
+
+async def test_a_connection(warm: Measuring) -> None:
+    measured = await warm.connection()
+    expected = COUNTS.connection
+    assert measured.write_units == expected["write_units"]
+    assert measured.read_units == expected["read_units"]
+    assert measured.invocations + 1 == expected["invocations"]  # this stack has no authorizer, which writes nothing
+    assert measured.sent_frames + len(measured.posts) == expected["messages"]
+    assert measured.log_bytes == pytest.approx(expected["log_bytes"], rel=0.15)
+
+
+async def test_a_ping(warm: Measuring) -> None:
+    measured = await warm.ping()
+    assert measured.write_units == COUNTS.ping["write_units"]
+    assert measured.read_units == COUNTS.ping["read_units"]
+    assert measured.invocations == COUNTS.ping["invocations"]
+    assert measured.sent_frames + len(measured.posts) == COUNTS.ping["messages"]
+    assert measured.log_bytes == pytest.approx(COUNTS.ping["log_bytes"], rel=0.15)
+
+
+@pytest.mark.parametrize("in_conversation", [False, True])
+async def test_an_answer_that_is_not_streamed(warm: Measuring, stack: Stack, in_conversation: bool) -> None:
+    conversation = stack.name("conversation") if in_conversation else None
+    measured = await warm.answer("a short question", stream=False, conversation=conversation)
+    expected = COUNTS.answer
+    # The whole text has five words: one more unit writes it, and one reads a context of nothing.
+    assert measured.write_units - measured.refused_units == expected["write_units"] + 1
+    assert measured.read_units == expected["read_units"] + in_conversation * (expected["context_read_units"] + 1)
+    assert measured.refused_units <= 1
+    assert measured.invocations == expected["invocations"]
+    assert measured.sent_frames + len(measured.posts) == expected["messages"]
+    assert measured.sqs + 2 == expected["sqs_requests"]
+    assert measured.log_bytes == pytest.approx(expected["log_bytes"], rel=0.15)
+    assert not [call for call in measured.calls if call.service in {"RDSData", "other"}]
+
+
+async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring, stack: Stack) -> None:
+    question = stack.name("question")
+    workload = Workload(tokens_in=0, tokens_out=400, tokens_per_second=80, first_token_s=0.6)
+    stack.scripts[question] = model(400, tokens_per_second=80, first_token_s=0.6)
+    measured = await warm.answer(question, stream=True)
+    predicted = answer_use(workload, deployed(), COUNTS)
+    text_bytes = len("word ") * 400
+    posted = len(measured.posts)
+
+    # Exact, but for what depends on how fast this machine is: looks at the record, and a longer word.
+    waited = looks(measured) * COUNTS.look["read_units"]
+    expected_looks = int(workload.model_s / COUNTS.look["every_s"])
+    assert expected_looks <= looks(measured) <= expected_looks + 3
+    archived = COUNTS.archive
+    assert measured.read_units - waited == (
+        predicted.read_units
+        - archived["read_units"]
+        - COUNTS.answer["context_read_units"]
+        - expected_looks * COUNTS.look["read_units"]
+    )
+    longer = -(-(text_bytes + 200) // 1024) - -(-(int(BYTES_A_TOKEN * 400) + 200) // 1024)
+    assert measured.write_units - measured.refused_units - longer - renewals(measured) == (
+        predicted.write_units - archived["write_units"] - COUNTS.answer["raced_write_units"]
+    )
+    assert measured.invocations == predicted.invocations
+    assert measured.sqs + 2 - renewals(measured) == predicted.sqs_requests
+
+    assert posted == pytest.approx(predicted.frames, rel=0.25)
+    assert posted <= 400 / A_FIFTH
+    assert sum(call.sent_bytes for call in measured.posts) == pytest.approx(text_bytes + posted * FRAME_BYTES, rel=0.1)
+    assert "".join(json.loads(frame)["delta"] for frame in measured.actions("messageDelta")) == "word " * 400
+
+
+def renewals(measured: Measured) -> int:
+    """Of the lease: the answer that takes longer than a third of it has one."""
+    return measured.sqs - 2  # sent, and hidden for the first time
+
+
+async def test_a_long_answer_renews_its_lease_seldom_and_looks_every_second(warm: Measuring, stack: Stack) -> None:
+    question = stack.name("question")
+    stack.scripts[question] = model(1, tokens_per_second=1, first_token_s=COUNTS.renewal["every_s"])
+    measured = await warm.answer(question, stream=False)
+    assert measured.sqs + 2 == COUNTS.answer["sqs_requests"] + COUNTS.renewal["sqs_requests"]
+    assert (
+        measured.write_units - measured.refused_units
+        == COUNTS.answer["write_units"] + 1 + COUNTS.renewal["write_units"]
+    )
+    assert looks(measured) == pytest.approx(COUNTS.renewal["every_s"] / COUNTS.look["every_s"], abs=2)
+
+
+async def test_turns_are_written_behind_in_batches(warm: Measuring) -> None:
+    turns = 20
+    idle = await warm.round()
+    await warm.turns(turns)
+    measured = await warm.round()
+    expected = COUNTS.archive
+    assert measured.data_api == expected["batch_data_api_requests"]
+    assert measured.write_units == turns * expected["write_units"]
+    # Besides each turn with its texts, the index that says which turns wait.
+    assert measured.read_units - idle.read_units == pytest.approx(turns * expected["read_units"], abs=2.5)
+
+
+async def test_a_round_of_the_janitor_with_nothing_to_do(warm: Measuring) -> None:
+    await warm.round()  # what other tests left
+    measured = await warm.round()
+    expected = COUNTS.minute
+    assert measured.write_units == expected["write_units"]
+    assert measured.read_units == pytest.approx(expected["read_units"], abs=1)  # a round reads other tests' connections
+    assert measured.invocations == expected["invocations"]
+    assert measured.data_api == 0
+    assert measured.log_bytes == pytest.approx(expected["log_bytes"], rel=0.15)
+
+
+async def test_so_many_metrics_are_billed_where_nothing_goes_wrong(warm: Measuring) -> None:
+    await warm.turns(1)
+    counted = [
+        await warm.connection(),
+        await warm.ping(),
+        await warm.answer("a question", stream=True),
+        await warm.round(),
+    ]
+    names = frozenset[str]().union(*(measured.metrics for measured in counted))
+    assert 10 <= len(names) <= METRICS, sorted(names)
+
+
+def test_the_frames_of_a_streamed_answer_are_at_most_a_fifth_of_its_tokens() -> None:
+    assert deltas(Workload(), deployed().interval) + 3 <= Workload().tokens_out / A_FIFTH
