@@ -1,0 +1,77 @@
+"""What the model of the cost says of the stack is what the template deploys."""
+
+import inspect
+import re
+
+from answerback.aws import archiver, observing
+from answerback.aws.composition import LOOK_EVERY_S, RENEWALS_A_LEASE
+from answerback.aws.cost.bill import ALARMS, LOG_MONTHS, deployed
+from answerback.aws.cost.counts import load_counts
+from answerback.aws.cost.workload import AWAKE_AFTER_FLUSH_S, POLLS_A_MINUTE
+from answerback.core.request import Policy
+from template import RESOURCES, TEMPLATE, of_type, plain
+
+PARAMETERS = TEMPLATE["Parameters"]
+COUNTS = load_counts()
+
+
+def test_every_metric_that_an_alarm_watches_is_billed() -> None:
+    watched = 0
+    for alarm in of_type("AWS::CloudWatch::Alarm").values():
+        metrics = alarm["Properties"].get("Metrics")
+        watched += 1 if metrics is None else sum("MetricStat" in metric for metric in metrics)
+    assert watched == ALARMS
+
+
+def test_the_functions_are_as_large_as_the_template_makes_them() -> None:
+    design = deployed()
+    assert PARAMETERS["FrontMemoryMegabytes"]["Default"] == design.memory_mb
+    assert PARAMETERS["WorkerMemoryMegabytes"]["Default"] == design.memory_mb
+    assert PARAMETERS["Architecture"]["Default"] == design.architecture
+
+
+def test_the_database_rests_as_the_template_lets_it() -> None:
+    design = deployed()
+    assert PARAMETERS["MinCapacity"]["Default"] == design.aurora_min_acu
+    assert PARAMETERS["HistoryDelaySeconds"]["Default"] == design.archive_every_s
+    assert PARAMETERS["SecondsUntilPause"]["Default"] <= AWAKE_AFTER_FLUSH_S
+    assert COUNTS.archive["waiting_turns"] == archiver.MAX_WAITING
+
+
+def test_looks_and_renewals_come_as_often_as_the_worker_makes_them() -> None:
+    assert COUNTS.look["every_s"] == LOOK_EVERY_S
+    assert round(COUNTS.renewal["every_s"], 1) == round(Policy().lease_ms / 1000 / RENEWALS_A_LEASE, 1)
+
+
+def test_two_mappings_poll_the_queues() -> None:
+    assert len(of_type("AWS::Lambda::EventSourceMapping")) * 5 * 3 == POLLS_A_MINUTE
+
+
+def test_logs_are_kept_as_long_as_they_are_billed() -> None:
+    assert PARAMETERS["LogRetentionDays"]["Default"] / 30 == LOG_MONTHS
+
+
+def test_alarms_and_dashboard_name_metrics_that_are_written() -> None:
+    """In the namespace that the functions are told, with the one dimension that those metrics have."""
+    written = set(re.findall(r'self\.(?:count|sample)\("(\w+)"', inspect.getsource(observing)))
+    written |= set(re.findall(r'\("(\w+Ms)", ending', inspect.getsource(observing)))
+    namespaces = {
+        plain(function["Properties"]["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"])
+        for function in of_type("AWS::Lambda::Function").values()
+    }
+    (namespace,) = namespaces
+    text = plain(RESOURCES["Dashboard"]["Properties"]["DashboardBody"])
+    watched = re.findall(r'\["Answerback/\$\{AWS::StackName\}", "(\w+)", "service", "(\w+)"', text)
+    failures = RESOURCES["ArchiveFailuresAlarm"]["Properties"]
+    lag = RESOURCES["ArchiveLagAlarm"]["Properties"]["Metrics"][1]["MetricStat"]["Metric"]
+    for metric in (failures, lag):
+        assert plain(metric["Namespace"]) == namespace
+        assert metric["Dimensions"] == [{"Name": "service", "Value": "janitor"}]
+        watched.append((metric["MetricName"], "janitor"))
+    services = {
+        function["Properties"]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"]
+        for function in of_type("AWS::Lambda::Function").values()
+    }
+    assert {"TurnsNotArchived", "ArchiveLagMs", "TurnsWaiting", "FirstTextMs"} <= {name for name, _ in watched}
+    assert {name for name, _ in watched} <= written
+    assert {service for _, service in watched} <= services
