@@ -53,6 +53,7 @@ class Emulator:
         idle_timeout_s, connection_limit_s: when an idle, or any, connection is closed (AWS: 600 and 7,200).
         integration_timeout_s: when the API gives a function up (AWS: 29); the function runs on.
         unruly_posts: posts to a connection come in another order, and some come twice.
+        transaction_idle_s: when the Data API ends a transaction that is not used (AWS: 180).
         port: 0: a free one.
     """
 
@@ -70,6 +71,7 @@ class Emulator:
         connection_limit_s: float = 7200,
         integration_timeout_s: float = 29,
         unruly_posts: bool = False,
+        transaction_idle_s: float = 180,
         port: int = 0,
     ) -> None:
         self._python = python
@@ -82,6 +84,7 @@ class Emulator:
             "EMULATED_CONCURRENCY": str(concurrency),
             "EMULATED_IDLE_TIMEOUT_S": str(idle_timeout_s),
             "EMULATED_CONNECTION_LIMIT_S": str(connection_limit_s),
+            "EMULATED_TRANSACTION_IDLE_S": str(transaction_idle_s),
             "EMULATED_INTEGRATION_TIMEOUT_S": str(integration_timeout_s),
             "EMULATED_UNRULY_POSTS": "1" if unruly_posts else "",
         }

@@ -39,7 +39,8 @@ def _patch(temporary: Path) -> None:
     if url := told.get("EMULATED_BEDROCK_URL"):
         bedrock.patch(url)
     if postgres := told.get("EMULATED_POSTGRES"):
-        data_api.patch(postgres, temporary / "database-paused")
+        idle_s = float(told["EMULATED_TRANSACTION_IDLE_S"])
+        data_api.patch(postgres, temporary / "database-paused", transaction_idle_s=idle_s)
 
 
 def _end_with_parent(temporary: Path) -> None:

@@ -13,6 +13,7 @@ __all__ = ["patch"]
 
 _MODULE: Final = "services.rds_data"
 _MAX_RESPONSE_BYTES: Final = 1024 * 1024
+_IDLE_TOO_LONG: Final = "25P03"
 _HANDLERS: Final = {
     "/Execute": "_execute_statement",
     "/BatchExecute": "_batch_execute_statement",
@@ -22,9 +23,10 @@ _HANDLERS: Final = {
 }
 
 
-def patch(postgres: str, paused: Path) -> None:
+def patch(postgres: str, paused: Path, *, transaction_idle_s: float) -> None:
     """Apply. `postgres` is a libpq connection string; while the file `paused` is there, the database is waking up.
 
+    A transaction that is not used for `transaction_idle_s` is rolled back.
     A database that a cluster was created with is made when it is first asked for.
     Raises: Moved.
     """
@@ -32,12 +34,12 @@ def patch(postgres: str, paused: Path) -> None:
     def connect(_instance: Any, _engine: str, database: str | None = None, *_secret: Any, **_more: Any) -> Any:
         name = database or "postgres"
         try:
-            return _open(postgres, name)
+            return _open(postgres, name, idle_s=transaction_idle_s)
         except Exception as exc:
             if name not in _database_names() or f'database "{name}" does not exist' not in str(exc):
                 raise
         _create(postgres, name)
-        return _open(postgres, name)
+        return _open(postgres, name, idle_s=transaction_idle_s)
 
     async def handle(method: str, path: str, headers: Any, body: bytes, query: Any) -> Any:
         """In a thread: the emulator blocks its event loop, and two transactions on one row would never end."""
@@ -64,6 +66,8 @@ def patch(postgres: str, paused: Path) -> None:
         psycopg2 = import_module("psycopg2")
         error = private(_MODULE, "_error")
         sqlstate = getattr(exc, "pgcode", None)
+        if sqlstate == _IDLE_TOO_LONG:
+            return error("TransactionNotFoundException", "Transaction is not found", 404)
         if isinstance(exc, psycopg2.InterfaceError | psycopg2.OperationalError) and sqlstate is None:
             return error("DatabaseUnavailableException", "The writer instance in the DB cluster isn't available.", 504)
         return error("DatabaseErrorException", f"ERROR: {exc}; SQLState: {sqlstate}")
@@ -83,9 +87,10 @@ def _database_names() -> set[str]:
     return {cluster.get("DatabaseName") for *_, cluster in private("services.rds", "_clusters").all_items()}
 
 
-def _open(postgres: str, database: str) -> Any:
+def _open(postgres: str, database: str, *, idle_s: float = 0) -> Any:
     psycopg2, extras = import_module("psycopg2"), import_module("psycopg2.extras")  # of the emulator's environment
-    connection = psycopg2.connect(postgres, dbname=database)
+    options = f"-c idle_in_transaction_session_timeout={int(idle_s * 1000)}"
+    connection = psycopg2.connect(postgres, dbname=database, options=options)
     connection.autocommit = True
     extras.register_default_json(conn_or_curs=connection, loads=_as_text)
     extras.register_default_jsonb(conn_or_curs=connection, loads=_as_text)
