@@ -32,9 +32,16 @@ _ROW_BYTES: Final = 1_800
 _USAGE_PAGE: Final = 500
 _TITLE_SOURCE: Final = 200
 
+LOCK_PATIENCE: Final = "4s"
+"""Less than any caller waits for a statement. One that waits on when its caller has left would get the lock for nobody
+and keep it until the Data API ends the idle transaction after three minutes; one such a minute, and nobody gets it."""
+
+IMPATIENT: Final = f"(SELECT set_config('lock_timeout', '{LOCK_PATIENCE}', true)) IS NOT NULL"
+"""A condition that is always true, and is met before the statement's locks are."""
+
 _LOCK: Final = """
 SELECT CAST(pg_advisory_xact_lock(k.lock_key) AS text)
-FROM (VALUES {keys}) AS k (lock_key)"""
+FROM (VALUES {keys}) AS k (lock_key) WHERE {impatient}"""
 
 # Questions end in any order: the first one that was asked is when the user came.
 _UPSERT_USERS: Final = """
@@ -85,10 +92,13 @@ ORDER BY day, user_id LIMIT :limit"""
 
 
 def lock_users(user_ids: Collection[str]) -> Operation[None]:
-    """Keep others from changing what is stored of these users until the transaction ends, in one order everywhere."""
+    """Keep others from changing what is stored of these users until the transaction ends, in one order everywhere.
+
+    Whoever has to wait for longer than LOCK_PATIENCE is told that another transaction was in the way.
+    """
     keys: dict[str, Value] = {f"k{n}": key for n, key in enumerate(sorted(set(map(_lock_key, user_ids))))}
     values = ", ".join(f"(CAST(:{name} AS bigint))" for name in keys)
-    yield [Query(_LOCK.format(keys=values), keys)]
+    yield [Query(_LOCK.format(keys=values, impatient=IMPATIENT), keys)]
 
 
 def lock_key(name: str) -> int:

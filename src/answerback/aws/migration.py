@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
-from answerback.aws.aurora_operations import lock_key
+from answerback.aws.aurora_operations import IMPATIENT, lock_key
 from answerback.aws.dataapi import DataApi, Statements
 from answerback.stores.migrations import Migration, migrate, shipped
 from answerback.stores.query import Operation, Query
 
-_LOCK: Final = "SELECT CAST(pg_advisory_xact_lock(:lock_key) AS text)"
+_LOCK: Final = f"SELECT CAST(pg_advisory_xact_lock(:lock_key) AS text) WHERE {IMPATIENT}"
 
 # SQLite's own collation by that name; a name of "C" here.
 _CREATE_COLLATION: Final = """CREATE COLLATION IF NOT EXISTS "binary" FROM "C" """

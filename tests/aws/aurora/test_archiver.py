@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from answerback.aws.archiver import Archiver
-from answerback.aws.aurora_operations import archive
-from answerback.aws.dataapi import StatementFailed
+from answerback.aws.aurora_operations import archive, lock_users
+from answerback.aws.dataapi import StatementFailed, Statements
 from answerback.core.request import RequestKey
 from answerback.ports import DailyUsage, Unavailable
 from answerback.protocol.frames import Status
@@ -303,6 +303,22 @@ def _wait_for_lock(url, database, eraser):
         waiting = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         while connection.execute(waiting).fetchone() == (0,) and not eraser.done():
             pass
+
+
+async def test_who_waits_for_the_lock_of_one_who_died_gives_up_and_holds_up_nobody(
+    aws, actor, postgres_server, aurora_cluster
+):
+    """Else it would get the lock when it has gone itself, and so on with each that comes meanwhile."""
+    await actor.turn("r1", "Why?", "Because.")
+    orphan = (await aws.data_api.call("begin_transaction"))["transactionId"]
+    await Statements(aws.data_api, orphan).run(lock_users(["ann"]))
+    with pytest.raises(Unavailable, match="another transaction"):
+        await aws.archiver.flush()
+    with psycopg.connect(postgres_server.url, dbname=aurora_cluster.database, autocommit=True) as connection:
+        held = "SELECT granted FROM pg_locks WHERE locktype = 'advisory'"
+        assert connection.execute(held).fetchall() == [(True,)]
+    await aws.data_api.call("rollback_transaction", transactionId=orphan)
+    assert await aws.archiver.flush() == 1
 
 
 async def test_an_erased_user_may_come_back(aws, actor):
