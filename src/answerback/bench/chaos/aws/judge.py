@@ -80,19 +80,20 @@ class AwsJudge:
             if used[what] != told[what]:
                 self._violate(Kind.DIFFERENT, "", f"usage of {what}: {told[what]} told, {used[what]} in the turns")
 
-    def judge_logs(self, lines: Sequence[tuple[str, str]]) -> None:
-        """No fault of the storm is an error of the functions': they log warnings about them."""
-        errors: Counter[str] = Counter()
-        for function, line in lines:
-            try:
-                said = json.loads(line)
-            except ValueError:
-                continue  # the platform's own lines
-            if isinstance(said, dict) and said.get("level") in _ERRORS:
-                why = str(said.get("exception", "")).strip().rpartition("\n")[2]
-                errors[f"{function}: {said.get('message')} {why}".rstrip()] += 1
-        for what, count in errors.most_common(_ERRORS_TOLD):
-            self._violate(Kind.BROKEN, "", f"logged {count} times by {what}")
-
     def _violate(self, kind: Kind, request_id: str, detail: str) -> None:
         self._book.violate(kind, request_id, detail)
+
+
+def judge_logs(book: Book, lines: Sequence[tuple[str, str]]) -> None:
+    """No fault of the storm is an error of the functions': they log warnings about them."""
+    errors: Counter[str] = Counter()
+    for function, line in lines:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue  # the platform's own lines
+        if isinstance(said, dict) and said.get("level") in _ERRORS:
+            why = str(said.get("exception", "")).strip().rpartition("\n")[2]
+            errors[f"{function}: {said.get('message')} {why}".rstrip()] += 1
+    for what, count in errors.most_common(_ERRORS_TOLD):
+        book.violate(Kind.BROKEN, "", f"logged {count} times by {what}")

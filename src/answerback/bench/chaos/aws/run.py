@@ -14,7 +14,7 @@ from answerback.aws.deploy.deployment import Progress
 from answerback.aws.local.bedrock import BedrockServer
 from answerback.bench.chaos.app import App
 from answerback.bench.chaos.aws.cloud import Cloud, EmulatedAws
-from answerback.bench.chaos.aws.judge import AwsJudge
+from answerback.bench.chaos.aws.judge import AwsJudge, judge_logs
 from answerback.bench.chaos.aws.model import StruckModel
 from answerback.bench.chaos.aws.storm import FAULTS, KILLS, AwsStorm
 from answerback.bench.chaos.book import Book, Kind
@@ -91,7 +91,7 @@ async def run_aws_chaos(
         told("judging")
         await judge.judge()
         lines = await asyncio.to_thread(cloud.lines)
-        judge.judge_logs(lines)
+        judge_logs(book, lines)
     records = judge.common.records
     kept = folder if book.violations or plan.keep is not None else None
     if kept is None:

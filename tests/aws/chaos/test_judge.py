@@ -1,0 +1,122 @@
+"""What the judge must notice of a stack: DynamoDB against Aurora, usage, what was never written, errors in the logs."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from answerback.aws.local.emulator import Emulator
+from answerback.bench.chaos.aws.judge import AwsJudge, judge_logs
+from answerback.bench.chaos.book import Asked, Book, Kind, Outcome, Result
+from asking import Actor
+from aurora import Aws
+from dynamo import own_tables
+from emulation import Cluster
+
+pytestmark = [pytest.mark.emulator, pytest.mark.postgres]
+
+
+class Stores:
+    """What the judge reads with, over the stores of a test."""
+
+    def __init__(self, aws: Aws) -> None:
+        self.database, self.requests, self.history = aws.database, aws.requests, aws.history
+        self.users, self.turns = aws.users_of, aws.turns_kept
+        self.unwritable = 0
+
+
+class World:
+    """One question that came home, and is in Aurora."""
+
+    def __init__(self, aws: Aws, cluster: Cluster, postgres_url: str) -> None:
+        self.aws = aws
+        self.book = Book()
+        self._where = {"conninfo": postgres_url, "dbname": cluster.database}
+
+    async def come_home(self) -> None:
+        actor, text = Actor(self.aws), "r1: one two"
+        asked = Asked(
+            request_id="r1",
+            user="ann",
+            session="s1",
+            conversation="c1",
+            number=1,
+            text=text,
+            how="stream",
+            asked_at_ms=0,
+        )
+        self.book.ask(asked)
+        await actor.accept("r1", text)
+        await actor.claim("r1")
+        await actor.finish("r1", text, tokens=(3, 4))
+        self.book.runs["r1"].append(1)
+        self.book.run_order.append("r1")
+        asked.outcomes.append(Outcome(result=Result.COMPLETED, text=text, attempt=1))
+        await self.aws.archiver.flush()
+
+    def sql(self, statement: str) -> None:
+        with psycopg.connect(**self._where, autocommit=True) as connection:
+            assert connection.execute(statement).rowcount == 1
+
+    async def verdict(self) -> set[tuple[Kind, str]]:
+        await AwsJudge(self.book, Stores(self.aws)).judge()  # type: ignore[arg-type]
+        return {(violation.kind, violation.request_id) for violation in self.book.violations}
+
+
+@pytest.fixture
+async def world(emulator: Emulator, aurora_cluster: Cluster, postgres_server: Any) -> AsyncIterator[World]:
+    with own_tables(emulator.client("dynamodb")) as tables:
+        aws = Aws(emulator, aurora_cluster, tables)
+        world = World(aws, aurora_cluster, postgres_server.url)
+        await world.come_home()
+        yield world
+        await aws.close()
+
+
+async def test_what_came_home_is_clean(world: World) -> None:
+    assert await world.verdict() == set()
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("DELETE FROM turns", (Kind.LOST, "r1")),
+        ("UPDATE turns SET status = 'failed'", (Kind.DIFFERENT, "r1")),
+        ("UPDATE turns SET output_tokens = 99", (Kind.DIFFERENT, "r1")),
+        ("UPDATE usage SET requests = requests + 1", (Kind.DIFFERENT, "")),
+        ("UPDATE usage SET output_tokens = output_tokens + 1", (Kind.DIFFERENT, "")),
+        ("UPDATE turns SET request_id = 'r2'", (Kind.FOREIGN, "r2")),
+    ],
+)
+async def test_what_aurora_has_is_what_dynamodb_has(world: World, statement: str, found: tuple[Kind, str]) -> None:
+    world.sql(statement)
+    assert found in await world.verdict()
+
+
+async def test_a_request_without_an_ending_is_lost(world: World) -> None:
+    await Actor(world.aws).accept("r2", "and now?")
+    assert (Kind.LOST, "r2") in await world.verdict()
+
+
+def test_errors_in_the_logs_are_defects() -> None:
+    book = Book()
+    judge_logs(
+        book,
+        [
+            ("front", "START RequestId: 1"),
+            ("front", json.dumps({"level": "WARNING", "message": "a connection is gone"})),
+            (
+                "worker",
+                json.dumps({"level": "ERROR", "message": "a run failed", "exception": "Traceback\nKeyError: 1"}),
+            ),
+            (
+                "worker",
+                json.dumps({"level": "ERROR", "message": "a run failed", "exception": "Traceback\nKeyError: 1"}),
+            ),
+        ],
+    )
+    (violation,) = book.violations
+    assert violation.kind is Kind.BROKEN
+    assert violation.detail == "logged 2 times by worker: a run failed KeyError: 1"
