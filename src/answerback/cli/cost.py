@@ -75,6 +75,7 @@ def _say_as_json(found: "Estimate") -> None:
             "lines": [asdict(line) for line in found.lines],
             "usd": found.usd,
             "plain_usd": found.plain_usd,
+            "assumptions": list(found.assumptions),
             "savings": [asdict(saving) for saving in found.savings],
         }
     )
@@ -104,6 +105,11 @@ def _say(found: "Estimate") -> None:
     say("")
     say("What each choice saves a month, the others unchanged:")
     say_table(("choice", "instead of", "USD"), [(s.choice, s.instead, f"{s.usd:,.2f}") for s in found.savings])
+    say("")
+    say("Taken for granted:")
+    for assumption in found.assumptions:
+        say(f"- {assumption}")
+    say("")
     dates = sorted({price.date for price in found.prices.items.values()})
     tokens = found.tokens
     model = "" if tokens is None else f" Tokens of {tokens.model}: {tokens.source}, {tokens.date}."

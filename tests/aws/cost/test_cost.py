@@ -121,6 +121,9 @@ def test_the_command_says_how_old_its_prices_are_and_what_it_guesses(capsys):
     printed = capsys.readouterr().out
     assert "ap-northeast-2" in printed
     assert "Prices of 20" in printed
+    printed = " ".join(printed.split())
+    assert "3.5 times as long with 512 MB" in printed
+    assert "200 wait or the oldest is 15 minutes old" in printed
     assert "Bedrock" not in printed
 
 

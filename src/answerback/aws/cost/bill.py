@@ -11,7 +11,7 @@ from answerback.core.coalescing import growing
 MILLION: Final = 1e6
 HOURS_A_MONTH: Final = MINUTES_A_MONTH / 60
 ALARMS: Final = 18
-"""Metrics that alarms watch, which is what is billed. tests/aws/cost/test_stack_of_the_model.py holds it to the template."""
+"""Metrics that alarms watch, which is what is billed (tests/aws/cost/test_stack_of_the_model.py counts them)."""
 
 METRICS: Final = 20
 """Custom metrics with their dimensions: 14 when nothing goes wrong (tests/aws/test_counts.py), and some that do."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from answerback.aws.cost.assumptions import assumptions
 from answerback.aws.cost.bill import Line, Saving, bill, deployed, month, plain, savings, total
 from answerback.aws.cost.counts import Prices, TokenPrice, load_counts, load_prices, load_token_price
 from answerback.aws.cost.workload import Usage, Workload, use
@@ -17,6 +18,7 @@ class Estimate:
     lines: Sequence[Line]
     savings: Sequence[Saving]
     plain_usd: float
+    assumptions: Sequence[str]
     prices: Prices
     tokens: TokenPrice | None
 
@@ -44,6 +46,7 @@ def estimate(workload: Workload, *, region: str, model: str | None) -> Estimate:
         lines=bill(usage, workload, design, prices, tokens),
         savings=savings(workload, counts, prices),
         plain_usd=month(workload, plain(), counts, prices),
+        assumptions=assumptions(workload, counts),
         prices=prices,
         tokens=tokens,
     )

@@ -171,7 +171,9 @@ class Measuring:
 
     async def turns(self, count: int) -> None:
         """So many short answers of one user in a row, which then wait to be written to Aurora."""
-        async with self._connected() as socket:
+        user = f"user-{uuid.uuid4().hex[:8]}"
+        self._limit(user)
+        async with self._connected(user) as socket:
             for number in range(count):
                 asked = {"requestId": str(uuid.uuid4()), "message": f"question {number}", "conversationId": "c"}
                 await _exchange(socket, {"action": "sendMessage", **asked}, "messageResponse")
