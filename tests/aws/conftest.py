@@ -1,7 +1,9 @@
 """The stack on the emulator, deployed once for all tests; what its functions logged is shown with a failed one."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ from answerback.aws.local.bedrock import BedrockServer
 from answerback.aws.local.emulator import Emulator
 from answerback.aws.package import Target, build_package
 from emulation import ENVIRONMENT, emulator_python
-from stack import JWT_SECRET, PAGE, Stack
+from stack import IDLE_S, JWT_SECRET, LIFE_S, PAGE, Stack
 
 
 @pytest.fixture(scope="session")
@@ -23,24 +25,38 @@ def package() -> bytes:
 @pytest.fixture(scope="session")
 def stack(package: bytes, postgres_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The stack without tokens."""
-    yield from _deployed(tmp_path_factory.mktemp("stack"), package, postgres_server, AllowAnonymous="true")
+    with _deployed(tmp_path_factory.mktemp("stack"), package, postgres_server, AllowAnonymous="true") as deployed:
+        yield deployed
 
 
 @pytest.fixture(scope="session")
 def secured(package: bytes, postgres_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The stack with tokens, and IAM enforced: a permission that the template forgets is missing here."""
-    folder = tmp_path_factory.mktemp("secured")
-    yield from _deployed(folder, package, postgres_server, auth=True, name="secured", JwtSecret=JWT_SECRET)
+    folder, emulated = tmp_path_factory.mktemp("secured"), {"auth": True}
+    with _deployed(folder, package, postgres_server, emulated, name="secured", JwtSecret=JWT_SECRET) as deployed:
+        yield deployed
 
 
+@pytest.fixture(scope="module")
+def hasty(package: bytes, postgres_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack where API Gateway's ten minutes are four seconds, its two hours twelve, and posts are unruly."""
+    emulated = {"idle_timeout_s": IDLE_S, "connection_limit_s": LIFE_S, "unruly_posts": True}
+    with _deployed(
+        tmp_path_factory.mktemp("hasty"), package, postgres_server, emulated, AllowAnonymous="true"
+    ) as deployed:
+        yield deployed
+
+
+@contextmanager
 def _deployed(
-    folder: Path, package: bytes, postgres: object, *, auth: bool = False, **parameters: str
+    folder: Path, package: bytes, postgres: object, emulated: dict[str, Any] | None = None, **parameters: str
 ) -> Iterator[Stack]:
     dsn = postgres.dsn  # type: ignore[attr-defined]
+    python = emulator_python()
     parameters.setdefault("AllowOrigins", PAGE)
     with (
         BedrockServer() as bedrock,
-        Emulator(python=emulator_python(), folder=folder, postgres=dsn, bedrock_url=bedrock.url, auth=auth) as emulator,
+        Emulator(python=python, folder=folder, postgres=dsn, bedrock_url=bedrock.url, **(emulated or {})) as emulator,
     ):
         stack = Stack(emulator, bedrock, package, **parameters)
         try:

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from answerback.models.echo import echo_deltas
 from answerback.ports import Finish, Piece
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "infra" / "template.yaml"
+IDLE_S, LIFE_S = 4.0, 12.0
+"""Of connections of the hasty stack."""
 JWT_SECRET = "a secret of thirty-two characters"
 PAGE = "https://app.example"
 """The web page that may connect."""
@@ -110,6 +113,23 @@ class Stack:
         payload = json.loads(answer["Payload"].read() or b"null")
         assert "FunctionError" not in answer, payload
         return payload
+
+    @contextmanager
+    def configured(self, function: str, *, timeout_s: int | None = None, **variables: str) -> Iterator[None]:
+        """A function (`Janitor`) with another time limit, and with other values of its variables."""
+        client, name = self.emulator.client("lambda"), self.outputs[f"{function}Function"]
+        was = client.get_function_configuration(FunctionName=name)
+        kept = was["Environment"]["Variables"]
+        told = {f"ANSWERBACK_{key}": value for key, value in variables.items()}
+        client.update_function_configuration(
+            FunctionName=name, Timeout=timeout_s or was["Timeout"], Environment={"Variables": {**kept, **told}}
+        )
+        try:
+            yield
+        finally:
+            client.update_function_configuration(
+                FunctionName=name, Timeout=was["Timeout"], Environment={"Variables": kept}
+            )
 
     def sweep(self) -> None:
         """Run the janitor now."""
