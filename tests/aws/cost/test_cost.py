@@ -124,7 +124,7 @@ def test_the_command_says_how_old_its_prices_are_and_what_it_guesses(capsys):
     printed = " ".join(printed.split())
     assert "3.5 times as long with 512 MB" in printed
     assert "200 wait or the oldest is 15 minutes old" in printed
-    assert "Bedrock" not in printed
+    assert "Tokens of" not in printed
 
 
 def test_an_unknown_model_is_a_usage_error(capsys):

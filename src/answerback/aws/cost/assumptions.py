@@ -18,9 +18,9 @@ def assumptions(workload: Workload, counts: Counts) -> Sequence[str]:
     """One sentence or two each."""
     design, cold = deployed(), counts.cold
     return (
-        "Counts of calls, units, frames and log lines: the stack's own, counted on an emulator by AWS's rules; never run "
-        "on AWS.",
-        "Milliseconds of the functions: measured on another machine with a whole CPU, and taken to be all computing, so "
+        "Counts of calls, units, frames and log lines: the stack's own, counted on an emulator by AWS's rules; never "
+        "run on AWS.",
+        "Milliseconds of the functions: measured on another machine with a whole CPU, and taken to be computing: "
         f"{WHOLE_VCPU_MB / design.memory_mb:.1f} times as long with {design.memory_mb} MB. The wait for the model is "
         "billed with them.",
         f"{cold['share']:.0%} of the calls start a process, which takes {cold['busy_ms'] / 1000:g} s more and is "

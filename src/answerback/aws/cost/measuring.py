@@ -6,8 +6,8 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +27,6 @@ _CLIENT_ERROR: Final = 400
 _OF_LAMBDA: Final = ("START ", "END ", "REPORT ", "INIT_START ")
 _WAIT_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.1
-_QUIET_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +99,9 @@ class Measuring:
         self._proxy = proxy
         self._lambda = emulator.client("lambda")
         self._logs = emulator.client("logs")
+        self._dynamodb = emulator.client("dynamodb")
+        self._since_ms = int(time.time() * 1000)
+        self._due: Counter[str] = Counter()
         self._url = emulator.websocket_url(outputs["ApiId"], outputs["StageName"])
 
     @classmethod
@@ -136,127 +138,124 @@ class Measuring:
 
     async def connection(self) -> Measured:
         """Open, say hello, close."""
-        await self._quiet()
+        await self._settled()
         self._begin()
-        async with self._connected() as socket:
+        async with self._connected(_name("user")) as socket:
             frames = await _exchange(socket, {"action": "hello", "helloId": "h"}, "welcome")
-        return await self._counted(frames=frames, sent_frames=1, invocations=3 + self._authorized)
+        self._due.update(["connections", "front", "connections"])
+        return await self._counted(frames=frames, sent_frames=1)
 
     async def ping(self) -> Measured:
         """One on a connection that is bound and was quiet for minutes."""
-        async with self._connected() as socket:
-            (welcome,) = await _exchange(socket, {"action": "hello", "helloId": "h"}, "welcome")
-            self._age(json.loads(welcome)["connectionId"])
-            await self._quiet()
+        async with self._bound(_name("user")) as socket:
             self._begin()
             frames = await _exchange(socket, {"action": "ping"}, "pong")
-            return await self._counted(frames=frames, sent_frames=1, invocations=1)
+            self._due.update(["front"])
+            return await self._counted(frames=frames, sent_frames=1)
 
     async def answer(self, question: str, *, stream: bool, conversation: str | None = None, user: str = "") -> Measured:
         """One answer on a connection that is bound and was quiet for minutes, of a user whose rate is counted."""
-        user = user or f"user-{uuid.uuid4().hex[:8]}"
-        self._limit(user)
-        async with self._connected(user) as socket:
-            (welcome,) = await _exchange(socket, {"action": "hello", "helloId": "h"}, "welcome")
-            self._age(json.loads(welcome)["connectionId"])
-            await self._quiet()
+        async with self._bound(user or _name("user")) as socket:
             self._begin()
             begun = time.monotonic()
-            asked: dict[str, Any] = {"requestId": str(uuid.uuid4()), "message": question, "stream": stream}
-            if conversation is not None:
-                asked["conversationId"] = conversation
-            frames = await _exchange(socket, {"action": "sendMessage", **asked}, "messageResponse")
+            frames = await self._ask(socket, question, stream=stream, conversation=conversation)
             seconds = time.monotonic() - begun
-            return await self._counted(frames=frames, sent_frames=1, invocations=2, seconds=seconds)
+            return await self._counted(frames=frames, sent_frames=1, seconds=seconds)
 
     async def turns(self, count: int) -> None:
         """So many short answers of one user in a row, which then wait to be written to Aurora."""
-        user = f"user-{uuid.uuid4().hex[:8]}"
-        self._limit(user)
-        async with self._connected(user) as socket:
+        async with self._bound(_name("user")) as socket:
             for number in range(count):
-                asked = {"requestId": str(uuid.uuid4()), "message": f"question {number}", "conversationId": "c"}
-                await _exchange(socket, {"action": "sendMessage", **asked}, "messageResponse")
-        await self._quiet()
+                await self._ask(socket, f"question {number}", stream=False, conversation="c")
 
     async def round(self) -> Measured:
         """One of the janitor's; it writes every turn that waits."""
-        await self._quiet()
+        await self._settled()
         self._begin()
         await asyncio.to_thread(self._lambda.invoke, FunctionName=self._outputs["JanitorFunction"], Payload=b"{}")
-        return await self._counted(invocations=1)
+        self._due.update(["janitor"])
+        return await self._counted()
+
+    # --- apps
+
+    async def _ask(
+        self, socket: ClientConnection, question: str, *, stream: bool, conversation: str | None
+    ) -> list[str]:
+        asked: dict[str, Any] = {"requestId": str(uuid.uuid4()), "message": question, "stream": stream}
+        if conversation is not None:
+            asked["conversationId"] = conversation
+        frames = await _exchange(socket, {"action": "sendMessage", **asked}, "messageResponse")
+        self._due.update(["front", "worker"])
+        return frames
+
+    @asynccontextmanager
+    async def _bound(self, user: str) -> AsyncIterator[ClientConnection]:
+        """A connection that has said hello and was quiet for minutes; nothing goes on when it is given, or left."""
+        item = {"userId": {"S": user}, "window": {"S": "limit"}, "perMinute": {"N": "1000"}}
+        self._dynamodb.put_item(TableName=self._outputs["RateLimitsTable"], Item=item)
+        async with self._connected(user) as socket:
+            (welcome,) = await _exchange(socket, {"action": "hello", "helloId": "h"}, "welcome")
+            self._due.update(["connections", "front"])
+            await self._settled()
+            self._dynamodb.update_item(
+                TableName=self._outputs["ConnectionsTable"],
+                Key={"connectionId": {"S": json.loads(welcome)["connectionId"]}},
+                UpdateExpression="SET lastActivityMs = lastActivityMs - :quiet",
+                ExpressionAttributeValues={":quiet": {"N": "300000"}},
+            )
+            yield socket
+        self._due.update(["connections"])
+        await self._settled()
+
+    def _connected(self, user: str) -> connect:
+        return connect(f"{self._url}?userId={user}&sessionId={_name('session')}", proxy=None)
 
     # --- counting
-
-    @property
-    def _authorized(self) -> int:
-        return int(bool(self._outputs.get("AuthorizerFunction")))
-
-    def _age(self, connection_id: str) -> None:
-        """As if the connection had been quiet for minutes."""
-        self._emulator.client("dynamodb").update_item(
-            TableName=self._outputs["ConnectionsTable"],
-            Key={"connectionId": {"S": connection_id}},
-            UpdateExpression="SET lastActivityMs = lastActivityMs - :quiet",
-            ExpressionAttributeValues={":quiet": {"N": "300000"}},
-        )
-
-    def _limit(self, user: str) -> None:
-        """Count the user's rate, whatever the stack's default is."""
-        item = {"userId": {"S": user}, "window": {"S": "limit"}, "perMinute": {"N": "1000"}}
-        self._emulator.client("dynamodb").put_item(TableName=self._outputs["RateLimitsTable"], Item=item)
-
-    def _connected(self, user: str = "") -> connect:
-        user = user or f"user-{uuid.uuid4().hex[:8]}"
-        return connect(f"{self._url}?userId={user}&sessionId={uuid.uuid4().hex}", proxy=None)
 
     def _begin(self) -> None:
         self._from = len(self._proxy.calls)
         self._seen = self._events()
 
-    async def _counted(self, *, invocations: int, seconds: float = 0.0, **facts: Any) -> Measured:
-        """What happened since `_begin`, once so many invocations are over."""
-        busy, told = await self._over(invocations)
-        lines = [line for lines in told.values() for line in lines if not line.startswith(_OF_LAMBDA)]
+    async def _counted(self, **facts: Any) -> Measured:
+        """What happened since `_begin`, once every call of a function is over."""
+        events = await self._settled()
+        told = {name: lines[len(self._seen.get(name, ())) :] for name, lines in events.items()}
+        busy = {
+            name: [float(found) for line in lines for found in _REPORT.findall(line)] for name, lines in told.items()
+        }
+        lines = [line for own in told.values() for line in own if not line.startswith(_OF_LAMBDA)]
         return Measured(
             calls=self._proxy.calls[self._from :],
-            busy_ms=busy,
+            busy_ms={name: times for name, times in busy.items() if times},
             log_bytes=sum(len(line.encode()) + LOG_EVENT_BYTES for line in lines),
             metrics=_metrics(lines),
-            seconds=seconds,
             **facts,
         )
 
-    async def _quiet(self) -> None:
-        """Wait until nothing goes on: nothing was called for a while."""
-        seen = -1
-        while seen != len(self._proxy.calls):
-            seen = len(self._proxy.calls)
-            await asyncio.sleep(_QUIET_S)
-
-    async def _over(self, invocations: int) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
+    async def _settled(self) -> dict[str, list[str]]:
+        """Wait until each function has ended as often as it was called; then every line of the logs."""
         async with asyncio.timeout(_WAIT_S):
             while True:
                 events = await asyncio.to_thread(self._events)
-                told = {name: lines[len(self._seen.get(name, ())) :] for name, lines in events.items()}
-                busy = {
-                    name: [float(found) for line in lines for found in _REPORT.findall(line)]
-                    for name, lines in told.items()
-                }
-                if sum(map(len, busy.values())) >= invocations:
-                    return {name: times for name, times in busy.items() if times}, told
+                ended = {name: sum(line.startswith("REPORT ") for line in lines) for name, lines in events.items()}
+                if all(ended.get(name, 0) >= count for name, count in self._due.items()):
+                    return events
                 await asyncio.sleep(_LOOK_EVERY_S)
 
     def _events(self) -> dict[str, list[str]]:
-        """Every line of the stack's logs, by function."""
+        """Every line that the functions have logged since this was made, by function."""
         found = {}
         for group in self._logs.describe_log_groups()["logGroups"]:
             name = group["logGroupName"]
-            pages = self._logs.get_paginator("filter_log_events").paginate(logGroupName=name)
+            pages = self._logs.get_paginator("filter_log_events").paginate(logGroupName=name, startTime=self._since_ms)
             found[name.rpartition("/")[2]] = [
                 event["message"].rstrip("\n") for page in pages for event in page["events"]
             ]
         return found
+
+
+def _name(what: str) -> str:
+    return f"{what}-{uuid.uuid4().hex[:12]}"
 
 
 def _metrics(lines: Sequence[str]) -> frozenset[str]:
