@@ -33,6 +33,8 @@ _STACK: Final = "chaos"
 _MODEL_ID: Final = "answerback.emulated-v1:0"
 _POLL_S: Final = 0.1
 _PATIENCE_S: Final = 30.0
+_WORKER_TIMEOUT_S: Final = 60
+"""A worker that dies before its first call to the queue hides its message for so long; 180 would be a run's length."""
 _TRANSACTION_IDLE_S: Final = 15.0
 """Of AWS's three minutes: how long the locks of a function that was killed hold up the history."""
 _AWS_ERRORS: Final = (BotoCoreError, ClientError)
@@ -58,6 +60,7 @@ class Cloud:
             bedrock_url=bedrock.url,
             auth=True,
             transaction_idle_s=_TRANSACTION_IDLE_S,
+            unruly_posts=True,
         )
         self._stop = ExitStack()
         self._clients: dict[str, Any] = {}
@@ -76,6 +79,7 @@ class Cloud:
                 "DeletionProtection": "false",
                 "ModelArns": f"arn:aws:bedrock:*::foundation-model/{_MODEL_ID}",
                 "WorkerConcurrency": "4",
+                "WorkerTimeoutSeconds": str(_WORKER_TIMEOUT_S),
                 "RateLimit": "0",
                 "HistoryDelaySeconds": "5",
             },

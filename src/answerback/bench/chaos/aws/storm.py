@@ -6,12 +6,15 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from answerback.bench.chaos.app import App
 from answerback.bench.chaos.aws.cloud import Cloud
 from answerback.bench.chaos.aws.model import MODEL_FAULTS, StruckModel
 from answerback.bench.chaos.book import Asked, Book
+from answerback.bench.chaos.gateway import Died
 from answerback.bench.chaos.plan import ChaosPlan
-from answerback.bench.chaos.postgres import OwnPostgres
+from answerback.bench.chaos.postgres import NoPostgres, OwnPostgres
 from answerback.bench.chaos.proxy import Proxy
 from answerback.bench.chaos.weather import WEATHER, Weather
 from answerback.core.ordering import ordering_key
@@ -76,7 +79,15 @@ class AwsStorm:
         self._names = 0
 
     async def rage(self) -> None:
-        """Strike. Raises: NoPostgres: it does not start any more."""
+        """Strike. Raises: Died: PostgreSQL does not start any more, or the emulator does not answer."""
+        try:
+            await self._strike()
+        except* (NoPostgres, BotoCoreError, ClientError) as errors:
+            raise Died(repr(errors.exceptions[0])) from errors
+        self._model.calm()
+        self._proxy.heal()
+
+    async def _strike(self) -> None:
         async with asyncio.TaskGroup() as strikes:
             for strike in (
                 self._weather.restart_apps,
@@ -90,8 +101,6 @@ class AwsStorm:
                 self._end,
             ):
                 strikes.create_task(strike())
-        self._model.calm()
-        self._proxy.heal()
 
     async def _end(self) -> None:
         left_s = self._seconds

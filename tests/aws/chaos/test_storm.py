@@ -1,0 +1,38 @@
+"""A short storm over the deployed template on the emulator; `answerback bench --chaos --aws` is the long one."""
+
+from pathlib import Path
+
+import pytest
+
+from answerback.bench.chaos.aws.cloud import EmulatedAws
+from answerback.bench.chaos.aws.run import PATIENT, run_aws_chaos
+from answerback.bench.chaos.aws.storm import DOUBLED, JANITOR, KILLS, WORKER, WORKERS
+from answerback.bench.chaos.plan import ChaosPlan
+from emulation import ENVIRONMENT, emulator_python
+
+pytestmark = [pytest.mark.emulator, pytest.mark.postgres]
+
+
+class Quiet:
+    """Progress that pytest shows with a failure."""
+
+    def step(self, text: str) -> None:
+        print(text)
+
+    def event(self, event: object) -> None:
+        pass
+
+
+@pytest.mark.timeout(400)
+async def test_a_short_storm(postgres_server: object, tmp_path: Path) -> None:
+    del postgres_server  # only whether there is one
+    plan = ChaosPlan(seed=7, apps=5, seconds=12, think_s=0.5, delay_ms=25, timing=PATIENT, keep=tmp_path / "kept")
+    aws = EmulatedAws(python=emulator_python(), wheels=ENVIRONMENT.parent / "wheels")
+    report = await run_aws_chaos(plan, aws, told=print, progress=Quiet())
+    assert report.violations == ()
+    assert report.completed > 0
+    assert report.faults[WORKER] + report.faults[WORKERS] > 0
+    assert report.faults[DOUBLED] > 0
+    assert report.faults[JANITOR] > 0
+    assert report.kills == sum(report.faults[kill] for kill in KILLS)
+    assert report.asked == report.completed + report.cancelled + sum(report.failed.values()) + report.timed_out
