@@ -179,7 +179,7 @@ class _DataPlane:
             task.add_done_callback(socket.calls.discard)
             return None
         running, is_late = await self._call(socket, call, named)
-        answer = {"statusCode": 504} if is_late else await running
+        answer: Any = {"statusCode": 504} if is_late else await running
         if kind == "CONNECT":
             status = int((answer or BROKEN).get("statusCode", 200))
             headers = {str(name).lower(): value for name, value in ((answer or {}).get("headers") or {}).items()}
