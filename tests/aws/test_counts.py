@@ -47,10 +47,26 @@ def warm(stack: Stack) -> Iterator[Measuring]:
         yield measuring
 
 
+def on_the_record(measured: Measured, operation: str) -> int:
+    """Calls that were not refused."""
+    return sum(
+        "Requests" in call.table and call.operation == operation and call.status < 400 for call in measured.calls
+    )
+
+
 def looks(measured: Measured) -> int:
     """Reads of the record while the model answers."""
-    waits = [call.operation for call in measured.calls if call.table and "Requests" in call.table]
-    return waits.count("GetItem") - 2  # one as it is asked, one as it is claimed
+    return on_the_record(measured, "GetItem") - 2  # one as it is asked, one as it is claimed
+
+
+def renewals(measured: Measured) -> int:
+    """Of the lease: there are some if the answer took longer than a third of it, as on a busy machine."""
+    return on_the_record(measured, "UpdateItem") - 2  # queued, claimed
+
+
+def beats(measured: Measured) -> int:
+    """How often the message was hidden again."""
+    return measured.sqs - 2  # sent, and hidden for the first time
 
 
 async def test_a_connection(warm: Measuring) -> None:
@@ -100,7 +116,8 @@ async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring,
     # Exact, but for what depends on how fast this machine is: looks at the record, and a longer word.
     waited = looks(measured) * COUNTS.look["read_units"]
     expected_looks = int(workload.model_s / COUNTS.look["every_s"])
-    assert expected_looks <= looks(measured) <= expected_looks + 3
+    assert expected_looks <= looks(measured) + renewals(measured)
+    assert looks(measured) <= measured.seconds / COUNTS.look["every_s"]
     archived = COUNTS.archive
     assert measured.read_units - waited == (
         predicted.read_units
@@ -113,7 +130,7 @@ async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring,
         predicted.write_units - archived["write_units"] - COUNTS.answer["raced_write_units"]
     )
     assert measured.invocations == predicted.invocations
-    assert measured.sqs + 2 - renewals(measured) == predicted.sqs_requests
+    assert measured.sqs + 2 - beats(measured) == predicted.sqs_requests
 
     assert posted == pytest.approx(predicted.frames, rel=0.25)
     assert posted <= 400 / A_FIFTH
@@ -121,21 +138,18 @@ async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring,
     assert "".join(json.loads(frame)["delta"] for frame in measured.actions("messageDelta")) == "word " * 400
 
 
-def renewals(measured: Measured) -> int:
-    """Of the lease: the answer that takes longer than a third of it has one."""
-    return measured.sqs - 2  # sent, and hidden for the first time
-
-
 async def test_a_long_answer_renews_its_lease_seldom_and_looks_every_second(warm: Measuring, stack: Stack) -> None:
     question = stack.name("question")
     stack.scripts[question] = model(1, tokens_per_second=1, first_token_s=COUNTS.renewal["every_s"])
     measured = await warm.answer(question, stream=False)
-    assert measured.sqs + 2 == COUNTS.answer["sqs_requests"] + COUNTS.renewal["sqs_requests"]
+    most = measured.seconds / COUNTS.renewal["every_s"]
+    assert 1 <= renewals(measured) <= most
+    assert 1 <= beats(measured) <= most
     assert (
         measured.write_units - measured.refused_units
-        == COUNTS.answer["write_units"] + 1 + COUNTS.renewal["write_units"]
+        == COUNTS.answer["write_units"] + 1 + renewals(measured) * COUNTS.renewal["write_units"]
     )
-    assert looks(measured) == pytest.approx(COUNTS.renewal["every_s"] / COUNTS.look["every_s"], abs=2)
+    assert COUNTS.renewal["every_s"] / 2 <= looks(measured) <= measured.seconds / COUNTS.look["every_s"]
 
 
 async def test_turns_are_written_behind_in_batches(warm: Measuring) -> None:
