@@ -78,3 +78,22 @@ async def test_a_token_that_is_not_accepted_is_401_in_each_of_them(secured: Stac
             offered = [Subprotocol("answerback.v1"), Subprotocol(f"bearer.{token}")]
             status = await status_of(secured.url, subprotocols=offered)
     assert status == 401
+
+
+async def test_the_welcome_says_what_limits_there_are(stack: Stack) -> None:
+    """API Gateway's own where they are narrower than the operator's."""
+    async with asyncio.timeout(60), connect(f"{stack.url}?userId={stack.name('user')}", proxy=None) as socket:
+        await socket.send(json.dumps({"action": "hello", "helloId": "h"}))
+        limits = json.loads(await socket.recv())["limits"]
+    assert limits == {
+        "maxMessageBytes": 128 * 1024,
+        "maxFrameBytes": 32 * 1024,
+        "maxAnswerBytes": 256 * 1024,
+        "requestsPerMinute": 0,
+        "maxPending": 100,
+        "maxTokens": 1024,
+        "idleTimeoutMs": 600_000,
+        "answerTimeoutMs": 120_000,
+        "queueTimeoutMs": 600_000,
+        "maxConnectionMs": 7_200_000,
+    }

@@ -168,6 +168,19 @@ def test_no_message_is_handed_out_again_while_it_is_worked() -> None:
         assert "MaximumConcurrency" in mapping["Properties"]["ScalingConfig"]
 
 
+def test_an_answer_that_takes_its_time_rings_no_alarm() -> None:
+    """The oldest message may be one that is being answered."""
+    parameters = TEMPLATE["Parameters"]
+    assert parameters["OldestMessageSeconds"]["Default"] > parameters["AnswerTimeoutSeconds"]["Default"]
+    assert parameters["WorkerTimeoutSeconds"]["Default"] >= parameters["AnswerTimeoutSeconds"]["Default"] + 30
+
+
+def test_the_gateway_calls_functions_by_post() -> None:
+    """Any other method would be refused by Lambda."""
+    for integration in of_type("AWS::ApiGatewayV2::Integration").values():
+        assert integration["Properties"]["IntegrationMethod"] == "POST"
+
+
 def test_the_front_answers_before_the_gateway_gives_up() -> None:
     for name in ("FrontFunction", "ConnectionsFunction", "AuthorizerFunction"):
         assert FUNCTIONS[name]["Properties"]["Timeout"] <= 29

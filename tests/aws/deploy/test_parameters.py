@@ -8,7 +8,14 @@ from botocore.stub import Stubber
 
 from answerback.aws.deploy.account import Account
 from answerback.aws.deploy.errors import DeployError, Kind
-from answerback.aws.deploy.parameters import check_sign_in, effective, model_arns, parameter_list, read_models
+from answerback.aws.deploy.parameters import (
+    check_sign_in,
+    check_times,
+    effective,
+    model_arns,
+    parameter_list,
+    read_models,
+)
 
 KNOWN = {"RateLimit": "10", "Models": "echo", "CodeKey": None, "JwtSecret": ""}
 
@@ -155,3 +162,11 @@ def profile(models: list[str]) -> dict[str, Any]:
         "status": "ACTIVE",
         "type": "SYSTEM_DEFINED",
     }
+
+
+def test_a_worker_has_more_time_than_its_answer() -> None:
+    check_times({"AnswerTimeoutSeconds": "150", "WorkerTimeoutSeconds": "180"})
+    check_times({"AnswerTimeoutSeconds": "long", "WorkerTimeoutSeconds": "180"})  # CloudFormation tells
+    with pytest.raises(DeployError, match="an answer may take 151 s") as refused:
+        check_times({"AnswerTimeoutSeconds": "151", "WorkerTimeoutSeconds": "180"})
+    assert "WorkerTimeoutSeconds=181" in refused.value.hint

@@ -12,6 +12,7 @@ from answerback.aws.deploy.artefacts import Artefacts
 from answerback.aws.deploy.errors import DeployError, advice_for
 from answerback.aws.deploy.parameters import (
     check_sign_in,
+    check_times,
     declared,
     effective,
     model_arns,
@@ -106,6 +107,7 @@ class Deployment:
         parameter_list(given, known=known, previous=previous)
         values = effective(given, known=known, previous=previous)
         check_sign_in(values)
+        check_times(values)
         package = self._package(wishes, target, values)
         key = f"packages/{package.content_sha256}-{target.name}.zip"
         if not artefacts.has(key):

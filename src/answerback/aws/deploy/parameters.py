@@ -11,6 +11,9 @@ from answerback.aws.deploy.errors import DeployError, Kind, error_code, explaine
 from answerback.models.spec import BedrockSpec, LocalSpec, ModelSpec, ModelSpecError, OpenAISpec, parse_model_specs
 
 _UNKNOWN_MODEL: Final = frozenset({"ResourceNotFoundException", "ValidationException"})
+WORKER_SPARE_S: Final = 30
+"""For the start of a worker, to store the ending and to send it."""
+
 _IS_PROFILE: Final = re.compile(r"(global|us|us-gov|eu|apac|jp|au|ca|sa|il|me|af)\.(?P<model>.+)")
 
 
@@ -62,6 +65,20 @@ def check_sign_in(values: Mapping[str, str]) -> None:
         raise DeployError(
             "a provider signs tokens for other services with the same keys",
             "say --jwt-issuer and --jwt-audience, too",
+            kind=Kind.USAGE,
+        )
+
+
+def check_times(values: Mapping[str, str]) -> None:
+    """An answer gets the time that apps are told, and its worker a bit more. Raises: DeployError."""
+    told = [values.get(f"{name}TimeoutSeconds", "") for name in ("Answer", "Worker")]
+    if not all(text.isdecimal() for text in told):
+        return  # CloudFormation says what is wrong with it
+    answer_s, worker_s = map(int, told)
+    if answer_s + WORKER_SPARE_S > worker_s:
+        raise DeployError(
+            f"an answer may take {answer_s} s, but its worker is ended after {worker_s} s",
+            f"say --parameter WorkerTimeoutSeconds={answer_s + WORKER_SPARE_S} or more",
             kind=Kind.USAGE,
         )
 

@@ -12,7 +12,8 @@ from answerback.aws.deploy.stack import Stack, StackState
 _HOUR: Final = timedelta(hours=1)
 _QUARTER: Final = timedelta(minutes=15)
 _GOOD: Final = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE"})
-_FUNCTIONS: Final = ("Authorizer", "Connections", "Front", "Worker", "DeadLetters", "Janitor")
+_FUNCTIONS: Final = ("Connections", "Front", "Worker", "DeadLetters", "Janitor")
+"""Not the authorizer: each token that it refuses counts as an error of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ def _queue(account: Account, stack: Stack, state: StackState, now: datetime) -> 
     waiting, working = _depth(account, state.outputs["QueueUrl"])
     name = state.outputs["QueueUrl"].rpartition("/")[2]
     age = _latest(account, "AWS/SQS", "ApproximateAgeOfOldestMessage", {"QueueName": name}, now, statistic="Maximum")
-    limit = float(state.parameters.get("OldestMessageSeconds") or 60)
+    limit = float(state.parameters.get("OldestMessageSeconds") or 180)
     is_late = waiting > 0 and age is not None and age >= limit
     value = f"{waiting} waiting, {working} at work" + (f", the oldest for {age:.0f} s" if waiting and age else "")
     return [
