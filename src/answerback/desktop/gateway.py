@@ -18,6 +18,8 @@ START_S: Final = 60.0
 """Until it listens; the embedded model has to be read first."""
 STOP_S: Final = 5.0
 """For a stop in good order. A gateway that is killed takes its unfinished requests up at the next start."""
+_GRACE_S: Final = 2
+"""Of these, for answers that are nearly done: nobody waits for an app to quit."""
 _LOOK_S: Final = 0.05
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _DEFAULT_PORT: Final = 80
@@ -90,6 +92,8 @@ class LocalGateway:
                 *serve,
                 "--rate-limit",
                 "0",
+                "--grace",
+                f"{_GRACE_S}s",
                 *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=descriptor,

@@ -239,6 +239,15 @@ def test_the_list(store, history):
     assert store.conversations() == ()
 
 
+def test_a_question_under_way_keeps_its_conversation_where_it_is(store, history):
+    turn, _, _ = store.put_question(question("one"), now_ms=NOW)
+    history.merge_list([listed("c", "1")])
+    assert store.conversation("c").updated_at_ms == NOW
+    store.end(completed(turn), is_unread=False, now_ms=NOW)
+    history.merge_list([listed("c", "2")])
+    assert store.conversation("c").updated_at_ms == 2
+
+
 @pytest.mark.parametrize("damage", [b"", b"junk" * 4096, None])
 def test_a_file_that_is_none_is_moved_aside(tmp_path, damage):
     path = tmp_path / "a.db"

@@ -63,6 +63,7 @@ class HistoryStore:
                     "FROM conversations"
                 )
             }
+            unended = {row[0] for row in db.run("SELECT conversation_id FROM turns WHERE is_over = 0")}
             for one in listed:
                 before = known.pop(one.conversation_id, None)
                 if before is None:
@@ -79,11 +80,13 @@ class HistoryStore:
                     continue
                 title, title_to_send, updated_at_ms, synced_at, deleted_at_ms, is_known = before
                 new_title = one.title if title_to_send is None else title
-                if (title, updated_at_ms, is_known) != (new_title, one.updated_at_ms, 1):
+                # A question still without an ending is not in the server's history: the list keeps its place.
+                new_ms = max(one.updated_at_ms, updated_at_ms) if one.conversation_id in unended else one.updated_at_ms
+                if (title, updated_at_ms, is_known) != (new_title, new_ms, 1):
                     db.run(
                         "UPDATE conversations SET title = ?, updated_at_ms = ?, is_known = 1 WHERE conversation_id = ?",
                         new_title,
-                        one.updated_at_ms,
+                        new_ms,
                         one.conversation_id,
                     )
                     if deleted_at_ms is None:

@@ -58,6 +58,7 @@ class StatusTexts:
     starting_title: str
     starting_text: str
     start_failed_title: str
+    gateway_stopped: str
     start_failed_text: str
     start_again: str
     show_log: str
@@ -157,6 +158,7 @@ STATUS_EN: Final = StatusTexts(
     starting_title="Starting the gateway…",
     starting_text="The model is being loaded. This takes a few seconds, and less the next time.",
     start_failed_title="The gateway did not start",
+    gateway_stopped="The gateway on this computer is not running.",
     start_failed_text="Its log says why. Often a package is missing: pip install 'answerback[server,local-llm]'",
     start_again="Try again",
     show_log="Show the log",
@@ -256,6 +258,7 @@ STATUS_KO: Final = StatusTexts(
     starting_title="게이트웨이를 시작하고 있어요…",
     starting_text="모델을 불러오고 있어요. 몇 초 걸리고, 다음번에는 더 빨라요.",
     start_failed_title="게이트웨이를 시작하지 못했어요",
+    gateway_stopped="이 컴퓨터의 게이트웨이가 실행되고 있지 않아요.",
     start_failed_text="이유는 로그에 있어요. 패키지가 빠진 경우가 많아요: pip install 'answerback[server,local-llm]'",
     start_again="다시 시도",
     show_log="로그 보기",

@@ -60,6 +60,11 @@ class ConversationViewModel:
         return TurnStatus.STREAMING in self._pending.values()
 
     @property
+    def is_accepted(self) -> bool:
+        """Whether the server has taken a question that it still owes the ending of."""
+        return any(status is not TurnStatus.OUTBOX for status in self._pending.values())
+
+    @property
     def pending(self) -> int:
         """Questions without an ending."""
         return len(self._pending)

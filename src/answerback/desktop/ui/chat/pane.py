@@ -94,6 +94,11 @@ class ChatPane(QWidget):
         """Put the cursor in the box."""
         self.composer.box.setFocus()
 
+    def foot_height(self) -> int:
+        """Pixels of the input box and of what stands over it."""
+        banner = 0 if self.banner.isHidden() else self.banner.sizeHint().height() + self._lower.spacing()
+        return self.composer.height() + banner
+
     def show_turn(self, request_id: str) -> None:
         """Scroll to a turn, as from a search; older pages are loaded until it is there."""
         self._wanted = request_id

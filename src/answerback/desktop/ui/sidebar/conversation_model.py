@@ -181,8 +181,10 @@ class ConversationListModel(QAbstractListModel):
     def _note(self, conversation: ConversationViewModel) -> str:
         """The second line, if it is more than the time."""
         words = self._texts.window
+        if conversation.is_accepted and not self._is_online:
+            return words.interrupted
         if conversation.is_streaming:
-            return words.answering if self._is_online else words.interrupted
+            return words.answering
         if conversation.pending:
             return words.queued if self._is_online else words.waiting
         if conversation.has_draft:

@@ -177,6 +177,7 @@ class MainWindow(QMainWindow):
             self._begin()
         if changes.connection or changes.sign_in or changes.gateway or changes.everything or changes.list:
             self._refresh_stage()
+            self.toasts.place()
         if changes.settings:
             # A desktop shows notifications only of an icon that is there.
             self._tray.set_shown(self._app.settings.tray or self._app.settings.notifications)
@@ -228,7 +229,7 @@ class MainWindow(QMainWindow):
             case Stage.STARTING:
                 self.banner.say(words.starting_title)
             case Stage.START_FAILED:
-                self.banner.say(words.start_failed_title, words.start_again, app.start_gateway)
+                self.banner.say(words.gateway_stopped, words.start, app.start_gateway)
             case Stage.SIGN_IN:
                 self.banner.say(words.welcome_signin_title, words.sign_in, app.start_sign_in)
             case Stage.BROWSER:
@@ -321,8 +322,8 @@ class MainWindow(QMainWindow):
             self.sidebar.touch_row(self._app.current.conversation_id)
 
     def _toast_lift(self) -> int:
-        """Toasts stand over the input box, not on it."""
-        return self.chat.composer.height() if self.pages.currentWidget() is self.chat else 0
+        """Toasts stand over the input box and the offline line, not on them."""
+        return self.chat.foot_height() if self.pages.currentWidget() is self.chat else 0
 
     def _step(self, step: int) -> None:
         neighbour = self.sidebar.neighbour(step)

@@ -48,7 +48,7 @@ class ToastStack(QWidget):
     def set_theme(self, theme: Theme) -> None:
         """Another look."""
         self._theme = theme
-        self._place()
+        self.place()
 
     def show_toast(self, toast: Toast) -> None:
         """Show it; the oldest goes if there are too many, an equal one is shown once."""
@@ -64,7 +64,7 @@ class ToastStack(QWidget):
         bar.show()
         self.show()
         self.raise_()
-        self._place()
+        self.place()
 
     def _forget(self, bar: "_Bar") -> None:
         if bar in self._bars:
@@ -73,9 +73,10 @@ class ToastStack(QWidget):
             bar.hide()
             bar.deleteLater()
         self.setVisible(bool(self._bars))
-        self._place()
+        self.place()
 
-    def _place(self) -> None:
+    def place(self) -> None:
+        """Stand where `lift` says now."""
         if not self._bars:
             return
         width = min(self._theme.space(140), self._host.width() - self._theme.space(8))
@@ -89,7 +90,7 @@ class ToastStack(QWidget):
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
         """The window grew or shrank."""
         if watched is self._host and event.type() == QEvent.Type.Resize:
-            self._place()
+            self.place()
         return super().eventFilter(watched, event)
 
 
