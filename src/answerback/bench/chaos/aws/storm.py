@@ -113,7 +113,7 @@ class AwsStorm:
 
     async def _kill_workers(self) -> None:
         rng = self._worker_rng
-        while not await self._weather.is_over(rng.uniform(1, 7)):
+        while not await self._weather.is_over(rng.uniform(1, 8)):
             fault = WORKERS if rng.random() < 0.25 else WORKER
             await self._until_busy(rng.uniform(0, 0.5))
             await self._kill("Worker", fault, rng, all_at_once=fault == WORKERS)
@@ -128,7 +128,7 @@ class AwsStorm:
 
     async def _kill_others(self) -> None:
         rng = self._other_rng
-        while not await self._weather.is_over(rng.uniform(2, 9)):
+        while not await self._weather.is_over(rng.uniform(4, 14)):
             fault, function = rng.choice(
                 (
                     *((FRONT, "Front"), (FRONT, "Front"), (FRONTS, "Front")),
