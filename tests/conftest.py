@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ def _why_no_qt() -> str | None:
 WHY_NO_QT = _why_no_qt()
 pytest_plugins = [] if WHY_NO_QT else ["pytestqt.plugin"]
 collect_ignore = ["desktop/ui", "desktop/smoke"] if WHY_NO_QT else []
+
+
+def pytest_configure() -> None:
+    """Ctrl-C is tested. A run that was started in the background ignores SIGINT, and so would all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str | None:
