@@ -33,8 +33,10 @@ _STACK: Final = "chaos"
 _MODEL_ID: Final = "answerback.emulated-v1:0"
 _POLL_S: Final = 0.1
 _PATIENCE_S: Final = 30.0
-_WORKER_TIMEOUT_S: Final = 60
-"""A worker that dies before its first call to the queue hides its message for so long; 180 would be a run's length."""
+_ANSWER_TIMEOUT_S: Final = 60
+"""Half a minute more is the worker's, and the queue hides a message for as long whose worker dies before its first call
+to the queue: with the three minutes of a real stack that would be a run's length.
+"""
 _TRANSACTION_IDLE_S: Final = 15.0
 """Of AWS's three minutes: how long the locks of a function that was killed hold up the history."""
 _AWS_ERRORS: Final = (BotoCoreError, ClientError)
@@ -79,7 +81,8 @@ class Cloud:
                 "DeletionProtection": "false",
                 "ModelArns": f"arn:aws:bedrock:*::foundation-model/{_MODEL_ID}",
                 "WorkerConcurrency": "4",
-                "WorkerTimeoutSeconds": str(_WORKER_TIMEOUT_S),
+                "AnswerTimeoutSeconds": str(_ANSWER_TIMEOUT_S),
+                "WorkerTimeoutSeconds": str(_ANSWER_TIMEOUT_S + 30),
                 "RateLimit": "0",
                 "HistoryDelaySeconds": "5",
             },
