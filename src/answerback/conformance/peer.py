@@ -17,6 +17,8 @@ Check: TypeAlias = Callable[[str], str | None]
 
 CLOSE_TIMEOUT_S: Final = 5.0
 SHOWN_CHARACTERS: Final = 300
+PIECE: Final = 8 * 1024
+"""Characters, of at most four bytes each: API Gateway takes frames of 32 KB."""
 
 
 class CaseFailed(Exception):
@@ -165,7 +167,7 @@ class Peer:
             else:
                 text = encoded(step, variables)
                 self._transcript.note(self.name, "->", text)
-                await self._socket.send(text)
+                await self._socket.send(_fragments(text) if len(text) > PIECE else text)
         except ConnectionClosed:
             pass
 
@@ -200,7 +202,7 @@ class Peer:
         self.check_so_far()
         try:
             if step.code is not None:
-                match(step.code, self._socket.close_code, {}, "the close code")
+                match(step.code, int(self._socket.close_code or 0), {}, "the close code")
         except Mismatch as exc:
             raise CaseFailed(f"{self.name}: {exc}") from None
 
@@ -225,6 +227,11 @@ def encoded(step: Send, variables: Variables) -> str:
     if step.text is not None:
         return str(substitute(step.text, variables))
     return json.dumps(substitute(step.frame, variables), ensure_ascii=False, separators=(",", ":"))
+
+
+def _fragments(text: str) -> list[str]:
+    """One message in frames that every server takes."""
+    return [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
 
 
 def about_of(frame: Any) -> Any:
