@@ -180,10 +180,11 @@ async def test_a_client_cannot_take_the_routes_of_the_gateway(api: Api) -> None:
     [
         (b"binary", 1003),
         ("x" * (32 * 1024 + 1), 1009),
+        ("x" * 1024 * 1024, 1009),
         (["x", "x" * (32 * 1024 + 1)], 1009),
         (["x" * 32 * 1024] * 4 + ["x"], 1009),
     ],
-    ids=["binary", "frame", "fragment", "message"],
+    ids=["binary", "frame", "huge frame", "fragment", "message"],
 )
 async def test_frames_over_the_limits_close_the_connection(api: Api, frame: str | bytes | list[str], code: int) -> None:
     async with api.connect() as socket:

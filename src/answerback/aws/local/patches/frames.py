@@ -26,10 +26,14 @@ def patch() -> None:
         def __init__(self, max_length: int) -> None:
             self._message = made(max_length)
             self._frame_bytes = 0
+            self._is_over = False
 
         def extend(self, part: Any) -> None:
+            if self._is_over:
+                return  # the rest of it, which was on its way; behind it comes the client's closing frame
             self._frame_bytes += len(part.data.encode() if isinstance(part.data, str) else part.data)
             if self._frame_bytes > _MAX_FRAME_BYTES:
+                self._is_over = True
                 raise too_large  # the server closes with 1009
             if part.frame_finished:
                 self._frame_bytes = 0
@@ -39,6 +43,8 @@ def patch() -> None:
             self._message.clear()
 
         def to_message(self) -> Any:
+            if self._is_over:
+                return {"type": "websocket.disconnect", "code": 1009, "reason": "Frame too large"}
             return self._message.to_message()
 
     setattr(module, _BUFFER, Frames)
