@@ -1,9 +1,11 @@
 """The engine's life: settings, accounts, local gateway, crashes, trouble with the disk."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import sys
 
 from answerback.desktop.engine import Engine, Environment
@@ -11,6 +13,7 @@ from answerback.desktop.engine.events import ConnectionReason, ConnectionStatus,
 from answerback.desktop.profile import Profile
 from answerback.desktop.records import TurnStatus
 from answerback.desktop.settings import AuthMode, Field, Settings
+from answerback.desktop.store import schema
 from desktop_app import DesktopApp
 
 KILLED = """
@@ -132,6 +135,23 @@ async def test_broken_files_are_moved_aside_and_said(open_app, model):
     assert [notice.code for notice in reset.model.notices] == [NoticeCode.SETTINGS_MOVED_ASIDE]
     assert reset.model.settings == Settings()
     await reset.close()
+
+
+async def test_each_question_that_cannot_be_kept_comes_back_and_is_told(open_app, model, monkeypatch):
+    monkeypatch.setattr(schema, "_BUSY_MS", 1)
+    app = await open_app()
+    await app.online()
+    conversation = app.model.new_conversation()
+    with contextlib.closing(sqlite3.connect(next(app.profile.accounts_folder.glob("*.db")))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for told in (1, 2):
+            conversation.set_draft("")
+            conversation.ask("first")
+            await app.until(lambda: conversation.draft == "first")
+            await app.until(lambda told=told: len(app.model.notices) >= told)
+    assert {notice.code for notice in app.model.notices} == {NoticeCode.STORE_FAILED}
+    turn = await app.ask("second")
+    await app.until(lambda: turn.status is TurnStatus.STREAMING)
 
 
 async def test_nobody_answers_and_a_gateway_is_started(stack, tmp_path):

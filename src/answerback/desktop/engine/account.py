@@ -365,11 +365,12 @@ class AccountEngine:
             self._unwritten.drafts = {**drafts, **self._unwritten.drafts}
             self.store_failed()
 
-    def store_failed(self) -> None:
-        """Said once, until it works again."""
-        if not self._is_store_broken:
-            self._is_store_broken = True
+    def store_failed(self, *, is_act: bool = False) -> None:
+        """Logged once, until it works again; said once too, and after each act of a person that came to nothing."""
+        is_new, self._is_store_broken = not self._is_store_broken, True
+        if is_new:
             log.error("the local store cannot be written", exc_info=True)
+        if is_new or is_act:
             self._notice(NoticeCode.STORE_FAILED)
 
     def _notice(self, code: NoticeCode, **facts: str | int) -> None:

@@ -117,7 +117,7 @@ class Desk:
         try:
             command(account)
         except StoreError:
-            account.store_failed()
+            account.store_failed(is_act=True)
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
         """See `Commands.ask`. Nobody signed in: the text is given back."""

@@ -97,14 +97,14 @@ STATUS_EN: Final = StatusTexts(
     sign_in="Sign in…",
     open_settings="Settings…",
     reasons={
-        ConnectionReason.NONE: "Everything is well.",
+        ConnectionReason.NONE: "Everything is working.",
         ConnectionReason.UNREACHABLE: "Nobody answers at this address. Check that the gateway runs there and that the "
-        "address is right; the app goes on trying.",
-        ConnectionReason.LOST: "The connection broke. The app reconnects by itself; answers go on where they were, and "
-        "what you write is sent then.",
+        "address is right; the app keeps trying.",
+        ConnectionReason.LOST: "The connection was lost. The app reconnects by itself; answers continue where they "
+        "stopped, and what you write is sent then.",
         ConnectionReason.SIGN_IN_NEEDED: "The server wants to know who you are. Sign in, or enter a token in the "
         "settings.",
-        ConnectionReason.SIGN_IN_UNREACHABLE: "The sign-in service does not answer. The app goes on trying; check your "
+        ConnectionReason.SIGN_IN_UNREACHABLE: "The sign-in service does not answer. The app keeps trying; check your "
         "network.",
         ConnectionReason.FORBIDDEN: "The server does not let you in. Ask whoever runs it, or sign in as somebody else.",
         ConnectionReason.SESSION_REPLACED: "Another app has taken over this connection. “Try now” takes it back.",
@@ -118,13 +118,13 @@ STATUS_EN: Final = StatusTexts(
         NoticeCode.MESSAGE_TOO_LARGE: "The question is too long ({size_bytes} of {limit_bytes} bytes). It is back in "
         "the box: shorten it and send it again.",
         NoticeCode.CONVERSATION_GONE: "This conversation was deleted on another device.",
-        NoticeCode.UPDATE_FAILED: "The server did not take the new title or the deletion. Try it again.",
-        NoticeCode.STORE_MOVED_ASIDE: "The local copy of your conversations was damaged and is begun anew from the "
-        "server. The old file is kept: {path}",
-        NoticeCode.STORE_FAILED: "Nothing can be saved on this computer now. Free some space on the disk; until then, "
-        "what you write may be lost when the app ends.",
-        NoticeCode.SETTINGS_MOVED_ASIDE: "The settings could not be read, so the defaults hold. The old file is kept: "
-        "{path}",
+        NoticeCode.UPDATE_FAILED: "The server did not accept the new title or the deletion. Try again.",
+        NoticeCode.STORE_MOVED_ASIDE: "The local copy of your conversations was damaged and is being rebuilt "
+        "from the server. The old file is kept: {path}",
+        NoticeCode.STORE_FAILED: "Nothing can be saved on this computer right now. Free some space on the disk; until "
+        "then, what you write may be lost when the app ends.",
+        NoticeCode.SETTINGS_MOVED_ASIDE: "The settings could not be read, so the defaults are used. The old file is "
+        "kept: {path}",
         NoticeCode.NO_KEYRING: "This computer has no keyring, so you stay signed in only until you quit.",
         NoticeCode.SIGN_IN_FAILED: "The sign-in did not succeed. Try again, or check the sign-in settings.",
         NoticeCode.GATEWAY_FAILED: "The gateway on this computer has stopped. Its log says why: {log}",
@@ -138,7 +138,7 @@ STATUS_EN: Final = StatusTexts(
         SignInFailure.REFUSED: "The sign-in service does not know this app. Check the client ID, or ask your operator.",
         SignInFailure.BAD_TOKEN: "The sign-in service sent a proof that does not hold. Try again; tell your operator "
         "if it happens again.",
-        SignInFailure.TIMEOUT: "Nobody signed in in the browser, so the app stopped waiting. Try again.",
+        SignInFailure.TIMEOUT: "No sign-in happened in the browser, so the app stopped waiting. Try again.",
     },
     welcome_title="Welcome to Answerback",
     welcome_text="To answer your questions, the app needs a gateway: the server that the language model runs behind. "
@@ -165,9 +165,9 @@ STATUS_EN: Final = StatusTexts(
     waiting_title="Connecting…",
     waiting_text="Asking {url}",
     later="Not now",
-    welcome_signin_title="Sign in to go on",
+    welcome_signin_title="Sign in to continue",
     welcome_signin_text="The server at {url} wants to know who you are.",
-    browser_title="Go on in your browser",
+    browser_title="Continue in your browser",
     browser_text="A page has opened there to sign in. If it has not, copy the link and open it yourself.",
     browser_copy_link="Copy the link",
     cancel="Cancel",
@@ -209,7 +209,7 @@ STATUS_KO: Final = StatusTexts(
         "주세요.",
         ConnectionReason.SESSION_REPLACED: "다른 앱이 이 연결을 가져갔어요. “지금 다시 시도”를 누르면 되찾을 수 있"
         "어요.",
-        ConnectionReason.USER_MISMATCH: "서버가 다른 사용자로 알고 있어요. 설정에서 사용자 이름이나 토큰을 확인해 "
+        ConnectionReason.USER_MISMATCH: "서버가 다른 사용자로 인식하고 있어요. 설정에서 사용자 이름이나 토큰을 확인해 "
         "주세요.",
         ConnectionReason.BAD_URL: "서버 주소를 쓸 수 없어요. 설정에서 ws://host:port 또는 wss://host "
         "형식으로 고쳐 주세요.",

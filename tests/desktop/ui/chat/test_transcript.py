@@ -224,7 +224,7 @@ def test_the_tab_key_goes_through_the_blocks_as_they_are_read(opened: Opened, qt
         "Answer",
         "Answer",
         "Copy",
-        "Answer again",
+        "Regenerate the answer",
     ]  # the link, then on
     assert focused is pane.composer.box
     qtbot.keyClick(focused, Qt.Key.Key_Backtab)

@@ -57,7 +57,7 @@ def test_a_completed_turn_tells_model_tokens_cost_and_time() -> None:
     shown = line(of(record))
     assert shown.tone is Tone.DONE
     assert shown.text == "smollm2-135m · 2,000 tokens · 4.2 s"
-    assert shown.hint.splitlines() == ["In the queue: 0.01 s", "First words after: 0.34 s", "All in all: 4.2 s"]
+    assert shown.hint.splitlines() == ["In the queue: 0.01 s", "First words after: 0.34 s", "In total: 4.2 s"]
     price = Price(input_usd=1.0, output_usd=2.0)
     assert line(of(record, price)).text == "smollm2-135m · 2,000 tokens · ≈ $0.0050 · 4.2 s"
     assert line(of(record), texts=CHAT_KO).text == "smollm2-135m · 토큰 2,000개 · 4.2초"
@@ -100,7 +100,7 @@ def offers(view: FooterView) -> list[str]:
 @pytest.mark.parametrize(
     ("record", "names"),
     [
-        (turn("r1", "q", "a"), ["Copy", "Answer again"]),
+        (turn("r1", "q", "a"), ["Copy", "Regenerate the answer"]),
         (turn("r1", "q", status=TurnStatus.OUTBOX), ["Stop"]),
         (turn("r1", "q", status=TurnStatus.QUEUED, position=1), ["Stop"]),
         (turn("r1", "q", "a", status=TurnStatus.STREAMING), ["Stop"]),

@@ -83,9 +83,9 @@ def test_what_a_row_says(model):
     )
     assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Answering…", True)
     model.set_online(False)
-    assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Goes on when connected", False)
+    assert (row.data(Role.NOTE), row.data(Role.IS_STREAMING)) == ("Continues when connected", False)
     one.note_pending([dataclasses.replace(waiting, status=TurnStatus.QUEUED)])
-    assert row.data(Role.NOTE) == "Goes on when connected"  # taken by the server: there is nothing to send
+    assert row.data(Role.NOTE) == "Continues when connected"  # taken by the server: there is nothing to send
     one.note_pending([dataclasses.replace(waiting, status=TurnStatus.STREAMING)])
     model.set_online(True)
     spoken = row.data(Qt.ItemDataRole.AccessibleTextRole)

@@ -113,7 +113,7 @@ def test_delete_is_at_once_and_can_be_undone(open_app, gateway):
     person.window.delete_conversation(gone)
     person.until(lambda: person.titles() == ["kept"])
     assert person.model.current is kept
-    assert person.toasts() == ["“gone” is deleted."]
+    assert person.toasts() == ["“gone” was deleted."]
     person.window.toasts.toasts[0].act()
     person.until(lambda: sorted(person.titles()) == ["gone", "kept"])
 
