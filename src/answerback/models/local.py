@@ -57,7 +57,7 @@ def find_weights() -> Path:
 class LocalModel:
     """SmolLM2-135M in this process, `slots` answers at a time.
 
-    It is loaded (about 1 s, 350 MB) by `open`, or else by the first question. `context_tokens` holds for each slot.
+    It is loaded (about 1 s, 430 MB) by `open`, or else by the first question. `context_tokens` holds for each slot.
     `threads` None: all cores but one; with all of them its spinning threads would starve the event loop and each
     other. llama.cpp always opens an HTTP port on loopback too, here behind a random key: an OpenAI-compatible server.
     """
@@ -68,7 +68,7 @@ class LocalModel:
         name: str = "local",
         weights: Path | None = None,
         sha256: str = WEIGHTS_SHA256,
-        slots: int = 2,
+        slots: int = 3,
         context_tokens: int = 4096,
         threads: int | None = None,
     ) -> None:
