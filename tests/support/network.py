@@ -37,24 +37,32 @@ class Network:
         self._is_cut = False
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._is_cut:
-            writer.transport.abort()
-            return
-        self._tasks.add(asyncio.current_task())
-        self._writers.add(writer)
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        ends = [writer]
         try:
-            there, here = await asyncio.open_connection("127.0.0.1", self._port)
-            self._writers.add(here)
+            if not self._is_cut:
+                there, here = await asyncio.open_connection("127.0.0.1", self._port)
+                ends.append(here)
+            if self._is_cut:  # also while it was being opened
+                for end in ends:
+                    end.transport.abort()
+                return
+            self._writers.update(ends)
             await asyncio.gather(self._carry(reader, here), self._carry(there, writer))
         except OSError:
             writer.transport.abort()
         finally:
-            self._tasks.discard(asyncio.current_task())
+            for end in ends:
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
+                self._writers.discard(end)
+            self._tasks.discard(task)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
-        self._writers.discard(writer)
         writer.close()
