@@ -53,6 +53,11 @@ class Facts:
     models: Sequence[str]
     limits: Mapping[str, Any]
 
+    @property
+    def deployment(self) -> str:
+        """API Gateway ends every connection after two hours, and says so; the embedded gateway has no such limit."""
+        return "gateway" if self.limits.get("maxConnectionMs") is None else "aws"
+
 
 class ServerRun:
     """One run against one server.
@@ -137,6 +142,8 @@ class ServerRun:
             return f"needs the model {', '.join(absent)}"
         if needs.tokens is not None and needs.tokens != (self._token is not None):
             return "needs a server that asks for tokens" if needs.tokens else "needs a server that asks for no token"
+        if needs.deployment not in (None, facts.deployment):
+            return "is about the embedded gateway" if needs.deployment == "gateway" else "is about API Gateway"
         if needs.limits is not None and not matches(needs.limits, dict(facts.limits)):
             return f"needs a server with the limits {json.dumps(needs.limits)}"
         return None
