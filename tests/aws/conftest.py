@@ -10,6 +10,7 @@ import pytest
 from answerback.aws.local.bedrock import BedrockServer
 from answerback.aws.local.emulator import Emulator
 from answerback.aws.package import Target, build_package
+from answerback.conformance import load_models
 from emulation import ENVIRONMENT, emulator_python
 from stack import IDLE_S, JWT_SECRET, LIFE_S, PAGE, Stack
 
@@ -44,6 +45,14 @@ def hasty(package: bytes, postgres_server: object, tmp_path_factory: pytest.Temp
     with _deployed(
         tmp_path_factory.mktemp("hasty"), package, postgres_server, emulated, AllowAnonymous="true"
     ) as deployed:
+        yield deployed
+
+
+@pytest.fixture(scope="module")
+def conforming(package: bytes, postgres_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack with the models that the conformance cases ask for, in the worker itself."""
+    folder, models = tmp_path_factory.mktemp("conforming"), " ".join(need.spec for need in load_models().values())
+    with _deployed(folder, package, postgres_server, AllowAnonymous="true", Models=models) as deployed:
         yield deployed
 
 

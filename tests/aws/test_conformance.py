@@ -1,0 +1,35 @@
+"""The stack passes the conformance cases, but for those that are about the embedded gateway alone."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from answerback.client import Client
+from answerback.conformance import load_cases
+from answerback.conformance.server import ServerRun, Verdict
+from stack import Stack
+
+pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
+
+
+async def test_every_case_passes_that_can_be_tried_on_a_stack_without_tokens(conforming: Stack) -> None:
+    await _warm_up(conforming)
+    server = ServerRun(conforming.url)
+    cases = load_cases("server")
+    results = [result async for result in server.run(cases, await server.look(), jobs=2)]
+    failed = {result.name: (result.why, result.transcript) for result in results if result.verdict is Verdict.FAILED}
+    assert failed == {}
+    skipped = Counter(result.why.split("{")[0].strip() for result in results if result.verdict is Verdict.SKIPPED)
+    assert set(skipped) == {
+        "is about the embedded gateway",
+        "needs a server that asks for tokens",
+        "needs a server with the limits",
+    }
+    assert sum(skipped.values()) < len(cases) / 5
+
+
+async def _warm_up(stack: Stack) -> None:
+    """The cases wait seconds for an answer, and the first call of each of several processes takes as long."""
+    async with Client(stack.url, user=stack.name("user"), connect_timeout=60) as app:
+        await asyncio.gather(*(app.ask("Hello?", conversation=stack.name("talk"), timeout=120) for _ in range(4)))
