@@ -18,13 +18,14 @@ from answerback.cli.demo.apps import App, Asked, Phase
 from answerback.cli.demo.check import check_everything
 from answerback.cli.demo.panels import Panels
 from answerback.cli.demo.questions import questions_of
+from answerback.cli.demo.remote import check_from_outside
 from answerback.cli.demo.show import Demo, run_demo
 from answerback.cli.demo.tap import Tap
 from answerback.client import Answer, Client
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.frames import Status
-from cli_process import Run
+from cli_process import Run, Serve
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -36,6 +37,20 @@ def test_every_answer_comes_home(run: Run) -> None:
     assert "0 misrouted, 0 lost, 0 repeated" in lines
     assert sum("\tcompleted" in line for line in lines) == 12
     assert result.err == ""
+
+
+@pytest.mark.process
+def test_a_server_that_runs_already_is_asked_and_checked_from_outside(serve: Serve, run: Run) -> None:
+    result = run("demo", "--url", serve("--model", "echo").url, "--apps", "2")
+    assert result.code == 0, result.err
+    assert "0 misrouted, 0 lost, 0 repeated" in result.out.splitlines()
+    assert "what the server's history has" in result.out
+
+
+def test_a_server_that_is_not_there_and_options_that_do_not_go_together(run: Run, tmp_path: Path) -> None:
+    assert run("demo", "--url", "ws://127.0.0.1:9").code == 3
+    assert run("demo", "--url", "http://127.0.0.1:9").code == 2
+    assert run("demo", "--url", "ws://127.0.0.1:9", "--keep", str(tmp_path)).code == 2
 
 
 @pytest.mark.process
@@ -104,7 +119,7 @@ async def ran(tmp_path: Path) -> tuple[list[App], Ledger, Path]:
     apps = []
     async with Gateway(settings) as gateway:
         for number in (1, 2):
-            tap = Tap(app=number, host="127.0.0.1", port=gateway.port, ledger=ledger)
+            tap = Tap(app=number, url=gateway.url, ledger=ledger)
             app = App(number=number, user=f"user_{number}", session=f"session_{number}", url=await tap.start())
             async with Client(app.url, user=app.user, session=app.session) as client:
                 for place in (1, 2):
@@ -141,6 +156,16 @@ async def test_another_apps_answer(ran: tuple[list[App], Ledger, Path]) -> None:
     apps, ledger, data_dir = ran
     got(apps[0].asked[0], apps[1].asked[1].text)
     assert counts(await check_everything(apps, ledger, data_dir)) == (1, 0, 0)
+
+
+async def test_what_the_check_from_outside_finds(ran: tuple[list[App], Ledger, Path]) -> None:
+    apps, ledger, data_dir = ran
+    settings = GatewaySettings(port=0, admin_port=None, data_dir=data_dir, models=("echo",))
+    got(apps[0].asked[0], apps[1].asked[1].text)
+    apps[1].asked[0].text += "!"
+    apps[1].asked.append(Asked(number=3, question="", request_id="never asked", phase=Phase.DONE))
+    async with Gateway(settings) as gateway:
+        assert counts(await check_from_outside(apps, ledger, gateway.url)) == (1, 1, 1)
 
 
 async def test_a_character_that_is_missing_and_one_that_came_twice(ran: tuple[list[App], Ledger, Path]) -> None:
@@ -191,7 +216,7 @@ async def test_the_tap_sees_frames_that_come_to_a_wrong_app() -> None:
     ledger = Ledger(keep_texts=True)
     async with serve(broadcast, "127.0.0.1", 0, compression=None) as server:
         port = server.sockets[0].getsockname()[1]
-        taps = [Tap(app=number, host="127.0.0.1", port=port, ledger=ledger) for number in (1, 2)]
+        taps = [Tap(app=number, url=f"ws://127.0.0.1:{port}", ledger=ledger) for number in (1, 2)]
         async with connect(await taps[0].start()) as one, connect(await taps[1].start()) as two:
             for socket, request_id in ((one, "r1"), (two, "r2")):
                 await socket.send(json.dumps({"action": "sendMessage", "requestId": request_id, "message": "hello"}))

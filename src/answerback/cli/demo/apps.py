@@ -54,12 +54,13 @@ class Asked:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class App:
-    """One desktop app. `url` is where it connects."""
+    """One desktop app. `url` is where it connects; with a `token`, that says who its user is, and not `user`."""
 
     number: int
     user: str
     session: str
     url: str
+    token: str | None = None
     asked: list[Asked] = field(default_factory=list)
 
     @property
@@ -86,7 +87,7 @@ async def ask_all(apps: Sequence[App], *, max_tokens: int, on_change: Changed) -
 
 
 async def _run(app: App, ready: asyncio.Barrier, *, max_tokens: int, on_change: Changed) -> None:
-    async with Client(app.url, user=app.user, session=app.session) as client:
+    async with Client(app.url, user=None if app.token else app.user, token=app.token, session=app.session) as client:
         await ready.wait()
         async with asyncio.TaskGroup() as group:
             for asked in app.asked:

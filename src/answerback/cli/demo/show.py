@@ -3,20 +3,19 @@
 import asyncio
 import logging
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from answerback.bench.ledger import Ledger, Verdicts
-from answerback.cli.demo.apps import App, Asked, ask_all
+from answerback.bench.ledger import Ledger
+from answerback.cli.demo.apps import App, Asked
 from answerback.cli.demo.check import check_everything
-from answerback.cli.demo.lines import Lines
 from answerback.cli.demo.questions import questions_of
+from answerback.cli.demo.screen import many, say_results, say_verdicts, show_apps
 from answerback.cli.demo.tap import Tap
-from answerback.cli.output import CliError, note, say, say_table, usage_error
+from answerback.cli.output import CliError, say, usage_error
 from answerback.client import AnswerbackError
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings, SettingsError
@@ -67,33 +66,24 @@ async def _run(demo: Demo, data_dir: Path) -> bool:
     async with Gateway(settings) as gateway, _tapped_apps(demo, gateway.port, ledger) as apps:
         total = demo.apps * demo.questions
         say(
-            f"{_many(demo.apps, 'app')} ask {_many(total, 'question')}, all at once, at {gateway.url}. "
+            f"{many(demo.apps, 'app')} ask {many(total, 'question')}, all at once, at {gateway.url}. "
             f"Answers are cut at {demo.max_tokens} tokens.\n"
         )
-        await _show(apps, max_tokens=demo.max_tokens)
-    _say_results(apps)
+        await show_apps(apps, max_tokens=demo.max_tokens)
+    say_results(apps)
     verdicts = await check_everything(apps, ledger, data_dir)
-    _say_verdicts(verdicts, apps, data_dir if demo.keep else None)
+    say_verdicts(verdicts, apps, stored="what the store has")
+    if demo.keep:
+        say(f"Kept: {data_dir}")
+    elif verdicts.is_clean:
+        say("Next: answerback serve, and in another terminal: answerback chat")
     return verdicts.is_clean and not any(asked.error for app in apps for asked in app.asked)
-
-
-async def _show(apps: Sequence[App], *, max_tokens: int) -> None:
-    from rich.console import Console  # noqa: PLC0415 - slow to import, and the gateway should not wait for it
-
-    from answerback.cli.demo.panels import Panels  # noqa: PLC0415
-
-    console = Console()
-    screen = Panels(apps, console) if Panels.fit(apps, console) else Lines()
-    started = time.monotonic()
-    with screen:
-        await ask_all(apps, max_tokens=max_tokens, on_change=screen.changed)
-    say(f"\nAll ended after {time.monotonic() - started:.1f} s.\n")
 
 
 @asynccontextmanager
 async def _tapped_apps(demo: Demo, port: int, ledger: Ledger) -> AsyncIterator[list[App]]:
     """The apps, each behind a tap of its own."""
-    taps = [Tap(app=number, host="127.0.0.1", port=port, ledger=ledger) for number in range(1, demo.apps + 1)]
+    taps = [Tap(app=number, url=f"ws://127.0.0.1:{port}", ledger=ledger) for number in range(1, demo.apps + 1)]
     try:
         yield [
             App(
@@ -111,49 +101,6 @@ async def _tapped_apps(demo: Demo, port: int, ledger: Ledger) -> AsyncIterator[l
     finally:
         for tap in taps:
             await tap.close()
-
-
-def _say_results(apps: Sequence[App]) -> None:
-    rows = [
-        (
-            app.name,
-            app.user,
-            asked.number,
-            _seconds(asked.first_text_s),
-            _seconds(asked.total_s),
-            asked.answer.usage.output_tokens if asked.answer and asked.answer.usage else None,
-            len(asked.text),
-            asked.error or "completed",
-        )
-        for app in apps
-        for asked in app.asked
-    ]
-    say_table(("app", "user", "request", "first words", "in all", "tokens", "characters", "ending"), rows)
-
-
-def _say_verdicts(verdicts: Verdicts, apps: Sequence[App], kept_in: Path | None) -> None:
-    total = sum(len(app.asked) for app in apps)
-    say(
-        f"Checked {_many(total, 'request')} of {_many(len(apps), 'app')}: "
-        "what each app got, what went over the wire, what the store has."
-    )
-    say(str(verdicts))
-    if failed := sum(bool(asked.error) for app in apps for asked in app.asked):
-        say(f"{failed} failed, as its app was told")
-    for example in verdicts.examples:
-        note(f"  {example}")
-    if kept_in is not None:
-        say(f"Kept: {kept_in}")
-    elif verdicts.is_clean:
-        say("Next: answerback serve, and in another terminal: answerback chat")
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _seconds(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2f} s"
 
 
 @contextmanager

@@ -4,9 +4,11 @@ It relays bytes both ways and reads along. The app's code is not asked; the fram
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from urllib.parse import urlsplit, urlunsplit
 
 from answerback.bench.ledger import Ledger
 from answerback.bench.websocket import TEXT, FrameReader, LoadConnectionError
@@ -17,15 +19,14 @@ _READ_BYTES = 64 * 1024
 
 
 class Tap:
-    """Listens on a loopback port of its own and relays to the gateway at `host`:`port`.
+    """Listens on a loopback port of its own and relays to the server at `url`.
 
     Every question and every frame is entered into `ledger` as of app number `app`.
     """
 
-    def __init__(self, *, app: int, host: str, port: int, ledger: Ledger) -> None:
+    def __init__(self, *, app: int, url: str, ledger: Ledger) -> None:
         self._app = app
-        self._host = host
-        self._port = port
+        self._to = urlsplit(url)
         self._ledger = ledger
         self._server: asyncio.Server | None = None
         self._relays: set[asyncio.Task[None]] = set()
@@ -33,7 +34,8 @@ class Tap:
     async def start(self) -> str:
         """Begin to listen; the URL for the app."""
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        port = self._server.sockets[0].getsockname()[1]
+        return urlunsplit(("ws", f"127.0.0.1:{port}", self._to.path, self._to.query, ""))
 
     async def close(self) -> None:
         """Stop, and wait until nothing is relayed any more."""
@@ -48,10 +50,17 @@ class Tap:
         assert task is not None
         self._relays.add(task)
         task.add_done_callback(self._relays.discard)
-        from_gateway, to_gateway = await asyncio.open_connection(self._host, self._port)
+        is_tls = self._to.scheme == "wss"
+        try:
+            from_gateway, to_gateway = await asyncio.open_connection(
+                self._to.hostname, self._to.port or (443 if is_tls else 80), ssl=is_tls or None
+            )
+        except OSError:  # the app finds its connection closed, and says so
+            to_app.close()
+            return
         asked, answered = _Texts(masked=True, on_text=self._asked), _Texts(masked=False, on_text=self._answered)
         pumps = [
-            asyncio.create_task(_pump(from_app, to_gateway, asked)),
+            asyncio.create_task(_pump(from_app, to_gateway, asked, host=self._to.netloc.encode())),
             asyncio.create_task(_pump(from_gateway, to_app, answered)),
         ]
         try:
@@ -93,11 +102,19 @@ class _Texts:
                 self._on_text(payload)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, texts: _Texts) -> None:
-    with suppress(ConnectionError):
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, texts: _Texts, *, host: bytes | None = None
+) -> None:
+    """Relay until the end. `host`: what the handshake shall name, for the app knows the tap only."""
+    with suppress(ConnectionError, asyncio.IncompleteReadError):
+        if host is not None:
+            head = await reader.readuntil(b"\r\n\r\n")
+            texts.feed(head)
+            writer.write(re.sub(rb"(?im)^host:[^\r\n]*", b"Host: " + host, head, count=1))
         while data := await reader.read(_READ_BYTES):
             with suppress(LoadConnectionError, FrameError):  # what cannot be read is relayed, and missed by the ledger
                 texts.feed(data)
             writer.write(data)
             await writer.drain()
-        writer.write_eof()
+        if writer.can_write_eof():  # TLS cannot
+            writer.write_eof()
