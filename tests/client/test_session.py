@@ -533,7 +533,16 @@ def test_an_error_about_nothing_is_noted():
 
 @pytest.mark.parametrize(
     "data",
-    ['{"message": "Internal server error", "connectionId": "x", "requestId": "y"}', "nonsense", "[]", b"\xff", "1"],
+    [
+        '{"message": "Internal server error", "connectionId": "x", "requestId": "y"}',
+        '{"message": "Forbidden", "connectionId": "x", "requestId": "y"}',
+        '{"message": "Too Many Requests", "connectionId": "x", "requestId": "a"}',
+        '{"message": "Endpoint request timed out", "connectionId": "x", "requestId": "a"}',
+        "nonsense",
+        "[]",
+        b"\xff",
+        "1",
+    ],
 )
 def test_a_message_without_action_is_noted_and_looked_into(data):
     script = connected()
