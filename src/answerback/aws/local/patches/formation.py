@@ -63,5 +63,10 @@ def _patch_alarms(handlers: Any) -> None:
             return f"{stack_name}-{logical_id}", {}
         return create_was(logical_id, properties, stack_name)
 
-    create_was = handlers["create"]
-    handlers.update(create=create)
+    def update(physical_id: str, before: Any, after: Any, *more: Any, **named: Any) -> Any:
+        if "Metrics" in after:
+            return physical_id, {}
+        return update_was(physical_id, before, after, *more, **named)
+
+    create_was, update_was = handlers["create"], handlers["update"]
+    handlers.update(create=create, update=update)
