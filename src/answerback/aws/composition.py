@@ -6,9 +6,7 @@ Imports are inside the properties, so that each function loads no more than it u
 """
 
 import asyncio
-import itertools
 import random
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -301,7 +299,7 @@ class Composition:
         """Runs requests."""
         from answerback.core.coalescing import growing  # noqa: PLC0415
         from answerback.service.bells import Bells  # noqa: PLC0415
-        from answerback.service.worker import Worker, WorkerSettings  # noqa: PLC0415
+        from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
         settings = self.settings
         return Worker(
@@ -321,7 +319,7 @@ class Composition:
             observer=self.observing.counts,
             clock=epoch_ms,
             monotonic=time.monotonic,
-            new_owner=_owners(),
+            new_owner=owner_tokens(),
         )
 
     @cached_property
@@ -373,12 +371,6 @@ class LazyTokens:
 def epoch_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def _owners() -> Callable[[], str]:
-    """Names for the runs of this process, unlike those of any other."""
-    process, numbers = secrets.token_hex(8), itertools.count(1)
-    return lambda: f"{process}-{next(numbers)}"
 
 
 async def _settled(work: Coroutine[Any, Any, T]) -> T:

@@ -5,21 +5,12 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from answerback.cli.options import AwsEndpoint, AwsProfile, AwsRegion
 from answerback.cli.output import usage_error
 
 _STACK: Final = "answerback"
 
 _Stack: TypeAlias = Annotated[str, typer.Option(envvar="ANSWERBACK_STACK", metavar="NAME", help="The stack's name.")]
-_Region: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]", show_default=False)
-]
-_Profile: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]", show_default=False)
-]
-_Endpoint: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--endpoint-url", metavar="URL", help="Of an emulator of AWS, instead of AWS.", show_default=False),
-]
 _Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Include: TypeAlias = Annotated[
     list[Path] | None,
@@ -57,8 +48,8 @@ def aws_app() -> typer.Typer:
 def deploy(
     *,
     stack: _Stack = _STACK,
-    region: _Region = None,
-    profile: _Profile = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -110,7 +101,7 @@ def deploy(
     architecture: _Architecture = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     as_json: _Json = False,
-    endpoint_url: _Endpoint = None,
+    endpoint_url: AwsEndpoint = None,
 ) -> int:
     """Create the stack, or update it. What is not said stays as it was.
 
@@ -166,10 +157,10 @@ def deploy(
 def status(
     *,
     stack: _Stack = _STACK,
-    region: _Region = None,
-    profile: _Profile = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
     as_json: _Json = False,
-    endpoint_url: _Endpoint = None,
+    endpoint_url: AwsEndpoint = None,
 ) -> int:
     """Show how it is doing: alarms, dead letters, queue, errors, database. Exits with 1 if something is wrong.
 
@@ -185,8 +176,8 @@ def status(
 def logs(
     *,
     stack: _Stack = _STACK,
-    region: _Region = None,
-    profile: _Profile = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     request: Annotated[
         str | None, typer.Option(metavar="ID", help="Only one request, through every function.", show_default=False)
@@ -194,7 +185,7 @@ def logs(
     function: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this function; repeatable.")] = None,
     since: Annotated[str, typer.Option(metavar="DURATION", help="How far back.")] = "10m",
     as_json: _Json = False,
-    endpoint_url: _Endpoint = None,
+    endpoint_url: AwsEndpoint = None,
 ) -> int:
     """Show the logs of all functions, in order of time. What users say is never in them.
 
@@ -222,10 +213,10 @@ def outputs(
     *,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them, bare; all without it.")] = None,
     stack: _Stack = _STACK,
-    region: _Region = None,
-    profile: _Profile = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
     as_json: _Json = False,
-    endpoint_url: _Endpoint = None,
+    endpoint_url: AwsEndpoint = None,
 ) -> int:
     """Show where everything is: the URL that apps connect to, tables, queues, functions.
 
@@ -241,13 +232,13 @@ def outputs(
 def destroy(
     *,
     stack: _Stack = _STACK,
-    region: _Region = None,
-    profile: _Profile = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     delete_history: Annotated[
         bool, typer.Option("--delete-history", help="Keep nothing: no snapshot of the database, no backup of a table.")
     ] = False,
-    endpoint_url: _Endpoint = None,
+    endpoint_url: AwsEndpoint = None,
 ) -> int:
     """Delete the stack. The history stays, as a snapshot of the database, unless --delete-history is said.
 

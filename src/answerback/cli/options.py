@@ -23,3 +23,13 @@ SystemText: TypeAlias = Annotated[str | None, typer.Option("--system", "-s", hel
 MaxTokens: TypeAlias = Annotated[
     int | None, typer.Option(min=1, max=1_000_000, help="Longest answer.", show_default=False)
 ]
+AwsRegion: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]", show_default=False)
+]
+AwsProfile: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]", show_default=False)
+]
+AwsEndpoint: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--endpoint-url", metavar="URL", help="Of an emulator of AWS, instead of AWS.", show_default=False),
+]

@@ -18,6 +18,7 @@ import typer
 
 from answerback.cli.admin import AdminUsers, find_port, read_key
 from answerback.cli.config import Configuration, load
+from answerback.cli.options import AwsEndpoint, AwsProfile, AwsRegion
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.values import whole
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
@@ -40,16 +41,6 @@ _AdminPort: TypeAlias = Annotated[
 ]
 _Stack: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help="A stack on AWS instead of a gateway.", show_default=False)
-]
-_Region: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]", show_default=False)
-]
-_Profile: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]", show_default=False)
-]
-_Endpoint: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--endpoint-url", metavar="URL", help="Of an emulator of AWS, instead of AWS.", show_default=False),
 ]
 _Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _UserId: TypeAlias = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
@@ -77,9 +68,9 @@ def list_users(
     database: _Database = None,
     admin_port: _AdminPort = None,
     stack: _Stack = None,
-    region: _Region = None,
-    profile: _Profile = None,
-    endpoint_url: _Endpoint = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
+    endpoint_url: AwsEndpoint = None,
     as_json: _Json = False,
 ) -> None:
     """List all users."""
@@ -113,9 +104,9 @@ def show(
     database: _Database = None,
     admin_port: _AdminPort = None,
     stack: _Stack = None,
-    region: _Region = None,
-    profile: _Profile = None,
-    endpoint_url: _Endpoint = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
+    endpoint_url: AwsEndpoint = None,
     as_json: _Json = False,
 ) -> None:
     """Show one user."""
@@ -143,9 +134,9 @@ def set_limit(
     database: _Database = None,
     admin_port: _AdminPort = None,
     stack: _Stack = None,
-    region: _Region = None,
-    profile: _Profile = None,
-    endpoint_url: _Endpoint = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
+    endpoint_url: AwsEndpoint = None,
     as_json: _Json = False,
 ) -> None:
     """Set a user's own rate limit: requests a minute, `off` for none, `default` for the gateway's."""
@@ -178,9 +169,9 @@ def usage(
     database: _Database = None,
     admin_port: _AdminPort = None,
     stack: _Stack = None,
-    region: _Region = None,
-    profile: _Profile = None,
-    endpoint_url: _Endpoint = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
+    endpoint_url: AwsEndpoint = None,
     as_json: _Json = False,
 ) -> None:
     """Show requests and tokens by day (UTC)."""
@@ -210,9 +201,9 @@ def delete(
     database: _Database = None,
     admin_port: _AdminPort = None,
     stack: _Stack = None,
-    region: _Region = None,
-    profile: _Profile = None,
-    endpoint_url: _Endpoint = None,
+    region: AwsRegion = None,
+    profile: AwsProfile = None,
+    endpoint_url: AwsEndpoint = None,
     as_json: _Json = False,
 ) -> None:
     """Erase everything about a user, for good: requests, answers, conversations, usage, limit."""

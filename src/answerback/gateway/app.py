@@ -2,9 +2,7 @@
 
 import asyncio
 import gc
-import itertools
 import logging
-import secrets
 import signal
 import sys
 import time
@@ -37,7 +35,7 @@ from answerback.service.bells import Bells
 from answerback.service.courier import Courier
 from answerback.service.front import Front, FrontSettings
 from answerback.service.janitor import Janitor, JanitorSettings
-from answerback.service.worker import Worker, WorkerSettings
+from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.errors import StoreError
 from answerback.stores.memory import MemoryConnections
 from answerback.stores.opening import open_store
@@ -214,7 +212,7 @@ class Gateway:
             observer=metrics.observer,
             clock=_epoch_ms,
             monotonic=time.monotonic,
-            new_owner=_owners(),
+            new_owner=owner_tokens(),
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -373,13 +371,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _owners() -> Callable[[], str]:
-    """Names for the runs of this process, unlike those of any other: one random part, then a count."""
-    process = secrets.token_hex(8)
-    numbers = itertools.count(1)
-    return lambda: f"{process}-{next(numbers)}"
 
 
 def _epoch_ms() -> int:

@@ -11,7 +11,9 @@ point leaves something that brings the request to its end: the lease, or the que
 """
 
 import asyncio
+import itertools
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -174,6 +176,12 @@ class Worker:
         if record.wish is None or await self._courier.serve(record, record.wish):
             return Done()
         return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
+
+
+def owner_tokens() -> Callable[[], str]:
+    """Owner tokens for the runs of this process, unlike those of any other: one random part, then a count."""
+    process, numbers = secrets.token_hex(8), itertools.count(1)
+    return lambda: f"{process}-{next(numbers)}"
 
 
 async def _persist(attempt: Callable[[], Awaitable[T]], *, pauses_s: Sequence[float]) -> T:

@@ -1,10 +1,9 @@
 """A proxy before the emulator that counts every call of AWS which the functions make, and what it is billed as."""
 
-import asyncio
 import json
 import re
-import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
@@ -12,10 +11,10 @@ from typing import Any, Final
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 from answerback.aws.dynamodb.metering import read_units_of
+from answerback.aws.local.serving import ThreadedServer
 
 __all__ = ["Call", "CountingProxy"]
 
-_START_S: Final = 10.0
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 _HOP_BY_HOP: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "accept-encoding"})
 _READS: Final = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"})
@@ -55,43 +54,24 @@ class CountingProxy:
     def __init__(self, endpoint: str) -> None:
         self.calls: list[Call] = []
         self._endpoint = endpoint
-        self._port = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._server = ThreadedServer("counting proxy", self._app)
 
     @property
     def url(self) -> str:
         """The endpoint for the functions' clients."""
-        return f"http://127.0.0.1:{self._port}"
+        return self._server.url
 
     def __enter__(self) -> "CountingProxy":
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="counting proxy", daemon=True)
-        self._thread.start()
-        ready.wait(_START_S)
-        if self._failure is not None:
-            raise self._failure
+        self._server.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._thread is not None and self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+        self._server.stop()
 
-    def _run(self, ready: threading.Event) -> None:
-        try:
-            asyncio.run(self._serve(ready))
-        except BaseException as exc:  # told to the thread that waits for the start
-            self._failure = exc
-        finally:
-            ready.set()
-
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+    @asynccontextmanager
+    async def _app(self) -> AsyncIterator[web.Application]:
         connector = TCPConnector(limit=0)
         async with ClientSession(timeout=ClientTimeout(total=None), connector=connector, auto_decompress=False) as up:
 
@@ -100,15 +80,7 @@ class CountingProxy:
 
             app = web.Application(client_max_size=_MAX_BODY_BYTES)
             app.router.add_route("*", "/{path:.*}", handle)
-            runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-            await runner.setup()
-            try:
-                await web.TCPSite(runner, "127.0.0.1", 0).start()
-                self._port = runner.addresses[0][1]
-                ready.set()
-                await self._stop.wait()
-            finally:
-                await runner.cleanup()
+            yield app
 
     async def _forward(self, up: ClientSession, request: web.Request) -> web.StreamResponse:
         service, operation = _named(request.method, request.path, request.headers.get("X-Amz-Target", ""))

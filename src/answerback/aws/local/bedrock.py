@@ -3,12 +3,10 @@
 Real frames of `application/vnd.amazon.eventstream`, each sent as the script yields it.
 """
 
-import asyncio
 import json
-import threading
 from binascii import crc32
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from struct import pack
 from types import TracebackType
@@ -17,6 +15,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from answerback.aws.local.serving import ThreadedServer
 from answerback.core.context import Role, Said
 from answerback.ports import Finish, Model, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
@@ -27,7 +26,6 @@ T = TypeVar("T")
 
 EVENT_STREAM: Final = "application/vnd.amazon.eventstream"
 _MAX_BODY_BYTES: Final = 25 * 1024 * 1024
-_START_S: Final = 10.0
 _STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "content_filter": "content_filtered"}
 _DEFAULT_MAX_TOKENS: Final = 1024
 
@@ -75,37 +73,24 @@ class BedrockServer:
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or _silent
         self.asked: list[Asked] = []
-        self._port = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._server = ThreadedServer("bedrock", self._app, cancels=True)
 
     @property
     def url(self) -> str:
         """The endpoint for a client of bedrock-runtime."""
-        return f"http://127.0.0.1:{self._port}"
+        return self._server.url
 
     def start(self) -> None:
         """Start serving. Raises: OSError: no port."""
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="bedrock", daemon=True)
-        self._thread.start()
-        ready.wait(_START_S)
-        if self._failure is not None:
-            raise self._failure
+        self._server.start()
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something on the server's event loop, where a script's model lives, and wait for it."""
-        assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return self._server.call(work)
 
     def stop(self) -> None:
         """Stop; scripts that run are cancelled."""
-        thread, self._thread = self._thread, None
-        if thread is not None and self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            thread.join()
+        self._server.stop()
 
     def __enter__(self) -> "BedrockServer":
         self.start()
@@ -116,27 +101,11 @@ class BedrockServer:
     ) -> None:
         self.stop()
 
-    def _run(self, ready: threading.Event) -> None:
-        try:
-            asyncio.run(self._serve(ready))
-        except BaseException as exc:  # told to the thread that waits for the start
-            self._failure = exc
-        finally:
-            ready.set()
-
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+    @asynccontextmanager
+    async def _app(self) -> AsyncIterator[web.Application]:
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
         app.router.add_post("/model/{model:.+}/converse-stream", self._converse)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", self._port).start()
-            self._port = runner.addresses[0][1]
-            ready.set()
-            await self._stop.wait()
-        finally:
-            await runner.cleanup()
+        yield app
 
     async def _converse(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
