@@ -119,7 +119,7 @@ $(VENV)/tools: $(VENV)/installed $(VENV)/dev $(INTEROP)/package.json
 	@touch $@
 
 # An environment of its own: the emulator pins botocore exactly.
-$(EMULATOR)/installed: src/answerback/aws/requirements/emulator.txt
+$(EMULATOR)/installed: src/answerback_aws/requirements/emulator.txt
 	@scripts/make-venv $(PYTHON) $(EMULATOR)
 	@echo "Installing the AWS emulator (220 MB)..."
 	@$(EMULATOR)/bin/python -m pip --disable-pip-version-check --quiet install $(PINNED) $<

@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 from PySide6.QtWidgets import QApplication, QHBoxLayout, QWidget
 
-from answerback.desktop.engine.events import TextAppended
-from answerback.desktop.records import Turn, TurnStatus
-from answerback.desktop.texts.chat import CHAT_EN
-from answerback.desktop.ui.chat import ChatPane, Look
-from answerback.desktop.ui.theme import Theme, apply
-from answerback.desktop.viewmodels.app import AppViewModel
+from answerback_desktop.engine.events import TextAppended
+from answerback_desktop.records import Turn, TurnStatus
+from answerback_desktop.texts.chat import CHAT_EN
+from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.theme import Theme, apply
+from answerback_desktop.viewmodels.app import AppViewModel
 from chat_samples import HOME, MARKDOWN, app_with, turn
 
 TICK_S = 0.016

@@ -22,11 +22,11 @@ os.environ["QT_QPA_PLATFORM"] = "offscreen"
 from PySide6.QtCore import QEvent, QEventLoop, Qt, QTimer
 from PySide6.QtWidgets import QApplication
 
-from answerback.desktop.app import DesktopApp
-from answerback.desktop.engine import Engine, Environment
-from answerback.desktop.profile import Profile
-from answerback.desktop.settings import Language, Settings, SettingsFile
-from answerback.desktop.signin.vault import MemoryVault
+from answerback_desktop.app import DesktopApp
+from answerback_desktop.engine import Engine, Environment
+from answerback_desktop.profile import Profile
+from answerback_desktop.settings import Language, Settings, SettingsFile
+from answerback_desktop.signin.vault import MemoryVault
 
 STREAMS = 5
 TOKENS_A_SECOND = 50

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback.aws.local.emulator import Emulator
+from answerback_aws.emulator.emulator import Emulator
 from emulation import Cluster, emulator_python
 
 

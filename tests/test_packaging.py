@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PINS = sorted([*(ROOT / "requirements").glob("*.txt"), *(ROOT / "src/answerback/aws/requirements").glob("*.txt")])
-EMULATOR = ROOT / "src/answerback/aws/requirements/emulator.txt"
+PINS = sorted([*(ROOT / "requirements").glob("*.txt"), *(ROOT / "src/answerback_aws/requirements").glob("*.txt")])
+EMULATOR = ROOT / "src/answerback_aws/requirements/emulator.txt"
 EXTRAS = {"server", "local-llm", "postgres", "openai", "aws", "desktop"}
 
 

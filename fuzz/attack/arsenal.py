@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from answerback.bench.websocket import Masker
 from answerback.protocol.codec import encode
-from answerback.protocol.examples import examples
 from answerback.protocol.frames import ClientFrame
+from answerback_proof.load.websocket import Masker
+from answerback_proof.spec.examples import examples
 
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 FIN: Final = 0x80

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
 
-from answerback.bench.measure import NO_LIMITS
-from answerback.bench.process import gateway_command, running, usage_of
+from answerback_proof.load.measure import NO_LIMITS
+from answerback_proof.load.process import gateway_command, running, usage_of
 from attack.attackers import Attackers
 from attack.watch import Sample, Watch, rows_of
 from attack.witnesses import Witnesses

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from answerback.bench.process import usage_of
+from answerback_proof.load.process import usage_of
 
 _EVERY_S = 0.5
 

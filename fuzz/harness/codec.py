@@ -2,7 +2,7 @@
 
 import re
 
-from answerback.core.ordering import fingerprint
+from answerback.core.keys import fingerprint
 from answerback.protocol.codec import FrameError, decode_client, decode_server, encode
 from answerback.protocol.frames import VISIBLE, Error, SendMessage
 from answerback.protocol.limits import MAX_ID_LENGTH

@@ -2,14 +2,14 @@
 
 import re
 
-from answerback.bench.websocket import FrameReader
 from answerback.core.request import RequestKey
 from answerback.gateway.listener import TOO_LARGE_FACTOR, Listener
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets
-from answerback.gateway.tasks import Tasks
 from answerback.gateway.upgrade import Doorkeeper, Hosts
 from answerback.ports import Connection
+from answerback.tasks import Tasks
+from answerback_proof.load.websocket import FrameReader
 from harness import rfc6455
 from harness.reading import Script, cut
 from harness.wire import Wire, WireLoop, play, settle

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from answerback.aws.local.bedrock import BedrockServer
-from answerback.aws.local.emulator import Emulator
-from answerback.aws.package import Target, build_package
-from answerback.conformance import load_models
+from answerback_aws.deploy.package import Target, build_package
+from answerback_aws.emulator.bedrock import BedrockServer
+from answerback_aws.emulator.emulator import Emulator
+from answerback_proof.conformance import load_models
 from emulation import ENVIRONMENT, emulator_python
 from stack import IDLE_S, JWT_SECRET, LIFE_S, PAGE, Stack
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import botocore.exceptions as errors
 import pytest
 
-from answerback.aws.calls import OUTAGES, Calls, client, error_code, is_outage
 from answerback.ports import Unavailable
+from answerback_aws.runtime.client import OUTAGES, Calls, client, error_code, is_outage
 
 
 def service_error(code: str, status: int = 400) -> errors.ClientError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback.cli.demo.remote import RemoteDemo, run_remote_demo
+from answerback_proof.demo.remote import RemoteDemo, run_remote_demo
 from stack import Stack
 
 INTEROP = Path(__file__).parents[1] / "interop"

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from answerback.client import Client
-from answerback.conformance import load_cases
-from answerback.conformance.server import ServerRun, Verdict
+from answerback_proof.conformance import load_cases
+from answerback_proof.conformance.server import ServerRun, Verdict
 from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
-from answerback.aws.cost.bill import METRICS, deployed
-from answerback.aws.cost.counts import load_counts
-from answerback.aws.cost.measuring import Measured, Measuring
-from answerback.aws.cost.workload import BYTES_A_TOKEN, FRAME_BYTES, Workload, answer_use, deltas
-from answerback.aws.local.bedrock import Asked, Script
 from answerback.ports import Finish, Piece
+from answerback_aws.cost.bill import METRICS, deployed
+from answerback_aws.cost.counts import load_counts
+from answerback_aws.cost.measuring import Measured, Measuring
+from answerback_aws.cost.workload import BYTES_A_TOKEN, FRAME_BYTES, Workload, answer_use, deltas
+from answerback_aws.emulator.bedrock import Asked, Script
 from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 import pytest
 from websockets.asyncio.client import connect
 
-from answerback.aws.local.bedrock import Asked
 from answerback.client import Client
 from answerback.ports import Piece
+from answerback_aws.emulator.bedrock import Asked
 from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(120)]

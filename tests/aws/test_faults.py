@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from answerback.aws.local.bedrock import Asked, Broken, Refused
 from answerback.client import Client
-from answerback.core.ordering import ordering_key
+from answerback.core.keys import ordering_key
 from answerback.ports import Finish, Piece
+from answerback_aws.emulator.bedrock import Asked, Broken, Refused
 from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]

@@ -12,10 +12,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from answerback.aws.local.bedrock import Asked
 from answerback.client import Client, Connected
 from answerback.client.timing import Timing
 from answerback.ports import Finish, Piece
+from answerback_aws.emulator.bedrock import Asked
 from stack import IDLE_S, LIFE_S, Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]

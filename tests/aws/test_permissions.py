@@ -7,8 +7,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from answerback.aws.local.bedrock import Asked
 from answerback.client import Client, RequestCancelled
+from answerback_aws.emulator.bedrock import Asked
 from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]

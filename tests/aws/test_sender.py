@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-from answerback.aws.sender import ApiGatewaySender
 from answerback.core.request import RequestKey
 from answerback.ports import Gone, Sent, Slow, Unavailable
 from answerback.protocol import MessageDelta
 from answerback.testing import run_virtual
+from answerback_aws.runtime.api_gateway import ApiGatewaySender
 from lambda_functions import DirectCalls, FakeManagement, client_error
 
 
@@ -206,7 +206,7 @@ def test_when_the_network_last_saw_a_connection(monkeypatch: pytest.MonkeyPatch)
 
 async def test_a_time_out_of_the_client_is_an_outage() -> None:
     """By the real `Calls`, so that the table there and the sender agree."""
-    from answerback.aws.calls import Calls
+    from answerback_aws.runtime.client import Calls
 
     at = Scene()
     calls = Calls(threads=1)

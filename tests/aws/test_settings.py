@@ -2,9 +2,9 @@
 
 import pytest
 
-from answerback.aws.settings import Settings, SettingsError
 from answerback.core.request import Policy
 from answerback.ports import Quota
+from answerback_aws.runtime.settings import Settings, SettingsError
 
 
 def test_each_function_needs_only_its_own() -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from answerback.aws.messages import read_event
-from answerback.aws.sqs import SqsQueue
-from answerback.core.ordering import ordering_key
+from answerback.core.keys import ordering_key
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable
+from answerback_aws.runtime.messages import read_event
+from answerback_aws.runtime.sqs import SqsQueue
 from lambda_functions import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from answerback.aws.dynamodb.tables import SHAPES, TTL_ATTRIBUTE, definition
 from answerback.protocol import frames
+from answerback_aws.runtime.dynamodb.tables import SHAPES, TTL_ATTRIBUTE, definition
 from template import PATH, RESOURCES, TEMPLATE, TEXT, listed, of_type, plain
 
 FUNCTIONS = of_type("AWS::Lambda::Function")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from answerback.aws.composition import Composition
+from answerback_aws.runtime.composition import Composition
 from template import RESOURCES, of_type, plain, statements
 
 FUNCTIONS = of_type("AWS::Lambda::Function")

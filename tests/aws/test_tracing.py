@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from answerback.aws.bare import unpack
-from answerback.aws.package import Target, build_package
+from answerback_aws.deploy.bare import unpack
+from answerback_aws.deploy.package import Target, build_package
 
 CHILD = """
 import json, logging, os, socket, sys
@@ -20,7 +20,7 @@ daemon.settimeout(30)
 os.environ["AWS_XRAY_DAEMON_ADDRESS"] = f"127.0.0.1:{daemon.getsockname()[1]}"
 os.environ["LAMBDA_TASK_ROOT"] = sys.argv[1]
 
-from answerback.aws.observing import Observing
+from answerback_aws.runtime.telemetry import Observing
 
 
 class Context:

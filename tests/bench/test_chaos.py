@@ -11,26 +11,6 @@ from typing import Any
 
 import pytest
 
-from answerback.bench.chaos.book import Asked, Book, Kind, Outcome, Result
-from answerback.bench.chaos.judge import Judge
-from answerback.bench.chaos.plan import ChaosPlan
-from answerback.bench.chaos.proxy import Path as ProxyPath
-from answerback.bench.chaos.proxy import Proxy
-from answerback.bench.chaos.report import write_trace
-from answerback.bench.chaos.run import run_chaos
-from answerback.bench.chaos.storm import (
-    DEATHS,
-    DISK_FULL,
-    FREEZE,
-    KILL,
-    KILL_STARTING,
-    KILLS,
-    POSTGRES,
-    TERMINATE,
-    deck,
-)
-from answerback.bench.chaos.weather import APP_RESTARTED
-from answerback.bench.chaos.wire import Wire
 from answerback.cli.main import run
 from answerback.cli.output import ExitCode
 from answerback.core import request as changes
@@ -46,6 +26,26 @@ from answerback.protocol.frames import (
     Status,
 )
 from answerback.stores.memory import MemoryStore
+from answerback_proof.chaos.book import Asked, Book, Kind, Outcome, Result
+from answerback_proof.chaos.faults import (
+    DEATHS,
+    DISK_FULL,
+    FREEZE,
+    KILL,
+    KILL_STARTING,
+    KILLS,
+    POSTGRES,
+    TERMINATE,
+    deck,
+)
+from answerback_proof.chaos.judge import Judge
+from answerback_proof.chaos.plan import ChaosPlan
+from answerback_proof.chaos.proxy import Path as ProxyPath
+from answerback_proof.chaos.proxy import Proxy
+from answerback_proof.chaos.report import write_trace
+from answerback_proof.chaos.run import run_chaos
+from answerback_proof.chaos.weather import APP_RESTARTED
+from answerback_proof.chaos.wire import Wire
 
 QUOTA = Quota(per_minute=0, max_pending=1000)
 

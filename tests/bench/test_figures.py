@@ -5,11 +5,11 @@ from array import array
 
 import pytest
 
-from answerback.bench.figures import distribution, report_of
-from answerback.bench.ledger import Ledger
-from answerback.bench.load import Plan, Run, app_url, question
-from answerback.bench.process import Usage, usage_of
 from answerback.protocol.frames import MessageResponse, Status
+from answerback_proof.load.figures import distribution, report_of
+from answerback_proof.load.ledger import Ledger
+from answerback_proof.load.load import Plan, Run, app_url, question
+from answerback_proof.load.process import Usage, usage_of
 
 
 def test_percentiles_are_values_that_occurred() -> None:

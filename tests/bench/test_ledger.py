@@ -2,7 +2,6 @@
 
 import pytest
 
-from answerback.bench.ledger import Ledger, Verdicts
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     Error,
@@ -15,6 +14,7 @@ from answerback.protocol.frames import (
     ServerFrame,
     Status,
 )
+from answerback_proof.load.ledger import Ledger, Verdicts
 
 
 def ledger(*, expected: str | None = "one two") -> Ledger:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from answerback.bench.idle import measure_idle
-from answerback.bench.load import Load, Plan, Run
-from answerback.bench.measure import measure, measured_gateway
-from answerback.bench.process import ProcessFailed, ServerProcess, running
-from answerback.bench.websocket import LoadConnectionError
+from answerback_proof.load.idle import measure_idle
+from answerback_proof.load.load import Load, Plan, Run
+from answerback_proof.load.measure import measure, measured_gateway
+from answerback_proof.load.process import ProcessFailed, ServerProcess, running
+from answerback_proof.load.websocket import LoadConnectionError
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 

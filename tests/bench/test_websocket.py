@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
-from answerback.bench.websocket import TEXT, FrameReader, LoadConnectionError, Masker, open_connection
 from answerback.gateway.framing import frame
+from answerback_proof.load.websocket import TEXT, FrameReader, LoadConnectionError, Masker, open_connection
 
 PONG = 0xA
 

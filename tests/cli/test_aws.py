@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback.aws.local.emulator import CREDENTIALS, Emulator
+from answerback_aws.emulator.emulator import CREDENTIALS, Emulator
 from cli_process import Run
 
 pytestmark = pytest.mark.timeout(300)
@@ -98,7 +98,7 @@ def test_a_package(run: Run, tmp_path: Path) -> None:
 def test_a_package_is_measured(run: Run) -> None:
     result = run("aws", "package", *HERE, "--measure")
     assert result.code == 0
-    assert "answerback.aws.functions.worker\t" in result.out
+    assert "answerback_aws.runtime.functions.worker\t" in result.out
 
 
 def test_a_model_that_is_not_in_the_package(run: Run, aws: None) -> None:

@@ -13,18 +13,18 @@ from rich.console import Console
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from answerback.bench.ledger import Ledger, Verdicts
-from answerback.cli.demo.apps import App, Asked, Phase
-from answerback.cli.demo.check import check_everything
-from answerback.cli.demo.panels import Panels
-from answerback.cli.demo.questions import questions_of
-from answerback.cli.demo.remote import check_from_outside
-from answerback.cli.demo.show import Demo, run_demo
-from answerback.cli.demo.tap import Tap
 from answerback.client import Answer, Client
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.frames import Status
+from answerback_proof.demo.apps import App, Asked, Phase
+from answerback_proof.demo.check import check_everything
+from answerback_proof.demo.panels import Panels
+from answerback_proof.demo.questions import questions_of
+from answerback_proof.demo.remote import check_from_outside
+from answerback_proof.demo.show import Demo, run_demo
+from answerback_proof.demo.tap import Tap
+from answerback_proof.load.ledger import Ledger, Verdicts
 from cli_process import Run, Serve
 
 pytestmark = pytest.mark.timeout(60)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from answerback.cli import desktop
 from answerback.cli.main import run
+from answerback_desktop import command as desktop
 
 
 @pytest.fixture

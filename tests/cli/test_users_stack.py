@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from answerback.aws.dynamodb.tables import Tables
-from answerback.aws.local.emulator import CREDENTIALS, Emulator
+from answerback_aws.emulator.emulator import CREDENTIALS, Emulator
+from answerback_aws.runtime.dynamodb.tables import Tables
 from asking import Actor
 from aurora import Aws
 from cli_process import Result, Run
@@ -130,7 +130,7 @@ def test_delete_erases_one_user_everywhere_and_asks_first(
 def test_a_paused_database_is_waited_for_and_told_on_stderr(
     users: Callable[..., Result], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from answerback.cli import stackusers
+    from answerback_aws.commands import users as stackusers
 
     told: list[str] = []
 
@@ -152,7 +152,7 @@ def test_a_paused_database_is_waited_for_and_told_on_stderr(
 def test_a_database_that_is_down_is_told(
     users: Callable[..., Result], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from answerback.cli import stackusers
+    from answerback_aws.commands import users as stackusers
 
     monkeypatch.setattr(stackusers, "PATIENCE_S", 0.0)
     emulator.pause_database()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from answerback.cli.main import run as run_command
-from answerback.conformance import load_models
+from answerback_proof.conformance import load_models
 from cli_process import STOP_TIMEOUT_S, GatewayProcess, Result, Run, start_gateway
 
 SECRET = "a secret of the conformance tests, long enough"

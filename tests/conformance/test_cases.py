@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 
 import pytest
 
-from answerback.conformance import BrokenCase, load_cases, load_models
-from answerback.conformance.cases import ServerCase
 from answerback.models.spec import EchoSpec, parse_model_specs
 from answerback.protocol.codec import decode_server
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ClientFrame, ServerFrame
+from answerback_proof.conformance import BrokenCase, load_cases, load_models
+from answerback_proof.conformance.cases import ServerCase
 
 ROOT = Path(__file__).resolve().parents[2]
 CANNOT_BE_PROVOKED = {"unavailable", "internal"}

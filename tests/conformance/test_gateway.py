@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from answerback.conformance import load_cases, load_models
+from answerback_proof.conformance import load_cases, load_models
 from cli_process import GatewayProcess, Run, start_gateway
 
 SECRET = "a secret of the conformance tests, long enough"

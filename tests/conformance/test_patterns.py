@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from answerback.conformance.patterns import BrokenPattern, Mismatch, match, matches, substitute
+from answerback_proof.conformance.patterns import BrokenPattern, Mismatch, match, matches, substitute
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from answerback.client import Client
 from answerback.client.errors import AnswerbackError, RequestCancelled, RequestFailed
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
-from answerback.conformance import Case, CaseFailed, Outcome, load_cases, run_client_case
+from answerback_proof.conformance import Case, CaseFailed, Outcome, load_cases, run_client_case
 from impatient import shortened
 
 CASES = {case.name: case for case in load_cases("client")}

@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from answerback.conformance import ServerRun, Verdict, load_cases
+from answerback_proof.conformance import ServerRun, Verdict, load_cases
 from cli_process import GatewayProcess
 from impatient import shortened
 

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import pytest
 
-from answerback.aws.calls import Calls
-from answerback.aws.dynamodb.database import Database
-from answerback.aws.dynamodb.tables import Tables
 from answerback.ports import History, Requests, Users
 from answerback.stores.memory import MemoryStore
 from answerback.stores.sqlite import SqliteStore
+from answerback_aws.runtime.client import Calls
+from answerback_aws.runtime.dynamodb.database import Database
+from answerback_aws.runtime.dynamodb.tables import Tables
 from asking import Actor
 from aurora import Aws
 from dynamo import DynamoStore, own_tables

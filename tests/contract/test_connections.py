@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from answerback.aws.calls import Calls
-from answerback.aws.dynamodb.connections import DynamoConnections
-from answerback.aws.dynamodb.database import Database
 from answerback.ports import Bound, Connection, Connections, Superseded
 from answerback.stores.memory import MemoryConnections
+from answerback_aws.runtime.client import Calls
+from answerback_aws.runtime.dynamodb.connections import DynamoConnections
+from answerback_aws.runtime.dynamodb.database import Database
 from dynamo import own_tables
 
 CONNECTIONS = ["memory", pytest.param("dynamodb", marks=pytest.mark.emulator)]

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from answerback.aws.calls import Calls
-from answerback.aws.functions.handing import Handing, Hold
-from answerback.aws.sqs import SqsQueue, Visibility
-from answerback.core.ordering import ordering_key
+from answerback.core.keys import ordering_key
 from answerback.core.request import Record, RequestKey
 from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Queue
 from answerback.service.worker import Done, Retry
 from answerback.testing import LaneQueue, run_virtual
+from answerback_aws.runtime.client import Calls
+from answerback_aws.runtime.functions.handing import Handing, Hold
+from answerback_aws.runtime.sqs import SqsQueue, Visibility
 
 Run = Callable[[RequestKey], Awaitable[Done | Retry]]
 

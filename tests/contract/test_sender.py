@@ -14,19 +14,19 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from answerback.aws.calls import Calls
-from answerback.aws.local.emulator import Emulator
-from answerback.aws.sender import ApiGatewaySender
 from answerback.core.request import RequestKey
 from answerback.gateway.listener import Listener
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.gateway.tasks import Tasks
 from answerback.gateway.upgrade import Doorkeeper, Hosts
 from answerback.ports import Connection, Gone, Sender, Sent, Slow
 from answerback.protocol.codec import decode_server
 from answerback.protocol.frames import MessageDelta, ServerFrame
+from answerback.tasks import Tasks
 from answerback.testing import ScriptedSender
+from answerback_aws.emulator.emulator import Emulator
+from answerback_aws.runtime.api_gateway import ApiGatewaySender
+from answerback_aws.runtime.client import Calls
 
 KEY = RequestKey("ann", "q-1")
 

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from answerback.core.admission import WINDOW_MS, retry_after_ms, window_of
 from answerback.core.context import Role, Said, choose, estimate_tokens
-from answerback.core.ordering import digest, fingerprint, ordering_key
-from answerback.core.rate import WINDOW_MS, retry_after_ms, window_of
+from answerback.core.keys import digest, fingerprint, ordering_key
 from answerback.protocol.frames import SendMessage
 
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.desktop.gateway import address_of
-from answerback.desktop.profile import Profile, ProfileInUse, ProfileLock
-from answerback.desktop.settings import AuthMode, Field, Language, Settings, SettingsFile, Theme, problems
+from answerback_desktop.gateway import address_of
+from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
+from answerback_desktop.settings import AuthMode, Field, Language, Settings, SettingsFile, Theme, problems
 
 HOLD = """
 import sys
 from pathlib import Path
-from answerback.desktop.profile import Profile, ProfileLock
+from answerback_desktop.profile import Profile, ProfileLock
 ProfileLock(Profile.named("one", root=Path(sys.argv[1]))).acquire()
 print("held", flush=True)
 sys.stdin.read()

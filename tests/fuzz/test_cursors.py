@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from answerback.protocol.codec import decode_client, encode
 from answerback.protocol.frames import Conversations, Error, GetHistory, History, ListConversations
-from answerback.service.archive import Archive
+from answerback.service.history_pages import Archive
 from answerback.stores.opening import open_store
 from answerback.stores.store import SqlStore
 

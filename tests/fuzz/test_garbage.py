@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from answerback.bench.websocket import Masker
 from answerback.gateway.http import Handler
 from answerback.gateway.listener import Listener
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets
-from answerback.gateway.tasks import Tasks
 from answerback.gateway.upgrade import Doorkeeper, Hosts
 from answerback.protocol.codec import FrameError
+from answerback.tasks import Tasks
 from answerback.testing.backend import Backend
 from answerback.testing.loop import run_virtual
+from answerback_proof.load.websocket import Masker
 from harness.listener import UPGRADE, Front
 
 FRAME = Masker(b"mask").frame

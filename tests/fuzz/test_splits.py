@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from answerback.bench.websocket import FrameReader, Masker
+from answerback_proof.load.websocket import FrameReader, Masker
 from harness.listener import check_frames, converse
 from harness.wire import play
 

@@ -9,9 +9,9 @@ import pytest
 from answerback.gateway.listener import Listener
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.gateway.tasks import Tasks
 from answerback.gateway.upgrade import Doorkeeper, Hosts
 from answerback.ports import Tokens
+from answerback.tasks import Tasks
 
 # Tests are imported by path (importmode=importlib), which leaves this folder's own modules unfound.
 sys.path.insert(0, str(Path(__file__).parent))

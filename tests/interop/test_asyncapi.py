@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from answerback.protocol.asyncapi import document
+from answerback_proof.spec.asyncapi import document
 
 HERE = Path(__file__).parent
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from answerback.aws.local.bedrock import Asked, BedrockServer, Broken, Refused, of_model
 from answerback.client import Client, RequestFailed
 from answerback.models.echo import EchoModel
 from answerback.ports import Piece
+from answerback_aws.emulator.bedrock import Asked, BedrockServer, Broken, Refused, of_model
 from cli_process import GatewayProcess, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
 from answerback.testing.simulation import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from answerback.protocol.asyncapi import CLIENT_FRAMES, REPLIES, SERVER_FRAMES, UNASKED, document, tag, text
 from answerback.protocol.codec import decode_client, decode_server, encode
-from answerback.protocol.examples import examples
+from answerback_proof.spec.asyncapi import CLIENT_FRAMES, REPLIES, SERVER_FRAMES, UNASKED, document, tag, text
+from answerback_proof.spec.examples import examples
 
 FILE = Path(__file__).resolve().parents[2] / "asyncapi.json"
 EVERY_FRAME = (*CLIENT_FRAMES, *SERVER_FRAMES)
@@ -37,12 +37,12 @@ def resolve(path: str) -> Any:
 
 
 def test_the_kept_file_is_up_to_date() -> None:
-    """To mend it: python -m answerback.protocol.asyncapi > asyncapi.json"""
+    """To mend it: python -m answerback_proof.spec.asyncapi > asyncapi.json"""
     assert FILE.read_text(encoding="utf-8") == text()
 
 
 def test_the_module_writes_it() -> None:
-    command = [sys.executable, "-m", "answerback.protocol.asyncapi"]
+    command = [sys.executable, "-m", "answerback_proof.spec.asyncapi"]
     assert subprocess.run(command, capture_output=True, check=True).stdout.decode() == text()
 
 

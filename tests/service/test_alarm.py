@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from answerback.service.alarm import Alarm
+from answerback.service.wakeup import Alarm
 from answerback.testing import run_virtual
 
 

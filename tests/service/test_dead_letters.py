@@ -9,9 +9,9 @@ from answerback.core.coalescing import steady
 from answerback.core.request import Policy, RequestKey, State
 from answerback.ports import Unavailable
 from answerback.protocol import ErrorCode, MessageResponse, SendMessage, Status
-from answerback.service.courier import Courier
 from answerback.service.dead_letters import DeadLetters
 from answerback.service.observer import Observer
+from answerback.service.outbound import Courier
 from answerback.service.worker import Done, Retry
 from answerback.stores.memory import MemoryStore
 from answerback.testing import Backend, LaneQueue, run_virtual

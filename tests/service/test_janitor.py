@@ -5,9 +5,9 @@ from typing import Any
 
 from answerback.core.coalescing import steady
 from answerback.protocol import GetHistory, ListConversations, SendMessage, UpdateConversation
-from answerback.service.courier import Courier
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
+from answerback.service.outbound import Courier
 from answerback.testing import Backend, run_virtual
 
 A_DAY_S = 24 * 3600

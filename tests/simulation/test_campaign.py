@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from answerback.cli.main import run
-from answerback.testing.simulation import PROFILES, Case, Report, Tally, Violation, run_cases, shrink
+from answerback_proof.simulation import PROFILES, Case, Report, Tally, Violation, run_cases, shrink
 
 
 def fails_with(*needed: str):
@@ -104,7 +104,7 @@ def test_the_faults_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_broken_promise_is_told_with_the_command_that_repeats_it() -> None:
     """In a process of its own, in which nobody waits for the answers."""
     program = (
-        "import sys; from answerback.testing.simulation import world; from answerback.cli.main import run\n"
+        "import sys; from answerback_proof.simulation import world; from answerback.cli.main import run\n"
         "world.SETTLE_S = world.CALM_S = 0.0\n"
         "sys.exit(run(['simulate', '--profile', 'gateway', '--seeds', '2', '--jobs', '1', '--storm', '5']))"
     )

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from answerback.testing.simulation import Case, simulate
+from answerback_proof.simulation import Case, simulate
 
 FOUND = {
     "an outage while the question was read cost an attempt and the rest of its lease": Case(profile="gateway", seed=1),

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from answerback.testing.simulation import FAULT_NAMES, PROFILES, Case, simulate
+from answerback_proof.simulation import FAULT_NAMES, PROFILES, Case, simulate
 
 SEEDS = {"gateway": 120, "aws": 120, "outages": 60, "gateway-quiet": 70, "aws-quiet": 70, "limits": 60}
 """500 in all; `answerback simulate --seeds 100000` for more."""

@@ -8,14 +8,14 @@ import pytest
 from answerback.core.request import Ending, Policy, Question, RequestKey, cancel, claim, finish
 from answerback.ports import Accepted, Existing, Limited, Quota
 from answerback.protocol.frames import Status
-from answerback.stores import merging
 from answerback.stores import request_operations as requests
+from answerback.stores import statement_batching as merging
 from answerback.stores import statements as sql
-from answerback.stores.ledger import Ledger
-from answerback.stores.merging import Strand, Unmergeable, run_merged
 from answerback.stores.migrations import shipped
 from answerback.stores.query import Query
 from answerback.stores.sqlite import SqliteStore, apply_migrations, connect, run
+from answerback.stores.statement_batching import Strand, Unmergeable, run_merged
+from answerback.stores.writer_state import Ledger
 
 TABLES = ("requests", "texts", "turns", "conversations", "usage", "users", "counters")
 USERS = ("ann", "bob", "cem")

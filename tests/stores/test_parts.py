@@ -9,9 +9,9 @@ from answerback.core.request import SCHEMA, Question, RequestKey
 from answerback.ports import Full, Limited, Quota
 from answerback.stores import StoreError, encoding, open_store
 from answerback.stores.encoding import PIECE_LENGTH, decode_record, encode_record, pieces
-from answerback.stores.ledger import Held, Ledger
 from answerback.stores.query import to_psycopg
 from answerback.stores.store import QuestionCache
+from answerback.stores.writer_state import Held, Ledger
 
 # --- parameters ---------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from answerback.core.ordering import ordering_key
+from answerback.core.keys import ordering_key
 from answerback.core.request import Ending, Policy, Question, Record, RequestKey, claim, finish
 from answerback.ports import Admission, Quota
 from answerback.protocol.errors import ErrorCode

@@ -11,9 +11,8 @@ from typing import Any
 
 import psycopg
 
-from answerback.aws.archiver import Archiver
-from answerback.aws.calls import Calls
-from answerback.aws.dataapi import (
+from answerback_aws.emulator.emulator import Emulator
+from answerback_aws.runtime.aurora.data_api import (
     CALL_TIMEOUT_S,
     MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,
@@ -21,14 +20,15 @@ from answerback.aws.dataapi import (
     DataApi,
     data_api_client,
 )
-from answerback.aws.dynamodb.database import Database
-from answerback.aws.dynamodb.requests import DynamoRequests
-from answerback.aws.dynamodb.tables import SHAPES, Tables
-from answerback.aws.dynamodb.turns import DynamoTurns
-from answerback.aws.history import AwsHistory
-from answerback.aws.local.emulator import Emulator
-from answerback.aws.migration import apply_migrations
-from answerback.aws.users import AwsUsers
+from answerback_aws.runtime.aurora.history import AwsHistory
+from answerback_aws.runtime.aurora.migration import apply_migrations
+from answerback_aws.runtime.aurora.users import AwsUsers
+from answerback_aws.runtime.aurora.write_behind import Archiver
+from answerback_aws.runtime.client import Calls
+from answerback_aws.runtime.dynamodb.database import Database
+from answerback_aws.runtime.dynamodb.requests import DynamoRequests
+from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
+from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 from dynamo import NOW_MS
 from emulation import Cluster, make_cluster
 

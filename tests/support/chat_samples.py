@@ -14,7 +14,7 @@ from typing import Any
 from PySide6.QtCore import QEventLoop, QTimer
 from PySide6.QtWidgets import QApplication
 
-from answerback.desktop.engine.events import (
+from answerback_desktop.engine.events import (
     AccountOpened,
     ConnectionChanged,
     ConnectionReason,
@@ -22,7 +22,7 @@ from answerback.desktop.engine.events import (
     Limits,
     TurnsLoaded,
 )
-from answerback.desktop.records import (
+from answerback_desktop.records import (
     Account,
     Conversation,
     Failure,
@@ -32,10 +32,10 @@ from answerback.desktop.records import (
     Turn,
     TurnStatus,
 )
-from answerback.desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
-from answerback.desktop.ui.chat import ChatPane, Look
-from answerback.desktop.ui.theme import Scheme, Theme, apply
-from answerback.desktop.viewmodels.app import AppViewModel
+from answerback_desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
+from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.theme import Scheme, Theme, apply
+from answerback_desktop.viewmodels.app import AppViewModel
 
 HOME = "c1"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from answerback.client import Timing
-from answerback.desktop.engine import Engine, Environment
-from answerback.desktop.engine.answers import SILENCE_S, WAIT_S
-from answerback.desktop.engine.events import Event
-from answerback.desktop.profile import Profile
-from answerback.desktop.settings import Settings, SettingsFile
-from answerback.desktop.signin.vault import MemoryVault
-from answerback.desktop.viewmodels import AppViewModel, ConversationViewModel, TurnViewModel
+from answerback_desktop.engine import Engine, Environment
+from answerback_desktop.engine.answers import SILENCE_S, WAIT_S
+from answerback_desktop.engine.events import Event
+from answerback_desktop.profile import Profile
+from answerback_desktop.settings import Settings, SettingsFile
+from answerback_desktop.signin.vault import MemoryVault
+from answerback_desktop.viewmodels import AppViewModel, ConversationViewModel, TurnViewModel
 
 PATIENCE_S = 30.0
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.01, queue_wait_s=WAIT_S, stream_silence_s=SILENCE_S)

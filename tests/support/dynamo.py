@@ -7,13 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from answerback.aws.dynamodb.database import Database
-from answerback.aws.dynamodb.erasing import erase_user
-from answerback.aws.dynamodb.limits import RateLimits
-from answerback.aws.dynamodb.requests import DynamoRequests
-from answerback.aws.dynamodb.tables import SHAPES, Tables, definition
-from answerback.aws.dynamodb.turns import DynamoTurns
-from answerback.core.ordering import ordering_key
+from answerback.core.keys import ordering_key
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, State, Step
 from answerback.ports import (
     DailyUsage,
@@ -22,6 +16,12 @@ from answerback.ports import (
     StoredTurn,
 )
 from answerback.stores.memory import MemoryStore
+from answerback_aws.runtime.aurora.erasing import erase_user
+from answerback_aws.runtime.dynamodb.database import Database
+from answerback_aws.runtime.dynamodb.limits import RateLimits
+from answerback_aws.runtime.dynamodb.requests import DynamoRequests
+from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables, definition
+from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 
 NOW_MS = 29_166_667 * 60_000
 """The minute in which the contract's actor acts; the stores' clock stands there."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback.aws.local.emulator import Emulator
+from answerback_aws.emulator.emulator import Emulator
 
 ENVIRONMENT = Path(__file__).resolve().parents[2] / ".cache" / "emulator"
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from answerback.conformance import Case
+from answerback_proof.conformance import Case
 
 WITHIN_MS = 1_500
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from answerback.aws.composition import Composition
 from answerback.ports import Model
 from answerback.stores.memory import MemoryConnections, MemoryStore
+from answerback_aws.runtime.composition import Composition
 
 METHOD_ARN = "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/v1/$connect"
 MANAGEMENT = "https://abcdef1234.execute-api.us-east-1.amazonaws.com/v1"
@@ -253,7 +253,7 @@ class Functions:
     """The real functions, each with a composition of its own over the same fakes."""
 
     def __init__(self, monkeypatch: Any, *, models: Mapping[str, Model] | None = None, **environment: str) -> None:
-        from answerback.aws.functions import authorizer, connections, dead_letters, front, janitor, worker
+        from answerback_aws.runtime.functions import authorizer, connections, dead_letters, front, janitor, worker
 
         modules = (authorizer, connections, dead_letters, front, janitor, worker)
         self.archiver = FakeArchiver()

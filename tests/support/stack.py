@@ -11,10 +11,10 @@ from typing import Any
 
 import jwt
 
-from answerback.aws.local.bedrock import Asked, BedrockServer, Script
-from answerback.aws.local.emulator import Emulator
 from answerback.models.echo import echo_deltas
 from answerback.ports import Finish, Piece
+from answerback_aws.emulator.bedrock import Asked, BedrockServer, Script
+from answerback_aws.emulator.emulator import Emulator
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "infra" / "template.yaml"
 IDLE_S, LIFE_S = 4.0, 12.0

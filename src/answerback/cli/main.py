@@ -1,7 +1,8 @@
 """The entry point: commands, help, and how errors become one line and an exit code."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated, Final
 
@@ -27,6 +28,22 @@ _EXIT_CODES: Final = (
 _TALK: Final = "Talk to a gateway"
 _RUN: Final = "Run a gateway"
 _LOOK_AFTER: Final = "Look after it"
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "ask": (_TALK, "answerback.cli.ask:ask"),
+    "chat": (_TALK, "answerback.cli.chat:chat"),
+    "demo": (_TALK, "answerback_proof.demo:demo"),
+    "desktop": (_TALK, "answerback_desktop.command:desktop"),
+    "serve": (_RUN, "answerback.cli.serve:serve_command"),
+    "token": (_RUN, "answerback.cli.token:token"),
+    "aws": (_RUN, "answerback_aws.commands.aws:aws_app"),
+    "users": (_LOOK_AFTER, "answerback.cli.users:users_app"),
+    "bench": (_LOOK_AFTER, "answerback_proof.commands.bench:bench"),
+    "conform": (_LOOK_AFTER, "answerback_proof.commands.conform:conform"),
+    "simulate": (_LOOK_AFTER, "answerback_proof.commands.simulate:simulate"),
+    "cost": (_LOOK_AFTER, "answerback_aws.commands.cost:cost"),
+    "doctor": (_LOOK_AFTER, "answerback.cli.doctor:doctor"),
+}
+"""Every command: the panel of its help, and where it is. The product imports none of the packages that build on it."""
 
 
 def main() -> None:
@@ -64,20 +81,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def build_app(options: "_Options | None" = None) -> typer.Typer:
     """The tree of commands. Command modules import what they need when they run, so that `--help` is fast."""
-    from answerback.cli.ask import ask  # noqa: PLC0415
-    from answerback.cli.aws import aws_app  # noqa: PLC0415
-    from answerback.cli.bench import bench  # noqa: PLC0415
-    from answerback.cli.chat import chat  # noqa: PLC0415
-    from answerback.cli.conform import conform  # noqa: PLC0415
-    from answerback.cli.cost import cost  # noqa: PLC0415
-    from answerback.cli.demo import demo  # noqa: PLC0415
-    from answerback.cli.desktop import desktop  # noqa: PLC0415
-    from answerback.cli.doctor import doctor  # noqa: PLC0415
-    from answerback.cli.serve import serve_command  # noqa: PLC0415
-    from answerback.cli.simulate import simulate  # noqa: PLC0415
-    from answerback.cli.token import token  # noqa: PLC0415
-    from answerback.cli.users import users_app  # noqa: PLC0415
-
     settings = options or _Options()
     app = typer.Typer(
         help="Many apps, one language model, and every answer goes home to the app that asked.",
@@ -104,19 +107,13 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
             raise typer.Exit(ExitCode.USAGE)
         return None
 
-    app.command("ask", rich_help_panel=_TALK)(ask)
-    app.command("chat", rich_help_panel=_TALK)(chat)
-    app.command("demo", rich_help_panel=_TALK)(demo)
-    app.command("desktop", rich_help_panel=_TALK)(desktop)
-    app.command("serve", rich_help_panel=_RUN)(serve_command())
-    app.command("token", rich_help_panel=_RUN)(token)
-    app.add_typer(aws_app(), name="aws", rich_help_panel=_RUN)
-    app.add_typer(users_app(), name="users", rich_help_panel=_LOOK_AFTER)
-    app.command("bench", rich_help_panel=_LOOK_AFTER)(bench)
-    app.command("conform", rich_help_panel=_LOOK_AFTER)(conform)
-    app.command("simulate", rich_help_panel=_LOOK_AFTER)(simulate)
-    app.command("cost", rich_help_panel=_LOOK_AFTER)(cost)
-    app.command("doctor", rich_help_panel=_LOOK_AFTER)(doctor)
+    for name, (panel, place) in COMMANDS.items():
+        module, _, function = place.partition(":")
+        made = getattr(import_module(module), function)
+        if function.endswith("_app"):
+            app.add_typer(made(), name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(made() if function.endswith("_command") else made)
     return app
 
 

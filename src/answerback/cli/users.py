@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
@@ -253,9 +254,11 @@ def _users(place: _Place) -> AbstractAsyncContextManager[Users]:
         return _open(load(place.gateway, file=place.config))
     if place.config is not None or any(place.gateway.values()):
         raise usage_error("--stack goes with no setting of a gateway", "leave out the one or the other")
-    from answerback.cli.stackusers import open_stack_users  # noqa: PLC0415 - boto3 is an extra, and slow to import
-
-    return open_stack_users(place.stack, **place.aws)
+    # By name: the product imports none of the packages that build on it.
+    opened: AbstractAsyncContextManager[Users] = import_module("answerback_aws.commands.users").open_stack_users(
+        place.stack, **place.aws
+    )
+    return opened
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from answerback.gateway.sockets import Sockets
 from answerback.gateway.upgrade import Hosts
 from answerback.gateway.useradmin import BadRequest, UserAdmin
 from answerback.ports import Connections, Gone, Requests, Sent, Slow, Unavailable
-from answerback.service.archive import iso
+from answerback.service.history_pages import iso
 
 log = logging.getLogger("answerback.admin")
 

@@ -24,21 +24,21 @@ from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.recovery import take_up
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.gateway.tasks import Tasks
 from answerback.gateway.upgrade import Doorkeeper, Hosts
 from answerback.gateway.useradmin import UserAdmin
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Durability, History, Model, ModelError, Quota, Requests, Users
-from answerback.service.archive import Archive
 from answerback.service.bells import Bells
-from answerback.service.courier import Courier
 from answerback.service.front import Front, FrontSettings
+from answerback.service.history_pages import Archive
 from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.outbound import Courier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.errors import StoreError
 from answerback.stores.memory import MemoryConnections
 from answerback.stores.opening import open_store
+from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.gateway")
 

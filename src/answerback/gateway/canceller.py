@@ -12,8 +12,8 @@ from answerback.gateway.sockets import Sockets
 from answerback.ports import Connections, Queue, Requests, Sender
 from answerback.protocol.errors import ErrorCode
 from answerback.service.bells import Bells
-from answerback.service.courier import Courier
 from answerback.service.observer import Observer
+from answerback.service.outbound import Courier
 
 log = logging.getLogger("answerback.admin")
 

@@ -19,7 +19,6 @@ from answerback.core.request import RequestKey
 from answerback.gateway.http import Handler, Server, drop_tracebacks
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Socket, Sockets
-from answerback.gateway.tasks import Tasks
 from answerback.gateway.throttle import TokenBucket
 from answerback.gateway.upgrade import Doorkeeper, Refusal
 from answerback.ports import Connection, Unavailable
@@ -27,6 +26,7 @@ from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error
 from answerback.protocol.limits import SUBPROTOCOL
+from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.listener")
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from answerback.core.request import Record, RequestKey
 from answerback.gateway.lanes import Lanes
-from answerback.gateway.tasks import Tasks
 from answerback.service.worker import Done, Retry
+from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.queue")
 

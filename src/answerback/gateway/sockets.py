@@ -14,11 +14,11 @@ from aiohttp import WSCloseCode, web
 from answerback.core.request import RequestKey
 from answerback.gateway import framing
 from answerback.gateway.http import Handler
-from answerback.gateway.tasks import Tasks
 from answerback.gateway.throttle import TokenBucket
 from answerback.ports import Gone, Sent, Slow
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
+from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.socket")
 

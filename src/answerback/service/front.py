@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeGuard, assert_never
 
-from answerback.core import rate
+from answerback.core import admission as rate
 from answerback.core import request as changes
-from answerback.core.ordering import fingerprint, ordering_key
+from answerback.core.keys import fingerprint, ordering_key
 from answerback.core.request import Conflict, Ended, Pending, Policy, Question, Record, RequestKey, Unknown, Wish
 from answerback.ports import (
     Accepted,
@@ -54,10 +54,10 @@ from answerback.protocol.frames import (
     Welcome,
 )
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
-from answerback.service.archive import Archive, iso
 from answerback.service.bells import Bells
-from answerback.service.courier import Courier, Left
+from answerback.service.history_pages import Archive, iso
 from answerback.service.observer import Observer
+from answerback.service.outbound import Courier, Left
 
 log = logging.getLogger("answerback.front")
 

@@ -11,8 +11,8 @@ from answerback.core import request as changes
 from answerback.core.request import Ended, Policy, Record, State
 from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
 from answerback.protocol.errors import ErrorCode
-from answerback.service.courier import Courier
 from answerback.service.observer import Observer
+from answerback.service.outbound import Courier
 
 log = logging.getLogger("answerback.janitor")
 

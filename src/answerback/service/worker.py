@@ -23,10 +23,10 @@ from answerback.core import request as changes
 from answerback.core.coalescing import Interval, steady
 from answerback.core.request import Busy, Claimed, Ended, Fenced, Policy, Record, RequestKey, Unknown
 from answerback.ports import Model, Requests, Tail, Unavailable
+from answerback.service.attempt import Run, RunSettings, RunTools
 from answerback.service.bells import Bells
-from answerback.service.courier import Courier
 from answerback.service.observer import Observer
-from answerback.service.run import Run, RunSettings, RunTools
+from answerback.service.outbound import Courier
 
 log = logging.getLogger("answerback.worker")
 

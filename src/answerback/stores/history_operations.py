@@ -9,8 +9,8 @@ from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.stores import statements as sql
 from answerback.stores.encoding import ANSWER, QUESTION
-from answerback.stores.ledger import Ledger
 from answerback.stores.query import Operation, Params, Query, Row
+from answerback.stores.writer_state import Ledger
 
 NO_BOUND: Final = 2**62
 """Above every position and every time; one statement then serves the first page as well."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from answerback.core.rate import retry_after_ms, window_of
+from answerback.core.admission import retry_after_ms, window_of
 from answerback.core.request import Change, Question, Record, RequestKey, State
 from answerback.ports import (
     Accepted,

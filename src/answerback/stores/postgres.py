@@ -26,12 +26,12 @@ from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.jobs import Job, fail
-from answerback.stores.lane import Lane
-from answerback.stores.ledger import Ledger
 from answerback.stores.migrations import Migration, migrate, shipped
+from answerback.stores.postgres_writer import Lane
 from answerback.stores.query import Operation, Query, Read, Result, Write, to_psycopg
 from answerback.stores.request_operations import load
 from answerback.stores.store import SqlStore
+from answerback.stores.writer_state import Ledger
 
 T = TypeVar("T")
 

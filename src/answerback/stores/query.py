@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from answerback.stores.ledger import Ledger
+from answerback.stores.writer_state import Ledger
 
 T = TypeVar("T")
 Value: TypeAlias = str | int | None

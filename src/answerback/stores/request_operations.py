@@ -21,9 +21,9 @@ from answerback.stores.encoding import (
     pieces,
 )
 from answerback.stores.history_operations import erase
-from answerback.stores.ledger import Held, Ledger
 from answerback.stores.memory import day_of, title_of
 from answerback.stores.query import Operation, Params, Query, Row, Value
+from answerback.stores.writer_state import Held, Ledger
 
 T = TypeVar("T")
 

@@ -23,16 +23,16 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
-from answerback.stores.batch_thread import BatchThread
 from answerback.stores.errors import StoreError
 from answerback.stores.file_lock import FileLock
 from answerback.stores.jobs import Job, fail
-from answerback.stores.ledger import Ledger
-from answerback.stores.merging import UPDATE_FROM, Strand, Unmergeable, run_merged
 from answerback.stores.migrations import Migration, migrate, shipped
 from answerback.stores.query import Operation, Read, Result, Write
 from answerback.stores.request_operations import load
+from answerback.stores.sqlite_writer import BatchThread
+from answerback.stores.statement_batching import UPDATE_FROM, Strand, Unmergeable, run_merged
 from answerback.stores.store import SqlStore
+from answerback.stores.writer_state import Ledger
 
 T = TypeVar("T")
 

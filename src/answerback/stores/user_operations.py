@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from answerback.ports import DailyUsage, StoredUser
 from answerback.stores import statements as sql
-from answerback.stores.ledger import Ledger
 from answerback.stores.query import Operation, Query, Row
+from answerback.stores.writer_state import Ledger
 
 
 def users(*, after: str | None, limit: int) -> Operation[Sequence[StoredUser]]:

@@ -8,12 +8,12 @@ from answerback.core.request import Policy
 from answerback.ports import Connection, Model, Quota, Sender, Tokens
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
-from answerback.service.archive import Archive
 from answerback.service.bells import Bells
-from answerback.service.courier import Courier
 from answerback.service.front import Front, FrontSettings
+from answerback.service.history_pages import Archive
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
+from answerback.service.outbound import Courier
 from answerback.service.worker import Worker, WorkerSettings
 from answerback.stores.memory import MemoryConnections, MemoryStore
 from answerback.testing.model import ScriptedModel, say_question

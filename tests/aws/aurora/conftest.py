@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from answerback.aws.dynamodb.tables import Tables
-from answerback.aws.local.emulator import Emulator
+from answerback_aws.emulator.emulator import Emulator
+from answerback_aws.runtime.dynamodb.tables import Tables
 from asking import Actor
 from aurora import Aws
 from dynamo import own_tables

@@ -7,12 +7,12 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from answerback.aws.archiver import Archiver
-from answerback.aws.aurora_operations import archive, lock_users
-from answerback.aws.dataapi import StatementFailed, Statements
 from answerback.core.request import RequestKey
 from answerback.ports import DailyUsage, Unavailable
 from answerback.protocol.frames import Status
+from answerback_aws.runtime.aurora.data_api import StatementFailed, Statements
+from answerback_aws.runtime.aurora.operations import archive, lock_users
+from answerback_aws.runtime.aurora.write_behind import Archiver
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres]
 

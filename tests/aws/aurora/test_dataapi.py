@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
-from answerback.aws.aurora_operations import archive
-from answerback.aws.calls import Calls
-from answerback.aws.dataapi import (
+from answerback.ports import StoredTurn, Unavailable
+from answerback.protocol.frames import Status
+from answerback.stores import statements as sql
+from answerback.stores.errors import StoreError
+from answerback.stores.migrations import shipped
+from answerback.stores.query import Operation, Query, Result
+from answerback_aws.runtime.aurora.data_api import (
     MAX_REQUEST_BYTES,
     DataApi,
     StatementFailed,
@@ -18,13 +22,9 @@ from answerback.aws.dataapi import (
     bare,
     data_api_client,
 )
-from answerback.aws.dynamodb.turns import Note
-from answerback.ports import StoredTurn, Unavailable
-from answerback.protocol.frames import Status
-from answerback.stores import statements as sql
-from answerback.stores.errors import StoreError
-from answerback.stores.migrations import shipped
-from answerback.stores.query import Operation, Query, Result
+from answerback_aws.runtime.aurora.operations import archive
+from answerback_aws.runtime.client import Calls
+from answerback_aws.runtime.dynamodb.turns import Note
 
 
 def refusal(code: str, message: str = "", status: int = 400) -> ClientError:

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Callable
 import psycopg
 import pytest
 
-from answerback.aws.dataapi import StatementFailed
-from answerback.aws.dynamodb.tables import SHAPES, Tables
-from answerback.aws.local.emulator import Emulator
-from answerback.aws.migration import apply_migrations
 from answerback.stores.errors import StoreError
 from answerback.stores.migrations import parse, shipped
 from answerback.stores.user_operations import users
+from answerback_aws.emulator.emulator import Emulator
+from answerback_aws.runtime.aurora.data_api import StatementFailed
+from answerback_aws.runtime.aurora.migration import apply_migrations
+from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
 from aurora import Aws
 from emulation import Cluster, make_cluster
 

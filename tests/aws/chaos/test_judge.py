@@ -7,9 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from answerback.aws.local.emulator import Emulator
-from answerback.bench.chaos.aws.judge import AwsJudge, judge_logs
-from answerback.bench.chaos.book import Asked, Book, Kind, Outcome, Result
+from answerback_aws.emulator.emulator import Emulator
+from answerback_proof.chaos.aws.checker import AwsJudge, judge_logs
+from answerback_proof.chaos.book import Asked, Book, Kind, Outcome, Result
 from asking import Actor
 from aurora import Aws
 from dynamo import own_tables

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from answerback.bench.chaos.aws.cloud import EmulatedAws
-from answerback.bench.chaos.aws.run import PATIENT, run_aws_chaos
-from answerback.bench.chaos.aws.storm import DOUBLED, JANITOR, KILLS, WORKER, WORKERS
-from answerback.bench.chaos.plan import ChaosPlan
+from answerback_proof.chaos.aws.faults import DOUBLED, JANITOR, KILLS, WORKER, WORKERS
+from answerback_proof.chaos.aws.run import PATIENT, run_aws_chaos
+from answerback_proof.chaos.aws.stack import EmulatedAws
+from answerback_proof.chaos.plan import ChaosPlan
 from emulation import ENVIRONMENT, emulator_python
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres]

@@ -3,12 +3,13 @@
 import inspect
 import re
 
-from answerback.aws import archiver, observing
-from answerback.aws.composition import LOOK_EVERY_S, RENEWALS_A_LEASE
-from answerback.aws.cost.bill import ALARMS, LOG_MONTHS, deployed
-from answerback.aws.cost.counts import load_counts
-from answerback.aws.cost.workload import AWAKE_AFTER_FLUSH_S, POLLS_A_MINUTE
 from answerback.core.request import Policy
+from answerback_aws.cost.bill import ALARMS, LOG_MONTHS, deployed
+from answerback_aws.cost.counts import load_counts
+from answerback_aws.cost.workload import AWAKE_AFTER_FLUSH_S, POLLS_A_MINUTE
+from answerback_aws.runtime import telemetry as observing
+from answerback_aws.runtime.aurora import write_behind as archiver
+from answerback_aws.runtime.composition import LOOK_EVERY_S, RENEWALS_A_LEASE
 from template import RESOURCES, TEMPLATE, of_type, plain
 
 PARAMETERS = TEMPLATE["Parameters"]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from answerback.aws.deploy.account import Account
-from answerback.aws.deploy.deployment import Wishes
-from answerback.aws.deploy.stack import StackEvent
-from answerback.aws.local.emulator import ACCOUNT, CREDENTIALS, REGION, Emulator
-from answerback.aws.package import Package, Target, build_package
+from answerback_aws.deploy.account import Account
+from answerback_aws.deploy.deployment import Wishes
+from answerback_aws.deploy.package import Package, Target, build_package
+from answerback_aws.deploy.stack import StackEvent
+from answerback_aws.emulator.emulator import ACCOUNT, CREDENTIALS, REGION, Emulator
 
 CACHE = Path(__file__).resolve().parents[3] / ".cache" / "wheels"
 

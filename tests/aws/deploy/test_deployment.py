@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from botocore.config import Config
 
-from answerback.aws.deploy.account import Account
-from answerback.aws.deploy.artefacts import Artefacts
-from answerback.aws.deploy.deployment import Deployment, Wishes
-from answerback.aws.deploy.errors import DeployError
-from answerback.aws.deploy.logs import Logs
-from answerback.aws.deploy.removal import Removal
-from answerback.aws.deploy.stack import Stack, StackState
-from answerback.aws.deploy.status import look
-from answerback.aws.local.emulator import CREDENTIALS, REGION, Emulator
-from answerback.aws.package import Package, PackageError, Target, build_package
 from answerback.client import Client
+from answerback_aws.deploy.account import Account
+from answerback_aws.deploy.artefacts import Artefacts
+from answerback_aws.deploy.deployment import Deployment, Wishes
+from answerback_aws.deploy.errors import DeployError
+from answerback_aws.deploy.logs import Logs
+from answerback_aws.deploy.package import Package, PackageError, Target, build_package
+from answerback_aws.deploy.removal import Removal
+from answerback_aws.deploy.stack import Stack, StackState
+from answerback_aws.deploy.status import look
+from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
 
 pytestmark = pytest.mark.timeout(300)
 Wish = Callable[..., Wishes]

@@ -12,9 +12,9 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from answerback.aws.deploy.account import Account
-from answerback.aws.deploy.errors import DeployError, Kind, advice_for, explained
-from answerback.aws.deploy.stack import Stack
+from answerback_aws.deploy.account import Account
+from answerback_aws.deploy.errors import DeployError, Kind, advice_for, explained
+from answerback_aws.deploy.stack import Stack
 
 
 def answer(code: str, message: str = "planted.") -> ClientError:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from botocore.stub import Stubber
 
-from answerback.aws.deploy.account import Account
-from answerback.aws.deploy.errors import DeployError, Kind
-from answerback.aws.deploy.parameters import (
+from answerback_aws.deploy.account import Account
+from answerback_aws.deploy.errors import DeployError, Kind
+from answerback_aws.deploy.parameters import (
     check_sign_in,
     check_times,
     effective,

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
-from answerback.aws.calls import Calls
-from answerback.aws.dynamodb.connections import DynamoConnections
-from answerback.aws.dynamodb.database import Database
-from answerback.aws.dynamodb.requests import DynamoRequests
-from answerback.aws.dynamodb.tables import Tables
-from answerback.aws.dynamodb.turns import DynamoTurns
-from answerback.core.ordering import ordering_key
+from answerback.core.keys import ordering_key
 from answerback.core.request import Ending, Policy, Record
 from answerback.core.request import claim as claim_step
 from answerback.core.request import finish as finish_step
 from answerback.ports import Admission, Quota
 from answerback.protocol.frames import Status
+from answerback_aws.runtime.client import Calls
+from answerback_aws.runtime.dynamodb.connections import DynamoConnections
+from answerback_aws.runtime.dynamodb.database import Database
+from answerback_aws.runtime.dynamodb.requests import DynamoRequests
+from answerback_aws.runtime.dynamodb.tables import Tables
+from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 from dynamo import NOW_MS, own_tables
 
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from answerback.aws.calls import Calls
-from answerback.aws.dynamodb.database import TRIES, Database, backoff_s
-from answerback.aws.dynamodb.items import encode
-from answerback.aws.dynamodb.tables import SHAPES, Tables, definition
 from answerback.ports import Unavailable
+from answerback_aws.runtime.client import Calls
+from answerback_aws.runtime.dynamodb.database import TRIES, Database, backoff_s
+from answerback_aws.runtime.dynamodb.items import encode
+from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables, definition
 
 
 class Busy:

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.aws.dynamodb import items
-from answerback.aws.dynamodb.items import decode, decode_item, encode, encode_record, update
 from answerback.core.request import Ending, Record, State, Wish
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.stores import encoding
 from answerback.stores.errors import StoreError
+from answerback_aws.runtime.dynamodb import items
+from answerback_aws.runtime.dynamodb.items import decode, decode_item, encode, encode_record, update
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 numbers = st.integers(0, 2**53)

@@ -8,8 +8,6 @@ import pytest
 from botocore.exceptions import ClientError
 from msgspec.structs import replace
 
-from answerback.aws.dynamodb.metering import meter
-from answerback.aws.dynamodb.requests import Retention
 from answerback.core.request import (
     Claimed,
     Ended,
@@ -28,6 +26,8 @@ from answerback.core.request import (
 from answerback.ports import Accepted, Existing, Full, Limited, Quota, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES
+from answerback_aws.runtime.dynamodb.metering import meter
+from answerback_aws.runtime.dynamodb.requests import Retention
 
 pytestmark = pytest.mark.emulator
 
@@ -164,7 +164,7 @@ async def test_a_text_that_lost_the_race_to_end_is_taken_back(world, faulty) -> 
 
 
 async def test_a_user_that_is_erased_in_mid_answer_leaves_nothing(world) -> None:
-    from answerback.aws.dynamodb.erasing import erase_user
+    from answerback_aws.runtime.aurora.erasing import erase_user
 
     store = world.requests()
     await world.accept(store)

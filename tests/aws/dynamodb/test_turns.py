@@ -4,14 +4,14 @@ from random import Random
 
 import pytest
 
-from answerback.aws.dynamodb.erasing import erase_user
-from answerback.aws.dynamodb.limits import RateLimits
-from answerback.aws.dynamodb.metering import meter
 from answerback.core.request import RequestKey
 from answerback.ports import Connection, StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.stores.memory import MemoryStore
+from answerback_aws.runtime.aurora.erasing import erase_user
+from answerback_aws.runtime.dynamodb.limits import RateLimits
+from answerback_aws.runtime.dynamodb.metering import meter
 
 pytestmark = pytest.mark.emulator
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from answerback.auth import JwtTokens, make_token
-from answerback.aws.functions.authorizer import Unauthorized, authorize
 from answerback.ports import Identity, Unavailable
+from answerback_aws.runtime.functions.authorizer import Unauthorized, authorize
 from lambda_functions import METHOD_ARN, authorizer_event
 
 SECRET = "0123456789abcdef0123456789abcdef"

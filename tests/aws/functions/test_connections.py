@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from answerback.aws.functions.connections import connect, disconnect
-from answerback.aws.settings import Settings
 from answerback.ports import Bound, Connection, Unavailable
 from answerback.stores.memory import MemoryConnections
+from answerback_aws.runtime.functions.connections import connect, disconnect
+from answerback_aws.runtime.settings import Settings
 from lambda_functions import Functions, connect_event, disconnect_event
 
 NOW_MS = 1_731_324_925_000

@@ -5,12 +5,12 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from answerback.aws.functions.handing import Handing, Hold
-from answerback.aws.sqs import Visibility
 from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.service.worker import Done, Retry
 from answerback.testing import run_virtual
+from answerback_aws.runtime.functions.handing import Handing, Hold
+from answerback_aws.runtime.sqs import Visibility
 from lambda_functions import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
 
 HOLD = Hold(for_s=22, every_s=7)

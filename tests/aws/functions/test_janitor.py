@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from answerback.aws.composition import epoch_ms
-from answerback.aws.functions.janitor import sweep
 from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
+from answerback_aws.runtime.composition import epoch_ms
+from answerback_aws.runtime.functions.janitor import sweep
 from lambda_functions import FakeArchiver, Functions
 
 KEY = RequestKey("kim", "r-1")

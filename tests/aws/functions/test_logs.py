@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from answerback.auth import make_token
-from answerback.aws.functions.authorizer import Unauthorized
 from answerback.ports import Finish, ModelError, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback.testing import ScriptedModel
+from answerback_aws.runtime.functions.authorizer import Unauthorized
 from lambda_functions import (
     Context,
     Functions,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from answerback.aws import migration as migrations
-from answerback.aws.composition import Composition
-from answerback.aws.functions import migration
 from answerback.stores.errors import StoreError
+from answerback_aws.runtime.aurora import migration as migrations
+from answerback_aws.runtime.composition import Composition
+from answerback_aws.runtime.functions import migration
 from lambda_functions import Context
 
 

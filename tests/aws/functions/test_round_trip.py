@@ -7,11 +7,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from answerback.auth import make_token
-from answerback.aws.composition import epoch_ms
 from answerback.core.request import RequestKey, State
 from answerback.ports import Finish, ModelError, Prompt, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.testing import ScriptedModel
+from answerback_aws.runtime.composition import epoch_ms
 from lambda_functions import (
     DEAD_LETTERS_URL,
     QUEUE_URL,

@@ -10,13 +10,13 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from answerback.aws.local.bedrock import Asked, BedrockServer, Broken, Cut, Refused, of_model
-from answerback.aws.local.emulator import CREDENTIALS, REGION, Emulator
 from answerback.core.context import Role, Said
 from answerback.models.bedrock import BedrockModel
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
 from answerback.ports import Finish, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
+from answerback_aws.emulator.bedrock import Asked, BedrockServer, Broken, Cut, Refused, of_model
+from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
 from emulation import emulator_python
 
 pytestmark = pytest.mark.emulator

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from answerback.aws.local.emulator import Emulator, EmulatorFailed
+from answerback_aws.emulator.emulator import Emulator, EmulatorFailed
 from emulation import Cluster, emulator_python, make_cluster
 
 pytestmark = pytest.mark.emulator
@@ -68,7 +68,7 @@ def test_it_leaves_nothing(tmp_path: Path, temporary: Path) -> None:
 
 def test_it_dies_with_the_process_that_started_it(tmp_path: Path, temporary: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from answerback.aws.local.emulator import Emulator\n"
+        "import sys; from pathlib import Path; from answerback_aws.emulator.emulator import Emulator\n"
         f"emulator = Emulator(python=Path({str(emulator_python())!r}), folder=Path({str(tmp_path)!r}))\n"
         "emulator.start(); print(emulator._process.pid, flush=True); sys.stdin.read()"
     )

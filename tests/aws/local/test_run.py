@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from answerback.aws.deploy.stack import StackEvent
-from answerback.aws.local.environment import emulator_python as made_python
-from answerback.aws.local.failure import LocalFailed
-from answerback.aws.local.postgres import PostgresServer
-from answerback.aws.local.run import LocalSettings, LocalStack
 from answerback.client import Client
+from answerback_aws.deploy.stack import StackEvent
+from answerback_aws.emulator.environment import emulator_python as made_python
+from answerback_aws.emulator.failure import LocalFailed
+from answerback_aws.emulator.postgres import PostgresServer
+from answerback_aws.emulator.run import LocalSettings, LocalStack
 from emulation import ENVIRONMENT, emulator_python
 
 
@@ -69,7 +69,7 @@ def test_the_database_runs_and_leaves_nothing() -> None:
 
 
 def test_without_postgresql_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("answerback.aws.local.postgres._PLACES", ())
+    monkeypatch.setattr("answerback_aws.emulator.postgres._PLACES", ())
     monkeypatch.setenv("PATH", "")
     with pytest.raises(LocalFailed, match="apt-get install postgresql"):
         PostgresServer()

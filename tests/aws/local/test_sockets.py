@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from answerback.aws.local.emulator import Emulator
+from answerback_aws.emulator.emulator import Emulator
 from emulation import emulator_python
 
 pytestmark = pytest.mark.emulator

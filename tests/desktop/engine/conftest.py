@@ -4,9 +4,9 @@ import contextlib
 
 import pytest
 
-from answerback.desktop.settings import Settings
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
+from answerback_desktop.settings import Settings
 from desktop_app import DesktopApp
 from dictated import DictatedModel
 from network import Network

@@ -1,9 +1,9 @@
 """Questions and answers through the engine and the view models, against a real gateway."""
 
-from answerback.desktop.engine.events import ConnectionStatus, TextAppended
-from answerback.desktop.records import FailureCode, TurnStatus
 from answerback.ports import ModelError
 from answerback.protocol.errors import ErrorCode
+from answerback_desktop.engine.events import ConnectionStatus, TextAppended
+from answerback_desktop.records import FailureCode, TurnStatus
 
 
 async def test_an_answer_with_all_its_facts(open_app, model):

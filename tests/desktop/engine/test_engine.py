@@ -8,20 +8,20 @@ import socket
 import sqlite3
 import sys
 
-from answerback.desktop.engine import Engine, Environment
-from answerback.desktop.engine.events import ConnectionReason, ConnectionStatus, GatewayStatus, NoticeCode
-from answerback.desktop.profile import Profile
-from answerback.desktop.records import TurnStatus
-from answerback.desktop.settings import AuthMode, Field, Settings
-from answerback.desktop.store import schema
+from answerback_desktop.engine import Engine, Environment
+from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus, GatewayStatus, NoticeCode
+from answerback_desktop.profile import Profile
+from answerback_desktop.records import TurnStatus
+from answerback_desktop.settings import AuthMode, Field, Settings
+from answerback_desktop.store import schema
 from desktop_app import DesktopApp
 
 KILLED = """
 import sys, time
 from pathlib import Path
-from answerback.desktop.engine import Engine, Environment
-from answerback.desktop.profile import Profile
-from answerback.desktop.viewmodels import AppViewModel
+from answerback_desktop.engine import Engine, Environment
+from answerback_desktop.profile import Profile
+from answerback_desktop.viewmodels import AppViewModel
 engine = Engine(Environment(profile=Profile.named("one", root=Path(sys.argv[1]))))
 engine.start()
 app = AppViewModel(engine)

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from answerback.client import Client
-from answerback.desktop.engine import ExportFormat, sync
-from answerback.desktop.records import TurnStatus
+from answerback_desktop.engine import ExportFormat, sync
+from answerback_desktop.records import TurnStatus
 from desktop_app import PATIENCE_S
 
 

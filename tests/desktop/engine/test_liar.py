@@ -7,8 +7,8 @@ import pytest
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-from answerback.desktop.engine.events import ConnectionReason, ConnectionStatus
-from answerback.desktop.records import TurnStatus
+from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
+from answerback_desktop.records import TurnStatus
 
 LIMITS = {
     "maxMessageBytes": 131072,

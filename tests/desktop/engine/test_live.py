@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answerback.client.events import Queued, Restarted, Started, Text
-from answerback.desktop.engine.events import TextAppended, TurnChanged
-from answerback.desktop.engine.live import LiveAnswer
-from answerback.desktop.records import Turn, TurnStatus
+from answerback_desktop.engine.events import TextAppended, TurnChanged
+from answerback_desktop.engine.live import LiveAnswer
+from answerback_desktop.records import Turn, TurnStatus
 
 
 def asked(answer="", attempt=0, status=TurnStatus.OUTBOX):

@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from answerback.desktop.engine.events import ConnectionReason, ConnectionStatus, NoticeCode, SignInStatus
-from answerback.desktop.records import TurnStatus
-from answerback.desktop.settings import AuthMode, Settings
-from answerback.desktop.signin.vault import MemoryVault
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import AuthSettings, GatewaySettings
+from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus, NoticeCode, SignInStatus
+from answerback_desktop.records import TurnStatus
+from answerback_desktop.settings import AuthMode, Settings
+from answerback_desktop.signin.vault import MemoryVault
 from desktop_app import DesktopApp
 from oidc_provider import CLIENT
 

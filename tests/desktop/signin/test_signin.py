@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from answerback.desktop.signin.errors import SignInError, SignInFailure
-from answerback.desktop.signin.session import Identity, TokenKeeper, sign_in
+from answerback_desktop.signin.errors import SignInError, SignInFailure
+from answerback_desktop.signin.session import Identity, TokenKeeper, sign_in
 from oidc_provider import CLIENT
 
 SCOPES = ("openid", "offline_access")

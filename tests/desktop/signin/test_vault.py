@@ -5,7 +5,7 @@ import keyring.backend
 import keyring.errors
 import pytest
 
-from answerback.desktop.signin.vault import KeyringVault
+from answerback_desktop.signin.vault import KeyringVault
 
 
 class Ring(keyring.backend.KeyringBackend):

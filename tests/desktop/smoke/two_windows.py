@@ -13,11 +13,11 @@ from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
-from answerback.desktop.app import DesktopApp
-from answerback.desktop.engine import Engine, Environment
-from answerback.desktop.profile import Profile
-from answerback.desktop.settings import Language, Settings, SettingsFile
-from answerback.desktop.signin.vault import MemoryVault
+from answerback_desktop.app import DesktopApp
+from answerback_desktop.engine import Engine, Environment
+from answerback_desktop.profile import Profile
+from answerback_desktop.settings import Language, Settings, SettingsFile
+from answerback_desktop.signin.vault import MemoryVault
 from desktop_app import QUICK
 from gateway_thread import GatewayThread
 

@@ -7,11 +7,11 @@ from string import Formatter
 
 import pytest
 
-from answerback.desktop.engine.events import ConnectionReason, NoticeCode
-from answerback.desktop.records import FailureCode
-from answerback.desktop.settings import AuthMode, Field, Language, Theme
-from answerback.desktop.signin.errors import SignInFailure
-from answerback.desktop.texts import Texts, texts_of
+from answerback_desktop.engine.events import ConnectionReason, NoticeCode
+from answerback_desktop.records import FailureCode
+from answerback_desktop.settings import AuthMode, Field, Language, Theme
+from answerback_desktop.signin.errors import SignInFailure
+from answerback_desktop.texts import Texts, texts_of
 
 ENGLISH = texts_of(Language.ENGLISH, system_locale="en-US")
 KOREAN = texts_of(Language.KOREAN, system_locale="en-US")

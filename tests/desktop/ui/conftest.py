@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PySide6.QtWidgets import QApplication
 
-from answerback.desktop.ui.theme import Theme, apply
+from answerback_desktop.ui.theme import Theme, apply
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

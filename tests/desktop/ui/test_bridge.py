@@ -3,9 +3,9 @@
 import pytest
 from PySide6.QtWidgets import QApplication
 
-from answerback.desktop.engine.events import NoticeCode, NoticeRaised
-from answerback.desktop.ui.bridge import Bridge
-from answerback.desktop.viewmodels import AppViewModel
+from answerback_desktop.engine.events import NoticeCode, NoticeRaised
+from answerback_desktop.ui.bridge import Bridge
+from answerback_desktop.viewmodels import AppViewModel
 from commands import NotedCommands
 
 

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from answerback.desktop.ui.highlight import MAX_CHARACTERS, Highlighter, Span, language_name
-from answerback.desktop.ui.theme.tokens import LIGHT
+from answerback_desktop.ui.highlight import MAX_CHARACTERS, Highlighter, Span, language_name
+from answerback_desktop.ui.theme.tokens import LIGHT
 
 PYTHON = '''import os
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from answerback.desktop.ui.markdown import HARD_CHARACTERS, SOFT_CHARACTERS, Kind, Segment, Splitter, split
+from answerback_desktop.ui.markdown import HARD_CHARACTERS, SOFT_CHARACTERS, Kind, Segment, Splitter, split
 
 PIECES = st.sampled_from(
     [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.desktop.engine.events import (
+from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
     ConnectionChanged,
@@ -32,9 +32,9 @@ from answerback.desktop.engine.events import (
     TurnsLoaded,
     TurnsRemoved,
 )
-from answerback.desktop.records import Account, Conversation, Failure, FailureCode, Tokens, Turn, TurnStatus
-from answerback.desktop.settings import Settings
-from answerback.desktop.viewmodels import Appended, AppViewModel, Changes, Price
+from answerback_desktop.records import Account, Conversation, Failure, FailureCode, Tokens, Turn, TurnStatus
+from answerback_desktop.settings import Settings
+from answerback_desktop.viewmodels import Appended, AppViewModel, Changes, Price
 
 ACCOUNT = Account(key="k", server_url="ws://h", user="ada")
 
@@ -308,7 +308,7 @@ def test_whatever_pieces_come_the_text_only_grows_and_the_changes_add_up(pieces)
 
 
 def test_view_models_and_engine_load_without_qt():
-    program = "import sys, answerback.desktop.viewmodels, answerback.desktop.engine; print('PySide6' in sys.modules)"
+    program = "import sys, answerback_desktop.viewmodels, answerback_desktop.engine; print('PySide6' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
     )

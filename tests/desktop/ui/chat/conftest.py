@@ -6,11 +6,11 @@ import pytest
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
-from answerback.desktop.records import Turn
-from answerback.desktop.texts.chat import CHAT_EN
-from answerback.desktop.ui.chat import ChatPane, Look
-from answerback.desktop.ui.theme import Theme
-from answerback.desktop.viewmodels.app import AppViewModel
+from answerback_desktop.records import Turn
+from answerback_desktop.texts.chat import CHAT_EN
+from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.theme import Theme
+from answerback_desktop.viewmodels.app import AppViewModel
 from chat_samples import Recorder, Scene, pane_of
 
 Opened = tuple[ChatPane, AppViewModel, Recorder]

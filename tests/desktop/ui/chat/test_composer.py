@@ -6,8 +6,8 @@ from PySide6.QtGui import QInputMethodEvent
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
-from answerback.desktop.ui.chat import Look
-from answerback.desktop.ui.chat.composer import ENVELOPE_BYTES, Composer
+from answerback_desktop.ui.chat import Look
+from answerback_desktop.ui.chat.composer import ENVELOPE_BYTES, Composer
 
 
 @pytest.fixture

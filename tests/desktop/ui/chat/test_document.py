@@ -8,10 +8,10 @@ from PySide6.QtGui import QTextDocument
 from PySide6.QtWidgets import QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
-from answerback.desktop.ui.chat.document import show_markdown
-from answerback.desktop.ui.chat.text_view import TextView
-from answerback.desktop.ui.markdown import split
-from answerback.desktop.ui.theme import Theme
+from answerback_desktop.ui.chat.document import show_markdown
+from answerback_desktop.ui.chat.text_view import TextView
+from answerback_desktop.ui.markdown import split
+from answerback_desktop.ui.theme import Theme
 from chat_samples import MARKDOWN
 
 IMAGE = "[image: {text}]"

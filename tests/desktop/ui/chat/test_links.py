@@ -6,8 +6,8 @@ from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
-from answerback.desktop.ui.chat import Look
-from answerback.desktop.ui.chat.links import LinkDialog, is_openable, written_out
+from answerback_desktop.ui.chat import Look
+from answerback_desktop.ui.chat.links import LinkDialog, is_openable, written_out
 
 
 @pytest.mark.parametrize("target", ["http://a.example", "https://a.example:8443/x?y#z", "mailto:a@b.example"])

@@ -6,7 +6,7 @@ import pytest
 from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
-from answerback.desktop.engine.events import (
+from answerback_desktop.engine.events import (
     AccountClosed,
     ConversationsChanged,
     DraftReturned,
@@ -14,10 +14,10 @@ from answerback.desktop.engine.events import (
     TurnChanged,
     TurnsLoaded,
 )
-from answerback.desktop.records import Conversation, TurnStatus
-from answerback.desktop.ui.chat import ChatPane, Look
-from answerback.desktop.ui.chat.links import LinkDialog
-from answerback.desktop.viewmodels.app import AppViewModel
+from answerback_desktop.records import Conversation, TurnStatus
+from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.chat.links import LinkDialog
+from answerback_desktop.viewmodels.app import AppViewModel
 from chat_samples import HOME, OFFLINE, ONLINE, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]

@@ -10,17 +10,17 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
-from answerback.desktop.engine.events import TextAppended, TurnChanged, TurnsLoaded, TurnsRemoved
-from answerback.desktop.records import Turn, TurnStatus
-from answerback.desktop.texts.chat import CHAT_KO
-from answerback.desktop.ui.chat import ChatPane, Look
-from answerback.desktop.ui.chat.blocks import BlockView
-from answerback.desktop.ui.chat.code import CodeView
-from answerback.desktop.ui.chat.footer import FooterView
-from answerback.desktop.ui.chat.prose import ProseView, TableView
-from answerback.desktop.ui.chat.question import QuestionView
-from answerback.desktop.ui.theme import Scheme, Theme
-from answerback.desktop.viewmodels.app import AppViewModel
+from answerback_desktop.engine.events import TextAppended, TurnChanged, TurnsLoaded, TurnsRemoved
+from answerback_desktop.records import Turn, TurnStatus
+from answerback_desktop.texts.chat import CHAT_KO
+from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.chat.blocks import BlockView
+from answerback_desktop.ui.chat.code import CodeView
+from answerback_desktop.ui.chat.footer import FooterView
+from answerback_desktop.ui.chat.prose import ProseView, TableView
+from answerback_desktop.ui.chat.question import QuestionView
+from answerback_desktop.ui.theme import Scheme, Theme
+from answerback_desktop.viewmodels.app import AppViewModel
 from chat_samples import HOME, MARKDOWN, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]

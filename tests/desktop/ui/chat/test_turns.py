@@ -9,16 +9,16 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
-from answerback.desktop.engine.events import TurnChanged
-from answerback.desktop.records import Failure, FailureCode, Tokens, Turn, TurnStatus
-from answerback.desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
-from answerback.desktop.ui.chat import ChatPane
-from answerback.desktop.ui.chat.footer import FooterView
-from answerback.desktop.ui.chat.question import QuestionView
-from answerback.desktop.ui.chat.state_line import StateLine, Tone, state_line
-from answerback.desktop.viewmodels.app import AppViewModel
-from answerback.desktop.viewmodels.prices import Price
-from answerback.desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.engine.events import TurnChanged
+from answerback_desktop.records import Failure, FailureCode, Tokens, Turn, TurnStatus
+from answerback_desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
+from answerback_desktop.ui.chat import ChatPane
+from answerback_desktop.ui.chat.footer import FooterView
+from answerback_desktop.ui.chat.question import QuestionView
+from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
+from answerback_desktop.viewmodels.app import AppViewModel
+from answerback_desktop.viewmodels.prices import Price
+from answerback_desktop.viewmodels.turn import TurnViewModel
 from chat_samples import Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from answerback.desktop.ui.process.log import CrashWatch, open_log
-from answerback.desktop.ui.process.single import Doorbell, ring
+from answerback_desktop.ui.process.log import CrashWatch, open_log
+from answerback_desktop.ui.process.single import Doorbell, ring
 
 SECRET = "what somebody asked"
 
@@ -72,7 +72,7 @@ def test_a_second_start_reaches_the_first(qapp, qtbot, tmp_path: Path):
     doorbell = Doorbell(tmp_path)
     doorbell.listen()
     program = (
-        "import sys, pathlib; from answerback.desktop.ui.process.single import ring;"
+        "import sys, pathlib; from answerback_desktop.ui.process.single import ring;"
         "sys.exit(not ring(pathlib.Path(sys.argv[1])))"
     )
     with qtbot.waitSignal(doorbell.rung, timeout=20_000):

@@ -6,11 +6,11 @@ import random
 import pytest
 from PySide6.QtCore import QPersistentModelIndex, Qt
 
-from answerback.desktop.records import Conversation, Turn, TurnStatus
-from answerback.desktop.settings import Language
-from answerback.desktop.texts import texts_of
-from answerback.desktop.ui.sidebar.conversation_model import ConversationListModel, Role
-from answerback.desktop.viewmodels import ConversationViewModel
+from answerback_desktop.records import Conversation, Turn, TurnStatus
+from answerback_desktop.settings import Language
+from answerback_desktop.texts import texts_of
+from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel, Role
+from answerback_desktop.viewmodels import ConversationViewModel
 from commands import NotedCommands
 
 TEXTS = texts_of(Language.ENGLISH, system_locale="en-GB")

@@ -6,13 +6,13 @@ from pathlib import Path
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QAbstractButton, QLabel, QLineEdit
 
-from answerback.desktop.engine.commands import ExportFormat
-from answerback.desktop.engine.events import ConnectionStatus
-from answerback.desktop.records import TurnStatus
-from answerback.desktop.settings import Language, Theme
-from answerback.desktop.ui.sidebar.conversation_model import Role
-from answerback.desktop.ui.theme.tokens import Scheme
-from answerback.desktop.ui.window.stage import Stage
+from answerback_desktop.engine.commands import ExportFormat
+from answerback_desktop.engine.events import ConnectionStatus
+from answerback_desktop.records import TurnStatus
+from answerback_desktop.settings import Language, Theme
+from answerback_desktop.ui.sidebar.conversation_model import Role
+from answerback_desktop.ui.theme.tokens import Scheme
+from answerback_desktop.ui.window.stage import Stage
 
 
 def test_three_conversations_stream_at_once_each_in_its_place(open_app, gateway):

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QLabel, QPlainTextEdit, QTextEdit
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
-from answerback.desktop.records import TurnStatus
+from answerback_desktop.records import TurnStatus
 
 LIE = "a word of somebody else"
 LIMITS = {

@@ -6,7 +6,7 @@ from PySide6.QtGui import QKeySequence
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QAbstractItemView, QApplication, QComboBox, QLabel, QLineEdit
 
-from answerback.desktop.engine.events import (
+from answerback_desktop.engine.events import (
     AccountOpened,
     NoticeCode,
     NoticeRaised,
@@ -15,17 +15,17 @@ from answerback.desktop.engine.events import (
     TurnChanged,
     TurnsLoaded,
 )
-from answerback.desktop.records import Account, Conversation, Failure, FailureCode, Turn, TurnStatus
-from answerback.desktop.settings import AuthMode, Language, Settings
-from answerback.desktop.signin.errors import SignInFailure
-from answerback.desktop.texts import texts_of
-from answerback.desktop.ui.shortcuts import GROUPS, KEYS, Shortcut
-from answerback.desktop.ui.theme import Theme
-from answerback.desktop.ui.tray import Tray
-from answerback.desktop.ui.window.main_window import MainWindow
-from answerback.desktop.ui.window.telling import notice_text
-from answerback.desktop.ui.window.toast import Toast
-from answerback.desktop.viewmodels import AppViewModel
+from answerback_desktop.records import Account, Conversation, Failure, FailureCode, Turn, TurnStatus
+from answerback_desktop.settings import AuthMode, Language, Settings
+from answerback_desktop.signin.errors import SignInFailure
+from answerback_desktop.texts import texts_of
+from answerback_desktop.ui.shortcuts import GROUPS, KEYS, Shortcut
+from answerback_desktop.ui.theme import Theme
+from answerback_desktop.ui.tray import Tray
+from answerback_desktop.ui.window.main_window import MainWindow
+from answerback_desktop.ui.window.telling import notice_text
+from answerback_desktop.ui.window.toast import Toast
+from answerback_desktop.viewmodels import AppViewModel
 from commands import NotedCommands
 
 TEXTS = texts_of(Language.ENGLISH, system_locale="en-GB")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from answerback.desktop.engine.events import (
+from answerback_desktop.engine.events import (
     ConnectionChanged,
     ConnectionReason,
     ConnectionStatus,
@@ -11,8 +11,8 @@ from answerback.desktop.engine.events import (
     SignInChanged,
     SignInStatus,
 )
-from answerback.desktop.ui.window.stage import Stage, stage_of
-from answerback.desktop.viewmodels import AppViewModel
+from answerback_desktop.ui.window.stage import Stage, stage_of
+from answerback_desktop.viewmodels import AppViewModel
 from commands import NotedCommands
 
 UNREACHABLE = ConnectionChanged(status=ConnectionStatus.OFFLINE, reason=ConnectionReason.UNREACHABLE)

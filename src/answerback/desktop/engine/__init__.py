@@ -1,7 +1,0 @@
-"""The engine: the client, the local store and the sync with the server, on a thread of their own."""
-
-from answerback.desktop.engine.commands import Commands, ExportFormat
-from answerback.desktop.engine.engine import Engine
-from answerback.desktop.engine.environment import Environment
-
-__all__ = ["Commands", "Engine", "Environment", "ExportFormat"]

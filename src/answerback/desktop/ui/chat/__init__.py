@@ -1,6 +1,0 @@
-"""The chat pane: the conversation's transcript, the composer, and the states around them."""
-
-from answerback.desktop.ui.chat.blocks import Look
-from answerback.desktop.ui.chat.pane import ChatPane
-
-__all__ = ["ChatPane", "Look"]

@@ -1,0 +1,293 @@
+"""One attempt: the model on one side, the connection on the other, the record in the middle."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from answerback.core import context
+from answerback.core import request as changes
+from answerback.core.answer import Answer
+from answerback.core.delivery import Delivery, answer_limit
+from answerback.core.request import Change, Ended, Ending, Fenced, Held, Policy, Question, Record
+from answerback.ports import Finish, Model, ModelError, Prompt, Requests, Tail, Unavailable
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Status
+from answerback.service.bells import Bells
+from answerback.service.observer import Observer
+from answerback.service.outbound import Courier
+from answerback.service.wakeup import Alarm
+
+log = logging.getLogger("answerback.worker")
+
+STOP_MARGIN_MS: Final = 5_000
+"""A run ends itself this long before its process must be finished, to store and send the ending."""
+
+RENEW_AGAIN_S: Final = 1.0
+STORE_RETRY_S: Final = 0.5
+MODEL_STOP_S: Final = 10.0
+"""What a model gets to stop in; well under the lease, so that the ending can still be stored."""
+
+MODEL_ERRORS: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """See WorkerSettings."""
+
+    policy: Policy
+    renew_every_s: float
+    look_every_s: float
+    max_tokens: int
+    context_turns: int
+    system: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTools:
+    """What a run works with."""
+
+    requests: Requests
+    history: Tail
+    models: Mapping[str, Model]
+    courier: Courier
+    bells: Bells
+    observer: Observer
+    clock: Callable[[], int]
+    monotonic: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """Why the text stopped."""
+
+    status: Status
+    finish: Finish | None = None
+    code: ErrorCode | None = None
+    retry_after_ms: int | None = None
+
+
+class Run:
+    """The run of one claimed attempt."""
+
+    def __init__(
+        self, record: Record, *, owner: str, settings: RunSettings, tools: RunTools, stop_at_ms: int | None
+    ) -> None:
+        self._record = record
+        self._owner = owner
+        self._settings = settings
+        self._tools = tools
+        self._answer = Answer(record.attempt, max_bytes=answer_limit(record))
+        self._alarm = Alarm()
+        self._rang = False
+        self._text_wakes = record.stream
+        self._first_text_ms: int | None = None
+        self._stop_at = self._stop_time(stop_at_ms)
+        now = tools.monotonic()
+        self._renew_at, self._look_at = now + settings.renew_every_s, now + settings.look_every_s
+        self.delivery: Delivery = tools.courier.delivery(record, self._answer)
+
+    async def to_the_end(self) -> Ended | Fenced:
+        """Run the model and store the ending."""
+        with self._tools.bells.heard(self._record.key, self._ring):
+            producer = asyncio.create_task(self._produce(), name=f"model {self._record.request_id}")
+            producer.add_done_callback(lambda _: self._alarm.set())
+            try:
+                stopped = await self._attend(producer)
+            finally:
+                await self._stop(producer)
+            if isinstance(stopped, Fenced):
+                return stopped
+            return await self._store(stopped)
+
+    # --- the model's side
+
+    async def _produce(self) -> _Outcome:
+        """Append what the model says; how it stopped is the result."""
+        prompt = await self._prompt()
+        model = self._tools.models.get(self._record.model)
+        if model is None or prompt is None:
+            return _Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
+        finish: Finish | None = None
+        try:
+            async with aclosing(model.stream(prompt)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Finish):
+                        finish = piece
+                    elif self._answer.append(piece):
+                        if self._first_text_ms is None:
+                            self._first_text_ms = self._tools.clock()
+                        if self._text_wakes:
+                            self._alarm.set()
+                    if self._answer.is_full:
+                        return _Outcome(status=Status.COMPLETED, finish=Finish(reason="length"))
+        except ModelError as exc:
+            log.warning("the model failed: %s", exc, extra=self._extra())
+            code = exc.code if exc.code in MODEL_ERRORS else ErrorCode.MODEL_FAILED
+            return _Outcome(status=Status.FAILED, code=code, retry_after_ms=exc.retry_after_ms)
+        except Exception:
+            log.exception("the model failed", extra=self._extra())
+            return _Outcome(status=Status.FAILED, code=ErrorCode.MODEL_FAILED)
+        return _Outcome(status=Status.COMPLETED, finish=finish or Finish())
+
+    async def _stop(self, producer: "asyncio.Task[_Outcome]") -> None:
+        """Stop the model. One that does not obey is left behind: what it still says does not belong to the answer."""
+        if producer.done():
+            return
+        producer.cancel()
+        _, running = await asyncio.wait([producer], timeout=MODEL_STOP_S)
+        if running:
+            self._answer.is_full = True
+            log.error("the model does not stop when it is told to; the request ends without it", extra=self._extra())
+
+    async def _prompt(self) -> Prompt | None:
+        """What to ask, however long the store is away: to give up here would cost an attempt and its lease."""
+        while True:
+            try:
+                return await self._read_prompt()
+            except Unavailable:
+                log.warning("the question could not be read yet", extra=self._extra())
+                await asyncio.sleep(STORE_RETRY_S)
+
+    async def _read_prompt(self) -> Prompt | None:
+        record, tools = self._record, self._tools
+        question = await tools.requests.question(record.key)
+        model = tools.models.get(record.model)
+        if question is None or model is None:
+            return None
+        turns: list[tuple[str, str]] = []
+        if not record.standalone and self._settings.context_turns:
+            tail = await tools.history.tail(
+                record.user_id,
+                record.conversation_id,
+                limit=self._settings.context_turns,
+                before_request=question.replaces,
+            )
+            turns = [(turn.question, turn.answer) for turn in tail]
+        return self._fit(question, turns, model)
+
+    def _fit(self, question: Question, turns: list[tuple[str, str]], model: Model) -> Prompt:
+        max_tokens = min(question.max_tokens or self._settings.max_tokens, model.context_tokens // 2)
+        system = self._settings.system if question.system is None else question.system
+        budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "")
+        return Prompt(
+            messages=context.choose(turns, question.message, budget_tokens=budget),
+            system=system,
+            max_tokens=max_tokens,
+            user_id=self._record.user_id,
+            conversation_id=self._record.conversation_id,
+            request_id=self._record.request_id,
+            attempt=self._record.attempt,
+        )
+
+    # --- the connection's and the record's side
+
+    async def _attend(self, producer: "asyncio.Task[_Outcome]") -> _Outcome | Fenced:
+        """Send text as it falls due, renew the lease, and watch for cancellation and the deadline."""
+        tools = self._tools
+        while True:
+            is_over = producer.done()  # even then its text need not wait until the ending is stored
+            await tools.courier.flush(self.delivery)
+            if is_over:
+                return producer.result()
+            now = tools.monotonic()
+            if now >= self._stop_at:
+                return _Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
+            if self._rang or now >= min(self._renew_at, self._look_at):
+                held = await self._renew(extends=self._rang or now >= self._renew_at)
+                if isinstance(held, Fenced):
+                    return held
+                if self._record.cancel_requested:
+                    return _Outcome(status=Status.CANCELLED)
+                continue
+            due_at = self.delivery.due_at()
+            # Text that comes while other text waits for its time goes out with it.
+            self._text_wakes = self._record.stream and due_at is None
+            wake_at = min(self._stop_at, self._renew_at, self._look_at, self._stop_at if due_at is None else due_at)
+            await self._alarm.wait(wake_at - tools.monotonic())
+
+    async def _renew(self, *, extends: bool) -> Held | Fenced | None:
+        """Honour what the front has noted meanwhile, and maybe extend the lease; None: the store is unavailable."""
+        tools = self._tools
+        self._rang = False
+        owner, attempt, policy = self._owner, self._record.attempt, self._settings.policy
+        change: Change[Held | Fenced] = partial(changes.look, owner=owner, attempt=attempt)
+        if extends:
+            change = partial(changes.renew, owner=owner, attempt=attempt, now_ms=tools.clock(), policy=policy)
+        try:
+            outcome = await tools.requests.change(self._record.key, change)
+        except Unavailable:
+            # A lease that cannot be renewed may be lost; the attempt number keeps that safe (R16), so go on.
+            log.warning("the lease could not be renewed", extra=self._extra())
+            self._look_at = tools.monotonic() + RENEW_AGAIN_S
+            self._renew_at = max(self._renew_at, self._look_at)
+            return None
+        now = tools.monotonic()
+        self._look_at = now + self._settings.look_every_s
+        if extends:
+            self._renew_at = now + self._settings.renew_every_s
+        if isinstance(outcome, Held):
+            self._record = outcome.record
+            if outcome.record.wish is not None:
+                self.delivery.wish(outcome.record.wish)
+        return outcome
+
+    async def _store(self, outcome: _Outcome) -> Ended | Fenced:
+        """Store the ending, however long the store is away: the text is only here."""
+        tools, record = self._tools, self._record
+        text = self._answer.text
+        ending = self._ending(outcome)
+        finish = partial(changes.finish, owner=self._owner, attempt=record.attempt, ending=ending, text=text)
+        while True:
+            try:
+                stored = await tools.requests.change(record.key, finish)
+                break
+            except Unavailable:
+                log.warning("the ending could not be stored yet", extra=self._extra())
+                await asyncio.sleep(STORE_RETRY_S)
+        if isinstance(stored, Ended):
+            tools.observer.ended(stored.record, ending)
+        return stored
+
+    def _ending(self, outcome: _Outcome) -> Ending:
+        record, now_ms = self._record, self._tools.clock()
+        finish = outcome.finish
+        started_at_ms = record.started_at_ms if record.started_at_ms is not None else now_ms
+        return Ending(
+            status=outcome.status,
+            attempt=record.attempt,
+            length=self._answer.length,
+            ended_at_ms=now_ms,
+            finish_reason=None if finish is None else finish.reason,
+            error_code=outcome.code,
+            retry_after_ms=outcome.retry_after_ms,
+            input_tokens=None if finish is None else finish.input_tokens,
+            output_tokens=None if finish is None else finish.output_tokens,
+            model=record.model,
+            queued_ms=max(0, started_at_ms - record.accepted_at_ms),
+            first_text_ms=None if self._first_text_ms is None else max(0, self._first_text_ms - record.accepted_at_ms),
+            total_ms=max(0, now_ms - record.accepted_at_ms),
+        )
+
+    def _stop_time(self, stop_at_ms: int | None) -> float:
+        """The monotonic instant at which this run must end: the request's deadline or the process's (R17)."""
+        record, now_ms = self._record, self._tools.clock()
+        started_at_ms = record.started_at_ms if record.started_at_ms is not None else now_ms
+        stop_ms = started_at_ms + self._settings.policy.answer_timeout_ms
+        if stop_at_ms is not None:
+            stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
+        return self._tools.monotonic() + (stop_ms - now_ms) / 1000
+
+    def _ring(self) -> None:
+        self._rang = True
+        self._alarm.set()
+
+    def _extra(self) -> dict[str, str | int]:
+        return {
+            "requestId": self._record.request_id,
+            "userId": self._record.user_id,
+            "attempt": self._record.attempt,
+        }

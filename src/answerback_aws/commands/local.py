@@ -1,0 +1,72 @@
+"""What `answerback aws local` does and shows."""
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import platformdirs
+
+from answerback.cli.output import CliError, ExitCode, missing_extra, note, say, say_json
+from answerback_aws.commands.progress import shown_progress
+
+try:
+    from answerback_aws.deploy.errors import DeployError
+    from answerback_aws.emulator.failure import LocalFailed
+    from answerback_aws.emulator.run import STACK, LocalRun, LocalSettings, LocalStack
+except ModuleNotFoundError as exc:
+    if (exc.name or "").startswith("answerback"):
+        raise
+    raise missing_extra("The emulated AWS", "aws,server,local-llm") from exc
+
+
+def run_local(*, model: str, port: int, parameters: Mapping[str, str], as_json: bool) -> int:
+    """Start everything, show where it is, and stop with Ctrl-C."""
+    settings = LocalSettings(
+        model=model, port=port, cache=platformdirs.user_cache_path("answerback"), parameters=parameters
+    )
+    with _interruptible():
+        try:
+            with shown_progress() as progress:
+                stack = LocalStack(settings, progress)
+                run = stack.__enter__()
+        except LocalFailed as exc:
+            raise CliError(exc.message, exc.hint) from exc
+        except DeployError as exc:
+            raise CliError(exc.message, exc.hint) from exc
+        try:
+            _show(run, as_json=as_json)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            note("\nStopping ...")
+        finally:
+            stack.__exit__(None, None, None)
+    note("Stopped. Nothing is left of it.")
+    return ExitCode.OK
+
+
+def _show(run: LocalRun, *, as_json: bool) -> None:
+    if as_json:
+        say_json({"emulated": True, "url": run.url, "endpoint": run.endpoint, "model": run.model, **run.outputs})
+        return
+    aws = "AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test answerback aws"
+    where = f"--stack {STACK} --region us-east-1 --endpoint-url {run.endpoint}"
+    say(f"AWS is emulated on this machine; nothing of this is AWS. Apps connect to\n\n  {run.url}\n")
+    say(f"The model {run.model!r} answers in Bedrock's place. Who asks is believed: anyone here may, as any user.\n")
+    say(f"Chat with it:    answerback chat --url {run.url}")
+    say(f"See its logs:    {aws} logs --follow {where}")
+    say("\nCtrl-C stops it and deletes everything.")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does, so that nothing is left."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    was = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, was)

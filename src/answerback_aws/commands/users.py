@@ -1,0 +1,121 @@
+"""The users of a stack on AWS: what `answerback users --stack` works on, with the operator's own credentials."""
+
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+from answerback.cli.output import CliError, ExitCode, missing_extra, note
+from answerback.ports import Unavailable, Users
+
+try:
+    from answerback.stores.errors import StoreError
+    from answerback_aws.deploy.account import Account
+    from answerback_aws.deploy.errors import DeployError, Kind, explained
+    from answerback_aws.deploy.stack import Stack
+    from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed
+    from answerback_aws.runtime.aurora.users import AwsUsers
+    from answerback_aws.runtime.aurora.write_behind import Archiver
+    from answerback_aws.runtime.client import Calls
+    from answerback_aws.runtime.dynamodb.database import Database
+    from answerback_aws.runtime.dynamodb.requests import DynamoRequests
+    from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
+    from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+except ModuleNotFoundError as exc:
+    if (exc.name or "").startswith("answerback"):
+        raise
+    raise missing_extra("AWS", "aws") from exc
+
+PATIENCE_S: Final = 120.0
+"""A paused Aurora takes 15 s to wake up, after a day and more at least 30."""
+
+
+class _Screen:
+    """Tells the person who waits why, once, and that a turn could not be written."""
+
+    def __init__(self) -> None:
+        self._has_told = False
+
+    def waking(self) -> None:
+        """Aurora was found paused."""
+        if not self._has_told:
+            note("The database was paused and wakes up; this takes up to a minute.")
+        self._has_told = True
+
+    def waiting(self, turns: int, oldest_ms: int) -> None:
+        """See ArchiveObserver."""
+
+    def archived(self, turns: int) -> None:
+        """See ArchiveObserver."""
+
+    def not_archived(self) -> None:
+        """See ArchiveObserver."""
+        note("A turn cannot be written to the database: `answerback aws logs` of the janitor has more.")
+
+
+@asynccontextmanager
+async def open_stack_users(
+    stack: str, *, region: str | None = None, profile: str | None = None, endpoint: str | None = None
+) -> AsyncIterator[Users]:
+    """The users of the stack; what is None is as the environment says. Raises: CliError: what to do."""
+    with _told(stack):
+        account = Account(region=region, profile=profile, endpoint=endpoint)
+        outputs = Stack(account, stack).existing().outputs
+        names = {name: outputs.get(f"{name.title().replace('_', '')}Table", "") for name in SHAPES}
+        where = {name: outputs.get(name, "") for name in ("ClusterArn", "SecretArn", "Database")}
+        if not all((*names.values(), *where.values())):
+            raise CliError(
+                f"the stack {stack} is not one of answerback's, or of an older version",
+                f"see its outputs: answerback aws outputs --stack {stack}",
+            )
+        screen, calls = _Screen(), Calls()
+        database = Database(client=account.client("dynamodb"), calls=calls, tables=Tables(**names))
+        api = DataApi(
+            client=account.client("rds-data", attempts=1),
+            calls=calls,
+            cluster_arn=where["ClusterArn"],
+            secret_arn=where["SecretArn"],
+            database=where["Database"],
+            patience_s=PATIENCE_S,
+            monotonic=time.monotonic,
+            jitter=random.random,
+            on_waking=screen.waking,
+        )
+        archiver = Archiver(notes=DynamoTurns(database), api=api, observer=screen, clock=_epoch_ms)
+        requests = DynamoRequests(database, clock=_epoch_ms)
+        try:
+            yield AwsUsers(database=database, requests=requests, archiver=archiver, api=api)
+        finally:
+            calls.close()
+
+
+_EXIT: Final = {
+    Kind.FAILED: ExitCode.FAILED,
+    Kind.USAGE: ExitCode.USAGE,
+    Kind.CANNOT_CONNECT: ExitCode.CANNOT_CONNECT,
+}
+
+
+@contextmanager
+def _told(stack: str) -> Iterator[None]:
+    """The errors of AWS in a sentence."""
+    try:
+        with explained(f"use the tables and the database of the stack {stack}"):
+            yield
+    except DeployError as exc:
+        raise CliError(exc.message, exc.hint, exit_code=_EXIT[exc.kind]) from exc
+    except StoreError as exc:
+        raise CliError(str(exc).rstrip(".")) from exc
+    except StatementFailed as exc:
+        raise CliError("the stack's database does not take this command", "deploy again with this version") from exc
+    except Unavailable as exc:
+        raise CliError(
+            f"the stack's database cannot be used now: {exc}",
+            f"see answerback aws status --stack {stack}, and repeat the command",
+            exit_code=ExitCode.CANNOT_CONNECT,
+        ) from exc
+
+
+def _epoch_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,173 @@
+"""The bill of a month: usage times prices, line by line, and what each choice of the design saves."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from answerback.core.coalescing import growing
+from answerback_aws.cost.counts import Counts, Prices, TokenPrice
+from answerback_aws.cost.workload import MINUTES_A_MONTH, Design, Usage, Workload, use
+
+MILLION: Final = 1e6
+HOURS_A_MONTH: Final = MINUTES_A_MONTH / 60
+ALARMS: Final = 18
+"""Metrics that alarms watch, which is what is billed (tests/aws/cost/test_stack_of_the_model.py counts them)."""
+
+METRICS: Final = 20
+"""Custom metrics with their dimensions: 14 when nothing goes wrong (tests/aws/test_counts.py), and some that do."""
+
+LOG_MONTHS: Final = 1.0
+"""How long logs are kept, by the template's default."""
+
+COPIES_KEPT: Final = 6
+"""Months of history that lie in the database on average in its first year."""
+
+IO_A_STATEMENT: Final = 2
+"""Pages read or written; a guess that costs cents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of the bill. `is_estimate`: its price was not read from a price list."""
+
+    service: str
+    what: str
+    quantity: float
+    unit: str
+    usd: float
+    is_estimate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saving:
+    """What one choice saves a month, compared with `instead`."""
+
+    choice: str
+    instead: str
+    usd: float
+
+
+def deployed() -> Design:
+    """The design that is deployed."""
+    return Design(interval=growing())
+
+
+def plain() -> Design:
+    """The plain way: a post and an item for each token, x86, new clients in every call, a database that never rests."""
+    return Design(
+        interval=None,
+        items_a_token=1.0,
+        architecture="x86_64",
+        memory_mb=1024,
+        reuses_clients=False,
+        idle_hours_a_day=16.0,
+        aurora_min_acu=0.5,
+        has_nat=True,
+    )
+
+
+def bill(usage: Usage, workload: Workload, design: Design, prices: Prices, tokens: TokenPrice | None) -> list[Line]:
+    """Every line above zero, in US dollars a month; the model's tokens only if their price is given."""
+    lines = [_line(row, prices) for row in _rows(usage, design)]
+    if tokens is not None:
+        lines.append(_tokens("questions", workload.answers * workload.tokens_in, tokens.input_usd))
+        lines.append(_tokens("answers", workload.answers * workload.tokens_out, tokens.output_usd))
+    return [line for line in lines if line.quantity > 0]
+
+
+class _Row(NamedTuple):
+    service: str
+    what: str
+    quantity: float
+    unit: str
+    price: str
+
+
+def _rows(usage: Usage, design: Design) -> Iterator[_Row]:
+    yield _Row("API Gateway", "messages, in and out", usage.messages, "messages", "websocket_message_million")
+    yield _Row("API Gateway", "open connections", usage.connection_minutes, "minutes", "websocket_minute_million")
+    yield _Row("Lambda", "time", usage.gb_seconds, "GB-s", f"lambda_{design.architecture}_gb_second")
+    yield _Row("Lambda", "calls", usage.invocations, "calls", "lambda_request_million")
+    if design.provisioned:
+        writes, reads = usage.peak_write_units_s * HOURS_A_MONTH, usage.peak_read_units_s * HOURS_A_MONTH
+        yield _Row("DynamoDB", "provisioned writes", writes, "unit-hours", "dynamodb_provisioned_write_hour")
+        yield _Row("DynamoDB", "provisioned reads", reads, "unit-hours", "dynamodb_provisioned_read_hour")
+    else:
+        yield _Row("DynamoDB", "writes on demand", usage.write_units, "units", "dynamodb_write_million")
+        yield _Row("DynamoDB", "reads on demand", usage.read_units, "units", "dynamodb_read_million")
+    yield _Row("DynamoDB", "storage", usage.stored_gb, "GB", "dynamodb_storage_gb_month")
+    yield _Row("DynamoDB", "point-in-time recovery", usage.stored_gb, "GB", "dynamodb_backup_gb_month")
+    yield _Row("SQS", "FIFO requests", usage.sqs_requests, "requests", "sqs_fifo_million")
+    yield _Row("Aurora", "capacity", usage.aurora_acu_hours, "ACU-hours", "aurora_acu_hour")
+    yield _Row("Aurora", "storage", usage.stored_gb * COPIES_KEPT, "GB", "aurora_storage_gb_month")
+    yield _Row("Aurora", "Data API", usage.data_api_requests, "requests", "data_api_million")
+    yield _Row("Aurora", "I/O", usage.data_api_requests * IO_A_STATEMENT, "requests", "aurora_io_million")
+    yield _Row("Secrets Manager", "the database's secret", 1, "secret", "secret_month")
+    yield _Row("CloudWatch", "logs", usage.log_gb, "GB", "logs_ingested_gb")
+    yield _Row("CloudWatch", "logs kept", usage.log_gb * LOG_MONTHS, "GB", "logs_stored_gb_month")
+    yield _Row("CloudWatch", "alarms", ALARMS, "alarms", "alarm_month")
+    yield _Row("CloudWatch", "metrics", METRICS, "metrics", "metric_month")
+    yield _Row("CloudWatch", "dashboard", 1, "dashboard", "dashboard_month")
+    yield _Row("Data transfer", "to the internet", usage.data_out_gb, "GB", "data_out_gb")
+    if design.has_nat:
+        yield _Row("VPC", "NAT gateways in 2 zones", 2 * HOURS_A_MONTH, "hours", "nat_gateway_hour")
+        yield _Row("VPC", "NAT gateway, data", usage.data_out_gb, "GB", "nat_gateway_gb")
+
+
+def _line(row: _Row, prices: Prices) -> Line:
+    price = prices[row.price]
+    per = MILLION if row.price.endswith("_million") else 1.0
+    return Line(
+        service=row.service,
+        what=row.what,
+        quantity=row.quantity,
+        unit=row.unit,
+        usd=row.quantity / per * price.usd,
+        is_estimate=price.is_estimate,
+    )
+
+
+def _tokens(what: str, count: float, usd_a_million: float) -> Line:
+    usd = count / MILLION * usd_a_million
+    return Line(service="Bedrock", what=what, quantity=count, unit="tokens", usd=usd, is_estimate=True)
+
+
+def total(lines: Sequence[Line]) -> float:
+    """US dollars a month."""
+    return sum(line.usd for line in lines)
+
+
+def month(workload: Workload, design: Design, counts: Counts, prices: Prices) -> float:
+    """What the stack itself costs a month, without the model's tokens."""
+    return total(bill(use(workload, design, counts), workload, design, prices, None))
+
+
+def savings(workload: Workload, counts: Counts, prices: Prices) -> list[Saving]:
+    """Each choice on its own, against the deployed design with only that one undone."""
+    base = deployed()
+    choices = (
+        ("coalesced posts", "a post for each token", replace(base, interval=None)),
+        (
+            "text in the worker's memory until the end",
+            "a DynamoDB item for each token",
+            replace(base, items_a_token=1.0),
+        ),
+        (
+            "the lease renewed every 7 s, the record only read in between",
+            "renewed with each look, every second",
+            replace(base, renews_with_each_look=True),
+        ),
+        ("DynamoDB on demand", "capacity provisioned for 3 times the average", replace(base, provisioned=True)),
+        ("arm64", "x86_64", replace(base, architecture="x86_64")),
+        (f"Lambda with {base.memory_mb} MB", "1,769 MB (a whole vCPU)", replace(base, memory_mb=1769)),
+        ("clients made once a process", "clients made in every call", replace(base, reuses_clients=False)),
+        ("one connection an app", "a connection for each question", replace(base, reuses_connections=False)),
+        ("idle connections closed after 1 h", "open all night", replace(base, idle_hours_a_day=24 - workload.hours)),
+        ("Aurora pauses, history written behind", "0.5 ACU always on", replace(base, aurora_min_acu=0.5)),
+        ("no VPC, no NAT", "two NAT gateways", replace(base, has_nat=True)),
+    )
+    now = month(workload, base, counts, prices)
+    return [
+        Saving(choice=choice, instead=instead, usd=month(workload, other, counts, prices) - now)
+        for choice, instead, other in choices
+    ]

@@ -1,0 +1,98 @@
+"""What one of each thing takes, as measured (counts.toml), and what a unit costs (prices.toml)."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+Section = Mapping[str, float]
+
+_PACKAGE: Final = "answerback_aws.cost"
+ESTIMATE: Final = "estimate"
+
+
+class UnknownPrice(Exception):
+    """There is no price for this region or model; the text says which there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """See counts.toml for every figure, its unit and how it was counted."""
+
+    connection: Section
+    ping: Section
+    answer: Section
+    look: Section
+    renewal: Section
+    archive: Section
+    minute: Section
+    cold: Section
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars a unit, the month or year it was read, and where."""
+
+    usd: float
+    date: str
+    source: str
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether nobody has read it from a price list."""
+        return self.source == ESTIMATE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """The prices of one region, by the names in prices.toml."""
+
+    region: str
+    items: Mapping[str, Price]
+
+    def __getitem__(self, name: str) -> Price:
+        return self.items[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPrice:
+    """US dollars a million tokens."""
+
+    model: str
+    input_usd: float
+    output_usd: float
+    date: str
+    source: str
+
+
+def load_counts() -> Counts:
+    """The measured counts."""
+    return Counts(**_table("counts.toml"))
+
+
+def load_prices(region: str) -> Prices:
+    """Raises: UnknownPrice."""
+    table = _table("prices.toml")
+    if region not in table or region == "models":
+        regions = ", ".join(name for name in table if name != "models")
+        raise UnknownPrice(f"no prices are known for the region {region!r}; known are {regions}")
+    return Prices(region=region, items={name: Price(*entry) for name, entry in table[region].items()})
+
+
+def load_token_price(model: str) -> TokenPrice:
+    """Raises: UnknownPrice."""
+    models = _table("prices.toml")["models"]
+    name = model.removeprefix("bedrock:")
+    if name not in models:
+        raise UnknownPrice(f"no price is known for the model {name!r}; known are {', '.join(models)}")
+    return _token_price(name, models[name])
+
+
+def _token_price(model: str, entry: list[Any]) -> TokenPrice:
+    input_usd, output_usd, date, source = entry
+    return TokenPrice(model=model, input_usd=input_usd, output_usd=output_usd, date=date, source=source)
+
+
+def _table(name: str) -> dict[str, Any]:
+    return tomllib.loads(resources.files(_PACKAGE).joinpath(name).read_text(encoding="utf-8"))

@@ -1,0 +1,98 @@
+"""The account and region that a command works in, and its clients."""
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+
+from answerback_aws.deploy.errors import DeployError, Kind, explained
+
+_ATTEMPTS: Final = 5
+
+
+class Account:
+    """Clients of one account and region, made when they are first asked for.
+
+    `region`, `profile`, `endpoint` None: as the environment says.
+    """
+
+    def __init__(
+        self, *, region: str | None = None, profile: str | None = None, endpoint: str | None = None, **credentials: str
+    ) -> None:
+        self._endpoint = endpoint
+        with explained("use this profile"):
+            # Of the two variables boto3 reads the other one only.
+            self._session = boto3.Session(
+                profile_name=profile, region_name=region or os.environ.get("AWS_REGION"), **credentials
+            )
+        self._clients: dict[str, Any] = {}
+
+    @cached_property
+    def region(self) -> str:
+        """The region's name. Raises: DeployError: none is named, or there is no such region."""
+        region: str | None = self._session.region_name
+        if region is None:
+            raise DeployError(
+                "no AWS region is named",
+                "say --region, for example --region us-east-1, or set AWS_REGION",
+                kind=Kind.USAGE,
+            )
+        # A region newer than boto3 is let through if it looks like a known one.
+        if self.is_real and not any(region.startswith(known.rsplit("-", 1)[0]) for known in self._regions()):
+            raise DeployError(
+                f"there is no AWS region {region}", "say --region, for example --region us-east-1", kind=Kind.USAGE
+            )
+        return region
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it is AWS and not an emulator."""
+        return self._endpoint is None and "AWS_ENDPOINT_URL" not in os.environ
+
+    def websocket_url(self, outputs: Mapping[str, str]) -> str:
+        """Where the apps of a stack with these outputs connect; an emulator has other hosts than its outputs say."""
+        if self.is_real:
+            return outputs.get("WebSocketUrl", "")
+        endpoint = self.client("cloudformation").meta.endpoint_url
+        return f"ws{endpoint.removeprefix('http')}/_aws/execute-api/{outputs['ApiId']}/{outputs['StageName']}"
+
+    @cached_property
+    def identity(self) -> str:
+        """The account's number. Raises: DeployError: no or wrong credentials."""
+        with explained("ask who these credentials belong to"):
+            return str(self.client("sts").get_caller_identity()["Account"])
+
+    @cached_property
+    def partition(self) -> str:
+        """`aws`, `aws-cn` or `aws-us-gov`."""
+        return str(self._session.get_partition_for_region(self.region))
+
+    def client(self, service: str, *, attempts: int = _ATTEMPTS) -> Any:
+        """The client of a service. Its calls raise botocore's errors: use them within `explained`.
+
+        `attempts`: tries of one call in all, as the one who asks first says it.
+        """
+        if service not in self._clients:
+            with explained(f"use {service}"):
+                self._clients[service] = self._session.client(
+                    service,
+                    region_name=self.region,
+                    endpoint_url=self._endpoint,
+                    config=Config(
+                        connect_timeout=5,
+                        read_timeout=60,
+                        retries={"mode": "standard", "total_max_attempts": attempts},
+                        tcp_keepalive=True,
+                    ),
+                )
+        return self._clients[service]
+
+    def _regions(self) -> list[str]:
+        return [
+            region
+            for partition in self._session.get_available_partitions()
+            for region in self._session.get_available_regions("cloudformation", partition)
+        ]

@@ -1,0 +1,218 @@
+"""Deploying: package, upload, plan, execute, follow. Doing it again goes on where it was."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from answerback_aws.deploy.account import Account
+from answerback_aws.deploy.artefacts import Artefacts
+from answerback_aws.deploy.errors import DeployError, advice_for
+from answerback_aws.deploy.package import Package, PackageError, Target, build_package
+from answerback_aws.deploy.parameters import (
+    check_sign_in,
+    check_times,
+    declared,
+    effective,
+    model_arns,
+    parameter_list,
+    read_models,
+)
+from answerback_aws.deploy.stack import Change, Stack, StackEvent, StackState
+from answerback_aws.deploy.template import template_text
+
+_ARCHITECTURES: Final = {"arm64": "arm64", "x86_64": "x86_64"}
+_DEAD: Final = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the user asked for. `models` empty: as it is, or the template's default. `parameters` by their names.
+
+    `target` None: `python` and `architecture`, and for what they leave open what the stack has; on an emulator this
+    machine.
+    """
+
+    target: Target | None = None
+    python: str | None = None
+    architecture: str | None = None
+    models: Sequence[str] = ()
+    include: Sequence[Path] = ()
+    requirements: Path | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    cache: Path
+
+
+class Progress(Protocol):
+    """Is told what goes on."""
+
+    def step(self, text: str) -> None:
+        """Something begins."""
+
+    def event(self, event: StackEvent) -> None:
+        """Something happened to the stack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What executing the change set `name` would do. `is_new`: the stack is created."""
+
+    name: str
+    is_new: bool
+    changes: tuple[Change, ...]
+
+
+class Deployment:
+    """Creates or updates one stack. All calls raise DeployError."""
+
+    def __init__(
+        self,
+        account: Account,
+        name: str,
+        progress: Progress,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        build: Callable[..., Package] = build_package,
+    ) -> None:
+        self._account = account
+        self._stack = Stack(account, name, sleep=sleep)
+        self._progress = progress
+        self._build = build
+
+    def deploy(self, wishes: Wishes) -> StackState:
+        """Bring the stack to what is wished, and return its state; nothing is done if it is there already."""
+        plan = self.plan(wishes)
+        if not plan.changes:
+            self._progress.step("Nothing to change")
+            return self._stack.existing()
+        self._progress.step(f"{'Creating' if plan.is_new else 'Updating'} the stack {self._stack.name}")
+        after = self._stack.last_event()
+        self._stack.execute(plan.name)
+        return self._settle(after)
+
+    def plan(self, wishes: Wishes) -> Plan:
+        """Package, upload, and ask CloudFormation what would change. `drop` the plan if it is not deployed."""
+        state = self._ready()
+        previous = state.parameters if state is not None else None
+        artefacts = Artefacts(self._account)
+        text = template_text().encode()
+        self._progress.step("Reading the template")
+        template = artefacts.put(f"templates/{hashlib.sha256(text).hexdigest()}.yaml", text)
+        known = declared(self._account, template.url)
+        target = self._target(wishes, previous)
+        given = {**self._of_target(target), **self._of_models(wishes), **wishes.parameters}
+        parameter_list(given, known=known, previous=previous)
+        values = effective(given, known=known, previous=previous)
+        check_sign_in(values)
+        check_times(values)
+        package = self._package(wishes, target, values)
+        key = f"packages/{package.content_sha256}-{target.name}.zip"
+        if not artefacts.has(key):
+            self._progress.step(f"Uploading {len(package.data) / 1e6:.1f} MB")
+        uploaded = artefacts.put(key, package.data)
+        given |= {"CodeBucket": uploaded.bucket, "CodeKey": uploaded.key}
+        self._progress.step("Planning the change")
+        name = f"answerback-{time.time_ns() // 1_000_000}"
+        changes = self._stack.plan(
+            template_url=template.url,
+            parameters=parameter_list(given, known=known, previous=previous),
+            tags={**(state.tags if state is not None else {}), **wishes.tags},
+            name=name,
+            is_new=state is None,
+        )
+        return Plan(name=name, is_new=state is None, changes=changes)
+
+    def drop(self, plan: Plan) -> None:
+        """Forget a plan; nothing of it is left."""
+        if plan.changes:
+            self._stack.drop_plan(plan.name, is_new=plan.is_new)
+
+    def _ready(self) -> StackState | None:
+        """The stack at rest; None: it is to be created. One at work is waited for."""
+        state = self._stack.state()
+        if state is not None and state.is_busy:
+            self._progress.step(f"{self._stack.name} is {state.status}; following that first")
+            for event in self._stack.follow(state.stack_id, self._stack.begun(state.stack_id)):
+                self._progress.event(event)
+            state = self._stack.state()
+        if state is None or state.is_draft:
+            return None
+        name = self._stack.name
+        if state.status in _DEAD:
+            raise DeployError(
+                f"the stack {name} is {state.status}: CloudFormation can only delete it",
+                f"run `answerback aws destroy --stack {name}`, then deploy again",
+            )
+        if state.status == "UPDATE_ROLLBACK_FAILED":
+            raise DeployError(
+                f"the stack {name} could not be rolled back",
+                f"run `aws cloudformation continue-update-rollback --stack-name {name}`, then deploy again",
+            )
+        return state
+
+    def _target(self, wishes: Wishes, previous: Mapping[str, str] | None) -> Target:
+        if wishes.target is not None:
+            return wishes.target
+        was = previous or {}
+        python = wishes.python or was.get("Runtime", "").removeprefix("python") or None
+        if not self._account.is_real and wishes.architecture is None:
+            return Target.here(python=python)
+        default = Target()
+        return Target(
+            python=python or default.python,
+            architecture=wishes.architecture or was.get("Architecture") or default.architecture,
+        )
+
+    def _of_target(self, target: Target) -> Mapping[str, str]:
+        found = {"Runtime": f"python{target.python}"}
+        if target.architecture is not None:
+            found["Architecture"] = _ARCHITECTURES[target.architecture]
+        return found
+
+    def _of_models(self, wishes: Wishes) -> Mapping[str, str]:
+        if not wishes.models:
+            return {}
+        arns = wishes.parameters.get("ModelArns")
+        specs = read_models(wishes.models)
+        return {
+            "Models": " ".join(wishes.models),
+            "ModelArns": arns if arns is not None else ",".join(model_arns(self._account, specs)),
+        }
+
+    def _package(self, wishes: Wishes, target: Target, values: Mapping[str, str]) -> Package:
+        self._progress.step(f"Packaging the functions for {target.name}")
+        try:
+            return self._build(
+                target,
+                cache=wishes.cache,
+                models=values.get("Models", "").split(),
+                include=wishes.include,
+                requirements=wishes.requirements,
+            )
+        except PackageError as exc:
+            raise DeployError(str(exc).rstrip(".")) from exc
+
+    def _settle(self, after: str | None) -> StackState:
+        """Follow to the end, and say what failed first."""
+        state = self._stack.state()
+        if state is None:
+            raise DeployError(f"the stack {self._stack.name} is gone", "somebody deleted it; deploy again")
+        first: StackEvent | None = None
+        for event in self._stack.follow(state.stack_id, after):
+            self._progress.event(event)
+            if event.is_failure and not event.is_stack and first is None:
+                first = event
+        final = self._stack.state(state.stack_id)
+        if final is None or final.status not in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}:
+            status = final.status if final is not None else "gone"
+            if first is None:
+                raise DeployError(
+                    f"the stack is {status}: {final.reason if final else ''}".rstrip(": "), "deploy again"
+                )
+            raise DeployError(
+                f"{first.resource} ({first.kind}) failed: {first.reason.rstrip('.')}", advice_for(first.reason)
+            )
+        return final

@@ -1,0 +1,179 @@
+"""The template's parameters: what is given, what stays as it was, and what a set of models needs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from answerback.models.spec import BedrockSpec, LocalSpec, ModelSpec, ModelSpecError, OpenAISpec, parse_model_specs
+from answerback_aws.deploy.account import Account
+from answerback_aws.deploy.errors import DeployError, Kind, error_code, explained
+
+_UNKNOWN_MODEL: Final = frozenset({"ResourceNotFoundException", "ValidationException"})
+WORKER_SPARE_S: Final = 30
+"""For the start of a worker, to store the ending and to send it."""
+
+_IS_PROFILE: Final = re.compile(r"(global|us|us-gov|eu|apac|jp|au|ca|sa|il|me|af)\.(?P<model>.+)")
+
+
+def declared(account: Account, template_url: str) -> Mapping[str, str | None]:
+    """The template's parameters and their defaults; None: without one. Raises: DeployError."""
+    with explained("read the template"):
+        summary = account.client("cloudformation").get_template_summary(TemplateURL=template_url)
+    return {one["ParameterKey"]: one.get("DefaultValue") for one in summary["Parameters"]}
+
+
+def parameter_list(
+    given: Mapping[str, str], *, known: Mapping[str, str | None], previous: Mapping[str, str] | None
+) -> list[dict[str, object]]:
+    """For CloudFormation: what is given, and of an existing stack (`previous`) all the rest as it was.
+
+    Raises: DeployError: a name that the template does not have.
+    """
+    for name in given:
+        if name not in known:
+            near = [one for one in known if one.lower() == name.lower()] or sorted(known)
+            raise DeployError(f"there is no parameter {name}", f"there are: {', '.join(near)}", kind=Kind.USAGE)
+    wanted: list[dict[str, object]] = [
+        {"ParameterKey": name, "ParameterValue": value} for name, value in sorted(given.items())
+    ]
+    if previous is not None:
+        kept = sorted(set(previous) & set(known) - set(given))
+        wanted += ({"ParameterKey": name, "UsePreviousValue": True} for name in kept)
+    return wanted
+
+
+def effective(
+    given: Mapping[str, str], *, known: Mapping[str, str | None], previous: Mapping[str, str] | None
+) -> Mapping[str, str]:
+    """What each parameter will be. A secret one of an existing stack is only known as `****`."""
+    return {name: given.get(name, (previous or {}).get(name, default or "")) for name, default in known.items()}
+
+
+def check_sign_in(values: Mapping[str, str]) -> None:
+    """Nobody opens a stack to everyone by forgetting something. Raises: DeployError."""
+    if values.get("AllowAnonymous") == "true" or values.get("JwtSecret"):
+        return
+    if not values.get("JwksUrl"):
+        raise DeployError(
+            "anyone who finds the URL could use this stack, as any user",
+            "say who signs your users in: --jwt-issuer ISSUER --jwt-audience AUDIENCE, or allow it: --allow-anonymous",
+            kind=Kind.USAGE,
+        )
+    if not (values.get("JwtIssuer") and values.get("JwtAudience")):
+        raise DeployError(
+            "a provider signs tokens for other services with the same keys",
+            "say --jwt-issuer and --jwt-audience, too",
+            kind=Kind.USAGE,
+        )
+
+
+def check_times(values: Mapping[str, str]) -> None:
+    """An answer gets the time that apps are told, and its worker a bit more. Raises: DeployError."""
+    told = [values.get(f"{name}TimeoutSeconds", "") for name in ("Answer", "Worker")]
+    if not all(text.isdecimal() for text in told):
+        return  # CloudFormation says what is wrong with it
+    answer_s, worker_s = map(int, told)
+    if answer_s + WORKER_SPARE_S > worker_s:
+        raise DeployError(
+            f"an answer may take {answer_s} s, but its worker is ended after {worker_s} s",
+            f"say --parameter WorkerTimeoutSeconds={answer_s + WORKER_SPARE_S} or more",
+            kind=Kind.USAGE,
+        )
+
+
+def read_models(texts: Sequence[str]) -> tuple[ModelSpec, ...]:
+    """The models' specs; those that cannot run in a function are refused. Raises: DeployError."""
+    try:
+        specs = parse_model_specs(texts)
+    except ModelSpecError as exc:
+        raise DeployError(str(exc).rstrip("."), "", kind=Kind.USAGE) from exc
+    for spec in specs:
+        if isinstance(spec, LocalSpec):
+            raise DeployError("the embedded model does not run on AWS", "say --model bedrock:MODEL_ID", kind=Kind.USAGE)
+        if isinstance(spec, OpenAISpec):
+            raise DeployError(
+                f"{spec.name}: openai: models are not part of the functions' package",
+                "use bedrock:MODEL_ID, or python:MODULE:FACTORY with --include and --requirements",
+                kind=Kind.USAGE,
+            )
+    return specs
+
+
+def model_arns(account: Account, specs: Sequence[ModelSpec]) -> list[str]:
+    """What the worker must be allowed to invoke, in every region that a model's profile may choose.
+
+    Raises: DeployError: Bedrock says that there is no such model in its region.
+    """
+    found: list[str] = []
+    for spec in specs:
+        if isinstance(spec, BedrockSpec):
+            found += _arns(account, spec)
+    return list(dict.fromkeys(found))
+
+
+def _arns(account: Account, spec: BedrockSpec) -> list[str]:
+    region, partition = spec.region or account.region, account.partition
+    if spec.model.startswith("arn:") and ":foundation-model/" in spec.model:
+        return [spec.model]
+    match = _IS_PROFILE.fullmatch(spec.model)
+    if match is None and not spec.model.startswith("arn:"):
+        _check_model(account, spec, region)
+        return [f"arn:{partition}:bedrock:{region}::foundation-model/{spec.model}"]
+    profile = _profile(account, spec, region)
+    own = (
+        [spec.model]
+        if spec.model.startswith("arn:")
+        else [f"arn:{partition}:bedrock:{region}:{account.identity}:inference-profile/{spec.model}"]
+    )
+    if profile is not None:
+        return [profile.get("inferenceProfileArn", own[0]), *(one["modelArn"] for one in profile["models"])]
+    if match is None:
+        raise DeployError(
+            f"cannot find out which models {spec.model} uses",
+            "allow bedrock:GetInferenceProfile, or say --parameter ModelArns=ARN,ARN",
+        )
+    # A global profile calls the model by an ARN without a region, too.
+    base = match["model"]
+    return [
+        *own,
+        f"arn:{partition}:bedrock:*::foundation-model/{base}",
+        f"arn:{partition}:bedrock:::foundation-model/{base}",
+    ]
+
+
+def _check_model(account: Account, spec: BedrockSpec, region: str) -> None:
+    answer = _ask(account, spec, region, "get_foundation_model", modelIdentifier=spec.model)
+    if answer is None:
+        return
+    types = answer.get("modelDetails", {}).get("inferenceTypesSupported", [])
+    if types and "ON_DEMAND" not in types:
+        raise DeployError(
+            f"{spec.model} is only served through an inference profile",
+            f"name one, for example --model bedrock:global.{spec.model} (`aws bedrock list-inference-profiles`)",
+            kind=Kind.USAGE,
+        )
+
+
+def _profile(account: Account, spec: BedrockSpec, region: str) -> Mapping[str, Any] | None:
+    return _ask(account, spec, region, "get_inference_profile", inferenceProfileIdentifier=spec.model)
+
+
+def _ask(account: Account, spec: BedrockSpec, region: str, call: str, **arguments: str) -> Mapping[str, Any] | None:
+    """What Bedrock says; None: it cannot be asked, which does not keep anyone from deploying."""
+    if region != account.region or not account.is_real:
+        return None
+    try:
+        answer: Mapping[str, Any] = getattr(account.client("bedrock"), call)(**arguments)
+    except ClientError as exc:
+        if error_code(exc) in _UNKNOWN_MODEL:
+            raise DeployError(
+                f"Bedrock has no model {spec.model} in {region}",
+                "see `aws bedrock list-inference-profiles`, or name another region",
+                kind=Kind.USAGE,
+            ) from exc
+        return None
+    except Exception:  # Asked only to fail early; a region without Bedrock has no such host.
+        return None
+    return answer

@@ -1,0 +1,218 @@
+"""Bedrock's ConverseStream over HTTP on this machine, answered by a script: one of our models, or what a test wants.
+
+Real frames of `application/vnd.amazon.eventstream`, each sent as the script yields it.
+"""
+
+import json
+from binascii import crc32
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from struct import pack
+from types import TracebackType
+from typing import Any, Final, TypeAlias, TypeVar
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from answerback.core.context import Role, Said
+from answerback.ports import Finish, Model, ModelError, Piece, Prompt
+from answerback.protocol.errors import ErrorCode
+from answerback_aws.emulator.serving import ThreadedServer
+
+__all__ = ["Asked", "BedrockServer", "Broken", "Cut", "Refused", "Script", "of_model"]
+
+T = TypeVar("T")
+
+EVENT_STREAM: Final = "application/vnd.amazon.eventstream"
+_MAX_BODY_BYTES: Final = 25 * 1024 * 1024
+_STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "content_filter": "content_filtered"}
+_DEFAULT_MAX_TOKENS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One call. `question`: text of the last message. `number`: counts the calls from 1. `body`: the whole request."""
+
+    model_id: str
+    question: str
+    number: int
+    body: dict[str, Any]
+
+
+class Refused(Exception):
+    """Raised by a script before its first text: the call fails, as with `ThrottlingException` and status 429."""
+
+    def __init__(self, status: int, code: str, message: str = "Refused by the script") -> None:
+        super().__init__(status, code, message)
+        self.status, self.code, self.message = status, code, message
+
+
+class Broken(Exception):
+    """Raised by a script after text: the stream ends with an exception, as `modelStreamErrorException`."""
+
+    def __init__(self, code: str, message: str = "Broken by the script") -> None:
+        super().__init__(code, message)
+        self.code, self.message = code, message
+
+
+class Cut(Exception):
+    """Raised by a script: the connection is dropped in mid-stream."""
+
+
+Script: TypeAlias = Callable[[Asked], AsyncGenerator[Piece, None]]
+"""What is answered: pieces of text, and at most one Finish at the end. May raise Refused, Broken and Cut."""
+
+
+class BedrockServer:
+    """Serves `script` on 127.0.0.1 from a thread with an event loop of its own, as a context manager.
+
+    `script` may be changed at any time; `asked` are the calls so far, in the order of arrival.
+    """
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.script = script or _silent
+        self.asked: list[Asked] = []
+        self._server = ThreadedServer("bedrock", self._app, cancels=True)
+
+    @property
+    def url(self) -> str:
+        """The endpoint for a client of bedrock-runtime."""
+        return self._server.url
+
+    def start(self) -> None:
+        """Start serving. Raises: OSError: no port."""
+        self._server.start()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something on the server's event loop, where a script's model lives, and wait for it."""
+        return self._server.call(work)
+
+    def stop(self) -> None:
+        """Stop; scripts that run are cancelled."""
+        self._server.stop()
+
+    def __enter__(self) -> "BedrockServer":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @asynccontextmanager
+    async def _app(self) -> AsyncIterator[web.Application]:
+        app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        app.router.add_post("/model/{model:.+}/converse-stream", self._converse)
+        yield app
+
+    async def _converse(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.read())
+        asked = Asked(
+            model_id=unquote(request.match_info["model"]),
+            question=_text(body["messages"][-1]),
+            number=len(self.asked) + 1,
+            body=body,
+        )
+        self.asked.append(asked)
+        response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM})
+        finish = Finish()
+        try:
+            async with aclosing(self.script(asked)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Finish):
+                        finish = piece
+                        break
+                    await self._begin(request, response)
+                    delta = {"contentBlockIndex": 0, "delta": {"text": piece}}
+                    await response.write(_frame("contentBlockDelta", delta))
+        except Refused as refused:
+            told = {"x-amzn-ErrorType": refused.code}
+            return web.json_response({"message": refused.message}, status=refused.status, headers=told)
+        except Broken as broken:
+            await self._begin(request, response)
+            await response.write(_frame(broken.code, {"message": broken.message}, message_type="exception"))
+            return response
+        except Cut:
+            await self._begin(request, response)
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        await self._begin(request, response)
+        await response.write(_ending(finish))
+        return response
+
+    async def _begin(self, request: web.Request, response: web.StreamResponse) -> None:
+        if not response.prepared:
+            await response.prepare(request)
+            await response.write(_frame("messageStart", {"role": "assistant"}))
+
+
+async def _silent(_asked: Asked) -> AsyncGenerator[Piece, None]:
+    """Nothing, until there is a script."""
+    yield Finish()
+
+
+def of_model(model: Model) -> Script:
+    """Answers as `model` does. Its errors become Bedrock's."""
+
+    async def script(asked: Asked) -> AsyncGenerator[Piece, None]:
+        began = False
+        try:
+            async with aclosing(model.stream(_prompt(asked.body))) as pieces:
+                async for piece in pieces:
+                    began = True
+                    yield piece
+        except ModelError as exc:
+            name, status = _ERRORS.get(exc.code, ("ModelErrorException", 424))
+            if began:
+                raise Broken(name[0].lower() + name[1:]) from exc
+            raise Refused(status, name) from exc
+
+    return script
+
+
+_ERRORS: Final = {
+    ErrorCode.MODEL_THROTTLED: ("ThrottlingException", 429),
+    ErrorCode.MODEL_UNAVAILABLE: ("ServiceUnavailableException", 503),
+    ErrorCode.MODEL_FAILED: ("ModelStreamErrorException", 424),
+}
+
+
+def _prompt(body: dict[str, Any]) -> Prompt:
+    system = "\n".join(part["text"] for part in body.get("system", ()) if "text" in part)
+    return Prompt(
+        messages=tuple(Said(Role(message["role"]), _text(message)) for message in body["messages"]),
+        system=system or None,
+        max_tokens=body.get("inferenceConfig", {}).get("maxTokens", _DEFAULT_MAX_TOKENS),
+    )
+
+
+def _text(message: dict[str, Any]) -> str:
+    return "".join(part.get("text", "") for part in message["content"])
+
+
+def _ending(finish: Finish) -> bytes:
+    tokens_in, tokens_out = finish.input_tokens or 0, finish.output_tokens or 0
+    usage = {"inputTokens": tokens_in, "outputTokens": tokens_out, "totalTokens": tokens_in + tokens_out}
+    return (
+        _frame("contentBlockStop", {"contentBlockIndex": 0})
+        + _frame("messageStop", {"stopReason": _STOP_REASONS.get(finish.reason, finish.reason)})
+        + _frame("metadata", {"usage": usage, "metrics": {"latencyMs": 1}})
+    )
+
+
+def _frame(kind: str, payload: object, *, message_type: str = "event") -> bytes:
+    """One frame of the event stream: prelude, headers, payload, each length and checksum."""
+    headers = b""
+    for name, value in (
+        (f":{message_type}-type", kind),
+        (":content-type", "application/json"),
+        (":message-type", message_type),
+    ):
+        headers += bytes([len(name)]) + name.encode() + b"\x07" + pack(">H", len(value)) + value.encode()
+    body = json.dumps(payload).encode()
+    prelude = pack(">II", 16 + len(headers) + len(body), len(headers))
+    message = prelude + pack(">I", crc32(prelude)) + headers + body
+    return message + pack(">I", crc32(message))

@@ -1,0 +1,68 @@
+"""Runs the emulator, with the patches, on the interpreter of the emulator's environment: `python -P launch.py`.
+
+`emulator.py` starts it. It ends when its standard input closes, which is when the process that started it is gone.
+
+Emulated as on AWS: DynamoDB (conditions, transactions), SQS FIFO, dead letters, the authorizer, EventBridge, roles
+(with AUTH=true), change sets, custom resources, rules of the template, the 51,200 bytes of a template in a call.
+Put right by the patches: concurrency, failures and limits of the API, the Data API on a real PostgreSQL, managed
+secrets, ConverseStream's permission.
+Not emulated: the account's throttles, the permission of API Gateway and EventBridge to call a function, that of a
+mapping to read its queue (tests/aws/test_template.py reads those from the template), alarms on sums. Posts come out of
+order and twice only if it is asked for.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from importlib import import_module
+from pathlib import Path
+
+
+def _patch(temporary: Path) -> None:
+    """Put the emulator right. What it is told must not reach the functions, which inherit the environment."""
+    from answerback_aws.emulator.patches import bedrock, data_api, formation, frames, functions, sockets  # noqa: PLC0415
+
+    told = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
+    formation.patch()
+    functions.patch(f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/_aws/execute-api")
+    frames.patch()
+    sockets.patch(
+        sockets.Limits(
+            concurrency=int(told["EMULATED_CONCURRENCY"]),
+            idle_timeout_s=float(told["EMULATED_IDLE_TIMEOUT_S"]),
+            connection_limit_s=float(told["EMULATED_CONNECTION_LIMIT_S"]),
+            integration_timeout_s=float(told["EMULATED_INTEGRATION_TIMEOUT_S"]),
+            unruly_posts=bool(told["EMULATED_UNRULY_POSTS"]),
+        )
+    )
+    if url := told.get("EMULATED_BEDROCK_URL"):
+        bedrock.patch(url)
+    if postgres := told.get("EMULATED_POSTGRES"):
+        idle_s = float(told["EMULATED_TRANSACTION_IDLE_S"])
+        data_api.patch(postgres, temporary / "database-paused", transaction_idle_s=idle_s)
+
+
+def _end_with_parent(temporary: Path) -> None:
+    """Wait for the end of standard input, then end this process group and remove what it wrote."""
+    while os.read(0, 4096):
+        pass
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def main() -> None:
+    """Patch the emulator and run it until it is told to stop."""
+    temporary = Path(os.environ["TMPDIR"])
+    ours = str(Path(__file__).resolve().parents[2])
+    sys.path.append(ours)
+    _patch(temporary)
+    sys.path.remove(ours)
+    sys.argv[1:] = []  # the emulator reads its own options
+    threading.Thread(target=_end_with_parent, args=(temporary,), daemon=True).start()
+    import_module("ministack.app").main()
+
+
+if __name__ == "__main__":
+    main()

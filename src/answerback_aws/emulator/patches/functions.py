@@ -1,0 +1,77 @@
+"""Lambda: calls through the API run beside each other, are logged and can fail; many workers read a FIFO queue."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from answerback_aws.emulator.patches import private, replace
+
+__all__ = ["BROKEN", "called", "patch"]
+
+BROKEN: Final[Mapping[str, Any]] = {"statusCode": 502}
+"""What API Gateway makes of a function that failed, was throttled, or answered with something else than a response."""
+
+_LAMBDA: Final = "services.lambda_svc"
+_PROVISIONERS: Final = "services.cloudformation.provisioners"
+_STAGE_URL: Final = re.compile(r"https://([a-z0-9]+)\.execute-api\.[a-z0-9-]+\.amazonaws\.com/")
+
+
+class _Called:
+    """Takes the place of the one worker that all calls through a WebSocket API share and wait for.
+
+    It calls as `Invoke` does: with a worker of its own, with the log and the concurrency limits.
+    """
+
+    def __init__(self, arn: str) -> None:
+        self._arn = arn
+
+    def invoke(self, event: Any, _request_id: str) -> Any:
+        done = called(self._arn, event)
+        body = done.get("body")
+        failed = done.get("error") or done.get("throttle") or not isinstance(body, dict) or "statusCode" not in body
+        return {"status": "ok", "result": BROKEN if failed else body}
+
+
+def called(arn: str, event: Any) -> Any:
+    """Call a function as `Invoke` does, and wait: `body`, and `error` or `throttle` if it failed."""
+    record, config, _ = private(_LAMBDA, "_get_func_record_for_ref")(arn)
+    return private(_LAMBDA, "_execute_function")(
+        private(_LAMBDA, "_execution_record_for_config")(record, config), event
+    )
+
+
+def patch(stage_url: str) -> None:
+    """Apply. `stage_url`: where the emulator serves stages; functions are told it instead of AWS's host name.
+
+    Raises: Moved.
+    """
+
+    def worker(_name: str, config: Any, _code: bytes, **_qualifier: Any) -> _Called:
+        return _Called(config["FunctionArn"])
+
+    def concurrency(mapping: Any, record: Any, config: Any, _queue: Any = None) -> int:
+        """FIFO queues too: the template takes one message a batch, and a message group is locked while one is out."""
+        told = (mapping.get("ScalingConfig") or {}).get("MaximumConcurrency") or default
+        reserved = private(_LAMBDA, "_reserved_concurrency")(record, config)
+        return min(int(told), int(told if reserved is None else reserved))
+
+    def here(properties: Any) -> Any:
+        variables = (properties.get("Environment") or {}).get("Variables") or {}
+        told = {name: _STAGE_URL.sub(rf"{stage_url}/\1/", str(value)) for name, value in variables.items()}
+        return {**properties, "Environment": {"Variables": told}}
+
+    def create(logical_id: str, properties: Any, stack_name: str) -> Any:
+        return create_was(logical_id, here(properties), stack_name)
+
+    def update(physical_id: str, old: Any, new: Any, *more: Any, **named: Any) -> Any:
+        return update_was(physical_id, here(old), here(new), *more, **named)
+
+    for name in ("_get_func_record_for_ref", "_execution_record_for_config", "_execute_function"):
+        private(_LAMBDA, name)
+    private(_LAMBDA, "_reserved_concurrency")
+    default = private(_LAMBDA, "_ESM_SQS_DEFAULT_CONCURRENCY")
+    replace("core.lambda_runtime", "get_or_create_worker", worker)
+    replace(_LAMBDA, "_sqs_esm_concurrency", concurrency)
+    handlers = private(_PROVISIONERS, "_RESOURCE_HANDLERS")["AWS::Lambda::Function"]
+    create_was, update_was = handlers["create"], handlers["update"]
+    handlers.update(create=create, update=update)

@@ -1,0 +1,140 @@
+"""The whole backend on this machine: the very template and functions of AWS, on the emulator."""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Final
+
+from answerback.models import ModelSpecError, open_model, parse_model_spec
+from answerback.models.spec import BedrockSpec
+from answerback.ports import Model, ModelError
+from answerback_aws.deploy.account import Account
+from answerback_aws.deploy.deployment import Deployment, Progress, Wishes
+from answerback_aws.deploy.package import Target
+from answerback_aws.emulator.bedrock import BedrockServer, of_model
+from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, EmulatorFailed
+from answerback_aws.emulator.environment import emulator_python
+from answerback_aws.emulator.failure import LocalFailed
+from answerback_aws.emulator.postgres import PostgresServer
+
+__all__ = ["LocalRun", "LocalSettings", "LocalStack"]
+
+STACK: Final = "answerback"
+_MODEL_ID: Final = "answerback.emulated-v1:0"
+_POLL_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """What to run. `model`: a spec of `answerback.models`. `cache`: where the emulator and wheels are kept.
+
+    `port` 0: a free one. `parameters`: of the template. `python`: of an environment of the emulator that is there.
+    """
+
+    model: str = "local"
+    cache: Path
+    port: int = 0
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    python: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRun:
+    """Where it is. `model` is the name that apps use."""
+
+    url: str
+    endpoint: str
+    model: str
+    outputs: Mapping[str, str]
+
+
+class LocalStack:
+    """The emulated backend, as a context manager: entering starts it, leaving stops it and deletes all that it made.
+
+    Entering raises: LocalFailed; DeployError.
+    """
+
+    def __init__(self, settings: LocalSettings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._stop = ExitStack()
+
+    def __enter__(self) -> LocalRun:
+        with ExitStack() as started:
+            run = self._start(started)
+            self._stop = started.pop_all()
+        return run
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.close()
+
+    def _start(self, started: ExitStack) -> LocalRun:
+        settings, progress = self._settings, self._progress
+        python = settings.python or emulator_python(settings.cache, progress.step)
+        progress.step("Starting PostgreSQL")
+        postgres = started.enter_context(PostgresServer())
+        progress.step(f"Loading the model {settings.model}")
+        bedrock, model = self._serve_model(started)
+        progress.step("Starting the emulator")
+        folder = Path(started.enter_context(TemporaryDirectory(prefix="answerback-local-")))
+        emulator = Emulator(
+            python=python,
+            folder=folder,
+            postgres=postgres.dsn,
+            bedrock_url=bedrock.url,
+            auth=True,
+            port=settings.port,
+        )
+        try:
+            started.enter_context(emulator)
+        except EmulatorFailed as exc:
+            raise LocalFailed(str(exc), "choose another --port, or try again") from exc
+        outputs = self._deploy(emulator, python, model)
+        return LocalRun(
+            url=emulator.websocket_url(outputs["ApiId"], outputs["StageName"]),
+            endpoint=emulator.endpoint,
+            model=model.name,
+            outputs=outputs,
+        )
+
+    def _serve_model(self, started: ExitStack) -> tuple[BedrockServer, Model]:
+        try:
+            spec = parse_model_spec(self._settings.model)
+        except ModelSpecError as exc:
+            raise LocalFailed(str(exc)) from exc
+        if isinstance(spec, BedrockSpec):
+            hint = "say --model local, echo, openai:BASE_URL#MODEL or python:module:factory"
+            raise LocalFailed("Bedrock itself is what is emulated here", hint)
+        server = BedrockServer()
+        started.enter_context(server)
+        try:
+            model = server.call(open_model(spec))
+        except (ModelSpecError, ModelError) as exc:
+            raise LocalFailed(exc.detail if isinstance(exc, ModelError) else str(exc)) from exc
+        started.callback(lambda: server.call(model.close()))
+        server.script = of_model(model)
+        return server, model
+
+    def _deploy(self, emulator: Emulator, python: Path, model: Model) -> Mapping[str, str]:
+        account = Account(region=REGION, endpoint=emulator.endpoint, **CREDENTIALS)
+        version = next((python.parents[1] / "lib").glob("python3*")).name.removeprefix("python")
+        wishes = Wishes(
+            target=Target.here(python=version),
+            models=(f"{model.name}=bedrock:{_MODEL_ID}",),
+            parameters={
+                "AllowAnonymous": "true",
+                "DeletionProtection": "false",
+                "ModelArns": f"arn:aws:bedrock:*::foundation-model/{_MODEL_ID}",
+                "WorkerConcurrency": "4",
+                **self._settings.parameters,
+            },
+            cache=self._settings.cache / "wheels",
+        )
+        deployment = Deployment(account, STACK, self._progress, sleep=lambda _s: time.sleep(_POLL_S))
+        return deployment.deploy(wishes).outputs

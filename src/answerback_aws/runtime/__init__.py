@@ -1,0 +1,1 @@
+"""What runs inside the functions on AWS: adapters, composition, handlers."""

@@ -1,0 +1,1 @@
+"""History and users on Aurora PostgreSQL, through the RDS Data API."""

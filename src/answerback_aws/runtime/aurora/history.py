@@ -1,0 +1,138 @@
+"""ports.History on AWS: the model's context from DynamoDB, everything else from Aurora, brought up to date first."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from answerback.ports import StoredConversation, StoredTurn
+from answerback.stores import history_operations as history
+from answerback.stores import request_operations as requests
+from answerback_aws.runtime.aurora import operations
+from answerback_aws.runtime.aurora.data_api import DataApi, Statements
+from answerback_aws.runtime.aurora.write_behind import Archiver
+from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+
+AWAKE_S: Final = 150.0
+"""An Aurora that answered so recently is awake: it pauses after 5 minutes at the earliest. A sweep a minute sees it."""
+
+PURGE_EVERY_MS: Final = 3_600_000
+
+_DAY_MS: Final = 24 * 3_600_000
+_DAILY_MS: Final = 10 * 60_000
+"""The first minutes of each day (UTC), in which Aurora is woken to purge; a failed try has more sweeps to succeed."""
+
+_NEWEST: Final = 3
+_ERASE_STEP: Final = 50
+_PURGE_STEP: Final = 500
+
+
+class AwsHistory:
+    """See ports.History.
+
+    What it reads from Aurora has every turn that ended before the call. While Aurora wakes up, or is down, a call waits
+    for as long as `api` is patient, then it is Unavailable; `tail` never is for that reason. `clock`: epoch
+    milliseconds.
+    """
+
+    def __init__(self, *, turns: DynamoTurns, archiver: Archiver, api: DataApi, clock: Callable[[], int]) -> None:
+        self._turns = turns
+        self._archiver = archiver
+        self._api = api
+        self._clock = clock
+        self._purged_at_ms = -PURGE_EVERY_MS
+
+    async def tail(
+        self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
+    ) -> Sequence[StoredTurn]:
+        """See ports.History. Aurora is not asked."""
+        return await self._turns.tail(user_id, conversation_id, limit=limit, before_request=before_request)
+
+    async def turns(
+        self, user_id: str, conversation_id: str, *, before: int | None, limit: int
+    ) -> Sequence[StoredTurn]:
+        """See ports.History."""
+        await self._bring(user_id, conversation_id)
+        return await self._api.read(lambda: operations.turns(user_id, conversation_id, before=before, limit=limit))
+
+    async def conversations(
+        self, user_id: str, *, before: tuple[int, str] | None, limit: int
+    ) -> Sequence[StoredConversation]:
+        """See ports.History. A conversation that began less than a second ago may not be in it yet."""
+        await self._archiver.flush(user_id)
+        return await self._api.read(lambda: history.conversations(user_id, before=before, limit=limit))
+
+    async def update_conversation(
+        self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
+    ) -> StoredConversation | None:
+        """See ports.History.
+
+        update    turns to Aurora ──► change Aurora ──► mark on DynamoDB ──► the user is told
+                                                     ▲
+                        dies here: the user is not told, and the same call again sets the same mark
+        """
+        await self._bring(user_id, conversation_id)
+
+        async def change(statements: Statements) -> tuple[StoredConversation, int | None] | None:
+            await statements.run(operations.lock_users([user_id]))
+            return await statements.run(
+                operations.update_conversation(user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms)
+            )
+
+        found = await self._api.write(change)
+        if found is None:
+            return None
+        conversation, deleted_at_ms = found
+        if deleted_at_ms is not None:
+            await self._turns.delete_conversation(user_id, conversation_id, now_ms=deleted_at_ms)
+        elif deleted is not None:
+            await self._restore(user_id, conversation)
+        return conversation
+
+    async def _restore(self, user_id: str, conversation: StoredConversation) -> None:
+        """Take the mark away, unless the conversation has begun anew behind it: then it hides what is gone for good."""
+        conversation_id = conversation.conversation_id
+        marked_at_ms = await self._turns.deleted_at_ms(user_id, conversation_id)
+        if marked_at_ms is not None and conversation.created_at_ms <= marked_at_ms:
+            await self._turns.restore_conversation(user_id, conversation_id)
+
+    async def purge_deleted(self, *, before_ms: int) -> int:
+        """See ports.History. Nothing, most of the times that it is called: a sweep a minute must not keep Aurora awake.
+
+        It purges when Aurora is awake anyway, at most once an hour, and else in the first minutes of the day (UTC).
+        """
+        if not self._may_purge(self._clock()):
+            return 0
+        erased = await self.purge_now(before_ms=before_ms)
+        self._purged_at_ms = self._clock()
+        return erased
+
+    def _may_purge(self, now_ms: int) -> bool:
+        if now_ms - self._purged_at_ms < PURGE_EVERY_MS:
+            return False
+        idle_s = self._api.idle_s
+        return (idle_s is not None and idle_s < AWAKE_S) or now_ms % _DAY_MS < _DAILY_MS
+
+    async def purge_now(self, *, before_ms: int) -> int:
+        """Erase what was deleted before then, and the receipts of turns that ended before; wakes Aurora."""
+        while await self._api.write(lambda statements: statements.run(requests.purge(before_ms, _PURGE_STEP))):
+            pass
+        erased = 0
+        while old := await self._api.read(lambda: operations.old_deleted(before_ms=before_ms, limit=_ERASE_STEP)):
+            for user_id, conversation_id in old:
+                erased += await self._erase(user_id, conversation_id, before_ms)
+        return erased
+
+    async def _erase(self, user_id: str, conversation_id: str, before_ms: int) -> bool:
+        """The context first: once Aurora has forgotten the conversation nobody would come back for it."""
+
+        async def erase(statements: Statements) -> bool:
+            await statements.run(operations.lock_users([user_id]))
+            return await statements.run(operations.erase_deleted(user_id, conversation_id, before_ms=before_ms))
+
+        await self._turns.erase_conversation(user_id, conversation_id)
+        return await self._api.write(erase)
+
+    async def _bring(self, user_id: str, conversation_id: str) -> None:
+        """Every turn of the conversation that has ended, to Aurora."""
+        await self._archiver.flush(user_id)
+        if just_ended := await self._turns.newest_pending(user_id, conversation_id, turns=_NEWEST):
+            await self._archiver.write(just_ended)

@@ -1,0 +1,100 @@
+"""ports.Users on AWS: the users and what they used are in Aurora; limits and unfinished requests on DynamoDB."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from answerback.core.request import Record
+from answerback.ports import DailyUsage, Requests, StoredUser
+from answerback.stores import statements as sql
+from answerback.stores import user_operations as users
+from answerback.stores.query import Operation, Params, Query
+from answerback_aws.runtime.aurora import operations
+from answerback_aws.runtime.aurora.data_api import DataApi, Statements
+from answerback_aws.runtime.aurora.erasing import erase_user
+from answerback_aws.runtime.aurora.write_behind import Archiver
+from answerback_aws.runtime.dynamodb.database import Database
+from answerback_aws.runtime.dynamodb.limits import RateLimits
+
+
+class AwsUsers:
+    """See ports.Users. Each call first brings to Aurora what it does not have yet, and so wakes it."""
+
+    def __init__(self, *, database: Database, requests: Requests, archiver: Archiver, api: DataApi) -> None:
+        self._database = database
+        self._limits = RateLimits(database)
+        self._requests = requests
+        self._archiver = archiver
+        self._api = api
+
+    async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
+        """See ports.Users. Users whose first question has not ended are known by that alone."""
+        unfinished = await self._requests.unfinished()  # first: what ends from here on is flushed
+        await self._archiver.flush()
+        found = {user.user_id: user for user in await self._api.read(lambda: users.users(after=after, limit=limit))}
+        is_whole = len(found) < limit
+        last = max(found, default="")
+        for record in unfinished:
+            user_id = record.user_id
+            if (after is None or user_id > after) and (is_whole or user_id <= last):
+                found[user_id] = _with_unfinished(found.get(user_id), record)
+        return [found[user_id] for user_id in sorted(found)][:limit]
+
+    async def user(self, user_id: str) -> StoredUser | None:
+        """See ports.Users."""
+        unfinished = [record for record in await self._requests.unfinished() if record.user_id == user_id]
+        await self._archiver.flush(user_id)
+        found = await self._api.read(lambda: users.user(user_id))
+        for record in unfinished:
+            found = _with_unfinished(found, record)
+        return found
+
+    async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
+        """See ports.Users. Aurora first: if it cannot be reached nothing has changed."""
+        row: Params = {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms}
+
+        def upsert() -> Operation[None]:
+            yield [Query(sql.SET_LIMIT, row)]
+
+        await self._api.write(lambda statements: statements.run(upsert()))
+        await self._limits.set_own_limit(user_id, per_minute)
+
+    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+        """See ports.Users."""
+        await self._archiver.flush(user_id)
+        return await self._api.read(lambda: operations.usage(user_id, since_day=since_day))
+
+    async def delete_user(self, user_id: str) -> bool:
+        """See ports.Users.
+
+        delete      Aurora answers ──► everything on DynamoDB ──► [ lock the user ──► everything in Aurora ]
+        archiver    [ lock the user ──► is the note there? ──► write it ]
+
+        A note that the archiver saw is written before the lock is ours, and deleted by us; behind that there is none.
+        """
+        known = await self._api.read(lambda: users.user(user_id))  # a paused Aurora wakes before anything is erased
+
+        async def erase(statements: Statements) -> bool:
+            await statements.run(operations.lock_users([user_id]))
+            return await statements.run(operations.delete_user(user_id))
+
+        was_here = await erase_user(self._database, user_id)
+        was_there = await self._api.write(erase)
+        return was_here or was_there or known is not None
+
+
+def _with_unfinished(user: StoredUser | None, record: Record) -> StoredUser:
+    at_ms = record.accepted_at_ms
+    if user is None:
+        return StoredUser(
+            user_id=record.user_id,
+            per_minute=None,
+            created_at_ms=at_ms,
+            last_request_at_ms=at_ms,
+            conversations=0,
+            turns=0,
+        )
+    return replace(
+        user,
+        created_at_ms=min(at_ms, user.created_at_ms),
+        last_request_at_ms=max(at_ms, user.last_request_at_ms or 0),
+    )

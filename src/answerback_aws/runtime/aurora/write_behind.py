@@ -1,0 +1,184 @@
+"""Writes behind: from the durable notes on DynamoDB to Aurora, in batches, so that Aurora may sleep in between."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from answerback.ports import Unavailable
+from answerback.stores.errors import StoreError
+from answerback_aws.runtime.aurora import operations
+from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed, Statements
+from answerback_aws.runtime.dynamodb.turns import Note
+
+log = logging.getLogger("answerback.archiver")
+
+MAX_AGE_MS: Final = 15 * 60_000
+MAX_WAITING: Final = 200
+
+_PAGE: Final = 500
+_MOST: Final = 2_000
+"""Turns that one flush takes on; what is left is the next one's."""
+
+_BATCH: Final = 100
+_BATCH_CHARACTERS: Final = 500_000
+
+
+_OF_THE_DATA: Final = frozenset({"22", "23", "54"})
+"""Classes of SQLSTATE that blame the data. Any other one would be the same with every turn."""
+
+
+class _Unwritable(Exception):
+    """What is in a turn, or in one of several, cannot be written."""
+
+
+class ArchiveObserver(Protocol):
+    """Hears how the archive keeps up. Must not raise or wait."""
+
+    def waiting(self, turns: int, oldest_ms: int) -> None:
+        """So many turns are not in Aurora, the oldest of them for so long."""
+
+    def archived(self, turns: int) -> None:
+        """Turns were written."""
+
+    def not_archived(self) -> None:
+        """A turn cannot be written. It stays a note and is tried again, but somebody should look."""
+
+
+class Notes(Protocol):
+    """Where the notes are (DynamoTurns)."""
+
+    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[Note]:
+        """Turns that are not settled."""
+
+    async def present(self, notes: Sequence[Note]) -> Sequence[Note]:
+        """Those of `notes` that are pending now, read consistently."""
+
+    async def waiting(self, *, limit: int) -> Sequence[int]:
+        """When the turns that are not settled ended, of at most `limit`."""
+
+    async def settled(self, notes: Sequence[Note]) -> None:
+        """These are in Aurora."""
+
+
+class Archiver:
+    """Brings ended turns to Aurora, each once.
+
+        flush    pending ──► [ lock the users ──► still there? ──► write turns, receipts, usage ──► commit ] ──► settled
+                          ▲                                                                              ▲
+          dies here: nothing happened                            dies here: the receipts show that it is done
+
+    `max_age_ms`, `max_waiting`: from when on, or from how many on, `flush_if_due` writes; between two flushes Aurora
+    has the time to pause. `clock`: epoch milliseconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        notes: Notes,
+        api: DataApi,
+        observer: ArchiveObserver,
+        clock: Callable[[], int],
+        max_age_ms: int = MAX_AGE_MS,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self._notes = notes
+        self._api = api
+        self._observer = observer
+        self._clock = clock
+        self._max_age_ms = max_age_ms
+        self._max_waiting = max_waiting
+
+    def due(self, *, oldest_ms: int, turns: int) -> bool:
+        """Whether so many turns, the oldest of which waits for so long, are worth waking Aurora."""
+        return turns > 0 and (turns >= self._max_waiting or oldest_ms >= self._max_age_ms)
+
+    async def flush_if_due(self) -> int:
+        """Write what waits, if it is due; returns how many turns were new. Raises as `flush`."""
+        ended = await self._notes.waiting(limit=self._max_waiting)
+        oldest_ms = max(0, self._clock() - min(ended)) if ended else 0
+        self._observer.waiting(len(ended), oldest_ms)
+        return await self.flush() if self.due(oldest_ms=oldest_ms, turns=len(ended)) else 0
+
+    async def flush(self, user_id: str | None = None) -> int:
+        """Write what waits, of one user or of all; returns how many turns were new.
+
+        A turn that cannot be written stops no other: it stays a note. Raises: Unavailable, StoreError, StatementFailed:
+        Aurora cannot be used now, or its tables are not the ones of this version; no note is lost.
+        """
+        seen: set[tuple[str, str, int]] = set()
+        written = 0
+        while len(seen) < _MOST:
+            # Notes that were just settled, or cannot be, may still be shown: look behind them.
+            limit = _PAGE + len(seen)
+            found = await self._notes.pending(user_id=user_id, limit=limit)
+            fresh = [note for note in found if _name(note) not in seen]
+            for batch in _batches(fresh):
+                written += await self._write(batch)
+            seen.update(map(_name, fresh))
+            if not fresh or len(found) < limit:
+                break
+        return written
+
+    async def write(self, notes: Sequence[Note]) -> int:
+        """Write these turns; returns how many were new. Raises as `flush`."""
+        return sum([await self._write(batch) for batch in _batches(notes)])
+
+    async def _write(self, batch: Sequence[Note]) -> int:
+        try:
+            written = await self._api.write(lambda statements: self._archive(statements, batch))
+        except _Unwritable as exc:
+            if len(batch) == 1:
+                self._give_up(batch[0], exc)
+                return 0
+        else:
+            self._observer.archived(written)
+            await self._notes.settled(batch)
+            return written
+        # One of them is at fault: its neighbours must not suffer.
+        half = len(batch) // 2
+        return await self._write(batch[:half]) + await self._write(batch[half:])
+
+    async def _archive(self, statements: Statements, batch: Sequence[Note]) -> int:
+        """In a transaction. Whoever erases a user deletes the notes first and then takes the same lock.
+
+        So what is written of a note that is present here is deleted after that, and one that is gone is not written.
+        """
+        await statements.run(operations.lock_users({note.user_id for note in batch}))
+        present = await self._notes.present(batch)
+        try:
+            return await statements.run(operations.archive(present)) if present else 0
+        except (Unavailable, StoreError):
+            raise
+        except StatementFailed as exc:
+            if exc.sqlstate is not None and exc.sqlstate[:2] not in _OF_THE_DATA:
+                raise
+            raise _Unwritable(str(exc)) from None
+        except Exception as exc:
+            raise _Unwritable(type(exc).__name__) from None  # its words may be the user's
+
+    def _give_up(self, note: Note, cause: _Unwritable) -> None:
+        self._observer.not_archived()
+        facts = {"userId": note.user_id, "requestId": note.turn.request_id, "cause": str(cause)}
+        log.error("a turn cannot be written to Aurora; it is tried again with the next flush", extra=facts)
+
+
+def _name(note: Note) -> tuple[str, str, int]:
+    return note.user_id, note.conversation_id, note.turn.position
+
+
+def _batches(notes: Sequence[Note]) -> Iterator[Sequence[Note]]:
+    """In order; each small enough for one transaction, with no request id of a user twice."""
+    batch: list[Note] = []
+    ids: set[tuple[str, str]] = set()
+    characters = 0
+    for note in notes:
+        name = (note.user_id, note.turn.request_id)
+        length = len(note.turn.question) + len(note.turn.answer)
+        if batch and (name in ids or len(batch) == _BATCH or characters + length > _BATCH_CHARACTERS):
+            yield batch
+            batch, ids, characters = [], set(), 0
+        batch.append(note)
+        ids.add(name)
+        characters += length
+    if batch:
+        yield batch

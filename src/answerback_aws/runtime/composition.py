@@ -1,0 +1,387 @@
+"""The composition root of the functions: what a process needs is made when it is first asked for, and kept.
+
+Lambda freezes a process between two invocations. So nothing runs behind: when an invocation returns, all that it
+started has ended. The event loop, the clients with their open connections, and what was loaded stay for the next one.
+Imports are inside the properties, so that each function loads no more than it uses.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
+
+from answerback.ports import Connections, History, Identity, Model, Requests, Tokens
+from answerback_aws.runtime.settings import API_IDLE_MS, MAX_CONNECTION_MS, Settings
+from answerback_aws.runtime.telemetry import Observing
+
+if TYPE_CHECKING:
+    from answerback.auth import JwtTokens
+    from answerback.service.dead_letters import DeadLetters
+    from answerback.service.front import Front
+    from answerback.service.janitor import Janitor
+    from answerback.service.outbound import Courier
+    from answerback.service.worker import Worker
+    from answerback_aws.runtime.api_gateway import ApiGatewaySender
+    from answerback_aws.runtime.aurora.data_api import DataApi
+    from answerback_aws.runtime.aurora.write_behind import Archiver
+    from answerback_aws.runtime.client import Calls
+    from answerback_aws.runtime.dynamodb.database import Database
+    from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+    from answerback_aws.runtime.sqs import SqsQueue, Visibility
+
+T = TypeVar("T")
+
+LOOK_EVERY_S: Final = 1.0
+"""Front and worker are different processes: a wish or a cancellation is seen in the record."""
+
+RENEWALS_A_LEASE: Final = 3
+"""A look is a read unit, and a renewal a write unit, which costs five times as much."""
+
+SETTLE_S: Final = 6.0
+"""What a task that an invocation leaves behind gets to end in: a fetch of keys takes up to five."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long Aurora is waited for, which may be paused: `call_s` for one call, `all_s` until work is given up."""
+
+    call_s: float
+    all_s: float
+
+
+IN_A_MESSAGE: Final = Patience(call_s=8, all_s=15)
+"""API Gateway gives a message 29 s; somebody waits to be told that there is nothing now."""
+
+BEHIND: Final = Patience(call_s=50, all_s=50)
+"""Longer than Aurora takes to wake up."""
+
+
+class Composition:
+    """One process of the function called `function`. Properties may raise SettingsError. `stream`: of the log."""
+
+    def __init__(
+        self,
+        function: str,
+        environment: Mapping[str, str],
+        *,
+        patience: Patience = IN_A_MESSAGE,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._patience = patience
+        self.settings = Settings(environment)
+        self.observing = Observing(function=function, environment=environment, stream=stream)
+        self._runner = asyncio.Runner()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run to the end, on the loop that this process keeps; no task is left."""
+        return self._runner.run(_settled(work))
+
+    def close(self) -> None:
+        """End the loop. Lambda never does: it kills."""
+        self._runner.close()
+
+    # --- AWS
+
+    @cached_property
+    def calls(self) -> "Calls":
+        """Runs the clients' calls."""
+        from answerback_aws.runtime.client import Calls  # noqa: PLC0415
+
+        return Calls()
+
+    def client(self, service: str, **options: Any) -> Any:
+        """A new client; keep it."""
+        from answerback_aws.runtime.client import client  # noqa: PLC0415
+
+        return client(service, **options)
+
+    @cached_property
+    def dynamodb(self) -> Any:
+        """Client of the tables."""
+        return self.client("dynamodb")
+
+    @cached_property
+    def sqs(self) -> Any:
+        """Client of the queues."""
+        return self.client("sqs")
+
+    @cached_property
+    def sender(self) -> "ApiGatewaySender":
+        """Posts to connections."""
+        from answerback_aws.runtime.api_gateway import ApiGatewaySender  # noqa: PLC0415
+
+        management = self.client("apigatewaymanagementapi", endpoint=self.settings.management_endpoint, attempts=1)
+        return ApiGatewaySender(
+            client=management,
+            calls=self.calls,
+            observer=self.observing.counts,
+            on_gone=self.connections.remove,
+            sleep=asyncio.sleep,
+            monotonic=time.monotonic,
+            jitter=random.random,
+        )
+
+    @cached_property
+    def queue(self) -> "SqsQueue":
+        """Where requests wait."""
+        from answerback_aws.runtime.sqs import SqsQueue  # noqa: PLC0415
+
+        return SqsQueue(
+            client=self.sqs,
+            calls=self.calls,
+            url=self.settings.queue_url,
+            correlation_id=lambda: self.observing.counts.correlation_id,
+        )
+
+    def visibility(self, url: str) -> "Visibility":
+        """Of the messages of the queue at `url`."""
+        from answerback_aws.runtime.sqs import Visibility  # noqa: PLC0415
+
+        return Visibility(client=self.sqs, calls=self.calls, url=url)
+
+    # --- stores
+
+    def database(self, *names: str) -> "Database":
+        """DynamoDB with these tables; what the others are called a function need not know."""
+        from answerback_aws.runtime.dynamodb.database import Database  # noqa: PLC0415
+        from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables  # noqa: PLC0415
+
+        tables = Tables(**{name: getattr(self.settings, f"{name}_table") if name in names else "" for name in SHAPES})
+        return Database(client=self.dynamodb, calls=self.calls, tables=tables)
+
+    @cached_property
+    def connections(self) -> Connections:
+        """Open connections and sessions."""
+        from answerback_aws.runtime.dynamodb.connections import DynamoConnections  # noqa: PLC0415
+
+        return DynamoConnections(self.database("connections", "sessions"))
+
+    @cached_property
+    def requests(self) -> Requests:
+        """The records that decide."""
+        from answerback_aws.runtime.dynamodb.requests import DynamoRequests, Retention  # noqa: PLC0415
+
+        return DynamoRequests(
+            self.database("requests", "conversations", "rate_limits"),
+            clock=epoch_ms,
+            retention=Retention(requests_ms=self.settings.retention_ms),
+        )
+
+    @cached_property
+    def turns(self) -> "DynamoTurns":
+        """The ends of conversations, and what Aurora does not have yet."""
+        from answerback_aws.runtime.dynamodb.turns import DynamoTurns  # noqa: PLC0415
+
+        return DynamoTurns(self.database("requests", "conversations"))
+
+    # --- Aurora
+
+    def data_api(self, patience: Patience) -> "DataApi":
+        """The database in Aurora."""
+        from answerback_aws.runtime.aurora.data_api import DataApi, data_api_client  # noqa: PLC0415
+
+        settings = self.settings
+        return DataApi(
+            client=data_api_client(timeout_s=patience.call_s),
+            calls=self.calls,
+            cluster_arn=settings.cluster_arn,
+            secret_arn=settings.secret_arn,
+            database=settings.database,
+            patience_s=patience.all_s,
+            monotonic=time.monotonic,
+            jitter=random.random,
+        )
+
+    @cached_property
+    def aurora(self) -> "DataApi":
+        """The database in Aurora, with the patience of this function."""
+        return self.data_api(self._patience)
+
+    @cached_property
+    def archiver(self) -> "Archiver":
+        """Writes turns behind."""
+        from answerback_aws.runtime.aurora.write_behind import Archiver  # noqa: PLC0415
+
+        return Archiver(
+            notes=self.turns,
+            api=self.aurora,
+            observer=self.observing.counts,
+            clock=epoch_ms,
+            max_age_ms=self.settings.history_delay_s * 1000,
+        )
+
+    @cached_property
+    def history(self) -> History:
+        """Conversations."""
+        from answerback_aws.runtime.aurora.history import AwsHistory  # noqa: PLC0415
+
+        return AwsHistory(turns=self.turns, archiver=self.archiver, api=self.aurora, clock=epoch_ms)
+
+    # --- the service
+
+    @cached_property
+    def tokens(self) -> Tokens | None:
+        """The verifier of tokens; None in a stack that allows anonymous connections."""
+        return LazyTokens(self._make_tokens) if self.settings.has_tokens else None
+
+    def _make_tokens(self) -> "JwtTokens":
+        from answerback.auth import JwtTokens, fetched_keys  # noqa: PLC0415
+
+        settings = self.settings
+        url = settings.jwks_url
+        return JwtTokens(
+            secret=settings.jwt_secret,
+            keys=None if url is None else fetched_keys(url),
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            user_claim=settings.user_claim,
+        )
+
+    @cached_property
+    def courier(self) -> "Courier":
+        """Carries answers to connections; each post is billed, so their pauses grow."""
+        from answerback.core.coalescing import growing  # noqa: PLC0415
+        from answerback.service.outbound import Courier  # noqa: PLC0415
+
+        return Courier(
+            requests=self.requests,
+            sender=self.sender,
+            interval=growing(),
+            monotonic=time.monotonic,
+            observer=self.observing.counts,
+        )
+
+    @cached_property
+    def front(self) -> "Front":
+        """Handles the messages of clients."""
+        from answerback.models.spec import parse_model_specs  # noqa: PLC0415
+        from answerback.service.bells import Bells  # noqa: PLC0415
+        from answerback.service.front import Front, FrontSettings  # noqa: PLC0415
+        from answerback.service.history_pages import Archive  # noqa: PLC0415
+
+        settings = self.settings
+        return Front(
+            settings=FrontSettings(
+                models=tuple(spec.name for spec in parse_model_specs(settings.models)),
+                quota=settings.quota,
+                policy=settings.policy,
+                max_tokens=settings.max_tokens,
+                lock_system=settings.lock_system,
+                idle_timeout_ms=min(settings.idle_timeout_ms, API_IDLE_MS),
+                max_connection_ms=MAX_CONNECTION_MS,
+                queue_survives=True,
+            ),
+            requests=self.requests,
+            connections=self.connections,
+            sender=self.sender,
+            queue=self.queue,
+            courier=self.courier,
+            archive=Archive(history=self.history, clock=epoch_ms),
+            tokens=self.tokens,
+            bells=Bells(),
+            observer=self.observing.counts,
+            clock=epoch_ms,
+        )
+
+    @cached_property
+    def models(self) -> Mapping[str, Model]:
+        """The models by name."""
+        from answerback.models.build import build_model  # noqa: PLC0415
+        from answerback.models.spec import parse_model_specs  # noqa: PLC0415
+
+        return {spec.name: build_model(spec) for spec in parse_model_specs(self.settings.models)}
+
+    @cached_property
+    def worker(self) -> "Worker":
+        """Runs requests."""
+        from answerback.core.coalescing import growing  # noqa: PLC0415
+        from answerback.service.bells import Bells  # noqa: PLC0415
+        from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
+
+        settings = self.settings
+        return Worker(
+            settings=WorkerSettings(
+                policy=settings.policy,
+                interval=growing(),
+                renew_every_s=settings.policy.lease_ms / 1000 / RENEWALS_A_LEASE,
+                look_every_s=LOOK_EVERY_S,
+                max_tokens=settings.max_tokens,
+                system=settings.system,
+            ),
+            requests=self.requests,
+            history=self.turns,
+            models=self.models,
+            courier=self.courier,
+            bells=Bells(),
+            observer=self.observing.counts,
+            clock=epoch_ms,
+            monotonic=time.monotonic,
+            new_owner=owner_tokens(),
+        )
+
+    @cached_property
+    def dead_letters(self) -> "DeadLetters":
+        """Ends what the queue gave up."""
+        from answerback.service.dead_letters import DeadLetters  # noqa: PLC0415
+
+        return DeadLetters(requests=self.requests, courier=self.courier, observer=self.observing.counts, clock=epoch_ms)
+
+    @cached_property
+    def janitor(self) -> "Janitor":
+        """Sees what no other part would notice."""
+        from answerback.service.janitor import Janitor, JanitorSettings  # noqa: PLC0415
+
+        settings = self.settings
+        return Janitor(
+            settings=JanitorSettings(
+                policy=settings.policy,
+                idle_timeout_ms=settings.idle_timeout_ms,
+                retention_ms=settings.retention_ms,
+                queue_survives=True,
+            ),
+            requests=self.requests,
+            history=self.history,
+            connections=self.connections,
+            sender=self.sender,
+            queue=self.queue,
+            courier=self.courier,
+            observer=self.observing.counts,
+            clock=epoch_ms,
+            last_active_ms=self.sender.last_active_ms,
+        )
+
+
+class LazyTokens:
+    """ports.Tokens, made when the first token is to be verified: that library takes a third of a cold start."""
+
+    def __init__(self, make: Callable[[], Tokens]) -> None:
+        self._make = make
+        self._made: Tokens | None = None
+
+    async def identify(self, token: str) -> Identity:
+        """See ports.Tokens."""
+        if self._made is None:
+            self._made = self._make()
+        return await self._made.identify(token)
+
+
+def epoch_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+async def _settled(work: Coroutine[Any, Any, T]) -> T:
+    """Await it, and then what it left behind: frozen with the process, that would go on at some later time."""
+    try:
+        return await work
+    finally:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            _, running = await asyncio.wait(left, timeout=SETTLE_S)
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running, timeout=SETTLE_S)

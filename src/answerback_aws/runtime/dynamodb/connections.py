@@ -1,0 +1,216 @@
+"""ports.Connections on DynamoDB: open connections, and which one is the address of each session."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from answerback.ports import Bound, Connection, Superseded, Unavailable
+from answerback_aws.runtime.dynamodb.database import TRIES, Database
+from answerback_aws.runtime.dynamodb.items import Item, Value, decode, encode, number_of, text_of
+from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE
+
+STATUS: Final = "active"
+
+CONNECTION_S: Final = 2 * 3_600 + 600
+"""API Gateway closes a connection after two hours; an item that `$disconnect` did not remove goes soon after."""
+
+SESSION_S: Final = 90 * 24 * 3_600
+"""Far beyond the retention of records, whose wishes hold generations of it."""
+
+
+class DynamoConnections:
+    """See ports.Connections.
+
+    `connection_s`, `session_s`: how long the items of a connection and of a session stay after it was opened.
+    """
+
+    def __init__(self, database: Database, *, connection_s: int = CONNECTION_S, session_s: int = SESSION_S) -> None:
+        self._database = database
+        self._connections = database.tables.connections
+        self._sessions = database.tables.sessions
+        self._connection_s = connection_s
+        self._session_s = session_s
+
+    async def add(self, connection: Connection) -> None:
+        """See ports.Connections."""
+        expires_at = connection.connected_at_ms // 1000 + self._connection_s
+        await self._database.put(self._connections, _encode(connection) | encode({TTL_ATTRIBUTE: expires_at}))
+
+    async def get(self, connection_id: str) -> Connection | None:
+        """See ports.Connections. Strongly consistent: it may have been added or bound milliseconds ago."""
+        found = await self._database.get(self._connections, _key(connection_id), consistent=True)
+        return None if found is None else _decode(found)
+
+    async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
+        """See ports.Connections.
+
+        front    read connection and session ──► transaction: connection bound if as read, session its if as read
+                                               ▲                                                                 ▲
+                           dies here: nothing, the next frame binds              bound; binding again changes nothing
+
+        older and newer at once    older: read g1 ─────── write g2 if g1: refused ─ read: the newer has it ─► Superseded
+                                   newer: read g1 ─ write g2 if g1 ─► Bound(g2)
+
+        two first frames of one connection, naming two users    the second transaction is refused: it is bound
+        """
+        for attempt in range(TRIES):
+            found = await self._database.get(self._connections, _key(connection_id), consistent=True)
+            if found is None:
+                return Superseded()
+            connection = _decode(found)
+            if connection.generation is not None and connection.user_id is not None:
+                user_id = connection.user_id
+            key = {"userId": user_id, "sessionId": connection.session_id}
+            session = await self._database.get(self._sessions, key, consistent=True)
+            holder = None if session is None else text_of(session, "connectionId")
+            if session is not None and holder is not None:
+                if holder == connection_id and connection.generation == number_of(session, "generation"):
+                    return Bound(connection, None)
+                if holder == connection_id:
+                    continue  # another frame of it has bound it between the two reads
+                if (connection.connected_at_ms, connection_id) < (number_of(session, "connectedAtMs") or 0, holder):
+                    return Superseded()
+            bound = replace(connection, user_id=user_id, generation=_next_generation(connection, session))
+            if await self._take(connection, bound, session):
+                return Bound(bound, holder)
+            await self._database.pause(attempt)
+        raise Unavailable("other connections of the session were in the way again and again")
+
+    async def _take(self, before: Connection, bound: Connection, session: Item | None) -> bool:
+        """Write both items if they are as they were read."""
+        was = {} if before.generation is None else {":was": before.generation}
+        connection = {
+            "TableName": self._connections,
+            "Key": encode(_key(bound.connection_id)),
+            "UpdateExpression": "SET userId = :u, generation = :g",
+            "ConditionExpression": "attribute_exists(connectionId) AND "
+            + ("generation = :was" if was else "attribute_not_exists(generation)"),
+            "ExpressionAttributeValues": encode({":u": bound.user_id, ":g": bound.generation, **was}),
+        }
+        seen = None if session is None else number_of(session, "generation")
+        address = {
+            "TableName": self._sessions,
+            "Key": encode({"userId": bound.user_id, "sessionId": bound.session_id}),
+            "UpdateExpression": "SET connectionId = :c, connectedAtMs = :at, generation = :g, expiresAt = :e",
+            "ConditionExpression": "attribute_not_exists(userId)" if seen is None else "generation = :seen",
+            "ExpressionAttributeValues": encode(
+                {
+                    ":c": bound.connection_id,
+                    ":at": bound.connected_at_ms,
+                    ":g": bound.generation,
+                    ":e": bound.connected_at_ms // 1000 + self._session_s,
+                    ":seen": seen,
+                }
+            ),
+        }
+        refused = await self._database.transact([{"Update": connection}, {"Update": address}])
+        return refused is None
+
+    async def touch(self, connection_id: str, *, now_ms: int) -> None:
+        """See ports.Connections."""
+        await self._set(connection_id, {"lastActivity": _iso(now_ms), "lastActivityMs": now_ms})
+
+    async def renew(self, connection_id: str, *, token_expires_at_ms: int | None) -> None:
+        """See ports.Connections."""
+        await self._set(connection_id, {"tokenExpiresAtMs": token_expires_at_ms})
+
+    async def _set(self, connection_id: str, values: Mapping[str, Value | None]) -> None:
+        """Set or remove (None) attributes of a connection that is there; an update alone would bring it back."""
+        kept = [name for name, value in values.items() if value is not None]
+        removed = [name for name, value in values.items() if value is None]
+        parts = ["SET " + ", ".join(f"{name} = :{name}" for name in kept)] if kept else []
+        parts += ["REMOVE " + ", ".join(removed)] if removed else []
+        arguments: dict[str, Any] = {
+            "UpdateExpression": " ".join(parts),
+            "ConditionExpression": "attribute_exists(connectionId)",
+        }
+        if kept:
+            arguments["ExpressionAttributeValues"] = encode({f":{name}": values[name] for name in kept})
+        await self._database.update(self._connections, _key(connection_id), **arguments)
+
+    async def remove(self, connection_id: str) -> None:
+        """See ports.Connections. The session keeps its generation.
+
+        $disconnect (late)     delete connection ──► session: address off, if it still is this connection
+                                                   ▲
+                                    dies here: the address leads nowhere (410), the next connection takes it
+        newer connection                bind ─► session: address is the newer ── the condition fails, it stays
+        """
+        item = await self._database.delete(self._connections, _key(connection_id))
+        if item is None:
+            return
+        connection = _decode(item)
+        if connection.user_id is None or connection.generation is None:
+            return
+        await self._database.update(
+            self._sessions,
+            {"userId": connection.user_id, "sessionId": connection.session_id},
+            UpdateExpression="REMOVE connectionId, connectedAtMs",
+            ConditionExpression="connectionId = :c",
+            ExpressionAttributeValues=encode({":c": connection_id}),
+        )
+
+    async def idle(self, *, since_ms: int) -> Sequence[Connection]:
+        """See ports.Connections. A scan: about 500 read units for 10,000 connections (6 cents for 1,000 sweeps).
+
+        An index on the last activity would cost a write unit for each sign of life.
+        """
+        found = await self._database.scan(
+            self._connections,
+            FilterExpression="lastActivityMs < :since",
+            ExpressionAttributeValues=encode({":since": since_ms}),
+        )
+        return [_decode(item) for item in found]
+
+
+def _next_generation(connection: Connection, session: Item | None) -> int:
+    """Higher than any before. The time is only the floor of a session that nothing is known of any more."""
+    seen = 0 if session is None else number_of(session, "generation") or 0
+    return seen + 1 if seen else max(1, connection.connected_at_ms)
+
+
+def _key(connection_id: str) -> dict[str, Value]:
+    return {"connectionId": connection_id}
+
+
+def _encode(connection: Connection) -> dict[str, dict[str, Any]]:
+    return encode(
+        {
+            # These six are the mission's item.
+            "connectionId": connection.connection_id,
+            "userId": connection.user_id,
+            "sessionId": connection.session_id,
+            "connectedAt": _iso(connection.connected_at_ms),
+            "lastActivity": _iso(connection.last_activity_ms),
+            "status": STATUS,
+            "connectedAtMs": connection.connected_at_ms,
+            "lastActivityMs": connection.last_activity_ms,
+            "authenticated": connection.authenticated or None,
+            "tokenExpiresAtMs": connection.token_expires_at_ms,
+            "generation": connection.generation,
+            "sourceIp": connection.source_ip or None,
+            "userAgent": connection.user_agent or None,
+        }
+    )
+
+
+def _decode(item: Item) -> Connection:
+    values = decode(item)
+    return Connection(
+        connection_id=str(values["connectionId"]),
+        session_id=str(values["sessionId"]),
+        connected_at_ms=int(values["connectedAtMs"]),
+        last_activity_ms=int(values["lastActivityMs"]),
+        user_id=text_of(item, "userId"),
+        authenticated=bool(values.get("authenticated", False)),
+        token_expires_at_ms=number_of(item, "tokenExpiresAtMs"),
+        generation=number_of(item, "generation"),
+        source_ip=str(values.get("sourceIp", "")),
+        user_agent=str(values.get("userAgent", "")),
+    )
+
+
+def _iso(epoch_ms: int) -> str:
+    """As the mission writes it: `2025-01-01T00:00:00Z`."""
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,73 @@
+"""Counts what DynamoDB bills: the read and write units of every call of a client."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from answerback_aws.runtime.dynamodb.items import Item, decode
+
+_READS: Final = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"})
+
+_READ_UNIT_BYTES: Final = 4096
+
+
+@dataclass(slots=True)
+class Units:
+    """Units and calls since the last `clear`. A refused write is billed, but not told: it counts as one of 1 KB."""
+
+    read: float = 0.0
+    written: float = 0.0
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.read = self.written = 0.0
+        self.calls.clear()
+
+
+def meter(client: Any) -> Units:
+    """Units that count every call of this boto3 client from now on; it asks DynamoDB for them with each call."""
+    units = Units()
+
+    def ask(params: Mapping[str, Any], model: Any, **_: Any) -> Mapping[str, Any]:
+        if "ReturnConsumedCapacity" not in model.input_shape.members:
+            return params
+        return {**params, "ReturnConsumedCapacity": "TOTAL"}
+
+    def count(parsed: Mapping[str, Any], model: Any, **_: Any) -> None:
+        units.calls[model.name] += 1
+        total = _billed(parsed)
+        if model.name in _READS:
+            units.read += total
+        else:
+            units.written += total
+
+    client.meta.events.register("provide-client-params.dynamodb", ask)
+    client.meta.events.register("after-call.dynamodb", count)
+    return units
+
+
+def _billed(answer: Mapping[str, Any]) -> float:
+    match answer.get("Error", {}).get("Code"):
+        case None if "ConsumedCapacity" not in answer:
+            # The emulator does not count BatchGetItem, which we always ask to be consistent.
+            found = (item for items in answer.get("Responses", {}).values() for item in items)
+            return float(sum(map(read_units_of, found)))
+        case None:
+            consumed = answer["ConsumedCapacity"]
+            return float(
+                sum(part["CapacityUnits"] for part in (consumed if isinstance(consumed, list) else [consumed]))
+            )
+        case "ConditionalCheckFailedException":
+            return 1.0
+        case "TransactionCanceledException":
+            return 2.0 * len(answer.get("CancellationReasons", []))
+        case _:
+            return 0.0
+
+
+def read_units_of(item: Item) -> int:
+    """Of one strongly consistent read. An item is about as large as its names and values in UTF-8."""
+    size = sum(len(name) + len(str(value).encode()) for name, value in decode(item).items())
+    return -(-size // _READ_UNIT_BYTES)

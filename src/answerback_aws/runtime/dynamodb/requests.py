@@ -1,0 +1,399 @@
+"""ports.Requests on DynamoDB.
+
+What one answer costs (write units; a text counts its KB): question text 1+, accept 2 record + 1 index + 2 minute,
+queued 1, claim 1, a renewal or wish 1, answer text 1+, end 2 record + 1 index + 2 turn + 1 index, settled 1 + 1 index.
+"""
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from answerback.core.admission import retry_after_ms
+from answerback.core.request import Change, Ending, Question, Record, RequestKey, State, Step
+from answerback.ports import Accepted, Admission, Existing, Full, Limited, Quota, T, Unavailable
+from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
+from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
+from answerback_aws.runtime.dynamodb.limits import RateLimits
+from answerback_aws.runtime.dynamodb.places import Place
+from answerback_aws.runtime.dynamodb.positions import Positions
+from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED
+from answerback_aws.runtime.dynamodb.texts import Texts
+from answerback_aws.runtime.dynamodb.turns import TURNS_MS, DynamoTurns, turn_item
+
+SEEN_FOR_MS: Final = 3_000
+"""A record seen longer ago has likely changed: reading it costs less than a write that fails."""
+
+_MAX_SEEN: Final = 256
+_ABSENT: Final = "attribute_not_exists(userId) OR expiresAt <= :now"
+"""There is no such record, or it is past its time and only not deleted yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long things stay. `requests_ms`: ended records. `refusals_ms`: those that were never accepted; longer than a
+    late copy of the frame can be on its way. `turns_ms`: turns, for the model's context; texts as long as either needs.
+    """
+
+    requests_ms: int = 7 * 24 * 3_600_000
+    refusals_ms: int = 15 * 60_000
+    turns_ms: int = TURNS_MS
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A record as an item, and when this process saw it so."""
+
+    item: Item
+    record: Record
+    seen_at_ms: int
+
+    @property
+    def place(self) -> Place | None:
+        """Where its turn stands; None: it was never accepted."""
+        position = number_of(self.item, "position")
+        return None if position is None else Place(self.record.user_id, self.record.conversation_id, position)
+
+
+class DynamoRequests:
+    """See ports.Requests and ports.Durability.
+
+    `clock`: epoch milliseconds; it decides only what is past its retention and how long a seen record is trusted to be
+    worth a try. `new_version` names a write; no two writes have one name.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], int],
+        retention: Retention | None = None,
+        new_version: Callable[[], str] | None = None,
+    ) -> None:
+        self._database = database
+        self._table = database.tables.requests
+        self._conversations = database.tables.conversations
+        self._clock = clock
+        self._retention = Retention() if retention is None else retention
+        self._new_version = _random_version if new_version is None else new_version
+        self._limits = RateLimits(database)
+        self._texts = Texts(database, keep_ms=max(self._retention.turns_ms, self._retention.requests_ms))
+        self._turns = DynamoTurns(database, turns_ms=self._retention.turns_ms)
+        self._positions = Positions()
+        self._seen: OrderedDict[RequestKey, _Held] = OrderedDict()
+        self._locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
+
+    # --- ports.Durability
+
+    @property
+    def last_write_failed(self) -> bool:
+        """See ports.Durability."""
+        return self._database.last_write_failed
+
+    async def probe(self, *, now_ms: int) -> None:
+        """See ports.Durability."""
+        key = {"userId": "probe", "window": "probe"}
+        await self._database.put(
+            self._database.tables.rate_limits, encode({**key, TTL_ATTRIBUTE: now_ms // 1000 + 3_600})
+        )
+
+    # --- accepting
+
+    async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
+        """See ports.Requests.
+
+        The pending cap and `position` come from an index that follows the table within moments: of many requests in
+        the same moment a few more than the cap may pass. The rate is exact: it is a condition of the transaction.
+
+            front    look ──► question text ──► transaction: record if absent, minute + 1 if below ──► Accepted
+                           ▲                  ▲                                                       ▲
+            dies here: nothing   a text that nothing names,          stored and counted; the janitor queues it, and the
+                                 gone with its time to live          client's repeat finds it (Existing)
+
+            two fronts, one id      A: look ─ text a ─ transaction wins ─► Accepted
+                                    B: look ─── text b ─ transaction refused: the record is there ─► Existing(A's)
+        """
+        # One at a time in this process, so that a burst of one user does not fail on its own transactions.
+        async with self._alone(record.user_id):
+            held, waiting, window = await asyncio.gather(
+                self._load(record.key), self._waiting(record.user_id), self._limits.look(record.user_id, now_ms=now_ms)
+            )
+            if held is not None:
+                return _existing(held, waiting)
+            if len(waiting) >= quota.max_pending:
+                return Full()
+            per_minute = quota.per_minute if window.own_limit is None else window.own_limit
+            if per_minute and window.count >= per_minute:
+                return Limited(retry_after_ms(now_ms))
+            place = await self._put_question(record, question)
+            refused = await self._put_accepted(record, question, place, per_minute, now_ms)
+        if refused is None:
+            return Accepted(sum(key == record.ordering_key for _, key in waiting))
+        await self._texts.take_question_back(place, question)
+        if 0 in refused.failed:
+            found = self._held(refused.items[0])
+            if found is None:
+                raise Unavailable("the record of an equal id went away while it was looked at")
+            return _existing(found, waiting)
+        return Limited(retry_after_ms(now_ms))
+
+    async def _put_question(self, record: Record, question: Question) -> Place:
+        """Write the texts at a position that is free in the conversation."""
+        while True:
+            position = self._positions.next(record.accepted_at_ms)
+            place = Place(record.user_id, record.conversation_id, position)
+            if await self._texts.put_question(
+                place, question, request_id=record.request_id, accepted_at_ms=record.accepted_at_ms
+            ):
+                return place
+
+    async def _put_accepted(
+        self, record: Record, question: Question, place: Place, per_minute: int, now_ms: int
+    ) -> Refused | None:
+        own = encode(
+            {
+                "version": self._new_version(),
+                "position": place.position,
+                UNFINISHED: place.position,
+                "replaces": question.replaces,
+            }
+        )
+        item = {**encode_record(record), **own}
+        condition = {
+            "ConditionExpression": _ABSENT,
+            "ExpressionAttributeValues": encode({":now": _seconds(now_ms)}),
+        }
+        refused: Refused | None
+        if per_minute:
+            put = {
+                "TableName": self._table,
+                "Item": item,
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                **condition,
+            }
+            count = self._limits.count(record.user_id, limit=per_minute, now_ms=now_ms)
+            refused = await self._database.transact([{"Put": put}, count])
+        else:
+            refused = await self._database.put(self._table, item, **condition)
+        if refused is not None and _is(refused.items.get(0), item):
+            refused = None  # our own write, whose answer was lost on the way to the client's retry
+        if refused is None:
+            self._remember(_Held(item, record, self._clock()))
+        return refused
+
+    async def _waiting(self, user_id: str) -> list[tuple[int, str]]:
+        """(position, ordering key) of the user's unfinished requests, as of a moment ago."""
+        found = await self._database.query(self._table, "userId = :u", {":u": user_id}, IndexName=UNFINISHED)
+        return [(int(item[UNFINISHED]["N"]), item["orderingKey"]["S"]) for item in found]
+
+    # --- changing
+
+    async def change(self, key: RequestKey, change: Change[T]) -> T:
+        """See ports.Requests. Optimistic: every write names the version that it was made from.
+
+            A    read v1 ─ step ──► write v2 if v1 ─► outcome of A
+            B    read v1 ─ step ────────► write v3 if v1: refused, brings v2 ─ step ──► write v3 if v2 ─► outcome of B
+                                                                                      ▲
+            a write is heard of too late: the record has the version that this write was to give it, so it is done
+
+        What this process saw a moment ago saves the read, for a write is refused if it is not so any more. That nothing
+        is to be written is only said of a record that was just read.
+        """
+        async with self._alone(key):
+            held = self._seen.pop(key, None)
+            is_read = held is None or self._clock() - held.seen_at_ms > SEEN_FOR_MS
+            if is_read:
+                held = await self._load(key)
+            for attempt in range(TRIES):
+                step = change(None if held is None else held.record)
+                if step.record is not None:
+                    written = await self._write(key, held, step.record, step)
+                    if isinstance(written, _Held):
+                        self._remember(written)
+                        return step.outcome
+                    held = self._held(written.items[0])
+                    await self._database.pause(attempt)
+                elif is_read:
+                    self._remember(held)
+                    return step.outcome
+                else:
+                    held = await self._load(key)
+                is_read = True
+        raise Unavailable("others changed the record again and again")
+
+    async def _write(self, key: RequestKey, held: _Held | None, after: Record, step: Step[Any]) -> _Held | Refused:
+        version = self._new_version()
+        if held is None:
+            item = self._new_item(after, version)
+            refused = await self._database.put(
+                self._table,
+                item,
+                ConditionExpression=_ABSENT,
+                ExpressionAttributeValues=encode({":now": _seconds(self._clock())}),
+            )
+        else:
+            own = {name: held.item[name] for name in ("position", "replaces", UNFINISHED) if name in held.item}
+            item = {**encode_record(after), **own, **encode({"version": version})}
+            if after.ending is not None and UNFINISHED in item:
+                del item[UNFINISHED]
+                refused = await self._end(held, item, after, after.ending, step.text or "")
+            else:
+                refused = await self._update(held, item)
+        if refused is not None and not _is(refused.items.get(0), item):
+            return refused
+        return _Held(item, after, self._clock())
+
+    def _new_item(self, record: Record, version: str) -> dict[str, Any]:
+        """The record of what was never accepted: a refusal, an early cancellation."""
+        item = {**encode_record(record), **encode({"version": version})}
+        if record.ending is None:
+            return item | encode({UNFINISHED: self._positions.next(record.accepted_at_ms)})
+        return item | encode({TTL_ATTRIBUTE: _seconds(record.ending.ended_at_ms + self._retention.refusals_ms)})
+
+    async def _update(self, held: _Held, item: Item) -> Refused | None:
+        found = await self._database.update(self._table, _key(held.record), **_change_of(held.item, item))
+        return found if isinstance(found, Refused) else None
+
+    async def _end(
+        self, held: _Held, item: dict[str, Any], record: Record, ending: Ending, text: str
+    ) -> Refused | None:
+        """Write the ending; of an accepted request with it the turn, which is the durable note for the history.
+
+        worker    answer text ──► transaction: record ended if still as read, turn, unfinished mark off ──► ending sent
+                ▲               ▲                                                                         ▲
+        dies here: another attempt,   a text that nothing names;         ended: redelivery finds it ended and
+        after the lease               another attempt                    sends the ending again
+
+        fenced (another attempt or a cancellation wrote first): refused, the text is taken back, nothing is named
+        """
+        place = held.place
+        if place is None:
+            item |= encode({TTL_ATTRIBUTE: _seconds(ending.ended_at_ms + self._retention.refusals_ms)})
+            return await self._update(held, item)
+        item |= encode({TTL_ATTRIBUTE: _seconds(ending.ended_at_ms + self._retention.requests_ms)})
+        version = text_of(item, "version") or ""
+        answer = await self._texts.put_answer(place, text, version=version, ended_at_ms=ending.ended_at_ms)
+        item |= encode({"answer": answer})
+        replaces, replaces_from = text_of(item, "replaces"), None
+        if replaces is not None and record.state is State.COMPLETED:
+            replaces_from = await self._turns.replaces_from(record, place.position, replaces)
+        turn = turn_item(
+            record, ending, position=place.position, replaces=replaces, replaces_from=replaces_from, answer=answer
+        )
+        ended = {
+            "TableName": self._table,
+            "Key": encode(_key(record)),
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            **_change_of(held.item, item),
+        }
+        refused = await self._database.transact(
+            [{"Update": ended}, {"Put": {"TableName": self._conversations, "Item": turn}}]
+        )
+        if refused is not None and answer is not None and not _is(refused.items.get(0), item):
+            await self._texts.take_answer_back(place, answer)
+        return refused
+
+    # --- reading
+
+    async def read(self, key: RequestKey) -> Record | None:
+        """See ports.Requests."""
+        held = await self._load(key)
+        self._remember(held)
+        return None if held is None else held.record
+
+    async def question(self, key: RequestKey) -> Question | None:
+        """See ports.Requests."""
+        held = self._seen.get(key) or await self._load(key)
+        place = None if held is None else held.place
+        return None if place is None else await self._texts.question(place)
+
+    async def answer(self, key: RequestKey) -> str:
+        """See ports.Requests."""
+        held = await self._load(key)
+        place = None if held is None else held.place
+        named = None if held is None else text_of(held.item, "answer")
+        return "" if place is None or named is None else await self._texts.answer(place, named)
+
+    async def unfinished(self) -> Sequence[Record]:
+        """See ports.Requests. Reads the sparse index whole, which holds only what is unfinished, and those records."""
+        index = await self._database.scan(self._table, IndexName=UNFINISHED)
+        keys = [{"userId": item["userId"]["S"], "requestId": item["requestId"]["S"]} for item in index]
+        items = [item for item in await self._database.get_many(self._table, keys) if UNFINISHED in item]
+        items.sort(key=lambda item: (int(item[UNFINISHED]["N"]), item["requestId"]["S"]))
+        return [decode_item(item) for item in items]
+
+    async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
+        """Does nothing: every ended record has its time to live, and is absent here from that instant on.
+
+        DynamoDB deletes for free what is past it; finding it ourselves would take a scan of the table, or an index.
+        """
+        return 0
+
+    # --- inner
+
+    async def _load(self, key: RequestKey) -> _Held | None:
+        return self._held(await self._database.get(self._table, _named(key), consistent=True))
+
+    def _held(self, item: Item | None) -> _Held | None:
+        now_ms = self._clock()
+        if item is None or (number_of(item, TTL_ATTRIBUTE) or 2**53) <= _seconds(now_ms):
+            return None
+        return _Held(item, decode_item(item), now_ms)
+
+    def _remember(self, held: _Held | None) -> None:
+        if held is None:
+            return
+        key = held.record.key
+        if held.record.ending is not None:
+            self._seen.pop(key, None)
+            return
+        self._seen[key] = held
+        self._seen.move_to_end(key)
+        while len(self._seen) > _MAX_SEEN:
+            self._seen.popitem(last=False)
+
+    def _alone(self, name: object) -> asyncio.Lock:
+        """What keeps this process from being in its own way; between processes the conditions decide."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
+
+
+def _existing(held: _Held, waiting: Sequence[tuple[int, str]]) -> Existing:
+    record, position = held.record, number_of(held.item, UNFINISHED)
+    if position is None:
+        return Existing(record, 0)
+    return Existing(record, sum(key == record.ordering_key and at < position for at, key in waiting))
+
+
+def _change_of(before: Item, after: Item) -> dict[str, Any]:
+    """The update from one item to the other, on the condition that it still is the one."""
+    change = update(before, after)
+    change["ExpressionAttributeValues"][":seen"] = before["version"]
+    change["ExpressionAttributeNames"]["#version"] = "version"
+    return {**change, "ConditionExpression": "#version = :seen"}
+
+
+def _is(found: Item | None, written: Item) -> bool:
+    """Whether what stands there is this very write."""
+    return found is not None and found.get("version") == written["version"]
+
+
+def _named(key: RequestKey) -> dict[str, str | int | bool]:
+    return {"userId": key.user_id, "requestId": key.request_id}
+
+
+def _key(record: Record) -> dict[str, str | int | bool]:
+    return _named(record.key)
+
+
+def _seconds(epoch_ms: int) -> int:
+    return epoch_ms // 1000
+
+
+def _random_version() -> str:
+    return secrets.token_hex(6)

@@ -1,0 +1,82 @@
+"""The authorizer of `$connect`: a token becomes a user, or the connection is refused.
+
+no token, or one that is not accepted      401 (the exception whose whole text is "Unauthorized")
+a web page of a foreign origin             403 (Deny)
+the query names another user               403 (Deny)
+the provider's keys cannot be fetched      500, and the client tries again
+"""
+
+import logging
+import os
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import Any, Literal
+
+from answerback.ports import TokenRefused, Tokens
+from answerback_aws.runtime.composition import Composition
+from answerback_aws.runtime.functions.handshake import Handshake
+from answerback_aws.runtime.telemetry import LambdaContext
+
+log = logging.getLogger("answerback.aws.authorizer")
+
+
+class Unauthorized(Exception):
+    """API Gateway answers 401 if this is the text of what the authorizer raises, and 500 for any other."""
+
+    def __init__(self) -> None:
+        super().__init__("Unauthorized")
+
+
+def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Called by API Gateway."""
+    composition = _composition()
+    connection_id = event["requestContext"]["connectionId"]
+    with composition.observing.invocation(context, connectionId=connection_id):
+        if composition.tokens is None:
+            raise RuntimeError("the stack has an authorizer but no issuer of tokens")
+        origins = composition.settings.allow_origins
+        return composition.run(authorize(composition.tokens, event, allow_origins=origins))
+
+
+async def authorize(tokens: Tokens, event: Mapping[str, Any], *, allow_origins: Collection[str] = ()) -> dict[str, Any]:
+    """The policy for this one connection, with what `$connect` has to know of the token.
+
+    Raises: Unauthorized; Unavailable: the token cannot be checked now.
+    """
+    handshake = Handshake.of(event)
+    if not handshake.is_admitted(allow_origins):
+        log.info("a web page of a foreign origin is refused")
+        return _policy(event, "Deny", user_id="nobody", context={})
+    token = handshake.token
+    if token is None:
+        log.info("a connection without a token is refused")
+        raise Unauthorized
+    try:
+        identity = await tokens.identify(token)
+    except TokenRefused as exc:
+        log.info("a token was refused: %s", exc)
+        raise Unauthorized from None
+    is_other = handshake.query.get("userId") not in {None, identity.user_id}
+    if is_other:
+        log.info("a connection for another user than the token's is refused", extra={"userId": identity.user_id})
+    context = {"userId": identity.user_id}
+    if identity.expires_at_ms is not None:
+        context["expiresAtMs"] = str(identity.expires_at_ms)
+    return _policy(event, "Deny" if is_other else "Allow", user_id=identity.user_id, context=context)
+
+
+def _policy(
+    event: Mapping[str, Any], effect: Literal["Allow", "Deny"], *, user_id: str, context: Mapping[str, str]
+) -> dict[str, Any]:
+    """For this one connection."""
+    statement = {"Action": "execute-api:Invoke", "Effect": effect, "Resource": event["methodArn"]}
+    return {
+        "principalId": user_id,
+        "policyDocument": {"Version": "2012-10-17", "Statement": [statement]},
+        "context": dict(context),
+    }
+
+
+@cache
+def _composition() -> Composition:
+    return Composition("authorizer", os.environ)

@@ -1,0 +1,102 @@
+"""The connection manager: `$connect` saves the connection, `$disconnect` removes it.
+
+Nothing is posted from `$connect`: the connection does not exist for `@connections` before it has returned (R6). And
+`$disconnect` may come late, long after the app has come back: it removes this connection and never its session's newer
+one.
+"""
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from typing import Any, Final
+
+from answerback.ports import Connection, Connections, Unavailable
+from answerback_aws.runtime.composition import Composition, epoch_ms
+from answerback_aws.runtime.functions.handshake import BadHandshake, Handshake
+from answerback_aws.runtime.telemetry import LambdaContext
+
+log = logging.getLogger("answerback.aws.connections")
+
+MAX_USER_AGENT: Final = 256
+FOREIGN_PAGE: Final = "Web pages of this Origin may not connect. The operator allows them by AllowOrigins."
+
+Answer = dict[str, Any]
+
+
+def handler(event: Mapping[str, Any], context: LambdaContext) -> Answer:
+    """Called by API Gateway."""
+    composition = _composition()
+    about = event["requestContext"]
+    with composition.observing.invocation(context, connectionId=about["connectionId"]):
+        if about["eventType"] == "CONNECT":
+            origins = composition.settings.allow_origins
+            return composition.run(connect(composition.connections, event, clock=epoch_ms, allow_origins=origins))
+        return composition.run(disconnect(composition.connections, event))
+
+
+async def connect(
+    connections: Connections,
+    event: Mapping[str, Any],
+    *,
+    clock: Callable[[], int],
+    allow_origins: Collection[str] = (),
+) -> Answer:
+    """Save the connection. Any status but 200 is what the client gets instead of a socket."""
+    handshake = Handshake.of(event)
+    if not handshake.is_admitted(allow_origins):
+        log.info("a web page of a foreign origin is refused")
+        return {"statusCode": 403, "body": FOREIGN_PAGE}
+    try:
+        subprotocol = handshake.subprotocol()
+        connection = _connection(event, handshake, now_ms=clock())
+    except BadHandshake as exc:
+        log.info("a handshake is refused: %s", exc)
+        return {"statusCode": 400, "body": str(exc)}
+    try:
+        await connections.add(connection)
+    except Unavailable as exc:
+        log.warning("a connection could not be saved: %s", exc)
+        return {"statusCode": 503}
+    answer: Answer = {"statusCode": 200}
+    if subprotocol is not None:
+        answer["headers"] = {"Sec-WebSocket-Protocol": subprotocol}
+    return answer
+
+
+async def disconnect(connections: Connections, event: Mapping[str, Any]) -> Answer:
+    """Remove the connection. No request is cancelled by that (G6)."""
+    about = event["requestContext"]
+    try:
+        await connections.remove(about["connectionId"])
+    except Unavailable as exc:
+        log.warning("a closed connection could not be removed; the janitor will: %s", exc)
+    log.info("a connection is closed", extra={"closeCode": about.get("disconnectStatusCode")})
+    return {"statusCode": 200}
+
+
+def _connection(event: Mapping[str, Any], handshake: Handshake, *, now_ms: int) -> Connection:
+    """Raises: BadHandshake."""
+    about = event["requestContext"]
+    known = about.get("authorizer") or {}
+    user_id = known.get("userId")
+    expires_at_ms = known.get("expiresAtMs")
+    identity = about.get("identity") or {}
+    agent = identity.get("userAgent") or handshake.headers.get("user-agent") or ""
+    return Connection(
+        connection_id=about["connectionId"],
+        session_id=handshake.id_of("sessionId") or f"connection-{secrets.token_urlsafe(16)}",
+        connected_at_ms=int(about.get("connectedAt") or now_ms),
+        last_activity_ms=now_ms,
+        user_id=handshake.id_of("userId") if user_id is None else str(user_id),
+        authenticated=user_id is not None,
+        token_expires_at_ms=None if expires_at_ms is None else int(expires_at_ms),
+        source_ip=identity.get("sourceIp") or "",
+        user_agent=agent[:MAX_USER_AGENT],
+    )
+
+
+@cache
+def _composition() -> Composition:
+    return Composition("connections", os.environ)

@@ -1,0 +1,47 @@
+"""The handler of dead letters: what the queue gave up ends as failed, and its app is told."""
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+from answerback.core.request import RequestKey
+from answerback.service.worker import Done, Retry
+from answerback_aws.runtime.composition import Composition, epoch_ms
+from answerback_aws.runtime.functions.handing import Handing, Hold
+from answerback_aws.runtime.telemetry import LambdaContext
+
+HOLD: Final = Hold(for_s=60, every_s=20)
+
+
+def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Called by Lambda's event source mapping."""
+    composition = _composition()
+    with composition.observing.invocation(context):
+        remaining_ms = context.get_remaining_time_in_millis()
+        return composition.run(_handing().handle(event, remaining_ms=remaining_ms))
+
+
+@cache
+def _composition() -> Composition:
+    return Composition("dead_letters", os.environ)
+
+
+@cache
+def _handing() -> Handing:
+    composition = _composition()
+    dead_letters, counts = composition.dead_letters, composition.observing.counts
+
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
+        outcome = await dead_letters.run(key)
+        if isinstance(outcome, Done):
+            counts.count("DeadLetters")
+        return outcome
+
+    return Handing(
+        run=run,
+        visibility=composition.visibility(composition.settings.dead_letters_url),
+        hold=HOLD,
+        counts=counts,
+        clock=epoch_ms,
+    )

@@ -1,0 +1,55 @@
+"""The janitor: every minute it mends requests, closes idle connections, and writes behind what Aurora does not have.
+
+What does not fit in the time of one invocation is done by the next.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from answerback.ports import Unavailable
+from answerback_aws.runtime.composition import BEHIND, Composition, epoch_ms
+from answerback_aws.runtime.telemetry import LambdaContext
+
+if TYPE_CHECKING:
+    from answerback.service.janitor import Janitor
+    from answerback_aws.runtime.aurora.write_behind import Archiver
+
+log = logging.getLogger("answerback.aws.janitor")
+
+LEAVE_S: Final = 5.0
+"""Before Lambda ends the invocation."""
+
+SWEEP_SHARE: Final = 0.5
+"""Of the time, for the sweep; the rest is for Aurora, which may have to wake up first."""
+
+
+def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Called by the schedule."""
+    composition = _composition()
+    with composition.observing.invocation(context):
+        within_s = context.get_remaining_time_in_millis() / 1000 - LEAVE_S
+        composition.run(sweep(composition.janitor, composition.archiver, within_s=within_s))
+    return {}
+
+
+async def sweep(janitor: "Janitor", archiver: "Archiver", *, within_s: float) -> None:
+    """Once through everything. Raises nothing."""
+    try:
+        async with asyncio.timeout(within_s):
+            await janitor.sweep(stop_at_ms=epoch_ms() + int(within_s * SWEEP_SHARE * 1000))
+            await archiver.flush_if_due()
+    except TimeoutError:
+        log.warning("the time of the function is over; the next invocation goes on")
+    except Unavailable as exc:
+        log.warning("the history could not be written to Aurora; the next invocation tries again: %s", exc)
+    except Exception:
+        log.exception("the history could not be written to Aurora; the next invocation tries again")
+
+
+@cache
+def _composition() -> Composition:
+    return Composition("janitor", os.environ, patience=BEHIND)

@@ -1,0 +1,52 @@
+"""The chat worker: one message of the queue, one request, one run of `Worker`.
+
+The record decides who may run a request; the message only says that there is something to do. So its visibility is
+shortened to the lease and renewed with it: after a crash another worker has it within seconds, and finds the lease
+over.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+from answerback.core.request import RequestKey
+from answerback.service.worker import Done, Retry
+from answerback_aws.runtime.composition import Composition, epoch_ms
+from answerback_aws.runtime.functions.handing import Handing, Hold
+from answerback_aws.runtime.telemetry import LambdaContext
+
+AFTER_LEASE_S: Final = 2.0
+"""The message is seen again when the lease is certainly over, so that one redelivery is enough."""
+
+BEATS_A_LEASE: Final = 3
+
+
+def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Called by Lambda's event source mapping."""
+    composition = _composition()
+    with composition.observing.invocation(context):
+        remaining_ms = context.get_remaining_time_in_millis()
+        return composition.run(_handing().handle(event, remaining_ms=remaining_ms))
+
+
+@cache
+def _composition() -> Composition:
+    return Composition("worker", os.environ)
+
+
+@cache
+def _handing() -> Handing:
+    composition = _composition()
+    worker, lease_s = composition.worker, composition.settings.policy.lease_ms / 1000
+
+    async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
+        return await worker.run(key, stop_at_ms=stop_at_ms)
+
+    return Handing(
+        run=run,
+        visibility=composition.visibility(composition.settings.queue_url),
+        hold=Hold(for_s=lease_s + AFTER_LEASE_S, every_s=lease_s / BEATS_A_LEASE),
+        counts=composition.observing.counts,
+        clock=epoch_ms,
+    )

@@ -1,0 +1,236 @@
+"""The composition root of the desktop app: everything is made here, joined here, and ended here."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from PySide6.QtCore import QLocale, QObject, QSettings, QTimer, QUrl
+from PySide6.QtGui import QDesktopServices
+from PySide6.QtWidgets import QApplication
+
+from answerback import __version__
+from answerback_desktop.engine import Engine, Environment
+from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
+from answerback_desktop.settings import AuthMode, Language, Settings, SettingsFile
+from answerback_desktop.texts import Texts, texts_of
+from answerback_desktop.ui.bridge import Bridge
+from answerback_desktop.ui.process.log import CrashWatch, open_log
+from answerback_desktop.ui.process.signals import StopSignals
+from answerback_desktop.ui.process.single import Doorbell, ring
+from answerback_desktop.ui.theme import apply
+from answerback_desktop.ui.theme.look import theme_of
+from answerback_desktop.ui.tray import Tray, app_icon
+from answerback_desktop.ui.window.main_window import MainWindow
+from answerback_desktop.ui.window.toast import Toast
+from answerback_desktop.viewmodels import AppViewModel, Changes
+
+__all__ = ["DesktopApp", "Options", "Outcome", "run"]
+
+log = logging.getLogger("answerback.desktop")
+CLOSE_S: Final = 8.0
+"""What the engine gets to write everything down and to stop a gateway of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line said; None leaves the profile's settings as they are. `root`: where profiles are kept."""
+
+    profile: Profile
+    url: str | None = None
+    user: str | None = None
+    language: Language | None = None
+
+
+class Outcome(IntEnum):
+    """How a start went."""
+
+    ENDED = 0
+    RAISED = 1
+    """The profile is open: its window was brought to the front."""
+
+
+class DesktopApp(QObject):
+    """One run: the engine, the bridge, the window, the tray.
+
+    `start()`, then Qt's event loop; `finish()` ends the engine and then the loop.
+    """
+
+    def __init__(self, application: QApplication, profile: Profile, *, engine: Engine | None = None) -> None:
+        super().__init__()
+        self._application = application
+        self._profile = profile
+        self.engine = engine or Engine(Environment(profile=profile, gateway_command=_own_command()))
+        self.view_model = AppViewModel(self.engine)
+        self.bridge = Bridge(self.view_model, self.engine.drain, parent=self)
+        self._texts = self._texts_of(self.view_model.settings)
+        self.tray = Tray(self._texts, self)
+        self.window: MainWindow | None = None
+        self._is_finishing = False
+
+    def start(self) -> MainWindow:
+        """Start the engine and show the window. Raises: OSError: the profile's folder cannot be used."""
+        self.engine.start()
+        first = self.view_model.apply(self.engine.drain())
+        settings = self.view_model.settings
+        self._texts = self._texts_of(settings)
+        theme = theme_of(settings, self._application)
+        apply(self._application, theme)
+        state = QSettings(str(self._profile.folder / "window.ini"), QSettings.Format.IniFormat)
+        self.tray.set_texts(self._texts)
+        window = MainWindow(
+            self.view_model, self._texts, theme, state=state, tray=self.tray, log_path=self._profile.log_path
+        )
+        self.window = window
+        window.quit_wanted.connect(self.finish)
+        window.visibility_changed.connect(lambda is_visible: self.bridge.set_hidden(not is_visible))
+        window.acted.connect(self.bridge.wake)
+        self.bridge.changed.connect(self._changed)
+        self._application.styleHints().colorSchemeChanged.connect(self._scheme_changed)
+        window.apply(first)
+        window.show()
+        self.bridge.start()
+        log.info("the app has started, version %s, profile %s", __version__, self._profile.name)
+        return window
+
+    def finish(self) -> None:
+        """Away from the screen at once, then write everything down, then end."""
+        if self._is_finishing or self.window is None:
+            return
+        self._is_finishing = True
+        self.window.keep_state()
+        self.window.hide()
+        self.tray.set_shown(False)
+        self.engine.close()
+        self.bridge.set_hidden(False)
+        QTimer.singleShot(int(CLOSE_S * 1000), self._end)
+
+    def dispose(self) -> None:
+        """After the loop: nothing of this run is left."""
+        self.bridge.stop()
+        self.engine.close()
+        if not self.engine.join(CLOSE_S):
+            log.warning("the engine did not end in time")
+        if self.window is not None:
+            self.window.deleteLater()
+            self.window = None
+
+    def something_went_wrong(self) -> None:
+        """A defect, told quietly."""
+        if self.window is None or self._is_finishing:
+            return
+        words, path = self._texts.window, str(self._profile.log_path)
+        show = lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(path))  # noqa: E731
+        self.window.say(Toast(text=words.something_wrong, action=words.show_log, act=show, lasts=True))
+
+    def _changed(self, changes: Changes) -> None:
+        if self.window is not None:
+            if changes.settings:
+                self._follow_settings(self.window)
+            self.window.apply(changes)
+        if changes.stopped:
+            self._end()
+
+    def _follow_settings(self, window: MainWindow) -> None:
+        settings = self.view_model.settings
+        window.set_theme(theme_of(settings, self._application))
+        texts = self._texts_of(settings)
+        if texts != self._texts:
+            self._texts = texts
+            window.set_texts(texts)
+
+    def _scheme_changed(self) -> None:
+        if self.window is not None:
+            self.window.set_theme(theme_of(self.view_model.settings, self._application))
+
+    @staticmethod
+    def _texts_of(settings: Settings) -> Texts:
+        return texts_of(settings.language, system_locale=QLocale.system().name().replace("_", "-"))
+
+    def _end(self) -> None:
+        self.bridge.stop()
+        if self._is_finishing:
+            self._application.quit()
+
+
+def run(options: Options) -> Outcome:
+    """Run the app until the person ends it. Raises: OSError: the profile's folder cannot be used; ProfileInUse: it is
+    open in an app that does not answer.
+    """
+    application = _application()
+    profile, lock = options.profile, ProfileLock(options.profile)
+    try:
+        lock.acquire()
+    except ProfileInUse:
+        if ring(profile.folder):
+            return Outcome.RAISED
+        raise
+    try:
+        handler = open_log(profile.log_path)
+        watch = CrashWatch(profile.folder / "crash.log")
+        watch.install()
+        try:
+            _run_in(application, options, watch)
+        finally:
+            watch.remove()
+            logging.getLogger("answerback").removeHandler(handler)
+            handler.close()
+    finally:
+        lock.release()
+    return Outcome.ENDED
+
+
+def _run_in(application: QApplication, options: Options, watch: CrashWatch) -> None:
+    keep_options(options)
+    app = DesktopApp(application, options.profile)
+    doorbell, signals = Doorbell(options.profile.folder), StopSignals()
+    watch.happened.connect(app.something_went_wrong)
+    signals.came.connect(app.finish)
+    doorbell.listen()
+    signals.install()
+    try:
+        window = app.start()
+        doorbell.rung.connect(window.bring_to_front)
+        application.exec()
+    finally:
+        signals.remove()
+        doorbell.close()
+        app.dispose()
+
+
+def _own_command() -> tuple[str, ...]:
+    """How to run the `answerback` command: a packaged app is that command itself."""
+    return (sys.executable,) if getattr(sys, "frozen", False) else (sys.executable, "-m", "answerback")
+
+
+def keep_options(options: Options) -> None:
+    """What the command line says becomes a setting of the profile, as if it had been typed into the dialog."""
+    if options.url is None and options.user is None and options.language is None:
+        return
+    file = SettingsFile(options.profile.settings_path)
+    settings = file.load()
+    if options.url is not None:
+        settings = msgspec.structs.replace(settings, server_url=options.url)
+    if options.user is not None:
+        settings = msgspec.structs.replace(settings, user=options.user, auth=AuthMode.NONE)
+    if options.language is not None:
+        settings = msgspec.structs.replace(settings, language=options.language)
+    file.save(settings)
+
+
+def _application() -> QApplication:
+    """Qt's one object. High DPI is its default."""
+    running = QApplication.instance()
+    if isinstance(running, QApplication):
+        return running
+    application = QApplication([Path(sys.argv[0]).name or "answerback"])
+    application.setApplicationName("answerback")
+    application.setApplicationDisplayName("Answerback")
+    application.setApplicationVersion(__version__)
+    application.setDesktopFileName("answerback")
+    application.setQuitOnLastWindowClosed(False)
+    application.setWindowIcon(app_icon())
+    return application

@@ -1,0 +1,377 @@
+"""One account at work: its client, its store, the answers that come in, and the sync."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from answerback.client import (
+    AnswerbackError,
+    Client,
+    Connected,
+    ConnectionState,
+    Timing,
+)
+from answerback.client.tokens import Token
+from answerback.core.answer import clean
+from answerback_desktop.engine.answers import Answers
+from answerback_desktop.engine.commands import ExportFormat
+from answerback_desktop.engine.events import (
+    AccountOpened,
+    ConnectionChanged,
+    ConnectionReason,
+    ConnectionStatus,
+    ConversationsChanged,
+    Event,
+    Exported,
+    NoticeCode,
+    NoticeRaised,
+    RoundTripMeasured,
+    SearchFound,
+    TurnChanged,
+)
+from answerback_desktop.engine.export import exported, file_name
+from answerback_desktop.engine.pages import Pages
+from answerback_desktop.engine.status import ConnectionTracker
+from answerback_desktop.engine.sync import Sync
+from answerback_desktop.engine.tasks import Tasks
+from answerback_desktop.records import Account
+from answerback_desktop.settings import Settings
+from answerback_desktop.store.database import Database, StoreError
+from answerback_desktop.store.history import HistoryStore, TurnMerge
+from answerback_desktop.store.store import AccountStore
+
+log = logging.getLogger("answerback.desktop")
+
+FLUSH_S: Final = 0.5
+PING_S: Final = 30.0
+HITS: Final = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """How the client shows who it is."""
+
+    user: str | None = None
+    token: Token | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Unwritten:
+    """What is written down soon."""
+
+    drafts: dict[str, str] = field(default_factory=dict)
+    timer: asyncio.TimerHandle | None = None
+
+
+class AccountEngine:
+    """Lives in the engine's loop. `open`, then commands, then `close`."""
+
+    def __init__(
+        self,
+        account: Account,
+        database: Database,
+        credentials: Credentials,
+        *,
+        emit: Callable[[Event], None],
+        clock: Callable[[], int],
+        settings: Callable[[], Settings],
+        timing: Timing,
+    ) -> None:
+        self.account = account
+        self._database = database
+        self._credentials = credentials
+        self._emit = emit
+        self._clock = clock
+        self._settings = settings
+        self._timing = timing
+        self._store = AccountStore(database)
+        self._history = HistoryStore(database)
+        self.tracker = ConnectionTracker(clock)
+        self._client: Client | None = None
+        self._sync: Sync | None = None
+        self._tasks = Tasks()
+        self._unwritten = _Unwritten()
+        self._shown: str | None = None
+        self._is_store_broken = False
+        self._answers = Answers(
+            self._store,
+            emit=emit,
+            clock=clock,
+            is_seen=self.is_seen,
+            on_asked=self._begun,
+            on_ended=self._ended,
+            on_text=self._write_soon,
+        )
+        self._pages = Pages(self._store, emit, self._answers.so_far)
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Tell what is stored, and begin to connect. Raises: StoreError."""
+        self._emit(
+            AccountOpened(
+                account=self.account,
+                conversations=self._store.conversations(),
+                pending=self._store.pending(),
+                drafts=self._store.drafts(),
+            )
+        )
+        if self._database.moved_aside is not None:
+            self._notice(NoticeCode.STORE_MOVED_ASIDE, path=str(self._database.moved_aside))
+        self._connect()
+
+    async def close(self) -> None:
+        """Write everything down. Running answers go on at the server."""
+        await self._disconnect()
+        self._flush()
+        self._database.close()
+
+    def reconnect(self) -> None:
+        """Try at once; a client that was stopped is made anew."""
+        if self._client is not None:
+            self._client.reconnect_now()
+        else:
+            self._connect()
+
+    def refresh(self) -> None:
+        """Look at the server."""
+        if self._sync is not None:
+            self._sync.wish()
+
+    async def sign_out(self) -> None:
+        """Stop the client: there is no token any more."""
+        await self._disconnect()
+        self._emit(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=ConnectionReason.SIGN_IN_NEEDED))
+
+    def _connect(self) -> None:
+        try:
+            client = Client(
+                self.account.server_url,
+                token=self._credentials.token,
+                user=self._credentials.user,
+                session=self._store.session_id(),
+                offline_start=True,
+                outbox=self._answers.outbox,
+                on_state=self._state_changed,
+                timing=self._timing,
+            )
+        except ValueError:
+            self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.BAD_URL))
+            return
+        self._client = client
+        self._sync = Sync(
+            client,
+            store=self._store,
+            history=self._history,
+            watcher=self,
+            clock=self._clock,
+            is_online=lambda: self._client is client and isinstance(client.state, Connected),
+            is_watched=lambda: self._shown is not None,
+        )
+        self._tasks.spawn(self._run(client, self._sync), "account")
+
+    async def _run(self, client: Client, sync: Sync) -> None:
+        await client.open()
+        for stream in client.restored:
+            self._answers.follow(stream)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(sync.run())
+            tasks.create_task(self._measure(client))
+
+    async def _disconnect(self) -> None:
+        client, self._client, self._sync = self._client, None, None
+        await self._tasks.cancel()
+        try:
+            await self._answers.close()
+        except StoreError:
+            self.store_failed()
+        if client is not None:
+            await client.aclose()
+
+    async def _measure(self, client: Client) -> None:
+        """The round trip, now and then while online."""
+        async for state in client.states():
+            while isinstance(state, Connected) and client.state is state:
+                try:
+                    self._emit(RoundTripMeasured(await client.ping() * 1000))
+                except AnswerbackError:
+                    break
+                await asyncio.sleep(PING_S)
+
+    def _state_changed(self, state: ConnectionState) -> None:
+        if self._client is None:
+            return
+        changed = self.tracker.changed(state, self._client.limits)
+        if isinstance(state, Connected) and not self._is_ours(state.user_id):
+            changed = ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.USER_MISMATCH)
+            self._tasks.spawn(self._disconnect(), "disconnect")
+        elif changed.status in (ConnectionStatus.STOPPED, ConnectionStatus.SIGNED_OUT):
+            self._tasks.spawn(self._disconnect(), "disconnect")
+        elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
+            self._sync.connected()
+        self._emit(changed)
+
+    def _is_ours(self, user_id: str) -> bool:
+        try:
+            return self._store.claim_user(user_id)
+        except StoreError:
+            self.store_failed()
+            return True
+
+    # --- questions ------------------------------------------------------------------------------------------
+
+    def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
+        """See `Commands.ask`."""
+        self._answers.ask(self._client, conversation_id, request_id, text, replaces=replaces, settings=self._settings())
+
+    def stop(self, request_id: str) -> None:
+        """See `Commands.stop`."""
+        self._answers.stop(self._client, request_id)
+
+    def forget_turn(self, request_id: str) -> None:
+        """See `Commands.forget_turn`."""
+        self._answers.forget_turn(request_id)
+
+    def _begun(self, conversation_id: str) -> None:
+        self._pages.begun(conversation_id)
+
+    def _ended(self, conversation_id: str) -> None:
+        self.conversations_changed([conversation_id])
+        if self._store.conversation(conversation_id) is None:
+            self.refresh()  # deleted here, and the server is told only when nothing of it is under way
+
+    # --- conversations --------------------------------------------------------------------------------------
+
+    def open_conversation(self, conversation_id: str) -> None:
+        """See `Commands.open_conversation`."""
+        self._pages.open(conversation_id)
+        if self._sync is not None:
+            self._sync.wish(conversation_id)
+
+    def load_more(self, conversation_id: str, before_request_id: str) -> None:
+        """See `Commands.load_more`."""
+        self._pages.more(conversation_id, before_request_id)
+
+    def show(self, conversation_id: str | None) -> None:
+        """See `Commands.show`."""
+        self._shown = conversation_id
+        if conversation_id is not None and self._store.mark_read(conversation_id):
+            self.conversations_changed([conversation_id])
+
+    def save_draft(self, conversation_id: str, text: str) -> None:
+        """See `Commands.save_draft`."""
+        self._unwritten.drafts[conversation_id] = clean(text)
+        self._write_soon()
+
+    def rename(self, conversation_id: str, title: str) -> None:
+        """See `Commands.rename`."""
+        self._store.rename(conversation_id, clean(title), now_ms=self._clock())
+        self.conversations_changed([conversation_id])
+        self.refresh()
+
+    def delete(self, conversation_id: str) -> None:
+        """See `Commands.delete`."""
+        self._unwritten.drafts.pop(conversation_id, None)
+        if not self._store.delete(conversation_id, now_ms=self._clock()):
+            self._store.save_draft(conversation_id, "")
+        self._pages.forget(conversation_id)
+        self._emit(ConversationsChanged(removed=(conversation_id,)))
+        self.refresh()
+
+    def undo_delete(self, conversation_id: str) -> None:
+        """See `Commands.undo_delete`."""
+        if self._store.undelete(conversation_id):
+            self.conversations_changed([conversation_id])
+            for turn in self._store.pending():
+                if turn.conversation_id == conversation_id:
+                    self._emit(TurnChanged(self._answers.so_far(turn.request_id) or turn))
+        elif self._client is not None:
+            self._tasks.spawn(self._restore(self._client, conversation_id), "restore")
+
+    async def _restore(self, client: Client, conversation_id: str) -> None:
+        try:
+            await client.restore(conversation_id)
+        except AnswerbackError:
+            self._notice(NoticeCode.CONVERSATION_GONE, conversation_id=conversation_id)
+        self.refresh()
+
+    def search(self, query: str) -> None:
+        """See `Commands.search`."""
+        self._emit(SearchFound(query=query, hits=self._store.search(clean(query), limit=HITS)))
+
+    def export(self, conversation_id: str, form: ExportFormat) -> None:
+        """See `Commands.export`."""
+        conversation = self._store.conversation(conversation_id)
+        if conversation is not None:
+            turns = self._pages.with_live(self._store.page(conversation_id, limit=None).turns)
+            self._emit(
+                Exported(
+                    conversation_id=conversation_id,
+                    text=exported(conversation, turns, form),
+                    file_name=file_name(conversation, form),
+                )
+            )
+
+    # --- what the sync tells (`Watcher`) ----------------------------------------------------------------------
+
+    def conversations_changed(self, conversation_ids: Iterable[str]) -> None:
+        """Tell how they are now."""
+        found = [self._store.conversation(conversation_id) for conversation_id in conversation_ids]
+        changed = tuple(conversation for conversation in found if conversation is not None)
+        if changed:
+            self._emit(ConversationsChanged(changed=changed))
+
+    def conversation_gone(self, conversation_id: str, *, is_kept: bool) -> None:
+        """Deleted elsewhere."""
+        if is_kept:
+            self.conversations_changed([conversation_id])
+        else:
+            self._pages.forget(conversation_id)
+            self._emit(ConversationsChanged(removed=(conversation_id,)))
+
+    def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
+        """Tell what lies in the part that is loaded."""
+        self._pages.merged(conversation_id, merge)
+
+    def is_seen(self, conversation_id: str) -> bool:
+        """Whether the person looks at it."""
+        return conversation_id == self._shown
+
+    def update_failed(self, conversation_id: str) -> None:
+        """A rename or deletion is refused."""
+        self._notice(NoticeCode.UPDATE_FAILED, conversation_id=conversation_id)
+
+    # --- writing soon ---------------------------------------------------------------------------------------
+
+    def _write_soon(self) -> None:
+        if self._unwritten.timer is None:
+            self._unwritten.timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        """Drafts, and the text so far of answers: after a crash they are as old as `FLUSH_S`."""
+        if self._unwritten.timer is not None:
+            self._unwritten.timer.cancel()
+            self._unwritten.timer = None
+        drafts, self._unwritten.drafts = self._unwritten.drafts, {}
+        try:
+            for conversation_id, text in drafts.items():
+                self._store.save_draft(conversation_id, text)
+            drafts = {}
+            self._answers.write()
+            self._is_store_broken = False
+        except StoreError:
+            self._unwritten.drafts = {**drafts, **self._unwritten.drafts}
+            self.store_failed()
+
+    def store_failed(self, *, is_act: bool = False) -> None:
+        """Logged once, until it works again; said once too, and after each act of a person that came to nothing."""
+        is_new, self._is_store_broken = not self._is_store_broken, True
+        if is_new:
+            log.error("the local store cannot be written", exc_info=True)
+        if is_new or is_act:
+            self._notice(NoticeCode.STORE_FAILED)
+
+    def _notice(self, code: NoticeCode, **facts: str | int) -> None:
+        self._emit(NoticeRaised(code=code, facts=facts))

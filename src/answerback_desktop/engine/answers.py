@@ -1,0 +1,207 @@
+"""Questions on their way and answers while they come."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from answerback.client import (
+    AnswerbackError,
+    AnswerStream,
+    Client,
+    Closed,
+    Done,
+    MessageTooLarge,
+    PendingRequest,
+    RequestCancelled,
+    SessionReplaced,
+)
+from answerback.client.events import Answer
+from answerback.core.answer import clean
+from answerback.protocol.frames import SendMessage, Status
+from answerback_desktop.engine.events import (
+    ConversationsChanged,
+    DraftReturned,
+    Event,
+    NoticeCode,
+    NoticeRaised,
+    TurnChanged,
+    TurnsRemoved,
+)
+from answerback_desktop.engine.live import LiveAnswer
+from answerback_desktop.engine.outbox import StoredOutbox
+from answerback_desktop.engine.tasks import Tasks
+from answerback_desktop.records import Conversation, Turn, TurnStatus
+from answerback_desktop.settings import Settings
+from answerback_desktop.store.store import AccountStore, Supersession
+
+log = logging.getLogger("answerback.desktop")
+
+WAIT_S: Final = 7 * 24 * 3600.0
+"""A question waits in the outbox for as long as the server keeps its records; giving up is the person's."""
+SILENCE_S: Final = 180.0
+"""More than the server gives an answer, so that the server's own ending is what is shown."""
+
+
+class Answers:
+    """Of one account. `on_asked` and `on_ended` get the conversation; `on_text` is told that there is something to
+    write down. Everything here may raise StoreError.
+    """
+
+    def __init__(
+        self,
+        store: AccountStore,
+        *,
+        emit: Callable[[Event], None],
+        clock: Callable[[], int],
+        is_seen: Callable[[str], bool],
+        on_asked: Callable[[str], None],
+        on_ended: Callable[[str], None],
+        on_text: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._emit = emit
+        self._on_asked = on_asked
+        self._on_ended = on_ended
+        self._on_text = on_text
+        self._live: dict[str, LiveAnswer] = {}
+        self._tasks = Tasks()
+        self.outbox = StoredOutbox(
+            store, clock=clock, so_far=self.so_far, is_seen=is_seen, on_asked=self._asked, on_ended=self._ended
+        )
+
+    async def close(self) -> None:
+        """Read no further; what is shown is written down."""
+        await self._tasks.cancel()
+        self.write()
+        self._live.clear()
+
+    def ask(
+        self,
+        client: Client | None,
+        conversation_id: str,
+        request_id: str,
+        text: str,
+        *,
+        replaces: str | None,
+        settings: Settings,
+    ) -> None:
+        """See `Commands.ask`. A question that cannot be kept goes back into the draft.
+
+        Raises: StoreError, after that.
+        """
+        text = clean(text)
+        if not text.strip():
+            return
+        system = clean(settings.system) if settings.system and settings.system.strip() else None
+        frame = SendMessage(
+            request_id=request_id,
+            message=text,
+            stream=True,
+            conversation_id=conversation_id,
+            model=settings.model,
+            system=system,
+            max_tokens=settings.max_tokens,
+            replaces=replaces,
+        )
+        try:
+            stream = None if client is None else _begin(client, frame)
+            if stream is None:
+                self.outbox.save(PendingRequest(frame=frame))
+        except MessageTooLarge as exc:
+            self._emit(DraftReturned(conversation_id=conversation_id, text=text))
+            facts = {"size_bytes": exc.size_bytes, "limit_bytes": exc.limit_bytes or exc.size_bytes}
+            self._emit(NoticeRaised(code=NoticeCode.MESSAGE_TOO_LARGE, facts=facts))
+        except Exception:
+            self._emit(DraftReturned(conversation_id=conversation_id, text=text))
+            raise
+        else:
+            if stream is not None:
+                self.follow(stream)
+
+    def stop(self, client: Client | None, request_id: str) -> None:
+        """See `Commands.stop`. Without a client, only what the server never took can be stopped here."""
+        if client is not None:
+            client.cancel(request_id)
+            return
+        turn = self._store.turn(request_id)
+        if turn is not None and turn.status is TurnStatus.OUTBOX:
+            answer = Answer(text="", request_id=request_id, status=Status.CANCELLED, attempt=0)
+            self.outbox.ended(request_id, RequestCancelled(answer))
+
+    def forget_turn(self, request_id: str) -> None:
+        """See `Commands.forget_turn`."""
+        turn = self._store.turn(request_id)
+        if turn is not None and self._store.forget_turn(request_id):
+            self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=(request_id,)))
+
+    def follow(self, stream: AnswerStream) -> None:
+        """Show what comes of a question that is kept."""
+        turn = self._store.turn(stream.request_id)
+        if turn is not None and not turn.status.is_over:
+            self._live[turn.request_id] = LiveAnswer(turn)
+            self._tasks.spawn(self._read(stream), f"answer-{turn.request_id}")
+
+    def so_far(self, request_id: str) -> Turn | None:
+        """A turn as it is shown, while it has no ending."""
+        live = self._live.get(request_id)
+        return None if live is None else live.turn
+
+    def write(self) -> None:
+        """Write down what is shown."""
+        for request_id, live in self._live.items():
+            if live.is_unsaved:
+                turn = live.turn
+                self._store.save_partial(request_id, attempt=turn.attempt, text=turn.answer, status=turn.status)
+                live.is_unsaved = False
+
+    async def _read(self, stream: AnswerStream) -> None:
+        """What comes until the ending; the ending itself comes by way of the outbox."""
+        try:
+            async for event in stream.events():
+                live = self._live.get(stream.request_id)
+                if live is None or isinstance(event, Done):
+                    return
+                shown = live.receive(event)
+                if shown is not None:
+                    self._emit(shown)
+                    self._on_text()
+        except AnswerbackError:
+            pass  # told by the outbox, or only this client's end
+
+    def _asked(self, turn: Turn, conversation: Conversation | None, replaced: Sequence[str]) -> None:
+        if conversation is not None:
+            self._emit(ConversationsChanged(changed=(conversation,)))
+        self._on_asked(turn.conversation_id)
+        if replaced:
+            self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=tuple(replaced)))
+        self._emit(TurnChanged(turn))
+
+    def _ended(self, turn: Turn, supersession: Supersession) -> None:
+        self._live.pop(turn.request_id, None)
+        self._emit(TurnChanged(turn))
+        for returned in supersession.returned:
+            self._emit(TurnChanged(returned))
+        if supersession.removed:
+            self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=supersession.removed))
+        self._on_ended(turn.conversation_id)
+
+
+def _begin(client: Client, frame: SendMessage) -> AnswerStream | None:
+    """Ask through the client; None: it takes no questions any more. Raises: MessageTooLarge, StoreError."""
+    try:
+        return client.stream(
+            frame.message,
+            conversation=frame.conversation_id,
+            model=frame.model,
+            system=frame.system,
+            max_tokens=frame.max_tokens,
+            replaces=frame.replaces,
+            request_id=frame.request_id,
+            total_timeout=WAIT_S,
+        )
+    except MessageTooLarge:
+        raise
+    except AnswerbackError as exc:
+        if not isinstance(exc, Closed | SessionReplaced):
+            log.info("the client takes no question: %s", exc.code)
+        return None

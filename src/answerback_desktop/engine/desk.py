@@ -1,0 +1,272 @@
+"""What the engine does in its loop: settings, the account that is open, sign-in, and the local gateway."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from answerback_desktop.engine.account import AccountEngine
+from answerback_desktop.engine.environment import Environment
+from answerback_desktop.engine.events import (
+    AccountClosed,
+    ConnectionChanged,
+    ConnectionReason,
+    ConnectionStatus,
+    DraftReturned,
+    Event,
+    GatewayChanged,
+    GatewayStatus,
+    NoticeCode,
+    NoticeRaised,
+    SettingsChanged,
+    SignInChanged,
+    SignInStatus,
+)
+from answerback_desktop.engine.identity import IdentityKeeper, Who, is_same_login
+from answerback_desktop.engine.tasks import Tasks
+from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
+from answerback_desktop.settings import AuthMode, Settings, SettingsFile, problems
+from answerback_desktop.signin.errors import SignInError
+from answerback_desktop.store.database import Database, StoreError
+
+log = logging.getLogger("answerback.desktop")
+
+
+class Desk:
+    """One at a time: `open`, then anything, then `close`. What it does to the account is done in order."""
+
+    def __init__(self, environment: Environment, emit: Callable[[Event], None]) -> None:
+        self._environment = environment
+        self._out = emit
+        self._file = SettingsFile(environment.profile.settings_path)
+        self._settings = Settings()
+        self._identity = IdentityKeeper(environment, self._emit, self._token_failed)
+        self._who: Who | None = None
+        self._account: AccountEngine | None = None
+        self._turn = asyncio.Lock()
+        self._tasks = Tasks()
+        self._signing_in: asyncio.Task[None] | None = None
+        self._gateway: LocalGateway | None = None
+        self._gateway_status = GatewayStatus.UNKNOWN
+
+    # --- life
+
+    async def open(self) -> None:
+        """Settings, then the account; one that needs the keyring follows later. Raises: OSError."""
+        self._environment.profile.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._settings = self._file.load()
+        self._emit(SettingsChanged(self._settings))
+        if self._file.moved_aside is not None:
+            self._emit(NoticeRaised(code=NoticeCode.SETTINGS_MOVED_ASIDE, facts={"path": str(self._file.moved_aside)}))
+        if self._settings.auth is AuthMode.NONE:
+            await self._enter(await self._identity.who(self._settings))
+        else:
+            self._tasks.spawn(self._switch(), "account")
+
+    async def close(self) -> None:
+        """Everything is written down; a gateway of ours is stopped."""
+        await self._tasks.cancel()
+        await self._leave()
+        await self._identity.settle()
+        if self._gateway is not None:
+            await self._gateway.stop()
+
+    async def _switch(self) -> None:
+        """Another server or user, or the first."""
+        async with self._turn:
+            await self._leave()
+            await self._enter(await self._identity.who(self._settings))
+
+    async def _enter(self, who: Who | None) -> None:
+        self._who = who
+        if who is None:
+            self._emit(AccountClosed())
+            self._emit(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=ConnectionReason.SIGN_IN_NEEDED))
+            return
+        try:
+            database = Database(self._environment.profile.accounts_folder / f"{who.account.key}.db")
+            self._account = AccountEngine(
+                who.account,
+                database,
+                who.credentials,
+                emit=self._emit,
+                clock=self._environment.clock,
+                settings=lambda: self._settings,
+                timing=self._environment.timing,
+            )
+            self._account.open()
+        except StoreError:
+            log.exception("the local store cannot be opened")
+            self._account = None
+            self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
+            self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.CLOSED))
+
+    async def _leave(self) -> None:
+        account, self._account, self._who = self._account, None, None
+        if account is not None:
+            await account.close()
+
+    # --- commands
+
+    def on_account(self, command: Callable[[AccountEngine], None]) -> None:
+        """Do something with the open account; without one, nothing."""
+        account = self._account
+        if account is None:
+            return
+        try:
+            command(account)
+        except StoreError:
+            account.store_failed(is_act=True)
+
+    def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
+        """See `Commands.ask`. Nobody signed in: the text is given back."""
+        if self._account is None:
+            self._emit(DraftReturned(conversation_id=conversation_id, text=text))
+            return
+        self.on_account(lambda account: account.ask(conversation_id, request_id, text, replaces=replaces))
+
+    def reconnect(self) -> None:
+        """See `Commands.reconnect`."""
+        if self._account is None and self._signing_in is None:
+            self._tasks.spawn(self._switch(), "account")
+        self.on_account(lambda account: account.reconnect())
+
+    def change_settings(self, settings: Settings) -> None:
+        """See `Commands.change_settings`. Wrong ones are not taken; the dialog checked them before."""
+        if problems(settings):
+            return
+        before, self._settings = self._settings, replace(settings, token="")
+        try:
+            self._file.save(self._settings)
+        except OSError:
+            log.exception("the settings cannot be written")
+            self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
+        self._emit(SettingsChanged(self._settings))
+        if settings.token or not is_same_login(before, settings):
+            self.cancel_sign_in()
+            self._tasks.spawn(self._log_in_again(settings), "settings")
+
+    async def _log_in_again(self, settings: Settings) -> None:
+        if settings.auth is AuthMode.TOKEN and settings.token:
+            await self._identity.keep_token(settings)
+        await self._switch()
+
+    # --- sign-in
+
+    def sign_in(self) -> None:
+        """See `Commands.sign_in`."""
+        if self._settings.auth is AuthMode.OIDC and self._signing_in is None:
+            self._signing_in = self._tasks.spawn(self._sign_in(self._settings), "sign-in")
+
+    def cancel_sign_in(self) -> None:
+        """See `Commands.cancel_sign_in`."""
+        if self._signing_in is not None:
+            self._signing_in.cancel()
+
+    def sign_out(self) -> None:
+        """See `Commands.sign_out`."""
+        self.cancel_sign_in()
+        self._tasks.spawn(self._sign_out(), "sign-out")
+
+    async def _sign_in(self, settings: Settings) -> None:
+        try:
+            who = await self._identity.sign_in(settings)
+            async with self._turn:
+                await self._leave()
+                await self._enter(who)
+        except SignInError as exc:
+            self._emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": exc.failure.value}))
+            self._tell_sign_in()
+        except asyncio.CancelledError:
+            self._tell_sign_in()
+            raise
+        finally:
+            self._signing_in = None
+
+    def _tell_sign_in(self) -> None:
+        """After a sign-in that came to nothing: as before."""
+        keeper = None if self._who is None else self._who.keeper
+        if keeper is None:
+            self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
+        else:
+            user = keeper.identity.name or keeper.identity.subject
+            self._emit(SignInChanged(status=SignInStatus.SIGNED_IN, user=user))
+
+    async def _sign_out(self) -> None:
+        async with self._turn:
+            await self._leave()
+            if self._settings.auth is not AuthMode.NONE:
+                await self._identity.forget(self._settings)
+        await self._switch()
+
+    def _token_failed(self, error: SignInError) -> None:
+        """Called by the token function, within the client."""
+        account = self._account
+        if account is None:
+            return
+        account.tracker.is_token_missing = True
+        if error.is_final:
+            self._emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": error.failure.value}))
+            self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
+            self._tasks.spawn(account.sign_out(), "signed-out")
+
+    # --- the local gateway
+
+    def start_gateway(self) -> None:
+        """See `Commands.start_gateway`."""
+        if self._gateway is None or not self._gateway.is_running:
+            self._tasks.spawn(self._start_gateway(), "gateway")
+
+    async def _start_gateway(self) -> None:
+        profile, address = self._environment.profile, address_of(self._settings.server_url)
+        if address is None or self._gateway_status is GatewayStatus.STARTING:
+            return
+        self._tell_gateway(GatewayStatus.STARTING)
+        gateway = LocalGateway(
+            data_dir=profile.gateway_folder,
+            log_path=profile.gateway_log_path,
+            command=self._environment.gateway_command,
+            arguments=self._environment.gateway_arguments,
+            on_end=self._gateway_failed,
+        )
+        try:
+            await gateway.start(*address)
+        except GatewayFailed:
+            self._gateway_failed()
+            return
+        self._gateway = gateway
+        self._tell_gateway(GatewayStatus.RUNNING)
+        self.on_account(lambda account: account.reconnect())
+
+    def _gateway_failed(self) -> None:
+        self._tell_gateway(GatewayStatus.FAILED)
+        log_path = str(self._environment.profile.gateway_log_path)
+        self._emit(NoticeRaised(code=NoticeCode.GATEWAY_FAILED, facts={"log": log_path}))
+
+    def _tell_gateway(self, status: GatewayStatus) -> None:
+        if status is not self._gateway_status:
+            self._gateway_status = status
+            log_path = str(self._environment.profile.gateway_log_path)
+            self._out(GatewayChanged(status=status, url=self._settings.server_url, log=log_path))
+
+    def _look_for_gateway(self, connection: ConnectionChanged) -> None:
+        """What the connection says about a gateway on this machine."""
+        if self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING, GatewayStatus.FAILED):
+            return
+        if connection.status is ConnectionStatus.ONLINE or address_of(self._settings.server_url) is None:
+            self._tell_gateway(GatewayStatus.NOT_OURS)
+        elif connection.reason is ConnectionReason.UNREACHABLE and can_start():
+            if self._settings.starts_gateway:
+                self.start_gateway()
+            else:
+                self._tell_gateway(GatewayStatus.OFFERED)
+
+    # --- inside
+
+    def _emit(self, event: Event) -> None:
+        self._out(event)
+        if isinstance(event, ConnectionChanged):
+            self._look_for_gateway(event)
+            if event.status is ConnectionStatus.SIGNED_OUT and self._who is not None and self._who.keeper is not None:
+                self._who.keeper.doubt()

@@ -1,0 +1,205 @@
+"""The engine as the user interface sees it: a thread of its own, commands in, events out."""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from answerback_desktop.engine.account import AccountEngine
+from answerback_desktop.engine.commands import ExportFormat
+from answerback_desktop.engine.desk import Desk
+from answerback_desktop.engine.environment import Environment
+from answerback_desktop.engine.events import EngineStopped, Event
+from answerback_desktop.settings import Settings
+
+log = logging.getLogger("answerback.desktop")
+
+
+class Engine:
+    """Implements `Commands`. Every method may be called from any thread and returns at once.
+
+        engine = Engine(Environment(profile=profile))
+        engine.start()
+        …
+        changes = app.apply(engine.drain())  # about 30 times a second
+        …
+        engine.close()  # then drain until `Changes.stopped`, or `engine.join()`
+
+    The profile's lock is the caller's. Commands before `start` and after `close` do nothing.
+    """
+
+    def __init__(self, environment: Environment, *, on_event: Callable[[], None] | None = None) -> None:
+        """`on_event` is called in the engine's thread after each event: something to wake a reader with."""
+        self._environment = environment
+        self._on_event = on_event
+        self._events: deque[Event] = deque()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._desk: Desk | None = None
+        self._stopping: asyncio.Event | None = None
+
+    # --- life
+
+    def start(self) -> None:
+        """Begin. The first events are there when this returns: settings, the account's list, its drafts.
+
+        Raises: OSError: the profile's folder cannot be used.
+        """
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="answerback-engine", daemon=True)
+        self._thread.start()
+        ready.result()
+
+    def close(self) -> None:
+        """End: everything is written down; running answers go on at the server. `EngineStopped` is the last event."""
+        loop, stopping = self._loop, self._stopping
+        if loop is not None and stopping is not None:
+            try:
+                loop.call_soon_threadsafe(stopping.set)
+            except RuntimeError:
+                pass  # it has ended already
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end after `close`; whether it has come."""
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def drain(self) -> list[Event]:
+        """What happened since the last call, in order."""
+        events = []
+        while self._events:
+            events.append(self._events.popleft())
+        return events
+
+    # --- commands; see `Commands`
+
+    def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None = None) -> None:
+        """See `Commands.ask`."""
+        self._do(lambda desk: desk.ask(conversation_id, request_id, text, replaces=replaces))
+
+    def stop(self, request_id: str) -> None:
+        """See `Commands.stop`."""
+        self._on_account(lambda account: account.stop(request_id))
+
+    def forget_turn(self, request_id: str) -> None:
+        """See `Commands.forget_turn`."""
+        self._on_account(lambda account: account.forget_turn(request_id))
+
+    def open_conversation(self, conversation_id: str) -> None:
+        """See `Commands.open_conversation`."""
+        self._on_account(lambda account: account.open_conversation(conversation_id))
+
+    def load_more(self, conversation_id: str, before_request_id: str) -> None:
+        """See `Commands.load_more`."""
+        self._on_account(lambda account: account.load_more(conversation_id, before_request_id))
+
+    def show(self, conversation_id: str | None) -> None:
+        """See `Commands.show`."""
+        self._on_account(lambda account: account.show(conversation_id))
+
+    def save_draft(self, conversation_id: str, text: str) -> None:
+        """See `Commands.save_draft`."""
+        self._on_account(lambda account: account.save_draft(conversation_id, text))
+
+    def rename(self, conversation_id: str, title: str) -> None:
+        """See `Commands.rename`."""
+        self._on_account(lambda account: account.rename(conversation_id, title))
+
+    def delete(self, conversation_id: str) -> None:
+        """See `Commands.delete`."""
+        self._on_account(lambda account: account.delete(conversation_id))
+
+    def undo_delete(self, conversation_id: str) -> None:
+        """See `Commands.undo_delete`."""
+        self._on_account(lambda account: account.undo_delete(conversation_id))
+
+    def search(self, query: str) -> None:
+        """See `Commands.search`."""
+        self._on_account(lambda account: account.search(query))
+
+    def export(self, conversation_id: str, form: ExportFormat) -> None:
+        """See `Commands.export`."""
+        self._on_account(lambda account: account.export(conversation_id, form))
+
+    def refresh(self) -> None:
+        """See `Commands.refresh`."""
+        self._on_account(lambda account: account.refresh())
+
+    def reconnect(self) -> None:
+        """See `Commands.reconnect`."""
+        self._do(lambda desk: desk.reconnect())
+
+    def change_settings(self, settings: Settings) -> None:
+        """See `Commands.change_settings`."""
+        self._do(lambda desk: desk.change_settings(settings))
+
+    def sign_in(self) -> None:
+        """See `Commands.sign_in`."""
+        self._do(lambda desk: desk.sign_in())
+
+    def cancel_sign_in(self) -> None:
+        """See `Commands.cancel_sign_in`."""
+        self._do(lambda desk: desk.cancel_sign_in())
+
+    def sign_out(self) -> None:
+        """See `Commands.sign_out`."""
+        self._do(lambda desk: desk.sign_out())
+
+    def start_gateway(self) -> None:
+        """See `Commands.start_gateway`."""
+        self._do(lambda desk: desk.start_gateway())
+
+    # --- inside
+
+    def _emit(self, event: Event) -> None:
+        self._events.append(event)
+        if self._on_event is not None:
+            self._on_event()
+
+    def _on_account(self, command: Callable[[AccountEngine], None]) -> None:
+        self._do(lambda desk: desk.on_account(command))
+
+    def _do(self, command: Callable[[Desk], None]) -> None:
+        loop, desk = self._loop, self._desk
+        if loop is None or desk is None:
+            return
+
+        def run() -> None:
+            try:
+                command(desk)
+            except Exception:
+                log.exception("a command failed")
+
+        try:
+            loop.call_soon_threadsafe(run)
+        except RuntimeError:
+            pass  # the loop has ended
+
+    def _run(self, ready: Future[None]) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._serve(ready))
+        except Exception:
+            log.exception("the engine failed")
+        finally:
+            self._emit(EngineStopped())
+
+    async def _serve(self, ready: Future[None]) -> None:
+        desk = Desk(self._environment, self._emit)
+        self._stopping = asyncio.Event()
+        try:
+            await desk.open()
+        except BaseException as exc:
+            ready.set_exception(exc)
+            return
+        self._loop, self._desk = asyncio.get_running_loop(), desk
+        ready.set_result(None)
+        try:
+            await self._stopping.wait()
+        finally:
+            self._loop = self._desk = None
+            await desk.close()

@@ -1,0 +1,267 @@
+"""What the engine tells the user interface: immutable, in order, drained by `Engine.drain`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeAlias
+
+from answerback_desktop.records import Account, Conversation, SearchHit, Turn
+from answerback_desktop.settings import Settings
+
+Facts: TypeAlias = Mapping[str, str | int]
+
+
+class ConnectionStatus(StrEnum):
+    """How the app stands with the server."""
+
+    CONNECTING = "connecting"
+    ONLINE = "online"
+    OFFLINE = "offline"
+    SIGNED_OUT = "signed-out"
+    STOPPED = "stopped"
+
+
+class ConnectionReason(StrEnum):
+    """Why the app is not online."""
+
+    NONE = "none"
+    UNREACHABLE = "unreachable"
+    """Nobody answers at the URL, or not as an Answerback server; tried again."""
+    LOST = "lost"
+    """The connection broke; tried again."""
+    SIGN_IN_NEEDED = "sign-in-needed"
+    """There is no token, or the server does not accept it."""
+    SIGN_IN_UNREACHABLE = "sign-in-unreachable"
+    """The sign-in service does not answer; tried again."""
+    FORBIDDEN = "forbidden"
+    """The server does not let this app or user in."""
+    SESSION_REPLACED = "session-replaced"
+    """Another app took this session; `Commands.reconnect` takes it back."""
+    USER_MISMATCH = "user-mismatch"
+    """The server takes us for another user than the one whose data is shown."""
+    BAD_URL = "bad-url"
+    """The server URL of the settings is none."""
+    CLOSED = "closed"
+    """The app is ending, or the client failed."""
+
+
+class NoticeCode(StrEnum):
+    """Something to tell the person once. The facts that belong to each stand beside it."""
+
+    MESSAGE_TOO_LARGE = "message-too-large"
+    """size_bytes, limit_bytes: the question was not sent and is back in the draft."""
+    CONVERSATION_GONE = "conversation-gone"
+    """conversation_id: the server has no such conversation any more."""
+    UPDATE_FAILED = "update-failed"
+    """conversation_id: a rename or delete was refused."""
+    STORE_MOVED_ASIDE = "store-moved-aside"
+    """path: the local data was broken, is kept there, and was begun anew."""
+    STORE_FAILED = "store-failed"
+    """The local data cannot be written (disk full?): what is typed now may be lost."""
+    SETTINGS_MOVED_ASIDE = "settings-moved-aside"
+    """path: the settings could not be read, are kept there; defaults hold."""
+    NO_KEYRING = "no-keyring"
+    """This system has no keyring: signed in until the app ends."""
+    SIGN_IN_FAILED = "sign-in-failed"
+    """reason: a `SignInFailure`."""
+    GATEWAY_FAILED = "gateway-failed"
+    """log: the local gateway did not start, or ended; its log file."""
+    PROTOCOL_VIOLATION = "protocol-violation"
+    """The server sent what it must not; nothing of it was shown."""
+
+
+class SignInStatus(StrEnum):
+    """Whether somebody is signed in (OIDC)."""
+
+    NOT_NEEDED = "not-needed"
+    SIGNED_OUT = "signed-out"
+    WAITING_FOR_BROWSER = "waiting-for-browser"
+    SIGNED_IN = "signed-in"
+
+
+class GatewayStatus(StrEnum):
+    """The gateway that this app runs itself."""
+
+    UNKNOWN = "unknown"
+    OFFERED = "offered"
+    """Nobody answers at the (local) server URL: `Commands.start_gateway` would start one there."""
+    STARTING = "starting"
+    RUNNING = "running"
+    FAILED = "failed"
+    NOT_OURS = "not-ours"
+    """Somebody else's gateway answers, or the URL is not on this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the server allows. Rate 0: no limit."""
+
+    max_message_bytes: int
+    max_answer_bytes: int
+    max_tokens: int
+    requests_per_minute: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionChanged:
+    """The whole state of the connection. `retry_at_ms`: epoch instant of the next try."""
+
+    status: ConnectionStatus
+    reason: ConnectionReason = ConnectionReason.NONE
+    retry_at_ms: int | None = None
+    user: str | None = None
+    models: tuple[str, ...] = ()
+    limits: Limits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTripMeasured:
+    """To the server and back."""
+
+    round_trip_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountOpened:
+    """Forget everything shown: this account's data follows. `pending`: the turns that are not over.
+
+    `drafts`: text by conversation id; an id that is in no conversation is one that was begun and not asked in yet.
+    """
+
+    account: Account
+    conversations: tuple[Conversation, ...]
+    pending: tuple[Turn, ...]
+    drafts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountClosed:
+    """Forget everything shown; nobody is signed in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationsChanged:
+    """New or changed conversations, and ids that are gone."""
+
+    changed: tuple[Conversation, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnsLoaded:
+    """A page of a conversation, answer to `open_conversation` and `load_more`. `has_more`: there are older ones."""
+
+    conversation_id: str
+    turns: tuple[Turn, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TurnChanged:
+    """A new turn, or a new state of one. `turn.answer` is all the text there is now."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextAppended:
+    """New text of a streaming answer at code point `offset`."""
+
+    conversation_id: str
+    request_id: str
+    attempt: int
+    offset: int
+    delta: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnsRemoved:
+    """Replaced by a later turn, or gone at the server."""
+
+    conversation_id: str
+    request_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftReturned:
+    """A question could not be taken: its text belongs back in the input box."""
+
+    conversation_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchFound:
+    """Answer to `search`, for the same `query`."""
+
+    query: str
+    hits: tuple[SearchHit, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """Answer to `export`: the whole conversation as text, and a file name for it."""
+
+    conversation_id: str
+    text: str
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    """The settings that hold now."""
+
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignInChanged:
+    """`url`: what was opened in the browser, for a person whose browser did not open."""
+
+    status: SignInStatus
+    user: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayChanged:
+    """The local gateway. `log`: its log file."""
+
+    status: GatewayStatus
+    url: str | None = None
+    log: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeRaised:
+    """Something to tell; the text is made by the language tables."""
+
+    code: NoticeCode
+    facts: Facts = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStopped:
+    """The last event: everything is stored and closed."""
+
+
+Event: TypeAlias = (
+    ConnectionChanged
+    | RoundTripMeasured
+    | AccountOpened
+    | AccountClosed
+    | ConversationsChanged
+    | TurnsLoaded
+    | TurnChanged
+    | TextAppended
+    | TurnsRemoved
+    | DraftReturned
+    | SearchFound
+    | Exported
+    | SettingsChanged
+    | SignInChanged
+    | GatewayChanged
+    | NoticeRaised
+    | EngineStopped
+)

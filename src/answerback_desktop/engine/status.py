@@ -1,0 +1,72 @@
+"""The client's connection states in the words of the app."""
+
+from collections.abc import Callable
+from typing import Final
+
+from answerback.client import (
+    Closed,
+    Connected,
+    Connecting,
+    ConnectionState,
+    Disconnected,
+    Forbidden,
+    SessionReplaced,
+    Stopped,
+    Unauthorized,
+)
+from answerback.protocol.frames import ServerLimits
+from answerback_desktop.engine.events import ConnectionChanged, ConnectionReason, ConnectionStatus, Limits
+
+_FINAL: Final = {
+    Unauthorized: (ConnectionStatus.SIGNED_OUT, ConnectionReason.SIGN_IN_NEEDED),
+    Forbidden: (ConnectionStatus.STOPPED, ConnectionReason.FORBIDDEN),
+    SessionReplaced: (ConnectionStatus.STOPPED, ConnectionReason.SESSION_REPLACED),
+    Closed: (ConnectionStatus.STOPPED, ConnectionReason.CLOSED),
+}
+
+
+class ConnectionTracker:
+    """Remembers what the states do not say: whether there was a connection before, and why there is no token."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._was_online = False
+        self._reason = ConnectionReason.NONE
+        self.is_token_missing = False
+
+    def changed(self, state: ConnectionState, limits: ServerLimits | None) -> ConnectionChanged:
+        """The state to show."""
+        match state:
+            case Connected(user_id=user, models=models):
+                self._was_online = True
+                self.is_token_missing = False
+                self._reason = ConnectionReason.NONE
+                return ConnectionChanged(
+                    status=ConnectionStatus.ONLINE, user=user, models=models, limits=_limits(limits)
+                )
+            case Connecting():
+                return ConnectionChanged(status=ConnectionStatus.CONNECTING, reason=self._reason)
+            case Disconnected(retry_in_s=pause_s):
+                self._reason = self._why()
+                self._was_online = False
+                retry_at_ms = self._clock() + int(pause_s * 1000)
+                return ConnectionChanged(status=ConnectionStatus.OFFLINE, reason=self._reason, retry_at_ms=retry_at_ms)
+            case Stopped(error):
+                status, reason = _FINAL.get(type(error), _FINAL[Closed])  # type: ignore[arg-type] # others: as closed
+                return ConnectionChanged(status=status, reason=reason)
+
+    def _why(self) -> ConnectionReason:
+        if self.is_token_missing:
+            return ConnectionReason.SIGN_IN_UNREACHABLE
+        return ConnectionReason.LOST if self._was_online else ConnectionReason.UNREACHABLE
+
+
+def _limits(limits: ServerLimits | None) -> Limits | None:
+    if limits is None:
+        return None
+    return Limits(
+        max_message_bytes=limits.max_message_bytes,
+        max_answer_bytes=limits.max_answer_bytes,
+        max_tokens=limits.max_tokens,
+        requests_per_minute=limits.requests_per_minute,
+    )

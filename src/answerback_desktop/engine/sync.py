@@ -1,0 +1,269 @@
+"""Keeping the local store and the server's history alike: what was done here is told, what was done elsewhere comes."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Final, Protocol
+
+from answerback.client import AnswerbackError, RequestFailed
+from answerback.protocol.frames import Conversation, ConversationSummary
+from answerback.protocol.frames import Turn as HistoryTurn
+from answerback_desktop.engine.foreign import is_unknown, listed, turn_of
+from answerback_desktop.records import Turn
+from answerback_desktop.store.database import StoreError
+from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
+from answerback_desktop.store.store import AccountStore, Unsent
+
+log = logging.getLogger("answerback.desktop")
+
+UNDO_S: Final = 10.0
+"""How long a deletion can be taken back before the server is told."""
+PERIOD_S: Final = 120.0
+"""Between looks at the server while online and in front of a person: on AWS each look keeps a database awake."""
+CONVERSATION_S: Final = 120.0
+"""At most for the turns of one conversation: a server could send pages without end."""
+UNCHANGED: Final = 50
+"""So many conversations in a row as they were: those used before them are, too."""
+MAX_CONVERSATIONS: Final = 10_000
+MAX_TURNS: Final = 20_000
+_BATCH: Final = 50
+
+
+class Server(Protocol):
+    """What of `answerback.client.Client` the sync needs."""
+
+    def conversations(self) -> AsyncIterator[ConversationSummary]:
+        """Last used first."""
+
+    def history(self, conversation: str) -> AsyncIterator[HistoryTurn]:
+        """Newest first."""
+
+    async def rename(self, conversation: str, title: str) -> Conversation:
+        """Give a title."""
+
+    async def delete(self, conversation: str) -> Conversation:
+        """Delete."""
+
+    async def restore(self, conversation: str) -> Conversation:
+        """Bring back."""
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a question."""
+
+
+class Watcher(Protocol):
+    """Who shows what the sync changed."""
+
+    def conversations_changed(self, conversation_ids: Iterable[str]) -> None:
+        """Read them from the store."""
+
+    def conversation_gone(self, conversation_id: str, *, is_kept: bool) -> None:
+        """Deleted elsewhere. `is_kept`: something of this app's own is still in it."""
+
+    def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
+        """Turns came, changed or went."""
+
+    def is_seen(self, conversation_id: str) -> bool:
+        """Whether the person looks at it."""
+
+    def update_failed(self, conversation_id: str) -> None:
+        """The server refuses a rename or a deletion."""
+
+
+class Sync:
+    """Runs for as long as one client. One pass at a time; `wish` asks for one, and for one conversation first."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        store: AccountStore,
+        history: HistoryStore,
+        watcher: Watcher,
+        clock: Callable[[], int],
+        is_online: Callable[[], bool],
+        is_watched: Callable[[], bool],
+    ) -> None:
+        self._server = server
+        self._store = store
+        self._history = history
+        self._watcher = watcher
+        self._clock = clock
+        self._is_online = is_online
+        self._is_watched = is_watched
+        self._wants_all = True
+        self._wished = asyncio.Event()
+        self._first: str | None = None
+
+    def wish(self, conversation_id: str | None = None) -> None:
+        """Look at the server soon; at this conversation first."""
+        self._first = conversation_id or self._first
+        self._wished.set()
+
+    def connected(self) -> None:
+        """Anything may have happened meanwhile: look at everything."""
+        self._wants_all = True
+        self._wished.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            is_wished = await self._wait()
+            if not self._is_online():
+                continue
+            try:
+                await self._tell()
+                if is_wished or self._is_watched():
+                    is_thorough, self._wants_all = self._wants_all or not is_wished, False
+                    await self._look(is_thorough=is_thorough)
+            except AnswerbackError as exc:
+                self._wants_all = True
+                log.info("the history was not fetched: %s", exc.code)
+            except Exception:
+                self._wants_all = True
+                log.exception("the history was not fetched; it is tried again")
+
+    async def _wait(self) -> bool:
+        """Until it is wished (true), or time."""
+        try:
+            async with asyncio.timeout(self._pause_s()):
+                await self._wished.wait()
+        except TimeoutError:
+            return False
+        self._wished.clear()
+        return True
+
+    def _pause_s(self) -> float:
+        """Until the next look, or until a deletion is to be told."""
+        try:
+            unsent = self._store.unsent()
+        except StoreError:
+            return PERIOD_S
+        due = [self._due_in_s(one) for one in unsent if one.deleted_at_ms is not None]
+        return min([PERIOD_S, *(pause_s for pause_s in due if pause_s > 0)])
+
+    def _due_in_s(self, unsent: Unsent) -> float:
+        return UNDO_S - (self._clock() - (unsent.deleted_at_ms or 0)) / 1000
+
+    # --- to the server --------------------------------------------------------------------------------------
+
+    async def _tell(self) -> None:
+        for unsent in self._store.unsent():
+            if unsent.deleted_at_ms is not None:
+                if self._due_in_s(unsent) <= 0:
+                    await self._tell_deletion(unsent.conversation_id)
+            elif unsent.title is not None:
+                await self._tell_title(unsent, unsent.title)
+
+    async def _tell_deletion(self, conversation_id: str) -> None:
+        """Questions under way are stopped first: one that ended after it would begin the conversation anew."""
+        pending = [turn for turn in self._store.pending() if turn.conversation_id == conversation_id]
+        for turn in pending:
+            self._server.cancel(turn.request_id)
+        if any(turn.conversation_id == conversation_id for turn in self._store.pending()):
+            return  # told when they have ended
+        try:
+            await self._server.delete(conversation_id)
+        except RequestFailed as exc:
+            if not is_unknown(exc):
+                if not exc.retryable:
+                    self._give_back(conversation_id)
+                return
+        still = {unsent.conversation_id for unsent in self._store.unsent() if unsent.deleted_at_ms is not None}
+        if conversation_id in still:
+            self._store.forget_conversation(conversation_id)
+        else:  # taken back while the server was told
+            await self._server.restore(conversation_id)
+
+    def _give_back(self, conversation_id: str) -> None:
+        """The server does not let it be deleted: it is shown again."""
+        if self._store.undelete(conversation_id):
+            self._watcher.conversations_changed([conversation_id])
+        self._watcher.update_failed(conversation_id)
+
+    async def _tell_title(self, unsent: Unsent, title: str) -> None:
+        try:
+            await self._server.rename(unsent.conversation_id, title)
+        except RequestFailed as exc:
+            if is_unknown(exc) or exc.retryable:
+                return  # its first question has not ended yet, or the server is busy: later
+            self._watcher.update_failed(unsent.conversation_id)
+        self._store.title_sent(unsent.conversation_id, title)
+
+    # --- from the server ------------------------------------------------------------------------------------
+
+    async def _look(self, *, is_thorough: bool) -> None:
+        """The list, last used first, then the turns of what changed. Only a thorough look finds what was deleted far
+        down the list.
+        """
+        unchanged = 0
+        now_ms = self._clock()
+        found: dict[str, Listed] = {}
+        is_whole = True
+        async for summary in self._server.conversations():
+            if len(found) >= MAX_CONVERSATIONS or (unchanged >= UNCHANGED and not is_thorough):
+                is_whole = False
+                break
+            one = listed(summary, now_ms=now_ms)
+            if one is not None:
+                found.setdefault(one.conversation_id, one)
+                unchanged = unchanged + 1 if self._history.is_current(one) else 0
+        merge = self._history.merge_list(tuple(found.values()))
+        if merge.changed:
+            self._watcher.conversations_changed(merge.changed)
+        first, self._first = self._first, None
+        for stale in sorted(merge.stale, key=lambda one: one.conversation_id != first):
+            await self._fetch(stale)
+        for conversation_id in merge.missing if is_whole else ():
+            # A list that moves while its pages are read can miss one: only an empty history says that it is gone.
+            if await anext(self._server.history(conversation_id), None) is None:
+                gone = self._history.gone(conversation_id)
+                self._watcher.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
+                self._watcher.conversation_gone(conversation_id, is_kept=gone.is_kept)
+
+    async def _fetch(self, wanted: Listed) -> None:
+        """Newest first, until all that the server counts is here; if the counts differ, all of it is compared."""
+        conversation_id = wanted.conversation_id
+        is_first = self._history.is_new(conversation_id)
+        try:
+            async with asyncio.timeout(CONVERSATION_S):
+                added = await self._read(wanted)
+        except TimeoutError:
+            log.warning("the history of a conversation does not end; it is looked at again later")
+            return
+        unread = 0 if is_first or self._watcher.is_seen(conversation_id) else added
+        self._history.synced(conversation_id, wanted.updated_at, new_answers=unread)
+        if unread:
+            self._watcher.conversations_changed([conversation_id])
+
+    async def _read(self, wanted: Listed) -> int:
+        """How many answers are new. Merged piece by piece, the newest first; what is gone is known at the end."""
+        conversation_id = wanted.conversation_id
+        added, batch, seen = 0, list[Turn](), set[str]()
+        async for raw in self._server.history(conversation_id):
+            turn = turn_of(conversation_id, raw, now_ms=self._clock())
+            if turn is None:
+                continue
+            seen.add(turn.request_id)
+            batch.append(turn)
+            if len(seen) > MAX_TURNS:
+                return added + self._merge(conversation_id, batch)
+            is_known = self._history.has_synced(conversation_id, turn.request_id)
+            if is_known or len(batch) >= _BATCH:
+                added += self._merge(conversation_id, batch)
+                batch = []
+            if is_known and self._history.count_synced(conversation_id) == wanted.turns:
+                return added
+        added += self._merge(conversation_id, batch)
+        rest = self._history.remove_others(conversation_id, seen)
+        if rest.removed:
+            self._watcher.turns_merged(conversation_id, rest)
+        return added
+
+    def _merge(self, conversation_id: str, batch: list[Turn]) -> int:
+        if not batch:
+            return 0
+        merge = self._history.merge_turns(conversation_id, reversed(batch))
+        if merge.changed or merge.removed:
+            self._watcher.turns_merged(conversation_id, merge)
+        return merge.added

@@ -1,0 +1,156 @@
+"""The identity provider: what it says about itself, and its token endpoint. Blocking; run it in a thread."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import jwt
+
+from answerback_desktop.settings import is_issuer
+from answerback_desktop.signin.errors import SignInError, SignInFailure
+
+TIMEOUT_S: Final = 10.0
+_BYTES: Final = 1 << 20
+_ALGORITHMS: Final = ("RS256", "ES256", "PS256", "EdDSA")
+"""Of id tokens; never `none`, and never a shared secret: this client has none."""
+_LEEWAY_S: Final = 120.0
+_NOT_AGAIN: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client", "access_denied"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """From its discovery document (OpenID Connect Discovery 1.0, section 3)."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What the token endpoint gave. `access_token` is for the server; `lifetime_s` None: not said."""
+
+    access_token: str
+    lifetime_s: float | None
+    refresh_token: str | None
+    id_token: str | None
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A token request that is sent elsewhere would take the code or the refresh token along."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def discover(issuer: str) -> Provider:
+    """Raises: SignInError."""
+    found = _get(issuer.rstrip("/") + "/.well-known/openid-configuration")
+    fields = [found.get(name) for name in ("issuer", "authorization_endpoint", "token_endpoint", "jwks_uri")]
+    match fields:
+        case [str(name), str(authorization), str(token), str(keys)] if all(
+            map(is_issuer, (authorization, token, keys))
+        ) and name.rstrip("/") == issuer.rstrip("/"):
+            return Provider(issuer=name, authorization_endpoint=authorization, token_endpoint=token, jwks_uri=keys)
+        case _:
+            raise SignInError(SignInFailure.BAD_PROVIDER)
+
+
+def exchange(provider: Provider, *, client_id: str, code: str, verifier: str, redirect_uri: str) -> Grant:
+    """The code of the redirect for tokens (RFC 6749, section 4.1.3; RFC 7636, section 4.5). Raises: SignInError."""
+    return _token(
+        provider,
+        {
+            "grant_type": "authorization_code",
+            "client_id": client_id,
+            "code": code,
+            "code_verifier": verifier,
+            "redirect_uri": redirect_uri,
+        },
+    )
+
+
+def refresh(provider: Provider, *, client_id: str, refresh_token: str) -> Grant:
+    """RFC 6749, section 6. Raises: SignInError; not final if the provider cannot be reached."""
+    return _token(provider, {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": refresh_token})
+
+
+def subject_of(provider: Provider, id_token: str, *, client_id: str, nonce: str) -> tuple[str, str | None]:
+    """Check an id token (OpenID Connect Core, section 3.1.3.7). Returns the subject and a name to show.
+
+    Raises: SignInError.
+    """
+    try:
+        keys = jwt.PyJWKSet.from_dict(_get(provider.jwks_uri))
+        header = jwt.get_unverified_header(id_token)
+        key = next(key for key in keys.keys if header.get("kid") in (None, key.key_id))
+        claims = jwt.decode(
+            id_token,
+            key,
+            algorithms=list(_ALGORITHMS),
+            audience=client_id,
+            issuer=provider.issuer,
+            leeway=_LEEWAY_S,
+            options={"require": ["exp", "iat", "sub"]},
+        )
+    except (jwt.PyJWTError, StopIteration, ValueError, TypeError) as exc:
+        raise SignInError(SignInFailure.BAD_TOKEN) from exc
+    subject, name = claims["sub"], claims.get("name") or claims.get("preferred_username") or claims.get("email")
+    if claims.get("nonce") != nonce or claims.get("azp", client_id) != client_id or not isinstance(subject, str):
+        raise SignInError(SignInFailure.BAD_TOKEN)
+    return subject, name if isinstance(name, str) else None
+
+
+def _token(provider: Provider, form: Mapping[str, str]) -> Grant:
+    request = urllib.request.Request(  # noqa: S310 - `discover` took only https, or http on this machine
+        provider.token_endpoint, data=urlencode(form).encode(), headers={"Accept": "application/json"}
+    )
+    found = _json(request)
+    access_token, kind = found.get("access_token"), found.get("token_type")
+    if not isinstance(access_token, str) or not isinstance(kind, str) or kind.lower() != "bearer":
+        raise SignInError(SignInFailure.REFUSED)
+    lifetime, fresh, id_token = (found.get(name) for name in ("expires_in", "refresh_token", "id_token"))
+    return Grant(
+        access_token=access_token,
+        lifetime_s=float(lifetime) if isinstance(lifetime, int | float) and not isinstance(lifetime, bool) else None,
+        refresh_token=fresh if isinstance(fresh, str) and fresh else None,
+        id_token=id_token if isinstance(id_token, str) else None,
+    )
+
+
+def _get(url: str) -> dict[str, Any]:
+    return _json(urllib.request.Request(url, headers={"Accept": "application/json"}))  # noqa: S310 - see above
+
+
+def _json(request: urllib.request.Request) -> dict[str, Any]:
+    opener = urllib.request.build_opener(_NoRedirects)
+    try:
+        with opener.open(request, timeout=TIMEOUT_S) as response:
+            data = response.read(_BYTES)
+        found = json.loads(data)
+    except urllib.error.HTTPError as exc:
+        with exc:
+            raise _refusal(exc) from exc
+    except OSError as exc:  # URLError, time-outs
+        raise SignInError(SignInFailure.UNREACHABLE, is_final=False) from exc
+    except (ValueError, RecursionError) as exc:
+        raise SignInError(SignInFailure.BAD_PROVIDER, is_final=False) from exc
+    if not isinstance(found, dict):
+        raise SignInError(SignInFailure.BAD_PROVIDER, is_final=False)
+    return found
+
+
+def _refusal(error: urllib.error.HTTPError) -> SignInError:
+    """A refusal of the provider's (RFC 6749, section 5.2), or its trouble of the moment."""
+    if error.code >= 500 or error.code == 429:
+        return SignInError(SignInFailure.UNREACHABLE, is_final=False)
+    try:
+        code = json.loads(error.read(_BYTES)).get("error")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return SignInError(SignInFailure.BAD_PROVIDER, is_final=False)
+    return SignInError(SignInFailure.REFUSED, is_final=code in _NOT_AGAIN)

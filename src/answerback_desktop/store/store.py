@@ -1,0 +1,316 @@
+"""The data of one account in one SQLite file. Used from one thread; every method is one transaction."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from answerback.client import PendingRequest
+from answerback_desktop.records import Conversation, SearchHit, Turn, TurnStatus
+from answerback_desktop.store.database import Database, Value
+from answerback_desktop.store.rows import (
+    SAVE_TURN,
+    SELECT_CONVERSATIONS,
+    SELECT_TURNS,
+    conversation_of,
+    row_of,
+    turn_of,
+)
+
+TITLE_LENGTH: Final = 60
+"""As the server cuts a conversation's first title."""
+MAX_TITLE_LENGTH: Final = 200
+PAGE: Final = 20
+_LAST_FIRST: Final = "ORDER BY is_over, asked_at_ms DESC, request_id DESC"
+_IN_ORDER: Final = "ORDER BY is_over DESC, asked_at_ms, request_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Turns, oldest first. `has_more`: there are older ones."""
+
+    turns: tuple[Turn, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supersession:
+    """What an ending did to the turns that the ended one takes the place of."""
+
+    removed: tuple[str, ...] = ()
+    returned: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsent:
+    """What the server has to be told about a conversation."""
+
+    conversation_id: str
+    title: str | None
+    deleted_at_ms: int | None
+    is_known: bool
+
+
+def title_of(question: str) -> str:
+    """A conversation's first title: the first line of its first question, as the server makes it."""
+    lines = question.strip().splitlines()
+    return lines[0][:TITLE_LENGTH].rstrip() if lines else ""
+
+
+class AccountStore:
+    """See the module. Raises StoreError from every method that touches the file."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    # --- small things ---------------------------------------------------------------------------------------
+
+    def session_id(self) -> str:
+        """The app's session at this server; made once."""
+        with self._db.writing():
+            self._db.run("INSERT OR IGNORE INTO meta VALUES ('session_id', ?)", uuid.uuid4().hex)
+            return str(self._db.run("SELECT value FROM meta WHERE key = 'session_id'").fetchone()[0])
+
+    def claim_user(self, user_id: str) -> bool:
+        """Note whose data this is; False: it is another user's."""
+        with self._db.writing():
+            self._db.run("INSERT OR IGNORE INTO meta VALUES ('user_id', ?)", user_id)
+            return bool(self._db.run("SELECT value FROM meta WHERE key = 'user_id'").fetchone()[0] == user_id)
+
+    def drafts(self) -> dict[str, str]:
+        """By conversation id."""
+        with self._db.reading():
+            return dict(self._db.run("SELECT conversation_id, text FROM drafts").fetchall())
+
+    def save_draft(self, conversation_id: str, text: str) -> None:
+        """Empty: forget it."""
+        with self._db.writing():
+            if text:
+                self._db.run("INSERT OR REPLACE INTO drafts VALUES (?, ?)", conversation_id, text)
+            else:
+                self._db.run("DELETE FROM drafts WHERE conversation_id = ?", conversation_id)
+
+    # --- conversations --------------------------------------------------------------------------------------
+
+    def conversations(self) -> tuple[Conversation, ...]:
+        """Those that are not deleted, last used first."""
+        with self._db.reading():
+            query = f"{SELECT_CONVERSATIONS} WHERE deleted_at_ms IS NULL ORDER BY updated_at_ms DESC, conversation_id"
+            return tuple(conversation_of(row) for row in self._db.run(query))
+
+    def conversation(self, conversation_id: str) -> Conversation | None:
+        """One that is not deleted."""
+        with self._db.reading():
+            query = f"{SELECT_CONVERSATIONS} WHERE deleted_at_ms IS NULL AND conversation_id = ?"
+            row = self._db.run(query, conversation_id).fetchone()
+            return None if row is None else conversation_of(row)
+
+    def mark_read(self, conversation_id: str) -> bool:
+        """Whether anything was unread."""
+        with self._db.writing():
+            query = "UPDATE conversations SET unread = 0 WHERE conversation_id = ? AND unread > 0"
+            return self._db.run(query, conversation_id).rowcount > 0
+
+    def rename(self, conversation_id: str, title: str, *, now_ms: int) -> None:
+        """Here at once; `unsent` has it until `title_sent`."""
+        with self._db.writing():
+            query = "UPDATE conversations SET title = ?, title_to_send = ?, updated_at_ms = ? WHERE conversation_id = ?"
+            title = title[:MAX_TITLE_LENGTH]
+            self._db.run(query, title, title, now_ms, conversation_id)
+
+    def title_sent(self, conversation_id: str, title: str) -> None:
+        """The server has this title; a newer one still has to go."""
+        with self._db.writing():
+            query = "UPDATE conversations SET title_to_send = NULL WHERE conversation_id = ? AND title_to_send = ?"
+            self._db.run(query, conversation_id, title)
+
+    def delete(self, conversation_id: str, *, now_ms: int) -> bool:
+        """Take it off the list; False: there is no such."""
+        with self._db.writing():
+            query = "UPDATE conversations SET deleted_at_ms = ? WHERE conversation_id = ? AND deleted_at_ms IS NULL"
+            return self._db.run(query, now_ms, conversation_id).rowcount > 0
+
+    def undelete(self, conversation_id: str) -> bool:
+        """Bring it back; False: it is gone."""
+        with self._db.writing():
+            query = "UPDATE conversations SET deleted_at_ms = NULL WHERE conversation_id = ? AND deleted_at_ms > 0"
+            return self._db.run(query, conversation_id).rowcount > 0
+
+    def unsent(self) -> tuple[Unsent, ...]:
+        """Renames and deletions that the server was not told."""
+        with self._db.reading():
+            rows = self._db.run(
+                "SELECT conversation_id, title_to_send, deleted_at_ms, is_known FROM conversations "
+                "WHERE title_to_send IS NOT NULL OR deleted_at_ms IS NOT NULL"
+            )
+            return tuple(
+                Unsent(conversation_id=name, title=title, deleted_at_ms=at_ms, is_known=bool(known))
+                for name, title, at_ms, known in rows
+            )
+
+    def forget_conversation(self, conversation_id: str) -> None:
+        """It is gone for good: with its turns and its draft."""
+        with self._db.writing():
+            self._db.searcher.forget("conversation_id = ?", (conversation_id,))
+            for table in ("turns", "drafts", "conversations"):
+                self._db.run(f"DELETE FROM {table} WHERE conversation_id = ?", conversation_id)  # noqa: S608 - constants
+
+    # --- turns ----------------------------------------------------------------------------------------------
+
+    def turn(self, request_id: str) -> Turn | None:
+        """One turn."""
+        with self._db.reading():
+            row = self._db.run(f"{SELECT_TURNS} WHERE request_id = ?", request_id).fetchone()
+            return None if row is None else turn_of(row)
+
+    def page(self, conversation_id: str, *, before: str | None = None, limit: int | None = PAGE) -> Page:
+        """The newest turns, or those before one; `limit` None: all of them."""
+        with self._db.reading():
+            where = "WHERE conversation_id = ? AND superseded_by IS NULL"
+            values: list[Value] = [conversation_id]
+            if before is not None:
+                where += (
+                    " AND (-is_over, asked_at_ms, request_id) < "
+                    "(SELECT -is_over, asked_at_ms, request_id FROM turns WHERE request_id = ?)"
+                )
+                values.append(before)
+            size = -1 if limit is None else limit + 1
+            rows = self._db.run(f"{SELECT_TURNS} {where} {_LAST_FIRST} LIMIT ?", *values, size).fetchall()
+            has_more = limit is not None and len(rows) > limit
+            kept = rows[:limit] if has_more else rows
+            return Page(turns=tuple(turn_of(row) for row in reversed(kept)), has_more=has_more)
+
+    def pending(self) -> tuple[Turn, ...]:
+        """Those that are not over, in the order asked."""
+        with self._db.reading():
+            rows = self._db.run(f"{SELECT_TURNS} WHERE is_over = 0 ORDER BY asked_at_ms, request_id")
+            return tuple(turn_of(row) for row in rows)
+
+    def save_partial(self, request_id: str, *, attempt: int, text: str, status: TurnStatus) -> None:
+        """The text so far of an answer that still comes."""
+        with self._db.writing():
+            query = "UPDATE turns SET attempt = ?, answer = ?, status = ? WHERE request_id = ? AND is_over = 0"
+            self._db.run(query, attempt, text, status.value, request_id)
+
+    def forget_turn(self, request_id: str) -> bool:
+        """Remove one that is over and that the server does not have."""
+        with self._db.writing():
+            where = "request_id = ? AND is_over = 1 AND is_synced = 0"
+            self._db.searcher.forget(where, (request_id,))
+            return self._db.run(f"DELETE FROM turns WHERE {where}", request_id).rowcount > 0  # noqa: S608 - constant
+
+    def search(self, query: str, *, limit: int) -> tuple[SearchHit, ...]:
+        """Titles first, then turns, newest first."""
+        with self._db.reading():
+            return tuple(self._db.searcher.search(query, limit=limit))
+
+    # --- the outbox -----------------------------------------------------------------------------------------
+
+    def load_outbox(self) -> Sequence[PendingRequest]:
+        """What has not ended, in the order asked. A row that cannot be read is left out, and stays."""
+        with self._db.reading():
+            rows = self._db.run("SELECT pending FROM turns WHERE is_over = 0 ORDER BY asked_at_ms, id").fetchall()
+        kept = []
+        for (data,) in rows:
+            try:
+                kept.append(PendingRequest.from_dict(msgspec.json.decode(data)))
+            except (ValueError, TypeError, msgspec.MsgspecError):
+                continue
+        return kept
+
+    def put_question(self, pending: PendingRequest, *, now_ms: int) -> tuple[Turn, Conversation | None, list[str]]:
+        """Keep a question, and its conversation. Returns the turn, the conversation if it changed, and the turns that
+        it takes the place of.
+        """
+        frame = pending.frame
+        conversation_id = frame.conversation_id or ""
+        with self._db.writing():
+            (last_ms,) = self._db.run(
+                "SELECT max(asked_at_ms) FROM turns WHERE conversation_id = ?", conversation_id
+            ).fetchone()
+            turn = Turn(
+                request_id=frame.request_id,
+                conversation_id=conversation_id,
+                question=frame.message,
+                asked_at_ms=now_ms if last_ms is None else max(now_ms, last_ms + 1),
+                model=frame.model,
+                replaces=frame.replaces,
+            )
+            self._db.run(
+                "INSERT INTO conversations (conversation_id, title, created_at_ms, updated_at_ms) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET updated_at_ms = max(updated_at_ms, excluded.updated_at_ms), "
+                "deleted_at_ms = NULL",
+                conversation_id,
+                title_of(frame.message),
+                now_ms,
+                now_ms,
+            )
+            replaced = [] if frame.replaces is None else self._supersede(turn, frame.replaces)
+            self._db.run_named(SAVE_TURN, row_of(turn))
+            self._note_pending(pending)
+        return turn, self.conversation(conversation_id), replaced
+
+    def note_accepted(self, pending: PendingRequest, status: TurnStatus) -> None:
+        """The server has it."""
+        with self._db.writing():
+            self._note_pending(pending)
+            self._db.run(
+                "UPDATE turns SET status = ? WHERE request_id = ? AND is_over = 0",
+                status.value,
+                pending.frame.request_id,
+            )
+
+    def end(self, ended: Turn, *, is_unread: bool, now_ms: int) -> tuple[Turn, Supersession]:
+        """The one ending with its text (R15), and what it means for the turns that it takes the place of."""
+        with self._db.writing():
+            # The outbox's own instant may be behind other devices' clocks: what ends now comes after what has ended.
+            (last_ms,) = self._db.run(
+                "SELECT max(asked_at_ms) FROM turns WHERE conversation_id = ? AND is_over = 1 AND request_id <> ? "
+                "AND superseded_by IS NULL",
+                ended.conversation_id,
+                ended.request_id,
+            ).fetchone()
+            if last_ms is not None and last_ms >= ended.asked_at_ms:
+                ended = replace(ended, asked_at_ms=last_ms + 1)
+            self._db.run_named(SAVE_TURN, row_of(ended))
+            self._db.run("UPDATE turns SET pending = NULL WHERE request_id = ?", ended.request_id)
+            self._db.searcher.add(ended)
+            self._db.run(
+                "UPDATE conversations SET updated_at_ms = max(updated_at_ms, ?), unread = unread + ? "
+                "WHERE conversation_id = ?",
+                now_ms,
+                int(is_unread),
+                ended.conversation_id,
+            )
+            return ended, self._settle(ended)
+
+    def _note_pending(self, pending: PendingRequest) -> None:
+        data = msgspec.json.encode(pending.to_dict()).decode()
+        self._db.run(
+            "UPDATE turns SET pending = ? WHERE request_id = ? AND is_over = 0", data, pending.frame.request_id
+        )
+
+    def _supersede(self, turn: Turn, replaced: str) -> list[str]:
+        """Hide the replaced turn and all ended ones after it, for as long as `turn` may complete."""
+        rows = self._db.run(
+            "UPDATE turns SET superseded_by = ?1 WHERE conversation_id = ?2 AND superseded_by IS NULL AND is_over = 1 "
+            "AND (asked_at_ms, request_id) >= (SELECT asked_at_ms, request_id FROM turns "
+            "  WHERE conversation_id = ?2 AND request_id = ?3 AND is_over = 1) RETURNING request_id",
+            turn.request_id,
+            turn.conversation_id,
+            replaced,
+        ).fetchall()
+        return [name for (name,) in rows]
+
+    def _settle(self, ended: Turn) -> Supersession:
+        if ended.status is TurnStatus.COMPLETED:
+            self._db.searcher.forget("superseded_by = ?", (ended.request_id,))
+            rows = self._db.run(
+                "DELETE FROM turns WHERE superseded_by = ? RETURNING request_id", ended.request_id
+            ).fetchall()
+            return Supersession(removed=tuple(name for (name,) in rows))
+        rows = self._db.run(f"{SELECT_TURNS} WHERE superseded_by = ? {_IN_ORDER}", ended.request_id).fetchall()
+        self._db.run("UPDATE turns SET superseded_by = NULL WHERE superseded_by = ?", ended.request_id)
+        return Supersession(returned=tuple(turn_of(row) for row in rows))

@@ -1,0 +1,203 @@
+"""The composer: the box that grows with the question, Send or Stop, and what there is to say about its length."""
+
+from typing import Final
+
+from PySide6.QtCore import QEvent, QRectF, QSize, Signal
+from PySide6.QtGui import QPainter, QPaintEvent, QPen, QResizeEvent
+from PySide6.QtWidgets import QLabel, QToolButton, QWidget
+
+from answerback_desktop.ui.chat.blocks import Look
+from answerback_desktop.ui.chat.input_box import InputBox
+from answerback_desktop.ui.theme import Icon, icon
+
+__all__ = ["Composer"]
+
+ENVELOPE_BYTES: Final = 2_048
+"""Of a message's limit: the frame around the question, its ids, and the model's name."""
+NEARLY_FULL: Final = 0.9
+
+
+class Composer(QWidget):
+    """Signals: `sent` with the question, `stopped`, `changed` with the draft, `recalled` for Up in an empty box."""
+
+    sent = Signal(str)
+    stopped = Signal()
+    changed = Signal(str)
+    recalled = Signal()
+
+    def __init__(self, look: Look, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._look = look
+        self._limit_bytes: int | None = None
+        self._is_running = False
+        self.box = InputBox(look.theme, self)
+        self.button = QToolButton(self)
+        self.button.setProperty("variant", "primary")
+        self.notice = QLabel(self)
+        self._connect()
+        self.set_look(look)
+
+    def _connect(self) -> None:
+        self.box.submitted.connect(self._submit)
+        self.box.escaped.connect(self._escape)
+        self.box.recalled.connect(self.recalled)
+        self.box.height_changed.connect(self.arrange)
+        self.box.textChanged.connect(self._edited)
+        self.box.installEventFilter(self)
+        self.button.clicked.connect(self._press)
+
+    def set_look(self, look: Look) -> None:
+        """Another theme, language or size."""
+        self._look = look
+        texts = look.texts
+        self.box.setFont(look.theme.font())
+        self.box.document().setDefaultFont(look.theme.font())
+        self.box.setPlaceholderText(texts.placeholder)
+        self.box.setAccessibleName(texts.composer_name)
+        side = look.theme.body_px + 5
+        self.button.setIconSize(QSize(side, side))
+        self.button.setAccessibleName("")  # so that it is drawn anew
+        self._show_button()
+        self._show_notice()
+        self.arrange()
+
+    def set_limit(self, limit_bytes: int | None) -> None:
+        """What the server allows one message to have, encoded; None: not known."""
+        self._limit_bytes = limit_bytes
+        self._show_notice()
+
+    def set_running(self, *, is_running: bool) -> None:
+        """Whether an answer can be stopped: an empty box then shows Stop."""
+        self._is_running = is_running
+        self._show_button()
+
+    def set_text(self, text: str) -> None:
+        """Show another conversation's draft; it is not told as a change."""
+        if text == self.box.toPlainText():
+            return
+        self.box.blockSignals(True)
+        self.box.setPlainText(text)
+        self.box.moveCursor(self.box.textCursor().MoveOperation.End)
+        self.box.blockSignals(False)
+        self._show_button()
+        self._show_notice()
+        self.arrange()
+
+    @property
+    def text(self) -> str:
+        """What is typed."""
+        return self.box.toPlainText()
+
+    @property
+    def over_bytes(self) -> int:
+        """By how much the text is too long; 0 or less: it is not."""
+        if self._limit_bytes is None:
+            return -1
+        return _encoded_bytes(self.text) + ENVELOPE_BYTES - self._limit_bytes
+
+    # --- what happens
+
+    def _edited(self) -> None:
+        self.changed.emit(self.text)
+        self._show_button()
+        self._show_notice()
+
+    def _submit(self) -> None:
+        if self.text.strip() and self.over_bytes <= 0:
+            self.sent.emit(self.text)
+
+    def _escape(self) -> None:
+        if self._is_running:
+            self.stopped.emit()
+
+    def _press(self) -> None:
+        if self._shows_stop:
+            self.stopped.emit()
+        else:
+            self._submit()
+        self.box.setFocus()
+
+    @property
+    def _shows_stop(self) -> bool:
+        return self._is_running and not self.text.strip()
+
+    def _show_button(self) -> None:
+        theme, texts = self._look.theme, self._look.texts
+        drawing, name = (Icon.STOP, texts.stop) if self._shows_stop else (Icon.SEND, texts.send)
+        if name != self.button.accessibleName():
+            self.button.setIcon(
+                icon(
+                    drawing, theme.colours.on_accent, self.button.iconSize().width(), disabled=theme.colours.text_muted
+                )
+            )
+            self.button.setToolTip(name)
+            self.button.setAccessibleName(name)
+        self.button.setEnabled(self._shows_stop or (bool(self.text.strip()) and self.over_bytes <= 0))
+
+    def _show_notice(self) -> None:
+        texts, over = self._look.texts, self.over_bytes
+        text, variant = "", "muted"
+        if self._limit_bytes is not None and over > 0:
+            text, variant = texts.too_long.format(over=_size(over)), "error"
+        elif self._limit_bytes is not None and over > -(1 - NEARLY_FULL) * self._limit_bytes:
+            text = texts.nearly_full.format(left=_size(-over))
+        was_shown = bool(self.notice.text())
+        if text != self.notice.text():
+            self.notice.setText(text)
+            self.notice.setProperty("variant", variant)
+            self.notice.style().polish(self.notice)
+        self.notice.setVisible(bool(text))
+        self._show_button()
+        if was_shown != bool(text):
+            self.arrange()
+
+    # --- the geometry
+
+    def arrange(self) -> None:
+        """Everything in its place; the height is fixed to what the text needs."""
+        theme = self._look.theme
+        width = self.width()
+        pad, side = theme.space(2), theme.body_px + 5 + theme.space(4)
+        box_width = max(40, width - side - 3 * pad - theme.space(1))
+        text = self.box.wanted_height(box_width)
+        inner = max(text, side)
+        notice = self.notice.sizeHint().height() + theme.space(1) if self.notice.text() else 0
+        self._frame = QRectF(1, 1, width - 2, inner + 2 * pad - 2)
+        self.box.setGeometry(pad + theme.space(1), pad + (inner - text + 1) // 2, box_width, text)
+        self.button.setGeometry(width - pad - side, pad + inner - side, side, side)
+        self.notice.setGeometry(pad + theme.space(2), inner + 2 * pad, width - 2 * pad, max(0, notice))
+        self.setFixedHeight(inner + 2 * pad + notice)
+        self.update()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
+        """Lines are broken anew."""
+        super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self.arrange()
+
+    def eventFilter(self, watched: object, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """The frame shows where the focus is."""
+        if event.type() in {QEvent.Type.FocusIn, QEvent.Type.FocusOut}:
+            self.update()
+        return False
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """The frame around the box."""
+        theme = self._look.theme
+        focused = self.box.hasFocus()
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(QPen(theme.colour("focus" if focused else "control_border"), 2 if focused else 1))
+        painter.setBrush(theme.colour("surface" if theme.scheme == "light" else "raised"))
+        radius = theme.space(4)
+        painter.drawRoundedRect(self._frame, radius, radius)
+
+
+def _encoded_bytes(text: str) -> int:
+    """Its size inside a JSON string: UTF-8, with quotes, backslashes and line ends escaped."""
+    escaped = text.count('"') + text.count("\\") + text.count("\n") + text.count("\t") + text.count("\r")
+    return len(text.encode("utf-8", "replace")) + escaped
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1024:,.1f} KB" if size_bytes >= 1024 else f"{size_bytes} B"

@@ -1,0 +1,223 @@
+"""The line under an answer: where the turn stands, and what can be done with it."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from PySide6.QtCore import QPointF, QRect, QRectF, Qt, QTimer
+from PySide6.QtGui import QAccessible, QAccessibleEvent, QGuiApplication, QPainter, QPaintEvent
+from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
+
+from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView, Look
+from answerback_desktop.ui.chat.buttons import QuietButton
+from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
+from answerback_desktop.ui.markdown import Segment
+from answerback_desktop.ui.theme import Icon, pixmap
+from answerback_desktop.viewmodels.turn import TurnViewModel
+
+__all__ = ["FooterView"]
+
+_COPIED_MS: Final = 1_600
+_PULSE_MS: Final = 80
+_COUNTDOWN_MS: Final = 500
+
+
+class FooterView(BlockView):
+    """Redraws itself for the countdown and the pulse; the rest comes by `take`."""
+
+    def __init__(self, turn: TurnViewModel, look: Look, signals: BlockSignals, parent: QWidget) -> None:
+        super().__init__(turn, look, signals, parent)
+        texts, theme = look.texts, look.theme
+        self._is_online = True
+        self._is_active = False
+        self._phase = 0
+        self._line: StateLine | None = None
+        self.label = QLabel(self)
+        self.label.setTextFormat(Qt.TextFormat.PlainText)
+        self.cut_label = QLabel(self)
+        self.cut_label.setProperty("variant", "warning")
+        self.cut_label.setToolTip(texts.cut_hint)
+        self.copy_button = QuietButton(Icon.COPY, texts.copy, theme, self)
+        self.again_button = QuietButton(Icon.REGENERATE, texts.regenerate, theme, self)
+        self.retry_button = QPushButton(self)
+        self.stop_button = QToolButton(self)
+        self.stop_button.setText(texts.stop)
+        self._copied = self._timer(_COPIED_MS, lambda: self.copy_button.draw(Icon.COPY, texts.copy), once=True)
+        self._pulse = self._timer(_PULSE_MS, self._beat)
+        self._countdown = self._timer(_COUNTDOWN_MS, lambda: self.take(None))
+        self.copy_button.clicked.connect(self._copy)
+        self.again_button.clicked.connect(lambda: signals.regenerate.emit(turn.request_id))
+        self.retry_button.clicked.connect(lambda: signals.retry.emit(turn.request_id))
+        self.stop_button.clicked.connect(lambda: signals.stop.emit(turn.request_id))
+
+    @property
+    def tab_stops(self) -> Sequence[QWidget]:
+        """The actions that this state has."""
+        buttons = (self.copy_button, self.again_button, self.retry_button, self.stop_button)
+        return [button for button in buttons if button.isVisibleTo(self)]
+
+    def set_online(self, *, is_online: bool) -> None:
+        """Whether what waits can leave."""
+        if is_online != self._is_online:
+            self._is_online = is_online
+            self.take(None)
+
+    def set_active(self, *, is_active: bool) -> None:
+        """Show the actions and the facts."""
+        self._is_active = is_active
+        self.copy_button.reveal(is_revealed=is_active)
+        self.again_button.reveal(is_revealed=is_active)
+        if self._line is not None and self._line.tone is Tone.DONE:
+            self.label.setVisible(is_active)
+
+    def take(self, segment: Segment | None) -> None:
+        """Show the turn's state as it is now."""
+        texts, turn = self.look.texts, self.turn
+        line = state_line(turn, texts, is_online=self._is_online, now_ms=round(time.time() * 1000))
+        _run(self._pulse, line.tone is Tone.RUNNING)
+        _run(self._countdown, bool(line.retry_in_s))
+        if line == self._line:
+            return
+        before, self._line = self._line, line
+        self.label.setText(line.text)
+        self.label.setToolTip(line.hint)
+        failed = line.tone is Tone.FAILED
+        self.label.setProperty("variant", "error" if failed else "muted")
+        self.label.setWordWrap(failed)
+        self.label.style().polish(self.label)
+        self.cut_label.setText(line.cut)
+        self.cut_label.setVisible(bool(line.cut))
+        is_over = turn.status.is_over
+        self.copy_button.setVisible(is_over and turn.length > 0)
+        self.again_button.setVisible(line.tone is Tone.DONE)
+        self.retry_button.setVisible(line.retry_in_s is not None)
+        self.retry_button.setEnabled(not line.retry_in_s)
+        self.retry_button.setText(texts.retry_in.format(seconds=line.retry_in_s) if line.retry_in_s else texts.retry)
+        self.stop_button.setVisible(turn.can_stop)
+        self.set_active(is_active=self._is_active)
+        self.label.setVisible(bool(line.text) and (line.tone is not Tone.DONE or self._is_active))
+        if self.width() > 0 and before is not None:
+            self.signals.height_changed.emit(self)
+        if before is not None and before.tone is not line.tone:
+            self._say(line)
+
+    def arrange(self, width: int) -> int:
+        """One row; a failure is a card of its own."""
+        theme = self.look.theme
+        if self._line is not None and self._line.tone is Tone.FAILED:
+            return self._arrange_card(width)
+        gap = theme.space(1.5)
+        row = max(self.copy_button.height(), self.stop_button.sizeHint().height())
+        left = 0
+        if self._line is not None and self._line.cut:
+            wanted = self.cut_label.sizeHint().width()
+            self.cut_label.setGeometry(0, gap, wanted, row)
+            left = wanted + theme.space(3)
+        left -= theme.space(1.5)
+        for button in (self.copy_button, self.again_button):
+            if button.isVisibleTo(self):
+                button.move(left, gap + (row - button.height()) // 2)
+                left += button.width()
+        left += theme.space(1.5)
+        if self._line is not None and self._line.tone is Tone.RUNNING:
+            left += theme.space(8)
+        if self._line is not None and self._line.tone is Tone.WAITING:
+            left += theme.space(6)
+        right = width
+        for wide in (self.stop_button, self.retry_button):
+            if wide.isVisibleTo(self):
+                size = wide.sizeHint()
+                row = max(row, size.height())
+        taken = max(0, min(self.label.sizeHint().width() if self.label.text() else 0, right - left))
+        self.label.setGeometry(left, gap, taken, row)
+        left += taken + theme.space(2)
+        for wide in (self.stop_button, self.retry_button):
+            if wide.isVisibleTo(self):
+                size = wide.sizeHint()
+                wide.setGeometry(
+                    min(left, width - size.width()), gap + (row - size.height()) // 2, size.width(), size.height()
+                )
+        return gap + row + theme.space(0.5)
+
+    def _arrange_card(self, width: int) -> int:
+        theme = self.look.theme
+        gap, pad = theme.space(2.5), theme.space(3.5)
+        mark = theme.body_px + 5
+        size = self.retry_button.sizeHint() if self.retry_button.isVisibleTo(self) else None
+        left = pad + mark + theme.space(2.5)
+        beside = width - left - pad - (0 if size is None else size.width() + theme.space(3))
+        is_narrow = beside < theme.body_px * 16
+        text_width = width - left - pad if is_narrow else beside
+        text = self.label.heightForWidth(text_width)
+        row = text if size is None or is_narrow else max(text, size.height())
+        self.label.setGeometry(left, gap + pad, text_width, row)
+        bottom = gap + pad + row
+        if size is not None and is_narrow:
+            self.retry_button.setGeometry(left, bottom + theme.space(2), size.width(), size.height())
+            bottom += theme.space(2) + size.height()
+        elif size is not None:
+            top = gap + pad + (row - size.height()) // 2
+            self.retry_button.setGeometry(width - pad - size.width(), top, size.width(), size.height())
+        self.copy_button.hide()
+        return bottom + pad + theme.space(1)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """The failure's card, the waiting clock, the running dots."""
+        if self._line is None:
+            return
+        theme = self.look.theme
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        if self._line.tone is Tone.FAILED:
+            gap, pad, mark = theme.space(2.5), theme.space(3.5), theme.body_px + 5
+            painter.setBrush(theme.colour("danger_fill"))
+            radius = theme.space(2.5)
+            painter.drawRoundedRect(QRectF(0, gap, self.width(), self.height() - gap - theme.space(1)), radius, radius)
+            top = self.label.y() + max(0, (self.label.height() - self.label.heightForWidth(self.label.width())) // 2)
+            self._draw_icon(painter, Icon.ERROR, "danger", QRect(pad, top, mark, mark))
+        elif self._line.tone is Tone.WAITING:
+            mark = theme.small_px + 3
+            self._draw_icon(painter, Icon.CLOCK, "text_muted", QRect(0, self._middle - mark // 2, mark, mark))
+        elif self._line.tone is Tone.RUNNING:
+            painter.setBrush(theme.colour("accent"))
+            for dot in range(3):
+                size = theme.body_px * 0.17 * (1 + 0.35 * math.sin((self._phase - dot * 2.2) * 0.55))
+                painter.drawEllipse(QPointF(theme.space(1) + dot * theme.body_px * 0.55, self._middle + 1), size, size)
+
+    @property
+    def _middle(self) -> int:
+        return self.label.y() + self.label.height() // 2
+
+    def _draw_icon(self, painter: QPainter, drawing: Icon, colour: str, area: QRect) -> None:
+        drawn = pixmap(drawing, self.look.theme.colour(colour), area.width(), scale=self.devicePixelRatioF())
+        painter.drawPixmap(area.topLeft(), drawn)
+
+    def _beat(self) -> None:
+        self._phase += 1
+        self.update(0, 0, self.look.theme.space(8), self.height())
+
+    def _copy(self) -> None:
+        QGuiApplication.clipboard().setText(self.turn.answer)
+        self.copy_button.draw(Icon.CHECK, self.look.texts.copied, colour="success")
+        self._copied.start()
+
+    def _say(self, line: StateLine) -> None:
+        """A screen reader hears the new state."""
+        self.setAccessibleName(line.text or self.look.texts.answer_name)
+        QAccessible.updateAccessibility(QAccessibleEvent(self, QAccessible.Event.NameChanged))
+
+    def _timer(self, interval_ms: int, slot: object, *, once: bool = False) -> QTimer:
+        timer = QTimer(self)
+        timer.setInterval(interval_ms)
+        timer.setSingleShot(once)
+        timer.timeout.connect(slot)
+        return timer
+
+
+def _run(timer: QTimer, is_needed: bool) -> None:
+    if is_needed and not timer.isActive():
+        timer.start()
+    elif not is_needed:
+        timer.stop()

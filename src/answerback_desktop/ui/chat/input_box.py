@@ -1,0 +1,126 @@
+"""The box that questions are typed in: composition-safe, plain text, as high as its text."""
+
+import math
+from typing import Final
+
+from PySide6.QtCore import QMimeData, Qt, Signal
+from PySide6.QtGui import QGuiApplication, QInputMethodEvent, QKeyEvent
+from PySide6.QtWidgets import QFrame, QTextEdit, QWidget
+
+from answerback_desktop.ui.chat.text_view import wrap_mode
+from answerback_desktop.ui.theme import Theme
+
+__all__ = ["InputBox"]
+
+MAX_LINES: Final = 8
+_BAR_PX: Final = 14
+_ENTER: Final = (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+
+
+class InputBox(QTextEdit):
+    """Enter submits, Shift+Enter breaks the line.
+
+    While a syllable is being composed (Korean, Japanese, Chinese), Enter belongs to the input method. Some of them let
+    it through as well: then the syllable is committed first, and the box is submitted when it has arrived, once.
+    """
+
+    submitted = Signal()
+    escaped = Signal()
+    recalled = Signal()  # Up in an empty box
+    height_changed = Signal()
+
+    def __init__(self, theme: Theme, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._height = 0
+        self._is_measuring = False
+        self._submits_after_commit = False
+        self.setProperty("variant", "plain")
+        self.setAcceptRichText(False)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setTabChangesFocus(True)
+        self.setFont(theme.font())
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setLineWrapMode(QTextEdit.LineWrapMode.FixedPixelWidth)
+        self.setWordWrapMode(wrap_mode(""))
+        self.document().setDocumentMargin(theme.space(1))
+        self.document().documentLayout().documentSizeChanged.connect(self._tell_height)
+
+    @property
+    def is_composing(self) -> bool:
+        """Whether the input method holds a syllable that is not in the text yet."""
+        layout = self.textCursor().block().layout()
+        return bool(layout.preeditAreaText())
+
+    def wanted_height(self, width: int) -> int:
+        """As high as the text at this width, from one line to eight; then it scrolls."""
+        line = self.fontMetrics().lineSpacing()
+        margin = 2 * round(self.document().documentMargin())
+        most = MAX_LINES * line + margin
+        is_scrolling = self.verticalScrollBarPolicy() is Qt.ScrollBarPolicy.ScrollBarAsNeeded
+        needed = self._height_at(width - _BAR_PX if is_scrolling else width)
+        if is_scrolling is not (needed > most):
+            is_scrolling = needed > most
+            on, off = Qt.ScrollBarPolicy.ScrollBarAsNeeded, Qt.ScrollBarPolicy.ScrollBarAlwaysOff
+            self.setVerticalScrollBarPolicy(on if is_scrolling else off)
+            needed = self._height_at(width - _BAR_PX if is_scrolling else width)
+        return max(line + margin, min(needed, most))
+
+    def _height_at(self, width: int) -> int:
+        if self.lineWrapColumnOrWidth() != width:
+            self._is_measuring = True
+            self.setLineWrapColumnOrWidth(width)
+            self._is_measuring = False
+        return math.ceil(self.document().size().height())
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name
+        """Enter, Escape and Up; the rest is typing."""
+        self._submits_after_commit = False
+        shift = event.modifiers() & Qt.KeyboardModifier.ShiftModifier
+        if event.key() in _ENTER and not shift:
+            event.accept()
+            self._submit()
+        elif event.key() == Qt.Key.Key_Escape and not self.is_composing:
+            event.accept()
+            self.escaped.emit()
+        elif event.key() == Qt.Key.Key_Up and self.document().isEmpty() and not self.is_composing:
+            event.accept()
+            self.recalled.emit()
+        else:
+            super().keyPressEvent(event)
+
+    def inputMethodEvent(self, event: QInputMethodEvent) -> None:  # noqa: N802 - Qt's name
+        """A syllable is composed or has arrived."""
+        super().inputMethodEvent(event)
+        if self._submits_after_commit and not self.is_composing:
+            self._submits_after_commit = False
+            if event.commitString():
+                self.submitted.emit()
+        self._tell_height()
+
+    def setPlainText(self, text: str) -> None:  # noqa: N802 - Qt's name
+        """Other text, as a draft."""
+        self.setWordWrapMode(wrap_mode(text))
+        super().setPlainText(text)
+
+    def insertFromMimeData(self, source: QMimeData) -> None:  # noqa: N802 - Qt's name
+        """Only text is pasted: U+2028 and the like become line ends, NUL is left out."""
+        if source.hasText():
+            text = source.text().replace("\r\n", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
+            self.setWordWrapMode(wrap_mode(text))
+            self.textCursor().insertText(text.replace("\x00", ""))
+            self.ensureCursorVisible()
+
+    def _submit(self) -> None:
+        if not self.is_composing:
+            self.submitted.emit()
+            return
+        self._submits_after_commit = True
+        QGuiApplication.inputMethod().commit()
+
+    def _tell_height(self) -> None:
+        height = math.ceil(self.document().size().height())
+        if height != self._height and not self._is_measuring:
+            self._height = height
+            self.height_changed.emit()

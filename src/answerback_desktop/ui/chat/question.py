@@ -1,0 +1,202 @@
+"""The view of a question: a bubble at the right, and an editor in its place."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from PySide6.QtCore import QRectF, Qt, QTimer
+from PySide6.QtGui import QGuiApplication, QPainter, QPaintEvent
+from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
+
+from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView, Look
+from answerback_desktop.ui.chat.buttons import QuietButton
+from answerback_desktop.ui.chat.document import show_plain
+from answerback_desktop.ui.chat.input_box import InputBox
+from answerback_desktop.ui.chat.text_view import TextView, wrap_mode
+from answerback_desktop.ui.markdown import Segment
+from answerback_desktop.ui.theme import Icon
+from answerback_desktop.viewmodels.turn import TurnViewModel
+
+__all__ = ["QuestionView"]
+
+SHORT_LINES: Final = 14
+SHORT_CHARACTERS: Final = 1_200
+_COPIED_MS: Final = 1_600
+
+
+class QuestionView(BlockView):
+    """Long questions are folded. `start_edit` opens the editor; what is sent from it replaces the turn."""
+
+    def __init__(self, turn: TurnViewModel, look: Look, signals: BlockSignals, parent: QWidget) -> None:
+        super().__init__(turn, look, signals, parent)
+        theme, texts = look.theme, look.texts
+        self._is_unfolded = False
+        self._bubble = QRectF()
+        self.text = TextView(theme, self)
+        self.copy_button = QuietButton(Icon.COPY, texts.copy, theme, self)
+        self.edit_button = QuietButton(Icon.EDIT, texts.edit, theme, self)
+        self.fold_button = QToolButton(self)
+        self.editor: InputBox | None = None
+        self._edit_parts: list[QWidget] = []
+        self._back = QTimer(self)
+        self._back.setSingleShot(True)
+        self._back.setInterval(_COPIED_MS)
+        self._back.timeout.connect(lambda: self.copy_button.draw(Icon.COPY, texts.copy))
+        self.copy_button.clicked.connect(self._copy)
+        self.edit_button.clicked.connect(self.start_edit)
+        self.fold_button.clicked.connect(self._fold)
+        self._show()
+
+    @property
+    def is_busy(self) -> bool:
+        """Also while it is edited."""
+        return self.editor is not None or self.text.textCursor().hasSelection() or super().is_busy
+
+    @property
+    def tab_stops(self) -> Sequence[QWidget]:
+        """The actions, or the editor's parts."""
+        if self.editor is not None:
+            return [self.editor, *(part for part in self._edit_parts if isinstance(part, QPushButton))]
+        return [self.copy_button, self.edit_button, *([self.fold_button] if self._is_long else [])]
+
+    def take(self, segment: Segment | None) -> None:
+        """A question does not change."""
+
+    def set_active(self, *, is_active: bool) -> None:
+        """Show the actions."""
+        self.copy_button.reveal(is_revealed=is_active)
+        self.edit_button.reveal(is_revealed=is_active)
+
+    @property
+    def _is_long(self) -> bool:
+        question = self.turn.question
+        return len(question) > SHORT_CHARACTERS or question.count("\n") >= SHORT_LINES
+
+    def _show(self) -> None:
+        question = self.turn.question
+        if self._is_long and not self._is_unfolded:
+            question = "\n".join(question.split("\n")[:SHORT_LINES])[:SHORT_CHARACTERS].rstrip() + "…"
+        self.text.setWordWrapMode(wrap_mode(question))
+        show_plain(self.text.document(), question, self.look.theme)
+        self.text.setAccessibleName(self.look.texts.question_name.format(text=question))
+        self.fold_button.setVisible(self._is_long)
+        self.fold_button.setText(self.look.texts.show_less if self._is_unfolded else self.look.texts.show_all)
+
+    def arrange(self, width: int) -> int:
+        """The bubble at the right, as wide as its text, with room for the actions at its left."""
+        theme = self.look.theme
+        gap = theme.space(7)
+        if self.editor is not None:
+            return self._arrange_editor(self.editor, width, gap)
+        pad_x, pad_y = theme.space(4), theme.space(2.5)
+        button = self.copy_button.width()
+        room = max(80, width - 2 * button - theme.space(2) - 2 * pad_x)
+        text_width = min(room, self.text.natural_width())
+        height = self.text.height_for(text_width)
+        left = width - text_width - 2 * pad_x
+        self.text.setGeometry(left + pad_x, gap + pad_y, text_width, height)
+        bottom = gap + height + 2 * pad_y
+        if self._is_long:
+            fold = self.fold_button.sizeHint()
+            self.fold_button.setGeometry(left + pad_x - 4, bottom - pad_y + 2, fold.width(), fold.height())
+            bottom += fold.height()
+        self._bubble = QRectF(left, gap, width - left, bottom - gap)
+        top = gap + max(0, min(bottom - gap - button, (bottom - gap - button) // 2))
+        self.edit_button.move(left - theme.space(1) - button, top)
+        self.copy_button.move(left - theme.space(1) - 2 * button, top)
+        return bottom + theme.space(1.5)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """The bubble, or the editor's box."""
+        theme = self.look.theme
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(theme.colour("bubble_fill"))
+        radius = min(theme.space(4.5), self._bubble.height() / 2)
+        painter.drawRoundedRect(self._bubble, radius, radius)
+
+    # --- editing
+
+    def start_edit(self) -> None:
+        """Put an editor in the bubble's place."""
+        if self.editor is not None:
+            return
+        texts = self.look.texts
+        editor = self.editor = InputBox(self.look.theme, self)
+        editor.setAccessibleName(texts.edit_name)
+        editor.setPlainText(self.turn.question)
+        editor.moveCursor(editor.textCursor().MoveOperation.End)
+        hint = QLabel(texts.edit_hint, self)
+        hint.setProperty("variant", "muted")
+        hint.setWordWrap(True)
+        cancel = QPushButton(texts.cancel, self)
+        send = QPushButton(texts.edit_send, self)
+        send.setProperty("variant", "primary")
+        self._edit_parts = [hint, cancel, send]
+        cancel.clicked.connect(self.end_edit)
+        send.clicked.connect(self._send)
+        editor.submitted.connect(self._send)
+        editor.escaped.connect(self.end_edit)
+        editor.height_changed.connect(lambda: self.signals.height_changed.emit(self))
+        editor.textChanged.connect(lambda: send.setEnabled(bool(editor.toPlainText().strip())))
+        self._set_reading(is_shown=False)
+        for part in (editor, *self._edit_parts):
+            part.show()
+        self.signals.height_changed.emit(self)
+        editor.setFocus()
+
+    def end_edit(self) -> None:
+        """Show the question again as it was."""
+        if self.editor is None:
+            return
+        for part in (self.editor, *self._edit_parts):
+            part.hide()
+            part.deleteLater()
+        self.editor = None
+        self._edit_parts = []
+        self._set_reading(is_shown=True)
+        self.edit_button.setFocus()
+        self.signals.height_changed.emit(self)
+
+    def _set_reading(self, *, is_shown: bool) -> None:
+        for part in (self.text, self.copy_button, self.edit_button):
+            part.setVisible(is_shown)
+        self.fold_button.setVisible(is_shown and self._is_long)
+
+    def _send(self) -> None:
+        if self.editor is None or not (text := self.editor.toPlainText()).strip():
+            return
+        self.end_edit()
+        self.signals.edited.emit(self.turn.request_id, text)
+
+    def _arrange_editor(self, editor: InputBox, width: int, gap: int) -> int:
+        theme = self.look.theme
+        pad = theme.space(3)
+        hint, cancel, send = self._edit_parts
+        height = editor.wanted_height(width - 2 * pad)
+        editor.setGeometry(pad, gap + pad, width - 2 * pad, height)
+        top = gap + pad + height + theme.space(2)
+        one, other = send.sizeHint(), cancel.sizeHint()
+        row = max(one.height(), other.height())
+        send.setGeometry(width - pad - one.width(), top, one.width(), row)
+        cancel.setGeometry(send.x() - theme.space(2) - other.width(), top, other.width(), row)
+        hint_width = cancel.x() - 2 * pad
+        if hint_width < hint.fontMetrics().averageCharWidth() * 16:
+            hint_width = width - 2 * pad
+            row += theme.space(2)
+            hint.setGeometry(pad + 4, top + row, hint_width, hint.heightForWidth(hint_width))
+            row += hint.height()
+        else:
+            hint.setGeometry(pad + 4, top, hint_width, row)
+        self._bubble = QRectF(0, gap, width, top + row + pad - gap)
+        return top + row + pad + theme.space(1)
+
+    def _copy(self) -> None:
+        QGuiApplication.clipboard().setText(self.turn.question)
+        self.copy_button.draw(Icon.CHECK, self.look.texts.copied, colour="success")
+        self._back.start()
+
+    def _fold(self) -> None:
+        self._is_unfolded = not self._is_unfolded
+        self._show()
+        self.signals.height_changed.emit(self)

@@ -1,0 +1,101 @@
+"""What a turn's line of state says, as words. No Qt."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from answerback_desktop.records import TurnStatus
+from answerback_desktop.texts.chat import ChatTexts
+from answerback_desktop.viewmodels.turn import TurnViewModel
+
+__all__ = ["StateLine", "Tone", "state_line"]
+
+
+class Tone(StrEnum):
+    """How the line is drawn."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateLine:
+    """`text` beside the actions, `hint` on hover, `cut` if the answer ended at a limit.
+
+    `retry_in_s`: whole seconds until asking again makes sense, 0 for now; None: it does not.
+    """
+
+    tone: Tone
+    text: str
+    hint: str = ""
+    cut: str = ""
+    retry_in_s: int | None = None
+
+
+def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, now_ms: int) -> StateLine:
+    """The line of a turn. `now_ms`: epoch, for the countdown of a rate limit."""
+    retry = retry_in_s(turn, now_ms=now_ms)
+    match turn.status:
+        case TurnStatus.OUTBOX:
+            return StateLine(tone=Tone.WAITING, text=texts.outbox if is_online else texts.outbox_offline)
+        case TurnStatus.QUEUED | TurnStatus.STREAMING if not is_online:
+            return StateLine(tone=Tone.WAITING, text=texts.paused)
+        case TurnStatus.QUEUED if turn.position:
+            return StateLine(tone=Tone.WAITING, text=texts.queued.format(position=turn.position))
+        case TurnStatus.QUEUED:
+            return StateLine(tone=Tone.WAITING, text=texts.queued_next)
+        case TurnStatus.STREAMING:
+            return StateLine(tone=Tone.RUNNING, text=texts.streaming if turn.length else texts.waiting)
+        case TurnStatus.CANCELLED:
+            return StateLine(tone=Tone.STOPPED, text=texts.cancelled, hint=_hint(turn, texts), retry_in_s=retry)
+        case TurnStatus.FAILED:
+            reason = "" if turn.failure is None else texts.failures[turn.failure.code]
+            return StateLine(tone=Tone.FAILED, text=reason, retry_in_s=retry)
+        case TurnStatus.COMPLETED:
+            return StateLine(
+                tone=Tone.DONE, text=_facts(turn, texts), hint=_hint(turn, texts), cut=texts.cut if turn.is_cut else ""
+            )
+
+
+def retry_in_s(turn: TurnViewModel, *, now_ms: int) -> int | None:
+    """Seconds until the question can be asked again, rounded up; None: it cannot."""
+    if not turn.can_retry:
+        return None
+    at = None if turn.failure is None else turn.failure.retry_at_ms
+    return 0 if at is None else max(0, -((now_ms - at) // 1000))
+
+
+def _facts(turn: TurnViewModel, texts: ChatTexts) -> str:
+    """`SmolLM2 · 132 tokens · ≈ $0.0004 · 4.2 s`, as much as is known."""
+    parts = [turn.model or ""]
+    if turn.tokens is not None:
+        form = texts.tokens_one if turn.tokens.output == 1 else texts.tokens
+        parts.append(form.format(count=f"{turn.tokens.output:,}"))
+    if turn.cost_usd is not None:
+        parts.append(texts.cost.format(cost=_money(turn.cost_usd)))
+    if turn.times is not None:
+        parts.append(_seconds(turn.times.total_ms, texts.seconds))
+    return " · ".join(part for part in parts if part)
+
+
+def _hint(turn: TurnViewModel, texts: ChatTexts) -> str:
+    times = turn.times
+    if times is None:
+        return ""
+    lines = [_seconds(times.queued_ms, texts.queued_for)]
+    if times.first_text_ms is not None:
+        lines.append(_seconds(times.first_text_ms, texts.first_text))
+    lines.append(_seconds(times.total_ms, texts.total))
+    return "\n".join(lines)
+
+
+def _seconds(duration_ms: int, form: str) -> str:
+    return form.format(seconds=f"{duration_ms / 1000:.2f}" if duration_ms < 950 else f"{duration_ms / 1000:,.1f}")
+
+
+def _money(usd: float) -> str:
+    if usd < 0.00005:
+        return "< $0.0001"
+    return f"${usd:.4f}" if usd < 0.01 else f"${usd:,.2f}"

@@ -1,0 +1,84 @@
+"""Fields whose drawings follow the theme: a style sheet alone cannot draw an arrow or a tick without image files."""
+
+from PySide6.QtCore import QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QWheelEvent
+from PySide6.QtWidgets import QCheckBox, QComboBox, QSpinBox, QStyle, QStyleOptionButton
+
+from answerback_desktop.ui.theme import Icon, Theme, pixmap
+
+__all__ = ["CheckBox", "Choice", "Number"]
+
+
+class Choice(QComboBox):
+    """One of several, with a chevron. The wheel scrolls the page and not the choice under the pointer."""
+
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
+        self._theme = theme
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+        """As ever, and the chevron."""
+        super().paintEvent(event)
+        size = self._theme.space(4)
+        painter = QPainter(self)
+        chevron = pixmap(Icon.CHEVRON_DOWN, self._theme.colours.text_muted, size, scale=self.devicePixelRatioF())
+        painter.drawPixmap(self.width() - size - self._theme.space(2.5), (self.height() - size) // 2, chevron)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802
+        """Not for us."""
+        event.ignore()
+
+
+class Number(QSpinBox):
+    """A number that is typed; the arrow keys change it too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802
+        """Not for us."""
+        event.ignore()
+
+
+class CheckBox(QCheckBox):
+    """A box with a tick that can be told from its ground in both schemes."""
+
+    def __init__(self, text: str, theme: Theme) -> None:
+        super().__init__(text)
+        self._theme = theme
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """A line of text and the box."""
+        hint = super().sizeHint()
+        return QSize(hint.width() + self._theme.space(4), max(hint.height(), self._theme.space(6)))
+
+    def hitButton(self, pos: object) -> bool:  # noqa: N802
+        """The text counts too."""
+        return True
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+        """The box, the tick, the text."""
+        option = QStyleOptionButton()
+        self.initStyleOption(option)
+        theme, side = self._theme, self._theme.space(4.5)
+        colours = theme.colours
+        is_on = self.isChecked()
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setOpacity(1.0 if self.isEnabled() else 0.5)
+        box = QRectF(1.5, (self.height() - side) / 2, side, side)
+        has_focus = bool(option.state & QStyle.StateFlag.State_HasFocus)
+        painter.setPen(QColor(colours.focus if has_focus else colours.accent if is_on else colours.control_border))
+        painter.setBrush(QColor(colours.accent if is_on else colours.surface))
+        painter.drawRoundedRect(box, theme.space(1), theme.space(1))
+        if has_focus:
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.drawRoundedRect(box.adjusted(-1.5, -1.5, 1.5, 1.5), theme.space(1.25), theme.space(1.25))
+        if is_on:
+            tick = pixmap(Icon.CHECK, colours.on_accent, round(side), scale=self.devicePixelRatioF())
+            painter.drawPixmap(round(box.left()), round(box.top()), tick)
+        painter.setPen(QColor(colours.text))
+        left = round(box.right()) + theme.space(2.5)
+        line = self.rect().adjusted(left, 0, 0, 0)
+        painter.drawText(line, int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), self.text())

@@ -1,0 +1,105 @@
+"""The settings: four pages, checked while they are typed, saved together."""
+
+from pathlib import Path
+
+import msgspec
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QDialogButtonBox, QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+
+from answerback_desktop.settings import Field, Settings, problems
+from answerback_desktop.texts import Texts
+from answerback_desktop.ui.dialogs.settings_pages import AnswersPage, LookPage, MannersPage, ServerPage
+from answerback_desktop.ui.dialogs.sheet import Sheet
+from answerback_desktop.ui.theme import Theme
+from answerback_desktop.viewmodels import AppViewModel, Changes
+
+__all__ = ["SettingsDialog"]
+
+
+class SettingsDialog(Sheet):
+    """Shows `app.settings`; Save gives the changed ones to `app.change_settings`.
+
+    Signals: `previewed(Settings)`: theme, size or language were changed and can be looked at before they are saved.
+    """
+
+    previewed = Signal(object)
+
+    def __init__(
+        self, app: AppViewModel, texts: Texts, theme: Theme, *, has_tray: bool, log_path: Path, parent: QWidget
+    ) -> None:
+        super().__init__(parent, texts.preferences.title)
+        self._app = app
+        self._texts = texts
+        self.server = ServerPage(app, texts, theme)
+        self.answers = AnswersPage(app, texts, theme)
+        self.look = LookPage(app, texts, theme)
+        self.manners = MannersPage(app, texts, theme, has_tray=has_tray, log_path=log_path)
+        self._pages = (self.server, self.answers, self.look, self.manners)
+        words = texts.preferences
+        self.tabs = QTabWidget()
+        names = (words.page_server, words.page_answers, words.page_look, words.page_manners)
+        for page, name in zip(self._pages, names, strict=True):
+            self.tabs.addTab(_scrolling(page), name)
+            page.changed.connect(self._check)
+        self.look.changed.connect(self._preview)
+        self.buttons = QDialogButtonBox()
+        self.save_button = self.buttons.addButton(words.save, QDialogButtonBox.ButtonRole.AcceptRole)
+        self.save_button.setProperty("variant", "primary")
+        self.cancel_button = self.buttons.addButton(words.cancel, QDialogButtonBox.ButtonRole.RejectRole)
+        self.about_button = self.buttons.addButton(texts.window.about, QDialogButtonBox.ButtonRole.HelpRole)
+        self.about_button.setProperty("variant", "quiet")
+        self.buttons.accepted.connect(self.save)
+        self.buttons.rejected.connect(self.reject)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(*[theme.space(4)] * 4)
+        column.setSpacing(theme.space(3))
+        column.addWidget(self.tabs, 1)
+        column.addWidget(self.buttons)
+        self.resize(theme.space(130), theme.space(160))
+        self._check()
+
+    @property
+    def settings(self) -> Settings:
+        """As they stand in the dialog."""
+        settings = self._app.settings
+        for page in self._pages:
+            settings = msgspec.structs.replace(settings, **page.values())
+        return settings
+
+    def apply(self, changes: Changes) -> None:
+        """The sign-in or the connection changed behind the dialog."""
+        if changes.sign_in or changes.settings:
+            self.server.refresh_sign_in()
+        if changes.connection:
+            self.answers.refresh_models()
+
+    def save(self) -> None:
+        """Let them hold and close; if something is wrong, show where."""
+        wrong = self._app.change_settings(self.settings)
+        if not wrong:
+            self.accept()
+            return
+        self._check()
+        for page in self._pages:
+            if page.first_wrong(wrong):
+                self.tabs.setCurrentIndex(self._pages.index(page))
+                return
+
+    def _check(self) -> None:
+        wrong = frozenset[Field](problems(self.settings))
+        for page in self._pages:
+            page.mark(wrong)
+        self.save_button.setEnabled(not wrong)
+
+    def _preview(self) -> None:
+        if not problems(self.settings):
+            self.previewed.emit(self.settings)
+
+
+def _scrolling(page: QWidget) -> QScrollArea:
+    """A small screen and a large font leave little room."""
+    area = QScrollArea()
+    area.setWidget(page)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    return area

@@ -1,0 +1,325 @@
+"""The pages of the settings: each knows its fields and says what stands in them."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from PySide6.QtCore import Qt, QUrl, Signal
+from PySide6.QtGui import QDesktopServices
+from PySide6.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPlainTextEdit,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from answerback_desktop.engine.events import SignInStatus
+from answerback_desktop.settings import MAX_TOKENS, AuthMode, Field, Language
+from answerback_desktop.settings import Theme as ThemeChoice
+from answerback_desktop.texts import Texts
+from answerback_desktop.ui.dialogs.fields import CheckBox, Choice, Number
+from answerback_desktop.ui.theme import Theme
+from answerback_desktop.viewmodels import AppViewModel
+
+__all__ = ["SIZES", "AnswersPage", "LookPage", "MannersPage", "Page", "ServerPage"]
+
+SIZES: Final = (9, 10, 11, 12, 13, 14, 16, 18, 21)
+"""Of the text, in points."""
+
+
+class Page(QWidget):
+    """A form. Signals: `changed()`: something was typed or chosen."""
+
+    changed = Signal()
+
+    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme) -> None:
+        super().__init__()
+        self._app = app
+        self._texts = texts
+        self._theme = theme
+        self._complaints: dict[Field, tuple[QWidget, QLabel]] = {}
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(theme.space(1), theme.space(4), theme.space(3), theme.space(1))
+        self._column.setSpacing(theme.space(4))
+
+    def values(self) -> Mapping[str, Any]:
+        """What stands in the fields, by the names of `Settings`."""
+        raise NotImplementedError
+
+    def mark(self, wrong: Collection[Field]) -> None:
+        """Say beside each field of this page what is wrong with it."""
+        for field, (_, complaint) in self._complaints.items():
+            complaint.setVisible(field in wrong)
+
+    def first_wrong(self, wrong: Collection[Field]) -> bool:
+        """Put the cursor in the first wrong field; whether this page has one."""
+        for field, (widget, _) in self._complaints.items():
+            if field in wrong:
+                widget.setFocus()
+                return True
+        return False
+
+    def _row(self, name: str, widget: QWidget, *, hint: QLabel | str = "", field: Field | None = None) -> QWidget:
+        """A name, the field, room for what is wrong with it, and a hint."""
+        title = QLabel(name)
+        title.setBuddy(widget)
+        widget.setAccessibleName(name)
+        parts: list[QWidget] = [title, widget]
+        if field is not None:
+            complaint = self._note(self._texts.preferences.problems[field], "error")
+            complaint.hide()
+            parts.append(complaint)
+            self._complaints[field] = (widget, complaint)
+        return self._stack(*parts, hint=hint)
+
+    def _stack(self, *parts: QWidget, hint: QLabel | str = "") -> QWidget:
+        """One group of the page."""
+        holder = QWidget()
+        policy = holder.sizePolicy()
+        policy.setHeightForWidth(True)
+        holder.setSizePolicy(policy)
+        column = QVBoxLayout(holder)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(self._theme.space(1))
+        for part in parts:
+            column.addWidget(part)
+        if hint:
+            column.addWidget(self._note(hint, "muted") if isinstance(hint, str) else hint)
+        self._column.addWidget(holder)
+        return holder
+
+    def _note(self, text: str, variant: str) -> QLabel:
+        label = QLabel(text)
+        label.setProperty("variant", variant)
+        label.setTextFormat(Qt.TextFormat.PlainText)
+        label.setWordWrap(True)
+        return label
+
+
+class ServerPage(Page):
+    """The server, and who asks."""
+
+    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme) -> None:
+        super().__init__(app, texts, theme)
+        words, settings = texts.preferences, app.settings
+        self.url = QLineEdit(settings.server_url)
+        self.auth = Choice(theme)
+        for mode in AuthMode:
+            self.auth.addItem(words.auth_modes[mode], mode)
+        self.auth.setCurrentIndex(list(AuthMode).index(settings.auth))
+        self.user = QLineEdit(settings.user)
+        self.user.setPlaceholderText(words.user_placeholder)
+        self.token = QLineEdit()
+        self.token.setEchoMode(QLineEdit.EchoMode.Password)
+        if settings.auth is AuthMode.TOKEN:
+            self.token.setPlaceholderText(words.token_kept)
+        self.issuer = QLineEdit(settings.oidc_issuer)
+        self.issuer.setPlaceholderText("https://id.example.com")
+        self.client_id = QLineEdit(settings.oidc_client_id)
+        self.starts_gateway = CheckBox(words.starts_gateway, theme)
+        self.starts_gateway.setChecked(settings.starts_gateway)
+
+        self._row(words.server_url, self.url, hint=words.server_url_hint, field=Field.SERVER_URL)
+        self._auth_hint = self._note("", "muted")
+        self._row(words.auth, self.auth, hint=self._auth_hint)
+        self._of_mode = {
+            self._row(words.user, self.user, field=Field.USER): AuthMode.NONE,
+            self._row(words.token, self.token, hint=words.token_hint, field=Field.TOKEN): AuthMode.TOKEN,
+            self._row(words.oidc_issuer, self.issuer, field=Field.OIDC_ISSUER): AuthMode.OIDC,
+            self._row(words.oidc_client_id, self.client_id, field=Field.OIDC_CLIENT_ID): AuthMode.OIDC,
+            self._sign_in_row(): AuthMode.OIDC,
+        }
+        self._stack(self.starts_gateway, hint=words.starts_gateway_hint)
+        self._column.addStretch(1)
+        for box in (self.url, self.user, self.token, self.issuer, self.client_id):
+            box.textChanged.connect(self.changed)
+        self.auth.currentIndexChanged.connect(self._mode_chosen)
+        self.starts_gateway.toggled.connect(self.changed)
+        self._mode_chosen()
+        self.refresh_sign_in()
+
+    @property
+    def mode(self) -> AuthMode:
+        """The chosen one."""
+        return AuthMode(self.auth.currentData())
+
+    def values(self) -> Mapping[str, Any]:
+        """See `Page`."""
+        return {
+            "server_url": self.url.text().strip(),
+            "auth": self.mode,
+            "user": self.user.text().strip(),
+            "token": self.token.text().strip() if self.mode is AuthMode.TOKEN else "",
+            "oidc_issuer": self.issuer.text().strip(),
+            "oidc_client_id": self.client_id.text().strip(),
+            "starts_gateway": self.starts_gateway.isChecked(),
+        }
+
+    def refresh_sign_in(self) -> None:
+        """Who is signed in, and what can be done about it. Only the saved service can be signed in to."""
+        words, state, saved = self._texts.preferences, self._app.sign_in, self._app.settings
+        is_saved = saved.auth is AuthMode.OIDC
+        match state.status:
+            case SignInStatus.SIGNED_IN:
+                text = words.signed_in_as.format(user=state.user) if state.user else words.signed_in
+                label = words.sign_out
+            case SignInStatus.WAITING_FOR_BROWSER:
+                text, label = words.sign_in_waiting, words.sign_in_cancel
+            case _:
+                text, label = words.signed_out if is_saved else words.sign_in_save_first, words.sign_in
+        self._sign_in_state.setText(text)
+        self.sign_in_button.setText(label)
+        self.sign_in_button.setVisible(is_saved)
+
+    def _sign_in_row(self) -> QWidget:
+        self._sign_in_state = QLabel()
+        self.sign_in_button = QPushButton()
+        self.sign_in_button.clicked.connect(self._sign_in_pressed)
+        holder = QWidget()
+        row = QHBoxLayout(holder)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._sign_in_state, 1)
+        row.addWidget(self.sign_in_button)
+        self._column.addWidget(holder)
+        return holder
+
+    def _sign_in_pressed(self) -> None:
+        match self._app.sign_in.status:
+            case SignInStatus.SIGNED_IN:
+                self._app.sign_out()
+            case SignInStatus.WAITING_FOR_BROWSER:
+                self._app.cancel_sign_in()
+            case _:
+                self._app.start_sign_in()
+
+    def _mode_chosen(self) -> None:
+        mode = self.mode
+        self._auth_hint.setText(self._texts.preferences.auth_hints[mode])
+        for holder, its_mode in self._of_mode.items():
+            holder.setVisible(its_mode is mode)
+        self.changed.emit()
+
+
+class AnswersPage(Page):
+    """What questions are asked with."""
+
+    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme) -> None:
+        super().__init__(app, texts, theme)
+        words, settings = texts.preferences, app.settings
+        self.model = Choice(theme)
+        self._chosen = settings.model
+        self.refresh_models()
+        self.system = QPlainTextEdit(settings.system or "")
+        self.system.setPlaceholderText(words.system_placeholder)
+        self.system.setTabChangesFocus(True)
+        self.system.setMinimumHeight(theme.space(30))
+        self.max_tokens = Number()
+        self.max_tokens.setRange(0, MAX_TOKENS)
+        self.max_tokens.setSpecialValueText(words.max_tokens_default)
+        self.max_tokens.setSingleStep(128)
+        self.max_tokens.setGroupSeparatorShown(True)
+        self.max_tokens.setValue(settings.max_tokens or 0)
+        self._row(words.model, self.model, hint=words.model_hint)
+        self._row(words.system, self.system, hint=words.system_hint, field=Field.SYSTEM)
+        self._row(words.max_tokens, self.max_tokens, hint=words.max_tokens_hint, field=Field.MAX_TOKENS)
+        self.model.activated.connect(self._model_chosen)
+        self.system.textChanged.connect(self.changed)
+        self.max_tokens.valueChanged.connect(self.changed)
+        self._column.addStretch(1)
+
+    def values(self) -> Mapping[str, Any]:
+        """See `Page`."""
+        return {
+            "model": self._chosen,
+            "system": self.system.toPlainText().strip() or None,
+            "max_tokens": self.max_tokens.value() or None,
+        }
+
+    def refresh_models(self) -> None:
+        """The server's models, and the chosen one even if it is not among them."""
+        models = list(self._app.connection.models)
+        if self._chosen is not None and self._chosen not in models:
+            models.append(self._chosen)
+        self.model.clear()
+        self.model.addItem(self._texts.preferences.model_default, None)
+        for model in models:
+            self.model.addItem(model, model)
+        self.model.setCurrentIndex(0 if self._chosen is None else models.index(self._chosen) + 1)
+
+    def _model_chosen(self) -> None:
+        self._chosen = self.model.currentData()
+        self.changed.emit()
+
+
+class LookPage(Page):
+    """Colours, size, language."""
+
+    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme) -> None:
+        super().__init__(app, texts, theme)
+        words, settings = texts.preferences, app.settings
+        self.theme = Choice(theme)
+        for choice in ThemeChoice:
+            self.theme.addItem(words.themes[choice], choice)
+        self.theme.setCurrentIndex(list(ThemeChoice).index(settings.theme))
+        self.font_size = Choice(theme)
+        sizes = sorted({*SIZES, settings.font_size})
+        for size in sizes:
+            self.font_size.addItem(f"{size}{words.font_size_unit}", size)
+        self.font_size.setCurrentIndex(sizes.index(settings.font_size))
+        self.language = Choice(theme)
+        for language in Language:
+            self.language.addItem(words.languages[language], language)
+        self.language.setCurrentIndex(list(Language).index(settings.language))
+        self._row(words.theme, self.theme)
+        self._row(words.font_size, self.font_size, field=Field.FONT_SIZE)
+        self._row(words.language, self.language)
+        self.theme.currentIndexChanged.connect(self.changed)
+        self.font_size.currentIndexChanged.connect(self.changed)
+        self.language.currentIndexChanged.connect(self.changed)
+        self._column.addStretch(1)
+
+    def values(self) -> Mapping[str, Any]:
+        """See `Page`."""
+        return {
+            "theme": ThemeChoice(self.theme.currentData()),
+            "font_size": int(self.font_size.currentData()),
+            "language": Language(self.language.currentData()),
+        }
+
+
+class MannersPage(Page):
+    """Notifications, the tray, the log."""
+
+    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, *, has_tray: bool, log_path: Path) -> None:
+        super().__init__(app, texts, theme)
+        words, settings = texts.preferences, app.settings
+        self.notifications = CheckBox(words.notifications, theme)
+        self.notifications.setChecked(settings.notifications)
+        self.tray = CheckBox(words.tray, theme)
+        self.tray.setChecked(settings.tray)
+        self.tray.setEnabled(has_tray)
+        for box, hint in (
+            (self.notifications, words.notifications_hint),
+            (self.tray, words.tray_hint if has_tray else words.tray_missing),
+        ):
+            box.setAccessibleDescription(hint)
+            box.toggled.connect(self.changed)
+            self._stack(box, hint=hint)
+        holder = QWidget()
+        row = QHBoxLayout(holder)
+        row.setContentsMargins(0, 0, 0, 0)
+        path = self._note(str(log_path), "muted")
+        path.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        show = QPushButton(words.show_log)
+        show.clicked.connect(lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(log_path))))
+        row.addWidget(path, 1)
+        row.addWidget(show)
+        self._stack(QLabel(words.log), holder)
+        self._column.addStretch(1)
+
+    def values(self) -> Mapping[str, Any]:
+        """See `Page`."""
+        return {"notifications": self.notifications.isChecked(), "tray": self.tray.isChecked()}

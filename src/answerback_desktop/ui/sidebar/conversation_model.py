@@ -1,0 +1,197 @@
+"""The list of conversations as Qt's model: what a row says, and the fewest changes from one order to the next."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, Final
+
+from PySide6.QtCore import QAbstractListModel, QLocale, QModelIndex, QObject, QPersistentModelIndex, Qt
+
+from answerback_desktop.texts import Texts
+from answerback_desktop.ui.sidebar.when import when
+from answerback_desktop.viewmodels import ConversationViewModel
+
+__all__ = ["ConversationListModel", "Role"]
+
+Index = QModelIndex | QPersistentModelIndex
+_RESET_ABOVE: Final = 64
+"""More rows than this that changed places are one new list, not that many moves."""
+
+
+class Role(IntEnum):
+    """What the delegate asks for, besides Qt's own roles."""
+
+    CONVERSATION_ID = Qt.ItemDataRole.UserRole
+    TIME = Qt.ItemDataRole.UserRole + 1
+    NOTE = Qt.ItemDataRole.UserRole + 2
+    UNREAD = Qt.ItemDataRole.UserRole + 3
+    IS_STREAMING = Qt.ItemDataRole.UserRole + 4
+
+
+class ConversationListModel(QAbstractListModel):
+    """One row a conversation, in the order given to `show`."""
+
+    def __init__(self, texts: Texts, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._rows: list[ConversationViewModel] = []
+        self._row_of: dict[str, int] = {}
+        self._is_online = False
+        self.set_texts(texts)
+
+    def set_texts(self, texts: Texts) -> None:
+        """Another language."""
+        self._texts = texts
+        self._locale = QLocale(texts.locale)
+        self.touch()
+
+    def set_online(self, is_online: bool) -> None:
+        """Without a connection nothing is being answered."""
+        if is_online != self._is_online:
+            self._is_online = is_online
+            self.touch()
+
+    # --- what is in it
+
+    def show(self, conversations: Sequence[ConversationViewModel]) -> None:
+        """A new order or set. Rows that stay keep their selection and the view its place."""
+        wanted = list(conversations)
+        if wanted == self._rows:
+            return
+        if self._distance(wanted) > _RESET_ABOVE:
+            self.beginResetModel()
+            self._rows = wanted
+            self._index()
+            self.endResetModel()
+            return
+        keep = set(map(id, wanted))
+        for row in range(len(self._rows) - 1, -1, -1):
+            if id(self._rows[row]) not in keep:
+                self.beginRemoveRows(QModelIndex(), row, row)
+                del self._rows[row]
+                self._index()
+                self.endRemoveRows()
+        for row, conversation in enumerate(wanted):
+            self._place(conversation, row)
+
+    def update_rows(self, conversation_ids: Collection[str]) -> None:
+        """These say something else now."""
+        for conversation_id in conversation_ids:
+            row = self._row_of.get(conversation_id)
+            if row is not None:
+                index = self.index(row)
+                self.dataChanged.emit(index, index)
+
+    def touch(self) -> None:
+        """Every row says something else now: another day, another language."""
+        if self._rows:
+            self.dataChanged.emit(self.index(0), self.index(len(self._rows) - 1))
+
+    def row_of(self, conversation_id: str) -> int | None:
+        """Where it is."""
+        return self._row_of.get(conversation_id)
+
+    def conversation(self, index: Index) -> ConversationViewModel | None:
+        """What a row shows."""
+        return self._rows[index.row()] if 0 <= index.row() < len(self._rows) else None
+
+    def _distance(self, wanted: list[ConversationViewModel]) -> int:
+        """About how many rows change."""
+        if abs(len(wanted) - len(self._rows)) > _RESET_ABOVE:
+            return _RESET_ABOVE + 1
+        before = set(map(id, self._rows))
+        return sum(id(one) not in before for one in wanted) + abs(len(wanted) - len(self._rows))
+
+    def _place(self, conversation: ConversationViewModel, row: int) -> None:
+        if row < len(self._rows) and self._rows[row] is conversation:
+            return
+        at = self._row_of.get(conversation.conversation_id)
+        if at is None or at >= len(self._rows) or self._rows[at] is not conversation:
+            self.beginInsertRows(QModelIndex(), row, row)
+            self._rows.insert(row, conversation)
+            self._index()
+            self.endInsertRows()
+            return
+        self.beginMoveRows(QModelIndex(), at, at, QModelIndex(), row)  # `at` is below: all above are in place
+        self._rows.insert(row, self._rows.pop(at))
+        self._index()
+        self.endMoveRows()
+
+    def _index(self) -> None:
+        self._row_of = {conversation.conversation_id: row for row, conversation in enumerate(self._rows)}
+
+    # --- Qt's questions
+
+    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: N802, B008
+        """See Qt."""
+        return 0 if parent.isValid() else len(self._rows)
+
+    def flags(self, index: Index) -> Qt.ItemFlag:
+        """Chosen and renamed in place; one that nothing was asked in has no title yet."""
+        conversation = self.conversation(index)
+        if conversation is None:
+            return Qt.ItemFlag.NoItemFlags
+        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemNeverHasChildren
+        return flags if conversation.record is None else flags | Qt.ItemFlag.ItemIsEditable
+
+    def setData(self, index: Index, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:  # noqa: N802
+        """A new title was typed."""
+        conversation = self.conversation(index)
+        if role != Qt.ItemDataRole.EditRole or conversation is None:
+            return False
+        title = " ".join(str(value).split())
+        if title and title != conversation.title:
+            conversation.rename(title)
+        return True
+
+    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """See Qt and `Role`."""
+        conversation = self.conversation(index)
+        if conversation is None:
+            return None
+        match role:
+            case Qt.ItemDataRole.DisplayRole | Qt.ItemDataRole.ToolTipRole:
+                return self._title(conversation)
+            case Qt.ItemDataRole.EditRole:
+                return conversation.title
+            case Qt.ItemDataRole.AccessibleTextRole:
+                return self._spoken(conversation)
+            case Role.CONVERSATION_ID:
+                return conversation.conversation_id
+            case Role.TIME:
+                return self._time(conversation)
+            case Role.NOTE:
+                return self._note(conversation)
+            case Role.UNREAD:
+                return conversation.unread
+            case Role.IS_STREAMING:
+                return conversation.is_streaming and self._is_online
+            case _:
+                return None
+
+    def _title(self, conversation: ConversationViewModel) -> str:
+        return conversation.title or self._texts.window.untitled
+
+    def _time(self, conversation: ConversationViewModel) -> str:
+        at_ms = conversation.updated_at_ms
+        if at_ms is None:
+            return ""
+        now = datetime.now()
+        return when(at_ms, now=now, locale=self._locale, yesterday=self._texts.window.yesterday)
+
+    def _note(self, conversation: ConversationViewModel) -> str:
+        """The second line, if it is more than the time."""
+        words = self._texts.window
+        if conversation.is_accepted and not self._is_online:
+            return words.interrupted
+        if conversation.is_streaming:
+            return words.answering
+        if conversation.pending:
+            return words.queued if self._is_online else words.waiting
+        if conversation.has_draft:
+            return words.draft.format(text=" ".join(conversation.draft.split())[:120])
+        return ""
+
+    def _spoken(self, conversation: ConversationViewModel) -> str:
+        unread = self._texts.window.unread_name.format(count=conversation.unread) if conversation.unread else ""
+        parts = (self._title(conversation), unread, self._note(conversation), self._time(conversation))
+        return ", ".join(part for part in parts if part)

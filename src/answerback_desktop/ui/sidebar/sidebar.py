@@ -1,0 +1,385 @@
+"""The sidebar: a new conversation, the search, the list, and what can be done to one conversation."""
+
+from typing import Final
+
+from PySide6.QtCore import QEvent, QModelIndex, QObject, QPoint, QSize, Qt, QTimer, Signal
+from PySide6.QtGui import QAction, QKeyEvent, QKeySequence
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QListView,
+    QMenu,
+    QPushButton,
+    QStackedWidget,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from answerback_desktop.engine.commands import ExportFormat
+from answerback_desktop.texts import Texts
+from answerback_desktop.ui.sidebar.conversation_delegate import ConversationDelegate
+from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel
+from answerback_desktop.ui.sidebar.search_results import HitRole, SearchResultDelegate, SearchResultModel
+from answerback_desktop.ui.theme import Icon, Theme, icon
+from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
+
+__all__ = ["Sidebar"]
+
+_SEARCH_AFTER_MS: Final = 150
+"""Typing pauses that are shorter do not start a search."""
+_TOUCH_MS: Final = 60_000
+
+
+class Sidebar(QFrame):
+    """Shows `app.conversations`.
+
+    Signals: `new_wanted()`; `opened(conversation_id, request_id)`: the request is "" except for a search hit;
+    `delete_wanted(conversation)`; `settings_wanted()`; `help_wanted()`; `hide_wanted()`.
+    """
+
+    new_wanted = Signal()
+    opened = Signal(str, str)
+    delete_wanted = Signal(object)
+    settings_wanted = Signal()
+    help_wanted = Signal()
+    hide_wanted = Signal()
+
+    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._app = app
+        self._texts = texts
+        self.setObjectName("sidebar")
+        self._make()
+        self._lay_out()
+        self._connect()
+        self.set_theme(theme)
+        self.set_texts(texts)
+        self.refresh()
+
+    # --- building
+
+    def _make(self) -> None:
+        self.new_button = QPushButton()
+        self.new_button.setProperty("variant", "quiet")
+        self.hide_button = QToolButton()
+        self.search_box = QLineEdit()
+        self.search_box.setClearButtonEnabled(False)
+        self._search_icon = QAction(self)
+        self._clear_action = QAction(self)
+        self.search_box.addAction(self._search_icon, QLineEdit.ActionPosition.LeadingPosition)
+        self._search_timer = QTimer(self, singleShot=True, interval=_SEARCH_AFTER_MS)
+        self._day_timer = QTimer(self, interval=_TOUCH_MS)
+
+        self._model = ConversationListModel(self._texts, self)
+        self.list = _list()
+        self.list.setModel(self._model)
+        self.list.setUniformItemSizes(True)
+        self.list.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        self._results = SearchResultModel(self._title_of, self._texts, self)
+        self.results = _list()
+        self.results.setModel(self._results)
+        self._empty, self._empty_title, self._empty_hint = _empty()
+        self._stack = QStackedWidget()
+        for page in (self.list, self.results, self._empty):
+            self._stack.addWidget(page)
+        self.settings_button = QToolButton()
+        self.help_button = QToolButton()
+
+    def _lay_out(self) -> None:
+        self._top = QHBoxLayout()
+        self._top.addWidget(self.new_button, 1)
+        self._top.addWidget(self.hide_button)
+        self._bottom = QHBoxLayout()
+        self._bottom.addWidget(self.settings_button)
+        self._bottom.addStretch(1)
+        self._bottom.addWidget(self.help_button)
+        self._column = QVBoxLayout(self)
+        self._column.addLayout(self._top)
+        self._column.addWidget(self.search_box)
+        self._column.addWidget(self._stack, 1)
+        self._column.addLayout(self._bottom)
+        self.setMinimumWidth(200)
+
+    def _connect(self) -> None:
+        self.new_button.clicked.connect(self.new_wanted)
+        self.hide_button.clicked.connect(self.hide_wanted)
+        self.settings_button.clicked.connect(self.settings_wanted)
+        self.help_button.clicked.connect(self.help_wanted)
+        self.search_box.textChanged.connect(self._search_typed)
+        self.search_box.installEventFilter(self)
+        self.list.installEventFilter(self)
+        self._clear_action.triggered.connect(self.clear_search)
+        self._search_timer.timeout.connect(self._search)
+        self._day_timer.timeout.connect(self._model.touch)
+        self._day_timer.start()
+        self.list.selectionModel().currentChanged.connect(self._row_chosen)
+        self.list.customContextMenuRequested.connect(self._show_menu)
+        self.results.clicked.connect(self._hit_chosen)
+        self.results.activated.connect(self._hit_chosen)
+
+    # --- look and language
+
+    def set_theme(self, theme: Theme) -> None:
+        """Another look."""
+        self._theme = theme
+        gap, side = theme.space(2), theme.space(3)
+        self._column.setContentsMargins(side, side, side, theme.space(2))
+        self._column.setSpacing(gap)
+        size = theme.space(5)
+        muted, text = theme.colours.text_muted, theme.colours.text
+        for button, drawing, colour in (
+            (self.new_button, Icon.NEW_CHAT, text),
+            (self.hide_button, Icon.SIDEBAR, muted),
+            (self.settings_button, Icon.SETTINGS, muted),
+            (self.help_button, Icon.HELP, muted),
+        ):
+            button.setIcon(icon(drawing, colour, size))
+            button.setIconSize(QSize(size, size))
+        self.settings_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self._search_icon.setIcon(icon(Icon.SEARCH, muted, theme.space(4)))
+        self._clear_action.setIcon(icon(Icon.CLOSE, muted, theme.space(4)))
+        self.list.setItemDelegate(ConversationDelegate(theme, self._texts, self.list))
+        self.results.setItemDelegate(SearchResultDelegate(theme, self._texts, self.results))
+        self.setStyleSheet(
+            f"#sidebar {{ background: {theme.colours.window}; border: none; "
+            f"border-right: 1px solid {theme.colours.border}; }}"
+            f"#sidebar QPushButton {{ text-align: left; font-weight: 600; padding-left: {theme.space(2)}px; }}"
+        )
+
+    def set_texts(self, texts: Texts) -> None:
+        """Another language."""
+        self._texts = texts
+        words = texts.window
+        self.setAccessibleName(words.sidebar_name)
+        self.new_button.setText(" " + words.new_conversation)
+        self.hide_button.setToolTip(words.hide_sidebar)
+        self.hide_button.setAccessibleName(words.hide_sidebar)
+        self.search_box.setPlaceholderText(words.search)
+        self.search_box.setAccessibleName(words.search_name)
+        self._clear_action.setToolTip(words.clear_search)
+        self.list.setAccessibleName(words.list_name)
+        self.results.setAccessibleName(words.results_name)
+        self.settings_button.setText(" " + words.settings)
+        self.help_button.setToolTip(words.help)
+        self.help_button.setAccessibleName(words.help)
+        self._model.set_texts(texts)
+        self._results.set_texts(texts)
+        for view in (self.list, self.results):
+            delegate = view.itemDelegate()
+            assert isinstance(delegate, ConversationDelegate | SearchResultDelegate)
+            delegate.set_texts(texts)
+        self._show_page()
+
+    # --- what is shown
+
+    def apply(self, changes: Changes) -> None:
+        """Something happened."""
+        if changes.everything:
+            self.clear_search()
+        if changes.everything or changes.list:
+            self.refresh()
+        if changes.connection or changes.everything:
+            self._model.set_online(self._app.connection.is_online)
+        self._model.update_rows(changes.conversations | changes.drafts)
+        if changes.search or changes.list:
+            self._show_page()
+
+    def refresh(self) -> None:
+        """Show the list as it is now, the current conversation chosen."""
+        self._model.show(self._app.conversations)
+        self.mark_current()
+        self._show_page()
+
+    def touch_row(self, conversation_id: str) -> None:
+        """Its draft was typed in."""
+        self._model.update_rows((conversation_id,))
+
+    def mark_current(self) -> None:
+        """Choose the row of the current conversation."""
+        current = self._app.current
+        row = None if current is None else self._model.row_of(current.conversation_id)
+        selection = self.list.selectionModel()
+        if row is None:
+            selection.clear()
+            return
+        index = self._model.index(row)
+        if self.list.currentIndex() != index or not selection.isSelected(index):
+            self.list.setCurrentIndex(index)
+            self.list.scrollTo(index, QAbstractItemView.ScrollHint.EnsureVisible)
+
+    def neighbour(self, step: int) -> ConversationViewModel | None:
+        """The conversation `step` rows below the current one, round the ends."""
+        count = self._model.rowCount()
+        if not count:
+            return None
+        current = self._app.current
+        row = None if current is None else self._model.row_of(current.conversation_id)
+        if row is None:
+            return self._model.conversation(self._model.index(0 if step > 0 else count - 1))
+        return self._model.conversation(self._model.index((row + step) % count))
+
+    def _show_page(self) -> None:
+        words, found = self._texts.window, self._app.search_result
+        if self._app.search_query:
+            if found is None or found.query != self._app.search_query:
+                return  # the answer is on its way; what is shown stays
+            self._results.show(found.hits)
+            hint = words.found_nothing_hint.format(query=self._app.search_query)
+            self._turn_to(self.results if found.hits else self._empty, words.found_nothing, hint)
+            return
+        page = self.list if self._model.rowCount() else self._empty
+        self._turn_to(page, words.no_conversations, words.no_conversations_hint)
+
+    def _turn_to(self, page: QWidget, title: str, hint: str) -> None:
+        self._empty_title.setText(title)
+        self._empty_hint.setText(hint)
+        self._stack.setCurrentWidget(page)
+
+    def _title_of(self, conversation_id: str) -> str:
+        conversation = self._app.conversation(conversation_id)
+        return "" if conversation is None else conversation.title
+
+    # --- searching
+
+    def focus_search(self) -> None:
+        """The cursor goes into the search box."""
+        self.search_box.setFocus(Qt.FocusReason.ShortcutFocusReason)
+        self.search_box.selectAll()
+
+    def clear_search(self) -> None:
+        """The list again."""
+        self.search_box.clear()
+        self._search()
+
+    def _search_typed(self, text: str) -> None:
+        has_clear = self._clear_action in self.search_box.actions()
+        if text and not has_clear:
+            self.search_box.addAction(self._clear_action, QLineEdit.ActionPosition.TrailingPosition)
+        elif not text and has_clear:
+            self.search_box.removeAction(self._clear_action)
+        self._search_timer.start()
+        if not text.strip():
+            self._search()
+
+    def _search(self) -> None:
+        self._search_timer.stop()
+        self._app.search(self.search_box.text())
+        self._show_page()
+
+    # --- what a person does in the list
+
+    def _row_chosen(self, index: QModelIndex) -> None:
+        conversation = self._model.conversation(index)
+        if conversation is not None and conversation is not self._app.current:
+            self.opened.emit(conversation.conversation_id, "")
+
+    def _hit_chosen(self, index: QModelIndex) -> None:
+        hit = index.data(HitRole.HIT)
+        if hit is not None:
+            self.opened.emit(hit.conversation_id, hit.request_id or "")
+
+    def rename(self, conversation_id: str) -> None:
+        """Open the box for a new title in the row."""
+        self.clear_search()
+        row = self._model.row_of(conversation_id)
+        if row is not None:
+            index = self._model.index(row)
+            self.list.scrollTo(index)
+            self.list.edit(index)
+
+    def menu_for(self, conversation: ConversationViewModel, parent: QWidget) -> QMenu:
+        """Everything that can be done to one conversation."""
+        words, menu = self._texts.window, QMenu(parent)
+        has_record = conversation.record is not None
+        actions = (
+            (words.rename, Icon.EDIT, lambda: self.rename(conversation.conversation_id), has_record),
+            (words.export_markdown, Icon.EXPORT, lambda: conversation.export(ExportFormat.MARKDOWN), has_record),
+            (words.export_json, Icon.EXPORT, lambda: conversation.export(ExportFormat.JSON), has_record),
+            (words.delete, Icon.TRASH, lambda: self.delete_wanted.emit(conversation), True),
+        )
+        for text, drawing, act, is_enabled in actions:
+            if drawing is Icon.TRASH:
+                menu.addSeparator()
+            colour = self._theme.colours.text_muted
+            action = menu.addAction(icon(drawing, colour, self._theme.space(4)), text)
+            action.setEnabled(is_enabled)
+            action.triggered.connect(lambda _checked=False, act=act: act())
+        return menu
+
+    def _show_menu(self, place: QPoint) -> None:
+        conversation = self._model.conversation(self.list.indexAt(place))
+        if conversation is not None:
+            menu = self.menu_for(conversation, self)
+            menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+            menu.popup(self.list.viewport().mapToGlobal(place))
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """Keys that move between the box and the lists, and act on the chosen row."""
+        if isinstance(event, QKeyEvent) and event.type() == QEvent.Type.KeyPress:
+            if watched is self.search_box and self._search_key(event):
+                return True
+            if watched is self.list and self._list_key(event):
+                return True
+        return super().eventFilter(watched, event)
+
+    def _search_key(self, event: QKeyEvent) -> bool:
+        shown = self._stack.currentWidget()
+        match event.key():
+            case Qt.Key.Key_Escape if self.search_box.text():
+                self.clear_search()
+            case Qt.Key.Key_Down if isinstance(shown, QListView):
+                shown.setFocus(Qt.FocusReason.TabFocusReason)
+                if not shown.currentIndex().isValid():
+                    shown.setCurrentIndex(shown.model().index(0, 0))
+            case Qt.Key.Key_Return | Qt.Key.Key_Enter if shown is self.results:
+                self._hit_chosen(self.results.model().index(max(0, self.results.currentIndex().row()), 0))
+            case _:
+                return False
+        return True
+
+    def _list_key(self, event: QKeyEvent) -> bool:
+        conversation = self._model.conversation(self.list.currentIndex())
+        if conversation is None or self.list.state() == QAbstractItemView.State.EditingState:
+            return False
+        if event.matches(QKeySequence.StandardKey.Delete):
+            self.delete_wanted.emit(conversation)
+        elif event.key() == Qt.Key.Key_F2:
+            self.rename(conversation.conversation_id)
+        elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.opened.emit(conversation.conversation_id, "")
+        else:
+            return False
+        return True
+
+
+def _list() -> QListView:
+    """Rows of one height where they are; only what is seen is laid out."""
+    view = QListView()
+    view.setFrameShape(QFrame.Shape.NoFrame)
+    view.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+    view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    view.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+    view.setMouseTracking(True)
+    view.setResizeMode(QListView.ResizeMode.Adjust)
+    return view
+
+
+def _empty() -> tuple[QWidget, QLabel, QLabel]:
+    """A page for nothing: a title and what to do."""
+    page = QWidget()
+    title, hint = QLabel(), QLabel()
+    hint.setProperty("variant", "muted")
+    for label in (title, hint):
+        label.setWordWrap(True)
+        label.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+    column = QVBoxLayout(page)
+    column.addStretch(1)
+    column.addWidget(title)
+    column.addWidget(hint)
+    column.addStretch(2)
+    return page, title, hint

@@ -1,0 +1,178 @@
+"""The line above the chat: which conversation, which model, how the connection is."""
+
+import msgspec
+from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QSizePolicy, QToolButton, QWidget
+
+from answerback_desktop.texts import Texts
+from answerback_desktop.ui.theme import Icon, Theme, icon
+from answerback_desktop.ui.window.connection import ConnectionIndicator
+from answerback_desktop.viewmodels import AppViewModel
+
+__all__ = ["Header"]
+
+
+class Header(QFrame):
+    """Signals: `sidebar_wanted()`, `new_wanted()`, `settings_wanted()`, `more_wanted()`."""
+
+    sidebar_wanted = Signal()
+    new_wanted = Signal()
+    settings_wanted = Signal()
+    more_wanted = Signal()
+
+    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._app = app
+        self._texts = texts
+        self.setObjectName("header")
+        self.sidebar_button = QToolButton()
+        self.new_button = QToolButton()
+        self.title = ElidedLabel()
+        self.model_button = QToolButton()
+        self.model_button.setProperty("variant", "chip")
+        self.model_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.model_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.model_button.setLayoutDirection(Qt.LayoutDirection.RightToLeft)  # the drawing after the name
+        self.indicator = ConnectionIndicator(app, texts, theme)
+        self.more_button = QToolButton()
+        self._row = QHBoxLayout(self)
+        for widget in (self.sidebar_button, self.new_button):
+            self._row.addWidget(widget)
+        self._row.addWidget(self.title, 1)
+        for widget in (self.model_button, self.indicator, self.more_button):
+            self._row.addWidget(widget)
+        self.sidebar_button.clicked.connect(self.sidebar_wanted)
+        self.new_button.clicked.connect(self.new_wanted)
+        self.more_button.clicked.connect(self.more_wanted)
+        self.indicator.settings_wanted.connect(self.settings_wanted)
+        self._models_shown: object = None
+        self.set_theme(theme)
+        self.set_texts(texts)
+        self.set_sidebar_shown(True)
+
+    # --- look and language
+
+    def set_theme(self, theme: Theme) -> None:
+        """Another look."""
+        self._theme = theme
+        self._row.setContentsMargins(theme.space(3), theme.space(2), theme.space(3), theme.space(2))
+        self._row.setSpacing(theme.space(1.5))
+        size, muted = theme.space(5), theme.colours.text_muted
+        for button, drawing in (
+            (self.sidebar_button, Icon.SIDEBAR),
+            (self.new_button, Icon.NEW_CHAT),
+            (self.more_button, Icon.MORE),
+        ):
+            button.setIcon(icon(drawing, muted, size))
+            button.setIconSize(QSize(size, size))
+        self.model_button.setIcon(icon(Icon.CHEVRON_DOWN, muted, theme.space(3.5)))
+        self.model_button.setIconSize(QSize(theme.space(3.5), theme.space(3.5)))
+        self.title.setFont(theme.font(weight=QFont.Weight.DemiBold))
+        self.indicator.set_theme(theme)
+        self.setStyleSheet(
+            f"#header {{ background: {theme.colours.surface}; border: none; "
+            f"border-bottom: 1px solid {theme.colours.border}; }}"
+        )
+
+    def set_texts(self, texts: Texts) -> None:
+        """Another language."""
+        self._texts = texts
+        words = texts.window
+        for button, name in (
+            (self.sidebar_button, words.show_sidebar),
+            (self.new_button, words.new_conversation),
+            (self.more_button, words.more),
+        ):
+            button.setToolTip(name)
+            button.setAccessibleName(name)
+        self.indicator.set_texts(texts)
+        self._models_shown = None
+        self.refresh()
+
+    # --- what is shown
+
+    def refresh(self) -> None:
+        """Show everything as it is now."""
+        current = self._app.current
+        self.title.setText(self._texts.window.untitled if current is None or not current.title else current.title)
+        self.more_button.setEnabled(current is not None)
+        self.indicator.refresh()
+        self._refresh_models()
+
+    def set_sidebar_shown(self, is_shown: bool) -> None:
+        """With the sidebar its buttons are there already."""
+        self.sidebar_button.setVisible(not is_shown)
+        self.new_button.setVisible(not is_shown)
+
+    def set_narrow(self, is_narrow: bool) -> None:
+        """Little room: the indicator loses its words, the model its button (it is in the settings too)."""
+        self.indicator.set_short(is_narrow)
+
+    def _refresh_models(self) -> None:
+        models, chosen = self._app.connection.models, self._app.settings.model
+        if (models, chosen) == self._models_shown:
+            return
+        self._models_shown = (models, chosen)
+        words = self._texts.window
+        default = words.model_default_named.format(model=models[0]) if models else words.model_default
+        menu = QMenu(self.model_button)
+        group = QActionGroup(menu)
+        choices: list[tuple[str, str | None]] = [(default, None), *((model, model) for model in models)]
+        if chosen is not None and chosen not in models:
+            choices.append((words.model_gone.format(model=chosen), chosen))
+        for text, model in choices:
+            action = menu.addAction(text.replace("&", "&&"))
+            action.setCheckable(True)
+            action.setChecked(model == chosen)
+            action.triggered.connect(lambda _checked=False, model=model: self._choose(model))
+            group.addAction(action)
+        old = self.model_button.menu()
+        self.model_button.setMenu(menu)
+        if old is not None:
+            old.deleteLater()
+        shown = chosen or (models[0] if models else words.model_default)
+        metrics = QFontMetrics(self.model_button.font())
+        self.model_button.setText(metrics.elidedText(shown, Qt.TextElideMode.ElideMiddle, self._theme.space(44)))
+        self.model_button.setToolTip(f"{words.model_name}: {shown}")
+        self.model_button.setAccessibleName(f"{words.model_name}: {shown}")
+        self.model_button.setVisible(bool(models) or chosen is not None)
+
+    def _choose(self, model: str | None) -> None:
+        self._app.change_settings(msgspec.structs.replace(self._app.settings, model=model))
+
+
+class ElidedLabel(QWidget):
+    """One line of text that gives up its end where there is no room, and says the whole as a tool tip."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._text = ""
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+
+    def setText(self, text: str) -> None:  # noqa: N802 - as QLabel
+        """What to show; line breaks become spaces."""
+        self._text = " ".join(text.split())
+        self.setToolTip(self._text)
+        self.setAccessibleName(self._text)
+        self.update()
+
+    def text(self) -> str:
+        """The whole text."""
+        return self._text
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """As wide as the text."""
+        metrics = QFontMetrics(self.font())
+        return QSize(metrics.horizontalAdvance(self._text) + 4, metrics.height() + 2)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        """A few letters."""
+        return QSize(24, QFontMetrics(self.font()).height() + 2)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+        """Draw it."""
+        painter = QPainter(self)
+        painter.setPen(self.palette().color(self.foregroundRole()))
+        shown = QFontMetrics(self.font()).elidedText(self._text, Qt.TextElideMode.ElideRight, self.width())
+        painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), shown)

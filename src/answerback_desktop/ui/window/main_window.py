@@ -1,0 +1,441 @@
+"""The window: sidebar, header, chat, and what comes over them. It only joins; each part shows its own."""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, Signal
+from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShowEvent
+from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QVBoxLayout, QWidget
+
+from answerback_desktop.settings import Settings
+from answerback_desktop.texts import Texts
+from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.shortcuts import KEYS, Shortcut
+from answerback_desktop.ui.sidebar.sidebar import Sidebar
+from answerback_desktop.ui.theme import Theme, apply
+from answerback_desktop.ui.theme.look import theme_of
+from answerback_desktop.ui.tray import Tray
+from answerback_desktop.ui.window.banner import Banner
+from answerback_desktop.ui.window.exporting import Exporter
+from answerback_desktop.ui.window.header import Header
+from answerback_desktop.ui.window.sheets import Sheets
+from answerback_desktop.ui.window.stage import Stage, stage_of
+from answerback_desktop.ui.window.telling import Teller
+from answerback_desktop.ui.window.toast import Toast, ToastStack
+from answerback_desktop.ui.window.welcome import WelcomePage
+from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
+
+__all__ = ["MainWindow"]
+
+NARROW_PX: Final = 640
+_SIDEBAR_PX: Final = 272
+
+
+class MainWindow(QMainWindow):
+    """Give it every `Changes` by `apply`. `state` keeps its place and size.
+
+    Signals: `quit_wanted()`: the person wants to end the app; `visibility_changed(is_visible)`; `acted()`: the person
+    did something that the engine will say something about.
+    """
+
+    quit_wanted = Signal()
+    visibility_changed = Signal(bool)
+    acted = Signal()
+
+    def __init__(
+        self, app: AppViewModel, texts: Texts, theme: Theme, *, state: QSettings, tray: Tray, log_path: Path
+    ) -> None:
+        super().__init__()
+        self._app = app
+        self._texts = texts
+        self._theme = theme
+        self._state = state
+        self._tray = tray
+        self._is_narrow = False
+        self._is_sidebar_wanted = True
+        self._is_put_off = False
+        self._make(log_path)
+        self._connect()
+        self._make_actions()
+        self.set_texts(texts)
+        self._restore()
+
+    def _make(self, log_path: Path) -> None:
+        self.setMinimumSize(360, 420)
+        self.sidebar = Sidebar(self._app, self._texts, self._theme)
+        self.header = Header(self._app, self._texts, self._theme)
+        self.banner = Banner(self._theme)
+        self.chat = ChatPane(self._app, Look(theme=self._theme, texts=self._texts.chat))
+        self.welcome = WelcomePage(self._app, self._texts, self._theme)
+        self.pages = QStackedWidget()
+        self.pages.addWidget(self.chat)
+        self.pages.addWidget(self.welcome)
+        self.right = QWidget()
+        column = QVBoxLayout(self.right)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addWidget(self.header)
+        column.addWidget(self.banner)
+        column.addWidget(self.pages, 1)
+        self.splitter = QSplitter()
+        self.splitter.setHandleWidth(1)
+        self.splitter.setChildrenCollapsible(False)
+        self.splitter.addWidget(self.sidebar)
+        self.splitter.addWidget(self.right)
+        self.splitter.setStretchFactor(1, 1)
+        self.setCentralWidget(self.splitter)
+        self.toasts = ToastStack(self.right, self._theme, self._texts.window.dismiss, lift=self._toast_lift)
+        self.exporter = Exporter(self._texts, self)
+        self.teller = Teller(self._app, self._tray, self._texts, self)
+        self.sheets = Sheets(self._app, self._tray, log_path, self)
+
+    def _connect(self) -> None:
+        self.sidebar.new_wanted.connect(self.new_conversation)
+        self.sidebar.opened.connect(self.open_conversation)
+        self.sidebar.delete_wanted.connect(self.delete_conversation)
+        self.sidebar.settings_wanted.connect(self.show_settings)
+        self.sidebar.help_wanted.connect(self.show_help)
+        self.sidebar.hide_wanted.connect(self.toggle_sidebar)
+        self.header.sidebar_wanted.connect(self.toggle_sidebar)
+        self.header.new_wanted.connect(self.new_conversation)
+        self.header.settings_wanted.connect(self.show_settings)
+        self.header.more_wanted.connect(self._show_more)
+        self.welcome.settings_wanted.connect(self.show_settings)
+        self.welcome.put_off.connect(self._put_off)
+        self.exporter.told.connect(self.toasts.show_toast)
+        self.teller.told.connect(self.toasts.show_toast)
+        self.sheets.previewed.connect(self._preview)
+        self.chat.composer.changed.connect(self._draft_typed)
+        self.chat.composer.sent.connect(lambda _text: self.acted.emit())
+        self._tray.open_wanted.connect(self._open_from_tray)
+        self._tray.new_wanted.connect(self._new_from_tray)
+        self._tray.quit_wanted.connect(self.quit_wanted)
+
+    def _make_actions(self) -> None:
+        acts = {
+            Shortcut.NEW: self.new_conversation,
+            Shortcut.SEARCH: self.search,
+            Shortcut.NEXT: lambda: self._step(1),
+            Shortcut.PREVIOUS: lambda: self._step(-1),
+            Shortcut.SIDEBAR: self.toggle_sidebar,
+            Shortcut.SETTINGS: self.show_settings,
+            Shortcut.LARGER: lambda: self._zoom(1),
+            Shortcut.SMALLER: lambda: self._zoom(-1),
+            Shortcut.USUAL_SIZE: lambda: self._zoom(0),
+            Shortcut.HELP: self.show_help,
+            Shortcut.CLOSE: self.close,
+            Shortcut.QUIT: self.quit_wanted.emit,
+        }
+        self.shortcuts: dict[Shortcut, QAction] = {}
+        for shortcut, act in acts.items():
+            action = QAction(self)
+            action.setShortcuts([QKeySequence(key) for key in KEYS[shortcut]])
+            action.triggered.connect(lambda _checked=False, act=act: act())
+            self.addAction(action)
+            self.shortcuts[shortcut] = action
+
+    # --- look and language
+
+    def set_theme(self, theme: Theme) -> None:
+        """Another look for every part."""
+        if theme == self._theme:
+            return
+        self._theme = theme
+        application = QApplication.instance()
+        assert isinstance(application, QApplication)
+        apply(application, theme)
+        for part in (self.sidebar, self.header, self.banner, self.welcome, self.toasts):
+            part.set_theme(theme)
+        self.chat.set_look(Look(theme=theme, texts=self._texts.chat))
+
+    def set_texts(self, texts: Texts) -> None:
+        """Another language for every part."""
+        self._texts = texts
+        for part in (self.sidebar, self.header, self.welcome, self.exporter, self.teller, self._tray):
+            part.set_texts(texts)
+        self.chat.set_look(Look(theme=self._theme, texts=texts.chat))
+        self.toasts.dismiss_name = texts.window.dismiss
+        for shortcut, action in self.shortcuts.items():
+            action.setText(getattr(texts.window, shortcut.value))
+        self._refresh_title()
+        self._refresh_stage()
+
+    # --- what happened
+
+    def apply(self, changes: Changes) -> None:
+        """Show what changed."""
+        if changes.everything:
+            self._begin()
+        self.sidebar.apply(changes)
+        self.chat.apply(changes)
+        current = self._app.current
+        is_ours = current is not None and current.conversation_id in changes.conversations
+        if changes.everything or changes.connection or changes.settings or changes.current or is_ours:
+            self.header.refresh()
+        if changes.current and not changes.everything and current is None:
+            self._begin()
+        if changes.connection or changes.sign_in or changes.gateway or changes.everything or changes.list:
+            self._refresh_stage()
+            self.toasts.place()
+        if changes.settings:
+            # A desktop shows notifications only of an icon that is there.
+            self._tray.set_shown(self._app.settings.tray or self._app.settings.notifications)
+        if changes.conversations or changes.list or changes.everything:
+            self._refresh_title()
+        if changes.exported and self._app.exported is not None:
+            self.exporter.save(self._app.exported)
+        self.teller.apply(changes)
+        self.sheets.apply(changes)
+
+    def say(self, toast: Toast) -> None:
+        """Show a passing message."""
+        self.toasts.show_toast(toast)
+
+    def _begin(self) -> None:
+        """Another account, or the current conversation is gone: show the one used last here, or a new one."""
+        wanted = self._app.conversation(str(self._state.value("current", "")))
+        if wanted is None:
+            wanted = next(iter(self._app.conversations), None)
+        if wanted is None:
+            self._app.new_conversation()
+        else:
+            self._app.open(wanted.conversation_id)
+        self._show_current()
+        self.chat.focus_composer()
+
+    def _refresh_stage(self) -> None:
+        stage = stage_of(self._app)
+        if stage is Stage.CHAT:
+            self._is_put_off = False
+        has_history = any(conversation.record is not None for conversation in self._app.conversations)
+        is_page = stage is not Stage.CHAT and not has_history and not self._is_put_off
+        if is_page:
+            self.welcome.show_stage(stage)
+        page = self.welcome if is_page else self.chat
+        if page is not self.pages.currentWidget():
+            self.pages.setCurrentWidget(page)
+            if page is self.chat:
+                self.chat.focus_composer()
+        self._refresh_banner(Stage.CHAT if is_page else stage)
+
+    def _refresh_banner(self, stage: Stage) -> None:
+        words, app = self._texts.status, self._app
+        match stage:
+            case Stage.OFFER:
+                self.banner.say(
+                    words.nobody_answers.format(url=app.settings.server_url), words.start, app.start_gateway
+                )
+            case Stage.STARTING:
+                self.banner.say(words.starting_title)
+            case Stage.START_FAILED:
+                self.banner.say(words.gateway_stopped, words.start, app.start_gateway)
+            case Stage.SIGN_IN:
+                self.banner.say(words.welcome_signin_title, words.sign_in, app.start_sign_in)
+            case Stage.BROWSER:
+                self.banner.say(words.browser_title, words.cancel, app.cancel_sign_in)
+            case _:
+                self.banner.say("")
+
+    def _refresh_title(self) -> None:
+        unread = self._app.unread
+        self.setWindowTitle(f"({unread}) Answerback" if unread else "Answerback")
+        self._tray.set_unread(unread)
+
+    # --- what a person does
+
+    def new_conversation(self) -> None:
+        """Begin one, and write."""
+        self._app.new_conversation()
+        self.sidebar.clear_search()
+        self.sidebar.refresh()
+        self._show_current()
+        self.chat.focus_composer()
+
+    def open_conversation(self, conversation_id: str, request_id: str = "") -> None:
+        """Show it; `request_id`: the turn that a search found."""
+        if self._app.open(conversation_id) is None:
+            return
+        self._show_current()
+        if request_id:
+            self.chat.show_turn(request_id)
+
+    def delete_conversation(self, conversation: ConversationViewModel) -> None:
+        """At once, with a way back."""
+        words = self._texts.window
+        title = conversation.title or words.untitled
+        is_current = conversation is self._app.current
+        neighbour = self.sidebar.neighbour(1) if is_current else None
+        conversation.delete()
+        if neighbour is not None and neighbour is not conversation:
+            self.open_conversation(neighbour.conversation_id)
+        text = words.deleted.format(title=title if len(title) <= 60 else title[:59] + "…")
+        undo = lambda: self._app.undo_delete(conversation.conversation_id)  # noqa: E731
+        self.say(Toast(text=text, action=words.undo, act=undo))
+
+    def stop_answer(self) -> None:
+        """Stop what the current conversation is answering."""
+        if self._app.current is not None:
+            self._app.current.stop_all()
+
+    def search(self) -> None:
+        """The cursor into the search box, the sidebar in sight."""
+        self._is_sidebar_wanted = self._is_sidebar_wanted or not self._is_narrow
+        self._arrange(show_list=True)
+        self.sidebar.focus_search()
+
+    def toggle_sidebar(self) -> None:
+        """Show or hide it."""
+        is_shown = self.sidebar.isVisibleTo(self)
+        if not self._is_narrow:
+            self._is_sidebar_wanted = not is_shown
+        self._arrange(show_list=not is_shown)
+
+    def show_settings(self) -> None:
+        """The settings, over the window."""
+        self.sheets.show_settings(self._texts, self._theme)
+
+    def show_help(self) -> None:
+        """The shortcuts, over the window."""
+        self.sheets.show_help(self._texts, self._theme)
+
+    def bring_to_front(self) -> None:
+        """Out of the tray, from behind other windows."""
+        if self.isMinimized():
+            self.showNormal()
+        self.show()
+        self.raise_()
+        self.activateWindow()
+
+    def _show_current(self) -> None:
+        self.acted.emit()
+        current = self._app.current
+        self._state.setValue("current", "" if current is None else current.conversation_id)
+        self.chat.apply(Changes())
+        self.sidebar.mark_current()
+        self.header.refresh()
+        if self._is_narrow:
+            self._arrange(show_list=False)
+
+    def _draft_typed(self, _text: str) -> None:
+        if self._app.current is not None:
+            self.sidebar.touch_row(self._app.current.conversation_id)
+
+    def _toast_lift(self) -> int:
+        """Toasts stand over the input box and the offline line, not on them."""
+        return self.chat.foot_height() if self.pages.currentWidget() is self.chat else 0
+
+    def _step(self, step: int) -> None:
+        neighbour = self.sidebar.neighbour(step)
+        if neighbour is not None:
+            self.open_conversation(neighbour.conversation_id)
+
+    def _zoom(self, step: int) -> None:
+        usual = Settings().font_size
+        size = usual if step == 0 else self._app.settings.font_size + step
+        settings = msgspec.structs.replace(self._app.settings, font_size=min(21, max(9, size)))
+        self._app.change_settings(settings)
+
+    def _show_more(self) -> None:
+        if self._app.current is not None:
+            menu = self.sidebar.menu_for(self._app.current, self)
+            menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+            button = self.header.more_button
+            place = button.mapToGlobal(button.rect().bottomRight())
+            place.setX(place.x() - menu.sizeHint().width())
+            menu.popup(place)
+
+    def _put_off(self) -> None:
+        self._is_put_off = True
+        self._refresh_stage()
+
+    def _preview(self, settings: Settings) -> None:
+        application = QApplication.instance()
+        assert isinstance(application, QApplication)
+        self.set_theme(theme_of(settings, application))
+
+    def _open_from_tray(self, conversation_id: str) -> None:
+        self.bring_to_front()
+        if conversation_id:
+            self.open_conversation(conversation_id)
+
+    def _new_from_tray(self) -> None:
+        self.bring_to_front()
+        self.new_conversation()
+
+    # --- place and size
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        """With little room there is the list or the chat."""
+        super().resizeEvent(event)
+        is_narrow = event.size().width() < NARROW_PX
+        if is_narrow != self._is_narrow:
+            self._is_narrow = is_narrow
+            self._arrange(show_list=False)
+
+    def _arrange(self, *, show_list: bool) -> None:
+        """`show_list`: in a narrow window the list takes the chat's place."""
+        is_list_shown = show_list if self._is_narrow else self._is_sidebar_wanted
+        self.sidebar.setVisible(is_list_shown)
+        self.right.setVisible(not (self._is_narrow and is_list_shown))
+        self.header.set_sidebar_shown(is_list_shown)
+        self.header.set_narrow(self._is_narrow)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
+        """Escape, when nothing in the window had a use for it, stops the answer."""
+        if event.key() == Qt.Key.Key_Escape:
+            self.stop_answer()
+        else:
+            super().keyPressEvent(event)
+
+    def changeEvent(self, event: QEvent) -> None:  # noqa: N802
+        """In front or not: only what is in front is read."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.ActivationChange, QEvent.Type.WindowStateChange):
+            self._tell_shown()
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Somebody may look."""
+        super().showEvent(event)
+        self.visibility_changed.emit(True)
+        self._tell_shown()
+
+    def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802
+        """Nobody looks."""
+        super().hideEvent(event)
+        self.visibility_changed.emit(False)
+        self._tell_shown()
+
+    def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
+        """Into the tray if the settings say so; else the end."""
+        self.keep_state()
+        event.ignore()
+        if self._app.settings.tray and self._tray.is_there:
+            self.hide()
+            if not self._state.value("told_of_tray", False, type=bool):
+                self._state.setValue("told_of_tray", True)
+                self._tray.notify(self._texts.window.tray_stays, "")
+            return
+        self.quit_wanted.emit()
+
+    def keep_state(self) -> None:
+        """Write down place, size and what is open."""
+        self._state.setValue("geometry", self.saveGeometry())
+        if not self._is_narrow:
+            self._state.setValue("splitter", self.splitter.saveState())
+        self._state.setValue("sidebar", self._is_sidebar_wanted)
+        self._state.sync()
+
+    def _restore(self) -> None:
+        self.resize(1100, 760)
+        geometry, splitter = self._state.value("geometry"), self._state.value("splitter")
+        if isinstance(geometry, QByteArray):
+            self.restoreGeometry(geometry)
+        self.splitter.setSizes([_SIDEBAR_PX, max(200, self.width() - _SIDEBAR_PX)])
+        if isinstance(splitter, QByteArray):
+            self.splitter.restoreState(splitter)
+        self._is_sidebar_wanted = bool(self._state.value("sidebar", True, type=bool))
+        self._arrange(show_list=False)
+
+    def _tell_shown(self) -> None:
+        self._app.set_shown(self.isVisible() and self.isActiveWindow() and not self.isMinimized())

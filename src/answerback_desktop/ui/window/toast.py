@@ -1,0 +1,148 @@
+"""Short messages over the chat that go by themselves, with at most one thing to do about them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from PySide6.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+
+from answerback_desktop.ui.theme import Icon, Theme, icon
+
+__all__ = ["Toast", "ToastStack"]
+
+SHOWN_MS: Final = 8_000
+_MOST: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toast:
+    """One message. `action`: its button. `lasts`: it stays until it is dismissed."""
+
+    text: str
+    action: str = ""
+    act: Callable[[], object] | None = None
+    lasts: bool = False
+
+
+class ToastStack(QWidget):
+    """The messages that are shown now, the newest last, `lift()` above the bottom of `host`. The pointer keeps one."""
+
+    def __init__(self, host: QWidget, theme: Theme, dismiss_name: str, *, lift: Callable[[], int]) -> None:
+        super().__init__(host)
+        self._host = host
+        self._theme = theme
+        self.dismiss_name = dismiss_name
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._bars: list[_Bar] = []
+        self._lift = lift
+        host.installEventFilter(self)
+        self.hide()
+
+    @property
+    def toasts(self) -> list[Toast]:
+        """What is shown now."""
+        return [bar.toast for bar in self._bars]
+
+    def set_theme(self, theme: Theme) -> None:
+        """Another look."""
+        self._theme = theme
+        self.place()
+
+    def show_toast(self, toast: Toast) -> None:
+        """Show it; the oldest goes if there are too many, an equal one is shown once."""
+        for bar in self._bars:
+            if bar.toast.text == toast.text:
+                bar.close_bar()
+                break
+        while len(self._bars) >= _MOST:
+            self._bars[0].close_bar()
+        bar = _Bar(toast, self._theme, self.dismiss_name, self._forget)
+        self._bars.append(bar)
+        self._column.addWidget(bar)
+        bar.show()
+        self.show()
+        self.raise_()
+        self.place()
+
+    def _forget(self, bar: "_Bar") -> None:
+        if bar in self._bars:
+            self._bars.remove(bar)
+            self._column.removeWidget(bar)
+            bar.hide()
+            bar.deleteLater()
+        self.setVisible(bool(self._bars))
+        self.place()
+
+    def place(self) -> None:
+        """Stand where `lift` says now."""
+        if not self._bars:
+            return
+        width = min(self._theme.space(140), self._host.width() - self._theme.space(8))
+        self._column.setSpacing(self._theme.space(2))
+        self.setFixedWidth(max(width, 160))
+        gaps = self._column.spacing() * (len(self._bars) - 1)
+        self.resize(self.width(), sum(bar.heightForWidth(self.width()) for bar in self._bars) + gaps)
+        bottom = self._host.height() - self._theme.space(4) - self._lift()
+        self.move((self._host.width() - self.width()) // 2, max(0, bottom - self.height()))
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """The window grew or shrank."""
+        if watched is self._host and event.type() == QEvent.Type.Resize:
+            self.place()
+        return super().eventFilter(watched, event)
+
+
+class _Bar(QFrame):
+    """One message."""
+
+    def __init__(self, toast: Toast, theme: Theme, dismiss_name: str, forget: Callable[["_Bar"], None]) -> None:
+        super().__init__()
+        self.toast = toast
+        self._forget = forget
+        self.setProperty("variant", "card")
+        self.setAccessibleName(toast.text)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        text = QLabel(toast.text)
+        text.setTextFormat(Qt.TextFormat.PlainText)
+        text.setWordWrap(True)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(theme.space(4), theme.space(2), theme.space(2), theme.space(2))
+        row.setSpacing(theme.space(2))
+        row.addWidget(text, 1)
+        if toast.action and toast.act is not None:
+            button = QPushButton(toast.action)
+            button.setProperty("variant", "quiet")
+            button.clicked.connect(self._act)
+            row.addWidget(button)
+        dismiss = QToolButton()
+        dismiss.setIcon(icon(Icon.CLOSE, theme.colours.text_muted, theme.space(4)))
+        dismiss.setIconSize(QSize(theme.space(4), theme.space(4)))
+        dismiss.setAccessibleName(dismiss_name)
+        dismiss.setToolTip(dismiss_name)
+        dismiss.clicked.connect(self.close_bar)
+        row.addWidget(dismiss)
+        self._timer = QTimer(self, singleShot=True, interval=SHOWN_MS)
+        self._timer.timeout.connect(self.close_bar)
+        if not toast.lasts:
+            self._timer.start()
+
+    def close_bar(self) -> None:
+        """Away with it."""
+        self._timer.stop()
+        self._forget(self)
+
+    def enterEvent(self, event: QEvent) -> None:  # noqa: N802
+        """Somebody reads it."""
+        self._timer.stop()
+
+    def leaveEvent(self, event: QEvent) -> None:  # noqa: N802
+        """Nobody does."""
+        if not self.toast.lasts:
+            self._timer.start()
+
+    def _act(self) -> None:
+        self.close_bar()
+        if self.toast.act is not None:
+            self.toast.act()

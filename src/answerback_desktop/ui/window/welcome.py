@@ -1,0 +1,274 @@
+"""The page that stands in the chat's place while something is missing: a gateway, an address, a sign-in."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from PySide6.QtCore import Qt, QUrl, Signal
+from PySide6.QtGui import QDesktopServices, QGuiApplication
+from PySide6.QtWidgets import (
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from answerback_desktop.settings import AuthMode, Field, Settings
+from answerback_desktop.texts import Texts
+from answerback_desktop.ui.theme import Icon, Theme, pixmap
+from answerback_desktop.ui.window.stage import Stage
+from answerback_desktop.viewmodels import AppViewModel
+
+__all__ = ["WelcomePage"]
+
+
+class WelcomePage(QScrollArea):
+    """Shows one `Stage`. Signals: `settings_wanted()`, `put_off()`: the person wants to look around first."""
+
+    settings_wanted = Signal()
+    put_off = Signal()
+
+    def __init__(self, app: AppViewModel, texts: Texts, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._app = app
+        self._texts = texts
+        self._theme = theme
+        self._stage = Stage.CHAT
+        self._about: tuple[object, ...] = ()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._typed_url = ""
+        self._typed_user = ""
+
+    @property
+    def stage(self) -> Stage:
+        """What it shows."""
+        return self._stage
+
+    def set_theme(self, theme: Theme) -> None:
+        """Another look."""
+        self._theme = theme
+        self._build()
+
+    def set_texts(self, texts: Texts) -> None:
+        """Another language."""
+        self._texts = texts
+        self._build()
+
+    def show_stage(self, stage: Stage) -> None:
+        """Show what this stage needs; what was typed stays as long as the stage does."""
+        about = (self._app.settings.server_url, self._app.settings.auth, self._app.sign_in.url, self._app.gateway.log)
+        if (stage, about) != (self._stage, self._about):
+            self._stage, self._about = stage, about
+            self._build()
+
+    # --- the pages
+
+    def _build(self) -> None:
+        """Lay the page of the stage out anew; texts that were typed are taken over."""
+        theme = self._theme
+        page = QWidget()
+        page.setObjectName("welcome")
+        page.setStyleSheet(f"#welcome {{ background: {theme.colours.surface}; }}")
+        outer = QHBoxLayout(page)
+        outer.addStretch(1)
+        box = QWidget()
+        box.setMaximumWidth(theme.space(130))
+        outer.addWidget(box, 1000)
+        outer.addStretch(1)
+        column = QVBoxLayout(box)
+        column.setSpacing(theme.space(3))
+        column.setContentsMargins(*[theme.space(5)] * 4)
+        column.addStretch(1)
+        self._mark(column)
+        match self._stage:
+            case Stage.OFFER | Stage.UNREACHABLE:
+                self._offer(column)
+            case Stage.STARTING:
+                self._starting(column)
+            case Stage.START_FAILED:
+                self._start_failed(column)
+            case Stage.SIGN_IN:
+                self._sign_in(column)
+            case Stage.BROWSER:
+                self._browser(column)
+            case _:
+                pass
+        column.addStretch(2)
+        self.setWidget(page)
+
+    def _mark(self, column: QVBoxLayout) -> None:
+        mark = QLabel()
+        size = self._theme.space(10)
+        mark.setPixmap(pixmap(Icon.CHAT, self._theme.colours.accent, size, scale=self.devicePixelRatioF()))
+        column.addWidget(mark)
+
+    def _offer(self, column: QVBoxLayout) -> None:
+        words, settings = self._texts.status, self._app.settings
+        self._title(column, words.welcome_title)
+        self._text(column, words.welcome_text.format(url=_unbroken(settings.server_url)))
+        if self._stage is Stage.OFFER:
+            start = self._card(column, words.start_title, words.start_text)
+            self._button(start, words.start, self._app.start_gateway, is_primary=True)
+        connect = self._card(column, words.connect_title, words.connect_text)
+        form = QFormLayout()
+        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
+        form.setHorizontalSpacing(self._theme.space(3))
+        self.url_box = QLineEdit(self._typed_url or ("" if self._stage is Stage.OFFER else settings.server_url))
+        self.url_box.setPlaceholderText("wss://chat.example.com")
+        self.url_box.setAccessibleName(words.server_url)
+        self.user_box = QLineEdit(self._typed_user or settings.user)
+        self.user_box.setPlaceholderText(words.user_placeholder)
+        self.user_box.setAccessibleName(words.user_name)
+        self._problem = QLabel()
+        self._problem.setProperty("variant", "error")
+        self._problem.setWordWrap(True)
+        self._problem.hide()
+        form.addRow(words.server_url, self.url_box)
+        form.addRow(words.user_name, self.user_box)
+        connect.addLayout(form)
+        connect.addWidget(self._problem)
+        self._button(connect, words.connect, self.connect_to_server, is_primary=self._stage is not Stage.OFFER)
+        self.url_box.textEdited.connect(self._typed)
+        self.user_box.textEdited.connect(self._typed)
+        self.url_box.returnPressed.connect(self.connect_to_server)
+        self.user_box.returnPressed.connect(self.connect_to_server)
+        row = QHBoxLayout()
+        row.addStretch(1)
+        self._plain(row, words.open_settings, self.settings_wanted.emit)
+        self._plain(row, words.later, self.put_off.emit)
+        column.addLayout(row)
+
+    def _starting(self, column: QVBoxLayout) -> None:
+        self._title(column, self._texts.status.starting_title)
+        self._text(column, self._texts.status.starting_text)
+        bar = QProgressBar()
+        bar.setRange(0, 0)
+        bar.setAccessibleName(self._texts.status.starting_title)
+        column.addWidget(bar)
+
+    def _start_failed(self, column: QVBoxLayout) -> None:
+        words = self._texts.status
+        self._title(column, words.start_failed_title)
+        self._text(column, words.start_failed_text, is_copyable=True)
+        row = QHBoxLayout()
+        self._button(row, words.start_again, self._app.start_gateway, is_primary=True)
+        if self._app.gateway.log:
+            self._button(row, words.show_log, self._show_log)
+        self._button(row, words.open_settings, self.settings_wanted.emit)
+        row.addStretch(1)
+        column.addLayout(row)
+
+    def _sign_in(self, column: QVBoxLayout) -> None:
+        words, settings = self._texts.status, self._app.settings
+        self._title(column, words.welcome_signin_title)
+        self._text(column, words.welcome_signin_text.format(url=_unbroken(settings.server_url)))
+        row = QHBoxLayout()
+        if settings.auth is AuthMode.OIDC:
+            self._button(row, words.sign_in, self._app.start_sign_in, is_primary=True)
+        self._button(row, words.open_settings, self.settings_wanted.emit, is_primary=settings.auth is not AuthMode.OIDC)
+        row.addStretch(1)
+        column.addLayout(row)
+
+    def _browser(self, column: QVBoxLayout) -> None:
+        words = self._texts.status
+        self._title(column, words.browser_title)
+        self._text(column, words.browser_text)
+        row = QHBoxLayout()
+        if self._app.sign_in.url:
+            self._button(row, words.browser_copy_link, self._copy_link)
+        self._button(row, words.cancel, self._app.cancel_sign_in)
+        row.addStretch(1)
+        column.addLayout(row)
+
+    # --- its parts
+
+    def _title(self, column: QVBoxLayout, text: str) -> None:
+        label = QLabel(text)
+        label.setProperty("variant", "title")
+        label.setWordWrap(True)
+        column.addWidget(label)
+
+    def _text(self, column: QVBoxLayout, text: str, *, is_copyable: bool = False) -> None:
+        label = QLabel(text)
+        label.setTextFormat(Qt.TextFormat.PlainText)
+        label.setWordWrap(True)
+        if is_copyable:
+            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        column.addWidget(label)
+
+    def _card(self, column: QVBoxLayout, title: str, text: str) -> QVBoxLayout:
+        card = QFrame()
+        card.setProperty("variant", "card")
+        inner = QVBoxLayout(card)
+        inner.setContentsMargins(*[self._theme.space(4)] * 4)
+        inner.setSpacing(self._theme.space(2.5))
+        head = QLabel(title)
+        head.setFont(self._theme.font(weight=self._theme.font().Weight.DemiBold))
+        inner.addWidget(head)
+        body = QLabel(text)
+        body.setProperty("variant", "muted")
+        body.setWordWrap(True)
+        inner.addWidget(body)
+        column.addWidget(card)
+        return inner
+
+    def _button(
+        self, into: QVBoxLayout | QHBoxLayout, text: str, act: Callable[[], object], *, is_primary: bool = False
+    ) -> None:
+        button = QPushButton(text)
+        if is_primary:
+            button.setProperty("variant", "primary")
+        button.clicked.connect(lambda _checked=False: act())
+        if isinstance(into, QVBoxLayout):
+            row = QHBoxLayout()
+            row.addWidget(button)
+            row.addStretch(1)
+            into.addLayout(row)
+        else:
+            into.addWidget(button)
+
+    def _plain(self, row: QHBoxLayout, text: str, act: Callable[[], object]) -> None:
+        button = QPushButton(text)
+        button.setProperty("variant", "quiet")
+        button.clicked.connect(lambda _checked=False: act())
+        row.addWidget(button)
+
+    # --- what a person does
+
+    def connect_to_server(self) -> None:
+        """Take the address and the name that were typed; what is wrong is said beside them."""
+        settings: Settings = msgspec.structs.replace(
+            self._app.settings,
+            server_url=self.url_box.text().strip(),
+            user=self.user_box.text().strip(),
+        )
+        wrong = self._app.change_settings(settings)
+        words = self._texts.status
+        problem = words.bad_url if Field.SERVER_URL in wrong else words.bad_user if wrong else ""
+        self._problem.setText(problem)
+        self._problem.setVisible(bool(problem))
+        if wrong:
+            (self.url_box if Field.SERVER_URL in wrong else self.user_box).setFocus()
+
+    def _typed(self) -> None:
+        self._typed_url, self._typed_user = self.url_box.text(), self.user_box.text()
+
+    def _copy_link(self) -> None:
+        QGuiApplication.clipboard().setText(self._app.sign_in.url or "")
+
+    def _show_log(self) -> None:
+        if self._app.gateway.log:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(Path(self._app.gateway.log))))
+
+
+def _unbroken(url: str) -> str:
+    """With word joiners (U+2060), so that no line ends inside it."""
+    return "\u2060".join(url)

@@ -1,0 +1,291 @@
+"""The whole app, without its looks."""
+
+import uuid
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import assert_never
+
+from answerback_desktop.engine.commands import Commands
+from answerback_desktop.engine.events import (
+    AccountClosed,
+    AccountOpened,
+    ConnectionChanged,
+    ConversationsChanged,
+    DraftReturned,
+    EngineStopped,
+    Event,
+    Exported,
+    GatewayChanged,
+    GatewayStatus,
+    NoticeRaised,
+    RoundTripMeasured,
+    SearchFound,
+    SettingsChanged,
+    SignInChanged,
+    SignInStatus,
+    TextAppended,
+    TurnChanged,
+    TurnsLoaded,
+    TurnsRemoved,
+)
+from answerback_desktop.records import Account
+from answerback_desktop.settings import Field, Settings, problems
+from answerback_desktop.viewmodels.changes import Changes, Collector
+from answerback_desktop.viewmodels.connection import ConnectionViewModel
+from answerback_desktop.viewmodels.conversation import ConversationViewModel
+from answerback_desktop.viewmodels.prices import Prices
+
+_NOTICES_KEPT = 50
+
+
+class AppViewModel:
+    """Everything that a window shows. Lives in the UI's thread, and does no I/O: what a person does goes to `commands`.
+
+    Feed it: `changes = app.apply(engine.drain())`, about 30 times a second. `notices` is taken from the left by
+    whoever shows them. `current` None: the empty state (no conversation at all is chosen).
+    """
+
+    def __init__(self, commands: Commands, *, prices: Prices | None = None) -> None:
+        self._commands = commands
+        self._prices = prices
+        self._by_id: dict[str, ConversationViewModel] = {}
+        self._ordered: list[ConversationViewModel] = []
+        self._is_shown = True
+        self.connection = ConnectionViewModel()
+        self.settings = Settings()
+        self.account: Account | None = None
+        self.sign_in = SignInChanged(status=SignInStatus.NOT_NEEDED)
+        self.gateway = GatewayChanged(status=GatewayStatus.UNKNOWN)
+        self.notices: deque[NoticeRaised] = deque(maxlen=_NOTICES_KEPT)
+        self.current: ConversationViewModel | None = None
+        self.search_query = ""
+        self.search_result: SearchFound | None = None
+        self.exported: Exported | None = None
+
+    # --- conversations
+
+    @property
+    def conversations(self) -> Sequence[ConversationViewModel]:
+        """The list, last used first; begun ones that nothing was asked in come first. Not a copy."""
+        return self._ordered
+
+    @property
+    def unread(self) -> int:
+        """Of all conversations."""
+        return sum(conversation.unread for conversation in self._ordered)
+
+    @property
+    def pending(self) -> int:
+        """Questions without an ending, in all conversations."""
+        return sum(conversation.pending for conversation in self._ordered)
+
+    def conversation(self, conversation_id: str) -> ConversationViewModel | None:
+        """By its id."""
+        return self._by_id.get(conversation_id)
+
+    def new_conversation(self) -> ConversationViewModel:
+        """Begin one and make it the current one. An empty one that is there already is used again."""
+        for conversation in self._ordered:
+            if conversation.record is None and not conversation.pending and not conversation.has_draft:
+                self._choose(conversation)
+                return conversation
+        conversation = self._new(str(uuid.uuid4()))
+        conversation.is_loaded = True
+        self._sort()
+        self._choose(conversation)
+        return conversation
+
+    def open(self, conversation_id: str) -> ConversationViewModel | None:
+        """Make it the current one."""
+        conversation = self._by_id.get(conversation_id)
+        if conversation is not None:
+            self._choose(conversation)
+        return conversation
+
+    def set_shown(self, is_shown: bool) -> None:
+        """Whether the window is in front, so that what comes in is read."""
+        if is_shown == self._is_shown:
+            return
+        self._is_shown = is_shown
+        self._tell_shown()
+        if is_shown:
+            self._commands.refresh()
+
+    def undo_delete(self, conversation_id: str) -> None:
+        """Bring a deleted conversation back."""
+        self._commands.undo_delete(conversation_id)
+
+    def search(self, query: str) -> None:
+        """`search_result` follows for `search_query`; an empty one ends the search."""
+        self.search_query = query.strip()
+        if self.search_query:
+            self._commands.search(self.search_query)
+        else:
+            self.search_result = None
+
+    # --- the rest
+
+    def change_settings(self, settings: Settings) -> tuple[Field, ...]:
+        """Let them hold. Returns the fields that are wrong; then nothing is changed."""
+        wrong = problems(settings)
+        if not wrong:
+            self._commands.change_settings(settings)
+        return wrong
+
+    def reconnect(self) -> None:
+        """Try at once."""
+        self._commands.reconnect()
+
+    def start_sign_in(self) -> None:
+        """Open the browser."""
+        self._commands.sign_in()
+
+    def cancel_sign_in(self) -> None:
+        """Do not wait for the browser any more."""
+        self._commands.cancel_sign_in()
+
+    def sign_out(self) -> None:
+        """Forget the tokens."""
+        self._commands.sign_out()
+
+    def start_gateway(self) -> None:
+        """Run one on this machine."""
+        self._commands.start_gateway()
+
+    # --- events
+
+    def apply(self, events: Iterable[Event]) -> Changes:
+        """Take what the engine told, in its order."""
+        changes = Collector()
+        for event in events:
+            self._take(event, changes)
+        if "list" in changes.flags or changes.conversations:
+            self._sort_if_needed(changes)
+        return changes.finish()
+
+    def _take(self, event: Event, changes: Collector) -> None:  # noqa: PLR0912 - one case an event
+        match event:
+            case TextAppended():
+                if (conversation := self._by_id.get(event.conversation_id)) is not None:
+                    conversation.take_text(event, changes)
+            case TurnChanged(turn):
+                self._get(turn.conversation_id, changes).take_turn(turn, changes)
+            case TurnsLoaded():
+                if (conversation := self._by_id.get(event.conversation_id)) is not None:
+                    conversation.take_page(event, changes)
+            case TurnsRemoved():
+                if (conversation := self._by_id.get(event.conversation_id)) is not None:
+                    conversation.remove_turns(event.request_ids, changes)
+            case ConversationsChanged():
+                self._take_conversations(event, changes)
+            case DraftReturned():
+                conversation = self._get(event.conversation_id, changes)
+                conversation.set_draft("\n\n".join(text for text in (event.text, conversation.draft) if text))
+                changes.drafts.add(event.conversation_id)
+            case ConnectionChanged() | RoundTripMeasured():
+                self.connection.take(event)
+                changes.flags.add("connection")
+            case AccountOpened():
+                self._open_account(event, changes)
+            case AccountClosed():
+                self._forget(changes)
+            case SettingsChanged(settings):
+                self.settings = settings
+                self.connection.server_url = settings.server_url
+                changes.flags |= {"settings", "connection"}
+            case SignInChanged():
+                self.sign_in = event
+                changes.flags.add("sign_in")
+            case GatewayChanged():
+                self.gateway = event
+                changes.flags.add("gateway")
+            case SearchFound():
+                if event.query == self.search_query:
+                    self.search_result = event
+                    changes.flags.add("search")
+            case Exported():
+                self.exported = event
+                changes.flags.add("exported")
+            case NoticeRaised():
+                self.notices.append(event)
+                changes.flags.add("notices")
+            case EngineStopped():
+                changes.flags.add("stopped")
+            case _:
+                assert_never(event)
+
+    def _open_account(self, event: AccountOpened, changes: Collector) -> None:
+        self._forget(changes)
+        self.account = event.account
+        for record in event.conversations:
+            self._new(record.conversation_id).record = record
+        for turn in event.pending:
+            self._get(turn.conversation_id, changes).note_pending([turn])
+        for conversation_id, text in event.drafts.items():
+            conversation = self._get(conversation_id, changes)
+            conversation.draft = text
+            conversation.is_loaded = conversation.record is None and not conversation.pending
+        self._sort()
+
+    def _forget(self, changes: Collector) -> None:
+        self.account = None
+        self._by_id.clear()
+        self._ordered = []
+        self.current = None
+        self.search_query = ""
+        self.search_result = None
+        self.exported = None
+        self.connection.forget()
+        changes.flags |= {"everything", "list", "current", "connection"}
+
+    def _take_conversations(self, event: ConversationsChanged, changes: Collector) -> None:
+        for record in event.changed:
+            conversation = self._by_id.get(record.conversation_id)
+            if conversation is None:
+                conversation = self._new(record.conversation_id)
+                changes.flags.add("list")
+            conversation.record = record
+            changes.conversations.add(record.conversation_id)
+        for conversation_id in event.removed:
+            gone = self._by_id.pop(conversation_id, None)
+            if gone is None:
+                continue
+            changes.flags.add("list")
+            if gone is self.current:
+                self.current = None
+                changes.flags.add("current")
+
+    def _get(self, conversation_id: str, changes: Collector) -> ConversationViewModel:
+        conversation = self._by_id.get(conversation_id)
+        if conversation is None:
+            conversation = self._new(conversation_id)
+            changes.flags.add("list")
+        return conversation
+
+    def _new(self, conversation_id: str) -> ConversationViewModel:
+        conversation = ConversationViewModel(conversation_id, None, self._commands, self._prices)
+        self._by_id[conversation_id] = conversation
+        return conversation
+
+    def _choose(self, conversation: ConversationViewModel) -> None:
+        self.current = conversation
+        if not conversation.is_loaded or conversation.record is not None:
+            conversation.open()
+        self._tell_shown()
+
+    def _tell_shown(self) -> None:
+        is_seen = self._is_shown and self.current is not None
+        self._commands.show(self.current.conversation_id if is_seen and self.current is not None else None)
+
+    def _sort_if_needed(self, changes: Collector) -> None:
+        before = [conversation.conversation_id for conversation in self._ordered]
+        self._sort()
+        if before != [conversation.conversation_id for conversation in self._ordered]:
+            changes.flags.add("list")
+
+    def _sort(self) -> None:
+        def key(conversation: ConversationViewModel) -> tuple[bool, int, str]:
+            record = conversation.record
+            return (record is not None, 0 if record is None else -record.updated_at_ms, conversation.conversation_id)
+
+        self._ordered = sorted(self._by_id.values(), key=key)

@@ -1,0 +1,80 @@
+"""How the app stands with the server."""
+
+from answerback_desktop.engine.events import (
+    ConnectionChanged,
+    ConnectionReason,
+    ConnectionStatus,
+    Limits,
+    RoundTripMeasured,
+)
+
+
+class ConnectionViewModel:
+    """Read it; only `AppViewModel` changes it."""
+
+    def __init__(self) -> None:
+        self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
+        self._models: tuple[str, ...] = ()
+        self._limits: Limits | None = None
+        self.server_url = ""
+        self.round_trip_ms: float | None = None
+
+    @property
+    def status(self) -> ConnectionStatus:
+        """Connecting, online, offline, signed out or stopped."""
+        return self._state.status
+
+    @property
+    def reason(self) -> ConnectionReason:
+        """Why not online."""
+        return self._state.reason
+
+    @property
+    def is_online(self) -> bool:
+        """Whether questions leave at once."""
+        return self._state.status is ConnectionStatus.ONLINE
+
+    @property
+    def retry_at_ms(self) -> int | None:
+        """While offline: the epoch instant of the next try."""
+        return self._state.retry_at_ms
+
+    def retry_in_s(self, now_ms: int) -> int | None:
+        """Whole seconds until the next try, for a countdown; None: none is planned."""
+        retry_at_ms = self._state.retry_at_ms
+        return None if retry_at_ms is None else max(0, -((now_ms - retry_at_ms) // 1000))
+
+    @property
+    def user(self) -> str | None:
+        """Whom the server takes us for, once it has said so."""
+        return self._state.user
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The server's models, its default first; the last ones known while offline."""
+        return self._models
+
+    @property
+    def limits(self) -> Limits | None:
+        """What the server allows, as far as it has said so."""
+        return self._limits
+
+    # --- by the app -----------------------------------------------------------------------------------------
+
+    def take(self, event: ConnectionChanged | RoundTripMeasured) -> None:
+        """A new state."""
+        if isinstance(event, RoundTripMeasured):
+            self.round_trip_ms = event.round_trip_ms
+            return
+        self._state = event
+        self._models = event.models or self._models
+        self._limits = event.limits or self._limits
+        if event.status is not ConnectionStatus.ONLINE:
+            self.round_trip_ms = None
+
+    def forget(self) -> None:
+        """Another account: what the old server said does not hold."""
+        self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
+        self._models = ()
+        self._limits = None
+        self.round_trip_ms = None

@@ -1,0 +1,249 @@
+"""One conversation: its line in the list, and its turns as far as they are loaded."""
+
+import uuid
+from bisect import insort
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from answerback_desktop.engine.commands import Commands, ExportFormat
+from answerback_desktop.engine.events import TextAppended, TurnsLoaded
+from answerback_desktop.records import Conversation, Turn, TurnStatus
+from answerback_desktop.viewmodels.changes import Appended, Collector
+from answerback_desktop.viewmodels.prices import Prices
+from answerback_desktop.viewmodels.turn import TurnViewModel
+
+_NO_PRICES: Prices = {}
+
+
+class ConversationViewModel:
+    """Read its attributes; what a person does are its methods.
+
+    `record` None: begun here, nothing asked yet (its title is ""). `messages` is empty until `open` was called and
+    the first page came (`is_loading` until then).
+    """
+
+    def __init__(
+        self, conversation_id: str, record: Conversation | None, commands: Commands, prices: Prices | None = None
+    ) -> None:
+        self.conversation_id = conversation_id
+        self.record = record
+        self.draft = ""
+        self.is_loading = False
+        self.is_loaded = False
+        self.has_more = False
+        self._commands = commands
+        self._prices = _NO_PRICES if prices is None else prices
+        self._turns: dict[str, TurnViewModel] = {}
+        self._ordered: list[TurnViewModel] = []
+        self._pending: dict[str, TurnStatus] = {}
+
+    # --- its line in the list
+
+    @property
+    def title(self) -> str:
+        """From its first question until it is renamed; "" for one that nothing was asked in."""
+        return "" if self.record is None else self.record.title
+
+    @property
+    def updated_at_ms(self) -> int | None:
+        """Epoch; None: nothing asked yet."""
+        return None if self.record is None else self.record.updated_at_ms
+
+    @property
+    def unread(self) -> int:
+        """Answers that ended unseen."""
+        return 0 if self.record is None else self.record.unread
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether an answer is coming in now."""
+        return TurnStatus.STREAMING in self._pending.values()
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the server has taken a question that it still owes the ending of."""
+        return any(status is not TurnStatus.OUTBOX for status in self._pending.values())
+
+    @property
+    def pending(self) -> int:
+        """Questions without an ending."""
+        return len(self._pending)
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether something was typed and not sent."""
+        return bool(self.draft.strip())
+
+    # --- its turns
+
+    @property
+    def messages(self) -> Sequence[TurnViewModel]:
+        """The loaded turns, oldest first. Not a copy: do not change it."""
+        return self._ordered
+
+    def turn(self, request_id: str) -> TurnViewModel | None:
+        """A loaded turn."""
+        return self._turns.get(request_id)
+
+    # --- what a person does
+
+    def open(self) -> None:
+        """Load the newest page, and look at the server for more."""
+        if not self.is_loading:
+            self.is_loading = not self.is_loaded
+            self._commands.open_conversation(self.conversation_id)
+
+    def load_more(self) -> None:
+        """Load the page before the oldest turn."""
+        if self.has_more and not self.is_loading and self._ordered:
+            self.is_loading = True
+            self._commands.load_more(self.conversation_id, self._ordered[0].request_id)
+
+    def ask(self, text: str) -> str | None:
+        """Ask a question; empty text asks nothing. The draft is cleared. Returns the request id."""
+        request_id = self._ask(text, None)
+        if request_id is not None:
+            self.set_draft("")
+        return request_id
+
+    def edit_and_resend(self, request_id: str, text: str) -> str | None:
+        """Ask `text` in place of this turn and of all after it."""
+        return self._ask(text, request_id)
+
+    def regenerate(self, request_id: str) -> str | None:
+        """Ask the same again, in place of this turn and of all after it."""
+        turn = self._turns.get(request_id)
+        return None if turn is None else self._ask(turn.question, request_id)
+
+    def retry(self, request_id: str) -> str | None:
+        """Ask a question again that failed or was stopped; turns after it stay."""
+        turn = self._turns.get(request_id)
+        if turn is None or not turn.can_retry:
+            return None
+        if self._ordered[-1] is turn:
+            return self._ask(turn.question, request_id)
+        asked = self._ask(turn.question, None)
+        self._commands.forget_turn(request_id)
+        return asked
+
+    def stop(self, request_id: str) -> None:
+        """Stop an answer."""
+        self._commands.stop(request_id)
+
+    def stop_all(self) -> None:
+        """Stop every answer of this conversation."""
+        for request_id in self._pending:
+            self._commands.stop(request_id)
+
+    def set_draft(self, text: str) -> None:
+        """What is in the input box; call it on every change, the engine writes it down in good time."""
+        if text != self.draft:
+            self.draft = text
+            self._commands.save_draft(self.conversation_id, text)
+
+    def rename(self, title: str) -> None:
+        """Give it a title; an empty one is ignored."""
+        title = " ".join(title.split())
+        if title:
+            self._commands.rename(self.conversation_id, title)
+
+    def delete(self) -> None:
+        """Take it off the list; `AppViewModel.undo_delete` brings it back for a while."""
+        self._commands.delete(self.conversation_id)
+
+    def export(self, form: ExportFormat) -> None:
+        """`AppViewModel.exported` follows."""
+        self._commands.export(self.conversation_id, form)
+
+    def _ask(self, text: str, replaces: str | None) -> str | None:
+        if not text.strip():
+            return None
+        request_id = str(uuid.uuid4())
+        self._commands.ask(self.conversation_id, request_id, text, replaces=replaces)
+        return request_id
+
+    # --- by the app -----------------------------------------------------------------------------------------
+
+    def take_page(self, event: TurnsLoaded, changes: Collector) -> None:
+        """A page came. The first one also says what is not there any more."""
+        self.is_loading = False
+        self.is_loaded = True
+        self.has_more = event.has_more
+        for turn in event.turns:
+            self._merge(turn, changes)
+        self._sort()
+        changes.messages.add(self.conversation_id)
+
+    def take_turn(self, turn: Turn, changes: Collector) -> None:
+        """A turn is new, or has a new state."""
+        was = self._pending.get(turn.request_id)
+        self._note_pending([turn])
+        if was is not self._pending.get(turn.request_id):
+            changes.conversations.add(self.conversation_id)
+            if was is not None and turn.status.is_over:
+                changes.ended.append(turn.request_id)
+        if not self.is_loaded:
+            return
+        known = self._turns.get(turn.request_id)
+        if known is None:
+            self._insert(turn)
+            changes.messages.add(self.conversation_id)
+            return
+        before = known.order
+        self._merge(turn, changes)
+        if known.order != before and not self._is_sorted():
+            self._sort()
+            changes.messages.add(self.conversation_id)
+
+    def take_text(self, event: TextAppended, changes: Collector) -> None:
+        """An answer grew."""
+        turn = self._turns.get(event.request_id)
+        if turn is None:
+            return
+        start = turn.append(event.offset, event.delta)
+        if start is not None:
+            changes.append(
+                Appended(
+                    conversation_id=self.conversation_id, request_id=event.request_id, start=start, end=turn.length
+                )
+            )
+
+    def remove_turns(self, request_ids: Iterable[str], changes: Collector) -> None:
+        """They are gone."""
+        for request_id in request_ids:
+            if self._pending.pop(request_id, None) is not None:
+                changes.conversations.add(self.conversation_id)
+            if self._turns.pop(request_id, None) is not None:
+                changes.messages.add(self.conversation_id)
+        self._sort()
+
+    def note_pending(self, turns: Iterable[Turn]) -> None:
+        """Turns that are not over, of a conversation that is not loaded."""
+        self._note_pending(turns)
+
+    def _note_pending(self, turns: Iterable[Turn]) -> None:
+        for turn in turns:
+            if turn.status.is_over:
+                self._pending.pop(turn.request_id, None)
+            else:
+                self._pending[turn.request_id] = turn.status
+
+    def _merge(self, turn: Turn, changes: Collector) -> None:
+        price = self._prices.get(turn.model) if turn.model else None
+        known = self._turns.get(turn.request_id)
+        if known is None:
+            self._turns[turn.request_id] = TurnViewModel(turn, price)
+        elif known.take(turn, price):
+            changes.turns.add(turn.request_id)
+        self._note_pending([turn])
+
+    def _insert(self, turn: Turn) -> None:
+        price = self._prices.get(turn.model) if turn.model else None
+        model = self._turns[turn.request_id] = TurnViewModel(turn, price)
+        insort(self._ordered, model, key=lambda one: one.order)
+
+    def _is_sorted(self) -> bool:
+        return all(one.order <= other.order for one, other in pairwise(self._ordered))
+
+    def _sort(self) -> None:
+        self._ordered = sorted(self._turns.values(), key=lambda one: one.order)

@@ -1,0 +1,1 @@
+"""Proof that the promises hold: simulation, chaos, load, conformance, and the demo."""

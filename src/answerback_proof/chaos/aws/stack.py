@@ -1,0 +1,245 @@
+"""The emulated AWS as its operator and its enemy see it: deployed, struck, looked into."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from answerback.core.request import RequestKey
+from answerback_aws.deploy.account import Account
+from answerback_aws.deploy.deployment import Deployment, Progress, Wishes
+from answerback_aws.deploy.package import Target
+from answerback_aws.emulator.bedrock import BedrockServer
+from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
+from answerback_aws.runtime.aurora.data_api import DataApi
+from answerback_aws.runtime.aurora.history import AwsHistory
+from answerback_aws.runtime.aurora.users import AwsUsers
+from answerback_aws.runtime.aurora.write_behind import Archiver
+from answerback_aws.runtime.client import Calls
+from answerback_aws.runtime.composition import epoch_ms
+from answerback_aws.runtime.dynamodb.database import Database
+from answerback_aws.runtime.dynamodb.requests import DynamoRequests
+from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
+from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+
+_STACK: Final = "chaos"
+_MODEL_ID: Final = "answerback.emulated-v1:0"
+_POLL_S: Final = 0.1
+_PATIENCE_S: Final = 30.0
+_ANSWER_TIMEOUT_S: Final = 60
+"""Half a minute more is the worker's, and the queue hides a message for as long whose worker dies before its first call
+to the queue: with the three minutes of a real stack that would be a run's length.
+"""
+_TRANSACTION_IDLE_S: Final = 15.0
+"""Of AWS's three minutes: how long the locks of a function that was killed hold up the history."""
+_AWS_ERRORS: Final = (BotoCoreError, ClientError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmulatedAws:
+    """Where the emulator is. `python`: of its environment. `wheels`: where what the functions need is kept."""
+
+    python: Path
+    wheels: Path
+
+
+class Cloud:
+    """One deployed stack. All calls block. Raises: EmulatorFailed, DeployError: it cannot be started."""
+
+    def __init__(self, aws: EmulatedAws, *, folder: Path, postgres: str, bedrock: BedrockServer) -> None:
+        self._aws = aws
+        self._emulator = Emulator(
+            python=aws.python,
+            folder=folder,
+            postgres=postgres,
+            bedrock_url=bedrock.url,
+            auth=True,
+            transaction_idle_s=_TRANSACTION_IDLE_S,
+            unruly_posts=True,
+        )
+        self._stop = ExitStack()
+        self._clients: dict[str, Any] = {}
+        self.outputs: Mapping[str, str] = {}
+
+    def start(self, progress: Progress) -> None:
+        """Start the emulator and deploy."""
+        self._stop.enter_context(self._emulator)
+        account = Account(region=REGION, endpoint=self._emulator.endpoint, **CREDENTIALS)
+        version = next((self._aws.python.parents[1] / "lib").glob("python3*")).name.removeprefix("python")
+        wishes = Wishes(
+            target=Target.here(python=version),
+            models=(f"bedrock:{_MODEL_ID}",),
+            parameters={
+                "AllowAnonymous": "true",
+                "DeletionProtection": "false",
+                "ModelArns": f"arn:aws:bedrock:*::foundation-model/{_MODEL_ID}",
+                "WorkerConcurrency": "4",
+                "AnswerTimeoutSeconds": str(_ANSWER_TIMEOUT_S),
+                "WorkerTimeoutSeconds": str(_ANSWER_TIMEOUT_S + 30),
+                "RateLimit": "0",
+                "HistoryDelaySeconds": "5",
+            },
+            cache=self._aws.wheels,
+        )
+        deployment = Deployment(account, _STACK, progress, sleep=lambda _s: time.sleep(_POLL_S))
+        self.outputs = deployment.deploy(wishes).outputs
+        for service in ("dynamodb", "sqs", "lambda", "logs"):
+            self._clients[service] = self._emulator.client(service)
+        management = self._emulator.management_endpoint(self.outputs["ApiId"], self.outputs["StageName"])
+        self._clients["management"] = self._emulator.client("apigatewaymanagementapi", endpoint_url=management)
+
+    def stop(self) -> None:
+        """Stop the emulator; nothing is left of it."""
+        self._stop.close()
+
+    @property
+    def port(self) -> int:
+        """Where the emulator listens."""
+        return self._emulator.port
+
+    @property
+    def path(self) -> str:
+        """The path of the stage, for the URL of the apps."""
+        url = self._emulator.websocket_url(self.outputs["ApiId"], self.outputs["StageName"])
+        return url[url.index("/_aws") :]
+
+    # --- its enemy
+
+    def kill(self, function: str, rng: random.Random, *, all_at_once: bool = False) -> int:
+        """SIGKILL one process of a function (`Worker`), or all; returns how many there were to kill."""
+        processes = sorted(self._processes(self.outputs[f"{function}Function"]))
+        chosen = processes if all_at_once else rng.sample(processes, min(1, len(processes)))
+        for pid in chosen:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(chosen)
+
+    def pause_database(self) -> None:
+        """The Data API says that Aurora is waking up, until `resume_database`."""
+        self._emulator.pause_database()
+
+    def resume_database(self) -> None:
+        """Aurora is awake."""
+        self._emulator.resume_database()
+
+    def call_janitor(self) -> None:
+        """Once, as the schedule does: nobody waits for it."""
+        self._clients["lambda"].invoke(
+            FunctionName=self.outputs["JanitorFunction"], InvocationType="Event", Payload=b"{}"
+        )
+
+    def delete_connection(self, rng: random.Random) -> bool:
+        """DELETE @connections of one that is open, as far as the table knows."""
+        found = self._clients["dynamodb"].scan(
+            TableName=self.outputs["ConnectionsTable"], ProjectionExpression="connectionId"
+        )["Items"]
+        if not found:
+            return False
+        connection_id = rng.choice(sorted(item["connectionId"]["S"] for item in found))
+        try:
+            self._clients["management"].delete_connection(ConnectionId=connection_id)
+        except _AWS_ERRORS:
+            return False  # gone already
+        return True
+
+    def send(self, body: str, *, group: str, name: str) -> None:
+        """Put a message on the queue, beside what the front puts. `name`: for the de-duplication."""
+        self._clients["sqs"].send_message(
+            QueueUrl=self.outputs["QueueUrl"], MessageBody=body, MessageGroupId=group, MessageDeduplicationId=name
+        )
+
+    def take(self, *, for_s: int) -> bool:
+        """Receive a message and do nothing with it, as one who dies: it is handed out again after `for_s`."""
+        answer = self._clients["sqs"].receive_message(
+            QueueUrl=self.outputs["QueueUrl"], MaxNumberOfMessages=1, VisibilityTimeout=for_s, WaitTimeSeconds=1
+        )
+        return bool(answer.get("Messages"))
+
+    # --- looking into it
+
+    def record(self, key: RequestKey) -> Mapping[str, Any]:
+        """The item of a request as it is now; empty if there is none."""
+        found = self._clients["dynamodb"].get_item(
+            TableName=self.outputs["RequestsTable"],
+            Key={"userId": {"S": key.user_id}, "requestId": {"S": key.request_id}},
+            ConsistentRead=True,
+        )
+        item: Mapping[str, Any] = found.get("Item", {})
+        return item
+
+    def waiting(self, queue: str) -> int:
+        """Messages in a queue (`Queue`, `DeadLetters`), handed out or not."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self._clients["sqs"].get_queue_attributes(QueueUrl=self.outputs[f"{queue}Url"], AttributeNames=names)
+        return sum(int(found["Attributes"][name]) for name in names)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What the functions logged: (function, line)."""
+        client, said = self._clients["logs"], []
+        groups = client.describe_log_groups(logGroupNamePrefix=self.outputs["LogGroupPrefix"])["logGroups"]
+        for group in groups:
+            name = group["logGroupName"]
+            for page in client.get_paginator("filter_log_events").paginate(logGroupName=name):
+                said += [(name.rpartition("/")[2], event["message"].rstrip()) for event in page["events"]]
+        return said
+
+    def stores(self) -> "Stores":
+        """The stores as another process of the stack has them."""
+        return Stores(self._emulator, self.outputs)
+
+    def _processes(self, function: str) -> list[int]:
+        """Of the emulator's children those that run the function."""
+        named, parent = f"AWS_LAMBDA_FUNCTION_NAME={function}".encode(), self._emulator.pid
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, ValueError, IndexError):
+                is_child = int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent
+                if is_child and named in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+        return found
+
+
+class Stores:
+    """What the judge reads with. Counts nothing."""
+
+    def __init__(self, emulator: Emulator, outputs: Mapping[str, str]) -> None:
+        self._calls = Calls()
+        names = {name: outputs[f"{name.title().replace('_', '')}Table"] for name in SHAPES}
+        self.database = Database(client=emulator.client("dynamodb"), calls=self._calls, tables=Tables(**names))
+        self.requests = DynamoRequests(self.database, clock=epoch_ms)
+        self.turns = DynamoTurns(self.database)
+        api = DataApi(
+            client=emulator.client("rds-data"),
+            calls=self._calls,
+            cluster_arn=outputs["ClusterArn"],
+            secret_arn=outputs["SecretArn"],
+            database=outputs["Database"],
+            patience_s=_PATIENCE_S,
+            monotonic=time.monotonic,
+            jitter=random.random,
+        )
+        archiver = Archiver(notes=self.turns, api=api, observer=self, clock=epoch_ms)
+        self.history = AwsHistory(turns=self.turns, archiver=archiver, api=api, clock=epoch_ms)
+        self.users = AwsUsers(database=self.database, requests=self.requests, archiver=archiver, api=api)
+        self.unwritable = 0
+
+    def waiting(self, turns: int, oldest_ms: int) -> None:
+        """See ArchiveObserver."""
+
+    def archived(self, turns: int) -> None:
+        """See ArchiveObserver."""
+
+    def not_archived(self) -> None:
+        """See ArchiveObserver."""
+        self.unwritable += 1
+
+    def close(self) -> None:
+        """Release the threads."""
+        self._calls.close()

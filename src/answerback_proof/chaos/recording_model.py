@@ -1,0 +1,114 @@
+"""A model that echoes and tells each of its runs to the judge, through a pipe that outlives the gateway.
+
+The gateway loads it as `python:answerback_proof.chaos.recording_model:witnessed_echo`. A line is written before the
+first word of a run, so that no run can go unnoticed, whatever kills the gateway.
+"""
+
+import asyncio
+import fcntl
+import os
+import stat
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
+from answerback.ports import Piece, Prompt
+from answerback_proof.chaos.book import Book, Kind
+
+SPEC: Final = "python:answerback_proof.chaos.recording_model:witnessed_echo"
+FAIL_RATE: Final = 0.02
+CONCURRENCY: Final = 64
+"""As of a real model: so many answers, and no more, are lost by the death of the gateway and begun again."""
+_PIPE: Final = "CHAOS_PIPE"
+_DELAY: Final = "CHAOS_DELAY_MS"
+_PIPE_BYTES: Final = 1 << 20
+
+
+class WitnessedEcho:
+    """An echo of which one answer in fifty fails in its middle, so that failures are seen to come home too."""
+
+    def __init__(self, pipe: int, *, delay_ms: float) -> None:
+        self._pipe = pipe
+        self._echo = EchoModel(
+            EchoOptions(
+                delay_ms=delay_ms,
+                fail=EchoFailure.MIDSTREAM,
+                fail_rate=FAIL_RATE,
+                concurrency=CONCURRENCY,
+                context_tokens=1_000_000,
+            )
+        )
+        self.context_tokens = self._echo.context_tokens
+        self.concurrency = self._echo.concurrency
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        """See ports.Model."""
+        os.write(self._pipe, f"{prompt.request_id} {prompt.attempt}\n".encode())  # shorter than PIPE_BUF: whole
+        async with aclosing(self._echo.stream(prompt)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def close(self) -> None:
+        """See ports.Model."""
+        os.close(self._pipe)
+
+
+def witnessed_echo() -> WitnessedEcho:
+    """What the gateway calls."""
+    return WitnessedEcho(os.open(os.environ[_PIPE], os.O_WRONLY), delay_ms=float(os.environ[_DELAY]))
+
+
+class Witness:
+    """The other end of the pipe: enters every run into the book."""
+
+    def __init__(self, path: Path, book: Book, *, delay_ms: float) -> None:
+        self._path = path
+        self._book = book
+        self._delay_ms = delay_ms
+        self._pipe: int | None = None
+        self._rest = b""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the gateway needs to know."""
+        return {_PIPE: str(self._path), _DELAY: str(self._delay_ms)}
+
+    def open(self) -> None:
+        """Make the pipe and listen."""
+        if not (self._path.exists() and stat.S_ISFIFO(self._path.stat().st_mode)):
+            os.mkfifo(self._path, 0o600)
+        # Both ways, so that it does not end when a gateway does.
+        self._pipe = os.open(self._path, os.O_RDWR | os.O_NONBLOCK)
+        fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        asyncio.get_running_loop().add_reader(self._pipe, self._read)
+
+    def close(self) -> None:
+        """Read what is left and stop."""
+        if self._pipe is not None:
+            self._read()
+            asyncio.get_running_loop().remove_reader(self._pipe)
+            os.close(self._pipe)
+            self._pipe = None
+
+    def _read(self) -> None:
+        assert self._pipe is not None
+        while True:
+            try:
+                data = os.read(self._pipe, _PIPE_BYTES)
+            except BlockingIOError:
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self._ran(*line.decode().split(" "))
+
+    def _ran(self, request_id: str, attempt: str) -> None:
+        book = self._book
+        book.runs[request_id].append(int(attempt))
+        book.run_order.append(request_id)
+        asked = book.asked.get(request_id)
+        if asked is None:
+            book.violate(Kind.FOREIGN, request_id, "the model was run for a question that nobody asked")
+        else:
+            asked.note(model="run", attempt=int(attempt))

@@ -1,0 +1,1 @@
+"""The commands that check or measure: simulate, conform, bench."""

@@ -1,0 +1,251 @@
+"""One end of a WebSocket under the hand of a case: what came and was not taken yet, and what to send."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+from websockets.asyncio.connection import Connection
+from websockets.exceptions import ConnectionClosed
+
+from answerback_proof.conformance.cases import Close, Closed, Expect, Send, Silent
+from answerback_proof.conformance.patterns import Mismatch, Variables, match, matches, substitute
+
+Frame: TypeAlias = dict[str, Any]
+Check: TypeAlias = Callable[[str], str | None]
+
+CLOSE_TIMEOUT_S: Final = 5.0
+SHOWN_CHARACTERS: Final = 300
+PIECE: Final = 8 * 1024
+"""Characters, of at most four bytes each: API Gateway takes frames of 32 KB."""
+
+
+class CaseFailed(Exception):
+    """What is tried does not do what the case says; the text says how it differs."""
+
+
+class Transcript:
+    """What went over the sockets of one case, for the person who looks into a failure."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, on: str, sign: str, text: str) -> None:
+        """Add a line."""
+        self.lines.append(f"{on} {sign} {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '...'}")
+
+
+class Peer:
+    """Reads one socket from the start. `check` says what is wrong with a message that came, None if nothing is."""
+
+    def __init__(self, name: str, socket: Connection, transcript: Transcript, check: Check) -> None:
+        self.name = name
+        self.unread: list[Frame] = []
+        self.on_frame: Callable[[Frame], bool] | None = None
+        """Sees each frame first; true: it is dealt with."""
+        self._socket = socket
+        self._transcript = transcript
+        self._check = check
+        self._news = asyncio.Event()
+        self._wrong: str | None = None
+        self._has_ended = False
+        self._endings: dict[str, Frame] = {}
+        self._reader = asyncio.create_task(self._read(), name=f"peer {name}")
+
+    # --- what comes
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._socket:
+                self._take_in(message)
+                self._news.set()
+        except ConnectionClosed:
+            pass
+        finally:
+            self._has_ended = True
+            self._transcript.note(self.name, "--", f"closed with {self._socket.close_code}")
+            self._news.set()
+
+    def _take_in(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            self.complain("a binary message came")
+            return
+        self._transcript.note(self.name, "<-", message)
+        problem = self._check(message)
+        if problem is not None:
+            self.complain(problem)
+            return
+        frame = json.loads(message)
+        if self.on_frame is None or not self.on_frame(frame):
+            self.unread.append(frame)
+
+    def complain(self, problem: str) -> None:
+        """Say that something came that is wrong; the first complaint makes the case fail."""
+        self._wrong = self._wrong or problem
+        self._news.set()
+
+    def check_so_far(self) -> None:
+        """Raises: CaseFailed: something came that breaks the protocol whatever the case is about."""
+        if self._wrong is not None:
+            raise CaseFailed(f"{self.name}: {self._wrong}")
+
+    async def expect(self, step: Expect, variables: Variables) -> None:
+        """Do the step."""
+        pattern = substitute(step.frame, variables)
+        about = about_of(pattern)
+        frame = await self._next(
+            partial(matches, pattern) if step.anywhere else lambda frame: about in (None, about_of(frame)),
+            within_ms=step.within_ms,
+            what=_shown(pattern),
+        )
+        try:
+            match(pattern, frame, variables)
+        except Mismatch as exc:
+            raise CaseFailed(f"{self.name}: in {_shown(frame)} {exc}") from None
+
+    async def next_frame(self, about: Any, *, within_ms: int, what: str) -> Frame:
+        """Take the first unread frame that is about something, or wait for it."""
+        return await self._next(lambda frame: about_of(frame) == about, within_ms=within_ms, what=what)
+
+    async def _next(self, is_wanted: Callable[[Frame], bool], *, within_ms: int, what: str) -> Frame:
+        try:
+            async with asyncio.timeout(within_ms / 1000):
+                while True:
+                    self.check_so_far()
+                    for number, frame in enumerate(self.unread):
+                        if is_wanted(frame):
+                            return self._taken(self.unread.pop(number))
+                    if self._has_ended:
+                        code = self._socket.close_code
+                        raise CaseFailed(f"{self.name}: waited for {what}, but it was closed with {code}")
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise CaseFailed(
+                f"{self.name}: waited {within_ms} ms for {what}, but it did not come; unread: {_all(self.unread)}"
+            ) from None
+
+    def _taken(self, frame: Frame) -> Frame:
+        if frame.get("action") == "messageResponse":
+            self._endings[frame["requestId"]] = frame
+        return frame
+
+    def _surplus(self) -> list[Frame]:
+        """Unread frames that may not come. Frames of a request that has ended may: they are late, or come twice. A
+        second ending must be equal to the first."""
+        return [frame for frame in self.unread if not self._may_be_late(frame)]
+
+    def _may_be_late(self, frame: Frame) -> bool:
+        ending = self._endings.get(frame.get("requestId", ""))
+        if ending is None or frame["action"] == "error":
+            return False
+        return frame["action"] != "messageResponse" or frame == ending
+
+    async def silent(self, step: Silent) -> None:
+        """Do the step."""
+        await asyncio.sleep(step.for_ms / 1000)
+        self.check_so_far()
+        if surplus := self._surplus():
+            raise CaseFailed(f"{self.name}: should be silent, but there came {_all(surplus)}")
+
+    # --- what goes
+
+    async def send(self, step: Send, variables: Variables) -> None:
+        """Do the step. A connection that is closed meanwhile is for `closed` to find."""
+        try:
+            if step.fragments is not None:
+                parts = [str(substitute(part, variables)) for part in step.fragments]
+                self._transcript.note(self.name, "->", f"in {len(parts)} fragments: {''.join(parts)}")
+                await self._socket.send(parts)
+            elif step.utf8 is not None:
+                self._transcript.note(self.name, "->", f"bytes as text: {step.utf8}")
+                await self._socket.send(bytes.fromhex(step.utf8), text=True)
+            elif step.binary is not None:
+                self._transcript.note(self.name, "->", f"binary: {step.binary}")
+                await self._socket.send(bytes.fromhex(step.binary))
+            else:
+                text = encoded(step, variables)
+                self._transcript.note(self.name, "->", text)
+                await self._socket.send(_fragments(text) if len(text) > PIECE else text)
+        except ConnectionClosed:
+            pass
+
+    async def send_frame(self, frame: Frame) -> None:
+        """Send one frame."""
+        await self.send(Send(frame=frame), {})
+
+    def write(self, data: bytes) -> None:
+        """Write past all framing."""
+        self._transcript.note(self.name, "->", f"raw: {data.hex()}")
+        self._socket.transport.write(data)
+
+    # --- the end
+
+    async def close(self, step: Close) -> None:
+        """Do the step."""
+        await self._socket.close(step.code)
+        await self._reader
+
+    async def drop(self) -> None:
+        """Cut the connection."""
+        self._socket.transport.abort()
+        await self._reader
+
+    async def closed(self, step: Closed) -> None:
+        """Do the step."""
+        try:
+            async with asyncio.timeout(step.within_ms / 1000):
+                await asyncio.shield(self._reader)
+        except TimeoutError:
+            raise CaseFailed(f"{self.name}: should be closed within {step.within_ms} ms, but is open") from None
+        self.check_so_far()
+        try:
+            if step.code is not None:
+                match(step.code, int(self._socket.close_code or 0), {}, "the close code")
+        except Mismatch as exc:
+            raise CaseFailed(f"{self.name}: {exc}") from None
+
+    async def leave(self) -> None:
+        """Close if it is open, whatever the other side does."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._socket.close()
+                await self._reader
+        except TimeoutError:
+            await self.drop()
+
+    def check_nothing_is_left(self) -> None:
+        """Raises: CaseFailed: frames came that no step took: each of them is one that should not have come."""
+        self.check_so_far()
+        if surplus := self._surplus():
+            raise CaseFailed(f"{self.name}: at the end these frames were not expected: {_all(surplus)}")
+
+
+def encoded(step: Send, variables: Variables) -> str:
+    """The text of a message: `text`, or `frame` as compact JSON."""
+    if step.text is not None:
+        return str(substitute(step.text, variables))
+    return json.dumps(substitute(step.frame, variables), ensure_ascii=False, separators=(",", ":"))
+
+
+def _fragments(text: str) -> list[str]:
+    """One message in frames that every server takes."""
+    return [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
+
+
+def about_of(frame: Any) -> Any:
+    """What a frame or a pattern is about: its request or its `hello`; None if it names none."""
+    if not isinstance(frame, dict):
+        return None
+    found = frame.get("requestId", frame.get("helloId"))
+    return found if isinstance(found, str) else None
+
+
+def _all(frames: Iterable[Frame]) -> str:
+    return "; ".join(_shown(frame) for frame in frames) or "nothing"
+
+
+def _shown(frame: Any) -> str:
+    text = json.dumps(frame, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

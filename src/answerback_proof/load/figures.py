@@ -1,0 +1,151 @@
+"""From a run to figures that can be compared."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from answerback_proof.load.load import Plan, Run
+from answerback_proof.load.process import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """Of durations, in milliseconds."""
+
+    p50: float
+    p90: float
+    p99: float
+    p999: float
+    max: float
+
+    def __str__(self) -> str:
+        names = ("p50", "p90", "p99", "p99.9", "max")
+        return "  ".join(f"{name} {value:.2f}" for name, value in zip(names, self._values(), strict=True)) + " ms"
+
+    def _values(self) -> tuple[float, ...]:
+        return (self.p50, self.p90, self.p99, self.p999, self.max)
+
+
+def distribution(seconds: Iterable[float]) -> Distribution | None:
+    """None of nothing. A percentile is the smallest value with at least that share at or below it."""
+    values = sorted(seconds)
+    if not values:
+        return None
+
+    def at(share: float) -> float:
+        return round(values[max(0, math.ceil(share * len(values)) - 1)] * 1000, 3)
+
+    return Distribution(p50=at(0.5), p90=at(0.9), p99=at(0.99), p999=at(0.999), max=at(1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run measured. CPU is the server's, user and system; None where it cannot be seen.
+
+    `latency`: from the question (open loop: from when it was due) to its ending. `accepted`: to `messageAccepted`, that
+    is, until it is stored. `first_text`, `between_texts`: of streamed answers. `frames`: those that came in.
+    """
+
+    apps: int
+    requests: int
+    seconds: float
+    requests_per_s: float
+    frames: int
+    frames_per_s: float
+    latency: Distribution | None
+    accepted: Distribution | None
+    first_text: Distribution | None
+    between_texts: Distribution | None
+    cpu_us_per_request: float | None
+    cpu_us_per_frame: float | None
+    server_cpu_share: float | None
+    server_rss_bytes: int | None
+    client_cpu_share: float
+    misrouted: int
+    lost: int
+    repeated: int
+    failures: Mapping[str, int]
+    errors: Mapping[str, int]
+    broken: Sequence[str]
+    examples: Sequence[str]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every question had exactly its own answer, whole."""
+        return not (self.misrouted or self.lost or self.repeated or self.failures or self.broken)
+
+    def as_json(self) -> dict[str, Any]:
+        """With names in camelCase and durations in milliseconds."""
+        values: dict[str, Any] = _camel(asdict(self))
+        return values
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For people: what, and how much."""
+        rows = [
+            ("requests", f"{self.requests} of {self.apps} apps in {self.seconds:.2f} s"),
+            ("throughput", f"{self.requests_per_s:,.0f} requests/s, {self.frames_per_s:,.0f} frames/s to the apps"),
+            ("latency", str(self.latency)),
+            ("until stored", str(self.accepted)),
+            ("first words", str(self.first_text)),
+            ("between words", str(self.between_texts)),
+        ]
+        if self.cpu_us_per_request is not None:
+            rows += [
+                ("server CPU", f"{self.cpu_us_per_request:.0f} µs a request, {self.cpu_us_per_frame:.1f} µs a frame"),
+                ("server load", f"{(self.server_cpu_share or 0) * 100:.0f} % of a core"),
+                ("server memory", f"{(self.server_rss_bytes or 0) / 1e6:.0f} MB"),
+            ]
+        rows.append(("load tool", f"{self.client_cpu_share * 100:.0f} % of a core"))
+        rows += [("failed", f"{count} times {code}") for code, count in self.failures.items()]
+        rows += [("errors", f"{count} times {code}") for code, count in self.errors.items()]
+        rows += [("broken", reason) for reason in self.broken[:5]]
+        rows += [("example", example) for example in self.examples]
+        rows.append(("checked", f"{self.misrouted} misrouted, {self.lost} lost, {self.repeated} repeated"))
+        return [(name, text) for name, text in rows if text != "None"]
+
+
+def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage | None = None) -> Report:
+    """The figures of a run. `before`, `after`: what the server had used at its start and its end."""
+    ledger = run.ledger
+    ended = ledger.ended
+    requests = max(1, len(ended))
+    cpu_s = None if before is None or after is None else after.cpu_s - before.cpu_s
+    return Report(
+        apps=plan.apps,
+        requests=len(ended),
+        seconds=round(run.seconds, 3),
+        requests_per_s=round(len(ended) / run.seconds, 1),
+        frames=ledger.frames,
+        frames_per_s=round(ledger.frames / run.seconds, 1),
+        latency=distribution(entry.ended_at - entry.due_at for entry in ended if entry.ended_at is not None),
+        accepted=distribution(entry.accepted_at - entry.due_at for entry in ended if entry.accepted_at is not None),
+        first_text=distribution(
+            entry.first_text_at - entry.due_at for entry in ended if entry.first_text_at is not None
+        ),
+        between_texts=distribution(run.gaps_s),
+        cpu_us_per_request=None if cpu_s is None else round(cpu_s / requests * 1e6, 1),
+        cpu_us_per_frame=None if cpu_s is None else round(cpu_s / max(1, ledger.frames) * 1e6, 2),
+        server_cpu_share=None if cpu_s is None else round(cpu_s / run.seconds, 3),
+        server_rss_bytes=None if after is None else after.rss_bytes,
+        client_cpu_share=round(run.client_cpu_s / run.seconds, 3),
+        misrouted=ledger.verdicts.misrouted,
+        lost=ledger.verdicts.lost,
+        repeated=ledger.verdicts.repeated,
+        failures=dict(ledger.failures),
+        errors=dict(ledger.errors),
+        broken=tuple(run.broken),
+        examples=tuple(ledger.verdicts.examples),
+    )
+
+
+def _camel(value: Any) -> Any:
+    """Dictionaries of dictionaries; the keys of `failures` and `errors` are codes and stay."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name.split("_")[0] + "".join(word.title() for word in name.split("_")[1:]): (
+            item if name in {"failures", "errors"} else _camel(item)
+        )
+        for name, item in value.items()
+    }

@@ -1,0 +1,256 @@
+"""The load: apps that ask, in a closed or an open loop, and a ledger that sees every frame."""
+
+import asyncio
+import gc
+import secrets
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from answerback.protocol.codec import FrameError, decode_server, encode
+from answerback.protocol.frames import SendMessage
+from answerback_proof.load.ledger import Ledger
+from answerback_proof.load.websocket import LoadConnection, LoadConnectionError, open_connection
+
+_OPENING_AT_ONCE = 200
+_STALLED_S = 30.0
+"""Nothing heard for so long ends a run: what is pending then counts as lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do. Each of `apps` connections, a user and session of its own, asks `requests` questions.
+
+    Closed loop: each app keeps `in_flight` questions pending. Open loop (`rate` requests/s over all apps): a question
+    goes out when it is due, whatever is pending, and its latency counts from that instant. `words` and
+    `message_bytes`: the question has so many words and at least so many bytes. `is_echo`: the answer must be the
+    question.
+    """
+
+    url: str
+    apps: int = 50
+    requests: int = 100
+    in_flight: int = 1
+    rate: float | None = None
+    stream: bool = False
+    words: int = 50
+    message_bytes: int = 0
+    model: str | None = None
+    max_tokens: int | None = None
+    token: str | None = None
+    is_echo: bool = True
+    user_prefix: str = "load"
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """What came of it. `gaps_s`: between two pieces of an answer. `broken`: why connections ended early."""
+
+    seconds: float
+    ledger: Ledger
+    gaps_s: "array[float]"
+    client_cpu_s: float
+    broken: list[str] = field(default_factory=list)
+
+
+class App:
+    """One connection with its questions."""
+
+    def __init__(self, number: int, connection: LoadConnection, run: "_Running") -> None:
+        self._number = number
+        self._connection = connection
+        self._run = run
+        self._left = 0
+        self._questions = count()
+        connection.on_text = self._take
+        connection.on_close = run.broke
+
+    def begin(self, *, requests: int, in_flight: int) -> None:
+        """Closed loop: keep `in_flight` questions pending until all were asked."""
+        self._left = requests
+        for _ in range(min(requests, in_flight)):
+            self._ask_next()
+
+    def ask(self, *, due_at: float) -> None:
+        """Ask one question now."""
+        plan = self._run.plan
+        number = next(self._questions)
+        request_id = f"{self._run.name}-{self._number}-{number}"
+        text = question(self._number, number, words=plan.words, message_bytes=plan.message_bytes)
+        frame = encode(
+            SendMessage(
+                request_id=request_id,
+                message=text,
+                stream=plan.stream,
+                model=plan.model,
+                max_tokens=plan.max_tokens,
+            )
+        )
+        self._run.ledger.asked(self._number, request_id, expected=text if plan.is_echo else None, due_at=due_at)
+        try:
+            self._connection.send(frame)
+        except LoadConnectionError:
+            pass  # `on_close` has told; the ledger counts the question as lost
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _ask_next(self) -> None:
+        if self._left:
+            self._left -= 1
+            self.ask(due_at=time.perf_counter())
+
+    def _take(self, payload: bytes) -> None:
+        run = self._run
+        try:
+            frame = decode_server(payload)
+        except FrameError as exc:
+            run.broke(f"a message that is no frame ({exc.detail})")
+            return
+        if run.ledger.received(self._number, frame, now=time.perf_counter()) is not None:
+            self._ask_next()
+            run.ended()
+
+
+class _Running:
+    """What the apps of one run share."""
+
+    def __init__(self, plan: Plan, *, name: str) -> None:
+        self.plan = plan
+        self.name = name
+        self.gaps_s: array[float] = array("d")
+        self.ledger = Ledger(on_gap=self.gaps_s.append)
+        self.broken: list[str] = []
+        self.all_ended = asyncio.Event()
+        self.left = 0
+
+    def ended(self) -> None:
+        """A question has its ending."""
+        self.left -= 1
+        if self.left <= 0:
+            self.all_ended.set()
+
+    def broke(self, reason: str) -> None:
+        """A connection ended early: the run is spoilt."""
+        self.broken.append(reason)
+        self.all_ended.set()
+
+    async def finished(self) -> None:
+        """Wait until every question has ended, or nothing happens any more."""
+        heard = -1
+        while not self.all_ended.is_set() and heard != self.ledger.frames:
+            heard = self.ledger.frames
+            try:
+                async with asyncio.timeout(_STALLED_S):
+                    await self.all_ended.wait()
+            except TimeoutError:
+                pass
+
+
+class Load:
+    """Open connections, ready for one or more runs.
+
+    async with Load(plan) as load:
+        await load.run()
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._connections: list[LoadConnection] = []
+        self._runs = 0
+        # An id used in an earlier load would be answered from the store, without any work.
+        self._name = secrets.token_hex(4)
+
+    async def __aenter__(self) -> "Load":
+        try:
+            for start in range(0, self._plan.apps, _OPENING_AT_ONCE):
+                numbers = range(start, min(start + _OPENING_AT_ONCE, self._plan.apps))
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._open(number)) for number in numbers]
+                self._connections += [task.result() for task in tasks]
+        except ExceptionGroup as group_error:
+            await self.__aexit__()
+            raise group_error.exceptions[0] from None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    async def run(self, *, requests: int | None = None) -> Run:
+        """Ask everything, `requests` of each app, and wait for every ending."""
+        plan = self._plan
+        each = plan.requests if requests is None else requests
+        running = _Running(plan, name=f"{self._name}.{self._runs}")
+        self._runs += 1
+        running.left = each * plan.apps
+        apps = [App(number, connection, running) for number, connection in enumerate(self._connections)]
+        with _no_collection():
+            cpu_s, started = time.process_time(), time.perf_counter()
+            if plan.rate is None:
+                for app in apps:
+                    app.begin(requests=each, in_flight=plan.in_flight)
+            else:
+                await _open_loop(apps, running, total=each * plan.apps, rate=plan.rate, started=started)
+            await running.finished()
+            seconds = time.perf_counter() - started
+            cpu_s = time.process_time() - cpu_s
+        running.ledger.close()
+        return Run(
+            seconds=seconds,
+            ledger=running.ledger,
+            gaps_s=running.gaps_s,
+            client_cpu_s=cpu_s,
+            broken=running.broken,
+        )
+
+    async def _open(self, number: int) -> LoadConnection:
+        user = f"{self._plan.user_prefix}-{number}"
+        headers = {} if self._plan.token is None else {"Authorization": f"Bearer {self._plan.token}"}
+        url = app_url(self._plan.url, session=user, user=user if self._plan.token is None else None)
+        return await open_connection(url, headers=headers)
+
+
+async def _open_loop(apps: list[App], running: _Running, *, total: int, rate: float, started: float) -> None:
+    """Send each question when it is due. A late one is sent at once, and its lateness is part of its latency."""
+    for number in range(total):
+        due_at = started + number / rate
+        wait_s = due_at - time.perf_counter()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        elif number % 64 == 0:
+            await asyncio.sleep(0)
+        if running.broken:
+            return
+        apps[number % len(apps)].ask(due_at=due_at)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """The collector's pauses would be measured as the server's."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def app_url(url: str, *, session: str, user: str | None) -> str:
+    """The URL with the app's session, and its user unless a token says who it is."""
+    parts = urlsplit(url)
+    names = {"sessionId": session} if user is None else {"sessionId": session, "userId": user}
+    query = "&".join(filter(None, (parts.query, urlencode(names))))
+    return urlunsplit(parts._replace(path=parts.path or "/", query=query))
+
+
+def question(app: int, number: int, *, words: int, message_bytes: int = 0) -> str:
+    """A question of so many words, each of which tells whose it is, filled up to at least so many bytes."""
+    text = " ".join([f"{app}.{number}.{word}" for word in range(words)])
+    return text + "." * (message_bytes - len(text))

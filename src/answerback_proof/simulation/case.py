@@ -1,0 +1,44 @@
+"""What a run is made from, so that it can be repeated, made smaller, and named in one command."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from answerback_proof.simulation.faults import PROFILES, Faults
+
+APPS: Final = 4
+QUESTIONS: Final = 6
+STORM_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run. `storm_s`: virtual seconds in which faults strike and apps ask. `without`: faults left out."""
+
+    profile: str
+    seed: int
+    apps: int = APPS
+    questions: int = QUESTIONS
+    storm_s: float = STORM_S
+    without: frozenset[str] = frozenset()
+
+    @property
+    def faults(self) -> Faults:
+        """The profile less what is left out. Raises: ValueError: no such profile or fault."""
+        profile = PROFILES.get(self.profile)
+        if profile is None:
+            raise ValueError(f"no such profile: {self.profile}; there are {', '.join(PROFILES)}")
+        return profile.without(self.without)
+
+    @property
+    def command(self) -> str:
+        """The command that repeats the run and prints its trace."""
+        parts = ["answerback simulate", f"--profile {self.profile}", f"--seed {self.seed}"]
+        if self.apps != APPS:
+            parts.append(f"--apps {self.apps}")
+        if self.questions != QUESTIONS:
+            parts.append(f"--questions {self.questions}")
+        if self.storm_s != STORM_S:
+            parts.append(f"--storm {self.storm_s:g}")
+        if self.without:
+            parts.append(f"--without {','.join(sorted(self.without))}")
+        return " ".join([*parts, "--trace"])

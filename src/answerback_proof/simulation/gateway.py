@@ -1,0 +1,145 @@
+"""The server as one process, with the gateway's own queue: when it dies all of it dies, and a new one starts."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from answerback.core.request import RequestKey
+from answerback.gateway.queue import InProcessQueue
+from answerback.gateway.recovery import take_up
+from answerback.ports import Connection, Unavailable
+from answerback.service.worker import Done, Retry, Worker
+from answerback.stores.memory import MemoryConnections
+from answerback_proof.simulation.faults import Dice, Faults
+from answerback_proof.simulation.network import Link
+from answerback_proof.simulation.process import Process, outside
+from answerback_proof.simulation.server import SWEEP_S, Clocks, Parts
+
+DOWN_S: Final = 2.0
+"""Mean seconds between the death of a process and the next start."""
+
+CRASH_AWAITS: Final = 40
+"""A process that is to die does so within so many awaits, at any of them."""
+
+START_AGAIN_S: Final = 1.0
+
+
+class SimulatedGateway:
+    """server.Server. `make` puts the parts together around connections and a queue."""
+
+    def __init__(self, *, faults: Faults, dice: Dice, clocks: Clocks, make: Callable[..., Parts]) -> None:
+        self._faults = faults
+        self._dice = dice
+        self._clocks = clocks
+        self._make = make
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[str, Link] = {}
+        self._inbound: dict[str, asyncio.Queue[bytes | None]] = {}
+        self._process = Process()
+        self._graves: list[Process] = []
+        self._parts: Parts | None = None
+        self.handed_out: Counter[RequestKey] = Counter()
+
+    def start(self) -> None:
+        """See server.Server."""
+        self._process = Process(self._died)
+        self._process.spawn(self._boot())
+
+    async def _boot(self) -> None:
+        queues: list[InProcessQueue] = []
+
+        def make_queue(_: Worker) -> InProcessQueue:
+            queues.append(InProcessQueue(slots={"wordy": 1_000}, clock=self._clocks.worker))
+            return queues[0]
+
+        parts = self._make(connections=MemoryConnections(), queue=make_queue)
+        queue = queues[0]
+        while True:
+            try:
+                await take_up(parts.store, queue.restore)
+                break
+            except Unavailable:
+                await asyncio.sleep(START_AGAIN_S)
+
+        async def run(key: RequestKey) -> Done | Retry:
+            self.handed_out[key] += 1
+            return await parts.worker.run(key)
+
+        queue.start(run)
+        self._parts = parts
+        while self._faults.janitor:
+            await asyncio.sleep(SWEEP_S)
+            await parts.janitor.sweep()
+
+    def connect(self, link: Link, connection: Connection) -> None:
+        """See server.Server."""
+        if self._parts is None:
+            link.server_open = False
+            self._loop.call_later(self._dice.latency_s("down"), link.reset)
+            return
+        self._links[link.connection_id] = link
+        inbound = self._inbound[link.connection_id] = asyncio.Queue()
+        self._process.spawn(self._serve(self._parts, link, connection, inbound))
+
+    async def _serve(
+        self, parts: Parts, link: Link, connection: Connection, inbound: "asyncio.Queue[bytes | None]"
+    ) -> None:
+        """One connection: its messages one after the other."""
+        await parts.front.connect(connection)
+        link.is_connected = True
+        while (data := await inbound.get()) is not None:
+            await parts.front.receive(link.connection_id, data)
+        await parts.front.disconnect(link.connection_id)
+
+    def message(self, link: Link, data: bytes) -> None:
+        """See server.Server."""
+        if link.connection_id in self._inbound:
+            self._inbound[link.connection_id].put_nowait(data)
+
+    def disconnect(self, connection_id: str) -> None:
+        """See server.Server."""
+        self._links.pop(connection_id, None)
+        if inbound := self._inbound.pop(connection_id, None):
+            inbound.put_nowait(None)
+
+    def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
+        """See server.Server."""
+        if self._parts is not None:
+            self._spawn(self._parts.front.unpark(connection_id, key, attempt, offset))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._process.spawn(work)
+
+    async def storm(self) -> None:
+        """See server.Server."""
+        dice, every_s = self._dice, self._faults.process_crash_every_s
+        while every_s:
+            await asyncio.sleep(dice.pause_s("process crash", every_s))
+            if self._parts is None or not dice.strikes("process crash", 1.0):
+                if dice.is_over:
+                    return
+                continue
+            self._process.light(dice.stream("process crash").randrange(CRASH_AWAITS))
+            self._loop.call_later(2.0, self._process.kill)
+
+    def _died(self) -> None:
+        self._parts = None
+        self._graves.append(self._process)
+        for link in self._links.values():
+            link.server_open = False
+            self._loop.call_later(self._dice.latency_s("down"), link.reset)
+        self._links.clear()
+        self._inbound.clear()
+        outside(self._start_later())
+
+    async def _start_later(self) -> None:
+        await asyncio.sleep(self._dice.pause_s("restart", DOWN_S))
+        self.start()
+
+    async def stop(self) -> None:
+        """See server.Server."""
+        self._process.kill()
+        await asyncio.sleep(0)
+        for process in self._graves:
+            process.bury()

@@ -1,0 +1,151 @@
+"""What runs on the server's side: the real front, worker and janitor over simulated ports."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from answerback.core.coalescing import steady
+from answerback.core.request import Policy, RequestKey
+from answerback.ports import Connection, Connections, Identity, Queue, Quota, TokenRefused
+from answerback.service.bells import Bells
+from answerback.service.front import Front, FrontSettings
+from answerback.service.history_pages import Archive
+from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.observer import Observer
+from answerback.service.outbound import Courier
+from answerback.service.worker import Worker, WorkerSettings
+from answerback_proof.simulation.faults import Faults
+from answerback_proof.simulation.model import WordyModel
+from answerback_proof.simulation.network import Link, Network
+from answerback_proof.simulation.store import FaultyStore
+
+EPOCH_MS: Final = 1_767_225_600_000
+"""2026-01-01T00:00:00Z, when every run begins; the start of a minute."""
+
+SWEEP_S: Final = 30.0
+POLICY: Final = Policy()
+
+
+class Clocks:
+    """The front's clock, and the workers', which is `skew_ms` ahead of it."""
+
+    def __init__(self, skew_ms: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._skew_ms = skew_ms
+
+    def front(self) -> int:
+        """Epoch milliseconds."""
+        return EPOCH_MS + round(self._loop.time() * 1000)
+
+    def worker(self) -> int:
+        """Epoch milliseconds."""
+        return self.front() + self._skew_ms
+
+
+class SimulatedTokens:
+    """ports.Tokens: a token is its user's name."""
+
+    def __init__(self, *, clock: Callable[[], int], lasts_s: float) -> None:
+        self._clock = clock
+        self._lasts_ms = int(lasts_s * 1000)
+
+    async def identify(self, token: str) -> Identity:
+        """See ports.Tokens."""
+        if not token.startswith("user"):
+            raise TokenRefused
+        return Identity(token, self._clock() + self._lasts_ms)
+
+
+class Parts:
+    """Front, worker and janitor over given ports: one composition, whatever the processes around it are."""
+
+    def __init__(
+        self,
+        *,
+        faults: Faults,
+        store: FaultyStore,
+        connections: Connections,
+        network: Network,
+        model: WordyModel,
+        clocks: Clocks,
+        owners: Callable[[], str],
+        queue: Callable[[Worker], Queue],
+    ) -> None:
+        self.store = store
+        loop = asyncio.get_running_loop()
+        observer = Observer()
+        bells = Bells()
+        models = {model.name: model}
+        courier = Courier(requests=store, sender=network, interval=steady(), monotonic=loop.time, observer=observer)
+        self.worker = Worker(
+            settings=WorkerSettings(policy=POLICY, renew_every_s=3.0),
+            requests=store,
+            history=store,
+            models=models,
+            courier=courier,
+            bells=Bells() if faults.split else bells,
+            observer=observer,
+            clock=clocks.worker,
+            monotonic=loop.time,
+            new_owner=owners,
+        )
+        self.queue = queue(self.worker)
+        self.front = Front(
+            settings=FrontSettings(
+                models=tuple(models),
+                quota=Quota(per_minute=faults.per_minute, max_pending=1_000),
+                policy=POLICY,
+                queue_survives=faults.split,
+            ),
+            requests=store,
+            connections=connections,
+            sender=network,
+            queue=self.queue,
+            courier=courier,
+            archive=Archive(history=store, clock=clocks.front),
+            tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
+            bells=bells,
+            observer=observer,
+            clock=clocks.front,
+        )
+        self.janitor = Janitor(
+            settings=JanitorSettings(policy=POLICY, queue_survives=faults.split),
+            requests=store,
+            history=store,
+            connections=connections,
+            sender=network,
+            queue=self.queue,
+            courier=courier,
+            observer=observer,
+            clock=clocks.front,
+        )
+
+
+class Server(Protocol):
+    """What the world outside sees of a server. Nothing of it waits."""
+
+    @property
+    def handed_out(self) -> Counter[RequestKey]:
+        """How often a worker got each request."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def connect(self, link: Link, connection: Connection) -> None:
+        """Somebody opens a connection."""
+
+    def message(self, link: Link, data: bytes) -> None:
+        """A message has arrived."""
+
+    def disconnect(self, connection_id: str) -> None:
+        """The connection is gone, and this is noticed."""
+
+    def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
+        """A slow connection takes frames again."""
+
+    async def storm(self) -> None:
+        """Faults of the server's own, until the dice stop."""
+
+    async def stop(self) -> None:
+        """Kill and bury everything."""

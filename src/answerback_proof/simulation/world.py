@@ -1,0 +1,345 @@
+"""One simulated run: apps ask, faults strike and end, and then everything that was promised must have come about."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from itertools import count
+from typing import Any, Final
+
+from answerback.client.timing import Timing
+from answerback.core.request import Record, RequestKey
+from answerback.ports import Connection
+from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, ResumePoint, SendMessage, ServerFrame
+from answerback.testing.loop import Stuck, run_virtual
+from answerback_proof.simulation.case import Case
+from answerback_proof.simulation.checks import Evidence, check
+from answerback_proof.simulation.faults import Dice, Faults
+from answerback_proof.simulation.functions import SimulatedFunctions
+from answerback_proof.simulation.gateway import SimulatedGateway
+from answerback_proof.simulation.invariants import Monitor
+from answerback_proof.simulation.model import ModelRun, WordyModel
+from answerback_proof.simulation.network import Link, Network
+from answerback_proof.simulation.process import install
+from answerback_proof.simulation.report import Report, Violation
+from answerback_proof.simulation.server import Clocks, Parts, Server
+from answerback_proof.simulation.store import FaultyStore, Wire
+from answerback_proof.simulation.workload import App, Window
+
+CALM_S: Final = 2_000.0
+SETTLE_S: Final = 60.0
+MAX_POSTS: Final = 20_000
+"""The step budget: a run that posts more is a storm, and a failure."""
+
+QUIET_S: Final = 1_000_000.0
+_QUIET: Final = Timing(
+    silence_s=QUIET_S, probe_max_s=QUIET_S, hello_expiry_s=QUIET_S, dead_s=QUIET_S, ping_idle_s=QUIET_S
+)
+"""A client that never asks by itself, so that nothing it asks for can hide what the server forgot."""
+
+
+def simulate(case: Case) -> Report:
+    """Run one case. Equal cases give equal reports. Raises: ValueError: no such profile or fault."""
+    faults = case.faults
+    lines: list[str] = []
+
+    async def main() -> Report:
+        return await World(case, faults, lines).run()
+
+    try:
+        return run_virtual(main())
+    except Stuck as exc:
+        return Report(case=case, violations=[Violation("G5", f"the run hung: {exc}")], trace=lines)
+
+
+class World:
+    """Everything around the apps and the server; app.Outside for the apps."""
+
+    def __init__(self, case: Case, faults: Faults, lines: list[str]) -> None:
+        self._case = case
+        self._faults = faults
+        self._lines = lines
+        self._loop = asyncio.get_running_loop()
+        install(self._loop)
+        self._numbers = count()
+        self._open_links: dict[Link, Window] = {}
+        self._violations: list[Violation] = []
+        self._dice = dice = Dice(case.seed, faults)
+        skew_ms = dice.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
+        dice.counts["clock skew"] += skew_ms != 0
+        self._clocks = clocks = Clocks(skew_ms)
+        self._monitor = Monitor(clocks=clocks, store=lambda: self._store, violate=self._violate)
+        self._model = WordyModel(dice, faults, watch=self._model_started)
+        self._network = Network(dice, faults, watch=self._frame_sent, unpark=self._unpark)
+        self._store = FaultyStore(Wire(dice, faults, "store"), watch=self._record_changed)
+        self._owners = count(1)
+        server = SimulatedFunctions if faults.split else SimulatedGateway
+        self._server: Server = server(faults=faults, dice=dice, clocks=clocks, make=self._make_parts)
+        # Two apps share a user; users, sessions apart, use the same ids: a mix-up of any kind shows.
+        timing = Timing() if faults.probes else _QUIET
+        self._apps = [
+            App(
+                f"app{n}",
+                user_id=f"user{n // 2}",
+                outside=self,
+                timing=timing,
+                patience_s=faults.patience_s,
+                keeps_tokens=bool(faults.token_s),
+            )
+            for n in range(case.apps)
+        ]
+
+    def _make_parts(self, **more: Any) -> Parts:
+        return Parts(
+            faults=self._faults,
+            store=self._store,
+            network=self._network,
+            model=self._model,
+            clocks=self._clocks,
+            owners=lambda: f"owner-{next(self._owners)}",
+            **more,
+        )
+
+    # --- the run
+
+    async def run(self) -> Report:
+        """The storm, the calm after it, and the verdict."""
+        self._server.start()
+        work: list[Coroutine[Any, Any, None]] = [self._server.storm()]
+        for app in self._apps:
+            work += [self._use(app), self._cut(app), self._crash(app), self._take_over(app), self._renew(app)]
+        background = [self._loop.create_task(coroutine) for coroutine in work]
+        await self._wait(self._case.storm_s)
+        self._dice.stop()
+        self.trace("faults end")
+        deadline = self._loop.time() + CALM_S
+        while not all(app.is_quiet for app in self._apps) and self._loop.time() < deadline and not self._violations:
+            await self._wait(5.0)
+        for app in self._apps:
+            if not app.is_quiet:
+                self._violate(Violation("G5", f"{app.name} still waits for {', '.join(app.disk) or 'something'}"))
+            for window in app.windows:
+                window.probe()
+        await self._wait(SETTLE_S)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        for violation in check(self._evidence()) if not self._violations else ():
+            self._violate(violation)
+        await self._server.stop()
+        return self._report()
+
+    async def _wait(self, seconds: float) -> None:
+        """Let virtual time pass, unless a promise is broken already."""
+        until = self._loop.time() + seconds
+        while self._loop.time() < until and not self._violations:
+            await asyncio.sleep(min(1.0, until - self._loop.time()))
+            if self._network.posts > MAX_POSTS:
+                self._violate(Violation("storm", f"more than {MAX_POSTS} posts"))
+
+    def _evidence(self) -> Evidence:
+        return Evidence(
+            faults=self._faults,
+            struck=self._dice.counts,
+            apps=self._apps,
+            store=self._store,
+            model=self._model,
+            monitor=self._monitor,
+            handed_out=self._server.handed_out,
+        )
+
+    def _report(self) -> Report:
+        outcomes = [outcome for app in self._apps for asked in app.asked.values() for _, outcome in asked.endings]
+        return Report(
+            case=self._case,
+            violations=self._violations,
+            faults=+self._dice.counts,
+            endings=Counter(type(o).__name__ if isinstance(o, Exception) else "Answer" for o in outcomes),
+            asked=sum(len(app.asked) for app in self._apps),
+            posts=self._network.posts,
+            model_runs=len(self._model.runs),
+            virtual_s=self._loop.time(),
+            trace=self._lines,
+        )
+
+    def trace(self, line: str) -> None:
+        """See app.Outside."""
+        self._lines.append(f"{self._loop.time():9.3f} {line}")
+
+    def _violate(self, violation: Violation) -> None:
+        self.trace(f"VIOLATION {violation}")
+        self._violations.append(violation)
+
+    # --- what is watched
+
+    def _record_changed(self, before: Record | None, after: Record) -> None:
+        if before is None or (before.state, before.attempt) != (after.state, after.attempt):
+            self.trace(f"store: {after.user_id} {after.request_id} is {after.state}, attempt {after.attempt}")
+        self._monitor.record_changed(before, after)
+
+    def _frame_sent(self, connection_id: str, frame: ServerFrame) -> None:
+        self.trace(f"{connection_id} <- {_describe(frame)}")
+        self._monitor.frame_sent(connection_id, frame)
+
+    def _model_started(self, run: ModelRun) -> None:
+        self.trace(f"model: {run.key.user_id} {run.key.request_id}, attempt {run.attempt}")
+        self._monitor.model_started(run)
+
+    # --- what users do
+
+    async def _use(self, app: App) -> None:
+        random = self._dice.stream(f"user of {app.name}")
+        faults, pause_s = self._faults, self._case.storm_s / self._case.questions
+        prefix = "qr"[int(app.name[3:]) % 2]
+        app.open()
+        for number in range(self._case.questions):
+            await asyncio.sleep(random.uniform(0, pause_s))
+            request_id = f"{prefix}{number}"
+            frame = SendMessage(
+                request_id=request_id,
+                message=f"question {request_id}",
+                conversation_id=random.choice([None, f"{prefix}-A", f"{prefix}-B"]),
+                stream=random.random() < 0.7,
+            )
+            app.ask(frame)
+            if self._dice.strikes("cancellation", faults.cancel):
+                self._loop.call_later(random.uniform(0, 4), self._cancel, app, request_id)
+            if self._dice.strikes("snooping", faults.snoop):
+                self._snoop(app)
+            if self._dice.strikes("hello storm", faults.hello_storm):
+                app.window.greet(20)
+
+    def _cancel(self, app: App, request_id: str) -> None:
+        app.cancel(request_id)
+        if self._dice.strikes("cancel and resume at once", self._faults.cancel_and_resume):
+            app.window.connect()
+
+    def _snoop(self, app: App) -> None:
+        """Name the requests of the same user's other session: nothing may come of it."""
+        foreign = [r.request_id for r in self._store.records.values() if r.user_id == app.user_id]
+        foreign = [name for name in foreign if name not in app.asked]
+        points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in foreign)
+        app.window.say(Hello(hello_id="snoop", resume=points))
+        for name in foreign[-1:]:
+            app.window.say(CancelMessage(request_id=name))
+
+    async def _cut(self, app: App) -> None:
+        """Connections that break, at both ends at once or not, and that are replaced by newer ones."""
+        faults, random = self._faults, self._dice.stream(f"cuts of {app.name}")
+        while faults.cut_every_s:
+            await asyncio.sleep(self._dice.pause_s(f"cuts of {app.name}", faults.cut_every_s))
+            if self._dice.is_over:
+                return
+            if self._dice.strikes("roll-over", faults.rollover):
+                app.window.connect()
+                while self._dice.strikes("flapping connection", faults.flapping):
+                    await asyncio.sleep(random.uniform(0, 0.2))
+                    app.window.connect()
+                continue
+            link = app.window.link
+            if link is None:
+                continue
+            if self._dice.strikes("half-open connection", faults.half_open):
+                # Nothing passes any more and nobody is told: the server learns of it late, the client by silence.
+                link.client_open = False
+                self._loop.call_later(random.uniform(5, 90), self._notice, link)
+            elif self._dice.strikes("cut connection", 1.0):
+                self._notice(link)
+                link.broken()
+
+    async def _crash(self, app: App) -> None:
+        while self._faults.app_crash_every_s:
+            await asyncio.sleep(self._dice.pause_s(f"crashes of {app.name}", self._faults.app_crash_every_s))
+            if not self._dice.strikes("app crash", 1.0):
+                return
+            links = [link for link, window in self._open_links.items() if window is app.window]
+            app.crash()
+            for link in links:
+                self._loop.call_later(self._dice.pause_s("notice", 2.0), self._notice, link)
+            await asyncio.sleep(self._dice.pause_s(f"restart of {app.name}", 3.0))
+            app.open()
+
+    async def _take_over(self, app: App) -> None:
+        """The program is opened a second time, with the same session."""
+        while self._faults.takeover_every_s:
+            await asyncio.sleep(self._dice.pause_s(f"second window of {app.name}", self._faults.takeover_every_s))
+            if not self._dice.strikes("take-over of a session", 1.0):
+                return
+            if app.window.is_up:
+                app.open()
+
+    async def _renew(self, app: App) -> None:
+        """Renew the token in good time; now and then too late."""
+        while self._faults.token_s:
+            share = self._dice.stream(f"renewals of {app.name}").uniform(0.5, 1.1)
+            await asyncio.sleep(self._faults.token_s * share)
+            self._dice.counts["renewal of a token"] += 1
+            app.window.renew_token()
+
+    # --- connections
+
+    def open_link(self, window: Window, number: int) -> Link:
+        """See app.Outside."""
+        connection_id = f"{window.app.name}#{next(self._numbers)}"
+        link = Link(
+            connection_id,
+            deliver=lambda data: window.hear(number, data),
+            broken=lambda: window.broken(number),
+        )
+        self.trace(f"{connection_id} opens")
+        self._monitor.windows[connection_id] = window
+        self._network.links[connection_id] = link
+        self._open_links[link] = window
+        now_ms = self._clocks.front()
+        token_s = self._faults.token_s
+        self._server.connect(
+            link,
+            Connection(
+                connection_id=connection_id,
+                session_id=window.app.session_id,
+                user_id=window.app.user_id,
+                authenticated=bool(token_s),
+                token_expires_at_ms=now_ms + int(token_s * 1000) if token_s else None,
+                connected_at_ms=now_ms,
+                last_activity_ms=now_ms,
+            ),
+        )
+        return link
+
+    def send(self, link: Link, frame: ClientFrame, data: bytes) -> None:
+        """See app.Outside."""
+        if not link.client_open:
+            return
+        self.trace(f"{link.connection_id} -> {_describe(frame)}")
+        for _ in range(1 + self._dice.strikes("duplicated message", self._faults.duplicate)):
+            at = self._loop.time() + self._dice.latency_s("up")
+            if not self._faults.split:
+                at = link.up_at = max(at, link.up_at)
+            self._loop.call_at(at, self._arrive, link, frame, data)
+
+    def _arrive(self, link: Link, frame: ClientFrame, data: bytes) -> None:
+        if link.server_open:
+            self._monitor.frame_received(link.connection_id, frame)
+            self._server.message(link, data)
+
+    def _notice(self, link: Link) -> None:
+        """The server's end learns that the connection is gone."""
+        if self._open_links.pop(link, None) is not None:
+            self.trace(f"{link.connection_id} is gone")
+            link.server_open = False
+            self._network.links.pop(link.connection_id, None)
+            self._server.disconnect(link.connection_id)
+
+    def _unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
+        self._server.unpark(connection_id, key, attempt, offset)
+
+
+def _describe(frame: ClientFrame | ServerFrame) -> str:
+    """A frame in a trace."""
+    parts = [type(frame).__name__]
+    for name in ("request_id", "attempt", "offset", "length", "status", "code", "hello_id"):
+        value = getattr(frame, name, None)
+        if value is not None:
+            parts.append(str(value) if name in ("request_id", "hello_id") else f"{name}={value}")
+    if isinstance(frame, Hello):
+        parts += [f"{p.request_id}@{p.attempt}/{p.offset}" for p in frame.resume]
+    return " ".join(parts)

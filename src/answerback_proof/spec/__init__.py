@@ -1,0 +1,1 @@
+"""What is made from the protocol's code: the AsyncAPI document and its examples."""
