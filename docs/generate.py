@@ -14,14 +14,13 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from answerback.cli.config import default_value
-from answerback.cli.settings import SETTINGS
-from answerback.cli.values import toml
+from answerback.cli.settings import SETTINGS, defaults
 from answerback.core.delivery import MAX_TEXT_BYTES
 from answerback.core.request import TRANSITIONS, Event, State
 from answerback.gateway.settings import Caps
 from answerback.protocol import limits
 from answerback.protocol.errors import ERRORS, ErrorCode
+from answerback.settings import toml
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("PROTOCOL.md", "docs/configure.md")
@@ -168,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _default(key: str) -> str:
     setting = next(s for s in SETTINGS if s.key == key)
-    value = default_value(setting)
+    value = setting.value_in(defaults())
     if value is None or value == ():
         return "off" if key == "admin_port" else "not set"
     if key == "data_dir":

@@ -24,14 +24,15 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "core": {"protocol"},
     "ports": {"protocol", "core"},
     "tasks": set(),
+    "settings": set(),
     "service": INNER,
     "stores": INNER,
     "models": INNER,
     "auth": INNER,
     "client": {"protocol", "core"},
-    "gateway": SERVER | {"tasks"},
+    "gateway": SERVER | {"settings", "tasks"},
     "testing": INNER | {"service", "stores"},
-    "cli": SERVER | {"client", "gateway"},
+    "cli": SERVER | {"client", "gateway", "settings"},
     "__main__": {"cli"},
     "answerback": {"client"},  # `from answerback import Client`; the package itself
     # The same product on AWS.
@@ -41,13 +42,13 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "answerback_aws.emulator": INNER | {"models", "answerback_aws.deploy"},
     "answerback_aws.cost": {"core", "answerback_aws.emulator", "answerback_aws.runtime"},
     "answerback_aws.commands": INNER
-    | {"cli", "stores"}
+    | {"cli", "settings", "stores"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},
     # The desktop app.
     "answerback_desktop": {"client", "protocol", "core"},
     "answerback_desktop.command": {"cli", "answerback_desktop"},
     # What proves and measures them.
-    "answerback_proof": SERVER | {"client", "gateway", "testing", "cli", "answerback_aws"},
+    "answerback_proof": SERVER | {"client", "gateway", "settings", "testing", "cli", "answerback_aws"},
 }
 """What each part may import at run time, besides itself and the version.
 

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.cli.config import default_value, load, without_password
 from answerback.cli.output import CliError, ExitCode
-from answerback.cli.settings import SETTINGS
-from answerback.cli.values import duration_ms, duration_text
+from answerback.cli.settings import SETTINGS, defaults, load, without_password
 from answerback.core.request import Policy
-from answerback.gateway.settings import AuthSettings, Caps, GatewaySettings
+from answerback.gateway.settings import AuthSettings, Caps, GatewaySettings, LogSettings
+from answerback.settings import duration_ms, duration_text
 
 
 @pytest.fixture
@@ -40,9 +39,9 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         "max_frames_burst": 12, "max_message_bytes": 2000, "write_buffer_bytes": 3000, "answer_timeout": "13s",
         "queue_timeout": "14s", "lease": "15s", "max_attempts": 16, "idle_timeout": "17s", "handshake_timeout": "18s",
         "ping_interval": "19s", "write_stall_timeout": "20s", "grace": "21s", "janitor_interval": "22s",
-        "coalesce_ms": 23,
+        "coalesce_ms": 23, "log_format": "json", "log_level": "error",
     }  # fmt: skip
-    assert given.keys() == {setting.key for setting in SETTINGS if setting.target}
+    assert given.keys() == {setting.key for setting in SETTINGS} - {"auth_secret_file"}
     assert load(given, environment={}).gateway == GatewaySettings(
         host="::1", port=1, admin_port=2, tls_cert=Path("c"), tls_key=Path("k"), allow_origins=("o",),
         allow_hosts=("h",), models=("echo",), system="s", lock_system=True, max_tokens=3, context_turns=4,
@@ -57,14 +56,15 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
             write_stall_timeout_s=20,
         ),
         policy=Policy(answer_timeout_ms=13_000, queue_timeout_ms=14_000, lease_ms=15_000, max_attempts=16),
+        log=LogSettings(format="json", level="error"),
     )  # fmt: skip
 
 
 def test_every_field_of_the_gateway_can_be_set() -> None:
-    fields = {f.name for f in dataclasses.fields(GatewaySettings)} - {"auth", "caps", "policy"}
-    for section, kind in (("auth", AuthSettings), ("caps", Caps), ("policy", Policy)):
-        fields |= {f"{section}.{f.name}" for f in dataclasses.fields(kind)}
-    assert fields == {setting.target for setting in SETTINGS if setting.target}
+    inner = {"auth": AuthSettings, "caps": Caps, "policy": Policy, "log": LogSettings}
+    fields = {(field.name,) for field in dataclasses.fields(GatewaySettings) if field.name not in inner}
+    fields |= {(section, field.name) for section, kind in inner.items() for field in dataclasses.fields(kind)}
+    assert {setting.path for setting in SETTINGS} == fields
 
 
 def test_the_units_are_those_that_the_gateway_wants() -> None:
@@ -186,7 +186,7 @@ def test_lists_from_a_variable_are_separated_by_spaces() -> None:
 
 def test_every_default_is_one_that_may_be_given() -> None:
     for setting in SETTINGS:
-        value = default_value(setting)
+        value = setting.value_in(defaults())
         if value is not None and "timeout" not in setting.key:
             assert setting.kind.read(value if not isinstance(value, Path) else str(value)) is not None
 

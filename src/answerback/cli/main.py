@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from io import TextIOWrapper
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from answerback import __version__
 from answerback.cli.output import CliError, ExitCode, note
@@ -25,34 +25,69 @@ _EXIT_CODES: Final = (
     "4 timed out",
     "5 rate limited",
 )
-_TALK: Final = "Talk to a gateway"
-_RUN: Final = "Run a gateway"
-_LOOK_AFTER: Final = "Look after it"
-COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
-    "ask": (_TALK, "answerback.cli.ask:ask"),
-    "chat": (_TALK, "answerback.cli.chat:chat"),
-    "demo": (_TALK, "answerback_proof.demo:demo"),
-    "desktop": (_TALK, "answerback_desktop.command:desktop"),
-    "serve": (_RUN, "answerback.cli.serve:serve_command"),
-    "token": (_RUN, "answerback.cli.token:token"),
-    "aws": (_RUN, "answerback_aws.commands.aws:aws_app"),
-    "users": (_LOOK_AFTER, "answerback.cli.users:users_app"),
-    "bench": (_LOOK_AFTER, "answerback_proof.commands.bench:bench"),
-    "conform": (_LOOK_AFTER, "answerback_proof.commands.conform:conform"),
-    "simulate": (_LOOK_AFTER, "answerback_proof.commands.simulate:simulate"),
-    "cost": (_LOOK_AFTER, "answerback_aws.commands.cost:cost"),
-    "doctor": (_LOOK_AFTER, "answerback.cli.doctor:doctor"),
+Table: TypeAlias = Mapping[str, tuple[str, str]]
+"""Commands by name: what each does in one line, and `module:function`, or `module:TABLE` for a group of commands."""
+
+PANELS: Final[Mapping[str, Table]] = {
+    "Talk to a gateway": {
+        "ask": ("Ask one question and print the answer.", "answerback.cli.ask:ask"),
+        "chat": ("Talk with a model in the terminal.", "answerback.cli.chat:chat"),
+        "demo": ("Let several apps ask at once, and check every answer.", "answerback_proof.demo:demo"),
+        "desktop": ("Open the desktop app.", "answerback_desktop.command:desktop"),
+    },
+    "Run a gateway": {
+        "serve": ("Run a gateway on this machine.", "answerback.cli.serve:serve"),
+        "token": ("Make a token for development.", "answerback.cli.token:token"),
+        "aws": ("The backend on AWS: deploy, watch, remove.", "answerback_aws.commands:COMMANDS"),
+    },
+    "Manage and check": {
+        "users": ("Users: list, show, limit, usage, erase.", "answerback.cli.users:COMMANDS"),
+        "doctor": ("Say what is wrong here, and what to do.", "answerback.cli.doctor:doctor"),
+        "bench": ("Load a gateway with many apps, or inject faults.", "answerback_proof.commands.bench:bench"),
+        "conform": ("Run the conformance cases against a server.", "answerback_proof.commands.conform:conform"),
+        "simulate": ("Run client and server through faulty schedules.", "answerback_proof.commands.simulate:simulate"),
+        "cost": ("Estimate the monthly bill of a stack on AWS.", "answerback_aws.commands.cost:cost"),
+    },
 }
-"""Every command: the panel of its help, and where it is. The product imports none of the packages that build on it."""
+"""Every command, by the panel of `--help`. A module is imported when its command is called: the product imports none of
+the packages that build on it."""
+
+_HELP_OPTIONS: Final = {"help_option_names": ["-h", "--help"]}
 
 
-def main() -> None:
-    """Run the command line and leave with its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            # A pipe on Windows, or an old locale: a character that it cannot have must not cost the whole answer.
-            stream.reconfigure(errors="replace")
-    sys.exit(run(sys.argv[1:]))
+class LazyGroup(TyperGroup):
+    """A group that knows its commands by a table, and imports one when it is called.
+
+    `--help` shows the lines of the table, so it imports none of them.
+    """
+
+    def __init__(self, *, panels: Mapping[str, Table] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._places: dict[str, str] = {}
+        for panel, table in (PANELS if panels is None else panels).items():
+            for name, (summary, place) in table.items():
+                self._places[name] = place
+                self.add_command(TyperCommand(name, help=summary, rich_help_panel=panel or None))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that the words name, imported, and the words after it."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed if name is None else self._load(name), rest
+
+    def _load(self, name: str) -> Any:
+        module, _, attribute = self._places[name].partition(":")
+        found = getattr(import_module(module), attribute)
+        if isinstance(found, Mapping):
+            return LazyGroup(
+                panels={"": found},
+                name=name,
+                help=self.commands[name].help,
+                rich_markup_mode=self.rich_markup_mode,
+                context_settings=_HELP_OPTIONS,
+            )
+        app = typer.Typer(add_completion=False, rich_markup_mode=self.rich_markup_mode, context_settings=_HELP_OPTIONS)
+        app.command(name)(found)
+        return typer.main.get_command(app)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -80,20 +115,21 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def build_app(options: "_Options | None" = None) -> typer.Typer:
-    """The tree of commands. Command modules import what they need when they run, so that `--help` is fast."""
+    """The tree of commands."""
     settings = options or _Options()
     app = typer.Typer(
+        cls=LazyGroup,
         help="Many apps, one language model, and every answer goes home to the app that asked.",
         epilog=_epilog(),
         rich_markup_mode="rich" if sys.stdout.isatty() else None,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings=_HELP_OPTIONS,
     )
 
     @app.callback(invoke_without_command=True)
     def root(
         context: typer.Context,
-        version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+        version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
         debug: Annotated[
             bool, typer.Option("--debug", envvar="ANSWERBACK_DEBUG", help="Show tracebacks of errors.")
         ] = False,
@@ -107,13 +143,6 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
             raise typer.Exit(ExitCode.USAGE)
         return None
 
-    for name, (panel, place) in COMMANDS.items():
-        module, _, function = place.partition(":")
-        made = getattr(import_module(module), function)
-        if function.endswith("_app"):
-            app.add_typer(made(), name=name, rich_help_panel=panel)
-        else:
-            app.command(name, rich_help_panel=panel)(made() if function.endswith("_command") else made)
     return app
 
 

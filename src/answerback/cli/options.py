@@ -1,35 +1,124 @@
-"""Options that several commands share: where a gateway is, who asks, and how."""
+"""Options that several commands share, and how a command takes a group of them.
 
-from typing import Annotated, Final, TypeAlias
+A group is a frozen dataclass with one field per flag. A command names it as the type of one parameter, and
+`with_options` gives the command a flag for each field. So a flag is declared once.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, get_type_hints
 
 import typer
 
+R = TypeVar("R")
+
 DEFAULT_URL: Final = "ws://127.0.0.1:8765"
 
-Url: TypeAlias = Annotated[str, typer.Option(envvar="ANSWERBACK_URL", help="Where the gateway listens.")]
 TokenText: TypeAlias = Annotated[
     str | None,
     typer.Option(envvar="ANSWERBACK_TOKEN", metavar="TOKEN", help="Bearer token.", show_default=False),
 ]
-User: TypeAlias = Annotated[
-    str | None,
-    typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed.", show_default=False),
-]
-SessionId: TypeAlias = Annotated[str | None, typer.Option(help="Session id.  [default: a new one]", show_default=False)]
 ModelName: TypeAlias = Annotated[
     str | None, typer.Option("--model", "-m", help="One of the gateway's models.", show_default=False)
 ]
-SystemText: TypeAlias = Annotated[str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)]
 MaxTokens: TypeAlias = Annotated[
     int | None, typer.Option(min=1, max=1_000_000, help="Longest answer.", show_default=False)
 ]
-AwsRegion: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]", show_default=False)
+ConfigFile: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TOML file with the gateway's settings.", show_default=False)
 ]
-AwsProfile: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]", show_default=False)
+DataDir: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="The gateway's data folder.", show_default=False)
 ]
-AwsEndpoint: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--endpoint-url", metavar="URL", help="Of an emulator of AWS, instead of AWS.", show_default=False),
+DatabaseUrl: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.", show_default=False)
 ]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """Where a gateway is, and who asks it."""
+
+    url: Annotated[str, typer.Option(envvar="ANSWERBACK_URL", help="Where the gateway listens.")] = DEFAULT_URL
+    token: TokenText = None
+    user: Annotated[
+        str | None,
+        typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed.", show_default=False),
+    ] = None
+    session: Annotated[str | None, typer.Option(help="Session id.  [default: a new one]", show_default=False)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How a question is asked."""
+
+    model: ModelName = None
+    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)] = None
+    max_tokens: MaxTokens = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """The store of a gateway, by its settings. None: as the settings say."""
+
+    config: ConfigFile = None
+    data_dir: DataDir = None
+    database: DatabaseUrl = None
+    admin_port: Annotated[
+        str | None, typer.Option(metavar="PORT", help="Admin port of a running gateway.", show_default=False)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwsOptions:
+    """Where on AWS, and as whom. None: as the environment says."""
+
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="REGION", help="AWS region.  [default: of the environment]", show_default=False),
+    ] = None
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="AWS profile.  [default: of the environment]", show_default=False),
+    ] = None
+    endpoint_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Of an emulator of AWS, instead of AWS.", show_default=False)
+    ] = None
+
+
+def with_options(command: Callable[..., R]) -> Callable[..., R]:
+    """The command with a flag for each field of its parameters that are groups of options."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+
+    @wraps(command)
+    def run(**given: Any) -> R:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        return command(**given)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += _flags(groups[parameter.name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY))
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    return run
+
+
+def _flags(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=hints[field.name],
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+        )
+        for field in fields(group)
+    ]

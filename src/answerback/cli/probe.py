@@ -6,10 +6,10 @@ import time
 import uuid
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from answerback.cli.findings import Finding, failure, ok, warning
 from answerback.protocol.codec import FrameError, decode_server, encode
 from answerback.protocol.frames import Error, Hello, MessageResponse, SendMessage, Status, Welcome
 from answerback.protocol.limits import PROTOCOL_VERSION, SUBPROTOCOL
@@ -24,6 +24,39 @@ MAX_SKEW_S: Final = 30.0
 
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check. `what` is its name, `text` what was found, `advice` what to do ('' if all is well)."""
+
+    level: Level
+    what: str
+    text: str
+    advice: str = ""
+
+
+def ok(what: str, text: str) -> Finding:
+    """All is well."""
+    return Finding(level=Level.OK, what=what, text=text)
+
+
+def warning(what: str, text: str, advice: str) -> Finding:
+    """It works, but somebody should know."""
+    return Finding(level=Level.WARN, what=what, text=text, advice=advice)
+
+
+def failure(what: str, text: str, advice: str) -> Finding:
+    """It does not work."""
+    return Finding(level=Level.FAIL, what=what, text=text, advice=advice)
 
 
 @dataclass(frozen=True, slots=True)

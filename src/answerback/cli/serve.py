@@ -6,60 +6,85 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from answerback.cli.config import Configuration, default_value, load
 from answerback.cli.output import CliError, ExitCode, missing_extra, say, usage_error
-from answerback.cli.settings import SETTINGS, Setting
-from answerback.cli.values import YES_NO, toml
+from answerback.cli.settings import SETTINGS, Configuration, defaults, load
 from answerback.gateway.settings import SettingsError
+from answerback.settings import YES_NO, Setting, toml
 
 log = logging.getLogger("answerback.serve")
 
-_HELP: Final = """Run a gateway on this machine.
 
-Its first line is `listening on ws://HOST:PORT`, as soon as it accepts connections. SIGINT or SIGTERM stops it \
-in good order: answers that end within --grace are finished, the others go on at the next start. A second signal \
-stops it at once.
+def _flag(setting: Setting) -> inspect.Parameter:
+    """A flag that keeps what was typed; `load` reads and checks it, whatever place it came from."""
+    kind, text, default = setting.kind, setting.help, setting.value_in(defaults())
+    shown = "" if default in (None, (), False) else toml(default, kind).strip('"[]')
+    names = [f"{setting.flag}/--no-{setting.flag[2:]}"] if kind is YES_NO else [setting.flag]
+    option = typer.Option(
+        *names,
+        metavar=kind.metavar or None,
+        help=f"{text} Default: {shown}" if shown else text,
+        show_default=False,
+        rich_help_panel=setting.panel,
+    )
+    if kind is YES_NO:
+        return _parameter(setting.key, bool | None, option)
+    return _parameter(setting.key, list[str] | None if setting.repeats else str | None, option)
 
-Every flag is also a variable (--rate-limit is ANSWERBACK_RATE_LIMIT) and a key of the TOML file (rate_limit).
 
-Examples:
-
-  answerback serve
-
-  answerback serve --model openai:http://127.0.0.1:11434/v1#qwen3
-
-  answerback serve --host 0.0.0.0 --auth-secret-file secret.txt
-"""
+def _parameter(name: str, annotation: Any, option: Any, default: object = None) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation, option], default=default
+    )
 
 
-def serve_command() -> Callable[..., None]:
-    """The command, its flags made from the list of settings."""
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a flag for each setting of the gateway, in place of its `flags`."""
 
-    def serve(config: Path | None, show_config: bool, **flags: object) -> None:
-        configuration = load(flags, file=config)
-        if show_config:
-            say(configuration.as_toml())
-            return
+    @wraps(command)
+    def run(**given: Any) -> None:
+        command(**given)
+
+    own = [one for one in inspect.signature(command).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    vars(run)["__signature__"] = inspect.Signature([*own, *map(_flag, SETTINGS)])
+    return run
+
+
+@with_settings
+def serve(
+    *,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.", show_default=False)
+    ] = None,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Show the settings as TOML and exit.")] = False,
+    **flags: object,
+) -> None:
+    """Run a gateway on this machine.
+
+    Its first line is `listening on ws://HOST:PORT`, as soon as it accepts connections. SIGINT or SIGTERM stops it
+    gracefully: answers that end within --grace are finished, the others go on at the next start. A second signal
+    stops it at once.
+
+    Every flag is also a variable (--rate-limit is ANSWERBACK_RATE_LIMIT) and a key of the TOML file (rate_limit).
+
+    Examples:
+
+      answerback serve
+
+      answerback serve --model openai:http://127.0.0.1:11434/v1#qwen3
+
+      answerback serve --host 0.0.0.0 --auth-secret-file secret.txt
+    """
+    configuration = load(flags, file=config)
+    if show_config:
+        say(configuration.as_toml())
+    else:
         serve_until_stopped(configuration)
-
-    serve.__doc__ = _HELP
-    own = [
-        _parameter(
-            "config",
-            Path | None,
-            typer.Option("--config", metavar="FILE", help="TOML file with settings.", show_default=False),
-        ),
-        _parameter(
-            "show_config", bool, typer.Option("--show-config", help="Print the settings as TOML and leave."), False
-        ),
-    ]
-    vars(serve)["__signature__"] = inspect.Signature([*own, *map(_flag, SETTINGS)])
-    return serve
 
 
 def serve_until_stopped(configuration: Configuration) -> None:
@@ -85,8 +110,8 @@ def serve_until_stopped(configuration: Configuration) -> None:
             _greet(gateway.url, configuration)
 
     configure_logging(
-        "json" if configuration.log_format == "json" else "text",
-        level=logging.getLevelNamesMapping()[configuration.log_level.upper()],
+        "json" if configuration.gateway.log.format == "json" else "text",
+        level=logging.getLevelNamesMapping()[configuration.gateway.log.level.upper()],
     )
     try:
         run_gateway(configuration.gateway, announce=announce)
@@ -105,7 +130,7 @@ def _greet(url: str, configuration: Configuration) -> None:
     ask = ["answerback", "ask", "--url", url]
     say("")
     if gateway.auth.secret:
-        where = configuration.values["auth_secret_file"]
+        where = gateway.auth.secret_file
         secret = f" --secret-file {shlex.quote(str(where))}" if where else ""
         say(f"Make a token:  export ANSWERBACK_TOKEN=$(answerback token --user me{secret})")
     say(f'Now try:       {shlex.join(ask)} "What is a WebSocket?"')
@@ -137,26 +162,3 @@ def _explain_os(exc: OSError, configuration: Configuration) -> CliError:
             where = f" at {exc.filename}" if exc.filename else ""
             why = exc.strerror or type(exc).__name__
             return CliError(f"the gateway cannot start ({why}{where})", "see `answerback doctor`")
-
-
-def _flag(setting: Setting) -> inspect.Parameter:
-    """A flag that keeps what was typed; config.load reads and checks it, whatever place it came from."""
-    default = default_value(setting)
-    shown = "" if default in (None, (), False) else toml(default, setting.kind).strip('"[]')
-    names = [f"{setting.flag}/--no-{setting.flag[2:]}"] if setting.kind is YES_NO else [setting.flag]
-    option = typer.Option(
-        *names,
-        metavar=setting.kind.metavar or None,
-        help=f"{setting.help} Default: {shown}" if shown else setting.help,
-        show_default=False,
-        rich_help_panel=setting.panel,
-    )
-    if setting.kind is YES_NO:
-        return _parameter(setting.key, bool | None, option)
-    return _parameter(setting.key, list[str] | None if setting.repeats else str | None, option)
-
-
-def _parameter(name: str, annotation: Any, option: Any, default: object = None) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation, option], default=default
-    )

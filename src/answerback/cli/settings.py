@@ -1,139 +1,214 @@
-"""The one list of settings. Every flag of `serve`, every `ANSWERBACK_*` variable and every TOML key comes from it.
+"""The gateway's settings as they hold: a flag wins over an `ANSWERBACK_*` variable, that over the TOML file."""
 
-The setting `idle_timeout` is the flag `--idle-timeout`, the variable `ANSWERBACK_IDLE_TIMEOUT` and the TOML key
-`idle_timeout`.
-"""
-
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
-from answerback.cli.values import (
-    FOLDER,
-    MILLISECONDS,
-    PATH,
-    PORT,
-    PORT_OR_OFF,
-    SECONDS,
-    TEXT,
-    TEXTS,
-    WHOLE_SECONDS,
-    YES_NO,
-    Kind,
-    choice,
-    whole,
+import platformdirs
+
+from answerback.cli.output import usage_error, warn
+from answerback.gateway.settings import GatewaySettings
+from answerback.settings import Setting, changed, declared, toml
+
+MIN_SECRET_BYTES: Final = 32
+"""RFC 7518, section 3.2: a key for HS256 has at least the size of the hash."""
+
+SETTINGS: Final = declared(GatewaySettings)
+_BY_KEY: Final[Mapping[str, Setting]] = {setting.key: setting for setting in SETTINGS}
+_OTHER_VARIABLES: Final = (
+    "ANSWERBACK_CONFIG",
+    "ANSWERBACK_DEBUG",
+    "ANSWERBACK_TOKEN",
+    "ANSWERBACK_URL",
+    "ANSWERBACK_USER",
 )
-from answerback.protocol.limits import MAX_MESSAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One setting. `target`: its place in GatewaySettings, '' if the gateway does not know it."""
+class Configuration:
+    """The settings that hold. `sources`: by key where each came from, if it is not the default."""
 
-    key: str
-    kind: Kind
-    help: str
-    panel: str
-    target: str
-    is_secret: bool = False
-    repeats: bool = False
+    gateway: GatewaySettings
+    file: Path | None
+    sources: Mapping[str, str]
 
-    @property
-    def flag(self) -> str:
-        """Its flag."""
-        return f"--{self.key.replace('_', '-')}"
+    def as_toml(self) -> str:
+        """The settings as a TOML file that means the same, with secrets hidden."""
+        lines = [f"# read from {self.file}" if self.file else "# no file was read"]
+        panel = ""
+        for setting in SETTINGS:
+            if setting.panel != panel:
+                panel = setting.panel
+                lines += ["", f"# {panel}"]
+            lines.append(self._line(setting))
+        return "\n".join(lines)
 
-    @property
-    def variable(self) -> str:
-        """Its environment variable."""
-        return f"ANSWERBACK_{self.key.upper()}"
+    def _line(self, setting: Setting) -> str:
+        value, source = setting.value_in(self.gateway), self.sources.get(setting.key)
+        if value is None and setting.key != "admin_port":
+            return f"# {setting.key} is not set"
+        if setting.is_secret:
+            value = "(hidden)"
+        elif setting.key == "database":
+            value = without_password(str(value))
+        line = f"{setting.key} = {toml(value, setting.kind)}"
+        if setting.is_secret:
+            line = f"# {line}"
+        return f"{line}  # {source}" if source else line
 
 
-def _panel(name: str, *rows: tuple[str, str, Kind, str]) -> tuple[Setting, ...]:
-    return tuple(
-        Setting(
-            key=key,
-            target=target,
-            kind=kind,
-            help=help_text,
-            panel=name,
-            is_secret=key == "auth_secret",
-            repeats=kind is TEXTS,
+def default_data_dir() -> Path:
+    """Where the data is kept if nothing says otherwise."""
+    return platformdirs.user_data_path("answerback", appauthor=False)
+
+
+def default_file() -> Path:
+    """The TOML file that is read if it is there."""
+    return platformdirs.user_config_path("answerback", appauthor=False) / "answerback.toml"
+
+
+def defaults() -> GatewaySettings:
+    """The settings that hold if nobody sets any."""
+    return GatewaySettings(data_dir=default_data_dir())
+
+
+def load(
+    flags: Mapping[str, object], *, file: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Configuration:
+    """Join the four places. `flags`: by key, None for those not given. `file`: of `--config`; then it must exist.
+
+    Raises: CliError: a value, key or file cannot be used; the text says what to do.
+    """
+    variables = os.environ if environment is None else environment
+    chosen = file or (Path(variables["ANSWERBACK_CONFIG"]) if variables.get("ANSWERBACK_CONFIG") else None)
+    path = chosen or default_file()
+    document = _read_file(path, must_exist=chosen is not None)
+    _warn_of_variables(variables)
+
+    given: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    base = path.resolve().parent
+    for key, raw in document.items():
+        if isinstance(raw, dict):
+            raise usage_error(f"{path} has a section [{key}]", "settings stand at the top level: leave that line out")
+        value = _read(_known(key, path), raw, f"{key} in {path}")
+        given[key] = base / value if isinstance(value, Path) else value
+        sources[key] = "file"
+    for setting in SETTINGS:
+        if variables.get(setting.variable):
+            given[setting.key] = _read(setting, variables[setting.variable], setting.variable)
+            sources[setting.key] = "environment"
+        if flags.get(setting.key) is not None:
+            given[setting.key] = _read(setting, flags[setting.key], setting.flag)
+            sources[setting.key] = "flag"
+    _settle_secret(given, sources)
+    gateway = defaults()
+    for setting in SETTINGS:
+        if setting.key in given:
+            gateway = changed(gateway, setting.path, given[setting.key])
+    kept = {key: source for key, source in sources.items() if key in given}
+    return Configuration(gateway=gateway, file=path if document or chosen else None, sources=kept)
+
+
+def read_secret(path: Path) -> str:
+    """The secret in a file. Raises: CliError: no such file, or too short a secret."""
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+        mode = path.stat().st_mode
+    except (OSError, UnicodeDecodeError) as exc:
+        raise usage_error(
+            f"the secret file {path} cannot be read ({_why(exc)})",
+            f"make one with: answerback token --new-secret {path}",
+        ) from exc
+    if os.name == "posix" and mode & 0o077:
+        warn(f"others can read {path} — chmod 600 {path}")
+    return _long_enough(secret, str(path))
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    try:
+        parts = urlsplit(url)
+        hidden = parts.password is not None
+    except ValueError:
+        return "(unreadable URL)"
+    if not hidden:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        with path.open("rb") as opened:
+            return tomllib.load(opened)
+    except FileNotFoundError:
+        if must_exist:
+            raise usage_error(
+                f"there is no file {path}", f"make one with: answerback serve --show-config > {path}"
+            ) from None
+        return {}
+    except OSError as exc:
+        raise usage_error(f"{path} cannot be read ({_why(exc)})", "correct its path or permissions") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise usage_error(f"{path} is not valid TOML ({exc})", "correct that line") from exc
+
+
+def _known(key: str, path: Path) -> Setting:
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    near = difflib.get_close_matches(key.replace("-", "_"), _BY_KEY, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "all keys: answerback serve --show-config"
+    raise usage_error(f"{path} has an unknown key {key}", hint)
+
+
+def _read(setting: Setting, raw: object, where: str) -> object:
+    try:
+        return setting.kind.read(raw)
+    except ValueError:
+        shown = "" if setting.is_secret else f", not {raw!r}"
+        raise usage_error(f"{where} must be {setting.kind.rule}{shown}", "correct it") from None
+
+
+def _warn_of_variables(variables: Mapping[str, str]) -> None:
+    """A mistyped variable would silently do nothing; one that looks like none of ours may be somebody else's."""
+    known = {*_OTHER_VARIABLES, *(setting.variable for setting in SETTINGS)}
+    for name in sorted(variables):
+        if name.startswith("ANSWERBACK_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            if near:
+                warn(f"the variable {name} means nothing here — did you mean {near[0]}?")
+
+
+def _settle_secret(given: dict[str, object], sources: Mapping[str, str]) -> None:
+    """Of the secret and the file that holds it, the one from the stronger place counts."""
+    strength = {"file": 1, "environment": 2, "flag": 3}
+    if "auth_secret" in given and "auth_secret_file" in given:
+        direct, by_file = strength[sources["auth_secret"]], strength[sources["auth_secret_file"]]
+        if direct == by_file:
+            raise usage_error("auth_secret and auth_secret_file are both set", "keep one of them")
+        del given["auth_secret" if direct < by_file else "auth_secret_file"]
+    if "auth_secret_file" in given:
+        given["auth_secret"] = read_secret(Path(str(given["auth_secret_file"])))
+    elif "auth_secret" in given:
+        _long_enough(str(given["auth_secret"]), "auth_secret")
+        if sources["auth_secret"] == "flag":  # noqa: S105 - the name of a place
+            warn("everyone on this machine can see --auth-secret — use --auth-secret-file or ANSWERBACK_AUTH_SECRET")
+
+
+def _long_enough(secret: str, name: str) -> str:
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        raise usage_error(
+            f"the secret in {name} is shorter than {MIN_SECRET_BYTES} bytes",
+            "make a good one with: answerback token --new-secret FILE",
         )
-        for key, target, kind, help_text in rows
-    )
+    return secret
 
 
-_MODEL_HELP: Final = (
-    "local | echo | openai:BASE_URL#MODEL | bedrock:MODEL_ID | python:MODULE:FACTORY; "
-    "repeatable, the first is the default."
-)
-_MANY: Final = whole(1, 10_000_000)
-_BYTES: Final = whole(1024, 1 << 30, metavar="BYTES")
-
-SETTINGS: Final[tuple[Setting, ...]] = (
-    *_panel(
-        "Listening",
-        ("host", "host", TEXT, "Address to listen on; other than loopback only with authentication."),
-        ("port", "port", PORT, "Port to listen on; 0 = any free one."),
-        ("admin_port", "admin_port", PORT_OR_OFF, "Loopback port for health, metrics, management; 0 = any."),
-        ("tls_cert", "tls_cert", PATH, "Certificate chain (PEM): serve wss://."),
-        ("tls_key", "tls_key", PATH, "Its private key (PEM)."),
-        ("allow_origin", "allow_origins", TEXTS, "Web page that may connect: https://app.example; repeatable."),
-        ("allow_host", "allow_hosts", TEXTS, "Host name that clients may use besides --host; repeatable."),
-    ),
-    *_panel(
-        "Model",
-        ("model", "models", TEXTS, _MODEL_HELP),
-        ("system", "system", TEXT, "System prompt of questions that bring none."),
-        ("lock_system", "lock_system", YES_NO, "Clients cannot replace the system prompt."),
-        ("max_tokens", "max_tokens", whole(1, 1_000_000), "Most tokens an answer may have."),
-        ("context_turns", "context_turns", whole(0, 1000), "Turns of a conversation that the model is shown."),
-    ),
-    *_panel(
-        "Data",
-        ("data_dir", "data_dir", FOLDER, "Folder for the database file and the admin key."),
-        ("database", "database", TEXT, "postgresql:// URL instead of the SQLite file."),
-        ("retention_days", "retention_days", whole(1, 3650, metavar="DAYS"), "How long request records are kept."),
-    ),
-    *_panel(
-        "Authentication",
-        ("auth_secret", "auth.secret", TEXT, "Shared secret for HS256 tokens; better: --auth-secret-file."),
-        ("auth_secret_file", "", PATH, "File with the secret: answerback token --new-secret FILE."),
-        ("jwks_url", "auth.jwks_url", TEXT, "URL of the public keys for RS256 and ES256 tokens."),
-        ("jwks_file", "auth.jwks_file", PATH, "File with the public keys."),
-        ("issuer", "auth.issuer", TEXT, "`iss` that tokens must have."),
-        ("audience", "auth.audience", TEXT, "`aud` that tokens must have."),
-        ("user_claim", "auth.user_claim", TEXT, "Claim that names the user."),
-        ("leeway", "auth.leeway_s", WHOLE_SECONDS, "Clock difference that is forgiven."),
-    ),
-    *_panel(
-        "Limits",
-        ("rate_limit", "rate_limit", whole(0, 1_000_000), "Requests a minute a user; 0 = no limit."),
-        ("max_connections", "caps.connections", _MANY, "Open connections."),
-        ("max_connections_per_user", "caps.connections_per_user", _MANY, "Open connections a user."),
-        ("max_pending_per_user", "caps.pending_per_user", _MANY, "Unfinished requests a user."),
-        ("max_frames_per_second", "caps.frames_per_second", _MANY, "Frames a second from one user."),
-        ("max_frames_burst", "caps.frames_burst", _MANY, "Frames at once from one user."),
-        ("max_message_bytes", "caps.message_bytes", whole(1024, MAX_MESSAGE_BYTES, metavar="BYTES"), "Size of one."),
-        ("write_buffer_bytes", "caps.write_buffer_bytes", _BYTES, "Bytes that wait for one slow reader."),
-    ),
-    *_panel(
-        "Time",
-        ("answer_timeout", "policy.answer_timeout_ms", MILLISECONDS, "From an answer's start to its end."),
-        ("queue_timeout", "policy.queue_timeout_ms", MILLISECONDS, "Waiting for the start."),
-        ("lease", "policy.lease_ms", MILLISECONDS, "Silence after which a worker counts as lost."),
-        ("max_attempts", "policy.max_attempts", whole(1, 100), "Times an answer is begun before it counts as failed."),
-        ("idle_timeout", "idle_timeout_s", SECONDS, "Silence after which a connection is removed."),
-        ("handshake_timeout", "caps.handshake_timeout_s", SECONDS, "For the opening handshake."),
-        ("ping_interval", "caps.ping_interval_s", SECONDS, "Between pings that find dead connections."),
-        ("write_stall_timeout", "caps.write_stall_timeout_s", SECONDS, "A reader that takes nothing is dropped."),
-        ("grace", "grace_s", SECONDS, "For running answers when the gateway stops."),
-        ("janitor_interval", "janitor_interval_s", SECONDS, "Between clean-ups."),
-        ("coalesce_ms", "coalesce_ms", whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long."),
-    ),
-    *_panel(
-        "Log",
-        ("log_format", "", choice("text", "json"), "How log lines are written, on stderr."),
-        ("log_level", "", choice("debug", "info", "warning", "error"), "Least severity that is logged."),
-    ),
-)  # fmt: skip
+def _why(exc: Exception) -> str:
+    return exc.strerror or type(exc).__name__ if isinstance(exc, OSError) else "it is not UTF-8 text"

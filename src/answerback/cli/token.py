@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from answerback.cli.config import load, read_secret
 from answerback.cli.output import CliError, say, say_json, usage_error
-from answerback.cli.values import duration_ms
+from answerback.cli.settings import load, read_secret
+from answerback.settings import duration_ms
 
 
 def token(

@@ -7,80 +7,63 @@ AWS.
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
 from answerback.cli.admin import AdminUsers, find_port, read_key
-from answerback.cli.config import Configuration, load
-from answerback.cli.options import AwsEndpoint, AwsProfile, AwsRegion
+from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
-from answerback.cli.values import whole
+from answerback.cli.settings import Configuration, load
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
+from answerback.settings import whole
 
 T = TypeVar("T")
+COMMANDS: Final = {
+    "list": ("List all users.", "answerback.cli.users:list_users"),
+    "show": ("Show one user.", "answerback.cli.users:show"),
+    "set-limit": ("Set a user's own rate limit.", "answerback.cli.users:set_limit"),
+    "usage": ("Show requests and tokens by day (UTC).", "answerback.cli.users:usage"),
+    "delete": ("Erase everything about a user, for good.", "answerback.cli.users:delete"),
+}
 _PAGE: Final = 100
 _LIMIT: Final = whole(0, 1_000_000)
 
-_Config: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="TOML file with the gateway's settings.", show_default=False)
-]
-_DataDir: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="FOLDER", help="The gateway's data folder.", show_default=False)
-]
-_Database: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.", show_default=False)
-]
-_AdminPort: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="PORT", help="Admin port of a running gateway.", show_default=False)
-]
-_Stack: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="A stack on AWS instead of a gateway.", show_default=False)
-]
-_Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+@dataclass(frozen=True, kw_only=True)
+class _Place(StoreOptions, AwsOptions):
+    """Whose users: those of a gateway, or those of a stack on AWS."""
+
+    stack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A stack on AWS instead of a gateway.", show_default=False)
+    ] = None
+
+    @property
+    def of_gateway(self) -> dict[str, str | None]:
+        """Settings of a gateway that were given, by key."""
+        return {"data_dir": self.data_dir, "database": self.database, "admin_port": self.admin_port}
+
+    @property
+    def of_aws(self) -> dict[str, str | None]:
+        """Options about AWS that were given."""
+        return {"region": self.region, "profile": self.profile, "endpoint": self.endpoint_url}
+
+
 _UserId: TypeAlias = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 
 
-def users_app() -> typer.Typer:
-    """The group of commands."""
-    app = typer.Typer(
-        help="Users: list, show, limit, usage, erase.",
-        no_args_is_help=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.command("list")(list_users)
-    app.command("show")(show)
-    app.command("set-limit")(set_limit)
-    app.command("usage")(usage)
-    app.command("delete")(delete)
-    return app
-
-
+@with_options
 def list_users(
     *,
-    config: _Config = None,
-    data_dir: _DataDir = None,
-    database: _Database = None,
-    admin_port: _AdminPort = None,
-    stack: _Stack = None,
-    region: AwsRegion = None,
-    profile: AwsProfile = None,
-    endpoint_url: AwsEndpoint = None,
-    as_json: _Json = False,
+    place: _Place,
+    as_json: Json = False,
 ) -> None:
     """List all users."""
-    place = _Place(
-        config=config,
-        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
-        stack=stack,
-        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
-    )
 
     async def everyone(users: Users) -> list[StoredUser]:
         found: list[StoredUser] = []
@@ -97,26 +80,14 @@ def list_users(
         say_table(_HEADERS, [_row(user) for user in found])
 
 
+@with_options
 def show(
     *,
     user: _UserId,
-    config: _Config = None,
-    data_dir: _DataDir = None,
-    database: _Database = None,
-    admin_port: _AdminPort = None,
-    stack: _Stack = None,
-    region: AwsRegion = None,
-    profile: AwsProfile = None,
-    endpoint_url: AwsEndpoint = None,
-    as_json: _Json = False,
+    place: _Place,
+    as_json: Json = False,
 ) -> None:
     """Show one user."""
-    place = _Place(
-        config=config,
-        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
-        stack=stack,
-        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
-    )
     found = _run(lambda users: users.user(user), place)
     if found is None:
         raise _no_such(user)
@@ -126,27 +97,15 @@ def show(
         say_table(_HEADERS, [_row(found)])
 
 
+@with_options
 def set_limit(
     *,
     user: _UserId,
     limit: Annotated[str, typer.Argument(metavar="N|off|default", help="Requests a minute.")],
-    config: _Config = None,
-    data_dir: _DataDir = None,
-    database: _Database = None,
-    admin_port: _AdminPort = None,
-    stack: _Stack = None,
-    region: AwsRegion = None,
-    profile: AwsProfile = None,
-    endpoint_url: AwsEndpoint = None,
-    as_json: _Json = False,
+    place: _Place,
+    as_json: Json = False,
 ) -> None:
     """Set a user's own rate limit: requests a minute, `off` for none, `default` for the gateway's."""
-    place = _Place(
-        config=config,
-        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
-        stack=stack,
-        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
-    )
     per_minute = _read_limit(limit)
 
     async def change(users: Users) -> None:
@@ -159,29 +118,17 @@ def set_limit(
         say(f"{user}: {_limit_text(per_minute)}")
 
 
+@with_options
 def usage(
     *,
     user: Annotated[str | None, typer.Argument(metavar="[USER]", help="One user; everyone without it.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="DAY|Nd", help="From a day on, as in 2026-01-31 or 30d.", show_default=False)
     ] = None,
-    config: _Config = None,
-    data_dir: _DataDir = None,
-    database: _Database = None,
-    admin_port: _AdminPort = None,
-    stack: _Stack = None,
-    region: AwsRegion = None,
-    profile: AwsProfile = None,
-    endpoint_url: AwsEndpoint = None,
-    as_json: _Json = False,
+    place: _Place,
+    as_json: Json = False,
 ) -> None:
     """Show requests and tokens by day (UTC)."""
-    place = _Place(
-        config=config,
-        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
-        stack=stack,
-        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
-    )
     since_day = None if since is None else _read_day(since)
     found = _run(lambda users: users.usage(user, since_day=since_day), place)
     if as_json:
@@ -193,27 +140,15 @@ def usage(
         say_table(("day", "user", "requests", "input tokens", "output tokens"), rows)
 
 
+@with_options
 def delete(
     *,
     user: _UserId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    config: _Config = None,
-    data_dir: _DataDir = None,
-    database: _Database = None,
-    admin_port: _AdminPort = None,
-    stack: _Stack = None,
-    region: AwsRegion = None,
-    profile: AwsProfile = None,
-    endpoint_url: AwsEndpoint = None,
-    as_json: _Json = False,
+    place: _Place,
+    as_json: Json = False,
 ) -> None:
     """Erase everything about a user, for good: requests, answers, conversations, usage, limit."""
-    place = _Place(
-        config=config,
-        gateway={"data_dir": data_dir, "database": database, "admin_port": admin_port},
-        stack=stack,
-        aws={"region": region, "profile": profile, "endpoint": endpoint_url},
-    )
     if not yes:
         confirm(f"Erase everything about {user}? This cannot be undone.")
     if not _run(lambda users: users.delete_user(user), place):
@@ -222,16 +157,6 @@ def delete(
         say_json({"userId": user, "deleted": True})
     else:
         say(f"{user} is erased.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """What a command works on: the options of a gateway, or a stack with those of AWS. None: not said."""
-
-    config: Path | None
-    gateway: Mapping[str, str | None]
-    stack: str | None
-    aws: Mapping[str, str | None]
 
 
 def _run(work: Callable[[Users], Awaitable[T]], place: _Place) -> T:
@@ -249,14 +174,14 @@ def _run(work: Callable[[Users], Awaitable[T]], place: _Place) -> T:
 
 def _users(place: _Place) -> AbstractAsyncContextManager[Users]:
     if place.stack is None:
-        if any(place.aws.values()):
+        if any(place.of_aws.values()):
             raise usage_error("--region, --profile and --endpoint-url are about a stack", "name it with --stack")
-        return _open(load(place.gateway, file=place.config))
-    if place.config is not None or any(place.gateway.values()):
+        return _open(load(place.of_gateway, file=place.config))
+    if place.config is not None or any(place.of_gateway.values()):
         raise usage_error("--stack goes with no setting of a gateway", "leave out the one or the other")
     # By name: the product imports none of the packages that build on it.
     opened: AbstractAsyncContextManager[Users] = import_module("answerback_aws.commands.users").open_stack_users(
-        place.stack, **place.aws
+        place.stack, **place.of_aws
     )
     return opened
 

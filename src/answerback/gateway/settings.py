@@ -2,9 +2,41 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Final
 
 from answerback.core.request import Policy
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
+from answerback.settings import (
+    FOLDER,
+    MILLISECONDS,
+    PATH,
+    PORT,
+    PORT_OR_OFF,
+    SECONDS,
+    TEXT,
+    TEXTS,
+    WHOLE_SECONDS,
+    YES_NO,
+    Inner,
+    Setting,
+    choice,
+    whole,
+)
+
+LISTENING: Final = "Listening"
+MODEL: Final = "Model"
+DATA: Final = "Data"
+AUTHENTICATION: Final = "Authentication"
+LIMITS: Final = "Limits"
+TIME: Final = "Time"
+LOG: Final = "Log"
+
+_MODEL_HELP: Final = (
+    "local | echo | openai:BASE_URL#MODEL | bedrock:MODEL_ID | python:MODULE:FACTORY; "
+    "repeatable, the first is the default."
+)
+_MANY: Final = whole(1, 10_000_000)
+_BYTES: Final = whole(1024, 1 << 30, metavar="BYTES")
 
 
 class SettingsError(Exception):
@@ -15,17 +47,39 @@ class SettingsError(Exception):
 class AuthSettings:
     """How tokens are verified. Nothing set: no authentication, and only a loopback bind is allowed.
 
-    `secret`: HS256, for development. `jwks_url` or `jwks_file`: RS256 and ES256. `issuer` and `audience` are pinned
-    when set, and must be set with a JWKS.
+    `secret`: HS256, for development; `secret_file` is where the command line has read it from. `jwks_url` or
+    `jwks_file`: RS256 and ES256. `issuer` and `audience` are pinned when set, and must be set with a JWKS.
     """
 
-    secret: str | None = None
-    jwks_url: str | None = None
-    jwks_file: Path | None = None
-    issuer: str | None = None
-    audience: str | None = None
-    user_claim: str = "sub"
-    leeway_s: int = 30
+    secret: Annotated[
+        str | None,
+        Setting(
+            AUTHENTICATION,
+            TEXT,
+            "Shared secret for HS256 tokens; better: --auth-secret-file.",
+            key="auth_secret",
+            is_secret=True,
+        ),
+    ] = None
+    secret_file: Annotated[
+        Path | None,
+        Setting(
+            AUTHENTICATION,
+            PATH,
+            "File with the secret: answerback token --new-secret FILE.",
+            key="auth_secret_file",
+        ),
+    ] = None
+    jwks_url: Annotated[
+        str | None, Setting(AUTHENTICATION, TEXT, "URL of the public keys for RS256 and ES256 tokens.")
+    ] = None
+    jwks_file: Annotated[Path | None, Setting(AUTHENTICATION, PATH, "File with the public keys.")] = None
+    issuer: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`iss` that tokens must have.")] = None
+    audience: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`aud` that tokens must have.")] = None
+    user_claim: Annotated[str, Setting(AUTHENTICATION, TEXT, "Claim that names the user.")] = "sub"
+    leeway_s: Annotated[
+        int, Setting(AUTHENTICATION, WHOLE_SECONDS, "Clock difference that is forgiven.", key="leeway")
+    ] = 30
 
     @property
     def is_on(self) -> bool:
@@ -37,48 +91,112 @@ class AuthSettings:
 class Caps:
     """Limits that keep one peer from harming the others. Counts, bytes and seconds."""
 
-    connections: int = 20_000
-    connections_per_user: int = 1_000
-    pending_per_user: int = 1_000
-    frames_per_second: int = 200
-    frames_burst: int = 2_000
-    message_bytes: int = MAX_MESSAGE_BYTES
-    write_buffer_bytes: int = 256 * 1024
-    handshake_timeout_s: float = 10.0
-    ping_interval_s: float = 30.0
-    write_stall_timeout_s: float = 300.0
+    connections: Annotated[int, Setting(LIMITS, _MANY, "Open connections.", key="max_connections")] = 20_000
+    connections_per_user: Annotated[
+        int, Setting(LIMITS, _MANY, "Open connections per user.", key="max_connections_per_user")
+    ] = 1_000
+    pending_per_user: Annotated[
+        int, Setting(LIMITS, _MANY, "Unfinished requests per user.", key="max_pending_per_user")
+    ] = 1_000
+    frames_per_second: Annotated[
+        int, Setting(LIMITS, _MANY, "Frames per second from one user.", key="max_frames_per_second")
+    ] = 200
+    frames_burst: Annotated[int, Setting(LIMITS, _MANY, "Frames at once from one user.", key="max_frames_burst")] = (
+        2_000
+    )
+    message_bytes: Annotated[
+        int,
+        Setting(
+            LIMITS, whole(1024, MAX_MESSAGE_BYTES, metavar="BYTES"), "Size of one message.", key="max_message_bytes"
+        ),
+    ] = MAX_MESSAGE_BYTES
+    write_buffer_bytes: Annotated[int, Setting(LIMITS, _BYTES, "Bytes that wait for one slow reader.")] = 256 * 1024
+    handshake_timeout_s: Annotated[
+        float, Setting(TIME, SECONDS, "For the opening handshake.", key="handshake_timeout")
+    ] = 10.0
+    ping_interval_s: Annotated[
+        float, Setting(TIME, SECONDS, "Between pings that find dead connections.", key="ping_interval")
+    ] = 30.0
+    write_stall_timeout_s: Annotated[
+        float, Setting(TIME, SECONDS, "A reader that takes nothing is dropped.", key="write_stall_timeout")
+    ] = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """How the gateway's log is written, on stderr."""
+
+    format: Annotated[
+        str, Setting(LOG, choice("text", "json"), "How log lines are written, on stderr.", key="log_format")
+    ] = "text"
+    level: Annotated[
+        str,
+        Setting(
+            LOG,
+            choice("debug", "info", "warning", "error"),
+            "Least severity that is logged.",
+            key="log_level",
+        ),
+    ] = "info"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """One gateway. `database` None: the SQLite file `answerback.db` in `data_dir`; else a `postgresql://` URL.
 
-    `models`: specs, the first is the default; clients may ask for the others by name. `rate_limit`: requests a calendar
-    minute a user, 0 = none. `system`: a system prompt that clients cannot override if `lock_system`. `allow_origins`:
-    the `Origin` values that may connect; a request without `Origin` is a desktop app and always may. `allow_hosts`:
-    `Host` names besides the loopback ones and `host`.
+    `models`: specs, the first is the default; clients may ask for the others by name. `rate_limit`: requests per
+    calendar minute and user, 0 = none. `system`: a system prompt that clients cannot override if `lock_system`.
+    `allow_origins`: the `Origin` values that may connect; a request without `Origin` is a desktop app and always may.
+    `allow_hosts`: `Host` names besides the loopback ones and `host`.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8765
-    admin_port: int | None = 8766
-    data_dir: Path
-    database: str | None = None
-    models: tuple[str, ...] = ("local",)
-    rate_limit: int = 10
-    system: str | None = None
-    lock_system: bool = False
-    max_tokens: int = 1024
-    context_turns: int = 20
+    host: Annotated[
+        str, Setting(LISTENING, TEXT, "Address to listen on; other than loopback only with authentication.")
+    ] = "127.0.0.1"
+    port: Annotated[int, Setting(LISTENING, PORT, "Port to listen on; 0 = any free one.")] = 8765
+    admin_port: Annotated[
+        int | None, Setting(LISTENING, PORT_OR_OFF, "Loopback port for health, metrics, management; 0 = any.")
+    ] = 8766
+    tls_cert: Annotated[Path | None, Setting(LISTENING, PATH, "Certificate chain (PEM): serve wss://.")] = None
+    tls_key: Annotated[Path | None, Setting(LISTENING, PATH, "Its private key (PEM).")] = None
+    allow_origins: Annotated[
+        tuple[str, ...],
+        Setting(LISTENING, TEXTS, "Web page that may connect: https://app.example; repeatable.", key="allow_origin"),
+    ] = ()
+    allow_hosts: Annotated[
+        tuple[str, ...],
+        Setting(LISTENING, TEXTS, "Host name that clients may use besides --host; repeatable.", key="allow_host"),
+    ] = ()
+    models: Annotated[tuple[str, ...], Setting(MODEL, TEXTS, _MODEL_HELP, key="model")] = ("local",)
+    system: Annotated[str | None, Setting(MODEL, TEXT, "System prompt of questions that bring none.")] = None
+    lock_system: Annotated[bool, Setting(MODEL, YES_NO, "Clients cannot replace the system prompt.")] = False
+    max_tokens: Annotated[int, Setting(MODEL, whole(1, 1_000_000), "Most tokens an answer may have.")] = 1024
+    context_turns: Annotated[
+        int, Setting(MODEL, whole(0, 1000), "Turns of a conversation that the model is shown.")
+    ] = 20
+    data_dir: Annotated[Path, Setting(DATA, FOLDER, "Folder for the database file and the admin key.")]
+    database: Annotated[str | None, Setting(DATA, TEXT, "postgresql:// URL instead of the SQLite file.")] = None
+    retention_days: Annotated[
+        int, Setting(DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.")
+    ] = 7
     auth: AuthSettings = field(default_factory=AuthSettings)
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    allow_origins: tuple[str, ...] = ()
-    allow_hosts: tuple[str, ...] = ()
+    rate_limit: Annotated[int, Setting(LIMITS, whole(0, 1_000_000), "Requests per minute and user; 0 = no limit.")] = 10
     caps: Caps = field(default_factory=Caps)
-    policy: Policy = field(default_factory=Policy)
-    idle_timeout_s: float = 3600.0
-    grace_s: float = 10.0
-    retention_days: int = 7
-    janitor_interval_s: float = 30.0
-    coalesce_ms: int = 40
+    policy: Annotated[
+        Policy,
+        Inner(
+            answer_timeout_ms=Setting(TIME, MILLISECONDS, "From an answer's start to its end.", key="answer_timeout"),
+            queue_timeout_ms=Setting(TIME, MILLISECONDS, "Waiting for the start.", key="queue_timeout"),
+            lease_ms=Setting(TIME, MILLISECONDS, "Silence after which a worker counts as lost.", key="lease"),
+            max_attempts=Setting(TIME, whole(1, 100), "Times an answer is begun before it counts as failed."),
+        ),
+    ] = field(default_factory=Policy)
+    idle_timeout_s: Annotated[
+        float, Setting(TIME, SECONDS, "Silence after which a connection is removed.", key="idle_timeout")
+    ] = 3600.0
+    grace_s: Annotated[float, Setting(TIME, SECONDS, "For running answers when the gateway stops.", key="grace")] = 10.0
+    janitor_interval_s: Annotated[float, Setting(TIME, SECONDS, "Between clean-ups.", key="janitor_interval")] = 30.0
+    coalesce_ms: Annotated[
+        int, Setting(TIME, whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long.")
+    ] = 40
+    log: LogSettings = field(default_factory=LogSettings)

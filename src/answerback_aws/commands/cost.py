@@ -1,14 +1,15 @@
 """`answerback cost`: what a month on AWS costs, line by line, and what each choice of the design saves."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
+from answerback.cli.options import Json
 from answerback.cli.output import say, say_json, say_table, usage_error
-
-if TYPE_CHECKING:
-    from answerback_aws.cost.estimate import Estimate
+from answerback_aws.cost.counts import UnknownPrice
+from answerback_aws.cost.estimate import Estimate, estimate
+from answerback_aws.cost.workload import Workload
 
 DEFAULT_MODEL: Final = "amazon.nova-lite-v1:0"
 
@@ -25,7 +26,7 @@ def cost(
     speed: Annotated[float, typer.Option(min=1.0, help="Tokens a second that the model writes.")] = 80.0,
     model: Annotated[str, typer.Option(help="A Bedrock model id; `none` leaves the tokens out.")] = DEFAULT_MODEL,
     region: Annotated[str, typer.Option(help="us-east-1 or ap-northeast-2.")] = "us-east-1",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> int:
     """Estimate the monthly bill of a stack on AWS, and what each choice of its design saves.
 
@@ -40,10 +41,6 @@ def cost(
 
       answerback cost --model none --no-stream --json
     """
-    from answerback_aws.cost.counts import UnknownPrice  # noqa: PLC0415 - only this command needs it
-    from answerback_aws.cost.estimate import estimate  # noqa: PLC0415
-    from answerback_aws.cost.workload import Workload  # noqa: PLC0415
-
     workload = Workload(
         apps=apps,
         hours=hours,
@@ -65,7 +62,7 @@ def cost(
     return 0
 
 
-def _say_as_json(found: "Estimate") -> None:
+def _say_as_json(found: Estimate) -> None:
     workload = asdict(found.workload) | {"answers": found.workload.answers}
     say_json(
         {
@@ -81,7 +78,7 @@ def _say_as_json(found: "Estimate") -> None:
     )
 
 
-def _say(found: "Estimate") -> None:
+def _say(found: Estimate) -> None:
     workload = found.workload
     say(f"A month in {found.prices.region}, in US dollars: {workload.answers:,.0f} answers.")
     say(

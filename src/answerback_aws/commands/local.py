@@ -1,13 +1,17 @@
-"""What `answerback aws local` does and shows."""
+"""`answerback aws local`: the template on an emulator of AWS, on this machine."""
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import platformdirs
+import typer
 
+from answerback.cli.options import Json
 from answerback.cli.output import CliError, ExitCode, missing_extra, note, say, say_json
+from answerback_aws.commands.options import pairs
 from answerback_aws.commands.progress import shown_progress
 
 try:
@@ -20,10 +24,32 @@ except ModuleNotFoundError as exc:
     raise missing_extra("The emulated AWS", "aws,server,local-llm") from exc
 
 
-def run_local(*, model: str, port: int, parameters: Mapping[str, str], as_json: bool) -> int:
-    """Start everything, show where it is, and stop with Ctrl-C."""
+def local(
+    *,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="SPEC", help="Answers in Bedrock's place: local | echo | openai:…")
+    ] = "local",
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Of the emulator; 0: a free one.")] = 0,
+    parameter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any parameter of the template; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Run the template on an emulator of AWS on this machine, until Ctrl-C. Needs PostgreSQL, no account.
+
+    The first time it installs the emulator in your cache folder (220 MB). All else that it makes is deleted at the end.
+
+    Examples:
+
+      answerback aws local
+
+      answerback aws local --model echo --parameter RateLimit=0
+    """
     settings = LocalSettings(
-        model=model, port=port, cache=platformdirs.user_cache_path("answerback"), parameters=parameters
+        model=model,
+        port=port,
+        cache=platformdirs.user_cache_path("answerback"),
+        parameters=pairs("--parameter", parameter),
     )
     with _interruptible():
         try:

@@ -1,13 +1,31 @@
-"""`answerback bench`: load with a ledger."""
+"""`answerback bench`: load, with every frame checked, and faults."""
 
+import asyncio
+import secrets
 import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import platformdirs
 import typer
 
-from answerback.cli.options import MaxTokens, ModelName, TokenText
-from answerback.cli.output import usage_error
+from answerback.cli.options import Json, MaxTokens, ModelName, TokenText, with_options
+from answerback.cli.output import CliError, ExitCode, missing_extra, note, say, say_json, usage_error
+from answerback.stores.errors import StoreError
+from answerback_proof.chaos.plan import ChaosPlan
+from answerback_proof.chaos.postgres import NoPostgres
+from answerback_proof.chaos.report import ChaosReport
+from answerback_proof.chaos.run import run_chaos
+from answerback_proof.load.figures import Report
+from answerback_proof.load.idle import IdleReport, measure_idle
+from answerback_proof.load.load import Plan
+from answerback_proof.load.measure import loop_factory, measure, measured_gateway
+from answerback_proof.load.process import ProcessFailed, running
+from answerback_proof.load.websocket import LoadConnectionError
 
 _MOST = 1_000_000
 _CHAOS = "Chaos"
@@ -16,41 +34,78 @@ _KILLS = 50
 _AWS_APPS = 12
 _AWS_SECONDS = 180.0
 """The emulated AWS answers some tens of questions a second, and starts a process for a function in a second or two."""
+_SEEDS = 1_000_000
+_AWS_DELAY_MS = 25.0
+"""Of a word: long enough that answers are under way when a fault is injected."""
 
 
-def bench(
-    *,
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """What is asked of which server."""
+
     apps: Annotated[
         int | None,
         typer.Option(
             min=1, max=100_000, help="Connections, each a user and session; default: 50, on AWS 12.", show_default=False
         ),
-    ] = None,
-    requests: Annotated[int, typer.Option(min=1, max=_MOST, help="Questions of each app.")] = 200,
+    ] = None
+    requests: Annotated[int, typer.Option(min=1, max=_MOST, help="Questions of each app.")] = 200
     in_flight: Annotated[
         int, typer.Option(min=1, max=100_000, help="Closed loop: questions that each app keeps pending.")
-    ] = 1,
+    ] = 1
     rate: Annotated[
         float | None,
         typer.Option(min=0.1, help="Open loop: questions a second over all apps, whatever is pending."),
-    ] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Streamed answers.")] = False,
-    words: Annotated[int, typer.Option(min=1, max=10_000, help="Words of a question, and so of its answer.")] = 50,
-    message_bytes: Annotated[int, typer.Option(min=0, max=120_000, help="Bytes that a question has at least.")] = 0,
-    delay_ms: Annotated[int, typer.Option(min=0, max=10_000, help="Own gateway: the model's time for a word.")] = 0,
+    ] = None
+    stream: Annotated[bool, typer.Option("--stream", help="Streamed answers.")] = False
+    words: Annotated[int, typer.Option(min=1, max=10_000, help="Words of a question, and so of its answer.")] = 50
+    message_bytes: Annotated[int, typer.Option(min=0, max=120_000, help="Bytes that a question has at least.")] = 0
+    delay_ms: Annotated[int, typer.Option(min=0, max=10_000, help="Own gateway: the model's time for a word.")] = 0
     coalesce_ms: Annotated[
         int | None, typer.Option(min=0, max=10_000, help="Own gateway: see `serve`.", show_default=False)
-    ] = None,
-    idle: Annotated[int, typer.Option(min=0, max=_MOST, help="Measure so many quiet connections instead.")] = 0,
+    ] = None
+    idle: Annotated[int, typer.Option(min=0, max=_MOST, help="Measure so many quiet connections instead.")] = 0
     url: Annotated[
         str | None, typer.Option(help="A running server instead of a gateway of its own.", show_default=False)
-    ] = None,
+    ] = None
     pid: Annotated[
         int | None, typer.Option(help="With --url: process id of that server, to see its CPU.", show_default=False)
-    ] = None,
-    token: TokenText = None,
-    model: ModelName = None,
-    max_tokens: MaxTokens = None,
+    ] = None
+    token: TokenText = None
+    model: ModelName = None
+    max_tokens: MaxTokens = None
+
+    def check(self) -> None:
+        """Raises: CliError: options that do not go together."""
+        if self.pid is not None and self.url is None:
+            raise usage_error("--pid is for a server under --url")
+        if self.url is not None and (self.delay_ms or self.coalesce_ms is not None):
+            raise usage_error("--delay-ms and --coalesce-ms are for bench's own gateway", "leave out --url, or them")
+        if self.idle and self.url is not None and self.pid is None:
+            raise usage_error("--idle measures memory", "say the process id of the server with --pid")
+
+    def plan(self, url: str) -> Plan:
+        """What the load tool does at this server."""
+        return Plan(
+            url=url,
+            apps=self.apps or _APPS,
+            requests=self.requests,
+            in_flight=self.in_flight,
+            rate=self.rate,
+            stream=self.stream,
+            words=self.words,
+            message_bytes=self.message_bytes,
+            model=self.model,
+            max_tokens=self.max_tokens,
+            token=self.token,
+            is_echo=self.model is None or self.model == "echo",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChaosOptions:
+    """Which faults, where, and for how long."""
+
     chaos: Annotated[
         bool,
         typer.Option(
@@ -58,11 +113,11 @@ def bench(
             help="Kill, freeze and cut off its own gateway instead, while --apps ask.",
             rich_help_panel=_CHAOS,
         ),
-    ] = False,
+    ] = False
     seed: Annotated[
         int | None,
         typer.Option(min=0, help="What strikes when; default: a new one.", show_default=False, rich_help_panel=_CHAOS),
-    ] = None,
+    ] = None
     aws: Annotated[
         bool,
         typer.Option(
@@ -70,24 +125,24 @@ def bench(
             help="Strike the emulated AWS instead of a gateway, for --seconds (default: 180).",
             rich_help_panel=_CHAOS,
         ),
-    ] = False,
+    ] = False
     kills: Annotated[
         int | None,
         typer.Option(min=1, max=10_000, help="SIGKILLs; default: 50.", show_default=False, rich_help_panel=_CHAOS),
-    ] = None,
+    ] = None
     seconds: Annotated[
         float | None,
         typer.Option(
             min=1, help="Strike for so long, whatever --kills says.", show_default=False, rich_help_panel=_CHAOS
         ),
-    ] = None,
+    ] = None
     postgres: Annotated[
         bool, typer.Option("--postgres", help="Store in a PostgreSQL of its own, and crash it.", rich_help_panel=_CHAOS)
-    ] = False,
+    ] = False
     database: Annotated[
         str | None,
         typer.Option(help="Store in this PostgreSQL, and leave it alone.", show_default=False, rich_help_panel=_CHAOS),
-    ] = None,
+    ] = None
     keep: Annotated[
         Path | None,
         typer.Option(
@@ -96,9 +151,49 @@ def bench(
             show_default=False,
             rich_help_panel=_CHAOS,
         ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> int:
+    ] = None
+
+    def check(self, load: LoadOptions) -> None:
+        """Raises: CliError: options that do not go together."""
+        not_for_chaos = {
+            "--url": load.url,
+            "--pid": load.pid,
+            "--rate": load.rate,
+            "--model": load.model,
+            "--token": load.token,
+            "--idle": load.idle or None,
+        }
+        for flag, value in not_for_chaos.items():
+            if value is not None:
+                raise usage_error(f"{flag} is not for --chaos", "leave it out; chaos starts a gateway of its own")
+        if self.postgres and self.database is not None:
+            raise usage_error("--postgres starts a database of its own", "leave out --database")
+        if self.aws and self.kills is not None:
+            raise usage_error("--kills is not for --aws", "say how long with --seconds")
+        if self.aws and (self.postgres or self.database is not None):
+            raise usage_error("--postgres and --database are not for --aws", "leave them out; it starts a PostgreSQL")
+        if self.keep is not None and self.keep.exists() and (not self.keep.is_dir() or any(self.keep.iterdir())):
+            raise usage_error(f"{self.keep} is not an empty folder", "name a new one with --keep")
+        if sys.platform != "linux":
+            raise usage_error("--chaos needs Linux", "run it there, or in a container")
+
+    def plan(self, apps: int | None) -> ChaosPlan:
+        """The run; a new seed is short enough to be typed again."""
+        return ChaosPlan(
+            seed=secrets.randbelow(_SEEDS) if self.seed is None else self.seed,
+            # What tells this run from others in one database.
+            name="" if self.database is None else f"-{secrets.token_hex(3)}",
+            apps=apps or (_AWS_APPS if self.aws else _APPS),
+            kills=self.kills or _KILLS,
+            seconds=self.seconds or (_AWS_SECONDS if self.aws else None),
+            own_postgres=self.postgres,
+            database=self.database,
+            keep=self.keep,
+        )
+
+
+@with_options
+def bench(*, load: LoadOptions, faults: ChaosOptions, as_json: Json = False) -> int:
     """Load a gateway with many apps, and check every frame of every answer.
 
     Without --url it starts a gateway of its own with the model `echo` on a store of its own. A server under --url must
@@ -123,98 +218,104 @@ def bench(
 
       answerback bench --chaos --aws --seconds 120
     """
-    if chaos:
-        refused = {
-            "--url": url,
-            "--pid": pid,
-            "--rate": rate,
-            "--model": model,
-            "--token": token,
-            "--idle": idle or None,
-        }
-        for flag, value in refused.items():
-            if value is not None:
-                raise usage_error(f"{flag} is not for --chaos", "leave it out; chaos starts a gateway of its own")
-        if postgres and database is not None:
-            raise usage_error("--postgres starts a database of its own", "leave out --database")
-        if aws:
-            _refuse_for_aws(kills=kills, postgres=postgres, database=database)
-        if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-            raise usage_error(f"{keep} is not an empty folder", "name a new one with --keep")
-        return _chaos(
-            aws=aws,
-            apps=apps or (_AWS_APPS if aws else _APPS),
-            seed=seed,
-            kills=kills or _KILLS,
-            seconds=seconds or (_AWS_SECONDS if aws else None),
-            postgres=postgres,
-            database=database,
-            keep=keep,
-            as_json=as_json,
-        )
-    if aws:
+    if faults.chaos:
+        faults.check(load)
+        plan = faults.plan(load.apps)
+        report = _run_aws_chaos(plan) if faults.aws else _run_chaos(plan)
+        return _show(report, as_json=as_json, is_clean=report.is_clean)
+    if faults.aws:
         raise usage_error("--aws is for --chaos", "load a stack by its --url")
-    if pid is not None and url is None:
-        raise usage_error("--pid is for a server under --url")
-    if url is not None and (delay_ms or coalesce_ms is not None):
-        raise usage_error("--delay-ms and --coalesce-ms are for bench's own gateway", "leave out --url, or them")
-    if idle and url is not None and pid is None:
-        raise usage_error("--idle measures memory", "say the process id of the server with --pid")
-    from answerback_proof.commands.benching import Bench, run_bench  # noqa: PLC0415 - the load tool is slow to import
-
-    return run_bench(
-        Bench(
-            apps=apps or _APPS,
-            requests=requests,
-            in_flight=in_flight,
-            rate=rate,
-            stream=stream,
-            words=words,
-            message_bytes=message_bytes,
-            delay_ms=delay_ms,
-            coalesce_ms=coalesce_ms,
-            idle=idle,
-            url=url,
-            pid=pid,
-            token=token,
-            model=model,
-            max_tokens=max_tokens,
-            as_json=as_json,
-        )
-    )
+    load.check()
+    measured = _run_load(load)
+    return _show(measured, as_json=as_json, is_clean=isinstance(measured, IdleReport) or measured.is_clean)
 
 
-def _refuse_for_aws(*, kills: int | None, postgres: bool, database: str | None) -> None:
-    if kills is not None:
-        raise usage_error("--kills is not for --aws", "say how long with --seconds")
-    if postgres or database is not None:
-        raise usage_error("--postgres and --database are not for --aws", "leave them out; it starts a PostgreSQL")
+def _show(report: Report | IdleReport | ChaosReport, *, as_json: bool, is_clean: bool) -> ExitCode:
+    if as_json:
+        say_json(report.as_json())
+    else:
+        for name, text in report.rows():
+            say(f"{name:<18}{text}")
+    return ExitCode.OK if is_clean else ExitCode.FAILED
 
 
-def _chaos(
-    *,
-    aws: bool,
-    apps: int,
-    seed: int | None,
-    kills: int,
-    seconds: float | None,
-    postgres: bool,
-    database: str | None,
-    keep: Path | None,
-    as_json: bool,
-) -> int:
-    if sys.platform != "linux":
-        raise usage_error("--chaos needs Linux", "run it there, or in a container")
-    from answerback_proof.commands.chaos import ChaosPlan, new_name, new_seed, run, run_aws  # noqa: PLC0415 - slow to import
+# --- load ---------------------------------------------------------------------------------------------------
 
-    plan = ChaosPlan(
-        seed=new_seed() if seed is None else seed,
-        name="" if database is None else new_name(),
-        apps=apps,
-        kills=kills,
-        seconds=seconds,
-        own_postgres=postgres,
-        database=database,
-        keep=keep,
-    )
-    return run_aws(plan, as_json=as_json) if aws else run(plan, as_json=as_json)
+
+def _run_load(load: LoadOptions) -> Report | IdleReport:
+    """Raises: CliError: it cannot be measured."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(_measure(load))
+    except LoadConnectionError as exc:
+        raise CliError(str(exc), "see that the server runs, and --url", exit_code=ExitCode.CANNOT_CONNECT) from exc
+    except ProcessFailed as exc:
+        raise CliError(str(exc)) from exc
+
+
+async def _measure(load: LoadOptions) -> Report | IdleReport:
+    async with _server(load) as (url, pid):
+        if load.idle and pid is not None:
+            return await measure_idle(url, pid, load.idle)
+        return await measure(load.plan(url), pid=pid)
+
+
+@asynccontextmanager
+async def _server(load: LoadOptions) -> AsyncIterator[tuple[str, int | None]]:
+    """The server's URL and process id."""
+    if load.url is not None:
+        yield load.url, load.pid
+        return
+    with tempfile.TemporaryDirectory(prefix="answerback-bench-", ignore_cleanup_errors=True) as folder:
+        model = f"echo:delay_ms={load.delay_ms}"
+        command = measured_gateway(Path(folder) / "data", model=model, coalesce_ms=load.coalesce_ms)
+        async with running(command, log=Path(folder) / "log") as server:
+            yield server.url, server.pid
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+
+
+class _Steps:
+    """A line for each step of the deployment; its resources are those of every deployment."""
+
+    def step(self, text: str) -> None:
+        """See deploy.deployment.Progress."""
+        note(f"{text} ...")
+
+    def event(self, event: object) -> None:
+        """See deploy.deployment.Progress."""
+
+
+def _run_chaos(plan: ChaosPlan) -> ChaosReport:
+    """Raises: CliError: it cannot be run."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(run_chaos(plan, told=note))
+    except (ProcessFailed, NoPostgres, StoreError) as exc:
+        raise CliError(str(exc)) from exc
+
+
+def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
+    """The same on the emulated AWS. Raises: CliError: it cannot be run."""
+    try:
+        from answerback_aws.deploy.errors import DeployError  # noqa: PLC0415 - an extra
+        from answerback_aws.emulator.emulator import EmulatorFailed  # noqa: PLC0415
+        from answerback_aws.emulator.environment import emulator_python  # noqa: PLC0415
+        from answerback_aws.emulator.failure import LocalFailed  # noqa: PLC0415
+        from answerback_proof.chaos.aws.run import PATIENT, run_aws_chaos  # noqa: PLC0415
+        from answerback_proof.chaos.aws.stack import EmulatedAws  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("answerback"):
+            raise
+        raise missing_extra("The emulated AWS", "aws,server") from exc
+    cache = platformdirs.user_cache_path("answerback")
+    patient = replace(plan, timing=PATIENT, delay_ms=_AWS_DELAY_MS)
+    try:
+        emulated = EmulatedAws(python=emulator_python(cache, note), wheels=cache / "wheels")
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(run_aws_chaos(patient, emulated, told=note, progress=_Steps()))
+    except (LocalFailed, DeployError) as exc:
+        raise CliError(exc.message, exc.hint) from exc
+    except (EmulatorFailed, NoPostgres) as exc:
+        raise CliError(str(exc)) from exc

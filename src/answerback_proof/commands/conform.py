@@ -1,11 +1,29 @@
 """`answerback conform`: does a server keep to the protocol?"""
 
-from typing import Annotated
+import asyncio
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Final
 
 import typer
 
-from answerback.cli.options import TokenText
-from answerback.cli.output import ExitCode, usage_error
+from answerback.cli.options import Json, TokenText
+from answerback.cli.output import CliError, ExitCode, note, say, say_json, usage_error
+from answerback_proof.conformance import (
+    BrokenCase,
+    CannotConnect,
+    Case,
+    Facts,
+    Result,
+    ServerRun,
+    Verdict,
+    load_cases,
+    load_models,
+)
+
+_SIGNS: Final[Mapping[Verdict, str]] = {Verdict.PASSED: "ok", Verdict.FAILED: "FAIL", Verdict.SKIPPED: "skip"}
 
 
 def conform(
@@ -18,8 +36,8 @@ def conform(
     token: TokenText = None,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Cases at a time; with a token always one.")] = 8,
     strict: Annotated[bool, typer.Option("--strict", help="A case that cannot be run counts as failed.")] = False,
-    as_list: Annotated[bool, typer.Option("--list", help="Print the names of the cases and leave.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_list: Annotated[bool, typer.Option("--list", help="Show the names of the cases and exit.")] = False,
+    as_json: Json = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what passed, too.")] = False,
 ) -> int:
     """Run the conformance cases against a server, and say which it fails.
@@ -36,12 +54,110 @@ def conform(
 
       answerback conform wss://gateway.example --case resuming --json
     """
-    from answerback_proof.commands import conforming  # noqa: PLC0415 - the runner is for those who run it
-
-    cases = conforming.chosen(case or [])
+    cases = chosen(case or [])
     if as_list:
-        conforming.show_list(cases, as_json=as_json)
+        show_list(cases, as_json=as_json)
         return ExitCode.OK
     if url is None or not url.startswith(("ws://", "wss://")):
         raise usage_error("say where the server is", "for example: answerback conform ws://127.0.0.1:8765")
-    return conforming.run(url, token, cases, jobs=1 if token else jobs, strict=strict, as_json=as_json, verbose=verbose)
+    return run(url, token, cases, jobs=1 if token else jobs, strict=strict, as_json=as_json, verbose=verbose)
+
+
+def chosen(patterns: Sequence[str]) -> Sequence[Case]:
+    """The cases that are meant: a part of a name, or a pattern with `*`; all if none is given. Raises: CliError."""
+    try:
+        cases = load_cases("server")
+    except BrokenCase as exc:
+        raise CliError(f"the cases cannot be read: {exc}") from exc
+    found = [case for case in cases if not patterns or any(_is_meant(case.name, pattern) for pattern in patterns)]
+    if not found:
+        raise usage_error("no case has such a name", "answerback conform --list shows them")
+    return found
+
+
+def show_list(cases: Sequence[Case], *, as_json: bool) -> None:
+    """The names of cases."""
+    if as_json:
+        say_json([{"case": case.name, "section": case.case.section} for case in cases])
+        return
+    for case in cases:
+        say(case.name)
+
+
+def run(
+    url: str, token: str | None, cases: Sequence[Case], *, jobs: int, strict: bool, as_json: bool, verbose: bool
+) -> ExitCode:
+    """Run cases, show what came of them, and return the exit code.
+
+    Raises: CliError: the server cannot be reached, or a case is wrong.
+    """
+    try:
+        facts, results = asyncio.run(_run(url, token, cases, jobs=jobs, show=not as_json, verbose=verbose))
+    except CannotConnect as exc:
+        raise CliError(str(exc), exit_code=ExitCode.CANNOT_CONNECT) from exc
+    except BrokenCase as exc:
+        raise CliError(f"a case is wrong: {exc}") from exc
+    counts = Counter(result.verdict for result in results)
+    if as_json:
+        totals = {str(verdict): counts[verdict] for verdict in Verdict}
+        say_json({"url": url, **totals, "cases": [_shown(result) for result in results]})
+    else:
+        say(", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
+        _advise(facts, results)
+    if any(result.rate_limited for result in results):
+        return ExitCode.RATE_LIMITED
+    failed = counts[Verdict.FAILED] + (counts[Verdict.SKIPPED] if strict else 0)
+    return ExitCode.FAILED if failed or not counts[Verdict.PASSED] else ExitCode.OK
+
+
+def _is_meant(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) if "*" in pattern else pattern in name
+
+
+async def _run(
+    url: str, token: str | None, cases: Sequence[Case], *, jobs: int, show: bool, verbose: bool
+) -> tuple[Facts, list[Result]]:
+    run = ServerRun(url, token=token)
+    facts = await run.look()
+    limit = facts.limits.get("requestsPerMinute", 0)
+    if limit:
+        note(
+            f"answerback: this server takes {limit} requests a minute of a user. Cases may fail for that; "
+            "start it with --rate-limit 0."
+        )
+    results = []
+    async for result in run.run(cases, facts, jobs=jobs):
+        results.append(result)
+        if show and (verbose or result.verdict is Verdict.FAILED):
+            _show(result)
+    return facts, results
+
+
+def _show(result: Result) -> None:
+    say(f"{_SIGNS[result.verdict]:<5} {result.name}  (PROTOCOL.md {result.section})")
+    if result.why:
+        where = f"step {result.step}: " if result.step else ""
+        say(f"      {where}{result.why}")
+    for line in result.transcript:
+        say(f"        {line}")
+
+
+def _advise(facts: Facts, results: Sequence[Result]) -> None:
+    """Why cases were skipped, and how the server has to be started for them."""
+    for why, count in Counter(result.why for result in results if result.verdict is Verdict.SKIPPED).items():
+        note(f"  {count} skipped: {why}")
+    models = load_models()
+    if any(name not in facts.models for name in models):
+        flags = [flag for need in models.values() for flag in ("--model", need.spec)]
+        note(f"For every model: answerback serve --rate-limit 0 {shlex.join(flags)}")
+
+
+def _shown(result: Result) -> dict[str, Any]:
+    return {
+        "case": result.name,
+        "section": result.section,
+        "verdict": result.verdict,
+        "why": result.why or None,
+        "step": result.step,
+        "transcript": list(result.transcript),
+    }

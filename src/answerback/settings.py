@@ -1,11 +1,18 @@
-"""How one setting is read from a flag, a variable or a TOML value, and written as TOML again."""
+"""Settings, declared once: a field of a settings class says its name, type, bounds, default and help.
+
+A settings class is a frozen dataclass. A field that may be set from outside is annotated with a `Setting`; `declared`
+finds them all, also those of inner settings classes. The setting `idle_timeout` is the flag `--idle-timeout`, the
+variable `ANSWERBACK_IDLE_TIMEOUT` and the TOML key `idle_timeout`.
+"""
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 _UNITS_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
@@ -22,6 +29,80 @@ class Kind:
     metavar: str
     rule: str
     read: Callable[[object], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a field may be set from outside.
+
+    Annotate the field with it. `key` '': the field's own name. `path`: field names from the settings class to the
+    value. `declared` fills both in.
+    """
+
+    panel: str
+    kind: Kind
+    help: str
+    key: str = ""
+    is_secret: bool = False
+    path: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """Its flag."""
+        return f"--{self.key.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return f"ANSWERBACK_{self.key.upper()}"
+
+    @property
+    def repeats(self) -> bool:
+        """Whether its flag may be given several times."""
+        return self.kind is TEXTS
+
+    def value_in(self, settings: object) -> object:
+        """The value that `settings` has for it."""
+        for name in self.path:
+            settings = getattr(settings, name)
+        return settings
+
+
+class Inner:
+    """Settings of a field whose class does not know that it can be set: `Setting` by that class's field name."""
+
+    def __init__(self, **settings: Setting) -> None:
+        self.settings: Final[Mapping[str, Setting]] = settings
+
+
+def declared(kind: type) -> tuple[Setting, ...]:
+    """Every setting of a settings class, panel by panel in the order in which the panels first appear."""
+    found = tuple(_declared(kind, ()))
+    panels = tuple(dict.fromkeys(setting.panel for setting in found))
+    return tuple(sorted(found, key=lambda setting: panels.index(setting.panel)))
+
+
+def _declared(kind: type, path: tuple[str, ...]) -> Iterator[Setting]:
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        hint, at = hints[field.name], (*path, field.name)
+        notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+        for note in notes:
+            if isinstance(note, Setting):
+                yield replace(note, key=note.key or field.name, path=at)
+            elif isinstance(note, Inner):
+                for name, setting in note.settings.items():
+                    yield replace(setting, key=setting.key or name, path=(*at, name))
+        if not notes and is_dataclass(hint):
+            yield from _declared(hint, at)  # type: ignore[arg-type]
+
+
+def changed(settings: T, path: Sequence[str], value: object) -> T:
+    """The settings with another value at `path`."""
+    name, *rest = path
+    if rest:
+        value = changed(getattr(settings, name), rest, value)
+    return replace(settings, **{name: value})  # type: ignore[type-var]
 
 
 def duration_ms(value: object) -> int:
