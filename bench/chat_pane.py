@@ -22,7 +22,7 @@ from PySide6.QtWidgets import QApplication, QHBoxLayout, QWidget
 from answerback_desktop.engine.events import TextAppended
 from answerback_desktop.records import Turn, TurnStatus
 from answerback_desktop.texts.chat import CHAT_EN
-from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.theme import Theme, apply
 from answerback_desktop.viewmodels.app import AppViewModel
 from chat_samples import HOME, MARKDOWN, app_with, turn
@@ -41,7 +41,7 @@ def streaming(theme: Theme) -> tuple[ChatPane, AppViewModel]:
     """A pane with ten turns and an answer that streams below them."""
     older = [turn(f"r{number}", f"Question {number}?", MARKDOWN) for number in range(10)]
     app, _ = app_with([*older, turn("r99", "Go on", "", status=TurnStatus.STREAMING, tokens=None, times=None)])
-    return ChatPane(app, Look(theme=theme, texts=CHAT_EN)), app
+    return ChatPane(app, Appearance(theme=theme, texts=CHAT_EN)), app
 
 
 def stream(application: QApplication, theme: Theme, seconds: float) -> list[float]:
@@ -78,7 +78,7 @@ def opened(
     """A pane with these turns, its app, and the CPU milliseconds until it is painted."""
     app, _ = app_with(turns)
     begun = time.process_time()
-    pane = ChatPane(app, Look(theme=theme, texts=CHAT_EN))
+    pane = ChatPane(app, Appearance(theme=theme, texts=CHAT_EN))
     pane.resize(width, 900)
     pane.show()
     application.processEvents()

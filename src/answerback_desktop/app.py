@@ -18,11 +18,9 @@ from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
 from answerback_desktop.settings import AuthMode, Language, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
 from answerback_desktop.ui.bridge import Bridge
-from answerback_desktop.ui.process.log import CrashWatch, open_log
-from answerback_desktop.ui.process.signals import StopSignals
-from answerback_desktop.ui.process.single import Doorbell, ring
+from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, ring
 from answerback_desktop.ui.theme import apply
-from answerback_desktop.ui.theme.look import theme_of
+from answerback_desktop.ui.theme.theme import theme_of
 from answerback_desktop.ui.tray import Tray, app_icon
 from answerback_desktop.ui.window.main_window import MainWindow
 from answerback_desktop.ui.window.toast import Toast
@@ -186,7 +184,7 @@ def run(options: Options) -> Outcome:
 def _run_in(application: QApplication, options: Options, watch: CrashWatch) -> None:
     keep_options(options)
     app = DesktopApp(application, options.profile)
-    doorbell, signals = Doorbell(options.profile.folder), StopSignals()
+    doorbell, signals = InstanceServer(options.profile.folder), StopSignals()
     watch.happened.connect(app.something_went_wrong)
     signals.came.connect(app.finish)
     doorbell.listen()

@@ -46,7 +46,7 @@ def test_settings_come_back(tmp_path):
     file = SettingsFile(tmp_path / "settings.json")
     assert file.load() == Settings()
     chosen = Settings(
-        server_url="wss://h/stage", theme=Theme.DARK, language=Language.KOREAN, system="짧게", max_tokens=9
+        server_url="wss://h/screen", theme=Theme.DARK, language=Language.KOREAN, system="짧게", max_tokens=9
     )
     file.save(chosen)
     assert file.load() == chosen

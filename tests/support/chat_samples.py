@@ -33,7 +33,7 @@ from answerback_desktop.records import (
     TurnStatus,
 )
 from answerback_desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
-from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.theme import Scheme, Theme, apply
 from answerback_desktop.viewmodels.app import AppViewModel
 
@@ -45,7 +45,7 @@ A **binary search** halves the range at every step, so it needs about `log2(n)` 
 
 ## How it works
 
-1. Look at the middle element.
+1. Appearance at the middle element.
 2. If it is the one you want, stop.
 3. Otherwise go on in the half where it must be:
    - the left half if it is larger,
@@ -262,7 +262,7 @@ def pane_of(scene: Scene, application: QApplication) -> tuple[ChatPane, AppViewM
     theme = Theme(scheme=scene.scheme, body_px=scene.body_px)
     apply(application, theme)
     app, recorder = app_with(scene.turns, connection=scene.connection)
-    pane = ChatPane(app, Look(theme=theme, texts=scene.texts))
+    pane = ChatPane(app, Appearance(theme=theme, texts=scene.texts))
     pane.resize(scene.width, scene.height)
     pane.show()
     pane.focus_composer()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from answerback.client import (
@@ -15,7 +16,7 @@ from answerback.client import (
     RequestCancelled,
     SessionReplaced,
 )
-from answerback.client.events import Answer
+from answerback.client.events import Answer, Queued, Restarted, Started, Text
 from answerback.core.answer import clean
 from answerback.protocol.frames import SendMessage, Status
 from answerback_desktop.engine.events import (
@@ -24,10 +25,10 @@ from answerback_desktop.engine.events import (
     Event,
     NoticeCode,
     NoticeRaised,
+    TextAppended,
     TurnChanged,
     TurnsRemoved,
 )
-from answerback_desktop.engine.live import LiveAnswer
 from answerback_desktop.engine.outbox import StoredOutbox
 from answerback_desktop.engine.tasks import Tasks
 from answerback_desktop.records import Conversation, Turn, TurnStatus
@@ -205,3 +206,73 @@ def _begin(client: Client, frame: SendMessage) -> AnswerStream | None:
         if not isinstance(exc, Closed | SessionReplaced):
             log.info("the client takes no question: %s", exc.code)
         return None
+
+
+class LiveAnswer:
+    """Pure. After a restart of the app the text that was kept is shown, and the same attempt comes from its start:
+    what is there already is compared, not shown twice; the first difference begins the answer anew.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._parts = [turn.answer]
+        self._length = len(turn.answer)
+        self.is_unsaved = False
+
+    @property
+    def turn(self) -> Turn:
+        """As it is now, with all the text."""
+        return replace(self._turn, answer=self.text)
+
+    @property
+    def text(self) -> str:
+        """What is shown."""
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]
+        return self._parts[0]
+
+    def receive(self, event: Queued | Started | Restarted | Text) -> TurnChanged | TextAppended | None:
+        """What the person sees of it."""
+        match event:
+            case Queued(position=position):
+                if self._turn.status is TurnStatus.STREAMING:
+                    return None
+                return self._become(TurnStatus.QUEUED, position=position)
+            case Started(attempt) if self._turn.attempt in (0, attempt):
+                return self._become(TurnStatus.STREAMING, attempt=attempt)
+            case Started(attempt) | Restarted(attempt):
+                self._set_text("")
+                return self._become(TurnStatus.STREAMING, attempt=attempt)
+            case Text():
+                return self._take_text(event)
+
+    def _become(self, status: TurnStatus, *, position: int | None = None, attempt: int = 0) -> TurnChanged:
+        self._turn = replace(self._turn, status=status, position=position, attempt=attempt or self._turn.attempt)
+        self.is_unsaved = True
+        return TurnChanged(self.turn)
+
+    def _take_text(self, event: Text) -> TurnChanged | TextAppended | None:
+        delta = event.delta
+        if event.offset != self._length:
+            shown = self.text[event.offset : event.offset + len(delta)]
+            if event.offset > self._length or not delta.startswith(shown):
+                self._set_text(event.snapshot)
+                return self._become(TurnStatus.STREAMING)
+            delta = delta[len(shown) :]
+            if not delta:
+                return None
+        offset = self._length
+        self._parts.append(delta)
+        self._length += len(delta)
+        self.is_unsaved = True
+        return TextAppended(
+            conversation_id=self._turn.conversation_id,
+            request_id=self._turn.request_id,
+            attempt=self._turn.attempt,
+            offset=offset,
+            delta=delta,
+        )
+
+    def _set_text(self, text: str) -> None:
+        self._parts = [text]
+        self._length = len(text)

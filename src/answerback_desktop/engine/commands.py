@@ -30,7 +30,7 @@ class Commands(Protocol):
         """Remove a turn that failed and that the server never took."""
 
     def open_conversation(self, conversation_id: str) -> None:
-        """`TurnsLoaded` with the newest page follows; a fresh look at the server's history too."""
+        """`TurnsLoaded` with the newest page follows; a poll of the server's history too."""
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
         """`TurnsLoaded` with the page before this turn follows."""
@@ -57,7 +57,7 @@ class Commands(Protocol):
         """`Exported` follows."""
 
     def refresh(self) -> None:
-        """Look for what other devices did: the window has got the focus."""
+        """Appearance for what other devices did: the window has got the focus."""
 
     def reconnect(self) -> None:
         """Try at once; also after the client was stopped."""

@@ -9,9 +9,9 @@ from concurrent.futures import Future
 
 from answerback_desktop.engine.account import AccountEngine
 from answerback_desktop.engine.commands import ExportFormat
-from answerback_desktop.engine.desk import Desk
 from answerback_desktop.engine.environment import Environment
 from answerback_desktop.engine.events import EngineStopped, Event
+from answerback_desktop.engine.session_controller import SessionController
 from answerback_desktop.settings import Settings
 
 log = logging.getLogger("answerback.desktop")
@@ -37,7 +37,7 @@ class Engine:
         self._events: deque[Event] = deque()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._desk: Desk | None = None
+        self._controller: SessionController | None = None
         self._stopping: asyncio.Event | None = None
 
     # --- life
@@ -79,7 +79,7 @@ class Engine:
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None = None) -> None:
         """See `Commands.ask`."""
-        self._do(lambda desk: desk.ask(conversation_id, request_id, text, replaces=replaces))
+        self._do(lambda controller: controller.ask(conversation_id, request_id, text, replaces=replaces))
 
     def stop(self, request_id: str) -> None:
         """See `Commands.stop`."""
@@ -131,27 +131,27 @@ class Engine:
 
     def reconnect(self) -> None:
         """See `Commands.reconnect`."""
-        self._do(lambda desk: desk.reconnect())
+        self._do(lambda controller: controller.reconnect())
 
     def change_settings(self, settings: Settings) -> None:
         """See `Commands.change_settings`."""
-        self._do(lambda desk: desk.change_settings(settings))
+        self._do(lambda controller: controller.change_settings(settings))
 
     def sign_in(self) -> None:
         """See `Commands.sign_in`."""
-        self._do(lambda desk: desk.sign_in())
+        self._do(lambda controller: controller.sign_in())
 
     def cancel_sign_in(self) -> None:
         """See `Commands.cancel_sign_in`."""
-        self._do(lambda desk: desk.cancel_sign_in())
+        self._do(lambda controller: controller.cancel_sign_in())
 
     def sign_out(self) -> None:
         """See `Commands.sign_out`."""
-        self._do(lambda desk: desk.sign_out())
+        self._do(lambda controller: controller.sign_out())
 
     def start_gateway(self) -> None:
         """See `Commands.start_gateway`."""
-        self._do(lambda desk: desk.start_gateway())
+        self._do(lambda controller: controller.start_gateway())
 
     # --- inside
 
@@ -161,16 +161,16 @@ class Engine:
             self._on_event()
 
     def _on_account(self, command: Callable[[AccountEngine], None]) -> None:
-        self._do(lambda desk: desk.on_account(command))
+        self._do(lambda controller: controller.on_account(command))
 
-    def _do(self, command: Callable[[Desk], None]) -> None:
-        loop, desk = self._loop, self._desk
-        if loop is None or desk is None:
+    def _do(self, command: Callable[[SessionController], None]) -> None:
+        loop, controller = self._loop, self._controller
+        if loop is None or controller is None:
             return
 
         def run() -> None:
             try:
-                command(desk)
+                command(controller)
             except Exception:
                 log.exception("a command failed")
 
@@ -189,17 +189,17 @@ class Engine:
             self._emit(EngineStopped())
 
     async def _serve(self, ready: Future[None]) -> None:
-        desk = Desk(self._environment, self._emit)
+        controller = SessionController(self._environment, self._emit)
         self._stopping = asyncio.Event()
         try:
-            await desk.open()
+            await controller.open()
         except BaseException as exc:
             ready.set_exception(exc)
             return
-        self._loop, self._desk = asyncio.get_running_loop(), desk
+        self._loop, self._controller = asyncio.get_running_loop(), controller
         ready.set_result(None)
         try:
             await self._stopping.wait()
         finally:
-            self._loop = self._desk = None
-            await desk.close()
+            self._loop = self._controller = None
+            await controller.close()

@@ -16,8 +16,7 @@ from answerback_desktop.engine.events import Event, NoticeCode, NoticeRaised, Si
 from answerback_desktop.engine.tasks import Tasks
 from answerback_desktop.records import Account
 from answerback_desktop.settings import AuthMode, Settings, is_id
-from answerback_desktop.signin.errors import SignInError
-from answerback_desktop.signin.provider import Grant
+from answerback_desktop.signin.provider import Grant, SignInError
 from answerback_desktop.signin.session import Identity, TokenKeeper, sign_in
 
 log = logging.getLogger("answerback.desktop")

@@ -3,23 +3,27 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from answerback.client import AnswerbackError, RequestFailed
+from answerback.core.answer import clean
+from answerback.protocol.errors import ERRORS
 from answerback.protocol.frames import Conversation, ConversationSummary
 from answerback.protocol.frames import Turn as HistoryTurn
-from answerback_desktop.engine.foreign import is_unknown, listed, turn_of
-from answerback_desktop.records import Turn
-from answerback_desktop.store.database import StoreError
+from answerback_desktop.engine.outbox import code_of
+from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
+from answerback_desktop.settings import is_id
 from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
-from answerback_desktop.store.store import AccountStore, Unsent
+from answerback_desktop.store.schema import StoreError
+from answerback_desktop.store.store import MAX_TITLE_LENGTH, AccountStore, Unsent
 
 log = logging.getLogger("answerback.desktop")
 
 UNDO_S: Final = 10.0
 """How long a deletion can be taken back before the server is told."""
 PERIOD_S: Final = 120.0
-"""Between looks at the server while online and in front of a person: on AWS each look keeps a database awake."""
+"""Between polls of the server while online and in front of a person: on AWS each poll keeps a database awake."""
 CONVERSATION_S: Final = 120.0
 """At most for the turns of one conversation: a server could send pages without end."""
 UNCHANGED: Final = 50
@@ -96,12 +100,12 @@ class Sync:
         self._first: str | None = None
 
     def wish(self, conversation_id: str | None = None) -> None:
-        """Look at the server soon; at this conversation first."""
+        """Appearance at the server soon; at this conversation first."""
         self._first = conversation_id or self._first
         self._wished.set()
 
     def connected(self) -> None:
-        """Anything may have happened meanwhile: look at everything."""
+        """Anything may have happened meanwhile: poll everything."""
         self._wants_all = True
         self._wished.set()
 
@@ -115,7 +119,7 @@ class Sync:
                 await self._tell()
                 if is_wished or self._is_watched():
                     is_thorough, self._wants_all = self._wants_all or not is_wished, False
-                    await self._look(is_thorough=is_thorough)
+                    await self._appearance(is_thorough=is_thorough)
             except AnswerbackError as exc:
                 self._wants_all = True
                 log.info("the history was not fetched: %s", exc.code)
@@ -134,7 +138,7 @@ class Sync:
         return True
 
     def _pause_s(self) -> float:
-        """Until the next look, or until a deletion is to be told."""
+        """Until the next poll, or until a deletion is due."""
         try:
             unsent = self._store.unsent()
         except StoreError:
@@ -192,8 +196,8 @@ class Sync:
 
     # --- from the server ------------------------------------------------------------------------------------
 
-    async def _look(self, *, is_thorough: bool) -> None:
-        """The list, last used first, then the turns of what changed. Only a thorough look finds what was deleted far
+    async def _appearance(self, *, is_thorough: bool) -> None:
+        """The list, last used first, then the turns of what changed. Only a thorough poll finds what was deleted far
         down the list.
         """
         unchanged = 0
@@ -267,3 +271,58 @@ class Sync:
         if merge.changed or merge.removed:
             self._watcher.turns_merged(conversation_id, merge)
         return merge.added
+
+
+_STATUS = {status.value: status for status in TurnStatus if status.is_over}
+
+
+def listed(summary: ConversationSummary, *, now_ms: int) -> Listed | None:
+    """A line of the server's list; None: its id cannot be one."""
+    if not is_id(summary.conversation_id):
+        return None
+    return Listed(
+        conversation_id=summary.conversation_id,
+        title=" ".join(clean(summary.title).split())[:MAX_TITLE_LENGTH],
+        turns=summary.turns,
+        created_at_ms=epoch_ms(summary.created_at, now_ms),
+        updated_at_ms=epoch_ms(summary.updated_at, now_ms),
+        updated_at=clean(summary.updated_at),
+    )
+
+
+def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | None:
+    """A turn of the server's history; None: its id cannot be one."""
+    if not is_id(turn.request_id):
+        return None
+    usage, code = turn.usage, turn.error_code
+    status = _STATUS[turn.status.value]
+    is_failed = status is TurnStatus.FAILED
+    return Turn(
+        request_id=turn.request_id,
+        conversation_id=conversation_id,
+        question=clean(turn.question),
+        answer=clean(turn.answer),
+        status=status,
+        asked_at_ms=epoch_ms(turn.asked_at, now_ms),
+        answered_at_ms=epoch_ms(turn.answered_at, now_ms),
+        failure=Failure(code=code_of(code), is_retryable=code is None or ERRORS[code].retryable) if is_failed else None,
+        model=None if turn.model is None else clean(turn.model),
+        replaces=turn.replaces if turn.replaces is not None and is_id(turn.replaces) else None,
+        tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
+        is_synced=True,
+    )
+
+
+def epoch_ms(instant: str, now_ms: int) -> int:
+    """ISO 8601 in UTC as epoch milliseconds; what is none, or not of our time, is now."""
+    try:
+        found = datetime.fromisoformat(instant)
+        at_ms = int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        return now_ms
+    return at_ms if 0 <= at_ms <= now_ms + 366 * 24 * 3600 * 1000 else now_ms
+
+
+def is_unknown(error: AnswerbackError) -> bool:
+    """Whether the server says that it has no such conversation."""
+    return error.code == "unknown_request"

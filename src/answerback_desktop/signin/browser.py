@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from answerback_desktop.signin.errors import SignInError, SignInFailure
-from answerback_desktop.signin.provider import Provider
+from answerback_desktop.signin.provider import Provider, SignInError, SignInFailure
 
 WAIT_S: Final = 300.0
 _REQUEST_BYTES: Final = 16 * 1024

@@ -5,13 +5,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import jwt
 
 from answerback_desktop.settings import is_issuer
-from answerback_desktop.signin.errors import SignInError, SignInFailure
 
 TIMEOUT_S: Final = 10.0
 _BYTES: Final = 1 << 20
@@ -19,6 +19,32 @@ _ALGORITHMS: Final = ("RS256", "ES256", "PS256", "EdDSA")
 """Of id tokens; never `none`, and never a shared secret: this client has none."""
 _LEEWAY_S: Final = 120.0
 _NOT_AGAIN: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client", "access_denied"})
+
+
+class SignInFailure(StrEnum):
+    """A closed list; the texts are the language tables'."""
+
+    UNREACHABLE = "unreachable"
+    """The identity provider does not answer."""
+    BAD_PROVIDER = "bad-provider"
+    """What answers at the issuer's URL is no OpenID provider, or not that one."""
+    DENIED = "denied"
+    """The person, or the provider, said no in the browser."""
+    REFUSED = "refused"
+    """The provider does not give tokens to this client: its id or redirect URI may not be registered."""
+    BAD_TOKEN = "bad-token"  # noqa: S105 - the name of a failure
+    """The provider's id token does not hold."""
+    TIMEOUT = "timeout"
+    """Nobody signed in in the browser."""
+
+
+class SignInError(Exception):
+    """Signing in, or getting a fresh token, did not work. `is_final`: the person has to sign in again."""
+
+    def __init__(self, failure: SignInFailure, *, is_final: bool = True) -> None:
+        super().__init__(failure.value)
+        self.failure = failure
+        self.is_final = is_final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,16 @@ from typing import Final
 import msgspec
 
 from answerback_desktop.signin.browser import ask_in_browser
-from answerback_desktop.signin.errors import SignInError, SignInFailure
-from answerback_desktop.signin.provider import Grant, Provider, discover, exchange, refresh, subject_of
+from answerback_desktop.signin.provider import (
+    Grant,
+    Provider,
+    SignInError,
+    SignInFailure,
+    discover,
+    exchange,
+    refresh,
+    subject_of,
+)
 
 _EARLY_S: Final = 90.0
 """A token that ends so soon is renewed before it is used: the client renews a minute before the end."""

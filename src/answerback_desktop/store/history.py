@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from answerback_desktop.records import Turn, TurnStatus
-from answerback_desktop.store.database import Database
-from answerback_desktop.store.rows import SAVE_TURN, SELECT_TURNS, row_of, turn_of
+from answerback_desktop.store.schema import Database
+from answerback_desktop.store.store import SAVE_TURN, SELECT_TURNS, row_of, turn_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

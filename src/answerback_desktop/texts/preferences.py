@@ -18,7 +18,7 @@ class PreferencesTexts:
     cancel: str
     page_server: str
     page_answers: str
-    page_look: str
+    page_appearance: str
     page_manners: str
     server_url: str
     server_url_hint: str
@@ -76,7 +76,7 @@ PREFERENCES_EN: Final = PreferencesTexts(
     cancel="Cancel",
     page_server="Server",
     page_answers="Answers",
-    page_look="Appearance",
+    page_appearance="Appearance",
     page_manners="Behaviour",
     server_url="Address",
     server_url_hint="ws:// on this computer or in a trusted network, wss:// everywhere else.",
@@ -144,7 +144,7 @@ PREFERENCES_KO: Final = PreferencesTexts(
     cancel="취소",
     page_server="서버",
     page_answers="답변",
-    page_look="화면",
+    page_appearance="화면",
     page_manners="동작",
     server_url="주소",
     server_url_hint="이 컴퓨터나 믿을 수 있는 네트워크에서는 ws://, 그 밖에는 wss://를 쓰세요.",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from answerback_desktop.engine.events import ConnectionReason, NoticeCode
-from answerback_desktop.signin.errors import SignInFailure
+from answerback_desktop.signin.provider import SignInFailure
 
 __all__ = ["STATUS_EN", "STATUS_KO", "StatusTexts"]
 

@@ -8,7 +8,7 @@ __all__ = ["WINDOW_EN", "WINDOW_KO", "WindowTexts"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowTexts:
-    """Sidebar, header, tray, menus and the sheets over the window. `…_name` are read by screen readers."""
+    """Sidebar, header, tray, menus and the dialogs over the window. `…_name` are read by screen readers."""
 
     # The sidebar
     sidebar_name: str

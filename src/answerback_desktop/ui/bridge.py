@@ -53,7 +53,7 @@ class Bridge(QObject):
         self._timer.stop()
 
     def wake(self) -> None:
-        """A person did something: an answer to it should not wait for a slow look."""
+        """A person did something: an answer to it should not wait for a slow poll."""
         self._empty = 0
         self._pace(_BUSY_MS)
 
@@ -63,7 +63,7 @@ class Bridge(QObject):
         self.wake()
 
     def pump(self) -> None:
-        """Look once."""
+        """Appearance once."""
         events = self._drain()
         if not events:
             self._empty += 1

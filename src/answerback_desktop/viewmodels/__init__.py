@@ -4,8 +4,7 @@ from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.changes import Appended, Changes
 from answerback_desktop.viewmodels.connection import ConnectionViewModel
 from answerback_desktop.viewmodels.conversation import ConversationViewModel
-from answerback_desktop.viewmodels.prices import Price, Prices
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels.turn import Price, Prices, TurnViewModel
 
 __all__ = [
     "AppViewModel",

@@ -33,7 +33,7 @@ from answerback_desktop.settings import Field, Settings, problems
 from answerback_desktop.viewmodels.changes import Changes, Collector
 from answerback_desktop.viewmodels.connection import ConnectionViewModel
 from answerback_desktop.viewmodels.conversation import ConversationViewModel
-from answerback_desktop.viewmodels.prices import Prices
+from answerback_desktop.viewmodels.turn import Prices
 
 _NOTICES_KEPT = 50
 

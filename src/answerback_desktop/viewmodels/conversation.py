@@ -9,8 +9,7 @@ from answerback_desktop.engine.commands import Commands, ExportFormat
 from answerback_desktop.engine.events import TextAppended, TurnsLoaded
 from answerback_desktop.records import Conversation, Turn, TurnStatus
 from answerback_desktop.viewmodels.changes import Appended, Collector
-from answerback_desktop.viewmodels.prices import Prices
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels.turn import Prices, TurnViewModel
 
 _NO_PRICES: Prices = {}
 
@@ -88,7 +87,7 @@ class ConversationViewModel:
     # --- what a person does
 
     def open(self) -> None:
-        """Load the newest page, and look at the server for more."""
+        """Load the newest page, and ask the server for more."""
         if not self.is_loading:
             self.is_loading = not self.is_loaded
             self._commands.open_conversation(self.conversation_id)

@@ -1,9 +1,28 @@
 """One question and its answer."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from answerback_desktop.records import Failure, Times, Tokens, Turn, TurnStatus
-from answerback_desktop.viewmodels.prices import Price
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """US dollars for a million tokens."""
+
+    input_usd: float
+    output_usd: float
+
+    def of(self, tokens: Tokens) -> float:
+        """In US dollars."""
+        return (tokens.input * self.input_usd + tokens.output * self.output_usd) / _MILLION
+
+
+Prices: TypeAlias = Mapping[str, Price]
+"""By the model's name at the server."""
 
 
 class TurnViewModel:

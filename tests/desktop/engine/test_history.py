@@ -23,7 +23,7 @@ def dialogue(conversation):
 
 
 async def server_lists(network, *titles):
-    """Wait until it does; each look is a round trip."""
+    """Wait until it does; each poll is a round trip."""
     async with asyncio.timeout(PATIENCE_S), Client(network.url, user="ada") as other:
         while [row.title async for row in other.conversations()] != list(titles):
             pass

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answerback.client.events import Queued, Restarted, Started, Text
+from answerback_desktop.engine.answers import LiveAnswer
 from answerback_desktop.engine.events import TextAppended, TurnChanged
-from answerback_desktop.engine.live import LiveAnswer
 from answerback_desktop.records import Turn, TurnStatus
 
 

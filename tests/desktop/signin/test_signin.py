@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from answerback_desktop.signin.errors import SignInError, SignInFailure
+from answerback_desktop.signin.provider import SignInError, SignInFailure
 from answerback_desktop.signin.session import Identity, TokenKeeper, sign_in
 from oidc_provider import CLIENT
 

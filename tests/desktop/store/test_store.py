@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from answerback.client import PendingRequest
 from answerback.protocol.frames import SendMessage
 from answerback_desktop.records import Failure, FailureCode, Times, Tokens, Turn, TurnStatus
-from answerback_desktop.store.database import Database, StoreError
 from answerback_desktop.store.history import HistoryStore, Listed
+from answerback_desktop.store.schema import Database, StoreError
 from answerback_desktop.store.store import AccountStore, title_of
 
 NOW = 1_700_000_000_000

@@ -10,7 +10,7 @@ import pytest
 from answerback_desktop.engine.events import ConnectionReason, NoticeCode
 from answerback_desktop.records import FailureCode
 from answerback_desktop.settings import AuthMode, Field, Language, Theme
-from answerback_desktop.signin.errors import SignInFailure
+from answerback_desktop.signin.provider import SignInFailure
 from answerback_desktop.texts import Texts, texts_of
 
 ENGLISH = texts_of(Language.ENGLISH, system_locale="en-US")

@@ -29,7 +29,7 @@ def qapp_cls() -> type[QApplication]:
 
 @pytest.fixture
 def theme(qapp: QApplication) -> Iterator[Theme]:
-    """The default look, on the application; gone after the test, so that no test sees another's."""
+    """The default appearance, on the application; gone after the test, so that no test sees another's."""
     chosen = Theme()
     apply(qapp, chosen)
     yield chosen

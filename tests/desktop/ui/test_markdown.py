@@ -67,8 +67,8 @@ def test_a_text_that_begins_anew_forgets_the_old_one(old: str, new: str) -> None
 
 
 def test_prose_and_code() -> None:
-    prose, code, rest = split("Look:\n```python\nprint(1)\n\n```\n\nDone.\n")
-    assert (prose.text, rest.text) == ("Look:\n", "Done.\n")
+    prose, code, rest = split("Appearance:\n```python\nprint(1)\n\n```\n\nDone.\n")
+    assert (prose.text, rest.text) == ("Appearance:\n", "Done.\n")
     assert (code.kind, code.language, code.code, code.is_closed) == (Kind.CODE, "python", "print(1)\n", True)
 
 

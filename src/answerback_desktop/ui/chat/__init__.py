@@ -1,6 +1,6 @@
 """The chat pane: the conversation's transcript, the composer, and the states around them."""
 
-from answerback_desktop.ui.chat.blocks import Look
+from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.pane import ChatPane
 
-__all__ = ["ChatPane", "Look"]
+__all__ = ["Appearance", "ChatPane"]

@@ -13,7 +13,7 @@ from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-__all__ = ["Block", "BlockKind", "BlockSignals", "BlockView", "Look"]
+__all__ = ["Appearance", "Block", "BlockKind", "BlockSignals", "BlockView"]
 
 
 class BlockKind(StrEnum):
@@ -39,7 +39,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Appearance:
     """What every view is drawn with."""
 
     theme: Theme
@@ -62,10 +62,10 @@ class BlockSignals(QObject):
 class BlockView(QWidget):
     """A view of one block. `signals` is the transcript's."""
 
-    def __init__(self, turn: TurnViewModel, look: Look, signals: BlockSignals, parent: QWidget) -> None:
+    def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(parent)
         self.turn = turn
-        self.look = look
+        self.appearance = appearance
         self.signals = signals
 
     @property

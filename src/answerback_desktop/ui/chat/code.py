@@ -19,7 +19,7 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QFrame, QLabel, QTextEdit, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView, Look
+from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import line_height_percent
 from answerback_desktop.ui.highlight import Highlighter, language_name
 from answerback_desktop.ui.markdown import Segment
@@ -34,9 +34,9 @@ _COPIED_MS = 1_600
 class CodeView(BlockView):
     """Code never wraps; it scrolls sideways. Only what is new is put into the editor while it streams."""
 
-    def __init__(self, turn: TurnViewModel, look: Look, signals: BlockSignals, parent: QWidget) -> None:
-        super().__init__(turn, look, signals, parent)
-        theme = look.theme
+    def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
+        super().__init__(turn, appearance, signals, parent)
+        theme = appearance.theme
         self._code = ""
         self._highlighter: Highlighter | None = None
         self._language = QLabel(self)
@@ -70,9 +70,9 @@ class CodeView(BlockView):
         code = segment.code
         if self._highlighter is None:
             self._highlighter = Highlighter(segment.language)
-            name = language_name(segment.language) or self.look.texts.code
+            name = language_name(segment.language) or self.appearance.texts.code
             self._language.setText(name)
-            self.editor.setAccessibleName(self.look.texts.code_name.format(language=name))
+            self.editor.setAccessibleName(self.appearance.texts.code_name.format(language=name))
         if code.startswith(self._code) and self._code:
             self.editor.put(code[len(self._code) :], at_end=True)
         elif code != self._code:
@@ -84,7 +84,7 @@ class CodeView(BlockView):
 
     def arrange(self, width: int) -> int:
         """The bar with the language, then the code."""
-        theme = self.look.theme
+        theme = self.appearance.theme
         gap, pad = theme.space(3), theme.space(3)
         bar = max(self.copy_button.sizeHint().height(), self._language.sizeHint().height()) + theme.space(1.5)
         button = self.copy_button.sizeHint()
@@ -102,29 +102,29 @@ class CodeView(BlockView):
         gap, bar = self._bar
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(QPen(self.look.theme.colour("border"), 1))
-        painter.setBrush(self.look.theme.colour("code_fill"))
-        box = QRectF(0.5, gap + 0.5, self.width() - 1, self.height() - gap - 1 - self.look.theme.space(1))
-        radius = self.look.theme.space(2.5)
+        painter.setPen(QPen(self.appearance.theme.colour("border"), 1))
+        painter.setBrush(self.appearance.theme.colour("code_fill"))
+        box = QRectF(0.5, gap + 0.5, self.width() - 1, self.height() - gap - 1 - self.appearance.theme.space(1))
+        radius = self.appearance.theme.space(2.5)
         painter.drawRoundedRect(box, radius, radius)
         line = gap + bar + 0.5
         painter.drawLine(QPointF(1, line), QPointF(self.width() - 1, line))
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(self._code)
-        self._set_button(Icon.CHECK, self.look.texts.copied, "success")
+        self._set_button(Icon.CHECK, self.appearance.texts.copied, "success")
         self._back.start()
 
     def _show_copy(self) -> None:
-        self._set_button(Icon.COPY, self.look.texts.copy, "text_muted")
+        self._set_button(Icon.COPY, self.appearance.texts.copy, "text_muted")
 
     def _set_button(self, drawing: Icon, text: str, colour: str) -> None:
-        side = self.look.theme.small_px + 3
+        side = self.appearance.theme.small_px + 3
         self.copy_button.setIconSize(QSize(side, side))
-        self.copy_button.setIcon(icon(drawing, self.look.theme.colour(colour), side))
+        self.copy_button.setIcon(icon(drawing, self.appearance.theme.colour(colour), side))
         self.copy_button.setText(text)
-        self.copy_button.setAccessibleName(self.look.texts.copy_code if drawing is Icon.COPY else text)
-        self.copy_button.setToolTip(self.look.texts.copy_code)
+        self.copy_button.setAccessibleName(self.appearance.texts.copy_code if drawing is Icon.COPY else text)
+        self.copy_button.setToolTip(self.appearance.texts.copy_code)
         size, right = self.copy_button.sizeHint(), self.copy_button.geometry().right()
         if self.copy_button.isVisible():
             self.copy_button.setGeometry(right - size.width() + 1, self.copy_button.y(), size.width(), size.height())

@@ -6,7 +6,7 @@ from PySide6.QtCore import QEvent, QRectF, QSize, Signal
 from PySide6.QtGui import QPainter, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import QLabel, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import Look
+from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.input_box import InputBox
 from answerback_desktop.ui.theme import Icon, icon
 
@@ -25,17 +25,17 @@ class Composer(QWidget):
     changed = Signal(str)
     recalled = Signal()
 
-    def __init__(self, look: Look, parent: QWidget | None = None) -> None:
+    def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._look = look
+        self._appearance = appearance
         self._limit_bytes: int | None = None
         self._is_running = False
-        self.box = InputBox(look.theme, self)
+        self.box = InputBox(appearance.theme, self)
         self.button = QToolButton(self)
         self.button.setProperty("variant", "primary")
         self.notice = QLabel(self)
         self._connect()
-        self.set_look(look)
+        self.set_appearance(appearance)
 
     def _connect(self) -> None:
         self.box.submitted.connect(self._submit)
@@ -46,15 +46,15 @@ class Composer(QWidget):
         self.box.installEventFilter(self)
         self.button.clicked.connect(self._press)
 
-    def set_look(self, look: Look) -> None:
+    def set_appearance(self, appearance: Appearance) -> None:
         """Another theme, language or size."""
-        self._look = look
-        texts = look.texts
-        self.box.setFont(look.theme.font())
-        self.box.document().setDefaultFont(look.theme.font())
+        self._appearance = appearance
+        texts = appearance.texts
+        self.box.setFont(appearance.theme.font())
+        self.box.document().setDefaultFont(appearance.theme.font())
         self.box.setPlaceholderText(texts.placeholder)
         self.box.setAccessibleName(texts.composer_name)
-        side = look.theme.body_px + 5
+        side = appearance.theme.body_px + 5
         self.button.setIconSize(QSize(side, side))
         self.button.setAccessibleName("")  # so that it is drawn anew
         self._show_button()
@@ -122,7 +122,7 @@ class Composer(QWidget):
         return self._is_running and not self.text.strip()
 
     def _show_button(self) -> None:
-        theme, texts = self._look.theme, self._look.texts
+        theme, texts = self._appearance.theme, self._appearance.texts
         drawing, name = (Icon.STOP, texts.stop) if self._shows_stop else (Icon.SEND, texts.send)
         if name != self.button.accessibleName():
             self.button.setIcon(
@@ -135,7 +135,7 @@ class Composer(QWidget):
         self.button.setEnabled(self._shows_stop or (bool(self.text.strip()) and self.over_bytes <= 0))
 
     def _show_notice(self) -> None:
-        texts, over = self._look.texts, self.over_bytes
+        texts, over = self._appearance.texts, self.over_bytes
         text, variant = "", "muted"
         if self._limit_bytes is not None and over > 0:
             text, variant = texts.too_long.format(over=_size(over)), "error"
@@ -155,7 +155,7 @@ class Composer(QWidget):
 
     def arrange(self) -> None:
         """Everything in its place; the height is fixed to what the text needs."""
-        theme = self._look.theme
+        theme = self._appearance.theme
         width = self.width()
         pad, side = theme.space(2), theme.body_px + 5 + theme.space(4)
         box_width = max(40, width - side - 3 * pad - theme.space(1))
@@ -183,7 +183,7 @@ class Composer(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         """The frame around the box."""
-        theme = self._look.theme
+        theme = self._appearance.theme
         focused = self.box.hasFocus()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)

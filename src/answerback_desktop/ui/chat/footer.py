@@ -5,18 +5,17 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from PySide6.QtCore import QPointF, QRect, QRectF, Qt, QTimer
+from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import QAccessible, QAccessibleEvent, QGuiApplication, QPainter, QPaintEvent
 from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView, Look
-from answerback_desktop.ui.chat.buttons import QuietButton
+from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
 from answerback_desktop.ui.markdown import Segment
-from answerback_desktop.ui.theme import Icon, pixmap
+from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-__all__ = ["FooterView"]
+__all__ = ["FooterView", "QuietButton"]
 
 _COPIED_MS: Final = 1_600
 _PULSE_MS: Final = 80
@@ -26,9 +25,9 @@ _COUNTDOWN_MS: Final = 500
 class FooterView(BlockView):
     """Redraws itself for the countdown and the pulse; the rest comes by `take`."""
 
-    def __init__(self, turn: TurnViewModel, look: Look, signals: BlockSignals, parent: QWidget) -> None:
-        super().__init__(turn, look, signals, parent)
-        texts, theme = look.texts, look.theme
+    def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
+        super().__init__(turn, appearance, signals, parent)
+        texts, theme = appearance.texts, appearance.theme
         self._is_online = True
         self._is_active = False
         self._phase = 0
@@ -73,7 +72,7 @@ class FooterView(BlockView):
 
     def take(self, segment: Segment | None) -> None:
         """Show the turn's state as it is now."""
-        texts, turn = self.look.texts, self.turn
+        texts, turn = self.appearance.texts, self.turn
         line = state_line(turn, texts, is_online=self._is_online, now_ms=round(time.time() * 1000))
         _run(self._pulse, line.tone is Tone.RUNNING)
         _run(self._countdown, bool(line.retry_in_s))
@@ -104,7 +103,7 @@ class FooterView(BlockView):
 
     def arrange(self, width: int) -> int:
         """One row; a failure is a card of its own."""
-        theme = self.look.theme
+        theme = self.appearance.theme
         if self._line is not None and self._line.tone is Tone.FAILED:
             return self._arrange_card(width)
         gap = theme.space(1.5)
@@ -141,7 +140,7 @@ class FooterView(BlockView):
         return gap + row + theme.space(0.5)
 
     def _arrange_card(self, width: int) -> int:
-        theme = self.look.theme
+        theme = self.appearance.theme
         gap, pad = theme.space(2.5), theme.space(3.5)
         mark = theme.body_px + 5
         size = self.retry_button.sizeHint() if self.retry_button.isVisibleTo(self) else None
@@ -166,7 +165,7 @@ class FooterView(BlockView):
         """The failure's card, the waiting clock, the running dots."""
         if self._line is None:
             return
-        theme = self.look.theme
+        theme = self.appearance.theme
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(Qt.PenStyle.NoPen)
@@ -191,21 +190,21 @@ class FooterView(BlockView):
         return self.label.y() + self.label.height() // 2
 
     def _draw_icon(self, painter: QPainter, drawing: Icon, colour: str, area: QRect) -> None:
-        drawn = pixmap(drawing, self.look.theme.colour(colour), area.width(), scale=self.devicePixelRatioF())
+        drawn = pixmap(drawing, self.appearance.theme.colour(colour), area.width(), scale=self.devicePixelRatioF())
         painter.drawPixmap(area.topLeft(), drawn)
 
     def _beat(self) -> None:
         self._phase += 1
-        self.update(0, 0, self.look.theme.space(8), self.height())
+        self.update(0, 0, self.appearance.theme.space(8), self.height())
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(self.turn.answer)
-        self.copy_button.draw(Icon.CHECK, self.look.texts.copied, colour="success")
+        self.copy_button.draw(Icon.CHECK, self.appearance.texts.copied, colour="success")
         self._copied.start()
 
     def _say(self, line: StateLine) -> None:
         """A screen reader hears the new state."""
-        self.setAccessibleName(line.text or self.look.texts.answer_name)
+        self.setAccessibleName(line.text or self.appearance.texts.answer_name)
         QAccessible.updateAccessibility(QAccessibleEvent(self, QAccessible.Event.NameChanged))
 
     def _timer(self, interval_ms: int, slot: object, *, once: bool = False) -> QTimer:
@@ -221,3 +220,42 @@ def _run(timer: QTimer, is_needed: bool) -> None:
         timer.start()
     elif not is_needed:
         timer.stop()
+
+
+class QuietButton(QToolButton):
+    """An icon that is drawn while its turn is active, or while it has the focus itself.
+
+    It is there all the time: the Tab key and screen readers reach it.
+    """
+
+    def __init__(self, drawing: Icon, name: str, theme: Theme, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._is_revealed = False
+        self._side = theme.body_px + 2
+        self.setIconSize(QSize(self._side, self._side))
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.draw(drawing, name)
+        self.resize(self.minimumSizeHint())
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """A square that a finger hits."""
+        side = self._side + self._theme.space(2.5)
+        return QSize(side, side)
+
+    def draw(self, drawing: Icon, name: str, *, colour: str = "text_muted") -> None:
+        """Another icon and name."""
+        self.setIcon(icon(drawing, self._theme.colour(colour), self._side))
+        self.setToolTip(name)
+        self.setAccessibleName(name)
+
+    def reveal(self, *, is_revealed: bool) -> None:
+        """Draw it, or do not."""
+        if is_revealed != self._is_revealed:
+            self._is_revealed = is_revealed
+            self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """Only when it is wanted."""
+        if self._is_revealed or self.hasFocus() or self.underMouse():
+            super().paintEvent(event)

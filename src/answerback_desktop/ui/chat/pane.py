@@ -8,7 +8,7 @@ from PySide6.QtGui import QColor, QPalette, QResizeEvent
 from PySide6.QtWidgets import QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 from answerback_desktop.engine.events import ConnectionStatus
-from answerback_desktop.ui.chat.blocks import Look
+from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.composer import Composer
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
 from answerback_desktop.ui.chat.states import EmptyState, OfflineBanner
@@ -33,15 +33,15 @@ class ChatPane(QWidget):
 
     conversation_needed = Signal()
 
-    def __init__(self, app: AppViewModel, look: Look, parent: QWidget | None = None) -> None:
+    def __init__(self, app: AppViewModel, appearance: Appearance, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._app = app
-        self._look = look
+        self._appearance = appearance
         self._shown: ConversationViewModel | None = None
         self._wanted: str | None = None
         self._dirty: set[str] = set()
-        self.transcript = Transcript(look, self)
-        self.composer = Composer(look, self)
+        self.transcript = Transcript(appearance, self)
+        self.composer = Composer(appearance, self)
         self.stack = QStackedWidget(self)
         self._column = QVBoxLayout(self)
         self._build()
@@ -78,12 +78,12 @@ class ChatPane(QWidget):
         if shown.conversation_id in changes.conversations or changes.turns:
             self.composer.set_running(is_running=shown.pending > 0)
 
-    def set_look(self, look: Look) -> None:
+    def set_appearance(self, appearance: Appearance) -> None:
         """Another theme, language or font size."""
-        self._look = look
+        self._appearance = appearance
         self._fill()
-        self.transcript.set_look(look)
-        self.composer.set_look(look)
+        self.transcript.set_appearance(appearance)
+        self.composer.set_appearance(appearance)
         self._replace_states()
         self._draw_jump(has_unseen=False)
         self._space()
@@ -129,12 +129,12 @@ class ChatPane(QWidget):
         self._space()
 
     def _fill(self) -> None:
-        palette = QPalette(self._look.theme.palette)
-        palette.setColor(QPalette.ColorRole.Window, QColor(self._look.theme.colours.surface))
+        palette = QPalette(self._appearance.theme.palette)
+        palette.setColor(QPalette.ColorRole.Window, QColor(self._appearance.theme.colours.surface))
         self.setPalette(palette)
 
     def _space(self) -> None:
-        theme = self._look.theme
+        theme = self._appearance.theme
         self._column.setContentsMargins(0, 0, 0, 0)
         self._lower.setSpacing(theme.space(2))
         widest = round(784 * theme.body_px / 15)
@@ -142,11 +142,11 @@ class ChatPane(QWidget):
         self._lower.setContentsMargins(side, theme.space(1), side, theme.space(4))
 
     def _make_states(self) -> None:
-        texts, look = self._look.texts, self._look
-        self.empty = EmptyState(look, texts.empty_title, texts.empty_text, examples=texts.examples)
+        texts, appearance = self._appearance.texts, self._appearance
+        self.empty = EmptyState(appearance, texts.empty_title, texts.empty_text, examples=texts.examples)
         self.empty.chosen.connect(self._ask)
-        self.loading = EmptyState(look, "", texts.loading)
-        self.banner = OfflineBanner(look)
+        self.loading = EmptyState(appearance, "", texts.loading)
+        self.banner = OfflineBanner(appearance)
         self.banner.retry.connect(self._app.reconnect)
         self.stack.addWidget(self.empty)
         self.stack.addWidget(self.loading)
@@ -169,7 +169,7 @@ class ChatPane(QWidget):
         return button
 
     def _draw_jump(self, *, has_unseen: bool) -> None:
-        theme, texts = self._look.theme, self._look.texts
+        theme, texts = self._appearance.theme, self._appearance.texts
         name = texts.newest_unseen if has_unseen else texts.newest
         side = theme.body_px + 5
         colour = "accent" if has_unseen else "text_muted"
@@ -184,7 +184,7 @@ class ChatPane(QWidget):
         stack = self.stack.geometry()
         self.jump_button.setGeometry(
             stack.center().x() - size.width() // 2,
-            stack.bottom() - size.height() - self._look.theme.space(2),
+            stack.bottom() - size.height() - self._appearance.theme.space(2),
             size.width(),
             size.height(),
         )
@@ -307,4 +307,4 @@ class ChatPane(QWidget):
 
     def _ask_link(self, target: str) -> None:
         if is_openable(target):
-            LinkDialog(target, self._look.texts, self._look.theme, self).open()
+            LinkDialog(target, self._appearance.texts, self._appearance.theme, self).open()

@@ -6,7 +6,7 @@ from PySide6.QtCore import QPointF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QTextOption, QTextTable, QWheelEvent
 from PySide6.QtWidgets import QWidget
 
-from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView, Look
+from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import show_markdown
 from answerback_desktop.ui.chat.text_view import TextView, wrap_mode
 from answerback_desktop.ui.markdown import Segment
@@ -19,15 +19,15 @@ __all__ = ["ProseView", "TableView"]
 class ProseView(BlockView):
     """A stretch of an answer's prose."""
 
-    def __init__(self, turn: TurnViewModel, look: Look, signals: BlockSignals, parent: QWidget) -> None:
-        super().__init__(turn, look, signals, parent)
+    def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
+        super().__init__(turn, appearance, signals, parent)
         self.text = self._text_view()
         self.text.link.connect(signals.link)
         self._shown = ""
 
     def _text_view(self) -> TextView:
-        text = TextView(self.look.theme, self)
-        text.setAccessibleName(self.look.texts.answer_name)
+        text = TextView(self.appearance.theme, self)
+        text.setAccessibleName(self.appearance.texts.answer_name)
         return text
 
     @property
@@ -50,7 +50,7 @@ class ProseView(BlockView):
         has_selection = cursor.hasSelection()
         document = self.text.document()
         self._set_wrapping()
-        show_markdown(document, self._shown, self.look.theme, image=self.look.texts.image)
+        show_markdown(document, self._shown, self.appearance.theme, image=self.appearance.texts.image)
         if has_selection and max(anchor, position) < document.characterCount():
             cursor = self.text.textCursor()
             cursor.setPosition(anchor)
@@ -64,7 +64,7 @@ class ProseView(BlockView):
 
     def arrange(self, width: int) -> int:
         """The text and the gap above it."""
-        gap = self.look.theme.space(2.5)
+        gap = self.appearance.theme.space(2.5)
         height = self.text.height_for(width)
         self.text.setGeometry(0, gap, width, height)
         return gap + height
@@ -74,8 +74,8 @@ class TableView(ProseView):
     """A table: as wide as its text needs, scrolled sideways where that is more than there is."""
 
     def _text_view(self) -> TextView:
-        text = _TableText(self.look.theme, self)
-        text.setAccessibleName(self.look.texts.table_name)
+        text = _TableText(self.appearance.theme, self)
+        text.setAccessibleName(self.appearance.texts.table_name)
         return text
 
     def _set_wrapping(self) -> None:
@@ -88,9 +88,9 @@ class TableView(ProseView):
 
     def arrange(self, width: int) -> int:
         """Columns get room for about 20 letters before lines are broken."""
-        gap = self.look.theme.space(3)
+        gap = self.appearance.theme.space(3)
         columns = max(1, self._shown.split("\n", 1)[0].count("|") - 1)
-        room = max(width, columns * self.look.theme.body_px * 11)
+        room = max(width, columns * self.appearance.theme.body_px * 11)
         text_width = min(self.text.natural_width(), room)
         height = self.text.height_for(text_width) + 2
         bar = 12 if text_width > width else 0

@@ -7,9 +7,9 @@ from PySide6.QtCore import QRectF, Qt, QTimer
 from PySide6.QtGui import QGuiApplication, QPainter, QPaintEvent
 from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
-from answerback_desktop.ui.chat.blocks import BlockSignals, BlockView, Look
-from answerback_desktop.ui.chat.buttons import QuietButton
+from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import show_plain
+from answerback_desktop.ui.chat.footer import QuietButton
 from answerback_desktop.ui.chat.input_box import InputBox
 from answerback_desktop.ui.chat.text_view import TextView, wrap_mode
 from answerback_desktop.ui.markdown import Segment
@@ -26,9 +26,9 @@ _COPIED_MS: Final = 1_600
 class QuestionView(BlockView):
     """Long questions are folded. `start_edit` opens the editor; what is sent from it replaces the turn."""
 
-    def __init__(self, turn: TurnViewModel, look: Look, signals: BlockSignals, parent: QWidget) -> None:
-        super().__init__(turn, look, signals, parent)
-        theme, texts = look.theme, look.texts
+    def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
+        super().__init__(turn, appearance, signals, parent)
+        theme, texts = appearance.theme, appearance.texts
         self._is_unfolded = False
         self._bubble = QRectF()
         self.text = TextView(theme, self)
@@ -76,14 +76,16 @@ class QuestionView(BlockView):
         if self._is_long and not self._is_unfolded:
             question = "\n".join(question.split("\n")[:SHORT_LINES])[:SHORT_CHARACTERS].rstrip() + "…"
         self.text.setWordWrapMode(wrap_mode(question))
-        show_plain(self.text.document(), question, self.look.theme)
-        self.text.setAccessibleName(self.look.texts.question_name.format(text=question))
+        show_plain(self.text.document(), question, self.appearance.theme)
+        self.text.setAccessibleName(self.appearance.texts.question_name.format(text=question))
         self.fold_button.setVisible(self._is_long)
-        self.fold_button.setText(self.look.texts.show_less if self._is_unfolded else self.look.texts.show_all)
+        self.fold_button.setText(
+            self.appearance.texts.show_less if self._is_unfolded else self.appearance.texts.show_all
+        )
 
     def arrange(self, width: int) -> int:
         """The bubble at the right, as wide as its text, with room for the actions at its left."""
-        theme = self.look.theme
+        theme = self.appearance.theme
         gap = theme.space(7)
         if self.editor is not None:
             return self._arrange_editor(self.editor, width, gap)
@@ -107,7 +109,7 @@ class QuestionView(BlockView):
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         """The bubble, or the editor's box."""
-        theme = self.look.theme
+        theme = self.appearance.theme
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(Qt.PenStyle.NoPen)
@@ -121,8 +123,8 @@ class QuestionView(BlockView):
         """Put an editor in the bubble's place."""
         if self.editor is not None:
             return
-        texts = self.look.texts
-        editor = self.editor = InputBox(self.look.theme, self)
+        texts = self.appearance.texts
+        editor = self.editor = InputBox(self.appearance.theme, self)
         editor.setAccessibleName(texts.edit_name)
         editor.setPlainText(self.turn.question)
         editor.moveCursor(editor.textCursor().MoveOperation.End)
@@ -170,7 +172,7 @@ class QuestionView(BlockView):
         self.signals.edited.emit(self.turn.request_id, text)
 
     def _arrange_editor(self, editor: InputBox, width: int, gap: int) -> int:
-        theme = self.look.theme
+        theme = self.appearance.theme
         pad = theme.space(3)
         hint, cancel, send = self._edit_parts
         height = editor.wanted_height(width - 2 * pad)
@@ -193,7 +195,7 @@ class QuestionView(BlockView):
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(self.turn.question)
-        self.copy_button.draw(Icon.CHECK, self.look.texts.copied, colour="success")
+        self.copy_button.draw(Icon.CHECK, self.appearance.texts.copied, colour="success")
         self._back.start()
 
     def _fold(self) -> None:

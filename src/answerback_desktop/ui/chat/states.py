@@ -14,7 +14,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from answerback_desktop.ui.chat.blocks import Look
+from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.theme import Icon, pixmap
 
 __all__ = ["EmptyState", "OfflineBanner"]
@@ -26,10 +26,16 @@ class EmptyState(QScrollArea):
     chosen = Signal(str)
 
     def __init__(
-        self, look: Look, title: str, text: str, *, examples: tuple[str, ...] = (), parent: QWidget | None = None
+        self,
+        appearance: Appearance,
+        title: str,
+        text: str,
+        *,
+        examples: tuple[str, ...] = (),
+        parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
-        theme = look.theme
+        theme = appearance.theme
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -43,13 +49,13 @@ class EmptyState(QScrollArea):
         outer.addLayout(column, 100)
         outer.addStretch(1)
         column.addStretch(5)
-        column.addWidget(_Mark(look), 0, Qt.AlignmentFlag.AlignHCenter)
+        column.addWidget(_Mark(appearance), 0, Qt.AlignmentFlag.AlignHCenter)
         column.addSpacing(theme.space(2))
         self.title = _centred(title, "title")
         column.addWidget(self.title)
         column.addWidget(_centred(text, "muted"))
         column.addSpacing(theme.space(4))
-        self.examples = [self._example(look, example) for example in examples]
+        self.examples = [self._example(appearance, example) for example in examples]
         for button in self.examples:
             column.addWidget(button)
         column.addStretch(6)
@@ -67,8 +73,8 @@ class EmptyState(QScrollArea):
         self._outer.setContentsMargins(side, margins.top(), side, margins.bottom())
         super().resizeEvent(event)
 
-    def _example(self, look: Look, text: str) -> QAbstractButton:
-        button = _WrappingButton(text, look)
+    def _example(self, appearance: Appearance, text: str) -> QAbstractButton:
+        button = _WrappingButton(text, appearance)
         button.clicked.connect(lambda: self.chosen.emit(text))
         return button
 
@@ -76,9 +82,9 @@ class EmptyState(QScrollArea):
 class _WrappingButton(QAbstractButton):
     """A button whose text is broken into lines."""
 
-    def __init__(self, text: str, look: Look) -> None:
+    def __init__(self, text: str, appearance: Appearance) -> None:
         super().__init__()
-        self._theme = look.theme
+        self._theme = appearance.theme
         self.setText(text)
         self.setAccessibleName(text)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
@@ -128,10 +134,10 @@ class _WrappingButton(QAbstractButton):
 class _Mark(QWidget):
     """The round mark above the title."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, appearance: Appearance) -> None:
         super().__init__()
-        self._theme = look.theme
-        self.setFixedSize(look.theme.space(14), look.theme.space(14))
+        self._theme = appearance.theme
+        self.setFixedSize(appearance.theme.space(14), appearance.theme.space(14))
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         """A soft disc and the spark."""
@@ -158,20 +164,20 @@ class OfflineBanner(QFrame):
 
     retry = Signal()
 
-    def __init__(self, look: Look, parent: QWidget | None = None) -> None:
+    def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        theme = look.theme
-        self._look = look
+        theme = appearance.theme
+        self._appearance = appearance
         self.setProperty("variant", "banner")
         layout = QHBoxLayout(self)
         layout.setContentsMargins(theme.space(3.5), theme.space(1.5), theme.space(1.5), theme.space(1.5))
         layout.setSpacing(theme.space(2.5))
         mark = QLabel()
         mark.setPixmap(pixmap(Icon.OFFLINE, theme.colours.warning, theme.body_px + 4, scale=2))
-        self.text = QLabel(look.texts.offline)
+        self.text = QLabel(appearance.texts.offline)
         self.text.setWordWrap(True)
         self.text.setStyleSheet(f"font-size: {theme.small_px}px")
-        self.button = QPushButton(look.texts.offline_retry)
+        self.button = QPushButton(appearance.texts.offline_retry)
         self.button.setProperty("variant", "quiet")
         self.button.clicked.connect(self.retry)
         layout.addWidget(mark)

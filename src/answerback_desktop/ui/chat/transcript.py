@@ -14,7 +14,7 @@ from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import QAbstractScrollArea, QApplication, QFrame, QWidget
 
-from answerback_desktop.ui.chat.blocks import Block, BlockKind, BlockSignals, BlockView, Look
+from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockSignals, BlockView
 from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.prose import ProseView, TableView
@@ -42,9 +42,9 @@ class Transcript(QAbstractScrollArea):
     near_start = Signal()
     pinned_changed = Signal(bool)
 
-    def __init__(self, look: Look, parent: QWidget | None = None) -> None:
+    def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._look = look
+        self._appearance = appearance
         self.signals = BlockSignals(self)
         self._turns: dict[str, TurnBlocks] = {}
         self._blocks: list[Block] = []
@@ -60,8 +60,8 @@ class Transcript(QAbstractScrollArea):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)  # its width never changes the lines
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setAccessibleName(look.texts.transcript_name)
-        self.verticalScrollBar().setSingleStep(look.theme.body_px * 3)
+        self.setAccessibleName(appearance.texts.transcript_name)
+        self.verticalScrollBar().setSingleStep(appearance.theme.body_px * 3)
         self.signals.height_changed.connect(self._view_changed)
         self.signals.hovered.connect(self._hover)
         self._later = QTimer(self)
@@ -104,12 +104,12 @@ class Transcript(QAbstractScrollArea):
                 self._drop(turn.refresh())
         self._rebuild()
 
-    def set_look(self, look: Look) -> None:
+    def set_appearance(self, appearance: Appearance) -> None:
         """Another theme, language or size: everything is drawn anew, at the same place."""
         self._keep_anchor()
-        self._look = look
-        self.setAccessibleName(look.texts.transcript_name)
-        self.verticalScrollBar().setSingleStep(look.theme.body_px * 3)
+        self._appearance = appearance
+        self.setAccessibleName(appearance.texts.transcript_name)
+        self.verticalScrollBar().setSingleStep(appearance.theme.body_px * 3)
         self._drop(self._blocks)
         self._width = 0
         self._rebuild()
@@ -149,17 +149,17 @@ class Transcript(QAbstractScrollArea):
 
     @property
     def _margin(self) -> int:
-        return self._look.theme.space(6 if self.viewport().width() > 560 else 4)
+        return self._appearance.theme.space(6 if self.viewport().width() > 560 else 4)
 
     def _column(self) -> tuple[int, int]:
         """Its left edge and its width: in the middle of the pane, as the composer is, scroll bar or not."""
         room = self.width() - 2 * self._margin
-        width = max(120, min(room, round(COLUMN_PX * self._look.theme.body_px / 15)))
+        width = max(120, min(room, round(COLUMN_PX * self._appearance.theme.body_px / 15)))
         return (self.width() - width) // 2, width
 
     def _guess(self, block: Block) -> int:
         """The height of a block that was never shown."""
-        theme = self._look.theme
+        theme = self._appearance.theme
         line = theme.body_px * 1.6
         letters = max(20.0, self._width / (theme.body_px * 0.52))
         if block.kind is BlockKind.FOOTER:
@@ -186,7 +186,7 @@ class Transcript(QAbstractScrollArea):
 
     @property
     def _pad(self) -> int:
-        return self._look.theme.space(2)
+        return self._appearance.theme.space(2)
 
     def arrange(self, *, keeps_anchor: bool = True) -> None:
         """Measure what is near, hold the anchor, place the views."""
@@ -248,7 +248,7 @@ class Transcript(QAbstractScrollArea):
             return
         self._is_stale = False
         self._ends = list(accumulate(block.height for block in self._blocks))
-        total = (self._ends[-1] if self._ends else 0) + 2 * self._pad + self._look.theme.space(4)
+        total = (self._ends[-1] if self._ends else 0) + 2 * self._pad + self._appearance.theme.space(4)
         bar = self.verticalScrollBar()
         page = self.viewport().height()
         bar.blockSignals(True)
@@ -289,7 +289,7 @@ class Transcript(QAbstractScrollArea):
 
     def _make(self, block: Block) -> None:
         if block.view is None:
-            view = _VIEWS[block.kind](block.turn, self._look, self.signals, self.viewport())
+            view = _VIEWS[block.kind](block.turn, self._appearance, self.signals, self.viewport())
             block.view = view
             if isinstance(view, FooterView):
                 view.set_online(is_online=self._is_online)
@@ -404,14 +404,14 @@ class Transcript(QAbstractScrollArea):
         height = min(new.height(), self.viewport().height() // 2)
         bar = self.verticalScrollBar()
         if top < 0:
-            bar.setValue(bar.value() + top - self._look.theme.space(6))
+            bar.setValue(bar.value() + top - self._appearance.theme.space(6))
         elif top + height > self.viewport().height():
-            bar.setValue(bar.value() + top + height - self.viewport().height() + self._look.theme.space(6))
+            bar.setValue(bar.value() + top + height - self.viewport().height() + self._appearance.theme.space(6))
 
     def viewportEvent(self, event: QEvent) -> bool:  # noqa: N802 - Qt's name
         """A new screen scale draws the icons anew."""
         if event.type() == QEvent.Type.DevicePixelRatioChange:
-            self.set_look(self._look)
+            self.set_appearance(self._appearance)
         return super().viewportEvent(event)
 
 

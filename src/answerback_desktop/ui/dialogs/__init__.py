@@ -1,1 +1,1 @@
-"""Settings, shortcuts, about: sheets over the window."""
+"""Settings, shortcuts, about: dialogs over the window."""

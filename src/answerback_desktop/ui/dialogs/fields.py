@@ -2,11 +2,11 @@
 
 from PySide6.QtCore import QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QWheelEvent
-from PySide6.QtWidgets import QCheckBox, QComboBox, QSpinBox, QStyle, QStyleOptionButton
+from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QSpinBox, QStyle, QStyleOptionButton, QWidget
 
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
 
-__all__ = ["CheckBox", "Choice", "Number"]
+__all__ = ["CheckBox", "Choice", "Dialog", "Number"]
 
 
 class Choice(QComboBox):
@@ -82,3 +82,13 @@ class CheckBox(QCheckBox):
         left = round(box.right()) + theme.space(2.5)
         line = self.rect().adjusted(left, 0, 0, 0)
         painter.drawText(line, int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), self.text())
+
+
+class Dialog(QDialog):
+    """Show it with `open()`."""
+
+    def __init__(self, parent: QWidget, title: str) -> None:
+        super().__init__(parent)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setWindowTitle(title)
+        self.setWindowFlag(Qt.WindowType.WindowContextHelpButtonHint, False)

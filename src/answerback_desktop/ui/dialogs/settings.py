@@ -8,15 +8,15 @@ from PySide6.QtWidgets import QDialogButtonBox, QFrame, QScrollArea, QTabWidget,
 
 from answerback_desktop.settings import Field, Settings, problems
 from answerback_desktop.texts import Texts
-from answerback_desktop.ui.dialogs.settings_pages import AnswersPage, LookPage, MannersPage, ServerPage
-from answerback_desktop.ui.dialogs.sheet import Sheet
+from answerback_desktop.ui.dialogs.fields import Dialog
+from answerback_desktop.ui.dialogs.settings_pages import AnswersPage, AppearancePage, MannersPage, ServerPage
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels import AppViewModel, Changes
 
 __all__ = ["SettingsDialog"]
 
 
-class SettingsDialog(Sheet):
+class SettingsDialog(Dialog):
     """Shows `app.settings`; Save gives the changed ones to `app.change_settings`.
 
     Signals: `previewed(Settings)`: theme, size or language were changed and can be looked at before they are saved.
@@ -32,16 +32,16 @@ class SettingsDialog(Sheet):
         self._texts = texts
         self.server = ServerPage(app, texts, theme)
         self.answers = AnswersPage(app, texts, theme)
-        self.look = LookPage(app, texts, theme)
+        self.appearance = AppearancePage(app, texts, theme)
         self.manners = MannersPage(app, texts, theme, has_tray=has_tray, log_path=log_path)
-        self._pages = (self.server, self.answers, self.look, self.manners)
+        self._pages = (self.server, self.answers, self.appearance, self.manners)
         words = texts.preferences
         self.tabs = QTabWidget()
-        names = (words.page_server, words.page_answers, words.page_look, words.page_manners)
+        names = (words.page_server, words.page_answers, words.page_appearance, words.page_manners)
         for page, name in zip(self._pages, names, strict=True):
             self.tabs.addTab(_scrolling(page), name)
             page.changed.connect(self._check)
-        self.look.changed.connect(self._preview)
+        self.appearance.changed.connect(self._preview)
         self.buttons = QDialogButtonBox()
         self.save_button = self.buttons.addButton(words.save, QDialogButtonBox.ButtonRole.AcceptRole)
         self.save_button.setProperty("variant", "primary")

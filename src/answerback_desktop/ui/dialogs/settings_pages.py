@@ -24,7 +24,7 @@ from answerback_desktop.ui.dialogs.fields import CheckBox, Choice, Number
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels import AppViewModel
 
-__all__ = ["SIZES", "AnswersPage", "LookPage", "MannersPage", "Page", "ServerPage"]
+__all__ = ["SIZES", "AnswersPage", "AppearancePage", "MannersPage", "Page", "ServerPage"]
 
 SIZES: Final = (9, 10, 11, 12, 13, 14, 16, 18, 21)
 """Of the text, in points."""
@@ -254,7 +254,7 @@ class AnswersPage(Page):
         self.changed.emit()
 
 
-class LookPage(Page):
+class AppearancePage(Page):
     """Colours, size, language."""
 
     def __init__(self, app: AppViewModel, texts: Texts, theme: Theme) -> None:

@@ -26,7 +26,7 @@ class ConversationDelegate(QStyledItemDelegate):
         self.set_texts(texts)
 
     def set_theme(self, theme: Theme) -> None:
-        """Another look."""
+        """Another appearance."""
         self._theme = theme
         self._title = theme.font()
         self._title_unread = theme.font(weight=QFont.Weight.DemiBold)

@@ -5,13 +5,22 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any, Final
 
-from PySide6.QtCore import QAbstractListModel, QLocale, QModelIndex, QObject, QPersistentModelIndex, Qt
+from PySide6.QtCore import (
+    QAbstractListModel,
+    QDate,
+    QDateTime,
+    QLocale,
+    QModelIndex,
+    QObject,
+    QPersistentModelIndex,
+    Qt,
+    QTime,
+)
 
 from answerback_desktop.texts import Texts
-from answerback_desktop.ui.sidebar.when import when
 from answerback_desktop.viewmodels import ConversationViewModel
 
-__all__ = ["ConversationListModel", "Role"]
+__all__ = ["ConversationListModel", "Role", "clock", "when"]
 
 Index = QModelIndex | QPersistentModelIndex
 _RESET_ABOVE: Final = 64
@@ -195,3 +204,26 @@ class ConversationListModel(QAbstractListModel):
         unread = self._texts.window.unread_name.format(count=conversation.unread) if conversation.unread else ""
         parts = (self._title(conversation), unread, self._note(conversation), self._time(conversation))
         return ", ".join(part for part in parts if part)
+
+
+def when(epoch_ms: int, *, now: datetime, locale: QLocale, yesterday: str) -> str:
+    """A local moment, as short as it can be: `14:05`, `Yesterday`, `Tuesday`, `3 Nov`, `03/11/2025`."""
+    moment = datetime.fromtimestamp(epoch_ms / 1000)
+    days = (now.date() - moment.date()).days
+    if days <= 0:
+        return clock(epoch_ms, locale=locale)
+    if days == 1:
+        return yesterday
+    date = QDate(moment.year, moment.month, moment.day)
+    if days < 7:
+        return locale.toString(date, "dddd")
+    if moment.year == now.year:
+        is_korean = locale.language() == QLocale.Language.Korean
+        return locale.toString(date, "M월 d일" if is_korean else "d MMM")
+    return locale.toString(date, QLocale.FormatType.ShortFormat)
+
+
+def clock(epoch_ms: int, *, locale: QLocale) -> str:
+    """The time of day."""
+    moment = QDateTime.fromMSecsSinceEpoch(epoch_ms)
+    return locale.toString(QTime(moment.time().hour(), moment.time().minute()), QLocale.FormatType.ShortFormat)

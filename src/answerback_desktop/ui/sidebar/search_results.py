@@ -74,7 +74,7 @@ class SearchResultDelegate(QStyledItemDelegate):
         self.set_texts(texts)
 
     def set_theme(self, theme: Theme) -> None:
-        """Another look."""
+        """Another appearance."""
         self._theme = theme
         self._title = theme.font(px=theme.small_px, weight=QFont.Weight.DemiBold)
         self._text = theme.font(px=theme.small_px)
@@ -141,10 +141,10 @@ class SearchResultDelegate(QStyledItemDelegate):
         marked = QTextLayout.FormatRange()
         marked.start = _units(hit.excerpt[: hit.start])
         marked.length = _units(hit.excerpt[hit.start : hit.end])
-        look = QTextCharFormat()
-        look.setForeground(self._theme.colour("text"))
-        look.setBackground(self._theme.colour("selection"))
-        marked.format = look
+        appearance = QTextCharFormat()
+        appearance.setForeground(self._theme.colour("text"))
+        appearance.setBackground(self._theme.colour("selection"))
+        marked.format = appearance
         return marked
 
 

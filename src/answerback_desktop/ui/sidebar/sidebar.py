@@ -121,10 +121,10 @@ class Sidebar(QFrame):
         self.results.clicked.connect(self._hit_chosen)
         self.results.activated.connect(self._hit_chosen)
 
-    # --- look and language
+    # --- appearance and language
 
     def set_theme(self, theme: Theme) -> None:
-        """Another look."""
+        """Another appearance."""
         self._theme = theme
         gap, side = theme.space(2), theme.space(3)
         self._column.setContentsMargins(side, side, side, theme.space(2))

@@ -1,4 +1,4 @@
-"""The look: tokens, theme, style sheet and icons."""
+"""The appearance: tokens, theme, style sheet and icons."""
 
 from answerback_desktop.ui.theme.icons import Icon, icon, pixmap
 from answerback_desktop.ui.theme.theme import BODY_PX, MAX_BODY_PX, MIN_BODY_PX, Theme, apply, system_scheme

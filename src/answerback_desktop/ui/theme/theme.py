@@ -1,4 +1,4 @@
-"""One look at one font size, and how it is put on the application."""
+"""One appearance at one font size, and how it is put on the application."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +8,12 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QFont, QPalette
 from PySide6.QtWidgets import QApplication
 
+from answerback_desktop.settings import Settings
+from answerback_desktop.settings import Theme as ThemeChoice
 from answerback_desktop.ui.theme.stylesheet import stylesheet
 from answerback_desktop.ui.theme.tokens import DARK, LIGHT, MONO_FAMILIES, TEXT_FAMILIES, Colours, Scheme
 
-__all__ = ["BODY_PX", "MAX_BODY_PX", "MIN_BODY_PX", "Theme", "apply", "system_scheme"]
+__all__ = ["BODY_PX", "MAX_BODY_PX", "MIN_BODY_PX", "Theme", "apply", "system_scheme", "theme_of"]
 
 BODY_PX: Final = 15
 MIN_BODY_PX: Final = 10
@@ -122,3 +124,19 @@ def system_scheme(application: QApplication) -> Scheme:
     """What the desktop asks for; light if it does not say. Changes come by `styleHints().colorSchemeChanged`."""
     dark = application.styleHints().colorScheme() is Qt.ColorScheme.Dark
     return Scheme.DARK if dark else Scheme.LIGHT
+
+
+_PX_PER_PT: Final = 96 / 72
+"""Logical pixels: Qt scales them for the screen."""
+
+
+def theme_of(settings: Settings, application: QApplication) -> Theme:
+    """Scheme and size."""
+    match settings.theme:
+        case ThemeChoice.LIGHT:
+            scheme = Scheme.LIGHT
+        case ThemeChoice.DARK:
+            scheme = Scheme.DARK
+        case _:
+            scheme = system_scheme(application)
+    return Theme(scheme=scheme, body_px=min(MAX_BODY_PX, max(MIN_BODY_PX, round(settings.font_size * _PX_PER_PT))))

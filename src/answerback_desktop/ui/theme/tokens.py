@@ -31,7 +31,7 @@ class CodeColours:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Colours:
-    """One look, `#rrggbb`. A `…_fill` is a ground that text stands on; `on_accent` is text on `accent`.
+    """One appearance, `#rrggbb`. A `…_fill` is a ground that text stands on; `on_accent` is text on `accent`.
 
     Every text colour reaches 4.5:1 on each ground that it is used on (WCAG 2.2, 1.4.3), every edge that says what a
     control is reaches 3:1 (1.4.11); tests hold both.

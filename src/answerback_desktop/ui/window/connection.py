@@ -54,7 +54,7 @@ class ConnectionIndicator(QToolButton):
         self.refresh()
 
     def set_theme(self, theme: Theme) -> None:
-        """Another look."""
+        """Another appearance."""
         self._theme = theme
         self.refresh()
 

@@ -1,16 +1,18 @@
 """The line above the chat: which conversation, which model, how the connection is."""
 
+from collections.abc import Callable
+
 import msgspec
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QSizePolicy, QToolButton, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.ui.window.connection import ConnectionIndicator
 from answerback_desktop.viewmodels import AppViewModel
 
-__all__ = ["Header"]
+__all__ = ["Banner", "Header"]
 
 
 class Header(QFrame):
@@ -51,10 +53,10 @@ class Header(QFrame):
         self.set_texts(texts)
         self.set_sidebar_shown(True)
 
-    # --- look and language
+    # --- appearance and language
 
     def set_theme(self, theme: Theme) -> None:
-        """Another look."""
+        """Another appearance."""
         self._theme = theme
         self._row.setContentsMargins(theme.space(3), theme.space(2), theme.space(3), theme.space(2))
         self._row.setSpacing(theme.space(1.5))
@@ -176,3 +178,39 @@ class ElidedLabel(QWidget):
         painter.setPen(self.palette().color(self.foregroundRole()))
         shown = QFontMetrics(self.font()).elidedText(self._text, Qt.TextElideMode.ElideRight, self.width())
         painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), shown)
+
+
+class Banner(QFrame):
+    """Hidden until it has something to say."""
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("variant", "banner")
+        self._act: Callable[[], None] | None = None
+        self.text = QLabel()
+        self.text.setTextFormat(Qt.TextFormat.PlainText)
+        self.text.setWordWrap(True)
+        self.button = QPushButton()
+        self.button.clicked.connect(self._pressed)
+        self._row = QHBoxLayout(self)
+        self._row.addWidget(self.text, 1)
+        self._row.addWidget(self.button)
+        self.set_theme(theme)
+        self.hide()
+
+    def set_theme(self, theme: Theme) -> None:
+        """Another appearance."""
+        self._row.setContentsMargins(theme.space(3), theme.space(1.5), theme.space(1.5), theme.space(1.5))
+        self._row.setSpacing(theme.space(3))
+
+    def say(self, text: str, action: str = "", act: Callable[[], None] | None = None) -> None:
+        """Show this; an empty text hides it."""
+        self._act = act
+        self.text.setText(text)
+        self.button.setText(action)
+        self.button.setVisible(bool(action) and act is not None)
+        self.setVisible(bool(text))
+
+    def _pressed(self) -> None:
+        if self._act is not None:
+            self._act()

@@ -10,20 +10,16 @@ from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidg
 
 from answerback_desktop.settings import Settings
 from answerback_desktop.texts import Texts
-from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.shortcuts import KEYS, Shortcut
 from answerback_desktop.ui.sidebar.sidebar import Sidebar
 from answerback_desktop.ui.theme import Theme, apply
-from answerback_desktop.ui.theme.look import theme_of
+from answerback_desktop.ui.theme.theme import theme_of
 from answerback_desktop.ui.tray import Tray
-from answerback_desktop.ui.window.banner import Banner
-from answerback_desktop.ui.window.exporting import Exporter
-from answerback_desktop.ui.window.header import Header
-from answerback_desktop.ui.window.sheets import Sheets
-from answerback_desktop.ui.window.stage import Stage, stage_of
-from answerback_desktop.ui.window.telling import Teller
-from answerback_desktop.ui.window.toast import Toast, ToastStack
-from answerback_desktop.ui.window.welcome import WelcomePage
+from answerback_desktop.ui.window.dialogs import Dialogs, Exporter
+from answerback_desktop.ui.window.header import Banner, Header
+from answerback_desktop.ui.window.toast import Notifier, Toast, ToastStack
+from answerback_desktop.ui.window.welcome import Screen, WelcomePage, screen_of
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
 __all__ = ["MainWindow"]
@@ -66,7 +62,7 @@ class MainWindow(QMainWindow):
         self.sidebar = Sidebar(self._app, self._texts, self._theme)
         self.header = Header(self._app, self._texts, self._theme)
         self.banner = Banner(self._theme)
-        self.chat = ChatPane(self._app, Look(theme=self._theme, texts=self._texts.chat))
+        self.chat = ChatPane(self._app, Appearance(theme=self._theme, texts=self._texts.chat))
         self.welcome = WelcomePage(self._app, self._texts, self._theme)
         self.pages = QStackedWidget()
         self.pages.addWidget(self.chat)
@@ -87,8 +83,8 @@ class MainWindow(QMainWindow):
         self.setCentralWidget(self.splitter)
         self.toasts = ToastStack(self.right, self._theme, self._texts.window.dismiss, lift=self._toast_lift)
         self.exporter = Exporter(self._texts, self)
-        self.teller = Teller(self._app, self._tray, self._texts, self)
-        self.sheets = Sheets(self._app, self._tray, log_path, self)
+        self.notifier = Notifier(self._app, self._tray, self._texts, self)
+        self.dialogs = Dialogs(self._app, self._tray, log_path, self)
 
     def _connect(self) -> None:
         self.sidebar.new_wanted.connect(self.new_conversation)
@@ -104,8 +100,8 @@ class MainWindow(QMainWindow):
         self.welcome.settings_wanted.connect(self.show_settings)
         self.welcome.put_off.connect(self._put_off)
         self.exporter.told.connect(self.toasts.show_toast)
-        self.teller.told.connect(self.toasts.show_toast)
-        self.sheets.previewed.connect(self._preview)
+        self.notifier.told.connect(self.toasts.show_toast)
+        self.dialogs.previewed.connect(self._preview)
         self.chat.composer.changed.connect(self._draft_typed)
         self.chat.composer.sent.connect(lambda _text: self.acted.emit())
         self._tray.open_wanted.connect(self._open_from_tray)
@@ -135,10 +131,10 @@ class MainWindow(QMainWindow):
             self.addAction(action)
             self.shortcuts[shortcut] = action
 
-    # --- look and language
+    # --- appearance and language
 
     def set_theme(self, theme: Theme) -> None:
-        """Another look for every part."""
+        """Another appearance for every part."""
         if theme == self._theme:
             return
         self._theme = theme
@@ -147,19 +143,19 @@ class MainWindow(QMainWindow):
         apply(application, theme)
         for part in (self.sidebar, self.header, self.banner, self.welcome, self.toasts):
             part.set_theme(theme)
-        self.chat.set_look(Look(theme=theme, texts=self._texts.chat))
+        self.chat.set_appearance(Appearance(theme=theme, texts=self._texts.chat))
 
     def set_texts(self, texts: Texts) -> None:
         """Another language for every part."""
         self._texts = texts
-        for part in (self.sidebar, self.header, self.welcome, self.exporter, self.teller, self._tray):
+        for part in (self.sidebar, self.header, self.welcome, self.exporter, self.notifier, self._tray):
             part.set_texts(texts)
-        self.chat.set_look(Look(theme=self._theme, texts=texts.chat))
-        self.toasts.dismiss_name = texts.window.dismiss
+        self.chat.set_appearance(Appearance(theme=self._theme, texts=texts.chat))
+        self.toasts.close_name = texts.window.dismiss
         for shortcut, action in self.shortcuts.items():
             action.setText(getattr(texts.window, shortcut.value))
         self._refresh_title()
-        self._refresh_stage()
+        self._refresh_screen()
 
     # --- what happened
 
@@ -176,7 +172,7 @@ class MainWindow(QMainWindow):
         if changes.current and not changes.everything and current is None:
             self._begin()
         if changes.connection or changes.sign_in or changes.gateway or changes.everything or changes.list:
-            self._refresh_stage()
+            self._refresh_screen()
             self.toasts.place()
         if changes.settings:
             # A desktop shows notifications only of an icon that is there.
@@ -185,8 +181,8 @@ class MainWindow(QMainWindow):
             self._refresh_title()
         if changes.exported and self._app.exported is not None:
             self.exporter.save(self._app.exported)
-        self.teller.apply(changes)
-        self.sheets.apply(changes)
+        self.notifier.apply(changes)
+        self.dialogs.apply(changes)
 
     def say(self, toast: Toast) -> None:
         """Show a passing message."""
@@ -204,35 +200,35 @@ class MainWindow(QMainWindow):
         self._show_current()
         self.chat.focus_composer()
 
-    def _refresh_stage(self) -> None:
-        stage = stage_of(self._app)
-        if stage is Stage.CHAT:
+    def _refresh_screen(self) -> None:
+        screen = screen_of(self._app)
+        if screen is Screen.CHAT:
             self._is_put_off = False
         has_history = any(conversation.record is not None for conversation in self._app.conversations)
-        is_page = stage is not Stage.CHAT and not has_history and not self._is_put_off
+        is_page = screen is not Screen.CHAT and not has_history and not self._is_put_off
         if is_page:
-            self.welcome.show_stage(stage)
+            self.welcome.show_screen(screen)
         page = self.welcome if is_page else self.chat
         if page is not self.pages.currentWidget():
             self.pages.setCurrentWidget(page)
             if page is self.chat:
                 self.chat.focus_composer()
-        self._refresh_banner(Stage.CHAT if is_page else stage)
+        self._refresh_banner(Screen.CHAT if is_page else screen)
 
-    def _refresh_banner(self, stage: Stage) -> None:
+    def _refresh_banner(self, screen: Screen) -> None:
         words, app = self._texts.status, self._app
-        match stage:
-            case Stage.OFFER:
+        match screen:
+            case Screen.OFFER:
                 self.banner.say(
                     words.nobody_answers.format(url=app.settings.server_url), words.start, app.start_gateway
                 )
-            case Stage.STARTING:
+            case Screen.STARTING:
                 self.banner.say(words.starting_title)
-            case Stage.START_FAILED:
+            case Screen.START_FAILED:
                 self.banner.say(words.gateway_stopped, words.start, app.start_gateway)
-            case Stage.SIGN_IN:
+            case Screen.SIGN_IN:
                 self.banner.say(words.welcome_signin_title, words.sign_in, app.start_sign_in)
-            case Stage.BROWSER:
+            case Screen.BROWSER:
                 self.banner.say(words.browser_title, words.cancel, app.cancel_sign_in)
             case _:
                 self.banner.say("")
@@ -293,11 +289,11 @@ class MainWindow(QMainWindow):
 
     def show_settings(self) -> None:
         """The settings, over the window."""
-        self.sheets.show_settings(self._texts, self._theme)
+        self.dialogs.show_settings(self._texts, self._theme)
 
     def show_help(self) -> None:
         """The shortcuts, over the window."""
-        self.sheets.show_help(self._texts, self._theme)
+        self.dialogs.show_help(self._texts, self._theme)
 
     def bring_to_front(self) -> None:
         """Out of the tray, from behind other windows."""
@@ -347,7 +343,7 @@ class MainWindow(QMainWindow):
 
     def _put_off(self) -> None:
         self._is_put_off = True
-        self._refresh_stage()
+        self._refresh_screen()
 
     def _preview(self, settings: Settings) -> None:
         application = QApplication.instance()

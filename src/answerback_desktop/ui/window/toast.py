@@ -4,12 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from PySide6.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from PySide6.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
+from answerback_desktop.engine.events import NoticeCode, NoticeRaised
+from answerback_desktop.signin.provider import SignInFailure
+from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, icon
+from answerback_desktop.ui.tray import Tray
+from answerback_desktop.viewmodels import AppViewModel, Changes
 
-__all__ = ["Toast", "ToastStack"]
+__all__ = ["Notifier", "Toast", "ToastStack", "notice_text"]
 
 SHOWN_MS: Final = 8_000
 _MOST: Final = 3
@@ -28,11 +33,11 @@ class Toast:
 class ToastStack(QWidget):
     """The messages that are shown now, the newest last, `lift()` above the bottom of `host`. The pointer keeps one."""
 
-    def __init__(self, host: QWidget, theme: Theme, dismiss_name: str, *, lift: Callable[[], int]) -> None:
+    def __init__(self, host: QWidget, theme: Theme, close_name: str, *, lift: Callable[[], int]) -> None:
         super().__init__(host)
         self._host = host
         self._theme = theme
-        self.dismiss_name = dismiss_name
+        self.close_name = close_name
         self._column = QVBoxLayout(self)
         self._column.setContentsMargins(0, 0, 0, 0)
         self._bars: list[_Bar] = []
@@ -46,7 +51,7 @@ class ToastStack(QWidget):
         return [bar.toast for bar in self._bars]
 
     def set_theme(self, theme: Theme) -> None:
-        """Another look."""
+        """Another appearance."""
         self._theme = theme
         self.place()
 
@@ -58,7 +63,7 @@ class ToastStack(QWidget):
                 break
         while len(self._bars) >= _MOST:
             self._bars[0].close_bar()
-        bar = _Bar(toast, self._theme, self.dismiss_name, self._forget)
+        bar = _Bar(toast, self._theme, self.close_name, self._forget)
         self._bars.append(bar)
         self._column.addWidget(bar)
         bar.show()
@@ -97,7 +102,7 @@ class ToastStack(QWidget):
 class _Bar(QFrame):
     """One message."""
 
-    def __init__(self, toast: Toast, theme: Theme, dismiss_name: str, forget: Callable[["_Bar"], None]) -> None:
+    def __init__(self, toast: Toast, theme: Theme, close_name: str, forget: Callable[["_Bar"], None]) -> None:
         super().__init__()
         self.toast = toast
         self._forget = forget
@@ -119,8 +124,8 @@ class _Bar(QFrame):
         dismiss = QToolButton()
         dismiss.setIcon(icon(Icon.CLOSE, theme.colours.text_muted, theme.space(4)))
         dismiss.setIconSize(QSize(theme.space(4), theme.space(4)))
-        dismiss.setAccessibleName(dismiss_name)
-        dismiss.setToolTip(dismiss_name)
+        dismiss.setAccessibleName(close_name)
+        dismiss.setToolTip(close_name)
         dismiss.clicked.connect(self.close_bar)
         row.addWidget(dismiss)
         self._timer = QTimer(self, singleShot=True, interval=SHOWN_MS)
@@ -146,3 +151,46 @@ class _Bar(QFrame):
         self.close_bar()
         if self.toast.act is not None:
             self.toast.act()
+
+
+class Notifier(QObject):
+    """Signals: `told(Toast)`: something for the window to show."""
+
+    told = Signal(object)
+
+    def __init__(self, app: AppViewModel, tray: Tray, texts: Texts, window: QWidget) -> None:
+        super().__init__(window)
+        self._app = app
+        self._tray = tray
+        self._texts = texts
+        self._window = window
+
+    def set_texts(self, texts: Texts) -> None:
+        """Another language."""
+        self._texts = texts
+
+    def apply(self, changes: Changes) -> None:
+        """Tell what is new."""
+        while self._app.notices:
+            self.told.emit(Toast(text=notice_text(self._app.notices.popleft(), self._texts)))
+        if changes.ended and self._app.settings.notifications and not self._window.isActiveWindow():
+            self._notify(changes.ended)
+
+    def _notify(self, ended: tuple[str, ...]) -> None:
+        """The title only: a notification is seen by whoever looks at the screen."""
+        words = self._texts.window
+        for conversation in self._app.conversations:
+            turns = [turn for request_id in ended if (turn := conversation.turn(request_id)) is not None]
+            if turns:
+                text = words.notify_answered if turns[-1].failure is None else words.notify_failed
+                title = conversation.title or words.untitled
+                self._tray.notify(text.format(title=title), conversation.conversation_id)
+
+
+def notice_text(notice: NoticeRaised, texts: Texts) -> str:
+    """The sentence of a notice."""
+    words = texts.status
+    reason = str(notice.facts.get("reason", ""))
+    if notice.code is NoticeCode.SIGN_IN_FAILED and reason in set(SignInFailure):
+        return words.sign_in_failures[SignInFailure(reason)]
+    return words.notices[notice.code].format_map(notice.facts)

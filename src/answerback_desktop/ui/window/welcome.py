@@ -1,6 +1,7 @@
 """The page that stands in the chat's place while something is missing: a gateway, an address, a sign-in."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -19,17 +20,31 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus, GatewayStatus, SignInStatus
 from answerback_desktop.settings import AuthMode, Field, Settings
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
-from answerback_desktop.ui.window.stage import Stage
 from answerback_desktop.viewmodels import AppViewModel
 
-__all__ = ["WelcomePage"]
+__all__ = ["Screen", "WelcomePage", "screen_of"]
+
+
+class Screen(StrEnum):
+    """What has to be done before the app is of use; CHAT: nothing."""
+
+    CHAT = "chat"
+    OFFER = "offer"
+    """Nobody answers on this machine: start a gateway, or connect to another."""
+    STARTING = "starting"
+    START_FAILED = "start-failed"
+    UNREACHABLE = "unreachable"
+    """Nobody answers at an address elsewhere."""
+    SIGN_IN = "sign-in"
+    BROWSER = "browser"
 
 
 class WelcomePage(QScrollArea):
-    """Shows one `Stage`. Signals: `settings_wanted()`, `put_off()`: the person wants to look around first."""
+    """Shows one `Screen`. Signals: `settings_wanted()`, `put_off()`: the person wants to look around first."""
 
     settings_wanted = Signal()
     put_off = Signal()
@@ -39,7 +54,7 @@ class WelcomePage(QScrollArea):
         self._app = app
         self._texts = texts
         self._theme = theme
-        self._stage = Stage.CHAT
+        self._screen = Screen.CHAT
         self._about: tuple[object, ...] = ()
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -48,12 +63,12 @@ class WelcomePage(QScrollArea):
         self._typed_user = ""
 
     @property
-    def stage(self) -> Stage:
+    def shown(self) -> Screen:
         """What it shows."""
-        return self._stage
+        return self._screen
 
     def set_theme(self, theme: Theme) -> None:
-        """Another look."""
+        """Another appearance."""
         self._theme = theme
         self._build()
 
@@ -62,17 +77,17 @@ class WelcomePage(QScrollArea):
         self._texts = texts
         self._build()
 
-    def show_stage(self, stage: Stage) -> None:
-        """Show what this stage needs; what was typed stays as long as the stage does."""
+    def show_screen(self, screen: Screen) -> None:
+        """Show what this screen needs; what was typed stays as long as the screen does."""
         about = (self._app.settings.server_url, self._app.settings.auth, self._app.sign_in.url, self._app.gateway.log)
-        if (stage, about) != (self._stage, self._about):
-            self._stage, self._about = stage, about
+        if (screen, about) != (self._screen, self._about):
+            self._screen, self._about = screen, about
             self._build()
 
     # --- the pages
 
     def _build(self) -> None:
-        """Lay the page of the stage out anew; texts that were typed are taken over."""
+        """Lay the page of the screen out anew; texts that were typed are taken over."""
         theme = self._theme
         page = QWidget()
         page.setObjectName("welcome")
@@ -88,16 +103,16 @@ class WelcomePage(QScrollArea):
         column.setContentsMargins(*[theme.space(5)] * 4)
         column.addStretch(1)
         self._mark(column)
-        match self._stage:
-            case Stage.OFFER | Stage.UNREACHABLE:
+        match self._screen:
+            case Screen.OFFER | Screen.UNREACHABLE:
                 self._offer(column)
-            case Stage.STARTING:
+            case Screen.STARTING:
                 self._starting(column)
-            case Stage.START_FAILED:
+            case Screen.START_FAILED:
                 self._start_failed(column)
-            case Stage.SIGN_IN:
+            case Screen.SIGN_IN:
                 self._sign_in(column)
-            case Stage.BROWSER:
+            case Screen.BROWSER:
                 self._browser(column)
             case _:
                 pass
@@ -114,14 +129,14 @@ class WelcomePage(QScrollArea):
         words, settings = self._texts.status, self._app.settings
         self._title(column, words.welcome_title)
         self._text(column, words.welcome_text.format(url=_unbroken(settings.server_url)))
-        if self._stage is Stage.OFFER:
+        if self._screen is Screen.OFFER:
             start = self._card(column, words.start_title, words.start_text)
             self._button(start, words.start, self._app.start_gateway, is_primary=True)
         connect = self._card(column, words.connect_title, words.connect_text)
         form = QFormLayout()
         form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         form.setHorizontalSpacing(self._theme.space(3))
-        self.url_box = QLineEdit(self._typed_url or ("" if self._stage is Stage.OFFER else settings.server_url))
+        self.url_box = QLineEdit(self._typed_url or ("" if self._screen is Screen.OFFER else settings.server_url))
         self.url_box.setPlaceholderText("wss://chat.example.com")
         self.url_box.setAccessibleName(words.server_url)
         self.user_box = QLineEdit(self._typed_user or settings.user)
@@ -135,7 +150,7 @@ class WelcomePage(QScrollArea):
         form.addRow(words.user_name, self.user_box)
         connect.addLayout(form)
         connect.addWidget(self._problem)
-        self._button(connect, words.connect, self.connect_to_server, is_primary=self._stage is not Stage.OFFER)
+        self._button(connect, words.connect, self.connect_to_server, is_primary=self._screen is not Screen.OFFER)
         self.url_box.textEdited.connect(self._typed)
         self.user_box.textEdited.connect(self._typed)
         self.url_box.returnPressed.connect(self.connect_to_server)
@@ -272,3 +287,25 @@ class WelcomePage(QScrollArea):
 def _unbroken(url: str) -> str:
     """With word joiners (U+2060), so that no line ends inside it."""
     return "\u2060".join(url)
+
+
+def screen_of(app: AppViewModel) -> Screen:
+    """From the state of the connection, the sign-in and the gateway. Online is always the chat."""
+    if app.connection.is_online:
+        return Screen.CHAT
+    if app.sign_in.status is SignInStatus.WAITING_FOR_BROWSER:
+        return Screen.BROWSER
+    if app.connection.status is ConnectionStatus.SIGNED_OUT or app.sign_in.status is SignInStatus.SIGNED_OUT:
+        return Screen.SIGN_IN
+    match app.gateway.status:
+        case GatewayStatus.OFFERED:
+            return Screen.OFFER
+        case GatewayStatus.STARTING:
+            return Screen.STARTING
+        case GatewayStatus.FAILED:
+            return Screen.START_FAILED
+        case GatewayStatus.RUNNING:
+            return Screen.CHAT  # being connected to
+        case _:
+            is_nowhere = app.connection.reason in (ConnectionReason.UNREACHABLE, ConnectionReason.BAD_URL)
+            return Screen.UNREACHABLE if is_nowhere else Screen.CHAT

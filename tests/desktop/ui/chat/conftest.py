@@ -8,7 +8,7 @@ from pytestqt.qtbot import QtBot
 
 from answerback_desktop.records import Turn
 from answerback_desktop.texts.chat import CHAT_EN
-from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.app import AppViewModel
 from chat_samples import Recorder, Scene, pane_of
@@ -17,8 +17,8 @@ Opened = tuple[ChatPane, AppViewModel, Recorder]
 
 
 @pytest.fixture
-def look(theme: Theme) -> Look:
-    return Look(theme=theme, texts=CHAT_EN)
+def appearance(theme: Theme) -> Appearance:
+    return Appearance(theme=theme, texts=CHAT_EN)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from PySide6.QtGui import QInputMethodEvent
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
-from answerback_desktop.ui.chat import Look
+from answerback_desktop.ui.chat import Appearance
 from answerback_desktop.ui.chat.composer import ENVELOPE_BYTES, Composer
 
 
 @pytest.fixture
-def composer(qtbot: QtBot, look: Look) -> Composer:
-    made = Composer(look)
+def composer(qtbot: QtBot, appearance: Appearance) -> Composer:
+    made = Composer(appearance)
     qtbot.addWidget(made)
     made.resize(600, made.height())
     made.show()
@@ -116,13 +116,15 @@ def test_line_ends_and_quotes_count_as_they_are_encoded(composer: Composer) -> N
     assert composer.over_bytes == 2
 
 
-def test_stop_takes_the_place_of_send_while_the_box_is_empty(composer: Composer, qtbot: QtBot, look: Look) -> None:
+def test_stop_takes_the_place_of_send_while_the_box_is_empty(
+    composer: Composer, qtbot: QtBot, appearance: Appearance
+) -> None:
     composer.set_running(is_running=True)
-    assert composer.button.accessibleName() == look.texts.stop
+    assert composer.button.accessibleName() == appearance.texts.stop
     with qtbot.waitSignal(composer.stopped):
         composer.button.click()
     composer.set_text("next")
-    assert composer.button.accessibleName() == look.texts.send
+    assert composer.button.accessibleName() == appearance.texts.send
     with qtbot.waitSignal(composer.stopped):
         qtbot.keyClick(composer.box, Qt.Key.Key_Escape)
 

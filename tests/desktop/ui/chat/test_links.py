@@ -6,7 +6,7 @@ from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
-from answerback_desktop.ui.chat import Look
+from answerback_desktop.ui.chat import Appearance
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable, written_out
 
 
@@ -41,25 +41,25 @@ def opened_urls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return urls
 
 
-def test_the_dialog_opens_only_when_told(qtbot: QtBot, look: Look, opened_urls: list[str]) -> None:
-    dialog = LinkDialog("https://a.example/x", look.texts, look.theme)
+def test_the_dialog_opens_only_when_told(qtbot: QtBot, appearance: Appearance, opened_urls: list[str]) -> None:
+    dialog = LinkDialog("https://a.example/x", appearance.texts, appearance.theme)
     qtbot.addWidget(dialog)
     dialog.open()
     assert dialog.target_box.toPlainText() == "https://a.example/x"
     assert opened_urls == []
     default = next(button for button in dialog.findChildren(QPushButton) if button.isDefault())
-    assert default.text() == look.texts.cancel
+    assert default.text() == appearance.texts.cancel
     assert dialog.focusWidget() is default
     dialog.open_button.click()
     assert opened_urls == ["https://a.example/x"]
 
 
-def test_escape_and_copy_open_nothing(qtbot: QtBot, look: Look, opened_urls: list[str]) -> None:
-    dialog = LinkDialog("https://a.example/\u202ex", look.texts, look.theme)
+def test_escape_and_copy_open_nothing(qtbot: QtBot, appearance: Appearance, opened_urls: list[str]) -> None:
+    dialog = LinkDialog("https://a.example/\u202ex", appearance.texts, appearance.theme)
     qtbot.addWidget(dialog)
     dialog.open()
-    assert any(label.text() == look.texts.link_hidden for label in dialog.findChildren(QLabel))
-    copy = next(button for button in dialog.findChildren(QPushButton) if button.text() == look.texts.link_copy)
+    assert any(label.text() == appearance.texts.link_hidden for label in dialog.findChildren(QLabel))
+    copy = next(button for button in dialog.findChildren(QPushButton) if button.text() == appearance.texts.link_copy)
     copy.click()
     assert QGuiApplication.clipboard().text() == "https://a.example/\u202ex"
     dialog.reject()

@@ -15,7 +15,7 @@ from answerback_desktop.engine.events import (
     TurnsLoaded,
 )
 from answerback_desktop.records import Conversation, TurnStatus
-from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.chat.links import LinkDialog
 from answerback_desktop.viewmodels.app import AppViewModel
 from chat_samples import HOME, OFFLINE, ONLINE, Recorder, turn
@@ -145,7 +145,7 @@ def test_signing_out_leaves_nothing_on_the_screen(opened: Opened) -> None:
     assert pane.composer.text == ""
 
 
-def test_a_turn_can_be_shown_from_a_search(opened: Opened, look: Look) -> None:
+def test_a_turn_can_be_shown_from_a_search(opened: Opened, appearance: Appearance) -> None:
     pane, _, _ = opened(*(turn(f"r{n}", f"Question {n}?", "Some words.\n\n" * 10) for n in range(50)), height=500)
     pane.show_turn("r7")
     first = next(view for view in pane.transcript.views if view.y() + view.height() > 0)

@@ -13,7 +13,7 @@ from pytestqt.qtbot import QtBot
 from answerback_desktop.engine.events import TextAppended, TurnChanged, TurnsLoaded, TurnsRemoved
 from answerback_desktop.records import Turn, TurnStatus
 from answerback_desktop.texts.chat import CHAT_KO
-from answerback_desktop.ui.chat import ChatPane, Look
+from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.chat.blocks import BlockView
 from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.footer import FooterView
@@ -110,7 +110,7 @@ def test_the_end_is_followed_while_it_is_in_sight(opened: Opened) -> None:
     assert pane.transcript.is_pinned
 
 
-def test_reading_above_is_not_disturbed(opened: Opened, look: Look) -> None:
+def test_reading_above_is_not_disturbed(opened: Opened, appearance: Appearance) -> None:
     pane, app, _ = opened(*many(8), streaming("r9"), height=600)
     scroll_to(pane, 0.4)
     assert not pane.transcript.is_pinned
@@ -120,7 +120,7 @@ def test_reading_above_is_not_disturbed(opened: Opened, look: Look) -> None:
         append(pane, app, "r9", "another line.\n\n")
         assert top_of(pane, view) == place
     assert not pane.jump_button.isHidden()
-    assert pane.jump_button.accessibleName() == look.texts.newest_unseen
+    assert pane.jump_button.accessibleName() == appearance.texts.newest_unseen
     pane.jump_button.click()
     assert pane.transcript.is_pinned
     assert pane.jump_button.isHidden()
@@ -199,7 +199,7 @@ def test_another_theme_draws_all_anew_in_place(opened: Opened, qtbot: QtBot) -> 
     pane, _, _ = opened(*many(20), height=600)
     scroll_to(pane, 0.5)
     request_id = reading(pane).turn.request_id
-    pane.set_look(Look(theme=Theme(scheme=Scheme.DARK, body_px=20), texts=CHAT_KO))
+    pane.set_appearance(Appearance(theme=Theme(scheme=Scheme.DARK, body_px=20), texts=CHAT_KO))
     assert reading(pane).turn.request_id in {request_id, f"r{int(request_id[1:]) + 1}"}
     assert pane.composer.box.placeholderText() == CHAT_KO.placeholder
     assert pane.transcript.accessibleName() == CHAT_KO.transcript_name
@@ -245,13 +245,13 @@ def test_home_and_end(opened: Opened, qtbot: QtBot, key: Qt.Key, pinned: bool) -
     assert pane.transcript.is_pinned is pinned
 
 
-def test_code_is_copied_whole_and_says_so(opened: Opened, look: Look) -> None:
+def test_code_is_copied_whole_and_says_so(opened: Opened, appearance: Appearance) -> None:
     pane, _, _ = opened(turn("r1", "x", "```py\na = 1\n\nb = 2\n```\n"))
     (view,) = views(pane, CodeView)
     assert isinstance(view, CodeView)
     view.copy_button.click()
     assert QGuiApplication.clipboard().text() == "a = 1\n\nb = 2"
-    assert view.copy_button.text() == look.texts.copied
+    assert view.copy_button.text() == appearance.texts.copied
 
 
 def test_streamed_code_is_whole_and_coloured(opened: Opened) -> None:

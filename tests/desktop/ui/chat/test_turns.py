@@ -17,8 +17,7 @@ from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
 from answerback_desktop.viewmodels.app import AppViewModel
-from answerback_desktop.viewmodels.prices import Price
-from answerback_desktop.viewmodels.turn import TurnViewModel
+from answerback_desktop.viewmodels.turn import Price, TurnViewModel
 from chat_samples import Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback_desktop.ui.process.log import CrashWatch, open_log
-from answerback_desktop.ui.process.single import Doorbell, ring
+from answerback_desktop.ui.process import CrashWatch, InstanceServer, open_log, ring
 
 SECRET = "what somebody asked"
 
@@ -69,10 +68,10 @@ def test_what_nobody_caught_is_logged_and_told(log_path: Path, watch: CrashWatch
 
 
 def test_a_second_start_reaches_the_first(qapp, qtbot, tmp_path: Path):
-    doorbell = Doorbell(tmp_path)
+    doorbell = InstanceServer(tmp_path)
     doorbell.listen()
     program = (
-        "import sys, pathlib; from answerback_desktop.ui.process.single import ring;"
+        "import sys, pathlib; from answerback_desktop.ui.process import ring;"
         "sys.exit(not ring(pathlib.Path(sys.argv[1])))"
     )
     with qtbot.waitSignal(doorbell.rung, timeout=20_000):
@@ -83,9 +82,9 @@ def test_a_second_start_reaches_the_first(qapp, qtbot, tmp_path: Path):
 
 
 def test_the_remains_of_a_crash_are_in_nobodys_way(qapp, tmp_path: Path):
-    left = Doorbell(tmp_path)
+    left = InstanceServer(tmp_path)
     left.listen()
-    again = Doorbell(tmp_path)
+    again = InstanceServer(tmp_path)
     again.listen()
     assert again._server.isListening()
     again.close()

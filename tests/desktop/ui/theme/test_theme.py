@@ -1,4 +1,4 @@
-"""The look: readable colours, sizes that follow the font, and nothing that Qt cannot parse."""
+"""The appearance: readable colours, sizes that follow the font, and nothing that Qt cannot parse."""
 
 from itertools import product
 

@@ -31,7 +31,7 @@ class Person:
         self._qtbot = qtbot
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Look on until it holds."""
+        """Appearance on until it holds."""
         self._qtbot.waitUntil(lambda: bool(condition()), timeout=PATIENCE_MS)
 
     def online(self) -> None:

@@ -12,7 +12,7 @@ from answerback_desktop.records import TurnStatus
 from answerback_desktop.settings import Language, Theme
 from answerback_desktop.ui.sidebar.conversation_model import Role
 from answerback_desktop.ui.theme.tokens import Scheme
-from answerback_desktop.ui.window.stage import Stage
+from answerback_desktop.ui.window.welcome import Screen
 
 
 def test_three_conversations_stream_at_once_each_in_its_place(open_app, gateway):
@@ -174,7 +174,7 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
     person.window.show_settings()
-    dialog = person.window.sheets.settings
+    dialog = person.window.dialogs.settings
     dialog.server.url.setText("http://no")
     assert not dialog.save_button.isEnabled()
     complaint = dialog.server._complaints
@@ -182,7 +182,7 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
     dialog.server.url.setText(gateway.url)
     assert dialog.save_button.isEnabled()
     dialog.answers.system.setPlainText("Be brief.")
-    dialog.look.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
+    dialog.appearance.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
     assert person.window._theme.scheme is Scheme.DARK
     dialog.save_button.click()
     person.until(lambda: person.model.settings.system == "Be brief.")
@@ -195,20 +195,20 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
 def test_a_cancelled_dialog_leaves_the_look_as_it_was(open_app, gateway):
     person = open_app(url=gateway.url, theme=Theme.LIGHT)
     person.window.show_settings()
-    dialog = person.window.sheets.settings
-    dialog.look.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
+    dialog = person.window.dialogs.settings
+    dialog.appearance.theme.setCurrentIndex(list(Theme).index(Theme.DARK))
     assert person.window._theme.scheme is Scheme.DARK
     dialog.reject()
     assert person.window._theme.scheme is Scheme.LIGHT
-    assert person.window.sheets.settings is None
+    assert person.window.dialogs.settings is None
 
 
 def test_the_language_changes_at_once_and_everywhere(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
     person.window.show_settings()
-    dialog = person.window.sheets.settings
-    dialog.look.language.setCurrentIndex(list(Language).index(Language.KOREAN))
+    dialog = person.window.dialogs.settings
+    dialog.appearance.language.setCurrentIndex(list(Language).index(Language.KOREAN))
     dialog.save_button.click()
     person.until(lambda: person.window.sidebar.new_button.text().strip() == "새 대화")
     person.until(lambda: "연결됨" in person.window.header.indicator.text())
@@ -223,7 +223,7 @@ def test_the_language_changes_at_once_and_everywhere(open_app, gateway):
 
 def test_the_first_run_offers_a_gateway_or_a_server(open_app, gateway, unused_port):
     person = open_app(url=f"ws://127.0.0.1:{unused_port}")
-    person.until(lambda: person.window.welcome.stage is Stage.OFFER)
+    person.until(lambda: person.window.welcome.shown is Screen.OFFER)
     assert person.window.pages.currentWidget() is person.window.welcome
     person.window.welcome.url_box.setText("nonsense")
     person.window.welcome.connect_to_server()
@@ -276,14 +276,14 @@ def test_a_narrow_window_shows_the_list_or_the_chat(open_app, gateway):
 
 def test_the_first_run_starts_a_gateway_of_its_own(open_app, unused_port):
     person = open_app(url=f"ws://127.0.0.1:{unused_port}")
-    person.until(lambda: person.window.welcome.stage is Stage.OFFER)
+    person.until(lambda: person.window.welcome.shown is Screen.OFFER)
     start = next(
         button
         for button in person.window.welcome.findChildren(QAbstractButton)
         if button.text() == "Start the gateway" and button.isVisible()
     )
     start.click()
-    person.until(lambda: person.window.welcome.stage is Stage.STARTING)
+    person.until(lambda: person.window.welcome.shown is Screen.STARTING)
     person.online()
     person.until(lambda: person.window.pages.currentWidget() is person.window.chat)
     assert person.window.focusWidget() is person.window.chat.composer.box

@@ -17,14 +17,13 @@ from answerback_desktop.engine.events import (
 )
 from answerback_desktop.records import Account, Conversation, Failure, FailureCode, Turn, TurnStatus
 from answerback_desktop.settings import AuthMode, Language, Settings
-from answerback_desktop.signin.errors import SignInFailure
+from answerback_desktop.signin.provider import SignInFailure
 from answerback_desktop.texts import texts_of
 from answerback_desktop.ui.shortcuts import GROUPS, KEYS, Shortcut
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.main_window import MainWindow
-from answerback_desktop.ui.window.telling import notice_text
-from answerback_desktop.ui.window.toast import Toast
+from answerback_desktop.ui.window.toast import Toast, notice_text
 from answerback_desktop.viewmodels import AppViewModel
 from commands import NotedCommands
 
@@ -44,7 +43,7 @@ class NotedTray(Tray):
         self.told.append((text, conversation_id))
 
 
-class Desk:
+class SessionController:
     """A window whose engine only notes."""
 
     def __init__(self, tmp_path, *titles: str, settings: Settings | None = None) -> None:
@@ -84,11 +83,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk(qapp, theme, tmp_path, qtbot):
+def session_controller(qapp, theme, tmp_path, qtbot):
     made = []
 
-    def make(*titles: str, settings: Settings | None = None) -> Desk:
-        one = Desk(tmp_path, *titles, settings=settings)
+    def make(*titles: str, settings: Settings | None = None) -> SessionController:
+        one = SessionController(tmp_path, *titles, settings=settings)
         qtbot.addWidget(one.window)
         qtbot.waitUntil(one.window.isActiveWindow, timeout=10_000)
         made.append(one)
@@ -105,8 +104,8 @@ def turn(status: TurnStatus, *, conversation: str = "b", failure: Failure | None
     )
 
 
-def test_the_keyboard_reaches_everything(desk):
-    one = desk("a", "b", "c")
+def test_the_keyboard_reaches_everything(session_controller):
+    one = session_controller("a", "b", "c")
     assert one.model.current.title == "a"
     one.press(Shortcut.NEXT)
     assert one.model.current.title == "b"
@@ -127,11 +126,11 @@ def test_the_keyboard_reaches_everything(desk):
     assert one.commands.of("change_settings")[-1][0].font_size == Settings().font_size + 1
 
 
-def test_settings_and_help_open_by_key_and_show_every_shortcut(desk, qapp: QApplication):
-    one = desk("a")
+def test_settings_and_help_open_by_key_and_show_every_shortcut(session_controller, qapp: QApplication):
+    one = session_controller("a")
     one.press(Shortcut.SETTINGS)
-    assert one.window.sheets.settings is not None
-    one.window.sheets.settings.reject()
+    assert one.window.dialogs.settings is not None
+    one.window.dialogs.settings.reject()
     one.press(Shortcut.HELP)
     sheet = qapp.activeModalWidget()
     shown = {label.text() for label in sheet.findChildren(QLabel)}
@@ -142,16 +141,16 @@ def test_settings_and_help_open_by_key_and_show_every_shortcut(desk, qapp: QAppl
     sheet.reject()
 
 
-def test_escape_stops_what_is_answered(desk):
-    one = desk("b")
+def test_escape_stops_what_is_answered(session_controller):
+    one = session_controller("b")
     one.tell(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
     one.window.setFocus()
     QTest.keyClick(one.window, Qt.Key.Key_Escape)
     assert one.commands.of("stop") == [("r",)]
 
 
-def test_delete_and_rename_by_key_in_the_list(desk):
-    one = desk("a", "b")
+def test_delete_and_rename_by_key_in_the_list(session_controller):
+    one = session_controller("a", "b")
     one.window.sidebar.list.setFocus()
     QTest.keyClick(one.window.sidebar.list, Qt.Key.Key_F2)
     assert one.window.sidebar.list.state() == QAbstractItemView.State.EditingState
@@ -169,8 +168,8 @@ def test_delete_and_rename_by_key_in_the_list(desk):
         (Failure(code=FailureCode.TIMEOUT, is_retryable=True), "No answer to “b”"),
     ],
 )
-def test_an_answer_that_ends_elsewhere_is_notified_by_title_only(desk, monkeypatch, failure, text):
-    one = desk("a", "b")
+def test_an_answer_that_ends_elsewhere_is_notified_by_title_only(session_controller, monkeypatch, failure, text):
+    one = session_controller("a", "b")
     one.window.open_conversation("b")
     one.tell(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
     monkeypatch.setattr(one.window, "isActiveWindow", lambda: False)
@@ -183,10 +182,10 @@ def test_an_answer_that_ends_elsewhere_is_notified_by_title_only(desk, monkeypat
     assert one.model.current.title == "b"
 
 
-def test_no_notification_in_front_of_a_person_nor_against_the_settings(desk, monkeypatch):
-    quiet = desk("b", settings=Settings(language=Language.ENGLISH, notifications=False))
+def test_no_notification_in_front_of_a_person_nor_against_the_settings(session_controller, monkeypatch):
+    quiet = session_controller("b", settings=Settings(language=Language.ENGLISH, notifications=False))
     monkeypatch.setattr(quiet.window, "isActiveWindow", lambda: False)
-    there = desk("b")
+    there = session_controller("b")
     for one in (quiet, there):
         if one is there:
             monkeypatch.setattr(one.window, "isActiveWindow", lambda: True)
@@ -196,8 +195,8 @@ def test_no_notification_in_front_of_a_person_nor_against_the_settings(desk, mon
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_closing_goes_to_the_tray_or_quits_as_the_settings_say(desk, stays):
-    one = desk("a", settings=Settings(language=Language.ENGLISH, tray=stays))
+def test_closing_goes_to_the_tray_or_quits_as_the_settings_say(session_controller, stays):
+    one = session_controller("a", settings=Settings(language=Language.ENGLISH, tray=stays))
     wanted = []
     one.window.quit_wanted.connect(lambda: wanted.append(1))
     one.window.close()
@@ -210,28 +209,28 @@ def test_closing_goes_to_the_tray_or_quits_as_the_settings_say(desk, stays):
         assert len(one.tray.told) == 1, "it is said once"
 
 
-def test_the_tray_counts_what_is_unread(desk):
-    one = desk("a")
+def test_the_tray_counts_what_is_unread(session_controller):
+    one = session_controller("a")
     one.tray.set_unread(3)
     assert one.tray._icon.toolTip() == "Answerback: 3 new"
     one.tray.set_unread(0)
     assert one.tray._icon.toolTip() == "Answerback"
 
 
-def test_place_size_and_the_open_conversation_are_kept(desk):
-    one = desk("a", "b")
+def test_place_size_and_the_open_conversation_are_kept(session_controller):
+    one = session_controller("a", "b")
     one.window.resize(741, 655)
     one.window.open_conversation("b")
     one.window.toggle_sidebar()
     one.window.keep_state()
-    again = desk("a", "b")
+    again = session_controller("a", "b")
     assert (again.window.width(), again.window.height()) == (741, 655)
     assert again.model.current.title == "b"
     assert not again.window.sidebar.isVisible()
 
 
-def test_every_control_has_a_name_for_a_screen_reader(desk):
-    one = desk("a")
+def test_every_control_has_a_name_for_a_screen_reader(session_controller):
+    one = session_controller("a")
     one.window.show_settings()
     one.window.say(Toast(text="Something", action="Undo", act=lambda: None))
     nameless = [
@@ -240,16 +239,16 @@ def test_every_control_has_a_name_for_a_screen_reader(desk):
         for widget in one.window.findChildren(kind)
         if widget.isVisible()
         and not (widget.accessibleName() or getattr(widget, "text", str)().strip())
-        and widget.window() in (one.window, one.window.sheets.settings)
+        and widget.window() in (one.window, one.window.dialogs.settings)
         and "Private" not in type(widget).__name__
         and not isinstance(widget.parent(), QLineEdit)
     ]
     assert nameless == []
-    one.window.sheets.settings.reject()
+    one.window.dialogs.settings.reject()
 
 
-def test_toasts_are_few_and_said_once(desk, qtbot):
-    one = desk("a")
+def test_toasts_are_few_and_said_once(session_controller, qtbot):
+    one = session_controller("a")
     done = []
     for text in ("1", "2", "2", "3", "4"):
         one.window.say(Toast(text=text, action="Undo", act=lambda text=text: done.append(text)))
@@ -268,13 +267,13 @@ def test_notices_are_sentences_with_their_facts():
         assert notice_text(raised, TEXTS) == TEXTS.status.sign_in_failures[failure]
 
 
-def test_sign_in_is_offered_for_what_is_saved(desk):
+def test_sign_in_is_offered_for_what_is_saved(session_controller):
     settings = Settings(
         language=Language.ENGLISH, auth=AuthMode.OIDC, oidc_issuer="https://id.example", oidc_client_id="app"
     )
-    one = desk("a", settings=settings)
+    one = session_controller("a", settings=settings)
     one.window.show_settings()
-    page = one.window.sheets.settings.server
+    page = one.window.dialogs.settings.server
     page.sign_in_button.click()
     one.model.sign_in = type(one.model.sign_in)(status=SignInStatus.SIGNED_IN, user="ada")
     page.refresh_sign_in()
@@ -284,4 +283,4 @@ def test_sign_in_is_offered_for_what_is_saved(desk):
     page.auth.setCurrentIndex(list(AuthMode).index(AuthMode.NONE))
     assert page.user.isVisibleTo(page)
     assert not page.issuer.isVisibleTo(page)
-    one.window.sheets.settings.reject()
+    one.window.dialogs.settings.reject()

@@ -1,19 +1,26 @@
-"""The one log file, and the hooks that write into it what nobody caught. Never the words of questions or answers."""
+"""The log file, crash hooks, stop signals and the single instance per profile: what belongs to the process as a whole.
+
+The log never has the words of questions or answers.
+"""
 
 import faulthandler
+import hashlib
 import logging
+import signal
+import socket
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Final
 
-from PySide6.QtCore import QMessageLogContext, QObject, QtMsgType, Signal, qInstallMessageHandler
+from PySide6.QtCore import QMessageLogContext, QObject, QSocketNotifier, QtMsgType, Signal, qInstallMessageHandler
+from PySide6.QtNetwork import QLocalServer, QLocalSocket
 
-__all__ = ["CrashWatch", "open_log"]
+__all__ = ["CrashWatch", "InstanceServer", "StopSignals", "open_log", "ring"]
 
 log = logging.getLogger("answerback.desktop")
 _MAX_BYTES: Final = 1 << 20
@@ -119,3 +126,98 @@ class CrashWatch(QObject):
 def _from_qt(kind: QtMsgType, context: QMessageLogContext, message: str) -> None:
     """Qt's own remarks: about fonts, plugins, screens."""
     log.log(_QT_LEVELS.get(kind, logging.WARNING), "Qt: %s", message)
+
+
+class StopSignals(QObject):
+    """While installed, SIGINT and SIGTERM emit `came`. Python runs handlers only between its own instructions, and an
+    idle event loop runs none of those: a byte on a socket wakes it.
+    """
+
+    came = Signal()
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self._notifier = QSocketNotifier(self._read.fileno(), QSocketNotifier.Type.Read, self)
+        self._notifier.activated.connect(self._drain)
+
+    def install(self) -> None:
+        """Take the signals; only in the main thread."""
+        self._before_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remove(self) -> None:
+        """Give them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._before_fd)
+        self._notifier.setEnabled(False)
+        self._read.close()
+        self._write.close()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.came.emit()
+
+    def _drain(self) -> None:
+        try:
+            self._read.recv(64)
+        except BlockingIOError:
+            pass
+
+
+log = logging.getLogger("answerback.desktop")
+_RING: Final = b"raise\n"
+_HEARD: Final = b"raised\n"
+_WAIT_MS: Final = 2_000
+_HEAR_MS: Final = 200
+
+
+def _name(folder: Path) -> str:
+    """Of the local socket: the same for the same folder, and short, since a socket's path must be."""
+    return f"answerback-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}"
+
+
+class InstanceServer(QObject):
+    """Listens for a second start of the profile in `folder`. Signals: `rung()`."""
+
+    rung = Signal()
+
+    def __init__(self, folder: Path, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._name = _name(folder)
+        self._server = QLocalServer(self)
+        self._server.setSocketOptions(QLocalServer.SocketOption.UserAccessOption)
+        self._server.newConnection.connect(self._come)
+
+    def listen(self) -> None:
+        """Begin. Hold the profile's lock: what an earlier run left behind is removed."""
+        QLocalServer.removeServer(self._name)
+        if not self._server.listen(self._name):
+            log.warning("a second start cannot reach this window: %s", self._server.errorString())
+
+    def close(self) -> None:
+        """No more."""
+        self._server.close()
+
+    def _come(self) -> None:
+        """Whoever comes says at once what it wants; waiting for it here keeps the socket out of Python's callbacks."""
+        while (socket := self._server.nextPendingConnection()) is not None:
+            if socket.waitForReadyRead(_HEAR_MS) and bytes(socket.read(64).data()).startswith(_RING):
+                socket.write(_HEARD)
+                socket.waitForBytesWritten(_HEAR_MS)
+                self.rung.emit()
+            socket.close()
+            socket.deleteLater()
+
+
+def ring(folder: Path) -> bool:
+    """Ask the app that has the profile in `folder` open to show its window; whether it said that it did."""
+    socket = QLocalSocket()
+    socket.connectToServer(_name(folder))
+    if not socket.waitForConnected(_WAIT_MS):
+        return False
+    socket.write(_RING)
+    socket.flush()
+    return socket.waitForReadyRead(_WAIT_MS) and bytes(socket.readAll().data()).startswith(_HEARD)

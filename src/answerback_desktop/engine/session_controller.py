@@ -27,13 +27,13 @@ from answerback_desktop.engine.identity import IdentityKeeper, Who, is_same_logi
 from answerback_desktop.engine.tasks import Tasks
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
 from answerback_desktop.settings import AuthMode, Settings, SettingsFile, problems
-from answerback_desktop.signin.errors import SignInError
-from answerback_desktop.store.database import Database, StoreError
+from answerback_desktop.signin.provider import SignInError
+from answerback_desktop.store.schema import Database, StoreError
 
 log = logging.getLogger("answerback.desktop")
 
 
-class Desk:
+class SessionController:
     """One at a time: `open`, then anything, then `close`. What it does to the account is done in order."""
 
     def __init__(self, environment: Environment, emit: Callable[[Event], None]) -> None:
