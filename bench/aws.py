@@ -26,9 +26,8 @@ from answerback_aws.cost.counts import load_counts, load_prices
 from answerback_aws.cost.measuring import Measured, Measuring
 from answerback_aws.cost.workload import Workload
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.bare import measure
-from answerback_aws.deploy.deployment import Deployment, Wishes
-from answerback_aws.deploy.package import Target, build_package
+from answerback_aws.deploy.deployment import Deployment, DeployRequest
+from answerback_aws.deploy.package import Target, build_package, measure
 from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.bedrock import Asked, BedrockServer
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
@@ -76,10 +75,10 @@ def deploy(started: ExitStack, python: Path) -> tuple[Emulator, dict[str, str]]:
     )
     account = Account(region=REGION, endpoint=emulator.endpoint, **CREDENTIALS)
     parameters = {"AllowAnonymous": "true", "DeletionProtection": "false", "WorkerConcurrency": "4"}
-    wishes = Wishes(
+    request = DeployRequest(
         target=target(python), models=(f"bedrock:{MODEL_ID}",), parameters=parameters, cache=CACHE / "wheels"
     )
-    return emulator, dict(Deployment(account, "bench", Quiet()).deploy(wishes).outputs)
+    return emulator, dict(Deployment(account, "bench", Quiet()).deploy(request).outputs)
 
 
 def target(python: Path) -> Target:

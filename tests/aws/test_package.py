@@ -11,8 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from answerback_aws.deploy.bare import ImportFailed, handlers, import_handler, measure, unpack
-from answerback_aws.deploy.package import Package, PackageError, Target, build_package
+from answerback_aws.deploy.package import (
+    ImportFailed,
+    Package,
+    PackageError,
+    Target,
+    build_package,
+    handlers,
+    import_handler,
+    measure,
+    unpack,
+)
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "wheels"
@@ -130,12 +139,12 @@ def build(*include: Path, model: str, requirements: Path | None = None) -> Packa
 def test_a_module_and_a_package_of_the_users_are_in_it(tmp_path: Path) -> None:
     write(tmp_path, single="def make(): ...", rag__steps="import json\nfrom rag import tools\nclass Make: ...")
     (tmp_path / "rag" / "tools.py").write_text("")
-    (tmp_path / "rag" / "notes.txt").write_text("notes")
+    (tmp_path / "rag" / "outbox.txt").write_text("outbox")
     (tmp_path / "rag" / ".env").write_text("SECRET=1")
     (tmp_path / "rag" / "__pycache__").mkdir()
     (tmp_path / "rag" / "__pycache__" / "x.pyc").write_text("")
     both = build(tmp_path / "single.py", tmp_path / "rag", model="python:rag.steps:Make")
-    assert {"single.py", "rag/steps.py", "rag/tools.py", "rag/notes.txt"} <= set(both.names)
+    assert {"single.py", "rag/steps.py", "rag/tools.py", "rag/outbox.txt"} <= set(both.names)
     assert not [name for name in both.names if ".env" in name or "__pycache__" in name]
 
 

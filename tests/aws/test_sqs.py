@@ -9,8 +9,7 @@ import pytest
 from answerback.core.keys import ordering_key
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable
-from answerback_aws.runtime.messages import read_event
-from answerback_aws.runtime.sqs import SqsQueue
+from answerback_aws.runtime.sqs import SqsQueue, read_event
 from lambda_functions import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
 
 

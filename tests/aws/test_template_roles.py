@@ -165,7 +165,7 @@ USED: Mapping[str, tuple[str, ...]] = {
     "FrontFunction": ("front",),
     "WorkerFunction": ("worker",),
     "DeadLettersFunction": ("dead_letters",),
-    "JanitorFunction": ("janitor", "archiver"),
+    "JanitorFunction": ("janitor", "write_behind"),
     "Migration": ("aurora",),
 }
 """What each handler takes from the composition root."""

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback_aws.deploy.bare import unpack
-from answerback_aws.deploy.package import Target, build_package
+from answerback_aws.deploy.package import Target, build_package, unpack
 
 CHILD = """
 import json, logging, os, socket, sys

@@ -67,7 +67,7 @@ async def ask(aws: Aws) -> None:
     actor = Actor(aws)
     for user in ASKERS:
         await actor.turn("r1", "Why?", user=user, tokens=(3, 5))
-        await aws.archiver.flush(ASKERS[0])
+        await aws.write_behind.flush(ASKERS[0])
     await aws.close()
 
 

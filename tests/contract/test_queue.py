@@ -20,7 +20,7 @@ from answerback.ports import Queue
 from answerback.service.worker import Done, Retry
 from answerback.testing import LaneQueue, run_virtual
 from answerback_aws.runtime.client import Calls
-from answerback_aws.runtime.functions.handing import Handing, Hold
+from answerback_aws.runtime.functions.sqs_handler import Handing, Hold
 from answerback_aws.runtime.sqs import SqsQueue, Visibility
 
 Run = Callable[[RequestKey], Awaitable[Done | Retry]]

@@ -23,7 +23,7 @@ from answerback_aws.runtime.aurora.data_api import (
 from answerback_aws.runtime.aurora.history import AwsHistory
 from answerback_aws.runtime.aurora.migration import apply_migrations
 from answerback_aws.runtime.aurora.users import AwsUsers
-from answerback_aws.runtime.aurora.write_behind import Archiver
+from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
@@ -114,7 +114,7 @@ class StrictDataApi:
 
 
 class Counted:
-    """An ArchiveObserver that remembers."""
+    """An WriteBehindObserver that remembers."""
 
     def __init__(self) -> None:
         self.written = 0
@@ -144,7 +144,7 @@ class Aws:
         tables: Tables,
         *,
         clock: Callable[[], int] = lambda: NOW_MS,
-        patience_s: float = 0.0,
+        retry_for_s: float = 0.0,
         on_waking: Callable[[], None] = lambda: None,
     ) -> None:
         self.calls = Calls()
@@ -157,7 +157,7 @@ class Aws:
             cluster_arn=cluster.cluster_arn,
             secret_arn=cluster.secret_arn,
             database=cluster.database,
-            patience_s=patience_s,
+            retry_for_s=retry_for_s,
             monotonic=time.monotonic,
             jitter=random.random,
             sleep=asyncio.sleep,
@@ -166,10 +166,10 @@ class Aws:
         self.counted = Counted()
         self.requests = DynamoRequests(self.database, clock=clock)
         self.turns_kept = DynamoTurns(self.database)
-        self.archiver = Archiver(notes=self.turns_kept, api=self.data_api, observer=self.counted, clock=clock)
-        self.history = AwsHistory(turns=self.turns_kept, archiver=self.archiver, api=self.data_api, clock=clock)
+        self.write_behind = WriteBehind(outbox=self.turns_kept, api=self.data_api, observer=self.counted, clock=clock)
+        self.history = AwsHistory(turns=self.turns_kept, write_behind=self.write_behind, api=self.data_api, clock=clock)
         self.users_of = AwsUsers(
-            database=self.database, requests=self.requests, archiver=self.archiver, api=self.data_api
+            database=self.database, requests=self.requests, write_behind=self.write_behind, api=self.data_api
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Notes what the user interface asks of the engine, and does nothing."""
+"""Outbox what the user interface asks of the engine, and does nothing."""
 
 from typing import Any
 

@@ -16,7 +16,7 @@ from answerback.ports import (
     StoredTurn,
 )
 from answerback.stores.memory import MemoryStore
-from answerback_aws.runtime.aurora.erasing import erase_user
+from answerback_aws.runtime.aurora.users import erase_user
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.limits import RateLimits
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
@@ -42,7 +42,7 @@ def own_tables(client: Any) -> Iterator[Tables]:
 
 
 class DynamoStore(DynamoRequests):
-    """DynamoDB's requests and tail; what Aurora would hold is in `aurora`, written behind from the notes."""
+    """DynamoDB's requests and tail; what Aurora would hold is in `aurora`, written behind from the outbox."""
 
     def __init__(self, database: Database, aurora: MemoryStore, *, clock: Callable[[], int] = lambda: NOW_MS) -> None:
         super().__init__(database, clock=clock)
@@ -56,8 +56,8 @@ class DynamoStore(DynamoRequests):
 
     async def flush(self) -> None:
         """Write behind: every pending turn into the history."""
-        notes = await self.turns_table.pending(limit=10_000)
-        for note in notes:
+        outbox = await self.turns_table.pending(limit=10_000)
+        for note in outbox:
             turn, key = note.turn, RequestKey(note.user_id, note.turn.request_id)
             record = Record(
                 user_id=note.user_id,
@@ -75,7 +75,7 @@ class DynamoStore(DynamoRequests):
             quota = Quota(per_minute=0, max_pending=10_000)
             await self._aurora.accept(record, question, quota, now_ms=turn.accepted_at_ms)
             await self._aurora.change(key, _ending(turn))
-        await self.turns_table.settled(notes)
+        await self.turns_table.settled(outbox)
 
     async def tail(self, *arguments: Any, **named: Any) -> Sequence[StoredTurn]:
         return await self.turns_table.tail(*arguments, **named)

@@ -236,7 +236,7 @@ class FakeManagement:
 
 
 @dataclass
-class FakeArchiver:
+class FakeWriteBehind:
     """Counts how often it was asked. `error`: raised then."""
 
     asked: int = 0
@@ -256,7 +256,7 @@ class Functions:
         from answerback_aws.runtime.functions import authorizer, connections, dead_letters, front, janitor, worker
 
         modules = (authorizer, connections, dead_letters, front, janitor, worker)
-        self.archiver = FakeArchiver()
+        self.write_behind = FakeWriteBehind()
         self.sqs, self.management = FakeSqs(), FakeManagement()
         self.store, self.connections = MemoryStore(), MemoryConnections()
         self.compositions: dict[str, Composition] = {}
@@ -280,7 +280,7 @@ class Functions:
                 "requests": self.store,
                 "turns": self.store,
                 "history": self.store,
-                "archiver": self.archiver,
+                "write_behind": self.write_behind,
             }
             composition.__dict__.update(made)
             composition.client = lambda *_, **__: self.management  # type: ignore[method-assign]
@@ -288,8 +288,8 @@ class Functions:
                 composition.__dict__["models"] = models
             self.compositions[name] = composition
             monkeypatch.setattr(module, "_composition", lambda made=composition: made)
-            if hasattr(module, "_handing"):
-                module._handing.cache_clear()
+            if hasattr(module, "_sqs_handler"):
+                module._sqs_handler.cache_clear()
         self.modules: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in modules}
 
     def invoke(self, function: str, event: Mapping[str, Any], **context: Any) -> Any:

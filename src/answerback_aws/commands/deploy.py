@@ -111,14 +111,14 @@ def deploy(
     }
     tags = pairs("--tag", tag)
     account = where.account()
-    from answerback_aws.deploy.deployment import Deployment, Wishes  # noqa: PLC0415 - help needs no boto3
-    from answerback_aws.deploy.discovery import keys_of_issuer  # noqa: PLC0415
+    from answerback_aws.deploy.deployment import Deployment, DeployRequest  # noqa: PLC0415 - help needs no boto3
+    from answerback_aws.deploy.parameters import keys_of_issuer  # noqa: PLC0415
 
     with explained(), shown_progress() as progress:
         if jwt_issuer is not None and not {"JwksUrl", "JwtSecret"} & set(parameters):
             progress.step(f"Asking {jwt_issuer} for its keys")
             parameters["JwksUrl"] = keys_of_issuer(jwt_issuer)
-        wishes = Wishes(
+        request = DeployRequest(
             target=built.target() if built.architecture == "here" else None,
             python=built.runtime,
             architecture=built.architecture,
@@ -131,11 +131,11 @@ def deploy(
         )
         deployment = Deployment(account, where.stack, progress)
         if dry_run:
-            plan = deployment.plan(wishes)
+            plan = deployment.plan(request)
             deployment.drop(plan)
         else:
             try:
-                state = deployment.deploy(wishes)
+                state = deployment.deploy(request)
             except KeyboardInterrupt:
                 note(f"\nCloudFormation goes on. Follow it: answerback aws deploy {where.flags}")
                 raise

@@ -16,7 +16,7 @@ from answerback_aws.commands.progress import shown_progress
 
 try:
     from answerback_aws.deploy.errors import DeployError
-    from answerback_aws.emulator.failure import LocalFailed
+    from answerback_aws.emulator.emulator import LocalFailed
     from answerback_aws.emulator.run import STACK, LocalRun, LocalSettings, LocalStack
 except ModuleNotFoundError as exc:
     if (exc.name or "").startswith("answerback"):

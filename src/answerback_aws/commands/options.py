@@ -11,8 +11,7 @@ import typer
 
 from answerback.cli.options import AwsOptions
 from answerback.cli.output import CliError, ExitCode, missing_extra, usage_error
-from answerback_aws.deploy.bare import ImportFailed
-from answerback_aws.deploy.package import PackageError, Target
+from answerback_aws.deploy.package import ImportFailed, PackageError, Target
 
 if TYPE_CHECKING:
     from answerback_aws.deploy.account import Account

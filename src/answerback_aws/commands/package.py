@@ -8,8 +8,8 @@ import typer
 from answerback.cli.options import Json, with_options
 from answerback.cli.output import CliError, ExitCode, say, say_json, say_table, usage_error
 from answerback_aws.commands.options import PackageOptions, explained_package, wheel_cache
-from answerback_aws.deploy.bare import measure as measure_imports
 from answerback_aws.deploy.package import build_package
+from answerback_aws.deploy.package import measure as measure_imports
 
 
 @with_options

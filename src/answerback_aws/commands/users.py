@@ -16,7 +16,7 @@ try:
     from answerback_aws.deploy.stack import Stack
     from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed
     from answerback_aws.runtime.aurora.users import AwsUsers
-    from answerback_aws.runtime.aurora.write_behind import Archiver
+    from answerback_aws.runtime.aurora.write_behind import WriteBehind
     from answerback_aws.runtime.client import Calls
     from answerback_aws.runtime.dynamodb.database import Database
     from answerback_aws.runtime.dynamodb.requests import DynamoRequests
@@ -27,7 +27,7 @@ except ModuleNotFoundError as exc:
         raise
     raise missing_extra("AWS", "aws") from exc
 
-PATIENCE_S: Final = 120.0
+RETRY_FOR_S: Final = 120.0
 """A paused Aurora takes 15 s to wake up, after a day and more at least 30."""
 
 
@@ -44,13 +44,13 @@ class _Screen:
         self._has_told = True
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
-        """See ArchiveObserver."""
+        """See WriteBehindObserver."""
 
     def archived(self, turns: int) -> None:
-        """See ArchiveObserver."""
+        """See WriteBehindObserver."""
 
     def not_archived(self) -> None:
-        """See ArchiveObserver."""
+        """See WriteBehindObserver."""
         note("A turn cannot be written to the database: `answerback aws logs` of the janitor has more.")
 
 
@@ -77,15 +77,15 @@ async def open_stack_users(
             cluster_arn=where["ClusterArn"],
             secret_arn=where["SecretArn"],
             database=where["Database"],
-            patience_s=PATIENCE_S,
+            retry_for_s=RETRY_FOR_S,
             monotonic=time.monotonic,
             jitter=random.random,
             on_waking=screen.waking,
         )
-        archiver = Archiver(notes=DynamoTurns(database), api=api, observer=screen, clock=_epoch_ms)
+        write_behind = WriteBehind(outbox=DynamoTurns(database), api=api, observer=screen, clock=_epoch_ms)
         requests = DynamoRequests(database, clock=_epoch_ms)
         try:
-            yield AwsUsers(database=database, requests=requests, archiver=archiver, api=api)
+            yield AwsUsers(database=database, requests=requests, write_behind=write_behind, api=api)
         finally:
             calls.close()
 

@@ -5,8 +5,19 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from answerback.core.coalescing import growing
-from answerback_aws.cost.counts import Counts, Prices, TokenPrice
-from answerback_aws.cost.workload import MINUTES_A_MONTH, Design, Usage, Workload, use
+from answerback_aws.cost.counts import Counts, Prices, TokenPrice, load_counts, load_prices, load_token_price
+from answerback_aws.cost.workload import (
+    BYTES_A_TOKEN,
+    MINUTES_A_MONTH,
+    PLATFORM_LOG_BYTES,
+    SECONDS_A_CONNECTION,
+    SECONDS_A_PING,
+    WHOLE_VCPU_MB,
+    Design,
+    Usage,
+    Workload,
+    use,
+)
 
 MILLION: Final = 1e6
 HOURS_A_MONTH: Final = MINUTES_A_MONTH / 60
@@ -171,3 +182,71 @@ def savings(workload: Workload, counts: Counts, prices: Prices) -> list[Saving]:
         Saving(choice=choice, instead=instead, usd=month(workload, other, counts, prices) - now)
         for choice, instead, other in choices
     ]
+
+
+def assumptions(workload: Workload, counts: Counts) -> Sequence[str]:
+    """One sentence or two each."""
+    design, cold = deployed(), counts.cold
+    return (
+        "Counts of calls, units, frames and log lines: the stack's own, counted on an emulator by AWS's rules; never "
+        "run on AWS.",
+        "Milliseconds of the functions: measured on another machine with a whole CPU, and taken to be computing: "
+        f"{WHOLE_VCPU_MB / design.memory_mb:.1f} times as long with {design.memory_mb} MB. The wait for the model is "
+        "billed with them.",
+        f"{cold['share']:.0%} of the calls start a process, which takes {cold['busy_ms'] / 1000:g} s more and is "
+        "billed.",
+        f"The model says its first word after {workload.first_token_s:g} s. A token is {BYTES_A_TOKEN:g} bytes; "
+        "questions have up to 0.9 KB of text besides their context, and belong to conversations.",
+        f"An app opens a new connection every {SECONDS_A_CONNECTION / 60:.0f} minutes, and pings every "
+        f"{SECONDS_A_PING:g} s while it is quiet.",
+        f"Turns are written to Aurora when {counts.archive['waiting_turns']:g} wait or the oldest is "
+        f"{design.archive_every_s / 60:g} minutes old; then it is awake for 5 minutes with half a capacity unit. "
+        "Whoever reads the history wakes it too, which is not counted.",
+        f"The bill is one of the first year: the database holds {COPIES_KEPT} months of history, DynamoDB one.",
+        f"Lambda's own log lines have {PLATFORM_LOG_BYTES} bytes a call. {METRICS} custom metrics; no traces or access "
+        "logs.",
+        "Prices of the first tier, without free tiers, taxes and support plans. Bedrock without prompt caching.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A month, in US dollars. `plain_usd`: the stack built in the plain way, without the model's tokens."""
+
+    workload: Workload
+    usage: Usage
+    lines: Sequence[Line]
+    savings: Sequence[Saving]
+    plain_usd: float
+    assumptions: Sequence[str]
+    prices: Prices
+    tokens: TokenPrice | None
+
+    @property
+    def usd(self) -> float:
+        """The whole bill."""
+        return total(self.lines)
+
+    @property
+    def stack_usd(self) -> float:
+        """The bill without the model's tokens."""
+        return total([line for line in self.lines if line.service != "Bedrock"])
+
+
+def estimate(workload: Workload, *, region: str, model: str | None) -> Estimate:
+    """Estimate a month; `model` None leaves the tokens out. Raises: UnknownPrice."""
+    prices = load_prices(region)
+    tokens = None if model is None else load_token_price(model)
+    counts = load_counts()
+    design = deployed()
+    usage = use(workload, design, counts)
+    return Estimate(
+        workload=workload,
+        usage=usage,
+        lines=bill(usage, workload, design, prices, tokens),
+        savings=savings(workload, counts, prices),
+        plain_usd=month(workload, plain(), counts, prices),
+        assumptions=assumptions(workload, counts),
+        prices=prices,
+        tokens=tokens,
+    )

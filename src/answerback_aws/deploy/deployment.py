@@ -19,16 +19,16 @@ from answerback_aws.deploy.parameters import (
     model_arns,
     parameter_list,
     read_models,
+    template_text,
 )
 from answerback_aws.deploy.stack import Change, Stack, StackEvent, StackState
-from answerback_aws.deploy.template import template_text
 
 _ARCHITECTURES: Final = {"arm64": "arm64", "x86_64": "x86_64"}
 _DEAD: Final = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class DeployRequest:
     """What the user asked for. `models` empty: as it is, or the template's default. `parameters` by their names.
 
     `target` None: `python` and `architecture`, and for what they leave open what the stack has; on an emulator this
@@ -82,9 +82,9 @@ class Deployment:
         self._progress = progress
         self._build = build
 
-    def deploy(self, wishes: Wishes) -> StackState:
+    def deploy(self, request: DeployRequest) -> StackState:
         """Bring the stack to what is wished, and return its state; nothing is done if it is there already."""
-        plan = self.plan(wishes)
+        plan = self.plan(request)
         if not plan.changes:
             self._progress.step("Nothing to change")
             return self._stack.existing()
@@ -93,7 +93,7 @@ class Deployment:
         self._stack.execute(plan.name)
         return self._settle(after)
 
-    def plan(self, wishes: Wishes) -> Plan:
+    def plan(self, request: DeployRequest) -> Plan:
         """Package, upload, and ask CloudFormation what would change. `drop` the plan if it is not deployed."""
         state = self._ready()
         previous = state.parameters if state is not None else None
@@ -102,13 +102,13 @@ class Deployment:
         self._progress.step("Reading the template")
         template = artefacts.put(f"templates/{hashlib.sha256(text).hexdigest()}.yaml", text)
         known = declared(self._account, template.url)
-        target = self._target(wishes, previous)
-        given = {**self._of_target(target), **self._of_models(wishes), **wishes.parameters}
+        target = self._target(request, previous)
+        given = {**self._of_target(target), **self._of_models(request), **request.parameters}
         parameter_list(given, known=known, previous=previous)
         values = effective(given, known=known, previous=previous)
         check_sign_in(values)
         check_times(values)
-        package = self._package(wishes, target, values)
+        package = self._package(request, target, values)
         key = f"packages/{package.content_sha256}-{target.name}.zip"
         if not artefacts.has(key):
             self._progress.step(f"Uploading {len(package.data) / 1e6:.1f} MB")
@@ -119,7 +119,7 @@ class Deployment:
         changes = self._stack.plan(
             template_url=template.url,
             parameters=parameter_list(given, known=known, previous=previous),
-            tags={**(state.tags if state is not None else {}), **wishes.tags},
+            tags={**(state.tags if state is not None else {}), **request.tags},
             name=name,
             is_new=state is None,
         )
@@ -153,17 +153,17 @@ class Deployment:
             )
         return state
 
-    def _target(self, wishes: Wishes, previous: Mapping[str, str] | None) -> Target:
-        if wishes.target is not None:
-            return wishes.target
+    def _target(self, request: DeployRequest, previous: Mapping[str, str] | None) -> Target:
+        if request.target is not None:
+            return request.target
         was = previous or {}
-        python = wishes.python or was.get("Runtime", "").removeprefix("python") or None
-        if not self._account.is_real and wishes.architecture is None:
+        python = request.python or was.get("Runtime", "").removeprefix("python") or None
+        if not self._account.is_real and request.architecture is None:
             return Target.here(python=python)
         default = Target()
         return Target(
             python=python or default.python,
-            architecture=wishes.architecture or was.get("Architecture") or default.architecture,
+            architecture=request.architecture or was.get("Architecture") or default.architecture,
         )
 
     def _of_target(self, target: Target) -> Mapping[str, str]:
@@ -172,25 +172,25 @@ class Deployment:
             found["Architecture"] = _ARCHITECTURES[target.architecture]
         return found
 
-    def _of_models(self, wishes: Wishes) -> Mapping[str, str]:
-        if not wishes.models:
+    def _of_models(self, request: DeployRequest) -> Mapping[str, str]:
+        if not request.models:
             return {}
-        arns = wishes.parameters.get("ModelArns")
-        specs = read_models(wishes.models)
+        arns = request.parameters.get("ModelArns")
+        specs = read_models(request.models)
         return {
-            "Models": " ".join(wishes.models),
+            "Models": " ".join(request.models),
             "ModelArns": arns if arns is not None else ",".join(model_arns(self._account, specs)),
         }
 
-    def _package(self, wishes: Wishes, target: Target, values: Mapping[str, str]) -> Package:
+    def _package(self, request: DeployRequest, target: Target, values: Mapping[str, str]) -> Package:
         self._progress.step(f"Packaging the functions for {target.name}")
         try:
             return self._build(
                 target,
-                cache=wishes.cache,
+                cache=request.cache,
                 models=values.get("Models", "").split(),
-                include=wishes.include,
-                requirements=wishes.requirements,
+                include=request.include,
+                requirements=request.requirements,
             )
         except PackageError as exc:
             raise DeployError(str(exc).rstrip(".")) from exc

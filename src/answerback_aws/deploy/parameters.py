@@ -1,11 +1,17 @@
 """The template's parameters: what is given, what stays as it was, and what a set of models needs."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from botocore.exceptions import ClientError
 
+import answerback_aws
 from answerback.models.spec import BedrockSpec, LocalSpec, ModelSpec, ModelSpecError, OpenAISpec, parse_model_specs
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.errors import DeployError, Kind, error_code, explained
@@ -177,3 +183,44 @@ def _ask(account: Account, spec: BedrockSpec, region: str, call: str, **argument
     except Exception:  # Asked only to fail early; a region without Bedrock has no such host.
         return None
     return answer
+
+
+_TIMEOUT_S: Final = 10
+_MAX_BYTES: Final = 1 << 20
+_HINT: Final = "check --jwt-issuer, or say --jwks-url"
+
+
+def keys_of_issuer(issuer: str, *, open_url: Callable[..., Any] = urlopen) -> str:
+    """The `jwks_uri` of the provider's discovery document. Raises: DeployError: it has none that can be read."""
+    if urlsplit(issuer).scheme != "https":
+        raise DeployError(
+            f"the issuer {issuer!r} is no https URL, so its keys cannot be looked up", _HINT, kind=Kind.USAGE
+        )
+    url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+    try:
+        with open_url(url, timeout=_TIMEOUT_S) as answer:
+            found = json.loads(answer.read(_MAX_BYTES))
+        named, keys = found["issuer"], found["jwks_uri"]
+    except (URLError, OSError) as exc:
+        raise DeployError(f"cannot read {url}", _HINT, kind=Kind.CANNOT_CONNECT) from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        raise DeployError(f"{url} is not a provider's discovery document", _HINT) from exc
+    if named != issuer:
+        raise DeployError(
+            f"the provider calls itself {named}", "say it exactly so with --jwt-issuer: tokens do", kind=Kind.USAGE
+        )
+    if urlsplit(str(keys)).scheme != "https":
+        raise DeployError(f"the provider's keys are not at an https URL: {keys}", _HINT)
+    return str(keys)
+
+
+_FILE: Final = "template.yaml"
+
+
+def template_text() -> str:
+    """The CloudFormation template: from the installed package, else from the work tree."""
+    package = Path(answerback_aws.__file__).parent
+    for place in (package / _FILE, package.parents[1] / "infra" / _FILE):
+        if place.exists():
+            return place.read_text(encoding="utf-8")
+    raise FileNotFoundError(f"{_FILE} is missing from this installation of answerback")

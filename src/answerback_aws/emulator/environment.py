@@ -11,7 +11,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
-from answerback_aws.emulator.failure import LocalFailed
+from answerback_aws.emulator.emulator import LocalFailed
 
 __all__ = ["emulator_python"]
 

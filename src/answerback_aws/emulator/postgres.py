@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from answerback_aws.emulator.failure import LocalFailed
+from answerback_aws.emulator.emulator import LocalFailed
 
 __all__ = ["PostgresServer"]
 

@@ -13,12 +13,11 @@ from answerback.models import ModelSpecError, open_model, parse_model_spec
 from answerback.models.spec import BedrockSpec
 from answerback.ports import Model, ModelError
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.deployment import Deployment, Progress, Wishes
+from answerback_aws.deploy.deployment import Deployment, DeployRequest, Progress
 from answerback_aws.deploy.package import Target
 from answerback_aws.emulator.bedrock import BedrockServer, of_model
-from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, EmulatorFailed
+from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, EmulatorFailed, LocalFailed
 from answerback_aws.emulator.environment import emulator_python
-from answerback_aws.emulator.failure import LocalFailed
 from answerback_aws.emulator.postgres import PostgresServer
 
 __all__ = ["LocalRun", "LocalSettings", "LocalStack"]
@@ -124,7 +123,7 @@ class LocalStack:
     def _deploy(self, emulator: Emulator, python: Path, model: Model) -> Mapping[str, str]:
         account = Account(region=REGION, endpoint=emulator.endpoint, **CREDENTIALS)
         version = next((python.parents[1] / "lib").glob("python3*")).name.removeprefix("python")
-        wishes = Wishes(
+        request = DeployRequest(
             target=Target.here(python=version),
             models=(f"{model.name}=bedrock:{_MODEL_ID}",),
             parameters={
@@ -137,4 +136,4 @@ class LocalStack:
             cache=self._settings.cache / "wheels",
         )
         deployment = Deployment(account, STACK, self._progress, sleep=lambda _s: time.sleep(_POLL_S))
-        return deployment.deploy(wishes).outputs
+        return deployment.deploy(request).outputs

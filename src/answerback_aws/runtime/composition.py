@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from answerback.service.worker import Worker
     from answerback_aws.runtime.api_gateway import ApiGatewaySender
     from answerback_aws.runtime.aurora.data_api import DataApi
-    from answerback_aws.runtime.aurora.write_behind import Archiver
+    from answerback_aws.runtime.aurora.write_behind import WriteBehind
     from answerback_aws.runtime.client import Calls
     from answerback_aws.runtime.dynamodb.database import Database
     from answerback_aws.runtime.dynamodb.turns import DynamoTurns
@@ -45,17 +45,17 @@ SETTLE_S: Final = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long Aurora is waited for, which may be paused: `call_s` for one call, `all_s` until work is given up."""
 
     call_s: float
     all_s: float
 
 
-IN_A_MESSAGE: Final = Patience(call_s=8, all_s=15)
+IN_A_MESSAGE: Final = Timeouts(call_s=8, all_s=15)
 """API Gateway gives a message 29 s; somebody waits to be told that there is nothing now."""
 
-BEHIND: Final = Patience(call_s=50, all_s=50)
+BEHIND: Final = Timeouts(call_s=50, all_s=50)
 """Longer than Aurora takes to wake up."""
 
 
@@ -67,10 +67,10 @@ class Composition:
         function: str,
         environment: Mapping[str, str],
         *,
-        patience: Patience = IN_A_MESSAGE,
+        timeouts: Timeouts = IN_A_MESSAGE,
         stream: TextIO | None = None,
     ) -> None:
-        self._patience = patience
+        self._timeouts = timeouts
         self.settings = Settings(environment)
         self.observing = Observing(function=function, environment=environment, stream=stream)
         self._runner = asyncio.Runner()
@@ -179,34 +179,34 @@ class Composition:
 
     # --- Aurora
 
-    def data_api(self, patience: Patience) -> "DataApi":
+    def data_api(self, timeouts: Timeouts) -> "DataApi":
         """The database in Aurora."""
         from answerback_aws.runtime.aurora.data_api import DataApi, data_api_client  # noqa: PLC0415
 
         settings = self.settings
         return DataApi(
-            client=data_api_client(timeout_s=patience.call_s),
+            client=data_api_client(timeout_s=timeouts.call_s),
             calls=self.calls,
             cluster_arn=settings.cluster_arn,
             secret_arn=settings.secret_arn,
             database=settings.database,
-            patience_s=patience.all_s,
+            retry_for_s=timeouts.all_s,
             monotonic=time.monotonic,
             jitter=random.random,
         )
 
     @cached_property
     def aurora(self) -> "DataApi":
-        """The database in Aurora, with the patience of this function."""
-        return self.data_api(self._patience)
+        """The database in Aurora, with this function's timeouts."""
+        return self.data_api(self._timeouts)
 
     @cached_property
-    def archiver(self) -> "Archiver":
+    def write_behind(self) -> "WriteBehind":
         """Writes turns behind."""
-        from answerback_aws.runtime.aurora.write_behind import Archiver  # noqa: PLC0415
+        from answerback_aws.runtime.aurora.write_behind import WriteBehind  # noqa: PLC0415
 
-        return Archiver(
-            notes=self.turns,
+        return WriteBehind(
+            outbox=self.turns,
             api=self.aurora,
             observer=self.observing.counts,
             clock=epoch_ms,
@@ -218,7 +218,7 @@ class Composition:
         """Conversations."""
         from answerback_aws.runtime.aurora.history import AwsHistory  # noqa: PLC0415
 
-        return AwsHistory(turns=self.turns, archiver=self.archiver, api=self.aurora, clock=epoch_ms)
+        return AwsHistory(turns=self.turns, write_behind=self.write_behind, api=self.aurora, clock=epoch_ms)
 
     # --- the service
 

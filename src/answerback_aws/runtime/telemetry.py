@@ -143,16 +143,16 @@ class Counts(Observer):
         self.count("Gone")
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
-        """See ArchiveObserver."""
+        """See WriteBehindObserver."""
         self.sample("TurnsWaiting", turns)
         self.sample("ArchiveLagMs", oldest_ms, unit="Milliseconds")
 
     def archived(self, turns: int) -> None:
-        """See ArchiveObserver."""
+        """See WriteBehindObserver."""
         self.sample("TurnsArchived", turns)
 
     def not_archived(self) -> None:
-        """See ArchiveObserver."""
+        """See WriteBehindObserver."""
         self.count("TurnsNotArchived")
 
     def note(self, **facts: str | int | None) -> None:
@@ -166,7 +166,7 @@ class Counts(Observer):
         self.sample(name, 1, **dimensions)
 
     def sample(self, name: str, value: float, *, unit: str = "Count", **dimensions: str) -> None:
-        """Note a value; CloudWatch makes sums and percentiles of them."""
+        """OutboxRecord a value; CloudWatch makes sums and percentiles of them."""
         values = self._values[tuple(sorted(dimensions.items()))].setdefault((name, unit), [])
         values.append(value)
 

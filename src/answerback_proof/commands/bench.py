@@ -300,9 +300,8 @@ def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     """The same on the emulated AWS. Raises: CliError: it cannot be run."""
     try:
         from answerback_aws.deploy.errors import DeployError  # noqa: PLC0415 - an extra
-        from answerback_aws.emulator.emulator import EmulatorFailed  # noqa: PLC0415
+        from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed  # noqa: PLC0415
         from answerback_aws.emulator.environment import emulator_python  # noqa: PLC0415
-        from answerback_aws.emulator.failure import LocalFailed  # noqa: PLC0415
         from answerback_proof.chaos.aws.run import PATIENT, run_aws_chaos  # noqa: PLC0415
         from answerback_proof.chaos.aws.stack import EmulatedAws  # noqa: PLC0415
     except ModuleNotFoundError as exc:

@@ -24,7 +24,7 @@ from answerback_aws.runtime.aurora.data_api import (
 )
 from answerback_aws.runtime.aurora.operations import archive
 from answerback_aws.runtime.client import Calls
-from answerback_aws.runtime.dynamodb.turns import Note
+from answerback_aws.runtime.dynamodb.turns import OutboxRecord
 
 
 def refusal(code: str, message: str = "", status: int = 400) -> ClientError:
@@ -101,14 +101,14 @@ def time() -> Time:
 async def make(client: Scripted, time: Time) -> AsyncIterator[Callable[..., DataApi]]:
     calls = Calls(threads=1)
 
-    def make(patience_s: float = 20, **more: Any) -> DataApi:
+    def make(retry_for_s: float = 20, **more: Any) -> DataApi:
         return DataApi(
             client=client,
             calls=calls,
             cluster_arn=CLUSTER,
             secret_arn=SECRET,
             database="answerback",
-            patience_s=patience_s,
+            retry_for_s=retry_for_s,
             monotonic=time.monotonic,
             jitter=lambda: 1.0,
             sleep=time.sleep,
@@ -274,14 +274,14 @@ async def test_a_paused_aurora_is_waited_for(make, client, time):
 async def test_patience_ends(make, client, time):
     client.say("execute_statement", *[WAKING] * 99)
     with pytest.raises(Waking):
-        await make(patience_s=5).read(one)
+        await make(retry_for_s=5).read(one)
     assert 3 <= time.now_s < 5
 
 
 async def test_no_patience_is_one_call(make, client):
     client.say("execute_statement", *[WAKING] * 9)
     with pytest.raises(Unavailable):
-        await make(patience_s=0).read(one)
+        await make(retry_for_s=0).read(one)
     assert len(client.calls) == 1
 
 
@@ -293,7 +293,7 @@ async def test_pauses_are_jittered(client, time):
         cluster_arn=CLUSTER,
         secret_arn=SECRET,
         database="d",
-        patience_s=20,
+        retry_for_s=20,
         monotonic=time.monotonic,
         jitter=lambda: 0.0,
         sleep=time.sleep,
@@ -329,7 +329,7 @@ async def test_states_of_the_world_are_tried_again_and_then_unavailable(make, cl
     await make().read(one)
     client.say("execute_statement", error)
     with pytest.raises(Unavailable):
-        await make(patience_s=0).read(one)
+        await make(retry_for_s=0).read(one)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ async def test_what_the_database_quotes_is_not_repeated(make, client):
 
 
 async def test_how_long_ago_aurora_answered(make, client, time):
-    api = make(patience_s=0)
+    api = make(retry_for_s=0)
     assert api.idle_s is None
     await api.read(one)
     time.now_s += 30
@@ -386,16 +386,16 @@ def test_the_client_never_repeats_a_call_by_itself():
 
 
 async def test_a_full_batch_keeps_the_limits_of_parameters(make, client):
-    notes = [note(number) for number in range(100)]
+    outbox = [note(number) for number in range(100)]
     receipts = [[{"stringValue": "u"}, {"stringValue": f"r{number}"}] for number in range(100)]
     client.say("execute_statement", {}, {"records": receipts})
-    written = await make().write(lambda statements: statements.run(archive(notes)))
+    written = await make().write(lambda statements: statements.run(archive(outbox)))
     assert written == 100
     assert max(len(arguments.get("parameters", [])) for _, arguments in client.calls) <= 1_000
     assert len(client.calls) < 12
 
 
-def note(number: int) -> Note:
+def note(number: int) -> OutboxRecord:
     turn = StoredTurn(
         position=number,
         request_id=f"r{number}",
@@ -405,4 +405,4 @@ def note(number: int) -> Note:
         accepted_at_ms=number,
         ended_at_ms=number + 1,
     )
-    return Note(user_id="u", conversation_id="c", turn=turn)
+    return OutboxRecord(user_id="u", conversation_id="c", turn=turn)

@@ -33,7 +33,7 @@ async def open_aws(emulator: Emulator, cluster: Cluster) -> AsyncIterator[Callab
     opened: list[Aws] = []
 
     def open_aws() -> Aws:
-        opened.append(Aws(emulator, cluster, Tables(**dict.fromkeys(SHAPES, "")), patience_s=20))
+        opened.append(Aws(emulator, cluster, Tables(**dict.fromkeys(SHAPES, "")), retry_for_s=20))
         return opened[-1]
 
     yield open_aws

@@ -54,7 +54,7 @@ class World:
         self.book.runs["r1"].append(1)
         self.book.run_order.append("r1")
         asked.outcomes.append(Outcome(result=Result.COMPLETED, text=text, attempt=1))
-        await self.aws.archiver.flush()
+        await self.aws.write_behind.flush()
 
     def sql(self, statement: str) -> None:
         with psycopg.connect(**self._where, autocommit=True) as connection:

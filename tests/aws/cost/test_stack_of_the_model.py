@@ -8,7 +8,7 @@ from answerback_aws.cost.bill import ALARMS, LOG_MONTHS, deployed
 from answerback_aws.cost.counts import load_counts
 from answerback_aws.cost.workload import AWAKE_AFTER_FLUSH_S, POLLS_A_MINUTE
 from answerback_aws.runtime import telemetry as observing
-from answerback_aws.runtime.aurora import write_behind as archiver
+from answerback_aws.runtime.aurora import write_behind
 from answerback_aws.runtime.composition import LOOK_EVERY_S, RENEWALS_A_LEASE
 from template import RESOURCES, TEMPLATE, of_type, plain
 
@@ -36,7 +36,7 @@ def test_the_database_rests_as_the_template_lets_it() -> None:
     assert PARAMETERS["MinCapacity"]["Default"] == design.aurora_min_acu
     assert PARAMETERS["HistoryDelaySeconds"]["Default"] == design.archive_every_s
     assert PARAMETERS["SecondsUntilPause"]["Default"] <= AWAKE_AFTER_FLUSH_S
-    assert COUNTS.archive["waiting_turns"] == archiver.MAX_WAITING
+    assert COUNTS.archive["waiting_turns"] == write_behind.MAX_WAITING
 
 
 def test_looks_and_renewals_come_as_often_as_the_worker_makes_them() -> None:

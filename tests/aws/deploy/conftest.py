@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.deployment import Wishes
+from answerback_aws.deploy.deployment import DeployRequest
 from answerback_aws.deploy.package import Package, Target, build_package
 from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.emulator import ACCOUNT, CREDENTIALS, REGION, Emulator
@@ -49,12 +49,12 @@ def build() -> Callable[..., Package]:
 
 
 @pytest.fixture(scope="session")
-def wishes() -> Callable[..., Wishes]:
+def wanted() -> Callable[..., DeployRequest]:
     """What is asked for: by default an echo that lets everyone in."""
 
-    def make(**parameters: str) -> Wishes:
+    def make(**parameters: str) -> DeployRequest:
         given = {"AllowAnonymous": "true", "HistoryDelaySeconds": "0", **parameters}
-        return Wishes(target=Target.here(), models=("echo",), parameters=given, cache=CACHE)
+        return DeployRequest(target=Target.here(), models=("echo",), parameters=given, cache=CACHE)
 
     return make
 

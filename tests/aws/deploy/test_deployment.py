@@ -13,7 +13,7 @@ from botocore.config import Config
 from answerback.client import Client
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.artefacts import Artefacts
-from answerback_aws.deploy.deployment import Deployment, Wishes
+from answerback_aws.deploy.deployment import Deployment, DeployRequest
 from answerback_aws.deploy.errors import DeployError
 from answerback_aws.deploy.logs import Logs
 from answerback_aws.deploy.package import Package, PackageError, Target, build_package
@@ -23,7 +23,7 @@ from answerback_aws.deploy.status import look
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
 
 pytestmark = pytest.mark.timeout(300)
-Wish = Callable[..., Wishes]
+MakeRequest = Callable[..., DeployRequest]
 Build = Callable[..., Package]
 
 FAILING = """
@@ -49,7 +49,7 @@ def build_failing(*arguments: Any, **more: Any) -> Package:
 
 
 @pytest.fixture(scope="module")
-def deployed(account: Account, wishes: Wish, build: Build) -> Iterator[tuple[str, StackState]]:
+def deployed(account: Account, wanted: MakeRequest, build: Build) -> Iterator[tuple[str, StackState]]:
     """A stack for the tests that only look."""
 
     class Silent:
@@ -58,7 +58,7 @@ def deployed(account: Account, wishes: Wish, build: Build) -> Iterator[tuple[str
         def event(self, event: object) -> None: ...
 
     name = "looked-at"
-    state = Deployment(account, name, Silent(), build=build).deploy(wishes())
+    state = Deployment(account, name, Silent(), build=build).deploy(wanted())
     yield name, state
     Removal(account, name, Silent()).destroy(delete_history=True)
 
@@ -67,10 +67,10 @@ def deployed(account: Account, wishes: Wish, build: Build) -> Iterator[tuple[str
 
 
 def test_a_dry_run_of_a_new_stack_leaves_nothing(
-    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+    account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     deployment = Deployment(account, stack_name, recorder, build=build)
-    plan = deployment.plan(wishes())
+    plan = deployment.plan(wanted())
     assert plan.is_new
     assert {change.action for change in plan.changes} == {"Add"}
     assert "WorkerFunction" in {change.resource for change in plan.changes}
@@ -80,11 +80,11 @@ def test_a_dry_run_of_a_new_stack_leaves_nothing(
 
 
 def test_a_dry_run_of_a_change_leaves_no_change_set(
-    account: Account, wishes: Wish, deployed: tuple[str, StackState], recorder: Any, build: Build
+    account: Account, wanted: MakeRequest, deployed: tuple[str, StackState], recorder: Any, build: Build
 ) -> None:
     name, state = deployed
     deployment = Deployment(account, name, recorder, build=build)
-    plan = deployment.plan(replace(wishes(), models=(), parameters={"RateLimit": "77"}))
+    plan = deployment.plan(replace(wanted(), models=(), parameters={"RateLimit": "77"}))
     assert {(change.action, change.resource) for change in plan.changes} >= {("Modify", "FrontFunction")}
     deployment.drop(plan)
     left = account.client("cloudformation").list_change_sets(StackName=name)["Summaries"]
@@ -94,10 +94,10 @@ def test_a_dry_run_of_a_change_leaves_no_change_set(
 
 
 def test_deploying_the_same_again_changes_nothing(
-    account: Account, wishes: Wish, deployed: tuple[str, StackState], recorder: Any, build: Build
+    account: Account, wanted: MakeRequest, deployed: tuple[str, StackState], recorder: Any, build: Build
 ) -> None:
     name, state = deployed
-    again = Deployment(account, name, recorder, build=build).deploy(replace(wishes(), models=(), parameters={}))
+    again = Deployment(account, name, recorder, build=build).deploy(replace(wanted(), models=(), parameters={}))
     assert recorder.steps[-1] == "Nothing to change"
     assert recorder.events == []
     assert again.parameters == state.parameters
@@ -113,16 +113,22 @@ def test_deploying_the_same_again_changes_nothing(
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_made(
-    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build, parameters: dict[str, str], says: str
+    account: Account,
+    wanted: MakeRequest,
+    stack_name: str,
+    recorder: Any,
+    build: Build,
+    parameters: dict[str, str],
+    says: str,
 ) -> None:
     with pytest.raises(DeployError) as caught:
-        Deployment(account, stack_name, recorder, build=build).deploy(wishes(**parameters))
+        Deployment(account, stack_name, recorder, build=build).deploy(wanted(**parameters))
     assert says in str(caught.value)
     assert Stack(account, stack_name).state() is None
 
 
 def test_what_the_functions_run_on_stays_as_it_was(
-    account: Account, wishes: Wish, deployed: tuple[str, StackState], recorder: Any
+    account: Account, wanted: MakeRequest, deployed: tuple[str, StackState], recorder: Any
 ) -> None:
     name, state = deployed
     built: list[Target] = []
@@ -138,12 +144,12 @@ def test_what_the_functions_run_on_stays_as_it_was(
     for asked in ({}, {"architecture": "x86_64"}, {"python": "3.12"}):
         with pytest.raises(DeployError, match="not built"):
             Deployment(real, name, recorder, build=refuse).plan(
-                replace(wishes(), models=(), target=None, **asked)  # type: ignore[arg-type]
+                replace(wanted(), models=(), target=None, **asked)  # type: ignore[arg-type]
             )
     was = state.parameters["Runtime"].removeprefix("python")
     assert [(one.python, one.architecture) for one in built] == [(was, "arm64"), (was, "x86_64"), ("3.12", "arm64")]
     with pytest.raises(DeployError, match="not built"):
-        Deployment(account, name, recorder, build=refuse).plan(replace(wishes(), models=(), target=None))
+        Deployment(account, name, recorder, build=refuse).plan(replace(wanted(), models=(), target=None))
     assert built[-1] == Target.here(python=was)
 
 
@@ -228,14 +234,14 @@ def test_a_function_that_is_not_there(account: Account, deployed: tuple[str, Sta
 
 
 async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snapshot(
-    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+    account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     deployment = Deployment(account, stack_name, recorder, build=build)
-    made = await asyncio.to_thread(deployment.deploy, replace(wishes(), tags={"team": "chat"}))
+    made = await asyncio.to_thread(deployment.deploy, replace(wanted(), tags={"team": "chat"}))
     assert made.status == "CREATE_COMPLETE"
     assert made.tags["team"] == "chat"
     assert recorder.events[-1].is_stack
-    changed = await asyncio.to_thread(deployment.deploy, replace(wishes(), models=(), parameters={"RateLimit": "77"}))
+    changed = await asyncio.to_thread(deployment.deploy, replace(wanted(), models=(), parameters={"RateLimit": "77"}))
     assert changed.status == "UPDATE_COMPLETE"
     assert changed.parameters["RateLimit"] == "77"
     assert {**changed.parameters, "RateLimit": ""} == {**made.parameters, "RateLimit": ""}, "the rest stays"
@@ -251,22 +257,22 @@ async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snaps
 
 
 def test_the_history_goes_only_when_that_is_said(
-    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+    account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
-    Deployment(account, stack_name, recorder, build=build).deploy(wishes())
+    Deployment(account, stack_name, recorder, build=build).deploy(wanted())
     assert Removal(account, stack_name, recorder).destroy(delete_history=True).snapshots == ()
     snapshots = account.client("rds").describe_db_cluster_snapshots()["DBClusterSnapshots"]
     assert not [one for one in snapshots if stack_name in one["DBClusterSnapshotIdentifier"]]
 
 
 def test_deploying_while_it_is_being_made_follows_that_first(
-    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+    account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     first = Deployment(account, stack_name, recorder, build=build)
-    plan = first.plan(wishes())
+    plan = first.plan(wanted())
     Stack(account, stack_name).execute(plan.name)
     recorder.steps.clear()
-    state = Deployment(account, stack_name, recorder, build=build).deploy(wishes())
+    state = Deployment(account, stack_name, recorder, build=build).deploy(wanted())
     assert recorder.steps[0] == f"{stack_name} is CREATE_IN_PROGRESS; following that first"
     assert recorder.events[0].is_stack
     assert recorder.steps[-1] == "Nothing to change"
@@ -275,14 +281,14 @@ def test_deploying_while_it_is_being_made_follows_that_first(
 
 
 def test_what_failed_first_is_said_and_the_way_out_works(
-    account: Account, wishes: Wish, stack_name: str, recorder: Any, build: Build
+    account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     with pytest.raises(DeployError) as caught:
-        Deployment(account, stack_name, recorder, build=build_failing).deploy(wishes())
+        Deployment(account, stack_name, recorder, build=build_failing).deploy(wanted())
     assert caught.value.message.startswith("Schema (Custom::Schema) failed:")
     assert "planted" in caught.value.message
     with pytest.raises(DeployError, match=r"ROLLBACK_(COMPLETE|FAILED).*answerback aws destroy"):
-        Deployment(account, stack_name, recorder, build=build).deploy(wishes())
+        Deployment(account, stack_name, recorder, build=build).deploy(wanted())
     Removal(account, stack_name, recorder).destroy()
     assert Stack(account, stack_name).state() is None
 

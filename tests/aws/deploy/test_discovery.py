@@ -7,8 +7,8 @@ from urllib.error import URLError
 
 import pytest
 
-from answerback_aws.deploy.discovery import keys_of_issuer
 from answerback_aws.deploy.errors import DeployError
+from answerback_aws.deploy.parameters import keys_of_issuer
 
 ISSUER = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_abc"
 

@@ -17,7 +17,7 @@ from answerback_aws.runtime.dynamodb.items import decode, decode_item, encode, e
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 numbers = st.integers(0, 2**53)
 maybe = st.none() | numbers
-wishes = st.builds(Wish, no=numbers, connection_id=names, generation=numbers, attempt=numbers, offset=numbers)
+request = st.builds(Wish, no=numbers, connection_id=names, generation=numbers, attempt=numbers, offset=numbers)
 endings = st.builds(
     Ending,
     status=st.sampled_from(Status),
@@ -52,7 +52,7 @@ records = st.builds(
     started_at_ms=maybe,
     queue_no=numbers,
     cancel_requested=st.booleans(),
-    wish=st.none() | wishes,
+    wish=st.none() | request,
     ending=st.none() | endings,
 )
 

@@ -164,7 +164,7 @@ async def test_a_text_that_lost_the_race_to_end_is_taken_back(world, faulty) -> 
 
 
 async def test_a_user_that_is_erased_in_mid_answer_leaves_nothing(world) -> None:
-    from answerback_aws.runtime.aurora.erasing import erase_user
+    from answerback_aws.runtime.aurora.users import erase_user
 
     store = world.requests()
     await world.accept(store)
@@ -357,7 +357,7 @@ async def test_the_longest_texts_fit_an_item(world) -> None:
 
 
 async def test_what_one_answer_costs(world) -> None:
-    """Write units of one answer with texts of up to 1 KB, besides its renewals and wishes at 1 each."""
+    """Write units of one answer with texts of up to 1 KB, besides its renewals and deliveries at 1 each."""
     front, worker = world.requests(), world.requests()
     units = meter(world.client)
 
@@ -380,10 +380,10 @@ async def test_what_one_answer_costs(world) -> None:
     assert await cost(worker.change(KEY, renewed(world))) == (1, 1)
     # Answer 1, record 2, its index 1, turn 2, its index 1.
     assert await cost(worker.change(KEY, world.finish())) == (7, 0)
-    notes = await world.turns().pending()
+    outbox = await world.turns().pending()
     # The index and two texts.
     assert await cost(world.turns().pending()) == (0, 2.5)
-    assert await cost(world.turns().settled(notes)) == (2, 0)
+    assert await cost(world.turns().settled(outbox)) == (2, 0)
 
 
 async def test_a_user_over_a_limit_costs_no_write(world) -> None:

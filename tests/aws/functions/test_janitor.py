@@ -10,7 +10,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback_aws.runtime.composition import epoch_ms
 from answerback_aws.runtime.functions.janitor import sweep
-from lambda_functions import FakeArchiver, Functions
+from lambda_functions import FakeWriteBehind, Functions
 
 KEY = RequestKey("kim", "r-1")
 QUESTION = {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "message": "hello"}
@@ -66,9 +66,9 @@ def test_one_whose_disconnect_was_lost_is_removed(functions: Functions) -> None:
 
 @pytest.mark.parametrize("error", [Unavailable("planted"), RuntimeError("planted")])
 def test_aurora_that_is_away_fails_no_invocation(functions: Functions, error: Exception) -> None:
-    functions.archiver.error = error
+    functions.write_behind.error = error
     assert functions.invoke("janitor", {}) == {}
-    assert functions.archiver.asked == 1
+    assert functions.write_behind.asked == 1
 
 
 def test_the_sweep_leaves_time_for_aurora_and_the_whole_ends_in_time() -> None:
@@ -78,14 +78,14 @@ def test_the_sweep_leaves_time_for_aurora_and_the_whole_ends_in_time() -> None:
         async def sweep(self, *, stop_at_ms: int) -> None:
             stops.append(stop_at_ms - epoch_ms())
 
-    class Stuck(FakeArchiver):
+    class Stuck(FakeWriteBehind):
         async def flush_if_due(self) -> int:
             await asyncio.Event().wait()
             return 0
 
     janitor: Any = Sweeper()
-    archiver: Any = Stuck()
-    asyncio.run(sweep(janitor, archiver, within_s=0.05))
+    write_behind: Any = Stuck()
+    asyncio.run(sweep(janitor, write_behind, within_s=0.05))
     assert 0 <= stops[0] <= 25
 
 

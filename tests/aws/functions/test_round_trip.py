@@ -107,7 +107,7 @@ def test_a_request_that_kills_its_workers_ends_as_failed(make_functions: Callabl
     functions = make_functions(MAX_ATTEMPTS="1")
     functions.connect("c-1")
     functions.say("c-1", MISSION)
-    hold(functions, for_ms=-1)
+    occupy(functions, for_ms=-1)
     assert functions.work() == [{"batchItemFailures": []}]
     response = functions.management.to("c-1")[-1]
     assert (response["status"], response["error"]["code"]) == ("failed", "internal")
@@ -127,7 +127,7 @@ def test_a_dead_letter_with_a_live_lease_goes_back_for_as_long(functions: Functi
     functions.connect("c-1")
     functions.say("c-1", MISSION)
     key = RequestKey("user_001", MISSION["requestId"])
-    hold(functions, for_ms=17_500)
+    occupy(functions, for_ms=17_500)
     (event,) = functions.sqs.events()
     answer = functions.invoke("dead_letters", event)
     assert [item["itemIdentifier"] for item in answer["batchItemFailures"]] == [event["Records"][0]["messageId"]]
@@ -196,7 +196,7 @@ def test_of_two_workers_with_one_message_one_writes(make_functions: Callable[...
     functions.say("c-1", MISSION)
     (event,) = functions.sqs.events()
     key = RequestKey("user_001", MISSION["requestId"])
-    hold(functions, for_ms=20_000)
+    occupy(functions, for_ms=20_000)
     answer = functions.invoke("worker", event, remaining_ms=180_000)
     assert len(answer["batchItemFailures"]) == 1
     assert 19 <= functions.sqs.hidden[-1][1] <= 20
@@ -259,7 +259,7 @@ def test_urls_of_the_queues_are_not_mixed_up(functions: Functions, monkeypatch: 
     monkeypatch.setattr(functions.sqs, "change_message_visibility", lambda **change: urls.append(change["QueueUrl"]))
     functions.connect("c-1")
     functions.say("c-1", MISSION)
-    hold(functions, for_ms=10_000)
+    occupy(functions, for_ms=10_000)
     (event,) = functions.sqs.events()
     functions.invoke("dead_letters", event)
     assert set(urls) == {DEAD_LETTERS_URL}
@@ -268,7 +268,7 @@ def test_urls_of_the_queues_are_not_mixed_up(functions: Functions, monkeypatch: 
     assert set(urls) == {QUEUE_URL}
 
 
-def hold(functions: Functions, *, for_ms: int) -> None:
+def occupy(functions: Functions, *, for_ms: int) -> None:
     """Another worker runs the request."""
     key = RequestKey("user_001", str(MISSION["requestId"]))
     record = functions.store.records[key]

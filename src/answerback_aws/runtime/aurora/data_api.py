@@ -120,7 +120,7 @@ def data_api_client(
 class DataApi:
     """Runs operations on one database. Every method may raise Unavailable, StoreError and StatementFailed.
 
-    `patience_s`: how long work is repeated, with jittered pauses, while Aurora wakes up or cannot be reached; a call
+    `retry_for_s`: how long work is repeated, with jittered pauses, while Aurora wakes up or cannot be reached; a call
     that began before then is waited for. `monotonic`, `sleep`: seconds. `jitter`: a number from 0 to 1. `on_waking`: is
     told, each time, that Aurora was found paused.
     """
@@ -133,7 +133,7 @@ class DataApi:
         cluster_arn: str,
         secret_arn: str,
         database: str,
-        patience_s: float,
+        retry_for_s: float,
         monotonic: Callable[[], float],
         jitter: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -142,7 +142,7 @@ class DataApi:
         self._client = client
         self._calls = calls
         self._where = {"resourceArn": cluster_arn, "secretArn": secret_arn, "database": database}
-        self._patience_s = patience_s
+        self._retry_for_s = retry_for_s
         self._monotonic = monotonic
         self._jitter = jitter
         self._sleep = sleep
@@ -156,7 +156,7 @@ class DataApi:
 
     async def read(self, operation: Read[T]) -> T:
         """Run an operation that only reads, each statement by itself."""
-        return await self._patiently(lambda: Statements(self, None).run(operation()))
+        return await self._retrying(lambda: Statements(self, None).run(operation()))
 
     async def write(self, work: Callable[["Statements"], Awaitable[T]], *, is_ddl: bool = False) -> T:
         """Run `work` in a transaction; all of it or nothing.
@@ -164,7 +164,7 @@ class DataApi:
         It is run again from the start if the transaction is lost, and also if the answer to the commit is, so it must
         be safe to have been run before. `is_ddl`: statements may take longer than a call.
         """
-        return await self._patiently(lambda: self._transact(work, is_ddl))
+        return await self._retrying(lambda: self._transact(work, is_ddl))
 
     async def _transact(self, work: Callable[["Statements"], Awaitable[T]], is_ddl: bool) -> T:
         begun = await self.call("begin_transaction")
@@ -184,8 +184,8 @@ class DataApi:
         except (Unavailable, StoreError, StatementFailed):
             pass
 
-    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        give_up_at_s = self._monotonic() + self._patience_s
+    async def _retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        give_up_at_s = self._monotonic() + self._retry_for_s
         pause_s = _FIRST_PAUSE_S
         while True:
             try:

@@ -8,7 +8,7 @@ from answerback.stores import history_operations as history
 from answerback.stores import request_operations as requests
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
-from answerback_aws.runtime.aurora.write_behind import Archiver
+from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 
 AWAKE_S: Final = 150.0
@@ -33,9 +33,11 @@ class AwsHistory:
     milliseconds.
     """
 
-    def __init__(self, *, turns: DynamoTurns, archiver: Archiver, api: DataApi, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, *, turns: DynamoTurns, write_behind: WriteBehind, api: DataApi, clock: Callable[[], int]
+    ) -> None:
         self._turns = turns
-        self._archiver = archiver
+        self._write_behind = write_behind
         self._api = api
         self._clock = clock
         self._purged_at_ms = -PURGE_EVERY_MS
@@ -57,7 +59,7 @@ class AwsHistory:
         self, user_id: str, *, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredConversation]:
         """See ports.History. A conversation that began less than a second ago may not be in it yet."""
-        await self._archiver.flush(user_id)
+        await self._write_behind.flush(user_id)
         return await self._api.read(lambda: history.conversations(user_id, before=before, limit=limit))
 
     async def update_conversation(
@@ -133,6 +135,6 @@ class AwsHistory:
 
     async def _bring(self, user_id: str, conversation_id: str) -> None:
         """Every turn of the conversation that has ended, to Aurora."""
-        await self._archiver.flush(user_id)
+        await self._write_behind.flush(user_id)
         if just_ended := await self._turns.newest_pending(user_id, conversation_id, turns=_NEWEST):
-            await self._archiver.write(just_ended)
+            await self._write_behind.write(just_ended)

@@ -6,9 +6,9 @@ from typing import Final
 from answerback.stores.migrations import Migration, migrate, shipped
 from answerback.stores.query import Operation, Query
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
-from answerback_aws.runtime.aurora.operations import IMPATIENT, lock_key
+from answerback_aws.runtime.aurora.operations import LOCK_TIMEOUT_SQL, lock_key
 
-_LOCK: Final = f"SELECT CAST(pg_advisory_xact_lock(:lock_key) AS text) WHERE {IMPATIENT}"
+_LOCK: Final = f"SELECT CAST(pg_advisory_xact_lock(:lock_key) AS text) WHERE {LOCK_TIMEOUT_SQL}"
 
 # SQLite's own collation by that name; a name of "C" here.
 _CREATE_COLLATION: Final = """CREATE COLLATION IF NOT EXISTS "binary" FROM "C" """

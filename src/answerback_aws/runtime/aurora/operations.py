@@ -1,7 +1,7 @@
 """What is read and written in Aurora, as operations (stores/query.py), beside those that all SQL stores share.
 
 The tables are the same as in the other SQL stores, two are used differently: `requests` has a receipt for each turn
-that was written, so that the note of a turn may come twice; `counters` is not used. Pieces of text are shorter, because
+that was written, so that the record of a turn may come twice; `counters` is not used. Pieces of text are shorter, as
 the Data API returns rows of at most 64 KB, ids and escapes included.
 """
 
@@ -18,7 +18,7 @@ from answerback.stores.encoding import ANSWER, QUESTION, pieces
 from answerback.stores.memory import day_of, title_of
 from answerback.stores.query import Operation, Params, Query, Value
 from answerback.stores.writer_state import Ledger
-from answerback_aws.runtime.dynamodb.turns import Note
+from answerback_aws.runtime.dynamodb.turns import OutboxRecord
 
 PIECE_LENGTH: Final = 5_000
 """Code points of a text in one row: escaped for JSON each needs at most 12 bytes, so a row has less than 64 KB."""
@@ -32,11 +32,11 @@ _ROW_BYTES: Final = 1_800
 _USAGE_PAGE: Final = 500
 _TITLE_SOURCE: Final = 200
 
-LOCK_PATIENCE: Final = "4s"
+LOCK_TIMEOUT: Final = "4s"
 """Less than any caller waits for a statement. One that waits on when its caller has left would get the lock for nobody
 and keep it until the Data API ends the idle transaction after three minutes; one such a minute, and nobody gets it."""
 
-IMPATIENT: Final = f"(SELECT set_config('lock_timeout', '{LOCK_PATIENCE}', true)) IS NOT NULL"
+LOCK_TIMEOUT_SQL: Final = f"(SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}', true)) IS NOT NULL"
 """A condition that is always true, and is met before the statement's locks are."""
 
 _LOCK: Final = """
@@ -94,11 +94,11 @@ ORDER BY day, user_id LIMIT :limit"""
 def lock_users(user_ids: Collection[str]) -> Operation[None]:
     """Keep others from changing what is stored of these users until the transaction ends, in one order everywhere.
 
-    Whoever has to wait for longer than LOCK_PATIENCE is told that another transaction was in the way.
+    Whoever has to wait for longer than LOCK_TIMEOUT is told that another transaction was in the way.
     """
     keys: dict[str, Value] = {f"k{n}": key for n, key in enumerate(sorted(set(map(_lock_key, user_ids))))}
     values = ", ".join(f"(CAST(:{name} AS bigint))" for name in keys)
-    yield [Query(_LOCK.format(keys=values, impatient=IMPATIENT), keys)]
+    yield [Query(_LOCK.format(keys=values, impatient=LOCK_TIMEOUT_SQL), keys)]
 
 
 def lock_key(name: str) -> int:
@@ -113,51 +113,53 @@ def _lock_key(user_id: str) -> int:
 # --- writing turns ------------------------------------------------------------------------------------------
 
 
-def archive(notes: Sequence[Note]) -> Operation[int]:
+def archive(outbox: Sequence[OutboxRecord]) -> Operation[int]:
     """Write the turns and what they used; returns how many were not there yet. The caller has locked the users.
 
     Twice is the same as once: a turn that has its receipt is left alone. A user's turns may come in any order, best in
     the one accepted. Each (user, request id) occurs once.
     """
-    notes = sorted(notes, key=lambda note: (note.user_id, note.turn.position, note.turn.request_id))
+    outbox = sorted(outbox, key=lambda entry: (entry.user_id, entry.turn.position, entry.turn.request_id))
     first: dict[str, int] = {}
-    for note in notes:
-        first[note.user_id] = min(first.get(note.user_id, note.turn.accepted_at_ms), note.turn.accepted_at_ms)
+    for entry in outbox:
+        first[entry.user_id] = min(first.get(entry.user_id, entry.turn.accepted_at_ms), entry.turn.accepted_at_ms)
     _, receipts = yield [
         _many(_UPSERT_USERS, "rows", [{"user_id": user, "created_at_ms": at_ms} for user, at_ms in first.items()]),
-        _many(_INSERT_RECEIPTS, "rows", [_receipt(note) for note in notes], before="0, '', "),
+        _many(_INSERT_RECEIPTS, "rows", [_receipt(entry) for entry in outbox], before="0, '', "),
     ]
     is_new = set(receipts.rows)
-    notes = [note for note in notes if (note.user_id, note.turn.request_id) in is_new]
-    if not notes:
+    outbox = [entry for entry in outbox if (entry.user_id, entry.turn.request_id) in is_new]
+    if not outbox:
         return 0
-    pairs = sorted(set(map(_pair_of, notes)))
+    pairs = sorted(set(map(_pair_of, outbox)))
     (found,) = yield [_many(_SELECT_DELETED, "pairs", [_pair(*pair) for pair in pairs])]
     deleted = {(user_id, conversation_id): at_ms for user_id, conversation_id, at_ms in found.rows}
     revived = {
-        _pair_of(note) for note in notes if note.turn.accepted_at_ms > deleted.get(_pair_of(note), history.NO_BOUND)
+        _pair_of(entry)
+        for entry in outbox
+        if entry.turn.accepted_at_ms > deleted.get(_pair_of(entry), history.NO_BOUND)
     }
-    kept = [note for note in notes if _is_kept(note, deleted.get(_pair_of(note)), _pair_of(note) in revived)]
+    kept = [entry for entry in outbox if _is_kept(entry, deleted.get(_pair_of(entry)), _pair_of(entry) in revived)]
     yield [
         *(query for pair in sorted(revived) for query in history.erase(*pair)),
-        *(query for note in kept for query in _texts(note)),
-        *_usage(notes),
-        *(Query(sql.UPSERT_CONVERSATION, _conversation(note)) for note in kept),
-        *(Query(sql.INSERT_TURN, _turn(note)) for note in kept),
-        *(query for note in kept for query in _superseding(note)),
+        *(query for entry in kept for query in _texts(entry)),
+        *_usage(outbox),
+        *(Query(sql.UPSERT_CONVERSATION, _conversation(entry)) for entry in kept),
+        *(Query(sql.INSERT_TURN, _turn(entry)) for entry in kept),
+        *(query for entry in kept for query in _superseding(entry)),
     ]
-    return len(notes)
+    return len(outbox)
 
 
-def _is_kept(note: Note, deleted_at_ms: int | None, is_revived: bool) -> bool:
+def _is_kept(entry: OutboxRecord, deleted_at_ms: int | None, is_revived: bool) -> bool:
     """Asked after a deletion: the conversation begins anew. Asked before it: kept if it was there to be deleted."""
-    if deleted_at_ms is None or note.turn.accepted_at_ms > deleted_at_ms:
+    if deleted_at_ms is None or entry.turn.accepted_at_ms > deleted_at_ms:
         return True
-    return not is_revived and note.turn.ended_at_ms <= deleted_at_ms
+    return not is_revived and entry.turn.ended_at_ms <= deleted_at_ms
 
 
-def _pair_of(note: Note) -> tuple[str, str]:
-    return note.user_id, note.conversation_id
+def _pair_of(entry: OutboxRecord) -> tuple[str, str]:
+    return entry.user_id, entry.conversation_id
 
 
 def _many(text: str, place: str, rows: Sequence[Params], *, before: str = "") -> Query:
@@ -169,13 +171,13 @@ def _many(text: str, place: str, rows: Sequence[Params], *, before: str = "") ->
     )
 
 
-def _receipt(note: Note) -> Params:
-    turn = note.turn
+def _receipt(entry: OutboxRecord) -> Params:
+    turn = entry.turn
     return {
-        "user_id": note.user_id,
+        "user_id": entry.user_id,
         "request_id": turn.request_id,
         "seq": turn.position,
-        "conversation_id": note.conversation_id,
+        "conversation_id": entry.conversation_id,
         "accepted_at_ms": turn.accepted_at_ms,
         "ended_at_ms": turn.ended_at_ms,
     }
@@ -185,46 +187,46 @@ def _pair(user_id: str, conversation_id: str) -> dict[str, Value]:
     return {"user_id": user_id, "conversation_id": conversation_id}
 
 
-def _texts(note: Note) -> list[Query]:
+def _texts(entry: OutboxRecord) -> list[Query]:
     where: dict[str, Value] = {
-        "user_id": note.user_id,
-        "request_id": note.turn.request_id,
-        "position": note.turn.position,
+        "user_id": entry.user_id,
+        "request_id": entry.turn.request_id,
+        "position": entry.turn.position,
     }
     return [
         Query(sql.INSERT_TEXT, {**where, "role": role, "piece": number, "text": piece})
-        for role, text in ((QUESTION, note.turn.question), (ANSWER, note.turn.answer))
+        for role, text in ((QUESTION, entry.turn.question), (ANSWER, entry.turn.answer))
         for number, piece in pieces(text, PIECE_LENGTH)
     ]
 
 
-def _usage(notes: Sequence[Note]) -> list[Query]:
+def _usage(outbox: Sequence[OutboxRecord]) -> list[Query]:
     used: list[Params] = [
         {
-            "user_id": note.user_id,
-            "day": day_of(note.turn.ended_at_ms),
-            "input_tokens": note.turn.input_tokens or 0,
-            "output_tokens": note.turn.output_tokens or 0,
-            "accepted_at_ms": note.turn.accepted_at_ms,
+            "user_id": entry.user_id,
+            "day": day_of(entry.turn.ended_at_ms),
+            "input_tokens": entry.turn.input_tokens or 0,
+            "output_tokens": entry.turn.output_tokens or 0,
+            "accepted_at_ms": entry.turn.accepted_at_ms,
         }
-        for note in notes
+        for entry in outbox
     ]
     return [Query(sql.UPSERT_USAGE, one) for one in used]
 
 
-def _conversation(note: Note) -> Params:
+def _conversation(entry: OutboxRecord) -> Params:
     return {
-        **_pair(note.user_id, note.conversation_id),
-        "title": title_of(note.turn.question.lstrip()[:_TITLE_SOURCE]),
-        "created_at_ms": note.turn.accepted_at_ms,
-        "updated_at_ms": note.turn.ended_at_ms,
+        **_pair(entry.user_id, entry.conversation_id),
+        "title": title_of(entry.turn.question.lstrip()[:_TITLE_SOURCE]),
+        "created_at_ms": entry.turn.accepted_at_ms,
+        "updated_at_ms": entry.turn.ended_at_ms,
     }
 
 
-def _turn(note: Note) -> Params:
-    turn = note.turn
+def _turn(entry: OutboxRecord) -> Params:
+    turn = entry.turn
     return {
-        **_pair(note.user_id, note.conversation_id),
+        **_pair(entry.user_id, entry.conversation_id),
         "position": turn.position,
         "request_id": turn.request_id,
         "status": turn.status.value,
@@ -238,12 +240,12 @@ def _turn(note: Note) -> Params:
     }
 
 
-def _superseding(note: Note) -> list[Query]:
-    turn = note.turn
+def _superseding(entry: OutboxRecord) -> list[Query]:
+    turn = entry.turn
     if turn.replaces is None or turn.status is not Status.COMPLETED:
         return []
     replaced: Params = {
-        **_pair(note.user_id, note.conversation_id),
+        **_pair(entry.user_id, entry.conversation_id),
         "request_id": turn.request_id,
         "replaces": turn.replaces,
         "position": turn.position,

@@ -10,26 +10,26 @@ from answerback.stores import user_operations as users
 from answerback.stores.query import Operation, Params, Query
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
-from answerback_aws.runtime.aurora.erasing import erase_user
-from answerback_aws.runtime.aurora.write_behind import Archiver
+from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.dynamodb.database import Database
+from answerback_aws.runtime.dynamodb.items import Value, text_of
 from answerback_aws.runtime.dynamodb.limits import RateLimits
 
 
 class AwsUsers:
     """See ports.Users. Each call first brings to Aurora what it does not have yet, and so wakes it."""
 
-    def __init__(self, *, database: Database, requests: Requests, archiver: Archiver, api: DataApi) -> None:
+    def __init__(self, *, database: Database, requests: Requests, write_behind: WriteBehind, api: DataApi) -> None:
         self._database = database
         self._limits = RateLimits(database)
         self._requests = requests
-        self._archiver = archiver
+        self._write_behind = write_behind
         self._api = api
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
         """See ports.Users. Users whose first question has not ended are known by that alone."""
         unfinished = await self._requests.unfinished()  # first: what ends from here on is flushed
-        await self._archiver.flush()
+        await self._write_behind.flush()
         found = {user.user_id: user for user in await self._api.read(lambda: users.users(after=after, limit=limit))}
         is_whole = len(found) < limit
         last = max(found, default="")
@@ -42,7 +42,7 @@ class AwsUsers:
     async def user(self, user_id: str) -> StoredUser | None:
         """See ports.Users."""
         unfinished = [record for record in await self._requests.unfinished() if record.user_id == user_id]
-        await self._archiver.flush(user_id)
+        await self._write_behind.flush(user_id)
         found = await self._api.read(lambda: users.user(user_id))
         for record in unfinished:
             found = _with_unfinished(found, record)
@@ -60,16 +60,16 @@ class AwsUsers:
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         """See ports.Users."""
-        await self._archiver.flush(user_id)
+        await self._write_behind.flush(user_id)
         return await self._api.read(lambda: operations.usage(user_id, since_day=since_day))
 
     async def delete_user(self, user_id: str) -> bool:
         """See ports.Users.
 
         delete      Aurora answers ──► everything on DynamoDB ──► [ lock the user ──► everything in Aurora ]
-        archiver    [ lock the user ──► is the note there? ──► write it ]
+        write_behind    [ lock the user ──► is the entry there? ──► write it ]
 
-        A note that the archiver saw is written before the lock is ours, and deleted by us; behind that there is none.
+        A record that the writer saw is written before the lock is ours, and deleted by us. Behind that there is none.
         """
         known = await self._api.read(lambda: users.user(user_id))  # a paused Aurora wakes before anything is erased
 
@@ -98,3 +98,37 @@ def _with_unfinished(user: StoredUser | None, record: Record) -> StoredUser:
         created_at_ms=min(at_ms, user.created_at_ms),
         last_request_at_ms=max(at_ms, user.last_request_at_ms or 0),
     )
+
+
+async def erase_user(database: Database, user_id: str) -> bool:
+    """Delete every item of the user, for good; whether there was any. May be repeated. Raises: Unavailable.
+
+    erase     records ──► texts and turns ──► minutes and limit ──► sessions and their connections
+                      ▲
+    a worker that still runs an answer is fenced from here on: it has no record that it could end, so no turn is
+    written behind the eraser's back, and the text that it had written is taken back
+    """
+    tables = database.tables
+    found = False
+    for table, sort_key in (
+        (tables.requests, "requestId"),
+        (tables.conversations, "item"),
+        (tables.rate_limits, "window"),
+        (tables.sessions, "sessionId"),
+    ):
+        items = await database.query(
+            table,
+            "userId = :u",
+            {":u": user_id},
+            ProjectionExpression="#s, connectionId",
+            ExpressionAttributeNames={"#s": sort_key},
+            ConsistentRead=True,
+        )
+        found = found or bool(items)
+        keys: list[dict[str, Value]] = [{"userId": user_id, sort_key: item[sort_key]["S"]} for item in items]
+        open_now = [text_of(item, "connectionId") for item in items]
+        await database.delete_many(
+            tables.connections, [{"connectionId": connection} for connection in open_now if connection is not None]
+        )
+        await database.delete_many(table, keys)
+    return found

@@ -1,4 +1,4 @@
-"""Writes behind: from the durable notes on DynamoDB to Aurora, in batches, so that Aurora may sleep in between."""
+"""Writes behind: from the durable outbox on DynamoDB to Aurora, in batches, so that Aurora may sleep in between."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed, Statements
-from answerback_aws.runtime.dynamodb.turns import Note
+from answerback_aws.runtime.dynamodb.turns import OutboxRecord
 
 log = logging.getLogger("answerback.archiver")
 
@@ -31,7 +31,7 @@ class _Unwritable(Exception):
     """What is in a turn, or in one of several, cannot be written."""
 
 
-class ArchiveObserver(Protocol):
+class WriteBehindObserver(Protocol):
     """Hears how the archive keeps up. Must not raise or wait."""
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
@@ -41,26 +41,26 @@ class ArchiveObserver(Protocol):
         """Turns were written."""
 
     def not_archived(self) -> None:
-        """A turn cannot be written. It stays a note and is tried again, but somebody should look."""
+        """A turn cannot be written. It stays an outbox record and is tried again, but somebody should look."""
 
 
-class Notes(Protocol):
-    """Where the notes are (DynamoTurns)."""
+class Outbox(Protocol):
+    """Where the outbox records are (DynamoTurns)."""
 
-    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[Note]:
+    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[OutboxRecord]:
         """Turns that are not settled."""
 
-    async def present(self, notes: Sequence[Note]) -> Sequence[Note]:
-        """Those of `notes` that are pending now, read consistently."""
+    async def present(self, outbox: Sequence[OutboxRecord]) -> Sequence[OutboxRecord]:
+        """Those of `outbox` that are pending now, read consistently."""
 
     async def waiting(self, *, limit: int) -> Sequence[int]:
         """When the turns that are not settled ended, of at most `limit`."""
 
-    async def settled(self, notes: Sequence[Note]) -> None:
+    async def settled(self, outbox: Sequence[OutboxRecord]) -> None:
         """These are in Aurora."""
 
 
-class Archiver:
+class WriteBehind:
     """Brings ended turns to Aurora, each once.
 
         flush    pending ──► [ lock the users ──► still there? ──► write turns, receipts, usage ──► commit ] ──► settled
@@ -74,14 +74,14 @@ class Archiver:
     def __init__(
         self,
         *,
-        notes: Notes,
+        outbox: Outbox,
         api: DataApi,
-        observer: ArchiveObserver,
+        observer: WriteBehindObserver,
         clock: Callable[[], int],
         max_age_ms: int = MAX_AGE_MS,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        self._notes = notes
+        self._outbox = outbox
         self._api = api
         self._observer = observer
         self._clock = clock
@@ -94,7 +94,7 @@ class Archiver:
 
     async def flush_if_due(self) -> int:
         """Write what waits, if it is due; returns how many turns were new. Raises as `flush`."""
-        ended = await self._notes.waiting(limit=self._max_waiting)
+        ended = await self._outbox.waiting(limit=self._max_waiting)
         oldest_ms = max(0, self._clock() - min(ended)) if ended else 0
         self._observer.waiting(len(ended), oldest_ms)
         return await self.flush() if self.due(oldest_ms=oldest_ms, turns=len(ended)) else 0
@@ -102,16 +102,18 @@ class Archiver:
     async def flush(self, user_id: str | None = None) -> int:
         """Write what waits, of one user or of all; returns how many turns were new.
 
-        A turn that cannot be written stops no other: it stays a note. Raises: Unavailable, StoreError, StatementFailed:
-        Aurora cannot be used now, or its tables are not the ones of this version; no note is lost.
+        A turn that cannot be written stays in the outbox and stops no other.
+
+        Raises: Unavailable, StoreError, StatementFailed:
+        Aurora cannot be used now, or its tables are not the ones of this version; no entry is lost.
         """
         seen: set[tuple[str, str, int]] = set()
         written = 0
         while len(seen) < _MOST:
-            # Notes that were just settled, or cannot be, may still be shown: look behind them.
+            # Outbox that were just settled, or cannot be, may still be shown: look behind them.
             limit = _PAGE + len(seen)
-            found = await self._notes.pending(user_id=user_id, limit=limit)
-            fresh = [note for note in found if _name(note) not in seen]
+            found = await self._outbox.pending(user_id=user_id, limit=limit)
+            fresh = [entry for entry in found if _name(entry) not in seen]
             for batch in _batches(fresh):
                 written += await self._write(batch)
             seen.update(map(_name, fresh))
@@ -119,11 +121,11 @@ class Archiver:
                 break
         return written
 
-    async def write(self, notes: Sequence[Note]) -> int:
+    async def write(self, outbox: Sequence[OutboxRecord]) -> int:
         """Write these turns; returns how many were new. Raises as `flush`."""
-        return sum([await self._write(batch) for batch in _batches(notes)])
+        return sum([await self._write(batch) for batch in _batches(outbox)])
 
-    async def _write(self, batch: Sequence[Note]) -> int:
+    async def _write(self, batch: Sequence[OutboxRecord]) -> int:
         try:
             written = await self._api.write(lambda statements: self._archive(statements, batch))
         except _Unwritable as exc:
@@ -132,19 +134,19 @@ class Archiver:
                 return 0
         else:
             self._observer.archived(written)
-            await self._notes.settled(batch)
+            await self._outbox.settled(batch)
             return written
         # One of them is at fault: its neighbours must not suffer.
         half = len(batch) // 2
         return await self._write(batch[:half]) + await self._write(batch[half:])
 
-    async def _archive(self, statements: Statements, batch: Sequence[Note]) -> int:
-        """In a transaction. Whoever erases a user deletes the notes first and then takes the same lock.
+    async def _archive(self, statements: Statements, batch: Sequence[OutboxRecord]) -> int:
+        """In a transaction. Whoever erases a user deletes the outbox first and then takes the same lock.
 
-        So what is written of a note that is present here is deleted after that, and one that is gone is not written.
+        So what is written of a record that is present here is deleted after that, and one that is gone is not written.
         """
-        await statements.run(operations.lock_users({note.user_id for note in batch}))
-        present = await self._notes.present(batch)
+        await statements.run(operations.lock_users({entry.user_id for entry in batch}))
+        present = await self._outbox.present(batch)
         try:
             return await statements.run(operations.archive(present)) if present else 0
         except (Unavailable, StoreError):
@@ -156,28 +158,28 @@ class Archiver:
         except Exception as exc:
             raise _Unwritable(type(exc).__name__) from None  # its words may be the user's
 
-    def _give_up(self, note: Note, cause: _Unwritable) -> None:
+    def _give_up(self, entry: OutboxRecord, cause: _Unwritable) -> None:
         self._observer.not_archived()
-        facts = {"userId": note.user_id, "requestId": note.turn.request_id, "cause": str(cause)}
+        facts = {"userId": entry.user_id, "requestId": entry.turn.request_id, "cause": str(cause)}
         log.error("a turn cannot be written to Aurora; it is tried again with the next flush", extra=facts)
 
 
-def _name(note: Note) -> tuple[str, str, int]:
-    return note.user_id, note.conversation_id, note.turn.position
+def _name(entry: OutboxRecord) -> tuple[str, str, int]:
+    return entry.user_id, entry.conversation_id, entry.turn.position
 
 
-def _batches(notes: Sequence[Note]) -> Iterator[Sequence[Note]]:
+def _batches(outbox: Sequence[OutboxRecord]) -> Iterator[Sequence[OutboxRecord]]:
     """In order; each small enough for one transaction, with no request id of a user twice."""
-    batch: list[Note] = []
+    batch: list[OutboxRecord] = []
     ids: set[tuple[str, str]] = set()
     characters = 0
-    for note in notes:
-        name = (note.user_id, note.turn.request_id)
-        length = len(note.turn.question) + len(note.turn.answer)
+    for entry in outbox:
+        name = (entry.user_id, entry.turn.request_id)
+        length = len(entry.turn.question) + len(entry.turn.answer)
         if batch and (name in ids or len(batch) == _BATCH or characters + length > _BATCH_CHARACTERS):
             yield batch
             batch, ids, characters = [], set(), 0
-        batch.append(note)
+        batch.append(entry)
         ids.add(name)
         characters += length
     if batch:

@@ -1,4 +1,4 @@
-"""The turns of conversations on DynamoDB: the model's context, and the durable note of what Aurora does not have yet.
+"""The turns of conversations on DynamoDB: the model's context, and the outbox of what Aurora lacks.
 
 A turn is three items that stand beside each other (see places.py): its question, its answer, and how it ended. The
 texts are there once, and are what `Requests.question` and `Requests.answer` read as well. They are written before the
@@ -30,11 +30,11 @@ _END: Final = 2**53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class OutboxRecord:
     """An ended turn that Aurora may not have yet: all that the history keeps of it.
 
     `turn.position` is unique in its conversation and orders a user's turns by acceptance; it is below 2**53. Of a
-    user's notes the one with the lower position is to be written first.
+    user's outbox records the one with the lower position is to be written first.
     """
 
     user_id: str
@@ -43,7 +43,7 @@ class Note:
 
 
 class DynamoTurns:
-    """`ports.History.tail`, and what the archiver and the history need. Every method may raise Unavailable.
+    """`ports.History.tail`, and what writing behind and the history need. Every method may raise Unavailable.
 
     `turns_ms`: how long a turn stays for the model's context after it has ended and is in Aurora.
     """
@@ -159,7 +159,7 @@ class DynamoTurns:
 
     # --- what Aurora does not have yet
 
-    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[Note]:
+    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[OutboxRecord]:
         """Turns that are not settled, of one user or of all, each user's in the order accepted.
 
         At least once: a turn may come again until `settled` was told of it. One that ended less than a second ago may
@@ -173,36 +173,36 @@ class DynamoTurns:
             found, _ = await self._database.query_page(
                 self._table, "userId = :u", {":u": user_id}, limit=limit, IndexName=UNARCHIVED
             )
-        return await self._notes(sorted(found, key=lambda turn: number_of(turn, UNARCHIVED) or 0)[:limit])
+        return await self._outbox(sorted(found, key=lambda turn: number_of(turn, UNARCHIVED) or 0)[:limit])
 
-    async def newest_pending(self, user_id: str, conversation_id: str, *, turns: int) -> Sequence[Note]:
+    async def newest_pending(self, user_id: str, conversation_id: str, *, turns: int) -> Sequence[OutboxRecord]:
         """Those of about so many newest turns of the conversation that are not settled, the oldest first.
 
         Strongly consistent: it has what ended a moment ago, which the index of `pending` may not show yet.
         """
         page, _ = await self._page(user_id, conversation_id, _END, turns)
         ended = [items[TURN] for _, items in page if UNARCHIVED in items.get(TURN, {})]
-        return await self._notes(ended[::-1])
+        return await self._outbox(ended[::-1])
 
-    async def present(self, notes: Sequence[Note]) -> Sequence[Note]:
-        """Those of the notes that are pending now. Strongly consistent: not those of a user who was erased."""
-        keys = [Place(note.user_id, note.conversation_id, note.turn.position).key(TURN) for note in notes]
+    async def present(self, outbox: Sequence[OutboxRecord]) -> Sequence[OutboxRecord]:
+        """Those of the outbox that are pending now. Strongly consistent: not those of a user who was erased."""
+        keys = [Place(entry.user_id, entry.conversation_id, entry.turn.position).key(TURN) for entry in outbox]
         found = await self._database.get_many(self._table, keys)
         pending = {(turn["userId"]["S"], turn["item"]["S"]) for turn in found if UNARCHIVED in turn}
-        return [note for note, key in zip(notes, keys, strict=True) if (key["userId"], key["item"]) in pending]
+        return [entry for entry, key in zip(outbox, keys, strict=True) if (key["userId"], key["item"]) in pending]
 
     async def waiting(self, *, limit: int) -> Sequence[int]:
         """When the turns ended that are not settled, at least `limit` of them if there are; none of their texts."""
         found = await self._database.scan(self._table, at_least=limit, IndexName=UNARCHIVED)
         return [int(turn["endedAtMs"]["N"]) for turn in found]
 
-    async def _notes(self, ended: Sequence[Item]) -> Sequence[Note]:
+    async def _outbox(self, ended: Sequence[Item]) -> Sequence[OutboxRecord]:
         """The turns with their texts."""
         keys = [place.key(kind) for turn in ended for place, kind in _texts_of(turn)]
         texts = {
             (text["userId"]["S"], text["item"]["S"]): text for text in await self._database.get_many(self._table, keys)
         }
-        notes: list[Note] = []
+        outbox: list[OutboxRecord] = []
         for turn in ended:
             items: dict[str, Item] = {}
             for place, kind in _texts_of(turn):
@@ -216,23 +216,23 @@ class DynamoTurns:
                 # Its user was erased while the index still showed it: nothing of it may come back.
                 await self._database.delete(self._table, place.key(TURN))
             else:
-                notes.append(Note(user_id=place.user_id, conversation_id=place.conversation_id, turn=stored))
-        return notes
+                outbox.append(OutboxRecord(user_id=place.user_id, conversation_id=place.conversation_id, turn=stored))
+        return outbox
 
-    async def settled(self, notes: Sequence[Note]) -> None:
+    async def settled(self, outbox: Sequence[OutboxRecord]) -> None:
         """These turns are in Aurora, or are not to be kept: they are pending no more. May be said again.
 
-        archiver   pending ──► Aurora commits ──► settled (if the turn is still there): mark off, time to live on
+        write_behind   pending ──► Aurora commits ──► settled (if the turn is still there): mark off, time to live on
                              ▲                  ▲
         dies here: pending again        dies here: pending again, and Aurora's statements may be repeated
         """
-        await asyncio.gather(*(self._settle(note) for note in notes))
+        await asyncio.gather(*(self._settle(entry) for entry in outbox))
 
-    async def _settle(self, note: Note) -> None:
-        turn = note.turn
+    async def _settle(self, entry: OutboxRecord) -> None:
+        turn = entry.turn
         await self._database.update(
             self._table,
-            Place(note.user_id, note.conversation_id, turn.position).key(TURN),
+            Place(entry.user_id, entry.conversation_id, turn.position).key(TURN),
             UpdateExpression="REMOVE unarchived SET expiresAt = :e",
             # Erased in between: an update would bring it back.
             ConditionExpression="attribute_exists(userId)",

@@ -8,10 +8,10 @@ from typing import Any, Final
 from answerback.core.request import RequestKey
 from answerback.service.worker import Done, Retry
 from answerback_aws.runtime.composition import Composition, epoch_ms
-from answerback_aws.runtime.functions.handing import Handing, Hold
+from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
 from answerback_aws.runtime.telemetry import LambdaContext
 
-HOLD: Final = Hold(for_s=60, every_s=20)
+HIDDEN_TIME: Final = HiddenTime(for_s=60, every_s=20)
 
 
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     composition = _composition()
     with composition.observing.invocation(context):
         remaining_ms = context.get_remaining_time_in_millis()
-        return composition.run(_handing().handle(event, remaining_ms=remaining_ms))
+        return composition.run(_sqs_handler().handle(event, remaining_ms=remaining_ms))
 
 
 @cache
@@ -28,7 +28,7 @@ def _composition() -> Composition:
 
 
 @cache
-def _handing() -> Handing:
+def _sqs_handler() -> SqsHandler:
     composition = _composition()
     dead_letters, counts = composition.dead_letters, composition.observing.counts
 
@@ -38,10 +38,10 @@ def _handing() -> Handing:
             counts.count("DeadLetters")
         return outcome
 
-    return Handing(
+    return SqsHandler(
         run=run,
         visibility=composition.visibility(composition.settings.dead_letters_url),
-        hold=HOLD,
+        hidden_time=HIDDEN_TIME,
         counts=counts,
         clock=epoch_ms,
     )

@@ -16,7 +16,7 @@ from answerback_aws.runtime.telemetry import LambdaContext
 
 if TYPE_CHECKING:
     from answerback.service.janitor import Janitor
-    from answerback_aws.runtime.aurora.write_behind import Archiver
+    from answerback_aws.runtime.aurora.write_behind import WriteBehind
 
 log = logging.getLogger("answerback.aws.janitor")
 
@@ -32,16 +32,16 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     composition = _composition()
     with composition.observing.invocation(context):
         within_s = context.get_remaining_time_in_millis() / 1000 - LEAVE_S
-        composition.run(sweep(composition.janitor, composition.archiver, within_s=within_s))
+        composition.run(sweep(composition.janitor, composition.write_behind, within_s=within_s))
     return {}
 
 
-async def sweep(janitor: "Janitor", archiver: "Archiver", *, within_s: float) -> None:
+async def sweep(janitor: "Janitor", write_behind: "WriteBehind", *, within_s: float) -> None:
     """Once through everything. Raises nothing."""
     try:
         async with asyncio.timeout(within_s):
             await janitor.sweep(stop_at_ms=epoch_ms() + int(within_s * SWEEP_SHARE * 1000))
-            await archiver.flush_if_due()
+            await write_behind.flush_if_due()
     except TimeoutError:
         log.warning("the time of the function is over; the next invocation goes on")
     except Unavailable as exc:
@@ -52,4 +52,4 @@ async def sweep(janitor: "Janitor", archiver: "Archiver", *, within_s: float) ->
 
 @cache
 def _composition() -> Composition:
-    return Composition("janitor", os.environ, patience=BEHIND)
+    return Composition("janitor", os.environ, timeouts=BEHIND)

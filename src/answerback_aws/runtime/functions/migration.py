@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
-from answerback_aws.runtime.composition import Composition, Patience, epoch_ms
+from answerback_aws.runtime.composition import Composition, Timeouts, epoch_ms
 from answerback_aws.runtime.telemetry import LambdaContext
 
 log = logging.getLogger("answerback.aws.migration")
@@ -19,7 +19,7 @@ log = logging.getLogger("answerback.aws.migration")
 RESOURCE_ID: Final = "schema"
 """Always the same: another one would make CloudFormation delete the one before."""
 
-PATIENCE: Final = Patience(call_s=50, all_s=600)
+TIMEOUTS: Final = Timeouts(call_s=50, all_s=600)
 """A cluster that was just made, or that is paused, needs minutes at most."""
 
 ANSWER_TIMEOUT_S: Final = 10.0
@@ -75,4 +75,4 @@ def _put(url: str, body: bytes) -> None:
 
 @cache
 def _composition() -> Composition:
-    return Composition("migration", os.environ, patience=PATIENCE)
+    return Composition("migration", os.environ, timeouts=TIMEOUTS)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from answerback.core.request import RequestKey
 from answerback.service.worker import Done, Retry
 from answerback_aws.runtime.composition import Composition, epoch_ms
-from answerback_aws.runtime.functions.handing import Handing, Hold
+from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
 from answerback_aws.runtime.telemetry import LambdaContext
 
 AFTER_LEASE_S: Final = 2.0
@@ -27,7 +27,7 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     composition = _composition()
     with composition.observing.invocation(context):
         remaining_ms = context.get_remaining_time_in_millis()
-        return composition.run(_handing().handle(event, remaining_ms=remaining_ms))
+        return composition.run(_sqs_handler().handle(event, remaining_ms=remaining_ms))
 
 
 @cache
@@ -36,17 +36,17 @@ def _composition() -> Composition:
 
 
 @cache
-def _handing() -> Handing:
+def _sqs_handler() -> SqsHandler:
     composition = _composition()
     worker, lease_s = composition.worker, composition.settings.policy.lease_ms / 1000
 
     async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         return await worker.run(key, stop_at_ms=stop_at_ms)
 
-    return Handing(
+    return SqsHandler(
         run=run,
         visibility=composition.visibility(composition.settings.queue_url),
-        hold=Hold(for_s=lease_s + AFTER_LEASE_S, every_s=lease_s / BEATS_A_LEASE),
+        hidden_time=HiddenTime(for_s=lease_s + AFTER_LEASE_S, every_s=lease_s / BEATS_A_LEASE),
         counts=composition.observing.counts,
         clock=epoch_ms,
     )

@@ -14,14 +14,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from answerback.core.request import RequestKey
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.deployment import Deployment, Progress, Wishes
+from answerback_aws.deploy.deployment import Deployment, DeployRequest, Progress
 from answerback_aws.deploy.package import Target
 from answerback_aws.emulator.bedrock import BedrockServer
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
 from answerback_aws.runtime.aurora.data_api import DataApi
 from answerback_aws.runtime.aurora.history import AwsHistory
 from answerback_aws.runtime.aurora.users import AwsUsers
-from answerback_aws.runtime.aurora.write_behind import Archiver
+from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.composition import epoch_ms
 from answerback_aws.runtime.dynamodb.database import Database
@@ -73,7 +73,7 @@ class Cloud:
         self._stop.enter_context(self._emulator)
         account = Account(region=REGION, endpoint=self._emulator.endpoint, **CREDENTIALS)
         version = next((self._aws.python.parents[1] / "lib").glob("python3*")).name.removeprefix("python")
-        wishes = Wishes(
+        request = DeployRequest(
             target=Target.here(python=version),
             models=(f"bedrock:{_MODEL_ID}",),
             parameters={
@@ -89,7 +89,7 @@ class Cloud:
             cache=self._aws.wheels,
         )
         deployment = Deployment(account, _STACK, progress, sleep=lambda _s: time.sleep(_POLL_S))
-        self.outputs = deployment.deploy(wishes).outputs
+        self.outputs = deployment.deploy(request).outputs
         for service in ("dynamodb", "sqs", "lambda", "logs"):
             self._clients[service] = self._emulator.client(service)
         management = self._emulator.management_endpoint(self.outputs["ApiId"], self.outputs["StageName"])
@@ -221,23 +221,23 @@ class Stores:
             cluster_arn=outputs["ClusterArn"],
             secret_arn=outputs["SecretArn"],
             database=outputs["Database"],
-            patience_s=_PATIENCE_S,
+            retry_for_s=_PATIENCE_S,
             monotonic=time.monotonic,
             jitter=random.random,
         )
-        archiver = Archiver(notes=self.turns, api=api, observer=self, clock=epoch_ms)
-        self.history = AwsHistory(turns=self.turns, archiver=archiver, api=api, clock=epoch_ms)
-        self.users = AwsUsers(database=self.database, requests=self.requests, archiver=archiver, api=api)
+        write_behind = WriteBehind(outbox=self.turns, api=api, observer=self, clock=epoch_ms)
+        self.history = AwsHistory(turns=self.turns, write_behind=write_behind, api=api, clock=epoch_ms)
+        self.users = AwsUsers(database=self.database, requests=self.requests, write_behind=write_behind, api=api)
         self.unwritable = 0
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
-        """See ArchiveObserver."""
+        """See WriteBehindObserver."""
 
     def archived(self, turns: int) -> None:
-        """See ArchiveObserver."""
+        """See WriteBehindObserver."""
 
     def not_archived(self) -> None:
-        """See ArchiveObserver."""
+        """See WriteBehindObserver."""
         self.unwritable += 1
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from answerback.core.request import RequestKey
 from answerback.service.worker import Done, Retry
-from answerback_aws.runtime.messages import Message, failed, read_event
+from answerback_aws.runtime.sqs import Message, failed, read_event
 from answerback_aws.runtime.telemetry import Counts
 
 if TYPE_CHECKING:
@@ -27,22 +27,22 @@ Run: TypeAlias = Callable[[RequestKey, int], Awaitable[Done | Retry]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class HiddenTime:
     """A message is hidden for `for_s`, again every `every_s`, as long as it is worked on."""
 
     for_s: float
     every_s: float
 
 
-class Handing:
+class SqsHandler:
     """Runs the messages of one event, in order. `clock`: epoch milliseconds."""
 
     def __init__(
-        self, *, run: Run, visibility: "Visibility", hold: Hold, counts: Counts, clock: Callable[[], int]
+        self, *, run: Run, visibility: "Visibility", hidden_time: HiddenTime, counts: Counts, clock: Callable[[], int]
     ) -> None:
         self._run = run
         self._visibility = visibility
-        self._hold = hold
+        self._hidden_time = hidden_time
         self._counts = counts
         self._clock = clock
 
@@ -71,7 +71,7 @@ class Handing:
         )
         stop_at_ms = self._clock() + int(within_s * 1000)
         outcome: Done | Retry = Retry(0)
-        async with self._visibility.held(message, for_s=self._hold.for_s, every_s=self._hold.every_s):
+        async with self._visibility.held(message, for_s=self._hidden_time.for_s, every_s=self._hidden_time.every_s):
             try:
                 async with asyncio.timeout(within_s):
                     outcome = await self._run(message.key, stop_at_ms)

@@ -12,7 +12,7 @@ from answerback.ports import DailyUsage, Unavailable
 from answerback.protocol.frames import Status
 from answerback_aws.runtime.aurora.data_api import StatementFailed, Statements
 from answerback_aws.runtime.aurora.operations import archive, lock_users
-from answerback_aws.runtime.aurora.write_behind import Archiver
+from answerback_aws.runtime.aurora.write_behind import WriteBehind
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres]
 
@@ -33,8 +33,8 @@ async def used(aws, user="ann"):
 
 async def test_a_turn_is_written_once_and_then_settled(aws, actor):
     await actor.turn("r1", "Why?", "Because.", tokens=(3, 5))
-    assert await aws.archiver.flush() == 1
-    assert await aws.archiver.flush() == 0
+    assert await aws.write_behind.flush() == 1
+    assert await aws.write_behind.flush() == 0
     assert await aws.turns_kept.pending() == []
     assert await shown(aws) == [("r1", "Why?", "Because.")]
     assert aws.counted.written == 1
@@ -44,13 +44,13 @@ async def test_the_same_notes_again_change_nothing(aws, actor):
     for n in range(3):
         await actor.turn(f"r{n}", f"question {n}", tokens=(1, 2))
     await actor.turn("r3", "instead", replaces="r1")
-    notes = await aws.turns_kept.pending()
-    assert await aws.archiver.write(notes) == 4
+    outbox = await aws.turns_kept.pending()
+    assert await aws.write_behind.write(outbox) == 4
     before = await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)
 
-    again = await aws.data_api.write(lambda statements: statements.run(archive(notes)))
+    again = await aws.data_api.write(lambda statements: statements.run(archive(outbox)))
     assert again == 0
-    assert await aws.archiver.write(notes) == 0  # settled: not even looked at
+    assert await aws.write_behind.write(outbox) == 0  # settled: not even looked at
     assert (await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)) == before
     assert [name for name, *_ in before[0]] == ["r3", "r0"]
     assert before[1] == [(4, 3, 6)]
@@ -60,12 +60,12 @@ async def test_a_crash_between_commit_and_settling_doubles_nothing(aws, actor, o
     await actor.turn("r1", tokens=(3, 5))
     monkeypatch.setattr(aws.turns_kept, "settled", _dies)
     with pytest.raises(Crash):
-        await aws.archiver.flush()
+        await aws.write_behind.flush()
     assert len(await aws.turns_kept.pending()) == 1
 
     other = open_aws()
     await actor.turn("r2", tokens=(3, 5))
-    assert await other.archiver.flush() == 1
+    assert await other.write_behind.flush() == 1
     assert await other.turns_kept.pending() == []
     assert [name for name, *_ in await shown(other)] == ["r2", "r1"]
     assert await used(other) == [(2, 6, 10)]
@@ -82,8 +82,8 @@ async def _dies(*_arguments: object) -> None:
 async def test_many_flushes_at_once_write_each_turn_once(aws, actor, open_aws):
     for n in range(12):
         await actor.turn(f"r{n}", user=f"u{n % 3}", tokens=(1, 1))
-    others = [open_aws(patience_s=20) for _ in range(3)]
-    written = await asyncio.gather(*(other.archiver.flush() for other in others))
+    others = [open_aws(retry_for_s=20) for _ in range(3)]
+    written = await asyncio.gather(*(other.write_behind.flush() for other in others))
     assert sum(written) == 12
     for n in range(3):
         assert len(await shown(aws, user=f"u{n}")) == 4
@@ -99,8 +99,8 @@ async def test_an_id_that_is_used_again_is_another_turn(aws, actor):
             first.turn, position=first.turn.position + 1000, question="second?", answer="second.", accepted_at_ms=10**13
         ),
     )
-    for notes in ([first], [later], [first], [later]):
-        await aws.data_api.write(lambda statements, notes=notes: statements.run(archive(notes)))
+    for outbox in ([first], [later], [first], [later]):
+        await aws.data_api.write(lambda statements, outbox=outbox: statements.run(archive(outbox)))
     assert [text for _, text, _ in await shown(aws)] == ["second?", "first?"]
     assert await used(aws) == [(2, 2, 2)]
 
@@ -108,9 +108,9 @@ async def test_an_id_that_is_used_again_is_another_turn(aws, actor):
 async def test_users_of_one_batch_are_apart(aws, actor):
     for user in ("ann", "bob"):
         await actor.turn("r1", f"{user}'s", user=user, tokens=(1, 1))
-    assert await aws.archiver.flush("bob") == 1
+    assert await aws.write_behind.flush("bob") == 1
     assert [note.user_id for note in await aws.turns_kept.pending()] == ["ann"]
-    assert await aws.archiver.flush() == 1
+    assert await aws.write_behind.flush() == 1
     assert await shown(aws, user="bob") == [("r1", "bob's", "An answer.")]
     assert list(await aws.usage(None)) == [
         DailyUsage(user_id=user, day=DAY, requests=1, input_tokens=1, output_tokens=1) for user in ("ann", "bob")
@@ -124,13 +124,13 @@ async def test_while_aurora_is_down_nothing_is_lost_and_then_all_is_there_once(
     aws, actor, emulator, postgres_server, open_aws
 ):
     await actor.turn("r1", "Why?", "Because.", tokens=(1, 1))
-    await aws.archiver.flush()
+    await aws.write_behind.flush()
     postgres_server.stop()
     try:
         await actor.turn("r2", "And?", "So.", tokens=(1, 1))
         assert [turn.request_id for turn in await aws.tail("ann", "c1", limit=9)] == ["r1", "r2"]
         for call in (
-            aws.archiver.flush(),
+            aws.write_behind.flush(),
             aws.turns("ann", "c1", before=None, limit=9),
             aws.conversations("ann", before=None, limit=9),
             aws.update_conversation("ann", "c1", title=None, deleted=True, now_ms=1),
@@ -144,8 +144,8 @@ async def test_while_aurora_is_down_nothing_is_lost_and_then_all_is_there_once(
         assert await aws.read(RequestKey("ann", "r2")) is not None
     finally:
         postgres_server.start()
-    patient = open_aws(patience_s=20)
-    assert await patient.archiver.flush() == 1
+    patient = open_aws(retry_for_s=20)
+    assert await patient.write_behind.flush() == 1
     assert await shown(patient) == [("r2", "And?", "So."), ("r1", "Why?", "Because.")]
     assert await used(patient) == [(2, 2, 2)]
 
@@ -156,7 +156,7 @@ async def test_a_paused_aurora_is_waited_for_or_told(aws, actor, emulator, open_
     try:
         with pytest.raises(Unavailable):
             await aws.turns("ann", "c1", before=None, limit=9)
-        patient = open_aws(patience_s=30, on_waking=emulator.resume_database)
+        patient = open_aws(retry_for_s=30, on_waking=emulator.resume_database)
         assert [turn.request_id for turn in await patient.turns("ann", "c1", before=None, limit=9)] == ["r1"]
     finally:
         emulator.resume_database()
@@ -179,14 +179,14 @@ async def test_a_turn_that_cannot_be_written_stops_no_other(aws, actor, monkeypa
         ]
 
     monkeypatch.setattr(aws.turns_kept, "pending", poisoned)
-    assert await aws.archiver.flush() == 4
+    assert await aws.write_behind.flush() == 4
     assert aws.counted.dead == 1
     assert [note.turn.request_id for note in await pending()] == ["r2"]
     assert "secret" not in caplog.text
     assert [getattr(record, "requestId", None) for record in caplog.records] == ["r2"]
 
     monkeypatch.setattr(aws.turns_kept, "pending", pending)
-    assert await aws.archiver.flush() == 1
+    assert await aws.write_behind.flush() == 1
     assert [name for name, *_ in await shown(aws, user="bob")] == ["r4", "r2", "r0"]
 
 
@@ -197,28 +197,28 @@ async def test_tables_of_another_version_are_not_blamed_on_the_turns(aws, actor,
         connection.execute("ALTER TABLE turns RENAME COLUMN model TO other")
         try:
             with pytest.raises(StatementFailed):
-                await aws.archiver.flush()
+                await aws.write_behind.flush()
         finally:
             connection.execute("ALTER TABLE turns RENAME COLUMN other TO model")
     assert aws.counted.dead == 0
     assert aws.rds_data.calls.count("begin_transaction") == 1
-    assert await aws.archiver.flush() == 3
+    assert await aws.write_behind.flush() == 3
 
 
 async def test_trouble_with_the_notes_is_not_blamed_on_the_turns(aws, actor, monkeypatch):
     for n in range(3):
         await actor.turn(f"r{n}")
 
-    async def forbidden(_notes):
+    async def forbidden(_outbox):
         raise PermissionError
 
     present = aws.turns_kept.present
     monkeypatch.setattr(aws.turns_kept, "present", forbidden)
     with pytest.raises(PermissionError):
-        await aws.archiver.flush()
+        await aws.write_behind.flush()
     assert aws.counted.dead == 0
     monkeypatch.setattr(aws.turns_kept, "present", present)
-    assert await aws.archiver.flush() == 3
+    assert await aws.write_behind.flush() == 3
 
 
 # --- when ---------------------------------------------------------------------------------------------------
@@ -229,8 +229,8 @@ async def test_trouble_with_the_notes_is_not_blamed_on_the_turns(aws, actor, mon
     [(0, 0, False), (10**9, 0, False), (0, 199, False), (0, 200, True), (899_999, 1, False), (900_000, 1, True)],
 )
 def test_when_it_is_worth_waking_aurora(oldest_ms, turns, is_due):
-    archiver = Archiver(notes=None, api=None, observer=None, clock=lambda: 0)
-    assert archiver.due(oldest_ms=oldest_ms, turns=turns) is is_due
+    write_behind = WriteBehind(outbox=None, api=None, observer=None, clock=lambda: 0)
+    assert write_behind.due(oldest_ms=oldest_ms, turns=turns) is is_due
 
 
 async def test_until_it_is_due_aurora_is_left_asleep(aws, actor, open_aws):
@@ -238,7 +238,7 @@ async def test_until_it_is_due_aurora_is_left_asleep(aws, actor, open_aws):
     ended = actor.now_ms
     for age_ms, written in ((0, 0), (899_999, 0), (900_000, 1), (901_000, 0)):
         janitor = open_aws(clock=lambda age_ms=age_ms: ended + age_ms)
-        assert await janitor.archiver.flush_if_due() == written
+        assert await janitor.write_behind.flush_if_due() == written
         assert bool(janitor.rds_data.calls) == bool(written)
         assert janitor.counted.seen == [(1, age_ms)] if age_ms < 901_000 else [(0, 0)]
 
@@ -258,7 +258,7 @@ async def test_a_user_erased_while_notes_are_on_their_way_stays_erased(aws, acto
     late = open_aws()
     stale = await late.turns_kept.pending()
     assert await aws.delete_user("ann")
-    assert await late.archiver.write(stale) == 0
+    assert await late.write_behind.write(stale) == 0
     assert list(await aws.users()) == []
     assert await shown(aws) == []
     assert await used(aws) == []
@@ -268,15 +268,15 @@ async def test_a_user_erased_while_notes_are_on_their_way_stays_erased(aws, acto
 async def test_a_user_erased_in_the_middle_of_a_write_stays_erased(
     aws, actor, open_aws, monkeypatch, postgres_server, aurora_cluster
 ):
-    """The archiver has seen that the note is there; then the user is erased; then the archiver writes."""
+    """The writer has seen that the outbox record is there; then the user is erased; then the writer writes."""
     await actor.turn("r1", tokens=(1, 1))
-    late = open_aws(patience_s=20)
+    late = open_aws(retry_for_s=20)
     present = late.turns_kept.present
     erasing: list[asyncio.Task[bool]] = []
 
-    async def erased_behind(notes):
-        found = await present(notes)
-        gone, eraser = asyncio.Event(), open_aws(patience_s=20)
+    async def erased_behind(outbox):
+        found = await present(outbox)
+        gone, eraser = asyncio.Event(), open_aws(retry_for_s=20)
         write = eraser.data_api.write
 
         async def told(work):
@@ -290,7 +290,7 @@ async def test_a_user_erased_in_the_middle_of_a_write_stays_erased(
         return found
 
     monkeypatch.setattr(late.turns_kept, "present", erased_behind)
-    assert await late.archiver.flush() == 1
+    assert await late.write_behind.flush() == 1
     assert await erasing[0]
     assert list(await aws.users()) == []
     assert await shown(aws) == []
@@ -313,12 +313,12 @@ async def test_who_waits_for_the_lock_of_one_who_died_gives_up_and_holds_up_nobo
     orphan = (await aws.data_api.call("begin_transaction"))["transactionId"]
     await Statements(aws.data_api, orphan).run(lock_users(["ann"]))
     with pytest.raises(Unavailable, match="another transaction"):
-        await aws.archiver.flush()
+        await aws.write_behind.flush()
     with psycopg.connect(postgres_server.url, dbname=aurora_cluster.database, autocommit=True) as connection:
         held = "SELECT granted FROM pg_locks WHERE locktype = 'advisory'"
         assert connection.execute(held).fetchall() == [(True,)]
     await aws.data_api.call("rollback_transaction", transactionId=orphan)
-    assert await aws.archiver.flush() == 1
+    assert await aws.write_behind.flush() == 1
 
 
 async def test_an_erased_user_may_come_back(aws, actor):
@@ -369,7 +369,7 @@ async def test_restoring_what_began_anew_does_not_bring_the_old_back(aws, actor)
 
 async def test_what_ended_before_the_deletion_but_is_written_behind_it_can_be_restored(aws, actor, monkeypatch):
     await actor.turn("r1")
-    await aws.archiver.flush()
+    await aws.write_behind.flush()
     await actor.turn("r2")
     late = await aws.turns_kept.pending()
     await aws.turns_kept.settled(late)  # as if the index had not shown it yet
@@ -423,7 +423,7 @@ async def test_purging_takes_texts_and_receipts_too(aws, actor, aurora_cluster, 
     await actor.turn("r1", "gone?")
     await aws.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
     await actor.turn("r2", "kept", conversation="c2")
-    await aws.archiver.flush()
+    await aws.write_behind.flush()
     await aws.history.purge_now(before_ms=actor.now_ms + 1)
     with psycopg.connect(postgres_server.url, dbname=aurora_cluster.database) as connection:
         assert connection.execute("SELECT request_id, text FROM texts WHERE role = 'question'").fetchall() == [
@@ -450,7 +450,7 @@ async def test_a_page_of_long_turns_comes_in_several_responses(aws, actor):
         await actor.turn(
             f"r{n}", f"{n}" * 60_000, f"{n}" * 200_000, status=Status.FAILED if n == 3 else Status.COMPLETED
         )
-    await aws.archiver.flush()
+    await aws.write_behind.flush()
     del aws.rds_data.calls[:]
     turns = await aws.turns("ann", "c1", before=None, limit=100)
     assert [(t.request_id, t.question, t.answer) for t in turns] == [

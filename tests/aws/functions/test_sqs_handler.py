@@ -9,11 +9,11 @@ from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.service.worker import Done, Retry
 from answerback.testing import run_virtual
-from answerback_aws.runtime.functions.handing import Handing, Hold
+from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
 from answerback_aws.runtime.sqs import Visibility
 from lambda_functions import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
 
-HOLD = Hold(for_s=22, every_s=7)
+HIDDEN_TIME = HiddenTime(for_s=22, every_s=7)
 
 
 class Deaf:
@@ -30,9 +30,9 @@ def now_ms() -> int:
     return round(asyncio.get_running_loop().time() * 1000)
 
 
-def handing(run: Callable[[RequestKey, int], Awaitable[Done | Retry]], sqs: FakeSqs) -> Handing:
+def sqs_handler(run: Callable[[RequestKey, int], Awaitable[Done | Retry]], sqs: FakeSqs) -> SqsHandler:
     visibility = Visibility(client=sqs, calls=DirectCalls(), url=QUEUE_URL)  # type: ignore[arg-type]
-    return Handing(run=run, visibility=visibility, hold=HOLD, counts=Deaf(), clock=now_ms)  # type: ignore[arg-type]
+    return SqsHandler(run=run, visibility=visibility, hidden_time=HIDDEN_TIME, counts=Deaf(), clock=now_ms)  # type: ignore[arg-type]
 
 
 def event(*names: str, receives: int = 1) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def play(
     sqs = sqs or FakeSqs()
 
     async def main() -> dict[str, Any]:
-        return await handing(run, sqs).handle(given, remaining_ms=remaining_ms)
+        return await sqs_handler(run, sqs).handle(given, remaining_ms=remaining_ms)
 
     return run_virtual(main()), [seconds for _, seconds in sqs.hidden]
 
@@ -141,7 +141,7 @@ def test_no_call_is_under_way_when_it_is_over() -> None:
 
     async def main() -> None:
         visibility = Visibility(client=sqs, calls=Slow(), url=QUEUE_URL)  # type: ignore[arg-type]
-        subject = Handing(run=run, visibility=visibility, hold=HOLD, counts=Deaf(), clock=now_ms)  # type: ignore[arg-type]
+        subject = SqsHandler(run=run, visibility=visibility, hidden_time=HIDDEN_TIME, counts=Deaf(), clock=now_ms)  # type: ignore[arg-type]
         assert await subject.handle(event("m-1"), remaining_ms=60_000) == failed("m-1")
         assert len(asyncio.all_tasks()) == 1
 
