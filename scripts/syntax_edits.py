@@ -23,6 +23,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 _META = "META_"
@@ -74,12 +75,22 @@ def edited(text: str, name: str, edit: Mapping[str, str], *, nth: int | None = N
 
     Raises: EditError: there is no such name, the edit is none of the list above, or its pattern does not match once.
     """
-    source, tree = ast.parse(text), ast.parse(text)
+    source, source_text = _read(text)
+    tree = ast.parse(text)
     new_code = _apply(_find(tree, name), edit, nth)
-    _check_names(ast.Module(body=new_code, type_ignores=[]), _find(source, name), source)
-    if ast.dump(tree) == ast.dump(source):
+    if new_code:
+        _check_names(ast.Module(body=new_code, type_ignores=[]), _find(source, name), source)
+    wrong_text = ast.unparse(tree)
+    if wrong_text == source_text:
         raise EditError("the edit changes nothing")
-    return ast.unparse(ast.fix_missing_locations(tree))
+    return wrong_text
+
+
+@cache
+def _read(text: str) -> tuple[ast.Module, str]:
+    """The tree of a module, and the module as its tree says it."""
+    tree = ast.parse(text)
+    return tree, ast.unparse(tree)
 
 
 def names_in(text: str) -> Iterator[str]:
@@ -104,7 +115,7 @@ def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
         elif isinstance(child, ast.Assign | ast.AnnAssign) and isinstance(node, ast.Module | ast.ClassDef):
             targets = child.targets if isinstance(child, ast.Assign) else [child.target]
             yield from ((prefix + target.id, child) for target in targets if isinstance(target, ast.Name))
-        else:
+        elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
             yield from _definitions(child, prefix)
 
 
@@ -323,7 +334,7 @@ def _filled(code: Any, bindings: Bindings) -> Any:
         return [_filled(item, bindings) for item in code]
     if isinstance(code, ast.AST):
         fields = {field: _filled(value, bindings) for field, value in ast.iter_fields(code)}
-        return type(code)(**fields)
+        return ast.copy_location(type(code)(**fields), code)
     return code
 
 
