@@ -162,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         bugs = [bug for bug in read_bugs() if options.only in ("", bug.rule) or options.only in bug.what]
+        if not bugs:
+            raise BadPlan(f"no bug has the rule or the words “{options.only}”")
         if options.markdown:
             print(markdown(bugs), end="")
             return 0
