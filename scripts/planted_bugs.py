@@ -3,13 +3,17 @@
 
     scripts/planted_bugs.py                     every bug; prints what catches each rule; exit status 1 if one is missed
     scripts/planted_bugs.py --only R5           the bugs of one rule, or whose name has these words
-    scripts/planted_bugs.py --markdown          the table for GUARANTEE.md
+    scripts/planted_bugs.py --only R5 --diff    what is planted, beside the source; runs nothing
     scripts/planted_bugs.py --find --only R5    try everything that could catch them
+    scripts/planted_bugs.py --markdown          print docs/evidence.md, made from the list; runs nothing
 
-A pattern that does not stand exactly once in its file is an error: the source has moved on, and so must the bug.
+A bug names a function and an edit of its syntax tree (see syntax_edits.py). One that does not fit the source is an
+error in words: the source has moved on, and so must the bug.
 """
 
 import argparse
+import ast
+import difflib
 import os
 import shutil
 import subprocess
@@ -19,8 +23,12 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from syntax_edits import EditError, NoSuchName, edited, names_in
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
@@ -31,6 +39,17 @@ FINDERS = (
     *("tests/core", "tests/service", "tests/client", "tests/contract", "tests/gateway", "tests/simulation"),
 )
 """What `--find` tries."""
+PAGE = """# Planted bugs, and what catches each
+
+<!-- Made by `scripts/planted_bugs.py --markdown` from tests/planted/bugs.toml. Do not edit. -->
+
+A rule is worth little if its loss goes unnoticed. So each of these {count} wrong changes is planted in a copy of the
+source, and the test or the simulation in its row must fail. `make planted` plants them all. What the rules and promises
+are: [ARCHITECTURE.md](../ARCHITECTURE.md#the-seventeen-rules), [GUARANTEE.md](../GUARANTEE.md#the-promises).
+
+| Rule | What is wrong | Caught by |
+|---|---|---|
+"""
 
 
 class BadPlan(Exception):
@@ -39,30 +58,55 @@ class BadPlan(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bug:
-    """One wrong change: `find` in `file` becomes `put`. `by`: what catches it."""
+    """One wrong change: the `edit` of the function that `at` (`FILE:NAME`, FILE under src/) names, caught by `by`."""
 
     rule: str
     what: str
-    file: str
-    find: str
-    put: str
+    at: str
     by: str
+    nth: int | None = None
+    edit: dict[str, str] = field(default_factory=dict)
 
-    def planted(self, text: str) -> str:
-        """The wrong source. Raises: BadPlan: the pattern is not there exactly once."""
-        count = text.count(self.find)
-        if count != 1 or self.find == self.put:
-            raise BadPlan(f"{self.rule}, {self.what}: its pattern stands {count} times in {self.file}, not once")
-        return text.replace(self.find, self.put)
+    @property
+    def file(self) -> str:
+        """Where it is planted, under src/."""
+        return self.at.partition(":")[0]
+
+    def planted(self, source: Path = SOURCE) -> str:
+        """The wrong module. Raises: BadPlan: it does not fit this source."""
+        file, _, name = self.at.partition(":")
+        try:
+            if not (source / file).is_file():
+                raise NoSuchName(f"there is no {file}")
+            return edited((source / file).read_text(encoding="utf-8"), name, self.edit, nth=self.nth)
+        except EditError as exc:
+            elsewhere = [place for place in _functions(source).get(name, []) if place != file]
+            hint = f"; {name} stands in {', '.join(elsewhere)}" if elsewhere and isinstance(exc, NoSuchName) else ""
+            raise BadPlan(f"{self.rule}, “{self.what}”, at {self.at}: {exc}{hint}") from None
+
+
+@cache
+def _functions(source: Path) -> dict[str, list[str]]:
+    """The files, under `source`, in which each function stands: to say where one went."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(source.rglob("*.py")):
+        for name in names_in(file.read_text(encoding="utf-8")):
+            found.setdefault(name, []).append(file.relative_to(source).as_posix())
+    return found
 
 
 def read_bugs(path: Path = BUGS) -> list[Bug]:
     """Every bug. Raises: BadPlan: two have one name."""
-    bugs = [Bug(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["bug"]]
+    bugs = [_bug(entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["bug"]]
     names = [bug.what for bug in bugs]
     if len(set(names)) != len(names):
         raise BadPlan("two bugs have the same name")
     return bugs
+
+
+def _bug(entry: dict[str, Any]) -> Bug:
+    about = {key: entry.pop(key) for key in ("rule", "what", "at", "by", "nth") if key in entry}
+    return Bug(**about, edit=entry)
 
 
 @contextmanager
@@ -71,10 +115,7 @@ def planted(bug: Bug) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         copy = Path(folder) / "src"
         shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        file = copy / "answerback" / bug.file
-        text = bug.planted(file.read_text(encoding="utf-8"))
-        compile(text, bug.file, "exec")
-        file.write_text(text, encoding="utf-8")
+        (copy / bug.file).write_text(bug.planted(), encoding="utf-8")
         yield copy
 
 
@@ -114,35 +155,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="a rule, or words of the name")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    parser.add_argument("--find", action="store_true", help="try everything that could catch them")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--markdown", action="store_true", help="print docs/evidence.md")
+    what.add_argument("--diff", action="store_true", help="print what is planted")
+    what.add_argument("--find", action="store_true", help="try everything that could catch them")
     options = parser.parse_args(arguments)
     try:
         bugs = [bug for bug in read_bugs() if options.only in ("", bug.rule) or options.only in bug.what]
-        return _find(bugs) if options.find else _run(bugs, jobs=options.jobs, as_markdown=options.markdown)
+        if not bugs:
+            raise BadPlan(f"no bug has the rule or the words “{options.only}”")
+        if options.markdown:
+            print(markdown(bugs), end="")
+            return 0
+        if options.diff:
+            print("\n".join(map(_diff, bugs)))
+            return 0
+        return _find(bugs) if options.find else _run(bugs, jobs=options.jobs)
     except BadPlan as exc:
         print(f"planted_bugs: {exc}", file=sys.stderr)
         return 2
 
 
-def _run(bugs: Sequence[Bug], *, jobs: int, as_markdown: bool) -> int:
+def markdown(bugs: Sequence[Bug]) -> str:
+    """The page docs/evidence.md."""
+    rows = [f"| {bug.rule} | {bug.what} | `{bug.by}` |\n" for bug in bugs]
+    return PAGE.format(count=len(bugs)) + "".join(rows)
+
+
+def _diff(bug: Bug) -> str:
+    source = ast.unparse(ast.parse((SOURCE / bug.file).read_text(encoding="utf-8")))
+    lines = difflib.unified_diff(source.splitlines(), bug.planted().splitlines(), n=2, lineterm="")
+    return "\n".join([f"{bug.rule}: {bug.what} ({bug.at})", *list(lines)[2:], ""])
+
+
+def _run(bugs: Sequence[Bug], *, jobs: int) -> int:
+    misfits = list(filter(None, map(_misfit, bugs)))  # all, before the first run: a stale list is found in a second
+    if misfits:
+        raise BadPlan("\n".join(misfits))
     with planted(bugs[0]) as source:
         check_source(source)
-    for bug in bugs:  # every pattern first: a stale list is found in a second, not after minutes
-        bug.planted((SOURCE / "answerback" / bug.file).read_text(encoding="utf-8"))
     missed = 0
-    if as_markdown:
-        print("| Rule | What is wrong | Caught by |\n|---|---|---|")
     with ThreadPoolExecutor(jobs) as pool:
         for bug, is_caught in zip(bugs, pool.map(_is_caught, bugs), strict=True):
             missed += not is_caught
-            mark = "" if is_caught else "MISSED by "
-            if as_markdown:
-                print(f"| {bug.rule} | {bug.what} | {mark}`{bug.by}` |", flush=True)
-            else:
-                print(f"{bug.rule:8} {bug.what:80} {mark}{bug.by}", flush=True)
+            print(f"{bug.rule:8} {bug.what:80} {'' if is_caught else 'MISSED by '}{bug.by}", flush=True)
     print(f"{len(bugs)} bugs planted, {len(bugs) - missed} caught", file=sys.stderr)
     return 1 if missed else 0
+
+
+def _misfit(bug: Bug) -> str | None:
+    """Why the bug does not fit the source, if so."""
+    try:
+        bug.planted()
+    except BadPlan as exc:
+        return str(exc)
+    return None
 
 
 def _is_caught(bug: Bug) -> bool:

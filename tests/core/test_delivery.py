@@ -1,7 +1,7 @@
 """A cursor on an answer: what goes out, when, and after which fault."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -174,6 +174,7 @@ def test_a_cut_from_the_end_is_the_largest_that_fits(text: str, max_bytes: int) 
 
 
 @given(st.lists(st.text(), max_size=10))
+@example(["a\0b", "\ud800c"])
 def test_an_answer_has_no_nul_and_no_lone_surrogate_and_counts_what_it_keeps(pieces: list[str]) -> None:
     answer = Answer(1, max_bytes=200)
     kept = sum(answer.append(piece) for piece in pieces)

@@ -1,29 +1,14 @@
 """The planted bugs fit the source, and a few of them are planted and caught; `scripts/planted_bugs.py` does all."""
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import planted_bugs
 import pytest
 from answerback.testing.simulation import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = {f"R{number}" for number in range(1, 18)}
 PROMISES = {f"G{number}" for number in range(1, 8)}
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("planted_bugs", ROOT / "scripts" / "planted_bugs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-planted_bugs = load_script()
 BUGS = {bug.what: bug for bug in planted_bugs.read_bugs()}
 SAMPLE = [
     "a wish is honoured again and again",
@@ -38,10 +23,8 @@ def test_every_rule_and_promise_has_a_bug() -> None:
 
 
 @pytest.mark.parametrize("what", BUGS)
-def test_a_bug_stands_once_in_the_source_and_is_still_python(what: str) -> None:
-    bug = BUGS[what]
-    text = (ROOT / "src" / "answerback" / bug.file).read_text(encoding="utf-8")
-    compile(bug.planted(text), bug.file, "exec")
+def test_a_bug_fits_the_source_and_is_still_python(what: str) -> None:
+    compile(BUGS[what].planted(), BUGS[what].file, "exec")
 
 
 @pytest.mark.parametrize("what", BUGS)
@@ -57,10 +40,22 @@ def test_what_is_to_catch_a_bug_exists(what: str) -> None:
         assert not test or f"def {test}(" in text
 
 
-def test_a_pattern_that_is_gone_is_an_error() -> None:
-    bug = BUGS[SAMPLE[0]]
-    with pytest.raises(planted_bugs.BadPlan, match="stands 0 times"):
-        bug.planted("another source")
+def test_a_bug_whose_function_moved_says_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/till.py").write_text("def total(prices):\n    return sum(prices)\n")
+    (tmp_path / "shop/desk.py").write_text("def totals(prices):\n    return []\n")
+    bug = planted_bugs.Bug(rule="G1", what="it is free", at="shop/desk.py:total", by="-", edit={"becomes": "return 0"})
+    with pytest.raises(planted_bugs.BadPlan) as error:
+        bug.planted(tmp_path)
+    assert str(error.value) == (
+        "G1, “it is free”, at shop/desk.py:total: there is no total in this file; similar: totals; "
+        "total stands in shop/till.py"
+    )
+
+
+def test_the_page_of_evidence_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    assert page == planted_bugs.markdown(list(BUGS.values())), "scripts/planted_bugs.py --markdown > docs/evidence.md"
 
 
 @pytest.mark.parametrize("what", SAMPLE)
