@@ -4,7 +4,7 @@ import os
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 
-import httpx
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -62,8 +62,10 @@ def busy_slots() -> Callable[[LocalModel], Awaitable[int]]:
     """How many answers llama.cpp is working on, by its own count."""
 
     async def count(model: LocalModel) -> int:
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {model.http_api_key}"}) as client:
-            metrics = (await client.get(model.http_base_url.removesuffix("/v1") + "/metrics")).text
+        key = {"Authorization": f"Bearer {model.http_api_key}"}
+        url = model.http_base_url.removesuffix("/v1") + "/metrics"
+        async with aiohttp.request("GET", url, headers=key) as response:
+            metrics = await response.text()
         line = next(line for line in metrics.splitlines() if line.startswith("llamacpp:requests_processing"))
         return int(line.split()[1])
 

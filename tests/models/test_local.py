@@ -8,7 +8,7 @@ from contextlib import aclosing
 from importlib import metadata
 from pathlib import Path
 
-import httpx
+import aiohttp
 import pytest
 
 from answerback.core.context import Role, Said
@@ -104,11 +104,13 @@ async def test_any_text_may_be_asked(local_model: LocalModel, read: Callable, as
 
 @pytest.mark.local_llm
 async def test_the_http_port_wants_the_key(local_model: LocalModel) -> None:
-    async with httpx.AsyncClient(base_url=local_model.http_base_url) as client:
-        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-        assert (await client.post("/chat/completions", json=body)).status_code == 401
-        key = {"Authorization": f"Bearer {local_model.http_api_key}"}
-        assert (await client.post("/chat/completions", json=body, headers=key)).status_code == 200
+    url = f"{local_model.http_base_url}/chat/completions"
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    async with aiohttp.request("POST", url, json=body) as response:
+        assert response.status == 401
+    key = {"Authorization": f"Bearer {local_model.http_api_key}"}
+    async with aiohttp.request("POST", url, json=body, headers=key) as response:
+        assert response.status == 200
 
 
 @pytest.mark.local_llm
