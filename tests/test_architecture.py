@@ -38,7 +38,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
 }
 """What each part may import at run time, besides itself and the version. A part is a package or module of ours."""
 
-HEAVY = {"PySide6", "aiohttp", "boto3", "httpx", "psycopg", "sqlite3", "uvloop", "xllamacpp"}
+HEAVY = {"PySide6", "aiohttp", "boto3", "psycopg", "sqlite3", "uvloop", "xllamacpp"}
 
 
 def modules() -> list[Path]:
