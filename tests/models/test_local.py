@@ -51,12 +51,18 @@ async def test_the_system_text_and_earlier_turns_reach_it(local_model: LocalMode
 
 
 @pytest.mark.local_llm
-async def test_closing_stops_the_generation(local_model: LocalModel, busy_slots: Callable, ask: Callable) -> None:
+async def test_closing_stops_the_generation(
+    local_model: LocalModel, busy_slots: Callable, generated_tokens: Callable, ask: Callable
+) -> None:
+    before = await generated_tokens(local_model)
     async with aclosing(local_model.stream(ask(STORY, max_tokens=3000))) as stream:
         for _ in range(3):
             await anext(stream)
         assert await busy_slots(local_model) == 1
-    assert await busy_slots(local_model) == 0
+    # llama.cpp frees the slot a moment later. The whole story has thousands of tokens.
+    while await busy_slots(local_model):
+        pass
+    assert await generated_tokens(local_model) - before < 1000
 
 
 @pytest.mark.local_llm
