@@ -136,6 +136,25 @@ async def test_the_first_question_loads_and_close_ends_running_answers(
     assert not [thread for thread in threading.enumerate() if thread in model._executor._threads and thread.is_alive()]
 
 
+async def test_a_generation_never_waits_for_its_reader(ask: Callable) -> None:
+    """One that did could not be closed."""
+    generated = threading.Event()
+
+    class Server:
+        def handle_chat_completions(self, request: dict, emit: Callable) -> None:
+            for _ in range(request["max_tokens"]):
+                emit({"choices": [{"delta": {"content": "a"}}]})
+            generated.set()
+
+    model = LocalModel(context_tokens=512)
+    model._server = Server()
+    stream = model.stream(ask("?", max_tokens=500))
+    assert await anext(stream) == "a"
+    await asyncio.to_thread(generated.wait)
+    await model.close()
+    await stream.aclose()
+
+
 async def test_missing_weights_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> metadata.Distribution:
         raise metadata.PackageNotFoundError(name)
