@@ -251,10 +251,13 @@ async def test_closing_ends_a_request_that_waits_for_its_head() -> None:
 
     async def script(peer: Peer) -> None:
         await peer.request()
+        await peer.answer(b"first")
+        await peer.request()
         asked.set()
         await peer.request()
 
     async with serving(script) as url, client_of(url) as client:
+        assert await ask(client) == b"first"
         waiting = asyncio.ensure_future(ask(client))
         await asked.wait()
         await client.close()
@@ -435,7 +438,8 @@ async def test_a_body_that_ends_early_is_an_error(framing: bytes) -> None:
         assert "http://" not in client.explain(caught.value)
 
 
-async def test_a_chunk_without_a_length_does_not_hang(pass_time: Callable) -> None:
+@pytest.mark.parametrize("is_waiting", [False, True])
+async def test_a_chunk_without_a_length_does_not_hang(pass_time: Callable, is_waiting: bool) -> None:
     """aiohttp closes the connection then, and does not wake the reader."""
     read, closed = asyncio.Event(), asyncio.Event()
 
@@ -452,12 +456,12 @@ async def test_a_chunk_without_a_length_does_not_hang(pass_time: Callable) -> No
     async with serving(script) as url, client_of(url) as client, await client.post(b"{}") as response:
         body = client.read(response)
         assert await anext(body) == b"ok"
-        waiting = asyncio.ensure_future(anext(body))
+        rest = asyncio.ensure_future(anext(body)) if is_waiting else anext(body)
         read.set()
         await closed.wait()
         pass_time(60)
         with pytest.raises(TRANSPORT_ERRORS):
-            await waiting
+            await rest
 
 
 async def test_long_headers_are_read() -> None:

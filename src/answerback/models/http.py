@@ -46,7 +46,7 @@ class HttpClient:
 
     Connections are not counted here: whoever runs a model runs at most its `concurrency` at a time.
 
-    Raises: ValueError: no such host can be. ProxyError: the environment names a proxy that cannot be used.
+    Raises: ValueError: the URL's host is none. ProxyError: the environment names a proxy that cannot be used.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class HttpClient:
             try:
                 return await self._send(self._pooled, body, connection)
             except aiohttp.ClientConnectionError as exc:
-                if not connection.is_reused or not _is_hang_up(exc):
+                if self._is_closed or not connection.is_reused or not _is_hang_up(exc):
                     raise
             return await self._send(self._fresh, body, connection)
 
@@ -110,6 +110,9 @@ class HttpClient:
                 waiting_since = math.inf
                 yield data
                 waiting_since = loop.time()
+        except RuntimeError as exc:
+            # After such a chunk, where the reader came later.
+            raise aiohttp.ClientPayloadError("the connection is closed") from exc
         except TRANSPORT_ERRORS:
             # aiohttp raises ahead of the bytes that came before the error, and no public method gives them.
             if data := content._read_nowait(-1):
@@ -129,7 +132,7 @@ class HttpClient:
                 await session.close()
 
     def explain(self, exc: Exception) -> str:
-        """What went wrong, for the operator's log. It has no URL: a query may hold a key."""
+        """What went wrong, for the operator's log. aiohttp's own texts have URLs, in which keys may be."""
         match exc:
             case aiohttp.ClientConnectorError():
                 reason = str(exc.os_error)
@@ -139,10 +142,12 @@ class HttpClient:
                 reason = "no connection in time"
             case TimeoutError():
                 reason = "the server was silent for too long"
-            case OSError():
-                reason = exc.strerror or "the connection broke"
-            case _:
+            case aiohttp.ServerDisconnectedError():
+                reason = "the server closed the connection"
+            case aiohttp.ClientPayloadError():
                 reason = str(exc)
+            case _:
+                reason = "the connection broke"
         through = f" (through the proxy of {self._proxy[1]})" if self._proxy else ""
         return f"{type(exc).__name__}: {reason}{through}"
 
@@ -183,7 +188,9 @@ def is_transient(exc: Exception) -> bool:
 def environment_proxy(url: URL) -> tuple[str, str] | None:
     """The proxy for `url` and the variable that names it: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`; None: no proxy.
 
-    `NO_PROXY` and the system's settings are obeyed as Python's urllib does. This machine is never behind a proxy.
+    `NO_PROXY` and the system's settings are obeyed as Python's urllib does. A server on this machine is
+    reached directly.
+
     Raises: ProxyError: the proxy is of a kind that cannot be used.
     """
     host = url.host or ""
