@@ -248,8 +248,10 @@ async def test_closing_ends_what_runs_and_refuses_what_comes() -> None:
 
 async def test_closing_ends_a_request_that_waits_for_its_head() -> None:
     asked = asyncio.Event()
+    connections = []
 
     async def script(peer: Peer) -> None:
+        connections.append(peer)
         await peer.request()
         await peer.answer(b"first")
         await peer.request()
@@ -263,6 +265,7 @@ async def test_closing_ends_a_request_that_waits_for_its_head() -> None:
         await client.close()
         with pytest.raises(TRANSPORT_ERRORS):
             await waiting
+    assert len(connections) == 1, "a closed client does not replace a connection"
 
 
 async def test_what_came_before_an_error_is_not_lost() -> None:
