@@ -56,7 +56,7 @@ A part is a package or module of `answerback`, named without it, or of the three
 that is not listed belongs to the part above it.
 """
 
-HEAVY = {"PySide6", "aiohttp", "boto3", "httpx", "psycopg", "sqlite3", "uvloop", "xllamacpp"}
+HEAVY = {"PySide6", "aiohttp", "boto3", "psycopg", "sqlite3", "uvloop", "xllamacpp"}
 
 
 def modules() -> list[Path]:

@@ -1,10 +1,11 @@
 """The embedded model, loaded once for all tests that ask it."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 
-import httpx
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -58,13 +59,33 @@ def read() -> Callable[[Model, Prompt], object]:
 
 
 @pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Puts the clock of the running event loop forward: what was to happen until then is due at the next turn."""
+
+    def put_forward(seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        monkeypatch.setattr(loop, "time", lambda: now() + seconds)
+
+    return put_forward
+
+
+async def _metric(model: LocalModel, name: str) -> int:
+    """A count that llama.cpp keeps."""
+    key = {"Authorization": f"Bearer {model.http_api_key}"}
+    url = model.http_base_url.removesuffix("/v1") + "/metrics"
+    async with aiohttp.request("GET", url, headers=key) as response:
+        lines = (await response.text()).splitlines()
+    return int(next(line for line in lines if line.startswith(f"llamacpp:{name} ")).split()[1])
+
+
+@pytest.fixture
 def busy_slots() -> Callable[[LocalModel], Awaitable[int]]:
-    """How many answers llama.cpp is working on, by its own count."""
+    """How many answers llama.cpp is working on."""
+    return lambda model: _metric(model, "requests_processing")
 
-    async def count(model: LocalModel) -> int:
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {model.http_api_key}"}) as client:
-            metrics = (await client.get(model.http_base_url.removesuffix("/v1") + "/metrics")).text
-        line = next(line for line in metrics.splitlines() if line.startswith("llamacpp:requests_processing"))
-        return int(line.split()[1])
 
-    return count
+@pytest.fixture
+def generated_tokens() -> Callable[[LocalModel], Awaitable[int]]:
+    """How many tokens it has generated for all answers that it works on no more."""
+    return lambda model: _metric(model, "tokens_predicted_total")

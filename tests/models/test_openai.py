@@ -13,7 +13,8 @@ from answerback.core.context import Role, Said
 from answerback.models import ModelSpecError, build_model
 from answerback.models.local import LocalModel
 from answerback.models.openai import OpenAIModel
-from answerback.ports import Finish, Prompt
+from answerback.models.retrying import RetryingModel
+from answerback.ports import Finish, ModelError, Prompt
 from answerback.protocol.errors import ErrorCode
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -21,7 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OPENAI_API_KEY"):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
 
@@ -108,15 +109,16 @@ async def test_a_real_server_answers(real: OpenAIModel, read: Callable, ask: Cal
 
 @pytest.mark.local_llm
 async def test_closing_stops_a_real_server(
-    real: OpenAIModel, local_model: LocalModel, busy_slots: Callable, ask: Callable
+    real: OpenAIModel, local_model: LocalModel, busy_slots: Callable, generated_tokens: Callable, ask: Callable
 ) -> None:
+    before = await generated_tokens(local_model)
     async with aclosing(real.stream(ask("Tell me a very long story.", max_tokens=3500))) as stream:
         await anext(stream)
         assert await busy_slots(local_model) == 1
-    # The server sees the closed connection a moment later; the whole story would take far longer than this.
-    async with asyncio.timeout(20):
-        while await busy_slots(local_model):
-            pass
+    # The server sees the closed connection a moment later. The whole story has thousands of tokens.
+    while await busy_slots(local_model):
+        pass
+    assert await generated_tokens(local_model) - before < 1000
 
 
 @pytest.mark.local_llm
@@ -215,6 +217,15 @@ async def test_a_server_that_does_not_stream(read: Callable, ask: Callable) -> N
         assert await read(model, ask("?")) == (["hello", Finish(input_tokens=3, output_tokens=1)], None)
 
 
+@pytest.mark.parametrize("encoding", ["br", "x-secret"])
+async def test_an_encoding_that_was_not_asked_for(read: Callable, ask: Callable, encoding: str) -> None:
+    async with model_of(answers(200, "?", Content_Encoding=encoding, Content_Type="text/event-stream")) as model:
+        pieces, error = await read(model, ask("?"))
+    assert pieces == []
+    assert error.code in {ErrorCode.MODEL_FAILED, ErrorCode.MODEL_UNAVAILABLE}
+    assert encoding in error.detail
+
+
 @pytest.mark.parametrize(
     ("handler", "code", "transient", "retry_after_ms"),
     [
@@ -303,8 +314,11 @@ async def test_a_server_that_hangs_up_before_it_answers(read: Callable, ask: Cal
 
 
 @pytest.mark.parametrize(("parts", "code"), [([], ErrorCode.MODEL_UNAVAILABLE), ([chunk("a")], ErrorCode.MODEL_FAILED)])
-async def test_a_silent_server(read: Callable, ask: Callable, parts: list[bytes], code: ErrorCode) -> None:
+async def test_a_silent_server(ask: Callable, pass_time: Callable, parts: list[bytes], code: ErrorCode) -> None:
+    asked = asyncio.Event()
+
     async def handler(request: web.Request) -> web.StreamResponse:
+        asked.set()
         if parts:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
@@ -313,9 +327,33 @@ async def test_a_silent_server(read: Callable, ask: Callable, parts: list[bytes]
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with model_of(handler, silence_timeout_s=0.2) as model:
-        _, error = await read(model, ask("?"))
-    assert (error.code, error.transient) == (code, False)
+    async with model_of(handler, silence_timeout_s=30) as model:
+        stream = model.stream(ask("?"))
+        for _ in parts:
+            assert await anext(stream) == "a"
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        await asked.wait()
+        pass_time(60)
+        with pytest.raises(ModelError) as caught:
+            await waiting
+    assert (caught.value.code, caught.value.transient) == (code, False)
+
+
+async def test_a_stale_connection_costs_no_try_and_no_pause(read: Callable, ask: Callable) -> None:
+    used: list[asyncio.BaseTransport | None] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.transport in used:
+            request.transport.abort()
+        used.append(request.transport)
+        return await streams(chunk("a", "stop"), DONE)(request)
+
+    async with model_of(handler) as model:
+        once = RetryingModel(model, tries=1)
+        for _ in range(3):
+            assert await read(once, ask("?")) == (["a", Finish()], None)
+    assert len(used) > 3
 
 
 async def test_closing_hangs_up(ask: Callable) -> None:
@@ -361,6 +399,12 @@ def test_a_url_that_cannot_be_used_is_explained(url: str) -> None:
         build_model(f"openai:{url}#m")
 
 
+def test_a_proxy_that_cannot_be_used_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(ModelSpecError, match="ALL_PROXY"):
+        build_model("openai:http://models.example/v1#m")
+
+
 def test_a_key_that_is_no_key_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-12\n34")
     with pytest.raises(ModelSpecError) as caught:
@@ -370,6 +414,7 @@ def test_a_key_that_is_no_key_is_refused_and_not_repeated(monkeypatch: pytest.Mo
 
 
 def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "answerback.models.http")
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
     with pytest.raises(ModelSpecError, match=r"pip install 'answerback\[openai\]'"):
         build_model("openai:http://127.0.0.1/v1#m")

@@ -23,7 +23,7 @@ from answerback.gateway.settings import GatewaySettings, SettingsError
 EXTRAS: Final = {
     "server": ("aiohttp", "prometheus_client"),
     "local-llm": ("xllamacpp",),
-    "openai": ("httpx",),
+    "openai": ("aiohttp",),
     "postgres": ("psycopg", "psycopg_pool"),
     "aws": ("boto3", "aws_lambda_powertools"),
     "desktop": ("PySide6", "keyring"),

@@ -51,7 +51,7 @@ def configure_logging(
     root.handlers[:] = [handler]
     root.setLevel(level)
     # Clients below us that tell of each HTTP request, with its URL.
-    for name in ("httpx", "httpcore", "botocore", "urllib3"):
+    for name in ("botocore", "urllib3"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 

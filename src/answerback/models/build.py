@@ -64,12 +64,11 @@ async def open_model(spec: str | ModelSpec) -> Model:
 
 def _openai(spec: OpenAISpec) -> "OpenAIModel":
     try:
-        import httpx  # noqa: PLC0415 - an extra
-
+        from answerback.models.http import ProxyError  # noqa: PLC0415 - an extra
         from answerback.models.openai import OpenAIModel  # noqa: PLC0415
     except ImportError as exc:
         raise ModelSpecError(
-            f"{spec.name!r}: openai: models need the package httpx. Run: pip install 'answerback[openai]'"
+            f"{spec.name!r}: openai: models need the package aiohttp. Run: pip install 'answerback[openai]'"
         ) from exc
     key = os.environ.get(spec.api_key_env, "").strip()
     if not key.isprintable() or not key.isascii():
@@ -84,7 +83,9 @@ def _openai(spec: OpenAISpec) -> "OpenAIModel":
             context_tokens=spec.context_tokens,
             concurrency=spec.concurrency,
         )
-    except (ValueError, httpx.InvalidURL) as exc:
+    except ProxyError as exc:
+        raise ModelSpecError(f"{spec.name!r}: {exc}") from exc
+    except ValueError as exc:
         raise ModelSpecError(f"{spec.name!r}: the URL {spec.base_url!r} cannot be used ({exc}). Correct it.") from exc
 
 

@@ -136,7 +136,8 @@ class LocalModel:
         def generate(emit: Emit[dict[str, Any]]) -> None:
             self._server.handle_chat_completions(request, lambda chunk: emit(chunk) or self._closed.is_set())
 
-        async with aclosing(from_thread(self._executor, generate)) as chunks:
+        # Room for all that fits the context: a generation that waits for its reader could not be closed.
+        async with aclosing(from_thread(self._executor, generate, capacity=self._context_tokens)) as chunks:
             try:
                 async for chunk in chunks:
                     if "error" in chunk:

@@ -5,13 +5,15 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, Final
 
-import httpx
 import msgspec
 from msgspec import Struct
+from yarl import URL
 
 from answerback.core.answer import clean
+from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
 from answerback.models.sse import SseDecoder, SseError
 from answerback.ports import Finish, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
@@ -23,6 +25,9 @@ SILENCE_TIMEOUT_S: Final = 60.0
 _DRAIN_TIMEOUT_S: Final = 0.25
 _MAX_ERROR_BYTES: Final = 2_000
 _MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+
+_ENCODINGS: Final = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
+"""What aiohttp decodes, or refuses by itself where the library is missing. It passes on others as they came."""
 
 # OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
 _MAX_COMPLETION_TOKENS_HOSTS: Final = ("api.openai.com", ".openai.azure.com")
@@ -59,8 +64,10 @@ _decoder: Final = msgspec.json.Decoder(_Chunk)
 class OpenAIModel:
     """Streams `POST {base_url}/chat/completions`.
 
-    `api_key` is sent as a bearer token. `query` is added to the URL. Connections are pooled, at most `concurrency`.
-    Closing a stream closes its connection, on which servers stop generating. Durations in seconds.
+    `api_key` is sent as a bearer token. `query` is added to the URL. Closing a stream closes its connection, on which
+    servers stop generating. Durations in seconds.
+
+    Raises: ValueError: the URL cannot be used. ProxyError: the environment names a proxy that cannot be used.
     """
 
     def __init__(
@@ -76,17 +83,18 @@ class OpenAIModel:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         silence_timeout_s: float = SILENCE_TIMEOUT_S,
     ) -> None:
-        self._url = httpx.URL(f"{base_url}/chat/completions", params=dict(query or {}))
+        url = URL(f"{base_url}/chat/completions").update_query(query or {})
         self._model = model
         self._name = name or model
         self._context_tokens = context_tokens
         self._concurrency = concurrency
-        is_openai = self._url.host.endswith(_MAX_COMPLETION_TOKENS_HOSTS)
+        is_openai = str(url.host).endswith(_MAX_COMPLETION_TOKENS_HOSTS)
         self._max_tokens_field = "max_completion_tokens" if is_openai else "max_tokens"
-        self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
-            timeout=httpx.Timeout(silence_timeout_s, connect=connect_timeout_s),
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+        self._http = HttpClient(
+            url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            connect_timeout_s=connect_timeout_s,
+            silence_timeout_s=silence_timeout_s,
         )
 
     @property
@@ -107,16 +115,19 @@ class OpenAIModel:
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The answer as the server streams it, then one Finish.
 
-        Raises: ModelError: by `_error_of_status` and `_error_of_transport`; `model_failed` where the stream breaks.
+        Raises: ModelError: by `_error_of_status`; `model_unavailable`: no answer came; `model_failed`: it broke off.
         """
         reason = usage = None
         has_begun = False
         try:
-            async with self._client.stream("POST", self._url, json=self._body(prompt)) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise _error_of_status(response.status_code, await _beginning(response), response.headers)
+            async with (
+                await self._http.post(msgspec.json.encode(self._body(prompt))) as response,
+                aclosing(self._http.read(response)) as body,
+            ):
+                if response.status != HTTPStatus.OK:
+                    raise _error_of_status(response.status, await _beginning(body), response.headers)
                 has_begun = True
-                async with aclosing(_chunks(response)) as chunks:
+                async with aclosing(_chunks(response.headers, body)) as chunks:
                     async for chunk in chunks:
                         usage = chunk.usage or usage
                         # One answer is asked for; some servers send chunks without any.
@@ -125,8 +136,11 @@ class OpenAIModel:
                             reason = choice.finish_reason or reason
                             if said is not None and said.content:
                                 yield said.content
-        except httpx.HTTPError as exc:
-            raise _error_of_transport(exc, has_begun=has_begun) from exc
+        except TRANSPORT_ERRORS as exc:
+            detail = self._http.explain(exc)
+            if has_begun:
+                raise _failed(detail) from exc
+            raise ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, transient=is_transient(exc)) from exc
         if reason is None:
             raise _failed("the stream ended before the answer did")
         yield Finish(
@@ -137,7 +151,7 @@ class OpenAIModel:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._http.close()
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
         messages = [] if prompt.system is None else [{"role": "system", "content": clean(prompt.system)}]
@@ -151,13 +165,15 @@ class OpenAIModel:
         }
 
 
-async def _chunks(response: httpx.Response) -> AsyncGenerator[_Chunk, None]:
+async def _chunks(headers: Mapping[str, str], body: AsyncIterator[bytes]) -> AsyncGenerator[_Chunk, None]:
     """The chunks of an answer, up to `[DONE]`; a server that does not stream gives the whole as one."""
-    if response.headers.get("Content-Type", "").startswith("application/json"):
-        yield _decode(await _whole(response))
+    encoding = headers.get("Content-Encoding", "identity").lower()
+    if encoding not in _ENCODINGS:
+        raise _failed(f"an answer in the encoding {encoding!r}, which was not asked for")
+    if headers.get("Content-Type", "").startswith("application/json"):
+        yield _decode(await _whole(body))
         return
     decoder = SseDecoder()
-    body = response.aiter_bytes()
     async for data in body:
         try:
             events = decoder.feed(data)
@@ -172,7 +188,7 @@ async def _chunks(response: httpx.Response) -> AsyncGenerator[_Chunk, None]:
 
 async def _drain(body: AsyncIterator[bytes]) -> None:
     """Read the end of the body, so that the connection can be used again; nothing is lost if that fails."""
-    with contextlib.suppress(TimeoutError, httpx.HTTPError):
+    with contextlib.suppress(*TRANSPORT_ERRORS):
         async with asyncio.timeout(_DRAIN_TIMEOUT_S):
             async for _ in body:
                 pass
@@ -185,55 +201,43 @@ def _decode(data: str | bytes) -> _Chunk:
         raise _failed(f"a chunk that cannot be read ({exc}): {data[:200]!r}") from exc
     if chunk.error is not None or chunk.object == "error":
         code = chunk.error.get("code") if isinstance(chunk.error, dict) else chunk.code
-        if isinstance(code, int) and (code == httpx.codes.TOO_MANY_REQUESTS or code >= 500):
+        if isinstance(code, int) and (code == HTTPStatus.TOO_MANY_REQUESTS or code >= 500):
             raise _error_of_status(code, str(data[:_MAX_ERROR_BYTES]), {})
         raise _failed(f"an error in the stream: {data[:_MAX_ERROR_BYTES]!r}")
     return chunk
 
 
-async def _beginning(response: httpx.Response) -> str:
+async def _beginning(body: AsyncIterator[bytes]) -> str:
     """The start of an error's body, for the operator's log."""
-    body = b""
-    async for part in response.aiter_bytes():
-        body += part
-        if len(body) >= _MAX_ERROR_BYTES:
+    start = b""
+    async for part in body:
+        start += part
+        if len(start) >= _MAX_ERROR_BYTES:
             break
-    return body[:_MAX_ERROR_BYTES].decode("utf-8", "replace")
+    return start[:_MAX_ERROR_BYTES].decode("utf-8", "replace")
 
 
-async def _whole(response: httpx.Response) -> bytes:
-    body = bytearray()
-    async for part in response.aiter_bytes():
-        body += part
-        if len(body) > _MAX_BODY_BYTES:
+async def _whole(body: AsyncIterator[bytes]) -> bytes:
+    whole = bytearray()
+    async for part in body:
+        whole += part
+        if len(whole) > _MAX_BODY_BYTES:
             raise _failed(f"an answer of more than {_MAX_BODY_BYTES} bytes")
-    return bytes(body)
+    return bytes(whole)
 
 
 def _error_of_status(status: int, body: str, headers: Mapping[str, str]) -> ModelError:
     """What an HTTP status means. 4xx besides those named are about this prompt: another may do."""
     detail = f"HTTP {status}: {body}"
-    if status == httpx.codes.TOO_MANY_REQUESTS:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         if "insufficient_quota" in body:
             return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail)
         return ModelError(ErrorCode.MODEL_THROTTLED, detail, retry_after_ms=_retry_after_ms(headers), transient=True)
-    if status in {httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_EARLY} or status >= 500:
+    if status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY} or status >= 500:
         return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, retry_after_ms=_retry_after_ms(headers), transient=True)
     if status in {401, 402, 403, 404} or status < 400:
         return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail)
     return _failed(detail)
-
-
-def _error_of_transport(exc: httpx.HTTPError, *, has_begun: bool) -> ModelError:
-    """What a failed transfer means. A server that was silent once is not waited for again."""
-    detail = f"{type(exc).__name__}: {exc}"
-    if has_begun:
-        return _failed(detail)
-    return ModelError(
-        ErrorCode.MODEL_UNAVAILABLE,
-        detail,
-        transient=isinstance(exc, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout),
-    )
 
 
 def _retry_after_ms(headers: Mapping[str, str]) -> int | None:
