@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +42,6 @@ def assert_kept(name: str, found: Any) -> None:
 def as_text(found: Any) -> str:
     """As kept files are written: JSON, one line for what is short."""
     return _lines(_shortened(found)) + "\n"
-
-
-def moved(text: str, by_ms: int) -> str:
-    """The same data as if they had been written `by_ms` later: epoch milliseconds, and seconds of `expiresAt`."""
-    text = re.sub(r"(?<!\d)1795\d{9}(?!\d)", lambda found: str(int(found[0]) + by_ms), text)
-    later = r'("expiresAt": {"N": ")(\d+)'
-    return re.sub(later, lambda found: f"{found[1]}{int(found[2]) + by_ms // 1000}", text)
 
 
 def _shortened(value: Any) -> Any:
