@@ -16,6 +16,7 @@ SLOW = " ".join(f"단어{n:02}" for n in range(40))
 MODELS = (
     *("--model", "echo", "--model", "slow=echo", "--model", "stuck=echo:fail=hang", "--model", "deaf=echo"),
     *("--model", "broken=echo:fail=midstream", "--model", "throttled=echo:fail=throttled"),
+    *("--model", "away=echo:fail=unavailable"),
 )
 """The models by the names that the kept requests ask for; the slow one is as quick as the others now."""
 PATIENT = (
