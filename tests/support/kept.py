@@ -1,9 +1,14 @@
 """What the commit ff0d8e5 wrote (tests/upgrade/ff0d8e5), and what it showed of it."""
 
 import difflib
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from answerback.cli.main import run
+from cli_process import Result
 
 FOLDER = Path(__file__).resolve().parents[1] / "upgrade" / "ff0d8e5"
 
@@ -24,6 +29,14 @@ PATIENT = (
     *("--queue-timeout", "36500d", "--answer-timeout", "36500d"),
 )
 """The kept requests were asked long ago; nothing of them may be given up or purged for that."""
+
+
+def command(*arguments: str) -> Result:
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run(arguments)
+    return Result(int(code), out.getvalue(), err.getvalue())
 
 
 def kept(name: str) -> Any:

@@ -1,13 +1,12 @@
 """A gateway of this version on the data of ff0d8e5: everything is there, and what was unfinished gets its ending."""
 
 import asyncio
-import io
 import json
 import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ import pytest
 from websockets.asyncio.client import connect
 
 from answerback import Client
-from answerback.cli.main import run as run_command
 from answerback.client import Answer, AnswerbackError, PendingRequest, RequestCancelled
 from cli_process import GatewayProcess
-from kept import FOLDER, SLOW, assert_kept, kept
+from kept import FOLDER, SLOW, assert_kept, command, kept
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
 
@@ -57,7 +55,7 @@ def opened(request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytes
         else:
             server = request.getfixturevalue("postgres_server")
             place += ["--database", stack.enter_context(loaded(server.url))]
-        users = {what: json.loads(said("users", what, "--json", *place)) for what in ("list", "usage")}
+        users = {what: json.loads(command("users", what, "--json", *place).out) for what in ("list", "usage")}
         gateway = serve(*place)
         yield Opened(request.param, users, gateway.url)
         gateway.stop(signal.SIGKILL)
@@ -76,14 +74,6 @@ def loaded(url: str) -> Iterator[str]:
     finally:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("DROP DATABASE upgrade WITH (FORCE)")
-
-
-def said(*arguments: str) -> str:
-    """What a command prints."""
-    out = io.StringIO()
-    with redirect_stdout(out):
-        assert run_command(arguments) == 0
-    return out.getvalue()
 
 
 def test_users_limits_and_usage_are_there(opened: Opened) -> None:
