@@ -37,6 +37,15 @@ class Stack:
 
     functions: Functions
     postgres_url: str
+    dynamodb: Any
+    names: dict[str, str]
+
+    def items(self, *users: str) -> dict[str, list[dict[str, Any]]]:
+        """Every item of these users, by table."""
+        return {
+            table: [item for item in self.dynamodb.scan(TableName=name)["Items"] if item["userId"]["S"] in users]
+            for table, name in self.names.items()
+        }
 
     def app(self, user: str, session: str) -> "App":
         """An app that connects now."""
@@ -117,7 +126,7 @@ def opened(emulator: Emulator, postgres_url: str, *, since_ms: int) -> Iterator[
         connection.execute((FOLDER / "aurora.sql").read_text(encoding="utf-8"))
     with pytest.MonkeyPatch.context() as patch, logging_put_back():
         functions = functions_on(emulator, cluster, patch, {variable: names[name] for name, variable in TABLES.items()})
-        yield Stack(functions, postgres_url.replace("/postgres?", f"/{cluster.database}?"))
+        yield Stack(functions, postgres_url.replace("/postgres?", f"/{cluster.database}?"), client, names)
         functions.close()
     for name in names.values():
         client.delete_table(TableName=name)
@@ -273,3 +282,52 @@ def test_users_keep_their_own_limits(stack: Stack) -> None:
 
     assert refusals("mina", questions=5) >= 1, "her limit is 2 a minute"
     assert refusals("omar", questions=7) == 0, "he has none, where the default is 3 a minute"
+
+
+def test_new_items_have_the_attributes_they_had(stack: Stack) -> None:
+    functions, seen = stack.functions, len(stack.functions.lines)
+    waiting, functions.sqs.sent = functions.sqs.sent, {}
+    app = stack.app("new", "new-desk")
+    ask = {"action": "sendMessage", "conversationId": "c", "stream": True}
+    app.say({**ask, "requestId": "n-1", "message": "Hello?", "system": "Be brief.", "maxTokens": 5})
+    app.say({**ask, "requestId": "n-2", "message": "one two", "model": "broken"})
+    functions.work()
+    app.say({**ask, "requestId": "n-3", "message": "Better?", "replaces": "n-1"})
+    functions.work()
+    app.say({"action": "updateConversation", "requestId": "u", "conversationId": "c", "deleted": True})
+    app = stack.app("newer", "new-desk")  # three a minute each
+    app.say({**ask, "requestId": "n-4", "message": "stays", "conversationId": "d"})
+    app.say({**ask, "requestId": "n-5", "message": "stopped"})
+    app.say({"action": "cancelMessage", "requestId": "n-5"})
+    app.say({"action": "cancelMessage", "requestId": "n-6"})
+    app.say({**ask, "requestId": "n-7", "message": "refused", "model": "no-such-model"})
+    sent, functions.sqs.sent = functions.sqs.sent, waiting
+    attributes: dict[str, dict[str, dict[str, str]]] = {}
+    for name, items in stack.items("new", "newer").items():
+        for item in items:
+            kinds = attributes.setdefault(name, {}).setdefault(kind_of(item), {})
+            kinds.update({attribute: next(iter(value)) for attribute, value in item.items()})
+    lines = functions.lines[seen:]
+    metrics = {key for line in lines if "_aws" in line for key in line if key != "_aws"}
+    assert_kept(
+        "aws-forms.json",
+        {
+            "items": {
+                name: {kind: dict(sorted(found.items())) for kind, found in sorted(kinds.items())}
+                for name, kinds in attributes.items()
+            },
+            "message": sorted(next(message for message in sent.values() if "n-4" in message["MessageBody"])),
+            "body": next(message["MessageBody"] for message in sent.values() if "n-4" in message["MessageBody"]),
+            "log keys": sorted({key for line in lines if "_aws" not in line for key in line}),
+            "metrics": sorted(metrics),
+        },
+    )
+
+
+def kind_of(item: dict[str, Any]) -> str:
+    """Which of the kinds that a table holds: by the sort key's constant part, and by the state of a request."""
+    if "item" in item:
+        return next(
+            (kind for kind in ("question", "system", "answer", "turn") if kind in item["item"]["S"]), "deletion"
+        )
+    return item["state"]["S"] if "state" in item else "item"
