@@ -225,7 +225,15 @@ def test_what_was_unfinished_is_handed_out_again_and_its_app_gets_it(stack: Stac
     resume = [{"requestId": "running-1", "attempt": 1, "offset": 8}]
     resume += [{"requestId": name, "attempt": 0, "offset": 0} for name in ("waiting-1", "waiting-2", "stopping-1")]
     assert [frame["action"] for frame in app.say({"action": "hello", "helloId": "h", "resume": resume})] == ["welcome"]
-    assert stack.functions.work() == [{"batchItemFailures": []}] * 4
+    ask = {"action": "sendMessage", "conversationId": "work", "stream": True}
+    app.say({**ask, "requestId": "waiting-1", "message": "the first in line"})
+    app.say({**ask, "requestId": "new-1", "message": "the newest"})
+    *old, new = stack.functions.sqs.sent.values()
+    assert [message["MessageBody"] for message in old] == [
+        message["MessageBody"] for message in kept("dynamodb.json")["queue"]
+    ]
+    assert new["MessageGroupId"] == old[0]["MessageGroupId"], "what is asked in a conversation waits for what was"
+    assert stack.functions.work() == [{"batchItemFailures": []}] * 5
     ended = {}
     for name in ("running-1", "waiting-1", "waiting-2", "stopping-1"):
         text, ending = app.answer(name)
@@ -241,6 +249,7 @@ def test_what_was_unfinished_is_handed_out_again_and_its_app_gets_it(stack: Stac
         ("running-1", SLOW),
         ("waiting-1", "the first in line"),
         ("waiting-2", "the second in line, "),
+        ("new-1", "the newest"),
     ]
 
 

@@ -17,7 +17,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from answerback import Client
-from answerback.client import Answer, AnswerbackError, PendingRequest, RequestCancelled
+from answerback.client import Answer, AnswerbackError, PendingRequest, RequestCancelled, RequestConflict
 from cli_process import GatewayProcess
 from kept import FOLDER, SLOW, assert_kept, command, kept
 
@@ -96,6 +96,16 @@ async def test_a_deleted_conversation_comes_back_as_it_was(opened: Opened) -> No
 
 async def test_every_ended_request_has_its_ending(opened: Opened) -> None:
     assert_kept(f"{opened.kind}-endings.json", await endings(opened.url))
+
+
+async def test_a_question_that_is_asked_again_gets_its_stored_answer(opened: Opened) -> None:
+    async with Client(opened.url, user="ann", session="ann-desk") as app, asyncio.timeout(30):
+        again = await app.ask("What is a WebSocket?", conversation="intro", request_id="intro-1")
+        with pytest.raises(RequestConflict):
+            await app.ask("What is a socket?", conversation="intro", request_id="intro-1")
+    stored = kept(f"{opened.kind}-endings.json")["ann"]["intro-1"]
+    assert again.text == "What is a WebSocket?"
+    assert msgspec.to_builtins(again.timing) == stored["timing"]
 
 
 async def test_what_was_unfinished_is_taken_up_and_the_app_gets_its_answers(opened: Opened) -> None:
