@@ -12,6 +12,7 @@ import pytest
 
 from answerback.aws.dynamodb.items import decode_item
 from answerback.aws.dynamodb.items import encode_record as encode_item
+from answerback.desktop.signin.session import Identity
 from answerback.stores.encoding import decode_question, decode_record, encode_options, encode_record
 from desktop_app import DesktopApp
 from kept import FOLDER, assert_kept, command, kept
@@ -87,6 +88,13 @@ async def test_a_new_account_of_the_desktop_app_has_the_tables_of_the_kept_one(t
     for path in (new, old):
         with sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True) as database:
             assert database.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_the_keyring_entry_of_the_desktop_app_is_read_and_written_as_it_was() -> None:
+    entry = '{"subject":"auth0|kim","name":"김","refresh_token":"r-1"}'
+    identity = Identity.decoded(entry)
+    assert identity is not None
+    assert identity.encoded() == entry
 
 
 def test_the_template_has_the_resources_it_had() -> None:
@@ -178,6 +186,8 @@ def parameters(value: Any) -> list[str]:
 
 
 def tables_of(path: Path) -> list[Any]:
-    """Every table and index as it was made."""
+    """Every table and index as it was made, but for those that SQLite makes behind a full-text index."""
     with sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True) as database:
-        return database.execute("SELECT type, name, sql FROM sqlite_master ORDER BY type, name").fetchall()
+        return database.execute(
+            "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'texts^_%' ESCAPE '^' ORDER BY type, name"
+        ).fetchall()
