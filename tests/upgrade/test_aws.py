@@ -168,7 +168,7 @@ def functions_on(
     functions = Functions(monkeypatch, **variables, **settings)
     for composition in functions.compositions.values():
         for faked in ("connections", "requests", "turns", "history", "archiver"):
-            del composition.__dict__[faked]
+            composition.__dict__.pop(faked, None)
         composition.__dict__["dynamodb"] = emulator.client("dynamodb")
     functions.sqs.sent = {
         message["MessageDeduplicationId"]: {"QueueUrl": QUEUE_URL, **message}
