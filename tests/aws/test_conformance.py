@@ -8,6 +8,7 @@ import pytest
 from answerback.client import Client
 from answerback_proof.conformance import load_cases
 from answerback_proof.conformance.server import ServerRun, Verdict
+from kept import FOLDER
 from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.emulator, pytest.mark.timeout(300)]
 async def test_every_case_passes_that_can_be_tried_on_a_stack_without_tokens(conforming: Stack) -> None:
     await _warm_up(conforming)
     server = ServerRun(conforming.url)
-    cases = load_cases("server")
+    cases = [*load_cases("server"), *load_cases("server", FOLDER / "conformance")]  # and frames as ff0d8e5 sent them
     results = [result async for result in server.run(cases, await server.look(), jobs=2)]
     failed = {result.name: (result.why, result.transcript) for result in results if result.verdict is Verdict.FAILED}
     assert failed == {}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from answerback_proof.conformance.patterns import BrokenPattern, Mismatch, match, matches, substitute
+from answerback_proof.conformance.patterns import BrokenPattern, Mismatch, match, match_exactly, matches, substitute
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,14 @@ def test_captures() -> None:
 def test_an_unknown_matcher_is_a_broken_case() -> None:
     with pytest.raises(BrokenPattern, match="no matcher"):
         match({"$regexp": "a"}, "a", {})
+
+
+def test_exactly_means_no_field_besides() -> None:
+    pattern = {"a": [{"b": {"$any": True}}], "c": {"$absent": True}}
+    match_exactly(pattern, {"a": [{"b": {"more": 1}}]}, {})
+    for value, where in (({"a": [{"b": 1, "d": 2}]}, r"a\[0\]\.d"), ({"a": [{"b": 1}], "e": None}, "e")):
+        match(pattern, value, {})
+        with pytest.raises(Mismatch, match=f"^{where} should not be there"):
+            match_exactly(pattern, value, {})
+    with pytest.raises(Mismatch, match="is missing"):
+        match_exactly({"a": 1}, {}, {})

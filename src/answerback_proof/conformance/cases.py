@@ -39,12 +39,14 @@ class Send(_Step, frozen=True, kw_only=True, tag="send"):
 class Expect(_Step, frozen=True, kw_only=True, tag="expect"):
     """Take the next frame and match it; if the pattern names a request or a `hello`, the next frame about that.
 
-    `anywhere`: take the first frame that matches, whatever came before it.
+    `anywhere`: take the first frame that matches, whatever came before it. `exact`: the frame and all in it have no
+    field besides those of the pattern.
     """
 
     on: str = "a"
     frame: Any
     anywhere: bool = False
+    exact: bool = False
     within_ms: int = DEFAULT_WITHIN_MS
 
 

@@ -74,6 +74,25 @@ def match(pattern: Any, value: Any, variables: Variables, path: str = "") -> Non
         raise Mismatch(path, f"should be {_shown(pattern)}, but is {_shown(value)}")
 
 
+def match_exactly(pattern: Any, value: Any, variables: Variables) -> None:
+    """As `match`, but no object has a field that the pattern does not name. Raises: Mismatch; BrokenPattern."""
+    match(pattern, value, variables)
+    _check_nothing_more(pattern, value, "")
+
+
+def _check_nothing_more(pattern: Any, value: Any, path: str) -> None:
+    """`value` matches, so it has the pattern's form."""
+    if isinstance(pattern, list):
+        for number, (part, found) in enumerate(zip(pattern, value, strict=True)):
+            _check_nothing_more(part, found, f"{path}[{number}]")
+    elif isinstance(pattern, dict) and not (len(pattern) == 1 and next(iter(pattern)).startswith("$")):
+        for key, found in value.items():
+            inner = f"{path}.{key}" if path else key
+            if key not in pattern:
+                raise Mismatch(inner, f"should not be there, but is {_shown(found)}")
+            _check_nothing_more(pattern[key], found, inner)
+
+
 def matches(pattern: Any, value: Any) -> bool:
     """Whether a value is as the pattern says; captures nothing."""
     try:

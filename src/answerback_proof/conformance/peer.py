@@ -10,7 +10,7 @@ from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
 from answerback_proof.conformance.cases import Close, Closed, Expect, Send, Silent
-from answerback_proof.conformance.patterns import Mismatch, Variables, match, matches, substitute
+from answerback_proof.conformance.patterns import Mismatch, Variables, match, match_exactly, matches, substitute
 
 Frame: TypeAlias = dict[str, Any]
 Check: TypeAlias = Callable[[str], str | None]
@@ -100,7 +100,7 @@ class Peer:
             what=_shown(pattern),
         )
         try:
-            match(pattern, frame, variables)
+            (match_exactly if step.exact else match)(pattern, frame, variables)
         except Mismatch as exc:
             raise CaseFailed(f"{self.name}: in {_shown(frame)} {exc}") from None
 
