@@ -31,7 +31,7 @@ def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_takes_the_arguments_and_flags_it_took() -> None:
-    assert_kept("help.json", dict(commands(())))
+    assert_kept("help.json", dict(sorted(commands(()))))
 
 
 def commands(path: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -181,7 +181,6 @@ class GatewaySettings:
     ] = 7
     auth: AuthSettings = field(default_factory=AuthSettings)
     rate_limit: Annotated[int, Setting(LIMITS, whole(0, 1_000_000), "Requests per minute and user; 0 = no limit.")] = 10
-    caps: Caps = field(default_factory=Caps)
     policy: Annotated[
         Policy,
         Inner(
@@ -194,6 +193,7 @@ class GatewaySettings:
     idle_timeout_s: Annotated[
         float, Setting(TIME, SECONDS, "Silence after which a connection is removed.", key="idle_timeout")
     ] = 3600.0
+    caps: Caps = field(default_factory=Caps)
     grace_s: Annotated[float, Setting(TIME, SECONDS, "For running answers when the gateway stops.", key="grace")] = 10.0
     janitor_interval_s: Annotated[float, Setting(TIME, SECONDS, "Between clean-ups.", key="janitor_interval")] = 30.0
     coalesce_ms: Annotated[
