@@ -167,7 +167,7 @@ def functions_on(
     migration._composition.cache_clear()
     functions = Functions(monkeypatch, **variables, **settings)
     for composition in functions.compositions.values():
-        for faked in ("connections", "requests", "turns", "history", "archiver"):
+        for faked in ("connections", "requests", "turns", "history", "write_behind"):
             composition.__dict__.pop(faked, None)
         composition.__dict__["dynamodb"] = emulator.client("dynamodb")
     functions.sqs.sent = {
