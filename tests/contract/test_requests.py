@@ -24,7 +24,7 @@ from answerback.core.request import (
     queued,
     refuse,
     renew,
-    wish,
+    retarget,
 )
 from answerback.ports import Accepted, Existing, Full, Limited, Quota
 from answerback.protocol.errors import ErrorCode
@@ -254,25 +254,25 @@ async def test_finishing_twice_is_success_and_changes_nothing(store, actor):
     assert [(u.requests, u.output_tokens) for u in await store.usage("ann")] == [(1, 2)]
 
 
-async def test_renew_brings_the_wish_and_the_cancellation(store, actor):
+async def test_renew_brings_the_target_and_the_cancellation(store, actor):
     await actor.accept("r1")
     await actor.claim("r1")
     where = {"session_id": "s1", "connection_id": "k", "generation": 3, "attempt": 1, "offset": 9}
-    assert isinstance(await store.change(KEY, partial(wish, **where)), Pending)
+    assert isinstance(await store.change(KEY, partial(retarget, **where)), Pending)
     tombstone = actor.record("r1")
     assert isinstance(await store.change(KEY, partial(cancel, tombstone=tombstone, now_ms=actor.now_ms)), Pending)
     actor.now_ms += 1
     held = await store.change(KEY, partial(renew, owner="w1", attempt=1, now_ms=actor.now_ms, policy=actor.POLICY))
     assert isinstance(held, Held)
     assert held.record.cancel_requested
-    assert (held.record.wish.connection_id, held.record.wish.offset) == ("k", 9)
+    assert (held.record.target.connection_id, held.record.target.offset) == ("k", 9)
     assert held.record == await store.read(KEY)
 
 
-async def test_a_wish_of_another_session_changes_nothing(store, actor):
+async def test_a_target_of_another_session_changes_nothing(store, actor):
     await actor.accept("r1")
     where = {"session_id": "not mine", "connection_id": "k", "generation": 3, "attempt": 1, "offset": 9}
-    assert await store.change(KEY, partial(wish, **where)) == Conflict()
+    assert await store.change(KEY, partial(retarget, **where)) == Conflict()
     assert await store.read(KEY) == actor.record("r1")
 
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from answerback.core.request import (
     Busy,
     Claimed,
     Conflict,
+    DeliveryTarget,
     Ended,
     Ending,
     Event,
@@ -25,7 +27,6 @@ from answerback.core.request import (
     State,
     Step,
     Unknown,
-    Wish,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -45,7 +46,7 @@ def accepted(**more: object) -> Record:
             "fingerprint": "f",
             "model": "m",
             "accepted_at_ms": T0,
-            "wish": Wish(no=1, connection_id="c1", generation=5),
+            "target": DeliveryTarget(no=1, connection_id="c1", generation=5),
             **more,
         }
     )
@@ -72,8 +73,8 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
             return changes.renew(record, owner=owner, attempt=1, now_ms=now_ms, policy=POLICY)
         case Event.FINISH:
             return changes.finish(record, owner=owner, attempt=1, ending=ending(), text="text")
-        case Event.WISH:
-            return changes.wish(record, session_id="s", connection_id="c2", generation=6, attempt=1, offset=3)
+        case Event.RETARGET:
+            return changes.retarget(record, session_id="s", connection_id="c2", generation=6, attempt=1, offset=3)
         case Event.CANCEL:
             return changes.cancel(record, tombstone=accepted(fingerprint=""), now_ms=now_ms)
         case Event.EXPIRE:
@@ -82,6 +83,13 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
             return changes.queued(record, queue_no=4)
         case Event.TAKE_UP:
             return changes.take_up(record)
+
+
+def test_the_stored_name_of_the_target_stays() -> None:
+    stored = msgspec.to_builtins(accepted())
+    assert stored["wish"] == {"no": 1, "connection_id": "c1", "generation": 5}
+    assert "target" not in stored
+    assert msgspec.convert(stored, Record) == accepted()
 
 
 def test_the_table_decides_every_pair() -> None:
@@ -96,14 +104,14 @@ EXPECTED = {
     (State.ACCEPTED, Event.CLAIM): (State.RUNNING, Claimed),
     (State.ACCEPTED, Event.RENEW): (NO, Fenced),
     (State.ACCEPTED, Event.FINISH): (NO, Fenced),
-    (State.ACCEPTED, Event.WISH): (State.ACCEPTED, Pending),
+    (State.ACCEPTED, Event.RETARGET): (State.ACCEPTED, Pending),
     (State.ACCEPTED, Event.CANCEL): (State.CANCELLED, Ended),
     (State.ACCEPTED, Event.EXPIRE): (State.FAILED, Ended),
     (State.ACCEPTED, Event.QUEUED): (State.ACCEPTED, type(None)),
     (State.RUNNING, Event.CLAIM): (NO, Busy),
     (State.RUNNING, Event.RENEW): (NO, Fenced),
     (State.RUNNING, Event.FINISH): (NO, Fenced),
-    (State.RUNNING, Event.WISH): (State.RUNNING, Pending),
+    (State.RUNNING, Event.RETARGET): (State.RUNNING, Pending),
     (State.RUNNING, Event.CANCEL): (State.RUNNING, Pending),
     (State.RUNNING, Event.EXPIRE): (NO, Busy),
     (State.RUNNING, Event.QUEUED): (NO, type(None)),
@@ -115,7 +123,7 @@ for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
         (terminal, Event.CLAIM): (NO, Ended),
         (terminal, Event.RENEW): (NO, Fenced),
         (terminal, Event.FINISH): (NO, Fenced),
-        (terminal, Event.WISH): (NO, Ended),
+        (terminal, Event.RETARGET): (NO, Ended),
         (terminal, Event.CANCEL): (NO, Ended),
         (terminal, Event.EXPIRE): (NO, Ended),
         (terminal, Event.QUEUED): (NO, type(None)),
@@ -191,24 +199,24 @@ def test_a_claim_past_a_deadline_or_the_last_attempt_ends_the_request(
     assert (step.record.state, step.record.ending.error_code) == (State.FAILED, code)
 
 
-def test_only_the_asking_session_wishes_and_never_an_older_connection_of_it() -> None:
-    wish = partial(changes.wish, accepted(), connection_id="c2", attempt=0, offset=0)
-    assert isinstance(wish(session_id="other", generation=9).outcome, Conflict)
-    older = wish(session_id="s", generation=4)
+def test_only_the_asking_session_retargets_and_never_an_older_connection_of_it() -> None:
+    target = partial(changes.retarget, accepted(), connection_id="c2", attempt=0, offset=0)
+    assert isinstance(target(session_id="other", generation=9).outcome, Conflict)
+    older = target(session_id="s", generation=4)
     assert (older.record, type(older.outcome)) == (None, Pending)
-    same = wish(session_id="s", generation=5)
+    same = target(session_id="s", generation=5)
     assert same.record is not None
-    assert same.record.wish == Wish(no=2, connection_id="c2", generation=5)
+    assert same.record.target == DeliveryTarget(no=2, connection_id="c2", generation=5)
 
 
 def test_a_new_process_takes_up_work_without_the_leases_and_addresses_of_the_dead_one() -> None:
     step = apply(Event.TAKE_UP, in_state(State.RUNNING))
     assert step.record is not None
-    assert (step.record.lease_until_ms, step.record.wish, step.record.attempt) == (0, None, 1)
-    # Generations begin anew with the process: a wish of the first one must count.
-    wished = changes.wish(step.record, session_id="s", connection_id="c9", generation=1, attempt=1, offset=3)
-    assert wished.record is not None
-    assert wished.record.wish == Wish(no=1, connection_id="c9", generation=1, attempt=1, offset=3)
+    assert (step.record.lease_until_ms, step.record.target, step.record.attempt) == (0, None, 1)
+    # Generations begin anew with the process: a target of the first one must count.
+    retargeted = changes.retarget(step.record, session_id="s", connection_id="c9", generation=1, attempt=1, offset=3)
+    assert retargeted.record is not None
+    assert retargeted.record.target == DeliveryTarget(no=1, connection_id="c9", generation=1, attempt=1, offset=3)
     assert apply(Event.TAKE_UP, None).record is None
 
 
@@ -223,7 +231,7 @@ def test_a_stored_refusal_tells_the_time_that_is_left() -> None:
 
 def test_an_unknown_request() -> None:
     assert isinstance(apply(Event.CLAIM, None).outcome, Unknown)
-    assert isinstance(apply(Event.WISH, None).outcome, Unknown)
+    assert isinstance(apply(Event.RETARGET, None).outcome, Unknown)
     assert isinstance(apply(Event.EXPIRE, None).outcome, Unknown)
     assert isinstance(apply(Event.RENEW, None).outcome, Fenced)
     assert isinstance(apply(Event.FINISH, None).outcome, Fenced)
@@ -288,15 +296,15 @@ class AnyHistory(RuleBasedStateMachine):
         self._take(step)
 
     @rule(generation=st.integers(3, 8), offset=st.integers(0, 5))
-    def wish(self, generation: int, offset: int) -> None:
-        last = self.record.wish
-        step = changes.wish(
+    def retarget(self, generation: int, offset: int) -> None:
+        last = self.record.target
+        step = changes.retarget(
             self.record, session_id="s", connection_id="x", generation=generation, attempt=1, offset=offset
         )
         self._take(step)
         assert last is not None
-        assert self.record.wish is not None
-        assert self.record.wish.generation >= last.generation
+        assert self.record.target is not None
+        assert self.record.target.generation >= last.generation
 
     @rule()
     def cancel(self) -> None:

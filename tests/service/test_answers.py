@@ -176,7 +176,7 @@ def test_a_connection_cut_in_mid_answer_resumes_at_the_very_character() -> None:
         assert deltas[0].offset == len(had)
         assert had + "".join(frame.delta for frame in deltas) == question
         assert len(backend.model.prompts) == 1  # type: ignore[attr-defined]
-        assert isinstance(again.frames[0], Welcome), "wished, and no text was due before the welcome"
+        assert isinstance(again.frames[0], Welcome), "retargeted, and no text was due before the welcome"
         assert [e.status for e in endings(again)] == [Status.COMPLETED]
         assert endings(peer) == []
 

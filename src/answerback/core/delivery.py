@@ -2,12 +2,12 @@
 
 Coalescing, slow readers, resume and a new attempt are all this one rule. `Delivery` decides what the next frame is and
 when; whoever drives it sends that frame and says what came of it (`sent`, `gone`, `slow`). It never sends twice what
-was sent, unless a wish sets the cursor back.
+was sent, unless a target sets the cursor back.
 """
 
 from answerback.core.answer import Answer, cut
 from answerback.core.coalescing import Interval
-from answerback.core.request import Ending, Record, Wish
+from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
     ErrorBody,
@@ -76,8 +76,8 @@ class Delivery:
 
     __slots__ = (
         "_answer",
+        "_applied_no",
         "_connection_id",
-        "_honoured",
         "_interval",
         "_last_sent",
         "_not_before",
@@ -88,21 +88,21 @@ class Delivery:
     )
 
     def __init__(
-        self, record: Record, answer: Answer, interval: Interval, *, now: float, wish: Wish | None = None
+        self, record: Record, answer: Answer, interval: Interval, *, now: float, target: DeliveryTarget | None = None
     ) -> None:
-        """Deliver by `wish`, or else by the one in `record`."""
+        """Deliver by `target`, or else by the one in `record`."""
         self._record = record
         self._answer = answer
         self._interval = interval
         self._started_at = now
         self._connection_id: str | None = None
         self._offset = 0
-        self._honoured = 0
+        self._applied_no = 0
         self._told_start = False
         self._last_sent: float | None = None
         self._not_before = 0.0
-        if (first := wish or record.wish) is not None:
-            self.wish(first)
+        if (first := target or record.target) is not None:
+            self.retarget(first)
 
     @property
     def attempt(self) -> int:
@@ -119,31 +119,31 @@ class Delivery:
         """Code points sent to the present connection."""
         return self._offset
 
-    def wish(self, wish: Wish) -> bool:
-        """Honour a wish, each `no` once (R2); true if the cursor was set.
+    def retarget(self, target: DeliveryTarget) -> bool:
+        """Honour a target, each `no` once (R2); true if the cursor was set.
 
         Another attempt, or an offset past the end, means from the start.
         """
-        if wish.no <= self._honoured:
+        if target.no <= self._applied_no:
             return False
-        self._honoured = wish.no
-        self._connection_id = wish.connection_id
-        same = wish.attempt == self._answer.attempt
-        self._offset = wish.offset if same and wish.offset <= self._answer.length else 0
+        self._applied_no = target.no
+        self._connection_id = target.connection_id
+        same = target.attempt == self._answer.attempt
+        self._offset = target.offset if same and target.offset <= self._answer.length else 0
         self._told_start = same
         self._last_sent = None
         self._not_before = 0.0
         return True
 
     def ended(self, record: Record) -> None:
-        """The ending is stored: what is left goes out at once, by the newest wish in the record (R3)."""
+        """The ending is stored: what is left goes out at once, by the newest target in the record (R3)."""
         self._record = record
-        if record.wish is not None:
-            self.wish(record.wish)
+        if record.target is not None:
+            self.retarget(record.target)
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing will be sent any more, unless a new wish comes: the ending went out, or nobody is there."""
+        """Whether nothing will be sent any more, unless a new target comes: the ending went out, or nobody is there."""
         return self._connection_id is None
 
     def next_frame(self, *, now: float) -> ServerFrame | None:
@@ -168,7 +168,7 @@ class Delivery:
         return None
 
     def due_at(self) -> float | None:
-        """When `next_frame` should be asked again, if nothing else happens. None: not before more text or a wish."""
+        """When `next_frame` should be asked again, if nothing else happens. None: not before more text or a target."""
         if self._connection_id is None:
             return None
         if self._record.ending is not None:

@@ -58,8 +58,8 @@ class State(StrEnum):
 _TERMINAL: Final = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 
 
-class Wish(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the answer shall go, from which code point on (R1). `no` counts the wishes of one request."""
+class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the answer shall go, from which code point on (R1). `no` counts the targets of one request."""
 
     no: int
     connection_id: str
@@ -97,7 +97,7 @@ class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
     replaces: str | None = None
 
 
-class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"target": "wish"}):
     """Everything that decides about one request; small, because it is written often.
 
     `conversation_id` is where the turn is kept; `standalone` says that the request named none, so no context is
@@ -121,7 +121,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at_ms: int | None = None
     queue_no: int = 0
     cancel_requested: bool = False
-    wish: Wish | None = None
+    target: DeliveryTarget | None = None
     ending: Ending | None = None
     schema: int = SCHEMA
 
@@ -184,7 +184,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The lease was extended. `record` has the newest wish and cancellation."""
+    """The lease was extended. `record` has the newest target and cancellation."""
 
     record: Record
 
@@ -215,7 +215,7 @@ class Event(StrEnum):
     CLAIM = "claim"
     RENEW = "renew"
     FINISH = "finish"
-    WISH = "wish"
+    RETARGET = "retarget"
     CANCEL = "cancel"
     EXPIRE = "expire"
     QUEUED = "queued"
@@ -243,7 +243,7 @@ _WHEN_ENDED: Final = {
     Event.CLAIM: Verdict.ENDED,
     Event.RENEW: Verdict.FENCED,
     Event.FINISH: Verdict.ENDED_IF_OWNER,
-    Event.WISH: Verdict.ENDED,
+    Event.RETARGET: Verdict.ENDED,
     Event.CANCEL: Verdict.ENDED,
     Event.EXPIRE: Verdict.ENDED,
     Event.QUEUED: Verdict.IGNORE,
@@ -255,7 +255,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
             Event.CLAIM: Verdict.RUN,
             Event.RENEW: Verdict.FENCED,
             Event.FINISH: Verdict.FENCED,
-            Event.WISH: Verdict.NOTE,
+            Event.RETARGET: Verdict.NOTE,
             Event.CANCEL: Verdict.END,
             Event.EXPIRE: Verdict.END,
             Event.QUEUED: Verdict.NOTE,
@@ -265,7 +265,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
             Event.CLAIM: Verdict.RUN_IF_LEASE_LOST,
             Event.RENEW: Verdict.HOLD_IF_OWNER,
             Event.FINISH: Verdict.END_IF_OWNER,
-            Event.WISH: Verdict.NOTE,
+            Event.RETARGET: Verdict.NOTE,
             Event.CANCEL: Verdict.NOTE,
             Event.EXPIRE: Verdict.END_IF_LEASE_LOST,
             Event.QUEUED: Verdict.IGNORE,
@@ -315,7 +315,7 @@ def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> 
 
 
 def renew(record: Record | None, *, owner: str, attempt: int, now_ms: int, policy: Policy) -> Step[Held | Fenced]:
-    """The worker of `attempt` extends its lease and learns the newest wish and whether to cancel."""
+    """The worker of `attempt` extends its lease and learns the newest target and whether to cancel."""
     seen = look(record, owner=owner, attempt=attempt)
     if record is None or isinstance(seen.outcome, Fenced):
         return seen
@@ -347,7 +347,7 @@ def finish(record: Record | None, *, owner: str, attempt: int, ending: Ending, t
     return Step(ended, Ended(ended, is_new=True), text)
 
 
-def wish(
+def retarget(
     record: Record | None,
     *,
     session_id: str,
@@ -358,20 +358,20 @@ def wish(
 ) -> Step[Pending | Ended | Conflict | Unknown]:
     """The front says where the answer shall go (R1): only the asking session may, and never an older connection of it.
 
-    A wish of a lower generation changes nothing and reports `Pending`: the newer connection is served.
+    A target of a lower generation changes nothing and reports `Pending`: the newer connection is served.
     """
     if record is None:
         return Step(None, Unknown())
     if record.session_id != session_id:
         return Step(None, Conflict())
-    if TRANSITIONS[record.state][Event.WISH] is Verdict.ENDED:
+    if TRANSITIONS[record.state][Event.RETARGET] is Verdict.ENDED:
         return Step(None, Ended(record))
-    last = record.wish
+    last = record.target
     if last is not None and generation < last.generation:
         return Step(None, Pending(record))
-    wished = replace(
+    retargeted = replace(
         record,
-        wish=Wish(
+        target=DeliveryTarget(
             no=1 if last is None else last.no + 1,
             connection_id=connection_id,
             generation=generation,
@@ -379,7 +379,7 @@ def wish(
             offset=offset,
         ),
     )
-    return Step(wished, Pending(wished))
+    return Step(retargeted, Pending(retargeted))
 
 
 def cancel(record: Record | None, *, tombstone: Record, now_ms: int) -> Step[Pending | Ended | Conflict]:
@@ -452,11 +452,11 @@ def queued(record: Record | None, *, queue_no: int) -> Step[None]:
 def take_up(record: Record | None) -> Step[None]:
     """A new process has the store, and the one before it is certainly dead, with its workers and its connections.
 
-    So the lease is void and the wish leads nowhere; its generation must not bar the new process's connections.
+    So the lease is void and the target leads nowhere; its generation must not bar the new process's connections.
     """
     if record is None or TRANSITIONS[record.state][Event.TAKE_UP] is Verdict.IGNORE:
         return Step(None, None)
-    return Step(replace(record, lease_until_ms=0, wish=None), None)
+    return Step(replace(record, lease_until_ms=0, target=None), None)
 
 
 def aged(record: Record, *, now_ms: int) -> Record:

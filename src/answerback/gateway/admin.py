@@ -267,5 +267,5 @@ def _shown(record: Record) -> dict[str, Any]:
         "cancelRequested": record.cancel_requested,
         "acceptedAt": iso(record.accepted_at_ms),
         "startedAt": None if record.started_at_ms is None else iso(record.started_at_ms),
-        "connectionId": None if record.wish is None else record.wish.connection_id,
+        "connectionId": None if record.target is None else record.target.connection_id,
     }

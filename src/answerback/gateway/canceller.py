@@ -107,6 +107,6 @@ class Canceller:
         if not ended.is_new or record.ending is None:
             return
         self._observer.ended(record, record.ending)
-        if record.wish is not None:
-            await self._courier.serve(record, record.wish)
+        if record.target is not None:
+            await self._courier.serve(record, record.target)
         await self._queue.forget(record.key)

@@ -12,7 +12,7 @@ async def take_up(requests: Requests, restore: Callable[[Iterable[Record]], None
     """Give every unfinished request to `restore`, in the order accepted; returns how many there are.
 
     Whoever calls this holds the store's lock: the workers that had leases are dead, and so are the connections that
-    wishes lead to. Raises: Unavailable.
+    targets lead to. Raises: Unavailable.
     """
     records = await requests.unfinished()
     # All at once, so that a store with group commit needs few commits.

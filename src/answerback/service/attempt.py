@@ -231,8 +231,8 @@ class Run:
             self._renew_at = now + self._settings.renew_every_s
         if isinstance(outcome, Held):
             self._record = outcome.record
-            if outcome.record.wish is not None:
-                self.delivery.wish(outcome.record.wish)
+            if outcome.record.target is not None:
+                self.delivery.retarget(outcome.record.target)
         return outcome
 
     async def _store(self, outcome: _Outcome) -> Ended | Fenced:

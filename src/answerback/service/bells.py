@@ -1,6 +1,6 @@
 """Bells between a front and a worker of one process: "look at your record now" instead of at the next renewal.
 
-Nothing rests on a bell: where front and worker are different processes it rings unheard, and the worker sees the wish
+Nothing rests on a bell: where front and worker are different processes it rings unheard, and the worker sees the target
 or the cancellation when it renews its lease.
 """
 

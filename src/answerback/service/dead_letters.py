@@ -43,8 +43,8 @@ class DeadLetters:
                 case Ended(record=record, is_new=is_new):
                     if is_new and record.ending is not None:
                         self._observer.ended(record, record.ending)
-                    if record.wish is not None:
-                        await self._courier.serve(record, record.wish)
+                    if record.target is not None:
+                        await self._courier.serve(record, record.target)
                     return Done()
                 case _:
                     assert_never(outcome)

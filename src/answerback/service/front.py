@@ -1,6 +1,6 @@
 """The front: what happens when a connection opens, says something, or closes.
 
-It never shares memory with a worker. What it wants of a running answer it writes into the request's record (a wish, a
+It never shares memory with a worker. What it wants of a running answer it writes into the request's record (a target, a
 cancellation); what has ended it serves from the store itself.
 """
 
@@ -13,7 +13,17 @@ from typing import Final, TypeGuard, assert_never
 from answerback.core import admission as rate
 from answerback.core import request as changes
 from answerback.core.keys import fingerprint, ordering_key
-from answerback.core.request import Conflict, Ended, Pending, Policy, Question, Record, RequestKey, Unknown, Wish
+from answerback.core.request import (
+    Conflict,
+    DeliveryTarget,
+    Ended,
+    Pending,
+    Policy,
+    Question,
+    Record,
+    RequestKey,
+    Unknown,
+)
 from answerback.ports import (
     Accepted,
     Bound,
@@ -284,7 +294,7 @@ class Front:
             stream=frame.stream,
             accepted_at_ms=self._clock(),
             queue_no=0 if self._settings.queue_survives else 1,
-            wish=_wish(connection),
+            target=_target(connection),
         )
         return record, question
 
@@ -303,7 +313,7 @@ class Front:
             await self._error(connection.connection_id, ErrorCode.REQUEST_CONFLICT, request_id=new.request_id)
             return
         self._observer.attached(existing)
-        match await self._wish(connection, new.key, attempt=0, offset=0):
+        match await self._retarget(connection, new.key, attempt=0, offset=0):
             case Pending(record=record):
                 if record.state is changes.State.ACCEPTED:
                     await self._enqueue(record)
@@ -314,11 +324,11 @@ class Front:
                 await self._error(connection.connection_id, ErrorCode.REQUEST_CONFLICT, request_id=new.request_id)
 
     async def _hello(self, connection: Connection, frame: Hello) -> None:
-        """Everything named is sent or wished first; `welcome` is the last frame (R5)."""
+        """Everything named is sent or retargeted first; `welcome` is the last frame (R5)."""
         user_id = _user(connection)
         for point in frame.resume:
             key = RequestKey(user_id, point.request_id)
-            match await self._wish(connection, key, attempt=point.attempt, offset=point.offset):
+            match await self._retarget(connection, key, attempt=point.attempt, offset=point.offset):
                 case Pending():
                     pass
                 case Ended(record=record):
@@ -351,10 +361,10 @@ class Front:
         match outcome:
             case Pending(record=record):
                 # The answer to the cancellation is the request's ending: it has to come to who cancelled.
-                if record.wish is None or record.wish.connection_id != connection.connection_id:
-                    wished = await self._wish(connection, record.key, attempt=0, offset=0)
-                    if isinstance(wished, Ended):
-                        await self._serve_ending(wished.record, connection)
+                if record.target is None or record.target.connection_id != connection.connection_id:
+                    retargeted = await self._retarget(connection, record.key, attempt=0, offset=0)
+                    if isinstance(retargeted, Ended):
+                        await self._serve_ending(retargeted.record, connection)
                 self._bells.ring(record.key)
             case Ended(record=record, is_new=is_new):
                 if is_new and record.ending is not None:
@@ -451,7 +461,7 @@ class Front:
             fingerprint="",
             model="",
             accepted_at_ms=self._clock(),
-            wish=_wish(connection),
+            target=_target(connection),
         )
 
     async def _error(
@@ -473,13 +483,13 @@ class Front:
 
     # --- answers
 
-    async def _wish(
+    async def _retarget(
         self, connection: Connection, key: RequestKey, *, attempt: int, offset: int
     ) -> Pending | Ended | Conflict | Unknown:
         outcome = await self._requests.change(
             key,
             partial(
-                changes.wish,
+                changes.retarget,
                 session_id=connection.session_id,
                 connection_id=connection.connection_id,
                 generation=connection.generation or 0,
@@ -494,7 +504,7 @@ class Front:
     async def _serve(self, record: Record, connection: Connection, attempt: int, offset: int) -> None:
         """Send a stored ending; a slow connection that nobody parks is waited for, and gets nothing twice."""
         record = changes.aged(record, now_ms=self._clock())
-        delivery = await self._courier.stored(record, _wish(connection, attempt=attempt, offset=offset))
+        delivery = await self._courier.stored(record, _target(connection, attempt=attempt, offset=offset))
         while await self._courier.flush(delivery) is Left.SLOW and not self._courier.park(delivery, record):
             await self._sender.ready(connection.connection_id)
             delivery.ready()
@@ -547,8 +557,8 @@ def _user(connection: Connection) -> str:
     return connection.user_id or ANONYMOUS
 
 
-def _wish(connection: Connection, *, attempt: int = 0, offset: int = 0) -> Wish:
-    return Wish(
+def _target(connection: Connection, *, attempt: int = 0, offset: int = 0) -> DeliveryTarget:
+    return DeliveryTarget(
         no=1,
         connection_id=connection.connection_id,
         generation=connection.generation or 0,

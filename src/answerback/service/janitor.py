@@ -121,8 +121,8 @@ class Janitor:
             ended = outcome.record
             if ended.ending is not None:
                 self._observer.ended(ended, ended.ending)
-            if ended.wish is not None:
-                await self._courier.serve(ended, ended.wish)
+            if ended.target is not None:
+                await self._courier.serve(ended, ended.target)
             await self._queue.forget(ended.key)
 
     def _was_never_queued(self, record: Record, now_ms: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Final
 from answerback.core.answer import Answer
 from answerback.core.coalescing import Interval
 from answerback.core.delivery import Delivery
-from answerback.core.request import Record, Wish
+from answerback.core.request import DeliveryTarget, Record
 from answerback.ports import Gone, Requests, Sender, Sent, Slow
 from answerback.protocol.frames import MessageDelta
 from answerback.service.observer import Observer
@@ -39,7 +39,7 @@ class Courier:
         self._observer = observer
 
     def delivery(self, record: Record, answer: Answer) -> Delivery:
-        """A delivery of `answer` by the wish in `record`."""
+        """A delivery of `answer` by the target in `record`."""
         return Delivery(record, answer, self._interval, now=self._monotonic())
 
     async def flush(self, delivery: Delivery) -> Left:
@@ -69,18 +69,20 @@ class Courier:
             return True
         return self._sender.park(connection_id, record.key, delivery.attempt, delivery.offset)
 
-    async def stored(self, record: Record, wish: Wish) -> Delivery:
-        """A delivery of a stored ending by `wish`. Raises: Unavailable: the text cannot be read now."""
+    async def stored(self, record: Record, target: DeliveryTarget) -> Delivery:
+        """A delivery of a stored ending by `target`. Raises: Unavailable: the text cannot be read now."""
         ending = record.ending
         if ending is None:
             raise ValueError("only an ended request can be served")
         text = await self._requests.answer(record.key) if ending.length else ""
-        return Delivery(record, Answer.stored(ending.attempt, text), self._interval, now=self._monotonic(), wish=wish)
+        return Delivery(
+            record, Answer.stored(ending.attempt, text), self._interval, now=self._monotonic(), target=target
+        )
 
-    async def serve(self, record: Record, wish: Wish) -> bool:
-        """Send a stored ending by `wish`, all of it or until the connection is gone; false if it is slow.
+    async def serve(self, record: Record, target: DeliveryTarget) -> bool:
+        """Send a stored ending by `target`, all of it or until the connection is gone; false if it is slow.
 
         Raises: Unavailable: the text cannot be read now.
         """
-        delivery = await self.stored(record, wish)
+        delivery = await self.stored(record, target)
         return await self.flush(delivery) is Left.NOTHING or self.park(delivery, record)

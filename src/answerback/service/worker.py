@@ -52,7 +52,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """`renew_every_s`: how often the lease is extended, and with it wishes and cancellations of other processes seen.
+    """`renew_every_s`: how often the lease is extended, and with it targets and cancellations of other processes seen.
     `look_every_s`: how often these are looked for in between; None: not at all.
 
     `patience_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
@@ -159,7 +159,7 @@ class Worker:
                 return Retry(max(self._clock(), 0 if other is None else other.lease_until_ms))
 
     async def _deliver_rest(self, run: Run, ended: Record) -> Done | Retry:
-        """Send what the connection has not got yet, by the newest wish in the ended record (R3)."""
+        """Send what the connection has not got yet, by the newest target in the ended record (R3)."""
         delivery = run.delivery
         delivery.ended(ended)
         give_up_at = self._monotonic() + self._settings.patience_s
@@ -173,7 +173,7 @@ class Worker:
 
     async def _serve(self, record: Record) -> Done | Retry:
         """A finished request was handed out again: post its ending again, it may never have left (R4)."""
-        if record.wish is None or await self._courier.serve(record, record.wish):
+        if record.target is None or await self._courier.serve(record, record.target):
             return Done()
         return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK_EVERY_S: Final = 1.0
-"""Front and worker are different processes: a wish or a cancellation is seen in the record."""
+"""Front and worker are different processes: a target or a cancellation is seen in the record."""
 
 RENEWALS_A_LEASE: Final = 3
 """A look is a read unit, and a renewal a write unit, which costs five times as much."""

@@ -21,7 +21,7 @@ from answerback.core.request import (
     queued,
     refuse,
     renew,
-    wish,
+    retarget,
 )
 from answerback.ports import Accepted, Existing, Full, Limited, Quota, Unavailable
 from answerback.protocol.errors import ErrorCode
@@ -357,7 +357,7 @@ async def test_the_longest_texts_fit_an_item(world) -> None:
 
 
 async def test_what_one_answer_costs(world) -> None:
-    """Write units of one answer with texts of up to 1 KB, besides its renewals and wishes at 1 each."""
+    """Write units of one answer with texts of up to 1 KB, besides its renewals and targets at 1 each."""
     front, worker = world.requests(), world.requests()
     units = meter(world.client)
 
@@ -375,7 +375,7 @@ async def test_what_one_answer_costs(world) -> None:
     assert await cost(worker.change(KEY, renewed(world))) == (1, 0)
     world.now_ms += 10_000
     where = {"session_id": "s1", "connection_id": "k", "generation": 3, "attempt": 1, "offset": 9}
-    assert await cost(front.change(KEY, partial(wish, **where))) == (1, 1)
+    assert await cost(front.change(KEY, partial(retarget, **where))) == (1, 1)
     # Seen too long ago to be worth a try: it is read first.
     assert await cost(worker.change(KEY, renewed(world))) == (1, 1)
     # Answer 1, record 2, its index 1, turn 2, its index 1.

@@ -16,7 +16,7 @@ CONNECTION_S: Final = 2 * 3_600 + 600
 """API Gateway closes a connection after two hours; an item that `$disconnect` did not remove goes soon after."""
 
 SESSION_S: Final = 90 * 24 * 3_600
-"""Far beyond the retention of records, whose wishes hold generations of it."""
+"""Far beyond the retention of records, whose targets hold generations of it."""
 
 
 class DynamoConnections:
