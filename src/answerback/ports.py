@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
-from answerback.core.context import Said
+from answerback.core.context import Message
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ServerFrame, Status
@@ -145,16 +145,16 @@ class StoredConversation:
     deleted: bool = False
 
 
-class Tail(Protocol):
+class RecentTurns(Protocol):
     """The end of each conversation, which the model needs to go on. May raise Unavailable."""
 
-    async def tail(
+    async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """The last completed turns for the model's context, oldest first; none of or after `before_request`."""
 
 
-class History(Tail, Protocol):
+class History(RecentTurns, Protocol):
     """What users said and got, by conversation. Every id is a name inside the user. May raise Unavailable.
 
     A turn that was replaced by a completed one (`replaces`), and the turns between the two, are superseded: they are
@@ -341,7 +341,7 @@ class Queue(Protocol):
 class Prompt:
     """What a model gets: an optional system text and the messages, the last one being the user's question."""
 
-    messages: tuple[Said, ...]
+    messages: tuple[Message, ...]
     system: str | None = None
     max_tokens: int = 1024
     user_id: str = ""

@@ -76,13 +76,13 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
         case Event.RETARGET:
             return changes.retarget(record, session_id="s", connection_id="c2", generation=6, attempt=1, offset=3)
         case Event.CANCEL:
-            return changes.cancel(record, tombstone=accepted(fingerprint=""), now_ms=now_ms)
+            return changes.cancel(record, refusal_record=accepted(fingerprint=""), now_ms=now_ms)
         case Event.EXPIRE:
             return changes.expire(record, now_ms=now_ms, code=ErrorCode.TIMEOUT)
         case Event.QUEUED:
             return changes.queued(record, queue_no=4)
-        case Event.TAKE_UP:
-            return changes.take_up(record)
+        case Event.RECOVER:
+            return changes.recover(record)
 
 
 def test_the_stored_name_of_the_target_stays() -> None:
@@ -115,8 +115,8 @@ EXPECTED = {
     (State.RUNNING, Event.CANCEL): (State.RUNNING, Pending),
     (State.RUNNING, Event.EXPIRE): (NO, Busy),
     (State.RUNNING, Event.QUEUED): (NO, type(None)),
-    (State.ACCEPTED, Event.TAKE_UP): (State.ACCEPTED, type(None)),
-    (State.RUNNING, Event.TAKE_UP): (State.RUNNING, type(None)),
+    (State.ACCEPTED, Event.RECOVER): (State.ACCEPTED, type(None)),
+    (State.RUNNING, Event.RECOVER): (State.RUNNING, type(None)),
 }
 for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
     EXPECTED |= {
@@ -127,7 +127,7 @@ for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
         (terminal, Event.CANCEL): (NO, Ended),
         (terminal, Event.EXPIRE): (NO, Ended),
         (terminal, Event.QUEUED): (NO, type(None)),
-        (terminal, Event.TAKE_UP): (NO, type(None)),
+        (terminal, Event.RECOVER): (NO, type(None)),
     }
 
 
@@ -210,18 +210,18 @@ def test_only_the_asking_session_retargets_and_never_an_older_connection_of_it()
 
 
 def test_a_new_process_takes_up_work_without_the_leases_and_addresses_of_the_dead_one() -> None:
-    step = apply(Event.TAKE_UP, in_state(State.RUNNING))
+    step = apply(Event.RECOVER, in_state(State.RUNNING))
     assert step.record is not None
     assert (step.record.lease_until_ms, step.record.target, step.record.attempt) == (0, None, 1)
     # Generations begin anew with the process: a target of the first one must count.
     retargeted = changes.retarget(step.record, session_id="s", connection_id="c9", generation=1, attempt=1, offset=3)
     assert retargeted.record is not None
     assert retargeted.record.target == DeliveryTarget(no=1, connection_id="c9", generation=1, attempt=1, offset=3)
-    assert apply(Event.TAKE_UP, None).record is None
+    assert apply(Event.RECOVER, None).record is None
 
 
 def test_a_stored_refusal_tells_the_time_that_is_left() -> None:
-    step = changes.refuse(None, tombstone=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=700)
+    step = changes.refuse(None, refusal_record=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=700)
     assert step.record is not None
     for later_ms, left_ms in ((0, 700), (699, 1), (700, 0), (9_000, 0)):
         told = changes.aged(step.record, now_ms=T0 + later_ms)
@@ -235,10 +235,10 @@ def test_an_unknown_request() -> None:
     assert isinstance(apply(Event.EXPIRE, None).outcome, Unknown)
     assert isinstance(apply(Event.RENEW, None).outcome, Fenced)
     assert isinstance(apply(Event.FINISH, None).outcome, Fenced)
-    tombstone = apply(Event.CANCEL, None)
-    assert tombstone.record is not None
-    assert tombstone.record.state is State.CANCELLED
-    refused = changes.refuse(None, tombstone=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=7)
+    refusal_record = apply(Event.CANCEL, None)
+    assert refusal_record.record is not None
+    assert refusal_record.record.state is State.CANCELLED
+    refused = changes.refuse(None, refusal_record=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=7)
     assert refused.record is not None
     assert refused.record.ending is not None
     assert (refused.record.state, refused.record.ending.retry_after_ms) == (State.FAILED, 7)
@@ -246,7 +246,7 @@ def test_an_unknown_request() -> None:
 
 @given(st.sampled_from(State))
 def test_a_refusal_leaves_a_known_request_alone(state: State) -> None:
-    step = changes.refuse(in_state(state), tombstone=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED)
+    step = changes.refuse(in_state(state), refusal_record=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED)
     assert step.record is None
     assert isinstance(step.outcome, Ended if state.is_terminal else Pending)
 
@@ -308,7 +308,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule()
     def cancel(self) -> None:
-        self._take(changes.cancel(self.record, tombstone=accepted(), now_ms=self.now_ms))
+        self._take(changes.cancel(self.record, refusal_record=accepted(), now_ms=self.now_ms))
 
     @rule(later_ms=st.sampled_from([0, 150]))
     def expire(self, later_ms: int) -> None:

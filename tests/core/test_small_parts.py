@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answerback.core.admission import WINDOW_MS, retry_after_ms, window_of
-from answerback.core.context import Role, Said, choose, estimate_tokens
+from answerback.core.context import Message, Role, choose, estimate_tokens
 from answerback.core.keys import digest, fingerprint, ordering_key
 from answerback.protocol.frames import SendMessage
 
@@ -55,7 +55,7 @@ def test_the_context_is_the_newest_whole_turns_that_fit(
     turns: list[tuple[str, str]], question: str, budget: int
 ) -> None:
     said = choose(turns, question, budget_tokens=budget)
-    assert said[-1] == Said(Role.USER, question)
+    assert said[-1] == Message(Role.USER, question)
     pairs = [(said[n].text, said[n + 1].text) for n in range(0, len(said) - 1, 2)]
     assert pairs == turns[len(turns) - len(pairs) :]
     size = sum(estimate_tokens(part.text) for part in said)

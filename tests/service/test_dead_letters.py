@@ -10,8 +10,8 @@ from answerback.core.request import Policy, RequestKey, State
 from answerback.ports import Unavailable
 from answerback.protocol import ErrorCode, MessageResponse, SendMessage, Status
 from answerback.service.dead_letters import DeadLetters
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
 from answerback.service.worker import Done, Retry
 from answerback.stores.memory import MemoryStore
 from answerback.testing import Backend, LaneQueue, run_virtual
@@ -27,14 +27,16 @@ class Deaf(LaneQueue):
 
 
 def handler(backend: Backend) -> DeadLetters:
-    courier = Courier(
+    delivery_sender = DeliverySender(
         requests=backend.store,
         sender=backend.sender,
         interval=steady(),
         monotonic=asyncio.get_running_loop().time,
         observer=Observer(),
     )
-    return DeadLetters(requests=backend.store, courier=courier, observer=Observer(), clock=backend.clock)
+    return DeadLetters(
+        requests=backend.store, delivery_sender=delivery_sender, observer=Observer(), clock=backend.clock
+    )
 
 
 async def asked(**options: Any) -> tuple[Backend, Any]:

@@ -103,7 +103,7 @@ class Questions:
             return
         head.phase = Phase.SENT
         head.resend_at = None
-        # A cancelled question is not asked again: its tombstone at the server answers for it (R7).
+        # A cancelled question is not asked again: its refusal_record at the server answers for it (R7).
         self._effects.append(Send(CancelMessage(request_id=head.request_id) if head.is_cancelled else head.frame))
         head.was_sent = True
         self.listen(head, now=now)

@@ -19,7 +19,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Message:
     """One message of a prompt."""
 
     role: Role
@@ -31,7 +31,7 @@ def estimate_tokens(text: str) -> int:
     return len(text) // CHARACTERS_PER_TOKEN + TURN_OVERHEAD_TOKENS
 
 
-def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: int) -> tuple[Said, ...]:
+def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: int) -> tuple[Message, ...]:
     """The newest whole turns (question, answer) that fit the budget together with `question`, oldest first.
 
     The question is always there, even if it alone is over the budget: refusing it is the model's to do.
@@ -44,10 +44,10 @@ def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: in
             break
         chosen.append((asked, answered))
     chosen.reverse()
-    return (*_messages(chosen), Said(Role.USER, question))
+    return (*_messages(chosen), Message(Role.USER, question))
 
 
-def _messages(turns: Iterable[tuple[str, str]]) -> Iterable[Said]:
+def _messages(turns: Iterable[tuple[str, str]]) -> Iterable[Message]:
     for asked, answered in turns:
-        yield Said(Role.USER, asked)
-        yield Said(Role.ASSISTANT, answered)
+        yield Message(Role.USER, asked)
+        yield Message(Role.ASSISTANT, answered)

@@ -83,8 +83,8 @@ class Delivery:
         "_not_before",
         "_offset",
         "_record",
+        "_start_sent",
         "_started_at",
-        "_told_start",
     )
 
     def __init__(
@@ -98,7 +98,7 @@ class Delivery:
         self._connection_id: str | None = None
         self._offset = 0
         self._applied_no = 0
-        self._told_start = False
+        self._start_sent = False
         self._last_sent: float | None = None
         self._not_before = 0.0
         if (first := target or record.target) is not None:
@@ -130,7 +130,7 @@ class Delivery:
         self._connection_id = target.connection_id
         same = target.attempt == self._answer.attempt
         self._offset = target.offset if same and target.offset <= self._answer.length else 0
-        self._told_start = same
+        self._start_sent = same
         self._last_sent = None
         self._not_before = 0.0
         return True
@@ -152,7 +152,7 @@ class Delivery:
             return None
         ending = self._record.ending
         if self._record.stream:
-            if not self._told_start and (ending is None or self._answer.length):
+            if not self._start_sent and (ending is None or self._answer.length):
                 return MessageStarted(request_id=self._record.request_id, attempt=self._answer.attempt)
             if self._offset < self._answer.length and (ending is not None or self._is_due(now)):
                 text = self._answer.text
@@ -175,7 +175,7 @@ class Delivery:
             return self._not_before
         if not self._record.stream:
             return None
-        if not self._told_start:
+        if not self._start_sent:
             return self._not_before
         if self._offset >= self._answer.length:
             return None
@@ -185,7 +185,7 @@ class Delivery:
         """`frame`, got from `next_frame`, has left."""
         match frame:
             case MessageStarted():
-                self._told_start = True
+                self._start_sent = True
             case MessageDelta():
                 self._offset = frame.offset + len(frame.delta)
                 self._last_sent = now

@@ -219,7 +219,7 @@ class Event(StrEnum):
     CANCEL = "cancel"
     EXPIRE = "expire"
     QUEUED = "queued"
-    TAKE_UP = "take up"
+    RECOVER = "recover"
 
 
 class Verdict(StrEnum):
@@ -247,7 +247,7 @@ _WHEN_ENDED: Final = {
     Event.CANCEL: Verdict.ENDED,
     Event.EXPIRE: Verdict.ENDED,
     Event.QUEUED: Verdict.IGNORE,
-    Event.TAKE_UP: Verdict.IGNORE,
+    Event.RECOVER: Verdict.IGNORE,
 }
 TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
     {
@@ -259,7 +259,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
             Event.CANCEL: Verdict.END,
             Event.EXPIRE: Verdict.END,
             Event.QUEUED: Verdict.NOTE,
-            Event.TAKE_UP: Verdict.CLEAR,
+            Event.RECOVER: Verdict.CLEAR,
         },
         State.RUNNING: {
             Event.CLAIM: Verdict.RUN_IF_LEASE_LOST,
@@ -269,7 +269,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
             Event.CANCEL: Verdict.NOTE,
             Event.EXPIRE: Verdict.END_IF_LEASE_LOST,
             Event.QUEUED: Verdict.IGNORE,
-            Event.TAKE_UP: Verdict.CLEAR,
+            Event.RECOVER: Verdict.CLEAR,
         },
         State.COMPLETED: _WHEN_ENDED,
         State.FAILED: _WHEN_ENDED,
@@ -316,14 +316,14 @@ def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> 
 
 def renew(record: Record | None, *, owner: str, attempt: int, now_ms: int, policy: Policy) -> Step[Held | Fenced]:
     """The worker of `attempt` extends its lease and learns the newest target and whether to cancel."""
-    seen = look(record, owner=owner, attempt=attempt)
+    seen = poll(record, owner=owner, attempt=attempt)
     if record is None or isinstance(seen.outcome, Fenced):
         return seen
     held = replace(record, lease_until_ms=now_ms + policy.lease_ms)
     return Step(held, Held(held))
 
 
-def look(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenced]:
+def poll(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenced]:
     """As `renew`, but the lease stays as it is: where a write costs more than a read, it need not go with each look."""
     if (
         record is None
@@ -382,16 +382,16 @@ def retarget(
     return Step(retargeted, Pending(retargeted))
 
 
-def cancel(record: Record | None, *, tombstone: Record, now_ms: int) -> Step[Pending | Ended | Conflict]:
+def cancel(record: Record | None, *, refusal_record: Record, now_ms: int) -> Step[Pending | Ended | Conflict]:
     """The asking session stops the request.
 
     Not yet running: it ends here. Running: it is noted, for this attempt's worker and any later claim (R10). Not known:
-    `tombstone` (a record made from the cancelling frame) is stored as cancelled, so that a question that arrives later
-    is not run (R7).
+    `refusal_record` (made from the cancelling frame) is stored as cancelled, so that a question that arrives later is
+    not run (R7).
     """
     if record is None:
-        return _end_unowned(tombstone, now_ms=now_ms, status=Status.CANCELLED)
-    if record.session_id != tombstone.session_id:
+        return _end_unowned(refusal_record, now_ms=now_ms, status=Status.CANCELLED)
+    if record.session_id != refusal_record.session_id:
         return Step(None, Conflict())
     verdict = TRANSITIONS[record.state][Event.CANCEL]
     if verdict is Verdict.ENDED:
@@ -407,7 +407,7 @@ def cancel(record: Record | None, *, tombstone: Record, now_ms: int) -> Step[Pen
 def refuse(
     record: Record | None,
     *,
-    tombstone: Record,
+    refusal_record: Record,
     now_ms: int,
     code: ErrorCode,
     detail: str | None = None,
@@ -416,7 +416,7 @@ def refuse(
     """Keep the refusal of a new request as its one ending (R7); a known request is left alone."""
     if record is None:
         return _end_unowned(
-            tombstone,
+            refusal_record,
             now_ms=now_ms,
             status=Status.FAILED,
             code=code,
@@ -449,12 +449,12 @@ def queued(record: Record | None, *, queue_no: int) -> Step[None]:
     return Step(replace(record, queue_no=max(queue_no, record.queue_no)), None)
 
 
-def take_up(record: Record | None) -> Step[None]:
+def recover(record: Record | None) -> Step[None]:
     """A new process has the store, and the one before it is certainly dead, with its workers and its connections.
 
     So the lease is void and the target leads nowhere; its generation must not bar the new process's connections.
     """
-    if record is None or TRANSITIONS[record.state][Event.TAKE_UP] is Verdict.IGNORE:
+    if record is None or TRANSITIONS[record.state][Event.RECOVER] is Verdict.IGNORE:
         return Step(None, None)
     return Step(replace(record, lease_until_ms=0, target=None), None)
 

@@ -21,7 +21,7 @@ from answerback.gateway.leaving import leave_within
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
 from answerback.gateway.queue import InProcessQueue
-from answerback.gateway.recovery import take_up
+from answerback.gateway.recovery import recover
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import Doorkeeper, Hosts
@@ -29,11 +29,11 @@ from answerback.gateway.useradmin import UserAdmin
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Durability, History, Model, ModelError, Quota, Requests, Users
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front, FrontSettings
-from answerback.service.history_pages import Archive
+from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
-from answerback.service.outbound import Courier
+from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.errors import StoreError
 from answerback.stores.memory import MemoryConnections
@@ -176,11 +176,11 @@ class Gateway:
         metrics = Metrics(
             sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=_epoch_ms
         )
-        bells = Bells()
+        notifier = Notifier()
         connections = MemoryConnections()
         sender = SocketSender(self.sockets)
         interval = steady(settings.coalesce_ms / 1000)
-        courier = Courier(
+        delivery_sender = DeliverySender(
             requests=store, sender=sender, interval=interval, monotonic=time.monotonic, observer=metrics.observer
         )
         front = Front(
@@ -189,10 +189,10 @@ class Gateway:
             connections=connections,
             sender=sender,
             queue=queue,
-            courier=courier,
-            archive=Archive(history=store, clock=_epoch_ms),
+            delivery_sender=delivery_sender,
+            history_pages=HistoryPages(history=store, clock=_epoch_ms),
             tokens=tokens,
-            bells=bells,
+            notifier=notifier,
             observer=metrics.observer,
             clock=_epoch_ms,
         )
@@ -207,8 +207,8 @@ class Gateway:
             requests=store,
             history=store,
             models=models,
-            courier=courier,
-            bells=bells,
+            delivery_sender=delivery_sender,
+            notifier=notifier,
             observer=metrics.observer,
             clock=_epoch_ms,
             monotonic=time.monotonic,
@@ -225,7 +225,7 @@ class Gateway:
             connections=connections,
             sender=sender,
             queue=queue,
-            courier=courier,
+            delivery_sender=delivery_sender,
             observer=metrics.observer,
             clock=_epoch_ms,
         )
@@ -237,8 +237,8 @@ class Gateway:
             sender=sender,
             queue=queue,
             queued=queue,
-            courier=courier,
-            bells=bells,
+            delivery_sender=delivery_sender,
+            notifier=notifier,
             observer=metrics.observer,
             clock=_epoch_ms,
         )
@@ -327,7 +327,7 @@ class Gateway:
 
     async def _recover(self, store: Store, queue: InProcessQueue) -> None:
         """Queue what the process before left."""
-        taken_up = await take_up(store, queue.restore)
+        taken_up = await recover(store, queue.restore)
         if taken_up:
             log.info("%d unfinished requests are taken up again", taken_up)
 

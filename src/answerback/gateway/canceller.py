@@ -11,9 +11,9 @@ from answerback.core.request import Conflict, Ended, Pending, Policy, Record, Re
 from answerback.gateway.sockets import Sockets
 from answerback.ports import Connections, Queue, Requests, Sender
 from answerback.protocol.errors import ErrorCode
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
+from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.admin")
 
@@ -39,8 +39,8 @@ class Canceller:
         sender: Sender,
         queue: Queue,
         queued: Container[RequestKey],
-        courier: Courier,
-        bells: Bells,
+        delivery_sender: DeliverySender,
+        notifier: Notifier,
         observer: Observer,
         clock: Callable[[], int],
         dismissal_s: float = DISMISSAL_S,
@@ -52,18 +52,18 @@ class Canceller:
         self._sender = sender
         self._queue = queue
         self._queued = queued
-        self._courier = courier
-        self._bells = bells
+        self._delivery_sender = delivery_sender
+        self._notifier = notifier
         self._observer = observer
         self._clock = clock
         self._dismissal_s = dismissal_s
 
     async def cancel(self, record: Record) -> Pending | Ended | Conflict:
         """Cancel one request: a waiting one has then ended, a running one is about to. Raises: Unavailable."""
-        cancel = partial(changes.cancel, tombstone=record, now_ms=self._clock())
+        cancel = partial(changes.cancel, refusal_record=record, now_ms=self._clock())
         outcome = await self._requests.change(record.key, cancel)
         if isinstance(outcome, Pending):
-            self._bells.ring(record.key)
+            self._notifier.notify(record.key)
         elif isinstance(outcome, Ended):
             await self._announce(outcome)
         return outcome
@@ -108,5 +108,5 @@ class Canceller:
             return
         self._observer.ended(record, record.ending)
         if record.target is not None:
-            await self._courier.serve(record, record.target)
+            await self._delivery_sender.serve(record, record.target)
         await self._queue.forget(record.key)

@@ -13,13 +13,12 @@ from answerback.core import request as changes
 from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, answer_limit
 from answerback.core.request import Change, Ended, Ending, Fenced, Held, Policy, Question, Record
-from answerback.ports import Finish, Model, ModelError, Prompt, Requests, Tail, Unavailable
+from answerback.ports import Finish, Model, ModelError, Prompt, RecentTurns, Requests, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
-from answerback.service.wakeup import Alarm
+from answerback.service.wakeup import Notifier, WakeUpTimer
 
 log = logging.getLogger("answerback.worker")
 
@@ -40,7 +39,7 @@ class RunSettings:
 
     policy: Policy
     renew_every_s: float
-    look_every_s: float
+    poll_every_s: float
     max_tokens: int
     context_turns: int
     system: str | None
@@ -51,10 +50,10 @@ class RunTools:
     """What a run works with."""
 
     requests: Requests
-    history: Tail
+    history: RecentTurns
     models: Mapping[str, Model]
-    courier: Courier
-    bells: Bells
+    delivery_sender: DeliverySender
+    notifier: Notifier
     observer: Observer
     clock: Callable[[], int]
     monotonic: Callable[[], float]
@@ -81,24 +80,25 @@ class Run:
         self._settings = settings
         self._tools = tools
         self._answer = Answer(record.attempt, max_bytes=answer_limit(record))
-        self._alarm = Alarm()
-        self._rang = False
+        self._timer = WakeUpTimer()
+        self._is_notified = False
         self._text_wakes = record.stream
         self._first_text_ms: int | None = None
         self._stop_at = self._stop_time(stop_at_ms)
         now = tools.monotonic()
-        self._renew_at, self._look_at = now + settings.renew_every_s, now + settings.look_every_s
-        self.delivery: Delivery = tools.courier.delivery(record, self._answer)
+        self._renew_at, self._poll_at = now + settings.renew_every_s, now + settings.poll_every_s
+        self.delivery: Delivery = tools.delivery_sender.delivery(record, self._answer)
 
     async def to_the_end(self) -> Ended | Fenced:
         """Run the model and store the ending."""
-        with self._tools.bells.heard(self._record.key, self._ring):
+        with self._tools.notifier.listening(self._record.key, self._notified):
             producer = asyncio.create_task(self._produce(), name=f"model {self._record.request_id}")
-            producer.add_done_callback(lambda _: self._alarm.set())
+            producer.add_done_callback(lambda _: self._timer.set())
             try:
                 stopped = await self._attend(producer)
             finally:
                 await self._stop(producer)
+                self._timer.close()
             if isinstance(stopped, Fenced):
                 return stopped
             return await self._store(stopped)
@@ -121,7 +121,7 @@ class Run:
                         if self._first_text_ms is None:
                             self._first_text_ms = self._tools.clock()
                         if self._text_wakes:
-                            self._alarm.set()
+                            self._timer.set()
                     if self._answer.is_full:
                         return _Outcome(status=Status.COMPLETED, finish=Finish(reason="length"))
         except ModelError as exc:
@@ -141,7 +141,7 @@ class Run:
         _, running = await asyncio.wait([producer], timeout=MODEL_STOP_S)
         if running:
             self._answer.is_full = True
-            log.error("the model does not stop when it is told to; the request ends without it", extra=self._extra())
+            log.error("the model does not stop when it is asked to; the request ends without it", extra=self._extra())
 
     async def _prompt(self) -> Prompt | None:
         """What to ask, however long the store is away: to give up here would cost an attempt and its lease."""
@@ -160,13 +160,13 @@ class Run:
             return None
         turns: list[tuple[str, str]] = []
         if not record.standalone and self._settings.context_turns:
-            tail = await tools.history.tail(
+            recent = await tools.history.recent_turns(
                 record.user_id,
                 record.conversation_id,
                 limit=self._settings.context_turns,
                 before_request=question.replaces,
             )
-            turns = [(turn.question, turn.answer) for turn in tail]
+            turns = [(turn.question, turn.answer) for turn in recent]
         return self._fit(question, turns, model)
 
     def _fit(self, question: Question, turns: list[tuple[str, str]], model: Model) -> Prompt:
@@ -190,14 +190,14 @@ class Run:
         tools = self._tools
         while True:
             is_over = producer.done()  # even then its text need not wait until the ending is stored
-            await tools.courier.flush(self.delivery)
+            await tools.delivery_sender.flush(self.delivery)
             if is_over:
                 return producer.result()
             now = tools.monotonic()
             if now >= self._stop_at:
                 return _Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
-            if self._rang or now >= min(self._renew_at, self._look_at):
-                held = await self._renew(extends=self._rang or now >= self._renew_at)
+            if self._is_notified or now >= min(self._renew_at, self._poll_at):
+                held = await self._renew(extends=self._is_notified or now >= self._renew_at)
                 if isinstance(held, Fenced):
                     return held
                 if self._record.cancel_requested:
@@ -206,15 +206,15 @@ class Run:
             due_at = self.delivery.due_at()
             # Text that comes while other text waits for its time goes out with it.
             self._text_wakes = self._record.stream and due_at is None
-            wake_at = min(self._stop_at, self._renew_at, self._look_at, self._stop_at if due_at is None else due_at)
-            await self._alarm.wait(wake_at - tools.monotonic())
+            wake_at = min(self._stop_at, self._renew_at, self._poll_at, self._stop_at if due_at is None else due_at)
+            await self._timer.wait(wake_at - tools.monotonic())
 
     async def _renew(self, *, extends: bool) -> Held | Fenced | None:
         """Honour what the front has noted meanwhile, and maybe extend the lease; None: the store is unavailable."""
         tools = self._tools
-        self._rang = False
+        self._is_notified = False
         owner, attempt, policy = self._owner, self._record.attempt, self._settings.policy
-        change: Change[Held | Fenced] = partial(changes.look, owner=owner, attempt=attempt)
+        change: Change[Held | Fenced] = partial(changes.poll, owner=owner, attempt=attempt)
         if extends:
             change = partial(changes.renew, owner=owner, attempt=attempt, now_ms=tools.clock(), policy=policy)
         try:
@@ -222,11 +222,11 @@ class Run:
         except Unavailable:
             # A lease that cannot be renewed may be lost; the attempt number keeps that safe (R16), so go on.
             log.warning("the lease could not be renewed", extra=self._extra())
-            self._look_at = tools.monotonic() + RENEW_AGAIN_S
-            self._renew_at = max(self._renew_at, self._look_at)
+            self._poll_at = tools.monotonic() + RENEW_AGAIN_S
+            self._renew_at = max(self._renew_at, self._poll_at)
             return None
         now = tools.monotonic()
-        self._look_at = now + self._settings.look_every_s
+        self._poll_at = now + self._settings.poll_every_s
         if extends:
             self._renew_at = now + self._settings.renew_every_s
         if isinstance(outcome, Held):
@@ -281,9 +281,9 @@ class Run:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
         return self._tools.monotonic() + (stop_ms - now_ms) / 1000
 
-    def _ring(self) -> None:
-        self._rang = True
-        self._alarm.set()
+    def _notified(self) -> None:
+        self._is_notified = True
+        self._timer.set()
 
     def _extra(self) -> dict[str, str | int]:
         return {

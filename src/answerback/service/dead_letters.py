@@ -9,8 +9,8 @@ from answerback.core import request as changes
 from answerback.core.request import Busy, Ended, RequestKey, Unknown
 from answerback.ports import Requests, Unavailable
 from answerback.protocol.errors import ErrorCode
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
 from answerback.service.worker import Done, Retry
 
 log = logging.getLogger("answerback.dead_letters")
@@ -21,9 +21,11 @@ RETRY_AFTER_OUTAGE_MS: Final = 30_000
 class DeadLetters:
     """Ends dead requests, where no lease is live. Holds nothing between calls."""
 
-    def __init__(self, *, requests: Requests, courier: Courier, observer: Observer, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, *, requests: Requests, delivery_sender: DeliverySender, observer: Observer, clock: Callable[[], int]
+    ) -> None:
         self._requests = requests
-        self._courier = courier
+        self._delivery_sender = delivery_sender
         self._observer = observer
         self._clock = clock
 
@@ -44,7 +46,7 @@ class DeadLetters:
                     if is_new and record.ending is not None:
                         self._observer.ended(record, record.ending)
                     if record.target is not None:
-                        await self._courier.serve(record, record.target)
+                        await self._delivery_sender.serve(record, record.target)
                     return Done()
                 case _:
                     assert_never(outcome)

@@ -64,10 +64,10 @@ from answerback.protocol.frames import (
     Welcome,
 )
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
-from answerback.service.bells import Bells
-from answerback.service.history_pages import Archive, iso
+from answerback.service.delivery_sender import DeliverySender, FlushResult
+from answerback.service.history_pages import HistoryPages, iso
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier, Left
+from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.front")
 
@@ -110,10 +110,10 @@ class Front:
         connections: Connections,
         sender: Sender,
         queue: Queue,
-        courier: Courier,
-        archive: Archive,
+        delivery_sender: DeliverySender,
+        history_pages: HistoryPages,
         tokens: Tokens | None,
-        bells: Bells,
+        notifier: Notifier,
         observer: Observer,
         clock: Callable[[], int],
     ) -> None:
@@ -122,10 +122,10 @@ class Front:
         self._connections = connections
         self._sender = sender
         self._queue = queue
-        self._courier = courier
-        self._archive = archive
+        self._delivery_sender = delivery_sender
+        self._history_pages = history_pages
         self._tokens = tokens
-        self._bells = bells
+        self._notifier = notifier
         self._observer = observer
         self._clock = clock
         self._refusals = rate.MinuteCounts()
@@ -231,7 +231,7 @@ class Front:
                 if self._is_expired(connection):
                     await self._error(connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id)
                     return
-                await self._send(connection, await self._archive.answer(_user(connection), frame))
+                await self._send(connection, await self._history_pages.answer(_user(connection), frame))
             case _:
                 assert_never(frame)
 
@@ -308,7 +308,7 @@ class Front:
 
     async def _attach(self, connection: Connection, new: Record, existing: Record, position: int) -> None:
         """A repeated request id: the same request gets its answer, running or ended, and no second run (G7)."""
-        # A tombstone of an early cancellation has no payload: it answers any.
+        # A refusal_record of an early cancellation has no payload: it answers any.
         if existing.session_id != new.session_id or existing.fingerprint not in ("", new.fingerprint):
             await self._error(connection.connection_id, ErrorCode.REQUEST_CONFLICT, request_id=new.request_id)
             return
@@ -352,11 +352,13 @@ class Front:
 
     async def _cancel(self, connection: Connection, frame: CancelMessage) -> None:
         now_ms = self._clock()
-        tombstone = self._tombstone(connection, frame.request_id)
-        if await self._requests.read(tombstone.key) is None and not await self._may_keep(connection, frame.request_id):
+        refusal_record = self._refusal_record(connection, frame.request_id)
+        if await self._requests.read(refusal_record.key) is None and not await self._may_keep(
+            connection, frame.request_id
+        ):
             return
         outcome = await self._requests.change(
-            tombstone.key, partial(changes.cancel, tombstone=tombstone, now_ms=now_ms)
+            refusal_record.key, partial(changes.cancel, refusal_record=refusal_record, now_ms=now_ms)
         )
         match outcome:
             case Pending(record=record):
@@ -365,7 +367,7 @@ class Front:
                     retargeted = await self._retarget(connection, record.key, attempt=0, offset=0)
                     if isinstance(retargeted, Ended):
                         await self._serve_ending(retargeted.record, connection)
-                self._bells.ring(record.key)
+                self._notifier.notify(record.key)
             case Ended(record=record, is_new=is_new):
                 if is_new and record.ending is not None:
                     self._observer.ended(record, record.ending)
@@ -399,8 +401,8 @@ class Front:
     async def _refuse_frame(self, connection: Connection, broken: FrameError) -> None:
         """A broken question under a readable id is a refused request; anything else broken is an `error`."""
         if broken.action == "sendMessage" and broken.request_id is not None:
-            tombstone = self._tombstone(connection, broken.request_id)
-            await self._refuse(connection, tombstone, broken.code, broken.detail)
+            refusal_record = self._refusal_record(connection, broken.request_id)
+            await self._refuse(connection, refusal_record, broken.code, broken.detail)
         else:
             await self._error(connection.connection_id, broken.code, detail=broken.detail, request_id=broken.request_id)
 
@@ -418,7 +420,7 @@ class Front:
             return
         refuse = partial(
             changes.refuse,
-            tombstone=new,
+            refusal_record=new,
             now_ms=self._clock(),
             code=code,
             detail=detail,
@@ -449,7 +451,7 @@ class Front:
         )
         return False
 
-    def _tombstone(self, connection: Connection, request_id: str) -> Record:
+    def _refusal_record(self, connection: Connection, request_id: str) -> Record:
         user_id = _user(connection)
         return Record(
             user_id=user_id,
@@ -498,14 +500,16 @@ class Front:
             ),
         )
         if isinstance(outcome, Pending):
-            self._bells.ring(key)
+            self._notifier.notify(key)
         return outcome
 
     async def _serve(self, record: Record, connection: Connection, attempt: int, offset: int) -> None:
         """Send a stored ending; a slow connection that nobody parks is waited for, and gets nothing twice."""
         record = changes.aged(record, now_ms=self._clock())
-        delivery = await self._courier.stored(record, _target(connection, attempt=attempt, offset=offset))
-        while await self._courier.flush(delivery) is Left.SLOW and not self._courier.park(delivery, record):
+        delivery = await self._delivery_sender.stored(record, _target(connection, attempt=attempt, offset=offset))
+        while await self._delivery_sender.flush(delivery) is FlushResult.SLOW and not self._delivery_sender.park(
+            delivery, record
+        ):
             await self._sender.ready(connection.connection_id)
             delivery.ready()
 

@@ -66,7 +66,7 @@ class _Place:
         return ":".join(map(str, (self.position, *(self.ends or ()))))
 
 
-class Archive:
+class HistoryPages:
     """Answers the three frames about conversations. Raises: Unavailable."""
 
     def __init__(self, *, history: History, clock: Callable[[], int]) -> None:

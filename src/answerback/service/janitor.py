@@ -11,8 +11,8 @@ from answerback.core import request as changes
 from answerback.core.request import Ended, Policy, Record, State
 from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
 from answerback.protocol.errors import ErrorCode
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
 
 log = logging.getLogger("answerback.janitor")
 
@@ -53,7 +53,7 @@ class Janitor:
         connections: Connections,
         sender: Sender,
         queue: Queue,
-        courier: Courier,
+        delivery_sender: DeliverySender,
         observer: Observer,
         clock: Callable[[], int],
         last_active_ms: Callable[[str], Awaitable[int | None]] | None = None,
@@ -64,7 +64,7 @@ class Janitor:
         self._connections = connections
         self._sender = sender
         self._queue = queue
-        self._courier = courier
+        self._delivery_sender = delivery_sender
         self._observer = observer
         self._clock = clock
         self._last_active_ms = last_active_ms
@@ -122,7 +122,7 @@ class Janitor:
             if ended.ending is not None:
                 self._observer.ended(ended, ended.ending)
             if ended.target is not None:
-                await self._courier.serve(ended, ended.target)
+                await self._delivery_sender.serve(ended, ended.target)
             await self._queue.forget(ended.key)
 
     def _was_never_queued(self, record: Record, now_ms: int) -> bool:

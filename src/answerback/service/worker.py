@@ -22,11 +22,11 @@ from typing import Final, TypeVar
 from answerback.core import request as changes
 from answerback.core.coalescing import Interval, steady
 from answerback.core.request import Busy, Claimed, Ended, Fenced, Policy, Record, RequestKey, Unknown
-from answerback.ports import Model, Requests, Tail, Unavailable
+from answerback.ports import Model, RecentTurns, Requests, Unavailable
 from answerback.service.attempt import Run, RunSettings, RunTools
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
+from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.worker")
 
@@ -53,16 +53,16 @@ class Retry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """`renew_every_s`: how often the lease is extended, and with it targets and cancellations of other processes seen.
-    `look_every_s`: how often these are looked for in between; None: not at all.
+    `poll_every_s`: how often these are looked for in between; None: not at all.
 
-    `patience_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
+    `slow_timeout_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
     """
 
     policy: Policy = field(default_factory=Policy)
     interval: Interval = field(default_factory=steady)
     renew_every_s: float = 5.0
-    look_every_s: float | None = None
-    patience_s: float = 10.0
+    poll_every_s: float | None = None
+    slow_timeout_s: float = 10.0
     max_tokens: int = 1024
     context_turns: int = 20
     system: str | None = None
@@ -76,10 +76,10 @@ class Worker:
         *,
         settings: WorkerSettings,
         requests: Requests,
-        history: Tail,
+        history: RecentTurns,
         models: Mapping[str, Model],
-        courier: Courier,
-        bells: Bells,
+        delivery_sender: DeliverySender,
+        notifier: Notifier,
         observer: Observer,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
@@ -87,7 +87,7 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._requests = requests
-        self._courier = courier
+        self._delivery_sender = delivery_sender
         self._observer = observer
         self._clock = clock
         self._monotonic = monotonic
@@ -96,8 +96,8 @@ class Worker:
             requests=requests,
             history=history,
             models=models,
-            courier=courier,
-            bells=bells,
+            delivery_sender=delivery_sender,
+            notifier=notifier,
             observer=observer,
             clock=clock,
             monotonic=monotonic,
@@ -105,7 +105,7 @@ class Worker:
         self._run_settings = RunSettings(
             policy=settings.policy,
             renew_every_s=settings.renew_every_s,
-            look_every_s=settings.renew_every_s if settings.look_every_s is None else settings.look_every_s,
+            poll_every_s=settings.renew_every_s if settings.poll_every_s is None else settings.poll_every_s,
             max_tokens=settings.max_tokens,
             context_turns=settings.context_turns,
             system=settings.system,
@@ -162,10 +162,10 @@ class Worker:
         """Send what the connection has not got yet, by the newest target in the ended record (R3)."""
         delivery = run.delivery
         delivery.ended(ended)
-        give_up_at = self._monotonic() + self._settings.patience_s
+        give_up_at = self._monotonic() + self._settings.slow_timeout_s
         while True:
-            await self._courier.flush(delivery)
-            if delivery.is_done or self._courier.park(delivery, ended):
+            await self._delivery_sender.flush(delivery)
+            if delivery.is_done or self._delivery_sender.park(delivery, ended):
                 return Done()
             if self._monotonic() >= give_up_at:
                 return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
@@ -173,7 +173,7 @@ class Worker:
 
     async def _serve(self, record: Record) -> Done | Retry:
         """A finished request was handed out again: post its ending again, it may never have left (R4)."""
-        if record.target is None or await self._courier.serve(record, record.target):
+        if record.target is None or await self._delivery_sender.serve(record, record.target):
             return Done()
         return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
 

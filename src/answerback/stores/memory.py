@@ -198,7 +198,7 @@ class MemoryStore:
 
     # --- ports.History
 
-    async def tail(
+    async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """See ports.History."""

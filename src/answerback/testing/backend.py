@@ -8,12 +8,12 @@ from answerback.core.request import Policy
 from answerback.ports import Connection, Model, Quota, Sender, Tokens
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front, FrontSettings
-from answerback.service.history_pages import Archive
+from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
+from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings
 from answerback.stores.memory import MemoryConnections, MemoryStore
 from answerback.testing.model import ScriptedModel, say_question
@@ -62,23 +62,23 @@ class Backend:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._numbers = count(1)
-        courier = Courier(
+        delivery_sender = DeliverySender(
             requests=self.store,
             sender=sender,
             interval=steady(),
             monotonic=self._loop.time,
             observer=observer,
         )
-        bells = Bells()
+        notifier = Notifier()
         self.worker = Worker(
             settings=WorkerSettings(
-                policy=policy, renew_every_s=renew_every_s, look_every_s=look_every_s, system=system
+                policy=policy, renew_every_s=renew_every_s, poll_every_s=look_every_s, system=system
             ),
             requests=self.store,
             history=self.store,
             models=models,
-            courier=courier,
-            bells=bells if bells_work else Bells(),
+            delivery_sender=delivery_sender,
+            notifier=notifier if bells_work else Notifier(),
             observer=observer,
             clock=lambda: self.clock() + worker_skew_ms,
             monotonic=self._loop.time,
@@ -97,10 +97,10 @@ class Backend:
             connections=self.connections,
             sender=sender,
             queue=self.queue,
-            courier=courier,
-            archive=Archive(history=self.store, clock=self.clock),
+            delivery_sender=delivery_sender,
+            history_pages=HistoryPages(history=self.store, clock=self.clock),
             tokens=tokens,
-            bells=bells,
+            notifier=notifier,
             observer=observer,
             clock=self.clock,
         )
@@ -111,7 +111,7 @@ class Backend:
             connections=self.connections,
             sender=sender,
             queue=self.queue,
-            courier=courier,
+            delivery_sender=delivery_sender,
             observer=observer,
             clock=self.clock,
         )

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from answerback.core.context import Role, Said
+from answerback.core.context import Message, Role
 from answerback.ports import Finish, Model, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback_aws.emulator.serving import ThreadedServer
@@ -183,7 +183,7 @@ _ERRORS: Final = {
 def _prompt(body: dict[str, Any]) -> Prompt:
     system = "\n".join(part["text"] for part in body.get("system", ()) if "text" in part)
     return Prompt(
-        messages=tuple(Said(Role(message["role"]), _text(message)) for message in body["messages"]),
+        messages=tuple(Message(Role(message["role"]), _text(message)) for message in body["messages"]),
         system=system or None,
         max_tokens=body.get("inferenceConfig", {}).get("maxTokens", _DEFAULT_MAX_TOKENS),
     )

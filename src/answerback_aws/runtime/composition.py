@@ -20,9 +20,9 @@ from answerback_aws.runtime.telemetry import Observing
 if TYPE_CHECKING:
     from answerback.auth import JwtTokens
     from answerback.service.dead_letters import DeadLetters
+    from answerback.service.delivery_sender import DeliverySender
     from answerback.service.front import Front
     from answerback.service.janitor import Janitor
-    from answerback.service.outbound import Courier
     from answerback.service.worker import Worker
     from answerback_aws.runtime.api_gateway import ApiGatewaySender
     from answerback_aws.runtime.aurora.data_api import DataApi
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOK_EVERY_S: Final = 1.0
+POLL_EVERY_S: Final = 1.0
 """Front and worker are different processes: a target or a cancellation is seen in the record."""
 
 RENEWALS_A_LEASE: Final = 3
@@ -241,12 +241,12 @@ class Composition:
         )
 
     @cached_property
-    def courier(self) -> "Courier":
+    def delivery_sender(self) -> "DeliverySender":
         """Carries answers to connections; each post is billed, so their pauses grow."""
         from answerback.core.coalescing import growing  # noqa: PLC0415
-        from answerback.service.outbound import Courier  # noqa: PLC0415
+        from answerback.service.delivery_sender import DeliverySender  # noqa: PLC0415
 
-        return Courier(
+        return DeliverySender(
             requests=self.requests,
             sender=self.sender,
             interval=growing(),
@@ -258,9 +258,9 @@ class Composition:
     def front(self) -> "Front":
         """Handles the messages of clients."""
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
-        from answerback.service.bells import Bells  # noqa: PLC0415
         from answerback.service.front import Front, FrontSettings  # noqa: PLC0415
-        from answerback.service.history_pages import Archive  # noqa: PLC0415
+        from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
+        from answerback.service.wakeup import Notifier  # noqa: PLC0415
 
         settings = self.settings
         return Front(
@@ -278,10 +278,10 @@ class Composition:
             connections=self.connections,
             sender=self.sender,
             queue=self.queue,
-            courier=self.courier,
-            archive=Archive(history=self.history, clock=epoch_ms),
+            delivery_sender=self.delivery_sender,
+            history_pages=HistoryPages(history=self.history, clock=epoch_ms),
             tokens=self.tokens,
-            bells=Bells(),
+            notifier=Notifier(),
             observer=self.observing.counts,
             clock=epoch_ms,
         )
@@ -298,7 +298,7 @@ class Composition:
     def worker(self) -> "Worker":
         """Runs requests."""
         from answerback.core.coalescing import growing  # noqa: PLC0415
-        from answerback.service.bells import Bells  # noqa: PLC0415
+        from answerback.service.wakeup import Notifier  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
         settings = self.settings
@@ -307,15 +307,15 @@ class Composition:
                 policy=settings.policy,
                 interval=growing(),
                 renew_every_s=settings.policy.lease_ms / 1000 / RENEWALS_A_LEASE,
-                look_every_s=LOOK_EVERY_S,
+                poll_every_s=POLL_EVERY_S,
                 max_tokens=settings.max_tokens,
                 system=settings.system,
             ),
             requests=self.requests,
             history=self.turns,
             models=self.models,
-            courier=self.courier,
-            bells=Bells(),
+            delivery_sender=self.delivery_sender,
+            notifier=Notifier(),
             observer=self.observing.counts,
             clock=epoch_ms,
             monotonic=time.monotonic,
@@ -327,7 +327,9 @@ class Composition:
         """Ends what the queue gave up."""
         from answerback.service.dead_letters import DeadLetters  # noqa: PLC0415
 
-        return DeadLetters(requests=self.requests, courier=self.courier, observer=self.observing.counts, clock=epoch_ms)
+        return DeadLetters(
+            requests=self.requests, delivery_sender=self.delivery_sender, observer=self.observing.counts, clock=epoch_ms
+        )
 
     @cached_property
     def janitor(self) -> "Janitor":
@@ -347,7 +349,7 @@ class Composition:
             connections=self.connections,
             sender=self.sender,
             queue=self.queue,
-            courier=self.courier,
+            delivery_sender=self.delivery_sender,
             observer=self.observing.counts,
             clock=epoch_ms,
             last_active_ms=self.sender.last_active_ms,

@@ -13,14 +13,14 @@ from answerback.protocol.frames import MessageDelta
 from answerback.service.observer import Observer
 
 
-class Left(Enum):
+class FlushResult(Enum):
     """What is left of a delivery after a flush."""
 
-    NOTHING = "nothing is due"
+    DONE = "nothing more is due"
     SLOW = "the connection cannot take more now"
 
 
-class Courier:
+class DeliverySender:
     """Sends what a `Delivery` says is due, in order, one frame at a time."""
 
     def __init__(
@@ -42,13 +42,13 @@ class Courier:
         """A delivery of `answer` by the target in `record`."""
         return Delivery(record, answer, self._interval, now=self._monotonic())
 
-    async def flush(self, delivery: Delivery) -> Left:
+    async def flush(self, delivery: Delivery) -> FlushResult:
         """Send every frame that is due now."""
         while True:
             frame = delivery.next_frame(now=self._monotonic())
             connection_id = delivery.connection_id
             if frame is None or connection_id is None:
-                return Left.NOTHING
+                return FlushResult.DONE
             match await self._sender.send(connection_id, frame):
                 case Sent():
                     delivery.sent(frame, now=self._monotonic())
@@ -60,7 +60,7 @@ class Courier:
                 case Slow():
                     delivery.slow(now=self._monotonic())
                     self._observer.found_slow()
-                    return Left.SLOW
+                    return FlushResult.SLOW
 
     def park(self, delivery: Delivery, record: Record) -> bool:
         """Leave the rest of an ended answer with a slow connection; false if the sender cannot do that."""
@@ -85,4 +85,4 @@ class Courier:
         Raises: Unavailable: the text cannot be read now.
         """
         delivery = await self.stored(record, target)
-        return await self.flush(delivery) is Left.NOTHING or self.park(delivery, record)
+        return await self.flush(delivery) is FlushResult.DONE or self.park(delivery, record)
