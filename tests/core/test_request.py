@@ -16,11 +16,13 @@ from answerback.core.request import (
     Claimed,
     Conflict,
     DeliveryTarget,
+    Effect,
     Ended,
     Ending,
     Event,
     Fenced,
     Held,
+    If,
     Pending,
     Policy,
     Record,
@@ -71,12 +73,18 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
             return changes.claim(record, owner=owner, now_ms=now_ms, policy=POLICY)
         case Event.RENEW:
             return changes.renew(record, owner=owner, attempt=1, now_ms=now_ms, policy=POLICY)
+        case Event.POLL:
+            return changes.poll(record, owner=owner, attempt=1)
         case Event.FINISH:
             return changes.finish(record, owner=owner, attempt=1, ending=ending(), text="text")
         case Event.RETARGET:
             return changes.retarget(record, session_id="s", connection_id="c2", generation=6, attempt=1, offset=3)
         case Event.CANCEL:
             return changes.cancel(record, refusal_record=accepted(fingerprint=""), now_ms=now_ms)
+        case Event.REFUSE:
+            return changes.refuse(
+                record, refusal_record=accepted(fingerprint=""), now_ms=now_ms, code=ErrorCode.RATE_LIMITED
+            )
         case Event.EXPIRE:
             return changes.expire(record, now_ms=now_ms, code=ErrorCode.TIMEOUT)
         case Event.QUEUED:
@@ -98,21 +106,49 @@ def test_the_table_decides_every_pair() -> None:
         assert set(events) == set(Event)
 
 
+@pytest.mark.parametrize(("state", "event"), [(s, e) for s in State for e in Event])
+def test_the_table_is_what_happens(monkeypatch: pytest.MonkeyPatch, state: State, event: Event) -> None:
+    """Another effect in the cell is another outcome, and one that the event does not have is our own mistake."""
+    foreign = Effect.SET_TARGET if event is not Event.RETARGET else Effect.EXTEND
+    monkeypatch.setattr(changes, "TRANSITIONS", {state: {event: foreign}})
+    record = in_state(state)
+    if event in (Event.QUEUED, Event.RECOVER):
+        assert apply(event, record) == Step(None, None)
+        return
+    with pytest.raises(ValueError, match=f"^{event} cannot {foreign}$"):
+        apply(event, record)
+
+
+@pytest.mark.parametrize(("state", "event"), [(s, e) for s in State for e in Event])
+def test_every_effect_in_a_cell_can_be_carried_out(monkeypatch: pytest.MonkeyPatch, state: State, event: Event) -> None:
+    for effect in effects(TRANSITIONS[state][event]):
+        monkeypatch.setattr(changes, "TRANSITIONS", {state: {event: effect}})
+        apply(event, in_state(state))
+
+
+def effects(cell: Effect | If) -> set[Effect]:
+    return effects(cell.then) | effects(cell.otherwise) if isinstance(cell, If) else {cell}
+
+
 NO = "no change"
 EXPECTED = {
     # state, event, owner, lease lost -> next state, outcome
     (State.ACCEPTED, Event.CLAIM): (State.RUNNING, Claimed),
     (State.ACCEPTED, Event.RENEW): (NO, Fenced),
+    (State.ACCEPTED, Event.POLL): (NO, Fenced),
     (State.ACCEPTED, Event.FINISH): (NO, Fenced),
     (State.ACCEPTED, Event.RETARGET): (State.ACCEPTED, Pending),
     (State.ACCEPTED, Event.CANCEL): (State.CANCELLED, Ended),
+    (State.ACCEPTED, Event.REFUSE): (NO, Pending),
     (State.ACCEPTED, Event.EXPIRE): (State.FAILED, Ended),
     (State.ACCEPTED, Event.QUEUED): (State.ACCEPTED, type(None)),
     (State.RUNNING, Event.CLAIM): (NO, Busy),
     (State.RUNNING, Event.RENEW): (NO, Fenced),
+    (State.RUNNING, Event.POLL): (NO, Fenced),
     (State.RUNNING, Event.FINISH): (NO, Fenced),
     (State.RUNNING, Event.RETARGET): (State.RUNNING, Pending),
     (State.RUNNING, Event.CANCEL): (State.RUNNING, Pending),
+    (State.RUNNING, Event.REFUSE): (NO, Pending),
     (State.RUNNING, Event.EXPIRE): (NO, Busy),
     (State.RUNNING, Event.QUEUED): (NO, type(None)),
     (State.ACCEPTED, Event.RECOVER): (State.ACCEPTED, type(None)),
@@ -122,9 +158,11 @@ for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
     EXPECTED |= {
         (terminal, Event.CLAIM): (NO, Ended),
         (terminal, Event.RENEW): (NO, Fenced),
+        (terminal, Event.POLL): (NO, Fenced),
         (terminal, Event.FINISH): (NO, Fenced),
         (terminal, Event.RETARGET): (NO, Ended),
         (terminal, Event.CANCEL): (NO, Ended),
+        (terminal, Event.REFUSE): (NO, Ended),
         (terminal, Event.EXPIRE): (NO, Ended),
         (terminal, Event.QUEUED): (NO, type(None)),
         (terminal, Event.RECOVER): (NO, type(None)),
@@ -140,7 +178,7 @@ def test_each_state_and_event_for_a_stranger(state: State, event: Event) -> None
 
 @pytest.mark.parametrize(
     ("event", "expected"),
-    [(Event.CLAIM, Claimed), (Event.RENEW, Held), (Event.FINISH, Ended)],
+    [(Event.CLAIM, Claimed), (Event.RENEW, Held), (Event.POLL, Held), (Event.FINISH, Ended)],
 )
 def test_the_owner_of_the_lease_may(event: Event, expected: type) -> None:
     step = apply(event, in_state(State.RUNNING), owner="w1")
@@ -156,7 +194,7 @@ def test_finishing_twice_is_success_and_changes_nothing() -> None:
 
 def test_an_old_attempt_is_fenced() -> None:
     newer = replace(in_state(State.RUNNING), attempt=2)
-    for event in (Event.RENEW, Event.FINISH):
+    for event in (Event.RENEW, Event.POLL, Event.FINISH):
         step = apply(event, newer, owner="w1")
         assert (step.record, type(step.outcome)) == (None, Fenced)
 
@@ -234,6 +272,7 @@ def test_an_unknown_request() -> None:
     assert isinstance(apply(Event.RETARGET, None).outcome, Unknown)
     assert isinstance(apply(Event.EXPIRE, None).outcome, Unknown)
     assert isinstance(apply(Event.RENEW, None).outcome, Fenced)
+    assert isinstance(apply(Event.POLL, None).outcome, Fenced)
     assert isinstance(apply(Event.FINISH, None).outcome, Fenced)
     refusal_record = apply(Event.CANCEL, None)
     assert refusal_record.record is not None
