@@ -265,7 +265,7 @@ def test_cancel_while_queued_while_running_and_after_the_end() -> None:
         assert [(e.request_id, e.status) for e in endings(peer)] == [("r2", Status.CANCELLED)]
         await peer.say(CancelMessage(request_id="r1"))
         await asyncio.sleep(0.01)
-        # The queue still held r2: its worker finds it ended and posts the ending once more (R4).
+        # The queue still held r2: its worker finds it ended and posts the ending once more: the queue forgets last.
         assert [e.request_id for e in endings(peer)] == ["r2", "r1", "r2"]
         ending = endings(peer)[1]
         assert ending.status is Status.CANCELLED

@@ -180,7 +180,7 @@ def test_a_second_app_with_the_session_takes_over_and_the_older_cannot_take_it_b
         await first.say(Hello(hello_id="h"))
         await asyncio.sleep(1)
         second = await backend.connect("c2", session="s", user="kim")
-        assert "c1" not in backend.sender.closed, "nothing happens before the first frame (R6)"
+        assert "c1" not in backend.sender.closed, "nothing happens before the first frame"
         await second.say(Hello(hello_id="h"))
         assert last_error(first).code is ErrorCode.SESSION_REPLACED
         assert backend.sender.closed == {"c1"}

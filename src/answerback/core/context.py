@@ -6,13 +6,13 @@ from enum import StrEnum
 from typing import Final
 
 CHARACTERS_PER_TOKEN: Final = 3
-"""A cautious guess for text of any language; no tokenizer of the model is at hand here."""
+"""A cautious guess for text of any language: the model's tokenizer is not known here."""
 
 TURN_OVERHEAD_TOKENS: Final = 8
 
 
 class Role(StrEnum):
-    """Who said it."""
+    """The author of a message."""
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -34,7 +34,7 @@ def estimate_tokens(text: str) -> int:
 def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: int) -> tuple[Message, ...]:
     """The newest whole turns (question, answer) that fit the budget together with `question`, oldest first.
 
-    The question is always there, even if it alone is over the budget: refusing it is the model's to do.
+    The question is always there, even if it alone is over the budget. The model may then refuse it.
     """
     left = budget_tokens - estimate_tokens(question)
     chosen: list[tuple[str, str]] = []

@@ -1,8 +1,8 @@
 """A delivery is a cursor on an answer: "the text from the cursor to the end, as soon as the connection can take it".
 
-Coalescing, slow readers, resume and a new attempt are all this one rule. `Delivery` decides what the next frame is and
-when; whoever drives it sends that frame and says what came of it (`sent`, `gone`, `slow`). It never sends twice what
-was sent, unless a target sets the cursor back.
+Coalescing, slow readers, resume and a new attempt are all this one rule. `Delivery` decides which frame is next, and
+when. Its driver sends that frame and reports the result (`sent`, `gone`, `slow`). Nothing is sent twice, unless a
+target sets the cursor back.
 """
 
 from answerback.core.answer import Answer, cut
@@ -90,7 +90,7 @@ class Delivery:
     def __init__(
         self, record: Record, answer: Answer, interval: Interval, *, now: float, target: DeliveryTarget | None = None
     ) -> None:
-        """Deliver by `target`, or else by the one in `record`."""
+        """Deliver to `target`, else to the one in `record`."""
         self._record = record
         self._answer = answer
         self._interval = interval
@@ -111,7 +111,7 @@ class Delivery:
 
     @property
     def connection_id(self) -> str | None:
-        """Where frames go now; None while nobody is there."""
+        """Where frames go now. None: to no connection."""
         return self._connection_id
 
     @property
@@ -120,7 +120,7 @@ class Delivery:
         return self._offset
 
     def retarget(self, target: DeliveryTarget) -> bool:
-        """Honour a target, each `no` once (R2); true if the cursor was set.
+        """Apply a target (rule: each target once). Returns whether the cursor was set.
 
         Another attempt, or an offset past the end, means from the start.
         """
@@ -136,14 +136,14 @@ class Delivery:
         return True
 
     def ended(self, record: Record) -> None:
-        """The ending is stored: what is left goes out at once, by the newest target in the record (R3)."""
+        """The ending is stored: the rest goes out at once (rule: the newest target gets the ending)."""
         self._record = record
         if record.target is not None:
             self.retarget(record.target)
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing will be sent any more, unless a new target comes: the ending went out, or nobody is there."""
+        """Whether only a new target can bring more: the ending is out, or the connection is gone."""
         return self._connection_id is None
 
     def next_frame(self, *, now: float) -> ServerFrame | None:
@@ -195,11 +195,11 @@ class Delivery:
                 raise ValueError(f"not a frame of a delivery: {type(frame).__name__}")
 
     def gone(self) -> None:
-        """The connection is no more: detach the cursor; the model goes on (G6)."""
+        """The connection is gone: detach the cursor. The model goes on, for only an explicit cancellation stops it."""
         self._connection_id = None
 
     def slow(self, *, now: float) -> None:
-        """The connection cannot take more now: keep the offset, try again later with one bigger piece."""
+        """The connection cannot take more now: keep the offset and try again later, with one bigger piece."""
         self._not_before = now + SLOW_RETRY_S
 
     def ready(self) -> None:

@@ -273,7 +273,7 @@ def _owns_lease(record: Record, facts: Facts) -> bool:
 
 
 def _owns_attempt(record: Record, facts: Facts) -> bool:
-    # Safety rests on the attempt and the owner's token, never on clocks: the lease may be over.
+    # The lease may be over (rule: attempts, not clocks).
     return record.owner == facts.owner and record.attempt == facts.attempt
 
 
@@ -385,7 +385,8 @@ def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> 
     """A worker wants to run the request. `owner` is a token that no other run has.
 
     A noted cancellation, a deadline that has passed and the last allowed attempt end the request here, without running
-    the model. A claim by the owner of the lease succeeds again: the answer to its first one was lost.
+    the model. A claim by the owner of the lease succeeds again: the answer to its first one was lost
+    (rule: repeat as the same owner).
     """
     if record is None:
         return Step(None, Unknown())
@@ -444,7 +445,7 @@ def poll(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenc
 
 
 def finish(record: Record | None, *, owner: str, attempt: int, ending: Ending, text: str) -> Step[Ended | Fenced]:
-    """The worker of `attempt` stores the one ending. Doing it twice is success."""
+    """The worker of `attempt` stores the one ending. Doing it twice is success (rule: repeat as the same owner)."""
     if record is None:
         return Step(None, Fenced(None))
     match _effect(record, Event.FINISH, Facts(owner=owner, attempt=attempt)):
@@ -471,6 +472,8 @@ def retarget(
     """The front sets where the answer goes: only for the asking session, and never to an older connection of it.
 
     A target of a lower generation changes nothing and reports `Pending`: the newer connection is served.
+
+    Rule: the record holds the target.
     """
     if record is None:
         return Step(None, Unknown())
@@ -501,6 +504,8 @@ def cancel(record: Record | None, *, refusal_record: Record, now_ms: int) -> Ste
     Not yet running: it ends here. Running: the cancellation is noted, for this attempt's worker and any later claim.
     Not known: `refusal_record`, made from the cancelling frame, is stored as cancelled, so that a question that arrives
     later is not run.
+
+    Rules: a cancellation survives attempts; every answered id has a record.
     """
     if record is None:
         return _end_unowned(refusal_record, now_ms=now_ms, status=Status.CANCELLED)
@@ -529,7 +534,10 @@ def refuse(
     detail: str | None = None,
     retry_after_ms: int | None = None,
 ) -> Step[Ended | Pending]:
-    """Store the refusal of a new request as its one ending. A known request is left alone."""
+    """Store the refusal of a new request as its one ending. A known request is left alone.
+
+    Rule: every answered id has a record.
+    """
     if record is None:
         return _end_unowned(
             refusal_record,
@@ -615,7 +623,10 @@ def _end_unowned(
     detail: str | None = None,
     retry_after_ms: int | None = None,
 ) -> Step[Ended]:
-    """End without holding the lease. The attempt is raised in the same write, so a late worker is fenced."""
+    """End without holding the lease. The attempt is raised in the same write, so a late worker is fenced.
+
+    Rule: ending without a lease raises the attempt.
+    """
     attempt = record.attempt + 1
     started = record.started_at_ms
     ended = replace(

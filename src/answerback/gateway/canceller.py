@@ -95,7 +95,7 @@ class Canceller:
             log.warning("a cancelled answer does not end; the request ends without its worker")
 
     async def _end(self, record: Record) -> None:
-        """End a cancelled request whose worker did not, whatever is left of the lease: it is fenced by that (R9)."""
+        """End a cancelled request whose worker did not, whatever is left of the lease. That fences the worker."""
         expire = partial(changes.expire, now_ms=self._clock(), code=ErrorCode.TIMEOUT, grace_ms=-self._policy.lease_ms)
         outcome = await self._requests.change(record.key, expire)
         if isinstance(outcome, Ended):

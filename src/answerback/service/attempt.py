@@ -1,4 +1,4 @@
-"""One attempt: the model on one side, the connection on the other, the record in the middle."""
+"""One attempt at a request: the model on one side, the connection on the other, the record in the middle."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ STOP_MARGIN_MS: Final = 5_000
 RENEW_AGAIN_S: Final = 1.0
 STORE_RETRY_S: Final = 0.5
 MODEL_STOP_S: Final = 10.0
-"""What a model gets to stop in; well under the lease, so that the ending can still be stored."""
+"""The time a model gets to stop, well under the lease, so that the ending can still be stored."""
 
 MODEL_ERRORS: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 
@@ -106,7 +106,7 @@ class Run:
     # --- the model's side
 
     async def _produce(self) -> _Outcome:
-        """Append what the model says; how it stopped is the result."""
+        """Append the model's text. Returns how it stopped."""
         prompt = await self._prompt()
         model = self._tools.models.get(self._record.model)
         if model is None or prompt is None:
@@ -134,7 +134,7 @@ class Run:
         return _Outcome(status=Status.COMPLETED, finish=finish or Finish())
 
     async def _stop(self, producer: "asyncio.Task[_Outcome]") -> None:
-        """Stop the model. One that does not obey is left behind: what it still says does not belong to the answer."""
+        """Stop the model. One that does not stop is abandoned: its further text does not belong to the answer."""
         if producer.done():
             return
         producer.cancel()
@@ -144,7 +144,7 @@ class Run:
             log.error("the model does not stop when it is asked to; the request ends without it", extra=self._extra())
 
     async def _prompt(self) -> Prompt | None:
-        """What to ask, however long the store is away: to give up here would cost an attempt and its lease."""
+        """What to ask, however long the store is unavailable: giving up here would cost an attempt and its lease."""
         while True:
             try:
                 return await self._read_prompt()
@@ -186,7 +186,7 @@ class Run:
     # --- the connection's and the record's side
 
     async def _attend(self, producer: "asyncio.Task[_Outcome]") -> _Outcome | Fenced:
-        """Send text as it falls due, renew the lease, and watch for cancellation and the deadline."""
+        """Send text when it is due, renew the lease, and watch for a cancellation and the deadline."""
         tools = self._tools
         while True:
             is_over = producer.done()  # even then its text need not wait until the ending is stored
@@ -210,7 +210,7 @@ class Run:
             await self._timer.wait(wake_at - tools.monotonic())
 
     async def _renew(self, *, extends: bool) -> Held | Fenced | None:
-        """Honour what the front has noted meanwhile, and maybe extend the lease; None: the store is unavailable."""
+        """Apply what the front has noted since, and extend the lease if asked to. None: the store is unavailable."""
         tools = self._tools
         self._is_notified = False
         owner, attempt, policy = self._owner, self._record.attempt, self._settings.policy
@@ -220,7 +220,7 @@ class Run:
         try:
             outcome = await tools.requests.change(self._record.key, change)
         except Unavailable:
-            # A lease that cannot be renewed may be lost; the attempt number keeps that safe (R16), so go on.
+            # The lease may be lost then, and that is safe (rule: attempts, not clocks). So go on.
             log.warning("the lease could not be renewed", extra=self._extra())
             self._poll_at = tools.monotonic() + RENEW_AGAIN_S
             self._renew_at = max(self._renew_at, self._poll_at)
@@ -236,7 +236,7 @@ class Run:
         return outcome
 
     async def _store(self, outcome: _Outcome) -> Ended | Fenced:
-        """Store the ending, however long the store is away: the text is only here."""
+        """Store the ending, however long the store is unavailable: the text is only here."""
         tools, record = self._tools, self._record
         text = self._answer.text
         ending = self._ending(outcome)
@@ -273,7 +273,7 @@ class Run:
         )
 
     def _stop_time(self, stop_at_ms: int | None) -> float:
-        """The monotonic instant at which this run must end: the request's deadline or the process's (R17)."""
+        """The monotonic instant at which this run must end: the request's deadline or the process's."""
         record, now_ms = self._record, self._tools.clock()
         started_at_ms = record.started_at_ms if record.started_at_ms is not None else now_ms
         stop_ms = started_at_ms + self._settings.policy.answer_timeout_ms

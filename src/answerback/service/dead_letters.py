@@ -1,4 +1,4 @@
-"""What the queue gave up: a request that was handed out again and again and never ended (R12)."""
+"""Ends what the queue gave up: a request that was redelivered again and again, and never ended."""
 
 import logging
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class DeadLetters:
     async def run(self, key: RequestKey) -> Done | Retry:
         """Bring one request to its end. Raises nothing but CancelledError.
 
-        The ending is sent once: whoever misses it asks for it (R5).
+        The ending is sent once. A client that misses it asks for it (rule: no acknowledgements).
         """
         try:
             expire = partial(changes.expire, now_ms=self._clock(), code=ErrorCode.INTERNAL)

@@ -1,4 +1,4 @@
-"""Carries the frames of a delivery to its connection: the one place where an answer's text leaves the service (G1)."""
+"""Sends the frames of a delivery to its connection: the one place where an answer's text leaves the service."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -14,7 +14,7 @@ from answerback.service.observer import Observer
 
 
 class FlushResult(Enum):
-    """What is left of a delivery after a flush."""
+    """How a flush ended."""
 
     DONE = "nothing more is due"
     SLOW = "the connection cannot take more now"
@@ -39,7 +39,7 @@ class DeliverySender:
         self._observer = observer
 
     def delivery(self, record: Record, answer: Answer) -> Delivery:
-        """A delivery of `answer` by the target in `record`."""
+        """A delivery of `answer` to the target in `record`."""
         return Delivery(record, answer, self._interval, now=self._monotonic())
 
     async def flush(self, delivery: Delivery) -> FlushResult:
@@ -63,14 +63,14 @@ class DeliverySender:
                     return FlushResult.SLOW
 
     def park(self, delivery: Delivery, record: Record) -> bool:
-        """Leave the rest of an ended answer with a slow connection; false if the sender cannot do that."""
+        """Leave the rest of an ended answer with a slow connection. Returns false if the sender cannot do that."""
         connection_id = delivery.connection_id
         if connection_id is None:
             return True
         return self._sender.park(connection_id, record.key, delivery.attempt, delivery.offset)
 
     async def stored(self, record: Record, target: DeliveryTarget) -> Delivery:
-        """A delivery of a stored ending by `target`. Raises: Unavailable: the text cannot be read now."""
+        """A delivery of a stored ending to `target`. Raises: Unavailable: the text cannot be read now."""
         ending = record.ending
         if ending is None:
             raise ValueError("only an ended request can be served")
@@ -80,7 +80,7 @@ class DeliverySender:
         )
 
     async def serve(self, record: Record, target: DeliveryTarget) -> bool:
-        """Send a stored ending by `target`, all of it or until the connection is gone; false if it is slow.
+        """Send a stored ending to `target`, all of it or until the connection is gone. Returns false if it is slow.
 
         Raises: Unavailable: the text cannot be read now.
         """

@@ -1,5 +1,6 @@
-"""Conversations and history, paged to frames: no page is larger than a frame, and a turn longer than a page comes in
-pieces, its end first.
+"""Conversations and history in pages.
+
+No page is larger than a frame. A turn longer than a page comes in pieces, its end first.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The janitor: what no other part would notice. Every step looks again, in the same change, before it acts."""
+"""The janitor finds what no other part would notice. Every step checks again, in the same change, before it acts."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -22,9 +22,9 @@ class JanitorSettings:
     """`retention_ms`: how long ended records and deleted conversations are kept. `refusal_retention_ms`: the same for
     what was never accepted; longer than a late copy of its frame can be on the way.
 
-    `requeue_after_ms`: an accepted request this old that was never queued is queued (R12).
+    `requeue_after_ms`: an accepted request this old that was never queued is queued.
 
-    `lost_after_ms`: a running request past its deadline whose lease is over for this long ends as `timeout`; until then
+    `lost_after_ms`: a running request past its deadline whose lease is over for this long ends as `timeout`. Until then
     the queue's redelivery is expected to bring it to its end. `queue_survives`: see FrontSettings.
     """
 
@@ -38,10 +38,10 @@ class JanitorSettings:
 
 
 class Janitor:
-    """Sweeps when told to. Raises nothing but CancelledError: what fails now is done by a later sweep.
+    """Repairs and deletes in sweeps. Raises nothing but CancelledError: what fails now is done by a later sweep.
 
-    `last_active_ms`: what the network itself knows of a connection's last message (None: it is gone; may raise
-    Unavailable), asked before one is closed as idle. Without it the connection's record counts alone.
+    `last_active_ms`: when the network itself last saw a message of a connection. None: it is gone. May raise
+    Unavailable. It is asked before a connection is closed as idle; without it the connection's record counts alone.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Janitor:
         self._last_active_ms = last_active_ms
 
     async def sweep(self, *, stop_at_ms: int | None = None) -> None:
-        """Once through everything, or until `stop_at_ms` (epoch): the next sweep goes on with what is left then."""
+        """Go once through everything, or until `stop_at_ms` (epoch): the next sweep does what is left then."""
 
         def is_late() -> bool:
             return stop_at_ms is not None and self._clock() >= stop_at_ms
 
-        mend, close = partial(self._mend_requests, is_late), partial(self._close_idle, is_late)
-        for step in (mend, close, self._forget_old):
+        repair, close = partial(self._repair_requests, is_late), partial(self._close_idle, is_late)
+        for step in (repair, close, self._forget_old):
             if is_late():
                 log.warning("the sweep is out of time; the next one goes on")
                 return
@@ -104,7 +104,7 @@ class Janitor:
             await self._sender.close(connection.connection_id)
             await self._connections.remove(connection.connection_id)
 
-    async def _mend_requests(self, is_late: Callable[[], bool]) -> None:
+    async def _repair_requests(self, is_late: Callable[[], bool]) -> None:
         for record in await self._requests.unfinished():
             if is_late():
                 return
@@ -128,11 +128,11 @@ class Janitor:
     def _was_never_queued(self, record: Record, now_ms: int) -> bool:
         if now_ms - record.accepted_at_ms < self._settings.requeue_after_ms:
             return False
-        # A queue that is rebuilt from the store knows what it has and ignores it: ask it always.
+        # A queue that is rebuilt from the store ignores what it already has: always put.
         return record.queue_no == 0 or not self._settings.queue_survives
 
     async def _requeue(self, record: Record) -> None:
-        """Put it under a new queue number, or the queue's de-duplication would swallow it (R12)."""
+        """Put it under a new queue number, or the queue would drop it as a duplicate (rule: redelivery only)."""
         number = record.queue_no + 1 if self._settings.queue_survives else record.queue_no
         await self._queue.put(replace(record, queue_no=number))
         if self._settings.queue_survives:

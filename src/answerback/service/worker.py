@@ -4,10 +4,10 @@
     record   claim (attempt n, lease) ......... renew ..... renew ..... finish (running + attempt n) -> ended
     model                     text text text text text text text
     socket                    started delta    delta    delta                    rest of the text, messageResponse
-    queue    [ handed out .................................................................................. done ]
+    queue    [ dispatched .................................................................................. done ]
 
-The ending is stored before it is sent, and the queue is told `Done` only after it was sent (R4), so a crash at any
-point leaves something that brings the request to its end: the lease, or the queue's redelivery.
+The ending is stored before it is sent, and the queue gets `Done` only after it was sent (rule: the queue forgets last).
+So a crash at any point leaves something that brings the request to its end: the lease, or the queue's redelivery.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ log = logging.getLogger("answerback.worker")
 T = TypeVar("T")
 
 CLAIM_PAUSES_S: Final = (0.1, 0.3, *[1.0] * 8)
-"""Half a lease: a claim that took effect unheard would cost an attempt and all of it."""
+"""Half a lease: a claim that took effect and whose answer was lost would cost an attempt and all of the lease."""
 
 RETRY_AFTER_OUTAGE_MS: Final = 2_000
 
@@ -45,15 +45,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The queue shall hand the request out again, not before `at_ms` (epoch)."""
+    """The queue dispatches the request again, not before `at_ms` (epoch)."""
 
     at_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """`renew_every_s`: how often the lease is extended, and with it targets and cancellations of other processes seen.
-    `poll_every_s`: how often these are looked for in between; None: not at all.
+    """`renew_every_s`: how often the lease is extended; that also shows targets and cancellations of other processes.
+    `poll_every_s`: how often these are read in between; None: not at all.
 
     `slow_timeout_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
     """
@@ -69,7 +69,7 @@ class WorkerSettings:
 
 
 class Worker:
-    """Runs requests, each call of `run` one; calls may overlap. Holds nothing between calls."""
+    """Runs requests, one for each call of `run`. Calls may overlap. Holds nothing between calls."""
 
     def __init__(
         self,
@@ -133,11 +133,11 @@ class Worker:
         except Unavailable:
             log.warning("the store is unavailable; the request waits", extra={"requestId": key.request_id})
         except Exception:
-            log.exception("a run failed; the request is handed out again", extra={"requestId": key.request_id})
+            log.exception("a run failed; the request is dispatched again", extra={"requestId": key.request_id})
         return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
 
     async def _claim(self, key: RequestKey, owner: str) -> Claimed | Busy | Ended | Unknown:
-        """Claim under one owner token, however often it takes to hear the answer (R11)."""
+        """Claim under one owner token, and repeat that until an answer arrives (rule: repeat as the same owner)."""
 
         async def attempt() -> Claimed | Busy | Ended | Unknown:
             claim = partial(changes.claim, owner=owner, now_ms=self._clock(), policy=self._settings.policy)
@@ -155,24 +155,24 @@ class Worker:
                 return Done()
             case Fenced(record=other):
                 self._observer.fenced(record)
-                # Somebody else's attempt or ending: look again when that lease is over, and serve what is there.
+                # Another attempt, or an ending: come back when that lease is over, and serve what is there.
                 return Retry(max(self._clock(), 0 if other is None else other.lease_until_ms))
 
     async def _deliver_rest(self, run: Run, ended: Record) -> Done | Retry:
-        """Send what the connection has not got yet, by the newest target in the ended record (R3)."""
+        """Send what the connection has not got yet, to the newest target in the ended record."""
         delivery = run.delivery
         delivery.ended(ended)
-        give_up_at = self._monotonic() + self._settings.slow_timeout_s
+        deadline = self._monotonic() + self._settings.slow_timeout_s
         while True:
             await self._delivery_sender.flush(delivery)
             if delivery.is_done or self._delivery_sender.park(delivery, ended):
                 return Done()
-            if self._monotonic() >= give_up_at:
+            if self._monotonic() >= deadline:
                 return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
             await asyncio.sleep(max(0.0, (delivery.due_at() or 0.0) - self._monotonic()))
 
     async def _serve(self, record: Record) -> Done | Retry:
-        """A finished request was handed out again: post its ending again, it may never have left (R4)."""
+        """A finished request was dispatched again: send its ending again, for it may never have been sent."""
         if record.target is None or await self._delivery_sender.serve(record, record.target):
             return Done()
         return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
@@ -185,7 +185,7 @@ def owner_tokens() -> Callable[[], str]:
 
 
 async def _persist(attempt: Callable[[], Awaitable[T]], *, pauses_s: Sequence[float]) -> T:
-    """Call until it is not Unavailable, with these pauses between."""
+    """Call until it is not Unavailable, with these pauses in between."""
     for pause_s in pauses_s:
         try:
             return await attempt()

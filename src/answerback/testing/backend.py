@@ -27,8 +27,9 @@ EPOCH_MS = 1_767_225_600_000
 class Backend:
     """Build inside a running loop, best a VirtualLoop.
 
-    `bells_work` False: front and worker in different processes. `sender` replaces the scripted one, which then has
-    nothing to say. `worker_skew_ms`: how far the workers' clock is ahead of the front's.
+    `bells_work` False: no notifier joins front and worker, as in different processes. `look_every_s`: how often a
+    worker polls its record between renewals. `sender` replaces the scripted one, which then gets no frames.
+    `worker_skew_ms`: how far the workers' clock is ahead of the front's.
     """
 
     def __init__(

@@ -263,7 +263,7 @@ class AccountStore:
             )
 
     def end(self, ended: Turn, *, is_unread: bool, now_ms: int) -> tuple[Turn, Supersession]:
-        """The one ending with its text (R15), and what it means for the turns that it takes the place of."""
+        """The one ending with its text, and what it means for the turns that it takes the place of."""
         with self._db.writing():
             # The outbox's own instant may be behind other devices' clocks: what ends now comes after what has ended.
             (last_ms,) = self._db.run(

@@ -1,6 +1,6 @@
 """The connection manager: `$connect` saves the connection, `$disconnect` removes it.
 
-Nothing is posted from `$connect`: the connection does not exist for `@connections` before it has returned (R6). And
+Nothing is posted from `$connect`: the connection does not exist for `@connections` before it has returned. And
 `$disconnect` may come late, long after the app has come back: it removes this connection and never its session's newer
 one.
 """
