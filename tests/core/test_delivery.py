@@ -178,7 +178,7 @@ def test_an_answer_has_no_nul_and_no_lone_surrogate_and_counts_what_it_keeps(pie
     answer = Answer(1, max_bytes=200)
     kept = sum(answer.append(piece) for piece in pieces)
     assert kept == answer.length == len(answer.text)
-    assert answer.encoded_bytes == encoded_size(answer.text) <= 200
+    assert encoded_size(answer.text) <= 200
     assert clean("".join(pieces)).startswith(answer.text)
     assert Answer.stored(1, answer.text).text == answer.text
 

@@ -34,9 +34,7 @@ def handler(backend: Backend) -> DeadLetters:
         monotonic=asyncio.get_running_loop().time,
         observer=Observer(),
     )
-    return DeadLetters(
-        requests=backend.store, delivery_sender=delivery_sender, observer=Observer(), clock=backend.clock
-    )
+    return DeadLetters(requests=backend.store, delivery_sender=delivery_sender, clock=backend.clock)
 
 
 async def asked(**options: Any) -> tuple[Backend, Any]:

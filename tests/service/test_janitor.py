@@ -80,7 +80,6 @@ def janitor_of(backend: Backend, **options: Any) -> Janitor:
         sender=backend.sender,
         queue=backend.queue,
         delivery_sender=delivery_sender,
-        observer=Observer(),
         clock=backend.clock,
         **options,
     )

@@ -102,11 +102,6 @@ class Answer:
         fitting = piece[: cut(piece, 0, room)] if room > 0 else ""
         return fitting if encoded_size(fitting) <= room else ""  # cut() takes one code point even without room
 
-    @property
-    def encoded_bytes(self) -> int:
-        """Bytes of the text inside a JSON string."""
-        return self._counted + encoded_size(self.text[self.length - self._uncounted :])
-
     @classmethod
     def stored(cls, attempt: int, text: str) -> "Answer":
         """A finished text, as it was stored."""

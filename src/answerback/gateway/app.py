@@ -226,7 +226,6 @@ class Gateway:
             sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
-            observer=metrics.observer,
             clock=_epoch_ms,
         )
         canceller = Canceller(
@@ -239,7 +238,6 @@ class Gateway:
             queued=queue,
             delivery_sender=delivery_sender,
             notifier=notifier,
-            observer=metrics.observer,
             clock=_epoch_ms,
         )
         admin = Admin(

@@ -12,7 +12,6 @@ from answerback.gateway.sockets import Sockets
 from answerback.ports import Connections, Queue, Requests, Sender
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.observer import Observer
 from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.admin")
@@ -41,7 +40,6 @@ class Canceller:
         queued: Container[RequestKey],
         delivery_sender: DeliverySender,
         notifier: Notifier,
-        observer: Observer,
         clock: Callable[[], int],
         dismissal_s: float = DISMISSAL_S,
     ) -> None:
@@ -54,7 +52,6 @@ class Canceller:
         self._queued = queued
         self._delivery_sender = delivery_sender
         self._notifier = notifier
-        self._observer = observer
         self._clock = clock
         self._dismissal_s = dismissal_s
 
@@ -102,11 +99,7 @@ class Canceller:
             await self._announce(outcome)
 
     async def _announce(self, ended: Ended) -> None:
-        """Tell the app and the counters of an ending that nobody has told of yet."""
-        record = ended.record
-        if not ended.is_new or record.ending is None:
-            return
-        self._observer.ended(record, record.ending)
-        if record.target is not None:
-            await self._delivery_sender.serve(record, record.target)
-        await self._queue.forget(record.key)
+        """Send an ending that this change has made."""
+        if ended.is_new:
+            await self._delivery_sender.announce(ended)
+            await self._queue.forget(ended.record.key)

@@ -10,7 +10,6 @@ from answerback.core.request import Busy, Ended, RequestKey, Unknown
 from answerback.ports import Requests, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.observer import Observer
 from answerback.service.worker import Done, Retry
 
 log = logging.getLogger("answerback.dead_letters")
@@ -21,12 +20,9 @@ RETRY_AFTER_OUTAGE_MS: Final = 30_000
 class DeadLetters:
     """Ends dead requests, where no lease is live. Holds nothing between calls."""
 
-    def __init__(
-        self, *, requests: Requests, delivery_sender: DeliverySender, observer: Observer, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, *, requests: Requests, delivery_sender: DeliverySender, clock: Callable[[], int]) -> None:
         self._requests = requests
         self._delivery_sender = delivery_sender
-        self._observer = observer
         self._clock = clock
 
     async def run(self, key: RequestKey) -> Done | Retry:
@@ -42,11 +38,8 @@ class DeadLetters:
                     return Done()
                 case Busy(until_ms=until_ms):
                     return Retry(until_ms)
-                case Ended(record=record, is_new=is_new):
-                    if is_new and record.ending is not None:
-                        self._observer.ended(record, record.ending)
-                    if record.target is not None:
-                        await self._delivery_sender.serve(record, record.target)
+                case Ended() as ended:
+                    await self._delivery_sender.announce(ended)
                     return Done()
                 case _:
                     assert_never(outcome)

@@ -7,7 +7,7 @@ from typing import Final
 from answerback.core.answer import Answer
 from answerback.core.coalescing import Interval
 from answerback.core.delivery import Delivery
-from answerback.core.request import DeliveryTarget, Record
+from answerback.core.request import DeliveryTarget, Ended, Record
 from answerback.ports import Gone, Requests, Sender, Sent, Slow
 from answerback.protocol.frames import MessageDelta
 from answerback.service.observer import Observer
@@ -78,6 +78,16 @@ class DeliverySender:
         return Delivery(
             record, Answer.stored(ending.attempt, text), self._interval, now=self._monotonic(), target=target
         )
+
+    async def announce(self, ended: Ended) -> bool:
+        """Count an ending that this change has made, and send it to the record's target. Returns false if that is slow.
+
+        Raises: Unavailable: the text cannot be read now.
+        """
+        record = ended.record
+        if ended.is_new and record.ending is not None:
+            self._observer.ended(record, record.ending)
+        return record.target is None or await self.serve(record, record.target)
 
     async def serve(self, record: Record, target: DeliveryTarget) -> bool:
         """Send a stored ending to `target`, all of it or until the connection is gone. Returns false if it is slow.

@@ -12,7 +12,6 @@ from answerback.core.request import Ended, Policy, Record, State
 from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.observer import Observer
 
 log = logging.getLogger("answerback.janitor")
 
@@ -54,7 +53,6 @@ class Janitor:
         sender: Sender,
         queue: Queue,
         delivery_sender: DeliverySender,
-        observer: Observer,
         clock: Callable[[], int],
         last_active_ms: Callable[[str], Awaitable[int | None]] | None = None,
     ) -> None:
@@ -65,7 +63,6 @@ class Janitor:
         self._sender = sender
         self._queue = queue
         self._delivery_sender = delivery_sender
-        self._observer = observer
         self._clock = clock
         self._last_active_ms = last_active_ms
 
@@ -118,12 +115,8 @@ class Janitor:
         expire = partial(changes.expire, now_ms=now_ms, code=ErrorCode.TIMEOUT, grace_ms=self._settings.lost_after_ms)
         outcome = await self._requests.change(record.key, expire)
         if isinstance(outcome, Ended) and outcome.is_new:
-            ended = outcome.record
-            if ended.ending is not None:
-                self._observer.ended(ended, ended.ending)
-            if ended.target is not None:
-                await self._delivery_sender.serve(ended, ended.target)
-            await self._queue.forget(ended.key)
+            await self._delivery_sender.announce(outcome)
+            await self._queue.forget(record.key)
 
     def _was_never_queued(self, record: Record, now_ms: int) -> bool:
         if now_ms - record.accepted_at_ms < self._settings.requeue_after_ms:

@@ -35,7 +35,7 @@ T = TypeVar("T")
 CLAIM_PAUSES_S: Final = (0.1, 0.3, *[1.0] * 8)
 """Half a lease: a claim that took effect and whose answer was lost would cost an attempt and all of the lease."""
 
-RETRY_AFTER_OUTAGE_MS: Final = 2_000
+RETRY_AFTER_MS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +124,19 @@ class Worker:
                     return Done()
                 case Busy(until_ms=until_ms):
                     return Retry(until_ms)
-                case Ended(record=record, is_new=is_new):
-                    if is_new and record.ending is not None:
-                        self._observer.ended(record, record.ending)
-                    return await self._serve(record)
+                case Ended() as ended:
+                    # It may have ended before, and its ending may never have been sent (rule: the queue forgets last).
+                    return Done() if await self._delivery_sender.announce(ended) else self._later()
                 case Claimed(record=record):
                     return await self._run(record, owner, stop_at_ms)
         except Unavailable:
             log.warning("the store is unavailable; the request waits", extra={"requestId": key.request_id})
         except Exception:
             log.exception("a run failed; the request is dispatched again", extra={"requestId": key.request_id})
-        return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
+        return self._later()
+
+    def _later(self) -> Retry:
+        return Retry(self._clock() + RETRY_AFTER_MS)
 
     async def _claim(self, key: RequestKey, owner: str) -> Claimed | Busy | Ended | Unknown:
         """Claim under one owner token, and repeat that until an answer arrives (rule: repeat as the same owner)."""
@@ -168,14 +170,8 @@ class Worker:
             if delivery.is_done or self._delivery_sender.park(delivery, ended):
                 return Done()
             if self._monotonic() >= deadline:
-                return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
+                return self._later()
             await asyncio.sleep(max(0.0, (delivery.due_at() or 0.0) - self._monotonic()))
-
-    async def _serve(self, record: Record) -> Done | Retry:
-        """A finished request was dispatched again: send its ending again, for it may never have been sent."""
-        if record.target is None or await self._delivery_sender.serve(record, record.target):
-            return Done()
-        return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
 
 
 def owner_tokens() -> Callable[[], str]:

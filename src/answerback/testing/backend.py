@@ -113,7 +113,6 @@ class Backend:
             sender=sender,
             queue=self.queue,
             delivery_sender=delivery_sender,
-            observer=observer,
             clock=self.clock,
         )
 

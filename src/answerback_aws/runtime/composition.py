@@ -327,9 +327,7 @@ class Composition:
         """Ends what the queue gave up."""
         from answerback.service.dead_letters import DeadLetters  # noqa: PLC0415
 
-        return DeadLetters(
-            requests=self.requests, delivery_sender=self.delivery_sender, observer=self.observing.counts, clock=epoch_ms
-        )
+        return DeadLetters(requests=self.requests, delivery_sender=self.delivery_sender, clock=epoch_ms)
 
     @cached_property
     def janitor(self) -> "Janitor":
@@ -350,7 +348,6 @@ class Composition:
             sender=self.sender,
             queue=self.queue,
             delivery_sender=self.delivery_sender,
-            observer=self.observing.counts,
             clock=epoch_ms,
             last_active_ms=self.sender.last_active_ms,
         )

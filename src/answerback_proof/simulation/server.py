@@ -119,7 +119,6 @@ class Parts:
             sender=network,
             queue=self.queue,
             delivery_sender=delivery_sender,
-            observer=observer,
             clock=clocks.front,
         )
 
