@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
-from answerback.core.request import RequestKey
+import pytest
+
+from answerback.core.request import Policy, RequestKey
 from answerback.ports import Finish, ModelError, Piece, Prompt, Quota
 from answerback.protocol import (
     CancelMessage,
@@ -19,6 +21,7 @@ from answerback.protocol import (
     Status,
     Welcome,
 )
+from answerback.service.worker import claim_pauses_s
 from answerback.testing import Backend, ScriptedModel, run_virtual
 from answerback.testing.backend import Peer
 from answerback.testing.model import Line, say_question
@@ -296,7 +299,7 @@ def test_a_cancellation_that_comes_before_its_question_wins() -> None:
     run_virtual(main())
 
 
-def test_without_a_bell_a_cancellation_is_seen_at_the_next_renewal() -> None:
+def test_without_a_notifier_a_cancellation_is_seen_at_the_next_renewal() -> None:
     async def main() -> None:
         model = ScriptedModel(lambda prompt: [100.0])
         backend = Backend(model=model, bells_work=False, renew_every_s=1.0)
@@ -310,7 +313,32 @@ def test_without_a_bell_a_cancellation_is_seen_at_the_next_renewal() -> None:
     run_virtual(main())
 
 
-def test_a_look_between_two_renewals_sees_a_cancellation_and_leaves_the_lease() -> None:
+@pytest.mark.parametrize("lease_ms", [3_000, 20_000])
+def test_a_running_answer_keeps_its_lease_however_short_it_is(lease_ms: int) -> None:
+    async def main() -> None:
+        backend = Backend(
+            model=ScriptedModel(lambda prompt: [60.0]), policy=Policy(lease_ms=lease_ms), renew_every_s=None
+        )
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(ask("r1"))
+        for _ in range(100):
+            await asyncio.sleep(0.5)
+            record = await backend.store.read(_key("kim", "r1"))
+            assert record is not None
+            assert record.attempt == 1
+            assert record.lease_until_ms - backend.clock() > lease_ms / 2
+
+    run_virtual(main())
+
+
+def test_the_tries_of_a_claim_take_half_a_lease() -> None:
+    for lease_ms in (1_000, 3_000, 20_000, 60_000):
+        pauses_s = list(claim_pauses_s(Policy(lease_ms=lease_ms)))
+        assert pauses_s, "one lost answer costs no attempt"
+        assert lease_ms / 2_000 - 1.0 < sum(pauses_s) <= lease_ms / 2_000
+
+
+def test_a_poll_between_two_renewals_sees_a_cancellation_and_leaves_the_lease() -> None:
     async def main() -> None:
         model = ScriptedModel(lambda prompt: [100.0])
         backend = Backend(model=model, bells_work=False, renew_every_s=6.0, look_every_s=1.0)

@@ -148,6 +148,11 @@ class Policy:
     queue_timeout_ms: int = 600_000
     max_attempts: int = 3
 
+    @property
+    def renew_every_s(self) -> float:
+        """How often a worker extends its lease: a third of it, so that two renewals may fail before it is lost."""
+        return self.lease_ms / 3000
+
 
 # --- outcomes -----------------------------------------------------------------------------------------------
 

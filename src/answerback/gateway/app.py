@@ -179,9 +179,12 @@ class Gateway:
         notifier = Notifier()
         connections = MemoryConnections()
         sender = SocketSender(self.sockets)
-        interval = steady(settings.coalesce_ms / 1000)
         delivery_sender = DeliverySender(
-            requests=store, sender=sender, interval=interval, monotonic=time.monotonic, observer=metrics.observer
+            requests=store,
+            sender=sender,
+            interval=steady(settings.coalesce_ms / 1000),
+            monotonic=time.monotonic,
+            observer=metrics.observer,
         )
         front = Front(
             settings=self._front_settings(tuple(models)),
@@ -199,7 +202,6 @@ class Gateway:
         worker = Worker(
             settings=WorkerSettings(
                 policy=settings.policy,
-                interval=interval,
                 max_tokens=settings.max_tokens,
                 context_turns=settings.context_turns,
                 system=settings.system,

@@ -28,7 +28,7 @@ STOP_MARGIN_MS: Final = 5_000
 RENEW_AGAIN_S: Final = 1.0
 STORE_RETRY_S: Final = 0.5
 MODEL_STOP_S: Final = 10.0
-"""The time a model gets to stop, well under the lease, so that the ending can still be stored."""
+"""The time a model gets to stop, but at most half a lease, so that the ending can still be stored."""
 
 MODEL_ERRORS: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 
@@ -138,7 +138,8 @@ class Run:
         if producer.done():
             return
         producer.cancel()
-        _, running = await asyncio.wait([producer], timeout=MODEL_STOP_S)
+        stop_s = min(MODEL_STOP_S, self._settings.policy.lease_ms / 2000)
+        _, running = await asyncio.wait([producer], timeout=stop_s)
         if running:
             self._answer.is_full = True
             log.error("the model does not stop when it is asked to; the request ends without it", extra=self._extra())

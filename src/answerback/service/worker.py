@@ -14,13 +14,12 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
 from answerback.core import request as changes
-from answerback.core.coalescing import Interval, steady
 from answerback.core.request import Busy, Claimed, Ended, Fenced, Policy, Record, RequestKey, Unknown
 from answerback.ports import Model, RecentTurns, Requests, Unavailable
 from answerback.service.attempt import Run, RunSettings, RunTools
@@ -31,9 +30,6 @@ from answerback.service.wakeup import Notifier
 log = logging.getLogger("answerback.worker")
 
 T = TypeVar("T")
-
-CLAIM_PAUSES_S: Final = (0.1, 0.3, *[1.0] * 8)
-"""Half a lease: a claim that took effect and whose answer was lost would cost an attempt and all of the lease."""
 
 RETRY_AFTER_MS: Final = 2_000
 
@@ -53,14 +49,13 @@ class Retry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """`renew_every_s`: how often the lease is extended; that also shows targets and cancellations of other processes.
-    `poll_every_s`: how often these are read in between; None: not at all.
+    None: as `policy` has it. `poll_every_s`: how often these are read in between; None: not at all.
 
     `slow_timeout_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
     """
 
     policy: Policy = field(default_factory=Policy)
-    interval: Interval = field(default_factory=steady)
-    renew_every_s: float = 5.0
+    renew_every_s: float | None = None
     poll_every_s: float | None = None
     slow_timeout_s: float = 10.0
     max_tokens: int = 1024
@@ -102,10 +97,11 @@ class Worker:
             clock=clock,
             monotonic=monotonic,
         )
+        renew_every_s = settings.policy.renew_every_s if settings.renew_every_s is None else settings.renew_every_s
         self._run_settings = RunSettings(
             policy=settings.policy,
-            renew_every_s=settings.renew_every_s,
-            poll_every_s=settings.renew_every_s if settings.poll_every_s is None else settings.poll_every_s,
+            renew_every_s=renew_every_s,
+            poll_every_s=renew_every_s if settings.poll_every_s is None else settings.poll_every_s,
             max_tokens=settings.max_tokens,
             context_turns=settings.context_turns,
             system=settings.system,
@@ -145,7 +141,7 @@ class Worker:
             claim = partial(changes.claim, owner=owner, now_ms=self._clock(), policy=self._settings.policy)
             return await self._requests.change(key, claim)
 
-        return await _persist(attempt, pauses_s=CLAIM_PAUSES_S)
+        return await _persist(attempt, pauses_s=claim_pauses_s(self._settings.policy))
 
     async def _run(self, record: Record, owner: str, stop_at_ms: int | None) -> Done | Retry:
         self._observer.started(record)
@@ -180,7 +176,20 @@ def owner_tokens() -> Callable[[], str]:
     return lambda: f"{process}-{next(numbers)}"
 
 
-async def _persist(attempt: Callable[[], Awaitable[T]], *, pauses_s: Sequence[float]) -> T:
+def claim_pauses_s(policy: Policy) -> Iterator[float]:
+    """Pauses between the tries of one claim, half a lease in all.
+
+    A claim that took effect and whose answer was lost would else cost an attempt and the whole lease.
+    """
+    left_s = policy.lease_ms / 2000
+    for pause_s in itertools.chain((0.1, 0.3), itertools.repeat(1.0)):
+        if pause_s > left_s:
+            return
+        left_s -= pause_s
+        yield pause_s
+
+
+async def _persist(attempt: Callable[[], Awaitable[T]], *, pauses_s: Iterable[float]) -> T:
     """Call until it is not Unavailable, with these pauses in between."""
     for pause_s in pauses_s:
         try:

@@ -46,7 +46,7 @@ class Backend:
         parks: bool = True,
         bells_work: bool = True,
         queue_survives: bool = False,
-        renew_every_s: float = 1.0,
+        renew_every_s: float | None = 1.0,
         look_every_s: float | None = None,
         lock_system: bool = False,
         system: str | None = None,

@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POLL_EVERY_S: Final = 1.0
-"""Front and worker are different processes: a target or a cancellation is seen in the record."""
-
-RENEWALS_A_LEASE: Final = 3
-"""A look is a read unit, and a renewal a write unit, which costs five times as much."""
+"""Front and worker are different processes: a target or a cancellation is seen in the record. A poll is a read unit; a
+renewal, which the lease alone decides, is a write unit and costs five times as much."""
 
 SETTLE_S: Final = 6.0
 """What a task that an invocation leaves behind gets to end in: a fetch of keys takes up to five."""
@@ -297,7 +295,6 @@ class Composition:
     @cached_property
     def worker(self) -> "Worker":
         """Runs requests."""
-        from answerback.core.coalescing import growing  # noqa: PLC0415
         from answerback.service.wakeup import Notifier  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
@@ -305,8 +302,6 @@ class Composition:
         return Worker(
             settings=WorkerSettings(
                 policy=settings.policy,
-                interval=growing(),
-                renew_every_s=settings.policy.lease_ms / 1000 / RENEWALS_A_LEASE,
                 poll_every_s=POLL_EVERY_S,
                 max_tokens=settings.max_tokens,
                 system=settings.system,
