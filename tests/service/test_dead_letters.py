@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from answerback.core import request as changes
-from answerback.core.coalescing import steady
+from answerback.core.delivery import steady
 from answerback.core.request import Policy, RequestKey, State
 from answerback.ports import Unavailable
 from answerback.protocol import ErrorCode, MessageResponse, SendMessage, Status

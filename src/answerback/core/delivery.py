@@ -5,8 +5,10 @@ when. Its driver sends that frame and reports the result (`sent`, `gone`, `slow`
 target sets the cursor back.
 """
 
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
 from answerback.core.answer import Answer, cut
-from answerback.core.coalescing import Interval
 from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
@@ -26,6 +28,31 @@ FRAME_RESERVE_BYTES = 2_048
 
 MAX_TEXT_BYTES = MAX_FRAME_BYTES - FRAME_RESERVE_BYTES
 SLOW_RETRY_S = 0.25
+
+COALESCE_MS: Final = 40
+"""The shortest pause between two deltas: below what a reader can tell apart, and a burst of tokens is one frame (Ably
+rolls up by 40 ms too). The gateway's `--coalesce-ms` sets another one."""
+
+Interval: TypeAlias = Callable[[float], float]
+"""Seconds between two deltas of an answer that has been streaming for so many seconds."""
+
+
+def steady(interval_s: float = COALESCE_MS / 1000) -> Interval:
+    """The same pause all along: frames cost little where we run the socket ourselves."""
+
+    def interval(elapsed_s: float) -> float:
+        return interval_s
+
+    return interval
+
+
+def growing(shortest_s: float = COALESCE_MS / 1000, longest_s: float = 1.0, share: float = 0.1) -> Interval:
+    """A pause that grows with the answer's age: where each post is billed, a long answer costs few of them."""
+
+    def interval(elapsed_s: float) -> float:
+        return min(longest_s, max(shortest_s, elapsed_s * share))
+
+    return interval
 
 
 def answer_limit(record: Record) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final, Protocol, Self
 
-from answerback.core.coalescing import steady
+from answerback.core.delivery import steady
 from answerback.gateway.admin import Admin
 from answerback.gateway.adminkey import AdminKey, load_admin_key
 from answerback.gateway.adminport import forget_admin_port, note_admin_port

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from answerback.core.context import DEFAULT_MAX_TOKENS
+from answerback.core.delivery import COALESCE_MS
 from answerback.core.request import Policy
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
 
@@ -68,7 +70,7 @@ class GatewaySettings:
     rate_limit: int = 10
     system: str | None = None
     lock_system: bool = False
-    max_tokens: int = 1024
+    max_tokens: int = DEFAULT_MAX_TOKENS
     context_turns: int = 20
     auth: AuthSettings = field(default_factory=AuthSettings)
     tls_cert: Path | None = None
@@ -81,4 +83,4 @@ class GatewaySettings:
     grace_s: float = 10.0
     retention_days: int = 7
     janitor_interval_s: float = 30.0
-    coalesce_ms: int = 40
+    coalesce_ms: int = COALESCE_MS

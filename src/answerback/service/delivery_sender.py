@@ -5,8 +5,7 @@ from enum import Enum
 from typing import Final
 
 from answerback.core.answer import Answer
-from answerback.core.coalescing import Interval
-from answerback.core.delivery import Delivery
+from answerback.core.delivery import Delivery, Interval
 from answerback.core.request import DeliveryTarget, Ended, Record
 from answerback.ports import Gone, Requests, Sender, Sent, Slow
 from answerback.protocol.frames import MessageDelta

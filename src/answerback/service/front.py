@@ -12,6 +12,7 @@ from typing import Final, TypeGuard, assert_never
 
 from answerback.core import admission
 from answerback.core import request as changes
+from answerback.core.context import DEFAULT_MAX_TOKENS
 from answerback.core.keys import fingerprint, ordering_key
 from answerback.core.request import (
     Conflict,
@@ -90,7 +91,7 @@ class FrontSettings:
     models: Sequence[str]
     quota: Quota
     policy: Policy = field(default_factory=Policy)
-    max_tokens: int = 1024
+    max_tokens: int = DEFAULT_MAX_TOKENS
     max_message_bytes: int = MAX_MESSAGE_BYTES
     lock_system: bool = False
     idle_timeout_ms: int = 3_600_000

@@ -3,7 +3,7 @@
 import asyncio
 from itertools import count
 
-from answerback.core.coalescing import steady
+from answerback.core.delivery import steady
 from answerback.core.request import Policy
 from answerback.ports import Connection, Model, Quota, Sender, Tokens
 from answerback.protocol.codec import encode

@@ -241,7 +241,7 @@ class Composition:
     @cached_property
     def delivery_sender(self) -> "DeliverySender":
         """Carries answers to connections; each post is billed, so their pauses grow."""
-        from answerback.core.coalescing import growing  # noqa: PLC0415
+        from answerback.core.delivery import growing  # noqa: PLC0415
         from answerback.service.delivery_sender import DeliverySender  # noqa: PLC0415
 
         return DeliverySender(

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from answerback.core.coalescing import steady
+from answerback.core.delivery import steady
 from answerback.core.request import Policy, RequestKey
 from answerback.ports import Connection, Connections, Identity, Queue, Quota, TokenRefused
 from answerback.service.delivery_sender import DeliverySender
