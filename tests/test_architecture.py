@@ -45,7 +45,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},
     # The desktop app.
     "answerback_desktop": {"client", "protocol", "core"},
-    "answerback_desktop.command": {"cli", "answerback_desktop"},
+    "answerback_desktop.command": {"cli", "protocol", "answerback_desktop"},
     # What proves and measures them.
     "answerback_proof": SERVER | {"client", "gateway", "testing", "cli", "answerback_aws"},
 }

@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 from answerback.client.errors import AnswerbackError
 from answerback.core.answer import clean
 from answerback.protocol.errors import ERRORS
-from answerback.protocol.frames import ConversationSummary
+from answerback.protocol.frames import ConversationSummary, is_id
 from answerback.protocol.frames import Turn as HistoryTurn
 from answerback_desktop.engine.outbox import code_of
 from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
-from answerback_desktop.settings import is_id
 from answerback_desktop.store.history import Listed
 from answerback_desktop.store.store import MAX_TITLE_LENGTH
 
