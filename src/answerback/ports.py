@@ -8,10 +8,48 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
+from answerback.core.admission import Accepted, Admission, Existing, Full, Limited, Quota
 from answerback.core.context import DEFAULT_MAX_TOKENS, Message
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ServerFrame, Status
+
+__all__ = [
+    "Accepted",
+    "Admission",
+    "Bound",
+    "Connection",
+    "Connections",
+    "DailyUsage",
+    "Durability",
+    "Existing",
+    "Finish",
+    "Full",
+    "Gone",
+    "History",
+    "Identity",
+    "Limited",
+    "Model",
+    "ModelError",
+    "Piece",
+    "Prompt",
+    "Queue",
+    "Quota",
+    "RecentTurns",
+    "Requests",
+    "Sender",
+    "Sent",
+    "Slow",
+    "StoredConversation",
+    "StoredTurn",
+    "StoredUser",
+    "Superseded",
+    "T",
+    "TokenRefused",
+    "Tokens",
+    "Unavailable",
+    "Users",
+]
 
 T = TypeVar("T")
 
@@ -21,44 +59,6 @@ class Unavailable(Exception):
 
 
 # --- requests -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """Limits that acceptance checks. `per_minute` is the default; a user's own limit in the store wins. 0 = none."""
-
-    per_minute: int
-    max_pending: int
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """Stored and counted. `position`: unfinished requests of the same ordering key accepted before it."""
-
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Existing:
-    """The request id is taken; nothing was counted. `position` as in `Accepted` (0 if ended)."""
-
-    record: Record
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Limited:
-    """Over the rate limit; nothing was stored."""
-
-    retry_after_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Full:
-    """The user has `max_pending` unfinished requests; nothing was stored."""
-
-
-Admission: TypeAlias = Accepted | Existing | Limited | Full
 
 
 class Requests(Protocol):
@@ -71,8 +71,7 @@ class Requests(Protocol):
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         """Store a new request and count it against its user's calendar minute, in one transaction.
 
-        The decision is `core.admission.refusal`: first the id (Existing), then the pending cap (Full), then the rate
-        (Limited).
+        `core.admission.admit` decides: first the id (Existing), then the pending cap (Full), then the rate (Limited).
         """
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:

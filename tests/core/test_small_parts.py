@@ -1,20 +1,11 @@
-"""Rate window, ordering, fingerprint, context."""
+"""Ordering, fingerprint, context."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.admission import WINDOW_MS, retry_after_ms, window_of
 from answerback.core.context import Message, Role, choose, estimate_tokens
 from answerback.core.keys import digest, fingerprint, ordering_key
 from answerback.protocol.frames import SendMessage
-
-
-@given(st.integers(0, 2**45))
-def test_after_the_retry_time_the_next_window_is_open_and_not_before(now_ms: int) -> None:
-    wait_ms = retry_after_ms(now_ms)
-    assert 1 <= wait_ms <= WINDOW_MS
-    assert window_of(now_ms + wait_ms) == window_of(now_ms) + 1
-    assert window_of(now_ms + wait_ms - 1) == window_of(now_ms)
 
 
 @given(
