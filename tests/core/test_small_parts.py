@@ -1,9 +1,11 @@
-"""Ordering, fingerprint, context."""
+"""Ordering, fingerprint, context, titles, instants."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from answerback.core.context import Message, Role, choose, estimate_tokens
+from answerback.core.conversation import title_of
+from answerback.core.instants import day_of, iso
 from answerback.core.keys import digest, fingerprint, ordering_key
 from answerback.protocol.frames import SendMessage
 
@@ -54,3 +56,15 @@ def test_the_context_is_the_newest_whole_turns_that_fit(
     if len(pairs) < len(turns):
         dropped = turns[len(turns) - len(pairs) - 1]
         assert size + sum(map(estimate_tokens, dropped)) > budget
+
+
+def test_a_title_is_the_start_of_the_first_line() -> None:
+    assert title_of("  \n What is it?\nTell me. ") == "What is it?"
+    assert title_of("x" * 100) == "x" * 60
+    assert title_of(" \n ") == ""
+
+
+def test_instants_are_utc_to_the_millisecond() -> None:
+    assert iso(1_767_225_600_007) == "2026-01-01T00:00:00.007Z"
+    assert iso(1_767_225_600_999, "seconds") == "2026-01-01T00:00:00Z"
+    assert (day_of(1_767_225_599_999), day_of(1_767_225_600_000)) == ("2025-12-31", "2026-01-01")

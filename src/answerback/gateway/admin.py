@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from aiohttp import WSCloseCode, web
 
 import answerback
+from answerback.core.instants import iso
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.adminkey import AdminKey
 from answerback.gateway.canceller import Canceller
@@ -24,7 +25,6 @@ from answerback.gateway.sockets import Sockets
 from answerback.gateway.upgrade import Hosts
 from answerback.gateway.useradmin import BadRequest, UserAdmin
 from answerback.ports import Connections, Gone, Requests, Sent, Slow, Unavailable
-from answerback.service.history_pages import iso
 
 log = logging.getLogger("answerback.admin")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final, Protocol, Self
 
+from answerback.clock import epoch_ms
 from answerback.core.delivery import steady
 from answerback.gateway.admin import Admin
 from answerback.gateway.adminkey import AdminKey, load_admin_key
@@ -172,9 +173,9 @@ class Gateway:
         models = await self._open_models()
 
         slots = {name: model.concurrency for name, model in models.items()}
-        queue = self._queue = InProcessQueue(slots=slots, clock=_epoch_ms)
+        queue = self._queue = InProcessQueue(slots=slots, clock=epoch_ms)
         metrics = Metrics(
-            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=_epoch_ms
+            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=epoch_ms
         )
         notifier = Notifier()
         connections = MemoryConnections()
@@ -193,11 +194,11 @@ class Gateway:
             sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
-            history_pages=HistoryPages(history=store, clock=_epoch_ms),
+            history_pages=HistoryPages(history=store, clock=epoch_ms),
             tokens=tokens,
             notifier=notifier,
             observer=metrics.observer,
-            clock=_epoch_ms,
+            clock=epoch_ms,
         )
         worker = Worker(
             settings=WorkerSettings(
@@ -212,7 +213,7 @@ class Gateway:
             delivery_sender=delivery_sender,
             notifier=notifier,
             observer=metrics.observer,
-            clock=_epoch_ms,
+            clock=epoch_ms,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
         )
@@ -228,7 +229,7 @@ class Gateway:
             sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
-            clock=_epoch_ms,
+            clock=epoch_ms,
         )
         canceller = Canceller(
             policy=settings.policy,
@@ -240,16 +241,16 @@ class Gateway:
             queued=queue,
             delivery_sender=delivery_sender,
             notifier=notifier,
-            clock=_epoch_ms,
+            clock=epoch_ms,
         )
         admin = Admin(
             key=AdminKey(load_admin_key(settings.data_dir)),
             sockets=self.sockets,
             connections=connections,
             requests=store,
-            users=UserAdmin(users=store, dismiss=canceller.dismiss, clock=_epoch_ms),
+            users=UserAdmin(users=store, dismiss=canceller.dismiss, clock=epoch_ms),
             canceller=canceller,
-            health=Health(requests=store, durability=store, clock=_epoch_ms, monotonic=time.monotonic),
+            health=Health(requests=store, durability=store, clock=epoch_ms, monotonic=time.monotonic),
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
         )
@@ -260,7 +261,7 @@ class Gateway:
                 hosts=Hosts.of(settings.host, settings.allow_hosts),
                 allow_origins=settings.allow_origins,
                 tokens=tokens,
-                clock=_epoch_ms,
+                clock=epoch_ms,
             ),
             sockets=self.sockets,
             caps=settings.caps,
@@ -371,10 +372,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

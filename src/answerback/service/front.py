@@ -13,6 +13,7 @@ from typing import Final, TypeGuard, assert_never
 from answerback.core import admission
 from answerback.core import request as changes
 from answerback.core.context import DEFAULT_MAX_TOKENS
+from answerback.core.instants import iso
 from answerback.core.keys import fingerprint, ordering_key
 from answerback.core.request import (
     Conflict,
@@ -66,7 +67,7 @@ from answerback.protocol.frames import (
 )
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from answerback.service.delivery_sender import DeliverySender, FlushResult
-from answerback.service.history_pages import HistoryPages, iso
+from answerback.service.history_pages import HistoryPages
 from answerback.service.observer import Observer
 from answerback.service.wakeup import Notifier
 

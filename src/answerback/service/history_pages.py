@@ -5,10 +5,10 @@ No page is larger than a frame. A turn longer than a page comes in pieces, its e
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, assert_never
 
 from answerback.core.answer import cut_back, encoded_size
+from answerback.core.instants import iso
 from answerback.ports import History, StoredConversation, StoredTurn
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
@@ -39,11 +39,6 @@ _MAX_POSITION: Final = 2**63 - 1
 _BAD_PAGE: Final = '"before" must be the `next` of the page before, unchanged.'
 
 Request = ListConversations | GetHistory | UpdateConversation
-
-
-def iso(epoch_ms: int) -> str:
-    """ISO 8601 in UTC with milliseconds, as every time on the wire."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)

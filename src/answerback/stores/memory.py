@@ -6,9 +6,10 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from answerback.core.admission import Accepted, Admission, Quota, admit, window_of
+from answerback.core.conversation import title_of
+from answerback.core.instants import day_of
 from answerback.core.request import Change, Question, Record, RequestKey, State
 from answerback.ports import (
     Bound,
@@ -21,18 +22,6 @@ from answerback.ports import (
     T,
 )
 from answerback.protocol.frames import Status
-
-TITLE_LENGTH = 60
-
-
-def title_of(question: str) -> str:
-    """A conversation's first title: the first line of its first question."""
-    return question.strip().splitlines()[0][:TITLE_LENGTH].rstrip()
-
-
-def day_of(epoch_ms: int) -> str:
-    """The UTC day that usage is counted under."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
 class MemoryConnections:

@@ -8,6 +8,8 @@ from functools import lru_cache, partial
 from typing import Final, TypeVar
 
 from answerback.core.admission import Accepted, Admission, Existing, Quota, admit
+from answerback.core.conversation import title_of
+from answerback.core.instants import day_of
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, State
 from answerback.stores import statements as sql
 from answerback.stores.encoding import (
@@ -21,7 +23,6 @@ from answerback.stores.encoding import (
     pieces,
 )
 from answerback.stores.history_operations import erase
-from answerback.stores.memory import day_of, title_of
 from answerback.stores.query import Operation, Params, Query, Row, Value
 from answerback.stores.writer_state import Held, Ledger
 

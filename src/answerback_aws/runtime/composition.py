@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
+from answerback.clock import epoch_ms
 from answerback.ports import Connections, History, Identity, Model, Requests, Tokens
 from answerback_aws.runtime.settings import API_IDLE_MS, MAX_CONNECTION_MS, Settings
 from answerback_aws.runtime.telemetry import Observing
@@ -360,11 +361,6 @@ class LazyTokens:
         if self._made is None:
             self._made = self._make()
         return await self._made.identify(token)
-
-
-def epoch_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 async def _settled(work: Coroutine[Any, Any, T]) -> T:

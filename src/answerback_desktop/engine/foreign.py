@@ -7,10 +7,10 @@ from answerback.core.answer import clean
 from answerback.protocol.errors import ERRORS
 from answerback.protocol.frames import ConversationSummary, is_id
 from answerback.protocol.frames import Turn as HistoryTurn
+from answerback.protocol.limits import MAX_TITLE_LENGTH
 from answerback_desktop.engine.outbox import code_of
 from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
 from answerback_desktop.store.history import Listed
-from answerback_desktop.store.store import MAX_TITLE_LENGTH
 
 _STATUS = {status.value: status for status in TurnStatus if status.is_over}
 

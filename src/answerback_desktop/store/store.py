@@ -8,6 +8,8 @@ from typing import Final
 import msgspec
 
 from answerback.client import PendingRequest
+from answerback.core.conversation import title_of
+from answerback.protocol.limits import MAX_TITLE_LENGTH
 from answerback_desktop.records import Conversation, SearchHit, Turn, TurnStatus
 from answerback_desktop.store.database import Database, Value
 from answerback_desktop.store.rows import (
@@ -19,9 +21,6 @@ from answerback_desktop.store.rows import (
     turn_of,
 )
 
-TITLE_LENGTH: Final = 60
-"""As the server cuts a conversation's first title."""
-MAX_TITLE_LENGTH: Final = 200
 PAGE: Final = 20
 _LAST_FIRST: Final = "ORDER BY is_over, asked_at_ms DESC, request_id DESC"
 _IN_ORDER: Final = "ORDER BY is_over DESC, asked_at_ms, request_id"
@@ -51,12 +50,6 @@ class Unsent:
     title: str | None
     deleted_at_ms: int | None
     is_known: bool
-
-
-def title_of(question: str) -> str:
-    """A conversation's first title: the first line of its first question, as the server makes it."""
-    lines = question.strip().splitlines()
-    return lines[0][:TITLE_LENGTH].rstrip() if lines else ""
 
 
 class AccountStore:

@@ -9,13 +9,14 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from answerback.core.conversation import title_of
+from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
 from answerback.stores import history_operations as history
 from answerback.stores import statements as sql
 from answerback.stores import user_operations as users
 from answerback.stores.encoding import ANSWER, QUESTION, pieces
-from answerback.stores.memory import day_of, title_of
 from answerback.stores.query import Operation, Params, Query, Value
 from answerback.stores.writer_state import Ledger
 from answerback_aws.runtime.dynamodb.turns import Note

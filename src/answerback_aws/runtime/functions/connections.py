@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, Final
 
+from answerback.clock import epoch_ms
 from answerback.ports import Connection, Connections, Unavailable
-from answerback_aws.runtime.composition import Composition, epoch_ms
+from answerback_aws.runtime.composition import Composition
 from answerback_aws.runtime.functions.handshake import BadHandshake, Handshake
 from answerback_aws.runtime.telemetry import LambdaContext
 
