@@ -216,7 +216,7 @@ async def test_the_pending_cap_is_exact_and_room_comes_back(actor, backend):
     assert isinstance(await actor.accept("late", max_pending=5), Accepted)
 
 
-async def test_the_cap_is_looked_at_before_the_rate(actor):
+async def test_the_cap_comes_before_the_rate(actor):
     await actor.accept("r1", per_minute=1, max_pending=1)
     assert await actor.accept("r2", per_minute=1, max_pending=1) == Full()
 

@@ -210,7 +210,7 @@ def test_a_lost_lease_lets_the_next_attempt_in_and_an_end_without_a_lease_raises
     assert (expired.record.attempt, expired.record.ending.attempt, expired.text) == (2, 2, "")
 
 
-def test_a_noted_cancellation_is_honoured_by_any_later_claim_or_expiry() -> None:
+def test_a_noted_cancellation_ends_any_later_claim_or_expiry() -> None:
     noted = replace(in_state(State.RUNNING), cancel_requested=True)
     for event in (Event.CLAIM, Event.EXPIRE):
         step = apply(event, noted, now_ms=T0 + 100)
@@ -247,11 +247,11 @@ def test_only_the_asking_session_retargets_and_never_an_older_connection_of_it()
     assert same.record.target == DeliveryTarget(no=2, connection_id="c2", generation=5)
 
 
-def test_a_new_process_takes_up_work_without_the_leases_and_addresses_of_the_dead_one() -> None:
+def test_a_new_process_recovers_work_without_the_leases_and_targets_of_the_dead_one() -> None:
     step = apply(Event.RECOVER, in_state(State.RUNNING))
     assert step.record is not None
     assert (step.record.lease_until_ms, step.record.target, step.record.attempt) == (0, None, 1)
-    # Generations begin anew with the process: a target of the first one must count.
+    # Generations begin again with the process: a target of the first one must count.
     retargeted = changes.retarget(step.record, session_id="s", connection_id="c9", generation=1, attempt=1, offset=3)
     assert retargeted.record is not None
     assert retargeted.record.target == DeliveryTarget(no=1, connection_id="c9", generation=1, attempt=1, offset=3)
@@ -262,9 +262,9 @@ def test_a_stored_refusal_tells_the_time_that_is_left() -> None:
     step = changes.refuse(None, refusal_record=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=700)
     assert step.record is not None
     for later_ms, left_ms in ((0, 700), (699, 1), (700, 0), (9_000, 0)):
-        told = changes.aged(step.record, now_ms=T0 + later_ms)
-        assert told.ending is not None
-        assert told.ending.retry_after_ms == left_ms
+        sent = changes.aged(step.record, now_ms=T0 + later_ms)
+        assert sent.ending is not None
+        assert sent.ending.retry_after_ms == left_ms
 
 
 def test_an_unknown_request() -> None:

@@ -51,7 +51,7 @@ def text(peer: Peer, request_id: str) -> str:
     return got
 
 
-def test_a_streamed_answer_is_accepted_started_told_and_ended() -> None:
+def test_a_streamed_answer_is_accepted_started_streamed_and_ended() -> None:
     async def main() -> None:
         backend = Backend()
         peer = await backend.connect("c1", user="kim")
@@ -394,7 +394,7 @@ def test_a_model_that_hangs_ends_as_timeout_with_what_it_said() -> None:
 
 
 class StubbornModel(ScriptedModel):
-    """Goes on for ten minutes when it is told to stop, and then says more."""
+    """Runs for ten minutes after it was asked to stop, and then yields more text."""
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         self.prompts.append(prompt)
@@ -506,7 +506,7 @@ def test_the_eleventh_request_in_a_minute_is_refused_with_a_true_retry_time() ->
         again = endings(peer)[-1].error
         assert again is not None
         wait_ms = 60_000 - backend.clock() % 60_000
-        assert again.retry_after_ms == wait_ms, "true at any time it is told"
+        assert again.retry_after_ms == wait_ms, "true whenever it is sent"
         assert [e.status for e in endings(other)] == [Status.COMPLETED]
         await asyncio.sleep(wait_ms / 1000)
         await peer.say(ask("r10"))

@@ -49,7 +49,7 @@ async def claim(backend: Backend) -> None:
     await backend.store.change(KEY, step)
 
 
-def test_one_that_nobody_runs_fails_and_its_app_is_told() -> None:
+def test_one_that_nobody_runs_fails_and_its_app_gets_the_ending() -> None:
     async def main() -> None:
         backend, peer = await asked()
         assert await handler(backend).run(KEY) == Done()

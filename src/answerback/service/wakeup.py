@@ -8,7 +8,7 @@ from answerback.core.request import RequestKey
 
 
 class Notifier:
-    """Tells the worker of a running request, if it is in this process, that the record has changed.
+    """Notifies the worker of a running request, if it is in this process, that the record has changed.
 
     No guarantee rests on it: where front and worker are different processes nobody listens, and the worker sees a new
     target or a cancellation when it polls the record or renews its lease.
