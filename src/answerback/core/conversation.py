@@ -8,5 +8,5 @@ TITLE_LENGTH: Final = 60
 
 def title_of(question: str) -> str:
     """A conversation's first title: the start of the first line of its first question."""
-    lines = question.strip().splitlines()
-    return lines[0][:TITLE_LENGTH].rstrip() if lines else ""
+    lines = question.lstrip()[:TITLE_LENGTH].splitlines()
+    return lines[0].rstrip() if lines else ""

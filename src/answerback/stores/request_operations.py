@@ -29,8 +29,6 @@ from answerback.stores.writer_state import Held, Ledger
 T = TypeVar("T")
 
 _DAY_MS: Final = 86_400_000
-_TITLE_SOURCE: Final = 200
-"""Code points at the start of a question that hold its title."""
 
 
 def load(ledger: Ledger) -> Operation[None]:
@@ -87,7 +85,7 @@ def accept(ledger: Ledger, record: Record, question: Question, quota: Quota, now
         return decide(existing=_decode(found.rows[0]) if found.rows else None)
 
     seq = ledger.take_seq()
-    title = title_of(question.message.lstrip()[:_TITLE_SOURCE])
+    title = title_of(question.message)
     queries = [
         _insert(record, seq=seq, title=title, options=encode_options(question), at_ms=now_ms),
         *_insert_texts(key, seq, QUESTION, question.message),

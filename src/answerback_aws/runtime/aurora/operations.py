@@ -31,7 +31,6 @@ _ROW_BYTES: Final = 1_800
 """What a row of a turn has at most besides its text: two ids and a model of 128 four-byte characters, numbers."""
 
 _USAGE_PAGE: Final = 500
-_TITLE_SOURCE: Final = 200
 
 LOCK_PATIENCE: Final = "4s"
 """Less than any caller waits for a statement. One that waits on when its caller has left would get the lock for nobody
@@ -216,7 +215,7 @@ def _usage(notes: Sequence[Note]) -> list[Query]:
 def _conversation(note: Note) -> Params:
     return {
         **_pair(note.user_id, note.conversation_id),
-        "title": title_of(note.turn.question.lstrip()[:_TITLE_SOURCE]),
+        "title": title_of(note.turn.question),
         "created_at_ms": note.turn.accepted_at_ms,
         "updated_at_ms": note.turn.ended_at_ms,
     }
