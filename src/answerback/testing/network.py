@@ -18,6 +18,7 @@ class ScriptedSender:
         self.parked: list[tuple[str, RequestKey, int, int]] = []
         self._open: set[str] = set()
         self._parks = parks
+        self._arrived = asyncio.Event()
         self._drained = asyncio.Event()
 
     def open(self, connection_id: str) -> None:
@@ -41,6 +42,7 @@ class ScriptedSender:
         if connection_id in self.slow:
             return Slow()
         self.frames[connection_id].append(frame)
+        self._arrived.set()
         return Sent()
 
     async def ready(self, connection_id: str) -> None:
@@ -59,3 +61,8 @@ class ScriptedSender:
         if self._parks:
             self.parked.append((connection_id, key, attempt, offset))
         return self._parks
+
+    async def arrival(self) -> None:
+        """Wait for the next frame on any connection."""
+        self._arrived.clear()
+        await self._arrived.wait()
