@@ -17,7 +17,7 @@ SOURCE = Path(answerback.__file__).parents[1]
 PACKAGES = ("answerback", "answerback_aws", "answerback_desktop", "answerback_proof")
 
 INNER = {"protocol", "core", "ports"}
-SERVER = INNER | {"service", "stores", "models", "auth"}
+SERVER = INNER | {"service", "stores", "models", "auth", "clock"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     # The product.
     "protocol": set(),
@@ -25,8 +25,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "ports": {"protocol", "core"},
     "tasks": set(),
     "settings": set(),
+    "clock": set(),
     "service": INNER,
-    "stores": INNER,
+    "stores": INNER | {"clock"},
     "models": INNER,
     "auth": INNER,
     "client": {"protocol", "core"},
@@ -38,15 +39,15 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     # The same product on AWS.
     "answerback_aws": set(),
     "answerback_aws.runtime": SERVER,
-    "answerback_aws.deploy": {"models"},
+    "answerback_aws.deploy": {"models", "clock"},
     "answerback_aws.emulator": INNER | {"models", "answerback_aws.deploy"},
     "answerback_aws.cost": {"core", "answerback_aws.emulator", "answerback_aws.runtime"},
     "answerback_aws.commands": INNER
-    | {"cli", "settings", "stores"}
+    | {"cli", "clock", "settings", "stores"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},
     # The desktop app.
-    "answerback_desktop": {"client", "protocol", "core"},
-    "answerback_desktop.command": {"cli", "answerback_desktop"},
+    "answerback_desktop": {"client", "protocol", "core", "clock"},
+    "answerback_desktop.command": {"cli", "protocol", "answerback_desktop"},
     # What proves and measures them.
     "answerback_proof": SERVER | {"client", "gateway", "settings", "testing", "cli", "answerback_aws"},
 }

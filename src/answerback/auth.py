@@ -19,7 +19,7 @@ from jwt import PyJWK
 from jwt.types import Options
 
 from answerback.ports import Identity, TokenRefused, Unavailable
-from answerback.protocol.frames import VISIBLE
+from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
 
 log = logging.getLogger("answerback.auth")
@@ -40,7 +40,6 @@ FETCH_TIMEOUT_S: Final = 5.0
 MAX_JWKS_BYTES: Final = 1024 * 1024
 
 _ALGORITHM_OF_KEY: Final = {"RSA": "RS256", "EC": "ES256"}
-_IS_VISIBLE: Final = re.compile(VISIBLE)
 
 
 class AuthError(Exception):
@@ -138,7 +137,7 @@ class JwtTokens:
         if self._audience is not None and self._audience not in _audiences(claims):
             raise TokenRefused("another audience")
         user_id = claims.get(self._user_claim)
-        if not isinstance(user_id, str) or len(user_id) > MAX_ID_LENGTH or not _IS_VISIBLE.match(user_id):
+        if not is_id(user_id):
             raise TokenRefused(f"the claim {self._user_claim} is not a user id")
         return Identity(user_id, int(accepted_until * 1000))
 
@@ -312,7 +311,7 @@ def make_token(
 
     Raises: AuthError: the secret is too short, or the user id is not one.
     """
-    if len(user_id) > MAX_ID_LENGTH or not _IS_VISIBLE.match(user_id):
+    if not is_id(user_id):
         raise AuthError(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
     issued_at = int(time.time() if now_s is None else now_s)
     claims: dict[str, Any] = {user_claim: user_id, "iat": issued_at, "exp": issued_at + ttl_s}

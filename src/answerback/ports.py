@@ -1,17 +1,55 @@
 """What the service needs from the outside, in the domain's verbs. Each docstring states the guarantee.
 
-A port stands here because a second implementation exists: SQLite, PostgreSQL and memory for the stores, a socket and a
-script for the sender, four kinds of model. One contract suite (tests/contract) runs against all of them.
+A port stands here because a second implementation exists: SQLite, PostgreSQL and DynamoDB for the stores, a socket and
+API Gateway for the sender, five kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
-from answerback.core.context import Said
+from answerback.core.admission import Accepted, Admission, Existing, Full, Limited, Quota
+from answerback.core.context import DEFAULT_MAX_TOKENS, Message
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ServerFrame, Status
+
+__all__ = [
+    "Accepted",
+    "Admission",
+    "Bound",
+    "Connection",
+    "Connections",
+    "DailyUsage",
+    "Durability",
+    "Existing",
+    "Finish",
+    "Full",
+    "Gone",
+    "History",
+    "Identity",
+    "Limited",
+    "Model",
+    "ModelError",
+    "Piece",
+    "Prompt",
+    "Queue",
+    "Quota",
+    "RecentTurns",
+    "Requests",
+    "Sender",
+    "Sent",
+    "Slow",
+    "StoredConversation",
+    "StoredTurn",
+    "StoredUser",
+    "Superseded",
+    "T",
+    "TokenRefused",
+    "Tokens",
+    "Unavailable",
+    "Users",
+]
 
 T = TypeVar("T")
 
@@ -23,44 +61,6 @@ class Unavailable(Exception):
 # --- requests -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """Limits that acceptance checks. `per_minute` is the default; a user's own limit in the store wins. 0 = none."""
-
-    per_minute: int
-    max_pending: int
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """Stored and counted. `position`: unfinished requests of the same ordering key accepted before it."""
-
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Existing:
-    """The request id is taken; nothing was counted. `position` as in `Accepted` (0 if ended)."""
-
-    record: Record
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Limited:
-    """Over the rate limit; nothing was stored."""
-
-    retry_after_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Full:
-    """The user has `max_pending` unfinished requests; nothing was stored."""
-
-
-Admission: TypeAlias = Accepted | Existing | Limited | Full
-
-
 class Requests(Protocol):
     """The records that decide, with their questions and answers.
 
@@ -69,9 +69,9 @@ class Requests(Protocol):
     """
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
-        """Store a new request and count it against its user's calendar minute, in one transaction (R8).
+        """Store a new request and count it against its user's calendar minute, in one transaction.
 
-        First the id is looked up (Existing), then the pending cap (Full), then the rate (Limited, core.rate).
+        `core.admission.admit` decides: first the id (Existing), then the pending cap (Full), then the rate (Limited).
         """
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
@@ -79,7 +79,7 @@ class Requests(Protocol):
 
         `change` may be called more than once (a store with optimistic locking repeats it). When the step ends a request
         that was accepted, its text is stored in the same transaction, and the turn and its usage reach the history
-        without further help: in this transaction, or written behind from a durable note.
+        without further help: in this transaction, or later from a durable outbox record.
         """
 
     async def read(self, key: RequestKey) -> Record | None:
@@ -117,7 +117,7 @@ class Durability(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTurn:
-    """One question and what came of it. `position` orders the turns of a user by acceptance."""
+    """One question and its ending. `position` orders the turns of a user by acceptance."""
 
     position: int
     request_id: str
@@ -145,17 +145,17 @@ class StoredConversation:
     deleted: bool = False
 
 
-class Tail(Protocol):
-    """The end of each conversation, which the model needs to go on. May raise Unavailable."""
+class RecentTurns(Protocol):
+    """The newest turns of each conversation, the context for the model. May raise Unavailable."""
 
-    async def tail(
+    async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """The last completed turns for the model's context, oldest first; none of or after `before_request`."""
 
 
-class History(Tail, Protocol):
-    """What users said and got, by conversation. Every id is a name inside the user. May raise Unavailable.
+class History(RecentTurns, Protocol):
+    """Questions and answers by conversation. Every id is a name inside the user. May raise Unavailable.
 
     A turn that was replaced by a completed one (`replaces`), and the turns between the two, are superseded: they are
     kept but no longer shown.
@@ -213,13 +213,13 @@ class Users(Protocol):
         """One user."""
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        """Override the rate limit (None: back to the default; 0: no limit); makes the user if need be."""
+        """Override the rate limit (None: back to the default; 0: no limit). Creates the user if there is none."""
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         """By day and user, ascending; all users if `user_id` is None."""
 
     async def delete_user(self, user_id: str) -> bool:
-        """Erase everything about the user, for good; false if nothing was there."""
+        """Erase everything about the user, for good. Returns false if there was nothing."""
 
 
 # --- connections and sessions -------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Users(Protocol):
 class Connection:
     """One open socket. `user_id` None: not known yet (no auth, and no frame has named it).
 
-    `generation` None: the connection is not its session's address yet; that comes with its first frame (R6).
+    `generation` None: the connection is not its session's address yet; that comes with its first frame.
     Instants are epoch milliseconds. `token_expires_at_ms` None: no token, or one that does not expire.
     """
 
@@ -268,7 +268,7 @@ class Connections(Protocol):
         """The connection, if it is open."""
 
     async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
-        """Make it the address of (user_id, its session), with a generation higher than any before (R6).
+        """Make it the address of (user_id, its session), with a generation higher than any before.
 
         The newer `connected_at_ms` wins; an equal one by the greater id. Binding again changes nothing: the first
         user stays.
@@ -292,7 +292,7 @@ class Connections(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The frame is on its way. Not a proof of receipt: the client asks again for what it misses (R5)."""
+    """The frame is on its way. Not a proof of receipt: the client asks again for what it misses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,23 +315,23 @@ class Sender(Protocol):
         """Return when it is worth trying again after Slow; at once if the connection is gone."""
 
     async def close(self, connection_id: str) -> None:
-        """Close the connection in good order, after what was sent."""
+        """Close the connection gracefully, after what was sent."""
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
         """Promise to call `Front.unpark` with this when a slow connection can take more; false if not supported."""
 
 
 class Queue(Protocol):
-    """Hands each request to a worker, those of one ordering key one at a time, in the order put.
+    """Dispatches each request to a worker: those of one ordering key one at a time, in the order put.
 
-    At least once: a request may be handed out again, and is, if its worker does not say that it is done.
+    At least once: a request is dispatched again if its worker does not return `Done`.
     """
 
     async def put(self, record: Record) -> None:
         """Put a request. Its queue id is made of the key and `record.queue_no`. May raise Unavailable."""
 
     async def forget(self, key: RequestKey) -> None:
-        """A hint: a waiting request has ended and its ending was sent, so it need not be handed out. May do nothing."""
+        """A hint: a waiting request has ended and its ending was sent, so it need not be dispatched. May do nothing."""
 
 
 # --- models -------------------------------------------------------------------------------------------------
@@ -341,14 +341,13 @@ class Queue(Protocol):
 class Prompt:
     """What a model gets: an optional system text and the messages, the last one being the user's question."""
 
-    messages: tuple[Said, ...]
+    messages: tuple[Message, ...]
     system: str | None = None
-    max_tokens: int = 1024
+    max_tokens: int = DEFAULT_MAX_TOKENS
     user_id: str = ""
     conversation_id: str = ""
     request_id: str = ""
     attempt: int = 1
-    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,7 +392,7 @@ class Model(Protocol):
 
     @property
     def concurrency(self) -> int:
-        """Generations that may run at the same time; more wait in fair turns."""
+        """Generations that may run at the same time. The users that wait get the next slot by turns."""
 
     def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """Text as it comes, then one Finish. Closing the iterator (`aclose`) really stops the work.

@@ -50,8 +50,9 @@ def desktop(
 
     With no gateway on this machine the app offers to start one.
     """
+    from answerback.protocol.frames import is_id  # noqa: PLC0415
     from answerback_desktop.profile import Profile, ProfileInUse  # noqa: PLC0415
-    from answerback_desktop.settings import Language, is_id, is_server_url  # noqa: PLC0415
+    from answerback_desktop.settings import Language, is_server_url  # noqa: PLC0415
 
     if url is not None and not is_server_url(url):
         raise usage_error(f"{url!r} is not a gateway's address", "it begins with ws:// or wss://")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from answerback.protocol.limits import MAX_ID_LENGTH
+from answerback.protocol.frames import is_id
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8765"
 MAX_TOKENS: Final = 1_000_000
@@ -130,11 +130,6 @@ def is_issuer(url: str) -> bool:
     return (
         bool(parts.hostname) and is_visible(url) and (parts.scheme == "https" or (parts.scheme == "http" and is_local))
     )
-
-
-def is_id(name: str) -> bool:
-    """Whether it can be a user's name."""
-    return 1 <= len(name) <= MAX_ID_LENGTH and is_visible(name)
 
 
 def is_visible(text: str) -> bool:

@@ -202,7 +202,9 @@ async def test_what_the_queue_gives_up_ends_as_failed(stack: Stack) -> None:
             send(stack, "DeadLettersUrl", json.dumps({"user": user, "request": request_id}))
             ending = await one.hear("messageResponse", requestId=request_id)
         assert (ending["status"], ending["error"]["code"]) == ("failed", "internal")
-        again = await one.hear("messageResponse", requestId=request_id)  # the queue's own message finds it ended (R4)
+        again = await one.hear(
+            "messageResponse", requestId=request_id
+        )  # the queue's own message finds it ended: it forgets last
         assert again == ending
 
 

@@ -273,7 +273,7 @@ def test_frames_about_strangers_are_swallowed():
     assert script.hear(accepted("z"), delta("z", 0, "secret"), end("z", text="secret"), Pong()) == []
 
 
-# --- time-outs (R17) ------------------------------------------------------------------------------------
+# --- time-outs ------------------------------------------------------------------------------------------
 
 
 def test_an_ask_times_out_is_cancelled_and_then_swallowed():
@@ -400,7 +400,7 @@ def test_a_cancel_is_repeated_on_a_new_connection():
     assert sent(script.connect()) == ["hello a@1:1", "cancel a"]
 
 
-# --- reconnecting (R14) ---------------------------------------------------------------------------------
+# --- reconnecting ---------------------------------------------------------------------------------------
 
 
 def test_resume_the_accepted_and_send_the_unaccepted_again():
@@ -557,7 +557,7 @@ def test_an_unknown_action_is_ignored():
     assert script.session.received(1, '{"action": "confetti"}', now=0) == []
 
 
-# --- silence (R5) ---------------------------------------------------------------------------------------
+# --- silence --------------------------------------------------------------------------------------------
 
 
 def test_a_silent_accepted_question_is_asked_for_with_growing_pauses():

@@ -15,7 +15,7 @@ async def ids(store, conversation="c1", user="ann"):
 
 
 async def context(store, *, before=None, limit=100, conversation="c1"):
-    return [t.request_id for t in await store.tail("ann", conversation, limit=limit, before_request=before)]
+    return [t.request_id for t in await store.recent_turns("ann", conversation, limit=limit, before_request=before)]
 
 
 async def test_a_turn_has_everything(store, actor):
@@ -87,8 +87,8 @@ async def test_the_tail_is_the_last_completed_turns_oldest_first(store, actor):
         await actor.turn(f"r{n}", status=Status.FAILED if n == 2 else Status.COMPLETED)
     assert await context(store) == ["r0", "r1", "r3", "r4"]
     assert await context(store, limit=2) == ["r3", "r4"]
-    tail = await store.tail("ann", "c1", limit=1)
-    assert [(t.question, t.answer) for t in tail] == [("What is it?", "An answer.")]
+    turns = await store.recent_turns("ann", "c1", limit=1)
+    assert [(t.question, t.answer) for t in turns] == [("What is it?", "An answer.")]
 
 
 async def test_the_tail_ends_before_a_request(store, actor):

@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.session import get_session
 
 import bedrock_frames
-from answerback.core.context import Role, Said
+from answerback.core.context import Message, Role
 from answerback.models.bedrock import BedrockModel
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
 from answerback.models.local import LocalModel, find_weights
@@ -179,7 +179,7 @@ async def failing(source: Callable[[bool], AbstractAsyncContextManager[Model]]) 
 
 
 def prompt(text: str = WORDS, *, max_tokens: int = 24) -> Prompt:
-    return Prompt(messages=(Said(Role.USER, text),), max_tokens=max_tokens, user_id="ann", request_id="q", attempt=1)
+    return Prompt(messages=(Message(Role.USER, text),), max_tokens=max_tokens, user_id="ann", request_id="q", attempt=1)
 
 
 async def read(model: Model, asked: Prompt) -> list[Piece]:

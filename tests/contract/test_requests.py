@@ -24,7 +24,7 @@ from answerback.core.request import (
     queued,
     refuse,
     renew,
-    wish,
+    retarget,
 )
 from answerback.ports import Accepted, Existing, Full, Limited, Quota
 from answerback.protocol.errors import ErrorCode
@@ -216,7 +216,7 @@ async def test_the_pending_cap_is_exact_and_room_comes_back(actor, backend):
     assert isinstance(await actor.accept("late", max_pending=5), Accepted)
 
 
-async def test_the_cap_is_looked_at_before_the_rate(actor):
+async def test_the_cap_comes_before_the_rate(actor):
     await actor.accept("r1", per_minute=1, max_pending=1)
     assert await actor.accept("r2", per_minute=1, max_pending=1) == Full()
 
@@ -254,25 +254,27 @@ async def test_finishing_twice_is_success_and_changes_nothing(store, actor):
     assert [(u.requests, u.output_tokens) for u in await store.usage("ann")] == [(1, 2)]
 
 
-async def test_renew_brings_the_wish_and_the_cancellation(store, actor):
+async def test_renew_brings_the_target_and_the_cancellation(store, actor):
     await actor.accept("r1")
     await actor.claim("r1")
     where = {"session_id": "s1", "connection_id": "k", "generation": 3, "attempt": 1, "offset": 9}
-    assert isinstance(await store.change(KEY, partial(wish, **where)), Pending)
-    tombstone = actor.record("r1")
-    assert isinstance(await store.change(KEY, partial(cancel, tombstone=tombstone, now_ms=actor.now_ms)), Pending)
+    assert isinstance(await store.change(KEY, partial(retarget, **where)), Pending)
+    refusal_record = actor.record("r1")
+    assert isinstance(
+        await store.change(KEY, partial(cancel, refusal_record=refusal_record, now_ms=actor.now_ms)), Pending
+    )
     actor.now_ms += 1
     held = await store.change(KEY, partial(renew, owner="w1", attempt=1, now_ms=actor.now_ms, policy=actor.POLICY))
     assert isinstance(held, Held)
     assert held.record.cancel_requested
-    assert (held.record.wish.connection_id, held.record.wish.offset) == ("k", 9)
+    assert (held.record.target.connection_id, held.record.target.offset) == ("k", 9)
     assert held.record == await store.read(KEY)
 
 
-async def test_a_wish_of_another_session_changes_nothing(store, actor):
+async def test_a_target_of_another_session_changes_nothing(store, actor):
     await actor.accept("r1")
     where = {"session_id": "not mine", "connection_id": "k", "generation": 3, "attempt": 1, "offset": 9}
-    assert await store.change(KEY, partial(wish, **where)) == Conflict()
+    assert await store.change(KEY, partial(retarget, **where)) == Conflict()
     assert await store.read(KEY) == actor.record("r1")
 
 
@@ -283,7 +285,7 @@ async def test_the_queue_number_is_noted(store, actor):
 
 
 async def test_a_refusal_is_kept_without_question_or_turn(store, actor):
-    refusal = partial(refuse, tombstone=actor.record("r1"), now_ms=actor.now_ms, code=ErrorCode.RATE_LIMITED)
+    refusal = partial(refuse, refusal_record=actor.record("r1"), now_ms=actor.now_ms, code=ErrorCode.RATE_LIMITED)
     ended = await store.change(KEY, partial(refusal, retry_after_ms=40_000))
     assert ended.record.ending.error_code is ErrorCode.RATE_LIMITED
     assert await store.read(KEY) == ended.record
@@ -297,8 +299,8 @@ async def test_a_refusal_is_kept_without_question_or_turn(store, actor):
 
 
 async def test_a_cancel_that_comes_first_keeps_the_question_from_running(store, actor):
-    tombstone = actor.record("r1")
-    ended = await store.change(KEY, partial(cancel, tombstone=tombstone, now_ms=actor.now_ms))
+    refusal_record = actor.record("r1")
+    ended = await store.change(KEY, partial(cancel, refusal_record=refusal_record, now_ms=actor.now_ms))
     assert isinstance(ended, Ended)
     assert await actor.accept("r1") == Existing(ended.record, 0)
     assert await store.question(KEY) is None
@@ -307,7 +309,7 @@ async def test_a_cancel_that_comes_first_keeps_the_question_from_running(store, 
 
 async def test_a_cancelled_question_that_waited_has_its_turn(store, actor):
     await actor.accept("r1", "Why?")
-    await store.change(KEY, partial(cancel, tombstone=actor.record("r1"), now_ms=actor.now_ms))
+    await store.change(KEY, partial(cancel, refusal_record=actor.record("r1"), now_ms=actor.now_ms))
     (turn,) = await store.turns("ann", "c1", before=None, limit=9)
     assert (turn.question, turn.answer, turn.status) == ("Why?", "", "cancelled")
     assert list(await store.unfinished()) == []
@@ -443,7 +445,7 @@ async def test_what_was_never_accepted_is_purged_sooner(store, actor):
     await actor.turn("answered")
     for name in ("early", "late"):
         key = RequestKey("ann", name)
-        refusal = partial(refuse, tombstone=actor.record(name), now_ms=actor.now_ms, code=ErrorCode.RATE_LIMITED)
+        refusal = partial(refuse, refusal_record=actor.record(name), now_ms=actor.now_ms, code=ErrorCode.RATE_LIMITED)
         assert isinstance(await store.change(key, refusal), Ended)
         actor.now_ms += 1000
     assert await store.purge(ended_before_ms=0, refused_before_ms=actor.now_ms - 1000) == 1

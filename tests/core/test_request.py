@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,18 +15,20 @@ from answerback.core.request import (
     Busy,
     Claimed,
     Conflict,
+    DeliveryTarget,
+    Effect,
     Ended,
     Ending,
     Event,
     Fenced,
     Held,
+    If,
     Pending,
     Policy,
     Record,
     State,
     Step,
     Unknown,
-    Wish,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -45,7 +48,7 @@ def accepted(**more: object) -> Record:
             "fingerprint": "f",
             "model": "m",
             "accepted_at_ms": T0,
-            "wish": Wish(no=1, connection_id="c1", generation=5),
+            "target": DeliveryTarget(no=1, connection_id="c1", generation=5),
             **more,
         }
     )
@@ -70,18 +73,31 @@ def apply(event: Event, record: Record | None, *, now_ms: int = T0 + 10, owner: 
             return changes.claim(record, owner=owner, now_ms=now_ms, policy=POLICY)
         case Event.RENEW:
             return changes.renew(record, owner=owner, attempt=1, now_ms=now_ms, policy=POLICY)
+        case Event.POLL:
+            return changes.poll(record, owner=owner, attempt=1)
         case Event.FINISH:
             return changes.finish(record, owner=owner, attempt=1, ending=ending(), text="text")
-        case Event.WISH:
-            return changes.wish(record, session_id="s", connection_id="c2", generation=6, attempt=1, offset=3)
+        case Event.RETARGET:
+            return changes.retarget(record, session_id="s", connection_id="c2", generation=6, attempt=1, offset=3)
         case Event.CANCEL:
-            return changes.cancel(record, tombstone=accepted(fingerprint=""), now_ms=now_ms)
+            return changes.cancel(record, refusal_record=accepted(fingerprint=""), now_ms=now_ms)
+        case Event.REFUSE:
+            return changes.refuse(
+                record, refusal_record=accepted(fingerprint=""), now_ms=now_ms, code=ErrorCode.RATE_LIMITED
+            )
         case Event.EXPIRE:
             return changes.expire(record, now_ms=now_ms, code=ErrorCode.TIMEOUT)
         case Event.QUEUED:
             return changes.queued(record, queue_no=4)
-        case Event.TAKE_UP:
-            return changes.take_up(record)
+        case Event.RECOVER:
+            return changes.recover(record)
+
+
+def test_the_stored_name_of_the_target_stays() -> None:
+    stored = msgspec.to_builtins(accepted())
+    assert stored["wish"] == {"no": 1, "connection_id": "c1", "generation": 5}
+    assert "target" not in stored
+    assert msgspec.convert(stored, Record) == accepted()
 
 
 def test_the_table_decides_every_pair() -> None:
@@ -90,36 +106,66 @@ def test_the_table_decides_every_pair() -> None:
         assert set(events) == set(Event)
 
 
+@pytest.mark.parametrize(("state", "event"), [(s, e) for s in State for e in Event])
+def test_the_table_is_what_happens(monkeypatch: pytest.MonkeyPatch, state: State, event: Event) -> None:
+    """Another effect in the cell is another outcome, and one that the event does not have is our own mistake."""
+    foreign = Effect.SET_TARGET if event is not Event.RETARGET else Effect.EXTEND
+    monkeypatch.setattr(changes, "TRANSITIONS", {state: {event: foreign}})
+    record = in_state(state)
+    if event in (Event.QUEUED, Event.RECOVER):
+        assert apply(event, record) == Step(None, None)
+        return
+    with pytest.raises(ValueError, match=f"^{event} cannot {foreign}$"):
+        apply(event, record)
+
+
+@pytest.mark.parametrize(("state", "event"), [(s, e) for s in State for e in Event])
+def test_every_effect_in_a_cell_can_be_carried_out(monkeypatch: pytest.MonkeyPatch, state: State, event: Event) -> None:
+    for effect in effects(TRANSITIONS[state][event]):
+        monkeypatch.setattr(changes, "TRANSITIONS", {state: {event: effect}})
+        apply(event, in_state(state))
+
+
+def effects(cell: Effect | If) -> set[Effect]:
+    return effects(cell.then) | effects(cell.otherwise) if isinstance(cell, If) else {cell}
+
+
 NO = "no change"
 EXPECTED = {
     # state, event, owner, lease lost -> next state, outcome
     (State.ACCEPTED, Event.CLAIM): (State.RUNNING, Claimed),
     (State.ACCEPTED, Event.RENEW): (NO, Fenced),
+    (State.ACCEPTED, Event.POLL): (NO, Fenced),
     (State.ACCEPTED, Event.FINISH): (NO, Fenced),
-    (State.ACCEPTED, Event.WISH): (State.ACCEPTED, Pending),
+    (State.ACCEPTED, Event.RETARGET): (State.ACCEPTED, Pending),
     (State.ACCEPTED, Event.CANCEL): (State.CANCELLED, Ended),
+    (State.ACCEPTED, Event.REFUSE): (NO, Pending),
     (State.ACCEPTED, Event.EXPIRE): (State.FAILED, Ended),
     (State.ACCEPTED, Event.QUEUED): (State.ACCEPTED, type(None)),
     (State.RUNNING, Event.CLAIM): (NO, Busy),
     (State.RUNNING, Event.RENEW): (NO, Fenced),
+    (State.RUNNING, Event.POLL): (NO, Fenced),
     (State.RUNNING, Event.FINISH): (NO, Fenced),
-    (State.RUNNING, Event.WISH): (State.RUNNING, Pending),
+    (State.RUNNING, Event.RETARGET): (State.RUNNING, Pending),
     (State.RUNNING, Event.CANCEL): (State.RUNNING, Pending),
+    (State.RUNNING, Event.REFUSE): (NO, Pending),
     (State.RUNNING, Event.EXPIRE): (NO, Busy),
     (State.RUNNING, Event.QUEUED): (NO, type(None)),
-    (State.ACCEPTED, Event.TAKE_UP): (State.ACCEPTED, type(None)),
-    (State.RUNNING, Event.TAKE_UP): (State.RUNNING, type(None)),
+    (State.ACCEPTED, Event.RECOVER): (State.ACCEPTED, type(None)),
+    (State.RUNNING, Event.RECOVER): (State.RUNNING, type(None)),
 }
 for terminal in (State.COMPLETED, State.FAILED, State.CANCELLED):
     EXPECTED |= {
         (terminal, Event.CLAIM): (NO, Ended),
         (terminal, Event.RENEW): (NO, Fenced),
+        (terminal, Event.POLL): (NO, Fenced),
         (terminal, Event.FINISH): (NO, Fenced),
-        (terminal, Event.WISH): (NO, Ended),
+        (terminal, Event.RETARGET): (NO, Ended),
         (terminal, Event.CANCEL): (NO, Ended),
+        (terminal, Event.REFUSE): (NO, Ended),
         (terminal, Event.EXPIRE): (NO, Ended),
         (terminal, Event.QUEUED): (NO, type(None)),
-        (terminal, Event.TAKE_UP): (NO, type(None)),
+        (terminal, Event.RECOVER): (NO, type(None)),
     }
 
 
@@ -132,7 +178,7 @@ def test_each_state_and_event_for_a_stranger(state: State, event: Event) -> None
 
 @pytest.mark.parametrize(
     ("event", "expected"),
-    [(Event.CLAIM, Claimed), (Event.RENEW, Held), (Event.FINISH, Ended)],
+    [(Event.CLAIM, Claimed), (Event.RENEW, Held), (Event.POLL, Held), (Event.FINISH, Ended)],
 )
 def test_the_owner_of_the_lease_may(event: Event, expected: type) -> None:
     step = apply(event, in_state(State.RUNNING), owner="w1")
@@ -148,7 +194,7 @@ def test_finishing_twice_is_success_and_changes_nothing() -> None:
 
 def test_an_old_attempt_is_fenced() -> None:
     newer = replace(in_state(State.RUNNING), attempt=2)
-    for event in (Event.RENEW, Event.FINISH):
+    for event in (Event.RENEW, Event.POLL, Event.FINISH):
         step = apply(event, newer, owner="w1")
         assert (step.record, type(step.outcome)) == (None, Fenced)
 
@@ -164,7 +210,7 @@ def test_a_lost_lease_lets_the_next_attempt_in_and_an_end_without_a_lease_raises
     assert (expired.record.attempt, expired.record.ending.attempt, expired.text) == (2, 2, "")
 
 
-def test_a_noted_cancellation_is_honoured_by_any_later_claim_or_expiry() -> None:
+def test_a_noted_cancellation_ends_any_later_claim_or_expiry() -> None:
     noted = replace(in_state(State.RUNNING), cancel_requested=True)
     for event in (Event.CLAIM, Event.EXPIRE):
         step = apply(event, noted, now_ms=T0 + 100)
@@ -191,46 +237,47 @@ def test_a_claim_past_a_deadline_or_the_last_attempt_ends_the_request(
     assert (step.record.state, step.record.ending.error_code) == (State.FAILED, code)
 
 
-def test_only_the_asking_session_wishes_and_never_an_older_connection_of_it() -> None:
-    wish = partial(changes.wish, accepted(), connection_id="c2", attempt=0, offset=0)
-    assert isinstance(wish(session_id="other", generation=9).outcome, Conflict)
-    older = wish(session_id="s", generation=4)
+def test_only_the_asking_session_retargets_and_never_an_older_connection_of_it() -> None:
+    target = partial(changes.retarget, accepted(), connection_id="c2", attempt=0, offset=0)
+    assert isinstance(target(session_id="other", generation=9).outcome, Conflict)
+    older = target(session_id="s", generation=4)
     assert (older.record, type(older.outcome)) == (None, Pending)
-    same = wish(session_id="s", generation=5)
+    same = target(session_id="s", generation=5)
     assert same.record is not None
-    assert same.record.wish == Wish(no=2, connection_id="c2", generation=5)
+    assert same.record.target == DeliveryTarget(no=2, connection_id="c2", generation=5)
 
 
-def test_a_new_process_takes_up_work_without_the_leases_and_addresses_of_the_dead_one() -> None:
-    step = apply(Event.TAKE_UP, in_state(State.RUNNING))
+def test_a_new_process_recovers_work_without_the_leases_and_targets_of_the_dead_one() -> None:
+    step = apply(Event.RECOVER, in_state(State.RUNNING))
     assert step.record is not None
-    assert (step.record.lease_until_ms, step.record.wish, step.record.attempt) == (0, None, 1)
-    # Generations begin anew with the process: a wish of the first one must count.
-    wished = changes.wish(step.record, session_id="s", connection_id="c9", generation=1, attempt=1, offset=3)
-    assert wished.record is not None
-    assert wished.record.wish == Wish(no=1, connection_id="c9", generation=1, attempt=1, offset=3)
-    assert apply(Event.TAKE_UP, None).record is None
+    assert (step.record.lease_until_ms, step.record.target, step.record.attempt) == (0, None, 1)
+    # Generations begin again with the process: a target of the first one must count.
+    retargeted = changes.retarget(step.record, session_id="s", connection_id="c9", generation=1, attempt=1, offset=3)
+    assert retargeted.record is not None
+    assert retargeted.record.target == DeliveryTarget(no=1, connection_id="c9", generation=1, attempt=1, offset=3)
+    assert apply(Event.RECOVER, None).record is None
 
 
 def test_a_stored_refusal_tells_the_time_that_is_left() -> None:
-    step = changes.refuse(None, tombstone=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=700)
+    step = changes.refuse(None, refusal_record=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=700)
     assert step.record is not None
     for later_ms, left_ms in ((0, 700), (699, 1), (700, 0), (9_000, 0)):
-        told = changes.aged(step.record, now_ms=T0 + later_ms)
-        assert told.ending is not None
-        assert told.ending.retry_after_ms == left_ms
+        sent = changes.aged(step.record, now_ms=T0 + later_ms)
+        assert sent.ending is not None
+        assert sent.ending.retry_after_ms == left_ms
 
 
 def test_an_unknown_request() -> None:
     assert isinstance(apply(Event.CLAIM, None).outcome, Unknown)
-    assert isinstance(apply(Event.WISH, None).outcome, Unknown)
+    assert isinstance(apply(Event.RETARGET, None).outcome, Unknown)
     assert isinstance(apply(Event.EXPIRE, None).outcome, Unknown)
     assert isinstance(apply(Event.RENEW, None).outcome, Fenced)
+    assert isinstance(apply(Event.POLL, None).outcome, Fenced)
     assert isinstance(apply(Event.FINISH, None).outcome, Fenced)
-    tombstone = apply(Event.CANCEL, None)
-    assert tombstone.record is not None
-    assert tombstone.record.state is State.CANCELLED
-    refused = changes.refuse(None, tombstone=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=7)
+    refusal_record = apply(Event.CANCEL, None)
+    assert refusal_record.record is not None
+    assert refusal_record.record.state is State.CANCELLED
+    refused = changes.refuse(None, refusal_record=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=7)
     assert refused.record is not None
     assert refused.record.ending is not None
     assert (refused.record.state, refused.record.ending.retry_after_ms) == (State.FAILED, 7)
@@ -238,7 +285,7 @@ def test_an_unknown_request() -> None:
 
 @given(st.sampled_from(State))
 def test_a_refusal_leaves_a_known_request_alone(state: State) -> None:
-    step = changes.refuse(in_state(state), tombstone=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED)
+    step = changes.refuse(in_state(state), refusal_record=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED)
     assert step.record is None
     assert isinstance(step.outcome, Ended if state.is_terminal else Pending)
 
@@ -288,19 +335,19 @@ class AnyHistory(RuleBasedStateMachine):
         self._take(step)
 
     @rule(generation=st.integers(3, 8), offset=st.integers(0, 5))
-    def wish(self, generation: int, offset: int) -> None:
-        last = self.record.wish
-        step = changes.wish(
+    def retarget(self, generation: int, offset: int) -> None:
+        last = self.record.target
+        step = changes.retarget(
             self.record, session_id="s", connection_id="x", generation=generation, attempt=1, offset=offset
         )
         self._take(step)
         assert last is not None
-        assert self.record.wish is not None
-        assert self.record.wish.generation >= last.generation
+        assert self.record.target is not None
+        assert self.record.target.generation >= last.generation
 
     @rule()
     def cancel(self) -> None:
-        self._take(changes.cancel(self.record, tombstone=accepted(), now_ms=self.now_ms))
+        self._take(changes.cancel(self.record, refusal_record=accepted(), now_ms=self.now_ms))
 
     @rule(later_ms=st.sampled_from([0, 150]))
     def expire(self, later_ms: int) -> None:

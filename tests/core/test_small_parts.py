@@ -1,20 +1,13 @@
-"""Rate window, ordering, fingerprint, context."""
+"""Ordering, fingerprint, context, titles, instants."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.admission import WINDOW_MS, retry_after_ms, window_of
-from answerback.core.context import Role, Said, choose, estimate_tokens
+from answerback.core.context import Message, Role, choose, estimate_tokens
+from answerback.core.conversation import title_of
+from answerback.core.instants import day_of, iso
 from answerback.core.keys import digest, fingerprint, ordering_key
 from answerback.protocol.frames import SendMessage
-
-
-@given(st.integers(0, 2**45))
-def test_after_the_retry_time_the_next_window_is_open_and_not_before(now_ms: int) -> None:
-    wait_ms = retry_after_ms(now_ms)
-    assert 1 <= wait_ms <= WINDOW_MS
-    assert window_of(now_ms + wait_ms) == window_of(now_ms) + 1
-    assert window_of(now_ms + wait_ms - 1) == window_of(now_ms)
 
 
 @given(
@@ -55,7 +48,7 @@ def test_the_context_is_the_newest_whole_turns_that_fit(
     turns: list[tuple[str, str]], question: str, budget: int
 ) -> None:
     said = choose(turns, question, budget_tokens=budget)
-    assert said[-1] == Said(Role.USER, question)
+    assert said[-1] == Message(Role.USER, question)
     pairs = [(said[n].text, said[n + 1].text) for n in range(0, len(said) - 1, 2)]
     assert pairs == turns[len(turns) - len(pairs) :]
     size = sum(estimate_tokens(part.text) for part in said)
@@ -63,3 +56,15 @@ def test_the_context_is_the_newest_whole_turns_that_fit(
     if len(pairs) < len(turns):
         dropped = turns[len(turns) - len(pairs) - 1]
         assert size + sum(map(estimate_tokens, dropped)) > budget
+
+
+def test_a_title_is_the_start_of_the_first_line() -> None:
+    assert title_of("  \n What is it?\nTell me. ") == "What is it?"
+    assert title_of("x" * 100) == "x" * 60
+    assert title_of(" \n ") == ""
+
+
+def test_instants_are_utc_to_the_millisecond() -> None:
+    assert iso(1_767_225_600_007) == "2026-01-01T00:00:00.007Z"
+    assert iso(1_767_225_600_999, "seconds") == "2026-01-01T00:00:00Z"
+    assert (day_of(1_767_225_599_999), day_of(1_767_225_600_000)) == ("2025-12-31", "2026-01-01")

@@ -38,16 +38,38 @@ def test_fences_are_closed(document: Read, name: str) -> None:
     assert len(re.findall(r"^```", document(name).text, re.MULTILINE)) % 2 == 0
 
 
+def rules_of(document: Read) -> dict[str, str]:
+    """The rows of the table of rules by the rule's name, in small letters."""
+    table = document("ARCHITECTURE.md").text.partition("<!-- rules -->")[2]
+    rows = re.findall(r"^\| \*\*([^*]+)\*\* \(R(\d+)\)\. .*$", table, re.MULTILINE)
+    lines = [line for line in table.splitlines() if line.startswith("| **")]
+    assert [number for _, number in rows] == [str(n) for n in range(1, 18)]
+    assert len(lines) == len({name for name, _ in rows}) == 17
+    return {name.lower(): line for (name, _), line in zip(rows, lines, strict=True)}
+
+
 def test_every_place_and_test_that_the_rules_name_exists(document: Read, root: Path) -> None:
-    rules = [line for line in document("ARCHITECTURE.md").text.splitlines() if line.startswith("| **R")]
-    assert [re.match(r"\| \*\*R(\d+)\*\*", line)[1] for line in rules] == [str(n) for n in range(1, 18)]  # type: ignore[index]
-    for line in rules:
+    for line in rules_of(document).values():
         _, _, where, tests, _ = line.split("|")
         assert "::" in where
         for place in re.findall(r"`([\w/]+\.py)::([\w.]+)`", where + tests):
             file, name = place
             path = root / file if file.startswith("tests/") else root / "src" / "answerback" / file
             assert name in _names(path), f"{file} has no {name}"
+
+
+def test_every_rule_that_the_code_names_is_in_the_table(document: Read, root: Path) -> None:
+    """And the code names rules, for nobody knows their numbers by heart."""
+    rules = rules_of(document)
+    named = set()
+    for part in ("core", "service", "protocol", "client", "testing"):
+        for path in (root / "src" / "answerback" / part).glob("*.py"):
+            text = re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
+            assert not re.findall(r"\b[RG]\d{1,2}\b", text), path
+            for names in re.findall(r"\b[Rr]ules?: ([a-z ,;]+)", text):
+                named |= {name.strip() for name in names.split(";")}
+    assert named <= set(rules), named - set(rules)
+    assert len(named) >= 10, "the code still names its rules"
 
 
 def _names(path: Path) -> set[str]:

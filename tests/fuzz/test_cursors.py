@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from answerback.protocol.codec import decode_client, encode
 from answerback.protocol.frames import Conversations, Error, GetHistory, History, ListConversations
-from answerback.service.history_pages import Archive
+from answerback.service.history_pages import HistoryPages
 from answerback.stores.opening import open_store
 from answerback.stores.store import SqlStore
 
@@ -23,21 +23,21 @@ cursors = st.lists(parts, min_size=1, max_size=4).map(":".join).filter(lambda te
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def archive(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Archive]:
+async def history_pages(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[HistoryPages]:
     url = request.getfixturevalue("postgres_server").url if request.param == "postgres" else None
     store: SqlStore = await open_store(url, tmp_path)
-    yield Archive(history=store, clock=lambda: 1_750_000_000_000)
+    yield HistoryPages(history=store, clock=lambda: 1_750_000_000_000)
     await store.close()
 
 
 @pytest.mark.parametrize(
     "before", ["9223372036854775807", "9223372036854775807:1:1", "9223372036854775806:1:1", "1:a\0"]
 )
-async def test_cursors_that_no_store_can_take(archive: Archive, before: str) -> None:
-    await check(archive, before, 5)
+async def test_cursors_that_no_store_can_take(history_pages: HistoryPages, before: str) -> None:
+    await check(history_pages, before, 5)
 
 
-async def test_any_cursor_is_answered(archive: Archive) -> None:
+async def test_any_cursor_is_answered(history_pages: HistoryPages) -> None:
     asked: list[tuple[str, int]] = []
 
     @settings(max_examples=150, deadline=None)
@@ -47,16 +47,16 @@ async def test_any_cursor_is_answered(archive: Archive) -> None:
 
     collect()
     for before, limit in asked:
-        await check(archive, before, limit)
+        await check(history_pages, before, limit)
 
 
-async def check(archive: Archive, before: str, limit: int) -> None:
+async def check(history_pages: HistoryPages, before: str, limit: int) -> None:
     """Both kinds of page have one answer that is a page or a sentence."""
     for frame in (
         GetHistory(request_id="r", conversation_id="c", before=before, limit=limit),
         ListConversations(request_id="r", before=before, limit=limit),
     ):
         assert decode_client(encode(frame)) == frame
-        answer = await archive.answer("u", frame)
+        answer = await history_pages.answer("u", frame)
         assert isinstance(answer, Conversations | History | Error)
         assert answer.request_id == "r"

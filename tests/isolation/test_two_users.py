@@ -60,7 +60,7 @@ CONVERSATION_PROBES: dict[str, Probe] = {
         "conversationId": name,
         "deleted": False,
     },
-    "look": lambda name: {"action": "updateConversation", "requestId": "r", "conversationId": name},
+    "update": lambda name: {"action": "updateConversation", "requestId": "r", "conversationId": name},
     "ask in it": lambda name: {
         "action": "sendMessage",
         "requestId": "new-question",
@@ -200,7 +200,7 @@ async def forget(stage: Stage) -> None:
 
 async def test_connecting_as_another_user_is_refused_whether_there_is_such_a_user(stage: Stage, ann: Victim) -> None:
     if not stage.has_tokens:
-        return  # whoever can reach a server without tokens can be anybody: PROTOCOL.md, section 16
+        return  # any client that can reach a server without tokens can be anybody: PROTOCOL.md, section 16
     seen = []
     async with aiohttp.ClientSession(headers=stage.headers(ATTACKER)) as http:
         for user in ("ann", "eve"):
@@ -269,7 +269,7 @@ async def test_the_admin_port_tells_nothing_without_its_key(stage: Stage, ann: V
 
 
 async def test_the_probes_themselves_see_a_difference_where_there_is_one(stage: Stage, ann: Victim) -> None:
-    """Ann, from another session of hers, is told that the id is taken: the comparison would notice that."""
+    """Ann, from another session of hers, gets the error that the id is taken: the comparison would notice that."""
     there = await conflict(stage, ann.requests["done"])
     assert "request_conflict" in there
     assert neutral(there, ann.requests["done"]) != neutral("{}", "x")

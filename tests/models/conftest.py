@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from answerback.core.context import Role, Said
+from answerback.core.context import Message, Role
 from answerback.models.local import LocalModel, find_weights
 from answerback.ports import Model, ModelError, Piece, Prompt
 
@@ -37,7 +37,7 @@ def ask() -> Callable[..., Prompt]:
     """A prompt of one question."""
 
     def make(text: str, **more: object) -> Prompt:
-        return Prompt(messages=(Said(Role.USER, text),), **more)
+        return Prompt(messages=(Message(Role.USER, text),), **more)
 
     return make
 

@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from aiohttp import web
 
-from answerback.core.context import Role, Said
+from answerback.core.context import Message, Role
 from answerback.models import ModelSpecError, build_model
 from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_client, converse_request
 from answerback.ports import Finish, ModelError, Prompt
@@ -70,7 +70,7 @@ async def test_the_request_on_the_wire(model_of: Callable, read: Callable, ask: 
 
 def test_everything_that_can_be_asked_for() -> None:
     options = BedrockOptions(temperature=0.0, top_p=0.9, cache="1h", guardrail=("g", "1"), tier="flex")
-    prompt = Prompt(messages=(Said(Role.USER, "q"),), system="word " * 400, max_tokens=9)
+    prompt = Prompt(messages=(Message(Role.USER, "q"),), system="word " * 400, max_tokens=9)
     assert converse_request(prompt, "m", options) == {
         "modelId": "m",
         "messages": [{"role": "user", "content": [{"text": "q"}]}],
@@ -83,12 +83,12 @@ def test_everything_that_can_be_asked_for() -> None:
 
 def test_roles_take_turns_and_nothing_is_blank() -> None:
     said = [
-        Said(Role.ASSISTANT, "before all"),
-        Said(Role.USER, "a\x00\ud800"),
-        Said(Role.ASSISTANT, " \n"),
-        Said(Role.USER, "b"),
-        Said(Role.ASSISTANT, "c"),
-        Said(Role.USER, "d"),
+        Message(Role.ASSISTANT, "before all"),
+        Message(Role.USER, "a\x00\ud800"),
+        Message(Role.ASSISTANT, " \n"),
+        Message(Role.USER, "b"),
+        Message(Role.ASSISTANT, "c"),
+        Message(Role.USER, "d"),
     ]
     request = converse_request(Prompt(messages=tuple(said), system="  "), "m", BedrockOptions())
     assert request["messages"] == [
@@ -101,7 +101,7 @@ def test_roles_take_turns_and_nothing_is_blank() -> None:
 
 def test_a_long_conversation_is_marked_for_reuse_and_a_short_one_is_not() -> None:
     def points(answer: str) -> list[int]:
-        said = (Said(Role.USER, "a"), Said(Role.ASSISTANT, answer), Said(Role.USER, "b" * 5000))
+        said = (Message(Role.USER, "a"), Message(Role.ASSISTANT, answer), Message(Role.USER, "b" * 5000))
         request = converse_request(Prompt(messages=said), "m", BedrockOptions(cache="5m"))
         return [n for n, one in enumerate(request["messages"]) if {"cachePoint": {"type": "default"}} in one["content"]]
 
@@ -111,7 +111,7 @@ def test_a_long_conversation_is_marked_for_reuse_and_a_short_one_is_not() -> Non
 
 def test_a_blank_question_is_no_question() -> None:
     with pytest.raises(ModelError) as caught:
-        converse_request(Prompt(messages=(Said(Role.USER, " "),)), "m", BedrockOptions())
+        converse_request(Prompt(messages=(Message(Role.USER, " "),)), "m", BedrockOptions())
     assert caught.value.code is ErrorCode.MODEL_FAILED
 
 

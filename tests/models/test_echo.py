@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.context import Role, Said
+from answerback.core.context import Message, Role
 from answerback.models import EchoFailure, EchoModel, EchoOptions, echo_deltas, echo_text
 from answerback.ports import Finish, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 
 def ask(text: str, **more: object) -> Prompt:
-    return Prompt(messages=(Said(Role.USER, text),), **more)  # type: ignore[arg-type]
+    return Prompt(messages=(Message(Role.USER, text),), **more)  # type: ignore[arg-type]
 
 
 async def collect(model: EchoModel, prompt: Prompt) -> list[Piece]:
@@ -63,7 +63,9 @@ def test_the_text_of_tokens_is_documented(text: str, tokens: int, answer: str) -
 
 
 async def test_an_answer_is_the_words_then_the_usage() -> None:
-    prompt = Prompt(messages=(Said(Role.USER, "a b"), Said(Role.ASSISTANT, "c"), Said(Role.USER, " one  two\nthree ")))
+    prompt = Prompt(
+        messages=(Message(Role.USER, "a b"), Message(Role.ASSISTANT, "c"), Message(Role.USER, " one  two\nthree "))
+    )
     assert await collect(EchoModel(), prompt) == [
         " one  ",
         "two\n",
@@ -86,7 +88,11 @@ async def test_tokens_outweighs_max_tokens() -> None:
 
 async def test_context_answers_with_the_whole_prompt() -> None:
     prompt = Prompt(
-        messages=(Said(Role.USER, "my name is Ada"), Said(Role.ASSISTANT, "hello"), Said(Role.USER, "who am I?")),
+        messages=(
+            Message(Role.USER, "my name is Ada"),
+            Message(Role.ASSISTANT, "hello"),
+            Message(Role.USER, "who am I?"),
+        ),
         system="be brief",
     )
     pieces = await collect(EchoModel(EchoOptions(context=True)), prompt)

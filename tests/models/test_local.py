@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from answerback.core.context import Role, Said
+from answerback.core.context import Message, Role
 from answerback.models import local as local_module
 from answerback.models import open_model
 from answerback.models.local import LocalModel, find_weights
@@ -43,7 +43,7 @@ async def test_max_tokens_ends_it_with_length(local_model: LocalModel, read: Cal
 
 @pytest.mark.local_llm
 async def test_the_system_text_and_earlier_turns_reach_it(local_model: LocalModel, read: Callable) -> None:
-    turns = (Said(Role.USER, "My name is Ada."), Said(Role.ASSISTANT, "Hello!"), Said(Role.USER, "Who am I?"))
+    turns = (Message(Role.USER, "My name is Ada."), Message(Role.ASSISTANT, "Hello!"), Message(Role.USER, "Who am I?"))
     short, _ = await read(local_model, Prompt(messages=turns[-1:], max_tokens=1))
     longer, _ = await read(local_model, Prompt(messages=turns, max_tokens=1))
     longest, _ = await read(local_model, Prompt(messages=turns, max_tokens=1, system="Talk like a pirate. " * 10))

@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from aiohttp import web
 
-from answerback.core.context import Role, Said
+from answerback.core.context import Message, Role
 from answerback.models import ModelSpecError, build_model
 from answerback.models.local import LocalModel
 from answerback.models.openai import OpenAIModel
@@ -144,7 +144,7 @@ async def test_the_request(read: Callable) -> None:
         return await streams(chunk("a", "stop"), DONE)(request)
 
     prompt = Prompt(
-        messages=(Said(Role.USER, "a"), Said(Role.ASSISTANT, "b"), Said(Role.USER, "c\ud800")),
+        messages=(Message(Role.USER, "a"), Message(Role.ASSISTANT, "b"), Message(Role.USER, "c\ud800")),
         system="s",
         max_tokens=5,
     )

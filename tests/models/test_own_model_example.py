@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback.core.context import Role, Said
+from answerback.core.context import Message, Role
 from answerback.models import build_model
 from answerback.ports import Finish, Prompt
 
@@ -40,8 +40,8 @@ async def test_the_model_is_given_the_page_that_fits(
     monkeypatch.setenv("HANDBOOK_MODEL", "echo:context=1&concurrency=4&context_tokens=1000")
     model = build_model("handbook=python:examples.own_model.handbook:make")
     assert (model.name, model.concurrency, model.context_tokens) == ("handbook", 4, 800)
-    earlier = (Said(Role.USER, "Hi"), Said(Role.ASSISTANT, "Hello"))
-    pieces, error = await read(model, Prompt(messages=(*earlier, Said(Role.USER, question))))
+    earlier = (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hello"))
+    pieces, error = await read(model, Prompt(messages=(*earlier, Message(Role.USER, question))))
     assert error is None
     given = "".join(pieces[:-1])
     assert page in given

@@ -37,7 +37,7 @@ def resolve(path: str) -> Any:
 
 
 def test_the_kept_file_is_up_to_date() -> None:
-    """To mend it: python -m answerback_proof.spec.asyncapi > asyncapi.json"""
+    """To repair it: python -m answerback_proof.spec.asyncapi > asyncapi.json"""
     assert FILE.read_text(encoding="utf-8") == text()
 
 

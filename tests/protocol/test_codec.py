@@ -15,6 +15,7 @@ from answerback.protocol import (
     ErrorBody,
     ErrorCode,
     FrameError,
+    Hello,
     MessageResponse,
     SendMessage,
     ServerFrame,
@@ -22,6 +23,7 @@ from answerback.protocol import (
     decode_client,
     decode_server,
     encode,
+    is_id,
 )
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
@@ -130,6 +132,16 @@ def test_what_is_wrong_is_said_in_a_sentence(data: str, says: str, action: str |
 def test_an_id_is_visible_to_its_last_character(name: str) -> None:
     with pytest.raises(FrameError, match="requestId"):
         decode_client(json.dumps({"action": "cancelMessage", "requestId": name}))
+
+
+@given(st.text(max_size=3) | st.text("ab ", min_size=126, max_size=130) | VISIBLE_ID)
+def test_is_id_says_of_a_text_what_the_decoder_does(name: str) -> None:
+    try:
+        decode_client(encode(Hello(hello_id=name)))
+    except FrameError:
+        assert not is_id(name)
+    else:
+        assert is_id(name)
 
 
 def test_the_size_limit_counts_utf8_bytes_of_text_and_bytes_alike() -> None:

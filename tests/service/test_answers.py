@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
-from answerback.core.request import RequestKey
+import pytest
+
+from answerback.core.request import Policy, RequestKey
 from answerback.ports import Finish, ModelError, Piece, Prompt, Quota
 from answerback.protocol import (
     CancelMessage,
@@ -19,6 +21,7 @@ from answerback.protocol import (
     Status,
     Welcome,
 )
+from answerback.service.worker import claim_pauses_s
 from answerback.testing import Backend, ScriptedModel, run_virtual
 from answerback.testing.backend import Peer
 from answerback.testing.model import Line, say_question
@@ -48,7 +51,7 @@ def text(peer: Peer, request_id: str) -> str:
     return got
 
 
-def test_a_streamed_answer_is_accepted_started_told_and_ended() -> None:
+def test_a_streamed_answer_is_accepted_started_streamed_and_ended() -> None:
     async def main() -> None:
         backend = Backend()
         peer = await backend.connect("c1", user="kim")
@@ -176,7 +179,7 @@ def test_a_connection_cut_in_mid_answer_resumes_at_the_very_character() -> None:
         assert deltas[0].offset == len(had)
         assert had + "".join(frame.delta for frame in deltas) == question
         assert len(backend.model.prompts) == 1  # type: ignore[attr-defined]
-        assert isinstance(again.frames[0], Welcome), "wished, and no text was due before the welcome"
+        assert isinstance(again.frames[0], Welcome), "retargeted, and no text was due before the welcome"
         assert [e.status for e in endings(again)] == [Status.COMPLETED]
         assert endings(peer) == []
 
@@ -265,7 +268,7 @@ def test_cancel_while_queued_while_running_and_after_the_end() -> None:
         assert [(e.request_id, e.status) for e in endings(peer)] == [("r2", Status.CANCELLED)]
         await peer.say(CancelMessage(request_id="r1"))
         await asyncio.sleep(0.01)
-        # The queue still held r2: its worker finds it ended and posts the ending once more (R4).
+        # The queue still held r2: its worker finds it ended and posts the ending once more: the queue forgets last.
         assert [e.request_id for e in endings(peer)] == ["r2", "r1", "r2"]
         ending = endings(peer)[1]
         assert ending.status is Status.CANCELLED
@@ -296,7 +299,7 @@ def test_a_cancellation_that_comes_before_its_question_wins() -> None:
     run_virtual(main())
 
 
-def test_without_a_bell_a_cancellation_is_seen_at_the_next_renewal() -> None:
+def test_without_a_notifier_a_cancellation_is_seen_at_the_next_renewal() -> None:
     async def main() -> None:
         model = ScriptedModel(lambda prompt: [100.0])
         backend = Backend(model=model, bells_work=False, renew_every_s=1.0)
@@ -310,7 +313,32 @@ def test_without_a_bell_a_cancellation_is_seen_at_the_next_renewal() -> None:
     run_virtual(main())
 
 
-def test_a_look_between_two_renewals_sees_a_cancellation_and_leaves_the_lease() -> None:
+@pytest.mark.parametrize("lease_ms", [3_000, 20_000])
+def test_a_running_answer_keeps_its_lease_however_short_it_is(lease_ms: int) -> None:
+    async def main() -> None:
+        backend = Backend(
+            model=ScriptedModel(lambda prompt: [60.0]), policy=Policy(lease_ms=lease_ms), renew_every_s=None
+        )
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(ask("r1"))
+        for _ in range(100):
+            await asyncio.sleep(0.5)
+            record = await backend.store.read(_key("kim", "r1"))
+            assert record is not None
+            assert record.attempt == 1
+            assert record.lease_until_ms - backend.clock() > lease_ms / 2
+
+    run_virtual(main())
+
+
+def test_the_tries_of_a_claim_take_half_a_lease() -> None:
+    for lease_ms in (1_000, 3_000, 20_000, 60_000):
+        pauses_s = list(claim_pauses_s(Policy(lease_ms=lease_ms)))
+        assert pauses_s, "one lost answer costs no attempt"
+        assert lease_ms / 2_000 - 1.0 < sum(pauses_s) <= lease_ms / 2_000
+
+
+def test_a_poll_between_two_renewals_sees_a_cancellation_and_leaves_the_lease() -> None:
     async def main() -> None:
         model = ScriptedModel(lambda prompt: [100.0])
         backend = Backend(model=model, bells_work=False, renew_every_s=6.0, look_every_s=1.0)
@@ -366,7 +394,7 @@ def test_a_model_that_hangs_ends_as_timeout_with_what_it_said() -> None:
 
 
 class StubbornModel(ScriptedModel):
-    """Goes on for ten minutes when it is told to stop, and then says more."""
+    """Runs for ten minutes after it was asked to stop, and then yields more text."""
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         self.prompts.append(prompt)
@@ -478,7 +506,7 @@ def test_the_eleventh_request_in_a_minute_is_refused_with_a_true_retry_time() ->
         again = endings(peer)[-1].error
         assert again is not None
         wait_ms = 60_000 - backend.clock() % 60_000
-        assert again.retry_after_ms == wait_ms, "true at any time it is told"
+        assert again.retry_after_ms == wait_ms, "true whenever it is sent"
         assert [e.status for e in endings(other)] == [Status.COMPLETED]
         await asyncio.sleep(wait_ms / 1000)
         await peer.say(ask("r10"))

@@ -5,13 +5,13 @@ from functools import partial
 from typing import Any
 
 from answerback.core import request as changes
-from answerback.core.coalescing import steady
+from answerback.core.delivery import steady
 from answerback.core.request import Policy, RequestKey, State
 from answerback.ports import Unavailable
 from answerback.protocol import ErrorCode, MessageResponse, SendMessage, Status
 from answerback.service.dead_letters import DeadLetters
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
 from answerback.service.worker import Done, Retry
 from answerback.stores.memory import MemoryStore
 from answerback.testing import Backend, LaneQueue, run_virtual
@@ -27,14 +27,14 @@ class Deaf(LaneQueue):
 
 
 def handler(backend: Backend) -> DeadLetters:
-    courier = Courier(
+    delivery_sender = DeliverySender(
         requests=backend.store,
         sender=backend.sender,
         interval=steady(),
         monotonic=asyncio.get_running_loop().time,
         observer=Observer(),
     )
-    return DeadLetters(requests=backend.store, courier=courier, observer=Observer(), clock=backend.clock)
+    return DeadLetters(requests=backend.store, delivery_sender=delivery_sender, clock=backend.clock)
 
 
 async def asked(**options: Any) -> tuple[Backend, Any]:
@@ -49,7 +49,7 @@ async def claim(backend: Backend) -> None:
     await backend.store.change(KEY, step)
 
 
-def test_one_that_nobody_runs_fails_and_its_app_is_told() -> None:
+def test_one_that_nobody_runs_fails_and_its_app_gets_the_ending() -> None:
     async def main() -> None:
         backend, peer = await asked()
         assert await handler(backend).run(KEY) == Done()

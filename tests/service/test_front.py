@@ -106,9 +106,9 @@ def test_refusals_that_are_kept_are_limited_and_the_rest_end_nothing() -> None:
             await peer.say(f'{{"action":"sendMessage","requestId":"r{n}","message":""}}')
             await peer.say(CancelMessage(request_id=f"c{n}"))
         assert len(backend.store.records) == 100
-        told = last_error(peer)
-        assert (told.code, told.request_id) == (ErrorCode.RATE_LIMITED, "c149")
-        assert told.retry_after_ms
+        sent = last_error(peer)
+        assert (sent.code, sent.request_id) == (ErrorCode.RATE_LIMITED, "c149")
+        assert sent.retry_after_ms
         other = await backend.connect("c2", user="lee")
         await other.say(CancelMessage(request_id="r1"))
         assert isinstance(other.frames[-1], MessageResponse), "nobody else is affected"
@@ -180,7 +180,7 @@ def test_a_second_app_with_the_session_takes_over_and_the_older_cannot_take_it_b
         await first.say(Hello(hello_id="h"))
         await asyncio.sleep(1)
         second = await backend.connect("c2", session="s", user="kim")
-        assert "c1" not in backend.sender.closed, "nothing happens before the first frame (R6)"
+        assert "c1" not in backend.sender.closed, "nothing happens before the first frame"
         await second.say(Hello(hello_id="h"))
         assert last_error(first).code is ErrorCode.SESSION_REPLACED
         assert backend.sender.closed == {"c1"}
@@ -346,7 +346,7 @@ def test_a_ping_is_answered_and_keeps_the_connection_from_being_idle() -> None:
 
 
 class _Outage(MemoryStore):
-    """A store that is away while `down`; `late` also lets the write happen before it says so."""
+    """A store that is unavailable while `down`; `late` also lets the write happen before it says so."""
 
     down = False
     late = False
@@ -368,7 +368,7 @@ class _Outage(MemoryStore):
         return outcome
 
 
-def test_an_outage_is_told_as_unavailable_and_the_same_frame_works_later() -> None:
+def test_an_outage_is_sent_as_unavailable_and_the_same_frame_works_later() -> None:
     async def main() -> None:
         for late in (False, True):
             store = _Outage()

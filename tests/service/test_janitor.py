@@ -3,11 +3,11 @@
 import asyncio
 from typing import Any
 
-from answerback.core.coalescing import steady
+from answerback.core.delivery import steady
 from answerback.protocol import GetHistory, ListConversations, SendMessage, UpdateConversation
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
 from answerback.testing import Backend, run_virtual
 
 A_DAY_S = 24 * 3600
@@ -65,7 +65,7 @@ class Network:
 
 
 def janitor_of(backend: Backend, **options: Any) -> Janitor:
-    courier = Courier(
+    delivery_sender = DeliverySender(
         requests=backend.store,
         sender=backend.sender,
         interval=steady(),
@@ -79,8 +79,7 @@ def janitor_of(backend: Backend, **options: Any) -> Janitor:
         connections=backend.connections,
         sender=backend.sender,
         queue=backend.queue,
-        courier=courier,
-        observer=Observer(),
+        delivery_sender=delivery_sender,
         clock=backend.clock,
         **options,
     )

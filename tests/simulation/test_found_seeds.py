@@ -10,10 +10,10 @@ FOUND = {
     "an outage while the question was read cost an attempt and the rest of its lease": Case(profile="gateway", seed=1),
     "a claim that took effect in an outage of seconds cost an attempt": Case(profile="outages", seed=0),
     "a slow connection got the stored text from its start again and again": Case(profile="aws", seed=2),
-    "whoever took a session over died before the older connection was told": Case(profile="aws", seed=7),
-    "a wish of the process before a restart barred the resuming client": Case(profile="gateway-quiet", seed=41),
+    "the front that replaced a session died before it closed the older connection": Case(profile="aws", seed=7),
+    "a target of the process before a restart barred the resuming client": Case(profile="gateway-quiet", seed=41),
 }
-"""Each fails when its mend is taken out; the planted bugs do that."""
+"""Each fails when its repair is taken out; the planted bugs do that."""
 
 
 @pytest.mark.parametrize("what", FOUND)

@@ -95,7 +95,7 @@ def batches(asker):
         accept(asker, 90),
         change(asker, 90, claimed()),
         change(asker, 90, finished(90, "at once")),
-        change(asker, 95, partial(cancel, tombstone=asker.record("r95", USERS[95 % 3]), now_ms=NOW_MS)),
+        change(asker, 95, partial(cancel, refusal_record=asker.record("r95", USERS[95 % 3]), now_ms=NOW_MS)),
         *(change(asker, n, finished(n, "")) for n in range(40, 45)),
     ]
 

@@ -6,7 +6,6 @@ import pytest
 from msgspec.structs import replace
 
 from answerback.core.request import SCHEMA, Question, RequestKey
-from answerback.ports import Full, Limited, Quota
 from answerback.stores import StoreError, encoding, open_store
 from answerback.stores.encoding import PIECE_LENGTH, decode_record, encode_record, pieces
 from answerback.stores.query import to_psycopg
@@ -98,15 +97,13 @@ def test_a_rollback_undoes_everything_since_the_commit(asker):
     assert ledger.reserve(5000) is not None
 
 
-def test_the_ledger_refuses_in_the_order_of_the_port(asker):
+def test_the_ledger_knows_what_admission_asks_for(asker):
     ledger = Ledger()
     ledger.hold(held(asker, "r1", 1))
     ledger.count("ann", asker.now_ms)
-    now_ms = asker.now_ms
-    assert ledger.refusal("ann", None, Quota(per_minute=1, max_pending=1), now_ms) == Full()
-    assert ledger.refusal("ann", None, Quota(per_minute=1, max_pending=2), now_ms) == Limited(60_000 - now_ms % 60_000)
-    assert ledger.refusal("ann", 0, Quota(per_minute=1, max_pending=2), now_ms) is None
-    assert ledger.refusal("bob", None, Quota(per_minute=1, max_pending=2), now_ms) is None
+    assert (ledger.pending("ann"), ledger.counted("ann", asker.now_ms)) == (1, 1)
+    assert (ledger.pending("bob"), ledger.counted("bob", asker.now_ms)) == (0, 0)
+    assert ledger.counted("ann", asker.now_ms + 60_000) == 0
 
 
 def test_old_windows_are_forgotten(asker):
@@ -114,7 +111,7 @@ def test_old_windows_are_forgotten(asker):
     for minute in range(100):
         ledger.count("ann", minute * 60_000)
     assert len(ledger._windows) <= 3
-    assert isinstance(ledger.refusal("ann", 1, Quota(per_minute=0, max_pending=9), 99 * 60_000), Limited)
+    assert ledger.counted("ann", 99 * 60_000) == 1
 
 
 def test_numbers_are_reserved_in_blocks():

@@ -42,7 +42,7 @@ def own_tables(client: Any) -> Iterator[Tables]:
 
 
 class DynamoStore(DynamoRequests):
-    """DynamoDB's requests and tail; what Aurora would hold is in `aurora`, written behind from the outbox."""
+    """DynamoDB's requests and recent turns; what Aurora would hold is in `aurora`, written behind from the outbox."""
 
     def __init__(self, database: Database, aurora: MemoryStore, *, clock: Callable[[], int] = lambda: NOW_MS) -> None:
         super().__init__(database, clock=clock)
@@ -77,8 +77,8 @@ class DynamoStore(DynamoRequests):
             await self._aurora.change(key, _ending(turn))
         await self.turns_table.settled(outbox)
 
-    async def tail(self, *arguments: Any, **named: Any) -> Sequence[StoredTurn]:
-        return await self.turns_table.tail(*arguments, **named)
+    async def recent_turns(self, *arguments: Any, **named: Any) -> Sequence[StoredTurn]:
+        return await self.turns_table.recent_turns(*arguments, **named)
 
     async def turns(self, *arguments: Any, **named: Any) -> Sequence[StoredTurn]:
         await self.flush()

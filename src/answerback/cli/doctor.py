@@ -310,7 +310,7 @@ async def check_auth(settings: GatewaySettings, *, token: str | None) -> AsyncIt
 
 async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterator[Finding]:
     """Whether each model's spec can be used; with `deep`, whether it says something."""
-    from answerback.core.context import Role, Said  # noqa: PLC0415
+    from answerback.core.context import Message, Role  # noqa: PLC0415
     from answerback.models import ModelSpecError, build_model, open_model  # noqa: PLC0415
     from answerback.ports import Finish, ModelError, Prompt  # noqa: PLC0415
 
@@ -329,7 +329,7 @@ async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterato
             continue
         try:
             started = time.perf_counter()
-            prompt = Prompt(messages=(Said(Role.USER, "Say hello."),), max_tokens=16)
+            prompt = Prompt(messages=(Message(Role.USER, "Say hello."),), max_tokens=16)
             text = "".join([piece async for piece in model.stream(prompt) if not isinstance(piece, Finish)])
             elapsed_s = time.perf_counter() - started
             yield ok("model", f"{model.name} said {text.strip()[:60]!r} after {elapsed_s:.1f} s")

@@ -415,7 +415,7 @@ class Client:
                     future.set_exception(error)
 
     def _end(self, request_id: str, outcome: Answer | AnswerbackError, *, is_final: bool = True) -> None:
-        """R15: written down and shown in one go; one that only this run gives up stays in the outbox."""
+        """Show an ending, stored if it is final (rule: an ending is stored and shown together)."""
         if self._outbox is not None and is_final:
             try:
                 self._outbox.ended(request_id, outcome)

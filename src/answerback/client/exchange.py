@@ -19,7 +19,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """When the client gives a question up (R17). `total_s` runs from the call; `silence_s` only while connected and
+    """When the client gives a question up. `total_s` runs from the call; `silence_s` only while connected and
     after the answer has started.
     """
 
@@ -33,7 +33,7 @@ class Exchange:
 
     `deadline`: give up. `silent_at`: give up, because the started answer went silent. `probe_at`: ask the server about
     it. `resume_at`: ask it for missing text. `resend_at`: not to be sent again before. `hello_id`: the `hello` that is
-    out for it (R5: at most one). `refusal`: why the server could not take it when it last spoke of it.
+    out for it (at most one). `refusal`: why the server could not take it when it last spoke of it.
     """
 
     frame: SendMessage
@@ -61,7 +61,7 @@ class Exchange:
 
     @property
     def key(self) -> str | None:
-        """Its ordering key inside the user: the conversation it names, else none (G4)."""
+        """Its ordering key inside the user: the conversation it names, else none."""
         return self.frame.conversation_id
 
     @property

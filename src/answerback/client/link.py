@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from answerback import __version__
 from answerback.client.errors import AnswerbackError, CannotConnect, Forbidden, Unauthorized
 from answerback.client.timing import Timing
 from answerback.protocol.codec import encode
-from answerback.protocol.frames import VISIBLE, ClientFrame
+from answerback.protocol.frames import ClientFrame, is_id
 from answerback.protocol.limits import MAX_FRAME_BYTES, MAX_ID_LENGTH
 
 log = logging.getLogger("answerback.client")
@@ -28,7 +27,6 @@ NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PAC
 """What versions of OpenSSL say to an answer that is no TLS."""
 _MESSAGE_TOO_BIG: Final = 1009
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-_IS_VISIBLE: Final = re.compile(VISIBLE)
 
 
 class OpenFailed(Exception):
@@ -61,7 +59,7 @@ class Address:
         if not _is_websocket_url(self.url):
             raise ValueError(f"{self.url!r} is not a WebSocket URL; use ws://HOST:PORT or wss://HOST/PATH")
         for what, name in (("session", self.session), ("user", self.user)):
-            if name is not None and not (len(name) <= MAX_ID_LENGTH and _IS_VISIBLE.match(name)):
+            if name is not None and not is_id(name):
                 raise ValueError(
                     f"{what} must be 1 to {MAX_ID_LENGTH} visible characters, without spaces; not {name!r}"
                 )

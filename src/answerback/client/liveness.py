@@ -1,4 +1,4 @@
-"""Whether the present connection still answers (R5)."""
+"""Whether the present connection still answers, without acknowledgements."""
 
 from dataclasses import dataclass
 from typing import Final

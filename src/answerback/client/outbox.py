@@ -41,7 +41,7 @@ class Outbox(Protocol):
     """Keeps the unfinished questions of one session across runs of the app.
 
     Called from the client's event loop; each call should be over quickly. `ended` is called right before the ending is
-    shown, so that an app that writes both down there never loses an answer nor asks a question twice (R15).
+    shown, so that an app that writes both down there never loses an answer nor asks a question twice.
     """
 
     def load(self) -> Sequence[PendingRequest]:

@@ -65,7 +65,7 @@ class Questions:
     # --- connections ------------------------------------------------------------------------------------
 
     def opened(self, *, now: float) -> None:
-        """Resume what was accepted, then send again what was not (R14)."""
+        """Open again (rule: resume the accepted, repeat the unaccepted)."""
         self.lost()
         self._is_open = True
         accepted = [exchange for exchange in self if exchange.phase is Phase.ACCEPTED]
@@ -89,7 +89,7 @@ class Questions:
     # --- one question -----------------------------------------------------------------------------------
 
     def pump(self, key: str | None, *, now: float) -> None:
-        """Send the first unaccepted question of an ordering key, if nothing holds it (R14)."""
+        """Send the first unaccepted question of an ordering key, if nothing holds it: one at a time for each key."""
         lane = self._lanes.get(key)
         while lane and lane[0].phase in (Phase.ACCEPTED, Phase.OVER):
             lane.popleft()
@@ -103,7 +103,7 @@ class Questions:
             return
         head.phase = Phase.SENT
         head.resend_at = None
-        # A cancelled question is not asked again: its tombstone at the server answers for it (R7).
+        # A cancelled question is not asked again: every answered id has a record at the server.
         self._effects.append(Send(CancelMessage(request_id=head.request_id) if head.is_cancelled else head.frame))
         head.was_sent = True
         self.listen(head, now=now)
@@ -164,7 +164,7 @@ class Questions:
         self.drop(exchange, now=now)
 
     def drop(self, exchange: Exchange, *, now: float) -> None:
-        """It has its ending: later frames of its id find nobody (G2)."""
+        """It has its ending: later frames of its id find nobody: one ending."""
         exchange.phase = Phase.OVER
         del self._exchanges[exchange.request_id]
         self.pump(exchange.key, now=now)
@@ -180,10 +180,10 @@ class Questions:
         self._exchanges.clear()
         self._lanes.clear()
 
-    # --- asking the server about them (R5) --------------------------------------------------------------
+    # --- asking the server about them: there are no acknowledgements ------------------------------------
 
     def hello(self, exchanges: list[Exchange], *, now: float) -> None:
-        """Ask for what these still owe; with none, whether anybody is there. Only accepted ones are named (R14)."""
+        """Ask for what these still owe; with none, whether anybody is there. Only accepted ones are named."""
         for start in range(0, max(1, len(exchanges)), MAX_RESUME_POINTS):
             batch = exchanges[start : start + MAX_RESUME_POINTS]
             self._hellos += 1
@@ -275,7 +275,7 @@ class Questions:
         return False
 
     def _time_out(self, exchange: Exchange, timeout_s: float, now: float) -> None:
-        """R17: an ending made by the client; the server is told to stop."""
+        """Make the ending that a time-out is, and ask the server to stop."""
         self.tell_stop(exchange, now=now)
         cause_code = None if exchange.refusal is None else exchange.refusal.value
         error = RequestTimeout(exchange.request_id, timeout_s, exchange.assembly.text, cause_code=cause_code)

@@ -2,8 +2,8 @@
 
 Theory of operation. A question waits until its ordering key is free, is sent, is accepted, and ends (`questions.py`).
 Connections come and go beneath: on each new one the accepted questions are resumed from the code point they have, and
-the first unaccepted one of each key is sent again under the same id, which the server attaches (R14). Nobody
-acknowledges anything: when a pending question has been silent for a while, the session asks for it with `hello` (R5). A
+the first unaccepted one of each key is sent again under the same id, which the server attaches. Nobody
+acknowledges anything: when a pending question has been silent for a while, the session asks for it with `hello`. A
 connection on which nothing answers is given up (`liveness.py`).
 
 Nothing here does I/O, reads a clock or draws a random number. `now` is monotonic seconds. Every input returns the
@@ -173,7 +173,7 @@ class Session:
     # --- what happens to connections --------------------------------------------------------------------
 
     def connected(self, link: int, *, now: float) -> list[Effect]:
-        """A connection is open: greet, resume what was accepted, send again what was not (R14)."""
+        """A connection is open: greet, resume what was accepted, send again what was not."""
         if self._stopped is not None:
             return []
         self._link = link
@@ -281,7 +281,7 @@ class Session:
                     missing = True
                 case _:
                     self._questions.emit(exchange, event)
-        self._questions.accept(exchange, now=now)  # whatever it is, the server knows the question (R13)
+        self._questions.accept(exchange, now=now)  # whatever it is, the server knows the question
         if missing:
             self._questions.want_resume(exchange, now=now)
         elif exchange.resume_point != before:
@@ -332,7 +332,7 @@ class Session:
     # --- inside -----------------------------------------------------------------------------------------
 
     def _is_link_good(self, now: float) -> bool:
-        """R5: no `welcome`, or nothing at all, means another connection; what else is due is done on that one."""
+        """No `welcome`, or nothing at all, means another connection; what else is due is done on that one."""
         reason = self._liveness.verdict(now=now)
         if reason is not None:
             self._effects.append(Reconnect(reason))

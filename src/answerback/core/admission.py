@@ -1,9 +1,80 @@
-"""The rate window: a calendar minute (the mission's "10 requests a minute")."""
+"""Admission: whether a new request may be stored. The rate counts calendar minutes."""
 
 from collections import Counter
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from answerback.core.request import Record
 
 WINDOW_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """Limits that acceptance checks. `per_minute` is the default; a user's own limit in the store wins. 0 = none."""
+
+    per_minute: int
+    max_pending: int
+
+    def limit_of(self, own_limit: int | None) -> int:
+        """Requests that a user with this limit of their own may ask in a minute. 0 = any number."""
+        return self.per_minute if own_limit is None else own_limit
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Stored and counted. `position`: unfinished requests of the same ordering key accepted before it."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """The request id is taken; nothing was counted. `position` as in `Accepted` (0 if ended)."""
+
+    record: Record
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """Over the rate limit; nothing was stored."""
+
+    retry_after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """The user has `max_pending` unfinished requests; nothing was stored."""
+
+
+Admission: TypeAlias = Accepted | Existing | Limited | Full
+
+
+def admit(
+    *,
+    existing: Record | None,
+    position: int,
+    pending: int,
+    counted: int,
+    own_limit: int | None,
+    quota: Quota,
+    now_ms: int,
+) -> Admission:
+    """Decide about a new request. Every store gives the facts, and writes what this says.
+
+    `existing`: the record of its id, if there is one. `position`: unfinished requests of its ordering key accepted
+    before it (or before `existing`). `pending`: the user's unfinished requests. `counted`: the user's requests that
+    were accepted in this minute. An id that exists is free; only then come the pending cap and the rate.
+    """
+    if existing is not None:
+        return Existing(existing, 0 if existing.state.is_terminal else position)
+    if pending >= quota.max_pending:
+        return Full()
+    limit = quota.limit_of(own_limit)
+    if limit and counted >= limit:
+        return Limited(retry_after_ms(now_ms))
+    return Accepted(position)
 
 
 def window_of(now_ms: int) -> int:
@@ -12,7 +83,7 @@ def window_of(now_ms: int) -> int:
 
 
 def retry_after_ms(now_ms: int) -> int:
-    """Milliseconds until the next window opens: at least 1, at most a minute."""
+    """Milliseconds until the next minute begins: at least 1, at most a minute."""
     return WINDOW_MS - now_ms % WINDOW_MS
 
 
@@ -26,7 +97,7 @@ class MinuteCounts:
         self._counts: Counter[str] = Counter()
 
     def count(self, name: str, now_ms: int) -> int:
-        """Count once; how often that makes in this minute."""
+        """Count once. Returns how often that makes in this minute."""
         window = window_of(now_ms)
         if window != self._window:
             self._window = window

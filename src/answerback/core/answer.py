@@ -1,4 +1,4 @@
-"""An answer is an append-only text. Lengths and offsets count Unicode code points; limits count encoded bytes."""
+"""An answer is an append-only text. Lengths and offsets count Unicode code points, limits count encoded bytes."""
 
 import re
 from typing import Final
@@ -44,7 +44,7 @@ def cut(text: str, start: int, max_bytes: int) -> int:
 
 
 def cut_back(text: str, end: int, max_bytes: int) -> int:
-    """The smallest start for which text[start:end] needs at most `max_bytes` encoded bytes; `end` if none fits."""
+    """The smallest start for which text[start:end] needs at most `max_bytes` encoded bytes, `end` if none fits."""
     if end * _WORST_ESCAPE <= max_bytes:
         return 0
     low, high = max(0, end - max(0, max_bytes)), end
@@ -60,8 +60,8 @@ def cut_back(text: str, end: int, max_bytes: int) -> int:
 class Answer:
     """The text of one attempt. It only grows, until it is full.
 
-    `max_bytes` bounds the encoded text: what does not fit is dropped, `is_full` becomes true, and the text stays a
-    prefix of what the model said.
+    `max_bytes` bounds the encoded text. What does not fit is dropped, `is_full` becomes true, and the text stays a
+    prefix of the model's.
     """
 
     __slots__ = ("_counted", "_parts", "_text", "_uncounted", "attempt", "is_full", "length", "max_bytes")
@@ -77,7 +77,7 @@ class Answer:
         self._uncounted = 0
 
     def append(self, piece: str) -> int:
-        """Add what the model said next; returns how many code points were kept."""
+        """Add the model's next piece. Returns how many code points were kept."""
         if self.is_full:
             return 0
         piece = clean(piece)
@@ -101,11 +101,6 @@ class Answer:
         self.is_full = True
         fitting = piece[: cut(piece, 0, room)] if room > 0 else ""
         return fitting if encoded_size(fitting) <= room else ""  # cut() takes one code point even without room
-
-    @property
-    def encoded_bytes(self) -> int:
-        """Bytes of the text inside a JSON string."""
-        return self._counted + encoded_size(self.text[self.length - self._uncounted :])
 
     @classmethod
     def stored(cls, attempt: int, text: str) -> "Answer":

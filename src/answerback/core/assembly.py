@@ -1,9 +1,9 @@
 """Client-side assembly: frames about one request in, the exact text and one ending out.
 
-Theory of operation. The text of one attempt only grows, and every delta says where it belongs. So a duplicate is seen
-and dropped, an overlap gives its new part, and a gap is never papered over: it asks for a resume. A new attempt voids
-the text of the older one (R13). An ending counts when the text is whole; until then it is held. Whatever order, loss or
-repetition the frames arrive in, the text is at every moment a prefix of one attempt's answer.
+Theory of operation. The text of one attempt only grows, and every delta says where it belongs. So a duplicate is
+dropped, an overlap gives its new part, and a gap asks for a resume. A higher attempt voids the text of a lower one. An
+ending counts when the text is whole, and is held until then. In whatever order the frames arrive, lost or repeated, the
+text is at every moment a prefix of one attempt's answer.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """The answer begins anew: all text before is void. Show only what follows."""
+    """The answer starts again: all text before is void. Show only what follows."""
 
     attempt: int
 
@@ -56,7 +56,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The one ending; `text` is whole."""
+    """The one ending. `text` is whole."""
 
     response: MessageResponse
     text: str
@@ -69,7 +69,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The server contradicts itself or the protocol; nothing more of this request can be trusted."""
+    """The server contradicts itself or the protocol. Nothing more of this request can be trusted."""
 
     detail: str
 
@@ -104,7 +104,7 @@ class Assembly:
 
     @property
     def is_over(self) -> bool:
-        """Whether the ending has been given out."""
+        """Whether the ending has been emitted."""
         return self._is_over
 
     @property
@@ -113,7 +113,7 @@ class Assembly:
         return self._started
 
     def receive(self, frame: AnswerFrame) -> list[AssemblyEvent]:
-        """Take one frame about this request; what it changed, in order.
+        """Take one frame about this request. Returns what it changed, in order.
 
         Never raises for what a server sent: a contradiction is the event `Broken`.
         """
@@ -134,7 +134,7 @@ class Assembly:
         return events
 
     def _enter(self, attempt: int, events: list[AssemblyEvent], *, says_start: bool) -> None:
-        """Move on to a higher attempt; say so, if the caller could know of the one before."""
+        """Move on to a higher attempt. Emit that, if the caller could know of the one before."""
         if attempt > self.attempt:
             showed = self.length > 0
             self.attempt = attempt
@@ -147,7 +147,7 @@ class Assembly:
             events.append(Started(attempt))
 
     def _clear(self) -> None:
-        self._parts = []  # a new list: `Text` events that were given out keep the old one
+        self._parts = []  # a new list: `Text` events that were emitted keep the old one
         self.length = 0
         self._bytes = 0
 

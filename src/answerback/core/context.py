@@ -5,21 +5,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+DEFAULT_MAX_TOKENS: Final = 1024
+"""The most tokens of one answer, unless an operator or a request says otherwise."""
+
 CHARACTERS_PER_TOKEN: Final = 3
-"""A cautious guess for text of any language; no tokenizer of the model is at hand here."""
+"""A cautious guess for text of any language: the model's tokenizer is not known here."""
 
 TURN_OVERHEAD_TOKENS: Final = 8
 
 
 class Role(StrEnum):
-    """Who said it."""
+    """The author of a message."""
 
     USER = "user"
     ASSISTANT = "assistant"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Message:
     """One message of a prompt."""
 
     role: Role
@@ -31,10 +34,10 @@ def estimate_tokens(text: str) -> int:
     return len(text) // CHARACTERS_PER_TOKEN + TURN_OVERHEAD_TOKENS
 
 
-def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: int) -> tuple[Said, ...]:
+def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: int) -> tuple[Message, ...]:
     """The newest whole turns (question, answer) that fit the budget together with `question`, oldest first.
 
-    The question is always there, even if it alone is over the budget: refusing it is the model's to do.
+    The question is always there, even if it alone is over the budget. The model may then refuse it.
     """
     left = budget_tokens - estimate_tokens(question)
     chosen: list[tuple[str, str]] = []
@@ -44,10 +47,10 @@ def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: in
             break
         chosen.append((asked, answered))
     chosen.reverse()
-    return (*_messages(chosen), Said(Role.USER, question))
+    return (*_messages(chosen), Message(Role.USER, question))
 
 
-def _messages(turns: Iterable[tuple[str, str]]) -> Iterable[Said]:
+def _messages(turns: Iterable[tuple[str, str]]) -> Iterable[Message]:
     for asked, answered in turns:
-        yield Said(Role.USER, asked)
-        yield Said(Role.ASSISTANT, answered)
+        yield Message(Role.USER, asked)
+        yield Message(Role.ASSISTANT, answered)

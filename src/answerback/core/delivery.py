@@ -1,13 +1,15 @@
 """A delivery is a cursor on an answer: "the text from the cursor to the end, as soon as the connection can take it".
 
-Coalescing, slow readers, resume and a new attempt are all this one rule. `Delivery` decides what the next frame is and
-when; whoever drives it sends that frame and says what came of it (`sent`, `gone`, `slow`). It never sends twice what
-was sent, unless a wish sets the cursor back.
+Coalescing, slow readers, resume and a new attempt are all this one rule. `Delivery` decides which frame is next, and
+when. Its driver sends that frame and reports the result (`sent`, `gone`, `slow`). Nothing is sent twice, unless a
+target sets the cursor back.
 """
 
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
 from answerback.core.answer import Answer, cut
-from answerback.core.coalescing import Interval
-from answerback.core.request import Ending, Record, Wish
+from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
     ErrorBody,
@@ -26,6 +28,31 @@ FRAME_RESERVE_BYTES = 2_048
 
 MAX_TEXT_BYTES = MAX_FRAME_BYTES - FRAME_RESERVE_BYTES
 SLOW_RETRY_S = 0.25
+
+COALESCE_MS: Final = 40
+"""The shortest pause between two deltas: below what a reader can tell apart, and a burst of tokens is one frame (Ably
+rolls up by 40 ms too). The gateway's `--coalesce-ms` sets another one."""
+
+Interval: TypeAlias = Callable[[float], float]
+"""Seconds between two deltas of an answer that has been streaming for so many seconds."""
+
+
+def steady(interval_s: float = COALESCE_MS / 1000) -> Interval:
+    """The same pause all along: frames cost little where we run the socket ourselves."""
+
+    def interval(elapsed_s: float) -> float:
+        return interval_s
+
+    return interval
+
+
+def growing(shortest_s: float = COALESCE_MS / 1000, longest_s: float = 1.0, share: float = 0.1) -> Interval:
+    """A pause that grows with the answer's age: where each post is billed, a long answer costs few of them."""
+
+    def interval(elapsed_s: float) -> float:
+        return min(longest_s, max(shortest_s, elapsed_s * share))
+
+    return interval
 
 
 def answer_limit(record: Record) -> int:
@@ -76,33 +103,33 @@ class Delivery:
 
     __slots__ = (
         "_answer",
+        "_applied_no",
         "_connection_id",
-        "_honoured",
         "_interval",
         "_last_sent",
         "_not_before",
         "_offset",
         "_record",
+        "_start_sent",
         "_started_at",
-        "_told_start",
     )
 
     def __init__(
-        self, record: Record, answer: Answer, interval: Interval, *, now: float, wish: Wish | None = None
+        self, record: Record, answer: Answer, interval: Interval, *, now: float, target: DeliveryTarget | None = None
     ) -> None:
-        """Deliver by `wish`, or else by the one in `record`."""
+        """Deliver to `target`, else to the one in `record`."""
         self._record = record
         self._answer = answer
         self._interval = interval
         self._started_at = now
         self._connection_id: str | None = None
         self._offset = 0
-        self._honoured = 0
-        self._told_start = False
+        self._applied_no = 0
+        self._start_sent = False
         self._last_sent: float | None = None
         self._not_before = 0.0
-        if (first := wish or record.wish) is not None:
-            self.wish(first)
+        if (first := target or record.target) is not None:
+            self.retarget(first)
 
     @property
     def attempt(self) -> int:
@@ -111,7 +138,7 @@ class Delivery:
 
     @property
     def connection_id(self) -> str | None:
-        """Where frames go now; None while nobody is there."""
+        """Where frames go now. None: to no connection."""
         return self._connection_id
 
     @property
@@ -119,31 +146,31 @@ class Delivery:
         """Code points sent to the present connection."""
         return self._offset
 
-    def wish(self, wish: Wish) -> bool:
-        """Honour a wish, each `no` once (R2); true if the cursor was set.
+    def retarget(self, target: DeliveryTarget) -> bool:
+        """Apply a target (rule: each target once). Returns whether the cursor was set.
 
         Another attempt, or an offset past the end, means from the start.
         """
-        if wish.no <= self._honoured:
+        if target.no <= self._applied_no:
             return False
-        self._honoured = wish.no
-        self._connection_id = wish.connection_id
-        same = wish.attempt == self._answer.attempt
-        self._offset = wish.offset if same and wish.offset <= self._answer.length else 0
-        self._told_start = same
+        self._applied_no = target.no
+        self._connection_id = target.connection_id
+        same = target.attempt == self._answer.attempt
+        self._offset = target.offset if same and target.offset <= self._answer.length else 0
+        self._start_sent = same
         self._last_sent = None
         self._not_before = 0.0
         return True
 
     def ended(self, record: Record) -> None:
-        """The ending is stored: what is left goes out at once, by the newest wish in the record (R3)."""
+        """The ending is stored: the rest goes out at once (rule: the newest target gets the ending)."""
         self._record = record
-        if record.wish is not None:
-            self.wish(record.wish)
+        if record.target is not None:
+            self.retarget(record.target)
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing will be sent any more, unless a new wish comes: the ending went out, or nobody is there."""
+        """Whether only a new target can bring more: the ending is out, or the connection is gone."""
         return self._connection_id is None
 
     def next_frame(self, *, now: float) -> ServerFrame | None:
@@ -152,7 +179,7 @@ class Delivery:
             return None
         ending = self._record.ending
         if self._record.stream:
-            if not self._told_start and (ending is None or self._answer.length):
+            if not self._start_sent and (ending is None or self._answer.length):
                 return MessageStarted(request_id=self._record.request_id, attempt=self._answer.attempt)
             if self._offset < self._answer.length and (ending is not None or self._is_due(now)):
                 text = self._answer.text
@@ -168,14 +195,14 @@ class Delivery:
         return None
 
     def due_at(self) -> float | None:
-        """When `next_frame` should be asked again, if nothing else happens. None: not before more text or a wish."""
+        """When `next_frame` should be asked again, if nothing else happens. None: not before more text or a target."""
         if self._connection_id is None:
             return None
         if self._record.ending is not None:
             return self._not_before
         if not self._record.stream:
             return None
-        if not self._told_start:
+        if not self._start_sent:
             return self._not_before
         if self._offset >= self._answer.length:
             return None
@@ -185,7 +212,7 @@ class Delivery:
         """`frame`, got from `next_frame`, has left."""
         match frame:
             case MessageStarted():
-                self._told_start = True
+                self._start_sent = True
             case MessageDelta():
                 self._offset = frame.offset + len(frame.delta)
                 self._last_sent = now
@@ -195,11 +222,11 @@ class Delivery:
                 raise ValueError(f"not a frame of a delivery: {type(frame).__name__}")
 
     def gone(self) -> None:
-        """The connection is no more: detach the cursor; the model goes on (G6)."""
+        """The connection is gone: detach the cursor. The model goes on, for only an explicit cancellation stops it."""
         self._connection_id = None
 
     def slow(self, *, now: float) -> None:
-        """The connection cannot take more now: keep the offset, try again later with one bigger piece."""
+        """The connection cannot take more now: keep the offset and try again later, with one bigger piece."""
         self._not_before = now + SLOW_RETRY_S
 
     def ready(self) -> None:

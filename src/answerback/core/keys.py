@@ -11,7 +11,7 @@ from answerback.protocol.frames import SendMessage
 
 
 def digest(*parts: str | None) -> str:
-    """Hexadecimal SHA-256 of the parts; None differs from the empty string."""
+    """Hexadecimal SHA-256 of the parts. None differs from the empty string."""
     state = hashlib.sha256()
     for part in parts:
         if part is None:
@@ -25,12 +25,12 @@ def digest(*parts: str | None) -> str:
 
 @lru_cache(maxsize=8192)
 def ordering_key(user_id: str, conversation_id: str | None) -> str:
-    """Requests with one key run one at a time (G4): the user's conversation, else the user."""
+    """Requests with one key run one at a time, in order: the key of the user's conversation, else of the user."""
     return digest("order", user_id, conversation_id)
 
 
 def fingerprint(frame: SendMessage) -> str:
-    """What makes a repeated request id the same request (G7). `timestamp` and `stream` do not belong to it."""
+    """What makes a repeated request id the same request. `timestamp` and `stream` do not belong to it."""
     max_tokens = None if frame.max_tokens is None else str(frame.max_tokens)
     return digest(
         "payload", frame.message, frame.conversation_id, frame.model, frame.system, max_tokens, frame.replaces

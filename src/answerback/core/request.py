@@ -1,18 +1,26 @@
 """The record of a request, and every change that it can go through.
 
-Theory of operation. A request is one small immutable `Record`. All that decides about it (who may run it, where its
-answer goes, how it ended) is in that record, and every change is one of the functions below: it takes the record as
-it is (None if there is none) and returns a `Step`: the record as it shall be, and what the caller learns. A store
-applies a step atomically (`ports.Requests.change`), so two processes that want to change one record are put in an
-order, and the second sees what the first did. Nothing here reads a clock: `now_ms` is an argument.
+Theory of operation. A request is one small immutable `Record`. Everything that decides about it is in that record: who
+may run it, where its answer goes, how it ended. Every change is one of the functions below. It takes the record (None
+if there is none) and returns a `Step`: the record to write, and what the caller learns. A store applies a step
+atomically (`ports.Requests.change`), so two processes that change one record are put in an order, and the second sees
+what the first did. Nothing here reads a clock: `now_ms` is an argument.
+
+`TRANSITIONS` decides what an event does in a state. The functions look it up and carry out the effect that it names.
 
           accept            claim                     finish
     ( ) ---------> accepted -------> running (attempt n) -------> completed | failed | cancelled
-     |                |                 ^  |                               ^
-     | refuse, cancel | cancel, expire  +--+ claim after a lost lease      | cancel is only noted: the worker ends it
-     +----------------+---------------------------------------------------->
+     |                |                 ^  |   |                              ^
+     |                |                 +--+   |                              |
+     |                |     claim after a      | expire after a lost lease    |
+     |                |        lost lease      |                              |
+     | refuse, cancel | cancel, expire         |                              |
+     +----------------+------------------------+------------------------------+
 
-The rules named R1 to R17 are listed, with their homes, in ARCHITECTURE.md.
+A claim ends the request instead of running it if it was cancelled, is late, or has had its last attempt. A running
+request that is cancelled goes on until its worker, or the next claim, sees the note.
+
+The rules that the comments name are listed in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +38,7 @@ from answerback.protocol.frames import Status
 T_co = TypeVar("T_co", covariant=True)
 
 SCHEMA: Final = 1
-"""Version of the record's form; a reader upgrades older ones, so that work in flight survives an upgrade."""
+"""Version of the record's form. A reader upgrades older ones, so that work in flight survives an upgrade."""
 
 
 class RequestKey(NamedTuple):
@@ -58,8 +66,8 @@ class State(StrEnum):
 _TERMINAL: Final = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 
 
-class Wish(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the answer shall go, from which code point on (R1). `no` counts the wishes of one request."""
+class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The connection that the answer goes to, and from which code point on. `no` counts the targets of a request."""
 
     no: int
     connection_id: str
@@ -97,11 +105,11 @@ class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
     replaces: str | None = None
 
 
-class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything that decides about one request; small, because it is written often.
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"target": "wish"}):
+    """Everything that decides about one request. It is small, because it is written often.
 
-    `conversation_id` is where the turn is kept; `standalone` says that the request named none, so no context is
-    given to the model. `owner` and `lease_until_ms` name the worker that runs `attempt`.
+    `conversation_id` is where the turn is kept. `standalone`: the request named no conversation, so the model gets no
+    context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`.
     """
 
     user_id: str
@@ -121,7 +129,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at_ms: int | None = None
     queue_no: int = 0
     cancel_requested: bool = False
-    wish: Wish | None = None
+    target: DeliveryTarget | None = None
     ending: Ending | None = None
     schema: int = SCHEMA
 
@@ -140,13 +148,18 @@ class Policy:
     queue_timeout_ms: int = 600_000
     max_attempts: int = 3
 
+    @property
+    def renew_every_s(self) -> float:
+        """How often a worker extends its lease: a third of it, so that two renewals may fail before it is lost."""
+        return self.lease_ms / 3000
+
 
 # --- outcomes -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[T_co]):
-    """Write `record` (None: leave it as it is), then tell the caller `outcome`. `text`: the answer, with an ending."""
+    """Write `record` (None: leave it as it is), then return `outcome`. `text`: the answer that goes with an ending."""
 
     record: Record | None
     outcome: T_co
@@ -169,7 +182,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The request has ended: serve the stored ending. `is_new`: this very change has ended it."""
+    """The request has ended; its ending is in `record`. `is_new`: this change has ended it."""
 
     record: Record
     is_new: bool = False
@@ -177,21 +190,21 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The request goes on; its worker will see what was noted."""
+    """The request is unfinished. Its worker will see what was noted."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The lease was extended. `record` has the newest wish and cancellation."""
+    """The lease was extended. `record` has the newest target and cancellation."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """The caller's attempt is over: it may write nothing more. None: the record is gone."""
+    """The attempt is not the caller's any more: it may write nothing. None: the record is gone."""
 
     record: Record | None
 
@@ -214,68 +227,160 @@ class Event(StrEnum):
 
     CLAIM = "claim"
     RENEW = "renew"
+    POLL = "poll"
     FINISH = "finish"
-    WISH = "wish"
+    RETARGET = "retarget"
     CANCEL = "cancel"
+    REFUSE = "refuse"
     EXPIRE = "expire"
     QUEUED = "queued"
-    TAKE_UP = "take up"
+    RECOVER = "recover"
 
 
-class Verdict(StrEnum):
-    """What a (state, event) pair leads to. *_IF_* verdicts hold a guard; when it fails the event is refused."""
+class Effect(StrEnum):
+    """What an event does. The first group changes the record, the second leaves it as it is."""
 
-    RUN = "run"
-    RUN_IF_LEASE_LOST = "run if the lease is lost"
-    HOLD_IF_OWNER = "extend the lease if owner and attempt are the caller's"
-    END_IF_OWNER = "end if owner and attempt are the caller's"
-    END = "end, raising the attempt"
-    END_IF_LEASE_LOST = "end, raising the attempt, if the lease is lost"
-    NOTE = "note it in the record"
-    CLEAR = "clear the lease and the wish"
-    ENDED = "ended already"
-    ENDED_IF_OWNER = "ended already; success if by the caller"
-    FENCED = "refused: not the caller's attempt"
-    IGNORE = "nothing to do"
+    RUN = "start the next attempt"
+    EXTEND = "extend the lease"
+    FINISH = "store the owner's ending"
+    END_CANCELLED = "end as cancelled, raising the attempt"
+    END_TIMED_OUT = "end as failed by a time-out, raising the attempt"
+    END_EXHAUSTED = "end as failed after the last attempt, raising the attempt"
+    END_EXPIRED = "end as failed with the caller's code, raising the attempt"
+    SET_TARGET = "set the target"
+    NOTE_CANCEL = "note the cancellation"
+    NOTE_QUEUED = "note the queue number"
+    RESET = "void the lease and the target"
+
+    OWNED = "the attempt is the caller's"
+    BUSY = "another worker holds the lease"
+    FENCED = "the attempt is not the caller's"
+    CONFLICT = "the request belongs to another session"
+    PENDING = "the request goes on"
+    ENDED = "the request has ended"
+    IGNORED = "nothing to do"
 
 
-_WHEN_ENDED: Final = {
-    Event.CLAIM: Verdict.ENDED,
-    Event.RENEW: Verdict.FENCED,
-    Event.FINISH: Verdict.ENDED_IF_OWNER,
-    Event.WISH: Verdict.ENDED,
-    Event.CANCEL: Verdict.ENDED,
-    Event.EXPIRE: Verdict.ENDED,
-    Event.QUEUED: Verdict.IGNORE,
-    Event.TAKE_UP: Verdict.IGNORE,
-}
-TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
+class Facts(NamedTuple):
+    """What the caller of a change knows. The guards read it beside the record."""
+
+    now_ms: int = 0
+    grace_ms: int = 0
+    owner: str = ""
+    attempt: int = 0
+    session_id: str = ""
+    generation: int = 0
+    policy: Policy | None = None
+
+
+def _owns_lease(record: Record, facts: Facts) -> bool:
+    return record.owner == facts.owner
+
+
+def _owns_attempt(record: Record, facts: Facts) -> bool:
+    # The lease may be over (rule: attempts, not clocks).
+    return record.owner == facts.owner and record.attempt == facts.attempt
+
+
+def _lease_is_over(record: Record, facts: Facts) -> bool:
+    return facts.now_ms >= record.lease_until_ms + facts.grace_ms
+
+
+def _is_cancelled(record: Record, _: Facts) -> bool:
+    return record.cancel_requested
+
+
+def _is_late(record: Record, facts: Facts) -> bool:
+    return facts.policy is not None and deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy)
+
+
+def _attempts_are_spent(record: Record, facts: Facts) -> bool:
+    return facts.policy is not None and record.attempt >= facts.policy.max_attempts
+
+
+def _asked_it(record: Record, facts: Facts) -> bool:
+    return record.session_id == facts.session_id
+
+
+def _is_older(record: Record, facts: Facts) -> bool:
+    return record.target is not None and facts.generation < record.target.generation
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    """A cell of the table that depends: `then` where the guard holds, else `otherwise`."""
+
+    guard: Callable[[Record, Facts], bool]
+    then: "Cell"
+    otherwise: "Cell"
+
+
+Cell: TypeAlias = Effect | If
+
+_RUN: Final = If(
+    _is_cancelled,
+    Effect.END_CANCELLED,
+    If(_is_late, Effect.END_TIMED_OUT, If(_attempts_are_spent, Effect.END_EXHAUSTED, Effect.RUN)),
+)
+_EXPIRE: Final = If(_is_cancelled, Effect.END_CANCELLED, Effect.END_EXPIRED)
+_RETARGET: Final = If(_asked_it, If(_is_older, Effect.PENDING, Effect.SET_TARGET), Effect.CONFLICT)
+_WHEN_ENDED: Final[Mapping[Event, Cell]] = MappingProxyType(
     {
-        State.ACCEPTED: {
-            Event.CLAIM: Verdict.RUN,
-            Event.RENEW: Verdict.FENCED,
-            Event.FINISH: Verdict.FENCED,
-            Event.WISH: Verdict.NOTE,
-            Event.CANCEL: Verdict.END,
-            Event.EXPIRE: Verdict.END,
-            Event.QUEUED: Verdict.NOTE,
-            Event.TAKE_UP: Verdict.CLEAR,
-        },
-        State.RUNNING: {
-            Event.CLAIM: Verdict.RUN_IF_LEASE_LOST,
-            Event.RENEW: Verdict.HOLD_IF_OWNER,
-            Event.FINISH: Verdict.END_IF_OWNER,
-            Event.WISH: Verdict.NOTE,
-            Event.CANCEL: Verdict.NOTE,
-            Event.EXPIRE: Verdict.END_IF_LEASE_LOST,
-            Event.QUEUED: Verdict.IGNORE,
-            Event.TAKE_UP: Verdict.CLEAR,
-        },
+        Event.CLAIM: Effect.ENDED,
+        Event.RENEW: Effect.FENCED,
+        Event.POLL: Effect.FENCED,
+        Event.FINISH: If(_owns_attempt, Effect.ENDED, Effect.FENCED),
+        Event.RETARGET: If(_asked_it, Effect.ENDED, Effect.CONFLICT),
+        Event.CANCEL: If(_asked_it, Effect.ENDED, Effect.CONFLICT),
+        Event.REFUSE: Effect.ENDED,
+        Event.EXPIRE: Effect.ENDED,
+        Event.QUEUED: Effect.IGNORED,
+        Event.RECOVER: Effect.IGNORED,
+    }
+)
+TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
+    {
+        State.ACCEPTED: MappingProxyType(
+            {
+                Event.CLAIM: _RUN,
+                Event.RENEW: Effect.FENCED,
+                Event.POLL: Effect.FENCED,
+                Event.FINISH: Effect.FENCED,
+                Event.RETARGET: _RETARGET,
+                Event.CANCEL: If(_asked_it, Effect.END_CANCELLED, Effect.CONFLICT),
+                Event.REFUSE: Effect.PENDING,
+                Event.EXPIRE: _EXPIRE,
+                Event.QUEUED: Effect.NOTE_QUEUED,
+                Event.RECOVER: Effect.RESET,
+            }
+        ),
+        State.RUNNING: MappingProxyType(
+            {
+                Event.CLAIM: If(_owns_lease, Effect.OWNED, If(_lease_is_over, _RUN, Effect.BUSY)),
+                Event.RENEW: If(_owns_attempt, Effect.EXTEND, Effect.FENCED),
+                Event.POLL: If(_owns_attempt, Effect.OWNED, Effect.FENCED),
+                Event.FINISH: If(_owns_attempt, Effect.FINISH, Effect.FENCED),
+                Event.RETARGET: _RETARGET,
+                Event.CANCEL: If(_asked_it, If(_is_cancelled, Effect.PENDING, Effect.NOTE_CANCEL), Effect.CONFLICT),
+                Event.REFUSE: Effect.PENDING,
+                Event.EXPIRE: If(_lease_is_over, _EXPIRE, Effect.BUSY),
+                Event.QUEUED: Effect.IGNORED,
+                Event.RECOVER: Effect.RESET,
+            }
+        ),
         State.COMPLETED: _WHEN_ENDED,
         State.FAILED: _WHEN_ENDED,
         State.CANCELLED: _WHEN_ENDED,
     }
 )
+
+
+def _effect(record: Record, event: Event, facts: Facts) -> Effect:
+    """What the table says that `event` does to `record`."""
+    cell = TRANSITIONS[record.state][event]
+    while isinstance(cell, If):
+        cell = cell.then if cell.guard(record, facts) else cell.otherwise
+    return cell
 
 
 # --- the changes --------------------------------------------------------------------------------------------
@@ -284,70 +389,83 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, Verdict]]] = MappingProxyType(
 def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> Step[Claimed | Busy | Ended | Unknown]:
     """A worker wants to run the request. `owner` is a token that no other run has.
 
-    A noted cancellation (R10), a deadline that has passed and the last allowed attempt (R12) end it here, without
-    running the model. A claim by the owner of the lease succeeds again: its first answer was lost (R11).
+    A noted cancellation, a deadline that has passed and the last allowed attempt end the request here, without running
+    the model. A claim by the owner of the lease succeeds again: the answer to its first one was lost
+    (rule: repeat as the same owner).
     """
     if record is None:
         return Step(None, Unknown())
-    verdict = TRANSITIONS[record.state][Event.CLAIM]
-    if verdict is Verdict.ENDED:
-        return Step(None, Ended(record))
-    if verdict is Verdict.RUN_IF_LEASE_LOST:
-        if record.owner == owner:
+    match _effect(record, Event.CLAIM, Facts(owner=owner, now_ms=now_ms, policy=policy)):
+        case Effect.RUN:
+            claimed = replace(
+                record,
+                state=State.RUNNING,
+                attempt=record.attempt + 1,
+                owner=owner,
+                lease_until_ms=now_ms + policy.lease_ms,
+                started_at_ms=now_ms if record.started_at_ms is None else record.started_at_ms,
+            )
+            return Step(claimed, Claimed(claimed))
+        case Effect.OWNED:
             return Step(None, Claimed(record))
-        if now_ms < record.lease_until_ms:
+        case Effect.BUSY:
             return Step(None, Busy(record.lease_until_ms))
-    if record.cancel_requested:
-        return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
-    if now_ms >= _deadline_ms(record, policy):
-        return _end_unowned(record, now_ms=now_ms, status=Status.FAILED, code=ErrorCode.TIMEOUT)
-    if record.attempt >= policy.max_attempts:
-        return _end_unowned(record, now_ms=now_ms, status=Status.FAILED, code=ErrorCode.INTERNAL)
-    claimed = replace(
-        record,
-        state=State.RUNNING,
-        attempt=record.attempt + 1,
-        owner=owner,
-        lease_until_ms=now_ms + policy.lease_ms,
-        started_at_ms=now_ms if record.started_at_ms is None else record.started_at_ms,
-    )
-    return Step(claimed, Claimed(claimed))
+        case Effect.ENDED:
+            return Step(None, Ended(record))
+        case Effect.END_CANCELLED:
+            return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
+        case Effect.END_TIMED_OUT:
+            return _end_unowned(record, now_ms=now_ms, status=Status.FAILED, code=ErrorCode.TIMEOUT)
+        case Effect.END_EXHAUSTED:
+            return _end_unowned(record, now_ms=now_ms, status=Status.FAILED, code=ErrorCode.INTERNAL)
+        case effect:
+            raise _misplaced(Event.CLAIM, effect)
 
 
 def renew(record: Record | None, *, owner: str, attempt: int, now_ms: int, policy: Policy) -> Step[Held | Fenced]:
-    """The worker of `attempt` extends its lease and learns the newest wish and whether to cancel."""
-    seen = look(record, owner=owner, attempt=attempt)
-    if record is None or isinstance(seen.outcome, Fenced):
-        return seen
-    held = replace(record, lease_until_ms=now_ms + policy.lease_ms)
-    return Step(held, Held(held))
+    """The worker of `attempt` extends its lease, and learns the newest target and whether to cancel."""
+    if record is None:
+        return Step(None, Fenced(None))
+    match _effect(record, Event.RENEW, Facts(owner=owner, attempt=attempt)):
+        case Effect.EXTEND:
+            held = replace(record, lease_until_ms=now_ms + policy.lease_ms)
+            return Step(held, Held(held))
+        case Effect.FENCED:
+            return Step(None, Fenced(record))
+        case effect:
+            raise _misplaced(Event.RENEW, effect)
 
 
-def look(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenced]:
-    """As `renew`, but the lease stays as it is: where a write costs more than a read, it need not go with each look."""
-    if (
-        record is None
-        or TRANSITIONS[record.state][Event.RENEW] is not Verdict.HOLD_IF_OWNER
-        or not _is_mine(record, owner, attempt)
-    ):
-        return Step(None, Fenced(record))
-    return Step(None, Held(record))
+def poll(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenced]:
+    """Learn what `renew` does without extending the lease, where a read costs less than a write."""
+    if record is None:
+        return Step(None, Fenced(None))
+    match _effect(record, Event.POLL, Facts(owner=owner, attempt=attempt)):
+        case Effect.OWNED:
+            return Step(None, Held(record))
+        case Effect.FENCED:
+            return Step(None, Fenced(record))
+        case effect:
+            raise _misplaced(Event.POLL, effect)
 
 
 def finish(record: Record | None, *, owner: str, attempt: int, ending: Ending, text: str) -> Step[Ended | Fenced]:
-    """The worker of `attempt` stores the one ending (R3). Doing it twice is success (R11)."""
-    if record is None or not _is_mine(record, owner, attempt):
-        return Step(None, Fenced(record))
-    verdict = TRANSITIONS[record.state][Event.FINISH]
-    if verdict is Verdict.ENDED_IF_OWNER:
-        return Step(None, Ended(record))
-    if verdict is not Verdict.END_IF_OWNER:
-        return Step(None, Fenced(record))
-    ended = replace(record, state=State(ending.status.value), ending=ending, lease_until_ms=0)
-    return Step(ended, Ended(ended, is_new=True), text)
+    """The worker of `attempt` stores the one ending. Doing it twice is success (rule: repeat as the same owner)."""
+    if record is None:
+        return Step(None, Fenced(None))
+    match _effect(record, Event.FINISH, Facts(owner=owner, attempt=attempt)):
+        case Effect.FINISH:
+            ended = replace(record, state=State(ending.status.value), ending=ending, lease_until_ms=0)
+            return Step(ended, Ended(ended, is_new=True), text)
+        case Effect.ENDED:
+            return Step(None, Ended(record))
+        case Effect.FENCED:
+            return Step(None, Fenced(record))
+        case effect:
+            raise _misplaced(Event.FINISH, effect)
 
 
-def wish(
+def retarget(
     record: Record | None,
     *,
     session_id: str,
@@ -356,111 +474,129 @@ def wish(
     attempt: int,
     offset: int,
 ) -> Step[Pending | Ended | Conflict | Unknown]:
-    """The front says where the answer shall go (R1): only the asking session may, and never an older connection of it.
+    """The front sets where the answer goes: only for the asking session, and never to an older connection of it.
 
-    A wish of a lower generation changes nothing and reports `Pending`: the newer connection is served.
+    A target of a lower generation changes nothing and reports `Pending`: the newer connection is served.
+
+    Rule: the record holds the target.
     """
     if record is None:
         return Step(None, Unknown())
-    if record.session_id != session_id:
-        return Step(None, Conflict())
-    if TRANSITIONS[record.state][Event.WISH] is Verdict.ENDED:
-        return Step(None, Ended(record))
-    last = record.wish
-    if last is not None and generation < last.generation:
-        return Step(None, Pending(record))
-    wished = replace(
-        record,
-        wish=Wish(
-            no=1 if last is None else last.no + 1,
-            connection_id=connection_id,
-            generation=generation,
-            attempt=attempt,
-            offset=offset,
-        ),
-    )
-    return Step(wished, Pending(wished))
+    match _effect(record, Event.RETARGET, Facts(session_id=session_id, generation=generation)):
+        case Effect.SET_TARGET:
+            target = DeliveryTarget(
+                no=1 if record.target is None else record.target.no + 1,
+                connection_id=connection_id,
+                generation=generation,
+                attempt=attempt,
+                offset=offset,
+            )
+            retargeted = replace(record, target=target)
+            return Step(retargeted, Pending(retargeted))
+        case Effect.PENDING:
+            return Step(None, Pending(record))
+        case Effect.ENDED:
+            return Step(None, Ended(record))
+        case Effect.CONFLICT:
+            return Step(None, Conflict())
+        case effect:
+            raise _misplaced(Event.RETARGET, effect)
 
 
-def cancel(record: Record | None, *, tombstone: Record, now_ms: int) -> Step[Pending | Ended | Conflict]:
+def cancel(record: Record | None, *, refusal_record: Record, now_ms: int) -> Step[Pending | Ended | Conflict]:
     """The asking session stops the request.
 
-    Not yet running: it ends here. Running: it is noted, for this attempt's worker and any later claim (R10). Not known:
-    `tombstone` (a record made from the cancelling frame) is stored as cancelled, so that a question that arrives later
-    is not run (R7).
+    Not yet running: it ends here. Running: the cancellation is noted, for this attempt's worker and any later claim.
+    Not known: `refusal_record`, made from the cancelling frame, is stored as cancelled, so that a question that arrives
+    later is not run.
+
+    Rules: a cancellation survives attempts; every answered id has a record.
     """
     if record is None:
-        return _end_unowned(tombstone, now_ms=now_ms, status=Status.CANCELLED)
-    if record.session_id != tombstone.session_id:
-        return Step(None, Conflict())
-    verdict = TRANSITIONS[record.state][Event.CANCEL]
-    if verdict is Verdict.ENDED:
-        return Step(None, Ended(record))
-    if verdict is Verdict.END:
-        return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
-    if record.cancel_requested:
-        return Step(None, Pending(record))
-    noted = replace(record, cancel_requested=True)
-    return Step(noted, Pending(noted))
+        return _end_unowned(refusal_record, now_ms=now_ms, status=Status.CANCELLED)
+    match _effect(record, Event.CANCEL, Facts(session_id=refusal_record.session_id)):
+        case Effect.NOTE_CANCEL:
+            noted = replace(record, cancel_requested=True)
+            return Step(noted, Pending(noted))
+        case Effect.END_CANCELLED:
+            return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
+        case Effect.PENDING:
+            return Step(None, Pending(record))
+        case Effect.ENDED:
+            return Step(None, Ended(record))
+        case Effect.CONFLICT:
+            return Step(None, Conflict())
+        case effect:
+            raise _misplaced(Event.CANCEL, effect)
 
 
 def refuse(
     record: Record | None,
     *,
-    tombstone: Record,
+    refusal_record: Record,
     now_ms: int,
     code: ErrorCode,
     detail: str | None = None,
     retry_after_ms: int | None = None,
 ) -> Step[Ended | Pending]:
-    """Keep the refusal of a new request as its one ending (R7); a known request is left alone."""
+    """Store the refusal of a new request as its one ending. A known request is left alone.
+
+    Rule: every answered id has a record.
+    """
     if record is None:
         return _end_unowned(
-            tombstone,
+            refusal_record,
             now_ms=now_ms,
             status=Status.FAILED,
             code=code,
             detail=detail,
             retry_after_ms=retry_after_ms,
         )
-    if record.state.is_terminal:
-        return Step(None, Ended(record))
-    return Step(None, Pending(record))
+    match _effect(record, Event.REFUSE, Facts()):
+        case Effect.PENDING:
+            return Step(None, Pending(record))
+        case Effect.ENDED:
+            return Step(None, Ended(record))
+        case effect:
+            raise _misplaced(Event.REFUSE, effect)
 
 
 def expire(record: Record | None, *, now_ms: int, code: ErrorCode, grace_ms: int = 0) -> Step[Ended | Busy | Unknown]:
-    """End a request that nobody runs any more: the janitor after a deadline, the dead-letter handler (R12)."""
+    """End a request that nobody runs any more. The janitor does so after a deadline, and the dead-letter handler."""
     if record is None:
         return Step(None, Unknown())
-    verdict = TRANSITIONS[record.state][Event.EXPIRE]
-    if verdict is Verdict.ENDED:
-        return Step(None, Ended(record))
-    if verdict is Verdict.END_IF_LEASE_LOST and now_ms < record.lease_until_ms + grace_ms:
-        return Step(None, Busy(record.lease_until_ms + grace_ms))
-    if record.cancel_requested:
-        return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
-    return _end_unowned(record, now_ms=now_ms, status=Status.FAILED, code=code)
+    match _effect(record, Event.EXPIRE, Facts(now_ms=now_ms, grace_ms=grace_ms)):
+        case Effect.END_EXPIRED:
+            return _end_unowned(record, now_ms=now_ms, status=Status.FAILED, code=code)
+        case Effect.END_CANCELLED:
+            return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
+        case Effect.BUSY:
+            return Step(None, Busy(record.lease_until_ms + grace_ms))
+        case Effect.ENDED:
+            return Step(None, Ended(record))
+        case effect:
+            raise _misplaced(Event.EXPIRE, effect)
 
 
 def queued(record: Record | None, *, queue_no: int) -> Step[None]:
-    """Note that the queue has taken the request under this number (R8, R12)."""
-    if record is None or TRANSITIONS[record.state][Event.QUEUED] is Verdict.IGNORE:
+    """Note that the queue has taken the request under this number."""
+    if record is None or _effect(record, Event.QUEUED, Facts()) is not Effect.NOTE_QUEUED:
         return Step(None, None)
     return Step(replace(record, queue_no=max(queue_no, record.queue_no)), None)
 
 
-def take_up(record: Record | None) -> Step[None]:
+def recover(record: Record | None) -> Step[None]:
     """A new process has the store, and the one before it is certainly dead, with its workers and its connections.
 
-    So the lease is void and the wish leads nowhere; its generation must not bar the new process's connections.
+    So the lease is void and the target leads nowhere. Its generation must not bar the new process's connections.
     """
-    if record is None or TRANSITIONS[record.state][Event.TAKE_UP] is Verdict.IGNORE:
+    if record is None or _effect(record, Event.RECOVER, Facts()) is not Effect.RESET:
         return Step(None, None)
-    return Step(replace(record, lease_until_ms=0, wish=None), None)
+    return Step(replace(record, lease_until_ms=0, target=None), None)
 
 
 def aged(record: Record, *, now_ms: int) -> Record:
-    """The ended record as it is told at `now_ms`: a time to wait runs down while it is stored."""
+    """The ended record as it is sent at `now_ms`: a time to wait runs down while it is stored."""
     ending = record.ending
     if ending is None or ending.retry_after_ms is None:
         return record
@@ -470,20 +606,17 @@ def aged(record: Record, *, now_ms: int) -> Record:
 
 def deadline_passed(record: Record, *, now_ms: int, policy: Policy) -> bool:
     """Whether an unfinished request is past its absolute deadline: in the queue, or since its first start."""
-    return now_ms >= _deadline_ms(record, policy)
+    if record.started_at_ms is None:
+        return now_ms >= record.accepted_at_ms + policy.queue_timeout_ms
+    return now_ms >= record.started_at_ms + policy.answer_timeout_ms
 
 
 Change: TypeAlias = Callable[[Record | None], Step[T_co]]
 
 
-def _deadline_ms(record: Record, policy: Policy) -> int:
-    if record.started_at_ms is None:
-        return record.accepted_at_ms + policy.queue_timeout_ms
-    return record.started_at_ms + policy.answer_timeout_ms
-
-
-def _is_mine(record: Record, owner: str, attempt: int) -> bool:
-    return record.owner == owner and record.attempt == attempt
+def _misplaced(event: Event, effect: Effect) -> ValueError:
+    """The table names an effect that the event does not have: our own mistake."""
+    return ValueError(f"{event} cannot {effect}")
 
 
 def _end_unowned(
@@ -495,7 +628,10 @@ def _end_unowned(
     detail: str | None = None,
     retry_after_ms: int | None = None,
 ) -> Step[Ended]:
-    """End without holding the lease: the attempt is raised in the same write, so a late worker is fenced (R9)."""
+    """End without holding the lease. The attempt is raised in the same write, so a late worker is fenced.
+
+    Rule: ending without a lease raises the attempt.
+    """
     attempt = record.attempt + 1
     started = record.started_at_ms
     ended = replace(

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from aiohttp import WSCloseCode, web
 
 import answerback
+from answerback.core.instants import iso
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.adminkey import AdminKey
 from answerback.gateway.canceller import Canceller
@@ -24,7 +25,6 @@ from answerback.gateway.sockets import Sockets
 from answerback.gateway.upgrade import Hosts
 from answerback.gateway.useradmin import BadRequest, UserAdmin
 from answerback.ports import Connections, Gone, Requests, Sent, Slow, Unavailable
-from answerback.service.history_pages import iso
 
 log = logging.getLogger("answerback.admin")
 
@@ -267,5 +267,5 @@ def _shown(record: Record) -> dict[str, Any]:
         "cancelRequested": record.cancel_requested,
         "acceptedAt": iso(record.accepted_at_ms),
         "startedAt": None if record.started_at_ms is None else iso(record.started_at_ms),
-        "connectionId": None if record.wish is None else record.wish.connection_id,
+        "connectionId": None if record.target is None else record.target.connection_id,
     }

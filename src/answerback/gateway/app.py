@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final, Protocol, Self
 
-from answerback.core.coalescing import steady
+from answerback.clock import epoch_ms
+from answerback.core.delivery import steady
 from answerback.gateway.admin import Admin
 from answerback.gateway.adminkey import AdminKey, load_admin_key
 from answerback.gateway.adminport import forget_admin_port, note_admin_port
@@ -21,7 +22,7 @@ from answerback.gateway.leaving import leave_within
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
 from answerback.gateway.queue import InProcessQueue
-from answerback.gateway.recovery import take_up
+from answerback.gateway.recovery import recover
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import Doorkeeper, Hosts
@@ -29,11 +30,11 @@ from answerback.gateway.useradmin import UserAdmin
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Durability, History, Model, ModelError, Quota, Requests, Users
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front, FrontSettings
-from answerback.service.history_pages import Archive
+from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
-from answerback.service.outbound import Courier
+from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.errors import StoreError
 from answerback.stores.memory import MemoryConnections
@@ -172,16 +173,19 @@ class Gateway:
         models = await self._open_models()
 
         slots = {name: model.concurrency for name, model in models.items()}
-        queue = self._queue = InProcessQueue(slots=slots, clock=_epoch_ms)
+        queue = self._queue = InProcessQueue(slots=slots, clock=epoch_ms)
         metrics = Metrics(
-            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=_epoch_ms
+            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=epoch_ms
         )
-        bells = Bells()
+        notifier = Notifier()
         connections = MemoryConnections()
         sender = SocketSender(self.sockets)
-        interval = steady(settings.coalesce_ms / 1000)
-        courier = Courier(
-            requests=store, sender=sender, interval=interval, monotonic=time.monotonic, observer=metrics.observer
+        delivery_sender = DeliverySender(
+            requests=store,
+            sender=sender,
+            interval=steady(settings.coalesce_ms / 1000),
+            monotonic=time.monotonic,
+            observer=metrics.observer,
         )
         front = Front(
             settings=self._front_settings(tuple(models)),
@@ -189,17 +193,16 @@ class Gateway:
             connections=connections,
             sender=sender,
             queue=queue,
-            courier=courier,
-            archive=Archive(history=store, clock=_epoch_ms),
+            delivery_sender=delivery_sender,
+            history_pages=HistoryPages(history=store, clock=epoch_ms),
             tokens=tokens,
-            bells=bells,
+            notifier=notifier,
             observer=metrics.observer,
-            clock=_epoch_ms,
+            clock=epoch_ms,
         )
         worker = Worker(
             settings=WorkerSettings(
                 policy=settings.policy,
-                interval=interval,
                 max_tokens=settings.max_tokens,
                 context_turns=settings.context_turns,
                 system=settings.system,
@@ -207,10 +210,10 @@ class Gateway:
             requests=store,
             history=store,
             models=models,
-            courier=courier,
-            bells=bells,
+            delivery_sender=delivery_sender,
+            notifier=notifier,
             observer=metrics.observer,
-            clock=_epoch_ms,
+            clock=epoch_ms,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
         )
@@ -225,9 +228,8 @@ class Gateway:
             connections=connections,
             sender=sender,
             queue=queue,
-            courier=courier,
-            observer=metrics.observer,
-            clock=_epoch_ms,
+            delivery_sender=delivery_sender,
+            clock=epoch_ms,
         )
         canceller = Canceller(
             policy=settings.policy,
@@ -237,19 +239,18 @@ class Gateway:
             sender=sender,
             queue=queue,
             queued=queue,
-            courier=courier,
-            bells=bells,
-            observer=metrics.observer,
-            clock=_epoch_ms,
+            delivery_sender=delivery_sender,
+            notifier=notifier,
+            clock=epoch_ms,
         )
         admin = Admin(
             key=AdminKey(load_admin_key(settings.data_dir)),
             sockets=self.sockets,
             connections=connections,
             requests=store,
-            users=UserAdmin(users=store, dismiss=canceller.dismiss, clock=_epoch_ms),
+            users=UserAdmin(users=store, dismiss=canceller.dismiss, clock=epoch_ms),
             canceller=canceller,
-            health=Health(requests=store, durability=store, clock=_epoch_ms, monotonic=time.monotonic),
+            health=Health(requests=store, durability=store, clock=epoch_ms, monotonic=time.monotonic),
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
         )
@@ -260,7 +261,7 @@ class Gateway:
                 hosts=Hosts.of(settings.host, settings.allow_hosts),
                 allow_origins=settings.allow_origins,
                 tokens=tokens,
-                clock=_epoch_ms,
+                clock=epoch_ms,
             ),
             sockets=self.sockets,
             caps=settings.caps,
@@ -327,7 +328,7 @@ class Gateway:
 
     async def _recover(self, store: Store, queue: InProcessQueue) -> None:
         """Queue what the process before left."""
-        taken_up = await take_up(store, queue.restore)
+        taken_up = await recover(store, queue.restore)
         if taken_up:
             log.info("%d unfinished requests are taken up again", taken_up)
 
@@ -371,10 +372,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -11,9 +11,8 @@ from answerback.core.request import Conflict, Ended, Pending, Policy, Record, Re
 from answerback.gateway.sockets import Sockets
 from answerback.ports import Connections, Queue, Requests, Sender
 from answerback.protocol.errors import ErrorCode
-from answerback.service.bells import Bells
-from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
+from answerback.service.delivery_sender import DeliverySender
+from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.admin")
 
@@ -39,9 +38,8 @@ class Canceller:
         sender: Sender,
         queue: Queue,
         queued: Container[RequestKey],
-        courier: Courier,
-        bells: Bells,
-        observer: Observer,
+        delivery_sender: DeliverySender,
+        notifier: Notifier,
         clock: Callable[[], int],
         dismissal_s: float = DISMISSAL_S,
     ) -> None:
@@ -52,18 +50,17 @@ class Canceller:
         self._sender = sender
         self._queue = queue
         self._queued = queued
-        self._courier = courier
-        self._bells = bells
-        self._observer = observer
+        self._delivery_sender = delivery_sender
+        self._notifier = notifier
         self._clock = clock
         self._dismissal_s = dismissal_s
 
     async def cancel(self, record: Record) -> Pending | Ended | Conflict:
         """Cancel one request: a waiting one has then ended, a running one is about to. Raises: Unavailable."""
-        cancel = partial(changes.cancel, tombstone=record, now_ms=self._clock())
+        cancel = partial(changes.cancel, refusal_record=record, now_ms=self._clock())
         outcome = await self._requests.change(record.key, cancel)
         if isinstance(outcome, Pending):
-            self._bells.ring(record.key)
+            self._notifier.notify(record.key)
         elif isinstance(outcome, Ended):
             await self._announce(outcome)
         return outcome
@@ -95,18 +92,14 @@ class Canceller:
             log.warning("a cancelled answer does not end; the request ends without its worker")
 
     async def _end(self, record: Record) -> None:
-        """End a cancelled request whose worker did not, whatever is left of the lease: it is fenced by that (R9)."""
+        """End a cancelled request whose worker did not, whatever is left of the lease. That fences the worker."""
         expire = partial(changes.expire, now_ms=self._clock(), code=ErrorCode.TIMEOUT, grace_ms=-self._policy.lease_ms)
         outcome = await self._requests.change(record.key, expire)
         if isinstance(outcome, Ended):
             await self._announce(outcome)
 
     async def _announce(self, ended: Ended) -> None:
-        """Tell the app and the counters of an ending that nobody has told of yet."""
-        record = ended.record
-        if not ended.is_new or record.ending is None:
-            return
-        self._observer.ended(record, record.ending)
-        if record.wish is not None:
-            await self._courier.serve(record, record.wish)
-        await self._queue.forget(record.key)
+        """Send an ending that this change has made."""
+        if ended.is_new:
+            await self._delivery_sender.announce(ended)
+            await self._queue.forget(ended.record.key)

@@ -3,8 +3,9 @@
 import json
 import logging
 import sys
-from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO, TypeAlias
+
+from answerback.core.instants import iso
 
 LogFormat: TypeAlias = Literal["text", "json"]
 
@@ -60,7 +61,7 @@ def _facts(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso(int(record.created * 1000))
 
 
 def _quoted(value: object) -> str:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
+from answerback.core.context import DEFAULT_MAX_TOKENS
+from answerback.core.delivery import COALESCE_MS
 from answerback.core.request import Policy
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
 from answerback.settings import (
@@ -170,7 +172,9 @@ class GatewaySettings:
     models: Annotated[tuple[str, ...], Setting(MODEL, TEXTS, _MODEL_HELP, key="model")] = ("local",)
     system: Annotated[str | None, Setting(MODEL, TEXT, "System prompt of questions that bring none.")] = None
     lock_system: Annotated[bool, Setting(MODEL, YES_NO, "Clients cannot replace the system prompt.")] = False
-    max_tokens: Annotated[int, Setting(MODEL, whole(1, 1_000_000), "Most tokens an answer may have.")] = 1024
+    max_tokens: Annotated[int, Setting(MODEL, whole(1, 1_000_000), "Most tokens an answer may have.")] = (
+        DEFAULT_MAX_TOKENS
+    )
     context_turns: Annotated[
         int, Setting(MODEL, whole(0, 1000), "Turns of a conversation that the model is shown.")
     ] = 20
@@ -198,5 +202,5 @@ class GatewaySettings:
     janitor_interval_s: Annotated[float, Setting(TIME, SECONDS, "Between clean-ups.", key="janitor_interval")] = 30.0
     coalesce_ms: Annotated[
         int, Setting(TIME, whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long.")
-    ] = 40
+    ] = COALESCE_MS
     log: LogSettings = field(default_factory=LogSettings)

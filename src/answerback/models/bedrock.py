@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import get_session
 
 from answerback.core.answer import clean
-from answerback.core.context import Said, estimate_tokens
+from answerback.core.context import Message, estimate_tokens
 from answerback.models.bedrock_errors import broken_stream, model_error
 from answerback.models.threads import DaemonThreads, Emit, from_thread
 from answerback.ports import Finish, ModelError, Piece, Prompt
@@ -235,7 +235,7 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
     return request
 
 
-def _messages(said: Iterable[Said], cache: str | None, tokens_before: int) -> list[dict[str, Any]]:
+def _messages(said: Iterable[Message], cache: str | None, tokens_before: int) -> list[dict[str, Any]]:
     """Roles in turns, the user's first, no blank text: Bedrock refuses everything else.
 
     The conversation so far ends with a cache point, if it is long enough for one; the question is never marked.

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from answerback.models.echo import EchoFailure, EchoOptions
-from answerback.protocol.frames import VISIBLE
+from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
 
 KINDS: Final = "local, echo, openai:BASE_URL#MODEL, bedrock:MODEL_ID or python:package.module:factory"
@@ -92,7 +92,6 @@ class BedrockSpec:
 ModelSpec: TypeAlias = LocalSpec | EchoSpec | OpenAISpec | BedrockSpec | PythonSpec
 
 _NAMED: Final = re.compile(r"(?P<name>[^:=]*)=(?P<spec>.*)", re.DOTALL)
-_IS_VISIBLE: Final = re.compile(VISIBLE)
 _IS_DOTTED_NAME: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _IS_BEDROCK_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,2047}")
 _IS_REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
@@ -169,7 +168,7 @@ def parse_model_specs(texts: Iterable[str]) -> tuple[ModelSpec, ...]:
 
 
 def _check_name(name: str, text: str) -> None:
-    if not _IS_VISIBLE.match(name) or len(name) > MAX_ID_LENGTH:
+    if not is_id(name):
         raise ModelSpecError(
             f"{text!r}: a model's name must be 1 to {MAX_ID_LENGTH} visible characters. Write NAME=SPEC."
         )

@@ -35,6 +35,7 @@ from answerback.protocol.frames import (
     UpdateConversation,
     Usage,
     Welcome,
+    is_id,
 )
 from answerback.protocol.limits import (
     MAX_ANSWER_BYTES,
@@ -87,4 +88,5 @@ __all__ = [
     "decode_client",
     "decode_server",
     "encode",
+    "is_id",
 ]

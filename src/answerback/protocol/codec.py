@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import VISIBLE, ClientFrame, SendMessage, ServerFrame, UpdateConversation
+from answerback.protocol.frames import ClientFrame, SendMessage, ServerFrame, UpdateConversation, is_id
 from answerback.protocol.limits import (
     MAX_ID_LENGTH,
     MAX_MESSAGE_BYTES,
@@ -48,7 +48,6 @@ _RULES: Final = {
 _CLIENT_ACTIONS: Final = tuple(str(frame.__struct_config__.tag) for frame in getattr(ClientFrame, "__args__", ()))
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")
 _PATH: Final = re.compile(r"at `\$\.(\w+)")
-_IS_VISIBLE: Final = re.compile(VISIBLE)
 
 _encoder: Final = msgspec.json.Encoder()
 _client: Final[msgspec.json.Decoder[ClientFrame]] = msgspec.json.Decoder(ClientFrame)
@@ -191,11 +190,10 @@ def _about(loose: dict[str, Any], detail: str) -> FrameError:
         ErrorCode.INVALID_FRAME,
         detail,
         action=action if isinstance(action, str) else None,
-        request_id=_visible(loose.get("requestId")),
-        user_id=_visible(loose.get("userId")),
+        request_id=_id(loose.get("requestId")),
+        user_id=_id(loose.get("userId")),
     )
 
 
-def _visible(value: object) -> str | None:
-    is_id = isinstance(value, str) and len(value) <= MAX_ID_LENGTH and _IS_VISIBLE.match(value)
-    return value if is_id and isinstance(value, str) else None
+def _id(value: object) -> str | None:
+    return value if is_id(value) else None

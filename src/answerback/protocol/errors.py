@@ -29,7 +29,7 @@ class ErrorCode(StrEnum):
 
 
 class Fault(StrEnum):
-    """Who can mend it."""
+    """Who can repair it."""
 
     CLIENT = "client"
     LIMIT = "limit"

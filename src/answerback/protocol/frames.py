@@ -3,8 +3,9 @@
 A field without a default is always on the wire; a field with one is left out while it has it.
 """
 
+import re
 from enum import StrEnum
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, TypeGuard
 
 from msgspec import Meta, Struct
 
@@ -22,6 +23,14 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Page: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+_IS_VISIBLE: Final = re.compile(VISIBLE)
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Whether this can name a user, session, conversation, request or model: 1 to 128 visible characters."""
+    return isinstance(value, str) and len(value) <= MAX_ID_LENGTH and _IS_VISIBLE.match(value) is not None
 
 
 class Status(StrEnum):

@@ -1,4 +1,4 @@
-"""One attempt: the model on one side, the connection on the other, the record in the middle."""
+"""One attempt at a request: the model on one side, the connection on the other, the record in the middle."""
 
 import asyncio
 import logging
@@ -13,13 +13,12 @@ from answerback.core import request as changes
 from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, answer_limit
 from answerback.core.request import Change, Ended, Ending, Fenced, Held, Policy, Question, Record
-from answerback.ports import Finish, Model, ModelError, Prompt, Requests, Tail, Unavailable
+from answerback.ports import Finish, Model, ModelError, Prompt, RecentTurns, Requests, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
-from answerback.service.wakeup import Alarm
+from answerback.service.wakeup import Notifier, WakeUpTimer
 
 log = logging.getLogger("answerback.worker")
 
@@ -29,7 +28,7 @@ STOP_MARGIN_MS: Final = 5_000
 RENEW_AGAIN_S: Final = 1.0
 STORE_RETRY_S: Final = 0.5
 MODEL_STOP_S: Final = 10.0
-"""What a model gets to stop in; well under the lease, so that the ending can still be stored."""
+"""The time a model gets to stop, but at most half a lease, so that the ending can still be stored."""
 
 MODEL_ERRORS: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 
@@ -40,7 +39,7 @@ class RunSettings:
 
     policy: Policy
     renew_every_s: float
-    look_every_s: float
+    poll_every_s: float
     max_tokens: int
     context_turns: int
     system: str | None
@@ -51,10 +50,10 @@ class RunTools:
     """What a run works with."""
 
     requests: Requests
-    history: Tail
+    history: RecentTurns
     models: Mapping[str, Model]
-    courier: Courier
-    bells: Bells
+    delivery_sender: DeliverySender
+    notifier: Notifier
     observer: Observer
     clock: Callable[[], int]
     monotonic: Callable[[], float]
@@ -81,24 +80,25 @@ class Run:
         self._settings = settings
         self._tools = tools
         self._answer = Answer(record.attempt, max_bytes=answer_limit(record))
-        self._alarm = Alarm()
-        self._rang = False
+        self._timer = WakeUpTimer()
+        self._is_notified = False
         self._text_wakes = record.stream
         self._first_text_ms: int | None = None
         self._stop_at = self._stop_time(stop_at_ms)
         now = tools.monotonic()
-        self._renew_at, self._look_at = now + settings.renew_every_s, now + settings.look_every_s
-        self.delivery: Delivery = tools.courier.delivery(record, self._answer)
+        self._renew_at, self._poll_at = now + settings.renew_every_s, now + settings.poll_every_s
+        self.delivery: Delivery = tools.delivery_sender.delivery(record, self._answer)
 
     async def to_the_end(self) -> Ended | Fenced:
         """Run the model and store the ending."""
-        with self._tools.bells.heard(self._record.key, self._ring):
+        with self._tools.notifier.listening(self._record.key, self._notified):
             producer = asyncio.create_task(self._produce(), name=f"model {self._record.request_id}")
-            producer.add_done_callback(lambda _: self._alarm.set())
+            producer.add_done_callback(lambda _: self._timer.set())
             try:
                 stopped = await self._attend(producer)
             finally:
                 await self._stop(producer)
+                self._timer.close()
             if isinstance(stopped, Fenced):
                 return stopped
             return await self._store(stopped)
@@ -106,7 +106,7 @@ class Run:
     # --- the model's side
 
     async def _produce(self) -> _Outcome:
-        """Append what the model says; how it stopped is the result."""
+        """Append the model's text. Returns how it stopped."""
         prompt = await self._prompt()
         model = self._tools.models.get(self._record.model)
         if model is None or prompt is None:
@@ -121,7 +121,7 @@ class Run:
                         if self._first_text_ms is None:
                             self._first_text_ms = self._tools.clock()
                         if self._text_wakes:
-                            self._alarm.set()
+                            self._timer.set()
                     if self._answer.is_full:
                         return _Outcome(status=Status.COMPLETED, finish=Finish(reason="length"))
         except ModelError as exc:
@@ -134,17 +134,18 @@ class Run:
         return _Outcome(status=Status.COMPLETED, finish=finish or Finish())
 
     async def _stop(self, producer: "asyncio.Task[_Outcome]") -> None:
-        """Stop the model. One that does not obey is left behind: what it still says does not belong to the answer."""
+        """Stop the model. One that does not stop is abandoned: its further text does not belong to the answer."""
         if producer.done():
             return
         producer.cancel()
-        _, running = await asyncio.wait([producer], timeout=MODEL_STOP_S)
+        stop_s = min(MODEL_STOP_S, self._settings.policy.lease_ms / 2000)
+        _, running = await asyncio.wait([producer], timeout=stop_s)
         if running:
             self._answer.is_full = True
-            log.error("the model does not stop when it is told to; the request ends without it", extra=self._extra())
+            log.error("the model does not stop when it is asked to; the request ends without it", extra=self._extra())
 
     async def _prompt(self) -> Prompt | None:
-        """What to ask, however long the store is away: to give up here would cost an attempt and its lease."""
+        """What to ask, however long the store is unavailable: giving up here would cost an attempt and its lease."""
         while True:
             try:
                 return await self._read_prompt()
@@ -160,13 +161,13 @@ class Run:
             return None
         turns: list[tuple[str, str]] = []
         if not record.standalone and self._settings.context_turns:
-            tail = await tools.history.tail(
+            recent = await tools.history.recent_turns(
                 record.user_id,
                 record.conversation_id,
                 limit=self._settings.context_turns,
                 before_request=question.replaces,
             )
-            turns = [(turn.question, turn.answer) for turn in tail]
+            turns = [(turn.question, turn.answer) for turn in recent]
         return self._fit(question, turns, model)
 
     def _fit(self, question: Question, turns: list[tuple[str, str]], model: Model) -> Prompt:
@@ -186,18 +187,18 @@ class Run:
     # --- the connection's and the record's side
 
     async def _attend(self, producer: "asyncio.Task[_Outcome]") -> _Outcome | Fenced:
-        """Send text as it falls due, renew the lease, and watch for cancellation and the deadline."""
+        """Send text when it is due, renew the lease, and watch for a cancellation and the deadline."""
         tools = self._tools
         while True:
             is_over = producer.done()  # even then its text need not wait until the ending is stored
-            await tools.courier.flush(self.delivery)
+            await tools.delivery_sender.flush(self.delivery)
             if is_over:
                 return producer.result()
             now = tools.monotonic()
             if now >= self._stop_at:
                 return _Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
-            if self._rang or now >= min(self._renew_at, self._look_at):
-                held = await self._renew(extends=self._rang or now >= self._renew_at)
+            if self._is_notified or now >= min(self._renew_at, self._poll_at):
+                held = await self._renew(extends=self._is_notified or now >= self._renew_at)
                 if isinstance(held, Fenced):
                     return held
                 if self._record.cancel_requested:
@@ -206,37 +207,37 @@ class Run:
             due_at = self.delivery.due_at()
             # Text that comes while other text waits for its time goes out with it.
             self._text_wakes = self._record.stream and due_at is None
-            wake_at = min(self._stop_at, self._renew_at, self._look_at, self._stop_at if due_at is None else due_at)
-            await self._alarm.wait(wake_at - tools.monotonic())
+            wake_at = min(self._stop_at, self._renew_at, self._poll_at, self._stop_at if due_at is None else due_at)
+            await self._timer.wait(wake_at - tools.monotonic())
 
     async def _renew(self, *, extends: bool) -> Held | Fenced | None:
-        """Honour what the front has noted meanwhile, and maybe extend the lease; None: the store is unavailable."""
+        """Apply what the front has noted since, and extend the lease if asked to. None: the store is unavailable."""
         tools = self._tools
-        self._rang = False
+        self._is_notified = False
         owner, attempt, policy = self._owner, self._record.attempt, self._settings.policy
-        change: Change[Held | Fenced] = partial(changes.look, owner=owner, attempt=attempt)
+        change: Change[Held | Fenced] = partial(changes.poll, owner=owner, attempt=attempt)
         if extends:
             change = partial(changes.renew, owner=owner, attempt=attempt, now_ms=tools.clock(), policy=policy)
         try:
             outcome = await tools.requests.change(self._record.key, change)
         except Unavailable:
-            # A lease that cannot be renewed may be lost; the attempt number keeps that safe (R16), so go on.
+            # The lease may be lost then, and that is safe (rule: attempts, not clocks). So go on.
             log.warning("the lease could not be renewed", extra=self._extra())
-            self._look_at = tools.monotonic() + RENEW_AGAIN_S
-            self._renew_at = max(self._renew_at, self._look_at)
+            self._poll_at = tools.monotonic() + RENEW_AGAIN_S
+            self._renew_at = max(self._renew_at, self._poll_at)
             return None
         now = tools.monotonic()
-        self._look_at = now + self._settings.look_every_s
+        self._poll_at = now + self._settings.poll_every_s
         if extends:
             self._renew_at = now + self._settings.renew_every_s
         if isinstance(outcome, Held):
             self._record = outcome.record
-            if outcome.record.wish is not None:
-                self.delivery.wish(outcome.record.wish)
+            if outcome.record.target is not None:
+                self.delivery.retarget(outcome.record.target)
         return outcome
 
     async def _store(self, outcome: _Outcome) -> Ended | Fenced:
-        """Store the ending, however long the store is away: the text is only here."""
+        """Store the ending, however long the store is unavailable: the text is only here."""
         tools, record = self._tools, self._record
         text = self._answer.text
         ending = self._ending(outcome)
@@ -273,7 +274,7 @@ class Run:
         )
 
     def _stop_time(self, stop_at_ms: int | None) -> float:
-        """The monotonic instant at which this run must end: the request's deadline or the process's (R17)."""
+        """The monotonic instant at which this run must end: the request's deadline or the process's."""
         record, now_ms = self._record, self._tools.clock()
         started_at_ms = record.started_at_ms if record.started_at_ms is not None else now_ms
         stop_ms = started_at_ms + self._settings.policy.answer_timeout_ms
@@ -281,9 +282,9 @@ class Run:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
         return self._tools.monotonic() + (stop_ms - now_ms) / 1000
 
-    def _ring(self) -> None:
-        self._rang = True
-        self._alarm.set()
+    def _notified(self) -> None:
+        self._is_notified = True
+        self._timer.set()
 
     def _extra(self) -> dict[str, str | int]:
         return {

@@ -1,4 +1,4 @@
-"""What the queue gave up: a request that was handed out again and again and never ended (R12)."""
+"""Ends what the queue gave up: a request that was redelivered again and again, and never ended."""
 
 import logging
 from collections.abc import Callable
@@ -9,8 +9,7 @@ from answerback.core import request as changes
 from answerback.core.request import Busy, Ended, RequestKey, Unknown
 from answerback.ports import Requests, Unavailable
 from answerback.protocol.errors import ErrorCode
-from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.worker import Done, Retry
 
 log = logging.getLogger("answerback.dead_letters")
@@ -21,16 +20,15 @@ RETRY_AFTER_OUTAGE_MS: Final = 30_000
 class DeadLetters:
     """Ends dead requests, where no lease is live. Holds nothing between calls."""
 
-    def __init__(self, *, requests: Requests, courier: Courier, observer: Observer, clock: Callable[[], int]) -> None:
+    def __init__(self, *, requests: Requests, delivery_sender: DeliverySender, clock: Callable[[], int]) -> None:
         self._requests = requests
-        self._courier = courier
-        self._observer = observer
+        self._delivery_sender = delivery_sender
         self._clock = clock
 
     async def run(self, key: RequestKey) -> Done | Retry:
         """Bring one request to its end. Raises nothing but CancelledError.
 
-        The ending is sent once: whoever misses it asks for it (R5).
+        The ending is sent once. A client that misses it asks for it (rule: no acknowledgements).
         """
         try:
             expire = partial(changes.expire, now_ms=self._clock(), code=ErrorCode.INTERNAL)
@@ -40,11 +38,8 @@ class DeadLetters:
                     return Done()
                 case Busy(until_ms=until_ms):
                     return Retry(until_ms)
-                case Ended(record=record, is_new=is_new):
-                    if is_new and record.ending is not None:
-                        self._observer.ended(record, record.ending)
-                    if record.wish is not None:
-                        await self._courier.serve(record, record.wish)
+                case Ended() as ended:
+                    await self._delivery_sender.announce(ended)
                     return Done()
                 case _:
                     assert_never(outcome)

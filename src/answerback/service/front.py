@@ -1,7 +1,7 @@
-"""The front: what happens when a connection opens, says something, or closes.
+"""The front handles connections: one opens, sends a frame, or closes.
 
-It never shares memory with a worker. What it wants of a running answer it writes into the request's record (a wish, a
-cancellation); what has ended it serves from the store itself.
+It shares no memory with a worker. A new target or a cancellation of a running answer goes into the request's record. An
+ended answer is served from the store.
 """
 
 import logging
@@ -10,10 +10,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeGuard, assert_never
 
-from answerback.core import admission as rate
+from answerback.core import admission
 from answerback.core import request as changes
+from answerback.core.context import DEFAULT_MAX_TOKENS
+from answerback.core.instants import iso
 from answerback.core.keys import fingerprint, ordering_key
-from answerback.core.request import Conflict, Ended, Pending, Policy, Question, Record, RequestKey, Unknown, Wish
+from answerback.core.request import (
+    Conflict,
+    DeliveryTarget,
+    Ended,
+    Pending,
+    Policy,
+    Question,
+    Record,
+    RequestKey,
+    Unknown,
+)
 from answerback.ports import (
     Accepted,
     Bound,
@@ -54,16 +66,16 @@ from answerback.protocol.frames import (
     Welcome,
 )
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
-from answerback.service.bells import Bells
-from answerback.service.history_pages import Archive, iso
+from answerback.service.delivery_sender import DeliverySender, FlushResult
+from answerback.service.history_pages import HistoryPages
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier, Left
+from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.front")
 
 ANONYMOUS: Final = "anonymous"
 TOUCH_EVERY_MS: Final = 10_000
-"""`lastActivity` is accurate to this: an idle limit of an hour needs no write for every frame."""
+"""`lastActivity` is accurate to this. An idle limit of an hour needs no write for every frame."""
 
 UNAVAILABLE_RETRY_MS: Final = 1_000
 
@@ -72,15 +84,15 @@ UNAVAILABLE_RETRY_MS: Final = 1_000
 class FrontSettings:
     """`models`: what clients may ask for, the first is the default. Sizes in tokens, times in milliseconds.
 
-    `queue_survives`: the queue keeps what was put (SQS), so a record notes that it was queued; a queue that is rebuilt
+    `queue_survives`: the queue keeps what was put (SQS), so a record notes that it was queued. A queue that is rebuilt
     from the store at start needs no such write. `refusals_per_minute`: refusals and early cancellations of one user
-    that are kept (R7); beyond them the answer is an `error`, which ends nothing and stores nothing.
+    that are stored. Beyond them the answer is an `error`, which ends nothing and stores nothing.
     """
 
     models: Sequence[str]
     quota: Quota
     policy: Policy = field(default_factory=Policy)
-    max_tokens: int = 1024
+    max_tokens: int = DEFAULT_MAX_TOKENS
     max_message_bytes: int = MAX_MESSAGE_BYTES
     lock_system: bool = False
     idle_timeout_ms: int = 3_600_000
@@ -100,10 +112,10 @@ class Front:
         connections: Connections,
         sender: Sender,
         queue: Queue,
-        courier: Courier,
-        archive: Archive,
+        delivery_sender: DeliverySender,
+        history_pages: HistoryPages,
         tokens: Tokens | None,
-        bells: Bells,
+        notifier: Notifier,
         observer: Observer,
         clock: Callable[[], int],
     ) -> None:
@@ -112,34 +124,34 @@ class Front:
         self._connections = connections
         self._sender = sender
         self._queue = queue
-        self._courier = courier
-        self._archive = archive
+        self._delivery_sender = delivery_sender
+        self._history_pages = history_pages
         self._tokens = tokens
-        self._bells = bells
+        self._notifier = notifier
         self._observer = observer
         self._clock = clock
-        self._refusals = rate.MinuteCounts()
+        self._refusals = admission.MinuteCounts()
 
     # --- the life of a connection
 
     async def connect(self, connection: Connection) -> None:
-        """A socket was opened. Nothing may be sent on it from here (R6). Raises: Unavailable: refuse the socket."""
+        """A socket was opened. Nothing may be sent on it from here. Raises: Unavailable: refuse the socket."""
         await self._connections.add(connection)
 
     async def disconnect(self, connection_id: str) -> None:
-        """The socket is closed. No request is cancelled by that (G6)."""
+        """The socket is closed. That cancels no request: only an explicit cancellation does."""
         try:
             await self._connections.remove(connection_id)
         except Unavailable:
             log.warning("a closed connection could not be removed; the janitor will", extra=_of(connection_id))
 
     async def receive(self, connection_id: str, data: Data) -> None:
-        """One whole text message has come."""
+        """One whole text message has arrived."""
         frame: ClientFrame | FrameError
         try:
             frame = decode_client(data)
         except FrameError as exc:
-            # Tracebacks hold this call, and this call would hold them: a cycle for each broken message.
+            # The traceback holds this call, and this call would hold the traceback: a cycle for each broken message.
             frame = exc.with_traceback(None)
             frame.__context__ = None
         try:
@@ -149,7 +161,7 @@ class Front:
             now_ms = self._clock()
             if now_ms - connection.last_activity_ms >= TOUCH_EVERY_MS:
                 await self._connections.touch(connection_id, now_ms=now_ms)
-            # A greeting binds anew: whoever took the session over may have died before this connection was told (R6).
+            # `hello` binds again: the connection that took the session over may be dead, and this one unaware of it.
             if isinstance(frame, Hello) or (connection.generation is None and not isinstance(frame, Ping)):
                 named = frame.user_id if isinstance(frame, SendMessage | FrameError) else None
                 if connection.user_id is None and _names_nobody(frame):
@@ -188,7 +200,7 @@ class Front:
             log.warning("a parked answer could not be read; the client will ask for it", extra=_of(connection_id))
 
     async def _bind(self, connection: Connection, named_user: str | None) -> Connection | None:
-        """Make the connection its session's address with its first frame (R6); None if a newer one has the session."""
+        """Make the connection its session's address with its first frame. None: the newer connection wins."""
         user_id = connection.user_id or named_user or ANONYMOUS
         match await self._connections.bind(connection.connection_id, user_id):
             case Superseded():
@@ -221,7 +233,7 @@ class Front:
                 if self._is_expired(connection):
                     await self._error(connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id)
                     return
-                await self._send(connection, await self._archive.answer(_user(connection), frame))
+                await self._send(connection, await self._history_pages.answer(_user(connection), frame))
             case _:
                 assert_never(frame)
 
@@ -231,8 +243,7 @@ class Front:
         if refusal is not None:
             await self._refuse(connection, record, *refusal)
             return
-        admission = await self._requests.accept(record, question, self._settings.quota, now_ms=record.accepted_at_ms)
-        match admission:
+        match await self._requests.accept(record, question, self._settings.quota, now_ms=record.accepted_at_ms):
             case Accepted(position=position):
                 await self._enqueue(record)
                 self._observer.accepted(record)
@@ -259,7 +270,7 @@ class Front:
         return None
 
     def _is_expired(self, connection: Connection) -> bool:
-        """Running answers go on, nothing new is done for an expired token until it is renewed."""
+        """Whether the token has expired. Running answers go on, and nothing new starts until it is renewed."""
         return connection.token_expires_at_ms is not None and self._clock() >= connection.token_expires_at_ms
 
     def _new_request(self, connection: Connection, frame: SendMessage) -> tuple[Record, Question]:
@@ -284,12 +295,12 @@ class Front:
             stream=frame.stream,
             accepted_at_ms=self._clock(),
             queue_no=0 if self._settings.queue_survives else 1,
-            wish=_wish(connection),
+            target=_target(connection),
         )
         return record, question
 
     async def _enqueue(self, record: Record) -> None:
-        """Put the request on the queue; `messageAccepted` may follow only after this (R8)."""
+        """Put the request on the queue. `messageAccepted` may follow only after this."""
         if not self._settings.queue_survives:
             await self._queue.put(record)
         elif record.queue_no == 0:
@@ -297,13 +308,13 @@ class Front:
             await self._requests.change(record.key, partial(changes.queued, queue_no=1))
 
     async def _attach(self, connection: Connection, new: Record, existing: Record, position: int) -> None:
-        """A repeated request id: the same request gets its answer, running or ended, and no second run (G7)."""
-        # A tombstone of an early cancellation has no payload: it answers any.
+        """Answer a repeated request id with its request, running or ended. It never runs a second time."""
+        # The record of an early cancellation has no payload: it answers any.
         if existing.session_id != new.session_id or existing.fingerprint not in ("", new.fingerprint):
             await self._error(connection.connection_id, ErrorCode.REQUEST_CONFLICT, request_id=new.request_id)
             return
         self._observer.attached(existing)
-        match await self._wish(connection, new.key, attempt=0, offset=0):
+        match await self._retarget(connection, new.key, attempt=0, offset=0):
             case Pending(record=record):
                 if record.state is changes.State.ACCEPTED:
                     await self._enqueue(record)
@@ -314,11 +325,11 @@ class Front:
                 await self._error(connection.connection_id, ErrorCode.REQUEST_CONFLICT, request_id=new.request_id)
 
     async def _hello(self, connection: Connection, frame: Hello) -> None:
-        """Everything named is sent or wished first; `welcome` is the last frame (R5)."""
+        """Send or retarget everything named, then `welcome` as the last frame (rule: no acknowledgements)."""
         user_id = _user(connection)
         for point in frame.resume:
             key = RequestKey(user_id, point.request_id)
-            match await self._wish(connection, key, attempt=point.attempt, offset=point.offset):
+            match await self._retarget(connection, key, attempt=point.attempt, offset=point.offset):
                 case Pending():
                     pass
                 case Ended(record=record):
@@ -342,20 +353,22 @@ class Front:
 
     async def _cancel(self, connection: Connection, frame: CancelMessage) -> None:
         now_ms = self._clock()
-        tombstone = self._tombstone(connection, frame.request_id)
-        if await self._requests.read(tombstone.key) is None and not await self._may_keep(connection, frame.request_id):
+        refusal_record = self._refusal_record(connection, frame.request_id)
+        if await self._requests.read(refusal_record.key) is None and not await self._may_keep(
+            connection, frame.request_id
+        ):
             return
         outcome = await self._requests.change(
-            tombstone.key, partial(changes.cancel, tombstone=tombstone, now_ms=now_ms)
+            refusal_record.key, partial(changes.cancel, refusal_record=refusal_record, now_ms=now_ms)
         )
         match outcome:
             case Pending(record=record):
-                # The answer to the cancellation is the request's ending: it has to come to who cancelled.
-                if record.wish is None or record.wish.connection_id != connection.connection_id:
-                    wished = await self._wish(connection, record.key, attempt=0, offset=0)
-                    if isinstance(wished, Ended):
-                        await self._serve_ending(wished.record, connection)
-                self._bells.ring(record.key)
+                # The answer to the cancellation is the request's ending: it goes to the connection that cancelled.
+                if record.target is None or record.target.connection_id != connection.connection_id:
+                    retargeted = await self._retarget(connection, record.key, attempt=0, offset=0)
+                    if isinstance(retargeted, Ended):
+                        await self._serve_ending(retargeted.record, connection)
+                self._notifier.notify(record.key)
             case Ended(record=record, is_new=is_new):
                 if is_new and record.ending is not None:
                     self._observer.ended(record, record.ending)
@@ -389,8 +402,8 @@ class Front:
     async def _refuse_frame(self, connection: Connection, broken: FrameError) -> None:
         """A broken question under a readable id is a refused request; anything else broken is an `error`."""
         if broken.action == "sendMessage" and broken.request_id is not None:
-            tombstone = self._tombstone(connection, broken.request_id)
-            await self._refuse(connection, tombstone, broken.code, broken.detail)
+            refusal_record = self._refusal_record(connection, broken.request_id)
+            await self._refuse(connection, refusal_record, broken.code, broken.detail)
         else:
             await self._error(connection.connection_id, broken.code, detail=broken.detail, request_id=broken.request_id)
 
@@ -402,13 +415,13 @@ class Front:
         detail: str | None = None,
         retry_after_ms: int | None = None,
     ) -> None:
-        """Keep the refusal and send it; of a known request the known state counts (R7)."""
+        """Store the refusal and send it (rule: every answered id has a record). A known request shows its own state."""
         self._observer.refused(code)
         if not await self._may_keep(connection, new.request_id):
             return
         refuse = partial(
             changes.refuse,
-            tombstone=new,
+            refusal_record=new,
             now_ms=self._clock(),
             code=code,
             detail=detail,
@@ -424,9 +437,9 @@ class Front:
             await self._attach(connection, new, known, 0)
 
     async def _may_keep(self, connection: Connection, request_id: str) -> bool:
-        """Whether one more record of something never accepted may be kept for this user; if not, the app is told.
+        """Whether one more record of something never accepted may be stored for this user. If not, send that.
 
-        Else whoever is refused could fill the disk as fast as it can send.
+        Without this limit a client could fill the disk with refusals as fast as it can send.
         """
         now_ms = self._clock()
         if self._refusals.count(_user(connection), now_ms) <= self._settings.refusals_per_minute:
@@ -435,11 +448,11 @@ class Front:
             connection.connection_id,
             ErrorCode.RATE_LIMITED,
             request_id=request_id,
-            retry_after_ms=rate.retry_after_ms(now_ms),
+            retry_after_ms=admission.retry_after_ms(now_ms),
         )
         return False
 
-    def _tombstone(self, connection: Connection, request_id: str) -> Record:
+    def _refusal_record(self, connection: Connection, request_id: str) -> Record:
         user_id = _user(connection)
         return Record(
             user_id=user_id,
@@ -451,7 +464,7 @@ class Front:
             fingerprint="",
             model="",
             accepted_at_ms=self._clock(),
-            wish=_wish(connection),
+            target=_target(connection),
         )
 
     async def _error(
@@ -473,13 +486,13 @@ class Front:
 
     # --- answers
 
-    async def _wish(
+    async def _retarget(
         self, connection: Connection, key: RequestKey, *, attempt: int, offset: int
     ) -> Pending | Ended | Conflict | Unknown:
         outcome = await self._requests.change(
             key,
             partial(
-                changes.wish,
+                changes.retarget,
                 session_id=connection.session_id,
                 connection_id=connection.connection_id,
                 generation=connection.generation or 0,
@@ -488,19 +501,21 @@ class Front:
             ),
         )
         if isinstance(outcome, Pending):
-            self._bells.ring(key)
+            self._notifier.notify(key)
         return outcome
 
     async def _serve(self, record: Record, connection: Connection, attempt: int, offset: int) -> None:
-        """Send a stored ending; a slow connection that nobody parks is waited for, and gets nothing twice."""
+        """Send a stored ending. Wait for a slow connection that the sender cannot park; nothing is sent twice."""
         record = changes.aged(record, now_ms=self._clock())
-        delivery = await self._courier.stored(record, _wish(connection, attempt=attempt, offset=offset))
-        while await self._courier.flush(delivery) is Left.SLOW and not self._courier.park(delivery, record):
+        delivery = await self._delivery_sender.stored(record, _target(connection, attempt=attempt, offset=offset))
+        while await self._delivery_sender.flush(delivery) is FlushResult.SLOW and not self._delivery_sender.park(
+            delivery, record
+        ):
             await self._sender.ready(connection.connection_id)
             delivery.ready()
 
     async def _serve_ending(self, record: Record, connection: Connection) -> None:
-        """The terminal frame alone; a streaming client that lacks text asks for it."""
+        """Send the terminal frame alone. A streaming client that lacks text asks for it."""
         ending = record.ending
         if ending is not None:
             await self._serve(record, connection, ending.attempt, ending.length)
@@ -515,7 +530,7 @@ class Front:
         await self._send_to(connection.connection_id, frame)
 
     async def _send_to(self, connection_id: str, frame: ServerFrame) -> None:
-        """Send a frame of the front's own; for a slow reader this waits, and so its next frames wait too."""
+        """Send a frame of the front's own. For a slow reader this waits, and so its next frames wait too."""
         while True:
             match await self._sender.send(connection_id, frame):
                 case Slow():
@@ -547,8 +562,8 @@ def _user(connection: Connection) -> str:
     return connection.user_id or ANONYMOUS
 
 
-def _wish(connection: Connection, *, attempt: int = 0, offset: int = 0) -> Wish:
-    return Wish(
+def _target(connection: Connection, *, attempt: int = 0, offset: int = 0) -> DeliveryTarget:
+    return DeliveryTarget(
         no=1,
         connection_id=connection.connection_id,
         generation=connection.generation or 0,
@@ -558,7 +573,7 @@ def _wish(connection: Connection, *, attempt: int = 0, offset: int = 0) -> Wish:
 
 
 def _names_nobody(frame: ClientFrame | FrameError) -> TypeGuard[FrameError]:
-    """Whether a broken frame leaves open whose connection this is; a broken question without a name is anonymous."""
+    """Whether a broken frame leaves the connection's user open. A broken question without a name is anonymous."""
     return isinstance(frame, FrameError) and frame.user_id is None and frame.action != "sendMessage"
 
 

@@ -1,13 +1,14 @@
-"""Conversations and history, paged to frames: no page is larger than a frame, and a turn longer than a page comes in
-pieces, its end first.
+"""Conversations and history in pages.
+
+No page is larger than a frame. A turn longer than a page comes in pieces, its end first.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, assert_never
 
 from answerback.core.answer import cut_back, encoded_size
+from answerback.core.instants import iso
 from answerback.ports import History, StoredConversation, StoredTurn
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
@@ -40,11 +41,6 @@ _BAD_PAGE: Final = '"before" must be the `next` of the page before, unchanged.'
 Request = ListConversations | GetHistory | UpdateConversation
 
 
-def iso(epoch_ms: int) -> str:
-    """ISO 8601 in UTC with milliseconds, as every time on the wire."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a page of history ends: before turn `position`, or inside it before these ends of its texts."""
@@ -66,7 +62,7 @@ class _Place:
         return ":".join(map(str, (self.position, *(self.ends or ()))))
 
 
-class Archive:
+class HistoryPages:
     """Answers the three frames about conversations. Raises: Unavailable."""
 
     def __init__(self, *, history: History, clock: Callable[[], int]) -> None:

@@ -1,4 +1,4 @@
-"""The janitor: what no other part would notice. Every step looks again, in the same change, before it acts."""
+"""The janitor finds what no other part would notice. Every step checks again, in the same change, before it acts."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -11,8 +11,7 @@ from answerback.core import request as changes
 from answerback.core.request import Ended, Policy, Record, State
 from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
 from answerback.protocol.errors import ErrorCode
-from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
+from answerback.service.delivery_sender import DeliverySender
 
 log = logging.getLogger("answerback.janitor")
 
@@ -22,9 +21,9 @@ class JanitorSettings:
     """`retention_ms`: how long ended records and deleted conversations are kept. `refusal_retention_ms`: the same for
     what was never accepted; longer than a late copy of its frame can be on the way.
 
-    `requeue_after_ms`: an accepted request this old that was never queued is queued (R12).
+    `requeue_after_ms`: an accepted request this old that was never queued is queued.
 
-    `lost_after_ms`: a running request past its deadline whose lease is over for this long ends as `timeout`; until then
+    `lost_after_ms`: a running request past its deadline whose lease is over for this long ends as `timeout`. Until then
     the queue's redelivery is expected to bring it to its end. `queue_survives`: see FrontSettings.
     """
 
@@ -38,10 +37,10 @@ class JanitorSettings:
 
 
 class Janitor:
-    """Sweeps when told to. Raises nothing but CancelledError: what fails now is done by a later sweep.
+    """Repairs and deletes in sweeps. Raises nothing but CancelledError: what fails now is done by a later sweep.
 
-    `last_active_ms`: what the network itself knows of a connection's last message (None: it is gone; may raise
-    Unavailable), asked before one is closed as idle. Without it the connection's record counts alone.
+    `last_active_ms`: when the network itself last saw a message of a connection. None: it is gone. May raise
+    Unavailable. It is asked before a connection is closed as idle; without it the connection's record counts alone.
     """
 
     def __init__(
@@ -53,8 +52,7 @@ class Janitor:
         connections: Connections,
         sender: Sender,
         queue: Queue,
-        courier: Courier,
-        observer: Observer,
+        delivery_sender: DeliverySender,
         clock: Callable[[], int],
         last_active_ms: Callable[[str], Awaitable[int | None]] | None = None,
     ) -> None:
@@ -64,19 +62,18 @@ class Janitor:
         self._connections = connections
         self._sender = sender
         self._queue = queue
-        self._courier = courier
-        self._observer = observer
+        self._delivery_sender = delivery_sender
         self._clock = clock
         self._last_active_ms = last_active_ms
 
     async def sweep(self, *, stop_at_ms: int | None = None) -> None:
-        """Once through everything, or until `stop_at_ms` (epoch): the next sweep goes on with what is left then."""
+        """Go once through everything, or until `stop_at_ms` (epoch): the next sweep does what is left then."""
 
         def is_late() -> bool:
             return stop_at_ms is not None and self._clock() >= stop_at_ms
 
-        mend, close = partial(self._mend_requests, is_late), partial(self._close_idle, is_late)
-        for step in (mend, close, self._forget_old):
+        repair, close = partial(self._repair_requests, is_late), partial(self._close_idle, is_late)
+        for step in (repair, close, self._forget_old):
             if is_late():
                 log.warning("the sweep is out of time; the next one goes on")
                 return
@@ -104,7 +101,7 @@ class Janitor:
             await self._sender.close(connection.connection_id)
             await self._connections.remove(connection.connection_id)
 
-    async def _mend_requests(self, is_late: Callable[[], bool]) -> None:
+    async def _repair_requests(self, is_late: Callable[[], bool]) -> None:
         for record in await self._requests.unfinished():
             if is_late():
                 return
@@ -118,21 +115,17 @@ class Janitor:
         expire = partial(changes.expire, now_ms=now_ms, code=ErrorCode.TIMEOUT, grace_ms=self._settings.lost_after_ms)
         outcome = await self._requests.change(record.key, expire)
         if isinstance(outcome, Ended) and outcome.is_new:
-            ended = outcome.record
-            if ended.ending is not None:
-                self._observer.ended(ended, ended.ending)
-            if ended.wish is not None:
-                await self._courier.serve(ended, ended.wish)
-            await self._queue.forget(ended.key)
+            await self._delivery_sender.announce(outcome)
+            await self._queue.forget(record.key)
 
     def _was_never_queued(self, record: Record, now_ms: int) -> bool:
         if now_ms - record.accepted_at_ms < self._settings.requeue_after_ms:
             return False
-        # A queue that is rebuilt from the store knows what it has and ignores it: ask it always.
+        # A queue that is rebuilt from the store ignores what it already has: always put.
         return record.queue_no == 0 or not self._settings.queue_survives
 
     async def _requeue(self, record: Record) -> None:
-        """Put it under a new queue number, or the queue's de-duplication would swallow it (R12)."""
+        """Put it under a new queue number, or the queue would drop it as a duplicate (rule: redelivery only)."""
         number = record.queue_no + 1 if self._settings.queue_survives else record.queue_no
         await self._queue.put(replace(record, queue_no=number))
         if self._settings.queue_survives:

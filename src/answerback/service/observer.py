@@ -1,11 +1,11 @@
-"""What the service tells whoever counts: metrics, a demo's live table, a simulation's coverage."""
+"""Events of the service for those who count: metrics, a demo's live table, a simulation's coverage."""
 
 from answerback.core.request import Ending, Record
 from answerback.protocol.errors import ErrorCode
 
 
 class Observer:
-    """Hears what happens and does nothing; subclass it and override what is of interest. Must not raise or wait."""
+    """Receives every event and does nothing. Subclass it and override what is of interest. Must not raise or wait."""
 
     def accepted(self, record: Record) -> None:
         """A new request was stored and queued."""
@@ -23,10 +23,10 @@ class Observer:
         """A worker, a front or the janitor has stored the one ending."""
 
     def fenced(self, record: Record) -> None:
-        """An attempt found that it is not the one any more."""
+        """An attempt found that another one has taken over."""
 
     def sent_text(self, code_points: int) -> None:
-        """A delta has left."""
+        """A delta was sent."""
 
     def found_slow(self) -> None:
         """A connection could not take a frame."""

@@ -4,38 +4,35 @@
     record   claim (attempt n, lease) ......... renew ..... renew ..... finish (running + attempt n) -> ended
     model                     text text text text text text text
     socket                    started delta    delta    delta                    rest of the text, messageResponse
-    queue    [ handed out .................................................................................. done ]
+    queue    [ dispatched .................................................................................. done ]
 
-The ending is stored before it is sent, and the queue is told `Done` only after it was sent (R4), so a crash at any
-point leaves something that brings the request to its end: the lease, or the queue's redelivery.
+The ending is stored before it is sent, and the queue gets `Done` only after it was sent (rule: the queue forgets last).
+So a crash at any point leaves something that brings the request to its end: the lease, or the queue's redelivery.
 """
 
 import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
 from answerback.core import request as changes
-from answerback.core.coalescing import Interval, steady
+from answerback.core.context import DEFAULT_MAX_TOKENS
 from answerback.core.request import Busy, Claimed, Ended, Fenced, Policy, Record, RequestKey, Unknown
-from answerback.ports import Model, Requests, Tail, Unavailable
+from answerback.ports import Model, RecentTurns, Requests, Unavailable
 from answerback.service.attempt import Run, RunSettings, RunTools
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
+from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.worker")
 
 T = TypeVar("T")
 
-CLAIM_PAUSES_S: Final = (0.1, 0.3, *[1.0] * 8)
-"""Half a lease: a claim that took effect unheard would cost an attempt and all of it."""
-
-RETRY_AFTER_OUTAGE_MS: Final = 2_000
+RETRY_AFTER_MS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,41 +42,40 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The queue shall hand the request out again, not before `at_ms` (epoch)."""
+    """The queue dispatches the request again, not before `at_ms` (epoch)."""
 
     at_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """`renew_every_s`: how often the lease is extended, and with it wishes and cancellations of other processes seen.
-    `look_every_s`: how often these are looked for in between; None: not at all.
+    """`renew_every_s`: how often the lease is extended; that also shows targets and cancellations of other processes.
+    None: as `policy` has it. `poll_every_s`: how often these are read in between; None: not at all.
 
-    `patience_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
+    `slow_timeout_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
     """
 
     policy: Policy = field(default_factory=Policy)
-    interval: Interval = field(default_factory=steady)
-    renew_every_s: float = 5.0
-    look_every_s: float | None = None
-    patience_s: float = 10.0
-    max_tokens: int = 1024
+    renew_every_s: float | None = None
+    poll_every_s: float | None = None
+    slow_timeout_s: float = 10.0
+    max_tokens: int = DEFAULT_MAX_TOKENS
     context_turns: int = 20
     system: str | None = None
 
 
 class Worker:
-    """Runs requests, each call of `run` one; calls may overlap. Holds nothing between calls."""
+    """Runs requests, one for each call of `run`. Calls may overlap. Holds nothing between calls."""
 
     def __init__(
         self,
         *,
         settings: WorkerSettings,
         requests: Requests,
-        history: Tail,
+        history: RecentTurns,
         models: Mapping[str, Model],
-        courier: Courier,
-        bells: Bells,
+        delivery_sender: DeliverySender,
+        notifier: Notifier,
         observer: Observer,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
@@ -87,7 +83,7 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._requests = requests
-        self._courier = courier
+        self._delivery_sender = delivery_sender
         self._observer = observer
         self._clock = clock
         self._monotonic = monotonic
@@ -96,16 +92,17 @@ class Worker:
             requests=requests,
             history=history,
             models=models,
-            courier=courier,
-            bells=bells,
+            delivery_sender=delivery_sender,
+            notifier=notifier,
             observer=observer,
             clock=clock,
             monotonic=monotonic,
         )
+        renew_every_s = settings.policy.renew_every_s if settings.renew_every_s is None else settings.renew_every_s
         self._run_settings = RunSettings(
             policy=settings.policy,
-            renew_every_s=settings.renew_every_s,
-            look_every_s=settings.renew_every_s if settings.look_every_s is None else settings.look_every_s,
+            renew_every_s=renew_every_s,
+            poll_every_s=renew_every_s if settings.poll_every_s is None else settings.poll_every_s,
             max_tokens=settings.max_tokens,
             context_turns=settings.context_turns,
             system=settings.system,
@@ -124,26 +121,28 @@ class Worker:
                     return Done()
                 case Busy(until_ms=until_ms):
                     return Retry(until_ms)
-                case Ended(record=record, is_new=is_new):
-                    if is_new and record.ending is not None:
-                        self._observer.ended(record, record.ending)
-                    return await self._serve(record)
+                case Ended() as ended:
+                    # It may have ended before, and its ending may never have been sent (rule: the queue forgets last).
+                    return Done() if await self._delivery_sender.announce(ended) else self._later()
                 case Claimed(record=record):
                     return await self._run(record, owner, stop_at_ms)
         except Unavailable:
             log.warning("the store is unavailable; the request waits", extra={"requestId": key.request_id})
         except Exception:
-            log.exception("a run failed; the request is handed out again", extra={"requestId": key.request_id})
-        return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
+            log.exception("a run failed; the request is dispatched again", extra={"requestId": key.request_id})
+        return self._later()
+
+    def _later(self) -> Retry:
+        return Retry(self._clock() + RETRY_AFTER_MS)
 
     async def _claim(self, key: RequestKey, owner: str) -> Claimed | Busy | Ended | Unknown:
-        """Claim under one owner token, however often it takes to hear the answer (R11)."""
+        """Claim under one owner token, and repeat that until an answer arrives (rule: repeat as the same owner)."""
 
         async def attempt() -> Claimed | Busy | Ended | Unknown:
             claim = partial(changes.claim, owner=owner, now_ms=self._clock(), policy=self._settings.policy)
             return await self._requests.change(key, claim)
 
-        return await _persist(attempt, pauses_s=CLAIM_PAUSES_S)
+        return await _persist(attempt, pauses_s=claim_pauses_s(self._settings.policy))
 
     async def _run(self, record: Record, owner: str, stop_at_ms: int | None) -> Done | Retry:
         self._observer.started(record)
@@ -155,27 +154,21 @@ class Worker:
                 return Done()
             case Fenced(record=other):
                 self._observer.fenced(record)
-                # Somebody else's attempt or ending: look again when that lease is over, and serve what is there.
+                # Another attempt, or an ending: come back when that lease is over, and serve what is there.
                 return Retry(max(self._clock(), 0 if other is None else other.lease_until_ms))
 
     async def _deliver_rest(self, run: Run, ended: Record) -> Done | Retry:
-        """Send what the connection has not got yet, by the newest wish in the ended record (R3)."""
+        """Send what the connection has not got yet, to the newest target in the ended record."""
         delivery = run.delivery
         delivery.ended(ended)
-        give_up_at = self._monotonic() + self._settings.patience_s
+        deadline = self._monotonic() + self._settings.slow_timeout_s
         while True:
-            await self._courier.flush(delivery)
-            if delivery.is_done or self._courier.park(delivery, ended):
+            await self._delivery_sender.flush(delivery)
+            if delivery.is_done or self._delivery_sender.park(delivery, ended):
                 return Done()
-            if self._monotonic() >= give_up_at:
-                return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
+            if self._monotonic() >= deadline:
+                return self._later()
             await asyncio.sleep(max(0.0, (delivery.due_at() or 0.0) - self._monotonic()))
-
-    async def _serve(self, record: Record) -> Done | Retry:
-        """A finished request was handed out again: post its ending again, it may never have left (R4)."""
-        if record.wish is None or await self._courier.serve(record, record.wish):
-            return Done()
-        return Retry(self._clock() + RETRY_AFTER_OUTAGE_MS)
 
 
 def owner_tokens() -> Callable[[], str]:
@@ -184,8 +177,21 @@ def owner_tokens() -> Callable[[], str]:
     return lambda: f"{process}-{next(numbers)}"
 
 
-async def _persist(attempt: Callable[[], Awaitable[T]], *, pauses_s: Sequence[float]) -> T:
-    """Call until it is not Unavailable, with these pauses between."""
+def claim_pauses_s(policy: Policy) -> Iterator[float]:
+    """Pauses between the tries of one claim, half a lease in all.
+
+    A claim that took effect and whose answer was lost would else cost an attempt and the whole lease.
+    """
+    left_s = policy.lease_ms / 2000
+    for pause_s in itertools.chain((0.1, 0.3), itertools.repeat(1.0)):
+        if pause_s > left_s:
+            return
+        left_s -= pause_s
+        yield pause_s
+
+
+async def _persist(attempt: Callable[[], Awaitable[T]], *, pauses_s: Iterable[float]) -> T:
+    """Call until it is not Unavailable, with these pauses in between."""
     for pause_s in pauses_s:
         try:
             return await attempt()

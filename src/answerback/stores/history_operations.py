@@ -18,7 +18,7 @@ NO_BOUND: Final = 2**62
 _AFTER_ANY_ID: Final = "\U0010ffff" * 2
 
 
-def tail(
+def recent_turns(
     user_id: str, conversation_id: str, *, limit: int, before_request: str | None
 ) -> Operation[Sequence[StoredTurn]]:
     """See ports.History."""

@@ -6,20 +6,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
-from answerback.core.admission import retry_after_ms, window_of
+from answerback.core.admission import Accepted, Admission, Quota, admit, window_of
+from answerback.core.conversation import title_of
+from answerback.core.instants import day_of
 from answerback.core.request import Change, Question, Record, RequestKey, State
 from answerback.ports import (
-    Accepted,
-    Admission,
     Bound,
     Connection,
     DailyUsage,
-    Existing,
-    Full,
-    Limited,
-    Quota,
     StoredConversation,
     StoredTurn,
     StoredUser,
@@ -27,18 +22,6 @@ from answerback.ports import (
     T,
 )
 from answerback.protocol.frames import Status
-
-TITLE_LENGTH = 60
-
-
-def title_of(question: str) -> str:
-    """A conversation's first title: the first line of its first question."""
-    return question.strip().splitlines()[0][:TITLE_LENGTH].rstrip()
-
-
-def day_of(epoch_ms: int) -> str:
-    """The UTC day that usage is counted under."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
 class MemoryConnections:
@@ -136,22 +119,23 @@ class MemoryStore:
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         """See ports.Requests."""
-        existing = self.records.get(record.key)
-        if existing is not None:
-            return Existing(existing, 0 if existing.state.is_terminal else self._ahead(existing))
-        pending = sum(r.user_id == record.user_id for r in self._unfinished())
-        if pending >= quota.max_pending:
-            return Full()
         user = self._user(record.user_id, now_ms)
-        per_minute = quota.per_minute if user.per_minute is None else user.per_minute
         window = (record.user_id, window_of(now_ms))
-        if per_minute and self._windows[window] >= per_minute:
-            return Limited(retry_after_ms(now_ms))
-        self._windows[window] += 1
-        self._users[record.user_id] = replace(user, last_request_at_ms=now_ms)
-        self._store(record)
-        self._questions[record.key] = question
-        return Accepted(self._ahead(record))
+        admission = admit(
+            existing=self.records.get(record.key),
+            position=self._ahead(record),
+            pending=sum(r.user_id == record.user_id for r in self._unfinished()),
+            counted=self._windows[window],
+            own_limit=user.per_minute,
+            quota=quota,
+            now_ms=now_ms,
+        )
+        if isinstance(admission, Accepted):
+            self._windows[window] += 1
+            self._users[record.user_id] = replace(user, last_request_at_ms=now_ms)
+            self._store(record)
+            self._questions[record.key] = question
+        return admission
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         """See ports.Requests."""
@@ -198,7 +182,7 @@ class MemoryStore:
 
     # --- ports.History
 
-    async def tail(
+    async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """See ports.History."""
@@ -311,7 +295,7 @@ class MemoryStore:
         return sorted(found, key=lambda r: self._positions[r.key])
 
     def _ahead(self, record: Record) -> int:
-        mine = self._positions[record.key]
+        mine = self._positions.get(record.key, self._last_position + 1)
         return sum(r.ordering_key == record.ordering_key and self._positions[r.key] < mine for r in self._unfinished())
 
     def _user(self, user_id: str, now_ms: int) -> StoredUser:

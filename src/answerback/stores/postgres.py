@@ -9,7 +9,6 @@ Operations that wait are sent together, in pipeline mode: a batch costs a few ne
 """
 
 import hashlib
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -22,6 +21,7 @@ from psycopg import AsyncConnection, errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8Dumper
 
+from answerback.clock import epoch_ms
 from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError, StoreInUse
@@ -142,7 +142,7 @@ class PostgresStore(SqlStore):
             row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", [self._lock_key])).fetchone()
             if row != (True,):
                 raise _LockHeld(f"another gateway holds the lock of schema {self._schema}")
-            await apply_migrations(connection, self._schema, shipped(), now_ms=time.time_ns() // 1_000_000)
+            await apply_migrations(connection, self._schema, shipped(), now_ms=epoch_ms())
             ledger = Ledger()
             await run(connection, load(ledger))
             self._ledger = ledger

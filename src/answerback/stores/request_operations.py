@@ -4,11 +4,13 @@ The ledger is told before the rows are written: operations may run side by side,
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, TypeVar
 
+from answerback.core.admission import Accepted, Admission, Existing, Quota, admit
+from answerback.core.conversation import title_of
+from answerback.core.instants import day_of
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, State
-from answerback.ports import Accepted, Admission, Existing, Quota
 from answerback.stores import statements as sql
 from answerback.stores.encoding import (
     ANSWER,
@@ -21,15 +23,12 @@ from answerback.stores.encoding import (
     pieces,
 )
 from answerback.stores.history_operations import erase
-from answerback.stores.memory import day_of, title_of
 from answerback.stores.query import Operation, Params, Query, Row, Value
 from answerback.stores.writer_state import Held, Ledger
 
 T = TypeVar("T")
 
 _DAY_MS: Final = 86_400_000
-_TITLE_SOURCE: Final = 200
-"""Code points at the start of a question that hold its title."""
 
 
 def load(ledger: Ledger) -> Operation[None]:
@@ -70,13 +69,23 @@ def accept(ledger: Ledger, record: Record, question: Question, quota: Quota, now
         (user,) = yield [Query(sql.SELECT_LIMIT, {"user_id": user_id})]
         is_new_user = not user.rows
         own_limit = None if is_new_user else user.rows[0][0]
-    refusal = ledger.refusal(user_id, own_limit, quota, now_ms)
-    if refusal is not None:
+    decide = partial(
+        admit,
+        position=ledger.position(record.ordering_key),
+        pending=ledger.pending(user_id),
+        counted=ledger.counted(user_id, now_ms),
+        own_limit=own_limit,
+        quota=quota,
+        now_ms=now_ms,
+    )
+    admission = decide(existing=None)
+    if not isinstance(admission, Accepted):
+        # Only now is it worth asking for a request that has ended: one that is accepted finds it when it is inserted.
         (found,) = yield [_select(key)]
-        return Existing(_decode(found.rows[0]), 0) if found.rows else refusal
+        return decide(existing=_decode(found.rows[0]) if found.rows else None)
 
     seq = ledger.take_seq()
-    title = title_of(question.message.lstrip()[:_TITLE_SOURCE])
+    title = title_of(question.message)
     queries = [
         _insert(record, seq=seq, title=title, options=encode_options(question), at_ms=now_ms),
         *_insert_texts(key, seq, QUESTION, question.message),
@@ -90,7 +99,6 @@ def accept(ledger: Ledger, record: Record, question: Question, quota: Quota, now
         queries.append(Query(sql.RAISE_COUNTER, {"name": "seq", "value": raised}))
     if user_id not in ledger.limits:
         ledger.know_user(user_id, own_limit)
-    position = ledger.position(record.ordering_key)
     ledger.hold(Held(record, seq, title, question.replaces))
     ledger.count(user_id, now_ms)
     results = yield queries
@@ -98,7 +106,7 @@ def accept(ledger: Ledger, record: Record, question: Question, quota: Quota, now
         ledger.release(key)
         ledger.uncount(user_id, now_ms)
         return (yield from _taken(key, seq))
-    return Accepted(position)
+    return admission
 
 
 def _taken(key: RequestKey, seq: int) -> Operation[Admission]:

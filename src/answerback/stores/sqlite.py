@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
+from answerback.clock import epoch_ms
 from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError
@@ -188,7 +188,7 @@ class _Writer:
     def open(self) -> None:
         """Bring the tables up to date and read the ledger."""
         self._connection = self._connect()
-        apply_migrations(self._connection, shipped(), now_ms=time.time_ns() // 1_000_000)
+        apply_migrations(self._connection, shipped(), now_ms=epoch_ms())
         self._ledger = self._load(self._connection)
 
     def close(self) -> None:

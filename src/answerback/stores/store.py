@@ -167,12 +167,12 @@ class SqlStore(ABC):
 
     # --- ports.History
 
-    async def tail(
+    async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """See ports.History."""
         return await self._read(
-            lambda: history.tail(user_id, conversation_id, limit=limit, before_request=before_request)
+            lambda: history.recent_turns(user_id, conversation_id, limit=limit, before_request=before_request)
         )
 
     async def turns(

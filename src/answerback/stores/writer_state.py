@@ -10,9 +10,8 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from answerback.core.admission import retry_after_ms, window_of
+from answerback.core.admission import window_of
 from answerback.core.request import Record, RequestKey
-from answerback.ports import Full, Limited, Quota
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -141,14 +140,13 @@ class Ledger:
             self._drop(self.limits, next(iter(self.limits)))
         self._put(self.limits, user_id, per_minute)
 
-    def refusal(self, user_id: str, own_limit: int | None, quota: Quota, now_ms: int) -> Full | Limited | None:
-        """Why the user may not ask now."""
-        if len(self._users.get(user_id, ())) >= quota.max_pending:
-            return Full()
-        per_minute = quota.per_minute if own_limit is None else own_limit
-        if per_minute and self._windows.get(window_of(now_ms), {}).get(user_id, 0) >= per_minute:
-            return Limited(retry_after_ms(now_ms))
-        return None
+    def pending(self, user_id: str) -> int:
+        """The user's unfinished requests."""
+        return len(self._users.get(user_id, ()))
+
+    def counted(self, user_id: str, at_ms: int) -> int:
+        """The user's requests that were accepted in this minute."""
+        return self._windows.get(window_of(at_ms), {}).get(user_id, 0)
 
     def count(self, user_id: str, at_ms: int) -> None:
         """Count one accepted request of the user in its minute."""

@@ -3,17 +3,17 @@
 import asyncio
 from itertools import count
 
-from answerback.core.coalescing import steady
+from answerback.core.delivery import steady
 from answerback.core.request import Policy
 from answerback.ports import Connection, Model, Quota, Sender, Tokens
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front, FrontSettings
-from answerback.service.history_pages import Archive
+from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
+from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings
 from answerback.stores.memory import MemoryConnections, MemoryStore
 from answerback.testing.model import ScriptedModel, say_question
@@ -27,8 +27,9 @@ EPOCH_MS = 1_767_225_600_000
 class Backend:
     """Build inside a running loop, best a VirtualLoop.
 
-    `bells_work` False: front and worker in different processes. `sender` replaces the scripted one, which then has
-    nothing to say. `worker_skew_ms`: how far the workers' clock is ahead of the front's.
+    `bells_work` False: no notifier joins front and worker, as in different processes. `look_every_s`: how often a
+    worker polls its record between renewals. `sender` replaces the scripted one, which then gets no frames.
+    `worker_skew_ms`: how far the workers' clock is ahead of the front's.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Backend:
         parks: bool = True,
         bells_work: bool = True,
         queue_survives: bool = False,
-        renew_every_s: float = 1.0,
+        renew_every_s: float | None = 1.0,
         look_every_s: float | None = None,
         lock_system: bool = False,
         system: str | None = None,
@@ -62,23 +63,23 @@ class Backend:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._numbers = count(1)
-        courier = Courier(
+        delivery_sender = DeliverySender(
             requests=self.store,
             sender=sender,
             interval=steady(),
             monotonic=self._loop.time,
             observer=observer,
         )
-        bells = Bells()
+        notifier = Notifier()
         self.worker = Worker(
             settings=WorkerSettings(
-                policy=policy, renew_every_s=renew_every_s, look_every_s=look_every_s, system=system
+                policy=policy, renew_every_s=renew_every_s, poll_every_s=look_every_s, system=system
             ),
             requests=self.store,
             history=self.store,
             models=models,
-            courier=courier,
-            bells=bells if bells_work else Bells(),
+            delivery_sender=delivery_sender,
+            notifier=notifier if bells_work else Notifier(),
             observer=observer,
             clock=lambda: self.clock() + worker_skew_ms,
             monotonic=self._loop.time,
@@ -97,10 +98,10 @@ class Backend:
             connections=self.connections,
             sender=sender,
             queue=self.queue,
-            courier=courier,
-            archive=Archive(history=self.store, clock=self.clock),
+            delivery_sender=delivery_sender,
+            history_pages=HistoryPages(history=self.store, clock=self.clock),
             tokens=tokens,
-            bells=bells,
+            notifier=notifier,
             observer=observer,
             clock=self.clock,
         )
@@ -111,8 +112,7 @@ class Backend:
             connections=self.connections,
             sender=sender,
             queue=self.queue,
-            courier=courier,
-            observer=observer,
+            delivery_sender=delivery_sender,
             clock=self.clock,
         )
 

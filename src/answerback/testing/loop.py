@@ -1,4 +1,4 @@
-"""An asyncio event loop on virtual time: a sleep costs nothing, and equal inputs give equal runs."""
+"""An asyncio event loop on virtual time: a sleep takes no time, and equal inputs give equal runs."""
 
 import asyncio
 import selectors

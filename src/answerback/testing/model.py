@@ -11,7 +11,7 @@ Line: TypeAlias = str | float | Finish | Exception
 
 
 class ScriptedModel:
-    """Says what `script` returns for a prompt; remembers every prompt, so that a test can count runs (G7)."""
+    """Says what `script` returns for a prompt; remembers every prompt, so that a test can count runs."""
 
     def __init__(
         self, script: Callable[[Prompt], Iterable[Line]], *, name: str = "scripted", context_tokens: int = 4096

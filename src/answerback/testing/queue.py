@@ -1,4 +1,4 @@
-"""A FIFO queue in memory that behaves like SQS FIFO where it matters: lanes, at least once, crashes, redelivery."""
+"""A FIFO queue in memory, like SQS FIFO: an ordered queue for each key, at least once, crashes, redelivery."""
 
 import asyncio
 from collections import deque
@@ -9,10 +9,11 @@ from answerback.service.worker import Done, Retry
 
 
 class LaneQueue:
-    """ports.Queue; hands requests to `run`, one at a time an ordering key.
+    """ports.Queue. Dispatches requests to `run`, one at a time for each ordering key: its public name calls the ordered
+    queue of a key a lane.
 
-    A put under a key and number that were put before is swallowed (de-duplication). `crash` kills the worker of a
-    request in mid-run; it is handed out again after `visibility_s`.
+    A put under a key and number that were put before is dropped (de-duplication). `crash` kills the worker of a request
+    in mid-run. The request is redelivered after `visibility_s`.
     """
 
     def __init__(
@@ -25,20 +26,20 @@ class LaneQueue:
         self._run = run
         self._clock = clock
         self._visibility_s = visibility_s
-        self._lanes: dict[str, deque[RequestKey]] = {}
+        self._ordered: dict[str, deque[RequestKey]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._runs: dict[RequestKey, asyncio.Task[Done | Retry]] = {}
-        self._seen: set[tuple[RequestKey, int]] = set()
+        self._put_before: set[tuple[RequestKey, int]] = set()
         self.handed_out: list[RequestKey] = []
 
     async def put(self, record: Record) -> None:
         """See ports.Queue."""
-        ticket = (record.key, record.queue_no)
-        if ticket in self._seen:
+        entry = (record.key, record.queue_no)
+        if entry in self._put_before:
             return
-        self._seen.add(ticket)
-        lane = self._lanes.setdefault(record.ordering_key, deque())
-        lane.append(record.key)
+        self._put_before.add(entry)
+        waiting = self._ordered.setdefault(record.ordering_key, deque())
+        waiting.append(record.key)
         if record.ordering_key not in self._tasks:
             task = asyncio.create_task(self._serve(record.ordering_key))
             self._tasks[record.ordering_key] = task
@@ -47,7 +48,7 @@ class LaneQueue:
         """See ports.Queue: nothing is forgotten, as in SQS."""
 
     async def idle(self) -> None:
-        """Wait until every lane is empty."""
+        """Wait until every ordered queue is empty."""
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
@@ -65,10 +66,10 @@ class LaneQueue:
             await asyncio.wait(tasks)
 
     async def _serve(self, ordering_key: str) -> None:
-        lane = self._lanes[ordering_key]
+        waiting = self._ordered[ordering_key]
         try:
-            while lane:
-                key = lane[0]
+            while waiting:
+                key = waiting[0]
                 self.handed_out.append(key)
                 task = self._runs[key] = asyncio.ensure_future(self._run(key))
                 await asyncio.wait([task])
@@ -80,7 +81,7 @@ class LaneQueue:
                 if isinstance(outcome, Retry):
                     await asyncio.sleep(max(0, outcome.at_ms - self._clock()) / 1000)
                     continue
-                lane.popleft()
+                waiting.popleft()
         finally:
-            del self._lanes[ordering_key]
+            del self._ordered[ordering_key]
             del self._tasks[ordering_key]

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from answerback.cli.output import CliError, ExitCode, missing_extra, note
+from answerback.clock import epoch_ms
 from answerback.ports import Unavailable, Users
 
 try:
@@ -82,8 +83,8 @@ async def open_stack_users(
             jitter=random.random,
             on_waking=screen.waking,
         )
-        write_behind = WriteBehind(outbox=DynamoTurns(database), api=api, observer=screen, clock=_epoch_ms)
-        requests = DynamoRequests(database, clock=_epoch_ms)
+        write_behind = WriteBehind(outbox=DynamoTurns(database), api=api, observer=screen, clock=epoch_ms)
+        requests = DynamoRequests(database, clock=epoch_ms)
         try:
             yield AwsUsers(database=database, requests=requests, write_behind=write_behind, api=api)
         finally:
@@ -115,7 +116,3 @@ def _told(stack: str) -> Iterator[None]:
             f"see answerback aws status --stack {stack}, and repeat the command",
             exit_code=ExitCode.CANNOT_CONNECT,
         ) from exc
-
-
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000

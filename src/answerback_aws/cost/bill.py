@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from answerback.core.coalescing import growing
+from answerback.core.delivery import growing
 from answerback_aws.cost.counts import Counts, Prices, TokenPrice, load_counts, load_prices, load_token_price
 from answerback_aws.cost.workload import (
     BYTES_A_TOKEN,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from answerback.core.coalescing import Interval
+from answerback.core.delivery import Interval
 from answerback_aws.cost.counts import Counts
 
 SECONDS_A_CONNECTION: Final = 6_450.0

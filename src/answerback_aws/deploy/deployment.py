@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from answerback.clock import epoch_ms
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.artefacts import Artefacts
 from answerback_aws.deploy.errors import DeployError, advice_for
@@ -115,7 +116,7 @@ class Deployment:
         uploaded = artefacts.put(key, package.data)
         given |= {"CodeBucket": uploaded.bucket, "CodeKey": uploaded.key}
         self._progress.step("Planning the change")
-        name = f"answerback-{time.time_ns() // 1_000_000}"
+        name = f"answerback-{epoch_ms()}"
         changes = self._stack.plan(
             template_url=template.url,
             parameters=parameter_list(given, known=known, previous=previous),

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
+from answerback.clock import epoch_ms
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.errors import DeployError, Kind, error_code, explained
 from answerback_aws.deploy.stack import Stack
@@ -40,7 +41,7 @@ class Logs:
         stack: str,
         *,
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Callable[[], int] = epoch_ms,
     ) -> None:
         self._account = account
         self._stack = Stack(account, stack, sleep=sleep)

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from answerback.core.context import Role, Said
+from answerback.core.context import DEFAULT_MAX_TOKENS, Message, Role
 from answerback.ports import Finish, Model, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback_aws.emulator.serving import ThreadedServer
@@ -27,7 +27,6 @@ T = TypeVar("T")
 EVENT_STREAM: Final = "application/vnd.amazon.eventstream"
 _MAX_BODY_BYTES: Final = 25 * 1024 * 1024
 _STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "content_filter": "content_filtered"}
-_DEFAULT_MAX_TOKENS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +182,9 @@ _ERRORS: Final = {
 def _prompt(body: dict[str, Any]) -> Prompt:
     system = "\n".join(part["text"] for part in body.get("system", ()) if "text" in part)
     return Prompt(
-        messages=tuple(Said(Role(message["role"]), _text(message)) for message in body["messages"]),
+        messages=tuple(Message(Role(message["role"]), _text(message)) for message in body["messages"]),
         system=system or None,
-        max_tokens=body.get("inferenceConfig", {}).get("maxTokens", _DEFAULT_MAX_TOKENS),
+        max_tokens=body.get("inferenceConfig", {}).get("maxTokens", DEFAULT_MAX_TOKENS),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
+from answerback.clock import epoch_ms
 from answerback.ports import Connections, History, Identity, Model, Requests, Tokens
 from answerback_aws.runtime.settings import API_IDLE_MS, MAX_CONNECTION_MS, Settings
 from answerback_aws.runtime.telemetry import Observing
@@ -20,9 +21,9 @@ from answerback_aws.runtime.telemetry import Observing
 if TYPE_CHECKING:
     from answerback.auth import JwtTokens
     from answerback.service.dead_letters import DeadLetters
+    from answerback.service.delivery_sender import DeliverySender
     from answerback.service.front import Front
     from answerback.service.janitor import Janitor
-    from answerback.service.outbound import Courier
     from answerback.service.worker import Worker
     from answerback_aws.runtime.api_gateway import ApiGatewaySender
     from answerback_aws.runtime.aurora.data_api import DataApi
@@ -34,11 +35,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOK_EVERY_S: Final = 1.0
-"""Front and worker are different processes: a wish or a cancellation is seen in the record."""
-
-RENEWALS_A_LEASE: Final = 3
-"""A look is a read unit, and a renewal a write unit, which costs five times as much."""
+POLL_EVERY_S: Final = 1.0
+"""Front and worker are different processes: a target or a cancellation is seen in the record. A poll is a read unit; a
+renewal, which the lease alone decides, is a write unit and costs five times as much."""
 
 SETTLE_S: Final = 6.0
 """What a task that an invocation leaves behind gets to end in: a fetch of keys takes up to five."""
@@ -241,12 +240,12 @@ class Composition:
         )
 
     @cached_property
-    def courier(self) -> "Courier":
+    def delivery_sender(self) -> "DeliverySender":
         """Carries answers to connections; each post is billed, so their pauses grow."""
-        from answerback.core.coalescing import growing  # noqa: PLC0415
-        from answerback.service.outbound import Courier  # noqa: PLC0415
+        from answerback.core.delivery import growing  # noqa: PLC0415
+        from answerback.service.delivery_sender import DeliverySender  # noqa: PLC0415
 
-        return Courier(
+        return DeliverySender(
             requests=self.requests,
             sender=self.sender,
             interval=growing(),
@@ -258,9 +257,9 @@ class Composition:
     def front(self) -> "Front":
         """Handles the messages of clients."""
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
-        from answerback.service.bells import Bells  # noqa: PLC0415
         from answerback.service.front import Front, FrontSettings  # noqa: PLC0415
-        from answerback.service.history_pages import Archive  # noqa: PLC0415
+        from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
+        from answerback.service.wakeup import Notifier  # noqa: PLC0415
 
         settings = self.settings
         return Front(
@@ -278,10 +277,10 @@ class Composition:
             connections=self.connections,
             sender=self.sender,
             queue=self.queue,
-            courier=self.courier,
-            archive=Archive(history=self.history, clock=epoch_ms),
+            delivery_sender=self.delivery_sender,
+            history_pages=HistoryPages(history=self.history, clock=epoch_ms),
             tokens=self.tokens,
-            bells=Bells(),
+            notifier=Notifier(),
             observer=self.observing.counts,
             clock=epoch_ms,
         )
@@ -297,25 +296,22 @@ class Composition:
     @cached_property
     def worker(self) -> "Worker":
         """Runs requests."""
-        from answerback.core.coalescing import growing  # noqa: PLC0415
-        from answerback.service.bells import Bells  # noqa: PLC0415
+        from answerback.service.wakeup import Notifier  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
         settings = self.settings
         return Worker(
             settings=WorkerSettings(
                 policy=settings.policy,
-                interval=growing(),
-                renew_every_s=settings.policy.lease_ms / 1000 / RENEWALS_A_LEASE,
-                look_every_s=LOOK_EVERY_S,
+                poll_every_s=POLL_EVERY_S,
                 max_tokens=settings.max_tokens,
                 system=settings.system,
             ),
             requests=self.requests,
             history=self.turns,
             models=self.models,
-            courier=self.courier,
-            bells=Bells(),
+            delivery_sender=self.delivery_sender,
+            notifier=Notifier(),
             observer=self.observing.counts,
             clock=epoch_ms,
             monotonic=time.monotonic,
@@ -327,7 +323,7 @@ class Composition:
         """Ends what the queue gave up."""
         from answerback.service.dead_letters import DeadLetters  # noqa: PLC0415
 
-        return DeadLetters(requests=self.requests, courier=self.courier, observer=self.observing.counts, clock=epoch_ms)
+        return DeadLetters(requests=self.requests, delivery_sender=self.delivery_sender, clock=epoch_ms)
 
     @cached_property
     def janitor(self) -> "Janitor":
@@ -347,8 +343,7 @@ class Composition:
             connections=self.connections,
             sender=self.sender,
             queue=self.queue,
-            courier=self.courier,
-            observer=self.observing.counts,
+            delivery_sender=self.delivery_sender,
             clock=epoch_ms,
             last_active_ms=self.sender.last_active_ms,
         )
@@ -366,11 +361,6 @@ class LazyTokens:
         if self._made is None:
             self._made = self._make()
         return await self._made.identify(token)
-
-
-def epoch_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 async def _settled(work: Coroutine[Any, Any, T]) -> T:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from answerback.core.context import DEFAULT_MAX_TOKENS
 from answerback.core.request import Policy
 from answerback.ports import Quota
 
@@ -102,7 +103,7 @@ class Settings:
     @property
     def max_tokens(self) -> int:
         """The most tokens that one answer may have."""
-        return self._whole("MAX_TOKENS", 1024, low=1)
+        return self._whole("MAX_TOKENS", DEFAULT_MAX_TOKENS, low=1)
 
     @property
     def system(self) -> str | None:

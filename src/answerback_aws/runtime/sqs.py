@@ -1,7 +1,7 @@
 """The queue: SQS FIFO, one message a request, one message group an ordering key.
 
 A message names its request and nothing else: what is to be done is in the record. Its de-duplication id is made of the
-request and the record's queue number (R12), so a put that is repeated because its answer was lost changes nothing.
+request and the record's queue number, so a put that is repeated because its answer was lost changes nothing.
 """
 
 import asyncio

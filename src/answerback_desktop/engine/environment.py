@@ -1,20 +1,15 @@
 """What the engine needs from outside; the defaults are the real ones."""
 
 import sys
-import time
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from answerback.client import Timing
+from answerback.clock import epoch_ms
 from answerback_desktop.engine.answers import SILENCE_S, WAIT_S
 from answerback_desktop.profile import Profile
 from answerback_desktop.signin.vault import KeyringVault, Vault
-
-
-def epoch_ms() -> int:
-    """Now."""
-    return time.time_ns() // 1_000_000
 
 
 def patient() -> Timing:

@@ -10,12 +10,13 @@ from typing import Final
 
 import jwt
 
+from answerback.protocol.frames import is_id
 from answerback_desktop.engine.account import Credentials
 from answerback_desktop.engine.environment import Environment
 from answerback_desktop.engine.events import Event, NoticeCode, NoticeRaised, SignInChanged, SignInStatus
 from answerback_desktop.engine.tasks import Tasks
 from answerback_desktop.records import Account
-from answerback_desktop.settings import AuthMode, Settings, is_id
+from answerback_desktop.settings import AuthMode, Settings
 from answerback_desktop.signin.provider import Grant, SignInError
 from answerback_desktop.signin.session import Identity, TokenKeeper, sign_in
 

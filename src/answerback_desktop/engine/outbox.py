@@ -1,4 +1,4 @@
-"""The client's outbox in the local store: a question and its ending are on disk before they are shown (R15)."""
+"""The client's outbox in the local store: a question and its ending are on disk before they are shown."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -9,14 +9,14 @@ from typing import Final, Protocol
 from answerback.client import AnswerbackError, RequestFailed
 from answerback.core.answer import clean
 from answerback.protocol.errors import ERRORS
-from answerback.protocol.frames import Conversation, ConversationSummary
+from answerback.protocol.frames import Conversation, ConversationSummary, is_id
 from answerback.protocol.frames import Turn as HistoryTurn
+from answerback.protocol.limits import MAX_TITLE_LENGTH
 from answerback_desktop.engine.outbox import code_of
 from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
-from answerback_desktop.settings import is_id
 from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
 from answerback_desktop.store.schema import StoreError
-from answerback_desktop.store.store import MAX_TITLE_LENGTH, AccountStore, Unsent
+from answerback_desktop.store.store import AccountStore, Unsent
 
 log = logging.getLogger("answerback.desktop")
 

@@ -8,12 +8,11 @@ from typing import Any, Final
 import msgspec
 
 from answerback.client import PendingRequest
+from answerback.core.conversation import title_of
+from answerback.protocol.limits import MAX_TITLE_LENGTH
 from answerback_desktop.records import Conversation, Failure, FailureCode, SearchHit, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.store.schema import Database, Value
 
-TITLE_LENGTH: Final = 60
-"""As the server cuts a conversation's first title."""
-MAX_TITLE_LENGTH: Final = 200
 PAGE: Final = 20
 _LAST_FIRST: Final = "ORDER BY is_over, asked_at_ms DESC, request_id DESC"
 _IN_ORDER: Final = "ORDER BY is_over DESC, asked_at_ms, request_id"
@@ -43,12 +42,6 @@ class Unsent:
     title: str | None
     deleted_at_ms: int | None
     is_known: bool
-
-
-def title_of(question: str) -> str:
-    """A conversation's first title: the first line of its first question, as the server makes it."""
-    lines = question.strip().splitlines()
-    return lines[0][:TITLE_LENGTH].rstrip() if lines else ""
 
 
 class AccountStore:
@@ -255,7 +248,7 @@ class AccountStore:
             )
 
     def end(self, ended: Turn, *, is_unread: bool, now_ms: int) -> tuple[Turn, Supersession]:
-        """The one ending with its text (R15), and what it means for the turns that it takes the place of."""
+        """The one ending with its text, and what it means for the turns that it takes the place of."""
         with self._db.writing():
             # The outbox's own instant may be behind other devices' clocks: what ends now comes after what has ended.
             (last_ms,) = self._db.run(

@@ -13,11 +13,11 @@ from typing import Any, Final
 class Faults:
     """A profile: how the system is set up, and what strikes it.
 
-    Set-up. `split`: front and worker are processes of their own without bells, frames may overtake each other, the
-    queue survives (AWS); else one process, ordered sockets, a queue rebuilt at start (the gateway). `probes`: the
-    client asks when it hears nothing; `janitor`: there is one. Both mask holes of the others, so quiet profiles go
-    without. `parks`: a slow connection keeps what it is owed. `per_minute`: the rate limit. `token_s`: seconds that a
-    token lasts. `patience_s`: seconds after which a client gives up.
+    Set-up. `split`: front and worker are processes of their own without a notifier between them, frames may overtake
+    each other, the queue survives (AWS); else one process, ordered sockets, a queue rebuilt at start (the gateway).
+    `probes`: the client asks when it hears nothing; `janitor`: there is one. Both mask holes of the others, so quiet
+    profiles go without. `parks`: a slow connection keeps what it is owed. `per_minute`: the rate limit.
+    `token_s`: seconds that a token lasts. `patience_s`: seconds after which a client gives up.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.

@@ -57,7 +57,7 @@ class Monitor:
             self._violate(Violation("G2", f"{name} had ended and was changed"))
         if after.attempt < before.attempt:
             self._violate(Violation("G7", f"{name} fell from attempt {before.attempt} to {after.attempt}"))
-        if before.wish and after.wish and after.wish.generation < before.wish.generation:
+        if before.target and after.target and after.target.generation < before.target.generation:
             self._violate(Violation("G1", f"the address of {name} went back to an older connection"))
         if before.state is State.RUNNING and after.attempt > before.attempt:
             self._displaced(before, after)

@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from answerback.core.coalescing import steady
+from answerback.core.delivery import steady
 from answerback.core.request import Policy, RequestKey
 from answerback.ports import Connection, Connections, Identity, Queue, Quota, TokenRefused
-from answerback.service.bells import Bells
+from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front, FrontSettings
-from answerback.service.history_pages import Archive
+from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.outbound import Courier
+from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings
 from answerback_proof.simulation.faults import Faults
 from answerback_proof.simulation.model import WordyModel
@@ -75,16 +75,18 @@ class Parts:
         self.store = store
         loop = asyncio.get_running_loop()
         observer = Observer()
-        bells = Bells()
+        notifier = Notifier()
         models = {model.name: model}
-        courier = Courier(requests=store, sender=network, interval=steady(), monotonic=loop.time, observer=observer)
+        delivery_sender = DeliverySender(
+            requests=store, sender=network, interval=steady(), monotonic=loop.time, observer=observer
+        )
         self.worker = Worker(
             settings=WorkerSettings(policy=POLICY, renew_every_s=3.0),
             requests=store,
             history=store,
             models=models,
-            courier=courier,
-            bells=Bells() if faults.split else bells,
+            delivery_sender=delivery_sender,
+            notifier=Notifier() if faults.split else notifier,
             observer=observer,
             clock=clocks.worker,
             monotonic=loop.time,
@@ -102,10 +104,10 @@ class Parts:
             connections=connections,
             sender=network,
             queue=self.queue,
-            courier=courier,
-            archive=Archive(history=store, clock=clocks.front),
+            delivery_sender=delivery_sender,
+            history_pages=HistoryPages(history=store, clock=clocks.front),
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
-            bells=bells,
+            notifier=notifier,
             observer=observer,
             clock=clocks.front,
         )
@@ -116,8 +118,7 @@ class Parts:
             connections=connections,
             sender=network,
             queue=self.queue,
-            courier=courier,
-            observer=observer,
+            delivery_sender=delivery_sender,
             clock=clocks.front,
         )
 

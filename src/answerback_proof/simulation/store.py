@@ -110,12 +110,14 @@ class FaultyStore(MemoryStore):
         """See ports.Requests."""
         return await self._wire.call(partial(MemoryStore.unfinished, self))
 
-    async def tail(
+    async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """See ports.History."""
-        tail = partial(MemoryStore.tail, self, user_id, conversation_id, limit=limit, before_request=before_request)
-        return await self._wire.call(tail)
+        read = partial(
+            MemoryStore.recent_turns, self, user_id, conversation_id, limit=limit, before_request=before_request
+        )
+        return await self._wire.call(read)
 
     def has_question(self, key: RequestKey) -> bool:
         """Whether the request was accepted: refusals and early cancellations have none."""

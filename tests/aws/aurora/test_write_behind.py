@@ -128,7 +128,7 @@ async def test_while_aurora_is_down_nothing_is_lost_and_then_all_is_there_once(
     postgres_server.stop()
     try:
         await actor.turn("r2", "And?", "So.", tokens=(1, 1))
-        assert [turn.request_id for turn in await aws.tail("ann", "c1", limit=9)] == ["r1", "r2"]
+        assert [turn.request_id for turn in await aws.recent_turns("ann", "c1", limit=9)] == ["r1", "r2"]
         for call in (
             aws.write_behind.flush(),
             aws.turns("ann", "c1", before=None, limit=9),
@@ -246,7 +246,7 @@ async def test_until_it_is_due_aurora_is_left_asleep(aws, actor, open_aws):
 async def test_context_and_answers_never_ask_aurora(aws, actor):
     await actor.turn("r1")
     await actor.turn("r2", replaces="r1")
-    assert [turn.request_id for turn in await aws.tail("ann", "c1", limit=9)] == ["r2"]
+    assert [turn.request_id for turn in await aws.recent_turns("ann", "c1", limit=9)] == ["r2"]
     assert aws.rds_data.calls == []
 
 
@@ -335,9 +335,9 @@ async def test_an_erased_user_may_come_back(aws, actor):
 async def test_a_deleted_conversation_is_hidden_from_the_model_at_once(aws, actor):
     await actor.turn("r1")
     await aws.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
-    assert list(await aws.tail("ann", "c1", limit=9)) == []
+    assert list(await aws.recent_turns("ann", "c1", limit=9)) == []
     await aws.update_conversation("ann", "c1", title=None, deleted=False, now_ms=actor.now_ms)
-    assert [turn.request_id for turn in await aws.tail("ann", "c1", limit=9)] == ["r1"]
+    assert [turn.request_id for turn in await aws.recent_turns("ann", "c1", limit=9)] == ["r1"]
 
 
 async def test_a_deletion_that_died_half_way_is_done_by_the_same_call_again(aws, actor, open_aws, monkeypatch):
@@ -350,7 +350,7 @@ async def test_a_deletion_that_died_half_way_is_done_by_the_same_call_again(aws,
     other = open_aws()
     await other.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
     assert await other.turns_kept.deleted_at_ms("ann", "c1") == deleted_at_ms
-    assert list(await other.tail("ann", "c1", limit=9)) == []
+    assert list(await other.recent_turns("ann", "c1", limit=9)) == []
 
 
 async def _dies_at_the_mark(*_arguments: object, **_named: object) -> None:
@@ -364,7 +364,7 @@ async def test_restoring_what_began_anew_does_not_bring_the_old_back(aws, actor)
     await actor.turn("new")
     assert [name for name, *_ in await shown(aws)] == ["new"]
     await aws.update_conversation("ann", "c1", title=None, deleted=False, now_ms=actor.now_ms)
-    assert [turn.request_id for turn in await aws.tail("ann", "c1", limit=9)] == ["new"]
+    assert [turn.request_id for turn in await aws.recent_turns("ann", "c1", limit=9)] == ["new"]
 
 
 async def test_what_ended_before_the_deletion_but_is_written_behind_it_can_be_restored(aws, actor, monkeypatch):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from answerback.cli.main import run
-from answerback.core.coalescing import growing, steady
+from answerback.core.delivery import growing, steady
 from answerback_aws.cost.bill import bill, deployed, estimate, month, plain, savings, total
 from answerback_aws.cost.counts import Price, Prices, UnknownPrice, load_counts, load_prices, load_token_price
 from answerback_aws.cost.workload import Workload, deltas, use

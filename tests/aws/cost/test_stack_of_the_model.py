@@ -9,7 +9,7 @@ from answerback_aws.cost.counts import load_counts
 from answerback_aws.cost.workload import AWAKE_AFTER_FLUSH_S, POLLS_A_MINUTE
 from answerback_aws.runtime import telemetry as observing
 from answerback_aws.runtime.aurora import write_behind
-from answerback_aws.runtime.composition import LOOK_EVERY_S, RENEWALS_A_LEASE
+from answerback_aws.runtime.composition import POLL_EVERY_S
 from template import RESOURCES, TEMPLATE, of_type, plain
 
 PARAMETERS = TEMPLATE["Parameters"]
@@ -40,8 +40,8 @@ def test_the_database_rests_as_the_template_lets_it() -> None:
 
 
 def test_looks_and_renewals_come_as_often_as_the_worker_makes_them() -> None:
-    assert COUNTS.look["every_s"] == LOOK_EVERY_S
-    assert round(COUNTS.renewal["every_s"], 1) == round(Policy().lease_ms / 1000 / RENEWALS_A_LEASE, 1)
+    assert COUNTS.look["every_s"] == POLL_EVERY_S
+    assert round(COUNTS.renewal["every_s"], 1) == round(Policy().renew_every_s, 1)
 
 
 def test_two_mappings_poll_the_queues() -> None:

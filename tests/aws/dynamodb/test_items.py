@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.request import Ending, Record, State, Wish
+from answerback.core.request import DeliveryTarget, Ending, Record, State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.stores import encoding
@@ -17,7 +17,9 @@ from answerback_aws.runtime.dynamodb.items import decode, decode_item, encode, e
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 numbers = st.integers(0, 2**53)
 maybe = st.none() | numbers
-request = st.builds(Wish, no=numbers, connection_id=names, generation=numbers, attempt=numbers, offset=numbers)
+targets = st.builds(
+    DeliveryTarget, no=numbers, connection_id=names, generation=numbers, attempt=numbers, offset=numbers
+)
 endings = st.builds(
     Ending,
     status=st.sampled_from(Status),
@@ -52,7 +54,7 @@ records = st.builds(
     started_at_ms=maybe,
     queue_no=numbers,
     cancel_requested=st.booleans(),
-    wish=st.none() | request,
+    target=st.none() | targets,
     ending=st.none() | endings,
 )
 
@@ -131,7 +133,9 @@ def test_a_record_of_usual_length_fits_the_unit_that_a_write_is_billed_by() -> N
         lease_until_ms=1_800_000_000_000,
         started_at_ms=1_800_000_000_000,
         queue_no=1,
-        wish=Wish(no=3, connection_id="L0S9aeCap5sA92b=", generation=1_800_000_000_000, attempt=1, offset=12_345),
+        target=DeliveryTarget(
+            no=3, connection_id="L0S9aeCap5sA92b=", generation=1_800_000_000_000, attempt=1, offset=12_345
+        ),
         ending=Ending(
             status=Status.COMPLETED,
             attempt=1,

@@ -21,7 +21,7 @@ from answerback.core.request import (
     queued,
     refuse,
     renew,
-    wish,
+    retarget,
 )
 from answerback.ports import Accepted, Existing, Full, Limited, Quota, Unavailable
 from answerback.protocol.errors import ErrorCode
@@ -315,7 +315,7 @@ async def test_texts_stay_as_long_as_the_record_that_names_them(world) -> None:
 
 async def test_a_refusal_is_kept_for_its_own_time(world) -> None:
     store = world.requests(retention=Retention(refusals_ms=60_000))
-    refusal = partial(refuse, tombstone=world.record(), now_ms=world.now_ms, code=ErrorCode.RATE_LIMITED)
+    refusal = partial(refuse, refusal_record=world.record(), now_ms=world.now_ms, code=ErrorCode.RATE_LIMITED)
     assert isinstance(await store.change(KEY, refusal), Ended)
     world.now_ms += 59_000
     assert isinstance(await world.accept(store), Existing)
@@ -349,7 +349,7 @@ async def test_the_longest_texts_fit_an_item(world) -> None:
     await store.change(KEY, world.finish(longest))
     assert await world.requests().question(KEY) == question
     assert await world.requests().answer(KEY) == longest
-    (turn,) = await world.turns().tail("ann", "c1", limit=1)
+    (turn,) = await world.turns().recent_turns("ann", "c1", limit=1)
     assert (turn.question, turn.answer) == (message, longest)
 
 
@@ -375,7 +375,7 @@ async def test_what_one_answer_costs(world) -> None:
     assert await cost(worker.change(KEY, renewed(world))) == (1, 0)
     world.now_ms += 10_000
     where = {"session_id": "s1", "connection_id": "k", "generation": 3, "attempt": 1, "offset": 9}
-    assert await cost(front.change(KEY, partial(wish, **where))) == (1, 1)
+    assert await cost(front.change(KEY, partial(retarget, **where))) == (1, 1)
     # Seen too long ago to be worth a try: it is read first.
     assert await cost(worker.change(KEY, renewed(world))) == (1, 1)
     # Answer 1, record 2, its index 1, turn 2, its index 1.
@@ -400,7 +400,7 @@ def renewed(world):
 
 
 def noted(world):
-    return partial(cancel, tombstone=world.record(), now_ms=world.now_ms)
+    return partial(cancel, refusal_record=world.record(), now_ms=world.now_ms)
 
 
 def cancelled(*codes: str) -> ClientError:

@@ -1,4 +1,4 @@
-"""The model's context and the outbox for Aurora, beyond the contract of History.tail."""
+"""The model's context and the outbox for Aurora, beyond the contract of History.recent_turns."""
 
 from random import Random
 
@@ -16,8 +16,8 @@ from answerback_aws.runtime.dynamodb.metering import meter
 pytestmark = pytest.mark.emulator
 
 
-async def tail(world, *, conversation: str = "c1", limit: int = 20, before: str | None = None) -> list[str]:
-    turns = await world.turns().tail("ann", conversation, limit=limit, before_request=before)
+async def recent_turns(world, *, conversation: str = "c1", limit: int = 20, before: str | None = None) -> list[str]:
+    turns = await world.turns().recent_turns("ann", conversation, limit=limit, before_request=before)
     return [turn.request_id for turn in turns]
 
 
@@ -73,7 +73,7 @@ async def test_notes_come_in_the_order_accepted_until_they_are_settled(world) ->
     assert await pending(world) == ["r1", "r3"]
     assert await turns.present(outbox) == []
     assert len(await turns.waiting(limit=99)) == 2
-    assert await tail(world) == ["r1", "r3"]
+    assert await recent_turns(world) == ["r1", "r3"]
 
 
 async def test_a_settled_turn_has_a_time_to_live(world) -> None:
@@ -108,16 +108,16 @@ async def test_a_replacement_of_what_was_superseded_leaves_superseded_what_the_f
     store = world.requests()
     for request_id, replaces in (("a", None), ("b", None), ("c", None), ("again", "a"), ("late", "b")):
         await world.turn(store, request_id, replaces=replaces)
-    assert await tail(world) == ["late"]
+    assert await recent_turns(world) == ["late"]
     await world.turn(store, "next")
-    assert await tail(world) == ["late", "next"]
+    assert await recent_turns(world) == ["late", "next"]
 
 
 async def test_an_edit_of_a_question_in_an_abandoned_branch_sees_nothing_of_it(world) -> None:
     store = world.requests()
     for request_id, replaces in (("a", None), ("b", None), ("again", "a")):
         await world.turn(store, request_id, replaces=replaces)
-    assert await tail(world, before="b") == []
+    assert await recent_turns(world, before="b") == []
 
 
 async def test_a_question_whose_record_is_gone_is_still_found_in_its_conversation(world) -> None:
@@ -127,9 +127,9 @@ async def test_a_question_whose_record_is_gone_is_still_found_in_its_conversatio
     for item in world.items(world.tables.requests):
         key = {name: item[name] for name in ("userId", "requestId")}
         world.client.delete_item(TableName=world.tables.requests, Key=key)
-    assert await tail(world, before="b") == ["a"]
+    assert await recent_turns(world, before="b") == ["a"]
     await world.turn(store, "b2", replaces="b")
-    assert await tail(world) == ["a", "b2"]
+    assert await recent_turns(world) == ["a", "b2"]
 
 
 async def test_a_turn_asked_after_the_deletion_does_not_reach_behind_it(world) -> None:
@@ -139,7 +139,7 @@ async def test_a_turn_asked_after_the_deletion_does_not_reach_behind_it(world) -
     world.now_ms += 1_000
     await world.turn(store, "b")
     await world.turn(store, "c", replaces="a")
-    assert await tail(world) == ["b", "c"]
+    assert await recent_turns(world) == ["b", "c"]
 
 
 async def test_a_late_answer_is_not_kept_when_the_deletion_is_taken_back(world) -> None:
@@ -150,11 +150,11 @@ async def test_a_late_answer_is_not_kept_when_the_deletion_is_taken_back(world) 
     await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)
     world.now_ms += 1_000
     await store.change(RequestKey("ann", "b"), world.finish())
-    assert await tail(world) == []
+    assert await recent_turns(world) == []
     await turns.restore_conversation("ann", "c1")
     await turns.restore_conversation("ann", "c1")
     assert await turns.deleted_at_ms("ann", "c1") is None
-    assert await tail(world) == ["a"]
+    assert await recent_turns(world) == ["a"]
 
 
 async def test_what_was_deleted_before_the_conversation_began_anew_stays_gone(world) -> None:
@@ -165,13 +165,13 @@ async def test_what_was_deleted_before_the_conversation_began_anew_stays_gone(wo
     world.now_ms += 1_000
     await world.turn(store, "new")
     await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)
-    assert await tail(world) == []
+    assert await recent_turns(world) == []
     await turns.restore_conversation("ann", "c1")
-    assert await tail(world) == ["new"]
+    assert await recent_turns(world) == ["new"]
     await turns.restore_conversation("ann", "c1")
-    assert await tail(world) == ["new"]
+    assert await recent_turns(world) == ["new"]
     await turns.erase_conversation("ann", "c1")
-    assert await tail(world) == ["new"]
+    assert await recent_turns(world) == ["new"]
     assert len([item for item in world.items(world.tables.conversations) if "text" in item]) == 2
 
 
@@ -182,7 +182,7 @@ async def test_a_deletion_that_is_said_again_is_taken_back_whole(world) -> None:
     await turns.delete_conversation("ann", "c1", now_ms=world.now_ms + 500)
     assert await turns.deleted_at_ms("ann", "c1") == world.now_ms
     await turns.restore_conversation("ann", "c1")
-    assert await tail(world) == ["a"]
+    assert await recent_turns(world) == ["a"]
 
 
 async def test_erasing_a_conversation_takes_what_was_asked_before_its_deletion(world) -> None:
@@ -190,14 +190,14 @@ async def test_erasing_a_conversation_takes_what_was_asked_before_its_deletion(w
     await world.turn(store, "a")
     await world.turn(store, "other", conversation="c2")
     await turns.erase_conversation("ann", "c1")
-    assert await tail(world) == ["a"]
+    assert await recent_turns(world) == ["a"]
     await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)
     world.now_ms += 1_000
     await world.turn(store, "b")
     await turns.erase_conversation("ann", "c1")
     await turns.erase_conversation("ann", "c1")
-    assert await tail(world) == ["b"]
-    assert await tail(world, conversation="c2") == ["other"]
+    assert await recent_turns(world) == ["b"]
+    assert await recent_turns(world, conversation="c2") == ["other"]
     assert len([item for item in world.items(world.tables.conversations) if "text" in item]) == 4
 
 
@@ -207,16 +207,16 @@ async def test_texts_that_nothing_names_are_no_turns(world) -> None:
     await world.turn(store, "a")
     for n in range(30):
         await world.accept(store, f"waiting{n}")
-    assert await tail(world, limit=1) == ["a"]
+    assert await recent_turns(world, limit=1) == ["a"]
 
 
 async def test_a_long_conversation_is_read_in_pages_and_no_more_than_is_needed(world) -> None:
     store = world.requests()
     for n in range(12):
         await world.turn(store, f"r{n:02}", "a" * 200_000)
-    assert await tail(world, limit=9) == [f"r{n:02}" for n in range(3, 12)]
+    assert await recent_turns(world, limit=9) == [f"r{n:02}" for n in range(3, 12)]
     units = meter(world.client)
-    assert await tail(world, limit=2) == ["r10", "r11"]
+    assert await recent_turns(world, limit=2) == ["r10", "r11"]
     assert units.read < 3 * 200_000 / 4096
 
 
@@ -225,7 +225,7 @@ async def test_conversations_whose_ids_begin_alike_are_apart(world) -> None:
     for conversation in ("c", "c#0", "c#deleted", "c1"):
         await world.turn(store, f"in {conversation}", conversation=conversation)
     for conversation in ("c", "c#0", "c#deleted", "c1"):
-        assert await tail(world, conversation=conversation) == [f"in {conversation}"]
+        assert await recent_turns(world, conversation=conversation) == [f"in {conversation}"]
 
 
 # --- erasing ------------------------------------------------------------------------------------------------
@@ -267,8 +267,8 @@ async def test_any_course_of_a_conversation_has_the_context_that_memory_has(worl
     async def compare() -> None:
         for before in (None, *asked):
             named = {"limit": 100, "before_request": before}
-            expected = [turn.request_id for turn in await memory.tail("ann", "c1", **named)]
-            found = [turn.request_id for turn in await turns.tail("ann", "c1", **named)]
+            expected = [turn.request_id for turn in await memory.recent_turns("ann", "c1", **named)]
+            found = [turn.request_id for turn in await turns.recent_turns("ann", "c1", **named)]
             assert found == expected, (seed, before, asked)
 
     for n in range(14):

@@ -10,7 +10,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from answerback.core.context import Role, Said
+from answerback.core.context import Message, Role
 from answerback.models.bedrock import BedrockModel
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
 from answerback.ports import Finish, ModelError, Piece, Prompt
@@ -21,7 +21,7 @@ from emulation import emulator_python
 
 pytestmark = pytest.mark.emulator
 
-HELLO = Prompt(messages=(Said(Role.USER, "hello there"),), system="be kind", max_tokens=7)
+HELLO = Prompt(messages=(Message(Role.USER, "hello there"),), system="be kind", max_tokens=7)
 ONCE = Config(retries={"total_max_attempts": 1})
 
 

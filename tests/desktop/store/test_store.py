@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from answerback.client import PendingRequest
+from answerback.core.conversation import title_of
 from answerback.protocol.frames import SendMessage
 from answerback_desktop.records import Failure, FailureCode, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.store.history import HistoryStore, Listed
 from answerback_desktop.store.schema import Database, StoreError
-from answerback_desktop.store.store import AccountStore, title_of
+from answerback_desktop.store.store import AccountStore
 
 NOW = 1_700_000_000_000
 

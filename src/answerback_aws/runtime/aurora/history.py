@@ -29,7 +29,7 @@ class AwsHistory:
     """See ports.History.
 
     What it reads from Aurora has every turn that ended before the call. While Aurora wakes up, or is down, a call waits
-    for as long as `api` is patient, then it is Unavailable; `tail` never is for that reason. `clock`: epoch
+    for as long as `api` is patient, then it is Unavailable; `recent_turns` never is for that reason. `clock`: epoch
     milliseconds.
     """
 
@@ -42,11 +42,11 @@ class AwsHistory:
         self._clock = clock
         self._purged_at_ms = -PURGE_EVERY_MS
 
-    async def tail(
+    async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """See ports.History. Aurora is not asked."""
-        return await self._turns.tail(user_id, conversation_id, limit=limit, before_request=before_request)
+        return await self._turns.recent_turns(user_id, conversation_id, limit=limit, before_request=before_request)
 
     async def turns(
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int

@@ -9,13 +9,14 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from answerback.core.conversation import title_of
+from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
 from answerback.stores import history_operations as history
 from answerback.stores import statements as sql
 from answerback.stores import user_operations as users
 from answerback.stores.encoding import ANSWER, QUESTION, pieces
-from answerback.stores.memory import day_of, title_of
 from answerback.stores.query import Operation, Params, Query, Value
 from answerback.stores.writer_state import Ledger
 from answerback_aws.runtime.dynamodb.turns import OutboxRecord
@@ -30,7 +31,6 @@ _ROW_BYTES: Final = 1_800
 """What a row of a turn has at most besides its text: two ids and a model of 128 four-byte characters, numbers."""
 
 _USAGE_PAGE: Final = 500
-_TITLE_SOURCE: Final = 200
 
 LOCK_TIMEOUT: Final = "4s"
 """Less than any caller waits for a statement. One that waits on when its caller has left would get the lock for nobody
@@ -217,7 +217,7 @@ def _usage(outbox: Sequence[OutboxRecord]) -> list[Query]:
 def _conversation(entry: OutboxRecord) -> Params:
     return {
         **_pair(entry.user_id, entry.conversation_id),
-        "title": title_of(entry.turn.question.lstrip()[:_TITLE_SOURCE]),
+        "title": title_of(entry.turn.question),
         "created_at_ms": entry.turn.accepted_at_ms,
         "updated_at_ms": entry.turn.ended_at_ms,
     }

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
+from answerback.core.instants import iso
 from answerback.ports import Bound, Connection, Superseded, Unavailable
 from answerback_aws.runtime.dynamodb.database import TRIES, Database
 from answerback_aws.runtime.dynamodb.items import Item, Value, decode, encode, number_of, text_of
@@ -212,5 +212,5 @@ def _decode(item: Item) -> Connection:
 
 
 def _iso(epoch_ms: int) -> str:
-    """As the mission writes it: `2025-01-01T00:00:00Z`."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """In whole seconds, as the item's form has it: `2025-01-01T00:00:00Z`."""
+    return iso(epoch_ms, "seconds")

@@ -1,4 +1,4 @@
-"""The rate: calendar minutes of a user (core.rate), and the user's own limit."""
+"""The rate: calendar minutes of a user (core.admission), and the user's own limit."""
 
 from dataclasses import dataclass
 from typing import Any, Final

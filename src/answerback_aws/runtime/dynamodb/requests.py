@@ -1,7 +1,7 @@
 """ports.Requests on DynamoDB.
 
 What one answer costs (write units; a text counts its KB): question text 1+, accept 2 record + 1 index + 2 minute,
-queued 1, claim 1, a renewal or wish 1, answer text 1+, end 2 record + 1 index + 2 turn + 1 index, settled 1 + 1 index.
+queued 1, claim 1, renew or retarget 1, answer text 1+, end 2 record + 1 index + 2 turn + 1 index, settled 1 + 1 index.
 """
 
 import asyncio
@@ -9,12 +9,13 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from answerback.core.admission import retry_after_ms
+from answerback.core.admission import Accepted, Admission, Limited, Quota, admit, retry_after_ms
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, State, Step
-from answerback.ports import Accepted, Admission, Existing, Full, Limited, Quota, T, Unavailable
+from answerback.ports import T, Unavailable
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
 from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
 from answerback_aws.runtime.dynamodb.limits import RateLimits
@@ -120,23 +121,30 @@ class DynamoRequests:
             held, waiting, window = await asyncio.gather(
                 self._load(record.key), self._waiting(record.user_id), self._limits.look(record.user_id, now_ms=now_ms)
             )
-            if held is not None:
-                return _existing(held, waiting)
-            if len(waiting) >= quota.max_pending:
-                return Full()
-            per_minute = quota.per_minute if window.own_limit is None else window.own_limit
-            if per_minute and window.count >= per_minute:
-                return Limited(retry_after_ms(now_ms))
+            decide = partial(
+                admit,
+                pending=len(waiting),
+                counted=window.count,
+                own_limit=window.own_limit,
+                quota=quota,
+                now_ms=now_ms,
+            )
+            existing = None if held is None else held.record
+            admission = decide(existing=existing, position=_ahead(record.ordering_key, held, waiting))
+            if not isinstance(admission, Accepted):
+                return admission
             place = await self._put_question(record, question)
-            refused = await self._put_accepted(record, question, place, per_minute, now_ms)
+            limit = quota.limit_of(window.own_limit)
+            refused = await self._put_accepted(record, question, place, limit, now_ms)
         if refused is None:
-            return Accepted(sum(key == record.ordering_key for _, key in waiting))
+            return admission
         await self._texts.take_question_back(place, question)
         if 0 in refused.failed:
             found = self._held(refused.items[0])
             if found is None:
                 raise Unavailable("the record of an equal id went away while it was looked at")
-            return _existing(found, waiting)
+            return decide(existing=found.record, position=_ahead(record.ordering_key, found, waiting))
+        # Others of this user were accepted meanwhile: the minute is full.
         return Limited(retry_after_ms(now_ms))
 
     async def _put_question(self, record: Record, question: Question) -> Place:
@@ -362,11 +370,10 @@ class DynamoRequests:
         return lock
 
 
-def _existing(held: _Held, waiting: Sequence[tuple[int, str]]) -> Existing:
-    record, position = held.record, number_of(held.item, UNFINISHED)
-    if position is None:
-        return Existing(record, 0)
-    return Existing(record, sum(key == record.ordering_key and at < position for at, key in waiting))
+def _ahead(ordering_key: str, held: _Held | None, waiting: Sequence[tuple[int, str]]) -> int:
+    """Unfinished requests of the key before the one that is held, or before a new one."""
+    position = None if held is None else number_of(held.item, UNFINISHED)
+    return sum(key == ordering_key and (position is None or at < position) for at, key in waiting)
 
 
 def _change_of(before: Item, after: Item) -> dict[str, Any]:

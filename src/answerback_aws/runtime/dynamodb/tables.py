@@ -50,7 +50,7 @@ SHAPES: Final[Mapping[str, Table]] = {
     "requests": Table(
         partition_key="userId",
         sort_key="requestId",
-        # Only what never changes is projected: a renewal or a wish writes nothing here.
+        # Only what never changes is projected: a renewal or a target writes nothing here.
         indexes=(Index(name=UNFINISHED, partition_key="userId", sort_key=UNFINISHED, include=("orderingKey",)),),
     ),
     "conversations": Table(

@@ -43,7 +43,7 @@ class OutboxRecord:
 
 
 class DynamoTurns:
-    """`ports.History.tail`, and what writing behind and the history need. Every method may raise Unavailable.
+    """`ports.History.recent_turns`, and what writing behind and the history need. Every method may raise Unavailable.
 
     `turns_ms`: how long a turn stays for the model's context after it has ended and is in Aurora.
     """
@@ -55,7 +55,7 @@ class DynamoTurns:
 
     # --- the model's context
 
-    async def tail(
+    async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
         """See ports.History. Strongly consistent: the turn before may have ended a moment ago."""
@@ -242,7 +242,7 @@ class DynamoTurns:
     # --- deletion
 
     async def delete_conversation(self, user_id: str, conversation_id: str, *, now_ms: int) -> None:
-        """Hide every turn that was asked until now from `tail`. Said again of a deleted one it changes nothing."""
+        """Hide every turn that was asked until now from `recent_turns`. A repeat changes nothing."""
         key = places.deletion_key(user_id, conversation_id)
         gone_ms = await self.deleted_at_ms(user_id, conversation_id)
         if gone_ms is not None:

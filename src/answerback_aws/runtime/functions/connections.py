@@ -1,6 +1,6 @@
 """The connection manager: `$connect` saves the connection, `$disconnect` removes it.
 
-Nothing is posted from `$connect`: the connection does not exist for `@connections` before it has returned (R6). And
+Nothing is posted from `$connect`: the connection does not exist for `@connections` before it has returned. And
 `$disconnect` may come late, long after the app has come back: it removes this connection and never its session's newer
 one.
 """
@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, Final
 
+from answerback.clock import epoch_ms
 from answerback.ports import Connection, Connections, Unavailable
-from answerback_aws.runtime.composition import Composition, epoch_ms
+from answerback_aws.runtime.composition import Composition
 from answerback_aws.runtime.functions.handshake import BadHandshake, Handshake
 from answerback_aws.runtime.telemetry import LambdaContext
 

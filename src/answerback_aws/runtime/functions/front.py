@@ -39,7 +39,7 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
 async def receive(front: "Front", event: Mapping[str, Any], *, within_s: float) -> None:
     """Hand the message to the front. Raises nothing.
 
-    A reader so slow that the time is over before it took everything asks for the rest (R5): it is all in the store.
+    A reader so slow that the time is over before it took everything asks for the rest: it is all in the store.
     """
     try:
         async with asyncio.timeout(within_s):

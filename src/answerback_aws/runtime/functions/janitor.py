@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from answerback.clock import epoch_ms
 from answerback.ports import Unavailable
-from answerback_aws.runtime.composition import BEHIND, Composition, epoch_ms
+from answerback_aws.runtime.composition import BEHIND, Composition
 from answerback_aws.runtime.telemetry import LambdaContext
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
-from answerback_aws.runtime.composition import Composition, Timeouts, epoch_ms
+from answerback.clock import epoch_ms
+from answerback_aws.runtime.composition import Composition, Timeouts
 from answerback_aws.runtime.telemetry import LambdaContext
 
 log = logging.getLogger("answerback.aws.migration")

@@ -1,10 +1,9 @@
 """The connection indicator in the header, and its details."""
 
-import time
-
 from PySide6.QtCore import QPoint, QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
+from answerback.clock import epoch_ms
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, icon
@@ -72,7 +71,7 @@ class ConnectionIndicator(QToolButton):
     def refresh(self) -> None:
         """Show the state as it is now."""
         connection = self._app.connection
-        text = headline(self._app, self._texts, _now_ms())
+        text = headline(self._app, self._texts, epoch_ms())
         size = self._theme.space(4)
         self.setIconSize(QSize(size, size))
         self.setIcon(icon(Icon.ONLINE if connection.is_online else Icon.OFFLINE, self._colour(), size))
@@ -164,7 +163,7 @@ class ConnectionDetails(QFrame):
     def refresh(self) -> None:
         """Show the state as it is now."""
         connection, words = self._app.connection, self._texts.status
-        self._title.setText(headline(self._app, self._texts, _now_ms()))
+        self._title.setText(headline(self._app, self._texts, epoch_ms()))
         self._reason.setText(words.reasons[connection.reason])
         self._reason.setVisible(connection.reason is not ConnectionReason.NONE)
         limits, pending = connection.limits, self._waiting()
@@ -202,7 +201,3 @@ class ConnectionDetails(QFrame):
 
 def _milliseconds(round_trip_ms: float, texts: Texts) -> str:
     return texts.status.round_trip_ms.format(ms="< 1" if round_trip_ms < 1 else round(round_trip_ms))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from answerback.clock import epoch_ms
 from answerback.core.request import RequestKey
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.deployment import Deployment, DeployRequest, Progress
@@ -23,7 +24,6 @@ from answerback_aws.runtime.aurora.history import AwsHistory
 from answerback_aws.runtime.aurora.users import AwsUsers
 from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.client import Calls
-from answerback_aws.runtime.composition import epoch_ms
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
 from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables

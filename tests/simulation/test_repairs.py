@@ -1,4 +1,4 @@
-"""What the simulation found, told again as the shortest story that shows it."""
+"""What the simulation found, each as the shortest case that shows it."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ from answerback.testing import Backend, LaneQueue, ScriptedModel, ScriptedSender
 
 
 class _Unheard(MemoryStore):
-    """The next writes take effect, but nobody hears of it; the next reads of a question fail."""
+    """The next writes take effect, but their answers are lost; the next reads of a question fail."""
 
     writes = 0
     reads = 0
@@ -96,14 +96,14 @@ def test_a_slow_connection_gets_a_stored_text_once() -> None:
     run_virtual(main())
 
 
-def test_a_connection_that_was_not_told_of_the_take_over_hears_it_when_it_greets() -> None:
+def test_a_connection_that_missed_the_take_over_learns_of_it_with_its_next_hello() -> None:
     async def main() -> None:
         backend = Backend()
         older = await backend.connect("c1", user="kim", session="s")
         await older.say(Hello(hello_id="h1"))
         await asyncio.sleep(1)
         await backend.connect("c2", user="kim", session="s")
-        await backend.connections.bind("c2", "kim")  # and whoever did it died before telling
+        await backend.connections.bind("c2", "kim")  # and the front that did it died before it sent the error
         await older.say(Hello(hello_id="h2"))
         last = older.frames[-1]
         assert isinstance(last, Error)
@@ -137,7 +137,7 @@ class _LostPut(LaneQueue):
         await super().put(record)
 
 
-def test_a_question_is_accepted_after_the_queue_has_it_and_a_repeat_mends_what_is_missing() -> None:
+def test_a_question_is_accepted_after_the_queue_has_it_and_a_repeat_repairs_what_is_missing() -> None:
     async def main() -> None:
         for queue_survives in (False, True):
             backend = Backend(
@@ -173,7 +173,7 @@ class _Broken(MemoryStore):
         return await super().change(key, change)
 
 
-def test_a_run_that_meets_a_defect_or_a_long_outage_is_handed_out_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_meets_a_defect_or_a_long_outage_is_dispatched_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="answerback")
 
     async def main() -> None:

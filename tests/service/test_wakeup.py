@@ -1,18 +1,18 @@
-"""The alarm, on virtual time."""
+"""The wake-up timer, on virtual time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from answerback.service.wakeup import Alarm
+from answerback.service.wakeup import WakeUpTimer
 from answerback.testing import run_virtual
 
 
-async def woken_after(alarm: Alarm, delay_s: float, *, set_after_s: float | None = None) -> float:
+async def woken_after(timer: WakeUpTimer, delay_s: float, *, set_after_s: float | None = None) -> float:
     loop = asyncio.get_running_loop()
     started = loop.time()
     if set_after_s is not None:
-        loop.call_later(set_after_s, alarm.set)
-    await alarm.wait(delay_s)
+        loop.call_later(set_after_s, timer.set)
+    await timer.wait(delay_s)
     return round(loop.time() - started, 6)
 
 
@@ -25,24 +25,24 @@ def on_virtual_time(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
 
 @on_virtual_time
 async def test_it_wakes_by_time_or_when_it_is_set() -> None:
-    alarm = Alarm()
-    assert await woken_after(alarm, 5.0) == 5.0
-    assert await woken_after(alarm, 5.0, set_after_s=1.0) == 1.0
-    alarm.set()
-    assert await woken_after(alarm, 5.0) == 0.0
-    assert await woken_after(alarm, 0.0) == 0.0
+    timer = WakeUpTimer()
+    assert await woken_after(timer, 5.0) == 5.0
+    assert await woken_after(timer, 5.0, set_after_s=1.0) == 1.0
+    timer.set()
+    assert await woken_after(timer, 5.0) == 0.0
+    assert await woken_after(timer, 0.0) == 0.0
 
 
 @on_virtual_time
 async def test_a_timer_left_from_an_earlier_wait_wakes_nobody_early_or_late() -> None:
-    alarm = Alarm()
-    assert await woken_after(alarm, 5.0, set_after_s=1.0) == 1.0
-    assert await woken_after(alarm, 9.0) == 9.0  # longer than what is left of the timer
-    assert await woken_after(alarm, 5.0, set_after_s=1.0) == 1.0
-    assert await woken_after(alarm, 2.0) == 2.0  # shorter
-    assert await woken_after(alarm, 5.0, set_after_s=1.0) == 1.0
-    await asyncio.sleep(9.0)  # it rings while nobody waits
-    assert await woken_after(alarm, 3.0) == 3.0
+    timer = WakeUpTimer()
+    assert await woken_after(timer, 5.0, set_after_s=1.0) == 1.0
+    assert await woken_after(timer, 9.0) == 9.0  # longer than what is left of the timer
+    assert await woken_after(timer, 5.0, set_after_s=1.0) == 1.0
+    assert await woken_after(timer, 2.0) == 2.0  # shorter
+    assert await woken_after(timer, 5.0, set_after_s=1.0) == 1.0
+    await asyncio.sleep(9.0)  # it expires while nobody waits
+    assert await woken_after(timer, 3.0) == 3.0
 
 
 @on_virtual_time
@@ -56,12 +56,12 @@ async def test_one_timer_serves_many_waits_and_none_is_left_after_close() -> Non
         return made[-1]
 
     loop.call_at = noting  # type: ignore[assignment, method-assign]
-    alarm = Alarm()
+    timer = WakeUpTimer()
     for _ in range(100):
-        waiting = asyncio.ensure_future(alarm.wait(60.0))
+        waiting = asyncio.ensure_future(timer.wait(60.0))
         await asyncio.sleep(0)
-        alarm.set()
+        timer.set()
         await waiting
     assert len(made) == 1
-    alarm.close()
+    timer.close()
     assert made[0].cancelled()

@@ -1,0 +1,13 @@
+"""Instants as text. Inside the program an instant is a whole number of milliseconds since the epoch."""
+
+from datetime import UTC, datetime
+
+
+def iso(epoch_ms: int, timespec: str = "milliseconds") -> str:
+    """ISO 8601 in UTC, with milliseconds on the wire, in the log and in exports. `timespec`: as datetime has it."""
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def day_of(epoch_ms: int) -> str:
+    """The UTC day that usage is counted under: `YYYY-MM-DD`."""
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%d")
