@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from importlib import import_module
@@ -88,6 +89,8 @@ class Emulator:
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None
+        self._session: Any = None
+        self._making_client = threading.Lock()
         self._wanted_port = port
         self.port = 0
 
@@ -114,7 +117,10 @@ class Emulator:
     def client(self, service: str, **options: Any) -> Any:
         """A boto3 client of the account's owner; `options` are boto3's and win."""
         told = {"endpoint_url": self.endpoint, "region_name": REGION, **CREDENTIALS, **options}
-        return import_module("boto3.session").Session().client(service, **told)
+        with self._making_client:
+            if self._session is None:  # kept: it has read what describes the services, which takes 100 ms
+                self._session = import_module("boto3.session").Session()
+            return self._session.client(service, **told)
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises: EmulatorFailed."""
