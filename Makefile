@@ -87,6 +87,8 @@ proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the p
 	@$(BIN)/answerback bench --chaos --postgres --apps 200 --kills 50 --seed 6
 	@echo "--- Chaos on AWS: the same for the deployed functions on the emulator"
 	@$(BIN)/answerback bench --chaos --aws --seed 2 --seconds 100
+	@echo "--- The tests that take minutes"
+	@$(BIN)/pytest -n $(JOBS) -m proof
 	@echo "--- Fuzzing: no input breaks what reads it"
 	@$(BIN)/python fuzz/run.py --seconds 60
 
