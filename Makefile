@@ -15,6 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EMULATOR := .cache/emulator
 PINNED := --require-hashes --only-binary :all: --requirement
 INTEROP := tests/interop
+JOBS ?= 2
 
 .PHONY: help
 help: ## Show this list
@@ -34,7 +35,7 @@ install: $(VENV)/installed ## Install the gateway with its embedded model into .
 
 .PHONY: test
 test: $(VENV)/tools $(EMULATOR)/installed ## Install what the tests need and run them all
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n $(JOBS)
 
 .PHONY: test-aws
 test-aws: $(VENV)/tools $(EMULATOR)/installed ## Deploy the template on the emulator and test it there (part of test)
@@ -45,7 +46,7 @@ check: $(VENV)/tools $(EMULATOR)/installed ## Format, lint, types, tests: what C
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --durations=20
 
 .PHONY: format
 format: $(VENV)/dev ## Format the code and mend what the linter can
@@ -86,6 +87,8 @@ proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the p
 	@$(BIN)/answerback bench --chaos --postgres --apps 200 --kills 50 --seed 6
 	@echo "--- Chaos on AWS: the same for the deployed functions on the emulator"
 	@$(BIN)/answerback bench --chaos --aws --seed 2 --seconds 100
+	@echo "--- The tests that take minutes"
+	@$(BIN)/pytest -n $(JOBS) -m proof
 	@echo "--- Fuzzing: no input breaks what reads it"
 	@$(BIN)/python fuzz/run.py --seconds 60
 

@@ -13,6 +13,7 @@ import pytest
 
 from answerback_aws.emulator.emulator import Emulator
 from emulation import Cluster, emulator_python
+from spread import Spread, is_of_the_stacks
 
 
 def _why_no_qt() -> str | None:
@@ -33,6 +34,15 @@ def pytest_configure() -> None:
     """Ctrl-C is tested. A run that was started in the background ignores SIGINT, and so would all that it starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=is_of_the_stacks, reverse=True)  # what takes longest first
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    return Spread(config, log)
 
 
 def pytest_report_header() -> str | None:

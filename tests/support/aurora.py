@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -186,12 +187,17 @@ class Aws:
 
 def data_api_of(emulator: Emulator) -> Any:
     """A client as production makes it, with the emulator's credentials."""
+    return emulator.client("rds-data", config=_data_api_config())
+
+
+@cache
+def _data_api_config() -> Any:
     from botocore.config import Config
 
-    made = data_api_client(region="us-east-1", endpoint=emulator.endpoint)
+    made = data_api_client(region="us-east-1", endpoint="http://127.0.0.1")
     config = made.meta.config
     made.close()
-    return emulator.client("rds-data", config=Config(retries=config.retries, read_timeout=config.read_timeout))
+    return Config(retries=config.retries, read_timeout=config.read_timeout)
 
 
 def make_migrated(emulator: Emulator) -> Cluster:

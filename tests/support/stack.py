@@ -86,7 +86,7 @@ class Stack:
             Capabilities=["CAPABILITY_IAM"],
         )
         formation.get_waiter("stack_create_complete").wait(
-            StackName=self.stack_name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+            StackName=self.stack_name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 1200}
         )
         found = formation.describe_stacks(StackName=self.stack_name)["Stacks"][0]
         self.outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}

@@ -1,11 +1,13 @@
 """The wheels of a package for Lambda: chosen for its machine, fetched by pip, checked against their hashes."""
 
+import hashlib
 import importlib.util
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,6 +21,12 @@ _PIP_TIMEOUT_S: Final = 600
 _RUNTIME_HAS: Final = frozenset(
     {"boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3", "simplejson"}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pin:
+    version: str
+    sha256: frozenset[str]
 
 
 class PackageError(Exception):
@@ -45,7 +53,7 @@ class Target:
     @property
     def name(self) -> str:
         """Names a folder for it."""
-        return f"python{self.python}-{self.architecture or 'this-machine'}"
+        return f"python{self.python}-{self.architecture or sysconfig.get_platform()}"
 
 
 def fetch_pinned(target: Target, folder: Path) -> tuple[Path, ...]:
@@ -56,11 +64,12 @@ def fetch_pinned(target: Target, folder: Path) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     with resources.as_file(resources.files("answerback_aws") / "requirements" / "functions.txt") as pins:
         options = ["--no-deps", "--require-hashes", "--requirement", str(pins)]
-        wanted = dict(_pins(pins))
-        if (found := _chosen(wanted, folder)) is None or not _download(
-            target, folder, [*options, "--no-index", "--find-links", str(folder)], may_fail=True
-        ):
-            _download(target, folder, options)
+        wanted = _pins(pins)
+        if (found := _chosen(wanted, folder)) is None:
+            with tempfile.TemporaryDirectory(dir=folder) as fresh:
+                _download(target, Path(fresh), options)
+                for wheel in Path(fresh).glob("*.whl"):
+                    wheel.replace(folder / wheel.name)  # whole, for a process that packages at the same time
             found = _chosen(wanted, folder)
     if found is None:
         raise PackageError(f"pip did not fetch all of the pinned packages into {folder}. Empty that folder and repeat.")
@@ -80,9 +89,9 @@ def fetch_required(target: Target, requirements: Path, folder: Path) -> tuple[Pa
         tempfile.TemporaryDirectory() as temporary,
         resources.as_file(resources.files("answerback_aws") / "requirements" / "functions.txt") as pins,
     ):
-        pinned = dict(_pins(pins))
+        pinned = _pins(pins)
         constraints = Path(temporary) / "constraints.txt"
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version in pinned.items()), "utf-8")
+        constraints.write_text("".join(f"{name}=={pin.version}\n" for name, pin in pinned.items()), "utf-8")
         into = folder / "required"
         into.mkdir(parents=True, exist_ok=True)
         for old in into.glob("*.whl"):
@@ -92,7 +101,7 @@ def fetch_required(target: Target, requirements: Path, folder: Path) -> tuple[Pa
     return tuple(wheel for wheel in sorted(into.glob("*.whl")) if _wheel_name(wheel) not in skipped)
 
 
-def _download(target: Target, folder: Path, options: Sequence[str], *, may_fail: bool = False) -> bool:
+def _download(target: Target, folder: Path, options: Sequence[str]) -> None:
     if importlib.util.find_spec("pip") is None:
         raise PackageError(
             "The package's wheels are fetched by pip, which this Python has not. Run: python -m ensurepip"
@@ -109,25 +118,30 @@ def _download(target: Target, folder: Path, options: Sequence[str], *, may_fail:
         )
     except subprocess.TimeoutExpired:
         raise PackageError("pip did not fetch the wheels within 10 minutes. Check the network and repeat.") from None
-    if done.returncode and not may_fail:
+    if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         why = " ".join(errors or done.stderr.splitlines()[-3:])
         raise PackageError(f"pip cannot fetch the wheels for {target.name}: {why}")
-    return done.returncode == 0
 
 
-def _pins(path: Path) -> list[tuple[str, str]]:
-    """Name and version of each pin that holds for CPython."""
-    return [
-        (_normal(match[1]), match[2])
-        for match in re.finditer(r"^([A-Za-z0-9][\w.-]*)==(\S+)", path.read_text("utf-8"), re.M)
-    ]
+def _pins(path: Path) -> dict[str, _Pin]:
+    """Each pin by its name."""
+    pinned = re.finditer(r"^([A-Za-z0-9][\w.-]*)==(\S+)(.*(?:\n .*)*)", path.read_text("utf-8"), re.M)
+    return {
+        _normal(match[1]): _Pin(match[2], frozenset(re.findall(r"--hash=sha256:(\w+)", match[3]))) for match in pinned
+    }
 
 
-def _chosen(wanted: dict[str, str], folder: Path) -> tuple[Path, ...] | None:
+def _chosen(wanted: Mapping[str, _Pin], folder: Path) -> tuple[Path, ...] | None:
+    """The wheels of the pins, if all are in the folder and as they were when they were pinned."""
     found = {(_wheel_name(path), path.name.split("-")[1]): path for path in sorted(folder.glob("*.whl"))}
-    wheels = [found.get(pin) for pin in wanted.items()]
-    return tuple(wheel for wheel in wheels if wheel is not None) if None not in wheels else None
+    wheels = []
+    for name, pin in wanted.items():
+        wheel = found.get((name, pin.version))
+        if wheel is None or hashlib.sha256(wheel.read_bytes()).hexdigest() not in pin.sha256:
+            return None
+        wheels.append(wheel)
+    return tuple(wheels)
 
 
 def _wheel_name(path: Path) -> str:

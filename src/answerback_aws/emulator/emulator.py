@@ -1,4 +1,4 @@
-"""The AWS emulator as a child process: started on a free port, emptied and stopped without leaving anything.
+"""The AWS emulator as a child process: started on a free port and stopped without leaving anything.
 
 It runs `launch.py` on the interpreter of an environment of its own (requirements/emulator.txt), because the emulator
 pins botocore exactly. What it emulates, and what not, stands in `launch.py`.
@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from importlib import import_module
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 from urllib.error import URLError
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 __all__ = ["REGION", "Emulator", "EmulatorFailed"]
 
@@ -27,8 +28,6 @@ CREDENTIALS: Final = {"aws_access_key_id": "test", "aws_secret_access_key": "tes
 
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
 _START_S: Final = 60.0
-_STOP_S: Final = 10.0
-_RESET_S: Final = 30.0
 _LOOK_EVERY_S: Final = 0.05
 _TRIES: Final = 3  # another process may take the free port before the emulator does
 _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
@@ -90,6 +89,8 @@ class Emulator:
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None
+        self._session: Any = None
+        self._making_client = threading.Lock()
         self._wanted_port = port
         self.port = 0
 
@@ -116,7 +117,10 @@ class Emulator:
     def client(self, service: str, **options: Any) -> Any:
         """A boto3 client of the account's owner; `options` are boto3's and win."""
         told = {"endpoint_url": self.endpoint, "region_name": REGION, **CREDENTIALS, **options}
-        return import_module("boto3.session").Session().client(service, **told)
+        with self._making_client:
+            if self._session is None:  # kept: it has read what describes the services, which takes 100 ms
+                self._session = import_module("boto3.session").Session()
+            return self._session.client(service, **told)
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises: EmulatorFailed."""
@@ -134,11 +138,6 @@ class Emulator:
             else:
                 return
 
-    def reset(self) -> None:
-        """Delete every resource and end every function's process. Connections are closed."""
-        with urlopen(Request(f"{self.endpoint}/_ministack/reset", method="POST"), timeout=_RESET_S):  # noqa: S310
-            pass
-
     def pause_database(self) -> None:
         """From now on the Data API answers as an Aurora at 0 ACU that is waking up, until `resume_database`."""
         self._paused.touch()
@@ -151,18 +150,8 @@ class Emulator:
         """Stop it and every process that it started; doing it again does nothing."""
         process, self._process = self._process, None
         if process is not None:
-            if process.poll() is None:
-                try:
-                    self.reset()  # ends the functions' processes in order
-                except (OSError, URLError):
-                    pass
-                process.terminate()
-                try:
-                    process.wait(_STOP_S)
-                except subprocess.TimeoutExpired:
-                    pass
             try:
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)  # the functions' processes with it; all that it holds is memory
             except ProcessLookupError:
                 pass
             process.wait()

@@ -26,7 +26,7 @@ def _patch(temporary: Path) -> None:
 
     told = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
     formation.patch()
-    functions.patch(f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/_aws/execute-api")
+    functions.patch(f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/_aws/execute-api", temporary)
     frames.patch()
     sockets.patch(
         sockets.Limits(
@@ -59,6 +59,7 @@ def main() -> None:
     sys.path.append(ours)
     _patch(temporary)
     sys.path.remove(ours)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a package is unpacked once, and may be compiled once
     sys.argv[1:] = []  # the emulator reads its own options
     threading.Thread(target=_end_with_parent, args=(temporary,), daemon=True).start()
     import_module("ministack.app").main()

@@ -10,7 +10,7 @@ from answerback_proof.chaos.aws.stack import EmulatedAws
 from answerback_proof.chaos.plan import ChaosPlan
 from emulation import ENVIRONMENT, emulator_python
 
-pytestmark = [pytest.mark.emulator, pytest.mark.postgres]
+pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.proof]
 
 
 class Quiet:

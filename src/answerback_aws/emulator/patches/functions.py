@@ -1,10 +1,20 @@
-"""Lambda: calls through the API run beside each other, are logged and can fail; many workers read a FIFO queue."""
+"""Lambda: calls through the API run beside each other, are logged and can fail; many workers read a FIFO queue.
 
+A package is unpacked once: the processes of its functions read it from the same folder. The log of an invocation is
+whole when the invocation ends, however busy the machine is.
+"""
+
+import hashlib
 import re
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
+from queue import Empty
+from threading import Lock
+from types import SimpleNamespace
 from typing import Any, Final
 
-from answerback_aws.emulator.patches import private, replace
+from answerback_aws.emulator.patches import Moved, private, replace
 
 __all__ = ["BROKEN", "called", "patch"]
 
@@ -13,6 +23,19 @@ BROKEN: Final[Mapping[str, Any]] = {"statusCode": 502}
 
 _LAMBDA: Final = "services.lambda_svc"
 _PROVISIONERS: Final = "services.cloudformation.provisioners"
+_RUNTIME: Final = "core.lambda_runtime"
+_CALL: Final = "handler_fn(event, context)"
+_LOGGED: Final = "answerback: that was the log"
+_LOGGING: Final = f"""
+def _logged(handler, event, context):
+    import sys
+    try:
+        return handler(event, context)
+    finally:
+        sys.stderr.write("{_LOGGED}\\n")
+        sys.stderr.flush()
+"""
+_LOOK_EVERY_S: Final = 0.05
 _STAGE_URL: Final = re.compile(r"https://([a-z0-9]+)\.execute-api\.[a-z0-9-]+\.amazonaws\.com/")
 
 
@@ -40,10 +63,46 @@ def called(arn: str, event: Any) -> Any:
     )
 
 
-def patch(stage_url: str) -> None:
+def unpacked_once(folder: Path) -> type[zipfile.ZipFile]:
+    """A ZipFile whose contents are extracted into `folder`, and linked to from wherever they are wanted again.
+
+    The emulator unpacks 700 files for each process of a function, which is more than half of a cold start.
+    """
+    lock = Lock()
+
+    class Unpacked(zipfile.ZipFile):
+        def extractall(self, path: Any = None, members: Any = None, pwd: bytes | None = None) -> None:
+            shared = folder / f"package-{hashlib.sha256(Path(str(self.filename)).read_bytes()).hexdigest()[:16]}"
+            with lock:
+                if not shared.exists():
+                    super().extractall(shared, members, pwd)
+            Path(path).rmdir()
+            Path(path).symlink_to(shared)
+
+    return Unpacked
+
+
+def logged(worker: Any) -> str:
+    """What a process wrote in the invocation that has ended, or until the process did."""
+    lines: list[str] = []
+    while True:
+        is_reading = worker._stderr_thread.is_alive()
+        try:
+            line = worker._stderr_queue.get(timeout=_LOOK_EVERY_S)
+        except Empty:
+            if is_reading:
+                continue
+            break
+        if line == _LOGGED:
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def patch(stage_url: str, folder: Path) -> None:
     """Apply. `stage_url`: where the emulator serves stages; functions are told it instead of AWS's host name.
 
-    Raises: Moved.
+    `folder`: for the unpacked packages. Raises: Moved.
     """
 
     def worker(_name: str, config: Any, _code: bytes, **_qualifier: Any) -> _Called:
@@ -70,8 +129,23 @@ def patch(stage_url: str) -> None:
         private(_LAMBDA, name)
     private(_LAMBDA, "_reserved_concurrency")
     default = private(_LAMBDA, "_ESM_SQS_DEFAULT_CONCURRENCY")
-    replace("core.lambda_runtime", "get_or_create_worker", worker)
+    replace(_RUNTIME, "zipfile", SimpleNamespace(**{**vars(zipfile), "ZipFile": unpacked_once(folder)}))
+    replace(_RUNTIME, "get_or_create_worker", worker)
+    _log_to_the_end()
     replace(_LAMBDA, "_sqs_esm_concurrency", concurrency)
     handlers = private(_PROVISIONERS, "_RESOURCE_HANDLERS")["AWS::Lambda::Function"]
     create_was, update_was = handlers["create"], handlers["update"]
     handlers.update(create=create, update=update)
+
+
+def _log_to_the_end() -> None:
+    """The emulator stops reading a log when nothing came for five milliseconds, and gives the rest to the next call."""
+    script = private(_RUNTIME, "_PYTHON_WORKER_SCRIPT")
+    if script.count(_CALL) != 1:
+        raise Moved(f"ministack.{_RUNTIME}", _CALL)
+    script = script.replace(_CALL, _CALL.replace("handler_fn(", "_logged(handler_fn, "))
+    replace(_RUNTIME, "_PYTHON_WORKER_SCRIPT", _LOGGING + script)
+    runs = private(_RUNTIME, "Worker")
+    if not hasattr(runs, "_drain_stderr_bounded"):
+        raise Moved(f"ministack.{_RUNTIME}.Worker", "_drain_stderr_bounded")
+    runs._drain_stderr_bounded = logged
