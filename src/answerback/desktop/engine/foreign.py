@@ -1,5 +1,6 @@
 """The server's history in our words. Whatever it says, nothing of it is trusted to be well-formed."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from answerback.client.errors import AnswerbackError
@@ -51,6 +52,16 @@ def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | N
         tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
         is_synced=True,
     )
+
+
+def in_order(turn: Turn, newer: Turn | None) -> Turn:
+    """A turn with an instant that sorts it before `newer`, the next one of the server's history.
+
+    The server's order counts, not its clock: two turns may be of one millisecond, and a clock may have been set back.
+    """
+    if newer is None or turn.order < newer.order:
+        return turn
+    return replace(turn, asked_at_ms=newer.asked_at_ms - (turn.request_id >= newer.request_id))
 
 
 def epoch_ms(instant: str, now_ms: int) -> int:
