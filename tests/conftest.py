@@ -10,9 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from answerback.aws.local.emulator import Emulator
 from emulation import Cluster, emulator_python
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("answerback", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("answerback")
 
 
 def _why_no_qt() -> str | None:
@@ -60,8 +65,8 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start and wait until it accepts connections."""
-        # Only the server ever crashes, and what it has written stays with the system. To flush the thousands of files of
-        # all tests' schemas to a busy disk makes a start after a crash take longer than pg_ctl waits.
+        # Only the server ever crashes, and what it has written stays with the system. To flush the thousands of files
+        # of all tests' schemas to a busy disk makes a start after a crash take longer than pg_ctl waits.
         options = f"-k {self._folder} -c listen_addresses='' -c shared_buffers=16MB -c fsync=off"
         log = str(self._folder / "log")
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-t", "30", "-o", options, "-l", log, "start")
