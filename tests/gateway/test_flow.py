@@ -219,13 +219,10 @@ async def test_a_peer_that_only_does_not_read_is_kept_until_it_stalls_too_long(l
     listening = await listen(caps=Caps(ping_interval_s=0.03, write_buffer_bytes=50_000, write_stall_timeout_s=0.5))
     async with raw_connection(listening.port, receive_buffer=4096):
         connection_id = await only_connection(listening)
+        before_s = time.monotonic()
         await fill(listening, connection_id)
-        async with raw_connection(listening.port) as (alive, _):
-            for _ in range(4):
-                assert await alive.receive() == (PING, b"")
-                alive.send(PONG)
-        assert listening.sockets.get(connection_id) is not None, "kept over several ping intervals"
         await listening.front.until(lambda: connection_id in listening.front.disconnected)
+    assert time.monotonic() - before_s > 0.5, "kept over many ping intervals"
 
 
 async def test_a_stop_closes_with_1001_and_takes_no_more_frames(listen: Listen) -> None:
