@@ -168,10 +168,10 @@ class HistoryStore:
             removed = tuple(name for (name,) in names)
             db.searcher.forget("conversation_id = ? AND is_synced = 1", (conversation_id,))
             db.run("DELETE FROM turns WHERE conversation_id = ? AND is_synced = 1", conversation_id)
-            (own,) = db.run(
-                "SELECT (SELECT count(*) FROM turns WHERE conversation_id = ?1 AND is_over = 0) "
-                "+ (SELECT count(*) FROM drafts WHERE conversation_id = ?1)",
-                conversation_id,
+            (own,) = db.run_named(
+                "SELECT (SELECT count(*) FROM turns WHERE conversation_id = :conversation AND is_over = 0) "
+                "+ (SELECT count(*) FROM drafts WHERE conversation_id = :conversation)",
+                {"conversation": conversation_id},
             ).fetchone()
             db.run(
                 "UPDATE conversations SET is_known = 0, synced_at = NULL, title_to_send = NULL "
@@ -201,15 +201,17 @@ class HistoryStore:
         merge.changed.append(merged)
         merge.added += before is None and merged.status is TurnStatus.COMPLETED
         if merged.replaces is not None and merged.status is TurnStatus.COMPLETED:
-            rows = db.run(
-                "SELECT request_id FROM turns WHERE conversation_id = ?1 AND is_over = 1 AND request_id <> ?3 "
-                "AND (asked_at_ms, request_id) < (?2, ?3) AND (asked_at_ms, request_id) >= "
-                "(SELECT asked_at_ms, request_id FROM turns WHERE conversation_id = ?1 AND request_id = ?4 "
-                " AND is_over = 1)",
-                conversation_id,
-                merged.asked_at_ms,
-                merged.request_id,
-                merged.replaces,
+            rows = db.run_named(
+                "SELECT request_id FROM turns WHERE conversation_id = :conversation AND is_over = 1 "
+                "AND request_id <> :own AND (asked_at_ms, request_id) < (:asked_at_ms, :own) "
+                "AND (asked_at_ms, request_id) >= (SELECT asked_at_ms, request_id FROM turns "
+                "  WHERE conversation_id = :conversation AND request_id = :replaced AND is_over = 1)",
+                {
+                    "conversation": conversation_id,
+                    "own": merged.request_id,
+                    "asked_at_ms": merged.asked_at_ms,
+                    "replaced": merged.replaces,
+                },
             ).fetchall()
             self._remove([name for (name,) in rows], merge)
 
