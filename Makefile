@@ -2,6 +2,7 @@
 #
 # Third-party packages are installed from requirements/*.txt: exact versions, hashes, wheels only. Each finished step
 # leaves a stamp in .venv, so that a second run starts at once and a changed requirements file installs again.
+# `make PYTHON=...` with another version than that of .venv makes and uses an environment beside it, .venv-3.13 say.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,7 +10,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-VENV := .venv
+VENV := $(shell scripts/venv-folder $(PYTHON))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EMULATOR := .cache/emulator
@@ -98,7 +99,7 @@ lock: .cache/lock/bin/uv ## Resolve the newest allowed packages into requirement
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(INTEROP)/node_modules bench/peers/node_modules
+	rm -rf .venv .venv-* .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(INTEROP)/node_modules bench/peers/node_modules
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the steps ------------------------------------------------------------------------------------------------

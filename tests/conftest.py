@@ -4,16 +4,22 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from answerback_aws.emulator.emulator import Emulator
 from emulation import Cluster, emulator_python
 from spread import Spread, is_of_the_stacks
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("answerback", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("answerback")
 
 
 def _why_no_qt() -> str | None:
@@ -70,7 +76,9 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start and wait until it accepts connections."""
-        options = f"-k {self._folder} -c listen_addresses='' -c shared_buffers=16MB"
+        # Only the server ever crashes, and what it has written stays with the system. To flush the thousands of files
+        # of all tests' schemas to a busy disk makes a start after a crash take longer than pg_ctl waits.
+        options = f"-k {self._folder} -c listen_addresses='' -c shared_buffers=16MB -c fsync=off"
         log = str(self._folder / "log")
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-t", "30", "-o", options, "-l", log, "start")
 
@@ -122,6 +130,18 @@ def postgres_server() -> Iterator[PostgresServer]:
             server.stop()
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def unused_port() -> Iterator[int]:
+    """A loopback port where nobody listens.
+
+    It is kept for this test: a server that is told its number can listen there, and the system gives it to nobody else.
+    """
+    with socket.socket() as keeping:
+        keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeping.bind(("127.0.0.1", 0))
+        yield keeping.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

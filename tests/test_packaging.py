@@ -1,7 +1,10 @@
 """The pins and the extras: complete, with hashes, and without the name of any host."""
 
+import os
 import re
+import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,3 +69,44 @@ def test_all_is_every_extra() -> None:
     assert set(extras) == EXTRAS | {"all"}
     [everything] = extras["all"]
     assert set(re.search(r"\[(.*)\]", everything)[1].split(",")) == EXTRAS  # type: ignore[index]
+
+
+@pytest.fixture
+def make_venv_name(tmp_path: Path) -> Callable[[str, str], str]:
+    """What the Makefile takes as the environment where `.venv` has one Python and PYTHON is another."""
+
+    def python(path: Path, version: str) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho {version}\n")
+        path.chmod(0o755)
+        return path
+
+    def name(made: str, asked: str) -> str:
+        for shared in ("Makefile", "scripts"):
+            (tmp_path / shared).symlink_to(ROOT / shared)
+        if made:
+            python(tmp_path / ".venv/bin/python", made)
+        chosen = [f"PYTHON={python(tmp_path / 'asked', asked)}"] if asked else []
+        (tmp_path / "name.mk").write_text("include Makefile\n.PHONY: name\nname: ; @echo $(VENV)\n")
+        command = ["make", "--file", "name.mk", *chosen, "name"]
+        environment = {"PATH": os.environ["PATH"]}  # without what a `make test PYTHON=...` hands on
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    return name
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "taken"),
+    [
+        ("", "", ".venv"),
+        ("", "3.13", ".venv"),
+        ("3.12", "", ".venv"),
+        ("3.12", "3.12", ".venv"),
+        ("3.12", "3.13", ".venv-3.13"),
+    ],
+)
+def test_another_python_has_an_environment_of_its_own(
+    make_venv_name: Callable[[str, str], str], made: str, asked: str, taken: str
+) -> None:
+    assert make_venv_name(made, asked) == taken

@@ -83,13 +83,13 @@ async def test_why_a_connection_ended_is_told() -> None:
         assert "1013: come back later" in await reasons.get()
 
 
-async def test_refused_and_absent_servers() -> None:
+async def test_refused_and_absent_servers(unused_port: int) -> None:
     async with await asyncio.start_server(_not_websocket, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(LoadConnectionError, match="403 Forbidden: not here"):
             await open_connection(f"ws://127.0.0.1:{port}")
     with pytest.raises(LoadConnectionError, match="nothing answers"):
-        await open_connection(f"ws://127.0.0.1:{port}")
+        await open_connection(f"ws://127.0.0.1:{unused_port}")
     with pytest.raises(LoadConnectionError, match="not a ws"):
         await open_connection("http://127.0.0.1")
 

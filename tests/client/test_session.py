@@ -772,7 +772,7 @@ class Server:
         ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.randoms(use_true_random=False), st.integers(1, 4), st.floats(0, 0.6))
 def test_any_schedule_of_losses_ends_with_the_exact_texts_one_ending_each_and_the_order_of_calls(rng, count, loss):
     texts = {f"r{n}": f"answer {n} " * rng.randint(0, 4) for n in range(count)}

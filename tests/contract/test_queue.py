@@ -4,7 +4,6 @@ Scenes wait for what happens and never for a time to pass, so that they hold on 
 """
 
 import asyncio
-import contextlib
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -20,7 +19,7 @@ from answerback.ports import Queue
 from answerback.service.worker import Done, Retry
 from answerback.testing import LaneQueue, run_virtual
 from answerback_aws.runtime.client import Calls
-from answerback_aws.runtime.functions.sqs_handler import Handing, Hold
+from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
 from answerback_aws.runtime.sqs import SqsQueue, Visibility
 
 Run = Callable[[RequestKey], Awaitable[Done | Retry]]
@@ -102,16 +101,16 @@ class Sqs(Harness):
 
         self.queue = SqsQueue(client=self._client, calls=self._calls, url=self._url, correlation_id=lambda: None)
         counts: Any = Deaf()
-        handing = Handing(
+        handler = SqsHandler(
             run=run_until,
             visibility=Visibility(client=self._client, calls=self._calls, url=self._url),
-            hold=Hold(for_s=1, every_s=0.3),
+            hidden_time=HiddenTime(for_s=30, every_s=10),
             counts=counts,
             clock=_now_ms,
         )
-        self._tasks = [asyncio.create_task(self._poll(handing)) for _ in range(self.POLLERS)]
+        self._tasks = [asyncio.create_task(self._poll(handler)) for _ in range(self.POLLERS)]
 
-    async def _poll(self, handing: Handing) -> None:
+    async def _poll(self, handler: SqsHandler) -> None:
         while True:
             found = await self._calls.run(
                 self._client.receive_message,
@@ -129,12 +128,14 @@ class Sqs(Harness):
                     "attributes": message["Attributes"],
                     "messageAttributes": {},
                 }
-                with contextlib.suppress(Planted):
-                    answer = await handing.handle({"Records": [event]}, remaining_ms=60_000)
+                held = {"QueueUrl": self._url, "ReceiptHandle": message["ReceiptHandle"]}
+                try:
+                    answer = await handler.handle({"Records": [event]}, remaining_ms=60_000)
+                except Planted:  # the time for which it is hidden passes at once
+                    await self._calls.run(self._client.change_message_visibility, **held, VisibilityTimeout=0)
+                else:
                     if not answer["batchItemFailures"]:
-                        await self._calls.run(
-                            self._client.delete_message, QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
-                        )
+                        await self._calls.run(self._client.delete_message, **held)
 
     async def crash(self, workers: "Workers", key: RequestKey) -> None:
         workers.fail(key)

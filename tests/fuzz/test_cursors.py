@@ -40,7 +40,7 @@ async def test_cursors_that_no_store_can_take(history_pages: HistoryPages, befor
 async def test_any_cursor_is_answered(history_pages: HistoryPages) -> None:
     asked: list[tuple[str, int]] = []
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(before=cursors, limit=st.integers(1, 100))
     def collect(before: str, limit: int) -> None:
         asked.append((before, limit))

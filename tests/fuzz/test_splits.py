@@ -42,7 +42,7 @@ def fragments(text: str, at: list[int], *, masker: Masker, between: list[bytes])
     return bytes(frames)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     texts=messages,
     inner=st.lists(places, min_size=5, max_size=5),
@@ -69,7 +69,7 @@ def test_any_split_gives_the_same_messages(
 
 @pytest.mark.parametrize("size", [0, 125, 126, 127, 65_535, 65_536])
 @given(key=keys)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_heads_that_come_one_byte_at_a_time(size: int, key: bytes) -> None:
     texts = ["first", "x" * size, "last"]
     stream = b"".join(Masker(key).frame(text.encode()) for text in texts)

@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -177,12 +178,15 @@ async def test_a_frame_bomb_is_read_slower_and_others_are_served(listen: Listen)
         raw_connection(listening.port, path="/?userId=bomber") as (raw, _),
         websockets.connect(listening.url + "/?userId=other") as other,
     ):
+        before_s = time.monotonic()
         raw.writer.write(bomb)
         await other.send("hello")
         assert await other.recv() == "hello"
         echoed = [(await raw.receive())[1] for _ in range(600)]
+        took_s = time.monotonic() - before_s
     assert echoed == [b"%d" % number for number in range(600)]
-    assert listening.sockets.traffic.throttled > 100
+    assert took_s > (600 - 10) / 2_000
+    assert listening.sockets.traffic.throttled > 0
 
 
 async def test_a_flood_of_pings_from_a_peer_that_does_not_read_is_bounded(listen: Listen) -> None:
@@ -215,13 +219,10 @@ async def test_a_peer_that_only_does_not_read_is_kept_until_it_stalls_too_long(l
     listening = await listen(caps=Caps(ping_interval_s=0.03, write_buffer_bytes=50_000, write_stall_timeout_s=0.5))
     async with raw_connection(listening.port, receive_buffer=4096):
         connection_id = await only_connection(listening)
+        before_s = time.monotonic()
         await fill(listening, connection_id)
-        async with raw_connection(listening.port) as (alive, _):
-            for _ in range(4):
-                assert await alive.receive() == (PING, b"")
-                alive.send(PONG)
-        assert listening.sockets.get(connection_id) is not None, "kept over several ping intervals"
         await listening.front.until(lambda: connection_id in listening.front.disconnected)
+    assert time.monotonic() - before_s > 0.5, "kept over many ping intervals"
 
 
 async def test_a_stop_closes_with_1001_and_takes_no_more_frames(listen: Listen) -> None:

@@ -32,22 +32,20 @@ async def test_no_extension_is_agreed(listen: Listen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sent"),
+    "sent",
     [
-        ("5.1 unmasked", frame(TEXT, b"hi", mask=False)),
-        ("5.2 reserved bit", frame(TEXT, b"hi", rsv=4)),
-        ("5.2 reserved opcode", frame(0x3, b"hi")),
-        ("5.4 continuation of nothing", frame(CONTINUATION, b"hi")),
-        ("5.4 new message inside another", frame(TEXT, b"a", fin=False) + frame(TEXT, b"b")),
-        ("5.5 fragmented control frame", frame(PING, b"a", fin=False)),
-        ("5.5 long control frame", frame(PING, bytes(126))),
-        ("5.5.1 close with half a code", frame(CLOSE, b"\x03")),
-        ("7.4 close code that is never sent", frame(CLOSE, (1005).to_bytes(2))),
+        pytest.param(frame(TEXT, b"hi", mask=False), id="5.1 unmasked"),
+        pytest.param(frame(TEXT, b"hi", rsv=4), id="5.2 reserved bit"),
+        pytest.param(frame(0x3, b"hi"), id="5.2 reserved opcode"),
+        pytest.param(frame(CONTINUATION, b"hi"), id="5.4 continuation of nothing"),
+        pytest.param(frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"), id="5.4 new message inside another"),
+        pytest.param(frame(PING, b"a", fin=False), id="5.5 fragmented control frame"),
+        pytest.param(frame(PING, bytes(126)), id="5.5 long control frame"),
+        pytest.param(frame(CLOSE, b"\x03"), id="5.5.1 close with half a code"),
+        pytest.param(frame(CLOSE, (1005).to_bytes(2)), id="7.4 close code that is never sent"),
     ],
 )
-async def test_a_breach_closes_with_1002_and_what_came_before_is_answered(
-    listen: Listen, name: str, sent: bytes
-) -> None:
+async def test_a_breach_closes_with_1002_and_what_came_before_is_answered(listen: Listen, sent: bytes) -> None:
     listening = await listen()
     listening.echo()
     async with raw_connection(listening.port) as (raw, _):
@@ -56,7 +54,7 @@ async def test_a_breach_closes_with_1002_and_what_came_before_is_answered(
         raw.writer.write(sent + frame(TEXT, b"after"))
         assert await raw.close_code() == 1002
         assert await raw.ended()
-    assert listening.front.received == ["before"], name
+    assert listening.front.received == ["before"]
     await listening.front.until(lambda: len(listening.front.disconnected) == 1)
 
 

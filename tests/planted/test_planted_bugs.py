@@ -4,7 +4,8 @@ from pathlib import Path
 
 import planted_bugs
 import pytest
-from answerback.testing.simulation import PROFILES
+
+from answerback_proof.simulation import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = {f"R{number}" for number in range(1, 18)}

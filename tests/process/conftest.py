@@ -1,7 +1,6 @@
 """Real gateway processes on a fixed port, so that apps find the next one where the last one was."""
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,23 +17,13 @@ def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number = probe.getsockname()[1]
-    assert isinstance(number, int)
-    return number
-
-
-@pytest.fixture
-def serve(tmp_path: Path, port: int) -> Iterator[Serve]:
+def serve(tmp_path: Path, unused_port: int) -> Iterator[Serve]:
     """Starts gateways on one data folder and one port; those that still run are killed at the end."""
     started: list[GatewayProcess] = []
 
     def serve(*arguments: str, data_dir: Path | None = None) -> GatewayProcess:
         log = tmp_path / f"serve-{len(started)}.log"
-        options = ("--port", str(port), "--rate-limit", "0", *arguments)
+        options = ("--port", str(unused_port), "--rate-limit", "0", *arguments)
         gateway = start_gateway(*options, data_dir=data_dir or tmp_path / "data", log=log)
         started.append(gateway)
         return gateway

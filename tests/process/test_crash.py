@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from answerback import Answer, Client
 from answerback.client import Timing
 from answerback.core.request import RequestKey, State
 from answerback.stores import open_store
-from cli_process import GatewayProcess, Serve
+from cli_process import Serve
 
 APPS = 12
 QUESTIONS = 8
+KILLS = 3
 QUICK = Timing(backoff_min_s=0.05, backoff_max_s=0.3, silence_s=2.0)
 SLOW_ECHO = ("--model", "echo:delay_ms=15")
 
@@ -24,8 +24,10 @@ def question(app: int, number: int) -> str:
     return " ".join(f"app{app}-question{number}-단어{word}" for word in range(20))
 
 
-async def ask_everything(url: str, started: asyncio.Event) -> dict[tuple[int, int], Answer]:
-    """Every app asks all at once, every other question streamed; the answers by app and number."""
+async def ask_everything(url: str, answered: asyncio.Event) -> dict[tuple[int, int], Answer]:
+    """Every app asks all at once, every other question streamed; the answers by app and number. `answered` is set as
+    often as one is home.
+    """
 
     async def one_app(app: int) -> list[Answer]:
         async with Client(url, user=f"user{app % 5}", session=f"app{app}", timing=QUICK) as client:
@@ -33,14 +35,13 @@ async def ask_everything(url: str, started: asyncio.Event) -> dict[tuple[int, in
             async def one(number: int) -> Answer:
                 more: dict[str, Any] = {"request_id": f"{app}-{number}", "conversation": f"c{app}-{number % 3}"}
                 if number % 2:
-                    return await client.ask(question(app, number), timeout=120, **more)
-                stream = client.stream(question(app, number), **more)
-                return await stream.answer
+                    answer = await client.ask(question(app, number), timeout=120, **more)
+                else:
+                    answer = await client.stream(question(app, number), **more).answer
+                answered.set()
+                return answer
 
-            asks = [asyncio.ensure_future(one(number)) for number in range(QUESTIONS)]
-            await asyncio.wait(asks, return_when=asyncio.FIRST_COMPLETED)
-            started.set()
-            return list(await asyncio.gather(*asks))
+            return list(await asyncio.gather(*(one(number) for number in range(QUESTIONS))))
 
     apps = await asyncio.gather(*(one_app(app) for app in range(APPS)))
     return {(app, number): answer for app, answers in enumerate(apps) for number, answer in enumerate(answers)}
@@ -62,15 +63,6 @@ async def compare_with_store(answers: dict[tuple[int, int], Answer], database: s
         await store.close()
 
 
-async def under_fire(gateway: GatewayProcess, strike: Callable[[], Awaitable[GatewayProcess]]) -> Any:
-    """Ask everything, strike when the first answers are home; the answers and the gateway that is left."""
-    started = asyncio.Event()
-    asking = asyncio.create_task(ask_everything(gateway.url, started))
-    await started.wait()
-    left = await strike()
-    return await asking, left
-
-
 @pytest.mark.process
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
@@ -78,20 +70,19 @@ def test_killed_under_load_three_times_every_accepted_request_is_answered_exactl
     kind: str, serve: Serve, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     database = None if kind == "sqlite" else request.getfixturevalue("postgres_server").url
-    options = (*SLOW_ECHO, *(() if database is None else ("--database", database)))
+    # A request that happens to run at every kill is begun once more after the last.
+    options = (*SLOW_ECHO, "--max-attempts", str(KILLS + 1), *(() if database is None else ("--database", database)))
 
     async def main() -> None:
-        gateway = serve(*options)
-
-        async def kill_three_times() -> GatewayProcess:
-            left = gateway
-            for _ in range(3):
-                await asyncio.to_thread(left.stop, signal.SIGKILL)
-                left = await asyncio.to_thread(serve, *options)
-                await asyncio.sleep(0.6)
-            return left
-
-        answers, left = await under_fire(gateway, kill_three_times)
+        left = serve(*options)
+        answered = asyncio.Event()
+        asking = asyncio.create_task(ask_everything(left.url, answered))
+        for _ in range(KILLS):
+            answered.clear()
+            await asyncio.wait({asking, asyncio.create_task(answered.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.to_thread(left.stop, signal.SIGKILL)
+            left = await asyncio.to_thread(serve, *options)
+        answers = await asking
         assert len(answers) == APPS * QUESTIONS
         assert await asyncio.to_thread(left.stop) == 0
         await compare_with_store(answers, database, tmp_path / "data")

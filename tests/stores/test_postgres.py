@@ -47,16 +47,17 @@ async def test_a_crash_of_the_server_under_load_loses_nothing_that_was_acknowled
                 enough.set()
 
     target = 300
-    users = [asyncio.ensure_future(ask(f"u{n}")) for n in range(30)]
-    await enough.wait()
-    await asyncio.to_thread(postgres_server.stop, "immediate")
-    before = len(acknowledged)
-    await asyncio.to_thread(postgres_server.start)
-    enough.clear()
-    target = before + 300
-    await enough.wait()
-    stop.set()
-    await asyncio.gather(*users)
+    async with asyncio.TaskGroup() as users:  # whatever fails, the askers end with it
+        for n in range(30):
+            users.create_task(ask(f"u{n}"))
+        await enough.wait()
+        await asyncio.to_thread(postgres_server.stop, "immediate")
+        before = len(acknowledged)
+        await asyncio.to_thread(postgres_server.start)
+        enough.clear()
+        target = before + 300
+        await enough.wait()
+        stop.set()
     assert {r.key for r in await store.unfinished()} >= set(acknowledged)
     for key in acknowledged:
         question = await store.question(key)

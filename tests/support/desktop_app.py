@@ -14,7 +14,7 @@ from answerback_desktop.settings import Settings, SettingsFile
 from answerback_desktop.signin.vault import MemoryVault
 from answerback_desktop.viewmodels import AppViewModel, ConversationViewModel, TurnViewModel
 
-RETRY_FOR_S = 30.0
+TIMEOUT_S = 30.0
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.01, queue_wait_s=WAIT_S, stream_silence_s=SILENCE_S)
 
 
@@ -46,7 +46,7 @@ class DesktopApp:
 
     async def close(self) -> None:
         self.engine.close()
-        assert await asyncio.to_thread(self.engine.join, RETRY_FOR_S)
+        assert await asyncio.to_thread(self.engine.join, TIMEOUT_S)
         self.pump()
 
     def pump(self) -> None:
@@ -57,7 +57,7 @@ class DesktopApp:
     async def until(self, condition: Callable[[], object]) -> None:
         """Take events until it holds."""
         try:
-            async with asyncio.timeout(RETRY_FOR_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 while True:
                     self._news.clear()
                     self.pump()

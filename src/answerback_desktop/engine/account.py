@@ -240,6 +240,8 @@ class AccountEngine:
 
     def _ended(self, conversation_id: str) -> None:
         self.conversations_changed([conversation_id])
+        if self._sync is not None:
+            self._sync.ended(conversation_id)
         if self._store.conversation(conversation_id) is None:
             self.refresh()  # deleted here, and the server is told only when nothing of it is under way
 

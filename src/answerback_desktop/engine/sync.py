@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -98,9 +99,10 @@ class Sync:
         self._wants_all = True
         self._wished = asyncio.Event()
         self._first: str | None = None
+        self._incomplete: set[str] = set()
 
     def wish(self, conversation_id: str | None = None) -> None:
-        """Appearance at the server soon; at this conversation first."""
+        """Poll the server soon, this conversation first."""
         self._first = conversation_id or self._first
         self._wished.set()
 
@@ -108,6 +110,12 @@ class Sync:
         """Anything may have happened meanwhile: poll everything."""
         self._wants_all = True
         self._wished.set()
+
+    def ended(self, conversation_id: str) -> None:
+        """A question has ended here: if the server's history had its turn before that, take it now."""
+        if conversation_id in self._incomplete:
+            self._incomplete.discard(conversation_id)
+            self.wish(conversation_id)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -231,46 +239,56 @@ class Sync:
         is_first = self._history.is_new(conversation_id)
         try:
             async with asyncio.timeout(CONVERSATION_S):
-                added = await self._read(wanted)
+                merged = await self._read(wanted)
         except TimeoutError:
             log.warning("the history of a conversation does not end; it is looked at again later")
             return
-        unread = 0 if is_first or self._watcher.is_seen(conversation_id) else added
-        self._history.synced(conversation_id, wanted.updated_at, new_answers=unread)
+        unread = 0 if is_first or self._watcher.is_seen(conversation_id) else merged.added
+        self._history.synced(conversation_id, None if merged.under_way else wanted.updated_at, new_answers=unread)
         if unread:
             self._watcher.conversations_changed([conversation_id])
 
-    async def _read(self, wanted: Listed) -> int:
-        """How many answers are new. Merged piece by piece, the newest first; what is gone is known at the end."""
+    async def _read(self, wanted: Listed) -> TurnMerge:
+        """How much is new. Merged piece by piece, the newest first; what is gone is known at the end."""
         conversation_id = wanted.conversation_id
-        added, batch, seen = 0, list[Turn](), set[str]()
+        total, batch, seen = TurnMerge(), list[Turn](), set[str]()
+        newer: Turn | None = None
         async for raw in self._server.history(conversation_id):
             turn = turn_of(conversation_id, raw, now_ms=self._clock())
-            if turn is None:
+            if turn is None or turn.request_id in seen:
                 continue
+            newer = turn = in_order(turn, newer)
             seen.add(turn.request_id)
             batch.append(turn)
             if len(seen) > MAX_TURNS:
-                return added + self._merge(conversation_id, batch)
+                self._merge(conversation_id, batch, total)
+                return total
             is_known = self._history.has_synced(conversation_id, turn.request_id)
             if is_known or len(batch) >= _BATCH:
-                added += self._merge(conversation_id, batch)
+                changed = self._merge(conversation_id, batch, total)
                 batch = []
-            if is_known and self._history.count_synced(conversation_id) == wanted.turns:
-                return added
-        added += self._merge(conversation_id, batch)
+                # A known turn that moved may have moved past older ones.
+                is_settled = is_known and all(one.request_id != turn.request_id for one in changed)
+                if is_settled and self._history.count_synced(conversation_id) == wanted.turns:
+                    return total
+        self._merge(conversation_id, batch, total)
         rest = self._history.remove_others(conversation_id, seen)
         if rest.removed:
             self._watcher.turns_merged(conversation_id, rest)
-        return added
+        return total
 
-    def _merge(self, conversation_id: str, batch: list[Turn]) -> int:
+    def _merge(self, conversation_id: str, batch: list[Turn], total: TurnMerge) -> list[Turn]:
+        """Take a piece; returns the turns that it changed."""
         if not batch:
-            return 0
+            return []
         merge = self._history.merge_turns(conversation_id, reversed(batch))
         if merge.changed or merge.removed:
             self._watcher.turns_merged(conversation_id, merge)
-        return merge.added
+        total.added += merge.added
+        total.under_way += merge.under_way
+        if merge.under_way:
+            self._incomplete.add(conversation_id)
+        return merge.changed
 
 
 _STATUS = {status.value: status for status in TurnStatus if status.is_over}
@@ -326,3 +344,13 @@ def epoch_ms(instant: str, now_ms: int) -> int:
 def is_unknown(error: AnswerbackError) -> bool:
     """Whether the server says that it has no such conversation."""
     return error.code == "unknown_request"
+
+
+def in_order(turn: Turn, newer: Turn | None) -> Turn:
+    """A turn with an instant that sorts it before `newer`, the next one of the server's history.
+
+    The server's order counts, not its clock: two turns may be of one millisecond, and a clock may have been set back.
+    """
+    if newer is None or turn.order < newer.order:
+        return turn
+    return replace(turn, asked_at_ms=newer.asked_at_ms - (turn.request_id >= newer.request_id))

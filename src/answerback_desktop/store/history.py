@@ -31,9 +31,12 @@ class ListMerge:
 
 @dataclass(slots=True, kw_only=True)
 class TurnMerge:
-    """What a page of history changed. `added`: answers that were not here before."""
+    """What a page of history changed. `added`: answers that were not here before. `under_way`: turns that have ended
+    at the server and not here yet, so that nothing of them was taken.
+    """
 
     added: int = 0
+    under_way: int = 0
     changed: list[Turn] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
 
@@ -144,11 +147,18 @@ class HistoryStore:
             self._remove([name for name in names if name not in request_ids], merge)
         return merge
 
-    def synced(self, conversation_id: str, updated_at: str, *, new_answers: int) -> None:
-        """The turns are as new as the server's `updated_at`; `new_answers` of them nobody has looked at."""
+    def synced(self, conversation_id: str, updated_at: str | None, *, new_answers: int) -> None:
+        """The turns are as new as the server's `updated_at` (None: not all of them); `new_answers` of them nobody has
+        looked at.
+        """
         with self._db.writing():
-            query = "UPDATE conversations SET synced_at = ?, unread = unread + ? WHERE conversation_id = ?"
-            self._db.run(query, updated_at, new_answers, conversation_id)
+            self._db.run(
+                "UPDATE conversations SET synced_at = coalesce(?, synced_at), unread = unread + ? "
+                "WHERE conversation_id = ?",
+                updated_at,
+                new_answers,
+                conversation_id,
+            )
 
     def gone(self, conversation_id: str) -> Gone:
         """Deleted at the server. What only this app has (questions under way, a draft) is kept."""
@@ -158,10 +168,10 @@ class HistoryStore:
             removed = tuple(name for (name,) in names)
             db.searcher.forget("conversation_id = ? AND is_synced = 1", (conversation_id,))
             db.run("DELETE FROM turns WHERE conversation_id = ? AND is_synced = 1", conversation_id)
-            (own,) = db.run(
-                "SELECT (SELECT count(*) FROM turns WHERE conversation_id = ?1 AND is_over = 0) "
-                "+ (SELECT count(*) FROM drafts WHERE conversation_id = ?1)",
-                conversation_id,
+            (own,) = db.run_named(
+                "SELECT (SELECT count(*) FROM turns WHERE conversation_id = :conversation AND is_over = 0) "
+                "+ (SELECT count(*) FROM drafts WHERE conversation_id = :conversation)",
+                {"conversation": conversation_id},
             ).fetchone()
             db.run(
                 "UPDATE conversations SET is_known = 0, synced_at = NULL, title_to_send = NULL "
@@ -178,7 +188,10 @@ class HistoryStore:
         db = self._db
         row = db.run(f"{SELECT_TURNS} WHERE request_id = ?", turn.request_id).fetchone()
         before = None if row is None else turn_of(row)
-        if before is not None and (before.conversation_id != conversation_id or not before.status.is_over):
+        if before is not None and before.conversation_id != conversation_id:
+            return
+        if before is not None and not before.status.is_over:
+            merge.under_way += 1
             return
         merged = turn if before is None else _merged(before, turn)
         if merged == before:
@@ -188,15 +201,17 @@ class HistoryStore:
         merge.changed.append(merged)
         merge.added += before is None and merged.status is TurnStatus.COMPLETED
         if merged.replaces is not None and merged.status is TurnStatus.COMPLETED:
-            rows = db.run(
-                "SELECT request_id FROM turns WHERE conversation_id = ?1 AND is_over = 1 AND request_id <> ?3 "
-                "AND (asked_at_ms, request_id) < (?2, ?3) AND (asked_at_ms, request_id) >= "
-                "(SELECT asked_at_ms, request_id FROM turns WHERE conversation_id = ?1 AND request_id = ?4 "
-                " AND is_over = 1)",
-                conversation_id,
-                merged.asked_at_ms,
-                merged.request_id,
-                merged.replaces,
+            rows = db.run_named(
+                "SELECT request_id FROM turns WHERE conversation_id = :conversation AND is_over = 1 "
+                "AND request_id <> :own AND (asked_at_ms, request_id) < (:asked_at_ms, :own) "
+                "AND (asked_at_ms, request_id) >= (SELECT asked_at_ms, request_id FROM turns "
+                "  WHERE conversation_id = :conversation AND request_id = :replaced AND is_over = 1)",
+                {
+                    "conversation": conversation_id,
+                    "own": merged.request_id,
+                    "asked_at_ms": merged.asked_at_ms,
+                    "replaced": merged.replaces,
+                },
             ).fetchall()
             self._remove([name for (name,) in rows], merge)
 

@@ -279,13 +279,12 @@ class AccountStore:
 
     def _supersede(self, turn: Turn, replaced: str) -> list[str]:
         """Hide the replaced turn and all ended ones after it, for as long as `turn` may complete."""
-        rows = self._db.run(
-            "UPDATE turns SET superseded_by = ?1 WHERE conversation_id = ?2 AND superseded_by IS NULL AND is_over = 1 "
+        rows = self._db.run_named(
+            "UPDATE turns SET superseded_by = :own "
+            "WHERE conversation_id = :conversation AND superseded_by IS NULL AND is_over = 1 "
             "AND (asked_at_ms, request_id) >= (SELECT asked_at_ms, request_id FROM turns "
-            "  WHERE conversation_id = ?2 AND request_id = ?3 AND is_over = 1) RETURNING request_id",
-            turn.request_id,
-            turn.conversation_id,
-            replaced,
+            "  WHERE conversation_id = :conversation AND request_id = :replaced AND is_over = 1) RETURNING request_id",
+            {"own": turn.request_id, "conversation": turn.conversation_id, "replaced": replaced},
         ).fetchall()
         return [name for (name,) in rows]
 

@@ -6,6 +6,7 @@ It describes the server: what it receives, what it replies, and what it sends by
 frames mean; this says how they look, for tools.
 """
 
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -249,6 +250,9 @@ def _message(frame: Frame) -> Json:
 
 def _schemas(frames: Sequence[Frame]) -> Json:
     _, schemas = msgspec.json.schema_components(frames, ref_template="#/components/schemas/{name}")
+    for schema in schemas.values():
+        if "description" in schema:  # a docstring: Python 3.13 takes its indentation away, older ones keep it
+            schema["description"] = inspect.cleandoc(schema["description"])
     schemas["ErrorCode"]["x-codes"] = {
         code.value: {"whose": info.fault.value, "retryable": info.retryable, "message": info.message}
         for code, info in ERRORS.items()

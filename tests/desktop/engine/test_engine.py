@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sqlite3
 import sys
 
@@ -154,10 +153,8 @@ async def test_each_question_that_cannot_be_kept_comes_back_and_is_told(open_app
     await app.until(lambda: turn.status is TurnStatus.STREAMING)
 
 
-async def test_nobody_answers_and_a_gateway_is_started(stack, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    settings = Settings(server_url=f"ws://127.0.0.1:{port}", user="ada")
+async def test_nobody_answers_and_a_gateway_is_started(stack, tmp_path, unused_port):
+    settings = Settings(server_url=f"ws://127.0.0.1:{unused_port}", user="ada")
     app = DesktopApp(
         tmp_path, "one", settings, gateway_command=(sys.executable, "-m", "answerback"), gateway_arguments=GATEWAY
     )

@@ -8,7 +8,7 @@ import pytest
 from answerback.client import Client
 from answerback_desktop.engine import ExportFormat, sync
 from answerback_desktop.records import TurnStatus
-from desktop_app import PATIENCE_S
+from desktop_app import TIMEOUT_S
 
 
 async def answered(app, model, question, answer, conversation=None):
@@ -24,7 +24,7 @@ def dialogue(conversation):
 
 async def server_lists(network, *titles):
     """Wait until it does; each poll is a round trip."""
-    async with asyncio.timeout(PATIENCE_S), Client(network.url, user="ada") as other:
+    async with asyncio.timeout(TIMEOUT_S), Client(network.url, user="ada") as other:
         while [row.title async for row in other.conversations()] != list(titles):
             pass
 

@@ -30,7 +30,7 @@ def test_keywords_strings_and_comments() -> None:
     assert lines[5][-1] == Span(24, 3, "comment")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([PYTHON, PYTHON * 20, '{"a": [1, null]}\n']), st.data())
 def test_growing_code_ends_as_if_it_had_come_at_once(code: str, data: st.DataObject) -> None:
     highlighter, at = Highlighter("python"), 0

@@ -129,7 +129,7 @@ def test_absurd_text_is_shown_all_the_same(qapp: QApplication, theme: Theme, tex
 
 
 @given(st.text(st.sampled_from("ab\n\t #*_`>-+|![]()<>:/\\&;1.~\"'xh") | st.characters(), max_size=120))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_text_loads_nothing(qapp: QApplication, theme: Theme, text: str) -> None:
     document = shown(text.encode("utf-8", "replace").decode(), theme)
     assert document.asked == []

@@ -1,6 +1,5 @@
 """The whole window without a screen, at a real gateway whose network can be cut."""
 
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,11 +106,3 @@ def open_app(qapp: QApplication, qtbot: QtBot, tmp_path: Path, monkeypatch) -> I
     for person in people:
         if person.app.window is not None:
             person.leave()
-
-
-@pytest.fixture
-def unused_port() -> int:
-    """Nobody listens there now."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return trial.getsockname()[1]

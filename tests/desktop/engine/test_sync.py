@@ -1,0 +1,155 @@
+"""The order of a conversation's turns is the server's, whatever was guessed here before it was known."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from answerback.client import PendingRequest
+from answerback.protocol.frames import ConversationSummary, SendMessage, Status
+from answerback.protocol.frames import Turn as HistoryTurn
+from answerback.testing.loop import run_virtual
+from answerback_desktop.engine.sync import Sync
+from answerback_desktop.records import TurnStatus
+from answerback_desktop.store.history import HistoryStore
+from answerback_desktop.store.schema import Database
+from answerback_desktop.store.store import AccountStore
+
+NOW = 1_767_225_600_000
+SECOND = "2026-01-01T00:00:0{}.000Z"
+
+
+def turn(request_id, second=0):
+    at = SECOND.format(second)
+    return HistoryTurn(
+        request_id=request_id, question="?", answer="!", status=Status.COMPLETED, asked_at=at, answered_at=at
+    )
+
+
+class OneConversation:
+    """A server with one conversation, of the turns that a test gives it."""
+
+    def __init__(self):
+        self.turns = []
+
+    async def conversations(self):
+        count = len(self.turns)
+        at = SECOND.format(count)
+        yield ConversationSummary(conversation_id="c", title="C", turns=count, created_at=at, updated_at=at)
+
+    async def history(self, conversation_id):
+        for one in reversed(self.turns):
+            yield one
+
+
+class Blind:
+    """A watcher that shows nothing."""
+
+    def conversations_changed(self, conversation_ids):
+        pass
+
+    def turns_merged(self, conversation_id, merge):
+        pass
+
+    def is_seen(self, conversation_id):
+        return True
+
+
+class Device:
+    """The store of an app, and its sync with a server."""
+
+    def __init__(self, database, server):
+        self.store = AccountStore(database)
+        self.sync = Sync(
+            server,
+            store=self.store,
+            history=HistoryStore(database),
+            watcher=Blind(),
+            clock=lambda: NOW,
+            is_online=lambda: True,
+            is_watched=lambda: True,
+        )
+
+    def ask(self, request_id):
+        frame = SendMessage(request_id=request_id, message="?", stream=True, conversation_id="c")
+        self.store.put_question(PendingRequest(frame=frame), now_ms=NOW)
+
+    def end(self, request_id):
+        ended = replace(self.store.turn(request_id), status=TurnStatus.COMPLETED, answer="!", answered_at_ms=NOW)
+        self.store.end(ended, is_unread=False, now_ms=NOW)
+        self.sync.ended("c")
+
+    def look(self):
+        """Look at the server once."""
+
+        async def main():
+            running = asyncio.ensure_future(self.sync.run())
+            self.sync.wish("c")
+            await asyncio.sleep(1)  # of virtual time: everything has come to rest
+            running.cancel()
+
+        run_virtual(main())
+
+    def order(self):
+        return [one.request_id for one in self.store.page("c", limit=None).turns]
+
+
+@pytest.fixture
+def server():
+    return OneConversation()
+
+
+@pytest.fixture
+def device(tmp_path, server):
+    database = Database(tmp_path / "account.db")
+    yield Device(database, server)
+    database.close()
+
+
+def test_turns_of_one_millisecond(server, device):
+    server.turns = [turn("z"), turn("m"), turn("a")]
+    device.look()
+    assert device.order() == ["z", "m", "a"]
+
+
+def test_a_clock_that_was_set_back(server, device):
+    server.turns = [turn("a", 1), turn("b", 3), turn("c", 2)]
+    device.look()
+    assert device.order() == ["a", "b", "c"]
+
+
+def test_a_clock_that_was_set_back_after_all_was_known(server, device):
+    server.turns = [turn("a", 5), turn("b", 6), turn("c", 7)]
+    device.look()
+    server.turns.append(turn("d", 1))
+    device.look()
+    assert device.order() == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("other", ["before", "after"])
+def test_a_turn_that_the_server_has_before_it_has_ended_here(server, device, other):
+    server.turns = [turn("first", 0)]
+    device.look()
+    device.ask("own")
+    server.turns += [turn("other", 1), turn("own", 2)] if other == "before" else [turn("own", 1), turn("other", 2)]
+    device.look()
+    assert device.order() == ["first", "other", "own"]  # what has not ended comes last
+    device.end("own")
+    device.look()
+    assert device.order() == [one.request_id for one in server.turns]
+
+
+def test_the_end_of_such_a_turn_asks_for_a_look(server, device):
+    device.ask("own")
+    server.turns = [turn("own", 1), turn("other", 2)]
+
+    async def main():
+        running = asyncio.ensure_future(device.sync.run())
+        device.sync.wish()
+        await asyncio.sleep(1)
+        device.end("own")
+        await asyncio.sleep(1)
+        running.cancel()
+
+    run_virtual(main())
+    assert device.order() == ["own", "other"]
