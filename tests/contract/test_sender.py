@@ -14,11 +14,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from answerback.core.handshake import Hosts, Rules
 from answerback.core.request import RequestKey
 from answerback.gateway.listener import Listener
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.gateway.upgrade import Doorkeeper, Hosts
+from answerback.gateway.upgrade import HandshakeValidator
 from answerback.ports import Connection, Gone, Sender, Sent, Slow
 from answerback.protocol.codec import decode_server
 from answerback.protocol.frames import MessageDelta, ServerFrame
@@ -145,7 +146,7 @@ class OverSockets(Harness):
         self.sender = SocketSender(self._sockets)
         self._listener = Listener(
             receiver=self,
-            doorkeeper=Doorkeeper(hosts=Hosts.of("127.0.0.1", ()), allow_origins=(), tokens=None, clock=lambda: 0),
+            validator=HandshakeValidator(rules=Rules(hosts=Hosts.of("127.0.0.1", ())), tokens=None, clock=lambda: 0),
             sockets=self._sockets,
             caps=Caps(write_buffer_bytes=64 * 1024),
             tasks=self._tasks,

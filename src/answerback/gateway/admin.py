@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from aiohttp import WSCloseCode, web
 
 import answerback
+from answerback.core.handshake import Hosts
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.adminkey import AdminKey
 from answerback.gateway.canceller import Canceller
@@ -21,7 +22,6 @@ from answerback.gateway.health import Health
 from answerback.gateway.http import Server
 from answerback.gateway.metrics import CONTENT_TYPE, Metrics, QueueState
 from answerback.gateway.sockets import Sockets
-from answerback.gateway.upgrade import Hosts
 from answerback.gateway.useradmin import BadRequest, UserAdmin
 from answerback.ports import Connections, Gone, Requests, Sent, Slow, Unavailable
 from answerback.service.history_pages import iso
@@ -101,7 +101,7 @@ class Admin:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         # A web page can neither forge Origin nor, after DNS rebinding, hide its name in Host.
-        if not self._hosts.admit(request.headers.get("Host")) or "Origin" in request.headers:
+        if not self._hosts.accept(request.headers.get("Host")) or "Origin" in request.headers:
             raise _Failure(403, "ForbiddenException", "The admin port is not for web pages.")
         match (request.method, *(unquote(part) for part in request.rel_url.raw_path.split("/")[1:])):
             case ("GET" | "HEAD", "healthz"):

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Final, Protocol, Self
 
 from answerback.core.coalescing import steady
+from answerback.core.handshake import Hosts, Rules, origins
 from answerback.gateway.admin import Admin
 from answerback.gateway.adminkey import AdminKey, load_admin_key
 from answerback.gateway.adminport import forget_admin_port, note_admin_port
@@ -24,7 +25,7 @@ from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.recovery import take_up
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.gateway.upgrade import Doorkeeper, Hosts
+from answerback.gateway.upgrade import HandshakeValidator
 from answerback.gateway.useradmin import UserAdmin
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
@@ -256,9 +257,10 @@ class Gateway:
         tasks = Tasks()
         listener = Listener(
             receiver=front,
-            doorkeeper=Doorkeeper(
-                hosts=Hosts.of(settings.host, settings.allow_hosts),
-                allow_origins=settings.allow_origins,
+            validator=HandshakeValidator(
+                rules=Rules(
+                    hosts=Hosts.of(settings.host, settings.allow_hosts), allow_origins=origins(settings.allow_origins)
+                ),
                 tokens=tokens,
                 clock=_epoch_ms,
             ),

@@ -4,8 +4,8 @@ import ssl
 from pathlib import Path
 
 from answerback.auth import AuthError, FetchedKeys, FileKeys, JwtTokens, fetched_keys
+from answerback.core.handshake import is_loopback
 from answerback.gateway.settings import AuthSettings, GatewaySettings, SettingsError
-from answerback.gateway.upgrade import is_loopback
 
 
 def check_settings(settings: GatewaySettings) -> None:

@@ -15,12 +15,13 @@ from typing import Any, Final, Protocol, cast
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from answerback.core.handshake import HandshakeError
 from answerback.core.request import RequestKey
 from answerback.gateway.http import Handler, Server, drop_tracebacks
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Socket, Sockets
 from answerback.gateway.throttle import TokenBucket
-from answerback.gateway.upgrade import Doorkeeper, Refusal
+from answerback.gateway.upgrade import HandshakeValidator, error_response
 from answerback.ports import Connection, Unavailable
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
@@ -66,10 +67,10 @@ class Listener:
     """Accepts sockets and reads them."""
 
     def __init__(
-        self, *, receiver: Receiver, doorkeeper: Doorkeeper, sockets: Sockets, caps: Caps, tasks: Tasks
+        self, *, receiver: Receiver, validator: HandshakeValidator, sockets: Sockets, caps: Caps, tasks: Tasks
     ) -> None:
         self._receiver = receiver
-        self._doorkeeper = doorkeeper
+        self._validator = validator
         self._sockets = sockets
         self._caps = caps
         self._tasks = tasks
@@ -130,7 +131,7 @@ class Listener:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             async with asyncio.timeout(self._caps.handshake_timeout_s):
-                connection = await self._doorkeeper.admit(request)
+                connection = await self._validator.validate(request)
                 handler = cast("Handler", request.protocol)
                 self._check_caps(connection, handler)
                 # Also the length of the message that is one byte too long must come through to `_read`.
@@ -143,11 +144,11 @@ class Listener:
                 )
                 handler.guard()
                 await _prepare(ws, request)
-        except Refusal as refusal:
-            log.info("a socket was refused with %d", refusal.status, extra={"remote": request.remote})
-            return refusal.response()
+        except HandshakeError as error:
+            log.info("a socket was refused with %d", error.status, extra={"remote": request.remote})
+            return error_response(error)
         except TimeoutError:
-            return Refusal(408, "The handshake took too long. Try again.").response()
+            return error_response(HandshakeError(408, "The handshake took too long. Try again."))
         transport = request.transport
         if transport is None:
             return ws
@@ -156,14 +157,16 @@ class Listener:
 
     def _check_caps(self, connection: Connection, handler: Handler) -> None:
         if handler.head.too_early:
-            raise Refusal(400, "Wait for the answer to the upgrade request before you send frames.")
+            raise HandshakeError(400, "Wait for the answer to the upgrade request before you send frames.")
         if self._is_draining:
-            raise Refusal(503, "The gateway stops. Try again after a pause.", {"Retry-After": "5"})
+            raise HandshakeError(503, "The gateway stops. Try again after a pause.", {"Retry-After": "5"})
         if len(self._sockets) >= self._caps.connections:
-            raise Refusal(503, "The gateway has no room for more connections. Try again later.", {"Retry-After": "30"})
+            raise HandshakeError(
+                503, "The gateway has no room for more connections. Try again later.", {"Retry-After": "30"}
+            )
         user_id = connection.user_id
         if user_id is not None and self._sockets.of_user(user_id) >= self._caps.connections_per_user:
-            raise Refusal(429, "This user has too many connections. Close one first.", {"Retry-After": "30"})
+            raise HandshakeError(429, "This user has too many connections. Close one first.", {"Retry-After": "30"})
 
     async def _live(
         self, connection: Connection, ws: web.WebSocketResponse, handler: Handler, transport: asyncio.Transport
@@ -319,14 +322,14 @@ class Listener:
 
 
 async def _prepare(ws: web.WebSocketResponse, request: web.BaseRequest) -> None:
-    """Answer the upgrade request. Raises: Refusal: aiohttp is stricter than the doorkeeper.
+    """Answer the upgrade request. Raises: HandshakeError: aiohttp is stricter than our validator.
 
     Its own refusal repeats the peer's header, and fails where that is not text.
     """
     try:
         await ws.prepare(request)
     except (web.HTTPException, UnicodeError):
-        raise Refusal(400, "This is not an opening handshake of WebSocket (RFC 6455, section 4.1).") from None
+        raise HandshakeError(400, "This is not an opening handshake of WebSocket (RFC 6455, section 4.1).") from None
 
 
 def _echoed(code: int) -> int:
