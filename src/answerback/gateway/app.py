@@ -22,7 +22,6 @@ from answerback.gateway.leaving import leave_within
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
 from answerback.gateway.queue import InProcessQueue
-from answerback.gateway.recovery import take_up
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
@@ -145,10 +144,10 @@ class Gateway:
             self._stopping = asyncio.create_task(self._stack.aclose(), name="stop")
         await asyncio.shield(self._stopping)
 
-    def hurry(self) -> None:
-        """Cut the grace of a stop that is under way short."""
+    def skip_grace(self) -> None:
+        """End the wait of a stop that is under way for running answers."""
         if self._queue is not None:
-            self._queue.hurry()
+            self._queue.skip_grace()
 
     async def serve_forever(self) -> None:
         """Wait for SIGINT, SIGTERM or `stop`, then stop; a second signal cuts the grace short."""
@@ -158,7 +157,7 @@ class Gateway:
 
     def _signalled(self) -> None:
         if self._stop_asked.is_set():
-            self.hurry()
+            self.skip_grace()
         self._stop_asked.set()
 
     async def _open(self) -> None:
@@ -329,9 +328,9 @@ class Gateway:
 
     async def _recover(self, store: Store, queue: InProcessQueue) -> None:
         """Queue what the process before left."""
-        taken_up = await take_up(store, queue.restore)
-        if taken_up:
-            log.info("%d unfinished requests are taken up again", taken_up)
+        recovered = await queue.recover(store)
+        if recovered:
+            log.info("%d unfinished requests are recovered", recovered)
 
     async def _sweep(self, janitor: Janitor) -> None:
         while True:

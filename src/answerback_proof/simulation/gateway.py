@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from answerback.core.request import RequestKey
 from answerback.gateway.queue import InProcessQueue
-from answerback.gateway.recovery import take_up
 from answerback.ports import Connection, Unavailable
 from answerback.service.worker import Done, Retry, Worker
 from answerback.stores.memory import MemoryConnections
@@ -57,7 +56,7 @@ class SimulatedGateway:
         queue = queues[0]
         while True:
             try:
-                await take_up(parts.store, queue.restore)
+                await queue.recover(parts.store)
                 break
             except Unavailable:
                 await asyncio.sleep(START_AGAIN_S)
