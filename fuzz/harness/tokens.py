@@ -5,7 +5,7 @@ import hashlib
 import hmac
 
 from answerback.auth import JwtTokens
-from answerback.gateway.adminkey import AdminKey
+from answerback.gateway.admin_key import AdminKey
 from answerback.ports import Identity, TokenRefused
 from harness.reading import Script
 from harness.wire import play

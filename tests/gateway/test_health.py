@@ -10,8 +10,8 @@ import pytest
 import websockets
 
 from answerback.core.request import Question, Record
+from answerback.gateway.admin import PROBE_EVERY_S, Health
 from answerback.gateway.app import Gateway
-from answerback.gateway.health import PROBE_EVERY_S, Health
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Accepted, Quota, Unavailable
 from answerback.stores import sqlite as sqlite_module

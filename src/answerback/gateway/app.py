@@ -12,12 +12,10 @@ from typing import Final, Protocol, Self
 
 from answerback.core.coalescing import steady
 from answerback.core.handshake import Hosts, Rules, origins
-from answerback.gateway.admin import Admin
-from answerback.gateway.adminkey import AdminKey, load_admin_key
-from answerback.gateway.adminport import forget_admin_port, note_admin_port
+from answerback.gateway.admin import Admin, Health
+from answerback.gateway.admin_key import AdminKey, load_admin_key, remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, make_tokens, tls_context
-from answerback.gateway.health import Health
 from answerback.gateway.leaving import leave_within
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
@@ -25,7 +23,6 @@ from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
-from answerback.gateway.useradmin import UserAdmin
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Durability, History, Model, ModelError, Quota, Requests, Users
@@ -247,11 +244,12 @@ class Gateway:
             sockets=self.sockets,
             connections=connections,
             requests=store,
-            users=UserAdmin(users=store, dismiss=canceller.dismiss, clock=_epoch_ms),
+            users=store,
             canceller=canceller,
             health=Health(requests=store, durability=store, clock=_epoch_ms, monotonic=time.monotonic),
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            clock=_epoch_ms,
         )
         tasks = Tasks()
         listener = Listener(
@@ -268,12 +266,12 @@ class Gateway:
             tasks=tasks,
         )
         await self._recover(store, queue)
-        self._stack.callback(forget_admin_port, settings.data_dir)
-        forget_admin_port(settings.data_dir)
+        self._stack.callback(remove_admin_port, settings.data_dir)
+        remove_admin_port(settings.data_dir)
         if settings.admin_port is not None:
             self._stack.push_async_callback(admin.close)
             self._admin_port = await admin.start(settings.admin_port)
-            note_admin_port(settings.data_dir, self._admin_port)
+            save_admin_port(settings.data_dir, self._admin_port)
         self._stack.push_async_callback(self._wind_up, listener, queue, tasks)
         queue.start(worker.run)
         sweeping = asyncio.create_task(self._sweep(janitor), name="janitor")

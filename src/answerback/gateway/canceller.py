@@ -1,4 +1,4 @@
-"""What an operator ends: one request, or all of a user who is about to be erased."""
+"""Cancels requests for an operator: one request, or all of a user who is about to be erased."""
 
 import asyncio
 import logging
@@ -17,14 +17,14 @@ from answerback.service.outbound import Courier
 
 log = logging.getLogger("answerback.admin")
 
-DISMISSAL_S: Final = 5.0
-"""What the running answers of a user get to end in before they are ended over their workers' heads."""
+END_TIMEOUT_S: Final = 5.0
+"""How long workers may take to end the running requests of a user. Then these are ended without their workers."""
 
-LOOK_EVERY_S: Final = 0.02
+POLL_EVERY_S: Final = 0.02
 
 
 class Canceller:
-    """Cancels in the record, as an app's own cancellation does, and sees to it that the app hears the ending (G2).
+    """Cancels in the record, as an app's own cancellation does, and sees to it that the app receives the ending.
 
     `queued`: the requests that the queue has, waiting or running.
     """
@@ -43,7 +43,7 @@ class Canceller:
         bells: Bells,
         observer: Observer,
         clock: Callable[[], int],
-        dismissal_s: float = DISMISSAL_S,
+        end_timeout_s: float = END_TIMEOUT_S,
     ) -> None:
         self._policy = policy
         self._requests = requests
@@ -56,7 +56,7 @@ class Canceller:
         self._bells = bells
         self._observer = observer
         self._clock = clock
-        self._dismissal_s = dismissal_s
+        self._end_timeout_s = end_timeout_s
 
     async def cancel(self, record: Record) -> Pending | Ended | Conflict:
         """Cancel one request: a waiting one has then ended, a running one is about to. Raises: Unavailable."""
@@ -68,8 +68,8 @@ class Canceller:
             await self._announce(outcome)
         return outcome
 
-    async def dismiss(self, user_id: str) -> None:
-        """End everything that a user waits for, let the apps hear it, and close the user's connections.
+    async def end_sessions(self, user_id: str) -> None:
+        """End every request of a user, send the apps the endings, and close the user's connections.
 
         Raises: Unavailable: the store cannot be read or written; some requests may be cancelled then.
         """
@@ -88,21 +88,21 @@ class Canceller:
     async def _wait_for(self, running: Sequence[Record]) -> None:
         """Return when the workers have stored and sent the endings, or after a while."""
         try:
-            async with asyncio.timeout(self._dismissal_s):
+            async with asyncio.timeout(self._end_timeout_s):
                 while any(record.key in self._queued for record in running):  # noqa: ASYNC110 - rare and short
-                    await asyncio.sleep(LOOK_EVERY_S)
+                    await asyncio.sleep(POLL_EVERY_S)
         except TimeoutError:
             log.warning("a cancelled answer does not end; the request ends without its worker")
 
     async def _end(self, record: Record) -> None:
-        """End a cancelled request whose worker did not, whatever is left of the lease: it is fenced by that (R9)."""
+        """End a cancelled request whose worker did not, whatever is left of the lease. That fences the worker."""
         expire = partial(changes.expire, now_ms=self._clock(), code=ErrorCode.TIMEOUT, grace_ms=-self._policy.lease_ms)
         outcome = await self._requests.change(record.key, expire)
         if isinstance(outcome, Ended):
             await self._announce(outcome)
 
     async def _announce(self, ended: Ended) -> None:
-        """Tell the app and the counters of an ending that nobody has told of yet."""
+        """Send the app an ending, and count it, if nobody has done so yet."""
         record = ended.record
         if not ended.is_new or record.ending is None:
             return
