@@ -65,7 +65,7 @@ class PostgresServer:
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-t", "30", "-o", options, "-l", log, "start")
 
     def stop(self, mode: str = "immediate") -> None:
-        """Stop: `immediate` is a crash, `fast` is in good order."""
+        """Stop: `immediate` is a crash, `fast` is graceful."""
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-m", mode, "stop")
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -33,22 +33,22 @@ class Front:
         self.disconnected = 0
 
     async def connect(self, connection: Connection) -> None:
-        """See listener.Receiver."""
+        """See service.front.Front."""
         del connection
         self.connected += 1
 
     async def receive(self, connection_id: str, data: str) -> None:
-        """See listener.Receiver."""
+        """See service.front.Front."""
         del connection_id
         self.received.append(data)
 
     async def disconnect(self, connection_id: str) -> None:
-        """See listener.Receiver."""
+        """See service.front.Front."""
         del connection_id
         self.disconnected += 1
 
     async def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
-        """See listener.Receiver."""
+        """See service.front.Front."""
 
 
 class Talk:
@@ -59,7 +59,7 @@ class Talk:
         self.sockets = Sockets()
         self.tasks = Tasks()
         self.listener = Listener(
-            receiver=self.front,
+            front=self.front,
             validator=HandshakeValidator(
                 rules=Rules(hosts=Hosts.of("127.0.0.1", ())), tokens=None, clock=lambda: 1_750_000_000_000
             ),

@@ -63,7 +63,7 @@ class Harness(ABC):
 
     @abstractmethod
     async def until_closed(self, connection_id: str) -> None:
-        """The far end sees that it was closed in good order."""
+        """The far end sees that it was closed gracefully."""
 
     @abstractmethod
     async def until_unparked(self) -> list[tuple[str, RequestKey, int, int]]:
@@ -145,7 +145,7 @@ class OverSockets(Harness):
         self._sockets, self._tasks = Sockets(), Tasks()
         self.sender = SocketSender(self._sockets)
         self._listener = Listener(
-            receiver=self,
+            front=self,
             validator=HandshakeValidator(rules=Rules(hosts=Hosts.of("127.0.0.1", ())), tokens=None, clock=lambda: 0),
             sockets=self._sockets,
             caps=Caps(write_buffer_bytes=64 * 1024),

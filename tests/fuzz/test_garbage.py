@@ -27,7 +27,7 @@ CLOSE, TEXT = 0x8, 0x1
 async def port() -> AsyncIterator[int]:
     tasks = Tasks()
     listener = Listener(
-        receiver=Front(),
+        front=Front(),
         validator=HandshakeValidator(rules=Rules(hosts=Hosts.of("127.0.0.1", ())), tokens=None, clock=lambda: 0),
         sockets=Sockets(),
         caps=Caps(message_bytes=1_000),

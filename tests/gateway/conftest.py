@@ -34,7 +34,7 @@ async def listen() -> AsyncIterator[Callable[..., Awaitable[Listening]]]:
     ) -> Listening:
         front, sockets, tasks = ScriptedFront(), Sockets(), Tasks()
         listener = Listener(
-            receiver=front,
+            front=front,
             validator=HandshakeValidator(
                 rules=Rules(hosts=Hosts.of("127.0.0.1", allow_hosts), allow_origins=origins(allow_origins)),
                 tokens=tokens,

@@ -47,7 +47,7 @@ class Durations:
 
 
 class Counts(Observer):
-    """Counts what the service tells. `clock`: epoch milliseconds."""
+    """Counts the events of the service. `clock`: epoch milliseconds."""
 
     def __init__(self, *, clock: Callable[[], int]) -> None:
         self._clock = clock
