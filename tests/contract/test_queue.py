@@ -168,7 +168,7 @@ class Workers:
         self._running: Counter[str] = Counter()
         self._changed = asyncio.Condition()
         self._gates: dict[str, asyncio.Future[Done | Retry]] = {}
-        self.lane_of: dict[str, str] = {}
+        self.key_of: dict[str, str] = {}
 
     @property
     def running(self) -> int:
@@ -176,9 +176,9 @@ class Workers:
 
     async def run(self, key: RequestKey) -> Done | Retry:
         name = key.request_id
-        lane = self.lane_of[name]
-        self._running[lane] += 1
-        if self._running[lane] > 1:
+        ordering = self.key_of[name]
+        self._running[ordering] += 1
+        if self._running[ordering] > 1:
             self.overlapped.append(name)
         gate = self._gates[name] = asyncio.get_running_loop().create_future()
         self.started.append(name)
@@ -187,7 +187,7 @@ class Workers:
         try:
             return await gate
         finally:
-            self._running[lane] -= 1
+            self._running[ordering] -= 1
 
     async def until_started(self, *names: str) -> None:
         """Exactly these runs were started, in this order."""
@@ -226,7 +226,7 @@ class Scene:
             accepted_at_ms=0,
             queue_no=1,
         )
-        self.workers.lane_of[name] = record.ordering_key
+        self.workers.key_of[name] = record.ordering_key
         await self.harness.queue.put(record)
         return record
 
