@@ -24,8 +24,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "core": {"protocol"},
     "ports": {"protocol", "core"},
     "tasks": set(),
+    "file_lock": set(),
     "service": INNER,
-    "stores": INNER,
+    "stores": INNER | {"file_lock"},
     "models": INNER,
     "auth": INNER,
     "client": {"protocol", "core"},
@@ -44,7 +45,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"cli", "stores"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},
     # The desktop app.
-    "answerback_desktop": {"client", "protocol", "core"},
+    "answerback_desktop": {"client", "protocol", "core", "file_lock", "tasks"},
     "answerback_desktop.command": {"cli", "answerback_desktop"},
     # What proves and measures them.
     "answerback_proof": SERVER | {"client", "gateway", "testing", "cli", "answerback_aws"},

@@ -21,10 +21,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
+from filelock import Timeout
+
 from answerback.core.request import RequestKey
+from answerback.file_lock import process_lock
 from answerback.ports import Unavailable
-from answerback.stores.errors import StoreError
-from answerback.stores.file_lock import FileLock
+from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.jobs import Job, fail
 from answerback.stores.migrations import Migration, migrate, shipped
 from answerback.stores.query import Operation, Read, Result, Write
@@ -85,7 +87,8 @@ class SqliteStore(SqlStore):
         self._path = path
         self._busy_timeout_s = busy_timeout_s
         self._max_queued = max_queued
-        self._lock = FileLock(path)
+        # In a file of its own: closing a database file would drop a lock on the file itself.
+        self._lock = process_lock(path.with_name(path.name + ".lock"))
         self._opened: _Opened | None = None
 
     async def open(self) -> None:
@@ -110,6 +113,7 @@ class SqliteStore(SqlStore):
     def _open(self) -> "tuple[_Writer, _Reader]":
         opened: list[_Writer | _Reader] = []
         try:
+            os.stat(self._path.parent)  # the lock would make the folder, readable by everybody
             self._lock.acquire()
             # Conversations are private: SQLite gives its other files the mode of this one.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -146,6 +150,10 @@ class _Opened:
 
 
 def _cannot_open(path: Path, error: BaseException) -> BaseException:
+    if isinstance(error, Timeout):
+        return StoreInUse(
+            f"Another gateway uses {path}. Stop it, or give this one a data folder of its own with --data-dir."
+        )
     if isinstance(error, OSError):
         return StoreError(
             f"{path} cannot be opened for writing ({error.strerror}). Make it and its folder writable for this user."
