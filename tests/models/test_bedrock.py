@@ -398,7 +398,7 @@ def test_a_missing_profile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("botocore.exceptions", "answerback.models.bedrock", "answerback.models.bedrock_errors"):
+    for name in ("botocore.exceptions", "answerback.models.bedrock"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "botocore", None)
     with pytest.raises(ModelSpecError, match=r"pip install 'answerback\[aws\]'"):

@@ -175,7 +175,7 @@ class Health:
         self._probed_at: float | None = None
 
     async def is_good(self) -> bool:
-        """Whether the store can be read and written. The last write counts, whoever made it."""
+        """Whether the store can be read and written. The last write counts, of any caller."""
         has_failed = self._durability.last_write_failed
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):

@@ -39,7 +39,7 @@ TOO_LARGE_FACTOR: Final = 8
 """A message up to so many times the limit is read to its end, so that its sender gets an error; a larger one is cut."""
 
 PING_GROUPS: Final = 30
-"""The sockets are pinged in so many groups, so that thousands of pings do not leave at once."""
+"""The sockets are pinged in so many groups, so that thousands of pings are not sent at once."""
 
 NOTSENT_LOWAT_BYTES: Final = 64 * 1024
 """Unsent bytes that the kernel keeps for a socket; without it a peer that does not read costs megabytes there."""
