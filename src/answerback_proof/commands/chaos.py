@@ -8,8 +8,8 @@ import platformdirs
 
 from answerback.cli.output import CliError, ExitCode, missing_extra, note, say, say_json
 from answerback.stores.errors import StoreError
+from answerback_aws.emulator.failure import LocalFailed
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.postgres import NoPostgres
 from answerback_proof.chaos.report import ChaosReport
 from answerback_proof.chaos.run import run_chaos
 from answerback_proof.load.measure import loop_factory
@@ -48,7 +48,9 @@ def run(plan: ChaosPlan, *, as_json: bool) -> ExitCode:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             report = runner.run(run_chaos(plan, told=note))
-    except (ProcessFailed, NoPostgres, StoreError) as exc:
+    except LocalFailed as exc:
+        raise CliError(exc.message, exc.hint) from exc
+    except (ProcessFailed, StoreError) as exc:
         raise CliError(str(exc)) from exc
     return _told(report, as_json=as_json)
 
@@ -59,7 +61,6 @@ def run_aws(plan: ChaosPlan, *, as_json: bool) -> ExitCode:
         from answerback_aws.deploy.errors import DeployError  # noqa: PLC0415 - an extra
         from answerback_aws.emulator.emulator import EmulatorFailed  # noqa: PLC0415
         from answerback_aws.emulator.environment import emulator_python  # noqa: PLC0415
-        from answerback_aws.emulator.failure import LocalFailed  # noqa: PLC0415
         from answerback_proof.chaos.aws.run import PATIENT, run_aws_chaos  # noqa: PLC0415
         from answerback_proof.chaos.aws.stack import EmulatedAws  # noqa: PLC0415
     except ModuleNotFoundError as exc:
@@ -74,7 +75,7 @@ def run_aws(plan: ChaosPlan, *, as_json: bool) -> ExitCode:
             report = runner.run(run_aws_chaos(patient, emulated, told=note, progress=_Steps()))
     except (LocalFailed, DeployError) as exc:
         raise CliError(exc.message, exc.hint) from exc
-    except (EmulatorFailed, NoPostgres) as exc:
+    except EmulatorFailed as exc:
         raise CliError(str(exc)) from exc
     return _told(report, as_json=as_json)
 
