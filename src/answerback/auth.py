@@ -1,7 +1,7 @@
-"""Tokens: who a connection speaks for.
+"""Verifies bearer tokens: a JSON Web Token becomes the user that a connection speaks for.
 
-Two ways, never both: a shared secret (HS256), for development and one team; or the public keys of an identity provider
-(a JWKS; RS256 and ES256). The algorithm follows from the key, never from the token: a token that says `none`, or HS256
+There are two ways, never both. A shared secret (HS256) is for development and one team. The public keys of an identity
+provider (a JWKS, RS256 and ES256) are for everything else. The algorithm follows from the key, never from the token: a token that says `none`, or HS256
 where public keys are configured, is refused before anything is computed with it.
 """
 

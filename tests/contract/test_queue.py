@@ -304,7 +304,7 @@ def test_what_is_put_twice_does_not_run_twice(play: Play) -> None:
     play(act)
 
 
-def test_a_retry_is_handed_out_again_and_its_key_waits_for_it(play: Play) -> None:
+def test_a_retry_is_dispatched_again_and_its_key_waits_for_it(play: Play) -> None:
     async def act(scene: Scene) -> None:
         workers = scene.workers
         await scene.put("1")
@@ -324,7 +324,7 @@ def test_a_retry_is_handed_out_again_and_its_key_waits_for_it(play: Play) -> Non
     play(act)
 
 
-def test_a_lost_worker_s_request_is_handed_out_again_before_the_next(play: Play) -> None:
+def test_a_lost_worker_s_request_is_redelivered_before_the_next(play: Play) -> None:
     async def act(scene: Scene) -> None:
         first = await scene.put("1")
         await scene.put("2")
@@ -353,7 +353,7 @@ def test_many_crashes_lose_nothing(play: Play) -> None:
     play(act)
 
 
-def test_a_stop_hands_out_nothing_more(play: Play) -> None:
+def test_a_stop_dispatches_nothing_more(play: Play) -> None:
     async def act(scene: Scene) -> None:
         await scene.put("1")
         await scene.put("2")

@@ -137,7 +137,7 @@ async def test_a_close_does_not_wait_for_a_peer_that_never_reads(
         await until(lambda: len(listening.listener._http.connections) == 0)
 
 
-async def test_frames_of_one_turn_leave_in_order_and_before_the_close(listen: Listen) -> None:
+async def test_frames_of_one_turn_are_sent_in_order_and_before_the_close(listen: Listen) -> None:
     listening = await listen()
     async with websockets.connect(listening.url) as ws:
         connection_id = await only_connection(listening)
@@ -246,14 +246,14 @@ async def test_a_stop_closes_with_1001_and_takes_no_more_frames(listen: Listen) 
     assert listening.front.received == ["before"]
 
 
-async def test_a_stop_closes_in_good_order_whom_it_held_back(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_closes_throttled_connections_gracefully(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("answerback.gateway.sockets.CLOSE_TIMEOUT_S", 3_600.0)
     listening = await listen()
     async with websockets.connect(listening.url) as peer:
         await listening.front.until(lambda: bool(listening.front.connected))
         listening.listener.stop_accepting()
         await peer.send("held back")
-        while listening.sockets.traffic.frames_in == 0:  # noqa: ASYNC110 - nobody is told that a frame is held back
+        while listening.sockets.traffic.frames_in == 0:  # noqa: ASYNC110 - no event says that a frame waits
             await asyncio.sleep(0)
         async with asyncio.timeout(5):  # aiohttp gives up by itself after 10 s
             await listening.listener.close(grace_s=3_600.0)

@@ -22,7 +22,7 @@ def record(number: int, *, ordering_key: str = "a", model: str = "m") -> Record:
 
 
 class Workers:
-    """Runs that end when they are told to."""
+    """Runs that end when the test ends them."""
 
     def __init__(self) -> None:
         self.started: list[str] = []

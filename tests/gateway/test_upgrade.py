@@ -110,7 +110,7 @@ async def test_a_token_by_header_query_or_subprotocol(listen: Listen) -> None:
     assert listening.front.connected[0].token_expires_at_ms == 1_800_000_000_000
 
 
-async def test_no_token_and_bad_tokens_are_told_apart_but_nothing_else_is_said(listen: Listen) -> None:
+async def test_no_token_and_a_bad_token_get_different_challenges_and_no_details(listen: Listen) -> None:
     listening = await listen(tokens=TwoUsers())
     status, text, response = await refused(listening)
     assert status == 401

@@ -19,7 +19,7 @@ from answerback.ports import Piece, Prompt
 
 
 class Waiting:
-    """A model that says one word and then nothing; a stubborn one does not stop when it is told to."""
+    """A model that says one word and then nothing; a stubborn one ignores its cancellation."""
 
     name = "waiting"
     context_tokens = 8_192

@@ -236,7 +236,7 @@ async def test_a_call_that_fails(
     assert code in error.detail
     assert message in error.detail
     assert advice in error.detail
-    assert calls == 1, "whoever waits must see each try"
+    assert calls == 1, "the caller must see each try"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which connection is its session's address (R6), in memory."""
+"""Which connection is its session's address: the newer one wins. In memory."""
 
 from answerback.ports import Bound, Connection, Superseded
 from answerback.stores.memory import MemoryConnections

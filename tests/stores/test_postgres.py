@@ -126,7 +126,7 @@ async def test_while_another_gateway_has_the_lock_nothing_is_written(postgres_se
         await second.close()
 
 
-async def test_a_second_gateway_is_refused_and_told_what_to_do(postgres_server, store, schema):
+async def test_a_second_gateway_is_refused_with_advice(postgres_server, store, schema):
     with pytest.raises(StoreInUse, match=f"Another gateway uses this database .schema {schema}.*another database"):
         await PostgresStore(postgres_server.url, schema=schema).open()
 

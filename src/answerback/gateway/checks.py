@@ -1,4 +1,7 @@
-"""Settings that do not go together are refused before anything is opened; the text says which flags to change."""
+"""Checks settings before anything is opened, and makes the token verifier and TLS context that they name.
+
+The text of a SettingsError says which flags to change.
+"""
 
 import ssl
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the gateway counts, in Prometheus' text format.
+"""The gateway's metrics, in Prometheus' text format.
 
 Everything is a plain number that is read when somebody scrapes: the client library's own counters take a lock and a
 microsecond each, several times a request.

@@ -1,4 +1,4 @@
-"""ports.History as operations (see query.py)."""
+"""Reading and changing the history (`ports.History`) as operations, which query.py explains."""
 
 from collections.abc import Sequence
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""An operation that waits for its database, and the caller that waits for it."""
+"""Jobs: operations that wait to be run in a batch, each with the future of its caller."""
 
 import asyncio
 from collections.abc import Sequence

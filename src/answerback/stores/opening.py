@@ -1,4 +1,4 @@
-"""From an operator's settings to an open store."""
+"""Opens the store that an operator's settings name."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL share: the ports in terms of operations that a database runs."""
+"""The store that SQLite and PostgreSQL share: the ports, by operations that a database runs."""
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""ports.Users as operations (see query.py)."""
+"""Reading and changing users (`ports.Users`) as operations, which query.py explains."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """The connection manager: `$connect` saves the connection, `$disconnect` removes it.
 
-Nothing is posted from `$connect`: the connection does not exist for `@connections` before it has returned (R6). And
+Nothing is posted from `$connect`: the connection does not exist for `@connections` before it has returned. And
 `$disconnect` may come late, long after the app has come back: it removes this connection and never its session's newer
 one.
 """
@@ -56,7 +56,7 @@ async def connect(
 
 
 async def disconnect(connections: Connections, event: Mapping[str, Any]) -> Answer:
-    """Remove the connection. No request is cancelled by that (G6)."""
+    """Remove the connection. That cancels no request: only an explicit cancellation does."""
     about = event["requestContext"]
     try:
         await connections.remove(about["connectionId"])
