@@ -1,8 +1,8 @@
 """Verifies bearer tokens: a JSON Web Token becomes the user that a connection speaks for.
 
 There are two ways, never both. A shared secret (HS256) is for development and one team. The public keys of an identity
-provider (a JWKS, RS256 and ES256) are for everything else. The algorithm follows from the key, never from the token: a token that says `none`, or HS256
-where public keys are configured, is refused before anything is computed with it.
+provider (a JWKS, RS256 and ES256) are for everything else. The algorithm follows from the key, never from the token: a
+token that says `none`, or HS256 where public keys are configured, is refused before anything is computed with it.
 """
 
 import asyncio

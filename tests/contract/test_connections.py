@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from answerback.ports import Bound, Connection, Connections, Superseded
-from answerback.stores.memory import MemoryConnections
+from answerback.stores.connections import MemoryConnections
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.connections import DynamoConnections
 from answerback_aws.runtime.dynamodb.database import Database

@@ -10,7 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 from answerback.core.handshake import HandshakeError, Hosts, Rules, is_loopback, origins
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.ports import Connection, Identity, TokenRefused, Unavailable
-from answerback.stores.memory import MemoryConnections
+from answerback.stores.connections import MemoryConnections
 from answerback_aws.runtime.functions.authorizer import Unauthorized, authorize
 from answerback_aws.runtime.functions.connections import connect
 from lambda_functions import authorizer_event, connect_event

@@ -33,8 +33,9 @@ from answerback.service.history_pages import Archive
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.outbound import Courier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
+from answerback.stores.connections import MemoryConnections
 from answerback.stores.errors import StoreError
-from answerback.stores.memory import MemoryConnections, MemoryStore
+from answerback.stores.memory import MemoryStore
 from answerback.stores.opening import open_store
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks

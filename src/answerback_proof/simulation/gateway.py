@@ -9,7 +9,7 @@ from answerback.core.request import RequestKey
 from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Connection, Unavailable
 from answerback.service.worker import Done, Retry, Worker
-from answerback.stores.memory import MemoryConnections
+from answerback.stores.connections import MemoryConnections
 from answerback_proof.simulation.faults import Dice, Faults
 from answerback_proof.simulation.network import Link
 from answerback_proof.simulation.process import Process, outside

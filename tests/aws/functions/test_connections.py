@@ -7,7 +7,7 @@ import pytest
 
 from answerback.core.handshake import Rules
 from answerback.ports import Bound, Connection, Unavailable
-from answerback.stores.memory import MemoryConnections
+from answerback.stores.connections import MemoryConnections
 from answerback_aws.runtime.functions.connections import connect, disconnect
 from answerback_aws.runtime.settings import Settings
 from lambda_functions import Functions, connect_event, disconnect_event
