@@ -158,6 +158,17 @@ def test_what_a_client_imports_is_light(module: str) -> None:
     assert HEAVY.isdisjoint(run.stdout.split())
 
 
+def test_the_functions_import_what_their_package_has() -> None:
+    """Lambda gets the packages of requirements/functions.txt and not those of a gateway or a terminal."""
+    missing = ["aiohttp", "filelock", "httpx", "platformdirs", "psycopg", "rich", "typer", "websockets"]
+    names = [name_of(path) for path in modules() if name_of(path).startswith("answerback_aws.runtime")]
+    program = (
+        f"import importlib, sys; sys.modules |= dict.fromkeys({missing}); [*map(importlib.import_module, {names})]"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize("path", [path for path in modules() if path.name == "__init__.py"], ids=name_of)
 def test_exports_exist_and_are_sorted(path: Path) -> None:
     if name_of(path).startswith("answerback_desktop.ui"):
