@@ -1,19 +1,15 @@
 """A real PostgreSQL server for the tests that need one, and Qt where it can be loaded."""
 
 import os
-import pwd
-import shutil
 import signal
 import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from answerback_aws.emulator.emulator import Emulator
+from answerback_aws.emulator.emulator import Emulator, LocalFailed
+from answerback_aws.emulator.postgres import PostgresServer
 from emulation import Cluster, emulator_python
 from spread import Spread, is_of_the_stacks
 
@@ -60,76 +56,17 @@ def pytest_report_header() -> str | None:
     return f"skipped: {why}"
 
 
-class PostgresServer:
-    """A server of its own in a temporary folder, reached by a Unix socket. It runs as `postgres` if we are root."""
-
-    def __init__(self, binaries: Path, folder: Path) -> None:
-        self._binaries = binaries
-        self._folder = folder
-        self._user = "postgres" if os.geteuid() == 0 else None
-        if self._user is not None:
-            owner = pwd.getpwnam(self._user)
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
-        self._run("initdb", "-D", str(folder / "data"), "-A", "trust", "-U", "postgres", "-N")
-        self.url = f"postgresql:///postgres?host={folder}&user=postgres"
-        self.dsn = f"host={folder} user=postgres"
-
-    def start(self) -> None:
-        """Start and wait until it accepts connections."""
-        # Only the server ever crashes, and what it has written stays with the system. To flush the thousands of files
-        # of all tests' schemas to a busy disk makes a start after a crash take longer than pg_ctl waits.
-        options = f"-k {self._folder} -c listen_addresses='' -c shared_buffers=16MB -c fsync=off"
-        log = str(self._folder / "log")
-        self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-t", "30", "-o", options, "-l", log, "start")
-
-    def stop(self, mode: str = "immediate") -> None:
-        """Stop: `immediate` is a crash, `fast` is in good order."""
-        self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-m", mode, "stop")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._binaries / program), *arguments]
-        done = subprocess.run(
-            command,
-            cwd=self._folder,
-            user=self._user,
-            group=self._user,
-            extra_groups=[] if self._user else None,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # a pipe would stay open in the server
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        if done.returncode:
-            log = self._folder / "log"
-            raise RuntimeError(f"{command} failed: {log.read_text() if log.exists() else done.returncode}")
-
-
-def _binaries() -> Path | None:
-    on_path = shutil.which("initdb")
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
-    found = on_path or (installed[-1] if installed else None)
-    return None if found is None else Path(found).resolve().parent
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One server a test run."""
-    binaries = _binaries()
-    if binaries is None:
-        why = "no PostgreSQL server binary was found (Debian: apt-get install postgresql)"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
-    folder = Path(tempfile.mkdtemp(prefix="answerback-postgres-", dir="/tmp"))  # a socket's path must be short
     try:
-        server = PostgresServer(binaries, folder)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
-    finally:
-        shutil.rmtree(folder)
+        server = PostgresServer()
+    except LocalFailed as exc:
+        if os.environ.get("CI"):
+            pytest.fail(str(exc))
+        pytest.skip(str(exc))
+    with server:
+        yield server
 
 
 @pytest.fixture

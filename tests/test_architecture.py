@@ -26,8 +26,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "tasks": set(),
     "settings": set(),
     "clock": set(),
+    "file_lock": set(),
     "service": INNER,
-    "stores": INNER | {"clock"},
+    "stores": INNER | {"clock", "file_lock"},
     "models": INNER,
     "auth": INNER,
     "client": {"protocol", "core"},
@@ -46,7 +47,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"cli", "clock", "settings", "stores"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},
     # The desktop app.
-    "answerback_desktop": {"client", "protocol", "core", "clock"},
+    "answerback_desktop": {"client", "protocol", "core", "clock", "file_lock", "tasks"},
     "answerback_desktop.command": {"cli", "protocol", "answerback_desktop"},
     # What proves and measures them.
     "answerback_proof": SERVER | {"client", "gateway", "settings", "testing", "cli", "answerback_aws"},
@@ -157,6 +158,17 @@ def test_what_a_client_imports_is_light(module: str) -> None:
     program = f"import sys, {module}; print(*sorted(m for m in sys.modules if '.' not in m))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert HEAVY.isdisjoint(run.stdout.split())
+
+
+def test_the_functions_import_what_their_package_has() -> None:
+    """Lambda gets the packages of requirements/functions.txt and not those of a gateway or a terminal."""
+    missing = ["aiohttp", "filelock", "httpx", "platformdirs", "psycopg", "rich", "typer", "websockets"]
+    names = [name_of(path) for path in modules() if name_of(path).startswith("answerback_aws.runtime")]
+    program = (
+        f"import importlib, sys; sys.modules |= dict.fromkeys({missing}); [*map(importlib.import_module, {names})]"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("path", [path for path in modules() if path.name == "__init__.py"], ids=name_of)

@@ -1,4 +1,5 @@
 import json
+import time
 import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,7 +24,9 @@ from answerback.auth import (
 from answerback.ports import Identity, TokenRefused, Unavailable
 
 SECRET = "0123456789abcdef0123456789abcdef"
-NOW = 1_750_000_000.0
+NOW = int(time.time())
+DAY_S = 86_400
+"""Room enough that no pause between collection and run matters: PyJWT reads the system's clock."""
 RSA_KEY = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -63,17 +66,17 @@ class Clock:
 
 
 def with_secret(**options: Any) -> JwtTokens:
-    return JwtTokens(secret=SECRET, clock=lambda: NOW, **options)
+    return JwtTokens(secret=SECRET, **options)
 
 
 def with_keys(text: str = BOTH, **options: Any) -> JwtTokens:
     keys = FetchedKeys(Provider(text), monotonic=Clock())
     options = {"issuer": "https://id.example", "audience": "answerback", **options}
-    return JwtTokens(keys=keys, clock=lambda: NOW, **options)
+    return JwtTokens(keys=keys, **options)
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    full = {"sub": "alice", "exp": NOW + 60, "iss": "https://id.example", "aud": "answerback", **changes}
+    full = {"sub": "alice", "exp": NOW + DAY_S, "iss": "https://id.example", "aud": "answerback", **changes}
     return {name: value for name, value in full.items() if value is not None}
 
 
@@ -82,8 +85,8 @@ def signed(content: dict[str, Any], key: Any = SECRET, algorithm: str = "HS256",
 
 
 async def test_a_made_token_is_accepted() -> None:
-    token = make_token("alice", secret=SECRET, ttl_s=60, now_s=NOW, issuer="i", audience="a")
-    assert await with_secret(issuer="i", audience="a").identify(token) == Identity("alice", int(NOW + 60 + 30) * 1000)
+    token = make_token("alice", secret=SECRET, ttl_s=DAY_S, now_s=NOW, issuer="i", audience="a")
+    assert await with_secret(issuer="i", audience="a").identify(token) == Identity("alice", (NOW + DAY_S + 30) * 1000)
 
 
 @pytest.mark.parametrize(("algorithm", "key", "kid"), [("RS256", RSA_KEY, "rsa"), ("ES256", EC_KEY, "ec")])
@@ -105,7 +108,10 @@ async def test_another_user_claim() -> None:
         ("exp is text", claims(exp="tomorrow")),
         ("exp is true", claims(exp=True)),
         ("exp is huge", claims(exp=2**60)),
-        ("not yet", claims(nbf=NOW + 31)),
+        ("exp is infinite", claims(exp=float("inf"))),
+        ("exp is a number in quotes", claims(exp=str(NOW + DAY_S))),
+        ("nbf is text", claims(nbf="yesterday")),
+        ("not yet", claims(nbf=NOW + DAY_S)),
         ("another issuer", claims(iss="https://evil.example")),
         ("no issuer", claims(iss=None)),
         ("another audience", claims(aud="other")),
@@ -123,14 +129,48 @@ async def test_claims_that_do_not_fit_are_refused(why: str, content: dict[str, A
 
 
 async def test_the_leeway_covers_a_clock_that_is_off() -> None:
-    content = claims(exp=NOW - 29, nbf=NOW + 29, aud=["other", "answerback"])
-    assert await with_keys().identify(signed(content, RSA_KEY, "RS256", "rsa"))
+    tokens = with_keys(leeway_s=2 * DAY_S)
+    assert await tokens.identify(signed(claims(exp=NOW - DAY_S, nbf=NOW + DAY_S), RSA_KEY, "RS256", "rsa"))
+    for beyond in (claims(exp=NOW - 3 * DAY_S), claims(nbf=NOW + 3 * DAY_S)):
+        with pytest.raises(TokenRefused, match=r"expired|not valid yet"):
+            await tokens.identify(signed(beyond, RSA_KEY, "RS256", "rsa"))
+
+
+async def test_one_of_several_audiences_is_enough() -> None:
+    assert await with_keys().identify(signed(claims(aud=["other", "answerback"]), RSA_KEY, "RS256", "rsa"))
+
+
+async def test_without_a_pinned_issuer_and_audience_any_are_accepted() -> None:
+    tokens = with_keys(issuer=None, audience=None)
+    assert await tokens.identify(signed(claims(), RSA_KEY, "RS256", "rsa"))
+    assert await tokens.identify(signed(claims(iss=None, aud=None), RSA_KEY, "RS256", "rsa"))
+
+
+async def test_a_token_of_a_clock_that_is_ahead_is_accepted() -> None:
+    assert await with_keys().identify(signed(claims(iat=NOW + DAY_S), RSA_KEY, "RS256", "rsa"))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (claims(exp=NOW - 31), "expired"),
+        (claims(exp=None), "there is no exp claim"),
+        (claims(nbf=NOW + DAY_S), "not valid yet"),
+        (claims(iss="https://evil.example"), "another issuer"),
+        (claims(aud="other"), "another audience"),
+        (claims(exp=2**60), "the claim exp is not a time"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "claims",
+)
+async def test_the_operator_s_log_can_say_why(content: dict[str, Any], why: str) -> None:
+    with pytest.raises(TokenRefused, match=f"^{why}$"):
+        await with_keys().identify(signed(content, RSA_KEY, "RS256", "rsa"))
 
 
 async def test_an_identity_holds_as_long_as_its_token_is_accepted() -> None:
     token = signed(claims(exp=NOW - 29), RSA_KEY, "RS256", "rsa")
-    identity = await with_keys().identify(token)
-    assert identity.expires_at_ms == (NOW - 29 + 30) * 1000, "or each question on the connection would be refused"
+    identity = await with_keys(leeway_s=DAY_S).identify(token)
+    assert identity.expires_at_ms == (NOW - 29 + DAY_S) * 1000, "or each question on the connection would be refused"
 
 
 def unsigned(alg: str) -> str:
@@ -165,6 +205,7 @@ async def test_a_public_key_is_not_a_secret() -> None:
         signed(claims()) + "x",
         "é.é.é",
     ],
+    ids=["empty", "no JSON", "dots", "long", "another secret", "a public key", "changed", "not ASCII"],
 )
 async def test_other_tokens_are_refused_by_a_secret(token: str) -> None:
     with pytest.raises(TokenRefused):

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from answerback.gateway.adminkey import FILE_NAME
+from answerback.gateway.admin_key import KEY_FILE
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.stores.memory import MemoryStore
@@ -34,8 +34,8 @@ def admin(data: bytes) -> None:
 async def _ask(loop: WireLoop, pieces: list[bytes]) -> bytes:
     with TemporaryDirectory(prefix="answerback-fuzz-") as name:
         folder = Path(name)
-        (folder / FILE_NAME).touch(mode=0o600)
-        (folder / FILE_NAME).write_text(ADMIN_KEY, encoding="ascii")
+        (folder / KEY_FILE).touch(mode=0o600)
+        (folder / KEY_FILE).write_text(ADMIN_KEY, encoding="ascii")
         settings = GatewaySettings(data_dir=folder, models=("echo",))
         async with Gateway(settings, store=MemoryStore(), models=(ScriptedModel(say_question),)):
             wire = loop.dial(0)  # the admin port is opened before the other one

@@ -2,11 +2,12 @@
 
 import re
 
+from answerback.core.handshake import Hosts, Rules
 from answerback.core.request import RequestKey
 from answerback.gateway.listener import TOO_LARGE_FACTOR, Listener
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets
-from answerback.gateway.upgrade import Doorkeeper, Hosts
+from answerback.gateway.upgrade import HandshakeValidator
 from answerback.ports import Connection
 from answerback.tasks import Tasks
 from answerback_proof.load.websocket import FrameReader
@@ -32,22 +33,22 @@ class Front:
         self.disconnected = 0
 
     async def connect(self, connection: Connection) -> None:
-        """See listener.Receiver."""
+        """See service.front.Front."""
         del connection
         self.connected += 1
 
     async def receive(self, connection_id: str, data: str) -> None:
-        """See listener.Receiver."""
+        """See service.front.Front."""
         del connection_id
         self.received.append(data)
 
     async def disconnect(self, connection_id: str) -> None:
-        """See listener.Receiver."""
+        """See service.front.Front."""
         del connection_id
         self.disconnected += 1
 
     async def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
-        """See listener.Receiver."""
+        """See service.front.Front."""
 
 
 class Talk:
@@ -58,9 +59,9 @@ class Talk:
         self.sockets = Sockets()
         self.tasks = Tasks()
         self.listener = Listener(
-            receiver=self.front,
-            doorkeeper=Doorkeeper(
-                hosts=Hosts.of("127.0.0.1", ()), allow_origins=(), tokens=None, clock=lambda: 1_750_000_000_000
+            front=self.front,
+            validator=HandshakeValidator(
+                rules=Rules(hosts=Hosts.of("127.0.0.1", ())), tokens=None, clock=lambda: 1_750_000_000_000
             ),
             sockets=self.sockets,
             caps=Caps(frames_per_second=0, message_bytes=message_bytes),

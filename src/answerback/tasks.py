@@ -24,10 +24,10 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
-    async def settle(self, *, grace_s: float) -> None:
-        """Wait for every task up to `grace_s`, then cancel the rest and wait for them."""
+    async def settle(self, *, grace_s: float | None) -> None:
+        """Wait for every task up to `grace_s` (None: without limit), then cancel the rest and wait for them."""
         running = self._others()
-        if running:
+        if running and grace_s != 0:
             await asyncio.wait(running, timeout=grace_s)
         self.cancel()
         running = self._others()

@@ -1,25 +1,14 @@
 """Where one profile of the app keeps its files, and the lock that lets only one process use them."""
 
-import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import platformdirs
+from filelock import Timeout
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
+from answerback.file_lock import process_lock
 
 DEFAULT_PROFILE: Final = "default"
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -82,21 +71,16 @@ class ProfileLock:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._descriptor: int | None = None
+        self._lock = process_lock(profile.folder / "lock")
 
     def acquire(self) -> None:
         """Make the folder and take the lock. Raises: ProfileInUse, OSError."""
         self._profile.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._profile.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            _lock(descriptor)
-        except OSError as exc:
-            os.close(descriptor)
+            self._lock.acquire()
+        except Timeout as exc:
             raise ProfileInUse(self._profile.name) from exc
-        self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give it back. The file stays: removing it would let two processes lock two files of one name."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Give it back; doing so twice is harmless."""
+        self._lock.release()

@@ -191,7 +191,7 @@ def test_a_function_is_told_what_it_reads_and_nothing_else(name: str, monkeypatc
         if name == "FrontFunction":
             composition._make_tokens()  # for `renewToken`
         if name in {"AuthorizerFunction", "ConnectionsFunction"}:
-            assert composition.settings.allow_origins
+            assert composition.settings.handshake_rules.allow_origins
         if name in QUEUES:
             getattr(composition.settings, QUEUES[name])
     finally:

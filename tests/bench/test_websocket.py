@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
-from answerback.gateway.framing import frame
+from answerback.gateway.http import frame
 from answerback_proof.load.websocket import TEXT, FrameReader, LoadConnectionError, Masker, open_connection
 
 PONG = 0xA

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from answerback.ports import Bound, Connection, Connections, Superseded
-from answerback.stores.memory import MemoryConnections
+from answerback.stores.connections import MemoryConnections
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.connections import DynamoConnections
 from answerback_aws.runtime.dynamodb.database import Database
@@ -77,7 +77,7 @@ async def test_the_newer_connection_wins_with_a_higher_generation(connections: C
     assert (new.connection.generation or 0) > (old.connection.generation or 0)
 
 
-async def test_the_newer_connection_wins_whoever_binds_first(connections: Connections) -> None:
+async def test_the_newer_connection_wins_in_any_order_of_binding(connections: Connections) -> None:
     await connections.add(connection("old", at_ms=1_000))
     await connections.add(connection("new", at_ms=1_001))
     new = await bound(connections, "new")

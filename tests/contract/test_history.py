@@ -244,7 +244,7 @@ async def test_an_answer_to_a_question_asked_before_the_deletion_is_not_kept(sto
     assert await ids(store) == ["r1"]
 
 
-async def test_a_question_asked_after_the_deletion_begins_the_conversation_anew(store, actor, backend):
+async def test_a_question_asked_after_the_deletion_starts_the_conversation_again(store, actor, backend):
     await actor.turn("r1", "old")
     await store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
     actor.store = store = await backend.reopen()

@@ -169,7 +169,7 @@ class Workers:
         self._running: Counter[str] = Counter()
         self._changed = asyncio.Condition()
         self._gates: dict[str, asyncio.Future[Done | Retry]] = {}
-        self.lane_of: dict[str, str] = {}
+        self.key_of: dict[str, str] = {}
 
     @property
     def running(self) -> int:
@@ -177,9 +177,9 @@ class Workers:
 
     async def run(self, key: RequestKey) -> Done | Retry:
         name = key.request_id
-        lane = self.lane_of[name]
-        self._running[lane] += 1
-        if self._running[lane] > 1:
+        ordering = self.key_of[name]
+        self._running[ordering] += 1
+        if self._running[ordering] > 1:
             self.overlapped.append(name)
         gate = self._gates[name] = asyncio.get_running_loop().create_future()
         self.started.append(name)
@@ -188,7 +188,7 @@ class Workers:
         try:
             return await gate
         finally:
-            self._running[lane] -= 1
+            self._running[ordering] -= 1
 
     async def until_started(self, *names: str) -> None:
         """Exactly these runs were started, in this order."""
@@ -227,7 +227,7 @@ class Scene:
             accepted_at_ms=0,
             queue_no=1,
         )
-        self.workers.lane_of[name] = record.ordering_key
+        self.workers.key_of[name] = record.ordering_key
         await self.harness.queue.put(record)
         return record
 
@@ -305,7 +305,7 @@ def test_what_is_put_twice_does_not_run_twice(play: Play) -> None:
     play(act)
 
 
-def test_a_retry_is_handed_out_again_and_its_key_waits_for_it(play: Play) -> None:
+def test_a_retry_is_dispatched_again_and_its_key_waits_for_it(play: Play) -> None:
     async def act(scene: Scene) -> None:
         workers = scene.workers
         await scene.put("1")
@@ -325,7 +325,7 @@ def test_a_retry_is_handed_out_again_and_its_key_waits_for_it(play: Play) -> Non
     play(act)
 
 
-def test_a_lost_worker_s_request_is_handed_out_again_before_the_next(play: Play) -> None:
+def test_a_lost_worker_s_request_is_redelivered_before_the_next(play: Play) -> None:
     async def act(scene: Scene) -> None:
         first = await scene.put("1")
         await scene.put("2")
@@ -354,7 +354,7 @@ def test_many_crashes_lose_nothing(play: Play) -> None:
     play(act)
 
 
-def test_a_stop_hands_out_nothing_more(play: Play) -> None:
+def test_a_stop_dispatches_nothing_more(play: Play) -> None:
     async def act(scene: Scene) -> None:
         await scene.put("1")
         await scene.put("2")

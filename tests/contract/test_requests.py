@@ -358,7 +358,7 @@ async def test_changes_of_one_record_happen_one_at_a_time(store, actor):
     assert (await store.read(KEY)).queue_no == 50
 
 
-async def test_a_caller_that_goes_away_stops_nobody(store, actor):
+async def test_a_cancelled_caller_stops_nobody(store, actor):
     leaving = asyncio.ensure_future(actor.accept("r1"))
     staying = asyncio.ensure_future(actor.accept("r2"))
     await asyncio.sleep(0)

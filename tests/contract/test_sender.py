@@ -14,11 +14,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from answerback.core.handshake import Hosts, Rules
 from answerback.core.request import RequestKey
 from answerback.gateway.listener import Listener
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.gateway.upgrade import Doorkeeper, Hosts
+from answerback.gateway.upgrade import HandshakeValidator
 from answerback.ports import Connection, Gone, Sender, Sent, Slow
 from answerback.protocol.codec import decode_server
 from answerback.protocol.frames import MessageDelta, ServerFrame
@@ -62,7 +63,7 @@ class Harness(ABC):
 
     @abstractmethod
     async def until_closed(self, connection_id: str) -> None:
-        """The far end sees that it was closed in good order."""
+        """The far end sees that it was closed gracefully."""
 
     @abstractmethod
     async def until_unparked(self) -> list[tuple[str, RequestKey, int, int]]:
@@ -144,8 +145,8 @@ class OverSockets(Harness):
         self._sockets, self._tasks = Sockets(), Tasks()
         self.sender = SocketSender(self._sockets)
         self._listener = Listener(
-            receiver=self,
-            doorkeeper=Doorkeeper(hosts=Hosts.of("127.0.0.1", ()), allow_origins=(), tokens=None, clock=lambda: 0),
+            front=self,
+            validator=HandshakeValidator(rules=Rules(hosts=Hosts.of("127.0.0.1", ())), tokens=None, clock=lambda: 0),
             sockets=self._sockets,
             caps=Caps(write_buffer_bytes=64 * 1024),
             tasks=self._tasks,

@@ -15,7 +15,8 @@ HOLD = """
 import sys
 from pathlib import Path
 from answerback_desktop.profile import Profile, ProfileLock
-ProfileLock(Profile.named("one", root=Path(sys.argv[1]))).acquire()
+lock = ProfileLock(Profile.named("one", root=Path(sys.argv[1])))
+lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """

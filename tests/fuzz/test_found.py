@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from answerback.auth import JwtTokens
-from answerback.gateway.adminkey import AdminKey
+from answerback.gateway.admin_key import AdminKey
 from answerback.ports import TokenRefused
 from answerback.protocol.codec import FrameError, decode_client, encode
 from answerback.protocol.frames import UpdateConversation

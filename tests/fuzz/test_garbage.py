@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from answerback.core.handshake import Hosts, Rules
 from answerback.gateway.http import Handler
 from answerback.gateway.listener import Listener
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets
-from answerback.gateway.upgrade import Doorkeeper, Hosts
+from answerback.gateway.upgrade import HandshakeValidator
 from answerback.protocol.codec import FrameError
 from answerback.tasks import Tasks
 from answerback.testing.backend import Backend
@@ -26,8 +27,8 @@ CLOSE, TEXT = 0x8, 0x1
 async def port() -> AsyncIterator[int]:
     tasks = Tasks()
     listener = Listener(
-        receiver=Front(),
-        doorkeeper=Doorkeeper(hosts=Hosts.of("127.0.0.1", ()), allow_origins=(), tokens=None, clock=lambda: 0),
+        front=Front(),
+        validator=HandshakeValidator(rules=Rules(hosts=Hosts.of("127.0.0.1", ())), tokens=None, clock=lambda: 0),
         sockets=Sockets(),
         caps=Caps(message_bytes=1_000),
         tasks=tasks,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from answerback.core.handshake import Hosts, Rules, origins
 from answerback.gateway.listener import Listener
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.gateway.upgrade import Doorkeeper, Hosts
+from answerback.gateway.upgrade import HandshakeValidator
 from answerback.ports import Tokens
 from answerback.tasks import Tasks
 
@@ -33,10 +34,9 @@ async def listen() -> AsyncIterator[Callable[..., Awaitable[Listening]]]:
     ) -> Listening:
         front, sockets, tasks = ScriptedFront(), Sockets(), Tasks()
         listener = Listener(
-            receiver=front,
-            doorkeeper=Doorkeeper(
-                hosts=Hosts.of("127.0.0.1", allow_hosts),
-                allow_origins=allow_origins,
+            front=front,
+            validator=HandshakeValidator(
+                rules=Rules(hosts=Hosts.of("127.0.0.1", allow_hosts), allow_origins=origins(allow_origins)),
                 tokens=tokens,
                 clock=lambda: 1_750_000_000_000,
             ),

@@ -19,7 +19,7 @@ TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 
 @dataclass
 class ScriptedFront:
-    """Records what the listener says; `answer` does something about a message."""
+    """Records what the listener calls; `answer` does something about a message."""
 
     answer: Callable[[str, str], Awaitable[None]] | None = None
     connected: list[Connection] = field(default_factory=list)
@@ -30,27 +30,27 @@ class ScriptedFront:
 
     async def connect(self, connection: Connection) -> None:
         self.connected.append(connection)
-        await self._tell()
+        await self._notify()
 
     async def receive(self, connection_id: str, data: str) -> None:
         self.received.append(data)
-        await self._tell()
+        await self._notify()
         if self.answer is not None:
             await self.answer(connection_id, data)
 
     async def disconnect(self, connection_id: str) -> None:
         self.disconnected.append(connection_id)
-        await self._tell()
+        await self._notify()
 
     async def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
         self.unparked.append((connection_id, key, attempt, offset))
-        await self._tell()
+        await self._notify()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with self.changed, asyncio.timeout(20):
             await self.changed.wait_for(condition)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self.changed:
             self.changed.notify_all()
 
@@ -81,7 +81,7 @@ class Listening:
 
 
 class Raw:
-    """A client that sends the bytes it is told to."""
+    """A client that sends any bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader

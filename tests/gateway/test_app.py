@@ -258,7 +258,7 @@ async def test_health_needs_no_key_and_everything_else_does(start: Start, tmp_pa
     assert (await admin(gateway, "GET", "/nothing", key=key_of(tmp_path)))[0] == 404
 
 
-async def test_health_tells_that_the_store_is_unavailable(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_reports_that_the_store_is_unavailable(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     from answerback.ports import Unavailable
     from answerback.stores.store import SqlStore
 
@@ -415,7 +415,7 @@ async def test_boto3_manages_connections(start: Start, tmp_path: Path) -> None:
         assert ws.close_code == 1000
 
 
-async def test_a_post_to_a_client_that_does_not_read_is_told_to_wait(start: Start, tmp_path: Path) -> None:
+async def test_a_post_to_a_client_that_does_not_read_gets_429(start: Start, tmp_path: Path) -> None:
     gateway = await start(caps=Caps(write_buffer_bytes=50_000))
     async with raw_connection(gateway.port, receive_buffer=4096) as (raw, _):
         raw.send(TEXT, b'{"action":"hello","helloId":"h"}')

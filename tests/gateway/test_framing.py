@@ -4,7 +4,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.gateway.framing import REFUSED, HeadWatch, MaskGuard, frame
+from answerback.gateway.http import REFUSED, HeadWatch, MaskGuard, frame
 
 payloads = st.one_of(st.binary(max_size=10), st.sampled_from([125, 126, 127, 65_535, 65_536]).map(bytes))
 

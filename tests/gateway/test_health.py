@@ -10,8 +10,8 @@ import pytest
 import websockets
 
 from answerback.core.request import Question, Record
+from answerback.gateway.admin import PROBE_EVERY_S, Health
 from answerback.gateway.app import Gateway
-from answerback.gateway.health import PROBE_EVERY_S, Health
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Accepted, Quota, Unavailable
 from answerback.stores import sqlite as sqlite_module
@@ -82,7 +82,7 @@ async def test_health_over_a_full_disk(disk: Disk, tmp_path: Path) -> None:
     health = Health(requests=store, durability=store, clock=lambda: 1_750_000_000_000, monotonic=clock)
     try:
         assert await health.is_good()
-        # Somebody's write fails: told at once, however young the last probe is.
+        # A write of a caller fails: reported at once, however young the last probe is.
         disk.is_full = True
         with pytest.raises(Unavailable):
             await accept(store, "r1")
@@ -96,7 +96,7 @@ async def test_health_over_a_full_disk(disk: Disk, tmp_path: Path) -> None:
         assert not await health.is_good()
         disk.is_full = False
         clock.later()
-        assert not await health.is_good(), "a write that failed is told once in any case"
+        assert not await health.is_good(), "a write that failed is reported once in any case"
         assert await health.is_good()
     finally:
         await store.close()

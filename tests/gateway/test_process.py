@@ -85,7 +85,7 @@ async def accepted(ws: websockets.ClientConnection, request_id: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_stops_in_good_order(run: Callable[[str], Awaitable[Process]], number: signal.Signals) -> None:
+async def test_a_signal_stops_gracefully(run: Callable[[str], Awaitable[Process]], number: signal.Signals) -> None:
     gateway = await run("echo")
     async with websockets.connect(gateway.url) as ws:
         await accepted(ws, "r1")

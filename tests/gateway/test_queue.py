@@ -8,13 +8,13 @@ from answerback.gateway.queue import InProcessQueue
 from answerback.service.worker import Done, Retry
 
 
-def record(number: int, *, lane: str = "a", model: str = "m") -> Record:
+def record(number: int, *, ordering_key: str = "a", model: str = "m") -> Record:
     return Record(
         user_id="u",
         request_id=f"r{number}",
         session_id="s",
         conversation_id="c",
-        ordering_key=lane,
+        ordering_key=ordering_key,
         fingerprint="f",
         model=model,
         accepted_at_ms=number,
@@ -22,7 +22,7 @@ def record(number: int, *, lane: str = "a", model: str = "m") -> Record:
 
 
 class Workers:
-    """Runs that end when they are told to."""
+    """Runs that end when the test ends them."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
@@ -49,8 +49,8 @@ async def test_one_key_one_at_a_time_others_at_once() -> None:
     queue, workers = InProcessQueue(slots={"m": 2}, clock=lambda: 0), Workers()
     queue.restore([record(1), record(2)])
     queue.start(workers.run)
-    await queue.put(record(3, lane="b"))
-    await queue.put(record(4, lane="c"))
+    await queue.put(record(3, ordering_key="b"))
+    await queue.put(record(4, ordering_key="c"))
     await queue.put(record(2))
     await workers.settle()
     assert workers.started == ["r1", "r3"]
@@ -65,7 +65,7 @@ async def test_one_key_one_at_a_time_others_at_once() -> None:
     await queue.stop(grace_s=0)
 
 
-async def test_a_request_that_ended_while_it_waited_is_not_handed_out() -> None:
+async def test_a_request_that_ended_while_it_waited_is_not_dispatched() -> None:
     queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: 0), Workers()
     queue.restore([record(1), record(2), record(3)])
     queue.start(workers.run)
@@ -80,7 +80,7 @@ async def test_a_request_that_ended_while_it_waited_is_not_handed_out() -> None:
 
 async def test_a_retry_waits_and_blocks_its_own_key_alone() -> None:
     queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: 1_000), Workers()
-    queue.restore([record(1), record(2), record(3, lane="b")])
+    queue.restore([record(1), record(2), record(3, ordering_key="b")])
     queue.start(workers.run)
     await workers.settle()
     await workers.end("r1", Retry(10**12))
@@ -120,7 +120,7 @@ async def test_a_stop_lets_running_requests_end_and_starts_nothing_new() -> None
     await workers.settle()
     stopping = asyncio.create_task(queue.stop(grace_s=60))
     await workers.settle()
-    await queue.put(record(3, lane="b"))
+    await queue.put(record(3, ordering_key="b"))
     assert not stopping.done()
     await workers.end("r1", Done())
     await stopping
@@ -128,15 +128,15 @@ async def test_a_stop_lets_running_requests_end_and_starts_nothing_new() -> None
     assert queue.depth == 2
 
 
-@pytest.mark.parametrize("hurried", [False, True])
-async def test_a_stop_cancels_what_does_not_end_within_the_grace(hurried: bool) -> None:
+@pytest.mark.parametrize("grace_skipped", [False, True])
+async def test_a_stop_cancels_what_does_not_end_within_the_grace(grace_skipped: bool) -> None:
     queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: 0), Workers()
     queue.restore([record(1)])
     queue.start(workers.run)
     await workers.settle()
-    stopping = asyncio.create_task(queue.stop(grace_s=60 if hurried else 0))
+    stopping = asyncio.create_task(queue.stop(grace_s=60 if grace_skipped else 0))
     await workers.settle()
-    queue.hurry()
+    queue.skip_grace()
     await stopping
     assert workers.ends["r1"].cancelled()
     assert queue.depth == 1

@@ -104,10 +104,10 @@ async def test_a_message_may_have_the_limit_and_not_a_byte_more(listen: Listen) 
         raw.send(TEXT, b"x" * 601, fin=False)
         raw.send(CONTINUATION, "é".encode() * 200)
         opcode, payload = await raw.receive()
-        told = decode_server(payload)
+        answer = decode_server(payload)
         assert opcode == TEXT
-        assert isinstance(told, Error)
-        assert told.code is ErrorCode.MESSAGE_TOO_LARGE
+        assert isinstance(answer, Error)
+        assert answer.code is ErrorCode.MESSAGE_TOO_LARGE
         assert await raw.close_code() == 1009
     assert len(listening.front.received) == 1
 

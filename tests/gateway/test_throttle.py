@@ -1,6 +1,6 @@
 import pytest
 
-from answerback.gateway.throttle import TokenBucket
+from answerback.gateway.sockets import TokenBucket
 
 
 def test_a_burst_passes_and_then_the_rate_holds() -> None:

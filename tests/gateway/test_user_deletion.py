@@ -19,7 +19,7 @@ from answerback.ports import Piece, Prompt
 
 
 class Waiting:
-    """A model that says one word and then nothing; a stubborn one does not stop when it is told to."""
+    """A model that says one word and then nothing; a stubborn one ignores its cancellation."""
 
     name = "waiting"
     context_tokens = 8_192
@@ -106,7 +106,7 @@ async def test_running_and_waiting_requests_end_before_their_user_is_erased(tmp_
 
 
 async def test_a_model_that_does_not_stop_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "Canceller", partial(Canceller, dismissal_s=0.05))
+    monkeypatch.setattr(app, "Canceller", partial(Canceller, end_timeout_s=0.05))
     model = Waiting(is_stubborn=True)
     async with gateway_with(model, tmp_path) as gateway:
         async with websockets.connect(f"{gateway.url}/?userId=alice") as alice:

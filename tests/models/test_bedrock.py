@@ -236,7 +236,7 @@ async def test_a_call_that_fails(
     assert code in error.detail
     assert message in error.detail
     assert advice in error.detail
-    assert calls == 1, "whoever waits must see each try"
+    assert calls == 1, "the caller must see each try"
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_a_missing_profile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("botocore.exceptions", "answerback.models.bedrock", "answerback.models.bedrock_errors"):
+    for name in ("botocore.exceptions", "answerback.models.bedrock"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "botocore", None)
     with pytest.raises(ModelSpecError, match=r"pip install 'answerback\[aws\]'"):

@@ -54,7 +54,7 @@ async def test_it_streams_and_knows_the_conversation_and_its_usage(
     assert body["inferenceConfig"] == {"maxTokens": 50}
 
 
-async def test_trouble_before_the_first_word_is_not_seen_and_later_it_is_told(
+async def test_an_error_before_the_first_word_is_retried_and_a_later_one_reported(
     gateway: GatewayProcess, bedrock: BedrockServer
 ) -> None:
     echo = of_model(EchoModel())

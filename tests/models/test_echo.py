@@ -1,4 +1,4 @@
-"""The echo: exact, deterministic, and wrong only where it is told to be."""
+"""The echo: exact, deterministic, and wrong only where its spec says so."""
 
 import asyncio
 from contextlib import aclosing

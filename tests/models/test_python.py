@@ -111,7 +111,7 @@ async def _yields_a_number(prompt: Prompt) -> AsyncIterator[object]:
 
 
 @pytest.mark.parametrize("answer", [_raises, _raises_in_thread, _yields_a_number])
-async def test_an_exception_is_logged_and_not_told(
+async def test_an_exception_is_logged_and_not_sent(
     answer: Callable, read: Callable, ask: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, "answerback"):

@@ -1,7 +1,7 @@
-"""Which connection is its session's address, in memory."""
+"""Which connection is its session's address: the newer one wins. In memory."""
 
 from answerback.ports import Bound, Connection, Superseded
-from answerback.stores.memory import MemoryConnections
+from answerback.stores.connections import MemoryConnections
 
 
 def connection(connection_id: str, at_ms: int) -> Connection:

@@ -1,4 +1,4 @@
-"""The small parts that the stores are made of: parameters, encodings, the ledger, the cache, opening."""
+"""The small parts that the stores are made of: parameters, encodings, the writer's state, the cache, opening."""
 
 import sys
 
@@ -10,7 +10,7 @@ from answerback.stores import StoreError, encoding, open_store
 from answerback.stores.encoding import PIECE_LENGTH, decode_record, encode_record, pieces
 from answerback.stores.query import to_psycopg
 from answerback.stores.store import QuestionCache
-from answerback.stores.writer_state import Held, Ledger
+from answerback.stores.writer_state import Unfinished, WriterState
 
 # --- parameters ---------------------------------------------------------------------------------------------
 
@@ -56,73 +56,73 @@ def test_a_record_of_an_older_program_is_upgraded(asker, monkeypatch):
     assert decode_record(old, SCHEMA - 1) == asker.record("r1")
 
 
-# --- the ledger ---------------------------------------------------------------------------------------------
+# --- the writer's state ---------------------------------------------------------------------------------------------
 
 
-def state_of(ledger: Ledger) -> str:
-    return repr({name: value for name, value in vars(ledger).items() if name not in ("_journal", "_next_seq")})
+def state_of(state: WriterState) -> str:
+    return repr({name: value for name, value in vars(state).items() if name not in ("_journal", "_next_seq")})
 
 
-def held(asker, request_id: str, seq: int, user: str = "ann") -> Held:
-    return Held(asker.record(request_id, user), seq, "title", None)
+def known(asker, request_id: str, seq: int, user: str = "ann") -> Unfinished:
+    return Unfinished(asker.record(request_id, user), seq, "title", None)
 
 
 def test_a_rollback_undoes_everything_since_the_commit(asker):
-    ledger = Ledger()
-    ledger.start_seq(0)
-    ledger.reserve(1)
-    ledger.hold(held(asker, "r1", 1))
-    ledger.know_user("ann", 5)
-    ledger.count("ann", asker.now_ms)
-    ledger.delete_conversation("ann", "c1", 7)
-    ledger.commit()
-    before = state_of(ledger)
-    ledger.hold(held(asker, "r2", 2))
-    ledger.hold(held(asker, "r3", 3, "bob"))
-    ledger.release(RequestKey("ann", "r1"))
-    ledger.release(RequestKey("ann", "r2"))
-    ledger.know_user("ann", None)
-    ledger.know_user("bob", 1)
-    ledger.count("ann", asker.now_ms)
-    ledger.count("bob", asker.now_ms)
-    ledger.delete_conversation("ann", "c1", None)
-    ledger.reserve(5000)
-    ledger.forget_user("ann")
-    assert state_of(ledger) != before
-    ledger.rollback()
-    assert sorted(state_of(ledger)) == sorted(before)
-    assert ledger.position("key of ann") == 1
-    assert ledger.position("key of bob") == 0
-    assert ledger.limits == {"ann": 5}
-    assert ledger.reserve(5000) is not None
+    state = WriterState()
+    state.start_seq(0)
+    state.reserve(1)
+    state.put_unfinished(known(asker, "r1", 1))
+    state.know_user("ann", 5)
+    state.count("ann", asker.now_ms)
+    state.delete_conversation("ann", "c1", 7)
+    state.commit()
+    before = state_of(state)
+    state.put_unfinished(known(asker, "r2", 2))
+    state.put_unfinished(known(asker, "r3", 3, "bob"))
+    state.remove_unfinished(RequestKey("ann", "r1"))
+    state.remove_unfinished(RequestKey("ann", "r2"))
+    state.know_user("ann", None)
+    state.know_user("bob", 1)
+    state.count("ann", asker.now_ms)
+    state.count("bob", asker.now_ms)
+    state.delete_conversation("ann", "c1", None)
+    state.reserve(5000)
+    state.forget_user("ann")
+    assert state_of(state) != before
+    state.rollback()
+    assert sorted(state_of(state)) == sorted(before)
+    assert state.position("key of ann") == 1
+    assert state.position("key of bob") == 0
+    assert state.limits == {"ann": 5}
+    assert state.reserve(5000) is not None
 
 
-def test_the_ledger_knows_what_admission_asks_for(asker):
-    ledger = Ledger()
-    ledger.hold(held(asker, "r1", 1))
-    ledger.count("ann", asker.now_ms)
-    assert (ledger.pending("ann"), ledger.counted("ann", asker.now_ms)) == (1, 1)
-    assert (ledger.pending("bob"), ledger.counted("bob", asker.now_ms)) == (0, 0)
-    assert ledger.counted("ann", asker.now_ms + 60_000) == 0
+def test_the_writer_state_knows_what_admission_asks_for(asker):
+    state = WriterState()
+    state.put_unfinished(known(asker, "r1", 1))
+    state.count("ann", asker.now_ms)
+    assert (state.pending("ann"), state.counted("ann", asker.now_ms)) == (1, 1)
+    assert (state.pending("bob"), state.counted("bob", asker.now_ms)) == (0, 0)
+    assert state.counted("ann", asker.now_ms + 60_000) == 0
 
 
 def test_old_windows_are_forgotten(asker):
-    ledger = Ledger()
+    state = WriterState()
     for minute in range(100):
-        ledger.count("ann", minute * 60_000)
-    assert len(ledger._windows) <= 3
-    assert ledger.counted("ann", 99 * 60_000) == 1
+        state.count("ann", minute * 60_000)
+    assert len(state._windows) <= 3
+    assert state.counted("ann", 99 * 60_000) == 1
 
 
 def test_numbers_are_reserved_in_blocks():
-    ledger = Ledger()
-    ledger.start_seq(41)
-    first = ledger.take_seq()
+    state = WriterState()
+    state.start_seq(41)
+    first = state.take_seq()
     assert first == 42
-    raised = ledger.reserve(first)
+    raised = state.reserve(first)
     assert raised is not None
     assert raised > first
-    assert ledger.reserve(ledger.take_seq()) is None
+    assert state.reserve(state.take_seq()) is None
 
 
 # --- the cache of questions ---------------------------------------------------------------------------------

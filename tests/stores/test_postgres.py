@@ -66,7 +66,7 @@ async def test_a_crash_of_the_server_under_load_loses_nothing_that_was_acknowled
 
 
 async def test_an_outage_is_unavailable_and_passes(postgres_server, schema, asker):
-    store = PostgresStore(postgres_server.url, schema=schema, patience_s=0.1)
+    store = PostgresStore(postgres_server.url, schema=schema, reconnect_timeout_s=0.1)
     await store.open()
     try:
         await asker.accept(store, "before")
@@ -86,7 +86,7 @@ async def test_an_outage_is_unavailable_and_passes(postgres_server, schema, aske
 
 
 async def test_a_short_restart_is_waited_for(postgres_server, schema, asker):
-    store = PostgresStore(postgres_server.url, schema=schema, patience_s=60)
+    store = PostgresStore(postgres_server.url, schema=schema, reconnect_timeout_s=60)
     await store.open()
     try:
         await asyncio.to_thread(postgres_server.stop, "fast")
@@ -108,8 +108,8 @@ async def test_a_lost_session_takes_the_lock_again(postgres_server, store, asker
 
 
 async def test_while_another_gateway_has_the_lock_nothing_is_written(postgres_server, schema, asker):
-    first = PostgresStore(postgres_server.url, schema=schema, patience_s=0.1)
-    second = PostgresStore(postgres_server.url, schema=schema, patience_s=30)
+    first = PostgresStore(postgres_server.url, schema=schema, reconnect_timeout_s=0.1)
+    second = PostgresStore(postgres_server.url, schema=schema, reconnect_timeout_s=30)
     await first.open()
     try:
         await asker.accept(first, "by the first")
@@ -127,7 +127,7 @@ async def test_while_another_gateway_has_the_lock_nothing_is_written(postgres_se
         await second.close()
 
 
-async def test_a_second_gateway_is_refused_and_told_what_to_do(postgres_server, store, schema):
+async def test_a_second_gateway_is_refused_with_advice(postgres_server, store, schema):
     with pytest.raises(StoreInUse, match=f"Another gateway uses this database .schema {schema}.*another database"):
         await PostgresStore(postgres_server.url, schema=schema).open()
 
@@ -141,13 +141,13 @@ async def test_the_lock_is_free_again_after_close(postgres_server, store, schema
 
 async def test_a_server_that_is_not_there_is_an_error_with_advice(tmp_path, schema):
     with pytest.raises(StoreError, match="Check --database"):
-        await PostgresStore(f"postgresql:///x?host={tmp_path}", schema=schema, patience_s=0).open()
+        await PostgresStore(f"postgresql:///x?host={tmp_path}", schema=schema, reconnect_timeout_s=0).open()
 
 
 async def test_a_database_that_is_not_there_is_an_error_with_advice(postgres_server, schema):
     url = postgres_server.url.replace("/postgres?", "/nowhere?")
     with pytest.raises(StoreError, match="nowhere"):
-        await PostgresStore(url, schema=schema, patience_s=0).open()
+        await PostgresStore(url, schema=schema, reconnect_timeout_s=0).open()
 
 
 async def test_a_url_that_makes_no_sense_is_an_error_with_advice(schema):

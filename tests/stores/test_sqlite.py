@@ -83,7 +83,7 @@ async def test_kill_9_under_load_loses_nothing_that_was_acknowledged(tmp_path):
             await store.close()
 
 
-async def test_a_second_gateway_is_refused_and_told_what_to_do(store, tmp_path):
+async def test_a_second_gateway_is_refused_with_advice(store, tmp_path):
     with pytest.raises(StoreInUse, match=r"Another gateway uses .*a\.db.*--data-dir"):
         await SqliteStore(tmp_path / "a.db").open()
     other = SqliteStore(tmp_path / "b.db")

@@ -12,7 +12,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from answerback.ports import Model
-from answerback.stores.memory import MemoryConnections, MemoryStore
+from answerback.stores.connections import MemoryConnections
+from answerback.stores.memory import MemoryStore
 from answerback_aws.runtime.composition import Composition
 
 METHOD_ARN = "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/v1/$connect"

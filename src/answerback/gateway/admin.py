@@ -1,4 +1,4 @@
-"""The admin port: health, metrics, live requests, and the management API of API Gateway.
+"""The admin port: health, metrics, live requests, users, and the management API of API Gateway.
 
 On loopback only. Everything but `/healthz` needs the admin key. `/@connections/{id}` speaks as API Gateway does:
 `boto3.client("apigatewaymanagementapi", endpoint_url="http://127.0.0.1:8766", aws_access_key_id=KEY, ...)` works.
@@ -7,39 +7,61 @@ On loopback only. Everything but `/healthz` needs the admin key. `/@connections/
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Final
-from urllib.parse import unquote
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, TypeAlias, cast
 
+import msgspec
 from aiohttp import WSCloseCode, web
 
 import answerback
+from answerback.core.handshake import Hosts
 from answerback.core.instants import iso
 from answerback.core.request import Ended, Pending, Record, RequestKey
-from answerback.gateway.adminkey import AdminKey
+from answerback.gateway.admin_key import AdminKey
 from answerback.gateway.canceller import Canceller
-from answerback.gateway.health import Health
 from answerback.gateway.http import Server
 from answerback.gateway.metrics import CONTENT_TYPE, Metrics, QueueState
 from answerback.gateway.sockets import Sockets
-from answerback.gateway.upgrade import Hosts
-from answerback.gateway.useradmin import BadRequest, UserAdmin
-from answerback.ports import Connections, Gone, Requests, Sent, Slow, Unavailable
+from answerback.ports import (
+    Connections,
+    DailyUsage,
+    Durability,
+    Gone,
+    Requests,
+    Sent,
+    Slow,
+    StoredUser,
+    Unavailable,
+    Users,
+)
+from answerback.protocol.frames import is_id
+from answerback.protocol.limits import MAX_ID_LENGTH
 
 log = logging.getLogger("answerback.admin")
+
+_Handler: TypeAlias = Callable[..., Awaitable[web.Response]]
+"""Called with the request and the variable parts of its path by name."""
 
 MAX_POST_BYTES: Final = 128 * 1024
 """API Gateway's limit of `PostToConnection`."""
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
 MAX_LISTED: Final = 1_000
+MAX_PER_MINUTE: Final = 1_000_000_000
 MAX_CONNECTIONS: Final = 64
 REQUEST_TIMEOUT_S: Final = 30.0
 HOST: Final = "127.0.0.1"
 
+HEALTH_TIMEOUT_S: Final = 2.0
+PROBE_EVERY_S: Final = 2.0
+"""A probe is a write to the disk, and anybody on this machine may ask for health without a key."""
+
+_IS_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
 
 class _Failure(Exception):
-    """An answer of the management API that is an error, in its form."""
+    """An answer of the admin port that is an error, in the form of API Gateway's management API."""
 
     def __init__(self, status: int, kind: str, text: str) -> None:
         super().__init__(status, kind, text)
@@ -48,8 +70,130 @@ class _Failure(Exception):
         self.text = text
 
 
+# --- bodies -------------------------------------------------------------------------------------------------
+
+
+class _HealthBody(msgspec.Struct, rename="camel"):
+    status: str
+    version: str
+    connections: int
+    queue_depth: int
+    running: int
+
+
+class _Peer(msgspec.Struct, rename="camel"):
+    source_ip: str
+    user_agent: str
+
+
+class _ConnectionBody(msgspec.Struct, rename="camel"):
+    connected_at: str
+    identity: _Peer
+    last_active_at: str
+
+
+class _RequestBody(msgspec.Struct, rename="camel"):
+    """A record without what was asked and answered."""
+
+    user_id: str
+    request_id: str
+    session_id: str
+    conversation_id: str
+    model: str
+    state: str
+    attempt: int
+    cancel_requested: bool
+    accepted_at: str
+    started_at: str | None
+    connection_id: str | None
+
+    @classmethod
+    def of(cls, record: Record) -> "_RequestBody":
+        return cls(
+            user_id=record.user_id,
+            request_id=record.request_id,
+            session_id=record.session_id,
+            conversation_id=record.conversation_id,
+            model=record.model,
+            state=record.state.value,
+            attempt=record.attempt,
+            cancel_requested=record.cancel_requested,
+            accepted_at=iso(record.accepted_at_ms),
+            started_at=None if record.started_at_ms is None else iso(record.started_at_ms),
+            connection_id=None if record.target is None else record.target.connection_id,
+        )
+
+
+class _UserBody(msgspec.Struct, rename="camel"):
+    user_id: str
+    per_minute: int | None
+    created_at_ms: int
+    last_request_at_ms: int | None
+    conversations: int
+    turns: int
+
+    @classmethod
+    def of(cls, user: StoredUser) -> "_UserBody":
+        return msgspec.convert(user, cls, from_attributes=True)
+
+
+class _UsageBody(msgspec.Struct, rename="camel"):
+    user_id: str
+    day: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+
+    @classmethod
+    def of(cls, usage: DailyUsage) -> "_UsageBody":
+        return msgspec.convert(usage, cls, from_attributes=True)
+
+
+class _LimitBody(msgspec.Struct, rename="camel"):
+    """`per_minute`: None for the server's default, 0 for no limit."""
+
+    per_minute: Annotated[int, msgspec.Meta(ge=0, le=MAX_PER_MINUTE)] | None
+
+
+# --- the port -----------------------------------------------------------------------------------------------
+
+
+class Health:
+    """Whether the gateway can do its work: reads and writes the store to see. Without traffic nobody else would notice.
+
+    `clock`: epoch milliseconds. `monotonic`: seconds.
+    """
+
+    def __init__(
+        self, *, requests: Requests, durability: Durability, clock: Callable[[], int], monotonic: Callable[[], float]
+    ) -> None:
+        self._requests = requests
+        self._durability = durability
+        self._clock = clock
+        self._monotonic = monotonic
+        self._probed_at: float | None = None
+
+    async def is_good(self) -> bool:
+        """Whether the store can be read and written. The last write counts, of any caller."""
+        has_failed = self._durability.last_write_failed
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                await self._requests.read(RequestKey("healthz", "healthz"))
+                await self._probe()
+        except (TimeoutError, Unavailable):
+            return False
+        # A write that failed is reported once in any case: room for a probe need not be room for a question.
+        return not (has_failed or self._durability.last_write_failed)
+
+    async def _probe(self) -> None:
+        now = self._monotonic()
+        if self._probed_at is None or now - self._probed_at >= PROBE_EVERY_S:
+            self._probed_at = now
+            await self._durability.probe(now_ms=self._clock())
+
+
 class Admin:
-    """Answers the requests of the admin port."""
+    """Answers the requests of the admin port. `clock`: epoch milliseconds."""
 
     def __init__(
         self,
@@ -58,11 +202,12 @@ class Admin:
         sockets: Sockets,
         connections: Connections,
         requests: Requests,
-        users: UserAdmin,
+        users: Users,
         canceller: Canceller,
         health: Health,
         metrics: Metrics,
         queue: Callable[[], QueueState],
+        clock: Callable[[], int],
     ) -> None:
         self._key = key
         self._sockets = sockets
@@ -73,7 +218,26 @@ class Admin:
         self._health = health
         self._metrics = metrics
         self._queue = queue
+        self._clock = clock
         self._hosts = Hosts.of(HOST, ())
+        self._router = web.UrlDispatcher()
+        routes: tuple[tuple[str, str, _Handler], ...] = (
+            ("GET", "/healthz", self._get_health),
+            ("HEAD", "/healthz", self._get_health),
+            ("GET", "/metrics", self._get_metrics),
+            ("GET", "/@connections/{connection_id:[^/]*}", self._get_connection),
+            ("POST", "/@connections/{connection_id:[^/]*}", self._post_to_connection),
+            ("DELETE", "/@connections/{connection_id:[^/]*}", self._delete_connection),
+            ("GET", "/requests", self._list_requests),
+            ("DELETE", "/requests/{user_id:[^/]*}/{request_id:[^/]*}", self._cancel_request),
+            ("GET", "/users", self._list_users),
+            ("GET", "/users/{user_id:[^/]*}", self._get_user),
+            ("DELETE", "/users/{user_id:[^/]*}", self._delete_user),
+            ("PUT", "/users/{user_id:[^/]*}/limit", self._set_limit),
+            ("GET", "/usage", self._list_usage),
+        )
+        for method, path, handler in routes:
+            self._router.add_route(method, path, handler)
         self._server: asyncio.Server | None = None
         self._http: Server | None = None
 
@@ -101,91 +265,61 @@ class Admin:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         # A web page can neither forge Origin nor, after DNS rebinding, hide its name in Host.
-        if not self._hosts.admit(request.headers.get("Host")) or "Origin" in request.headers:
+        if not self._hosts.accept(request.headers.get("Host")) or "Origin" in request.headers:
             raise _Failure(403, "ForbiddenException", "The admin port is not for web pages.")
-        match (request.method, *(unquote(part) for part in request.rel_url.raw_path.split("/")[1:])):
-            case ("GET" | "HEAD", "healthz"):
-                return await self._tell_health()
-            case _ if not self._key.opens(request.headers.get("Authorization")):
-                raise _Failure(
-                    403, "ForbiddenException", "Show the admin key: it is in the file admin.key of the data folder."
-                )
-            case ("GET", "metrics"):
-                return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
-            case ("GET", "@connections", connection_id):
-                return await self._get_connection(connection_id)
-            case ("POST", "@connections", connection_id):
-                return await self._post_to_connection(connection_id, request)
-            case ("DELETE", "@connections", connection_id):
-                return self._delete_connection(connection_id)
-            case ("GET", "requests"):
-                return await self._list_requests()
-            case ("DELETE", "requests", user_id, request_id):
-                return await self._cancel_request(RequestKey(user_id, request_id))
-            case (_, "users" | "usage", *_) as route:
-                return await self._answer_users(route, request)
-            case _:
-                raise _nothing_here()
+        # The router reads the method and the path, which a BaseRequest has, too.
+        match = await self._router.resolve(cast("web.Request", request))
+        handler = cast("_Handler", match.handler)
+        if handler != self._get_health and not self._key.opens(request.headers.get("Authorization")):
+            raise _Failure(
+                403, "ForbiddenException", "Show the admin key: it is in the file admin.key of the data folder."
+            )
+        if match.http_exception is not None:
+            raise _Failure(
+                404,
+                "NotFoundException",
+                "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, "
+                "/users/USER/limit, /usage and /@connections/ID.",
+            )
+        return await handler(request, **match)
 
-    async def _answer_users(self, route: Sequence[str], request: web.BaseRequest) -> web.Response:
-        """What `answerback users` asks while this gateway holds the store."""
-        users = self._users
-        try:
-            match route:
-                case ("GET", "users"):
-                    found: dict[str, Any] | None = await users.list(request.query)
-                case ("GET", "users", user_id):
-                    found = await users.show(user_id)
-                case ("DELETE", "users", user_id):
-                    found = await users.delete(user_id)
-                case ("PUT", "users", user_id, "limit"):
-                    found = await users.set_limit(user_id, await _body(request))
-                case ("GET", "usage"):
-                    found = await users.usage(request.query)
-                case _:
-                    raise _nothing_here()
-        except BadRequest as exc:
-            raise _Failure(400, "BadRequestException", str(exc)) from None
-        if found is None:
-            raise _Failure(404, "NotFoundException", "There is no such user.")
-        return _json(200, found)
-
-    async def _tell_health(self) -> web.Response:
+    async def _get_health(self, _: web.BaseRequest) -> web.Response:
+        is_good = await self._health.is_good()
         queue = self._queue()
-        facts = {
-            "version": answerback.__version__,
-            "connections": len(self._sockets),
-            "queueDepth": queue.depth,
-            "running": queue.running,
-        }
-        if await self._health.is_good():
-            return _json(200, {"status": "ok", **facts})
-        return _json(503, {"status": "unavailable", **facts})
+        body = _HealthBody(
+            status="ok" if is_good else "unavailable",
+            version=answerback.__version__,
+            connections=len(self._sockets),
+            queue_depth=queue.depth,
+            running=queue.running,
+        )
+        return _json(200 if is_good else 503, body)
+
+    async def _get_metrics(self, _: web.BaseRequest) -> web.Response:
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     # --- the management API
 
-    async def _get_connection(self, connection_id: str) -> web.Response:
+    async def _get_connection(self, _: web.BaseRequest, connection_id: str) -> web.Response:
         connection = await self._connections.get(connection_id)
         socket = self._sockets.get(connection_id)
         if connection is None or socket is None or not socket.is_open:
             raise _gone()
-        return _json(
-            200,
-            {
-                "connectedAt": iso(connection.connected_at_ms),
-                "identity": {"sourceIp": connection.source_ip, "userAgent": connection.user_agent},
-                "lastActiveAt": iso(connection.last_activity_ms),
-            },
+        body = _ConnectionBody(
+            connected_at=iso(connection.connected_at_ms),
+            identity=_Peer(source_ip=connection.source_ip, user_agent=connection.user_agent),
+            last_active_at=iso(connection.last_activity_ms),
         )
+        return _json(200, body)
 
-    async def _post_to_connection(self, connection_id: str, request: web.BaseRequest) -> web.Response:
+    async def _post_to_connection(self, request: web.BaseRequest, connection_id: str) -> web.Response:
         data = await _body(request)
         if len(data) > MAX_POST_BYTES:
             raise _Failure(413, "PayloadTooLargeException", f"The data may have {MAX_POST_BYTES} bytes.")
         try:
             data.decode()
         except UnicodeDecodeError:
-            raise _Failure(400, "BadRequestException", "The data must be text in UTF-8.") from None
+            raise _bad_request("The data must be text in UTF-8.") from None
         socket = self._sockets.get(connection_id)
         match Gone() if socket is None else socket.send(data):
             case Sent():
@@ -195,7 +329,7 @@ class Admin:
             case Gone():
                 raise _gone()
 
-    def _delete_connection(self, connection_id: str) -> web.Response:
+    async def _delete_connection(self, _: web.BaseRequest, connection_id: str) -> web.Response:
         socket = self._sockets.get(connection_id)
         if socket is None or not socket.is_open:
             raise _gone()
@@ -204,30 +338,71 @@ class Admin:
 
     # --- live requests
 
-    async def _list_requests(self) -> web.Response:
+    async def _list_requests(self, _: web.BaseRequest) -> web.Response:
         records = await self._requests.unfinished()
-        return _json(200, {"total": len(records), "requests": [_shown(record) for record in records[:MAX_LISTED]]})
+        shown = [_RequestBody.of(record) for record in records[:MAX_LISTED]]
+        return _json(200, {"total": len(records), "requests": shown})
 
-    async def _cancel_request(self, key: RequestKey) -> web.Response:
-        record = await self._requests.read(key)
+    async def _cancel_request(self, _: web.BaseRequest, user_id: str, request_id: str) -> web.Response:
+        record = await self._requests.read(RequestKey(user_id, request_id))
         if record is None:
             raise _Failure(404, "NotFoundException", "There is no such request. GET /requests lists the live ones.")
         match await self._canceller.cancel(record):
             case Pending(record=record):
-                return _json(202, _shown(record))
+                return _json(202, _RequestBody.of(record))
             case Ended(record=record):
-                return _json(200, _shown(record))
+                return _json(200, _RequestBody.of(record))
             case _:
                 raise _Failure(409, "ConflictException", "The request has changed. Look again with GET /requests.")
 
+    # --- users: what `answerback users` asks while this gateway holds the store
 
-def _nothing_here() -> _Failure:
-    return _Failure(
-        404,
-        "NotFoundException",
-        "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, /users/USER/limit, "
-        "/usage and /@connections/ID.",
-    )
+    async def _list_users(self, request: web.BaseRequest) -> web.Response:
+        """`?after=ID&limit=N`"""
+        limit = request.query.get("limit", "100")
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 9 and 1 <= int(limit) <= MAX_LISTED):
+            raise _bad_request(f"limit must be a whole number from 1 to {MAX_LISTED}.")
+        found = await self._users.users(after=request.query.get("after"), limit=int(limit))
+        return _json(200, {"users": [_UserBody.of(user) for user in found]})
+
+    async def _get_user(self, _: web.BaseRequest, user_id: str) -> web.Response:
+        user = await self._users.user(user_id)
+        if user is None:
+            raise _no_user()
+        return _json(200, _UserBody.of(user))
+
+    async def _delete_user(self, _: web.BaseRequest, user_id: str) -> web.Response:
+        # No app may wait for ever for an answer that is erased.
+        await self._canceller.end_sessions(user_id)
+        if not await self._users.delete_user(user_id):
+            raise _no_user()
+        return _json(200, {"userId": user_id, "deleted": True})
+
+    async def _set_limit(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        if not is_id(user_id):
+            raise _bad_request(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
+        try:
+            limit = msgspec.json.decode(await _body(request), type=_LimitBody)
+        except (msgspec.MsgspecError, RecursionError):
+            raise _bad_request('Send {"perMinute": N}: a whole number, 0 for no limit, null for the default.') from None
+        await self._users.set_limit(user_id, limit.per_minute, now_ms=self._clock())
+        return _json(200, {"userId": user_id, "perMinute": limit.per_minute})
+
+    async def _list_usage(self, request: web.BaseRequest) -> web.Response:
+        """`?user=ID&since=YYYY-MM-DD`"""
+        since = request.query.get("since")
+        if since is not None and not _IS_DAY.fullmatch(since):
+            raise _bad_request("since must be a day, YYYY-MM-DD.")
+        found = await self._users.usage(request.query.get("user"), since_day=since)
+        return _json(200, {"usage": [_UsageBody.of(day) for day in found]})
+
+
+def _bad_request(text: str) -> _Failure:
+    return _Failure(400, "BadRequestException", text)
+
+
+def _no_user() -> _Failure:
+    return _Failure(404, "NotFoundException", "There is no such user.")
 
 
 def _gone() -> _Failure:
@@ -235,9 +410,8 @@ def _gone() -> _Failure:
 
 
 def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        status=status, body=json.dumps(content).encode(), content_type="application/json", headers=headers
-    )
+    body = json.dumps(msgspec.to_builtins(content)).encode()
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
 async def _body(request: web.BaseRequest) -> bytes:
@@ -252,20 +426,3 @@ async def _body(request: web.BaseRequest) -> bytes:
             if discarded > MAX_DISCARDED_BYTES:
                 break
     return bytes(kept)
-
-
-def _shown(record: Record) -> dict[str, Any]:
-    """A record without what was asked and answered."""
-    return {
-        "userId": record.user_id,
-        "requestId": record.request_id,
-        "sessionId": record.session_id,
-        "conversationId": record.conversation_id,
-        "model": record.model,
-        "state": record.state.value,
-        "attempt": record.attempt,
-        "cancelRequested": record.cancel_requested,
-        "acceptedAt": iso(record.accepted_at_ms),
-        "startedAt": None if record.started_at_ms is None else iso(record.started_at_ms),
-        "connectionId": None if record.target is None else record.target.connection_id,
-    }

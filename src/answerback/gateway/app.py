@@ -1,55 +1,55 @@
-"""The composition root of the embedded gateway: everything is made here, joined here, and stopped here."""
+"""The composition root of the embedded gateway: it makes, connects and stops every part."""
 
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from answerback.clock import epoch_ms
 from answerback.core.delivery import steady
-from answerback.gateway.admin import Admin
-from answerback.gateway.adminkey import AdminKey, load_admin_key
-from answerback.gateway.adminport import forget_admin_port, note_admin_port
+from answerback.core.handshake import Hosts, Rules, origins
+from answerback.gateway.admin import Admin, Health
+from answerback.gateway.admin_key import AdminKey, load_admin_key, remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, make_tokens, tls_context
-from answerback.gateway.health import Health
-from answerback.gateway.leaving import leave_within
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
 from answerback.gateway.queue import InProcessQueue
-from answerback.gateway.recovery import recover
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
-from answerback.gateway.upgrade import Doorkeeper, Hosts
-from answerback.gateway.useradmin import UserAdmin
+from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Durability, History, Model, ModelError, Quota, Requests, Users
+from answerback.ports import Model, ModelError, Quota, Requests
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front, FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
+from answerback.stores.connections import MemoryConnections
 from answerback.stores.errors import StoreError
-from answerback.stores.memory import MemoryConnections
+from answerback.stores.memory import MemoryStore
 from answerback.stores.opening import open_store
+from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.gateway")
 
-LEAVE_S: Final = 5.0
-"""What sockets and frames that are being handled get to end, after the grace of the running answers."""
+CLOSE_TIMEOUT_S: Final = 5.0
+"""How long sockets, and frames that are being handled, may take to end after the grace of the running answers."""
 
-EXIT_S: Final = 2.0
-"""What anything else in the process gets to end in when the gateway has stopped."""
+EXIT_TIMEOUT_S: Final = 2.0
+"""How long anything else in the process may take to end when the gateway has stopped."""
 
-SECONDS_A_DAY: Final = 24 * 3600
+SECONDS_PER_DAY: Final = 24 * 3600
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How soon the store's thread gets the interpreter from a busy event loop. With Python's 5 ms a commit could take a
@@ -58,10 +58,6 @@ hundred: SQLite's driver gives the interpreter away at every step."""
 COLLECT_AFTER: Final = (50_000, 20, 100)
 """New objects before a collection of the young ones, and so on (`gc.set_threshold`). A request leaves hardly a cycle
 behind, and to look for some among all connections costs more than to keep them a while."""
-
-
-class Store(Requests, History, Users, Durability, Protocol):
-    """The records, the history and the users of one gateway, all in one place."""
 
 
 class Gateway:
@@ -78,7 +74,11 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: GatewaySettings, *, store: Store | None = None, models: Sequence[Model] | None = None
+        self,
+        settings: GatewaySettings,
+        *,
+        store: SqlStore | MemoryStore | None = None,
+        models: Sequence[Model] | None = None,
     ) -> None:
         check_settings(settings)
         self._settings = settings
@@ -123,7 +123,7 @@ class Gateway:
         await self.stop()
 
     async def start(self) -> None:
-        """Open everything, take up what the process before left, and listen.
+        """Open everything, recover what the process before left, and listen.
 
         Raises: SettingsError: the store, a model, or a file cannot be used; the text says what to do. OSError: an
         address cannot be bound.
@@ -135,34 +135,34 @@ class Gateway:
             raise
 
     async def stop(self) -> None:
-        """Stop in good order: nothing new, `grace_s` for running answers, sockets closed with 1001, store closed.
+        """Stop gracefully: nothing new, `grace_s` for running answers, sockets closed with 1001, store closed.
 
-        What has not ended is taken up by the next start. Doing it twice is harmless.
+        The next start recovers what has not ended. Doing it twice is harmless.
         """
         self._stop_asked.set()
-        # One task takes everything apart, whoever asks and however often: two would close the store under the other.
+        # One task stops everything, however many callers ask: two would close the store under each other.
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stack.aclose(), name="stop")
         await asyncio.shield(self._stopping)
 
-    def hurry(self) -> None:
-        """Cut the grace of a stop that is under way short."""
+    def skip_grace(self) -> None:
+        """End the wait of a stop that is under way for running answers."""
         if self._queue is not None:
-            self._queue.hurry()
+            self._queue.skip_grace()
 
     async def serve_forever(self) -> None:
-        """Wait for SIGINT, SIGTERM or `stop`, then stop; a second signal cuts the grace short."""
+        """Wait for SIGINT, SIGTERM or `stop`, then stop; a second signal skips the grace."""
         with _signals(self._signalled):
             await self._stop_asked.wait()
             await self.stop()
 
     def _signalled(self) -> None:
         if self._stop_asked.is_set():
-            self.hurry()
+            self.skip_grace()
         self._stop_asked.set()
 
     async def _open(self) -> None:
-        """Make everything; the stack takes it apart in the opposite order."""
+        """Make everything; the stack closes it in the opposite order."""
         settings = self._settings
         tls = tls_context(settings.tls_cert, settings.tls_key)
         tokens = make_tokens(settings.auth)
@@ -221,7 +221,7 @@ class Gateway:
             settings=JanitorSettings(
                 policy=settings.policy,
                 idle_timeout_ms=int(settings.idle_timeout_s * 1000),
-                retention_ms=settings.retention_days * SECONDS_A_DAY * 1000,
+                retention_ms=settings.retention_days * SECONDS_PER_DAY * 1000,
             ),
             requests=store,
             history=store,
@@ -248,18 +248,20 @@ class Gateway:
             sockets=self.sockets,
             connections=connections,
             requests=store,
-            users=UserAdmin(users=store, dismiss=canceller.dismiss, clock=epoch_ms),
+            users=store,
             canceller=canceller,
             health=Health(requests=store, durability=store, clock=epoch_ms, monotonic=time.monotonic),
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            clock=epoch_ms,
         )
         tasks = Tasks()
         listener = Listener(
-            receiver=front,
-            doorkeeper=Doorkeeper(
-                hosts=Hosts.of(settings.host, settings.allow_hosts),
-                allow_origins=settings.allow_origins,
+            front=front,
+            validator=HandshakeValidator(
+                rules=Rules(
+                    hosts=Hosts.of(settings.host, settings.allow_hosts), allow_origins=origins(settings.allow_origins)
+                ),
                 tokens=tokens,
                 clock=epoch_ms,
             ),
@@ -268,26 +270,26 @@ class Gateway:
             tasks=tasks,
         )
         await self._recover(store, queue)
-        self._stack.callback(forget_admin_port, settings.data_dir)
-        forget_admin_port(settings.data_dir)
+        self._stack.callback(remove_admin_port, settings.data_dir)
+        remove_admin_port(settings.data_dir)
         if settings.admin_port is not None:
             self._stack.push_async_callback(admin.close)
             self._admin_port = await admin.start(settings.admin_port)
-            note_admin_port(settings.data_dir, self._admin_port)
-        self._stack.push_async_callback(self._wind_up, listener, queue, tasks)
+            save_admin_port(settings.data_dir, self._admin_port)
+        self._stack.push_async_callback(self._shut_down, listener, queue, tasks)
         queue.start(worker.run)
         sweeping = asyncio.create_task(self._sweep(janitor), name="janitor")
         self._stack.push_async_callback(_cancelled, sweeping)
         self._port = await listener.start(settings.host, settings.port, tls=tls)
         log.info("listening on %s", self.url)
 
-    async def _wind_up(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
+    async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
         """The graceful stop: nothing new, the running answers, then the sockets."""
         log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
         listener.stop_accepting()
         await queue.stop(grace_s=self._settings.grace_s)
-        await listener.close(grace_s=LEAVE_S)
-        await tasks.settle(grace_s=LEAVE_S)
+        await listener.close(grace_s=CLOSE_TIMEOUT_S)
+        await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
     def _front_settings(self, models: tuple[str, ...]) -> FrontSettings:
         settings = self._settings
@@ -301,7 +303,7 @@ class Gateway:
             idle_timeout_ms=int(settings.idle_timeout_s * 1000),
         )
 
-    async def _open_store(self) -> Store:
+    async def _open_store(self) -> SqlStore | MemoryStore:
         if self._given_store is not None:
             return self._given_store
         try:
@@ -326,11 +328,11 @@ class Gateway:
             raise SettingsError(exc.detail or str(exc)) from exc
         return models
 
-    async def _recover(self, store: Store, queue: InProcessQueue) -> None:
+    async def _recover(self, store: Requests, queue: InProcessQueue) -> None:
         """Queue what the process before left."""
-        taken_up = await recover(store, queue.restore)
-        if taken_up:
-            log.info("%d unfinished requests are taken up again", taken_up)
+        recovered = await queue.recover(store)
+        if recovered:
+            log.info("%d unfinished requests are recovered", recovered)
 
     async def _sweep(self, janitor: Janitor) -> None:
         while True:
@@ -354,16 +356,43 @@ def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None
 
     async def serve() -> None:
         gateway = Gateway(settings)
-        # From before the start on: whoever reads the announcement may send a signal at once.
+        # From before the start on: a reader of the announcement may send a signal at once.
         with _signals(gateway._signalled):
             async with gateway:
                 gc.freeze()  # what was loaded stays, and need not be looked at again and again
                 announce(gateway)
                 await gateway.serve_forever()
-        leave_within(EXIT_S, asyncio.get_running_loop())
+        _exit_within(EXIT_TIMEOUT_S, asyncio.get_running_loop())
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve())
+
+
+def _exit_within(delay_s: float, loop: asyncio.AbstractEventLoop) -> None:
+    """End the process with status 0 after `delay_s`, unless it has ended by then. Call it when all work is done.
+
+    A task that ignores its cancellation keeps the event loop from closing, and a thread keeps the interpreter from
+    exiting. Neither can be ended but with the process.
+    """
+
+    def exit_now() -> None:
+        tasks = sorted(f"task {task.get_name()}" for task in asyncio.all_tasks(loop))
+        threads = sorted(
+            f"thread {thread.name}"
+            for thread in threading.enumerate()
+            if not thread.daemon and thread is not threading.main_thread()
+        )
+        log.warning("the process ends without what does not stop: %s", ", ".join([*tasks, *threads]) or "unknown")
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(0)
+
+    timer = threading.Timer(delay_s, exit_now)
+    timer.name = "answerback-exit"
+    timer.daemon = True
+    timer.start()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -380,16 +409,16 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 
 @contextmanager
-def _signals(heard: Callable[[], None]) -> Iterator[None]:
-    """Call `heard` for SIGINT and SIGTERM in the block."""
+def _signals(notify: Callable[[], None]) -> Iterator[None]:
+    """Call `notify` for SIGINT and SIGTERM in the block."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:
         for number in numbers:
-            loop.add_signal_handler(number, heard)
+            loop.add_signal_handler(number, notify)
     except (NotImplementedError, RuntimeError, ValueError):
-        # Windows: asyncio.Runner turns Ctrl-C into a cancellation, and that leaves the `async with` too.
-        # Not the main thread: whoever runs us calls `stop`.
+        # Windows: asyncio.Runner turns Ctrl-C into a cancellation, and that exits the `async with`, too.
+        # Not the main thread: the caller calls `stop`.
         yield
         return
     try:

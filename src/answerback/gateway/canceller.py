@@ -1,4 +1,4 @@
-"""What an operator ends: one request, or all of a user who is about to be erased."""
+"""Cancels requests for an operator: one request, or all of a user who is about to be erased."""
 
 import asyncio
 import logging
@@ -16,14 +16,14 @@ from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.admin")
 
-DISMISSAL_S: Final = 5.0
-"""What the running answers of a user get to end in before they are ended over their workers' heads."""
+END_TIMEOUT_S: Final = 5.0
+"""How long workers may take to end the running requests of a user. Then these are ended without their workers."""
 
-LOOK_EVERY_S: Final = 0.02
+POLL_EVERY_S: Final = 0.02
 
 
 class Canceller:
-    """Cancels in the record, as an app's own cancellation does, and sees to it that the app hears the ending (G2).
+    """Cancels in the record, as an app's own cancellation does, and sees to it that the app receives the ending.
 
     `queued`: the requests that the queue has, waiting or running.
     """
@@ -41,7 +41,7 @@ class Canceller:
         delivery_sender: DeliverySender,
         notifier: Notifier,
         clock: Callable[[], int],
-        dismissal_s: float = DISMISSAL_S,
+        end_timeout_s: float = END_TIMEOUT_S,
     ) -> None:
         self._policy = policy
         self._requests = requests
@@ -53,7 +53,7 @@ class Canceller:
         self._delivery_sender = delivery_sender
         self._notifier = notifier
         self._clock = clock
-        self._dismissal_s = dismissal_s
+        self._end_timeout_s = end_timeout_s
 
     async def cancel(self, record: Record) -> Pending | Ended | Conflict:
         """Cancel one request: a waiting one has then ended, a running one is about to. Raises: Unavailable."""
@@ -65,8 +65,8 @@ class Canceller:
             await self._announce(outcome)
         return outcome
 
-    async def dismiss(self, user_id: str) -> None:
-        """End everything that a user waits for, let the apps hear it, and close the user's connections.
+    async def end_sessions(self, user_id: str) -> None:
+        """End every request of a user, send the apps the endings, and close the user's connections.
 
         Raises: Unavailable: the store cannot be read or written; some requests may be cancelled then.
         """
@@ -85,9 +85,9 @@ class Canceller:
     async def _wait_for(self, running: Sequence[Record]) -> None:
         """Return when the workers have stored and sent the endings, or after a while."""
         try:
-            async with asyncio.timeout(self._dismissal_s):
+            async with asyncio.timeout(self._end_timeout_s):
                 while any(record.key in self._queued for record in running):  # noqa: ASYNC110 - rare and short
-                    await asyncio.sleep(LOOK_EVERY_S)
+                    await asyncio.sleep(POLL_EVERY_S)
         except TimeoutError:
             log.warning("a cancelled answer does not end; the request ends without its worker")
 

@@ -1,11 +1,14 @@
-"""Settings that do not go together are refused before anything is opened; the text says which flags to change."""
+"""Checks settings before anything is opened, and makes the token verifier and TLS context that they name.
+
+The text of a SettingsError says which flags to change.
+"""
 
 import ssl
 from pathlib import Path
 
 from answerback.auth import AuthError, FetchedKeys, FileKeys, JwtTokens, fetched_keys
+from answerback.core.handshake import is_loopback
 from answerback.gateway.settings import AuthSettings, GatewaySettings, SettingsError
-from answerback.gateway.upgrade import is_loopback
 
 
 def check_settings(settings: GatewaySettings) -> None:

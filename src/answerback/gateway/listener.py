@@ -1,8 +1,8 @@
-"""The WebSocket listener: upgrade, the loop that reads a socket, and the pulse that notices dead peers.
+"""The WebSocket listener: it upgrades connections, reads them, and notices dead peers by pings.
 
-Frames of one connection are handed to the front in the order they came, each in a task of its own, because the durable
-accept of one must not delay the next. What bounds that: so many in flight a connection, so many frames a second a user,
-and a peer that has to read before it is heard again. Over a bound the gateway stops reading; TCP tells the peer.
+Frames of one connection go to the front in the order they came, each in a task of its own, because the durable accept
+of one must not delay the next. Three things bound that: frames in flight per connection, frames per second and user,
+and a full write buffer of a peer that does not read. Over a bound the gateway stops reading, and TCP slows the peer.
 """
 
 import asyncio
@@ -10,22 +10,21 @@ import itertools
 import logging
 import socket as sockets_of_os
 import ssl
-from collections.abc import Awaitable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from answerback.core.request import RequestKey
+from answerback.core.handshake import HandshakeError
 from answerback.gateway.http import Handler, Server, drop_tracebacks
 from answerback.gateway.settings import Caps
-from answerback.gateway.sockets import Socket, Sockets
-from answerback.gateway.throttle import TokenBucket
-from answerback.gateway.upgrade import Doorkeeper, Refusal
+from answerback.gateway.sockets import Socket, Sockets, TokenBucket
+from answerback.gateway.upgrade import HandshakeValidator, error_response
 from answerback.ports import Connection, Unavailable
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error
 from answerback.protocol.limits import SUBPROTOCOL
+from answerback.service.front import Front
 from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.listener")
@@ -34,42 +33,26 @@ MAX_IN_FLIGHT: Final = 64
 """Frames of one connection that are handled at the same time."""
 
 SPARE_CONNECTIONS: Final = 256
-"""TCP connections beyond the cap that are still told why they are refused."""
+"""TCP connections beyond the cap that still get an answer, which says why they are refused."""
 
 TOO_LARGE_FACTOR: Final = 8
-"""A message up to so many times the limit is read to its end, so that its sender can be told; a larger one is cut."""
+"""A message up to so many times the limit is read to its end, so that its sender gets an error; a larger one is cut."""
 
-PULSES_AN_INTERVAL: Final = 30
-"""The sockets are looked after in so many groups, so that thousands of pings do not leave at once."""
+PING_GROUPS: Final = 30
+"""The sockets are pinged in so many groups, so that thousands of pings are not sent at once."""
 
 NOTSENT_LOWAT_BYTES: Final = 64 * 1024
 """Unsent bytes that the kernel keeps for a socket; without it a peer that does not read costs megabytes there."""
-
-
-class Receiver(Protocol):
-    """What the listener needs of `service.front.Front`."""
-
-    def connect(self, connection: Connection) -> Awaitable[None]:
-        """A socket was opened. Raises: Unavailable."""
-
-    async def receive(self, connection_id: str, data: str) -> None:
-        """One whole text message has come."""
-
-    def disconnect(self, connection_id: str) -> Awaitable[None]:
-        """The socket is closed."""
-
-    def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> Awaitable[None]:
-        """A slow connection takes frames again."""
 
 
 class Listener:
     """Accepts sockets and reads them."""
 
     def __init__(
-        self, *, receiver: Receiver, doorkeeper: Doorkeeper, sockets: Sockets, caps: Caps, tasks: Tasks
+        self, *, front: Front, validator: HandshakeValidator, sockets: Sockets, caps: Caps, tasks: Tasks
     ) -> None:
-        self._receiver = receiver
-        self._doorkeeper = doorkeeper
+        self._front = front
+        self._validator = validator
         self._sockets = sockets
         self._caps = caps
         self._tasks = tasks
@@ -77,8 +60,8 @@ class Listener:
         self._http: Server | None = None
         self._server: asyncio.Server | None = None
         self._is_draining = False
-        self._pulse: asyncio.Task[None] | None = None
-        self._groups: tuple[set[Socket], ...] = tuple(set() for _ in range(PULSES_AN_INTERVAL))
+        self._pinging: asyncio.Task[None] | None = None
+        self._groups: tuple[set[Socket], ...] = tuple(set() for _ in range(PING_GROUPS))
         self._opened = 0
         self._too_large = encode(
             Error(
@@ -103,7 +86,7 @@ class Listener:
         self._server = await loop.create_server(self._http, host or None, port, **options)
         for listening in self._server.sockets:
             _limit_unsent(listening)
-        self._pulse = asyncio.create_task(self._keep_pulse(), name="pulse of the sockets")
+        self._pinging = asyncio.create_task(self._ping_sockets(), name="ping the sockets")
         return int(self._server.sockets[0].getsockname()[1])
 
     def stop_accepting(self) -> None:
@@ -115,9 +98,9 @@ class Listener:
     async def close(self, *, grace_s: float) -> None:
         """Close every socket with 1001; what is not gone after `grace_s` is cut."""
         self.stop_accepting()
-        if self._pulse is not None:
-            self._pulse.cancel()
-            await asyncio.wait((self._pulse,))
+        if self._pinging is not None:
+            self._pinging.cancel()
+            await asyncio.wait((self._pinging,))
         closing = [socket.close(WSCloseCode.GOING_AWAY, "the gateway stops; connect again") for socket in self._sockets]
         if closing:
             # aiohttp's shutdown drops whatever peers still send, their halves of the close handshake among it.
@@ -130,7 +113,7 @@ class Listener:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             async with asyncio.timeout(self._caps.handshake_timeout_s):
-                connection = await self._doorkeeper.admit(request)
+                connection = await self._validator.validate(request)
                 handler = cast("Handler", request.protocol)
                 self._check_caps(connection, handler)
                 # Also the length of the message that is one byte too long must come through to `_read`.
@@ -143,11 +126,11 @@ class Listener:
                 )
                 handler.guard()
                 await _prepare(ws, request)
-        except Refusal as refusal:
-            log.info("a socket was refused with %d", refusal.status, extra={"remote": request.remote})
-            return refusal.response()
+        except HandshakeError as error:
+            log.info("a socket was refused with %d", error.status, extra={"remote": request.remote})
+            return error_response(error)
         except TimeoutError:
-            return Refusal(408, "The handshake took too long. Try again.").response()
+            return error_response(HandshakeError(408, "The handshake took too long. Try again."))
         transport = request.transport
         if transport is None:
             return ws
@@ -156,14 +139,16 @@ class Listener:
 
     def _check_caps(self, connection: Connection, handler: Handler) -> None:
         if handler.head.too_early:
-            raise Refusal(400, "Wait for the answer to the upgrade request before you send frames.")
+            raise HandshakeError(400, "Wait for the answer to the upgrade request before you send frames.")
         if self._is_draining:
-            raise Refusal(503, "The gateway stops. Try again after a pause.", {"Retry-After": "5"})
+            raise HandshakeError(503, "The gateway stops. Try again after a pause.", {"Retry-After": "5"})
         if len(self._sockets) >= self._caps.connections:
-            raise Refusal(503, "The gateway has no room for more connections. Try again later.", {"Retry-After": "30"})
+            raise HandshakeError(
+                503, "The gateway has no room for more connections. Try again later.", {"Retry-After": "30"}
+            )
         user_id = connection.user_id
         if user_id is not None and self._sockets.of_user(user_id) >= self._caps.connections_per_user:
-            raise Refusal(429, "This user has too many connections. Close one first.", {"Retry-After": "30"})
+            raise HandshakeError(429, "This user has too many connections. Close one first.", {"Retry-After": "30"})
 
     async def _live(
         self, connection: Connection, ws: web.WebSocketResponse, handler: Handler, transport: asyncio.Transport
@@ -179,18 +164,18 @@ class Listener:
             handler=handler,
             transport=transport,
             bucket=self._bucket(bucket_name),
-            unpark=self._receiver.unpark,
+            unpark=self._front.unpark,
             tasks=self._tasks,
             traffic=self._sockets.traffic,
         )
-        group = self._groups[self._opened % PULSES_AN_INTERVAL]
+        group = self._groups[self._opened % PING_GROUPS]
         self._opened += 1
         group.add(socket)
         self._sockets.add(socket)
         context = {"connectionId": connection.connection_id, "userId": connection.user_id}
         log.debug("connected", extra=context)
         try:
-            await self._receiver.connect(connection)
+            await self._front.connect(connection)
             await self._read(socket, ws)
         except Unavailable:
             log.warning("a connection could not be saved", exc_info=True, extra=context)
@@ -199,23 +184,23 @@ class Listener:
             group.discard(socket)
             self._sockets.remove(socket)
             self._release(bucket_name, socket.bucket)
-            self._tasks.start(self._leave(socket), name=f"disconnect {connection.connection_id}")
+            self._tasks.start(self._disconnect(socket), name=f"disconnect {connection.connection_id}")
             await socket.released()
             # aiohttp would do this after us, and keep the error of a lost connection with all that was not read.
             await ws.close()
             drop_tracebacks(ws.exception())
             log.debug("disconnected", extra=context)
 
-    async def _leave(self, socket: Socket) -> None:
-        """Tell the receiver, whatever becomes of the handler: aiohttp may cancel that."""
-        await self._receiver.disconnect(socket.connection_id)
+    async def _disconnect(self, socket: Socket) -> None:
+        """Notify the front, whatever becomes of the handler: aiohttp may cancel that."""
+        await self._front.disconnect(socket.connection_id)
 
     async def _read(self, socket: Socket, ws: web.WebSocketResponse) -> None:
         """Read until the connection ends."""
         traffic = self._sockets.traffic
         while socket.is_open:
             message = await ws.receive()
-            socket.heard = True
+            socket.received_since_ping = True
             match message.type:
                 case WSMsgType.TEXT:
                     data: str = message.data
@@ -224,16 +209,16 @@ class Listener:
                         socket.close(WSCloseCode.MESSAGE_TOO_BIG, "the message is too large")
                         return
                     traffic.frames_in += 1
-                    await self._hold_back(socket)
+                    await self._throttle(socket)
                     if self._is_draining:
                         continue
                     socket.in_flight += 1
                     self._tasks.start(self._handle(socket, data), name="frame")
                 case WSMsgType.PING:
-                    await self._hold_back(socket)
+                    await self._throttle(socket)
                     socket.pong(message.data)
                 case WSMsgType.PONG:
-                    await self._hold_back(socket)
+                    await self._throttle(socket)
                 case WSMsgType.BINARY:
                     socket.close(WSCloseCode.UNSUPPORTED_DATA, "send text, not binary")
                     return
@@ -246,12 +231,12 @@ class Listener:
 
     async def _handle(self, socket: Socket, data: str) -> None:
         try:
-            await self._receiver.receive(socket.connection_id, data)
+            await self._front.receive(socket.connection_id, data)
         finally:
             socket.handled()
 
-    async def _hold_back(self, socket: Socket) -> None:
-        """Do not read on while the user is over the rate, too much is in flight, or the peer does not read."""
+    async def _throttle(self, socket: Socket) -> None:
+        """Wait while the user is over the rate, too much is in flight, or the peer does not read."""
         if self._is_draining:
             await socket.until_closed()
         wait_s = socket.bucket.take(now=asyncio.get_running_loop().time())
@@ -294,39 +279,40 @@ class Listener:
 
     # --- dead peers
 
-    async def _keep_pulse(self) -> None:
-        """Look after one group of sockets at a time, each once in an interval."""
+    async def _ping_sockets(self) -> None:
+        """Ping one group of sockets at a time, each once in an interval."""
         for group in itertools.cycle(self._groups):
-            await asyncio.sleep(self._caps.ping_interval_s / PULSES_AN_INTERVAL)
+            await asyncio.sleep(self._caps.ping_interval_s / PING_GROUPS)
             for socket in tuple(group):
-                self._look_after(socket)
+                self._check_alive(socket)
 
-    def _look_after(self, socket: Socket) -> None:
+    def _check_alive(self, socket: Socket) -> None:
+        """Ping a socket, or cut it if its peer is dead."""
         now = asyncio.get_running_loop().time()
         if socket.stalled_for_s(now=now) > self._caps.write_stall_timeout_s:
             log.info("a peer that does not read was cut", extra={"connectionId": socket.connection_id})
             socket.abort()
         elif socket.is_clogged or not socket.is_reading:
             # Its pong may be behind what we do not read, our ping behind what it does not read.
-            socket.pinged = False
-        elif socket.pinged and not socket.heard:
+            socket.ping_sent = False
+        elif socket.ping_sent and not socket.received_since_ping:
             log.info("a dead peer was cut", extra={"connectionId": socket.connection_id})
             socket.abort()
         else:
-            socket.heard = False
-            socket.pinged = True
+            socket.received_since_ping = False
+            socket.ping_sent = True
             socket.ping()
 
 
 async def _prepare(ws: web.WebSocketResponse, request: web.BaseRequest) -> None:
-    """Answer the upgrade request. Raises: Refusal: aiohttp is stricter than the doorkeeper.
+    """Answer the upgrade request. Raises: HandshakeError: aiohttp is stricter than our validator.
 
     Its own refusal repeats the peer's header, and fails where that is not text.
     """
     try:
         await ws.prepare(request)
     except (web.HTTPException, UnicodeError):
-        raise Refusal(400, "This is not an opening handshake of WebSocket (RFC 6455, section 4.1).") from None
+        raise HandshakeError(400, "This is not an opening handshake of WebSocket (RFC 6455, section 4.1).") from None
 
 
 def _echoed(code: int) -> int:

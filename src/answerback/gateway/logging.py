@@ -51,7 +51,7 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Clients below us that tell of each HTTP request, with its URL.
+    # HTTP clients that log each request, with its URL.
     for name in ("botocore", "urllib3"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 

@@ -1,4 +1,4 @@
-"""What the gateway counts, in Prometheus' text format.
+"""The gateway's metrics, in Prometheus' text format.
 
 Everything is a plain number that is read when somebody scrapes: the client library's own counters take a lock and a
 microsecond each, several times a request.
@@ -47,7 +47,7 @@ class Durations:
 
 
 class Counts(Observer):
-    """Counts what the service tells. `clock`: epoch milliseconds."""
+    """Counts the events of the service. `clock`: epoch milliseconds."""
 
     def __init__(self, *, clock: Callable[[], int]) -> None:
         self._clock = clock

@@ -1,7 +1,7 @@
 """Open sockets and the `Sender` over them: flow control, corking, parked deliveries.
 
-A socket that cannot take more says `Slow` and keeps of each answer only where it stopped (`park`); when the peer has
-read enough the deliveries are taken up again from there. So a peer that stops reading costs a bounded write buffer.
+A socket that cannot take more returns `Slow`, and keeps of each answer only where it stopped (`park`). When the peer
+has read enough, the deliveries go on from there. So a peer that stops reading costs a bounded write buffer.
 """
 
 import asyncio
@@ -12,9 +12,7 @@ from typing import Final, TypeAlias
 from aiohttp import WSCloseCode, web
 
 from answerback.core.request import RequestKey
-from answerback.gateway import framing
-from answerback.gateway.http import Handler
-from answerback.gateway.throttle import TokenBucket
+from answerback.gateway.http import PING, PONG, Handler, frame
 from answerback.ports import Gone, Sent, Slow
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
@@ -25,7 +23,7 @@ log = logging.getLogger("answerback.socket")
 Unpark: TypeAlias = Callable[[str, RequestKey, int, int], Awaitable[None]]
 
 CORK_BYTES: Final = 64 * 1024
-"""Frames of one turn of the event loop leave in one write, up to this size."""
+"""Frames of one turn of the event loop are sent in one write, up to this size."""
 
 CLOSE_TIMEOUT_S: Final = 3.0
 """How long the close handshake may take before the connection is cut."""
@@ -33,6 +31,31 @@ CLOSE_TIMEOUT_S: Final = 3.0
 _SENT: Final = Sent()
 _GONE: Final = Gone()
 _SLOW: Final = Slow()
+
+
+class TokenBucket:
+    """`burst` tokens at first, refilled at `rate` a second; a rate of 0 means no limit. Times are monotonic seconds."""
+
+    __slots__ = ("_burst", "_level", "_rate", "_updated", "users")
+
+    def __init__(self, *, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = max(burst, 1.0)
+        self._level = self._burst
+        self._updated = now
+        self.users = 0
+        """Connections that share this bucket."""
+
+    def take(self, *, now: float) -> float:
+        """Take one token, on credit if need be; seconds to wait before the frame may be handled, 0 if none.
+
+        Credit makes the waits of several connections that share the bucket add up, so that together they keep the rate.
+        """
+        if self._rate <= 0:
+            return 0.0
+        self._level = min(self._burst, self._level + (now - self._updated) * self._rate) - 1.0
+        self._updated = now
+        return 0.0 if self._level >= 0 else -self._level / self._rate
 
 
 class Traffic:
@@ -73,10 +96,10 @@ class Socket:
         "_ws",
         "bucket",
         "connection_id",
-        "heard",
         "in_flight",
         "is_reading",
-        "pinged",
+        "ping_sent",
+        "received_since_ping",
         "user_id",
     )
 
@@ -98,8 +121,8 @@ class Socket:
         self.bucket = bucket
         self.in_flight = 0
         self.is_reading = True
-        self.heard = True
-        self.pinged = False
+        self.received_since_ping = True
+        self.ping_sent = False
         self._ws = ws
         self._handler = handler
         self._transport = transport
@@ -124,18 +147,13 @@ class Socket:
 
     @property
     def is_open(self) -> bool:
-        """Whether frames can still leave."""
+        """Whether frames can still be sent."""
         return self._closing is None and not self._transport.is_closing()
 
     @property
     def is_clogged(self) -> bool:
         """Whether the peer has to read before more is sent."""
         return self._handler.writing_paused
-
-    @property
-    def buffered_bytes(self) -> int:
-        """What was sent and has not left this process."""
-        return self._corked_bytes + self._transport.get_write_buffer_size()
 
     def send(self, payload: bytes) -> Sent | Gone | Slow:
         """Send one text message; it leaves with the others of this turn of the event loop."""
@@ -146,7 +164,7 @@ class Socket:
         if self._handler.writing_paused:
             traffic.slow += 1
             return _SLOW
-        self._cork(framing.frame(payload))
+        self._cork(frame(payload))
         traffic.frames_out += 1
         traffic.bytes_out += len(payload)
         return _SENT
@@ -154,12 +172,12 @@ class Socket:
     def pong(self, payload: bytes) -> None:
         """Answer a ping."""
         if self.is_open:
-            self._cork(framing.frame(payload, framing.PONG))
+            self._cork(frame(payload, PONG))
 
     def ping(self) -> None:
         """Ask whether the peer is there."""
         if self.is_open:
-            self._cork(framing.frame(b"", framing.PING))
+            self._cork(frame(b"", PING))
 
     def _cork(self, data: bytes) -> None:
         if not self._corked:
@@ -221,9 +239,9 @@ class Socket:
     def _start_unparking(self) -> None:
         if self._parked and not self._unparking and self.is_open:
             self._unparking = True
-            self._tasks.start(self._take_up(), name=f"unpark {self.connection_id}")
+            self._tasks.start(self._resume_deliveries(), name=f"unpark {self.connection_id}")
 
-    async def _take_up(self) -> None:
+    async def _resume_deliveries(self) -> None:
         try:
             while self._parked and not self.is_clogged and self.is_open:
                 key = next(iter(self._parked))
@@ -250,7 +268,7 @@ class Socket:
     # --- the end --------------------------------------------------------------------------------------------
 
     def close(self, code: int, reason: str = "") -> asyncio.Task[None]:
-        """Begin to close in good order after what was sent; a peer that does not answer in time is cut.
+        """Begin to close gracefully after what was sent; a peer that does not answer in time is cut.
 
         Returns: what ends when the connection is closed.
         """
@@ -281,7 +299,7 @@ class Socket:
         self._transport.abort()
 
     async def released(self) -> None:
-        """The reader has ended: wake who waits, forget what was parked, let a close that is under way end."""
+        """The reader has ended: wake the waiters, forget what was parked, wait for a close that is under way."""
         self._parked.clear()
         self._lost()
         if self._closing is not None:

@@ -9,9 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 
-from answerback.models.closing import closable
 from answerback.models.spec import ModelSpecError
-from answerback.models.threads import DaemonThreads, Emit, from_thread
+from answerback.models.threads import DaemonThreads, Emit, closable, from_thread
 from answerback.ports import Finish, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from random import random
 from typing import Final
 
-from answerback.models.closing import closable
+from answerback.models.threads import closable
 from answerback.ports import Model, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 

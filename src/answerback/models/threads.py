@@ -1,8 +1,8 @@
-"""Items that blocking code makes in a thread, read on the event loop."""
+"""Streams of models: items that blocking code makes in a thread, and streams that may be closed at any item."""
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
@@ -12,12 +12,12 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 Emit: TypeAlias = Callable[[T], bool]
-"""Hands one item over; true means: stop, nobody reads any more."""
+"""Emits one item; true means: stop, nobody reads any more."""
 
 
 class DaemonThreads(Executor):
-    """A daemon thread for each job. Unlike those of ThreadPoolExecutor none is waited for when the interpreter leaves:
-    it may be stuck in code that is not ours. Whoever submits sees to it that there are not too many.
+    """A daemon thread for each job. Unlike those of ThreadPoolExecutor none is waited for when the interpreter exits:
+    it may be stuck in code that is not ours. The caller must limit how many there are.
     """
 
     def __init__(self, name: str) -> None:
@@ -94,3 +94,14 @@ async def from_thread(
         room.release()
         if not job.cancel() and not job.done():
             await asyncio.wait({asyncio.wrap_future(job)}, timeout=stop_timeout_s)
+
+
+async def closable(stream: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+    """The same items; closing it, or its end, closes `stream` at once if that has `aclose`."""
+    try:
+        async for item in stream:
+            yield item
+    finally:
+        aclose = getattr(stream, "aclose", None)
+        if aclose is not None:
+            await aclose()

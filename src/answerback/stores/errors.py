@@ -1,4 +1,4 @@
-"""What can go wrong when a store is opened. What can go wrong later is `ports.Unavailable`."""
+"""Errors of opening a store. Errors of using it are `ports.Unavailable`."""
 
 
 class StoreError(Exception):

@@ -1,4 +1,4 @@
-"""ports.History as operations (see query.py)."""
+"""Reading and changing the history (`ports.History`) as operations, which query.py explains."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,7 +10,7 @@ from answerback.protocol.frames import Status
 from answerback.stores import statements as sql
 from answerback.stores.encoding import ANSWER, QUESTION
 from answerback.stores.query import Operation, Params, Query, Row
-from answerback.stores.writer_state import Ledger
+from answerback.stores.writer_state import WriterState
 
 NO_BOUND: Final = 2**62
 """Above every position and every time; one statement then serves the first page as well."""
@@ -62,12 +62,12 @@ def conversations(
 
 
 def update_conversation(
-    ledger: Ledger, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
+    state: WriterState, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
 ) -> Operation[StoredConversation | None]:
     """See ports.History."""
     where = {"user_id": user_id, "conversation_id": conversation_id}
     queries = []
-    was_deleted = (user_id, conversation_id) in ledger.deleted
+    was_deleted = (user_id, conversation_id) in state.deleted
     is_change = deleted is not None and deleted != was_deleted
     deleted_at_ms = now_ms if deleted else None
     if is_change:
@@ -79,17 +79,17 @@ def update_conversation(
     if not found.rows:
         return None
     if is_change:
-        ledger.delete_conversation(user_id, conversation_id, deleted_at_ms)
+        state.delete_conversation(user_id, conversation_id, deleted_at_ms)
     return _conversation(found.rows[0])
 
 
-def purge_deleted(ledger: Ledger, *, before_ms: int, limit: int) -> Operation[int]:
+def purge_deleted(state: WriterState, *, before_ms: int, limit: int) -> Operation[int]:
     """Erase up to `limit` conversations that were deleted before then; returns how many."""
-    old = [pair for pair, at_ms in ledger.deleted.items() if at_ms < before_ms][:limit]
+    old = [pair for pair, at_ms in state.deleted.items() if at_ms < before_ms][:limit]
     if old:
         yield [query for pair in old for query in erase(*pair)]
     for pair in old:
-        ledger.delete_conversation(*pair, None)
+        state.delete_conversation(*pair, None)
     return len(old)
 
 

@@ -1,4 +1,4 @@
-"""An operation that waits for its database, and the caller that waits for it."""
+"""Jobs: operations that wait to be run in a batch, each with the future of its caller."""
 
 import asyncio
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def fail(jobs: Sequence[Job[Any]], why: str, cause: Exception) -> None:
 
 
 def deliver(jobs: Sequence[Job[Any]]) -> None:
-    """Tell the callers, on their loop."""
+    """Resolve the futures of the callers, on their loop."""
     for job in jobs:
         if job.future.done():  # the caller was cancelled; what it asked for happened all the same
             continue

@@ -1,11 +1,10 @@
-"""From an operator's settings to an open store."""
+"""Opens the store that an operator's settings name."""
 
 import os
 from pathlib import Path
 from typing import Final
 
 from answerback.stores.errors import StoreError
-from answerback.stores.sqlite import SqliteStore
 from answerback.stores.store import SqlStore
 
 FILE_NAME: Final = "answerback.db"
@@ -25,6 +24,8 @@ async def open_store(database: str | None, data_dir: Path) -> SqlStore:
 
 
 def _sqlite(data_dir: Path) -> SqlStore:
+    from answerback.stores.sqlite import SqliteStore  # noqa: PLC0415 - functions on AWS have no package for its lock
+
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:

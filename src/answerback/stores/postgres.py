@@ -4,7 +4,7 @@
         |
         +--------- reads ---> two connections
 
-The lock is a session-level advisory lock on the very connection that writes: whoever has lost the lock cannot write.
+The lock is a session-level advisory lock on the very connection that writes: who has lost the lock cannot write.
 Operations that wait are sent together, in pipeline mode: a batch costs a few network round trips, whatever its size.
 """
 
@@ -27,11 +27,11 @@ from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.jobs import Job, fail
 from answerback.stores.migrations import Migration, migrate, shipped
-from answerback.stores.postgres_writer import Lane
+from answerback.stores.postgres_writer import BatchConnection
 from answerback.stores.query import Operation, Query, Read, Result, Write, to_psycopg
 from answerback.stores.request_operations import load
 from answerback.stores.store import SqlStore
-from answerback.stores.writer_state import Ledger
+from answerback.stores.writer_state import WriterState
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ _DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
         "tcp_user_timeout": "10000",
     }
 )
-"""A server that vanished without a word is noticed in about ten seconds; a URL may say otherwise."""
+"""A server that vanished is noticed in about ten seconds; a URL may set other values."""
 
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 _READERS: Final = 2
@@ -81,21 +81,24 @@ class _UserWrite(NamedTuple):
 class PostgresStore(SqlStore):
     """A store in the database of `url`, in tables of its own schema. One process uses a schema at a time.
 
-    `patience_s`: how long an operation waits for a server that restarts, before Unavailable. A connection through a
-    pooler in transaction mode does not work: the lock belongs to the session.
+    `reconnect_timeout_s`: how long an operation waits for a server that restarts, before Unavailable. A connection
+    through a pooler in transaction mode does not work: the lock belongs to the session.
     """
 
     def __init__(
-        self, url: str, *, schema: str = "answerback", patience_s: float = 3.0, max_queued: int = 100_000
+        self, url: str, *, schema: str = "answerback", reconnect_timeout_s: float = 3.0, max_queued: int = 100_000
     ) -> None:
         super().__init__()
         self._url = url
         self._schema = schema
         self._lock_key = _key(schema)
-        self._ledger = Ledger()
-        self._writes = Lane(self._connect_writer, self._run_writes, patience_s=patience_s, max_queued=max_queued)
+        self._state = WriterState()
+        self._writes = BatchConnection(
+            self._connect_writer, self._run_writes, reconnect_timeout_s=reconnect_timeout_s, max_queued=max_queued
+        )
         self._reads = [
-            Lane(self._connect, _run_reads, patience_s=patience_s, max_queued=max_queued) for _ in range(_READERS)
+            BatchConnection(self._connect, _run_reads, reconnect_timeout_s=reconnect_timeout_s, max_queued=max_queued)
+            for _ in range(_READERS)
         ]
         self._next_reader = 0
 
@@ -103,8 +106,8 @@ class PostgresStore(SqlStore):
         """See SqlStore."""
         try:
             await self._writes.open()
-            for lane in self._reads:
-                await lane.open()
+            for reader in self._reads:
+                await reader.open()
         except BaseException as exc:
             await self.close()
             if isinstance(exc.__cause__, _LockHeld):
@@ -118,8 +121,8 @@ class PostgresStore(SqlStore):
     async def close(self) -> None:
         """See SqlStore."""
         await self._writes.close()
-        for lane in self._reads:
-            await lane.close()
+        for reader in self._reads:
+            await reader.close()
 
     async def _write(self, user_id: str | None, operation: Write[T], *, key: RequestKey | None = None) -> T:
         result: T = await self._writes.submit(_UserWrite(user_id, operation))
@@ -136,16 +139,16 @@ class PostgresStore(SqlStore):
         return await connect(self._url, self._schema)
 
     async def _connect_writer(self) -> AsyncConnection[Any]:
-        """The connection that holds the lock, with a ledger as fresh as it is."""
+        """The connection that holds the lock, with a state as fresh as it is."""
         connection = await self._connect()
         try:
             row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", [self._lock_key])).fetchone()
             if row != (True,):
                 raise _LockHeld(f"another gateway holds the lock of schema {self._schema}")
             await apply_migrations(connection, self._schema, shipped(), now_ms=epoch_ms())
-            ledger = Ledger()
-            await run(connection, load(ledger))
-            self._ledger = ledger
+            state = WriterState()
+            await run(connection, load(state))
+            self._state = state
             self._questions.clear()  # another gateway may have deleted users meanwhile
         except BaseException:
             await connection.close()
@@ -178,12 +181,12 @@ class PostgresStore(SqlStore):
             if await self._transact(connection, jobs):
                 is_committing = True
                 await connection.execute("COMMIT")
-                self._ledger.commit()
+                self._state.commit()
         except Exception as exc:
             error = exc
         else:
             return ()
-        self._ledger.rollback()
+        self._state.rollback()
         try:
             if not connection.closed:
                 await connection.rollback()
@@ -209,7 +212,7 @@ class PostgresStore(SqlStore):
         chains: dict[str | None, _Chain] = {}
         for job in jobs:
             chains.setdefault(job.work.user_id, _Chain()).jobs.append(job)
-        waiting = [(chain, queries) for chain in chains.values() if (queries := chain.advance(self._ledger, ()))]
+        waiting = [(chain, queries) for chain in chains.values() if (queries := chain.advance(self._state, ()))]
         if not waiting:
             return False
         begin = [Query("BEGIN", {})]
@@ -219,7 +222,7 @@ class PostgresStore(SqlStore):
             still_waiting = []
             for chain, queries in waiting:
                 end = start + len(queries)
-                if more := chain.advance(self._ledger, results[start:end]):
+                if more := chain.advance(self._state, results[start:end]):
                     still_waiting.append((chain, more))
                 start = end
             waiting = still_waiting
@@ -235,12 +238,12 @@ class _Chain:
         self.jobs: deque[Job[_UserWrite]] = deque()
         self.operation: Operation[Any] | None = None
 
-    def advance(self, ledger: Ledger, results: Sequence[Result]) -> Sequence[Query]:
+    def advance(self, state: WriterState, results: Sequence[Result]) -> Sequence[Query]:
         """Go on with the results of the last round; the queries of the next one, none if the chain is done."""
         while self.jobs:
             try:
                 if self.operation is None:
-                    self.operation = self.jobs[0].work.operation(ledger)
+                    self.operation = self.jobs[0].work.operation(state)
                     queries = next(self.operation)
                 else:
                     queries = self.operation.send(results)

@@ -2,15 +2,15 @@
 
 An operation is a generator. It yields rounds of queries, is sent their results, and returns its outcome. SQLite's
 driver runs the queries one after the other in a thread, PostgreSQL's sends a round in one network round trip. An
-operation may be run again from the start if its transaction failed, so it must have no effects but its queries and the
-ledger.
+operation may be run again from the start if its transaction failed, so it must have no effects but its queries and what
+it changes in the writer's state.
 """
 
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from answerback.stores.writer_state import Ledger
+from answerback.stores.writer_state import WriterState
 
 T = TypeVar("T")
 Value: TypeAlias = str | int | None
@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
 Operation: TypeAlias = Generator[Sequence[Query], Sequence[Result], T]
 Read: TypeAlias = Callable[[], Operation[T]]
-Write: TypeAlias = Callable[[Ledger], Operation[T]]
+Write: TypeAlias = Callable[[WriterState], Operation[T]]
 
 _TOKEN: Final = re.compile(
     r"""

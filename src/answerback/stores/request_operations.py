@@ -1,6 +1,7 @@
 """ports.Requests as operations (see query.py): what is read and written, independent of the database.
 
-The ledger is told before the rows are written: operations may run side by side, and the next one must see it.
+The writer's state is changed before the rows are written: operations may run side by side, and the next one must see
+the change.
 """
 
 from collections.abc import Sequence
@@ -24,56 +25,56 @@ from answerback.stores.encoding import (
 )
 from answerback.stores.history_operations import erase
 from answerback.stores.query import Operation, Params, Query, Row, Value
-from answerback.stores.writer_state import Held, Ledger
+from answerback.stores.writer_state import Unfinished, WriterState
 
 T = TypeVar("T")
 
 _DAY_MS: Final = 86_400_000
 
 
-def load(ledger: Ledger) -> Operation[None]:
-    """Fill an empty ledger from the database."""
+def load(state: WriterState) -> Operation[None]:
+    """Fill an empty writer's state from the database."""
     counter, unfinished, last_end, deleted = yield [
         Query(sql.SELECT_COUNTER, {"name": "seq"}),
         Query(sql.SELECT_UNFINISHED, {}),
         Query(sql.SELECT_LAST_END, {}),
         Query(sql.SELECT_DELETED_CONVERSATIONS, {}),
     ]
-    ledger.start_seq(counter.rows[0][0])
+    state.start_seq(counter.rows[0][0])
     newest_ms = last_end.rows[0][0] or 0
     for record_text, schema, seq, title, options in unfinished.rows:
         record = decode_record(record_text, schema)
         replaces = decode_question(options, "", "").replaces if options is not None else None
-        ledger.hold(Held(record, seq, title, replaces))
+        state.put_unfinished(Unfinished(record, seq, title, replaces))
         newest_ms = max(newest_ms, record.accepted_at_ms)
     for user_id, conversation_id, at_ms in deleted.rows:
-        ledger.delete_conversation(user_id, conversation_id, at_ms)
+        state.delete_conversation(user_id, conversation_id, at_ms)
     # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
     (accepted,) = yield [Query(sql.SELECT_ACCEPTED_SINCE, {"since_ms": newest_ms - 2 * 60_000})]
     for user_id, at_ms in accepted.rows:
-        ledger.count(user_id, at_ms)
-    ledger.commit()
+        state.count(user_id, at_ms)
+    state.commit()
 
 
-def accept(ledger: Ledger, record: Record, question: Question, quota: Quota, now_ms: int) -> Operation[Admission]:
-    """See ports.Requests. The hot path is one round of inserts; the ledger answers everything else."""
+def accept(state: WriterState, record: Record, question: Question, quota: Quota, now_ms: int) -> Operation[Admission]:
+    """See ports.Requests. The hot path is one round of inserts; the writer's state answers everything else."""
     key, user_id = record.key, record.user_id
-    held = ledger.held.get(key)
-    if held is not None:
-        return Existing(held.record, ledger.position(held.record.ordering_key, held.seq))
+    known = state.unfinished.get(key)
+    if known is not None:
+        return Existing(known.record, state.position(known.record.ordering_key, known.seq))
     is_new_user = False
     own_limit = None
-    if user_id in ledger.limits:
-        own_limit = ledger.limits[user_id]
+    if user_id in state.limits:
+        own_limit = state.limits[user_id]
     else:
         (user,) = yield [Query(sql.SELECT_LIMIT, {"user_id": user_id})]
         is_new_user = not user.rows
         own_limit = None if is_new_user else user.rows[0][0]
     decide = partial(
         admit,
-        position=ledger.position(record.ordering_key),
-        pending=ledger.pending(user_id),
-        counted=ledger.counted(user_id, now_ms),
+        position=state.position(record.ordering_key),
+        pending=state.pending(user_id),
+        counted=state.counted(user_id, now_ms),
         own_limit=own_limit,
         quota=quota,
         now_ms=now_ms,
@@ -84,7 +85,7 @@ def accept(ledger: Ledger, record: Record, question: Question, quota: Quota, now
         (found,) = yield [_select(key)]
         return decide(existing=_decode(found.rows[0]) if found.rows else None)
 
-    seq = ledger.take_seq()
+    seq = state.take_seq()
     title = title_of(question.message)
     queries = [
         _insert(record, seq=seq, title=title, options=encode_options(question), at_ms=now_ms),
@@ -94,17 +95,17 @@ def accept(ledger: Ledger, record: Record, question: Question, quota: Quota, now
         queries += _insert_texts(key, seq, SYSTEM, question.system)
     if is_new_user:
         queries.append(Query(sql.INSERT_USER, {"user_id": user_id, "created_at_ms": now_ms}))
-    raised = ledger.reserve(seq)
+    raised = state.reserve(seq)
     if raised is not None:
         queries.append(Query(sql.RAISE_COUNTER, {"name": "seq", "value": raised}))
-    if user_id not in ledger.limits:
-        ledger.know_user(user_id, own_limit)
-    ledger.hold(Held(record, seq, title, question.replaces))
-    ledger.count(user_id, now_ms)
+    if user_id not in state.limits:
+        state.know_user(user_id, own_limit)
+    state.put_unfinished(Unfinished(record, seq, title, question.replaces))
+    state.count(user_id, now_ms)
     results = yield queries
     if results[0].changed == 0:
-        ledger.release(key)
-        ledger.uncount(user_id, now_ms)
+        state.remove_unfinished(key)
+        state.uncount(user_id, now_ms)
         return (yield from _taken(key, seq))
     return admission
 
@@ -115,11 +116,11 @@ def _taken(key: RequestKey, seq: int) -> Operation[Admission]:
     return Existing(_decode(found.rows[0]), 0)
 
 
-def change(ledger: Ledger, key: RequestKey, step_of: Change[T]) -> Operation[T]:
-    """See ports.Requests. Unfinished records are in the ledger; only ended and unknown ones are looked up."""
-    held = ledger.held.get(key)
-    if held is not None:
-        before: Record | None = held.record
+def change(state: WriterState, key: RequestKey, step_of: Change[T]) -> Operation[T]:
+    """See ports.Requests. Unfinished records are in the writer's state; only ended and unknown ones are looked up."""
+    known = state.unfinished.get(key)
+    if known is not None:
+        before: Record | None = known.record
     else:
         (found,) = yield [_select(key)]
         before = _decode(found.rows[0]) if found.rows else None
@@ -129,39 +130,39 @@ def change(ledger: Ledger, key: RequestKey, step_of: Change[T]) -> Operation[T]:
         return step.outcome
     if before is None:
         if not after.state.is_terminal:
-            ledger.hold(Held(after, None, None, None))
+            state.put_unfinished(Unfinished(after, None, None, None))
         yield [_insert(after)]
-    elif after.ending is None or held is None:
-        if held is not None:
-            ledger.hold(Held(after, held.seq, held.title, held.replaces))
+    elif after.ending is None or known is None:
+        if known is not None:
+            state.put_unfinished(Unfinished(after, known.seq, known.title, known.replaces))
         yield [Query(sql.UPDATE_RECORD, _written(after))]
     else:
-        yield from _end(ledger, held, after, after.ending, step.text or "")
+        yield from _end(state, known, after, after.ending, step.text or "")
     return step.outcome
 
 
-def _end(ledger: Ledger, held: Held, record: Record, ending: Ending, text: str) -> Operation[None]:
+def _end(state: WriterState, known: Unfinished, record: Record, ending: Ending, text: str) -> Operation[None]:
     """Write the ending; for a request that was accepted also its answer, its turn and what it used."""
-    key, seq = record.key, held.seq
+    key, seq = record.key, known.seq
     queries = [Query(sql.END_REQUEST, {**_written(record), "ended_at_ms": ending.ended_at_ms})]
     is_revival = False
     if seq is not None:
         queries += _insert_texts(key, seq, ANSWER, text)
         queries.append(_usage(record, ending))
-        deleted_at_ms = ledger.deleted.get((record.user_id, record.conversation_id))
+        deleted_at_ms = state.deleted.get((record.user_id, record.conversation_id))
         # Asked after the deletion: the conversation begins anew. Asked before it: the answer is not kept in it.
         is_revival = deleted_at_ms is not None and record.accepted_at_ms > deleted_at_ms
         if is_revival:
             queries += erase(record.user_id, record.conversation_id)
         if is_revival or deleted_at_ms is None:
-            queries += _turn(held, record, ending, seq)
+            queries += _turn(known, record, ending, seq)
     if is_revival:
-        ledger.delete_conversation(record.user_id, record.conversation_id, None)
-    ledger.release(key)
+        state.delete_conversation(record.user_id, record.conversation_id, None)
+    state.remove_unfinished(key)
     yield queries
 
 
-def _turn(held: Held, record: Record, ending: Ending, seq: int) -> list[Query]:
+def _turn(known: Unfinished, record: Record, ending: Ending, seq: int) -> list[Query]:
     where = {"user_id": record.user_id, "conversation_id": record.conversation_id}
     turn: Params = {
         **where,
@@ -171,20 +172,20 @@ def _turn(held: Held, record: Record, ending: Ending, seq: int) -> list[Query]:
         "accepted_at_ms": record.accepted_at_ms,
         "ended_at_ms": ending.ended_at_ms,
         "model": ending.model,
-        "replaces": held.replaces,
+        "replaces": known.replaces,
         "error_code": None if ending.error_code is None else ending.error_code.value,
         "input_tokens": ending.input_tokens,
         "output_tokens": ending.output_tokens,
     }
     conversation: Params = {
         **where,
-        "title": held.title or "",
+        "title": known.title or "",
         "created_at_ms": record.accepted_at_ms,
         "updated_at_ms": ending.ended_at_ms,
     }
     queries = [Query(sql.UPSERT_CONVERSATION, conversation), Query(sql.INSERT_TURN, turn)]
-    if held.replaces is not None and record.state is State.COMPLETED:
-        replaced: Params = {**where, "request_id": record.request_id, "replaces": held.replaces, "position": seq}
+    if known.replaces is not None and record.state is State.COMPLETED:
+        replaced: Params = {**where, "request_id": record.request_id, "replaces": known.replaces, "position": seq}
         queries.append(Query(sql.SUPERSEDE, replaced))
     return queries
 

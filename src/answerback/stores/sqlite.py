@@ -5,8 +5,8 @@
         +--------- reads ---> reader thread, a connection of its own (WAL: readers and the writer do not wait)
 
 A write's result reaches its caller only after the COMMIT that made it durable. Operations on different requests share
-their statements (merging.py). If an operation of a batch fails by itself, the batch is rolled back and its operations
-are run again, each in a transaction of its own.
+their statements (statement_batching.py). If an operation of a batch fails by itself, the batch is rolled back and its
+operations are run again, each in a transaction of its own.
 """
 
 import asyncio
@@ -20,19 +20,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
+from filelock import Timeout
+
 from answerback.clock import epoch_ms
 from answerback.core.request import RequestKey
+from answerback.file_lock import process_lock
 from answerback.ports import Unavailable
-from answerback.stores.errors import StoreError
-from answerback.stores.file_lock import FileLock
+from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.jobs import Job, fail
 from answerback.stores.migrations import Migration, migrate, shipped
 from answerback.stores.query import Operation, Read, Result, Write
 from answerback.stores.request_operations import load
 from answerback.stores.sqlite_writer import BatchThread
-from answerback.stores.statement_batching import UPDATE_FROM, Strand, Unmergeable, run_merged
+from answerback.stores.statement_batching import UPDATE_FROM, NotBatchable, OperationChain, run_batched
 from answerback.stores.store import SqlStore
-from answerback.stores.writer_state import Ledger
+from answerback.stores.writer_state import WriterState
 
 T = TypeVar("T")
 
@@ -85,7 +87,8 @@ class SqliteStore(SqlStore):
         self._path = path
         self._busy_timeout_s = busy_timeout_s
         self._max_queued = max_queued
-        self._lock = FileLock(path)
+        # In a file of its own: closing a database file would drop a lock on the file itself.
+        self._lock = process_lock(path.with_name(path.name + ".lock"))
         self._opened: _Opened | None = None
 
     async def open(self) -> None:
@@ -110,6 +113,7 @@ class SqliteStore(SqlStore):
     def _open(self) -> "tuple[_Writer, _Reader]":
         opened: list[_Writer | _Reader] = []
         try:
+            os.stat(self._path.parent)  # the lock would make the folder, readable by everybody
             self._lock.acquire()
             # Conversations are private: SQLite gives its other files the mode of this one.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -146,6 +150,10 @@ class _Opened:
 
 
 def _cannot_open(path: Path, error: BaseException) -> BaseException:
+    if isinstance(error, Timeout):
+        return StoreInUse(
+            f"Another gateway uses {path}. Stop it, or give this one a data folder of its own with --data-dir."
+        )
     if isinstance(error, OSError):
         return StoreError(
             f"{path} cannot be opened for writing ({error.strerror}). Make it and its folder writable for this user."
@@ -178,18 +186,18 @@ class _Reader:
 
 
 class _Writer:
-    """The writing connection and its ledger. Used by one thread at a time."""
+    """The writing connection and its state. Used by one thread at a time."""
 
     def __init__(self, connect_to: Callable[[], sqlite3.Connection]) -> None:
         self._connect = connect_to
         self._connection: sqlite3.Connection | None = None
-        self._ledger: Ledger | None = None
+        self._state: WriterState | None = None
 
     def open(self) -> None:
-        """Bring the tables up to date and read the ledger."""
+        """Bring the tables up to date and read the writer's state."""
         self._connection = self._connect()
         apply_migrations(self._connection, shipped(), now_ms=epoch_ms())
-        self._ledger = self._load(self._connection)
+        self._state = self._load(self._connection)
 
     def close(self) -> None:
         """Close the connection; SQLite then writes the log back into the file."""
@@ -200,9 +208,9 @@ class _Writer:
 
     def run(self, jobs: Sequence[Job[_KeyedWrite]]) -> None:
         """Run a batch; every job then has a value that is durable, or an error."""
-        error = self._transact(jobs, may_merge=len(jobs) > 1 and sqlite3.sqlite_version_info >= UPDATE_FROM)
-        if isinstance(error, Unmergeable):
-            error = self._transact(jobs, may_merge=False)
+        error = self._transact(jobs, may_batch=len(jobs) > 1 and sqlite3.sqlite_version_info >= UPDATE_FROM)
+        if isinstance(error, NotBatchable):
+            error = self._transact(jobs, may_batch=False)
         if error is None:
             return
         if (why := cause_of(error)) is not None:
@@ -213,20 +221,20 @@ class _Writer:
             for job in jobs:
                 self.run([job])
 
-    def _transact(self, jobs: Sequence[Job[_KeyedWrite]], *, may_merge: bool) -> Exception | None:
+    def _transact(self, jobs: Sequence[Job[_KeyedWrite]], *, may_batch: bool) -> Exception | None:
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            if self._ledger is None:
-                self._ledger = self._load(self._connection)
+            if self._state is None:
+                self._state = self._load(self._connection)
             self._connection.execute("BEGIN IMMEDIATE")
-            if may_merge and all(job.work.key for job in jobs):
-                _run_merged(self._connection, self._ledger, jobs)
+            if may_batch and all(job.work.key for job in jobs):
+                _run_batched(self._connection, self._state, jobs)
             else:
                 for job in jobs:
-                    job.value = run(self._connection, job.work.operation(self._ledger))
+                    job.value = run(self._connection, job.work.operation(self._state))
             self._connection.execute("COMMIT")
-            self._ledger.commit()
+            self._state.commit()
         except Exception as exc:
             self._undo(exc)
             return exc
@@ -243,15 +251,15 @@ class _Writer:
             is_certain = False
         if not is_certain:  # what a failing disk has kept is not known: begin again from what can be read
             self.close()
-            self._ledger = None
-        elif self._ledger is not None:
-            self._ledger.rollback()
+            self._state = None
+        elif self._state is not None:
+            self._state.rollback()
 
     @staticmethod
-    def _load(connection: sqlite3.Connection) -> Ledger:
-        ledger = Ledger()
-        run(connection, load(ledger))
-        return ledger
+    def _load(connection: sqlite3.Connection) -> WriterState:
+        state = WriterState()
+        run(connection, load(state))
+        return state
 
 
 def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
@@ -299,17 +307,17 @@ def run(connection: sqlite3.Connection, operation: Operation[T]) -> T:
         return outcome
 
 
-def _run_merged(connection: sqlite3.Connection, ledger: Ledger, jobs: Sequence[Job[_KeyedWrite]]) -> None:
+def _run_batched(connection: sqlite3.Connection, state: WriterState, jobs: Sequence[Job[_KeyedWrite]]) -> None:
     """Run the operations of different requests side by side."""
-    strands: dict[RequestKey | None, Strand] = {}
+    chains: dict[RequestKey | None, OperationChain] = {}
     for job in jobs:
         key, operation = job.work
-        if (strand := strands.get(key)) is None:
-            strand = strands[key] = Strand(len(strands))
-        strand.add(partial(operation, ledger))
-    run_merged(connection.execute, strands.values())
+        if (chain := chains.get(key)) is None:
+            chain = chains[key] = OperationChain(len(chains))
+        chain.add(partial(operation, state))
+    run_batched(connection.execute, chains.values())
     for job in jobs:
-        job.value = strands[job.work.key].outcomes.popleft()
+        job.value = chains[job.work.key].outcomes.popleft()
 
 
 def unavailable(error: BaseException) -> Unavailable | None:

@@ -6,22 +6,22 @@ the same statement, it runs once for all of them. Operations on one request stil
 
 That changes the order in which statements of different requests run, so only those in COMMUTING may take part: no two
 requests touch the same row by them, or it does not matter which comes first. Whatever else turns up, and a row that was
-there already, raises Unmergeable: the caller rolls back and runs the operations one by one.
+there already, raises NotBatchable; the caller rolls back and runs the operations one by one.
 """
 
+import itertools
 import re
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain, count
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
 from answerback.stores import statements as sql
 from answerback.stores.query import Operation, Params, Query, Result
 
-MERGED: Final = frozenset(
+BATCHED: Final = frozenset(
     {
         sql.INSERT_REQUEST,
         sql.INSERT_TEXT,
@@ -32,7 +32,7 @@ MERGED: Final = frozenset(
         sql.INSERT_TURN,
     }
 )
-COMMUTING: Final = MERGED | {sql.SELECT_LIMIT, sql.SELECT_REQUEST, sql.INSERT_USER, sql.RAISE_COUNTER}
+COMMUTING: Final = BATCHED | {sql.SELECT_LIMIT, sql.SELECT_REQUEST, sql.INSERT_USER, sql.RAISE_COUNTER}
 
 COUNTED: Final = frozenset({sql.INSERT_REQUEST})
 """Statements whose operation asks how many rows changed: all have to change theirs."""
@@ -53,11 +53,11 @@ _VALUES: Final = re.compile(r"VALUES\s*(\([^)]*\))")
 Execute = Callable[[str, Sequence[Any] | Mapping[str, Any]], sqlite3.Cursor]
 
 
-class Unmergeable(Exception):
-    """These operations have to run one by one."""
+class NotBatchable(Exception):
+    """These operations cannot share statements: they have to run one by one."""
 
 
-class Strand:
+class OperationChain:
     """Operations on one request, one after the other. `number`: its place among the others of a batch."""
 
     __slots__ = ("_begin", "_operation", "_results", "number", "outcomes", "queries")
@@ -96,53 +96,53 @@ class Strand:
         return True
 
 
-def run_merged(execute: Execute, strands: Iterable[Strand]) -> None:
-    """Run everything; the strands then have their outcomes. Raises: Unmergeable; whatever an operation raises."""
-    at: dict[str, list[Strand]] = {}
-    for strand in strands:
-        if strand.advance():
-            at.setdefault(strand.queries[0].sql, []).append(strand)
+def run_batched(execute: Execute, chains: Iterable[OperationChain]) -> None:
+    """Run everything; the chains then have their outcomes. Raises: NotBatchable; whatever an operation raises."""
+    at: dict[str, list[OperationChain]] = {}
+    for chain in chains:
+        if chain.advance():
+            at.setdefault(chain.queries[0].sql, []).append(chain)
     while at:
         text = next(iter(at))
         group = at.pop(text)
         group.sort(key=_NUMBER)  # the rows come in the order of the calls, however many statements each had before
         _run_group(execute, text, group)
-        for strand in group:
-            if strand.advance():
-                at.setdefault(strand.queries[0].sql, []).append(strand)
+        for chain in group:
+            if chain.advance():
+                at.setdefault(chain.queries[0].sql, []).append(chain)
 
 
-def _run_group(execute: Execute, text: str, group: Sequence[Strand]) -> None:
+def _run_group(execute: Execute, text: str, group: Sequence[OperationChain]) -> None:
     """Run the statement that all of them are at, with the rows of all of them."""
-    if text not in MERGED:
+    if text not in BATCHED:
         if text not in COMMUTING:
-            raise Unmergeable
-        for strand in group:
-            cursor = execute(text, strand.queries.popleft().params)
-            strand.take((Result(cursor.fetchall(), cursor.rowcount),))
+            raise NotBatchable
+        for chain in group:
+            cursor = execute(text, chain.queries.popleft().params)
+            chain.take((Result(cursor.fetchall(), cursor.rowcount),))
         return
     statement = _statement(text)
     result = _ONE if text in COUNTED else _UNKNOWN
     rows = []
-    for strand in group:
-        queries = strand.queries
+    for chain in group:
+        queries = chain.queries
         while queries and queries[0].sql == text:
             rows.append(statement.values(queries.popleft().params))
-            strand.take((result,))
+            chain.take((result,))
     changed = 0
     start = 0
     for size in ROWS:
         while len(rows) - start >= size:
             chunk = rows[start : start + size]
-            cursor = execute(statement.of(size), chunk[0] if size == 1 else tuple(chain.from_iterable(chunk)))
+            cursor = execute(statement.of(size), chunk[0] if size == 1 else tuple(itertools.chain.from_iterable(chunk)))
             changed += cursor.rowcount
             start += size
     if text in COUNTED and changed != len(rows):
-        raise Unmergeable
+        raise NotBatchable
 
 
 class _Statement(NamedTuple):
-    """One statement of MERGED, by how many rows it has."""
+    """One statement of BATCHED, by how many rows it has."""
 
     text: str
     values: Callable[[Params], tuple[Any, ...]]
@@ -152,19 +152,19 @@ class _Statement(NamedTuple):
         return _with_rows(self.text, rows)
 
 
-@lru_cache(maxsize=len(MERGED))
+@lru_cache(maxsize=len(BATCHED))
 def _statement(text: str) -> _Statement:
     return _Statement(text, itemgetter(*_PARAMETER.findall(text)))
 
 
-@lru_cache(maxsize=len(MERGED) * len(ROWS))
+@lru_cache(maxsize=len(BATCHED) * len(ROWS))
 def _with_rows(text: str, rows: int) -> str:
     if (found := _VALUES.search(text)) is not None:
         row = _PARAMETER.sub("?", found[1])
         return text[: found.start(1)] + ", ".join([row] * rows) + text[found.end(1) :]
     if rows == 1:
         return _PARAMETER.sub("?", text)
-    numbers = count(1)
+    numbers = itertools.count(1)
     update, names = _PARAMETER.subn(lambda _: f"v.column{next(numbers)}", text)
     changes, where, condition = update.partition("WHERE")
     row = f"({', '.join('?' * names)})"

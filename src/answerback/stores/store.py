@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL share: the ports in terms of operations that a database runs."""
+"""The store that SQLite and PostgreSQL share: the ports, by operations that a database runs."""
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -92,11 +92,11 @@ class SqlStore(ABC):
         """Run a write in a transaction, and return when that is durable.
 
         Those of one user run one after the other in the order of the calls, or as if they did; one of no user runs by
-        itself. `key`: the operation concerns this request alone (see merging.py).
+        itself. `key`: the operation concerns this request alone (see statement_batching.py).
         """
 
-    async def _note_write(self, user_id: str | None, operation: Write[T], *, key: RequestKey | None = None) -> T:
-        """Run a write, and note whether the database took it."""
+    async def _track_write(self, user_id: str | None, operation: Write[T], *, key: RequestKey | None = None) -> T:
+        """Run a write, and remember whether it failed."""
         try:
             value = await self._write(user_id, operation, key=key)
         except Unavailable:
@@ -114,14 +114,14 @@ class SqlStore(ABC):
 
     async def probe(self, *, now_ms: int) -> None:
         """See ports.Durability."""
-        await self._note_write(None, lambda _: requests.probe(now_ms))
+        await self._track_write(None, lambda _: requests.probe(now_ms))
 
     # --- ports.Requests
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         """See ports.Requests."""
-        admission = await self._note_write(
-            record.user_id, lambda ledger: requests.accept(ledger, record, question, quota, now_ms), key=record.key
+        admission = await self._track_write(
+            record.user_id, lambda state: requests.accept(state, record, question, quota, now_ms), key=record.key
         )
         if isinstance(admission, Accepted):
             self._questions.add(record.key, question)
@@ -129,7 +129,7 @@ class SqlStore(ABC):
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         """See ports.Requests."""
-        return await self._note_write(key.user_id, lambda ledger: requests.change(ledger, key, change), key=key)
+        return await self._track_write(key.user_id, lambda state: requests.change(state, key, change), key=key)
 
     async def read(self, key: RequestKey) -> Record | None:
         """See ports.Requests."""
@@ -151,8 +151,8 @@ class SqlStore(ABC):
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         """See ports.Requests."""
         self._questions.clear()
-        purged = await self._repeat(lambda ledger: requests.purge_refusals(refused_before_ms, _PURGE_STEP))
-        purged += await self._repeat(lambda ledger: requests.purge(ended_before_ms, _PURGE_STEP))
+        purged = await self._repeat(lambda state: requests.purge_refusals(refused_before_ms, _PURGE_STEP))
+        purged += await self._repeat(lambda state: requests.purge(ended_before_ms, _PURGE_STEP))
         self._questions.clear()
         return purged
 
@@ -160,7 +160,7 @@ class SqlStore(ABC):
         """A bounded number a transaction, so that others are not kept waiting."""
         total = 0
         while True:
-            count = await self._note_write(None, step)
+            count = await self._track_write(None, step)
             total += count
             if count < _PURGE_STEP:
                 return total
@@ -191,10 +191,10 @@ class SqlStore(ABC):
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
     ) -> StoredConversation | None:
         """See ports.History."""
-        return await self._note_write(
+        return await self._track_write(
             user_id,
-            lambda ledger: history.update_conversation(
-                ledger, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
+            lambda state: history.update_conversation(
+                state, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
             ),
         )
 
@@ -206,8 +206,8 @@ class SqlStore(ABC):
         """
         erased = 0
         while True:
-            count = await self._note_write(
-                None, lambda ledger: history.purge_deleted(ledger, before_ms=before_ms, limit=_ERASE_STEP)
+            count = await self._track_write(
+                None, lambda state: history.purge_deleted(state, before_ms=before_ms, limit=_ERASE_STEP)
             )
             erased += count
             if count < _ERASE_STEP:
@@ -225,7 +225,7 @@ class SqlStore(ABC):
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
         """See ports.Users."""
-        await self._note_write(user_id, lambda ledger: users.set_limit(ledger, user_id, per_minute, now_ms=now_ms))
+        await self._track_write(user_id, lambda state: users.set_limit(state, user_id, per_minute, now_ms=now_ms))
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         """See ports.Users."""
@@ -234,6 +234,6 @@ class SqlStore(ABC):
     async def delete_user(self, user_id: str) -> bool:
         """See ports.Users."""
         try:
-            return await self._note_write(user_id, lambda ledger: users.delete_user(ledger, user_id))
+            return await self._track_write(user_id, lambda state: users.delete_user(state, user_id))
         finally:
             self._questions.clear()

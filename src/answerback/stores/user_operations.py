@@ -1,11 +1,11 @@
-"""ports.Users as operations (see query.py)."""
+"""Reading and changing users (`ports.Users`) as operations, which query.py explains."""
 
 from collections.abc import Sequence
 
 from answerback.ports import DailyUsage, StoredUser
 from answerback.stores import statements as sql
 from answerback.stores.query import Operation, Query, Row
-from answerback.stores.writer_state import Ledger
+from answerback.stores.writer_state import WriterState
 
 
 def users(*, after: str | None, limit: int) -> Operation[Sequence[StoredUser]]:
@@ -20,10 +20,10 @@ def user(user_id: str) -> Operation[StoredUser | None]:
     return _user(found.rows[0]) if found.rows else None
 
 
-def set_limit(ledger: Ledger, user_id: str, per_minute: int | None, *, now_ms: int) -> Operation[None]:
+def set_limit(state: WriterState, user_id: str, per_minute: int | None, *, now_ms: int) -> Operation[None]:
     """See ports.Users."""
     yield [Query(sql.SET_LIMIT, {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms})]
-    ledger.know_user(user_id, per_minute)
+    state.know_user(user_id, per_minute)
 
 
 def usage(user_id: str | None, *, since_day: str | None) -> Operation[Sequence[DailyUsage]]:
@@ -44,10 +44,10 @@ def daily(rows: Sequence[Row]) -> list[DailyUsage]:
     ]
 
 
-def delete_user(ledger: Ledger, user_id: str) -> Operation[bool]:
+def delete_user(state: WriterState, user_id: str) -> Operation[bool]:
     """See ports.Users."""
     results = yield [Query(statement, {"user_id": user_id}) for statement in sql.DELETE_USER]
-    ledger.forget_user(user_id)
+    state.forget_user(user_id)
     return any(result.changed for result in results)
 
 

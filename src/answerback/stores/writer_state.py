@@ -1,12 +1,12 @@
-"""What a gateway's writer knows without asking the database.
+"""What a gateway's writer keeps in memory of its database.
 
 One process writes a store at a time (it holds the store's lock), so its writer may keep in memory what every request
 needs: the unfinished records, counts for the limits, limits that users have of their own, which conversations are
-deleted. It is read from the database whenever a writer takes up work, and follows each transaction: `commit` keeps what
+deleted. It is read from the database whenever a writer starts, and follows each transaction: `commit` keeps what
 changed since the last one, `rollback` undoes it. All of it can be computed from the tables again.
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -23,7 +23,7 @@ SEQ_BLOCK: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Unfinished:
     """An unfinished request. `seq` and `title` are None if it was never accepted."""
 
     record: Record
@@ -32,11 +32,11 @@ class Held:
     replaces: str | None
 
 
-class Ledger:
-    """See the module. Not thread-safe: it belongs to the writer."""
+class WriterState:
+    """The unfinished requests, counts, limits and deletions of a store. Not thread-safe: it belongs to the writer."""
 
     def __init__(self) -> None:
-        self.held: dict[RequestKey, Held] = {}
+        self.unfinished: dict[RequestKey, Unfinished] = {}
         self.limits: dict[str, int | None] = {}
         """Users known to have a row, and their own limit a minute."""
         self.deleted: dict[tuple[str, str], int] = {}
@@ -94,22 +94,22 @@ class Ledger:
 
     # --- unfinished requests
 
-    def hold(self, held: Held) -> None:
-        """Note an unfinished request, new or changed."""
-        record, key = held.record, held.record.key
-        if key not in self.held:
-            seq = held.seq or 0
+    def put_unfinished(self, request: Unfinished) -> None:
+        """Add an unfinished request, or replace it by its new record."""
+        record, key = request.record, request.record.key
+        if key not in self.unfinished:
+            seq = request.seq or 0
             self._put(self._inner(self._queues, record.ordering_key), key, seq)
             self._put(self._inner(self._users, record.user_id), key, seq)
-        self._put(self.held, key, held)
+        self._put(self.unfinished, key, request)
 
-    def release(self, key: RequestKey) -> None:
+    def remove_unfinished(self, key: RequestKey) -> None:
         """Forget a request that ended."""
-        held = self.held.get(key)
-        if held is None:
+        known = self.unfinished.get(key)
+        if known is None:
             return
-        self._drop(self.held, key)
-        for outer, name in ((self._queues, held.record.ordering_key), (self._users, key.user_id)):
+        self._drop(self.unfinished, key)
+        for outer, name in ((self._queues, known.record.ordering_key), (self._users, key.user_id)):
             self._drop(outer[name], key)
             if not outer[name]:
                 self._drop(outer, name)
@@ -120,10 +120,6 @@ class Ledger:
         if not queue:
             return 0
         return len(queue) if seq is None else sum(other < seq for other in queue.values())
-
-    def running(self) -> Iterator[Held]:
-        """Every unfinished request, as of now."""
-        return iter(tuple(self.held.values()))
 
     def _inner(self, outer: dict[str, dict[RequestKey, int]], name: str) -> dict[RequestKey, int]:
         inner = outer.get(name)
@@ -177,7 +173,7 @@ class Ledger:
     def forget_user(self, user_id: str) -> None:
         """Forget everything about the user."""
         for key in tuple(self._users.get(user_id, ())):
-            self.release(key)
+            self.remove_unfinished(key)
         self._drop(self.limits, user_id)
         for window in self._windows.values():
             self._drop(window, user_id)

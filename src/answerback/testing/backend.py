@@ -15,7 +15,8 @@ from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings
-from answerback.stores.memory import MemoryConnections, MemoryStore
+from answerback.stores.connections import MemoryConnections
+from answerback.stores.memory import MemoryStore
 from answerback.testing.model import ScriptedModel, say_question
 from answerback.testing.network import ScriptedSender
 from answerback.testing.queue import LaneQueue

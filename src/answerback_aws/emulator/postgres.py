@@ -1,79 +1,99 @@
-"""A PostgreSQL server of our own in a temporary folder, in Aurora's place. Reached by a Unix socket only."""
+"""A PostgreSQL server of our own in a temporary folder, reached by a Unix socket only.
+
+It stands in Aurora's place in the emulated stack, and is what tests and chaos runs crash.
+"""
 
 import os
-import pwd
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Literal
 
 from answerback_aws.emulator.emulator import LocalFailed
 
 __all__ = ["PostgresServer"]
 
-_START_S: Final = 30
+_START_TIMEOUT_S: Final = 60
 _USER: Final = "postgres"
 _PLACES: Final = ("/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt", "/usr/pgsql-*")
 
 
 class PostgresServer:
-    """A server, as a context manager. As root it runs as the user `postgres`, since it refuses to run as root."""
+    """A server, as a context manager. As root it runs as the user `postgres`, since it refuses to run as root.
+
+    Its methods block. Raises: LocalFailed: there are no server programs, or they fail.
+    """
 
     def __init__(self) -> None:
         self._binaries = _binaries()
-        self._user = _USER if os.geteuid() == 0 else None
-        self._folder: Path | None = None
+        self._account = _USER if os.geteuid() == 0 else None
+        # In /tmp, whatever TMPDIR says: the path of a socket must be short.
+        self._folder = Path(tempfile.mkdtemp(prefix="answerback-postgres-", dir="/tmp"))
 
     @property
     def dsn(self) -> str:
         """libpq's connection string, without a database."""
         return f"host={self._folder} user={_USER}"
 
+    @property
+    def url(self) -> str:
+        """The URL of its first database."""
+        return f"postgresql:///postgres?host={self._folder}&user={_USER}"
+
+    def create(self) -> None:
+        """Make a database cluster and start. Raises: LocalFailed."""
+        if self._account is not None:
+            try:
+                shutil.chown(self._folder, self._account, self._account)
+            except LookupError as exc:
+                raise LocalFailed("PostgreSQL does not run as root", "run the command as another user") from exc
+        self._run("initdb", "-D", self._data, "-A", "trust", "-U", _USER, "-N", "-E", "UTF8", "--locale=C")
+        self.start()
+
     def start(self) -> None:
-        """Make a database cluster and start it. Raises: LocalFailed."""
-        # In /tmp, whatever TMPDIR says: the path of a socket must be short.
-        self._folder = Path(tempfile.mkdtemp(prefix="answerback-postgres-", dir="/tmp"))
-        if self._user is not None:
-            owner = pwd.getpwnam(self._user)
-            os.chown(self._folder, owner.pw_uid, owner.pw_gid)
-        data = str(self._folder / "data")
-        self._run("initdb", "-D", data, "-A", "trust", "-U", _USER, "-N", "-E", "UTF8", "--locale=C")
+        """Start a cluster that was made, and wait until it accepts connections. Raises: LocalFailed."""
         options = f"-k {self._folder} -c listen_addresses='' -c shared_buffers=16MB"
         log = str(self._folder / "log")
-        self._run("pg_ctl", "-D", data, "-w", "-t", str(_START_S), "-o", options, "-l", log, "start")
+        self._run("pg_ctl", "-D", self._data, "-w", "-t", str(_START_TIMEOUT_S), "-o", options, "-l", log, "start")
 
-    def stop(self) -> None:
-        """Stop it and delete all that it held; doing it again does nothing."""
-        if self._folder is None:
-            return
-        if (self._folder / "data" / "postmaster.pid").exists():
-            self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-m", "immediate", "stop")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder = None
+    def stop(self, mode: Literal["immediate", "fast"] = "immediate") -> None:
+        """Stop and keep the data: `immediate` is a crash, `fast` is graceful. Raises: LocalFailed."""
+        self._run("pg_ctl", "-D", self._data, "-w", "-m", mode, "stop")
+
+    def remove(self) -> None:
+        """Stop it if it runs, and delete all that it held; doing it again does nothing."""
+        try:
+            if (self._folder / "data" / "postmaster.pid").exists():
+                self.stop()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> "PostgresServer":
         try:
-            self.start()
+            self.create()
         except BaseException:
-            self.stop()
+            self.remove()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.remove()
+
+    @property
+    def _data(self) -> str:
+        return str(self._folder / "data")
 
     def _run(self, program: str, *arguments: str) -> None:
-        assert self._folder is not None
         done = subprocess.run(  # noqa: S603 - our own command
             [str(self._binaries / program), *arguments],
             cwd=self._folder,
-            user=self._user,
-            group=self._user,
-            extra_groups=[] if self._user else None,
+            user=self._account,
+            group=self._account,
+            extra_groups=[] if self._account else None,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # a pipe would stay open in the server
             stderr=subprocess.DEVNULL,
@@ -86,20 +106,15 @@ class PostgresServer:
 
 
 def _binaries() -> Path:
-    """The folder of the newest `initdb`. Raises: LocalFailed: there is none, or nobody to run it as."""
+    """The folder of the newest `initdb`. Raises: LocalFailed: there is none."""
     found = shutil.which("initdb")
     if found is None:
         installed = [path for place in _PLACES for path in Path("/").glob(f"{place[1:]}/**/bin/initdb")]
         newest = max(installed, key=_version, default=None)
         if newest is None:
             hint = "install it (Debian and Ubuntu: apt-get install postgresql; macOS: brew install postgresql)"
-            raise LocalFailed("the history needs PostgreSQL, and no server is installed here", hint)
+            raise LocalFailed("a PostgreSQL server is needed, and none is installed here", hint)
         found = str(newest)
-    if os.geteuid() == 0:
-        try:
-            pwd.getpwnam(_USER)
-        except KeyError as exc:
-            raise LocalFailed("PostgreSQL does not run as root", "run the command as another user") from exc
     return Path(found).resolve().parent
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from answerback.core.context import DEFAULT_MAX_TOKENS
+from answerback.core.handshake import Rules, origins
 from answerback.core.request import Policy
 from answerback.ports import Quota
 
@@ -150,9 +151,10 @@ class Settings:
         return self._whole("HISTORY_DELAY_S", 900, low=0)
 
     @property
-    def allow_origins(self) -> frozenset[str]:
-        """Web pages that may connect, in lower case; a request without `Origin` is an app and always may."""
-        return frozenset(origin.rstrip("/") for origin in (self._optional("ALLOW_ORIGINS") or "").lower().split())
+    def handshake_rules(self) -> Rules:
+        """Which upgrade requests are accepted: those of apps, and of the web pages that are listed."""
+        listed = origins((self._optional("ALLOW_ORIGINS") or "").split())
+        return Rules(allow_origins=listed, origin_setting="AllowOrigins")
 
     # --- tokens
 

@@ -15,6 +15,7 @@ from answerback.client import (
 )
 from answerback.client.tokens import Token
 from answerback.core.answer import clean
+from answerback.tasks import Tasks
 from answerback_desktop.engine.answers import Answers
 from answerback_desktop.engine.commands import ExportFormat
 from answerback_desktop.engine.events import (
@@ -36,7 +37,6 @@ from answerback_desktop.engine.events import (
 from answerback_desktop.engine.export import exported, file_name
 from answerback_desktop.engine.status import ConnectionTracker
 from answerback_desktop.engine.sync import Sync
-from answerback_desktop.engine.tasks import Tasks
 from answerback_desktop.records import Account, Turn
 from answerback_desktop.settings import Settings
 from answerback_desktop.store.history import HistoryStore, TurnMerge
@@ -171,7 +171,7 @@ class AccountEngine:
             is_online=lambda: self._client is client and isinstance(client.state, Connected),
             is_watched=lambda: self._shown is not None,
         )
-        self._tasks.spawn(self._run(client, self._sync), "account")
+        self._tasks.start(self._run(client, self._sync), name="account")
 
     async def _run(self, client: Client, sync: Sync) -> None:
         await client.open()
@@ -183,7 +183,7 @@ class AccountEngine:
 
     async def _disconnect(self) -> None:
         client, self._client, self._sync = self._client, None, None
-        await self._tasks.cancel()
+        await self._tasks.settle(grace_s=0)
         try:
             await self._answers.close()
         except StoreError:
@@ -207,9 +207,9 @@ class AccountEngine:
         changed = self.tracker.changed(state, self._client.limits)
         if isinstance(state, Connected) and not self._is_ours(state.user_id):
             changed = ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.USER_MISMATCH)
-            self._tasks.spawn(self._disconnect(), "disconnect")
+            self._tasks.start(self._disconnect(), name="disconnect")
         elif changed.status in (ConnectionStatus.STOPPED, ConnectionStatus.SIGNED_OUT):
-            self._tasks.spawn(self._disconnect(), "disconnect")
+            self._tasks.start(self._disconnect(), name="disconnect")
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
             self._sync.connected()
         self._emit(changed)
@@ -291,7 +291,7 @@ class AccountEngine:
                 if turn.conversation_id == conversation_id:
                     self._emit(TurnChanged(self._answers.so_far(turn.request_id) or turn))
         elif self._client is not None:
-            self._tasks.spawn(self._restore(self._client, conversation_id), "restore")
+            self._tasks.start(self._restore(self._client, conversation_id), name="restore")
 
     async def _restore(self, client: Client, conversation_id: str) -> None:
         try:

@@ -19,6 +19,7 @@ from answerback.client import (
 from answerback.client.events import Answer, Queued, Restarted, Started, Text
 from answerback.core.answer import clean
 from answerback.protocol.frames import SendMessage, Status
+from answerback.tasks import Tasks
 from answerback_desktop.engine.events import (
     ConversationsChanged,
     DraftReturned,
@@ -30,7 +31,6 @@ from answerback_desktop.engine.events import (
     TurnsRemoved,
 )
 from answerback_desktop.engine.outbox import StoredOutbox
-from answerback_desktop.engine.tasks import Tasks
 from answerback_desktop.records import Conversation, Turn, TurnStatus
 from answerback_desktop.settings import Settings
 from answerback_desktop.store.store import AccountStore, Supersession
@@ -72,7 +72,7 @@ class Answers:
 
     async def close(self) -> None:
         """Read no further; what is shown is written down."""
-        await self._tasks.cancel()
+        await self._tasks.settle(grace_s=0)
         self.write()
         self._live.clear()
 
@@ -140,7 +140,7 @@ class Answers:
         turn = self._store.turn(stream.request_id)
         if turn is not None and not turn.status.is_over:
             self._live[turn.request_id] = LiveAnswer(turn)
-            self._tasks.spawn(self._read(stream), f"answer-{turn.request_id}")
+            self._tasks.start(self._read(stream), name=f"answer-{turn.request_id}")
 
     def so_far(self, request_id: str) -> Turn | None:
         """A turn as it is shown, while it has no ending."""

@@ -11,10 +11,10 @@ from typing import Final
 import jwt
 
 from answerback.protocol.frames import is_id
+from answerback.tasks import Tasks
 from answerback_desktop.engine.account import Credentials
 from answerback_desktop.engine.environment import Environment
 from answerback_desktop.engine.events import Event, NoticeCode, NoticeRaised, SignInChanged, SignInStatus
-from answerback_desktop.engine.tasks import Tasks
 from answerback_desktop.records import Account
 from answerback_desktop.settings import AuthMode, Settings
 from answerback_desktop.signin.provider import Grant, SignInError
@@ -101,7 +101,7 @@ class IdentityKeeper:
 
     async def settle(self) -> None:
         """Wait for what is still being written to the keyring."""
-        await self._keeping.settle()
+        await self._keeping.settle(grace_s=None)
 
     async def _by_token(self, settings: Settings) -> Who | None:
         token = await asyncio.to_thread(self._environment.vault.get, self._name(settings))
@@ -127,7 +127,7 @@ class IdentityKeeper:
         return Who(account=account, credentials=Credentials(token=keeper), keeper=keeper)
 
     def _keep_soon(self, name: str, secret: str) -> None:
-        self._keeping.spawn(self._keep(name, secret), "keyring")
+        self._keeping.start(self._keep(name, secret), name="keyring")
 
     async def _keep(self, name: str, secret: str) -> None:
         if not await asyncio.to_thread(self._environment.vault.set, name, secret):

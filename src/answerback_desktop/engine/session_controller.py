@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from answerback.tasks import Tasks
 from answerback_desktop.engine.account import AccountEngine
 from answerback_desktop.engine.environment import Environment
 from answerback_desktop.engine.events import (
@@ -24,7 +25,6 @@ from answerback_desktop.engine.events import (
     SignInStatus,
 )
 from answerback_desktop.engine.identity import IdentityKeeper, Who, is_same_login
-from answerback_desktop.engine.tasks import Tasks
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
 from answerback_desktop.settings import AuthMode, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError
@@ -62,11 +62,11 @@ class SessionController:
         if self._settings.auth is AuthMode.NONE:
             await self._enter(await self._identity.who(self._settings))
         else:
-            self._tasks.spawn(self._switch(), "account")
+            self._tasks.start(self._switch(), name="account")
 
     async def close(self) -> None:
         """Everything is written down; a gateway of ours is stopped."""
-        await self._tasks.cancel()
+        await self._tasks.settle(grace_s=0)
         await self._leave()
         await self._identity.settle()
         if self._gateway is not None:
@@ -129,7 +129,7 @@ class SessionController:
     def reconnect(self) -> None:
         """See `Commands.reconnect`."""
         if self._account is None and self._signing_in is None:
-            self._tasks.spawn(self._switch(), "account")
+            self._tasks.start(self._switch(), name="account")
         self.on_account(lambda account: account.reconnect())
 
     def change_settings(self, settings: Settings) -> None:
@@ -145,7 +145,7 @@ class SessionController:
         self._emit(SettingsChanged(self._settings))
         if settings.token or not is_same_login(before, settings):
             self.cancel_sign_in()
-            self._tasks.spawn(self._log_in_again(settings), "settings")
+            self._tasks.start(self._log_in_again(settings), name="settings")
 
     async def _log_in_again(self, settings: Settings) -> None:
         if settings.auth is AuthMode.TOKEN and settings.token:
@@ -157,7 +157,7 @@ class SessionController:
     def sign_in(self) -> None:
         """See `Commands.sign_in`."""
         if self._settings.auth is AuthMode.OIDC and self._signing_in is None:
-            self._signing_in = self._tasks.spawn(self._sign_in(self._settings), "sign-in")
+            self._signing_in = self._tasks.start(self._sign_in(self._settings), name="sign-in")
 
     def cancel_sign_in(self) -> None:
         """See `Commands.cancel_sign_in`."""
@@ -167,7 +167,7 @@ class SessionController:
     def sign_out(self) -> None:
         """See `Commands.sign_out`."""
         self.cancel_sign_in()
-        self._tasks.spawn(self._sign_out(), "sign-out")
+        self._tasks.start(self._sign_out(), name="sign-out")
 
     async def _sign_in(self, settings: Settings) -> None:
         try:
@@ -209,14 +209,14 @@ class SessionController:
         if error.is_final:
             self._emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": error.failure.value}))
             self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
-            self._tasks.spawn(account.sign_out(), "signed-out")
+            self._tasks.start(account.sign_out(), name="signed-out")
 
     # --- the local gateway
 
     def start_gateway(self) -> None:
         """See `Commands.start_gateway`."""
         if self._gateway is None or not self._gateway.is_running:
-            self._tasks.spawn(self._start_gateway(), "gateway")
+            self._tasks.start(self._start_gateway(), name="gateway")
 
     async def _start_gateway(self) -> None:
         profile, address = self._environment.profile, address_of(self._settings.server_url)

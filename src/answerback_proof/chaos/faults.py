@@ -6,10 +6,10 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
+from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.chaos.book import Book
 from answerback_proof.chaos.gateway import StruckGateway
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.postgres import OwnPostgres
 from answerback_proof.chaos.proxy import Proxy
 from answerback_proof.chaos.weather import WEATHER, Weather
 from answerback_proof.chaos.workload import App
@@ -61,7 +61,7 @@ class Storm:
         gateway: StruckGateway,
         proxy: Proxy,
         apps: Sequence[App],
-        postgres: OwnPostgres | None,
+        postgres: PostgresServer | None,
         told: Callable[[str], None],
     ) -> None:
         self._plan = plan
@@ -159,12 +159,12 @@ class Storm:
 
     # --- the store
 
-    async def _crash_postgres(self, postgres: OwnPostgres) -> None:
+    async def _crash_postgres(self, postgres: PostgresServer) -> None:
         await asyncio.sleep(self._store_rng.uniform(0, 2))
         while True:
             self._book.struck(POSTGRES)
-            await postgres.crash()
+            await asyncio.to_thread(postgres.stop)
             await asyncio.sleep(self._store_rng.uniform(0, 3))
-            await postgres.start()
+            await asyncio.to_thread(postgres.start)
             if await self._weather.is_over(self._store_rng.uniform(1, 8)):
                 return

@@ -1,5 +1,6 @@
 """One run: everything is started, struck, left in peace, stopped and judged."""
 
+import asyncio
 import random
 import re
 import shutil
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from answerback.stores import open_store
+from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.chaos.book import Book, Kind
 from answerback_proof.chaos.faults import DEATHS, FAULTS, KILLS, Storm
 from answerback_proof.chaos.gateway import Died, StruckGateway
 from answerback_proof.chaos.judge import Judge
 from answerback_proof.chaos.living import client_log, live
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.postgres import OwnPostgres
 from answerback_proof.chaos.proxy import Proxy
 from answerback_proof.chaos.recording_model import Witness
 from answerback_proof.chaos.report import ChaosReport, report_of, write_trace
@@ -33,7 +34,7 @@ _ERRORS_TOLD: Final = 10
 async def run_chaos(plan: ChaosPlan, *, told: Callable[[str], None]) -> ChaosReport:
     """Run the plan. `told` gets a line about the progress now and then.
 
-    Raises: ProcessFailed: the gateway cannot be started at all. NoPostgres. StoreError: the store cannot be opened.
+    Raises: ProcessFailed: the gateway cannot be started at all. LocalFailed. StoreError: the store cannot be opened.
     """
     folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if plan.keep is None else plan.keep
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,11 +42,11 @@ async def run_chaos(plan: ChaosPlan, *, told: Callable[[str], None]) -> ChaosRep
     book = Book()
     async with AsyncExitStack() as stack:
         stack.enter_context(client_log(book))
-        postgres: OwnPostgres | None = None
+        postgres: PostgresServer | None = None
         if plan.own_postgres:
-            postgres = OwnPostgres()
-            stack.push_async_callback(postgres.remove)
-            await postgres.create()
+            postgres = PostgresServer()
+            stack.push_async_callback(asyncio.to_thread, postgres.remove)
+            await asyncio.to_thread(postgres.create)
         database = plan.database if postgres is None else postgres.url
         witness = Witness(folder / "runs", book, delay_ms=plan.delay_ms)
         witness.open()

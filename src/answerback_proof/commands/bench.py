@@ -17,7 +17,6 @@ from answerback.cli.options import Json, MaxTokens, ModelName, TokenText, with_o
 from answerback.cli.output import CliError, ExitCode, missing_extra, note, say, say_json, usage_error
 from answerback.stores.errors import StoreError
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.postgres import NoPostgres
 from answerback_proof.chaos.report import ChaosReport
 from answerback_proof.chaos.run import run_chaos
 from answerback_proof.load.figures import Report
@@ -292,7 +291,7 @@ def _run_chaos(plan: ChaosPlan) -> ChaosReport:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(run_chaos(plan, told=note))
-    except (ProcessFailed, NoPostgres, StoreError) as exc:
+    except (ProcessFailed, StoreError) as exc:
         raise CliError(str(exc)) from exc
 
 
@@ -316,5 +315,5 @@ def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
             return runner.run(run_aws_chaos(patient, emulated, told=note, progress=_Steps()))
     except (LocalFailed, DeployError) as exc:
         raise CliError(exc.message, exc.hint) from exc
-    except (EmulatorFailed, NoPostgres) as exc:
+    except EmulatorFailed as exc:
         raise CliError(str(exc)) from exc

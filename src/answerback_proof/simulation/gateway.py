@@ -7,10 +7,9 @@ from typing import Any, Final
 
 from answerback.core.request import RequestKey
 from answerback.gateway.queue import InProcessQueue
-from answerback.gateway.recovery import recover
 from answerback.ports import Connection, Unavailable
 from answerback.service.worker import Done, Retry, Worker
-from answerback.stores.memory import MemoryConnections
+from answerback.stores.connections import MemoryConnections
 from answerback_proof.simulation.faults import Dice, Faults
 from answerback_proof.simulation.network import Link
 from answerback_proof.simulation.process import Process, outside
@@ -57,7 +56,7 @@ class SimulatedGateway:
         queue = queues[0]
         while True:
             try:
-                await recover(parts.store, queue.restore)
+                await queue.recover(parts.store)
                 break
             except Unavailable:
                 await asyncio.sleep(START_AGAIN_S)

@@ -18,7 +18,8 @@ from answerback.ports import (
     T,
     Unavailable,
 )
-from answerback.stores.memory import MemoryConnections, MemoryStore
+from answerback.stores.connections import MemoryConnections
+from answerback.stores.memory import MemoryStore
 from answerback_proof.simulation.faults import Dice, Faults
 from answerback_proof.simulation.network import STALL_S
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from answerback.auth import JwtTokens, make_token
+from answerback.core.handshake import Rules, origins
 from answerback.ports import Identity, Unavailable
 from answerback_aws.runtime.functions.authorizer import Unauthorized, authorize
 from lambda_functions import METHOD_ARN, authorizer_event
@@ -16,7 +17,7 @@ TOKEN = make_token("kim", secret=SECRET, ttl_s=600)
 
 
 def decide(**options: Any) -> dict[str, Any]:
-    return asyncio.run(authorize(TOKENS, authorizer_event("c-1", **options)))
+    return asyncio.run(authorize(TOKENS, authorizer_event("c-1", **options), rules=Rules()))
 
 
 @pytest.mark.parametrize(
@@ -76,13 +77,11 @@ def test_a_foreign_web_page_is_denied_whatever_its_token_is(token: str | None) -
 
 def test_a_web_page_of_the_list_needs_a_token_too() -> None:
     page = {"Origin": "https://app.example"}
-    allowed = frozenset({"https://app.example"})
-    policy = asyncio.run(
-        authorize(TOKENS, authorizer_event(headers=page, query={"token": TOKEN}), allow_origins=allowed)
-    )
+    rules = Rules(allow_origins=origins(["https://app.example"]))
+    policy = asyncio.run(authorize(TOKENS, authorizer_event(headers=page, query={"token": TOKEN}), rules=rules))
     assert policy["policyDocument"]["Statement"][0]["Effect"] == "Allow"
     with pytest.raises(Unauthorized):
-        asyncio.run(authorize(TOKENS, authorizer_event(headers=page), allow_origins=allowed))
+        asyncio.run(authorize(TOKENS, authorizer_event(headers=page), rules=rules))
 
 
 def test_a_token_that_does_not_expire_says_so_by_silence() -> None:
@@ -90,7 +89,7 @@ def test_a_token_that_does_not_expire_says_so_by_silence() -> None:
         async def identify(self, token: str) -> Identity:
             return Identity("kim", None)
 
-    policy = asyncio.run(authorize(Eternal(), authorizer_event(query={"token": "t"})))
+    policy = asyncio.run(authorize(Eternal(), authorizer_event(query={"token": "t"}), rules=Rules()))
     assert policy["context"] == {"userId": "kim"}
 
 
@@ -100,4 +99,4 @@ def test_keys_that_cannot_be_had_are_no_refusal() -> None:
             raise Unavailable("planted")
 
     with pytest.raises(Unavailable):
-        asyncio.run(authorize(Down(), authorizer_event(query={"token": "t"})))
+        asyncio.run(authorize(Down(), authorizer_event(query={"token": "t"}), rules=Rules()))

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from answerback.core.handshake import Rules
 from answerback.ports import Bound, Connection, Unavailable
-from answerback.stores.memory import MemoryConnections
+from answerback.stores.connections import MemoryConnections
 from answerback_aws.runtime.functions.connections import connect, disconnect
 from answerback_aws.runtime.settings import Settings
 from lambda_functions import Functions, connect_event, disconnect_event
@@ -16,7 +17,7 @@ NOW_MS = 1_731_324_925_000
 
 def opened(connections: Any = None, **options: Any) -> tuple[dict[str, Any], Any]:
     store = connections or MemoryConnections()
-    answer = asyncio.run(connect(store, connect_event("c-1", **options), clock=lambda: NOW_MS))
+    answer = asyncio.run(connect(store, connect_event("c-1", **options), clock=lambda: NOW_MS, rules=Rules()))
     return answer, asyncio.run(store.get("c-1"))
 
 
@@ -95,7 +96,7 @@ def test_a_web_page_connects_if_it_is_on_the_list(header: str, origin: str | Non
     settings = Settings({"ANSWERBACK_ALLOW_ORIGINS": "https://other.example https://App.example/"})
     store = MemoryConnections()
     event = connect_event("c-1", headers={} if origin is None else {header: origin})
-    answer = asyncio.run(connect(store, event, clock=lambda: NOW_MS, allow_origins=settings.allow_origins))
+    answer = asyncio.run(connect(store, event, clock=lambda: NOW_MS, rules=settings.handshake_rules))
     assert answer["statusCode"] == status
     assert (asyncio.run(store.get("c-1")) is not None) is (status == 200)
 
@@ -109,7 +110,7 @@ def test_nulls_of_older_events() -> None:
     event["queryStringParameters"] = None
     event["requestContext"]["authorizer"] = None
     event["requestContext"]["identity"]["userAgent"] = None
-    assert asyncio.run(connect(MemoryConnections(), event, clock=lambda: NOW_MS)) == {"statusCode": 200}
+    assert asyncio.run(connect(MemoryConnections(), event, clock=lambda: NOW_MS, rules=Rules())) == {"statusCode": 200}
 
 
 def test_an_outage_is_503() -> None:
@@ -137,7 +138,12 @@ def test_a_late_disconnect_leaves_the_newer_connection() -> None:
         connections = MemoryConnections()
         query = {"sessionId": "s", "userId": "kim"}
         for name, at_ms in (("old", 1_000), ("new", 2_000)):
-            await connect(connections, connect_event(name, query=query, connected_at_ms=at_ms), clock=lambda: NOW_MS)
+            await connect(
+                connections,
+                connect_event(name, query=query, connected_at_ms=at_ms),
+                clock=lambda: NOW_MS,
+                rules=Rules(),
+            )
             assert isinstance(await connections.bind(name, "kim"), Bound)
         await disconnect(connections, disconnect_event("old"))
         bound = await connections.bind("new", "kim")

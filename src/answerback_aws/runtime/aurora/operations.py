@@ -18,7 +18,7 @@ from answerback.stores import statements as sql
 from answerback.stores import user_operations as users
 from answerback.stores.encoding import ANSWER, QUESTION, pieces
 from answerback.stores.query import Operation, Params, Query, Value
-from answerback.stores.writer_state import Ledger
+from answerback.stores.writer_state import WriterState
 from answerback_aws.runtime.dynamodb.turns import OutboxRecord
 
 PIECE_LENGTH: Final = 5_000
@@ -288,13 +288,13 @@ def update_conversation(
 ) -> Operation[tuple[StoredConversation, int | None] | None]:
     """See ports.History; with when it was deleted, now or earlier. The caller has locked the user."""
     (found,) = yield [_many(_SELECT_DELETED, "pairs", [_pair(user_id, conversation_id)])]
-    ledger = Ledger()
+    state = WriterState()
     if found.rows:
-        ledger.delete_conversation(user_id, conversation_id, found.rows[0][2])
+        state.delete_conversation(user_id, conversation_id, found.rows[0][2])
     updated = yield from history.update_conversation(
-        ledger, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
+        state, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
     )
-    return None if updated is None else (updated, ledger.deleted.get((user_id, conversation_id)))
+    return None if updated is None else (updated, state.deleted.get((user_id, conversation_id)))
 
 
 def old_deleted(*, before_ms: int, limit: int) -> Operation[Sequence[tuple[str, str]]]:

@@ -8,13 +8,14 @@ the provider's keys cannot be fetched      500, and the client tries again
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
+from answerback.core.handshake import HandshakeError, Rules, check_page, check_user, token_of
 from answerback.ports import TokenRefused, Tokens
 from answerback_aws.runtime.composition import Composition
-from answerback_aws.runtime.functions.handshake import Handshake
+from answerback_aws.runtime.functions.handshake import upgrade_request
 from answerback_aws.runtime.telemetry import LambdaContext
 
 log = logging.getLogger("answerback.aws.authorizer")
@@ -34,35 +35,38 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     with composition.observing.invocation(context, connectionId=connection_id):
         if composition.tokens is None:
             raise RuntimeError("the stack has an authorizer but no issuer of tokens")
-        origins = composition.settings.allow_origins
-        return composition.run(authorize(composition.tokens, event, allow_origins=origins))
+        return composition.run(authorize(composition.tokens, event, rules=composition.settings.handshake_rules))
 
 
-async def authorize(tokens: Tokens, event: Mapping[str, Any], *, allow_origins: Collection[str] = ()) -> dict[str, Any]:
+async def authorize(tokens: Tokens, event: Mapping[str, Any], *, rules: Rules) -> dict[str, Any]:
     """The policy for this one connection, with what `$connect` has to know of the token.
 
     Raises: Unauthorized; Unavailable: the token cannot be checked now.
     """
-    handshake = Handshake.of(event)
-    if not handshake.is_admitted(allow_origins):
-        log.info("a web page of a foreign origin is refused")
-        return _policy(event, "Deny", user_id="nobody", context={})
-    token = handshake.token
-    if token is None:
-        log.info("a connection without a token is refused")
-        raise Unauthorized
+    request = upgrade_request(event)
     try:
-        identity = await tokens.identify(token)
+        check_page(request, rules)
+    except HandshakeError as error:
+        log.info("a connection is refused: %s", error)
+        return _policy(event, "Deny", user_id="nobody", context={})
+    try:
+        identity = await tokens.identify(token_of(request))
+    except HandshakeError as error:
+        log.info("a connection is refused: %s", error)
+        raise Unauthorized from None
     except TokenRefused as exc:
         log.info("a token was refused: %s", exc)
         raise Unauthorized from None
-    is_other = handshake.query.get("userId") not in {None, identity.user_id}
-    if is_other:
-        log.info("a connection for another user than the token's is refused", extra={"userId": identity.user_id})
+    effect: Literal["Allow", "Deny"] = "Allow"
+    try:
+        check_user(request, identity.user_id)
+    except HandshakeError as error:
+        log.info("a connection is refused: %s", error, extra={"userId": identity.user_id})
+        effect = "Deny"
     context = {"userId": identity.user_id}
     if identity.expires_at_ms is not None:
         context["expiresAtMs"] = str(identity.expires_at_ms)
-    return _policy(event, "Deny" if is_other else "Allow", user_id=identity.user_id, context=context)
+    return _policy(event, effect, user_id=identity.user_id, context=context)
 
 
 def _policy(

@@ -8,20 +8,18 @@ one.
 import logging
 import os
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from answerback.clock import epoch_ms
+from answerback.core.handshake import MAX_USER_AGENT, Handshake, HandshakeError, Rules, own_session_id, validate
 from answerback.ports import Connection, Connections, Unavailable
 from answerback_aws.runtime.composition import Composition
-from answerback_aws.runtime.functions.handshake import BadHandshake, Handshake
+from answerback_aws.runtime.functions.handshake import upgrade_request
 from answerback_aws.runtime.telemetry import LambdaContext
 
 log = logging.getLogger("answerback.aws.connections")
-
-MAX_USER_AGENT: Final = 256
-FOREIGN_PAGE: Final = "Web pages of this Origin may not connect. The operator allows them by AllowOrigins."
 
 Answer = dict[str, Any]
 
@@ -32,42 +30,34 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> Answer:
     about = event["requestContext"]
     with composition.observing.invocation(context, connectionId=about["connectionId"]):
         if about["eventType"] == "CONNECT":
-            origins = composition.settings.allow_origins
-            return composition.run(connect(composition.connections, event, clock=epoch_ms, allow_origins=origins))
+            rules = composition.settings.handshake_rules
+            return composition.run(connect(composition.connections, event, clock=epoch_ms, rules=rules))
         return composition.run(disconnect(composition.connections, event))
 
 
 async def connect(
-    connections: Connections,
-    event: Mapping[str, Any],
-    *,
-    clock: Callable[[], int],
-    allow_origins: Collection[str] = (),
+    connections: Connections, event: Mapping[str, Any], *, clock: Callable[[], int], rules: Rules
 ) -> Answer:
     """Save the connection. Any status but 200 is what the client gets instead of a socket."""
-    handshake = Handshake.of(event)
-    if not handshake.is_admitted(allow_origins):
-        log.info("a web page of a foreign origin is refused")
-        return {"statusCode": 403, "body": FOREIGN_PAGE}
     try:
-        subprotocol = handshake.subprotocol()
-        connection = _connection(event, handshake, now_ms=clock())
-    except BadHandshake as exc:
-        log.info("a handshake is refused: %s", exc)
-        return {"statusCode": 400, "body": str(exc)}
+        handshake = validate(upgrade_request(event), rules)
+    except HandshakeError as error:
+        log.info("a connection is refused: %s", error)
+        return {"statusCode": error.status, "body": error.text}
+    connection = _connection(event, handshake, now_ms=clock())
     try:
         await connections.add(connection)
     except Unavailable as exc:
         log.warning("a connection could not be saved: %s", exc)
         return {"statusCode": 503}
     answer: Answer = {"statusCode": 200}
-    if subprotocol is not None:
-        answer["headers"] = {"Sec-WebSocket-Protocol": subprotocol}
+    if handshake.subprotocol is not None:
+        answer["headers"] = {"Sec-WebSocket-Protocol": handshake.subprotocol}
     return answer
 
 
 async def disconnect(connections: Connections, event: Mapping[str, Any]) -> Answer:
-    """Remove the connection. No request is cancelled by that (G6)."""
+    """Remove the connection. That cancels no request: only an explicit cancellation does."""
     about = event["requestContext"]
     try:
         await connections.remove(about["connectionId"])
@@ -78,23 +68,21 @@ async def disconnect(connections: Connections, event: Mapping[str, Any]) -> Answ
 
 
 def _connection(event: Mapping[str, Any], handshake: Handshake, *, now_ms: int) -> Connection:
-    """Raises: BadHandshake."""
     about = event["requestContext"]
     known = about.get("authorizer") or {}
     user_id = known.get("userId")
     expires_at_ms = known.get("expiresAtMs")
     identity = about.get("identity") or {}
-    agent = identity.get("userAgent") or handshake.headers.get("user-agent") or ""
     return Connection(
         connection_id=about["connectionId"],
-        session_id=handshake.id_of("sessionId") or f"connection-{secrets.token_urlsafe(16)}",
+        session_id=handshake.session_id or own_session_id(secrets.token_urlsafe(16)),
         connected_at_ms=int(about.get("connectedAt") or now_ms),
         last_activity_ms=now_ms,
-        user_id=handshake.id_of("userId") if user_id is None else str(user_id),
+        user_id=handshake.user_id if user_id is None else str(user_id),
         authenticated=user_id is not None,
         token_expires_at_ms=None if expires_at_ms is None else int(expires_at_ms),
         source_ip=identity.get("sourceIp") or "",
-        user_agent=agent[:MAX_USER_AGENT],
+        user_agent=(identity.get("userAgent") or "")[:MAX_USER_AGENT] or handshake.user_agent,
     )
 
 

@@ -10,12 +10,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from answerback.core.keys import ordering_key
 from answerback.core.request import RequestKey, State
+from answerback_aws.emulator.emulator import LocalFailed
+from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.chaos.aws.model import MODEL_FAULTS, StruckModel
 from answerback_proof.chaos.aws.stack import Cloud
 from answerback_proof.chaos.book import Asked, Book
 from answerback_proof.chaos.gateway import Died
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.postgres import NoPostgres, OwnPostgres
 from answerback_proof.chaos.proxy import Proxy
 from answerback_proof.chaos.weather import WEATHER, Weather
 from answerback_proof.chaos.workload import App
@@ -59,7 +60,7 @@ class AwsStorm:
         book: Book,
         cloud: Cloud,
         model: StruckModel,
-        postgres: OwnPostgres,
+        postgres: PostgresServer,
         proxy: Proxy,
         apps: Sequence[App],
         told: Callable[[str], None],
@@ -82,7 +83,7 @@ class AwsStorm:
         """Strike. Raises: Died: PostgreSQL does not start any more, or the emulator does not answer."""
         try:
             await self._strike()
-        except* (NoPostgres, BotoCoreError, ClientError) as errors:
+        except* (LocalFailed, BotoCoreError, ClientError) as errors:
             raise Died(repr(errors.exceptions[0])) from errors
         self._model.calm()
         self._proxy.heal()
@@ -153,9 +154,9 @@ class AwsStorm:
                 cloud.resume_database()
             else:
                 self._book.struck(POSTGRES)
-                await self._postgres.crash()
+                await asyncio.to_thread(self._postgres.stop)
                 await self._weather.is_over(rng.uniform(0, 6))
-                await self._postgres.start()
+                await asyncio.to_thread(self._postgres.start)
 
     async def _call_janitor(self) -> None:
         rng = self._other_rng

@@ -14,6 +14,7 @@ from answerback.client import Timing
 from answerback.core.request import RequestKey
 from answerback_aws.deploy.deployment import Progress
 from answerback_aws.emulator.bedrock import BedrockServer
+from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.chaos.aws.checker import AwsJudge, judge_logs
 from answerback_proof.chaos.aws.faults import FAULTS, KILLS, AwsStorm
 from answerback_proof.chaos.aws.model import StruckModel
@@ -21,7 +22,6 @@ from answerback_proof.chaos.aws.stack import Cloud, EmulatedAws
 from answerback_proof.chaos.book import Book, Kind
 from answerback_proof.chaos.living import client_log, live
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.postgres import OwnPostgres
 from answerback_proof.chaos.proxy import Proxy
 from answerback_proof.chaos.report import ChaosReport, report_of, write_trace
 from answerback_proof.chaos.wire import Wire
@@ -55,7 +55,7 @@ async def run_aws_chaos(
 ) -> ChaosReport:
     """Run the plan, whose `kills` and stores say nothing here. `told` gets a line about the progress now and then.
 
-    Raises: NoPostgres, EmulatorFailed, DeployError: it cannot be started.
+    Raises: LocalFailed, EmulatorFailed, DeployError: it cannot be started.
     """
     folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if plan.keep is None else plan.keep
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +63,9 @@ async def run_aws_chaos(
     book = Book()
     async with AsyncExitStack() as stack:
         stack.enter_context(client_log(book))
-        postgres = OwnPostgres()
-        stack.push_async_callback(postgres.remove)
-        await postgres.create()
+        postgres = PostgresServer()
+        stack.push_async_callback(asyncio.to_thread, postgres.remove)
+        await asyncio.to_thread(postgres.create)
         bedrock = stack.enter_context(BedrockServer())
         cloud = Cloud(aws, folder=folder, postgres=postgres.url, bedrock=bedrock)
         stack.push_async_callback(asyncio.to_thread, cloud.stop)

@@ -1,4 +1,4 @@
-"""Merged statements leave behind what the same operations one by one do."""
+"""Batched statements leave behind what the same operations one by one do."""
 
 import asyncio
 from functools import partial
@@ -9,13 +9,13 @@ from answerback.core.request import Ending, Policy, Question, RequestKey, cancel
 from answerback.ports import Accepted, Existing, Limited, Quota
 from answerback.protocol.frames import Status
 from answerback.stores import request_operations as requests
-from answerback.stores import statement_batching as merging
+from answerback.stores import statement_batching
 from answerback.stores import statements as sql
 from answerback.stores.migrations import shipped
 from answerback.stores.query import Query
 from answerback.stores.sqlite import SqliteStore, apply_migrations, connect, run
-from answerback.stores.statement_batching import Strand, Unmergeable, run_merged
-from answerback.stores.writer_state import Ledger
+from answerback.stores.statement_batching import NotBatchable, OperationChain, run_batched
+from answerback.stores.writer_state import WriterState
 
 TABLES = ("requests", "texts", "turns", "conversations", "usage", "users", "counters")
 USERS = ("ann", "bob", "cem")
@@ -23,23 +23,23 @@ NOW_MS = 1_750_000_020_000
 
 
 class Database:
-    """A database with its ledger, as the writer has them."""
+    """A database with its state, as the writer has them."""
 
     def __init__(self, path) -> None:
         self.connection = connect(path, busy_timeout_s=1)
         apply_migrations(self.connection, shipped(), now_ms=1)
-        self.ledger = Ledger()
-        run(self.connection, requests.load(self.ledger))
+        self.state = WriterState()
+        run(self.connection, requests.load(self.state))
 
     def one_by_one(self, operations):
-        return [run(self.connection, operation(self.ledger)) for _, operation in operations]
+        return [run(self.connection, operation(self.state)) for _, operation in operations]
 
-    def merged(self, operations):
-        strands = {key: Strand(number) for number, (key, _) in enumerate(operations)}
+    def batched(self, operations):
+        chains = {key: OperationChain(number) for number, (key, _) in enumerate(operations)}
         for key, operation in operations:
-            strands[key].add(partial(operation, self.ledger))
-        run_merged(self.connection.execute, strands.values())
-        return [strands[key].outcomes.popleft() for key, _ in operations]
+            chains[key].add(partial(operation, self.state))
+        run_batched(self.connection.execute, chains.values())
+        return [chains[key].outcomes.popleft() for key, _ in operations]
 
     def content(self):
         return {table: sorted(self.connection.execute(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
@@ -61,12 +61,12 @@ def database(tmp_path):
 def accept(asker, number: int, text: str = "What is it?"):
     record = asker.record(f"r{number}", USERS[number % len(USERS)])
     question = Question(message=text, model="echo", system="Be brief." if number % 2 else None)
-    return record.key, lambda ledger: requests.accept(ledger, record, question, asker.quota, NOW_MS)
+    return record.key, lambda state: requests.accept(state, record, question, asker.quota, NOW_MS)
 
 
 def change(asker, number: int, step):
     key = asker.record(f"r{number}", USERS[number % len(USERS)]).key
-    return key, lambda ledger: requests.change(ledger, key, step)
+    return key, lambda state: requests.change(state, key, step)
 
 
 def claimed():
@@ -86,7 +86,7 @@ def finished(number: int, text: str):
 
 
 def batches(asker):
-    """Batches in which every merged statement has several rows, and requests have several operations."""
+    """Batches in which every batched statement has several rows, and requests have several operations."""
     yield [accept(asker, n, "?" * (1 + n * 500)) for n in range(70)]
     yield [*(change(asker, n, claimed()) for n in range(50)), *(accept(asker, n) for n in range(70, 80))]
     yield [
@@ -101,20 +101,20 @@ def batches(asker):
 
 
 def test_the_same_outcomes_and_the_same_rows(asker, database):
-    plain, merged = database("plain.db"), database("merged.db")
+    plain, batched = database("plain.db"), database("batched.db")
     for batch in batches(asker):
-        assert repr(merged.merged(batch)) == repr(plain.one_by_one(batch))
-        assert merged.content() == plain.content()
-    assert merged.ledger.held == plain.ledger.held
+        assert repr(batched.batched(batch)) == repr(plain.one_by_one(batch))
+        assert batched.content() == plain.content()
+    assert batched.state.unfinished == plain.state.unfinished
     assert len(plain.content()["turns"]) == 46
 
 
-def test_every_merged_statement_was_in_those_batches(asker, database):
+def test_every_batched_statement_was_in_those_batches(asker, database):
     seen: dict[str, int] = {}
 
-    def noting(ledger, operation):
+    def noting(state, operation):
         results = None
-        inner = operation(ledger)
+        inner = operation(state)
         while True:
             try:
                 queries = inner.send(results)
@@ -127,23 +127,23 @@ def test_every_merged_statement_was_in_those_batches(asker, database):
     it = database("a.db")
     for batch in batches(asker):
         it.one_by_one([(key, partial(noting, operation=operation)) for key, operation in batch])
-    assert set(seen) >= merging.MERGED
-    assert all(seen[text] > 2 for text in merging.MERGED)
+    assert set(seen) >= statement_batching.BATCHED
+    assert all(seen[text] > 2 for text in statement_batching.BATCHED)
 
 
-def test_a_row_that_was_there_is_not_merged(asker, database):
+def test_a_row_that_was_there_is_not_batched(asker, database):
     it = database("a.db")
     it.one_by_one([accept(asker, 1), change(asker, 1, claimed()), change(asker, 1, finished(1, "done"))])
-    with pytest.raises(Unmergeable):
-        it.merged([accept(asker, 0), accept(asker, 1)])
+    with pytest.raises(NotBatchable):
+        it.batched([accept(asker, 0), accept(asker, 1)])
 
 
-def test_a_statement_whose_order_matters_is_not_merged(database):
-    def superseding(ledger):
+def test_a_statement_whose_order_matters_is_not_batched(database):
+    def superseding(state):
         yield [Query(sql.SUPERSEDE, {})]
 
-    with pytest.raises(Unmergeable):
-        database("a.db").merged([(RequestKey("ann", "r1"), superseding)])
+    with pytest.raises(NotBatchable):
+        database("a.db").batched([(RequestKey("ann", "r1"), superseding)])
 
 
 async def test_a_repeat_among_new_requests_is_found_and_the_rate_stays_exact(tmp_path, asker):

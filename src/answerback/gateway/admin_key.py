@@ -1,4 +1,7 @@
-"""The key of the admin port: a file in the data folder that only its owner can read."""
+"""The key and the number of the admin port, in two files of the data folder, for the commands of this machine.
+
+Only the owner can read the key. The port's file is there while a gateway listens.
+"""
 
 import base64
 import hmac
@@ -11,7 +14,8 @@ from typing import Final
 
 from answerback.gateway.settings import SettingsError
 
-FILE_NAME: Final = "admin.key"
+KEY_FILE: Final = "admin.key"
+PORT_FILE: Final = "admin.port"
 _CREDENTIAL: Final = re.compile(r"\bCredential=([A-Za-z0-9_-]+)/")
 
 
@@ -20,7 +24,7 @@ def load_admin_key(data_dir: Path) -> str:
 
     Raises: SettingsError: the file is damaged or others may read it. OSError: the folder cannot be used.
     """
-    path = data_dir / FILE_NAME
+    path = data_dir / KEY_FILE
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -40,8 +44,18 @@ def _read(path: Path) -> str:
     return key
 
 
+def save_admin_port(data_dir: Path, port: int) -> None:
+    """Write the port. Raises: OSError: the folder cannot be written."""
+    (data_dir / PORT_FILE).write_text(f"{port}\n", encoding="ascii")
+
+
+def remove_admin_port(data_dir: Path) -> None:
+    """Remove what this process, or one that was killed, has written. Raises: OSError: the file cannot be removed."""
+    (data_dir / PORT_FILE).unlink(missing_ok=True)
+
+
 class AdminKey:
-    """Compares what a request shows with the key, in constant time."""
+    """The key, and whether a request shows it (compared in constant time)."""
 
     def __init__(self, key: str) -> None:
         self._key = key.encode()

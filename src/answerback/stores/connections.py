@@ -1,0 +1,70 @@
+"""The open connections of a gateway, and which of them is the address of its session. In memory: they die with it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from answerback.ports import Bound, Connection, Superseded
+
+
+class MemoryConnections:
+    """ports.Connections in a dict. Its methods never wait, so each is atomic."""
+
+    def __init__(self) -> None:
+        self._connections: dict[str, Connection] = {}
+        self._sessions: dict[tuple[str, str], tuple[int, int, str]] = {}
+        """(user, session) -> (generation, connected_at_ms, connection id); kept while the address is open."""
+        self._generation = 0
+
+    async def add(self, connection: Connection) -> None:
+        """See ports.Connections."""
+        self._connections[connection.connection_id] = connection
+
+    async def get(self, connection_id: str) -> Connection | None:
+        """See ports.Connections."""
+        return self._connections.get(connection_id)
+
+    async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
+        """See ports.Connections."""
+        connection = self._connections.get(connection_id)
+        if connection is None:
+            return Superseded()
+        if connection.generation is not None and connection.user_id is not None:
+            user_id = connection.user_id
+        session = (user_id, connection.session_id)
+        address = self._sessions.get(session)
+        if address is not None:
+            _, connected_at_ms, holder = address
+            if holder == connection_id:
+                return Bound(connection, None)
+            if (connection.connected_at_ms, connection_id) < (connected_at_ms, holder):
+                return Superseded()
+        # One counter for all sessions: higher than any before also after a session was forgotten.
+        self._generation += 1
+        bound = replace(connection, user_id=user_id, generation=self._generation)
+        self._connections[connection_id] = bound
+        self._sessions[session] = (self._generation, connection.connected_at_ms, connection_id)
+        return Bound(bound, None if address is None else address[2])
+
+    async def touch(self, connection_id: str, *, now_ms: int) -> None:
+        """See ports.Connections."""
+        if connection := self._connections.get(connection_id):
+            self._connections[connection_id] = replace(connection, last_activity_ms=now_ms)
+
+    async def renew(self, connection_id: str, *, token_expires_at_ms: int | None) -> None:
+        """See ports.Connections."""
+        if connection := self._connections.get(connection_id):
+            self._connections[connection_id] = replace(connection, token_expires_at_ms=token_expires_at_ms)
+
+    async def remove(self, connection_id: str) -> None:
+        """See ports.Connections."""
+        connection = self._connections.pop(connection_id, None)
+        if connection is None or connection.user_id is None:
+            return
+        session = (connection.user_id, connection.session_id)
+        address = self._sessions.get(session)
+        if address is not None and address[2] == connection_id:
+            del self._sessions[session]
+
+    async def idle(self, *, since_ms: int) -> Sequence[Connection]:
+        """See ports.Connections."""
+        return [c for c in self._connections.values() if c.last_activity_ms < since_ms]
