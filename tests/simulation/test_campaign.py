@@ -8,7 +8,12 @@ from collections import Counter
 import pytest
 
 from answerback.cli.main import run
-from answerback_proof.simulation import PROFILES, Case, Report, Tally, Violation, run_cases, shrink
+from answerback_proof.history import Kind, Violation
+from answerback_proof.simulation import PROFILES, Case, Report, Tally, run_cases, shrink
+
+
+def violation(promise: str) -> Violation:
+    return Violation(promise=promise, kind=Kind.FOREIGN, request="", detail="mixed up")
 
 
 def fails_with(*needed: str):
@@ -16,7 +21,7 @@ def fails_with(*needed: str):
 
     def simulate(case: Case) -> Report:
         broken = set(needed) <= set(case.faults.active) and case.apps >= 2
-        return Report(case=case, violations=[Violation("G1", "mixed up")] if broken else [])
+        return Report(case=case, violations=[violation("G1")] if broken else [])
 
     return simulate
 
@@ -41,7 +46,7 @@ def test_looking_for_a_smaller_run_ends() -> None:
 
 def test_a_run_that_fails_in_another_way_is_not_the_same_failure() -> None:
     def simulate(case: Case) -> Report:
-        return Report(case=case, violations=[Violation("G1" if "lose" in case.faults.active else "G4", "")])
+        return Report(case=case, violations=[violation("G1" if "lose" in case.faults.active else "G4")])
 
     assert "lose" in shrink(simulate(Case(profile="aws", seed=5)), run=simulate).case.faults.active
 

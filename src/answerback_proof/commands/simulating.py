@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from answerback.cli.output import ExitCode, note, say, say_json, say_table, usage_error
 from answerback_proof.simulation import FAULT_NAMES, PROFILES, Case, Report, Tally, run_cases, shrink
@@ -156,6 +156,9 @@ def _document(tallies: Sequence[Tally], smallest: Report | None) -> dict[str, ob
 def _failure(report: Report) -> dict[str, object]:
     return {
         "seed": report.case.seed,
-        "violations": [asdict(violation) for violation in report.violations],
+        "violations": [
+            {"promise": violation.promise, "detail": str(violation).removeprefix(f"{violation.promise}: ")}
+            for violation in report.violations
+        ],
         "command": report.case.command,
     }

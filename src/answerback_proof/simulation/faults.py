@@ -1,7 +1,7 @@
 """What can go wrong, how often, and the dice."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import log
 from random import Random
@@ -17,7 +17,7 @@ class Faults:
     queue survives (AWS); else one process, ordered sockets, a queue rebuilt at start (the gateway). `probes`: the
     client asks when it hears nothing; `janitor`: there is one. Both mask holes of the others, so quiet profiles go
     without. `parks`: a slow connection keeps what it is owed. `per_minute`: the rate limit. `token_s`: seconds that a
-    token lasts. `patience_s`: seconds after which a client gives up.
+    token lasts. `client_timeout_s`: seconds after which a client gives up.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
@@ -30,7 +30,7 @@ class Faults:
     latency_s: float = 0.02
     per_minute: int = 0
     token_s: float = 0.0
-    patience_s: float = 0.0
+    client_timeout_s: float = 0.0
     skew_ms: int = 0
 
     lose: float = 0.0
@@ -77,7 +77,9 @@ class Faults:
         return tuple(name for name in FAULT_NAMES if getattr(self, name))
 
 
-_SET_UP: Final = frozenset({"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "patience_s"})
+_SET_UP: Final = frozenset(
+    {"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "client_timeout_s"}
+)
 FAULT_NAMES: Final = tuple(field.name for field in fields(Faults) if field.name not in _SET_UP)
 
 LABELS: Final[Mapping[str, str]] = MappingProxyType(
@@ -112,6 +114,9 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """What is counted when it strikes, by the field that turns it on."""
+
+DEATHS: Final = frozenset({"process crash", "worker crash", "stalled store call", "stalled post"})
+"""After each of these the model may be run once more for a request: its worker is dead, or its lease is over."""
 
 CALM: Final = Faults()
 GATEWAY: Final = Faults(
@@ -193,7 +198,7 @@ LIMITS: Final = Faults(
     parks=True,
     per_minute=8,
     token_s=25.0,
-    patience_s=6.0,
+    client_timeout_s=6.0,
     slow=0.02,
     cut_every_s=20.0,
     rollover=0.3,
@@ -219,8 +224,9 @@ class Dice:
     `stop` ends the faults: what was promised must then come about.
     """
 
-    def __init__(self, seed: int, faults: Faults) -> None:
+    def __init__(self, seed: int, faults: Faults, *, on_death: Callable[[str], None] = lambda _: None) -> None:
         self._seed = seed
+        self.on_death = on_death
         self._latency_s = faults.latency_s
         self._streams: dict[str, Random] = {}
         self._is_over = False

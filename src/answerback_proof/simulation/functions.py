@@ -29,7 +29,7 @@ class SimulatedFunctions:
         self._waiting: dict[str, list[bytes]] = {}
         self._living: set[Process] = set()
         self._graves: list[Process] = []
-        self.handed_out: Counter[RequestKey] = Counter()
+        self.dispatched: Counter[RequestKey] = Counter()
         wire = Wire(dice, faults, "queue")
         self._clocks = clocks
         self._queue = StormyQueue(
@@ -108,7 +108,7 @@ class SimulatedFunctions:
         await self._queue.storm(self._dice, self._faults)
 
     async def _run(self, key: RequestKey) -> Done | Retry:
-        self.handed_out[key] += 1
+        self.dispatched[key] += 1
         work = self._parts.worker.run(key)
         outcome: Done | Retry = await self._invoke("worker crash", self._faults.worker_crash, work)
         return outcome
@@ -123,6 +123,7 @@ class SimulatedFunctions:
     ) -> "asyncio.Task[Any]":
         def died() -> None:
             self._dice.counts[fault] += 1
+            self._dice.on_death(fault)
             self._graves.append(process)
             if crashed is not None:
                 crashed(*args)

@@ -39,7 +39,7 @@ class SimulatedGateway:
         self._process = Process()
         self._graves: list[Process] = []
         self._parts: Parts | None = None
-        self.handed_out: Counter[RequestKey] = Counter()
+        self.dispatched: Counter[RequestKey] = Counter()
 
     def start(self) -> None:
         """See server.Server."""
@@ -63,7 +63,7 @@ class SimulatedGateway:
                 await asyncio.sleep(START_AGAIN_S)
 
         async def run(key: RequestKey) -> Done | Retry:
-            self.handed_out[key] += 1
+            self.dispatched[key] += 1
             return await parts.worker.run(key)
 
         queue.start(run)
@@ -125,6 +125,7 @@ class SimulatedGateway:
 
     def _died(self) -> None:
         self._parts = None
+        self._dice.on_death("process crash")
         self._graves.append(self._process)
         for link in self._links.values():
             link.server_open = False

@@ -81,6 +81,7 @@ class Network:
         self.posts += 1
         await asyncio.sleep(self._dice.latency_s("post"))
         if self._dice.strikes("stalled post", self._faults.stall):
+            self._dice.on_death("stalled post")
             await asyncio.sleep(STALL_S)
         link = self._way_to(connection_id)
         if link is None or self._dice.strikes("false gone", self._faults.false_gone):

@@ -3,23 +3,13 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from answerback_proof.history import Violation
 from answerback_proof.simulation.case import Case
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A broken promise: which of G1 to G7 (or `storm`, `thrift`, `history`, `limit`), and what was seen."""
-
-    promise: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.promise}: {self.detail}"
 
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What one case did. `faults`: how often each struck. `trace` has a line an event, with its virtual second."""
+    """What one case did. `faults`: how often each happened. `trace`: a line an event, with its virtual second."""
 
     case: Case
     violations: list[Violation]

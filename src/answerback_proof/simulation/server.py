@@ -126,7 +126,7 @@ class Server(Protocol):
     """What the world outside sees of a server. Nothing of it waits."""
 
     @property
-    def handed_out(self) -> Counter[RequestKey]:
+    def dispatched(self) -> Counter[RequestKey]:
         """How often a worker got each request."""
 
     def start(self) -> None:

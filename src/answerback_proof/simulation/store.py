@@ -38,6 +38,7 @@ class Wire:
         dice, faults = self._dice, self._faults
         delay_s = dice.latency_s(self._concern)
         if may_stall and dice.strikes("stalled store call", faults.stall):
+            dice.on_death("stalled store call")
             delay_s += STALL_S
         reply: asyncio.Future[T] = self._loop.create_future()
         self._loop.call_later(delay_s, self._arrive, act, reply, context=self._context)

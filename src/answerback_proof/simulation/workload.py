@@ -5,11 +5,10 @@ The program may be killed and opened again, and opened a second time while the f
 """
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from answerback.client.effects import Effect, Emit, Fail, Reconnect, Send, Stop
-from answerback.client.errors import AnswerbackError, SessionReplaced
+from answerback.client.errors import AnswerbackError, RequestCancelled, RequestFailed, RequestTimeout, SessionReplaced
 from answerback.client.events import Answer, Done, Restarted, Text
 from answerback.client.exchange import Patience
 from answerback.client.outbox import PendingRequest
@@ -18,6 +17,7 @@ from answerback.client.timing import Timing
 from answerback.core.request import RequestKey
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, Hello, RenewToken, ResumePoint, SendMessage
+from answerback_proof.history import Asked, Cancelled, Cleared, Ended, History, Kind, Promise, Result, Shown, Violation
 from answerback_proof.simulation.network import Link
 
 FOR_EVER_S = 100_000.0
@@ -25,8 +25,10 @@ RECONNECT_S = 0.5
 REOPEN_S = 5.0
 
 
-class Outside(Protocol):
+class Environment(Protocol):
     """What surrounds an app."""
+
+    history: History
 
     def open_link(self, window: "Window", number: int) -> Link:
         """A new connection."""
@@ -38,30 +40,22 @@ class Outside(Protocol):
         """Keep a line of what happened."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Asked:
-    """One question of an app, and every ending that a window showed for it."""
-
-    frame: SendMessage
-    asked_at: float
-    cancelled_at: float | None = None
-    endings: list[tuple[int, Answer | AnswerbackError]] = field(default_factory=list)
-
-
 class App:
-    """One user at one desk. `patience_s` 0: waits for ever."""
+    """One user of the program. `timeout_s` 0: the client never gives up."""
 
     def __init__(
-        self, name: str, *, user_id: str, outside: Outside, timing: Timing, patience_s: float, keeps_tokens: bool
+        self, name: str, *, user_id: str, environment: Environment, timing: Timing, timeout_s: float, keeps_tokens: bool
     ) -> None:
         self.name = name
         self.user_id = user_id
         self.session_id = f"session-{name}"
-        self.outside = outside
+        self.environment = environment
         self.timing = timing
-        self.patience_s = patience_s
+        self.timeout_s = timeout_s
         self.keeps_tokens = keeps_tokens
-        self.asked: dict[str, Asked] = {}
+        self.asked: dict[str, SendMessage] = {}
+        self.outcomes: list[tuple[str, Answer | AnswerbackError]] = []
+        self.cancelled: set[str] = set()
         self.disk: dict[str, PendingRequest] = {}
         self.windows: list[Window] = []
         self._loop = asyncio.get_running_loop()
@@ -80,29 +74,44 @@ class App:
         """The name of a request of this app in the store."""
         return RequestKey(self.user_id, request_id)
 
+    def qualified(self, request_id: str) -> str:
+        """The name of a request of this app in the history: users may have the same ids."""
+        return qualified(self.user_id, request_id)
+
     def open(self) -> None:
-        """Start the program: it takes up what is on the disk."""
+        """Start the program: it resumes what is on the disk."""
         self.windows.append(Window(self, len(self.windows)))
         self.window.start()
 
     def crash(self) -> None:
         """The program is killed: what is not on the disk is gone."""
-        self.outside.trace(f"{self.name} crashes")
+        self.environment.trace(f"{self.name} crashes")
         self.window.die()
 
     def ask(self, frame: SendMessage) -> None:
         """A new question."""
-        self.outside.trace(f"{self.name} asks {frame.request_id} in {frame.conversation_id}")
-        self.asked[frame.request_id] = Asked(frame=frame, asked_at=self._loop.time())
+        self.environment.trace(f"{self.name} asks {frame.request_id} in {frame.conversation_id}")
+        self.asked[frame.request_id] = frame
+        self.environment.history.add(
+            Asked(
+                request=self.qualified(frame.request_id),
+                user=self.user_id,
+                session=self.session_id,
+                conversation=frame.conversation_id,
+                text=frame.message,
+                stream=frame.stream,
+                may_time_out=bool(self.timeout_s),
+            )
+        )
         self.disk[frame.request_id] = PendingRequest(frame=frame)
         self.window.ask(frame)
 
     def cancel(self, request_id: str) -> None:
         """Press stop."""
-        asked = self.asked[request_id]
-        if asked.cancelled_at is None:
-            self.outside.trace(f"{self.name} cancels {request_id}")
-            asked.cancelled_at = self._loop.time()
+        if request_id not in self.cancelled:
+            self.environment.trace(f"{self.name} cancels {request_id}")
+            self.cancelled.add(request_id)
+            self.environment.history.add(Cancelled(request=self.qualified(request_id)))
         self.window.cancel(request_id)
 
     def closed_by_another(self, window: "Window") -> None:
@@ -126,9 +135,8 @@ class Window:
         self.stopped: AnswerbackError | None = None
         self.had_rival = False
         self.connected_at = 0.0
-        self.shown: dict[str, str] = {}
-        self.ever_shown: dict[str, list[str]] = {}
-        self._outside = app.outside
+        self.name = f"window {number}"
+        self._environment = app.environment
         self._loop = asyncio.get_running_loop()
         self._session = Session(timing=app.timing)
         self._current = 0
@@ -138,7 +146,7 @@ class Window:
 
     def start(self) -> None:
         """Take up what is on the disk and connect."""
-        self._outside.trace(f"{self.app.name} opens window {self.number}")
+        self._environment.trace(f"{self.app.name} opens window {self.number}")
         for pending in list(self.app.disk.values()):
             self._do(self._session.restore(pending, self._patience(), now=self._loop.time()))
         self.connect()
@@ -158,7 +166,7 @@ class Window:
         return self._session.pending
 
     def _patience(self) -> Patience:
-        return Patience(total_s=self.app.patience_s or FOR_EVER_S)
+        return Patience(total_s=self.app.timeout_s or FOR_EVER_S)
 
     def ask(self, frame: SendMessage) -> None:
         """See App.ask."""
@@ -189,7 +197,7 @@ class Window:
             return
         self._numbers += 1
         number = self._numbers
-        self.links[number] = self._outside.open_link(self, number)
+        self.links[number] = self._environment.open_link(self, number)
         self._current = number
         self.connected_at = self._loop.time()
         self._do(self._session.connected(number, now=self._loop.time()))
@@ -216,7 +224,7 @@ class Window:
     def say(self, frame: ClientFrame) -> None:
         """Send something past the session."""
         if self.link is not None:
-            self._outside.send(self.link, frame, encode(frame))
+            self._environment.send(self.link, frame, encode(frame))
 
     def greet(self, times: int) -> None:
         """Ask for everything that is pending, again and again."""
@@ -250,7 +258,7 @@ class Window:
                 case Fail(request_id=request_id, error=error, is_final=True):
                     self._end(request_id, error)
                 case Reconnect(reason=reason):
-                    self._outside.trace(f"{self.app.name} gives its connection up: {reason}")
+                    self._environment.trace(f"{self.app.name} gives its connection up: {reason}")
                     self.broken(self._current)
                 case Stop(error=error):
                     self._stop(error)
@@ -262,21 +270,22 @@ class Window:
         if isinstance(event, Done):
             self._end(request_id, event.answer)
             return
+        history, request = self._environment.history, self.app.qualified(request_id)
         if isinstance(event, Text):
-            text = self.shown[request_id] = self.shown.get(request_id, "") + event.delta
-            self.ever_shown.setdefault(request_id, []).append(text)
+            history.add(Shown(request=request, observer=self.name, offset=event.offset, delta=event.delta))
         elif isinstance(event, Restarted):
-            self.shown[request_id] = ""
+            history.add(Cleared(request=request, observer=self.name))
         if request_id in self.app.disk and (kept := self._session.exported(request_id)) is not None:
             self.app.disk[request_id] = kept
 
     def _end(self, request_id: str, outcome: Answer | AnswerbackError) -> None:
-        self._outside.trace(f"{self.app.name} sees {request_id} end: {_brief(outcome)}")
-        self.app.asked[request_id].endings.append((self.number, outcome))
+        self._environment.trace(f"{self.app.name} sees {request_id} end: {_brief(outcome)}")
+        self.app.outcomes.append((request_id, outcome))
+        self._environment.history.add(_ended(self.app.qualified(request_id), self.name, outcome))
         self.app.disk.pop(request_id, None)
 
     def _stop(self, error: AnswerbackError) -> None:
-        self._outside.trace(f"window {self.number} of {self.app.name} is stopped: {error}")
+        self._environment.trace(f"window {self.number} of {self.app.name} is stopped: {error}")
         self.stopped = error
         self.had_rival = any(
             window is not self and window.connected_at >= self.connected_at for window in self.app.windows
@@ -298,6 +307,29 @@ class Window:
         self._timer = None
         if self.is_up:
             self._do(self._session.tick(now=self._loop.time()))
+
+
+def qualified(user_id: str, request_id: str) -> str:
+    """The name of a request in the history of a run."""
+    return f"{user_id}/{request_id}"
+
+
+def _ended(request: str, observer: str, outcome: Answer | AnswerbackError) -> Ended | Violation:
+    answer: Answer | None
+    match outcome:
+        case Answer():
+            result, answer, code = Result.COMPLETED, outcome, ""
+        case RequestCancelled():
+            result, answer, code = Result.CANCELLED, outcome.answer, ""
+        case RequestFailed():
+            result, answer, code = Result.FAILED, outcome.answer, outcome.code
+        case RequestTimeout():
+            return Ended(request=request, observer=observer, result=Result.TIMED_OUT, text=outcome.text)
+        case _:
+            detail = f"it ended with {outcome!r}"
+            return Violation(promise=Promise.ANSWERED, kind=Kind.BROKEN, request=request, detail=detail)
+    text, attempt = ("", 0) if answer is None else (answer.text, answer.attempt)
+    return Ended(request=request, observer=observer, result=result, text=text, attempt=attempt, code=code)
 
 
 def _brief(outcome: Answer | AnswerbackError) -> str:

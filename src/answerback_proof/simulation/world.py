@@ -1,4 +1,4 @@
-"""One simulated run: apps ask, faults strike and end, and then everything that was promised must have come about."""
+"""One simulated run: apps ask, faults are injected and end, and then everything that was promised must hold."""
 
 import asyncio
 from collections import Counter
@@ -11,24 +11,37 @@ from answerback.core.request import Record, RequestKey
 from answerback.ports import Connection
 from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, ResumePoint, SendMessage, ServerFrame
 from answerback.testing.loop import Stuck, run_virtual
+from answerback_proof.checker import Visible, check
+from answerback_proof.history import (
+    Fault,
+    History,
+    ModelRun,
+    Promise,
+    Resumed,
+    Stored,
+    ToApp,
+    ToServer,
+    Usage,
+    Violation,
+    add_turns,
+)
 from answerback_proof.simulation.case import Case
-from answerback_proof.simulation.checks import Evidence, check
-from answerback_proof.simulation.faults import Dice, Faults
+from answerback_proof.simulation.faults import DEATHS, Dice, Faults
 from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
-from answerback_proof.simulation.invariants import Monitor
-from answerback_proof.simulation.model import ModelRun, WordyModel
+from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
+from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
 from answerback_proof.simulation.network import Link, Network
 from answerback_proof.simulation.process import install
-from answerback_proof.simulation.report import Report, Violation
+from answerback_proof.simulation.report import Report
 from answerback_proof.simulation.server import Clocks, Parts, Server
 from answerback_proof.simulation.store import FaultyStore, Wire
-from answerback_proof.simulation.workload import App, Window
+from answerback_proof.simulation.workload import App, Window, qualified
 
 CALM_S: Final = 2_000.0
 SETTLE_S: Final = 60.0
 MAX_POSTS: Final = 20_000
-"""The step budget: a run that posts more is a storm, and a failure."""
+"""The step budget: a run that posts more posts without end, and fails."""
 
 QUIET_S: Final = 1_000_000.0
 _QUIET: Final = Timing(
@@ -48,11 +61,11 @@ def simulate(case: Case) -> Report:
     try:
         return run_virtual(main())
     except Stuck as exc:
-        return Report(case=case, violations=[Violation("G5", f"the run hung: {exc}")], trace=lines)
+        return Report(case=case, violations=[broken(Promise.ANSWERED, f"the run hung: {exc}")], trace=lines)
 
 
 class World:
-    """Everything around the apps and the server; app.Outside for the apps."""
+    """Everything around the apps and the server; workload.Environment for the apps."""
 
     def __init__(self, case: Case, faults: Faults, lines: list[str]) -> None:
         self._case = case
@@ -63,11 +76,12 @@ class World:
         self._numbers = count()
         self._open_links: dict[Link, Window] = {}
         self._violations: list[Violation] = []
-        self._dice = dice = Dice(case.seed, faults)
+        self._dice = dice = Dice(case.seed, faults, on_death=lambda fault: self.history.add(Fault(name=fault)))
         skew_ms = dice.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
         dice.counts["clock skew"] += skew_ms != 0
         self._clocks = clocks = Clocks(skew_ms)
-        self._monitor = Monitor(clocks=clocks, store=lambda: self._store, violate=self._violate)
+        self.history = History(clocks.front)
+        self._invariants = Invariants(clocks=clocks, store=lambda: self._store, violate=self._violate)
         self._model = WordyModel(dice, faults, watch=self._model_started)
         self._network = Network(dice, faults, watch=self._frame_sent, unpark=self._unpark)
         self._store = FaultyStore(Wire(dice, faults, "store"), watch=self._record_changed)
@@ -80,9 +94,9 @@ class World:
             App(
                 f"app{n}",
                 user_id=f"user{n // 2}",
-                outside=self,
+                environment=self,
                 timing=timing,
-                patience_s=faults.patience_s,
+                timeout_s=faults.client_timeout_s,
                 keeps_tokens=bool(faults.token_s),
             )
             for n in range(case.apps)
@@ -102,7 +116,7 @@ class World:
     # --- the run
 
     async def run(self) -> Report:
-        """The storm, the calm after it, and the verdict."""
+        """Inject faults, wait until everything has come to rest, and check."""
         self._server.start()
         work: list[Coroutine[Any, Any, None]] = [self._server.storm()]
         for app in self._apps:
@@ -116,15 +130,19 @@ class World:
             await self._wait(5.0)
         for app in self._apps:
             if not app.is_quiet:
-                self._violate(Violation("G5", f"{app.name} still waits for {', '.join(app.disk) or 'something'}"))
+                self._violate(
+                    broken(Promise.ANSWERED, f"{app.name} still waits for {', '.join(app.disk) or 'something'}")
+                )
             for window in app.windows:
                 window.probe()
         await self._wait(SETTLE_S)
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        for violation in check(self._evidence()) if not self._violations else ():
-            self._violate(violation)
+        if not self._violations:
+            self._add_store()
+            for violation in (*check(self.history, self._visible()), *check_end(self._evidence())):
+                self._violate(violation)
         await self._server.stop()
         return self._report()
 
@@ -134,21 +152,40 @@ class World:
         while self._loop.time() < until and not self._violations:
             await asyncio.sleep(min(1.0, until - self._loop.time()))
             if self._network.posts > MAX_POSTS:
-                self._violate(Violation("storm", f"more than {MAX_POSTS} posts"))
+                self._violate(broken("storm", f"more than {MAX_POSTS} posts"))
+
+    def _visible(self) -> Visible:
+        return Visible(usage=True, deaths=DEATHS, skew_ms=self._faults.skew_ms)
 
     def _evidence(self) -> Evidence:
         return Evidence(
             faults=self._faults,
-            struck=self._dice.counts,
             apps=self._apps,
             store=self._store,
             model=self._model,
-            monitor=self._monitor,
-            handed_out=self._server.handed_out,
+            invariants=self._invariants,
+            dispatched=self._server.dispatched,
         )
 
+    def _add_store(self) -> None:
+        """Add what the store holds to the history."""
+        store = self._store
+        for key, record in store.records.items():
+            self.history.add(
+                Stored(
+                    request=qualified(key.user_id, key.request_id),
+                    record=record,
+                    answer=store.answers.get(key, ""),
+                    has_question=store.has_question(key),
+                )
+            )
+        for user, turn in store.all_turns():
+            add_turns(self.history, user, [turn], prefix=qualified(user, ""))
+        for usage in store.all_usage():
+            self.history.add(Usage(usage=usage))
+
     def _report(self) -> Report:
-        outcomes = [outcome for app in self._apps for asked in app.asked.values() for _, outcome in asked.endings]
+        outcomes = [outcome for app in self._apps for _, outcome in app.outcomes]
         return Report(
             case=self._case,
             violations=self._violations,
@@ -162,7 +199,7 @@ class World:
         )
 
     def trace(self, line: str) -> None:
-        """See app.Outside."""
+        """See workload.Environment."""
         self._lines.append(f"{self._loop.time():9.3f} {line}")
 
     def _violate(self, violation: Violation) -> None:
@@ -174,15 +211,22 @@ class World:
     def _record_changed(self, before: Record | None, after: Record) -> None:
         if before is None or (before.state, before.attempt) != (after.state, after.attempt):
             self.trace(f"store: {after.user_id} {after.request_id} is {after.state}, attempt {after.attempt}")
-        self._monitor.record_changed(before, after)
+        self._invariants.record_changed(before, after)
 
     def _frame_sent(self, connection_id: str, frame: ServerFrame) -> None:
         self.trace(f"{connection_id} <- {_describe(frame)}")
-        self._monitor.frame_sent(connection_id, frame)
+        app = self._invariants.windows[connection_id].app
+        request_id = getattr(frame, "request_id", None)
+        request = "" if request_id is None else app.qualified(request_id)
+        self.history.add(ToApp(connection=connection_id, session=app.session_id, request=request, frame=frame))
+        self._invariants.frame_sent(connection_id, frame)
 
-    def _model_started(self, run: ModelRun) -> None:
-        self.trace(f"model: {run.key.user_id} {run.key.request_id}, attempt {run.attempt}")
-        self._monitor.model_started(run)
+    def _model_started(self, run: GeneratedAnswer) -> None:
+        key, attempt = run.key, run.attempt
+        self.trace(f"model: {key.user_id} {key.request_id}, attempt {attempt}")
+        request = qualified(key.user_id, key.request_id)
+        self.history.add(ModelRun(request=request, attempt=attempt, text=WordyModel.text(key, attempt)))
+        self._invariants.model_started(run)
 
     # --- what users do
 
@@ -278,7 +322,7 @@ class World:
     # --- connections
 
     def open_link(self, window: Window, number: int) -> Link:
-        """See app.Outside."""
+        """See workload.Environment."""
         connection_id = f"{window.app.name}#{next(self._numbers)}"
         link = Link(
             connection_id,
@@ -286,7 +330,7 @@ class World:
             broken=lambda: window.broken(number),
         )
         self.trace(f"{connection_id} opens")
-        self._monitor.windows[connection_id] = window
+        self._invariants.windows[connection_id] = window
         self._network.links[connection_id] = link
         self._open_links[link] = window
         now_ms = self._clocks.front()
@@ -306,7 +350,7 @@ class World:
         return link
 
     def send(self, link: Link, frame: ClientFrame, data: bytes) -> None:
-        """See app.Outside."""
+        """See workload.Environment."""
         if not link.client_open:
             return
         self.trace(f"{link.connection_id} -> {_describe(frame)}")
@@ -318,8 +362,31 @@ class World:
 
     def _arrive(self, link: Link, frame: ClientFrame, data: bytes) -> None:
         if link.server_open:
-            self._monitor.frame_received(link.connection_id, frame)
+            self._add_arrived(link.connection_id, frame)
+            self._invariants.frame_received(link.connection_id, frame)
             self._server.message(link, data)
+
+    def _add_arrived(self, connection_id: str, frame: ClientFrame) -> None:
+        app = self._invariants.windows[connection_id].app
+        match frame:
+            case SendMessage() | CancelMessage():
+                request = app.qualified(frame.request_id)
+                self.history.add(
+                    ToServer(connection=connection_id, session=app.session_id, request=request, frame=frame)
+                )
+            case Hello(resume=points):
+                for point in points:
+                    self.history.add(
+                        Resumed(
+                            connection=connection_id,
+                            session=app.session_id,
+                            request=app.qualified(point.request_id),
+                            attempt=point.attempt,
+                            offset=point.offset,
+                        )
+                    )
+            case _:
+                pass
 
     def _notice(self, link: Link) -> None:
         """The server's end learns that the connection is gone."""
