@@ -17,12 +17,11 @@ from answerback.core.request import Question, Record, RequestKey
 from answerback.ports import DailyUsage, Requests, StoredTurn
 from answerback.ports import History as HistoryPort
 from answerback.protocol.frames import (
-    CancelMessage,
+    ClientFrame,
     MessageAccepted,
     MessageDelta,
     MessageResponse,
     MessageStarted,
-    SendMessage,
     ServerFrame,
     Status,
 )
@@ -123,12 +122,12 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToServer:
-    """A question or a cancellation arrives at the server."""
+    """A frame about a request arrives at the server."""
 
     connection: str
     session: str
     request: str
-    frame: SendMessage | CancelMessage
+    frame: ClientFrame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ __all__ = ["ChaosPlan", "new_name", "new_seed", "run", "run_aws"]
 
 _SEEDS = 1_000_000
 _AWS_DELAY_MS = 25.0
-"""Of a word: long enough that answers are under way when something strikes."""
+"""Of a word: long enough that answers are under way when a fault comes."""
 
 
 class _Steps:
@@ -44,13 +44,13 @@ def new_name() -> str:
 
 
 def run(plan: ChaosPlan, *, as_json: bool) -> ExitCode:
-    """Run it, print the ledger, and judge. Raises: CliError: it cannot be run."""
+    """Run it, print the report. Raises: CliError: it cannot be run."""
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            report = runner.run(run_chaos(plan, told=note))
+            report = runner.run(run_chaos(plan, notify=note))
     except (ProcessFailed, NoPostgres, StoreError) as exc:
         raise CliError(str(exc)) from exc
-    return _told(report, as_json=as_json)
+    return _print(report, as_json=as_json)
 
 
 def run_aws(plan: ChaosPlan, *, as_json: bool) -> ExitCode:
@@ -60,26 +60,26 @@ def run_aws(plan: ChaosPlan, *, as_json: bool) -> ExitCode:
         from answerback_aws.emulator.emulator import EmulatorFailed  # noqa: PLC0415
         from answerback_aws.emulator.environment import emulator_python  # noqa: PLC0415
         from answerback_aws.emulator.failure import LocalFailed  # noqa: PLC0415
-        from answerback_proof.chaos.aws.run import PATIENT, run_aws_chaos  # noqa: PLC0415
+        from answerback_proof.chaos.aws.run import SLOW, run_aws_chaos  # noqa: PLC0415
         from answerback_proof.chaos.aws.stack import EmulatedAws  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("answerback"):
             raise
         raise missing_extra("The emulated AWS", "aws,server") from exc
     cache = platformdirs.user_cache_path("answerback")
-    patient = replace(plan, timing=PATIENT, delay_ms=_AWS_DELAY_MS)
+    slow = replace(plan, timing=SLOW, delay_ms=_AWS_DELAY_MS)
     try:
         emulated = EmulatedAws(python=emulator_python(cache, note), wheels=cache / "wheels")
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            report = runner.run(run_aws_chaos(patient, emulated, told=note, progress=_Steps()))
+            report = runner.run(run_aws_chaos(slow, emulated, notify=note, progress=_Steps()))
     except (LocalFailed, DeployError) as exc:
         raise CliError(exc.message, exc.hint) from exc
     except (EmulatorFailed, NoPostgres) as exc:
         raise CliError(str(exc)) from exc
-    return _told(report, as_json=as_json)
+    return _print(report, as_json=as_json)
 
 
-def _told(report: ChaosReport, *, as_json: bool) -> ExitCode:
+def _print(report: ChaosReport, *, as_json: bool) -> ExitCode:
     if as_json:
         say_json(report.as_json())
     else:

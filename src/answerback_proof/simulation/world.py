@@ -368,25 +368,20 @@ class World:
 
     def _add_arrived(self, connection_id: str, frame: ClientFrame) -> None:
         app = self._invariants.windows[connection_id].app
-        match frame:
-            case SendMessage() | CancelMessage():
-                request = app.qualified(frame.request_id)
+        if isinstance(frame, Hello):
+            for point in frame.resume:
                 self.history.add(
-                    ToServer(connection=connection_id, session=app.session_id, request=request, frame=frame)
-                )
-            case Hello(resume=points):
-                for point in points:
-                    self.history.add(
-                        Resumed(
-                            connection=connection_id,
-                            session=app.session_id,
-                            request=app.qualified(point.request_id),
-                            attempt=point.attempt,
-                            offset=point.offset,
-                        )
+                    Resumed(
+                        connection=connection_id,
+                        session=app.session_id,
+                        request=app.qualified(point.request_id),
+                        attempt=point.attempt,
+                        offset=point.offset,
                     )
-            case _:
-                pass
+                )
+        elif request_id := getattr(frame, "request_id", None):
+            request = app.qualified(request_id)
+            self.history.add(ToServer(connection=connection_id, session=app.session_id, request=request, frame=frame))
 
     def _notice(self, link: Link) -> None:
         """The server's end learns that the connection is gone."""

@@ -1,4 +1,4 @@
-"""The emulated AWS as its operator and its enemy see it: deployed, struck, looked into."""
+"""The emulated AWS: deployed, disturbed, and looked into."""
 
 import os
 import random
@@ -50,7 +50,7 @@ class EmulatedAws:
     wheels: Path
 
 
-class Cloud:
+class Stack:
     """One deployed stack. All calls block. Raises: EmulatorFailed, DeployError: it cannot be started."""
 
     def __init__(self, aws: EmulatedAws, *, folder: Path, postgres: str, bedrock: BedrockServer) -> None:
@@ -110,7 +110,7 @@ class Cloud:
         url = self._emulator.websocket_url(self.outputs["ApiId"], self.outputs["StageName"])
         return url[url.index("/_aws") :]
 
-    # --- its enemy
+    # --- faults
 
     def kill(self, function: str, rng: random.Random, *, all_at_once: bool = False) -> int:
         """SIGKILL one process of a function (`Worker`), or all; returns how many there were to kill."""
@@ -156,7 +156,7 @@ class Cloud:
         )
 
     def take(self, *, for_s: int) -> bool:
-        """Receive a message and do nothing with it, as one who dies: it is handed out again after `for_s`."""
+        """Receive a message and do nothing with it, as a worker that dies: it is redelivered after `for_s`."""
         answer = self._clients["sqs"].receive_message(
             QueueUrl=self.outputs["QueueUrl"], MaxNumberOfMessages=1, VisibilityTimeout=for_s, WaitTimeSeconds=1
         )
@@ -175,7 +175,7 @@ class Cloud:
         return item
 
     def waiting(self, queue: str) -> int:
-        """Messages in a queue (`Queue`, `DeadLetters`), handed out or not."""
+        """Messages in a queue (`Queue`, `DeadLetters`), delivered or not."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self._clients["sqs"].get_queue_attributes(QueueUrl=self.outputs[f"{queue}Url"], AttributeNames=names)
         return sum(int(found["Attributes"][name]) for name in names)
@@ -207,7 +207,7 @@ class Cloud:
 
 
 class Stores:
-    """What the judge reads with. Counts nothing."""
+    """The stores of the stack, to read them. Counts nothing."""
 
     def __init__(self, emulator: Emulator, outputs: Mapping[str, str]) -> None:
         self._calls = Calls()
