@@ -50,9 +50,9 @@ class Visible:
 
     `records`: of every request, its record in the store. `turns`: every turn of the conversations. `runs`: every run
     of the model. `usage`: what the users are said to have used. `ordered`: the frames of a connection are seen in the
-    order in which the server sent them. `undisturbed`: nothing is cancelled and no connection is cut, so that each
-    streamed ending follows the whole text. `deaths`: names of faults after each of which the model may be run once more
-    for what was running. `skew_ms`: how far the server's clocks are apart.
+    order in which the server sent them. `undisturbed`: nothing is cancelled, and no connection is cut, so that every
+    answer comes over its connection once and whole. `deaths`: names of faults after each of which the model may be run
+    once more for what was running. `skew_ms`: how far the server's clocks are apart.
     """
 
     records: bool = True
@@ -161,6 +161,13 @@ class _Facts:
             return None
         return stored.answer if stored.record.ending.attempt == attempt else None
 
+    def kept(self, request: str) -> str | None:
+        """The answer as the server keeps it, if it is completed."""
+        if (stored := self.stored.get(request)) is not None:
+            return stored.answer if stored.record.state is State.COMPLETED else None
+        turns = [turn.answer for turn in self.turns if turn.request == request and turn.status is Status.COMPLETED]
+        return turns[0] if turns else None
+
     def begins(self, request: str, text: str) -> bool:
         """Whether this is the beginning of an answer to the request, in any attempt."""
         texts = [self.text(request, attempt) for attempt in {0, *self.attempts.get(request, ())}]
@@ -267,7 +274,9 @@ def _exact_text(facts: _Facts, visible: Visible) -> Iterator[Violation]:
         if isinstance(event, ToApp):
             yield from _sent_text(facts, event)
     if visible.ordered:
-        yield from _continuous(facts.wire, visible)
+        yield from _continuous(facts.wire)
+    if visible.undisturbed:
+        yield from _whole_on_the_wire(facts)
     for request, steps in facts.screens.items():
         yield from _shown_text(facts, request, steps)
     for request, endings in facts.ended.items():
@@ -295,7 +304,7 @@ def _sent_text(facts: _Facts, event: ToApp) -> Iterator[Violation]:
             pass
 
 
-def _continuous(wire: Iterable[ToServer | Resumed | ToApp], visible: Visible) -> Iterator[Violation]:
+def _continuous(wire: Iterable[ToServer | Resumed | ToApp]) -> Iterator[Violation]:
     """On one connection text goes on where it was, or where the app said that it has it.
 
     It need not be whole at its ending: a cancellation that comes too late is answered with the ending alone.
@@ -311,10 +320,6 @@ def _continuous(wire: Iterable[ToServer | Resumed | ToApp], visible: Visible) ->
                 if offset > reached[place] and offset not in resumed[place]:
                     yield _lost_text(event, f"text of attempt {attempt} at {offset} follows {reached[place]}")
                 reached[place] = max(reached[place], offset + len(delta))
-            case ToApp(frame=MessageResponse(status=Status.COMPLETED, response=None, attempt=attempt, length=length)):
-                has = reached[event.connection, event.request, attempt]
-                if visible.undisturbed and has != length:
-                    yield _lost_text(event, f"its ending of {length} code points follows {has}")
             case _:
                 pass
 
@@ -323,6 +328,28 @@ def _lost_text(event: ToApp, detail: str) -> Violation:
     return Violation(
         promise=Promise.EXACT_TEXT, kind=Kind.LOST, request=event.request, detail=f"on {event.connection} {detail}"
     )
+
+
+def _whole_on_the_wire(facts: _Facts) -> Iterator[Violation]:
+    """Each answer comes over its connection once, in order, and whole."""
+    texts: defaultdict[tuple[str, str], AnswerText] = defaultdict(AnswerText)
+    for event in facts.wire:
+        if not isinstance(event, ToApp):
+            continue
+        text, flaw = texts[event.connection, event.request], None
+        match event.frame:
+            case MessageDelta(attempt=attempt, offset=offset, delta=delta):
+                flaw = text.add(attempt, offset, delta)
+            case MessageResponse(attempt=attempt, length=length, response=response):
+                flaw = text.end(attempt, length, response)
+                kept = facts.kept(event.request)
+                if event.frame.status is Status.COMPLETED and kept is not None and text.text != kept:
+                    yield facts.wrong_text(event.request, text.text, "what went over the wire")
+            case _:
+                pass
+        if flaw is not None and flaw.kind is not Kind.DISORDERED:  # a client ignores the text of an older attempt
+            detail = f"on {event.connection} {flaw.detail}"
+            yield Violation(promise=Promise.EXACT_TEXT, kind=flaw.kind, request=event.request, detail=detail)
 
 
 def _shown_text(facts: _Facts, request: str, steps: Iterable[Shown | Cleared | Ended]) -> Iterator[Violation]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from answerback.client import Answer, AnswerbackError, RequestCancelled, RequestTimeout
 from answerback.core.request import Question, Record, RequestKey
 from answerback.ports import DailyUsage, Requests, StoredTurn
 from answerback.ports import History as HistoryPort
@@ -286,6 +287,22 @@ class History:
     def turns(self) -> dict[str, Turn]:
         """What the conversations have, by request."""
         return {event.request: event for _, event in self.events if isinstance(event, Turn)}
+
+
+def ending(request: str, observer: str, outcome: Answer | AnswerbackError) -> Ended:
+    """What the SDK says about the end of a request, as an event."""
+    answer: Answer | None
+    match outcome:
+        case Answer():
+            result, answer, code = Result.COMPLETED, outcome, ""
+        case RequestCancelled():
+            result, answer, code = Result.CANCELLED, outcome.answer, ""
+        case RequestTimeout():
+            return Ended(request=request, observer=observer, result=Result.TIMED_OUT, text=outcome.text)
+        case _:
+            result, answer, code = Result.FAILED, getattr(outcome, "answer", None), outcome.code
+    text, attempt = ("", 0) if answer is None else (answer.text, answer.attempt)
+    return Ended(request=request, observer=observer, result=result, text=text, attempt=attempt, code=code)
 
 
 async def add_stores(history: History, requests: Requests, turns: HistoryPort) -> None:

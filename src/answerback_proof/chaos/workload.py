@@ -20,9 +20,6 @@ from answerback.client import (
     Done,
     PendingRequest,
     ProtocolViolation,
-    RequestCancelled,
-    RequestFailed,
-    RequestTimeout,
     Restarted,
     SessionReplaced,
     Text,
@@ -39,6 +36,7 @@ from answerback_proof.history import (
     Result,
     Shown,
     Violation,
+    ending,
 )
 
 
@@ -192,34 +190,16 @@ class App:
             except Closed:
                 await self._is_up.wait()
             except AnswerbackError as error:
-                return self._failed(asked, error)
+                if isinstance(error, ProtocolViolation | SessionReplaced):
+                    self._history.broke(str(error), request=asked.request)
+                return ending(asked.request, self._observer, error)
             else:
-                return self._ended(asked, Result.COMPLETED, answer)
+                return ending(asked.request, self._observer, answer)
             stream = self._restored.get(asked.request)
             if stream is None:
                 self._violate(asked, Promise.ANSWERED, Kind.LOST, "the outbox had forgotten it without an ending")
-                return self._ended(asked, Result.FAILED, code="forgotten")
+                return Ended(request=asked.request, observer=self._observer, result=Result.FAILED, code="forgotten")
             asking = self._read(asked, stream, None)
-
-    def _failed(self, asked: Asked, error: AnswerbackError) -> Ended:
-        match error:
-            case RequestCancelled():
-                return self._ended(asked, Result.CANCELLED, error.answer)
-            case RequestTimeout():
-                return replace(self._ended(asked, Result.TIMED_OUT), text=error.text)
-            case RequestFailed(answer=answer):
-                return self._ended(asked, Result.FAILED, answer, code=error.code)
-            case ProtocolViolation() | SessionReplaced():
-                self._history.broke(str(error), request=asked.request)
-            case _:
-                pass
-        return self._ended(asked, Result.FAILED, code=error.code)
-
-    def _ended(self, asked: Asked, result: Result, answer: Answer | None = None, *, code: str = "") -> Ended:
-        text, attempt = ("", 0) if answer is None else (answer.text, answer.attempt)
-        return Ended(
-            request=asked.request, observer=self._observer, result=result, text=text, attempt=attempt, code=code
-        )
 
     @property
     def _observer(self) -> str:

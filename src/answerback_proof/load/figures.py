@@ -107,8 +107,8 @@ class Report:
 
 def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage | None = None) -> Report:
     """The figures of a run. `before`, `after`: what the server had used at its start and its end."""
-    ledger = run.ledger
-    ended = ledger.ended
+    exchanges = run.exchanges
+    ended, counts = exchanges.ended, exchanges.counts
     requests = max(1, len(ended))
     cpu_s = None if before is None or after is None else after.cpu_s - before.cpu_s
     return Report(
@@ -116,26 +116,30 @@ def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage
         requests=len(ended),
         seconds=round(run.seconds, 3),
         requests_per_s=round(len(ended) / run.seconds, 1),
-        frames=ledger.frames,
-        frames_per_s=round(ledger.frames / run.seconds, 1),
-        latency=distribution(entry.ended_at - entry.due_at for entry in ended if entry.ended_at is not None),
-        accepted=distribution(entry.accepted_at - entry.due_at for entry in ended if entry.accepted_at is not None),
+        frames=exchanges.frames,
+        frames_per_s=round(exchanges.frames / run.seconds, 1),
+        latency=distribution(
+            exchange.ended_at - exchange.due_at for exchange in ended if exchange.ended_at is not None
+        ),
+        accepted=distribution(
+            exchange.accepted_at - exchange.due_at for exchange in ended if exchange.accepted_at is not None
+        ),
         first_text=distribution(
-            entry.first_text_at - entry.due_at for entry in ended if entry.first_text_at is not None
+            exchange.first_text_at - exchange.due_at for exchange in ended if exchange.first_text_at is not None
         ),
         between_texts=distribution(run.gaps_s),
         cpu_us_per_request=None if cpu_s is None else round(cpu_s / requests * 1e6, 1),
-        cpu_us_per_frame=None if cpu_s is None else round(cpu_s / max(1, ledger.frames) * 1e6, 2),
+        cpu_us_per_frame=None if cpu_s is None else round(cpu_s / max(1, exchanges.frames) * 1e6, 2),
         server_cpu_share=None if cpu_s is None else round(cpu_s / run.seconds, 3),
         server_rss_bytes=None if after is None else after.rss_bytes,
         client_cpu_share=round(run.client_cpu_s / run.seconds, 3),
-        misrouted=ledger.verdicts.misrouted,
-        lost=ledger.verdicts.lost,
-        repeated=ledger.verdicts.repeated,
-        failures=dict(ledger.failures),
-        errors=dict(ledger.errors),
+        misrouted=counts.misrouted,
+        lost=counts.lost,
+        repeated=counts.repeated,
+        failures=dict(exchanges.failures),
+        errors=dict(exchanges.errors),
         broken=tuple(run.broken),
-        examples=tuple(ledger.verdicts.examples),
+        examples=tuple(exchanges.examples),
     )
 
 

@@ -8,7 +8,7 @@ import asyncio
 from typing import Protocol
 
 from answerback.client.effects import Effect, Emit, Fail, Reconnect, Send, Stop
-from answerback.client.errors import AnswerbackError, RequestCancelled, RequestFailed, RequestTimeout, SessionReplaced
+from answerback.client.errors import AnswerbackError, SessionReplaced
 from answerback.client.events import Answer, Done, Restarted, Text
 from answerback.client.exchange import Patience
 from answerback.client.outbox import PendingRequest
@@ -17,7 +17,7 @@ from answerback.client.timing import Timing
 from answerback.core.request import RequestKey
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, Hello, RenewToken, ResumePoint, SendMessage
-from answerback_proof.history import Asked, Cancelled, Cleared, Ended, History, Kind, Promise, Result, Shown, Violation
+from answerback_proof.history import Asked, Cancelled, Cleared, History, Shown, ending
 from answerback_proof.simulation.network import Link
 
 FOR_EVER_S = 100_000.0
@@ -281,7 +281,7 @@ class Window:
     def _end(self, request_id: str, outcome: Answer | AnswerbackError) -> None:
         self._environment.trace(f"{self.app.name} sees {request_id} end: {_brief(outcome)}")
         self.app.outcomes.append((request_id, outcome))
-        self._environment.history.add(_ended(self.app.qualified(request_id), self.name, outcome))
+        self._environment.history.add(ending(self.app.qualified(request_id), self.name, outcome))
         self.app.disk.pop(request_id, None)
 
     def _stop(self, error: AnswerbackError) -> None:
@@ -312,24 +312,6 @@ class Window:
 def qualified(user_id: str, request_id: str) -> str:
     """The name of a request in the history of a run."""
     return f"{user_id}/{request_id}"
-
-
-def _ended(request: str, observer: str, outcome: Answer | AnswerbackError) -> Ended | Violation:
-    answer: Answer | None
-    match outcome:
-        case Answer():
-            result, answer, code = Result.COMPLETED, outcome, ""
-        case RequestCancelled():
-            result, answer, code = Result.CANCELLED, outcome.answer, ""
-        case RequestFailed():
-            result, answer, code = Result.FAILED, outcome.answer, outcome.code
-        case RequestTimeout():
-            return Ended(request=request, observer=observer, result=Result.TIMED_OUT, text=outcome.text)
-        case _:
-            detail = f"it ended with {outcome!r}"
-            return Violation(promise=Promise.ANSWERED, kind=Kind.BROKEN, request=request, detail=detail)
-    text, attempt = ("", 0) if answer is None else (answer.text, answer.attempt)
-    return Ended(request=request, observer=observer, result=result, text=text, attempt=attempt, code=code)
 
 
 def _brief(outcome: Answer | AnswerbackError) -> str:
