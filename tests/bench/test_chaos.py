@@ -274,7 +274,7 @@ async def test_a_short_run_over_sqlite() -> None:
     assert report.completed > 0
     assert (report.kills, report.faults[FaultKind.KILL_STARTING], report.faults[FaultKind.DISK_FULL]) == (2, 1, 1)
     assert report.faults[FaultKind.APP_RESTARTED] > 0
-    assert FaultKind.POSTGRES in report.never_struck
+    assert FaultKind.POSTGRES in report.never_injected
     assert report.asked == report.completed + report.cancelled + sum(report.failed.values()) + report.timed_out
 
 
@@ -287,4 +287,4 @@ async def test_a_short_run_over_a_postgresql_that_crashes(postgres_server: objec
     assert report.violations == ()
     assert report.completed > 0
     assert report.faults[FaultKind.POSTGRES] > 0
-    assert FaultKind.DISK_FULL in report.never_struck
+    assert FaultKind.DISK_FULL in report.never_injected

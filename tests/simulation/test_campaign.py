@@ -30,7 +30,7 @@ def test_a_failing_run_is_made_as_small_as_its_failure_allows() -> None:
     simulate = fails_with("lose", "cancel")
     small = shrink(simulate(Case(profile="aws", seed=5)), run=simulate).case
     assert set(small.faults.active) == {"lose", "cancel"}
-    assert (small.apps, small.questions, small.storm_s) == (2, 1, 7.5)
+    assert (small.apps, small.questions, small.faults_s) == (2, 1, 7.5)
 
 
 def test_looking_for_a_smaller_run_ends() -> None:
@@ -57,7 +57,7 @@ def test_what_kept_every_promise_is_not_made_smaller() -> None:
 
 
 def test_processes_give_the_same_reports_as_none() -> None:
-    cases = [Case(profile="gateway", seed=seed, storm_s=10.0) for seed in range(4)]
+    cases = [Case(profile="gateway", seed=seed, faults_s=10.0) for seed in range(4)]
     alone, together = list(run_cases(cases, jobs=1)), list(run_cases(cases, jobs=2))
     assert [r.faults for r in alone] == [r.faults for r in together]
     assert [r.posts for r in alone] == [r.posts for r in together]
@@ -66,12 +66,12 @@ def test_processes_give_the_same_reports_as_none() -> None:
 def test_a_fault_that_never_struck_is_told() -> None:
     tally = Tally(profile="aws")
     tally.add(Report(case=Case(profile="aws", seed=1), violations=[], faults=Counter({"lost post": 2})))
-    assert "lost post" not in tally.never_struck
-    assert "worker crash" in tally.never_struck
+    assert "lost post" not in tally.never_injected
+    assert "worker crash" in tally.never_injected
 
 
 def test_the_command_of_a_case_repeats_it(capsys: pytest.CaptureFixture[str]) -> None:
-    case = Case(profile="aws", seed=3, apps=2, questions=2, storm_s=12.5, without=frozenset({"lose", "late"}))
+    case = Case(profile="aws", seed=3, apps=2, questions=2, faults_s=12.5, without=frozenset({"lose", "late"}))
     assert case.command == (
         "answerback simulate --profile aws --seed 3 --apps 2 --questions 2 --storm 12.5 --without late,lose --trace"
     )
@@ -110,7 +110,7 @@ def test_a_broken_promise_is_told_with_the_command_that_repeats_it() -> None:
     """In a process of its own, in which nobody waits for the answers."""
     program = (
         "import sys; from answerback_proof.simulation import world; from answerback.cli.main import run\n"
-        "world.SETTLE_S = world.CALM_S = 0.0\n"
+        "world.SETTLE_S = world.REST_S = 0.0\n"
         "sys.exit(run(['simulate', '--profile', 'gateway', '--seeds', '2', '--jobs', '1', '--storm', '5']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)

@@ -52,7 +52,7 @@ class ChaosReport:
         return not self.violations
 
     @property
-    def never_struck(self) -> list[str]:
+    def never_injected(self) -> list[str]:
         """Kinds of faults that this run says nothing about."""
         return [fault for fault, count in self.faults.items() if not count]
 
@@ -65,7 +65,7 @@ class ChaosReport:
         """With names in camelCase."""
         values = {_camel(name): value for name, value in asdict(self).items()}
         values["violations"] = [{"kind": v.kind, "request_id": v.request, "detail": v.detail} for v in self.violations]
-        return {**values, **{kind.value: self.broken(kind) for kind in Kind}, "neverStruck": self.never_struck}
+        return {**values, **{kind.value: self.broken(kind) for kind in Kind}, "neverStruck": self.never_injected}
 
     def rows(self) -> list[tuple[str, str]]:
         """For people: what, and how much."""
@@ -84,7 +84,7 @@ class ChaosReport:
             ("sent again", ", ".join(f"{count} after {code}" for code, count in self.errors.items()) or "none"),
             ("kills", f"{self.kills} times SIGKILL"),
             *(("fault", f"{count} times {fault}") for fault, count in self.faults.items() if count),
-            *(("never struck", fault) for fault in self.never_struck),
+            *(("never struck", fault) for fault in self.never_injected),
         ]
         rows += [(str(v.kind), f"{v.request or 'the whole'}: {v.detail}") for v in self.violations[:_SHOWN]]
         if len(self.violations) > _SHOWN:

@@ -54,7 +54,7 @@ def simulate(
             trace=trace,
             apps=apps,
             questions=questions,
-            storm_s=storm,
+            faults_s=storm,
             without=frozenset(filter(None, without.split(","))),
             jobs=jobs if seed is None else 1,
             shrinks=shrink and seed is None,

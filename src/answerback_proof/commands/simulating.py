@@ -19,7 +19,7 @@ class Plan:
     trace: bool
     apps: int
     questions: int
-    storm_s: float
+    faults_s: float
     without: frozenset[str]
     jobs: int
     shrinks: bool
@@ -34,7 +34,7 @@ class Plan:
                 seed=seed,
                 apps=self.apps,
                 questions=self.questions,
-                storm_s=self.storm_s,
+                faults_s=self.faults_s,
                 without=self.without,
             )
 
@@ -117,8 +117,8 @@ def _print(plan: Plan, tallies: Sequence[Tally], smallest: Report | None) -> Non
             ("what struck", *(t.profile for t in tallies)), [(f, *(t.faults[f] for t in tallies)) for f in labels]
         )
     for tally in tallies:
-        if plan.seeds > 1 and tally.never_struck:
-            note(f"{tally.profile}: never struck, so nothing is proved about: {', '.join(tally.never_struck)}")
+        if plan.seeds > 1 and tally.never_injected:
+            note(f"{tally.profile}: never struck, so nothing is proved about: {', '.join(tally.never_injected)}")
         for report in tally.failures[:5]:
             say(f"\nseed {report.case.seed} of {tally.profile} broke a promise:")
             say("\n".join(f"  {violation}" for violation in report.violations[:5]))
@@ -144,7 +144,7 @@ def _document(tallies: Sequence[Tally], smallest: Report | None) -> dict[str, ob
                 "virtualSeconds": round(tally.virtual_s),
                 "faults": dict(sorted(tally.faults.items())),
                 "endings": dict(sorted(tally.endings.items())),
-                "neverStruck": list(tally.never_struck),
+                "neverStruck": list(tally.never_injected),
                 "failures": [_failure(report) for report in tally.failures],
             }
             for tally in tallies

@@ -44,7 +44,7 @@ class Tally:
             self.failures.append(report)
 
     @property
-    def never_struck(self) -> Sequence[str]:
+    def never_injected(self) -> Sequence[str]:
         """Faults of the profile that did not happen in any run: about them nothing was proved."""
         return sorted(PROFILES[self.profile].labels - set(self.faults))
 

@@ -7,18 +7,18 @@ from answerback_proof.simulation.faults import PROFILES, Faults
 
 APPS: Final = 4
 QUESTIONS: Final = 6
-STORM_S: Final = 60.0
+FAULTS_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One run. `storm_s`: virtual seconds in which faults strike and apps ask. `without`: faults left out."""
+    """One run. `faults_s`: virtual seconds in which faults are injected and apps ask. `without`: faults left out."""
 
     profile: str
     seed: int
     apps: int = APPS
     questions: int = QUESTIONS
-    storm_s: float = STORM_S
+    faults_s: float = FAULTS_S
     without: frozenset[str] = frozenset()
 
     @property
@@ -37,8 +37,8 @@ class Case:
             parts.append(f"--apps {self.apps}")
         if self.questions != QUESTIONS:
             parts.append(f"--questions {self.questions}")
-        if self.storm_s != STORM_S:
-            parts.append(f"--storm {self.storm_s:g}")
+        if self.faults_s != FAULTS_S:
+            parts.append(f"--storm {self.faults_s:g}")
         if self.without:
             parts.append(f"--without {','.join(sorted(self.without))}")
         return " ".join([*parts, "--trace"])

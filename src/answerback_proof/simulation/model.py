@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from answerback.core.request import RequestKey
 from answerback.ports import Finish, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
-from answerback_proof.simulation.faults import Dice, Faults
+from answerback_proof.faults import FaultKind
+from answerback_proof.simulation.faults import FaultInjector, Faults
 
 WORDS_S = 0.35
 
@@ -29,8 +30,8 @@ class WordyModel:
     context_tokens = 1_000_000
     concurrency = 1_000
 
-    def __init__(self, dice: Dice, faults: Faults, *, watch: Callable[[GeneratedAnswer], None]) -> None:
-        self._dice = dice
+    def __init__(self, injector: FaultInjector, faults: Faults, *, watch: Callable[[GeneratedAnswer], None]) -> None:
+        self._injector = injector
         self._faults = faults
         self._watch = watch
         self.runs: list[GeneratedAnswer] = []
@@ -51,10 +52,10 @@ class WordyModel:
         run = GeneratedAnswer(key=key, attempt=prompt.attempt, prompt=prompt)
         self.runs.append(run)
         self._watch(run)
-        run.has_failed = self._dice.strikes("model breaks off", self._faults.model_fails)
+        run.has_failed = self._injector.occurs(FaultKind.MODEL_FAILS, self._faults.model_fails)
         words = self.text(key, prompt.attempt).split(" ")
         for number, word in enumerate(words):
-            await asyncio.sleep(self._dice.pause_s("model", WORDS_S))
+            await asyncio.sleep(self._injector.pause_s("model", WORDS_S))
             if run.has_failed and number == len(words) // 2:
                 raise ModelError(ErrorCode.MODEL_FAILED)
             yield word if number == 0 else f" {word}"

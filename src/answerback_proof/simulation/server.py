@@ -123,7 +123,7 @@ class Parts:
 
 
 class Server(Protocol):
-    """What the world outside sees of a server. Nothing of it waits."""
+    """A server as the simulated world uses it. No call waits."""
 
     @property
     def dispatched(self) -> Counter[RequestKey]:
@@ -144,8 +144,8 @@ class Server(Protocol):
     def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
         """A slow connection takes frames again."""
 
-    async def storm(self) -> None:
-        """Faults of the server's own, until the dice stop."""
+    async def inject_faults(self) -> None:
+        """Inject faults of the server's own, until the injector stops."""
 
     async def stop(self) -> None:
-        """Kill and bury everything."""
+        """Kill everything and release it."""

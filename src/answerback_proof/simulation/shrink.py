@@ -13,7 +13,7 @@ MAX_RUNS: Final = 400
 OTHER_SEEDS: Final = 6
 """A smaller case that keeps its promises with the same seed is tried with so many others."""
 
-SHORTEST_STORM_S: Final = 5.0
+SHORTEST_FAULTS_S: Final = 5.0
 
 
 Step = Callable[[Case], Case]
@@ -58,7 +58,7 @@ def _steps(case: Case) -> Iterator[Step]:
     yield lambda c: replace(c, questions=1)
     yield lambda c: replace(c, questions=max(1, c.questions // 2))
     yield lambda c: replace(c, questions=max(1, c.questions - 1))
-    yield lambda c: replace(c, storm_s=c.storm_s / 2 if c.storm_s / 2 >= SHORTEST_STORM_S else c.storm_s)
+    yield lambda c: replace(c, faults_s=c.faults_s / 2 if c.faults_s / 2 >= SHORTEST_FAULTS_S else c.faults_s)
 
 
 def _leave_out(names: frozenset[str], case: Case) -> Case:

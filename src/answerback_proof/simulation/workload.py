@@ -115,7 +115,7 @@ class App:
         self.window.cancel(request_id)
 
     def closed_by_another(self, window: "Window") -> None:
-        """A window was told that the session is elsewhere; if that is the newest, its user opens the app again."""
+        """A window was notified that the session is elsewhere; if that is the newest, its user opens the app again."""
         if window is self.window:
             self._loop.call_later(REOPEN_S, self._reopen, window)
 
@@ -216,13 +216,13 @@ class Window:
         if number == self._current:
             self.connect()
 
-    def hear(self, number: int, data: bytes) -> None:
-        """A message has arrived."""
+    def receive(self, number: int, data: bytes) -> None:
+        """A message arrives."""
         if self.is_up and number in self.links:
             self._do(self._session.received(number, data, now=self._loop.time()))
 
-    def say(self, frame: ClientFrame) -> None:
-        """Send something past the session."""
+    def send(self, frame: ClientFrame) -> None:
+        """Send a frame past the session."""
         if self.link is not None:
             self._environment.send(self.link, frame, encode(frame))
 
@@ -231,7 +231,7 @@ class Window:
         names = [request_id for request_id, pending in self.app.disk.items() if pending.is_accepted]
         points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in names)
         for n in range(times):
-            self.say(Hello(hello_id=f"storm-{n}", resume=points))
+            self.send(Hello(hello_id=f"storm-{n}", resume=points))
 
     def probe(self) -> None:
         """Its user comes back to it: is it still connected?"""
@@ -252,7 +252,7 @@ class Window:
         for effect in effects:
             match effect:
                 case Send(frame=frame):
-                    self.say(frame)
+                    self.send(frame)
                 case Emit(request_id=request_id, event=event):
                     self._show(request_id, event)
                 case Fail(request_id=request_id, error=error, is_final=True):

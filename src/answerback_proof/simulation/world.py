@@ -12,6 +12,7 @@ from answerback.ports import Connection
 from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, ResumePoint, SendMessage, ServerFrame
 from answerback.testing.loop import Stuck, run_virtual
 from answerback_proof.checker import Visible, check
+from answerback_proof.faults import FaultKind
 from answerback_proof.history import (
     Fault,
     History,
@@ -26,7 +27,7 @@ from answerback_proof.history import (
     add_turns,
 )
 from answerback_proof.simulation.case import Case
-from answerback_proof.simulation.faults import DEATHS, Dice, Faults
+from answerback_proof.simulation.faults import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
 from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
@@ -35,10 +36,10 @@ from answerback_proof.simulation.network import Link, Network
 from answerback_proof.simulation.process import install
 from answerback_proof.simulation.report import Report
 from answerback_proof.simulation.server import Clocks, Parts, Server
-from answerback_proof.simulation.store import FaultyStore, Wire
+from answerback_proof.simulation.store import FaultyChannel, FaultyStore
 from answerback_proof.simulation.workload import App, Window, qualified
 
-CALM_S: Final = 2_000.0
+REST_S: Final = 2_000.0
 SETTLE_S: Final = 60.0
 MAX_POSTS: Final = 20_000
 """The step budget: a run that posts more posts without end, and fails."""
@@ -76,18 +77,20 @@ class World:
         self._numbers = count()
         self._open_links: dict[Link, Window] = {}
         self._violations: list[Violation] = []
-        self._dice = dice = Dice(case.seed, faults, on_death=lambda fault: self.history.add(Fault(name=fault)))
-        skew_ms = dice.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
-        dice.counts["clock skew"] += skew_ms != 0
+        self._injector = injector = FaultInjector(
+            case.seed, faults, on_death=lambda fault: self.history.add(Fault(name=fault))
+        )
+        skew_ms = injector.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
+        injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
         self._clocks = clocks = Clocks(skew_ms)
         self.history = History(clocks.front)
         self._invariants = Invariants(clocks=clocks, store=lambda: self._store, violate=self._violate)
-        self._model = WordyModel(dice, faults, watch=self._model_started)
-        self._network = Network(dice, faults, watch=self._frame_sent, unpark=self._unpark)
-        self._store = FaultyStore(Wire(dice, faults, "store"), watch=self._record_changed)
+        self._model = WordyModel(injector, faults, watch=self._model_started)
+        self._network = Network(injector, faults, watch=self._frame_sent, unpark=self._unpark)
+        self._store = FaultyStore(FaultyChannel(injector, faults, "store"), watch=self._record_changed)
         self._owners = count(1)
         server = SimulatedFunctions if faults.split else SimulatedGateway
-        self._server: Server = server(faults=faults, dice=dice, clocks=clocks, make=self._make_parts)
+        self._server: Server = server(faults=faults, injector=injector, clocks=clocks, make=self._make_parts)
         # Two apps share a user; users, sessions apart, use the same ids: a mix-up of any kind shows.
         timing = Timing() if faults.probes else _QUIET
         self._apps = [
@@ -118,14 +121,14 @@ class World:
     async def run(self) -> Report:
         """Inject faults, wait until everything has come to rest, and check."""
         self._server.start()
-        work: list[Coroutine[Any, Any, None]] = [self._server.storm()]
+        work: list[Coroutine[Any, Any, None]] = [self._server.inject_faults()]
         for app in self._apps:
             work += [self._use(app), self._cut(app), self._crash(app), self._take_over(app), self._renew(app)]
         background = [self._loop.create_task(coroutine) for coroutine in work]
-        await self._wait(self._case.storm_s)
-        self._dice.stop()
+        await self._wait(self._case.faults_s)
+        self._injector.stop()
         self.trace("faults end")
-        deadline = self._loop.time() + CALM_S
+        deadline = self._loop.time() + REST_S
         while not all(app.is_quiet for app in self._apps) and self._loop.time() < deadline and not self._violations:
             await self._wait(5.0)
         for app in self._apps:
@@ -189,7 +192,7 @@ class World:
         return Report(
             case=self._case,
             violations=self._violations,
-            faults=+self._dice.counts,
+            faults=+self._injector.counts,
             endings=Counter(type(o).__name__ if isinstance(o, Exception) else "Answer" for o in outcomes),
             asked=sum(len(app.asked) for app in self._apps),
             posts=self._network.posts,
@@ -231,8 +234,8 @@ class World:
     # --- what users do
 
     async def _use(self, app: App) -> None:
-        random = self._dice.stream(f"user of {app.name}")
-        faults, pause_s = self._faults, self._case.storm_s / self._case.questions
+        random = self._injector.stream(f"user of {app.name}")
+        faults, pause_s = self._faults, self._case.faults_s / self._case.questions
         prefix = "qr"[int(app.name[3:]) % 2]
         app.open()
         for number in range(self._case.questions):
@@ -245,16 +248,16 @@ class World:
                 stream=random.random() < 0.7,
             )
             app.ask(frame)
-            if self._dice.strikes("cancellation", faults.cancel):
+            if self._injector.occurs(FaultKind.CANCELLATION, faults.cancel):
                 self._loop.call_later(random.uniform(0, 4), self._cancel, app, request_id)
-            if self._dice.strikes("snooping", faults.snoop):
+            if self._injector.occurs(FaultKind.SNOOPING, faults.snoop):
                 self._snoop(app)
-            if self._dice.strikes("hello storm", faults.hello_storm):
+            if self._injector.occurs(FaultKind.HELLO_FLOOD, faults.hello_storm):
                 app.window.greet(20)
 
     def _cancel(self, app: App, request_id: str) -> None:
         app.cancel(request_id)
-        if self._dice.strikes("cancel and resume at once", self._faults.cancel_and_resume):
+        if self._injector.occurs(FaultKind.CANCEL_AND_RESUME, self._faults.cancel_and_resume):
             app.window.connect()
 
     def _snoop(self, app: App) -> None:
@@ -262,51 +265,51 @@ class World:
         foreign = [r.request_id for r in self._store.records.values() if r.user_id == app.user_id]
         foreign = [name for name in foreign if name not in app.asked]
         points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in foreign)
-        app.window.say(Hello(hello_id="snoop", resume=points))
+        app.window.send(Hello(hello_id="snoop", resume=points))
         for name in foreign[-1:]:
-            app.window.say(CancelMessage(request_id=name))
+            app.window.send(CancelMessage(request_id=name))
 
     async def _cut(self, app: App) -> None:
         """Connections that break, at both ends at once or not, and that are replaced by newer ones."""
-        faults, random = self._faults, self._dice.stream(f"cuts of {app.name}")
+        faults, random = self._faults, self._injector.stream(f"cuts of {app.name}")
         while faults.cut_every_s:
-            await asyncio.sleep(self._dice.pause_s(f"cuts of {app.name}", faults.cut_every_s))
-            if self._dice.is_over:
+            await asyncio.sleep(self._injector.pause_s(f"cuts of {app.name}", faults.cut_every_s))
+            if self._injector.is_over:
                 return
-            if self._dice.strikes("roll-over", faults.rollover):
+            if self._injector.occurs(FaultKind.ROLL_OVER, faults.rollover):
                 app.window.connect()
-                while self._dice.strikes("flapping connection", faults.flapping):
+                while self._injector.occurs(FaultKind.FLAPPING, faults.flapping):
                     await asyncio.sleep(random.uniform(0, 0.2))
                     app.window.connect()
                 continue
             link = app.window.link
             if link is None:
                 continue
-            if self._dice.strikes("half-open connection", faults.half_open):
+            if self._injector.occurs(FaultKind.HALF_OPEN, faults.half_open):
                 # Nothing passes any more and nobody is told: the server learns of it late, the client by silence.
                 link.client_open = False
                 self._loop.call_later(random.uniform(5, 90), self._notice, link)
-            elif self._dice.strikes("cut connection", 1.0):
+            elif self._injector.occurs(FaultKind.CUT, 1.0):
                 self._notice(link)
                 link.broken()
 
     async def _crash(self, app: App) -> None:
         while self._faults.app_crash_every_s:
-            await asyncio.sleep(self._dice.pause_s(f"crashes of {app.name}", self._faults.app_crash_every_s))
-            if not self._dice.strikes("app crash", 1.0):
+            await asyncio.sleep(self._injector.pause_s(f"crashes of {app.name}", self._faults.app_crash_every_s))
+            if not self._injector.occurs(FaultKind.APP_CRASH, 1.0):
                 return
             links = [link for link, window in self._open_links.items() if window is app.window]
             app.crash()
             for link in links:
-                self._loop.call_later(self._dice.pause_s("notice", 2.0), self._notice, link)
-            await asyncio.sleep(self._dice.pause_s(f"restart of {app.name}", 3.0))
+                self._loop.call_later(self._injector.pause_s("notice", 2.0), self._notice, link)
+            await asyncio.sleep(self._injector.pause_s(f"restart of {app.name}", 3.0))
             app.open()
 
     async def _take_over(self, app: App) -> None:
         """The program is opened a second time, with the same session."""
         while self._faults.takeover_every_s:
-            await asyncio.sleep(self._dice.pause_s(f"second window of {app.name}", self._faults.takeover_every_s))
-            if not self._dice.strikes("take-over of a session", 1.0):
+            await asyncio.sleep(self._injector.pause_s(f"second window of {app.name}", self._faults.takeover_every_s))
+            if not self._injector.occurs(FaultKind.TAKE_OVER, 1.0):
                 return
             if app.window.is_up:
                 app.open()
@@ -314,9 +317,9 @@ class World:
     async def _renew(self, app: App) -> None:
         """Renew the token in good time; now and then too late."""
         while self._faults.token_s:
-            share = self._dice.stream(f"renewals of {app.name}").uniform(0.5, 1.1)
+            share = self._injector.stream(f"renewals of {app.name}").uniform(0.5, 1.1)
             await asyncio.sleep(self._faults.token_s * share)
-            self._dice.counts["renewal of a token"] += 1
+            self._injector.counts[FaultKind.TOKEN_RENEWAL] += 1
             app.window.renew_token()
 
     # --- connections
@@ -326,7 +329,7 @@ class World:
         connection_id = f"{window.app.name}#{next(self._numbers)}"
         link = Link(
             connection_id,
-            deliver=lambda data: window.hear(number, data),
+            deliver=lambda data: window.receive(number, data),
             broken=lambda: window.broken(number),
         )
         self.trace(f"{connection_id} opens")
@@ -354,8 +357,8 @@ class World:
         if not link.client_open:
             return
         self.trace(f"{link.connection_id} -> {_describe(frame)}")
-        for _ in range(1 + self._dice.strikes("duplicated message", self._faults.duplicate)):
-            at = self._loop.time() + self._dice.latency_s("up")
+        for _ in range(1 + self._injector.occurs(FaultKind.DUPLICATED_MESSAGE, self._faults.duplicate)):
+            at = self._loop.time() + self._injector.latency_s("up")
             if not self._faults.split:
                 at = link.up_at = max(at, link.up_at)
             self._loop.call_at(at, self._arrive, link, frame, data)
