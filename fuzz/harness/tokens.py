@@ -7,8 +7,8 @@ import hmac
 from answerback.auth import JwtTokens
 from answerback.gateway.adminkey import AdminKey
 from answerback.ports import Identity, TokenRefused
+from harness.memory import play
 from harness.reading import Script
-from harness.wire import play
 
 NOW_S = 1_750_000_000
 SECRET = "a secret of more than thirty-two bytes"
