@@ -8,7 +8,7 @@ Each event about a request names it by `request`: its id, or a longer name where
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -19,12 +19,12 @@ from answerback.ports import DailyUsage, Requests, StoredTurn
 from answerback.ports import History as HistoryPort
 from answerback.protocol.frames import (
     ClientFrame,
+    Hello,
     MessageAccepted,
     MessageDelta,
     MessageResponse,
     MessageStarted,
     ServerFrame,
-    Status,
 )
 
 _PAGE = 200
@@ -180,18 +180,11 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A turn of a conversation at the end; the turns of a conversation are added in their order.
-
-    `tokens`: of the prompt and of the answer; None: it cannot be seen.
-    """
+    """A turn of a conversation at the end; the turns of a conversation are added oldest first."""
 
     request: str
     user: str
-    question: str
-    answer: str
-    status: Status
-    code: str | None = None
-    tokens: tuple[int | None, int | None] | None = None
+    turn: StoredTurn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,13 +273,31 @@ class History:
         """Questions without an ending."""
         return len(self.asked.keys() - self.ended)
 
+    def add_from_app(self, frame: ClientFrame | None, *, connection: str, session: str, prefix: str = "") -> None:
+        """A frame arrives at the server. `prefix`: what the names of the user's requests have before their ids."""
+        if isinstance(frame, Hello):
+            for point in frame.resume:
+                self.add(
+                    Resumed(
+                        connection=connection,
+                        session=session,
+                        request=prefix + point.request_id,
+                        attempt=point.attempt,
+                        offset=point.offset,
+                    )
+                )
+        elif frame is not None and (request_id := getattr(frame, "request_id", None)):
+            self.add(ToServer(connection=connection, session=session, request=prefix + request_id, frame=frame))
+
+    def add_to_app(self, frame: ServerFrame | None, *, connection: str, session: str, prefix: str = "") -> None:
+        """A frame leaves the server."""
+        request_id = getattr(frame, "request_id", None)
+        request = prefix + request_id if request_id else ""
+        self.add(ToApp(connection=connection, session=session, request=request, frame=frame))
+
     def records(self) -> dict[str, Record]:
         """What the store has, by request."""
         return {event.request: event.record for _, event in self.events if isinstance(event, Stored)}
-
-    def turns(self) -> dict[str, Turn]:
-        """What the conversations have, by request."""
-        return {event.request: event for _, event in self.events if isinstance(event, Turn)}
 
 
 def ending(request: str, observer: str, outcome: Answer | AnswerbackError) -> Ended:
@@ -324,23 +335,8 @@ async def add_stores(history: History, requests: Requests, turns: HistoryPort) -
         history.add(Stored(request=request, record=record, answer=answer, has_question=question is not None))
     for user in users:
         for conversation_id in await _conversations(turns, user):
-            add_turns(history, user, await _turns(turns, user, conversation_id))
-
-
-def add_turns(history: History, user: str, turns: Iterable[StoredTurn], *, prefix: str = "") -> None:
-    """Add turns of one conversation, oldest first. `prefix`: what a request's name has before its id."""
-    for turn in turns:
-        history.add(
-            Turn(
-                request=prefix + turn.request_id,
-                user=user,
-                question=turn.question,
-                answer=turn.answer,
-                status=turn.status,
-                code=turn.error_code,
-                tokens=(turn.input_tokens, turn.output_tokens),
-            )
-        )
+            for turn in await _turns(turns, user, conversation_id):
+                history.add(Turn(request=turn.request_id, user=user, turn=turn))
 
 
 async def _conversations(history: HistoryPort, user: str) -> list[str]:

@@ -14,8 +14,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from answerback.protocol.codec import FrameError, decode_client, decode_server
-from answerback.protocol.frames import Hello
-from answerback_proof.history import History, Resumed, ToApp, ToServer
+from answerback_proof.history import History
 from answerback_proof.load.websocket import TEXT, FrameReader, LoadConnectionError
 
 _READ_BYTES: Final = 64 * 1024
@@ -73,25 +72,10 @@ class FrameObserver:
         return re.sub(rb"(?im)^host:[^\r\n]*", b"Host: " + self._host, head, count=1)
 
     def _from_app(self, text: bytes) -> None:
-        frame = decode_client(text)
-        if isinstance(frame, Hello):
-            for point in frame.resume:
-                self._history.add(
-                    Resumed(
-                        connection=self._connection,
-                        session=self.session,
-                        request=point.request_id,
-                        attempt=point.attempt,
-                        offset=point.offset,
-                    )
-                )
-        elif request := getattr(frame, "request_id", None):
-            self._history.add(ToServer(connection=self._connection, session=self.session, request=request, frame=frame))
+        self._history.add_from_app(decode_client(text), connection=self._connection, session=self.session)
 
     def _from_server(self, text: bytes) -> None:
-        frame = decode_server(text)
-        request = getattr(frame, "request_id", None) or ""
-        self._history.add(ToApp(connection=self._connection, session=self.session, request=request, frame=frame))
+        self._history.add_to_app(decode_server(text), connection=self._connection, session=self.session)
 
 
 class Path:

@@ -47,6 +47,7 @@ from answerback_proof.history import (
     Resumed,
     ToApp,
     ToServer,
+    Turn,
     Violation,
     add_stores,
 )
@@ -81,7 +82,7 @@ async def test_what_the_store_holds_is_added_to_the_history() -> None:
     history.add(Ended(request="r1", observer="run 1", result=Result.COMPLETED, text="one two", attempt=1))
     await add_stores(history, store, store)
     assert check(history, VISIBLE) == []
-    assert [turn.answer for turn in history.turns().values()] == ["one two"]
+    assert [event.turn.answer for _, event in history.events if isinstance(event, Turn)] == ["one two"]
 
 
 async def test_a_request_of_ours_that_has_no_ending_in_the_store_is_found() -> None:

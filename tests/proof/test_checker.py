@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from answerback.core.request import Ending, Record, State
-from answerback.ports import DailyUsage
+from answerback.ports import DailyUsage, StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error, MessageAccepted, MessageDelta, MessageResponse, SendMessage, Status
-from answerback_proof.checker import AnswerText, Visible, check, count
+from answerback_proof.answer_text import AnswerText
+from answerback_proof.checker import Visible, check, count
 from answerback_proof.history import (
     Asked,
     Cancelled,
@@ -82,9 +83,11 @@ def stored(request: str, *, answer: str | None = None, of: Record | None = None)
     return Stored(request=request, record=of or record(request), answer=answer, has_question=True)
 
 
-def turn(request: str, **more: Any) -> Turn:
-    facts = {"question": text_of(request), "answer": text_of(request), "user": "kim", "tokens": (3, 4)} | more
-    return Turn(request=request, status=facts.pop("status", Status.COMPLETED), **facts)
+def turn(request: str, *, user: str = "kim", **more: Any) -> Turn:
+    text = text_of(request)
+    facts = {"question": text, "answer": text, "status": Status.COMPLETED, "input_tokens": 3, "output_tokens": 4} | more
+    kept = StoredTurn(position=1, request_id=request, accepted_at_ms=0, ended_at_ms=90, **facts)
+    return Turn(request=request, user=user, turn=kept)
 
 
 def ended(request: str, result: Result = Result.COMPLETED, **more: Any) -> Ended:
@@ -151,7 +154,7 @@ def failed_run(deaths: int) -> list[Event]:
         *(Fault(name=DEATH) for _ in range(deaths)),
         ended("r1", Result.FAILED, text="", attempt=3, code="internal"),
         stored("r1", answer="", of=of),
-        turn("r1", answer="", status=Status.FAILED, code=ErrorCode.INTERNAL),
+        turn("r1", answer="", status=Status.FAILED, error_code=ErrorCode.INTERNAL),
         Usage(usage=replace(usage().usage, requests=1, input_tokens=3, output_tokens=4)),
     ]
 
@@ -248,7 +251,7 @@ BROKEN: dict[str, tuple[list[Event], tuple[str, Kind, str]]] = {
     "no ending at the app": (without(Ended), LOST),
     "no record": (without(Stored), LOST),
     "no ending in the store": (instead(stored("r1", of=record("r1", status=None))), LOST),
-    "no turn": (without(Turn), LOST),
+    "no turn": (without(Turn), ("G2", Kind.LOST, "r1")),
     "a client that gives up": (instead(ended("r1", Result.TIMED_OUT)), LOST),
     "given up too early": (failed_run(2), LOST),
     # explicit cancellation only
@@ -262,7 +265,7 @@ BROKEN: dict[str, tuple[list[Event], tuple[str, Kind, str]]] = {
     ),
     "another attempt without a death": ([ModelRun(request="r1", attempt=0), *good()], SECOND_RUN),
     "more usage than turns": (instead(usage(3)), ("G7", Kind.DIFFERENT, "")),
-    "more tokens in the turn than in the record": (instead(turn("r1", tokens=(3, 5))), ("G7", Kind.DIFFERENT, "r1")),
+    "more tokens in the turn than in the record": (instead(turn("r1", output_tokens=5)), ANOTHER_ENDING),
     # what was noticed on the way
     "a violation that somebody saw": (
         [*good(), Violation(promise="", kind=Kind.BROKEN, request="", detail="an error in a log")],

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from typing import assert_never
 
-from answerback_proof.checker import AnswerText, Flaw
+from answerback_proof.answer_text import AnswerText, Flaw
 from answerback_proof.conformance.cases import (
     Answer,
     Close,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from answerback.cli.output import say, usage_error
 from answerback.cli.talk import explain
 from answerback.client import AnswerbackError, Client
+from answerback.ports import StoredTurn
 from answerback_proof.checker import Visible, check
 from answerback_proof.demo.apps import App, make_apps
 from answerback_proof.demo.screen import many, say_check, say_results, show_apps
@@ -62,13 +63,14 @@ async def check_from_outside(apps: Sequence[App], history: History, url: str) ->
             for conversation_id in conversations:
                 assert conversation_id is not None
                 async for turn in client.history(conversation_id):
-                    history.add(
-                        Turn(
-                            request=turn.request_id,
-                            user=app.user,
-                            question=turn.question,
-                            answer=turn.answer,
-                            status=turn.status,
-                        )
+                    kept = StoredTurn(
+                        position=0,
+                        request_id=turn.request_id,
+                        question=turn.question,
+                        answer=turn.answer,
+                        status=turn.status,
+                        accepted_at_ms=0,
+                        ended_at_ms=0,
                     )
+                    history.add(Turn(request=turn.request_id, user=app.user, turn=kept))
     return check(history, Visible(records=False, runs=False, undisturbed=True))

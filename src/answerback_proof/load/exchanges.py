@@ -18,7 +18,8 @@ from answerback.protocol.frames import (
     ServerFrame,
     Status,
 )
-from answerback_proof.checker import AnswerText, Counts, Flaw, count
+from answerback_proof.answer_text import AnswerText, Flaw
+from answerback_proof.checker import Counts, count
 from answerback_proof.history import Kind, Promise, Violation
 
 _MAX_EXAMPLES = 10

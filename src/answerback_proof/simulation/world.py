@@ -13,19 +13,7 @@ from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, Resume
 from answerback.testing.loop import Stuck, run_virtual
 from answerback_proof.checker import Visible, check
 from answerback_proof.faults import FaultKind
-from answerback_proof.history import (
-    Fault,
-    History,
-    ModelRun,
-    Promise,
-    Resumed,
-    Stored,
-    ToApp,
-    ToServer,
-    Usage,
-    Violation,
-    add_turns,
-)
+from answerback_proof.history import Fault, History, ModelRun, Promise, Stored, Turn, Usage, Violation
 from answerback_proof.simulation.case import Case
 from answerback_proof.simulation.faults import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.functions import SimulatedFunctions
@@ -183,7 +171,7 @@ class World:
                 )
             )
         for user, turn in store.all_turns():
-            add_turns(self.history, user, [turn], prefix=qualified(user, ""))
+            self.history.add(Turn(request=qualified(user, turn.request_id), user=user, turn=turn))
         for usage in store.all_usage():
             self.history.add(Usage(usage=usage))
 
@@ -218,10 +206,7 @@ class World:
 
     def _frame_sent(self, connection_id: str, frame: ServerFrame) -> None:
         self.trace(f"{connection_id} <- {_describe(frame)}")
-        app = self._invariants.windows[connection_id].app
-        request_id = getattr(frame, "request_id", None)
-        request = "" if request_id is None else app.qualified(request_id)
-        self.history.add(ToApp(connection=connection_id, session=app.session_id, request=request, frame=frame))
+        self.history.add_to_app(frame, **self._names(connection_id))
         self._invariants.frame_sent(connection_id, frame)
 
     def _model_started(self, run: GeneratedAnswer) -> None:
@@ -365,26 +350,14 @@ class World:
 
     def _arrive(self, link: Link, frame: ClientFrame, data: bytes) -> None:
         if link.server_open:
-            self._add_arrived(link.connection_id, frame)
+            self.history.add_from_app(frame, **self._names(link.connection_id))
             self._invariants.frame_received(link.connection_id, frame)
             self._server.message(link, data)
 
-    def _add_arrived(self, connection_id: str, frame: ClientFrame) -> None:
+    def _names(self, connection_id: str) -> dict[str, str]:
+        """What the history calls a connection and its requests."""
         app = self._invariants.windows[connection_id].app
-        if isinstance(frame, Hello):
-            for point in frame.resume:
-                self.history.add(
-                    Resumed(
-                        connection=connection_id,
-                        session=app.session_id,
-                        request=app.qualified(point.request_id),
-                        attempt=point.attempt,
-                        offset=point.offset,
-                    )
-                )
-        elif request_id := getattr(frame, "request_id", None):
-            request = app.qualified(request_id)
-            self.history.add(ToServer(connection=connection_id, session=app.session_id, request=request, frame=frame))
+        return {"connection": connection_id, "session": app.session_id, "prefix": app.qualified("")}
 
     def _notice(self, link: Link) -> None:
         """The server's end learns that the connection is gone."""
