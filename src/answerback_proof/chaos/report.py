@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +14,7 @@ from answerback_proof.history import Ended, Fault, History, Kind, ModelRun, Resu
 _SHOWN: Final = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChaosReport:
+class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What happened. `accepted`: requests whose acceptance left the gateway or is in the store.
 
     `timed_out`: given up by the app's own client. `unsent`: cancelled or given up before they were accepted.
@@ -63,7 +61,7 @@ class ChaosReport:
 
     def as_json(self) -> dict[str, Any]:
         """With names in camelCase."""
-        values = {_camel(name): value for name, value in asdict(self).items()}
+        values: dict[str, Any] = msgspec.to_builtins(self)
         values["violations"] = [{"kind": v.kind, "request_id": v.request, "detail": v.detail} for v in self.violations]
         return {**values, **{kind.value: self.broken(kind) for kind in Kind}, "neverStruck": self.never_injected}
 
@@ -159,8 +157,3 @@ def write_trace(path: Path, history: History, violations: Sequence[Violation]) -
                 line(atMs=at_ms, fault=event.name)
             elif request in broken and not isinstance(event, Violation):
                 line(atMs=at_ms, requestId=request, event=type(event).__name__, facts=event)
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part.title() for part in rest)

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct, to_builtins
 
 from answerback_proof.load.load import Plan, Run
 from answerback_proof.load.process import Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Distribution:
+class Distribution(Struct, frozen=True, kw_only=True):
     """Of durations, in milliseconds."""
 
     p50: float
@@ -39,8 +39,7 @@ def distribution(seconds: Iterable[float]) -> Distribution | None:
     return Distribution(p50=at(0.5), p90=at(0.9), p99=at(0.99), p999=at(0.999), max=at(1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True, rename="camel"):
     """What a run measured. CPU is the server's, user and system; None where it cannot be seen.
 
     `latency`: from the question (open loop: from when it was due) to its ending. `accepted`: to `messageAccepted`, that
@@ -77,7 +76,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """With names in camelCase and durations in milliseconds."""
-        values: dict[str, Any] = _camel(asdict(self))
+        values: dict[str, Any] = to_builtins(self)
         return values
 
     def rows(self) -> list[tuple[str, str]]:
@@ -141,15 +140,3 @@ def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage
         broken=tuple(run.broken),
         examples=tuple(exchanges.examples),
     )
-
-
-def _camel(value: Any) -> Any:
-    """Dictionaries of dictionaries; the keys of `failures` and `errors` are codes and stay."""
-    if not isinstance(value, dict):
-        return value
-    return {
-        name.split("_")[0] + "".join(word.title() for word in name.split("_")[1:]): (
-            item if name in {"failures", "errors"} else _camel(item)
-        )
-        for name, item in value.items()
-    }

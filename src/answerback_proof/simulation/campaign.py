@@ -8,9 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from answerback_proof.simulation.case import Case
+from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.faults import PROFILES
-from answerback_proof.simulation.report import Report
 from answerback_proof.simulation.world import simulate
 
 BATCH: Final = 16

@@ -1,8 +1,10 @@
-"""What a run is made from, so that it can be repeated, made smaller, and named in one command."""
+"""What a run is made from, so that it can be repeated, made smaller, and named in one command; and its report."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Final
 
+from answerback_proof.history import Violation
 from answerback_proof.simulation.faults import PROFILES, Faults
 
 APPS: Final = 4
@@ -42,3 +44,23 @@ class Case:
         if self.without:
             parts.append(f"--without {','.join(sorted(self.without))}")
         return " ".join([*parts, "--trace"])
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What one case did. `faults`: how often each happened. `trace`: a line an event, with its virtual second."""
+
+    case: Case
+    violations: list[Violation]
+    faults: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
+    posts: int = 0
+    model_runs: int = 0
+    virtual_s: float = 0.0
+    trace: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a promise was broken."""
+        return bool(self.violations)

@@ -6,8 +6,7 @@ from functools import partial
 from typing import Final
 
 from answerback_proof.simulation.campaign import run_quietly
-from answerback_proof.simulation.case import Case
-from answerback_proof.simulation.report import Report
+from answerback_proof.simulation.case import Case, Report
 
 MAX_RUNS: Final = 400
 OTHER_SEEDS: Final = 6

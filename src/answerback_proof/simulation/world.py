@@ -14,7 +14,7 @@ from answerback.testing.loop import Stuck, run_virtual
 from answerback_proof.checker import Visible, check
 from answerback_proof.faults import FaultKind
 from answerback_proof.history import Fault, History, ModelRun, Promise, Stored, Turn, Usage, Violation
-from answerback_proof.simulation.case import Case
+from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.faults import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
@@ -22,7 +22,6 @@ from answerback_proof.simulation.invariants import Evidence, Invariants, broken,
 from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
 from answerback_proof.simulation.network import Link, Network
 from answerback_proof.simulation.process import install
-from answerback_proof.simulation.report import Report
 from answerback_proof.simulation.server import Clocks, Parts, Server
 from answerback_proof.simulation.store import FaultyChannel, FaultyStore
 from answerback_proof.simulation.workload import App, Window, qualified
