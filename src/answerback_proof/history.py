@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from answerback.client import Answer, AnswerbackError, RequestCancelled, RequestTimeout
 from answerback.core.request import Question, Record, RequestKey
 from answerback.ports import DailyUsage, Requests, StoredTurn
 from answerback.ports import History as HistoryPort
@@ -298,22 +297,6 @@ class History:
     def records(self) -> dict[str, Record]:
         """What the store has, by request."""
         return {event.request: event.record for _, event in self.events if isinstance(event, Stored)}
-
-
-def ending(request: str, observer: str, outcome: Answer | AnswerbackError) -> Ended:
-    """What the SDK says about the end of a request, as an event."""
-    answer: Answer | None
-    match outcome:
-        case Answer():
-            result, answer, code = Result.COMPLETED, outcome, ""
-        case RequestCancelled():
-            result, answer, code = Result.CANCELLED, outcome.answer, ""
-        case RequestTimeout():
-            return Ended(request=request, observer=observer, result=Result.TIMED_OUT, text=outcome.text)
-        case _:
-            result, answer, code = Result.FAILED, getattr(outcome, "answer", None), outcome.code
-    text, attempt = ("", 0) if answer is None else (answer.text, answer.attempt)
-    return Ended(request=request, observer=observer, result=result, text=text, attempt=attempt, code=code)
 
 
 async def add_stores(history: History, requests: Requests, turns: HistoryPort) -> None:

@@ -20,7 +20,6 @@ from answerback.client import (
     Done,
     PendingRequest,
     ProtocolViolation,
-    Restarted,
     SessionReplaced,
     Text,
 )
@@ -28,16 +27,14 @@ from answerback_proof.chaos.plan import ChaosPlan, trusting
 from answerback_proof.history import (
     Asked,
     Cancelled,
-    Cleared,
     Ended,
     History,
     Kind,
     Promise,
     Result,
-    Shown,
     Violation,
-    ending,
 )
+from answerback_proof.observe import ending, show
 
 
 class How(StrEnum):
@@ -227,19 +224,12 @@ class App:
             await asyncio.sleep(self._rng.uniform(0, 0.2))
             self._cancel(asked, stream)
         async for event in stream.events():
-            match event:
-                case Restarted():
-                    self._history.add(Cleared(request=asked.request, observer=observer))
-                case Text():
-                    piece = Shown(request=asked.request, observer=observer, offset=event.offset, delta=event.delta)
-                    self._history.add(piece)
-                    pieces += 1
-                    if pieces == cancel_after:
-                        self._cancel(asked, stream)
-                case Done():
-                    endings += 1
-                case _:
-                    pass
+            show(self._history, asked.request, observer, event)
+            endings += isinstance(event, Done)
+            if isinstance(event, Text):
+                pieces += 1
+                if pieces == cancel_after:
+                    self._cancel(asked, stream)
         answer = await stream.answer
         if endings != 1:
             self._violate(asked, Promise.ONE_ENDING, Kind.REPEATED, f"{endings} endings were shown")

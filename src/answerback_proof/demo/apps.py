@@ -9,7 +9,8 @@ from typing import Final
 
 from answerback.client import AnswerbackError, Client
 from answerback.client.events import Answer, Done, Queued, Restarted, Started, Text
-from answerback_proof.history import Asked, Cleared, History, Shown, ending
+from answerback_proof.history import Asked, History
+from answerback_proof.observe import ending, show
 
 QUESTIONS: Final = (
     "What is a WebSocket?",
@@ -147,16 +148,15 @@ async def _ask(
     on_change(app, asked)
     try:
         async for event in stream.events():
+            show(history, request, app.name, event)
             match event:
                 case Queued(position=position):
                     asked.phase, asked.position = Phase.QUEUED, position
                 case Started() | Restarted():
                     asked.phase, asked.text = Phase.WRITING, ""
-                    history.add(Cleared(request=request, observer=app.name))
                 case Text():
                     asked.phase, asked.text = Phase.WRITING, event.snapshot
                     asked.first_text_at = asked.first_text_at or time.monotonic()
-                    history.add(Shown(request=request, observer=app.name, offset=event.offset, delta=event.delta))
                 case Done(answer):
                     asked.phase, asked.answer, asked.text = Phase.DONE, answer, answer.text
                     asked.ended_at = time.monotonic()

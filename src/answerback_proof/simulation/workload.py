@@ -9,7 +9,7 @@ from typing import Protocol
 
 from answerback.client.effects import Effect, Emit, Fail, Reconnect, Send, Stop
 from answerback.client.errors import AnswerbackError, SessionReplaced
-from answerback.client.events import Answer, Done, Restarted, Text
+from answerback.client.events import Answer, Done
 from answerback.client.exchange import Patience
 from answerback.client.outbox import PendingRequest
 from answerback.client.session import Session
@@ -17,7 +17,8 @@ from answerback.client.timing import Timing
 from answerback.core.request import RequestKey
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, Hello, RenewToken, ResumePoint, SendMessage
-from answerback_proof.history import Asked, Cancelled, Cleared, History, Shown, ending
+from answerback_proof.history import Asked, Cancelled, History
+from answerback_proof.observe import ending, show
 from answerback_proof.simulation.network import Link
 
 FOR_EVER_S = 100_000.0
@@ -270,11 +271,7 @@ class Window:
         if isinstance(event, Done):
             self._end(request_id, event.answer)
             return
-        history, request = self._environment.history, self.app.qualified(request_id)
-        if isinstance(event, Text):
-            history.add(Shown(request=request, observer=self.name, offset=event.offset, delta=event.delta))
-        elif isinstance(event, Restarted):
-            history.add(Cleared(request=request, observer=self.name))
+        show(self._environment.history, self.app.qualified(request_id), self.name, event)
         if request_id in self.app.disk and (kept := self._session.exported(request_id)) is not None:
             self.app.disk[request_id] = kept
 
