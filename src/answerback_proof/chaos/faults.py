@@ -82,7 +82,7 @@ class ConnectionFaults:
         self.over = asyncio.Event()
 
     async def disturb_connections(self) -> None:
-        """Until it is over."""
+        """Inject faults of connections until it is over."""
         rng = self._network_rng
         acts: tuple[tuple[FaultKind, Callable[[Path], None]], ...] = (
             (FaultKind.RESET, Path.reset),
@@ -100,7 +100,7 @@ class ConnectionFaults:
                 act(path)
 
     async def restart_apps(self) -> None:
-        """Until it is over."""
+        """Restart apps until it is over."""
 
         def cut(session: str) -> None:
             for path in self._proxy.paths:

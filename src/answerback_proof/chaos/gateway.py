@@ -35,7 +35,7 @@ class _Health(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class GatewayProcess:
-    """One gateway after the other on the same ports, the same data and the same log."""
+    """A gateway process, started again and again on the same ports, data and log."""
 
     def __init__(self, folder: Path, *, database: str | None, environment: Mapping[str, str]) -> None:
         self.port, self._admin_port = free_ports(2)
@@ -128,7 +128,7 @@ class GatewayProcess:
             return False
 
     async def close(self) -> None:
-        """Whatever is left of it."""
+        """Kill it, if it runs."""
         if self._server is not None and self._server.process.returncode is None:
             await self._server.stop(number=signal.SIGKILL)
 

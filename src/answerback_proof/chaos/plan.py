@@ -1,4 +1,4 @@
-"""How much chaos."""
+"""The plan of a chaos run: how many apps and faults, how long, on which store."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ QUICK: Final = Timing(
 
 
 def trusting(timing: Timing) -> Timing:
-    """Never asks after what it waits for, but at a new connection: what the server forgets to send stays missing."""
+    """The same for a client that asks for missing text only on a new connection: what the server forgets stays missing."""
     return replace(timing, silence_s=600.0, probe_max_s=600.0)
 
 

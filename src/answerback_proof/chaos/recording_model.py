@@ -20,7 +20,7 @@ from answerback_proof.history import History, ModelRun
 SPEC: Final = "python:answerback_proof.chaos.recording_model:recording_echo"
 FAIL_RATE: Final = 0.02
 CONCURRENCY: Final = 64
-"""As of a real model: so many answers, and no more, are lost by the death of the gateway and begun again."""
+"""As a real model's: at most so many answers are lost when the gateway dies, and begun again."""
 _PIPE: Final = "CHAOS_PIPE"
 _DELAY: Final = "CHAOS_DELAY_MS"
 _PIPE_BYTES: Final = 1 << 20
@@ -56,7 +56,7 @@ class RecordingEcho:
 
 
 def recording_echo() -> RecordingEcho:
-    """What the gateway calls."""
+    """The factory that the gateway calls."""
     return RecordingEcho(os.open(os.environ[_PIPE], os.O_WRONLY), delay_ms=float(os.environ[_DELAY]))
 
 

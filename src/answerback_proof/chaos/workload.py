@@ -55,7 +55,7 @@ _WORDS: Final = ("word", "단어", "слово", "語", "🙂", "é", "\n")
 
 
 class MemoryOutbox:
-    """What an app would keep on its disk; it outlives the client, as a disk does."""
+    """client.Outbox in memory: it outlives the client, as a disk does."""
 
     def __init__(self) -> None:
         self._pending: dict[str, PendingRequest] = {}

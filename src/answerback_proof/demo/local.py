@@ -38,7 +38,7 @@ class Demo:
 
 
 def run_demo(demo: Demo) -> bool:
-    """Run it and say what came of it; whether every answer came home. Raises: CliError: it cannot run here."""
+    """Run the demo and print the results; whether every answer came home. Raises: CliError: it cannot run here."""
     with _data_dir(demo.keep) as data_dir, _log_into(data_dir / LOG_FILE):
         try:
             return asyncio.run(_run(demo, data_dir))

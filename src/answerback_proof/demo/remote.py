@@ -28,7 +28,10 @@ class RemoteDemo:
 
 
 def run_remote_demo(demo: RemoteDemo) -> bool:
-    """Run it and say what came of it; whether every answer came home. Raises: CliError: the server cannot be used."""
+    """Run the demo and print the results; whether every answer came home.
+
+    Raises: CliError: the server cannot be used.
+    """
     try:
         return asyncio.run(_run(demo))
     except AnswerbackError as exc:

@@ -53,7 +53,7 @@ def say_results(apps: Sequence[App]) -> None:
 
 
 def say_check(violations: Sequence[Violation], apps: Sequence[App], *, stored: str) -> None:
-    """What was compared, and what came of it. `stored`: what the server's copy is called."""
+    """Say what was compared, and what the check found. `stored`: what the server's copy is called."""
     total = sum(len(app.questions) for app in apps)
     say(
         f"Checked {many(total, 'request')} of {many(len(apps), 'app')}: "

@@ -1,4 +1,4 @@
-"""From a run to figures that can be compared."""
+"""The figures of a load test, as a report that can be compared."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from answerback_proof.load.process import Usage
 
 
 class Distribution(Struct, frozen=True, kw_only=True):
-    """Of durations, in milliseconds."""
+    """Percentiles of durations, in milliseconds."""
 
     p50: float
     p90: float
@@ -28,7 +28,7 @@ class Distribution(Struct, frozen=True, kw_only=True):
 
 
 def distribution(seconds: Iterable[float]) -> Distribution | None:
-    """None of nothing. A percentile is the smallest value with at least that share at or below it."""
+    """None if there are no durations. A percentile is the smallest value with at least that share at or below it."""
     values = sorted(seconds)
     if not values:
         return None

@@ -18,7 +18,7 @@ from answerback_proof.load.websocket import LoadConnection, LoadConnectionError,
 
 _OPENING_AT_ONCE = 200
 _STALLED_S = 30.0
-"""Nothing heard for so long ends a run: what is pending then counts as lost."""
+"""Without a frame for so long a run ends, and what is pending counts as lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """What came of it. `gaps_s`: between two pieces of an answer. `broken`: why connections ended early."""
+    """The result of a run. `gaps_s`: between two pieces of an answer. `broken`: why connections ended early."""
 
     seconds: float
     exchanges: Exchanges
@@ -251,6 +251,6 @@ def app_url(url: str, *, session: str, user: str | None) -> str:
 
 
 def question(app: int, number: int, *, words: int, message_bytes: int = 0) -> str:
-    """A question of so many words, each of which tells whose it is, filled up to at least so many bytes."""
+    """A question of so many words, each of which names its app and question, filled up to at least so many bytes."""
     text = " ".join([f"{app}.{number}.{word}" for word in range(words)])
     return text + "." * (message_bytes - len(text))

@@ -1,4 +1,4 @@
-"""What can go wrong, how often, and the injector."""
+"""The faults of a simulated run: profiles with their probabilities, and the injector that draws them."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -22,7 +22,7 @@ LATE_DISCONNECT_S: Final = 20.0
 
 
 class FaultyQueue(LaneQueue):
-    """A queue behind a channel, that hands out again what may still be running. `is_lost`: a lease is over."""
+    """A queue behind a faulty channel that dispatches again what may still be running. `is_lost`: a lease is over."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class FaultyQueue(LaneQueue):
 
 
 class SimulatedFunctions:
-    """server.Server. The queue and the table of connections live on, whatever dies."""
+    """server.Server as Lambda functions. The queue and the table of connections outlive every process."""
 
     def __init__(self, *, faults: Faults, injector: FaultInjector, clocks: Clocks, make: Callable[..., Parts]) -> None:
         self._faults = faults

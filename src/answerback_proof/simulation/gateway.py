@@ -27,7 +27,7 @@ START_AGAIN_S: Final = 1.0
 
 
 class SimulatedGateway:
-    """server.Server. `make` puts the parts together around connections and a queue."""
+    """server.Server as a gateway process. `make` composes front, worker and janitor around connections and a queue."""
 
     def __init__(self, *, faults: Faults, injector: FaultInjector, clocks: Clocks, make: Callable[..., Parts]) -> None:
         self._faults = faults

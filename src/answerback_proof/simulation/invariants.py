@@ -40,7 +40,7 @@ def broken(promise: str, detail: str) -> Violation:
 
 
 class Invariants:
-    """Its `record_changed`, `frame_sent`, `frame_received` and `model_started` are called as these things happen."""
+    """Checks each change of a record, each frame and each model run when it happens."""
 
     def __init__(
         self, *, clocks: Clocks, store: Callable[[], FaultyStore], violate: Callable[[Violation], None]
@@ -200,16 +200,14 @@ def _windows(app: App) -> Iterable[Violation]:
 
 
 def _reported_usage(key: RequestKey, answer: Answer) -> Iterable[Violation]:
-    """The app is told how much the model said."""
+    """The usage that an app gets is what the model generated."""
     words = WordyModel.words(key)
     if answer.usage is None or answer.usage.output_tokens != words:
-        yield broken(
-            Promise.ONE_RUN, f"the model said {words} tokens to {key.request_id}, its app was told {answer.usage}"
-        )
+        yield broken(Promise.ONE_RUN, f"the model said {words} tokens to {key.request_id}, its app got {answer.usage}")
 
 
 def _reason(evidence: Evidence, record: Record, ending: Ending) -> Iterable[Violation]:
-    """A failure names its true reason."""
+    """The error code of a failure is the true reason."""
     name = record.request_id
     failed = {(run.key, run.attempt) for run in evidence.model.runs if run.has_failed}
     started_ms = record.started_at_ms
@@ -234,7 +232,7 @@ def _reason(evidence: Evidence, record: Record, ending: Ending) -> Iterable[Viol
 
 
 def _no_redundant_resend(evidence: Evidence) -> Iterable[Violation]:
-    """Text is sent again only to who asks again, by a later attempt, or after the queue has dispatched it again."""
+    """Text is sent again only if the client asks again, a later attempt begins, or the queue redelivers the request."""
     invariants = evidence.invariants
     for (connection_id, request_id, attempt), sent in invariants.sent_text.items():
         app = invariants.windows[connection_id].app

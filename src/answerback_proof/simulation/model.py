@@ -1,4 +1,4 @@
-"""A model whose words name the request, and that says what it was asked and when."""
+"""A model whose words name the request, and that keeps what it was asked."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -24,7 +24,7 @@ class GeneratedAnswer:
 
 
 class WordyModel:
-    """Says a text that names its user, request and attempt, so that a foreign or stale word shows."""
+    """Generates a text that names its user, request and attempt, so that a foreign or stale word can be told."""
 
     name = "wordy"
     context_tokens = 1_000_000

@@ -45,7 +45,7 @@ class Link:
         self.parked: list[tuple[RequestKey, int, int]] = []
 
     def reset(self) -> None:
-        """The server's end breaks it; the client learns of that, unless nothing reaches it any more."""
+        """The server closes its end. The client learns of it, unless its own end is closed."""
         if self.client_open:
             self.broken()
 

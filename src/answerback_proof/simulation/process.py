@@ -73,12 +73,12 @@ class Process:
         return _ProcessCoroutine(self, coroutine)
 
     def keep(self, task: "asyncio.Task[Any]") -> None:
-        """Kill this one too."""
+        """Let a task die with this process."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def goes_on(self) -> bool:
-        """One of its awaits has come back; false if the process is dead, or dies of it."""
+        """Count an await that has returned; false if the process is dead, or dies of it."""
         if self._awaits_left is not None and not self.is_dead:
             self._awaits_left -= 1
             if self._awaits_left < 0:

@@ -130,16 +130,16 @@ class Server(Protocol):
         """How often a worker got each request."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start the server."""
 
     def connect(self, link: Link, connection: Connection) -> None:
-        """Somebody opens a connection."""
+        """A client opens a connection."""
 
     def message(self, link: Link, data: bytes) -> None:
         """A message has arrived."""
 
     def disconnect(self, connection_id: str) -> None:
-        """The connection is gone, and this is noticed."""
+        """The server notices that a connection is gone."""
 
     def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
         """A slow connection takes frames again."""

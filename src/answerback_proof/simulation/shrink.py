@@ -1,4 +1,4 @@
-"""Makes a failing case small: what is left is what the failure needs."""
+"""Finds the smallest case that still breaks the same promise."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -48,7 +48,7 @@ def shrink(report: Report, *, run: Callable[[Case], Report] = run_quietly, max_r
 
 
 def _steps(case: Case) -> Iterator[Step]:
-    """Each leaves something out, the greatest savings first; what is not there to be left out changes nothing."""
+    """Ways to make a case smaller, the greatest savings first. One that does not apply returns an equal case."""
     for names in _groups(case.faults.active):
         yield partial(_leave_out, names)
     yield lambda c: replace(c, apps=1)
@@ -61,12 +61,12 @@ def _steps(case: Case) -> Iterator[Step]:
 
 
 def _leave_out(names: frozenset[str], case: Case) -> Case:
-    """The names may have gone with others before."""
+    """The case without these faults."""
     return replace(case, without=case.without | names) if names & set(case.faults.active) else case
 
 
 def _groups(names: tuple[str, ...]) -> Iterator[frozenset[str]]:
-    """All of them, the halves, and each alone."""
+    """All names, each half, and each name alone."""
     if len(names) > 1:
         yield frozenset(names)
         middle = len(names) // 2

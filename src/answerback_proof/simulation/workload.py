@@ -27,7 +27,7 @@ REOPEN_S = 5.0
 
 
 class Environment(Protocol):
-    """What surrounds an app."""
+    """The simulated world as an app uses it."""
 
     history: History
 
@@ -35,7 +35,7 @@ class Environment(Protocol):
         """A new connection."""
 
     def send(self, link: Link, frame: ClientFrame, data: bytes) -> None:
-        """Up it goes."""
+        """Send a frame to the server."""
 
     def trace(self, line: str) -> None:
         """Keep a line of what happened."""
@@ -108,7 +108,7 @@ class App:
         self.window.ask(frame)
 
     def cancel(self, request_id: str) -> None:
-        """Press stop."""
+        """The user cancels a question."""
         if request_id not in self.cancelled:
             self.environment.trace(f"{self.name} cancels {request_id}")
             self.cancelled.add(request_id)
@@ -146,14 +146,14 @@ class Window:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Take up what is on the disk and connect."""
+        """Resume what is on the disk, and connect."""
         self._environment.trace(f"{self.app.name} opens window {self.number}")
         for pending in list(self.app.disk.values()):
             self._do(self._session.restore(pending, self._patience(), now=self._loop.time()))
         self.connect()
 
     def die(self) -> None:
-        """Killed."""
+        """The process is killed."""
         self.is_up = False
         for link in self.links.values():
             link.client_open = False
@@ -232,7 +232,7 @@ class Window:
         names = [request_id for request_id, pending in self.app.disk.items() if pending.is_accepted]
         points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in names)
         for n in range(times):
-            self.send(Hello(hello_id=f"storm-{n}", resume=points))
+            self.send(Hello(hello_id=f"again-{n}", resume=points))
 
     def probe(self) -> None:
         """Its user comes back to it: is it still connected?"""

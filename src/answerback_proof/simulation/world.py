@@ -29,7 +29,7 @@ from answerback_proof.simulation.workload import App, Window, qualified
 REST_S: Final = 2_000.0
 SETTLE_S: Final = 60.0
 MAX_POSTS: Final = 20_000
-"""The step budget: a run that posts more posts without end, and fails."""
+"""The step budget: a run with more posts than this does not end, and fails."""
 
 QUIET_S: Final = 1_000_000.0
 _QUIET: Final = Timing(
@@ -142,7 +142,7 @@ class World:
         while self._loop.time() < until and not self._violations:
             await asyncio.sleep(min(1.0, until - self._loop.time()))
             if self._network.posts > MAX_POSTS:
-                self._violate(broken("storm", f"more than {MAX_POSTS} posts"))
+                self._violate(broken("flood", f"more than {MAX_POSTS} posts"))
 
     def _visible(self) -> Visible:
         return Visible(usage=True, deaths=DEATHS, skew_ms=self._faults.skew_ms)
@@ -245,7 +245,7 @@ class World:
             app.window.connect()
 
     def _snoop(self, app: App) -> None:
-        """Name the requests of the same user's other session: nothing may come of it."""
+        """Name the requests of the same user's other session, which must have no effect."""
         foreign = [r.request_id for r in self._store.records.values() if r.user_id == app.user_id]
         foreign = [name for name in foreign if name not in app.asked]
         points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in foreign)
@@ -270,7 +270,7 @@ class World:
             if link is None:
                 continue
             if self._injector.occurs(FaultKind.HALF_OPEN, faults.half_open):
-                # Nothing passes any more and nobody is told: the server learns of it late, the client by silence.
+                # Nothing passes any more: the server learns of it late, the client by silence.
                 link.client_open = False
                 self._loop.call_later(random.uniform(5, 90), self._notice, link)
             elif self._injector.occurs(FaultKind.CUT, 1.0):

@@ -34,8 +34,9 @@ _MODEL_ID: Final = "answerback.emulated-v1:0"
 _POLL_S: Final = 0.1
 _PATIENCE_S: Final = 30.0
 _ANSWER_TIMEOUT_S: Final = 60
-"""Half a minute more is the worker's, and the queue hides a message for as long whose worker dies before its first call
-to the queue: with the three minutes of a real stack that would be a run's length.
+"""The worker has half a minute more, and the queue hides the message of a worker that dies early for as long.
+
+The three minutes of a real stack would be a run's length.
 """
 _TRANSACTION_IDLE_S: Final = 15.0
 """Of AWS's three minutes: how long the locks of a function that was killed hold up the history."""
@@ -44,7 +45,7 @@ _AWS_ERRORS: Final = (BotoCoreError, ClientError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatedAws:
-    """Where the emulator is. `python`: of its environment. `wheels`: where what the functions need is kept."""
+    """Where the emulator is installed. `python`: of its environment. `wheels`: the cache of the functions' packages."""
 
     python: Path
     wheels: Path
@@ -130,7 +131,7 @@ class Stack:
         self._emulator.resume_database()
 
     def call_janitor(self) -> None:
-        """Once, as the schedule does: nobody waits for it."""
+        """Invoke the janitor once, without waiting, as the schedule does."""
         self._clients["lambda"].invoke(
             FunctionName=self.outputs["JanitorFunction"], InvocationType="Event", Payload=b"{}"
         )
@@ -195,7 +196,7 @@ class Stack:
         return Stores(self._emulator, self.outputs)
 
     def _processes(self, function: str) -> list[int]:
-        """Of the emulator's children those that run the function."""
+        """Process ids of the emulator's children that run the function."""
         named, parent = f"AWS_LAMBDA_FUNCTION_NAME={function}".encode(), self._emulator.pid
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
