@@ -22,7 +22,7 @@ QUICK: Final = Timing(
 
 
 def trusting(timing: Timing) -> Timing:
-    """The same for a client that asks for missing text only on a new connection: what the server forgets stays missing."""
+    """The same, but text is asked for only on a new connection: what the server forgets to send stays missing."""
     return replace(timing, silence_s=600.0, probe_max_s=600.0)
 
 
