@@ -1,4 +1,4 @@
-"""The load tool against real gateways: many apps, every frame checked; and its own judgement against a bad server."""
+"""The load tool against real gateways: many apps, every frame checked; and its own check against a bad server."""
 
 import asyncio
 import json

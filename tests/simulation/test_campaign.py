@@ -63,7 +63,7 @@ def test_processes_give_the_same_reports_as_none() -> None:
     assert [r.posts for r in alone] == [r.posts for r in together]
 
 
-def test_a_fault_that_never_struck_is_told() -> None:
+def test_a_fault_that_was_never_injected_is_named() -> None:
     tally = Tally(profile="aws")
     tally.add(Report(case=Case(profile="aws", seed=1), violations=[], faults=Counter({"lost post": 2})))
     assert "lost post" not in tally.never_injected
@@ -106,7 +106,7 @@ def test_the_faults_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "worker_crash" in capsys.readouterr().out.split()
 
 
-def test_a_broken_promise_is_told_with_the_command_that_repeats_it() -> None:
+def test_a_broken_promise_is_printed_with_the_command_that_repeats_it() -> None:
     """In a process of its own, in which nobody waits for the answers."""
     program = (
         "import sys; from answerback_proof.simulation import world; from answerback.cli.main import run\n"
