@@ -1,5 +1,7 @@
 """The report at the end, and the trace of the requests that broke a promise."""
 
+import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,20 +95,28 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return rows
 
 
-def report_of(
+def conclude(
     plan: ChaosPlan,
     history: History,
     violations: Sequence[Violation],
     *,
+    folder: Path,
     store: str,
     faults: Sequence[str],
     kills: Sequence[str],
-    seconds: float,
+    began: float,
     connections: int,
-    failed_starts: int,
-    kept: Path | None,
+    failed_starts: int = 0,
 ) -> ChaosReport:
-    """The report of a run that was checked. `faults`: every kind that there is; `kills`: those that are a SIGKILL."""
+    """The report of a run that was checked. Keep the folder if the plan says so, or a promise was broken.
+
+    `faults`: every kind that there is. `kills`: those that are a SIGKILL. `began`: by `time.monotonic`.
+    """
+    kept = folder if violations or plan.keep is not None else None
+    if kept is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        write_trace(kept / "trace.jsonl", history, violations)
     events = [event for _, event in history.events]
     endings: dict[str, Ended] = {}
     for event in events:
@@ -120,7 +130,7 @@ def report_of(
         seed=plan.seed,
         store=store,
         apps=plan.apps,
-        seconds=round(seconds, 1),
+        seconds=round(time.monotonic() - began, 1),
         asked=len(history.asked),
         accepted=len(accepted),
         completed=results[Result.COMPLETED],

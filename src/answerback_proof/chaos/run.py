@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 import re
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from answerback_proof.chaos.gateway import Died, GatewayProcess
 from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.postgres import OwnPostgres
 from answerback_proof.chaos.recording_model import RunRecorder
-from answerback_proof.chaos.report import ChaosReport, report_of, write_trace
+from answerback_proof.chaos.report import ChaosReport, conclude
 from answerback_proof.chaos.workload import App
 from answerback_proof.checker import Visible, check
 from answerback_proof.history import History, add_stores
@@ -74,23 +73,17 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
             await add_stores(history, store, store)
         finally:
             await store.close()
-    violations = check(history, VISIBLE)
-    kept = folder if violations or plan.keep is not None else None
-    if kept is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        write_trace(kept / "trace.jsonl", history, violations)
-    return report_of(
+    return conclude(
         plan,
         history,
-        violations,
+        check(history, VISIBLE),
+        folder=folder,
         store="SQLite" if database is None else "PostgreSQL",
         faults=FAULTS,
         kills=KILLS,
-        seconds=time.monotonic() - began,
+        began=began,
         connections=proxy.connected,
         failed_starts=gateway.failed_starts,
-        kept=kept,
     )
 
 

@@ -1,7 +1,6 @@
 """One run of chaos on the emulated AWS: start everything, inject faults, wait for rest, and check."""
 
 import asyncio
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from answerback_proof.chaos.aws.model import FaultyModel
 from answerback_proof.chaos.aws.stack import EmulatedAws, Stack
 from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.postgres import OwnPostgres
-from answerback_proof.chaos.report import ChaosReport, report_of, write_trace
+from answerback_proof.chaos.report import ChaosReport, conclude
 from answerback_proof.chaos.run import Workload, client_errors
 from answerback_proof.history import History
 from answerback_proof.proxy import HOST, Proxy
@@ -91,24 +90,20 @@ async def run_aws_chaos(
         lines = await asyncio.to_thread(stack.lines)
         check_logs(history, lines)
         violations = await check_stack(history, stores)
-    kept = folder if violations or plan.keep is not None else None
-    if kept is None:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-    else:
-        write_trace(kept / "trace.jsonl", history, violations)
-        (kept / "functions.log").write_text("".join(f"{name} {line}\n" for name, line in lines), encoding="utf-8")
-    return report_of(
+    report = conclude(
         plan,
         history,
         violations,
+        folder=folder,
         store="AWS, emulated",
         faults=FAULTS,
         kills=KILLS,
-        seconds=time.monotonic() - began,
+        began=began,
         connections=proxy.connected,
-        failed_starts=0,
-        kept=kept,
     )
+    if report.kept is not None:
+        (folder / "functions.log").write_text("".join(f"{name} {line}\n" for name, line in lines), encoding="utf-8")
+    return report
 
 
 def _attempts(history: History, stack: Stack) -> Callable[[str], int]:
