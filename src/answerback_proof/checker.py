@@ -7,7 +7,7 @@ what the stores hold at the end. Chaos, demo and simulation use it; a load test 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from answerback.core.request import Policy, State
 from answerback.protocol.errors import ErrorCode
@@ -93,12 +93,7 @@ _Found = Iterator[tuple[Kind, str, str]]
 """What a rule finds: what was seen, the request, and the detail."""
 
 
-class _AboutRequest(Protocol):
-    @property
-    def request(self) -> str: ...
-
-
-E = TypeVar("E", bound=_AboutRequest)
+E = TypeVar("E", Ended, ModelRun, Turn, Shown | Cleared | Ended)
 
 
 def _by_request(events: Iterable[E]) -> dict[str, list[E]]:

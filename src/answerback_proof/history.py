@@ -9,9 +9,10 @@ Each event about a request names it by `request`: its id, or a longer name where
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from answerback.core.request import Question, Record, RequestKey
 from answerback.ports import DailyUsage, Requests, StoredTurn
@@ -66,14 +67,21 @@ class Result(StrEnum):
 # --- events
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class _AboutRequest(Struct, frozen=True, kw_only=True):
+    request: str
+
+
+class _OnConnection(_AboutRequest, frozen=True, kw_only=True):
+    connection: str
+    session: str
+
+
+class Asked(_AboutRequest, frozen=True, kw_only=True):
     """An app asks. `text`: the question. `answer`: the whole answer, where the model is known to echo.
 
     `may_time_out`: the app's client gives up after a while.
     """
 
-    request: str
     user: str
     session: str
     conversation: str | None
@@ -83,36 +91,27 @@ class Asked:
     may_time_out: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
+class Cancelled(_AboutRequest, frozen=True, kw_only=True):
     """A user cancels."""
 
-    request: str
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Shown(_AboutRequest, frozen=True, kw_only=True):
     """An app adds a piece of the answer to its screen. `observer`: which run of the app."""
 
-    request: str
     observer: str
     offset: int
     delta: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cleared:
+class Cleared(_AboutRequest, frozen=True, kw_only=True):
     """An app takes the answer off its screen: another attempt begins."""
 
-    request: str
     observer: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(_AboutRequest, frozen=True, kw_only=True):
     """An app sees the end of a request. `attempt` 0: the ending does not say. `code`: of a failure."""
 
-    request: str
     observer: str
     result: Result
     text: str = ""
@@ -120,81 +119,60 @@ class Ended:
     code: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToServer:
+class ToServer(_OnConnection, frozen=True, kw_only=True):
     """A frame about a request arrives at the server."""
 
-    connection: str
-    session: str
-    request: str
     frame: ClientFrame
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumed:
+class Resumed(_OnConnection, frozen=True, kw_only=True):
     """A `hello` arrives at the server and says that its app has `offset` code points of an attempt."""
 
-    connection: str
-    session: str
-    request: str
     attempt: int
     offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToApp:
+class ToApp(_OnConnection, frozen=True, kw_only=True):
     """A frame leaves the server. `request` is '' if the frame is about none."""
 
-    connection: str
-    session: str
-    request: str
     frame: ServerFrame | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRun:
+class ModelRun(_AboutRequest, frozen=True, kw_only=True):
     """The model begins an attempt. `text`: all that it says in it, if that is known before."""
 
-    request: str
     attempt: int
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True):
     """A fault is injected."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class Stored(_AboutRequest, frozen=True, kw_only=True):
     """What the store has of a request at the end. `has_question`: it was accepted, and not refused."""
 
-    request: str
     record: Record
     answer: str
     has_question: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class Turn(_AboutRequest, frozen=True, kw_only=True):
     """A turn of a conversation at the end; the turns of a conversation are added oldest first."""
 
-    request: str
     user: str
     turn: StoredTurn
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     """What a user is said to have used on one day."""
 
     usage: DailyUsage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Violation:
+class Violation(Struct, frozen=True, kw_only=True):
     """A broken promise. `promise` is '' for what is wrong and breaks none; `request` is '' if it is about none."""
 
     promise: str

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from answerback.core.request import Ending, Record, State
 from answerback.ports import DailyUsage, StoredTurn
@@ -200,7 +201,7 @@ BROKEN: dict[str, tuple[list[Event], tuple[str, Kind, str]]] = {
     "another request's answer in the store": (instead(stored("r1", answer=text_of("r2"))), ANOTHER_ANSWER),
     "another request's text on the wire": ([*good(), to_app("r1", delta("r1", 0, "r2"))], ANOTHER_ANSWER),
     "a record of another session": (
-        [*without(Asked), replace(asked("r1"), session="s2")],
+        [*without(Asked), structs.replace(asked("r1"), session="s2")],
         ANOTHER_ANSWER,
     ),
     "a model run that nobody asked for": ([*good(), ModelRun(request="r9", attempt=1)], ("G1", Kind.FOREIGN, "r9")),
