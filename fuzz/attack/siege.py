@@ -10,8 +10,8 @@ from statistics import quantiles
 from answerback_proof.load.measure import NO_LIMITS
 from answerback_proof.load.process import gateway_command, running, usage_of
 from attack.attackers import Attackers
+from attack.good_clients import GoodClients
 from attack.watch import Sample, Watch, rows_of
-from attack.witnesses import Witnesses
 
 WARM_UP = 0.5
 """This part of the frames is sent before the memory is compared: pools, caches and the heap have their size then."""
@@ -59,7 +59,7 @@ async def besiege(
         log = folder / "log"
         options = ("--model", "echo", "--log-level", "warning", *NO_LIMITS)
         async with running(gateway_command(folder, *options), log=log) as server:
-            good = Witnesses(server.url, witnesses)
+            good = GoodClients(server.url, witnesses)
             bad = Attackers(url=server.url, frames=frames, count=attackers, seed=seed)
             watch = Watch(server.pid, folder, lambda: bad.total)
             start = watch.look()
@@ -101,7 +101,7 @@ async def _settled(watch: Watch, start: Sample) -> Sample:
 def _findings(
     *,
     bad: Attackers,
-    good: Witnesses,
+    good: GoodClients,
     samples: list[Sample],
     start: Sample,
     end: Sample,

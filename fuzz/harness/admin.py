@@ -9,9 +9,9 @@ from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.stores.memory import MemoryStore
 from answerback.testing.model import ScriptedModel, say_question
+from harness.memory import MemoryLoop, play, settle
 from harness.reading import Script, cut
 from harness.tokens import ADMIN_KEY
-from harness.wire import WireLoop, play, settle
 
 _STATUS = re.compile(rb"HTTP/\d\.\d (\d+) ")
 _WITHOUT_KEY = {400, 403, 404, 405, 408, 411, 413, 414, 417, 431, 501, 505}
@@ -31,18 +31,18 @@ def admin(data: bytes) -> None:
         assert all(status in _WITHOUT_KEY for status in found), (stream, found)
 
 
-async def _ask(loop: WireLoop, pieces: list[bytes]) -> bytes:
+async def _ask(loop: MemoryLoop, pieces: list[bytes]) -> bytes:
     with TemporaryDirectory(prefix="answerback-fuzz-") as name:
         folder = Path(name)
         (folder / KEY_FILE).touch(mode=0o600)
         (folder / KEY_FILE).write_text(ADMIN_KEY, encoding="ascii")
         settings = GatewaySettings(data_dir=folder, models=("echo",))
         async with Gateway(settings, store=MemoryStore(), models=(ScriptedModel(say_question),)):
-            wire = loop.dial(0)  # the admin port is opened before the other one
+            transport = loop.dial(0)  # the admin port is opened before the other one
             for piece in pieces:
-                wire.feed(piece)
+                transport.feed(piece)
                 await settle(12)
             await settle(60)
-            wire.hang_up()
+            transport.disconnect()
             await settle()
-    return bytes(wire.written)
+    return bytes(transport.written)

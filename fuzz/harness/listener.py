@@ -12,8 +12,8 @@ from answerback.ports import Connection
 from answerback.tasks import Tasks
 from answerback_proof.load.websocket import FrameReader
 from harness import rfc6455
+from harness.memory import MemoryLoop, MemoryTransport, play, settle
 from harness.reading import Script, cut
-from harness.wire import Wire, WireLoop, play, settle
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -54,7 +54,7 @@ class Front:
 class Talk:
     """One listener, one connection to it, and what came of them."""
 
-    def __init__(self, loop: WireLoop, *, message_bytes: int = MAX_MESSAGE) -> None:
+    def __init__(self, loop: MemoryLoop, *, message_bytes: int = MAX_MESSAGE) -> None:
         self.front = Front()
         self.sockets = Sockets()
         self.tasks = Tasks()
@@ -68,25 +68,25 @@ class Talk:
             tasks=self.tasks,
         )
         self._loop = loop
-        self._wire: Wire | None = None
+        self._transport: MemoryTransport | None = None
 
     @property
-    def wire(self) -> Wire:
+    def transport(self) -> MemoryTransport:
         """The connection."""
-        if self._wire is None:
-            self._wire = self._loop.dial()
-        return self._wire
+        if self._transport is None:
+            self._transport = self._loop.dial()
+        return self._transport
 
     async def say(self, pieces: list[bytes]) -> None:
         """Send the pieces, one a turn of the loop."""
         for piece in pieces:
-            self.wire.feed(piece)
+            self.transport.feed(piece)
             await settle()
 
     async def end(self) -> None:
         """Hang up, and check that nothing is left of the connection."""
         await settle(40)
-        self.wire.hang_up()
+        self.transport.disconnect()
         await self.listener.close(grace_s=1)
         await self.tasks.settle(grace_s=30)
         assert len(self.sockets) == 0
@@ -109,18 +109,20 @@ def listener(data: bytes) -> None:
     check_frames(written)
 
 
-async def converse(loop: WireLoop, pieces: list[bytes], *, message_bytes: int = MAX_MESSAGE) -> tuple[list[str], bytes]:
+async def converse(
+    loop: MemoryLoop, pieces: list[bytes], *, message_bytes: int = MAX_MESSAGE
+) -> tuple[list[str], bytes]:
     """Upgrade, send the pieces, hang up: the messages that arrived, and the frames that came back."""
     talk = Talk(loop, message_bytes=message_bytes)
     await talk.listener.start("127.0.0.1", 0)
     await talk.say([UPGRADE])
-    head, _, frames = bytes(talk.wire.written).partition(b"\r\n\r\n")
+    head, _, frames = bytes(talk.transport.written).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 ")
     assert not frames
     await talk.say(pieces)
     await settle(2 * len(pieces))
     await talk.end()
-    return talk.front.received, bytes(talk.wire.written).partition(b"\r\n\r\n")[2]
+    return talk.front.received, bytes(talk.transport.written).partition(b"\r\n\r\n")[2]
 
 
 def check_frames(written: bytes) -> None:
@@ -145,9 +147,9 @@ def handshake(data: bytes) -> None:
     assert not _INNER_WORDS.search(re.sub(rb"Server: [^\r]*", b"", written)), written
 
 
-async def _knock(loop: WireLoop, pieces: list[bytes]) -> bytes:
+async def _knock(loop: MemoryLoop, pieces: list[bytes]) -> bytes:
     talk = Talk(loop)
     await talk.listener.start("127.0.0.1", 0)
     await talk.say(pieces)
     await talk.end()
-    return bytes(talk.wire.written)
+    return bytes(talk.transport.written)

@@ -16,8 +16,8 @@ from answerback.protocol.frames import (
 )
 from answerback.protocol.limits import MAX_FRAME_BYTES
 from answerback.testing.backend import Backend, Peer
+from harness.memory import play, settle
 from harness.reading import Script
-from harness.wire import play, settle
 
 SECRET = "what-only-bob-may-read"
 _SIZES = (1, 60, 9_000, 40_000)

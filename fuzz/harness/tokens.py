@@ -8,8 +8,8 @@ import time
 from answerback.auth import JwtTokens
 from answerback.gateway.admin_key import AdminKey
 from answerback.ports import Identity, TokenRefused
+from harness.memory import play
 from harness.reading import Script
-from harness.wire import play
 
 SECRET = "a secret of more than thirty-two bytes"
 ADMIN_KEY = "admin-key-0123456789-0123456789-0123456789"

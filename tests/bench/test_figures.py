@@ -6,8 +6,8 @@ from array import array
 import pytest
 
 from answerback.protocol.frames import MessageResponse, Status
+from answerback_proof.load.exchanges import Exchanges
 from answerback_proof.load.figures import distribution, report_of
-from answerback_proof.load.ledger import Ledger
 from answerback_proof.load.load import Plan, Run, app_url, question
 from answerback_proof.load.process import Usage, usage_of
 
@@ -24,12 +24,12 @@ def test_percentiles_are_values_that_occurred() -> None:
 
 def run_of_one(*, text: str) -> tuple[Plan, Run]:
     plan = Plan(url="ws://127.0.0.1", apps=1, requests=1)
-    ledger = Ledger()
-    ledger.asked(0, "r", expected="hello", due_at=1.0)
+    exchanges = Exchanges()
+    exchanges.asked(0, "r", expected="hello", due_at=1.0)
     ending = MessageResponse(request_id="r", status=Status.COMPLETED, response=text, attempt=1, length=len(text))
-    ledger.received(0, ending, now=1.25)
-    ledger.close()
-    return plan, Run(seconds=2.0, ledger=ledger, gaps_s=array("d"), client_cpu_s=0.5)
+    exchanges.received(0, ending, now=1.25)
+    exchanges.close()
+    return plan, Run(seconds=2.0, exchanges=exchanges, gaps_s=array("d"), client_cpu_s=0.5)
 
 
 def test_a_report() -> None:

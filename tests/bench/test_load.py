@@ -1,4 +1,4 @@
-"""The load tool against real gateways: many apps, every frame checked; and its own judgement against a bad server."""
+"""The load tool against real gateways: many apps, every frame checked; and its own check against a bad server."""
 
 import asyncio
 import json
@@ -34,9 +34,9 @@ async def run(plan: Plan) -> Run:
 
 
 def assert_all_home(run: Run, requests: int) -> None:
-    assert str(run.ledger.verdicts) == "0 misrouted, 0 lost, 0 repeated", run.ledger.verdicts.examples
-    assert (run.ledger.failures, run.ledger.errors, run.broken) == ({}, {}, [])
-    assert len(run.ledger.ended) == requests
+    assert str(run.exchanges.counts) == "0 misrouted, 0 lost, 0 repeated", run.exchanges.examples
+    assert (run.exchanges.failures, run.exchanges.errors, run.broken) == ({}, {}, [])
+    assert len(run.exchanges.ended) == requests
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -51,8 +51,7 @@ async def test_answers_in_many_pieces_do_not_mix(tmp_path: Path) -> None:
         plan = Plan(url=server.url, apps=100, requests=2, in_flight=2, stream=True, words=30)
         done = await run(plan)
     assert_all_home(done, 200)
-    assert done.ledger.deltas > 10 * 200
-    assert len(done.gaps_s) == done.ledger.deltas - 200
+    assert len(done.gaps_s) > 9 * 200
 
 
 async def test_order_is_kept_in_each_conversation(tmp_path: Path) -> None:
@@ -60,7 +59,7 @@ async def test_order_is_kept_in_each_conversation(tmp_path: Path) -> None:
     async with gateway(tmp_path) as server:
         done = await run(Plan(url=server.url, apps=20, requests=50, in_flight=50))
     for app in range(20):
-        entries = [entry for entry in done.ledger.ended if entry.app == app]
+        entries = [entry for entry in done.exchanges.ended if entry.app == app]
         accepted = sorted(entries, key=lambda entry: entry.accepted_at or 0)
         assert [entry.request_id for entry in entries] == [entry.request_id for entry in accepted]
 
@@ -69,7 +68,7 @@ async def test_an_open_loop_sends_all_when_due(tmp_path: Path) -> None:
     async with gateway(tmp_path) as server:
         done = await run(Plan(url=server.url, apps=10, requests=20, rate=1000))
     assert_all_home(done, 200)
-    due = sorted(entry.due_at for entry in done.ledger.ended)
+    due = sorted(entry.due_at for entry in done.exchanges.ended)
     assert due[-1] - due[0] == pytest.approx(199 / 1000)
 
 
@@ -97,7 +96,7 @@ async def test_a_server_that_sends_every_answer_to_everybody() -> None:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         done = await run(Plan(url=url, apps=2, requests=3))
         await asyncio.gather(*(socket.close() for socket in everybody))
-    assert done.ledger.verdicts.misrouted > 0
+    assert done.exchanges.counts.misrouted > 0
 
 
 async def test_a_server_that_leaves() -> None:
@@ -107,7 +106,7 @@ async def test_a_server_that_leaves() -> None:
     async with serve(leave, "127.0.0.1", 0) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         done = await run(Plan(url=url, apps=1, requests=3))
-    assert done.ledger.verdicts.lost == 1
+    assert done.exchanges.counts.lost == 1
     assert done.broken
 
 

@@ -1,30 +1,30 @@
 """`answerback demo`: the whole run, and the check at its end against planted differences."""
 
-import asyncio
 import json
 import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from answerback.client import Answer, Client
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
-from answerback.protocol.frames import Status
-from answerback_proof.demo.apps import App, Asked, Phase
-from answerback_proof.demo.check import check_everything
-from answerback_proof.demo.panels import Panels
-from answerback_proof.demo.questions import questions_of
+from answerback.protocol.frames import MessageDelta
+from answerback_proof.checker import Counts, Visible, check, count
+from answerback_proof.demo.apps import App, OpenQuestion, Phase, ask_all, make_apps, questions_of
+from answerback_proof.demo.local import Demo, check_store, run_demo
 from answerback_proof.demo.remote import check_from_outside
-from answerback_proof.demo.show import Demo, run_demo
-from answerback_proof.demo.tap import Tap
-from answerback_proof.load.ledger import Ledger, Verdicts
+from answerback_proof.demo.screen import Panels
+from answerback_proof.history import Asked, Ended, Event, History, Result, ToApp
+from answerback_proof.proxy import Proxy
 from cli_process import Run, Serve
 
 pytestmark = pytest.mark.timeout(60)
@@ -111,97 +111,102 @@ def test_the_first_apps_ask_different_questions() -> None:
 # --- the check ----------------------------------------------------------------------------------------------
 
 
+Ran = tuple[list[App], History, Path]
+
+
 @pytest.fixture
-async def ran(tmp_path: Path) -> tuple[list[App], Ledger, Path]:
+async def ran(tmp_path: Path) -> Ran:
     """Two apps have asked two questions each; the gateway is stopped."""
     settings = GatewaySettings(port=0, admin_port=None, data_dir=tmp_path, models=("echo",))
-    ledger = Ledger(keep_texts=True)
-    apps = []
+    history = History()
     async with Gateway(settings) as gateway:
-        for number in (1, 2):
-            tap = Tap(app=number, url=gateway.url, ledger=ledger)
-            app = App(number=number, user=f"user_{number}", session=f"session_{number}", url=await tap.start())
-            async with Client(app.url, user=app.user, session=app.session) as client:
-                for place in (1, 2):
-                    answer = await client.stream(f"question {place} of {app.name}").answer
-                    asked = Asked(number=place, question="", request_id=answer.request_id, phase=Phase.DONE)
-                    asked.answer, asked.text = answer, answer.text
-                    app.asked.append(asked)
-            await tap.close()
-            apps.append(app)
-    return apps, ledger, tmp_path
+        proxy = Proxy(gateway.url, history)
+        apps = make_apps(2, 2, url=await proxy.start())
+        await ask_all(apps, history=history, max_tokens=60, on_change=lambda app, asked: None)
+        await proxy.stop()
+    return apps, history, tmp_path
 
 
-def counts(verdicts: Verdicts) -> tuple[int, int, int]:
-    return verdicts.misrouted, verdicts.lost, verdicts.repeated
+def spoil(history: History, kind: type, request: str, **facts: Any) -> None:
+    """Change the last event of this kind about a request."""
+    at = max(at for at, (_, e) in enumerate(history.events) if type(e) is kind and e.request == request)
+    at_ms, event = history.events[at]
+    changed: Event = replace(event, **facts)
+    history.events[at] = (at_ms, changed)
 
 
-def got(asked: Asked, text: str) -> None:
-    """The app got another text than it did."""
-    assert asked.answer is not None
-    asked.answer = Answer(
-        text=text,
-        request_id=asked.request_id,
-        status=Status.COMPLETED,
-        attempt=1,
-        conversation_id=asked.answer.conversation_id,
-    )
+def ending_of(history: History, request: str) -> Ended:
+    return next(e for _, e in history.events if isinstance(e, Ended) and e.request == request)
 
 
-async def test_all_is_well(ran: tuple[list[App], Ledger, Path]) -> None:
-    assert counts(await check_everything(*ran)) == (0, 0, 0)
+async def test_all_is_well(ran: Ran) -> None:
+    _, history, data_dir = ran
+    assert await check_store(history, data_dir) == []
 
 
-async def test_another_apps_answer(ran: tuple[list[App], Ledger, Path]) -> None:
-    apps, ledger, data_dir = ran
-    got(apps[0].asked[0], apps[1].asked[1].text)
-    assert counts(await check_everything(apps, ledger, data_dir)) == (1, 0, 0)
+async def test_another_apps_answer(ran: Ran) -> None:
+    apps, history, data_dir = ran
+    one, other = apps[0].questions[0].request_id, apps[1].questions[1].request_id
+    spoil(history, Ended, one, text=ending_of(history, other).text)
+    assert count(await check_store(history, data_dir)).misrouted > 0
 
 
-async def test_what_the_check_from_outside_finds(ran: tuple[list[App], Ledger, Path]) -> None:
-    apps, ledger, data_dir = ran
+async def test_what_the_check_from_outside_finds(ran: Ran) -> None:
+    apps, history, data_dir = ran
     settings = GatewaySettings(port=0, admin_port=None, data_dir=data_dir, models=("echo",))
-    got(apps[0].asked[0], apps[1].asked[1].text)
-    apps[1].asked[0].text += "!"
-    apps[1].asked.append(Asked(number=3, question="", request_id="never asked", phase=Phase.DONE))
+    (one, two), (three, _) = ([asked.request_id for asked in app.questions] for app in apps)
+    spoil(history, Ended, one, text=ending_of(history, three).text)
+    spoil(history, Ended, two, text=ending_of(history, two).text + "!")
+    history.add(Asked(request="never asked", user="user_001", session="session-001", conversation=None, text=""))
     async with Gateway(settings) as gateway:
-        assert counts(await check_from_outside(apps, ledger, gateway.url)) == (1, 1, 1)
+        violations = await check_from_outside(apps, history, gateway.url)
+    assert {violation.request for violation in violations} == {one, two, "never asked"}
 
 
-async def test_a_character_that_is_missing_and_one_that_came_twice(ran: tuple[list[App], Ledger, Path]) -> None:
-    apps, ledger, data_dir = ran
-    got(apps[0].asked[0], apps[0].asked[0].text[:-1])
-    apps[1].asked[0].text += "!"
-    assert counts(await check_everything(apps, ledger, data_dir)) == (0, 1, 1)
+@pytest.mark.parametrize("change", [lambda text: text[:-1], lambda text: text + "!"])
+async def test_a_character_that_is_missing_and_one_too_many(ran: Ran, change: Callable[[str], str]) -> None:
+    apps, history, data_dir = ran
+    request = apps[0].questions[0].request_id
+    spoil(history, Ended, request, text=change(ending_of(history, request).text))
+    assert {violation.request for violation in await check_store(history, data_dir)} == {request}
 
 
-async def test_the_wire_said_something_else(ran: tuple[list[App], Ledger, Path]) -> None:
-    apps, ledger, data_dir = ran
-    next(entry for entry in ledger.ended if entry.request_id == apps[0].asked[0].request_id).text = "question"
-    assert counts(await check_everything(apps, ledger, data_dir)) == (0, 1, 0)
+async def test_the_wire_said_something_else(ran: Ran) -> None:
+    apps, history, data_dir = ran
+    request = apps[0].questions[0].request_id
+    at = next(
+        at
+        for at, (_, event) in enumerate(history.events)
+        if isinstance(event, ToApp) and event.request == request and isinstance(event.frame, MessageDelta)
+    )
+    del history.events[at]
+    violations = await check_store(history, data_dir)
+    assert violations
+    assert {violation.request for violation in violations} == {request}
 
 
-async def test_the_store_says_something_else(ran: tuple[list[App], Ledger, Path]) -> None:
-    apps, ledger, data_dir = ran
+async def test_the_store_says_something_else(ran: Ran) -> None:
+    apps, history, data_dir = ran
+    request = apps[0].questions[0].request_id
     database = sqlite3.connect(data_dir / "answerback.db")
     with database:
         statement = "UPDATE texts SET text = text || '?' WHERE request_id = ? AND role = 'answer'"
-        assert database.execute(statement, (apps[0].asked[0].request_id,)).rowcount == 1
+        assert database.execute(statement, (request,)).rowcount == 1
     database.close()
-    # The store counts as right: the app's answer, its growing text and the wire differ (the history reads the store).
-    assert counts(await check_everything(apps, ledger, data_dir)) == (0, 3, 0)
+    assert {violation.request for violation in await check_store(history, data_dir)} == {request}
 
 
-async def test_a_request_that_the_store_does_not_know(ran: tuple[list[App], Ledger, Path]) -> None:
-    apps, ledger, data_dir = ran
-    apps[0].asked[0].request_id = "made-up"
-    assert counts(await check_everything(apps, ledger, data_dir)) == (0, 1, 0)
+async def test_a_request_that_the_store_does_not_know(ran: Ran) -> None:
+    _, history, data_dir = ran
+    history.add(Asked(request="r9", user="user_001", session="session-001", conversation=None, text=""))
+    history.add(Ended(request="r9", observer="app 1", result=Result.COMPLETED))
+    assert {violation.request for violation in await check_store(history, data_dir)} == {"r9"}
 
 
-# --- the tap ------------------------------------------------------------------------------------------------
+# --- the proxy ----------------------------------------------------------------------------------------------
 
 
-async def test_the_tap_sees_frames_that_come_to_a_wrong_app() -> None:
+async def test_the_proxy_sees_frames_that_come_to_a_wrong_app() -> None:
     """A server with the bug that this product exists to prevent: it sends each answer to everybody."""
     everybody: set[ServerConnection] = set()
 
@@ -213,18 +218,20 @@ async def test_the_tap_sees_frames_that_come_to_a_wrong_app() -> None:
             for other in everybody:
                 await other.send(json.dumps({**ending, "requestId": request_id}))
 
-    ledger = Ledger(keep_texts=True)
+    history = History()
     async with serve(broadcast, "127.0.0.1", 0, compression=None) as server:
-        port = server.sockets[0].getsockname()[1]
-        taps = [Tap(app=number, url=f"ws://127.0.0.1:{port}", ledger=ledger) for number in (1, 2)]
-        async with connect(await taps[0].start()) as one, connect(await taps[1].start()) as two:
-            for socket, request_id in ((one, "r1"), (two, "r2")):
-                await socket.send(json.dumps({"action": "sendMessage", "requestId": request_id, "message": "hello"}))
+        proxy = Proxy(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", history)
+        url = await proxy.start()
+        async with connect(f"{url}/?sessionId=one") as one, connect(f"{url}/?sessionId=two") as two:
+            for socket, session, request in ((one, "one", "r1"), (two, "two", "r2")):
+                history.add(Asked(request=request, user=session, session=session, conversation=None, text="hello"))
+                history.add(Ended(request=request, observer=session, result=Result.COMPLETED, text="x", attempt=1))
+                await socket.send(json.dumps({"action": "sendMessage", "requestId": request, "message": "hello"}))
                 await one.recv()
                 await two.recv()
-        await asyncio.gather(*(tap.close() for tap in taps))
-    assert counts(ledger.verdicts) == (2, 0, 0)
-    assert {entry.request_id for entry in ledger.ended} == {"r1", "r2"}
+        await proxy.stop()
+    violations = check(history, Visible(records=False, turns=False, runs=False, undisturbed=True))
+    assert count(violations) == Counts(misrouted=2, lost=0, repeated=0)
 
 
 # --- the screen ---------------------------------------------------------------------------------------------
@@ -238,8 +245,8 @@ def screen_apps() -> list[App]:
             user=f"user_{number:03}",
             session="s",
             url="",
-            asked=[
-                Asked(
+            questions=[
+                OpenQuestion(
                     number=place, question="What?", request_id="r", phase=phase, position=place - 1, text="word " * 99
                 )
                 for place, phase in enumerate(phases, start=1)

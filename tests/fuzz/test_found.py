@@ -13,7 +13,7 @@ from answerback.protocol.codec import FrameError, decode_client, encode
 from answerback.protocol.frames import UpdateConversation
 from answerback.testing.loop import run_virtual
 from harness.listener import UPGRADE, Talk
-from harness.wire import WireLoop, play
+from harness.memory import MemoryLoop, play
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -22,7 +22,7 @@ def answer_to(request: bytes) -> bytes:
     """What the gateway says to these bytes; `play` checks that it logs no error."""
 
     @asynccontextmanager
-    async def talking(loop: WireLoop) -> AsyncIterator[Talk]:
+    async def talking(loop: MemoryLoop) -> AsyncIterator[Talk]:
         talk = Talk(loop)
         await talk.listener.start("127.0.0.1", 0)
         try:
@@ -30,10 +30,10 @@ def answer_to(request: bytes) -> bytes:
         finally:
             await talk.end()
 
-    async def story(loop: WireLoop) -> bytes:
+    async def story(loop: MemoryLoop) -> bytes:
         async with talking(loop) as talk:
             await talk.say([request])
-        return bytes(talk.wire.written)
+        return bytes(talk.transport.written)
 
     return play(story)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from answerback_proof.load.websocket import FrameReader, Masker
 from harness.listener import check_frames, converse
-from harness.wire import play
+from harness.memory import play
 
 TEXT, PING, PONG, CONTINUATION = 0x1, 0x9, 0xA, 0x0
 FIN = 0x80

@@ -8,7 +8,12 @@ from collections import Counter
 import pytest
 
 from answerback.cli.main import run
-from answerback_proof.simulation import PROFILES, Case, Report, Tally, Violation, run_cases, shrink
+from answerback_proof.history import Kind, Violation
+from answerback_proof.simulation import PROFILES, Case, Report, Tally, run_cases, shrink
+
+
+def violation(promise: str) -> Violation:
+    return Violation(promise=promise, kind=Kind.FOREIGN, request="", detail="mixed up")
 
 
 def fails_with(*needed: str):
@@ -16,7 +21,7 @@ def fails_with(*needed: str):
 
     def simulate(case: Case) -> Report:
         broken = set(needed) <= set(case.faults.active) and case.apps >= 2
-        return Report(case=case, violations=[Violation("G1", "mixed up")] if broken else [])
+        return Report(case=case, violations=[violation("G1")] if broken else [])
 
     return simulate
 
@@ -25,7 +30,7 @@ def test_a_failing_run_is_made_as_small_as_its_failure_allows() -> None:
     simulate = fails_with("lose", "cancel")
     small = shrink(simulate(Case(profile="aws", seed=5)), run=simulate).case
     assert set(small.faults.active) == {"lose", "cancel"}
-    assert (small.apps, small.questions, small.storm_s) == (2, 1, 7.5)
+    assert (small.apps, small.questions, small.faults_s) == (2, 1, 7.5)
 
 
 def test_looking_for_a_smaller_run_ends() -> None:
@@ -41,7 +46,7 @@ def test_looking_for_a_smaller_run_ends() -> None:
 
 def test_a_run_that_fails_in_another_way_is_not_the_same_failure() -> None:
     def simulate(case: Case) -> Report:
-        return Report(case=case, violations=[Violation("G1" if "lose" in case.faults.active else "G4", "")])
+        return Report(case=case, violations=[violation("G1" if "lose" in case.faults.active else "G4")])
 
     assert "lose" in shrink(simulate(Case(profile="aws", seed=5)), run=simulate).case.faults.active
 
@@ -52,21 +57,21 @@ def test_what_kept_every_promise_is_not_made_smaller() -> None:
 
 
 def test_processes_give_the_same_reports_as_none() -> None:
-    cases = [Case(profile="gateway", seed=seed, storm_s=10.0) for seed in range(4)]
+    cases = [Case(profile="gateway", seed=seed, faults_s=10.0) for seed in range(4)]
     alone, together = list(run_cases(cases, jobs=1)), list(run_cases(cases, jobs=2))
     assert [r.faults for r in alone] == [r.faults for r in together]
     assert [r.posts for r in alone] == [r.posts for r in together]
 
 
-def test_a_fault_that_never_struck_is_told() -> None:
+def test_a_fault_that_was_never_injected_is_named() -> None:
     tally = Tally(profile="aws")
     tally.add(Report(case=Case(profile="aws", seed=1), violations=[], faults=Counter({"lost post": 2})))
-    assert "lost post" not in tally.never_struck
-    assert "worker crash" in tally.never_struck
+    assert "lost post" not in tally.never_injected
+    assert "worker crash" in tally.never_injected
 
 
 def test_the_command_of_a_case_repeats_it(capsys: pytest.CaptureFixture[str]) -> None:
-    case = Case(profile="aws", seed=3, apps=2, questions=2, storm_s=12.5, without=frozenset({"lose", "late"}))
+    case = Case(profile="aws", seed=3, apps=2, questions=2, faults_s=12.5, without=frozenset({"lose", "late"}))
     assert case.command == (
         "answerback simulate --profile aws --seed 3 --apps 2 --questions 2 --storm 12.5 --without late,lose --trace"
     )
@@ -101,11 +106,11 @@ def test_the_faults_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "worker_crash" in capsys.readouterr().out.split()
 
 
-def test_a_broken_promise_is_told_with_the_command_that_repeats_it() -> None:
+def test_a_broken_promise_is_printed_with_the_command_that_repeats_it() -> None:
     """In a process of its own, in which nobody waits for the answers."""
     program = (
         "import sys; from answerback_proof.simulation import world; from answerback.cli.main import run\n"
-        "world.SETTLE_S = world.CALM_S = 0.0\n"
+        "world.SETTLE_S = world.REST_S = 0.0\n"
         "sys.exit(run(['simulate', '--profile', 'gateway', '--seeds', '2', '--jobs', '1', '--storm', '5']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)

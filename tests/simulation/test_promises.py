@@ -19,12 +19,12 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("share", [6, pytest.param(1, marks=pytest.mark.proof)], ids=["some", "all"])
 @pytest.mark.parametrize("profile", SEEDS)
 def test_the_promises_hold_under_faults(profile: str, share: int) -> None:
-    struck: Counter[str] = Counter()
+    injected: Counter[str] = Counter()
     for seed in range(SEEDS[profile] // share):
         report = simulate(Case(profile=profile, seed=seed))
         assert not report.failed, f"{report.violations}\nrepeat it: {report.case.command}"
-        struck += report.faults
-    assert set(struck) >= PROFILES[profile].labels, "a fault that never fired proves nothing"
+        injected += report.faults
+    assert set(injected) >= PROFILES[profile].labels, "a fault that never fired proves nothing"
 
 
 def test_without_faults_everything_is_answered_in_one_run() -> None:

@@ -1,9 +1,9 @@
-"""Chaos on the real thing: a gateway that is killed, frozen and cut off while hundreds of apps ask, and a ledger.
+"""Chaos on the real thing: a gateway that is killed, frozen and cut off while hundreds of apps ask.
 
     apps (the SDK) --> proxy (reads along; cuts, stalls) --> gateway (killed, stopped, frozen, no disk) --> store
                                                                  |                                        (restarted)
-                                                                 +--> witness model (tells each of its runs)
+                                                                 +--> recording model (reports each of its runs)
 
-What is judged comes from outside the gateway: what the apps saw, what went over the wire, how often the model ran, and,
-after the gateway has stopped, what the store holds.
+The checker looks at it from outside the gateway: what the apps saw, what went over the wire, how often the model ran,
+and, after the gateway has stopped, what the store holds.
 """

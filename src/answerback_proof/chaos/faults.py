@@ -1,4 +1,7 @@
-"""The faults: which ones, when, and on whom, drawn from the seed with a random stream for each concern."""
+"""Fault injection for a gateway: which faults, when, and where, drawn from the seed.
+
+Each concern has a random stream of its own.
+"""
 
 import asyncio
 import math
@@ -7,152 +10,230 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from answerback_aws.emulator.postgres import PostgresServer
-from answerback_proof.chaos.book import Book
-from answerback_proof.chaos.gateway import StruckGateway
+from answerback_proof.chaos.gateway import GatewayProcess
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.proxy import Proxy
-from answerback_proof.chaos.weather import WEATHER, Weather
 from answerback_proof.chaos.workload import App
+from answerback_proof.faults import FaultKind
+from answerback_proof.history import Fault, History
+from answerback_proof.proxy import Path, Proxy
 
-KILL: Final = "gateway killed"
-KILL_STARTING: Final = "gateway killed while it starts"
-KILL_FROZEN: Final = "gateway killed while frozen"
-KILL_FULL: Final = "gateway killed while the disk is full"
-KILLS: Final = (KILL, KILL_STARTING, KILL_FROZEN, KILL_FULL)
-TERMINATE: Final = "gateway stopped in good order"
-FREEZE: Final = "gateway frozen"
-DISK_FULL: Final = "disk full"
-POSTGRES: Final = "PostgreSQL crashed"
+CONNECTION_FAULTS: Final = (
+    FaultKind.RESET,
+    FaultKind.CLOSED,
+    FaultKind.STALLED,
+    FaultKind.GATEWAY_GONE,
+    FaultKind.APP_GONE,
+    FaultKind.APP_RESTARTED,
+)
+KILLS: Final = (FaultKind.KILL, FaultKind.KILL_STARTING, FaultKind.KILL_FROZEN, FaultKind.KILL_FULL)
 FAULTS: Final = (
     *KILLS,
-    *(TERMINATE, FREEZE, DISK_FULL, POSTGRES),
-    *WEATHER,
+    *(FaultKind.TERMINATE, FaultKind.FREEZE, FaultKind.DISK_FULL, FaultKind.POSTGRES),
+    *CONNECTION_FAULTS,
 )
-DEATHS: Final = frozenset((*KILLS, TERMINATE))
+DEATHS: Final = frozenset((*KILLS, FaultKind.TERMINATE))
 """Faults after which the model may be run once more for what was running."""
 
+_ALL_AT_ONCE: Final = 0.04
 
-def deck(kills: int, *, sqlite: bool, rng: random.Random) -> list[str]:
-    """What shall happen to the process, in which order: every kind, and SIGKILL `kills` times in all.
+
+def schedule(kills: int, *, sqlite: bool, rng: random.Random) -> list[FaultKind]:
+    """What will happen to the process, in which order: every kind, and SIGKILL `kills` times in all.
 
     A KILL_STARTING is two of them: the gateway must be dead before it can start.
     """
     special = max(1, kills // 10)
-    cards = [KILL_STARTING] * min(special, kills // 2)
-    left = kills - 2 * len(cards)
-    for kind in (KILL_FROZEN, *((KILL_FULL,) if sqlite else ())):
-        cards += [kind] * min(special, left // 2)
+    kinds = [FaultKind.KILL_STARTING] * min(special, kills // 2)
+    left = kills - 2 * len(kinds)
+    for kind in (FaultKind.KILL_FROZEN, *((FaultKind.KILL_FULL,) if sqlite else ())):
+        kinds += [kind] * min(special, left // 2)
         left -= min(special, left // 2)
-    cards += [KILL] * left
+    kinds += [FaultKind.KILL] * left
     others = max(1, math.ceil(kills / 8))
-    cards += [TERMINATE] * others + [FREEZE] * others + [DISK_FULL] * (others if sqlite else 0)
-    rng.shuffle(cards)
-    return cards
+    kinds += [FaultKind.TERMINATE] * others + [FaultKind.FREEZE] * others
+    kinds += [FaultKind.DISK_FULL] * (others if sqlite else 0)
+    rng.shuffle(kinds)
+    return kinds
 
 
-class Storm:
-    """Strikes until the plan is fulfilled, then leaves everything whole and running."""
+class ConnectionFaults:
+    """Faults of connections and apps, of whatever server, until `over`.
+
+    `pauses_s`: the longest pauses, between faults of connections and between restarts of apps.
+    """
 
     def __init__(
         self,
         plan: ChaosPlan,
         *,
-        book: Book,
-        gateway: StruckGateway,
+        history: History,
+        proxy: Proxy,
+        apps: Sequence[App],
+        pauses_s: tuple[float, float] = (0.8, 2.0),
+    ) -> None:
+        self._history = history
+        self._proxy = proxy
+        self._apps = apps
+        self._pauses_s = pauses_s
+        self._network_rng, self._app_rng = (
+            random.Random(f"{plan.seed} {concern}")  # noqa: S311 - chaos that can be repeated
+            for concern in ("network", "app")
+        )
+        self.over = asyncio.Event()
+
+    async def disturb_connections(self) -> None:
+        """Inject faults of connections until it is over."""
+        rng = self._network_rng
+        acts: tuple[tuple[FaultKind, Callable[[Path], None]], ...] = (
+            (FaultKind.RESET, Path.reset),
+            (FaultKind.CLOSED, Path.close),
+            (FaultKind.STALLED, self._stall),
+            (FaultKind.GATEWAY_GONE, Path.lose_server),
+            (FaultKind.APP_GONE, Path.lose_app),
+        )
+        while not await self.is_over(rng.uniform(0.1, self._pauses_s[0])):
+            paths = self._proxy.paths
+            fault, act = rng.choice(acts)
+            count = len(paths) if rng.random() < _ALL_AT_ONCE else rng.randint(1, max(1, len(paths) // 15))
+            for path in rng.sample(paths, min(count, len(paths))):
+                self._history.add(Fault(name=fault))
+                act(path)
+
+    async def restart_apps(self) -> None:
+        """Restart apps until it is over."""
+
+        def cut(session: str) -> None:
+            for path in self._proxy.paths:
+                if path.observer.session == session:
+                    path.reset()
+
+        while not await self.is_over(self._app_rng.uniform(0.2, self._pauses_s[1])):
+            self._history.add(Fault(name=FaultKind.APP_RESTARTED))
+            await self._app_rng.choice(self._apps).restart(cut)
+
+    async def is_over(self, after_s: float) -> bool:
+        """Wait so long, or until the faults are over; whether it is."""
+        try:
+            async with asyncio.timeout(after_s):
+                await self.over.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _stall(self, path: Path) -> None:
+        rng = self._network_rng
+        gates = rng.choice(((path.to_app,), (path.to_server,), (path.to_app, path.to_server)))
+        for gate in gates:
+            gate.clear()
+        asyncio.get_running_loop().call_later(rng.uniform(0.2, 6), path.open_gates)
+
+
+class GatewayFaults:
+    """Injects faults until the plan is done, then leaves everything whole and running."""
+
+    def __init__(
+        self,
+        plan: ChaosPlan,
+        *,
+        history: History,
+        gateway: GatewayProcess,
         proxy: Proxy,
         apps: Sequence[App],
         postgres: PostgresServer | None,
-        told: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         self._plan = plan
-        self._book = book
+        self._history = history
         self._gateway = gateway
         self._proxy = proxy
-        self._weather = Weather(plan, book=book, proxy=proxy, apps=apps)
+        self._connections = ConnectionFaults(plan, history=history, proxy=proxy, apps=apps)
         self._postgres = postgres
-        self._told = told
+        self._notify = notify
         self._is_sqlite = postgres is None and plan.database is None
         self._process_rng, self._store_rng = (
             random.Random(f"{plan.seed} {concern}")  # noqa: S311 - chaos that can be repeated
             for concern in ("process", "store")
         )
-        self._strikes: Mapping[str, Callable[[], Awaitable[None]]] = {
-            KILL: self._kill,
-            KILL_STARTING: self._kill_starting,
-            KILL_FROZEN: self._kill_frozen,
-            KILL_FULL: self._kill_full,
-            TERMINATE: self._terminate,
-            FREEZE: self._freeze,
-            DISK_FULL: self._disk_full,
+        self._acts: Mapping[FaultKind, Callable[[], Awaitable[None]]] = {
+            FaultKind.KILL: self._kill,
+            FaultKind.KILL_STARTING: self._kill_starting,
+            FaultKind.KILL_FROZEN: self._kill_frozen,
+            FaultKind.KILL_FULL: self._kill_full,
+            FaultKind.TERMINATE: self._terminate,
+            FaultKind.FREEZE: self._freeze,
+            FaultKind.DISK_FULL: self._disk_full,
         }
 
-    async def rage(self) -> None:
-        """Strike. Raises: Died, ProcessFailed: the gateway ended by itself, or does not start any more."""
-        async with asyncio.TaskGroup() as strikes:
-            strikes.create_task(self._weather.restart_apps())
-            strikes.create_task(self._weather.shake_network())
+    async def inject(self) -> None:
+        """Inject faults. Raises: Died, ProcessFailed: the gateway ended by itself, or does not start any more."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._connections.restart_apps())
+            tasks.create_task(self._connections.disturb_connections())
             if self._postgres is not None:
-                strikes.create_task(self._crash_postgres(self._postgres))
-            strikes.create_task(self._strike_process())
+                tasks.create_task(self._crash_postgres(self._postgres))
+            tasks.create_task(self._disturb_process())
         self._proxy.heal()
+
+    def _add(self, kind: FaultKind) -> None:
+        self._history.add(Fault(name=kind))
 
     # --- the process
 
-    async def _strike_process(self) -> None:
+    async def _disturb_process(self) -> None:
         clock = asyncio.get_running_loop().time
-        began, cards = clock(), deck(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
+        began, kinds = clock(), schedule(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
         done = 0
-        while cards:
+        while kinds:
             await asyncio.sleep(self._process_rng.uniform(0.1, self._plan.pause_s))
-            card = cards.pop()
-            await self._strikes[card]()
+            kind = kinds.pop()
+            await self._acts[kind]()
             done += 1
-            self._told(f"{done} strikes, {len(cards)} to come: {card}")
+            self._notify(f"{done} faults, {len(kinds)} to come: {kind}")
             if self._plan.seconds is not None and clock() - began >= self._plan.seconds:
                 break
-            if not cards and self._plan.seconds is not None:
-                cards = deck(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
-        self._weather.over.set()
+            if not kinds and self._plan.seconds is not None:
+                kinds = schedule(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
+        self._connections.over.set()
 
     async def _kill(self) -> None:
-        self._book.struck(KILL)
+        self._add(FaultKind.KILL)
         await self._gateway.kill()
         await self._gateway.start()
 
     async def _kill_starting(self) -> None:
-        self._book.struck(KILL)
+        self._add(FaultKind.KILL)
         await self._gateway.kill()
         await self._gateway.kill_starting(self._process_rng.uniform(0.1, 1.5))
-        self._book.struck(KILL_STARTING)
+        self._add(FaultKind.KILL_STARTING)
         await self._gateway.start()
 
     async def _kill_frozen(self) -> None:
         self._gateway.freeze()
         await asyncio.sleep(self._process_rng.uniform(0.1, 2))
-        self._book.struck(KILL_FROZEN)
+        self._add(FaultKind.KILL_FROZEN)
         await self._gateway.kill()
         await self._gateway.start()
 
     async def _kill_full(self) -> None:
         self._gateway.fill_disk()
         await asyncio.sleep(self._process_rng.uniform(0.1, 1.5))
-        self._book.struck(KILL_FULL)
+        self._add(FaultKind.KILL_FULL)
         await self._gateway.kill()
         await self._gateway.start()
 
     async def _terminate(self) -> None:
-        self._book.struck(TERMINATE)
+        self._add(FaultKind.TERMINATE)
         await self._gateway.terminate()
         await self._gateway.start()
 
     async def _freeze(self) -> None:
-        self._book.struck(FREEZE)
+        self._add(FaultKind.FREEZE)
         self._gateway.freeze()
         await asyncio.sleep(self._process_rng.uniform(0.2, 2 * self._plan.pause_s))
         self._gateway.thaw()
 
     async def _disk_full(self) -> None:
-        self._book.struck(DISK_FULL)
+        self._add(FaultKind.DISK_FULL)
         self._gateway.fill_disk()
         await asyncio.sleep(self._process_rng.uniform(0.2, 2 * self._plan.pause_s))
         self._gateway.free_disk()
@@ -162,9 +243,9 @@ class Storm:
     async def _crash_postgres(self, postgres: PostgresServer) -> None:
         await asyncio.sleep(self._store_rng.uniform(0, 2))
         while True:
-            self._book.struck(POSTGRES)
+            self._add(FaultKind.POSTGRES)
             await asyncio.to_thread(postgres.stop)
             await asyncio.sleep(self._store_rng.uniform(0, 3))
             await asyncio.to_thread(postgres.start)
-            if await self._weather.is_over(self._store_rng.uniform(1, 8)):
+            if await self._connections.is_over(self._store_rng.uniform(1, 8)):
                 return

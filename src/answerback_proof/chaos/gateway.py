@@ -1,4 +1,4 @@
-"""The gateway as its supervisor sees it: started, started again, and struck in every way a process can be."""
+"""The gateway as a process: started again as a supervisor does, killed, stopped, frozen, left without disk."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ _NO_LIMIT: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 class Died(Exception):
-    """The gateway ended, though nobody struck it; the text says how."""
+    """The server ended by itself; the text says how."""
 
 
 class _Health(msgspec.Struct, frozen=True, rename="camel"):
@@ -34,8 +34,8 @@ class _Health(msgspec.Struct, frozen=True, rename="camel"):
     running: int
 
 
-class StruckGateway:
-    """One gateway after the other on the same ports, the same data and the same log."""
+class GatewayProcess:
+    """A gateway process, started again and again on the same ports, data and log."""
 
     def __init__(self, folder: Path, *, database: str | None, environment: Mapping[str, str]) -> None:
         self.port, self._admin_port = free_ports(2)
@@ -53,7 +53,7 @@ class StruckGateway:
         self.failed_starts = 0
 
     async def start(self) -> None:
-        """Start it, again and again while the store is away, as a supervisor does. Raises: ProcessFailed."""
+        """Start it, again and again while the store is unavailable, as a supervisor does. Raises: ProcessFailed."""
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + _GIVE_UP_S
         while True:
@@ -89,7 +89,7 @@ class StruckGateway:
         await asyncio.wait([starting])
 
     async def terminate(self) -> None:
-        """SIGTERM. Raises: Died: it did not stop in good order."""
+        """SIGTERM. Raises: Died: it did not stop gracefully."""
         self.check()
         code = await self._running.stop()
         if code:
@@ -128,7 +128,7 @@ class StruckGateway:
             return False
 
     async def close(self) -> None:
-        """Whatever is left of it."""
+        """Kill it, if it runs."""
         if self._server is not None and self._server.process.returncode is None:
             await self._server.stop(number=signal.SIGKILL)
 

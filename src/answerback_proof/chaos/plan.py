@@ -1,4 +1,4 @@
-"""How much chaos."""
+"""The plan of a chaos run: how many apps and faults, how long, on which store."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ QUICK: Final = Timing(
 
 
 def trusting(timing: Timing) -> Timing:
-    """Never asks after what it waits for, but at a new connection: what the server forgets to send stays missing."""
+    """The same, but text is asked for only on a new connection: what the server forgets to send stays missing."""
     return replace(timing, silence_s=600.0, probe_max_s=600.0)
 
 
@@ -33,7 +33,7 @@ class ChaosPlan:
     `name`: sets this run's users apart from those of others in the same database. `apps_a_user`: apps that share a
     user. `database`: the URL of a PostgreSQL that is not ours to crash; `own_postgres`: start one, and crash it.
     Neither: SQLite. `think_s`: an app's pause between questions, at the mean. `pause_s`: the longest pause between two
-    strikes at the process. `timing`: the clients' rules. `settle_s`: what the apps get to come to their endings after
+    faults of the process. `timing`: the clients' rules. `settle_s`: what the apps get to come to their endings after
     the last fault. `keep`: an empty or new folder for log, data and trace; None: a temporary one, kept only if a
     promise broke.
     """

@@ -1,6 +1,6 @@
-"""A model that echoes and tells each of its runs to the judge, through a pipe that outlives the gateway.
+"""A model that echoes and reports each of its runs through a pipe that outlives the gateway.
 
-The gateway loads it as `python:answerback_proof.chaos.recording_model:witnessed_echo`. A line is written before the
+The gateway loads it as `python:answerback_proof.chaos.recording_model:recording_echo`. A line is written before the
 first word of a run, so that no run can go unnoticed, whatever kills the gateway.
 """
 
@@ -15,18 +15,18 @@ from typing import Final
 
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
 from answerback.ports import Piece, Prompt
-from answerback_proof.chaos.book import Book, Kind
+from answerback_proof.history import History, ModelRun
 
-SPEC: Final = "python:answerback_proof.chaos.recording_model:witnessed_echo"
+SPEC: Final = "python:answerback_proof.chaos.recording_model:recording_echo"
 FAIL_RATE: Final = 0.02
 CONCURRENCY: Final = 64
-"""As of a real model: so many answers, and no more, are lost by the death of the gateway and begun again."""
+"""As a real model's: at most so many answers are lost when the gateway dies, and begun again."""
 _PIPE: Final = "CHAOS_PIPE"
 _DELAY: Final = "CHAOS_DELAY_MS"
 _PIPE_BYTES: Final = 1 << 20
 
 
-class WitnessedEcho:
+class RecordingEcho:
     """An echo of which one answer in fifty fails in its middle, so that failures are seen to come home too."""
 
     def __init__(self, pipe: int, *, delay_ms: float) -> None:
@@ -55,17 +55,17 @@ class WitnessedEcho:
         os.close(self._pipe)
 
 
-def witnessed_echo() -> WitnessedEcho:
-    """What the gateway calls."""
-    return WitnessedEcho(os.open(os.environ[_PIPE], os.O_WRONLY), delay_ms=float(os.environ[_DELAY]))
+def recording_echo() -> RecordingEcho:
+    """The factory that the gateway calls."""
+    return RecordingEcho(os.open(os.environ[_PIPE], os.O_WRONLY), delay_ms=float(os.environ[_DELAY]))
 
 
-class Witness:
-    """The other end of the pipe: enters every run into the book."""
+class RunRecorder:
+    """The other end of the pipe: adds every run to the history."""
 
-    def __init__(self, path: Path, book: Book, *, delay_ms: float) -> None:
+    def __init__(self, path: Path, history: History, *, delay_ms: float) -> None:
         self._path = path
-        self._book = book
+        self._history = history
         self._delay_ms = delay_ms
         self._pipe: int | None = None
         self._rest = b""
@@ -76,7 +76,7 @@ class Witness:
         return {_PIPE: str(self._path), _DELAY: str(self._delay_ms)}
 
     def open(self) -> None:
-        """Make the pipe and listen."""
+        """Make the pipe and read from it."""
         if not (self._path.exists() and stat.S_ISFIFO(self._path.stat().st_mode)):
             os.mkfifo(self._path, 0o600)
         # Both ways, so that it does not end when a gateway does.
@@ -101,14 +101,5 @@ class Witness:
                 return
             *lines, self._rest = (self._rest + data).split(b"\n")
             for line in lines:
-                self._ran(*line.decode().split(" "))
-
-    def _ran(self, request_id: str, attempt: str) -> None:
-        book = self._book
-        book.runs[request_id].append(int(attempt))
-        book.run_order.append(request_id)
-        asked = book.asked.get(request_id)
-        if asked is None:
-            book.violate(Kind.FOREIGN, request_id, "the model was run for a question that nobody asked")
-        else:
-            asked.note(model="run", attempt=int(attempt))
+                request, attempt = line.decode().split(" ")
+                self._history.add(ModelRun(request=request, attempt=int(attempt)))

@@ -1,26 +1,27 @@
-"""The ledger at the end, and the trace of what broke it."""
+"""The report at the end, and the trace of the requests that broke a promise."""
 
-import json
+import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from answerback.core.request import Record
-from answerback_proof.chaos.book import Book, Kind, Result, Violation
+import msgspec
+
+from answerback.protocol.frames import Error
 from answerback_proof.chaos.plan import ChaosPlan
+from answerback_proof.history import Ended, Fault, History, Kind, ModelRun, Result, ToApp, Violation
 
 _SHOWN: Final = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChaosReport:
+class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What happened. `accepted`: requests whose acceptance left the gateway or is in the store.
 
     `timed_out`: given up by the app's own client. `unsent`: cancelled or given up before they were accepted.
     `attempts`: how many requests needed so many runs of the model. `errors`: frames that were not endings, as
-    `unavailable` while the store was away. `faults`: how often each kind struck, 0 included.
+    `unavailable` in an outage of the store. `faults`: how often each kind was injected, 0 included.
     """
 
     seed: int
@@ -51,19 +52,20 @@ class ChaosReport:
         return not self.violations
 
     @property
-    def never_struck(self) -> list[str]:
+    def never_injected(self) -> list[str]:
         """Kinds of faults that this run says nothing about."""
         return [fault for fault, count in self.faults.items() if not count]
 
     def broken(self, kind: Kind) -> int:
         """Requests with a violation of this kind; those that are about none count each."""
         found = [violation for violation in self.violations if violation.kind is kind]
-        return len({violation.request_id or violation.detail for violation in found})
+        return len({violation.request or violation.detail for violation in found})
 
     def as_json(self) -> dict[str, Any]:
         """With names in camelCase."""
-        values = {_camel(name): value for name, value in asdict(self).items()}
-        return {**values, **{kind.value: self.broken(kind) for kind in Kind}, "neverStruck": self.never_struck}
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        values["violations"] = [{"kind": v.kind, "request_id": v.request, "detail": v.detail} for v in self.violations]
+        return {**values, **{kind.value: self.broken(kind) for kind in Kind}, "neverStruck": self.never_injected}
 
     def rows(self) -> list[tuple[str, str]]:
         """For people: what, and how much."""
@@ -82,9 +84,9 @@ class ChaosReport:
             ("sent again", ", ".join(f"{count} after {code}" for code, count in self.errors.items()) or "none"),
             ("kills", f"{self.kills} times SIGKILL"),
             *(("fault", f"{count} times {fault}") for fault, count in self.faults.items() if count),
-            *(("never struck", fault) for fault in self.never_struck),
+            *(("never struck", fault) for fault in self.never_injected),
         ]
-        rows += [(str(v.kind), f"{v.request_id or 'the whole'}: {v.detail}") for v in self.violations[:_SHOWN]]
+        rows += [(str(v.kind), f"{v.request or 'the whole'}: {v.detail}") for v in self.violations[:_SHOWN]]
         if len(self.violations) > _SHOWN:
             rows.append(("", f"… and {len(self.violations) - _SHOWN} more"))
         if self.kept is not None:
@@ -93,69 +95,75 @@ class ChaosReport:
         return rows
 
 
-def report_of(
+def conclude(
     plan: ChaosPlan,
-    book: Book,
-    records: Mapping[str, Record],
+    history: History,
+    violations: Sequence[Violation],
     *,
+    folder: Path,
     store: str,
     faults: Sequence[str],
     kills: Sequence[str],
-    seconds: float,
+    began: float,
     connections: int,
-    failed_starts: int,
-    kept: Path | None,
+    failed_starts: int = 0,
 ) -> ChaosReport:
-    """The ledger of a run that was judged. `faults`: every kind that there is; `kills`: those that are a SIGKILL."""
-    outcomes = {asked.request_id: asked.outcomes[0] for asked in book.asked.values() if asked.outcomes}
-    results = Counter(outcome.result for outcome in outcomes.values())
-    accepted = {asked.request_id for asked in book.asked.values() if asked.accepted_at_ms is not None} | set(records)
-    struck = book.counts()
+    """The report of a run that was checked. Keep the folder if the plan says so, or a promise was broken.
+
+    `faults`: every kind that there is. `kills`: those that are a SIGKILL. `began`: by `time.monotonic`.
+    """
+    kept = folder if violations or plan.keep is not None else None
+    if kept is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        write_trace(kept / "trace.jsonl", history, violations)
+    events = [event for _, event in history.events]
+    endings: dict[str, Ended] = {}
+    for event in events:
+        if isinstance(event, Ended):
+            endings.setdefault(event.request, event)
+    results = Counter(ending.result for ending in endings.values())
+    frames = [event.frame for event in events if isinstance(event, ToApp)]
+    runs = [event.request for event in events if isinstance(event, ModelRun)]
+    accepted = (history.accepted | history.records().keys()) & history.asked.keys()
     return ChaosReport(
         seed=plan.seed,
         store=store,
         apps=plan.apps,
-        seconds=round(seconds, 1),
-        asked=len(book.asked),
+        seconds=round(time.monotonic() - began, 1),
+        asked=len(history.asked),
         accepted=len(accepted),
         completed=results[Result.COMPLETED],
         cancelled=results[Result.CANCELLED],
-        failed=dict(Counter(outcome.code for outcome in outcomes.values() if outcome.result is Result.FAILED)),
+        failed=dict(Counter(ending.code for ending in endings.values() if ending.result is Result.FAILED)),
         timed_out=results[Result.TIMED_OUT],
-        unsent=len(book.asked) - len(accepted),
-        attempts=dict(sorted(Counter(len(runs) for runs in book.runs.values()).items())),
-        model_runs=len(book.run_order),
-        frames=book.frames,
+        unsent=len(history.asked) - len(accepted),
+        attempts=dict(sorted(Counter(Counter(runs).values()).items())),
+        model_runs=len(runs),
+        frames=len(frames),
         connections=connections,
-        errors=dict(book.errors),
-        kills=sum(struck[kill] for kill in kills),
-        faults={fault: struck[fault] for fault in faults},
+        errors=dict(Counter(frame.code.value for frame in frames if isinstance(frame, Error))),
+        kills=sum(history.faults[kill] for kill in kills),
+        faults={str(fault): history.faults[fault] for fault in faults},
         failed_starts=failed_starts,
-        violations=tuple(book.violations),
+        violations=tuple(violations),
         kept=None if kept is None else str(kept),
     )
 
 
-def write_trace(path: Path, book: Book, records: Mapping[str, Record]) -> None:
-    """JSON lines: the faults, then everything about each request that shows a violation."""
-    broken = dict.fromkeys(violation.request_id for violation in book.violations)
-    with path.open("w", encoding="utf-8") as trace:
+def write_trace(path: Path, history: History, violations: Sequence[Violation]) -> None:
+    """JSON lines: the violations, the faults, then every event about a request that shows a violation."""
+    broken = {violation.request for violation in violations} - {""}
+    with path.open("wb") as trace:
 
         def line(**facts: Any) -> None:
-            trace.write(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
+            trace.write(msgspec.json.encode(facts, enc_hook=repr) + b"\n")
 
-        for violation in book.violations:
-            line(violation=violation.kind, requestId=violation.request_id, detail=violation.detail)
-        for at_ms, fault in book.faults:
-            line(atMs=at_ms, fault=fault)
-        for request_id in broken:
-            asked, record = book.asked.get(request_id), records.get(request_id)
-            if asked is not None:
-                line(**asdict(asked))
-            if record is not None:
-                line(requestId=request_id, record=repr(record))
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part.title() for part in rest)
+        for violation in violations:
+            line(violation=violation.kind, requestId=violation.request, detail=violation.detail)
+        for at_ms, event in history.events:
+            request = getattr(event, "request", None)
+            if isinstance(event, Fault):
+                line(atMs=at_ms, fault=event.name)
+            elif request in broken and not isinstance(event, Violation):
+                line(atMs=at_ms, requestId=request, event=type(event).__name__, facts=event)

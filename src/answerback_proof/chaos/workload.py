@@ -1,10 +1,16 @@
-"""One desktop app: the real client, asking in several conversations, sometimes impatient, sometimes killed itself."""
+"""What an app of a chaos run asks.
+
+It has several conversations; its questions are streamed or whole, some cancelled, some given up, some asked twice.
+"""
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from enum import StrEnum
 from typing import Final
+
+from msgspec.structs import replace
 
 from answerback.client import (
     Answer,
@@ -15,28 +21,42 @@ from answerback.client import (
     Done,
     PendingRequest,
     ProtocolViolation,
-    RequestCancelled,
-    RequestFailed,
-    RequestTimeout,
-    Restarted,
     SessionReplaced,
     Text,
 )
-from answerback_proof.chaos.book import Asked, Book, Kind, Outcome, Result, now_ms
 from answerback_proof.chaos.plan import ChaosPlan, trusting
+from answerback_proof.history import (
+    Asked,
+    Cancelled,
+    Ended,
+    History,
+    Kind,
+    Promise,
+    Result,
+    Violation,
+)
+from answerback_proof.observe import ending, show
 
-IMPATIENT: Final = "impatient"
-"""An unstreamed question that is given up after a second or so."""
-HOWS: Final = ("stream", "ask", "cancel", IMPATIENT, "again")
+
+class How(StrEnum):
+    """How a question is asked. SHORT_TIMEOUT: whole, and given up after a second or so. AGAIN: whole, and twice."""
+
+    STREAM = "stream"
+    WHOLE = "ask"
+    CANCEL = "cancel"
+    SHORT_TIMEOUT = "impatient"
+    AGAIN = "again"
+
+
 _WEIGHTS: Final = (40, 30, 12, 6, 12)
 _BURSTS: Final = (1, 1, 1, 2, 3)
 _TRUSTING_EACH: Final = 3
-_PATIENCE_S: Final = 300.0
+_TIMEOUT_S: Final = 300.0
 _WORDS: Final = ("word", "단어", "слово", "語", "🙂", "é", "\n")
 
 
 class MemoryOutbox:
-    """What an app would keep on its disk; it outlives the client, as a disk does."""
+    """client.Outbox in memory: it outlives the client, as a disk does."""
 
     def __init__(self) -> None:
         self._pending: dict[str, PendingRequest] = {}
@@ -56,30 +76,44 @@ class MemoryOutbox:
 
 
 class App:
-    """One app. `run` asks until `stop`, and returns when every question has its ending."""
+    """One app with the real client. `run` asks until `stop`, and returns when every question has its ending.
 
-    def __init__(self, number: int, *, url: str, plan: ChaosPlan, book: Book, rng: random.Random) -> None:
+    `on_ended` is called at each ending.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        url: str,
+        plan: ChaosPlan,
+        history: History,
+        rng: random.Random,
+        on_ended: Callable[[], object] = lambda: None,
+    ) -> None:
         self.session = f"s{plan.seed}{plan.name}-app{number}"
         self.user = f"u{plan.seed}{plan.name}-{number // plan.apps_a_user}"
         self._url = url
         self._timing = trusting(plan.timing) if number % _TRUSTING_EACH == 0 else plan.timing
         self._plan = plan
-        self._book = book
+        self._history = history
+        self._on_ended = on_ended
         self._rng = rng
         self._outbox = MemoryOutbox()
         self._client = self._new_client()
         self._is_up = asyncio.Event()
         self._restored: dict[str, AnswerStream] = {}
         self._asked = 0
+        self._starts = 0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Live."""
+        """Ask, until all is asked and answered."""
         await self._open()
         try:
             conversations = (f"{self.session}-a", f"{self.session}-b", None)
-            async with asyncio.TaskGroup() as lanes:
+            async with asyncio.TaskGroup() as talks:
                 for conversation in conversations[: self._rng.choice((1, 2, 3))]:
-                    lanes.create_task(self._talk(conversation, stop))
+                    talks.create_task(self._talk(conversation, stop))
         finally:
             await self._client.aclose()
 
@@ -95,6 +129,7 @@ class App:
 
     async def _open(self) -> None:
         await self._client.open()
+        self._starts += 1
         self._restored = {stream.request_id: stream for stream in self._client.restored}
         self._is_up.set()
 
@@ -112,132 +147,99 @@ class App:
     # --- talking
 
     async def _talk(self, conversation: str | None, stop: asyncio.Event) -> None:
-        number = 0
         while not stop.is_set():
             async with asyncio.TaskGroup() as burst:
                 for _ in range(self._rng.choice(_BURSTS)):
-                    number += 1
-                    how = self._rng.choices(HOWS, _WEIGHTS)[0]
-                    burst.create_task(self._one(conversation, number, how))
+                    how = self._rng.choices(tuple(How), _WEIGHTS)[0]
+                    burst.create_task(self._one(conversation, how))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._rng.uniform(0, 2 * self._plan.think_s)):
                     await stop.wait()
 
-    async def _one(self, conversation: str | None, number: int, how: str) -> None:
+    async def _one(self, conversation: str | None, how: How) -> None:
         await self._is_up.wait()
         self._asked += 1
-        request_id = f"{self.session}-{self._asked}"
-        asked = self._book.ask(
-            Asked(
-                request_id=request_id,
-                user=self.user,
-                session=self.session,
-                conversation=conversation,
-                number=number,
-                text=self._question(request_id),
-                how=how,
-                asked_at_ms=now_ms(),
-            )
+        request = f"{self.session}-{self._asked}"
+        text = self._question(request)
+        asked = Asked(
+            request=request,
+            user=self.user,
+            session=self.session,
+            conversation=conversation,
+            text=text,
+            answer=text,
+            stream=how in {How.STREAM, How.CANCEL},
+            may_time_out=how is How.SHORT_TIMEOUT,
         )
-        ask = self._streamed if how in {"stream", "cancel"} else self._whole
-        outcome = await self._outcome(asked, lambda: ask(asked))
-        self._book.end(asked, outcome)
-        if how == "again" and outcome.result is Result.COMPLETED:
-            await self._repeat(asked, outcome)
-
-    async def _repeat(self, asked: Asked, first: Outcome) -> None:
-        """The same request again: the same answer, and no second run of the model (G7)."""
-        await self._is_up.wait()
-        asked.note(app="asks again")
-        again = await self._outcome(asked, lambda: self._whole(asked))
-        if again != first and again.result is not Result.TIMED_OUT:
-            detail = (
-                f"asked again it was {again.result} (attempt {again.attempt}), not as before (attempt {first.attempt})"
-            )
-            self._book.violate(Kind.REPEATED, asked.request_id, detail)
-
-    async def _outcome(self, asked: Asked, ask: Callable[[], Awaitable[Answer]]) -> Outcome:
-        """The ending, wherever it comes: here, or after the app was started again."""
-        try:
-            return _completed(await ask())
-        except Closed:
-            pass
-        except AnswerbackError as error:
-            return self._failed(asked, error)
-        while True:
+        self._history.add(asked)
+        ended = await self._outcome(asked, self._streamed(asked, how) if asked.stream else self._whole(asked))
+        self._history.add(ended)
+        self._on_ended()
+        if how is How.AGAIN and ended.result is Result.COMPLETED:
             await self._is_up.wait()
-            stream = self._restored.get(asked.request_id)
-            if stream is None:
-                self._book.violate(Kind.LOST, asked.request_id, "the outbox had forgotten it without an ending")
-                return Outcome(result=Result.FAILED, text="", attempt=0, code="forgotten")
-            asked.note(app="taken up from the outbox")
-            try:
-                return _completed(await self._read(asked, stream, None))
-            except Closed:
-                continue
-            except AnswerbackError as error:
-                return self._failed(asked, error)
+            again = await self._outcome(asked, self._whole(asked))
+            self._history.add(replace(again, observer="asked again"))
 
-    def _failed(self, asked: Asked, error: AnswerbackError) -> Outcome:
-        match error:
-            case RequestCancelled():
-                return Outcome(result=Result.CANCELLED, text=error.answer.text, attempt=error.answer.attempt)
-            case RequestTimeout():
-                return Outcome(result=Result.TIMED_OUT, text=error.text, attempt=0)
-            case RequestFailed(answer=answer):
-                text, attempt = ("", 0) if answer is None else (answer.text, answer.attempt)
-                return Outcome(result=Result.FAILED, text=text, attempt=attempt, code=error.code)
-            case ProtocolViolation() | SessionReplaced():
-                self._book.violate(Kind.BROKEN, asked.request_id, str(error))
-            case _:
-                pass
-        return Outcome(result=Result.FAILED, text="", attempt=0, code=error.code)
+    async def _outcome(self, asked: Asked, asking: Awaitable[Answer]) -> Ended:
+        """The ending, wherever it comes: here, or after the app was started again."""
+        while True:
+            try:
+                answer = await asking
+            except Closed:
+                await self._is_up.wait()
+            except AnswerbackError as error:
+                if isinstance(error, ProtocolViolation | SessionReplaced):
+                    self._history.broke(str(error), request=asked.request)
+                return ending(asked.request, self._observer, error)
+            else:
+                return ending(asked.request, self._observer, answer)
+            stream = self._restored.get(asked.request)
+            if stream is None:
+                self._violate(asked, Promise.ANSWERED, Kind.LOST, "the outbox had forgotten it without an ending")
+                return Ended(request=asked.request, observer=self._observer, result=Result.FAILED, code="forgotten")
+            asking = self._read(asked, stream, None)
+
+    @property
+    def _observer(self) -> str:
+        """This run of the app, in the history."""
+        return f"run {self._starts}"
+
+    def _violate(self, asked: Asked, promise: Promise, kind: Kind, detail: str) -> None:
+        self._history.add(Violation(promise=promise, kind=kind, request=asked.request, detail=detail))
 
     async def _whole(self, asked: Asked) -> Answer:
-        timeout_s = self._rng.uniform(0.05, 1.5) if asked.how == IMPATIENT else _PATIENCE_S
+        timeout_s = self._rng.uniform(0.05, 1.5) if asked.may_time_out else _TIMEOUT_S
         return await self._client.ask(
-            asked.text, timeout=timeout_s, conversation=asked.conversation, request_id=asked.request_id
+            asked.text, timeout=timeout_s, conversation=asked.conversation, request_id=asked.request
         )
 
-    async def _streamed(self, asked: Asked) -> Answer:
-        stream = self._client.stream(asked.text, conversation=asked.conversation, request_id=asked.request_id)
-        cancel_after = self._rng.choice((0, 0, 1, 2, 5)) if asked.how == "cancel" else None
+    async def _streamed(self, asked: Asked, how: How) -> Answer:
+        stream = self._client.stream(asked.text, conversation=asked.conversation, request_id=asked.request)
+        cancel_after = self._rng.choice((0, 0, 1, 2, 5)) if how is How.CANCEL else None
         return await self._read(asked, stream, cancel_after)
 
     async def _read(self, asked: Asked, stream: AnswerStream, cancel_after: int | None) -> Answer:
         """Read as an app would show it. `cancel_after`: so many pieces of text."""
-        shown, pieces, endings = "", 0, 0
+        observer, pieces, endings = self._observer, 0, 0
         if cancel_after == 0:
             await asyncio.sleep(self._rng.uniform(0, 0.2))
-            stream.cancel()
+            self._cancel(asked, stream)
         async for event in stream.events():
-            match event:
-                case Restarted():
-                    shown = ""
-                case Text():
-                    if event.offset != len(shown):
-                        self._book.violate(
-                            Kind.DIFFERENT, asked.request_id, f"a piece at {event.offset} was shown late"
-                        )
-                    shown += event.delta
-                    pieces += 1
-                    if pieces == cancel_after:
-                        stream.cancel()
-                case Done():
-                    endings += 1
-                case _:
-                    pass
+            show(self._history, asked.request, observer, event)
+            endings += isinstance(event, Done)
+            if isinstance(event, Text):
+                pieces += 1
+                if pieces == cancel_after:
+                    self._cancel(asked, stream)
         answer = await stream.answer
         if endings != 1:
-            self._book.violate(Kind.REPEATED, asked.request_id, f"{endings} endings were shown")
-        if asked.how != "ask" and shown not in ("", answer.text):
-            self._book.violate(Kind.DIFFERENT, asked.request_id, "what was shown while it came is not the answer")
+            self._violate(asked, Promise.ONE_ENDING, Kind.REPEATED, f"{endings} endings were shown")
         return answer
+
+    def _cancel(self, asked: Asked, stream: AnswerStream) -> None:
+        self._history.add(Cancelled(request=asked.request))
+        stream.cancel()
 
     def _question(self, request_id: str) -> str:
         count = self._rng.choice((3, 10, 20, 40, 40, 80))
         return " ".join(f"{request_id}:{word}{self._rng.choice(_WORDS)}" for word in range(count))
-
-
-def _completed(answer: Answer) -> Outcome:
-    return Outcome(result=Result.COMPLETED, text=answer.text, attempt=answer.attempt)

@@ -290,7 +290,7 @@ def _run_chaos(plan: ChaosPlan) -> ChaosReport:
     """Raises: CliError: it cannot be run."""
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(run_chaos(plan, told=note))
+            return runner.run(run_chaos(plan, notify=note))
     except (ProcessFailed, StoreError) as exc:
         raise CliError(str(exc)) from exc
 
@@ -301,18 +301,18 @@ def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
         from answerback_aws.deploy.errors import DeployError  # noqa: PLC0415 - an extra
         from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed  # noqa: PLC0415
         from answerback_aws.emulator.environment import emulator_python  # noqa: PLC0415
-        from answerback_proof.chaos.aws.run import PATIENT, run_aws_chaos  # noqa: PLC0415
+        from answerback_proof.chaos.aws.run import SLOW, run_aws_chaos  # noqa: PLC0415
         from answerback_proof.chaos.aws.stack import EmulatedAws  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("answerback"):
             raise
         raise missing_extra("The emulated AWS", "aws,server") from exc
     cache = platformdirs.user_cache_path("answerback")
-    patient = replace(plan, timing=PATIENT, delay_ms=_AWS_DELAY_MS)
+    slow = replace(plan, timing=SLOW, delay_ms=_AWS_DELAY_MS)
     try:
         emulated = EmulatedAws(python=emulator_python(cache, note), wheels=cache / "wheels")
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(run_aws_chaos(patient, emulated, told=note, progress=_Steps()))
+            return runner.run(run_aws_chaos(slow, emulated, notify=note, progress=_Steps()))
     except (LocalFailed, DeployError) as exc:
         raise CliError(exc.message, exc.hint) from exc
     except EmulatorFailed as exc:

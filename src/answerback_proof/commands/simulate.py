@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -54,7 +54,7 @@ class SimulateOptions:
                 seed=seed,
                 apps=self.apps,
                 questions=self.questions,
-                storm_s=self.storm,
+                faults_s=self.storm,
                 without=self.left_out,
             )
 
@@ -152,8 +152,8 @@ def _print(options: SimulateOptions, tallies: Sequence[Tally], smallest: Report 
             ("what struck", *(t.profile for t in tallies)), [(f, *(t.faults[f] for t in tallies)) for f in labels]
         )
     for tally in tallies:
-        if len(options.seeds_run) > 1 and tally.never_struck:
-            note(f"{tally.profile}: never struck, so nothing is proved about: {', '.join(tally.never_struck)}")
+        if len(options.seeds_run) > 1 and tally.never_injected:
+            note(f"{tally.profile}: never struck, so nothing is proved about: {', '.join(tally.never_injected)}")
         for report in tally.failures[:5]:
             say(f"\nseed {report.case.seed} of {tally.profile} broke a promise:")
             say("\n".join(f"  {violation}" for violation in report.violations[:5]))
@@ -179,7 +179,7 @@ def _document(tallies: Sequence[Tally], smallest: Report | None) -> dict[str, ob
                 "virtualSeconds": round(tally.virtual_s),
                 "faults": dict(sorted(tally.faults.items())),
                 "endings": dict(sorted(tally.endings.items())),
-                "neverStruck": list(tally.never_struck),
+                "neverStruck": list(tally.never_injected),
                 "failures": [_failure(report) for report in tally.failures],
             }
             for tally in tallies
@@ -191,6 +191,9 @@ def _document(tallies: Sequence[Tally], smallest: Report | None) -> dict[str, ob
 def _failure(report: Report) -> dict[str, object]:
     return {
         "seed": report.case.seed,
-        "violations": [asdict(violation) for violation in report.violations],
+        "violations": [
+            {"promise": violation.promise, "detail": str(violation).removeprefix(f"{violation.promise}: ")}
+            for violation in report.violations
+        ],
         "command": report.case.command,
     }

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from typing import assert_never
 
-from answerback_proof.conformance.answer import Text
+from answerback_proof.answer_text import AnswerText, Flaw
 from answerback_proof.conformance.cases import (
     Answer,
     Close,
@@ -25,6 +25,7 @@ from answerback_proof.conformance.cases import (
 from answerback_proof.conformance.dialer import Dialer
 from answerback_proof.conformance.patterns import BrokenPattern, Mismatch, Variables, match, substitute
 from answerback_proof.conformance.peer import CaseFailed, Frame, Peer, Transcript
+from answerback_proof.history import Kind
 
 
 class Attempt:
@@ -110,23 +111,23 @@ class Attempt:
             raise CaseFailed(f"the server gave no HTTP answer ({type(exc).__name__})") from None
 
     async def _read(self, step: Read) -> None:
-        text = Text()
+        text, ending = AnswerText(), None
         request_id = substitute(step.request_id, self._variables)
-        while len(text.text) < step.at_least and text.ending is None:
-            await self._feed(text, self._peer(step.on), request_id, step.within_ms)
-        if text.ending is not None:
+        while text.length < step.at_least and ending is None:
+            ending = await self._feed(text, self._peer(step.on), request_id, step.within_ms)
+        if ending is not None:
             raise CaseFailed(f"{step.on}: the answer ended before {step.at_least} code points had come")
-        self._variables[step.capture] = text.captured()
+        self._variables[step.capture] = {"attempt": text.attempt, "offset": text.length, "text": text.text}
 
     async def _answer(self, step: Answer) -> None:
         before = substitute(step.after or {}, self._variables)
-        text = Text(attempt=before.get("attempt", 0), text=before.get("text", ""))
+        text, ending = AnswerText(attempt=before.get("attempt", 0), text=before.get("text", "")), None
         request_id = substitute(step.request_id, self._variables)
-        while text.ending is None:
-            await self._feed(text, self._peer(step.on), request_id, step.within_ms)
+        while ending is None:
+            ending = await self._feed(text, self._peer(step.on), request_id, step.within_ms)
         for what, pattern, found in (
             ("the text", step.text, text.text),
-            ("the ending", step.frame, text.ending),
+            ("the ending", step.frame, ending),
             ("the offset of the first piece", step.starts_at, text.first_offset),
         ):
             try:
@@ -135,9 +136,23 @@ class Attempt:
             except Mismatch as exc:
                 raise CaseFailed(f"{step.on}: {exc}") from None
 
-    async def _feed(self, text: Text, peer: Peer, request_id: str, within_ms: int) -> None:
+    async def _feed(self, text: AnswerText, peer: Peer, request_id: str, within_ms: int) -> Frame | None:
+        """Take the next frame about the request; the frame, if it is the ending."""
         frame: Frame = await peer.next_frame(request_id, within_ms=within_ms, what=f"frames about {request_id}")
-        try:
-            text.feed(frame)
-        except CaseFailed as exc:
-            raise CaseFailed(f"{peer.name}: {exc}") from None
+        flaw: Flaw | None = None
+        match frame["action"]:
+            case "messageStarted":
+                flaw = text.begin(frame["attempt"])
+            case "messageDelta":
+                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"])
+            case "messageResponse":
+                flaw = text.end(frame["attempt"], frame["length"], frame["response"])
+                if frame["status"] == "failed" and "error" not in frame:
+                    raise CaseFailed(f"{peer.name}: a failed request has no error")
+            case "messageAccepted":
+                pass
+            case action:
+                raise CaseFailed(f"{peer.name}: about {frame.get('requestId')} there came {action}: {frame}")
+        if flaw is not None and flaw.kind is not Kind.REPEATED:  # a server may send known text again
+            raise CaseFailed(f"{peer.name}: {flaw.detail}")
+        return frame if frame["action"] == "messageResponse" else None

@@ -55,7 +55,7 @@ def demo(
         remote = RemoteDemo(url=url, token=token, apps=apps, questions=questions, max_tokens=max_tokens)
         return ExitCode.OK if run_remote_demo(remote) else ExitCode.FAILED
     try:
-        from answerback_proof.demo.show import Demo, run_demo  # noqa: PLC0415 - the server's packages are an extra
+        from answerback_proof.demo.local import Demo, run_demo  # noqa: PLC0415 - the server's packages are an extra
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("answerback"):
             raise

@@ -1,4 +1,4 @@
-"""The demo against a server that runs already, a gateway or a stack on AWS, seen and checked from outside."""
+"""The demo against a server that runs already, a gateway or a stack on AWS, checked from outside."""
 
 import asyncio
 import secrets
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from answerback.cli.output import say, usage_error
 from answerback.cli.talk import explain
 from answerback.client import AnswerbackError, Client
-from answerback_proof.demo.apps import App, Asked
-from answerback_proof.demo.questions import questions_of
-from answerback_proof.demo.screen import many, say_results, say_verdicts, show_apps
-from answerback_proof.demo.tap import Tap
-from answerback_proof.load.ledger import Ledger, Verdicts
+from answerback.ports import StoredTurn
+from answerback_proof.checker import Visible, check
+from answerback_proof.demo.apps import App, make_apps
+from answerback_proof.demo.screen import many, say_check, say_results, show_apps
+from answerback_proof.history import History, Turn, Violation
+from answerback_proof.proxy import Proxy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,10 @@ class RemoteDemo:
 
 
 def run_remote_demo(demo: RemoteDemo) -> bool:
-    """Run it and say what came of it; whether every answer came home. Raises: CliError: the server cannot be used."""
+    """Run the demo and print the results; whether every answer came home.
+
+    Raises: CliError: the server cannot be used.
+    """
     try:
         return asyncio.run(_run(demo))
     except AnswerbackError as exc:
@@ -38,72 +42,38 @@ def run_remote_demo(demo: RemoteDemo) -> bool:
 
 async def _run(demo: RemoteDemo) -> bool:
     async with Client(demo.url, token=demo.token, user=None if demo.token else "demo"):
-        pass  # a server that refuses us says why here; behind a tap it would only be away
-    ledger = Ledger(keep_texts=True)
-    taps = [Tap(app=number, url=demo.url, ledger=ledger) for number in range(1, demo.apps + 1)]
-    name = secrets.token_hex(4)
+        pass  # a server that refuses us says why here; behind a proxy it would only be unavailable
+    history = History()
+    proxy = Proxy(demo.url, history)
+    url, name = await proxy.start(), secrets.token_hex(4)
+    apps = make_apps(demo.apps, demo.questions, url=url, name=f"demo-{name}-", token=demo.token)
+    say(f"{many(demo.apps, 'app')} ask {many(demo.apps * demo.questions, 'question')}, all at once, at {demo.url}.\n")
     try:
-        apps = [
-            App(
-                number=number,
-                user=f"demo-{name}-{number:03}",
-                session=f"demo-{name}-{number:03}",
-                url=await tap.start(),
-                token=demo.token,
-                asked=[
-                    Asked(number=place, question=question)
-                    for place, question in enumerate(questions_of(number - 1, demo.questions), start=1)
-                ],
-            )
-            for number, tap in enumerate(taps, start=1)
-        ]
-        say(
-            f"{many(demo.apps, 'app')} ask {many(demo.apps * demo.questions, 'question')}, all at once,"
-            f" at {demo.url}.\n"
-        )
-        await show_apps(apps, max_tokens=demo.max_tokens)
+        await show_apps(apps, history, max_tokens=demo.max_tokens)
     finally:
-        for tap in taps:
-            await tap.close()
+        await proxy.stop()
     say_results(apps)
-    verdicts = await check_from_outside(apps, ledger, demo.url)
-    say_verdicts(verdicts, apps, stored="what the server's history has")
-    return verdicts.is_clean and not any(asked.error for app in apps for asked in app.asked)
+    violations = await check_from_outside(apps, history, demo.url)
+    say_check(violations, apps, stored="what the server's history has")
+    return not violations and not any(asked.error for app in apps for asked in app.questions)
 
 
-async def check_from_outside(apps: Sequence[App], ledger: Ledger, url: str) -> Verdicts:
-    """Compare what each app got and what went over the wire with the history that the server gives out."""
-    ledger.close()
-    on_wire = {entry.request_id: entry.text or "" for entry in ledger.ended}
-    stored: dict[str, str] = {}
+async def check_from_outside(apps: Sequence[App], history: History, url: str) -> list[Violation]:
+    """Add the conversations that the server gives out, and check everything."""
     for app in apps:
-        stored |= await _history_of(app, url)
-    for app in apps:
-        for asked in app.asked:
-            name = f"{app.name}, question {asked.number}"
-            if asked.error:
-                continue  # the app was told: an ending that came home
-            want = stored.get(asked.request_id)
-            if want is None:
-                ledger.verdicts.add_lost(f"{name}: the history does not have it")
-                continue
-            others = {text for request_id, text in stored.items() if request_id != asked.request_id}
-            seen = {
-                "what the app got": asked.answer.text if asked.answer else "",
-                "what it showed while it grew": asked.text,
-                "what went over the wire": on_wire.get(asked.request_id, ""),
-            }
-            for what, got in seen.items():
-                ledger.verdicts.compare(f"{name}: {what}", got=got, want=want, is_of_another=others.__contains__)
-    return ledger.verdicts
-
-
-async def _history_of(app: App, url: str) -> dict[str, str]:
-    conversations = {asked.answer.conversation_id for asked in app.asked if asked.answer} - {None}
-    kept: dict[str, str] = {}
-    async with Client(url, token=app.token, user=None if app.token else app.user) as client:
-        for conversation_id in conversations:
-            assert conversation_id is not None
-            async for turn in client.history(conversation_id):
-                kept[turn.request_id] = turn.answer or ""
-    return kept
+        conversations = {asked.answer.conversation_id for asked in app.questions if asked.answer} - {None}
+        async with Client(url, token=app.token, user=None if app.token else app.user) as client:
+            for conversation_id in conversations:
+                assert conversation_id is not None
+                async for turn in client.history(conversation_id):
+                    kept = StoredTurn(
+                        position=0,
+                        request_id=turn.request_id,
+                        question=turn.question,
+                        answer=turn.answer,
+                        status=turn.status,
+                        accepted_at_ms=0,
+                        ended_at_ms=0,
+                    )
+                    history.add(Turn(request=turn.request_id, user=app.user, turn=kept))
+    return check(history, Visible(records=False, runs=False, undisturbed=True))

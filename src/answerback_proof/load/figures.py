@@ -1,17 +1,17 @@
-"""From a run to figures that can be compared."""
+"""The figures of a load test, as a report that can be compared."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct, to_builtins
 
 from answerback_proof.load.load import Plan, Run
 from answerback_proof.load.process import Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Distribution:
-    """Of durations, in milliseconds."""
+class Distribution(Struct, frozen=True, kw_only=True):
+    """Percentiles of durations, in milliseconds."""
 
     p50: float
     p90: float
@@ -28,7 +28,7 @@ class Distribution:
 
 
 def distribution(seconds: Iterable[float]) -> Distribution | None:
-    """None of nothing. A percentile is the smallest value with at least that share at or below it."""
+    """None if there are no durations. A percentile is the smallest value with at least that share at or below it."""
     values = sorted(seconds)
     if not values:
         return None
@@ -39,8 +39,7 @@ def distribution(seconds: Iterable[float]) -> Distribution | None:
     return Distribution(p50=at(0.5), p90=at(0.9), p99=at(0.99), p999=at(0.999), max=at(1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True, rename="camel"):
     """What a run measured. CPU is the server's, user and system; None where it cannot be seen.
 
     `latency`: from the question (open loop: from when it was due) to its ending. `accepted`: to `messageAccepted`, that
@@ -77,7 +76,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """With names in camelCase and durations in milliseconds."""
-        values: dict[str, Any] = _camel(asdict(self))
+        values: dict[str, Any] = to_builtins(self)
         return values
 
     def rows(self) -> list[tuple[str, str]]:
@@ -107,8 +106,8 @@ class Report:
 
 def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage | None = None) -> Report:
     """The figures of a run. `before`, `after`: what the server had used at its start and its end."""
-    ledger = run.ledger
-    ended = ledger.ended
+    exchanges = run.exchanges
+    ended, counts = exchanges.ended, exchanges.counts
     requests = max(1, len(ended))
     cpu_s = None if before is None or after is None else after.cpu_s - before.cpu_s
     return Report(
@@ -116,36 +115,28 @@ def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage
         requests=len(ended),
         seconds=round(run.seconds, 3),
         requests_per_s=round(len(ended) / run.seconds, 1),
-        frames=ledger.frames,
-        frames_per_s=round(ledger.frames / run.seconds, 1),
-        latency=distribution(entry.ended_at - entry.due_at for entry in ended if entry.ended_at is not None),
-        accepted=distribution(entry.accepted_at - entry.due_at for entry in ended if entry.accepted_at is not None),
+        frames=exchanges.frames,
+        frames_per_s=round(exchanges.frames / run.seconds, 1),
+        latency=distribution(
+            exchange.ended_at - exchange.due_at for exchange in ended if exchange.ended_at is not None
+        ),
+        accepted=distribution(
+            exchange.accepted_at - exchange.due_at for exchange in ended if exchange.accepted_at is not None
+        ),
         first_text=distribution(
-            entry.first_text_at - entry.due_at for entry in ended if entry.first_text_at is not None
+            exchange.first_text_at - exchange.due_at for exchange in ended if exchange.first_text_at is not None
         ),
         between_texts=distribution(run.gaps_s),
         cpu_us_per_request=None if cpu_s is None else round(cpu_s / requests * 1e6, 1),
-        cpu_us_per_frame=None if cpu_s is None else round(cpu_s / max(1, ledger.frames) * 1e6, 2),
+        cpu_us_per_frame=None if cpu_s is None else round(cpu_s / max(1, exchanges.frames) * 1e6, 2),
         server_cpu_share=None if cpu_s is None else round(cpu_s / run.seconds, 3),
         server_rss_bytes=None if after is None else after.rss_bytes,
         client_cpu_share=round(run.client_cpu_s / run.seconds, 3),
-        misrouted=ledger.verdicts.misrouted,
-        lost=ledger.verdicts.lost,
-        repeated=ledger.verdicts.repeated,
-        failures=dict(ledger.failures),
-        errors=dict(ledger.errors),
+        misrouted=counts.misrouted,
+        lost=counts.lost,
+        repeated=counts.repeated,
+        failures=dict(exchanges.failures),
+        errors=dict(exchanges.errors),
         broken=tuple(run.broken),
-        examples=tuple(ledger.verdicts.examples),
+        examples=tuple(exchanges.examples),
     )
-
-
-def _camel(value: Any) -> Any:
-    """Dictionaries of dictionaries; the keys of `failures` and `errors` are codes and stay."""
-    if not isinstance(value, dict):
-        return value
-    return {
-        name.split("_")[0] + "".join(word.title() for word in name.split("_")[1:]): (
-            item if name in {"failures", "errors"} else _camel(item)
-        )
-        for name, item in value.items()
-    }

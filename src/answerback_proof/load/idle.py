@@ -8,8 +8,9 @@ import asyncio
 import resource
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
 from typing import Any, Final
+
+from msgspec import Struct, to_builtins
 
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import Hello
@@ -22,8 +23,7 @@ _AT_ONCE: Final = 200
 _HELLO: Final = encode(Hello(hello_id="idle"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdleReport:
+class IdleReport(Struct, frozen=True, kw_only=True, rename="camel"):
     """Per connection: resident bytes of the server, and its CPU for accepting, greeting and binding it."""
 
     connections: int
@@ -34,10 +34,8 @@ class IdleReport:
 
     def as_json(self) -> dict[str, Any]:
         """With names in camelCase."""
-        return {
-            "".join(word.title() if at else word for at, word in enumerate(name.split("_"))): value
-            for name, value in asdict(self).items()
-        }
+        values: dict[str, Any] = to_builtins(self)
+        return values
 
     def rows(self) -> list[tuple[str, str]]:
         """For people."""

@@ -1,4 +1,4 @@
-"""The load: apps that ask, in a closed or an open loop, and a ledger that sees every frame."""
+"""The load: apps that ask, in a closed or an open loop, and a check of every frame."""
 
 import asyncio
 import gc
@@ -13,12 +13,12 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from answerback.protocol.codec import FrameError, decode_server, encode
 from answerback.protocol.frames import SendMessage
-from answerback_proof.load.ledger import Ledger
+from answerback_proof.load.exchanges import Exchanges
 from answerback_proof.load.websocket import LoadConnection, LoadConnectionError, open_connection
 
 _OPENING_AT_ONCE = 200
 _STALLED_S = 30.0
-"""Nothing heard for so long ends a run: what is pending then counts as lost."""
+"""Without a frame for so long a run ends, and what is pending counts as lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +48,10 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """What came of it. `gaps_s`: between two pieces of an answer. `broken`: why connections ended early."""
+    """The result of a run. `gaps_s`: between two pieces of an answer. `broken`: why connections ended early."""
 
     seconds: float
-    ledger: Ledger
+    exchanges: Exchanges
     gaps_s: "array[float]"
     client_cpu_s: float
     broken: list[str] = field(default_factory=list)
@@ -90,11 +90,11 @@ class App:
                 max_tokens=plan.max_tokens,
             )
         )
-        self._run.ledger.asked(self._number, request_id, expected=text if plan.is_echo else None, due_at=due_at)
+        self._run.exchanges.asked(self._number, request_id, expected=text if plan.is_echo else None, due_at=due_at)
         try:
             self._connection.send(frame)
         except LoadConnectionError:
-            pass  # `on_close` has told; the ledger counts the question as lost
+            pass  # `on_close` was called; the question counts as lost
 
     def close(self) -> None:
         """Close the connection."""
@@ -112,7 +112,7 @@ class App:
         except FrameError as exc:
             run.broke(f"a message that is no frame ({exc.detail})")
             return
-        if run.ledger.received(self._number, frame, now=time.perf_counter()) is not None:
+        if run.exchanges.received(self._number, frame, now=time.perf_counter()) is not None:
             self._ask_next()
             run.ended()
 
@@ -124,7 +124,7 @@ class _Running:
         self.plan = plan
         self.name = name
         self.gaps_s: array[float] = array("d")
-        self.ledger = Ledger(on_gap=self.gaps_s.append)
+        self.exchanges = Exchanges(on_gap=self.gaps_s.append)
         self.broken: list[str] = []
         self.all_ended = asyncio.Event()
         self.left = 0
@@ -136,15 +136,15 @@ class _Running:
             self.all_ended.set()
 
     def broke(self, reason: str) -> None:
-        """A connection ended early: the run is spoilt."""
+        """A connection ended early: the run is not valid."""
         self.broken.append(reason)
         self.all_ended.set()
 
     async def finished(self) -> None:
         """Wait until every question has ended, or nothing happens any more."""
         heard = -1
-        while not self.all_ended.is_set() and heard != self.ledger.frames:
-            heard = self.ledger.frames
+        while not self.all_ended.is_set() and heard != self.exchanges.frames:
+            heard = self.exchanges.frames
             try:
                 async with asyncio.timeout(_STALLED_S):
                     await self.all_ended.wait()
@@ -200,10 +200,10 @@ class Load:
             await running.finished()
             seconds = time.perf_counter() - started
             cpu_s = time.process_time() - cpu_s
-        running.ledger.close()
+        running.exchanges.close()
         return Run(
             seconds=seconds,
-            ledger=running.ledger,
+            exchanges=running.exchanges,
             gaps_s=running.gaps_s,
             client_cpu_s=cpu_s,
             broken=running.broken,
@@ -251,6 +251,6 @@ def app_url(url: str, *, session: str, user: str | None) -> str:
 
 
 def question(app: int, number: int, *, words: int, message_bytes: int = 0) -> str:
-    """A question of so many words, each of which tells whose it is, filled up to at least so many bytes."""
+    """A question of so many words, each of which names its app and question, filled up to at least so many bytes."""
     text = " ".join([f"{app}.{number}.{word}" for word in range(words)])
     return text + "." * (message_bytes - len(text))

@@ -13,7 +13,7 @@ NO_LIMITS = (
     *("--rate-limit", "0", "--max-pending-per-user", "1000000"),
     *("--max-frames-per-second", "10000000", "--max-frames-burst", "10000000"),
 )
-"""A load is one user's worth of many: what protects users from each other would be measured instead of the gateway."""
+"""Without the limits that protect users from each other: they would be measured instead of the gateway."""
 
 
 def measured_gateway(data_dir: Path, *, model: str, coalesce_ms: int | None = None) -> list[str]:

@@ -125,14 +125,14 @@ class LoadConnection(asyncio.Protocol):
 
     @property
     def on_close(self) -> Callable[[str], None]:
-        """Told the reason; at once if the connection has ended already."""
+        """Called with the reason; at once if the connection has ended already."""
         return self._on_close
 
     @on_close.setter
-    def on_close(self, told: Callable[[str], None]) -> None:
-        self._on_close = told
+    def on_close(self, notify: Callable[[str], None]) -> None:
+        self._on_close = notify
         if self._ended is not None:
-            told(self._ended)
+            notify(self._ended)
 
     def send(self, text: bytes) -> None:
         """Send one message. Raises: LoadConnectionError: the connection is not open."""
@@ -141,7 +141,7 @@ class LoadConnection(asyncio.Protocol):
         self._transport.write(self._masker.frame(text))
 
     def close(self) -> None:
-        """Close in good order; `on_close` is not told."""
+        """Close gracefully; `on_close` is not called."""
         self._on_close = _ignore
         if self._transport is not None and not self._transport.is_closing():
             if self._is_open:
@@ -258,4 +258,4 @@ def _xor(payload: bytes, key: bytes) -> bytes:
 
 
 def _ignore(_: object) -> None:
-    """Nobody wants to know."""
+    """The default callback."""

@@ -5,9 +5,8 @@ look from the outside: what each app saw, what the store holds, how often the mo
 """
 
 from answerback_proof.simulation.campaign import Tally, run_cases
-from answerback_proof.simulation.case import Case
+from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.faults import FAULT_NAMES, PROFILES, Faults
-from answerback_proof.simulation.report import Report, Violation
 from answerback_proof.simulation.shrink import shrink
 from answerback_proof.simulation.world import simulate
 
@@ -18,7 +17,6 @@ __all__ = [
     "Faults",
     "Report",
     "Tally",
-    "Violation",
     "run_cases",
     "shrink",
     "simulate",

@@ -8,9 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from answerback_proof.simulation.case import Case
+from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.faults import PROFILES
-from answerback_proof.simulation.report import Report
 from answerback_proof.simulation.world import simulate
 
 BATCH: Final = 16
@@ -44,7 +43,7 @@ class Tally:
             self.failures.append(report)
 
     @property
-    def never_struck(self) -> Sequence[str]:
+    def never_injected(self) -> Sequence[str]:
         """Faults of the profile that did not happen in any run: about them nothing was proved."""
         return sorted(PROFILES[self.profile].labels - set(self.faults))
 

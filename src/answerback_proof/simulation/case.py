@@ -1,24 +1,26 @@
-"""What a run is made from, so that it can be repeated, made smaller, and named in one command."""
+"""What a run is made from, so that it can be repeated, made smaller, and named in one command; and its report."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Final
 
+from answerback_proof.history import Violation
 from answerback_proof.simulation.faults import PROFILES, Faults
 
 APPS: Final = 4
 QUESTIONS: Final = 6
-STORM_S: Final = 60.0
+FAULTS_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One run. `storm_s`: virtual seconds in which faults strike and apps ask. `without`: faults left out."""
+    """One run. `faults_s`: virtual seconds in which faults are injected and apps ask. `without`: faults left out."""
 
     profile: str
     seed: int
     apps: int = APPS
     questions: int = QUESTIONS
-    storm_s: float = STORM_S
+    faults_s: float = FAULTS_S
     without: frozenset[str] = frozenset()
 
     @property
@@ -37,8 +39,28 @@ class Case:
             parts.append(f"--apps {self.apps}")
         if self.questions != QUESTIONS:
             parts.append(f"--questions {self.questions}")
-        if self.storm_s != STORM_S:
-            parts.append(f"--storm {self.storm_s:g}")
+        if self.faults_s != FAULTS_S:
+            parts.append(f"--storm {self.faults_s:g}")
         if self.without:
             parts.append(f"--without {','.join(sorted(self.without))}")
         return " ".join([*parts, "--trace"])
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What one case did. `faults`: how often each happened. `trace`: a line an event, with its virtual second."""
+
+    case: Case
+    violations: list[Violation]
+    faults: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
+    posts: int = 0
+    model_runs: int = 0
+    virtual_s: float = 0.0
+    trace: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a promise was broken."""
+        return bool(self.violations)

@@ -1,23 +1,25 @@
-"""What can go wrong, how often, and the dice."""
+"""The faults of a simulated run: profiles with their probabilities, and the injector that draws them."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import log
 from random import Random
 from types import MappingProxyType
 from typing import Any, Final
 
+from answerback_proof.faults import FaultKind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """A profile: how the system is set up, and what strikes it.
+    """A profile: how the system is set up, and which faults are injected.
 
-    Set-up. `split`: front and worker are processes of their own without a notifier between them, frames may overtake
-    each other, the queue survives (AWS); else one process, ordered sockets, a queue rebuilt at start (the gateway).
-    `probes`: the client asks when it hears nothing; `janitor`: there is one. Both mask holes of the others, so quiet
-    profiles go without. `parks`: a slow connection keeps what it is owed. `per_minute`: the rate limit.
-    `token_s`: seconds that a token lasts. `patience_s`: seconds after which a client gives up.
+    Set-up. `split`: front and worker are processes of their own without a notifier, frames may overtake each other, the
+    queue survives (AWS); else one process, ordered sockets, a queue rebuilt at start (the gateway). `probes`: the
+    client asks when nothing comes; `janitor`: there is one. Both mask holes of the others, so quiet profiles go
+    without. `parks`: a slow connection keeps what it is owed. `per_minute`: the rate limit. `token_s`: seconds that a
+    token lasts. `client_timeout_s`: seconds after which a client gives up.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
@@ -30,7 +32,7 @@ class Faults:
     latency_s: float = 0.02
     per_minute: int = 0
     token_s: float = 0.0
-    patience_s: float = 0.0
+    client_timeout_s: float = 0.0
     skew_ms: int = 0
 
     lose: float = 0.0
@@ -68,7 +70,7 @@ class Faults:
 
     @property
     def labels(self) -> frozenset[str]:
-        """What must have struck at least once in enough seeds: a fault that never fired proves nothing."""
+        """What must happen at least once in enough seeds: a fault that was never injected proves nothing."""
         return frozenset(label for name, label in LABELS.items() if getattr(self, name))
 
     @property
@@ -77,41 +79,48 @@ class Faults:
         return tuple(name for name in FAULT_NAMES if getattr(self, name))
 
 
-_SET_UP: Final = frozenset({"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "patience_s"})
+_SET_UP: Final = frozenset(
+    {"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "client_timeout_s"}
+)
 FAULT_NAMES: Final = tuple(field.name for field in fields(Faults) if field.name not in _SET_UP)
 
 LABELS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "parks": "parked answer",
-        "token_s": "renewal of a token",
-        "skew_ms": "clock skew",
-        "lose": "lost post",
-        "duplicate": "duplicated post",
-        "late": "late post",
-        "false_gone": "false gone",
-        "slow": "slow reader",
-        "outage_before": "outage before the write",
-        "outage_after": "outage after the write",
-        "stall": "stalled store call",
-        "model_fails": "model breaks off",
-        "cut_every_s": "cut connection",
-        "half_open": "half-open connection",
-        "rollover": "roll-over",
-        "flapping": "flapping connection",
-        "late_disconnect": "late $disconnect",
-        "app_crash_every_s": "app crash",
-        "takeover_every_s": "take-over of a session",
-        "process_crash_every_s": "process crash",
-        "worker_crash": "worker crash",
-        "front_crash": "front crash",
-        "redeliver_every_s": "redelivery of a running request",
-        "cancel": "cancellation",
-        "cancel_and_resume": "cancel and resume at once",
-        "snoop": "snooping",
-        "hello_storm": "hello storm",
+        "parks": FaultKind.PARKED,
+        "token_s": FaultKind.TOKEN_RENEWAL,
+        "skew_ms": FaultKind.CLOCK_SKEW,
+        "lose": FaultKind.LOST_POST,
+        "duplicate": FaultKind.DUPLICATED_POST,
+        "late": FaultKind.LATE_POST,
+        "false_gone": FaultKind.FALSE_GONE,
+        "slow": FaultKind.SLOW_READER,
+        "outage_before": FaultKind.OUTAGE_BEFORE,
+        "outage_after": FaultKind.OUTAGE_AFTER,
+        "stall": FaultKind.STALLED_CALL,
+        "model_fails": FaultKind.MODEL_FAILS,
+        "cut_every_s": FaultKind.CUT,
+        "half_open": FaultKind.HALF_OPEN,
+        "rollover": FaultKind.ROLL_OVER,
+        "flapping": FaultKind.FLAPPING,
+        "late_disconnect": FaultKind.LATE_DISCONNECT,
+        "app_crash_every_s": FaultKind.APP_CRASH,
+        "takeover_every_s": FaultKind.TAKE_OVER,
+        "process_crash_every_s": FaultKind.PROCESS_CRASH,
+        "worker_crash": FaultKind.WORKER_CRASH,
+        "front_crash": FaultKind.FRONT_CRASH,
+        "redeliver_every_s": FaultKind.REDELIVERY,
+        "cancel": FaultKind.CANCELLATION,
+        "cancel_and_resume": FaultKind.CANCEL_AND_RESUME,
+        "snoop": FaultKind.SNOOPING,
+        "hello_storm": FaultKind.HELLO_FLOOD,
     }
 )
-"""What is counted when it strikes, by the field that turns it on."""
+"""What is counted when it is injected, by the field that turns it on."""
+
+DEATHS: Final = frozenset(
+    {FaultKind.PROCESS_CRASH, FaultKind.WORKER_CRASH, FaultKind.STALLED_CALL, FaultKind.STALLED_POST}
+)
+"""After each of these the model may be run once more for a request: its worker is dead, or its lease is over."""
 
 CALM: Final = Faults()
 GATEWAY: Final = Faults(
@@ -193,7 +202,7 @@ LIMITS: Final = Faults(
     parks=True,
     per_minute=8,
     token_s=25.0,
-    patience_s=6.0,
+    client_timeout_s=6.0,
     slow=0.02,
     cut_every_s=20.0,
     rollover=0.3,
@@ -213,14 +222,16 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
 )
 
 
-class Dice:
-    """One random stream a concern, so that a change in one does not shift the others; counts what happened.
+class FaultInjector:
+    """Decides which fault is injected when, with one random stream a concern, and counts the faults.
 
-    `stop` ends the faults: what was promised must then come about.
+    A change in one concern does not shift the others. `stop` ends the faults: what was promised must then come about.
+    `on_death` is called with each fault after which the model may be run once more.
     """
 
-    def __init__(self, seed: int, faults: Faults) -> None:
+    def __init__(self, seed: int, faults: Faults, *, on_death: Callable[[str], None] = lambda _: None) -> None:
         self._seed = seed
+        self.on_death = on_death
         self._latency_s = faults.latency_s
         self._streams: dict[str, Random] = {}
         self._is_over = False
@@ -242,14 +253,14 @@ class Dice:
             stream = self._streams[concern] = Random(f"{self._seed}/{concern}")  # noqa: S311 - repeatable, not secret
         return stream
 
-    def strikes(self, fault: str, probability: float) -> bool:
+    def occurs(self, fault: str, probability: float) -> bool:
         """Whether it happens now."""
         if not probability or self._is_over or self.stream(fault).random() >= probability:
             return False
         self.counts[fault] += 1
         return True
 
-    def fuse(self, fault: str, probability: float) -> int | None:
+    def awaits_until(self, fault: str, probability: float) -> int | None:
         """After how many awaits a process dies that dies at each with `probability`. None: it will not."""
         if not probability or self._is_over:
             return None

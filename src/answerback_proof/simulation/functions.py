@@ -1,40 +1,86 @@
-"""The server as many short processes: each message and each handed-out request has one, which may die at each await."""
+"""The server as many short processes: each message and each dispatched request has one, which may die at each await."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
-from answerback.core.request import RequestKey, State
+from answerback.core.request import Record, RequestKey, State
 from answerback.ports import Connection, Unavailable
 from answerback.service.worker import Done, Retry, Worker
 from answerback.testing.queue import LaneQueue
-from answerback_proof.simulation.faults import Dice, Faults
+from answerback_proof.faults import FaultKind
+from answerback_proof.simulation.faults import FaultInjector, Faults
 from answerback_proof.simulation.network import Link
 from answerback_proof.simulation.process import Process
-from answerback_proof.simulation.queue import StormyQueue
 from answerback_proof.simulation.server import POLICY, SWEEP_S, Clocks, Parts
-from answerback_proof.simulation.store import FaultyConnections, Wire
+from answerback_proof.simulation.store import FaultyChannel, FaultyConnections
 
+WATCH_S: Final = 2.0
 LATE_DISCONNECT_S: Final = 20.0
 
 
-class SimulatedFunctions:
-    """server.Server. The queue and the table of connections live on, whatever dies."""
+class FaultyQueue(LaneQueue):
+    """A queue behind a faulty channel that dispatches again what may still be running. `is_lost`: a lease is over."""
 
-    def __init__(self, *, faults: Faults, dice: Dice, clocks: Clocks, make: Callable[..., Parts]) -> None:
+    def __init__(
+        self,
+        run: Callable[[RequestKey], Awaitable[Done | Retry]],
+        *,
+        channel: FaultyChannel,
+        clock: Callable[[], int],
+        visibility_s: float,
+        is_lost: Callable[[RequestKey], bool],
+    ) -> None:
+        super().__init__(run, clock=clock, visibility_s=visibility_s)
+        self._channel = channel
+        self._is_lost = is_lost
+        self._again: set[asyncio.Future[Done | Retry]] = set()
+
+    async def put(self, record: Record) -> None:
+        """See ports.Queue."""
+        await self._channel.call(partial(LaneQueue.put, self, record))
+
+    async def inject_faults(self, injector: FaultInjector, faults: Faults) -> None:
+        """Inject faults until the injector stops."""
+        every_s = faults.redeliver_every_s
+        while every_s and not injector.is_over:
+            await asyncio.sleep(injector.pause_s("redelivery", every_s))
+            running = sorted(self._runs)
+            if running and injector.occurs(FaultKind.REDELIVERY, 1.0):
+                self._dispatch_again(injector.stream("redelivery").choice(running))
+
+    async def watch(self) -> None:
+        """A message is hidden for as long as its lease lasts, and then dispatched again."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for key in sorted(key for key in self._runs if self._is_lost(key)):
+                self._dispatch_again(key)
+
+    def _dispatch_again(self, key: RequestKey) -> None:
+        """As after a visibility timeout that is too short: a second worker gets what the first still runs."""
+        run = asyncio.ensure_future(self._run(key))
+        self._again.add(run)
+        run.add_done_callback(self._again.discard)
+
+
+class SimulatedFunctions:
+    """server.Server as Lambda functions. The queue and the table of connections outlive every process."""
+
+    def __init__(self, *, faults: Faults, injector: FaultInjector, clocks: Clocks, make: Callable[..., Parts]) -> None:
         self._faults = faults
-        self._dice = dice
+        self._injector = injector
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, list[bytes]] = {}
         self._living: set[Process] = set()
-        self._graves: list[Process] = []
-        self.handed_out: Counter[RequestKey] = Counter()
-        wire = Wire(dice, faults, "queue")
+        self._dead: list[Process] = []
+        self.dispatched: Counter[RequestKey] = Counter()
+        channel = FaultyChannel(injector, faults, "queue")
         self._clocks = clocks
-        self._queue = StormyQueue(
+        self._queue = FaultyQueue(
             self._run,
-            wire=wire,
+            channel=channel,
             clock=clocks.worker,
             visibility_s=POLICY.lease_ms / 1000,
             is_lost=self._is_lost,
@@ -43,7 +89,7 @@ class SimulatedFunctions:
         def queue(_: Worker) -> LaneQueue:
             return self._queue
 
-        self._parts = make(connections=FaultyConnections(Wire(dice, faults, "connections")), queue=queue)
+        self._parts = make(connections=FaultyConnections(FaultyChannel(injector, faults, "connections")), queue=queue)
         self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -64,7 +110,9 @@ class SimulatedFunctions:
     def connect(self, link: Link, connection: Connection) -> None:
         """See server.Server."""
         self._waiting[link.connection_id] = []
-        self._invoke("front crash", self._faults.front_crash, self._connect(link, connection), self._refuse, link)
+        self._invoke(
+            FaultKind.FRONT_CRASH, self._faults.front_crash, self._connect(link, connection), self._refuse, link
+        )
 
     async def _connect(self, link: Link, connection: Connection) -> None:
         try:
@@ -79,38 +127,40 @@ class SimulatedFunctions:
     def _refuse(self, link: Link) -> None:
         if not link.is_connected:
             link.server_open = False
-            self._loop.call_later(self._dice.latency_s("down"), link.reset)
+            self._loop.call_later(self._injector.latency_s("down"), link.reset)
 
     def message(self, link: Link, data: bytes) -> None:
         """See server.Server."""
         if not link.is_connected:
             self._waiting.setdefault(link.connection_id, []).append(data)
             return
-        self._invoke("front crash", self._faults.front_crash, self._parts.front.receive(link.connection_id, data))
+        self._invoke(
+            FaultKind.FRONT_CRASH, self._faults.front_crash, self._parts.front.receive(link.connection_id, data)
+        )
 
     def disconnect(self, connection_id: str) -> None:
         """See server.Server."""
-        if self._dice.strikes("late $disconnect", self._faults.late_disconnect):
+        if self._injector.occurs(FaultKind.LATE_DISCONNECT, self._faults.late_disconnect):
             self._loop.call_later(
-                self._dice.pause_s("late $disconnect by", LATE_DISCONNECT_S), self._leave, connection_id
+                self._injector.pause_s("late $disconnect by", LATE_DISCONNECT_S), self._leave, connection_id
             )
         else:
             self._leave(connection_id)
 
     def _leave(self, connection_id: str) -> None:
-        self._invoke("front crash", self._faults.front_crash, self._parts.front.disconnect(connection_id))
+        self._invoke(FaultKind.FRONT_CRASH, self._faults.front_crash, self._parts.front.disconnect(connection_id))
 
     def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
         """See server.Server: API Gateway parks nothing."""
 
-    async def storm(self) -> None:
+    async def inject_faults(self) -> None:
         """See server.Server."""
-        await self._queue.storm(self._dice, self._faults)
+        await self._queue.inject_faults(self._injector, self._faults)
 
     async def _run(self, key: RequestKey) -> Done | Retry:
-        self.handed_out[key] += 1
+        self.dispatched[key] += 1
         work = self._parts.worker.run(key)
-        outcome: Done | Retry = await self._invoke("worker crash", self._faults.worker_crash, work)
+        outcome: Done | Retry = await self._invoke(FaultKind.WORKER_CRASH, self._faults.worker_crash, work)
         return outcome
 
     def _invoke(
@@ -122,15 +172,16 @@ class SimulatedFunctions:
         *args: object,
     ) -> "asyncio.Task[Any]":
         def died() -> None:
-            self._dice.counts[fault] += 1
-            self._graves.append(process)
+            self._injector.counts[fault] += 1
+            self._injector.on_death(fault)
+            self._dead.append(process)
             if crashed is not None:
                 crashed(*args)
 
         process = Process(died)
-        fuse = self._dice.fuse(fault, probability)
+        fuse = self._injector.awaits_until(fault, probability)
         if fuse is not None:
-            process.light(fuse)
+            process.kill_after(fuse)
         task = process.spawn(work)
         self._living.add(process)
         task.add_done_callback(lambda _: self._living.discard(process))
@@ -144,5 +195,5 @@ class SimulatedFunctions:
         for process in list(self._living):
             process.kill()
         await asyncio.sleep(0)
-        for process in self._graves:
-            process.bury()
+        for process in self._dead:
+            process.dispose()

@@ -10,9 +10,10 @@ from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Connection, Unavailable
 from answerback.service.worker import Done, Retry, Worker
 from answerback.stores.connections import MemoryConnections
-from answerback_proof.simulation.faults import Dice, Faults
+from answerback_proof.faults import FaultKind
+from answerback_proof.simulation.faults import FaultInjector, Faults
 from answerback_proof.simulation.network import Link
-from answerback_proof.simulation.process import Process, outside
+from answerback_proof.simulation.process import Process, spawn_outside
 from answerback_proof.simulation.server import SWEEP_S, Clocks, Parts
 
 DOWN_S: Final = 2.0
@@ -25,20 +26,20 @@ START_AGAIN_S: Final = 1.0
 
 
 class SimulatedGateway:
-    """server.Server. `make` puts the parts together around connections and a queue."""
+    """server.Server as a gateway process. `make` composes front, worker and janitor around connections and a queue."""
 
-    def __init__(self, *, faults: Faults, dice: Dice, clocks: Clocks, make: Callable[..., Parts]) -> None:
+    def __init__(self, *, faults: Faults, injector: FaultInjector, clocks: Clocks, make: Callable[..., Parts]) -> None:
         self._faults = faults
-        self._dice = dice
+        self._injector = injector
         self._clocks = clocks
         self._make = make
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, Link] = {}
         self._inbound: dict[str, asyncio.Queue[bytes | None]] = {}
         self._process = Process()
-        self._graves: list[Process] = []
+        self._dead: list[Process] = []
         self._parts: Parts | None = None
-        self.handed_out: Counter[RequestKey] = Counter()
+        self.dispatched: Counter[RequestKey] = Counter()
 
     def start(self) -> None:
         """See server.Server."""
@@ -62,7 +63,7 @@ class SimulatedGateway:
                 await asyncio.sleep(START_AGAIN_S)
 
         async def run(key: RequestKey) -> Done | Retry:
-            self.handed_out[key] += 1
+            self.dispatched[key] += 1
             return await parts.worker.run(key)
 
         queue.start(run)
@@ -75,7 +76,7 @@ class SimulatedGateway:
         """See server.Server."""
         if self._parts is None:
             link.server_open = False
-            self._loop.call_later(self._dice.latency_s("down"), link.reset)
+            self._loop.call_later(self._injector.latency_s("down"), link.reset)
             return
         self._links[link.connection_id] = link
         inbound = self._inbound[link.connection_id] = asyncio.Queue()
@@ -110,35 +111,36 @@ class SimulatedGateway:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._process.spawn(work)
 
-    async def storm(self) -> None:
+    async def inject_faults(self) -> None:
         """See server.Server."""
-        dice, every_s = self._dice, self._faults.process_crash_every_s
+        injector, every_s = self._injector, self._faults.process_crash_every_s
         while every_s:
-            await asyncio.sleep(dice.pause_s("process crash", every_s))
-            if self._parts is None or not dice.strikes("process crash", 1.0):
-                if dice.is_over:
+            await asyncio.sleep(injector.pause_s(FaultKind.PROCESS_CRASH, every_s))
+            if self._parts is None or not injector.occurs(FaultKind.PROCESS_CRASH, 1.0):
+                if injector.is_over:
                     return
                 continue
-            self._process.light(dice.stream("process crash").randrange(CRASH_AWAITS))
+            self._process.kill_after(injector.stream(FaultKind.PROCESS_CRASH).randrange(CRASH_AWAITS))
             self._loop.call_later(2.0, self._process.kill)
 
     def _died(self) -> None:
         self._parts = None
-        self._graves.append(self._process)
+        self._injector.on_death(FaultKind.PROCESS_CRASH)
+        self._dead.append(self._process)
         for link in self._links.values():
             link.server_open = False
-            self._loop.call_later(self._dice.latency_s("down"), link.reset)
+            self._loop.call_later(self._injector.latency_s("down"), link.reset)
         self._links.clear()
         self._inbound.clear()
-        outside(self._start_later())
+        spawn_outside(self._start_later())
 
     async def _start_later(self) -> None:
-        await asyncio.sleep(self._dice.pause_s("restart", DOWN_S))
+        await asyncio.sleep(self._injector.pause_s("restart", DOWN_S))
         self.start()
 
     async def stop(self) -> None:
         """See server.Server."""
         self._process.kill()
         await asyncio.sleep(0)
-        for process in self._graves:
-            process.bury()
+        for process in self._dead:
+            process.dispose()

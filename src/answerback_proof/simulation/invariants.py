@@ -1,10 +1,19 @@
-"""What must hold at every moment: watched at the ends of the store, the network and the model."""
+"""What must hold inside the server, beside the promises that `answerback_proof.checker` checks from the outside.
+
+`Invariants` watches the ends of the store, the network and the model while a run goes on. `check_end` looks once more
+when it is over.
+"""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
+from answerback.client.errors import RequestFailed, SessionReplaced
+from answerback.client.events import Answer
 from answerback.core.context import Role
-from answerback.core.request import Record, RequestKey, State
+from answerback.core.request import Ending, Record, RequestKey, State
+from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     CancelMessage,
     ClientFrame,
@@ -14,17 +23,24 @@ from answerback.protocol.frames import (
     MessageResponse,
     SendMessage,
     ServerFrame,
-    Status,
 )
-from answerback_proof.simulation.model import ModelRun
-from answerback_proof.simulation.report import Violation
-from answerback_proof.simulation.server import Clocks
+from answerback_proof.history import Kind, Promise, Violation
+from answerback_proof.simulation.faults import Faults
+from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
+from answerback_proof.simulation.server import POLICY, Clocks
 from answerback_proof.simulation.store import FaultyStore
-from answerback_proof.simulation.workload import Window
+from answerback_proof.simulation.workload import App, Window
+
+MINUTE_MS: Final = 60_000
 
 
-class Monitor:
-    """Its `record_changed`, `frame_sent`, `frame_received` and `model_started` are called as these things happen."""
+def broken(promise: str, detail: str) -> Violation:
+    """A violation of a promise, or of another invariant."""
+    return Violation(promise=promise, kind=Kind.BROKEN, request="", detail=detail)
+
+
+class Invariants:
+    """Checks each change of a record, each frame and each model run when it happens."""
 
     def __init__(
         self, *, clocks: Clocks, store: Callable[[], FaultyStore], violate: Callable[[Violation], None]
@@ -34,14 +50,10 @@ class Monitor:
         self._violate = violate
         self.windows: dict[str, Window] = {}
         """The window at the far end of each connection."""
-        self.told: dict[RequestKey, set[tuple[Status, int, int]]] = {}
-        """The endings that the server has sent about each request."""
         self.asked_for: Counter[tuple[str, str]] = Counter()
         """How often a client has asked on a connection for the text of a request."""
         self.sent_text: Counter[tuple[str, str, int]] = Counter()
         """Code points of each attempt sent on each connection."""
-        self._sent_to: dict[tuple[str, str, int], int] = {}
-        self._resumes: dict[tuple[str, str, int], set[int]] = {}
 
     def _key(self, connection_id: str, request_id: str) -> RequestKey:
         return RequestKey(self.windows[connection_id].app.user_id, request_id)
@@ -54,19 +66,19 @@ class Monitor:
             return
         name = after.request_id
         if before.state.is_terminal:
-            self._violate(Violation("G2", f"{name} had ended and was changed"))
+            self._violate(broken(Promise.ONE_ENDING, f"{name} had ended and was changed"))
         if after.attempt < before.attempt:
-            self._violate(Violation("G7", f"{name} fell from attempt {before.attempt} to {after.attempt}"))
+            self._violate(broken(Promise.ONE_RUN, f"{name} fell from attempt {before.attempt} to {after.attempt}"))
         if before.target and after.target and after.target.generation < before.target.generation:
-            self._violate(Violation("G1", f"the address of {name} went back to an older connection"))
+            self._violate(broken(Promise.OWN_ANSWER, f"the address of {name} went back to an older connection"))
         if before.state is State.RUNNING and after.attempt > before.attempt:
             self._displaced(before, after)
         if after.state is State.RUNNING and after.attempt > before.attempt and before.cancel_requested:
-            self._violate(Violation("G6", f"{name} was cancelled and is run again"))
+            self._violate(broken(Promise.EXPLICIT_CANCELLATION, f"{name} was cancelled and is run again"))
 
     def _displaced(self, before: Record, after: Record) -> None:
         if self._clocks.worker() < before.lease_until_ms:
-            self._violate(Violation("G7", f"the live lease of {after.request_id} was displaced"))
+            self._violate(broken(Promise.ONE_RUN, f"the live lease of {after.request_id} was displaced"))
 
     # --- the network
 
@@ -75,44 +87,22 @@ class Monitor:
         request_id = getattr(frame, "request_id", None)
         if request_id is None or connection_id not in self.windows:
             return
-        window = self.windows[connection_id]
-        key = self._key(connection_id, request_id)
         if isinstance(frame, Error):
             return
-        record = self._store().records.get(key)
+        record = self._store().records.get(self._key(connection_id, request_id))
         if record is None:
             if not request_id.startswith("renewal-"):
-                self._violate(Violation("G5", f"{type(frame).__name__} of {request_id}, and the store has no record"))
+                self._violate(
+                    broken(Promise.ANSWERED, f"{type(frame).__name__} of {request_id}, and the store has no record")
+                )
             return
-        if record.session_id != window.app.session_id:
-            what = f"{connection_id} got {type(frame).__name__} of {request_id} of {record.session_id}"
-            self._violate(Violation("G1", what))
         match frame:
             case MessageDelta():
-                self._text_sent(connection_id, frame)
-            case MessageResponse():
-                self._ending_sent(key, record, frame)
+                self.sent_text[connection_id, frame.request_id, frame.attempt] += len(frame.delta)
+            case MessageResponse() if record.ending is None:
+                self._violate(broken(Promise.ANSWERED, f"the ending of {request_id} was sent before it was stored"))
             case _:
                 pass
-
-    def _text_sent(self, connection_id: str, frame: MessageDelta) -> None:
-        """On one connection, text goes on where it was, or where the client said that it is."""
-        place = (connection_id, frame.request_id, frame.attempt)
-        self.sent_text[place] += len(frame.delta)
-        sent_to = self._sent_to.get(place, 0)
-        if frame.offset > sent_to and frame.offset not in self._resumes.get(place, ()):
-            detail = f"{connection_id} was sent {frame.request_id} from {frame.offset} on, and has it up to {sent_to}"
-            self._violate(Violation("G3", detail))
-        self._sent_to[place] = max(sent_to, frame.offset + len(frame.delta))
-
-    def _ending_sent(self, key: RequestKey, record: Record, frame: MessageResponse) -> None:
-        if record.ending is None:
-            self._violate(Violation("G5", f"the ending of {key.request_id} was sent before it was stored"))
-            return
-        told = self.told.setdefault(key, set())
-        told.add((frame.status, frame.attempt, frame.length))
-        if len(told) > 1:
-            self._violate(Violation("G2", f"the server told {len(told)} endings of {key.request_id}: {told}"))
 
     def frame_received(self, connection_id: str, frame: ClientFrame) -> None:
         """Each frame that a client has sent, once for each time that it arrives."""
@@ -120,8 +110,6 @@ class Monitor:
             case Hello(resume=points):
                 for point in points:
                     self.asked_for[connection_id, point.request_id] += 1
-                    place = (connection_id, point.request_id, point.attempt)
-                    self._resumes.setdefault(place, set()).add(point.offset)
             case SendMessage() | CancelMessage():
                 self.asked_for[connection_id, frame.request_id] += 1
             case _:
@@ -129,29 +117,31 @@ class Monitor:
 
     # --- the model
 
-    def model_started(self, run: ModelRun) -> None:
+    def model_started(self, run: GeneratedAnswer) -> None:
         """Each attempt that begins to generate."""
         store = self._store()
         record = store.records.get(run.key)
         if record is None:
-            self._violate(Violation("G5", f"the model runs {run.key.request_id}, and the store has no record"))
+            self._violate(broken(Promise.ANSWERED, f"the model runs {run.key.request_id}, and the store has no record"))
             return
         for other in store.records.values():
             if other.ordering_key == record.ordering_key and other.key != run.key and self._is_held(other):
-                self._violate(Violation("G4", f"{run.key.request_id} starts while {other.request_id} of its key runs"))
+                self._violate(
+                    broken(Promise.ORDER, f"{run.key.request_id} starts while {other.request_id} of its key runs")
+                )
         self._check_context(run, record)
 
     def _is_held(self, record: Record) -> bool:
         return record.state is State.RUNNING and self._clocks.worker() < record.lease_until_ms
 
-    def _check_context(self, run: ModelRun, record: Record) -> None:
+    def _check_context(self, run: GeneratedAnswer, record: Record) -> None:
         """The model is shown the conversation's completed turns, and only those."""
         store = self._store()
         said = [m.text for m in run.prompt.messages[:-1] if m.role is Role.ASSISTANT]
         expected = [] if record.standalone else [store.answers[k] for k in self._completed_before(record)]
         if said != expected[-20:]:
             detail = f"{run.key.request_id} was asked with the answers {said}, the conversation has {expected}"
-            self._violate(Violation("history", detail))
+            self._violate(broken("history", detail))
 
     def _completed_before(self, record: Record) -> list[RequestKey]:
         return [
@@ -161,3 +151,116 @@ class Monitor:
             and other.conversation_id == record.conversation_id
             and other.state is State.COMPLETED
         ]
+
+
+# --- at the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What `check_end` looks at."""
+
+    faults: Faults
+    apps: Sequence[App]
+    store: FaultyStore
+    model: WordyModel
+    invariants: Invariants
+    dispatched: Counter[RequestKey]
+
+
+def check_end(evidence: Evidence) -> Iterable[Violation]:
+    """Every invariant that does not hold when the run is over."""
+    for app in evidence.apps:
+        yield from _windows(app)
+        for request_id, outcome in app.outcomes:
+            record = evidence.store.records.get(app.key(request_id))
+            if isinstance(outcome, Answer):
+                yield from _reported_usage(app.key(request_id), outcome)
+            elif isinstance(outcome, RequestFailed) and record is not None and record.ending is not None:
+                yield from _reason(evidence, record, record.ending)
+    yield from _no_redundant_resend(evidence)
+    yield from _limits(evidence)
+
+
+def _windows(app: App) -> Iterable[Violation]:
+    """Of several windows of one session one is left, and the others were notified."""
+    holders = [window.number for window in app.windows if window.is_connected]
+    if len(holders) > 1 or app.window.stopped is not None:
+        yield broken(
+            Promise.OWN_ANSWER, f"the session of {app.name} is held by the windows {holders} of {len(app.windows)}"
+        )
+    for window in app.windows:
+        if window.stopped is not None and not isinstance(window.stopped, SessionReplaced):
+            yield broken(Promise.ANSWERED, f"window {window.number} of {app.name} was stopped: {window.stopped!r}")
+        if window.stopped is not None and not window.had_rival:
+            yield broken(
+                Promise.OWN_ANSWER,
+                f"window {window.number} of {app.name} was notified of another one, and there is none",
+            )
+
+
+def _reported_usage(key: RequestKey, answer: Answer) -> Iterable[Violation]:
+    """The usage that an app gets is what the model generated."""
+    words = WordyModel.words(key)
+    if answer.usage is None or answer.usage.output_tokens != words:
+        yield broken(Promise.ONE_RUN, f"the model said {words} tokens to {key.request_id}, its app got {answer.usage}")
+
+
+def _reason(evidence: Evidence, record: Record, ending: Ending) -> Iterable[Violation]:
+    """The error code of a failure is the true reason."""
+    name = record.request_id
+    failed = {(run.key, run.attempt) for run in evidence.model.runs if run.has_failed}
+    started_ms = record.started_at_ms
+    waited_ms = ending.ended_at_ms - record.accepted_at_ms
+    ran_ms = 0 if started_ms is None else ending.ended_at_ms - started_ms
+    slack_ms = 2 * evidence.faults.skew_ms
+    match ending.error_code:
+        case ErrorCode.MODEL_FAILED:
+            is_true = (record.key, ending.attempt) in failed
+        case ErrorCode.INTERNAL:
+            is_true = ending.attempt > POLICY.max_attempts
+        case ErrorCode.TIMEOUT:
+            is_true = ran_ms + slack_ms >= POLICY.answer_timeout_ms or waited_ms + slack_ms >= POLICY.queue_timeout_ms
+        case ErrorCode.RATE_LIMITED:
+            is_true = bool(evidence.faults.per_minute)
+        case ErrorCode.UNAUTHORIZED:
+            is_true = bool(evidence.faults.token_s)
+        case _:
+            is_true = False
+    if not is_true:
+        yield broken(Promise.ANSWERED, f"{name} failed as {ending.error_code}, which is not so: {ending}")
+
+
+def _no_redundant_resend(evidence: Evidence) -> Iterable[Violation]:
+    """Text is sent again only if the client asks again, a later attempt begins, or the queue redelivers the request."""
+    invariants = evidence.invariants
+    for (connection_id, request_id, attempt), sent in invariants.sent_text.items():
+        app = invariants.windows[connection_id].app
+        key = app.key(request_id)
+        length = len(WordyModel.text(key, attempt))
+        copies = invariants.asked_for[connection_id, request_id] + max(0, evidence.dispatched[key] - 1)
+        if sent > length * max(1, copies):
+            yield broken("thrift", f"{connection_id} was sent {sent} of {length} code points of {request_id}")
+
+
+def _limits(evidence: Evidence) -> Iterable[Violation]:
+    """The rate limit is exact: never more in a minute, and nobody is refused before."""
+    limit = evidence.faults.per_minute
+    if not limit:
+        return
+    taken: Counter[tuple[str, int]] = Counter()
+    for record in evidence.store.records.values():
+        if evidence.store.has_question(record.key):
+            taken[record.user_id, record.accepted_at_ms // MINUTE_MS] += 1
+    for (user, window), count in taken.items():
+        if count > limit:
+            yield broken("limit", f"{user} was let in {count} times in minute {window}")
+    for record in evidence.store.records.values():
+        ending = record.ending
+        if ending is None or ending.error_code is not ErrorCode.RATE_LIMITED:
+            continue
+        window = record.accepted_at_ms // MINUTE_MS
+        if taken[record.user_id, window] < limit:
+            yield broken("limit", f"{record.request_id} was refused with {taken[record.user_id, window]} let in")
+        if record.accepted_at_ms + (ending.retry_after_ms or 0) != (window + 1) * MINUTE_MS:
+            yield broken("limit", f"{record.request_id} was asked to wait {ending.retry_after_ms} ms")

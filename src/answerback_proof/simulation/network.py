@@ -9,10 +9,11 @@ from answerback.core.request import RequestKey
 from answerback.ports import Gone, Sent, Slow
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
-from answerback_proof.simulation.faults import Dice, Faults
+from answerback_proof.faults import FaultKind
+from answerback_proof.simulation.faults import FaultInjector, Faults
 
 STALL_S: Final = 25.0
-"""Longer than a lease: whoever waits for the call lives on after its lease was lost."""
+"""Longer than a lease: the caller goes on after its lease was lost."""
 
 
 class Link:
@@ -44,7 +45,7 @@ class Link:
         self.parked: list[tuple[RequestKey, int, int]] = []
 
     def reset(self) -> None:
-        """The server's end breaks it; the client learns of that, unless nothing reaches it any more."""
+        """The server closes its end. The client learns of it, unless its own end is closed."""
         if self.client_open:
             self.broken()
 
@@ -57,13 +58,13 @@ class Network:
 
     def __init__(
         self,
-        dice: Dice,
+        injector: FaultInjector,
         faults: Faults,
         *,
         watch: Callable[[str, ServerFrame], None],
         unpark: Callable[[str, RequestKey, int, int], None],
     ) -> None:
-        self._dice = dice
+        self._injector = injector
         self._faults = faults
         self._watch = watch
         self._unpark = unpark
@@ -79,34 +80,35 @@ class Network:
     async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
         """See ports.Sender."""
         self.posts += 1
-        await asyncio.sleep(self._dice.latency_s("post"))
-        if self._dice.strikes("stalled post", self._faults.stall):
+        await asyncio.sleep(self._injector.latency_s("post"))
+        if self._injector.occurs(FaultKind.STALLED_POST, self._faults.stall):
+            self._injector.on_death(FaultKind.STALLED_POST)
             await asyncio.sleep(STALL_S)
         link = self._way_to(connection_id)
-        if link is None or self._dice.strikes("false gone", self._faults.false_gone):
+        if link is None or self._injector.occurs(FaultKind.FALSE_GONE, self._faults.false_gone):
             return Gone()
         now = self._loop.time()
         if now < link.slow_until:
             return Slow()
-        if self._dice.strikes("slow reader", self._faults.slow):
-            link.slow_until = now + self._dice.pause_s("slow reader for", 2.0)
+        if self._injector.occurs(FaultKind.SLOW_READER, self._faults.slow):
+            link.slow_until = now + self._injector.pause_s("slow reader for", 2.0)
             return Slow()
         self._watch(connection_id, frame)
-        if self._dice.strikes("lost post", self._faults.lose):
+        if self._injector.occurs(FaultKind.LOST_POST, self._faults.lose):
             return Sent()
         data = encode(frame)
-        for _ in range(1 + self._dice.strikes("duplicated post", self._faults.duplicate)):
+        for _ in range(1 + self._injector.occurs(FaultKind.DUPLICATED_POST, self._faults.duplicate)):
             self._down(link, data)
         return Sent()
 
     def _down(self, link: Link, data: bytes) -> None:
-        at = self._loop.time() + self._dice.latency_s("down")
-        if self._dice.strikes("late post", self._faults.late):
-            at += self._dice.pause_s("late by", 3.0)
+        at = self._loop.time() + self._injector.latency_s("down")
+        if self._injector.occurs(FaultKind.LATE_POST, self._faults.late):
+            at += self._injector.pause_s("late by", 3.0)
         if not self._faults.split:
             at = max(at, link.down_at)
         link.down_at = max(at, link.down_at)
-        self._loop.call_at(at, _hear, link, data, context=self._context)
+        self._loop.call_at(at, _deliver, link, data, context=self._context)
 
     async def ready(self, connection_id: str) -> None:
         """See ports.Sender."""
@@ -119,7 +121,7 @@ class Network:
         link = self._way_to(connection_id)
         if link is not None:
             link.server_open = False
-            at = max(self._loop.time() + self._dice.latency_s("down"), link.down_at)
+            at = max(self._loop.time() + self._injector.latency_s("down"), link.down_at)
             self._loop.call_at(at, link.reset, context=self._context)
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
@@ -128,7 +130,7 @@ class Network:
         if not self._faults.parks:
             return False
         if link is not None:
-            self._dice.counts["parked answer"] += 1
+            self._injector.counts[FaultKind.PARKED] += 1
             link.parked.append((key, attempt, offset))
             self._loop.call_at(max(link.slow_until, self._loop.time()) + 0.01, self._drain, link, context=self._context)
         return True
@@ -140,6 +142,6 @@ class Network:
                 self._unpark(link.connection_id, key, attempt, offset)
 
 
-def _hear(link: Link, data: bytes) -> None:
+def _deliver(link: Link, data: bytes) -> None:
     if link.client_open:
         link.deliver(data)

@@ -1,7 +1,7 @@
-"""Processes that die as real ones do: at whatever await they are, and nothing of theirs runs any more, no `finally`.
+"""Processes that die as real ones do: at any await, and nothing of theirs runs any more, no `finally`.
 
 A task that is cancelled cleans up after itself; a process that is killed does not. So every task that is made inside a
-`Process` is driven through a `_Mortal`, which after the death leaves the coroutine where it stands.
+`Process` is driven through a `_ProcessCoroutine`, which after the death leaves the coroutine where it is.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _current: ContextVar["Process | None"] = ContextVar("process", default=None)
-_BURIAL_STEPS = 100
+_UNWIND_STEPS = 100
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:
@@ -20,8 +20,8 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_task_factory(_make_task)
 
 
-def outside(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-    """A task that belongs to the simulation itself, whoever makes it."""
+def spawn_outside(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """A task that belongs to the simulation itself, whichever process makes it."""
     context = copy_context()
     context.run(_current.set, None)
     return asyncio.get_running_loop().create_task(coroutine, context=context)
@@ -38,7 +38,7 @@ class Process:
     def __init__(self, on_death: Callable[[], object] | None = None) -> None:
         self.is_dead = False
         self._on_death = on_death
-        self._fuse: int | None = None
+        self._awaits_left: int | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dead: list[Coroutine[Any, Any, Any]] = []
 
@@ -48,9 +48,9 @@ class Process:
         context.run(_current.set, self)
         return asyncio.get_running_loop().create_task(coroutine, context=context)
 
-    def light(self, awaits: int) -> None:
+    def kill_after(self, awaits: int) -> None:
         """Die right after so many more awaits have come back, instead of going on."""
-        self._fuse = awaits
+        self._awaits_left = awaits
 
     def kill(self) -> None:
         """Die now."""
@@ -62,35 +62,35 @@ class Process:
         if self._on_death is not None:
             self._on_death()
 
-    def bury(self) -> None:
-        """Take the coroutines apart that a death has left standing. Only when nobody looks any more."""
+    def dispose(self) -> None:
+        """Unwind the coroutines of the dead. Only at the end of a run, for it runs their clean-up."""
         for coroutine in self._dead:
             _unwind(coroutine)
         self._dead.clear()
 
-    def adopt(self, coroutine: Coroutine[Any, Any, T]) -> "_Mortal[T]":
+    def adopt(self, coroutine: Coroutine[Any, Any, T]) -> "_ProcessCoroutine[T]":
         """Drive `coroutine` for as long as this process lives."""
-        return _Mortal(self, coroutine)
+        return _ProcessCoroutine(self, coroutine)
 
     def keep(self, task: "asyncio.Task[Any]") -> None:
-        """Kill this one too."""
+        """Let a task die with this process."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def goes_on(self) -> bool:
-        """One of its awaits has come back; false if the process is dead, or dies of it."""
-        if self._fuse is not None and not self.is_dead:
-            self._fuse -= 1
-            if self._fuse < 0:
+        """Count an await that has returned; false if the process is dead, or dies of it."""
+        if self._awaits_left is not None and not self.is_dead:
+            self._awaits_left -= 1
+            if self._awaits_left < 0:
                 self.kill()
         return not self.is_dead
 
-    def leave(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Keep a coroutine of the dead as it stands: to let it go would run its clean-up."""
+    def abandon(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Keep a coroutine of the dead as it is: to drop it would run its clean-up."""
         self._dead.append(coroutine)
 
 
-class _Mortal(Coroutine[Any, Any, T]):
+class _ProcessCoroutine(Coroutine[Any, Any, T]):
     __slots__ = ("_coroutine", "_process")
 
     def __init__(self, process: Process, coroutine: Coroutine[Any, Any, T]) -> None:
@@ -100,13 +100,13 @@ class _Mortal(Coroutine[Any, Any, T]):
     def send(self, value: Any, /) -> Any:
         if self._process.goes_on():
             return self._coroutine.send(value)
-        self._process.leave(self._coroutine)
+        self._process.abandon(self._coroutine)
         raise asyncio.CancelledError
 
     def throw(self, *error: Any) -> Any:
         if self._process.goes_on():
             return self._coroutine.throw(*error)
-        self._process.leave(self._coroutine)
+        self._process.abandon(self._coroutine)
         raise asyncio.CancelledError
 
     def close(self) -> None:
@@ -129,9 +129,9 @@ def _make_task(
 
 def _unwind(coroutine: Coroutine[Any, Any, Any]) -> None:
     try:
-        for _ in range(_BURIAL_STEPS):
+        for _ in range(_UNWIND_STEPS):
             coroutine.throw(asyncio.CancelledError())
-    except BaseException:  # noqa: S110 - whatever it says now, nobody hears it
+    except BaseException:  # noqa: S110 - the run is over, and its errors mean nothing
         pass
     finally:
         coroutine.close()

@@ -124,29 +124,29 @@ class Parts:
 
 
 class Server(Protocol):
-    """What the world outside sees of a server. Nothing of it waits."""
+    """A server as the simulated world uses it. No call waits."""
 
     @property
-    def handed_out(self) -> Counter[RequestKey]:
+    def dispatched(self) -> Counter[RequestKey]:
         """How often a worker got each request."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start the server."""
 
     def connect(self, link: Link, connection: Connection) -> None:
-        """Somebody opens a connection."""
+        """A client opens a connection."""
 
     def message(self, link: Link, data: bytes) -> None:
         """A message has arrived."""
 
     def disconnect(self, connection_id: str) -> None:
-        """The connection is gone, and this is noticed."""
+        """The server notices that a connection is gone."""
 
     def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
         """A slow connection takes frames again."""
 
-    async def storm(self) -> None:
-        """Faults of the server's own, until the dice stop."""
+    async def inject_faults(self) -> None:
+        """Inject faults of the server's own, until the injector stops."""
 
     async def stop(self) -> None:
-        """Kill and bury everything."""
+        """Kill everything and release it."""

@@ -1,4 +1,4 @@
-"""Makes a failing case small: what is left is what the failure needs."""
+"""Finds the smallest case that still breaks the same promise."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -6,14 +6,13 @@ from functools import partial
 from typing import Final
 
 from answerback_proof.simulation.campaign import run_quietly
-from answerback_proof.simulation.case import Case
-from answerback_proof.simulation.report import Report
+from answerback_proof.simulation.case import Case, Report
 
 MAX_RUNS: Final = 400
 OTHER_SEEDS: Final = 6
 """A smaller case that keeps its promises with the same seed is tried with so many others."""
 
-SHORTEST_STORM_S: Final = 5.0
+SHORTEST_FAULTS_S: Final = 5.0
 
 
 Step = Callable[[Case], Case]
@@ -49,7 +48,7 @@ def shrink(report: Report, *, run: Callable[[Case], Report] = run_quietly, max_r
 
 
 def _steps(case: Case) -> Iterator[Step]:
-    """Each leaves something out, the greatest savings first; what is not there to be left out changes nothing."""
+    """Ways to make a case smaller, the greatest savings first. One that does not apply returns an equal case."""
     for names in _groups(case.faults.active):
         yield partial(_leave_out, names)
     yield lambda c: replace(c, apps=1)
@@ -58,16 +57,16 @@ def _steps(case: Case) -> Iterator[Step]:
     yield lambda c: replace(c, questions=1)
     yield lambda c: replace(c, questions=max(1, c.questions // 2))
     yield lambda c: replace(c, questions=max(1, c.questions - 1))
-    yield lambda c: replace(c, storm_s=c.storm_s / 2 if c.storm_s / 2 >= SHORTEST_STORM_S else c.storm_s)
+    yield lambda c: replace(c, faults_s=c.faults_s / 2 if c.faults_s / 2 >= SHORTEST_FAULTS_S else c.faults_s)
 
 
 def _leave_out(names: frozenset[str], case: Case) -> Case:
-    """The names may have gone with others before."""
+    """The case without these faults."""
     return replace(case, without=case.without | names) if names & set(case.faults.active) else case
 
 
 def _groups(names: tuple[str, ...]) -> Iterator[frozenset[str]]:
-    """All of them, the halves, and each alone."""
+    """All names, each half, and each name alone."""
     if len(names) > 1:
         yield frozenset(names)
         middle = len(names) // 2

@@ -20,15 +20,16 @@ from answerback.ports import (
 )
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.memory import MemoryStore
-from answerback_proof.simulation.faults import Dice, Faults
+from answerback_proof.faults import FaultKind
+from answerback_proof.simulation.faults import FaultInjector, Faults
 from answerback_proof.simulation.network import STALL_S
 
 
-class Wire:
-    """The way to a server that keeps what it was told: a call takes effect there even if its caller is dead by then."""
+class FaultyChannel:
+    """The way to a server: a call takes effect there even if its caller is dead by then."""
 
-    def __init__(self, dice: Dice, faults: Faults, concern: str) -> None:
-        self._dice = dice
+    def __init__(self, injector: FaultInjector, faults: Faults, concern: str) -> None:
+        self._injector = injector
         self._faults = faults
         self._concern = concern
         self._context = Context()  # what is done at the other end belongs to no process of ours
@@ -36,16 +37,17 @@ class Wire:
 
     async def call(self, act: Callable[[], Coroutine[Any, Any, T]], *, may_stall: bool = False) -> T:
         """Raises: Unavailable: there is an outage; `act` has run or not."""
-        dice, faults = self._dice, self._faults
-        delay_s = dice.latency_s(self._concern)
-        if may_stall and dice.strikes("stalled store call", faults.stall):
+        injector, faults = self._injector, self._faults
+        delay_s = injector.latency_s(self._concern)
+        if may_stall and injector.occurs(FaultKind.STALLED_CALL, faults.stall):
+            injector.on_death(FaultKind.STALLED_CALL)
             delay_s += STALL_S
         reply: asyncio.Future[T] = self._loop.create_future()
         self._loop.call_later(delay_s, self._arrive, act, reply, context=self._context)
         return await reply
 
     def _arrive(self, act: Callable[[], Coroutine[Any, Any, T]], reply: "asyncio.Future[T]") -> None:
-        if self._dice.strikes("outage before the write", self._faults.outage_before):
+        if self._injector.occurs(FaultKind.OUTAGE_BEFORE, self._faults.outage_before):
             answer: Callable[[], None] = lambda: reply.set_exception(Unavailable())  # noqa: E731
         else:
             try:
@@ -54,11 +56,11 @@ class Wire:
                 error = exc
                 answer = lambda: reply.set_exception(error)  # noqa: E731
             else:
-                if self._dice.strikes("outage after the write", self._faults.outage_after):
+                if self._injector.occurs(FaultKind.OUTAGE_AFTER, self._faults.outage_after):
                     answer = lambda: reply.set_exception(Unavailable())  # noqa: E731
                 else:
                     answer = lambda: reply.set_result(value)  # noqa: E731
-        self._loop.call_later(self._dice.latency_s(self._concern), _unless_dead, reply, answer)
+        self._loop.call_later(self._injector.latency_s(self._concern), _unless_dead, reply, answer)
 
 
 def _unless_dead(reply: "asyncio.Future[Any]", answer: Callable[[], None]) -> None:
@@ -77,39 +79,39 @@ def now(act: Coroutine[Any, Any, T]) -> T:
 
 
 class FaultyStore(MemoryStore):
-    """A store that takes time and is sometimes away, before or after the write took effect.
+    """A store that takes time and is sometimes unavailable, before or after the write took effect.
 
     `watch` sees every record that changes: before (None: new) and after.
     """
 
-    def __init__(self, wire: Wire, *, watch: Callable[[Record | None, Record], None]) -> None:
+    def __init__(self, channel: FaultyChannel, *, watch: Callable[[Record | None, Record], None]) -> None:
         super().__init__()
-        self._wire = wire
+        self._channel = channel
         self._watch = watch
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         """See ports.Requests."""
-        return await self._wire.call(partial(MemoryStore.accept, self, record, question, quota, now_ms=now_ms))
+        return await self._channel.call(partial(MemoryStore.accept, self, record, question, quota, now_ms=now_ms))
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         """See ports.Requests."""
-        return await self._wire.call(partial(MemoryStore.change, self, key, change), may_stall=True)
+        return await self._channel.call(partial(MemoryStore.change, self, key, change), may_stall=True)
 
     async def read(self, key: RequestKey) -> Record | None:
         """See ports.Requests."""
-        return await self._wire.call(partial(MemoryStore.read, self, key))
+        return await self._channel.call(partial(MemoryStore.read, self, key))
 
     async def question(self, key: RequestKey) -> Question | None:
         """See ports.Requests."""
-        return await self._wire.call(partial(MemoryStore.question, self, key))
+        return await self._channel.call(partial(MemoryStore.question, self, key))
 
     async def answer(self, key: RequestKey) -> str:
         """See ports.Requests."""
-        return await self._wire.call(partial(MemoryStore.answer, self, key))
+        return await self._channel.call(partial(MemoryStore.answer, self, key))
 
     async def unfinished(self) -> Sequence[Record]:
         """See ports.Requests."""
-        return await self._wire.call(partial(MemoryStore.unfinished, self))
+        return await self._channel.call(partial(MemoryStore.unfinished, self))
 
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
@@ -118,7 +120,7 @@ class FaultyStore(MemoryStore):
         read = partial(
             MemoryStore.recent_turns, self, user_id, conversation_id, limit=limit, before_request=before_request
         )
-        return await self._wire.call(read)
+        return await self._channel.call(read)
 
     def has_question(self, key: RequestKey) -> bool:
         """Whether the request was accepted: refusals and early cancellations have none."""
@@ -141,22 +143,22 @@ class FaultyStore(MemoryStore):
 class FaultyConnections(MemoryConnections):
     """The table of connections where it is a table: DynamoDB."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, channel: FaultyChannel) -> None:
         super().__init__()
-        self._wire = wire
+        self._channel = channel
 
     async def add(self, connection: Connection) -> None:
         """See ports.Connections."""
-        await self._wire.call(partial(MemoryConnections.add, self, connection))
+        await self._channel.call(partial(MemoryConnections.add, self, connection))
 
     async def get(self, connection_id: str) -> Connection | None:
         """See ports.Connections."""
-        return await self._wire.call(partial(MemoryConnections.get, self, connection_id))
+        return await self._channel.call(partial(MemoryConnections.get, self, connection_id))
 
     async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
         """See ports.Connections."""
-        return await self._wire.call(partial(MemoryConnections.bind, self, connection_id, user_id))
+        return await self._channel.call(partial(MemoryConnections.bind, self, connection_id, user_id))
 
     async def remove(self, connection_id: str) -> None:
         """See ports.Connections."""
-        await self._wire.call(partial(MemoryConnections.remove, self, connection_id))
+        await self._channel.call(partial(MemoryConnections.remove, self, connection_id))

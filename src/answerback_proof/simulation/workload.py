@@ -5,12 +5,11 @@ The program may be killed and opened again, and opened a second time while the f
 """
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from answerback.client.effects import Effect, Emit, Fail, Reconnect, Send, Stop
 from answerback.client.errors import AnswerbackError, SessionReplaced
-from answerback.client.events import Answer, Done, Restarted, Text
+from answerback.client.events import Answer, Done
 from answerback.client.exchange import Patience
 from answerback.client.outbox import PendingRequest
 from answerback.client.session import Session
@@ -18,6 +17,8 @@ from answerback.client.timing import Timing
 from answerback.core.request import RequestKey
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, Hello, RenewToken, ResumePoint, SendMessage
+from answerback_proof.history import Asked, Cancelled, History
+from answerback_proof.observe import ending, show
 from answerback_proof.simulation.network import Link
 
 FOR_EVER_S = 100_000.0
@@ -25,43 +26,37 @@ RECONNECT_S = 0.5
 REOPEN_S = 5.0
 
 
-class Outside(Protocol):
-    """What surrounds an app."""
+class Environment(Protocol):
+    """The simulated world as an app uses it."""
+
+    history: History
 
     def open_link(self, window: "Window", number: int) -> Link:
         """A new connection."""
 
     def send(self, link: Link, frame: ClientFrame, data: bytes) -> None:
-        """Up it goes."""
+        """Send a frame to the server."""
 
     def trace(self, line: str) -> None:
         """Keep a line of what happened."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Asked:
-    """One question of an app, and every ending that a window showed for it."""
-
-    frame: SendMessage
-    asked_at: float
-    cancelled_at: float | None = None
-    endings: list[tuple[int, Answer | AnswerbackError]] = field(default_factory=list)
-
-
 class App:
-    """One user at one desk. `patience_s` 0: waits for ever."""
+    """One user of the program. `timeout_s` 0: the client never gives up."""
 
     def __init__(
-        self, name: str, *, user_id: str, outside: Outside, timing: Timing, patience_s: float, keeps_tokens: bool
+        self, name: str, *, user_id: str, environment: Environment, timing: Timing, timeout_s: float, keeps_tokens: bool
     ) -> None:
         self.name = name
         self.user_id = user_id
         self.session_id = f"session-{name}"
-        self.outside = outside
+        self.environment = environment
         self.timing = timing
-        self.patience_s = patience_s
+        self.timeout_s = timeout_s
         self.keeps_tokens = keeps_tokens
-        self.asked: dict[str, Asked] = {}
+        self.asked: dict[str, SendMessage] = {}
+        self.outcomes: list[tuple[str, Answer | AnswerbackError]] = []
+        self.cancelled: set[str] = set()
         self.disk: dict[str, PendingRequest] = {}
         self.windows: list[Window] = []
         self._loop = asyncio.get_running_loop()
@@ -80,33 +75,48 @@ class App:
         """The name of a request of this app in the store."""
         return RequestKey(self.user_id, request_id)
 
+    def qualified(self, request_id: str) -> str:
+        """The name of a request of this app in the history: users may have the same ids."""
+        return qualified(self.user_id, request_id)
+
     def open(self) -> None:
-        """Start the program: it takes up what is on the disk."""
+        """Start the program: it resumes what is on the disk."""
         self.windows.append(Window(self, len(self.windows)))
         self.window.start()
 
     def crash(self) -> None:
         """The program is killed: what is not on the disk is gone."""
-        self.outside.trace(f"{self.name} crashes")
+        self.environment.trace(f"{self.name} crashes")
         self.window.die()
 
     def ask(self, frame: SendMessage) -> None:
         """A new question."""
-        self.outside.trace(f"{self.name} asks {frame.request_id} in {frame.conversation_id}")
-        self.asked[frame.request_id] = Asked(frame=frame, asked_at=self._loop.time())
+        self.environment.trace(f"{self.name} asks {frame.request_id} in {frame.conversation_id}")
+        self.asked[frame.request_id] = frame
+        self.environment.history.add(
+            Asked(
+                request=self.qualified(frame.request_id),
+                user=self.user_id,
+                session=self.session_id,
+                conversation=frame.conversation_id,
+                text=frame.message,
+                stream=frame.stream,
+                may_time_out=bool(self.timeout_s),
+            )
+        )
         self.disk[frame.request_id] = PendingRequest(frame=frame)
         self.window.ask(frame)
 
     def cancel(self, request_id: str) -> None:
-        """Press stop."""
-        asked = self.asked[request_id]
-        if asked.cancelled_at is None:
-            self.outside.trace(f"{self.name} cancels {request_id}")
-            asked.cancelled_at = self._loop.time()
+        """The user cancels a question."""
+        if request_id not in self.cancelled:
+            self.environment.trace(f"{self.name} cancels {request_id}")
+            self.cancelled.add(request_id)
+            self.environment.history.add(Cancelled(request=self.qualified(request_id)))
         self.window.cancel(request_id)
 
     def closed_by_another(self, window: "Window") -> None:
-        """A window was told that the session is elsewhere; if that is the newest, its user opens the app again."""
+        """A window was notified that the session is elsewhere; if that is the newest, its user opens the app again."""
         if window is self.window:
             self._loop.call_later(REOPEN_S, self._reopen, window)
 
@@ -126,9 +136,8 @@ class Window:
         self.stopped: AnswerbackError | None = None
         self.had_rival = False
         self.connected_at = 0.0
-        self.shown: dict[str, str] = {}
-        self.ever_shown: dict[str, list[str]] = {}
-        self._outside = app.outside
+        self.name = f"window {number}"
+        self._environment = app.environment
         self._loop = asyncio.get_running_loop()
         self._session = Session(timing=app.timing)
         self._current = 0
@@ -137,14 +146,14 @@ class Window:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Take up what is on the disk and connect."""
-        self._outside.trace(f"{self.app.name} opens window {self.number}")
+        """Resume what is on the disk, and connect."""
+        self._environment.trace(f"{self.app.name} opens window {self.number}")
         for pending in list(self.app.disk.values()):
             self._do(self._session.restore(pending, self._patience(), now=self._loop.time()))
         self.connect()
 
     def die(self) -> None:
-        """Killed."""
+        """The process is killed."""
         self.is_up = False
         for link in self.links.values():
             link.client_open = False
@@ -158,7 +167,7 @@ class Window:
         return self._session.pending
 
     def _patience(self) -> Patience:
-        return Patience(total_s=self.app.patience_s or FOR_EVER_S)
+        return Patience(total_s=self.app.timeout_s or FOR_EVER_S)
 
     def ask(self, frame: SendMessage) -> None:
         """See App.ask."""
@@ -189,7 +198,7 @@ class Window:
             return
         self._numbers += 1
         number = self._numbers
-        self.links[number] = self._outside.open_link(self, number)
+        self.links[number] = self._environment.open_link(self, number)
         self._current = number
         self.connected_at = self._loop.time()
         self._do(self._session.connected(number, now=self._loop.time()))
@@ -208,22 +217,22 @@ class Window:
         if number == self._current:
             self.connect()
 
-    def hear(self, number: int, data: bytes) -> None:
-        """A message has arrived."""
+    def receive(self, number: int, data: bytes) -> None:
+        """A message arrives."""
         if self.is_up and number in self.links:
             self._do(self._session.received(number, data, now=self._loop.time()))
 
-    def say(self, frame: ClientFrame) -> None:
-        """Send something past the session."""
+    def send(self, frame: ClientFrame) -> None:
+        """Send a frame past the session."""
         if self.link is not None:
-            self._outside.send(self.link, frame, encode(frame))
+            self._environment.send(self.link, frame, encode(frame))
 
     def greet(self, times: int) -> None:
         """Ask for everything that is pending, again and again."""
         names = [request_id for request_id, pending in self.app.disk.items() if pending.is_accepted]
         points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in names)
         for n in range(times):
-            self.say(Hello(hello_id=f"storm-{n}", resume=points))
+            self.send(Hello(hello_id=f"again-{n}", resume=points))
 
     def probe(self) -> None:
         """Its user comes back to it: is it still connected?"""
@@ -244,13 +253,13 @@ class Window:
         for effect in effects:
             match effect:
                 case Send(frame=frame):
-                    self.say(frame)
+                    self.send(frame)
                 case Emit(request_id=request_id, event=event):
                     self._show(request_id, event)
                 case Fail(request_id=request_id, error=error, is_final=True):
                     self._end(request_id, error)
                 case Reconnect(reason=reason):
-                    self._outside.trace(f"{self.app.name} gives its connection up: {reason}")
+                    self._environment.trace(f"{self.app.name} gives its connection up: {reason}")
                     self.broken(self._current)
                 case Stop(error=error):
                     self._stop(error)
@@ -262,21 +271,18 @@ class Window:
         if isinstance(event, Done):
             self._end(request_id, event.answer)
             return
-        if isinstance(event, Text):
-            text = self.shown[request_id] = self.shown.get(request_id, "") + event.delta
-            self.ever_shown.setdefault(request_id, []).append(text)
-        elif isinstance(event, Restarted):
-            self.shown[request_id] = ""
+        show(self._environment.history, self.app.qualified(request_id), self.name, event)
         if request_id in self.app.disk and (kept := self._session.exported(request_id)) is not None:
             self.app.disk[request_id] = kept
 
     def _end(self, request_id: str, outcome: Answer | AnswerbackError) -> None:
-        self._outside.trace(f"{self.app.name} sees {request_id} end: {_brief(outcome)}")
-        self.app.asked[request_id].endings.append((self.number, outcome))
+        self._environment.trace(f"{self.app.name} sees {request_id} end: {_brief(outcome)}")
+        self.app.outcomes.append((request_id, outcome))
+        self._environment.history.add(ending(self.app.qualified(request_id), self.name, outcome))
         self.app.disk.pop(request_id, None)
 
     def _stop(self, error: AnswerbackError) -> None:
-        self._outside.trace(f"window {self.number} of {self.app.name} is stopped: {error}")
+        self._environment.trace(f"window {self.number} of {self.app.name} is stopped: {error}")
         self.stopped = error
         self.had_rival = any(
             window is not self and window.connected_at >= self.connected_at for window in self.app.windows
@@ -298,6 +304,11 @@ class Window:
         self._timer = None
         if self.is_up:
             self._do(self._session.tick(now=self._loop.time()))
+
+
+def qualified(user_id: str, request_id: str) -> str:
+    """The name of a request in the history of a run."""
+    return f"{user_id}/{request_id}"
 
 
 def _brief(outcome: Answer | AnswerbackError) -> str:

@@ -1,4 +1,4 @@
-"""One simulated run: apps ask, faults strike and end, and then everything that was promised must have come about."""
+"""One simulated run: apps ask, faults are injected and end, and then everything that was promised must hold."""
 
 import asyncio
 from collections import Counter
@@ -11,24 +11,25 @@ from answerback.core.request import Record, RequestKey
 from answerback.ports import Connection
 from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, ResumePoint, SendMessage, ServerFrame
 from answerback.testing.loop import Stuck, run_virtual
-from answerback_proof.simulation.case import Case
-from answerback_proof.simulation.checks import Evidence, check
-from answerback_proof.simulation.faults import Dice, Faults
+from answerback_proof.checker import Visible, check
+from answerback_proof.faults import FaultKind
+from answerback_proof.history import Fault, History, ModelRun, Promise, Stored, Turn, Usage, Violation
+from answerback_proof.simulation.case import Case, Report
+from answerback_proof.simulation.faults import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
-from answerback_proof.simulation.invariants import Monitor
-from answerback_proof.simulation.model import ModelRun, WordyModel
+from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
+from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
 from answerback_proof.simulation.network import Link, Network
 from answerback_proof.simulation.process import install
-from answerback_proof.simulation.report import Report, Violation
 from answerback_proof.simulation.server import Clocks, Parts, Server
-from answerback_proof.simulation.store import FaultyStore, Wire
-from answerback_proof.simulation.workload import App, Window
+from answerback_proof.simulation.store import FaultyChannel, FaultyStore
+from answerback_proof.simulation.workload import App, Window, qualified
 
-CALM_S: Final = 2_000.0
+REST_S: Final = 2_000.0
 SETTLE_S: Final = 60.0
 MAX_POSTS: Final = 20_000
-"""The step budget: a run that posts more is a storm, and a failure."""
+"""The step budget: a run with more posts than this does not end, and fails."""
 
 QUIET_S: Final = 1_000_000.0
 _QUIET: Final = Timing(
@@ -48,11 +49,11 @@ def simulate(case: Case) -> Report:
     try:
         return run_virtual(main())
     except Stuck as exc:
-        return Report(case=case, violations=[Violation("G5", f"the run hung: {exc}")], trace=lines)
+        return Report(case=case, violations=[broken(Promise.ANSWERED, f"the run hung: {exc}")], trace=lines)
 
 
 class World:
-    """Everything around the apps and the server; app.Outside for the apps."""
+    """Everything around the apps and the server; workload.Environment for the apps."""
 
     def __init__(self, case: Case, faults: Faults, lines: list[str]) -> None:
         self._case = case
@@ -63,26 +64,29 @@ class World:
         self._numbers = count()
         self._open_links: dict[Link, Window] = {}
         self._violations: list[Violation] = []
-        self._dice = dice = Dice(case.seed, faults)
-        skew_ms = dice.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
-        dice.counts["clock skew"] += skew_ms != 0
+        self._injector = injector = FaultInjector(
+            case.seed, faults, on_death=lambda fault: self.history.add(Fault(name=fault))
+        )
+        skew_ms = injector.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
+        injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
         self._clocks = clocks = Clocks(skew_ms)
-        self._monitor = Monitor(clocks=clocks, store=lambda: self._store, violate=self._violate)
-        self._model = WordyModel(dice, faults, watch=self._model_started)
-        self._network = Network(dice, faults, watch=self._frame_sent, unpark=self._unpark)
-        self._store = FaultyStore(Wire(dice, faults, "store"), watch=self._record_changed)
+        self.history = History(clocks.front)
+        self._invariants = Invariants(clocks=clocks, store=lambda: self._store, violate=self._violate)
+        self._model = WordyModel(injector, faults, watch=self._model_started)
+        self._network = Network(injector, faults, watch=self._frame_sent, unpark=self._unpark)
+        self._store = FaultyStore(FaultyChannel(injector, faults, "store"), watch=self._record_changed)
         self._owners = count(1)
         server = SimulatedFunctions if faults.split else SimulatedGateway
-        self._server: Server = server(faults=faults, dice=dice, clocks=clocks, make=self._make_parts)
+        self._server: Server = server(faults=faults, injector=injector, clocks=clocks, make=self._make_parts)
         # Two apps share a user; users, sessions apart, use the same ids: a mix-up of any kind shows.
         timing = Timing() if faults.probes else _QUIET
         self._apps = [
             App(
                 f"app{n}",
                 user_id=f"user{n // 2}",
-                outside=self,
+                environment=self,
                 timing=timing,
-                patience_s=faults.patience_s,
+                timeout_s=faults.client_timeout_s,
                 keeps_tokens=bool(faults.token_s),
             )
             for n in range(case.apps)
@@ -102,29 +106,33 @@ class World:
     # --- the run
 
     async def run(self) -> Report:
-        """The storm, the calm after it, and the verdict."""
+        """Inject faults, wait until everything has come to rest, and check."""
         self._server.start()
-        work: list[Coroutine[Any, Any, None]] = [self._server.storm()]
+        work: list[Coroutine[Any, Any, None]] = [self._server.inject_faults()]
         for app in self._apps:
             work += [self._use(app), self._cut(app), self._crash(app), self._take_over(app), self._renew(app)]
         background = [self._loop.create_task(coroutine) for coroutine in work]
-        await self._wait(self._case.storm_s)
-        self._dice.stop()
+        await self._wait(self._case.faults_s)
+        self._injector.stop()
         self.trace("faults end")
-        deadline = self._loop.time() + CALM_S
+        deadline = self._loop.time() + REST_S
         while not all(app.is_quiet for app in self._apps) and self._loop.time() < deadline and not self._violations:
             await self._wait(5.0)
         for app in self._apps:
             if not app.is_quiet:
-                self._violate(Violation("G5", f"{app.name} still waits for {', '.join(app.disk) or 'something'}"))
+                self._violate(
+                    broken(Promise.ANSWERED, f"{app.name} still waits for {', '.join(app.disk) or 'something'}")
+                )
             for window in app.windows:
                 window.probe()
         await self._wait(SETTLE_S)
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        for violation in check(self._evidence()) if not self._violations else ():
-            self._violate(violation)
+        if not self._violations:
+            self._add_store()
+            for violation in (*check(self.history, self._visible()), *check_end(self._evidence())):
+                self._violate(violation)
         await self._server.stop()
         return self._report()
 
@@ -134,25 +142,44 @@ class World:
         while self._loop.time() < until and not self._violations:
             await asyncio.sleep(min(1.0, until - self._loop.time()))
             if self._network.posts > MAX_POSTS:
-                self._violate(Violation("storm", f"more than {MAX_POSTS} posts"))
+                self._violate(broken("storm", f"more than {MAX_POSTS} posts"))
+
+    def _visible(self) -> Visible:
+        return Visible(usage=True, deaths=DEATHS, skew_ms=self._faults.skew_ms)
 
     def _evidence(self) -> Evidence:
         return Evidence(
             faults=self._faults,
-            struck=self._dice.counts,
             apps=self._apps,
             store=self._store,
             model=self._model,
-            monitor=self._monitor,
-            handed_out=self._server.handed_out,
+            invariants=self._invariants,
+            dispatched=self._server.dispatched,
         )
 
+    def _add_store(self) -> None:
+        """Add what the store holds to the history."""
+        store = self._store
+        for key, record in store.records.items():
+            self.history.add(
+                Stored(
+                    request=qualified(key.user_id, key.request_id),
+                    record=record,
+                    answer=store.answers.get(key, ""),
+                    has_question=store.has_question(key),
+                )
+            )
+        for user, turn in store.all_turns():
+            self.history.add(Turn(request=qualified(user, turn.request_id), user=user, turn=turn))
+        for usage in store.all_usage():
+            self.history.add(Usage(usage=usage))
+
     def _report(self) -> Report:
-        outcomes = [outcome for app in self._apps for asked in app.asked.values() for _, outcome in asked.endings]
+        outcomes = [outcome for app in self._apps for _, outcome in app.outcomes]
         return Report(
             case=self._case,
             violations=self._violations,
-            faults=+self._dice.counts,
+            faults=+self._injector.counts,
             endings=Counter(type(o).__name__ if isinstance(o, Exception) else "Answer" for o in outcomes),
             asked=sum(len(app.asked) for app in self._apps),
             posts=self._network.posts,
@@ -162,7 +189,7 @@ class World:
         )
 
     def trace(self, line: str) -> None:
-        """See app.Outside."""
+        """See workload.Environment."""
         self._lines.append(f"{self._loop.time():9.3f} {line}")
 
     def _violate(self, violation: Violation) -> None:
@@ -174,21 +201,25 @@ class World:
     def _record_changed(self, before: Record | None, after: Record) -> None:
         if before is None or (before.state, before.attempt) != (after.state, after.attempt):
             self.trace(f"store: {after.user_id} {after.request_id} is {after.state}, attempt {after.attempt}")
-        self._monitor.record_changed(before, after)
+        self._invariants.record_changed(before, after)
 
     def _frame_sent(self, connection_id: str, frame: ServerFrame) -> None:
         self.trace(f"{connection_id} <- {_describe(frame)}")
-        self._monitor.frame_sent(connection_id, frame)
+        self.history.add_to_app(frame, **self._names(connection_id))
+        self._invariants.frame_sent(connection_id, frame)
 
-    def _model_started(self, run: ModelRun) -> None:
-        self.trace(f"model: {run.key.user_id} {run.key.request_id}, attempt {run.attempt}")
-        self._monitor.model_started(run)
+    def _model_started(self, run: GeneratedAnswer) -> None:
+        key, attempt = run.key, run.attempt
+        self.trace(f"model: {key.user_id} {key.request_id}, attempt {attempt}")
+        request = qualified(key.user_id, key.request_id)
+        self.history.add(ModelRun(request=request, attempt=attempt, text=WordyModel.text(key, attempt)))
+        self._invariants.model_started(run)
 
     # --- what users do
 
     async def _use(self, app: App) -> None:
-        random = self._dice.stream(f"user of {app.name}")
-        faults, pause_s = self._faults, self._case.storm_s / self._case.questions
+        random = self._injector.stream(f"user of {app.name}")
+        faults, pause_s = self._faults, self._case.faults_s / self._case.questions
         prefix = "qr"[int(app.name[3:]) % 2]
         app.open()
         for number in range(self._case.questions):
@@ -201,68 +232,68 @@ class World:
                 stream=random.random() < 0.7,
             )
             app.ask(frame)
-            if self._dice.strikes("cancellation", faults.cancel):
+            if self._injector.occurs(FaultKind.CANCELLATION, faults.cancel):
                 self._loop.call_later(random.uniform(0, 4), self._cancel, app, request_id)
-            if self._dice.strikes("snooping", faults.snoop):
+            if self._injector.occurs(FaultKind.SNOOPING, faults.snoop):
                 self._snoop(app)
-            if self._dice.strikes("hello storm", faults.hello_storm):
+            if self._injector.occurs(FaultKind.HELLO_FLOOD, faults.hello_storm):
                 app.window.greet(20)
 
     def _cancel(self, app: App, request_id: str) -> None:
         app.cancel(request_id)
-        if self._dice.strikes("cancel and resume at once", self._faults.cancel_and_resume):
+        if self._injector.occurs(FaultKind.CANCEL_AND_RESUME, self._faults.cancel_and_resume):
             app.window.connect()
 
     def _snoop(self, app: App) -> None:
-        """Name the requests of the same user's other session: nothing may come of it."""
+        """Name the requests of the same user's other session, which must have no effect."""
         foreign = [r.request_id for r in self._store.records.values() if r.user_id == app.user_id]
         foreign = [name for name in foreign if name not in app.asked]
         points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in foreign)
-        app.window.say(Hello(hello_id="snoop", resume=points))
+        app.window.send(Hello(hello_id="snoop", resume=points))
         for name in foreign[-1:]:
-            app.window.say(CancelMessage(request_id=name))
+            app.window.send(CancelMessage(request_id=name))
 
     async def _cut(self, app: App) -> None:
         """Connections that break, at both ends at once or not, and that are replaced by newer ones."""
-        faults, random = self._faults, self._dice.stream(f"cuts of {app.name}")
+        faults, random = self._faults, self._injector.stream(f"cuts of {app.name}")
         while faults.cut_every_s:
-            await asyncio.sleep(self._dice.pause_s(f"cuts of {app.name}", faults.cut_every_s))
-            if self._dice.is_over:
+            await asyncio.sleep(self._injector.pause_s(f"cuts of {app.name}", faults.cut_every_s))
+            if self._injector.is_over:
                 return
-            if self._dice.strikes("roll-over", faults.rollover):
+            if self._injector.occurs(FaultKind.ROLL_OVER, faults.rollover):
                 app.window.connect()
-                while self._dice.strikes("flapping connection", faults.flapping):
+                while self._injector.occurs(FaultKind.FLAPPING, faults.flapping):
                     await asyncio.sleep(random.uniform(0, 0.2))
                     app.window.connect()
                 continue
             link = app.window.link
             if link is None:
                 continue
-            if self._dice.strikes("half-open connection", faults.half_open):
-                # Nothing passes any more and nobody is told: the server learns of it late, the client by silence.
+            if self._injector.occurs(FaultKind.HALF_OPEN, faults.half_open):
+                # Nothing passes any more: the server learns of it late, the client by silence.
                 link.client_open = False
                 self._loop.call_later(random.uniform(5, 90), self._notice, link)
-            elif self._dice.strikes("cut connection", 1.0):
+            elif self._injector.occurs(FaultKind.CUT, 1.0):
                 self._notice(link)
                 link.broken()
 
     async def _crash(self, app: App) -> None:
         while self._faults.app_crash_every_s:
-            await asyncio.sleep(self._dice.pause_s(f"crashes of {app.name}", self._faults.app_crash_every_s))
-            if not self._dice.strikes("app crash", 1.0):
+            await asyncio.sleep(self._injector.pause_s(f"crashes of {app.name}", self._faults.app_crash_every_s))
+            if not self._injector.occurs(FaultKind.APP_CRASH, 1.0):
                 return
             links = [link for link, window in self._open_links.items() if window is app.window]
             app.crash()
             for link in links:
-                self._loop.call_later(self._dice.pause_s("notice", 2.0), self._notice, link)
-            await asyncio.sleep(self._dice.pause_s(f"restart of {app.name}", 3.0))
+                self._loop.call_later(self._injector.pause_s("notice", 2.0), self._notice, link)
+            await asyncio.sleep(self._injector.pause_s(f"restart of {app.name}", 3.0))
             app.open()
 
     async def _take_over(self, app: App) -> None:
         """The program is opened a second time, with the same session."""
         while self._faults.takeover_every_s:
-            await asyncio.sleep(self._dice.pause_s(f"second window of {app.name}", self._faults.takeover_every_s))
-            if not self._dice.strikes("take-over of a session", 1.0):
+            await asyncio.sleep(self._injector.pause_s(f"second window of {app.name}", self._faults.takeover_every_s))
+            if not self._injector.occurs(FaultKind.TAKE_OVER, 1.0):
                 return
             if app.window.is_up:
                 app.open()
@@ -270,23 +301,23 @@ class World:
     async def _renew(self, app: App) -> None:
         """Renew the token in good time; now and then too late."""
         while self._faults.token_s:
-            share = self._dice.stream(f"renewals of {app.name}").uniform(0.5, 1.1)
+            share = self._injector.stream(f"renewals of {app.name}").uniform(0.5, 1.1)
             await asyncio.sleep(self._faults.token_s * share)
-            self._dice.counts["renewal of a token"] += 1
+            self._injector.counts[FaultKind.TOKEN_RENEWAL] += 1
             app.window.renew_token()
 
     # --- connections
 
     def open_link(self, window: Window, number: int) -> Link:
-        """See app.Outside."""
+        """See workload.Environment."""
         connection_id = f"{window.app.name}#{next(self._numbers)}"
         link = Link(
             connection_id,
-            deliver=lambda data: window.hear(number, data),
+            deliver=lambda data: window.receive(number, data),
             broken=lambda: window.broken(number),
         )
         self.trace(f"{connection_id} opens")
-        self._monitor.windows[connection_id] = window
+        self._invariants.windows[connection_id] = window
         self._network.links[connection_id] = link
         self._open_links[link] = window
         now_ms = self._clocks.front()
@@ -306,20 +337,26 @@ class World:
         return link
 
     def send(self, link: Link, frame: ClientFrame, data: bytes) -> None:
-        """See app.Outside."""
+        """See workload.Environment."""
         if not link.client_open:
             return
         self.trace(f"{link.connection_id} -> {_describe(frame)}")
-        for _ in range(1 + self._dice.strikes("duplicated message", self._faults.duplicate)):
-            at = self._loop.time() + self._dice.latency_s("up")
+        for _ in range(1 + self._injector.occurs(FaultKind.DUPLICATED_MESSAGE, self._faults.duplicate)):
+            at = self._loop.time() + self._injector.latency_s("up")
             if not self._faults.split:
                 at = link.up_at = max(at, link.up_at)
             self._loop.call_at(at, self._arrive, link, frame, data)
 
     def _arrive(self, link: Link, frame: ClientFrame, data: bytes) -> None:
         if link.server_open:
-            self._monitor.frame_received(link.connection_id, frame)
+            self.history.add_from_app(frame, **self._names(link.connection_id))
+            self._invariants.frame_received(link.connection_id, frame)
             self._server.message(link, data)
+
+    def _names(self, connection_id: str) -> dict[str, str]:
+        """What the history calls a connection and its requests."""
+        app = self._invariants.windows[connection_id].app
+        return {"connection": connection_id, "session": app.session_id, "prefix": app.qualified("")}
 
     def _notice(self, link: Link) -> None:
         """The server's end learns that the connection is gone."""

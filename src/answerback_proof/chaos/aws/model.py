@@ -1,4 +1,4 @@
-"""Bedrock as the judge's witness: it echoes, enters each of its runs into the book, and fails as Bedrock does."""
+"""A model behind the emulated Bedrock: it echoes, adds each of its runs to the history, and fails as Bedrock does."""
 
 import asyncio
 import random
@@ -9,39 +9,40 @@ from typing import Final
 from answerback.models.echo import echo_deltas
 from answerback.ports import Finish, Piece
 from answerback_aws.emulator.bedrock import Asked, Broken, Cut, Refused
-from answerback_proof.chaos.book import Book, Kind
+from answerback_proof.faults import FaultKind
+from answerback_proof.history import Fault, History, ModelRun
 
-THROTTLED: Final = "Bedrock throttled"
-OVERLOADED: Final = "Bedrock unavailable"
-BROKEN: Final = "Bedrock broken in mid-stream"
-CUT: Final = "Bedrock's connection cut in mid-stream"
-STALLED: Final = "Bedrock stalled in mid-stream"
-MODEL_FAULTS: Final = (THROTTLED, OVERLOADED, BROKEN, CUT, STALLED)
+MODEL_FAULTS: Final = (
+    FaultKind.THROTTLED,
+    FaultKind.OVERLOADED,
+    FaultKind.BROKEN_OFF,
+    FaultKind.CONNECTION_CUT,
+    FaultKind.STALLED_STREAM,
+)
 
-_WELL: Final = ""
-_FATES: Final = (_WELL, *MODEL_FAULTS)
+_FAULTS: Final = (None, *MODEL_FAULTS)
 _WEIGHTS: Final = (85, 5, 2, 3, 2, 3)
 _STALL_S: Final = (1.0, 8.0)
 
 
-class StruckModel:
+class FaultyModel:
     """A script of `BedrockServer`. It runs on that server's event loop.
 
     `attempt_of`: the attempt that runs a request now, by request id; what Bedrock is asked does not name it.
     """
 
-    def __init__(self, book: Book, *, seed: int, delay_ms: float, attempt_of: Callable[[str], int]) -> None:
-        self._book = book
+    def __init__(self, history: History, *, seed: int, delay_ms: float, attempt_of: Callable[[str], int]) -> None:
+        self._history = history
         self._seed = seed
         self._delay_s = delay_ms / 1000
         self._attempt_of = attempt_of
         self._calls: Counter[str] = Counter()
-        self._is_calm = False
+        self._is_healthy = False
         self.running = 0
 
-    def calm(self) -> None:
+    def heal(self) -> None:
         """From now on every answer comes whole."""
-        self._is_calm = True
+        self._is_healthy = True
 
     async def __call__(self, asked: Asked) -> AsyncGenerator[Piece, None]:
         """See Script."""
@@ -49,47 +50,43 @@ class StruckModel:
         request_id = question.partition(":")[0]
         self._calls[request_id] += 1
         rng = random.Random(f"{self._seed} model {request_id} {self._calls[request_id]}")  # noqa: S311
-        fate = _WELL if self._is_calm else rng.choices(_FATES, _WEIGHTS)[0]
-        if fate is not _WELL:
-            self._book.struck(fate)
-        if fate == THROTTLED:
+        fault = None if self._is_healthy else rng.choices(_FAULTS, _WEIGHTS)[0]
+        if fault is not None:
+            self._history.add(Fault(name=fault))
+        if fault is FaultKind.THROTTLED:
             raise Refused(429, "ThrottlingException")
-        if fate == OVERLOADED:
+        if fault is FaultKind.OVERLOADED:
             raise Refused(503, "ServiceUnavailableException")
         await self._ran(request_id)
         self.running += 1
         try:
-            async for piece in self._answer(question, fate, rng):
+            async for piece in self._answer(question, fault, rng):
                 yield piece
         finally:
             self.running -= 1
 
-    async def _answer(self, question: str, fate: str, rng: random.Random) -> AsyncGenerator[Piece, None]:
+    async def _answer(self, question: str, fault: FaultKind | None, rng: random.Random) -> AsyncGenerator[Piece, None]:
         pieces = list(echo_deltas(question))
-        strikes_at = rng.randint(1, len(pieces))
+        fails_at = rng.randint(1, len(pieces))
         for number, piece in enumerate(pieces, 1):
             yield piece
             await asyncio.sleep(self._delay_s)
-            if number == strikes_at:
-                await self._strike(fate, rng)
+            if number == fails_at:
+                await self._fail(fault, rng)
         yield Finish(input_tokens=len(pieces), output_tokens=len(pieces))
 
     @staticmethod
-    async def _strike(fate: str, rng: random.Random) -> None:
-        if fate == BROKEN:
+    async def _fail(fault: FaultKind | None, rng: random.Random) -> None:
+        if fault is FaultKind.BROKEN_OFF:
             raise Broken(rng.choice(("modelStreamErrorException", "throttlingException", "internalServerException")))
-        if fate == CUT:
+        if fault is FaultKind.CONNECTION_CUT:
             raise Cut
-        if fate == STALLED:
+        if fault is FaultKind.STALLED_STREAM:
             await asyncio.sleep(rng.uniform(*_STALL_S))
 
     async def _ran(self, request_id: str) -> None:
-        book = self._book
-        asked = book.asked.get(request_id)
-        if asked is None:
-            book.violate(Kind.FOREIGN, request_id, "the model was run for a question that nobody asked")
-            return
-        attempt = await asyncio.to_thread(self._attempt_of, request_id)
-        book.runs[request_id].append(attempt)
-        book.run_order.append(request_id)
-        asked.note(model="run", attempt=attempt)
+        if request_id in self._history.asked:
+            attempt = await asyncio.to_thread(self._attempt_of, request_id)
+        else:
+            attempt = 0  # nobody asked for it, and the checker says so
+        self._history.add(ModelRun(request=request_id, attempt=attempt))

@@ -1,8 +1,6 @@
-"""One run on the emulated AWS: everything is started, struck, left in peace and judged."""
+"""One run of chaos on the emulated AWS: start everything, inject faults, wait for rest, and check."""
 
 import asyncio
-import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,19 +13,17 @@ from answerback.core.request import RequestKey
 from answerback_aws.deploy.deployment import Progress
 from answerback_aws.emulator.bedrock import BedrockServer
 from answerback_aws.emulator.postgres import PostgresServer
-from answerback_proof.chaos.aws.checker import AwsJudge, judge_logs
-from answerback_proof.chaos.aws.faults import FAULTS, KILLS, AwsStorm
-from answerback_proof.chaos.aws.model import StruckModel
-from answerback_proof.chaos.aws.stack import Cloud, EmulatedAws
-from answerback_proof.chaos.book import Book, Kind
-from answerback_proof.chaos.living import client_log, live
+from answerback_proof.chaos.aws.checker import check_logs, check_stack
+from answerback_proof.chaos.aws.faults import FAULTS, KILLS, AwsFaults
+from answerback_proof.chaos.aws.model import FaultyModel
+from answerback_proof.chaos.aws.stack import EmulatedAws, Stack
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.proxy import Proxy
-from answerback_proof.chaos.report import ChaosReport, report_of, write_trace
-from answerback_proof.chaos.wire import Wire
-from answerback_proof.chaos.workload import App
+from answerback_proof.chaos.report import ChaosReport, conclude
+from answerback_proof.chaos.run import Workload, client_errors
+from answerback_proof.history import History
+from answerback_proof.proxy import HOST, Proxy
 
-PATIENT: Final = Timing(
+SLOW: Final = Timing(
     backoff_min_s=0.2,
     backoff_max_s=4.0,
     silence_s=5.0,
@@ -42,94 +38,91 @@ PATIENT: Final = Timing(
 )
 """The client's rules for functions that start on two cores: a few cold starts at once take ten seconds here.
 
-A killed worker's request goes on after its lease of 20 s, and in a storm not at the first try: so a stream waits longer
-than the 30 s after which it would be given up, which is an ending that says nothing about the server.
+A killed worker's request goes on after its lease of 20 s, and among more faults not at the first try. So a stream waits
+longer than the 30 s after which it would be given up, which is an ending that says nothing about the server.
 """
 
 _REST_S: Final = 90.0
-_LOOK_EVERY_S: Final = 0.5
+_POLL_S: Final = 0.5
 
 
 async def run_aws_chaos(
-    plan: ChaosPlan, aws: EmulatedAws, *, told: Callable[[str], None], progress: Progress
+    plan: ChaosPlan, aws: EmulatedAws, *, notify: Callable[[str], None], progress: Progress
 ) -> ChaosReport:
-    """Run the plan, whose `kills` and stores say nothing here. `told` gets a line about the progress now and then.
+    """Run the plan, whose `kills` and stores say nothing here. `notify` gets a line about the progress now and then.
 
     Raises: LocalFailed, EmulatorFailed, DeployError: it cannot be started.
     """
     folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if plan.keep is None else plan.keep
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    book = Book()
-    async with AsyncExitStack() as stack:
-        stack.enter_context(client_log(book))
+    history = History()
+    async with AsyncExitStack() as exit_stack:
+        exit_stack.enter_context(client_errors(history))
         postgres = PostgresServer()
-        stack.push_async_callback(asyncio.to_thread, postgres.remove)
+        exit_stack.push_async_callback(asyncio.to_thread, postgres.remove)
         await asyncio.to_thread(postgres.create)
-        bedrock = stack.enter_context(BedrockServer())
-        cloud = Cloud(aws, folder=folder, postgres=postgres.url, bedrock=bedrock)
-        stack.push_async_callback(asyncio.to_thread, cloud.stop)
-        await asyncio.to_thread(cloud.start, progress)
-        model = StruckModel(book, seed=plan.seed, delay_ms=plan.delay_ms, attempt_of=_attempts(book, cloud))
+        bedrock = exit_stack.enter_context(BedrockServer())
+        stack = Stack(aws, folder=folder, postgres=postgres.url, bedrock=bedrock)
+        exit_stack.push_async_callback(asyncio.to_thread, stack.stop)
+        await asyncio.to_thread(stack.start, progress)
+        model = FaultyModel(history, seed=plan.seed, delay_ms=plan.delay_ms, attempt_of=_attempts(history, stack))
         bedrock.script = model
-        proxy = Proxy(cloud.port, lambda: Wire(book))
-        url = await proxy.start() + cloud.path
-        stack.push_async_callback(proxy.stop)
-        apps = [
-            App(number, url=url, plan=plan, book=book, rng=random.Random(f"{plan.seed} app {number}"))  # noqa: S311
-            for number in range(plan.apps)
-        ]
-        storm = AwsStorm(
-            plan, book=book, cloud=cloud, model=model, postgres=postgres, proxy=proxy, apps=apps, told=told
+        proxy = Proxy(f"ws://{HOST}:{stack.port}{stack.path}", history)
+        exit_stack.push_async_callback(proxy.stop)
+        workload = Workload(plan, history, url=await proxy.start())
+        faults = AwsFaults(
+            plan,
+            history=history,
+            stack=stack,
+            model=model,
+            postgres=postgres,
+            proxy=proxy,
+            apps=workload.apps,
+            notify=notify,
         )
-        await live(apps, storm.rage, book, plan, told)
-        await _come_to_rest(cloud, book)
+        await workload.run(faults.inject, notify)
+        await _come_to_rest(stack, history)
         await proxy.stop()
-        stores = cloud.stores()
-        stack.callback(stores.close)
-        judge = AwsJudge(book, stores)
-        told("judging")
-        await judge.judge()
-        lines = await asyncio.to_thread(cloud.lines)
-        judge_logs(book, lines)
-    records = judge.common.records
-    kept = folder if book.violations or plan.keep is not None else None
-    if kept is None:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-    else:
-        write_trace(kept / "trace.jsonl", book, records)
-        (kept / "functions.log").write_text("".join(f"{name} {line}\n" for name, line in lines), encoding="utf-8")
-    return report_of(
+        stores = stack.stores()
+        exit_stack.callback(stores.close)
+        notify("checking")
+        lines = await asyncio.to_thread(stack.lines)
+        check_logs(history, lines)
+        violations = await check_stack(history, stores)
+    report = conclude(
         plan,
-        book,
-        records,
+        history,
+        violations,
+        folder=folder,
         store="AWS, emulated",
         faults=FAULTS,
         kills=KILLS,
-        seconds=time.monotonic() - began,
+        began=began,
         connections=proxy.connected,
-        failed_starts=0,
-        kept=kept,
     )
+    if report.kept is not None:
+        (folder / "functions.log").write_text("".join(f"{name} {line}\n" for name, line in lines), encoding="utf-8")
+    return report
 
 
-def _attempts(book: Book, cloud: Cloud) -> Callable[[str], int]:
+def _attempts(history: History, stack: Stack) -> Callable[[str], int]:
     """The attempt that the record of a question names now, which is the one that asks the model."""
 
     def attempt_of(request_id: str) -> int:
-        item = cloud.record(RequestKey(book.asked[request_id].user, request_id))
+        item = stack.record(RequestKey(history.asked[request_id].user, request_id))
         return int(item["attempt"]["N"]) if "attempt" in item else 0
 
     return attempt_of
 
 
-async def _come_to_rest(cloud: Cloud, book: Book) -> None:
+async def _come_to_rest(stack: Stack, history: History) -> None:
     """Wait until nothing is left on the queues."""
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + _REST_S
     for queue in ("Queue", "DeadLetters"):
-        while left := await asyncio.to_thread(cloud.waiting, queue):
+        while left := await asyncio.to_thread(stack.waiting, queue):
             if clock() >= give_up_at:
-                book.violate(Kind.BROKEN, "", f"{left} messages are left in {queue} after {_REST_S:.0f} s of peace")
+                history.broke(f"{left} messages are left in {queue} after {_REST_S:.0f} s without faults")
                 break
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_S)

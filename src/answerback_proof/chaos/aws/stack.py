@@ -1,4 +1,4 @@
-"""The emulated AWS as its operator and its enemy see it: deployed, struck, looked into."""
+"""The emulated AWS: deployed, disturbed, and looked into."""
 
 import os
 import random
@@ -34,8 +34,9 @@ _MODEL_ID: Final = "answerback.emulated-v1:0"
 _POLL_S: Final = 0.1
 _PATIENCE_S: Final = 30.0
 _ANSWER_TIMEOUT_S: Final = 60
-"""Half a minute more is the worker's, and the queue hides a message for as long whose worker dies before its first call
-to the queue: with the three minutes of a real stack that would be a run's length.
+"""The worker has half a minute more, and the queue hides the message of a worker that dies early for as long.
+
+The three minutes of a real stack would be a run's length.
 """
 _TRANSACTION_IDLE_S: Final = 15.0
 """Of AWS's three minutes: how long the locks of a function that was killed hold up the history."""
@@ -44,13 +45,13 @@ _AWS_ERRORS: Final = (BotoCoreError, ClientError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatedAws:
-    """Where the emulator is. `python`: of its environment. `wheels`: where what the functions need is kept."""
+    """Where the emulator is installed. `python`: of its environment. `wheels`: the cache of the functions' packages."""
 
     python: Path
     wheels: Path
 
 
-class Cloud:
+class Stack:
     """One deployed stack. All calls block. Raises: EmulatorFailed, DeployError: it cannot be started."""
 
     def __init__(self, aws: EmulatedAws, *, folder: Path, postgres: str, bedrock: BedrockServer) -> None:
@@ -110,7 +111,7 @@ class Cloud:
         url = self._emulator.websocket_url(self.outputs["ApiId"], self.outputs["StageName"])
         return url[url.index("/_aws") :]
 
-    # --- its enemy
+    # --- faults
 
     def kill(self, function: str, rng: random.Random, *, all_at_once: bool = False) -> int:
         """SIGKILL one process of a function (`Worker`), or all; returns how many there were to kill."""
@@ -130,7 +131,7 @@ class Cloud:
         self._emulator.resume_database()
 
     def call_janitor(self) -> None:
-        """Once, as the schedule does: nobody waits for it."""
+        """Invoke the janitor once, without waiting, as the schedule does."""
         self._clients["lambda"].invoke(
             FunctionName=self.outputs["JanitorFunction"], InvocationType="Event", Payload=b"{}"
         )
@@ -156,7 +157,7 @@ class Cloud:
         )
 
     def take(self, *, for_s: int) -> bool:
-        """Receive a message and do nothing with it, as one who dies: it is handed out again after `for_s`."""
+        """Receive a message and do nothing with it, as a worker that dies: it is redelivered after `for_s`."""
         answer = self._clients["sqs"].receive_message(
             QueueUrl=self.outputs["QueueUrl"], MaxNumberOfMessages=1, VisibilityTimeout=for_s, WaitTimeSeconds=1
         )
@@ -175,7 +176,7 @@ class Cloud:
         return item
 
     def waiting(self, queue: str) -> int:
-        """Messages in a queue (`Queue`, `DeadLetters`), handed out or not."""
+        """Messages in a queue (`Queue`, `DeadLetters`), delivered or not."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self._clients["sqs"].get_queue_attributes(QueueUrl=self.outputs[f"{queue}Url"], AttributeNames=names)
         return sum(int(found["Attributes"][name]) for name in names)
@@ -195,7 +196,7 @@ class Cloud:
         return Stores(self._emulator, self.outputs)
 
     def _processes(self, function: str) -> list[int]:
-        """Of the emulator's children those that run the function."""
+        """Process ids of the emulator's children that run the function."""
         named, parent = f"AWS_LAMBDA_FUNCTION_NAME={function}".encode(), self._emulator.pid
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
@@ -207,7 +208,7 @@ class Cloud:
 
 
 class Stores:
-    """What the judge reads with. Counts nothing."""
+    """The stores of the stack, to read them. Counts nothing."""
 
     def __init__(self, emulator: Emulator, outputs: Mapping[str, str]) -> None:
         self._calls = Calls()

@@ -1,4 +1,4 @@
-"""What the judge must notice of a stack: DynamoDB against Aurora, usage, what was never written, errors in the logs."""
+"""What the checker must find in a stack: DynamoDB against Aurora, usage, what was never written, errors in the logs."""
 
 import json
 from collections.abc import AsyncIterator
@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from answerback_aws.emulator.emulator import Emulator
-from answerback_proof.chaos.aws.checker import AwsJudge, judge_logs
-from answerback_proof.chaos.book import Asked, Book, Kind, Outcome, Result
+from answerback_proof.chaos.aws.checker import check_logs, check_stack
+from answerback_proof.history import Asked, Ended, History, Kind, ModelRun, Result
 from asking import Actor
 from aurora import Aws
 from dynamo import own_tables
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.emulator, pytest.mark.postgres]
 
 
 class Stores:
-    """What the judge reads with, over the stores of a test."""
+    """What the checker reads with, over the stores of a test."""
 
     def __init__(self, aws: Aws) -> None:
         self.database, self.requests, self.history = aws.database, aws.requests, aws.history
@@ -32,37 +32,27 @@ class World:
 
     def __init__(self, aws: Aws, cluster: Cluster, postgres_url: str) -> None:
         self.aws = aws
-        self.book = Book()
+        self.history = History()
         self._where = {"conninfo": postgres_url, "dbname": cluster.database}
 
     async def come_home(self) -> None:
         actor, text = Actor(self.aws), "r1: one two"
-        asked = Asked(
-            request_id="r1",
-            user="ann",
-            session="s1",
-            conversation="c1",
-            number=1,
-            text=text,
-            how="stream",
-            asked_at_ms=0,
-        )
-        self.book.ask(asked)
+        asked = Asked(request="r1", user="ann", session="s1", conversation="c1", text=text, answer=text)
+        self.history.add(asked)
         await actor.accept("r1", text)
         await actor.claim("r1")
         await actor.finish("r1", text, tokens=(3, 4))
-        self.book.runs["r1"].append(1)
-        self.book.run_order.append("r1")
-        asked.outcomes.append(Outcome(result=Result.COMPLETED, text=text, attempt=1))
+        self.history.add(ModelRun(request="r1", attempt=1))
+        self.history.add(Ended(request="r1", observer="run 1", result=Result.COMPLETED, text=text, attempt=1))
         await self.aws.write_behind.flush()
 
     def sql(self, statement: str) -> None:
         with psycopg.connect(**self._where, autocommit=True) as connection:
             assert connection.execute(statement).rowcount == 1
 
-    async def verdict(self) -> set[tuple[Kind, str]]:
-        await AwsJudge(self.book, Stores(self.aws)).judge()  # type: ignore[arg-type]
-        return {(violation.kind, violation.request_id) for violation in self.book.violations}
+    async def found(self) -> set[tuple[Kind, str]]:
+        violations = await check_stack(self.history, Stores(self.aws))  # type: ignore[arg-type]
+        return {(violation.kind, violation.request) for violation in violations}
 
 
 @pytest.fixture
@@ -76,7 +66,7 @@ async def world(emulator: Emulator, aurora_cluster: Cluster, postgres_server: An
 
 
 async def test_what_came_home_is_clean(world: World) -> None:
-    assert await world.verdict() == set()
+    assert await world.found() == set()
 
 
 @pytest.mark.parametrize(
@@ -92,18 +82,18 @@ async def test_what_came_home_is_clean(world: World) -> None:
 )
 async def test_what_aurora_has_is_what_dynamodb_has(world: World, statement: str, found: tuple[Kind, str]) -> None:
     world.sql(statement)
-    assert found in await world.verdict()
+    assert found in await world.found()
 
 
 async def test_a_request_without_an_ending_is_lost(world: World) -> None:
     await Actor(world.aws).accept("r2", "and now?")
-    assert (Kind.LOST, "r2") in await world.verdict()
+    assert (Kind.LOST, "r2") in await world.found()
 
 
 def test_errors_in_the_logs_are_defects() -> None:
-    book = Book()
-    judge_logs(
-        book,
+    history = History()
+    check_logs(
+        history,
         [
             ("front", "START RequestId: 1"),
             ("front", json.dumps({"level": "WARNING", "message": "a connection is gone"})),
@@ -117,6 +107,6 @@ def test_errors_in_the_logs_are_defects() -> None:
             ),
         ],
     )
-    (violation,) = book.violations
+    (violation,) = history.noticed
     assert violation.kind is Kind.BROKEN
     assert violation.detail == "logged 2 times by worker: a run failed KeyError: 1"

@@ -10,8 +10,8 @@ _PAUSE_S = 0.05
 
 
 @dataclass(slots=True)
-class Witnesses:
-    """`count` apps that ask until they are told to stop. `wrong` says what did not come as it should."""
+class GoodClients:
+    """`count` apps that ask until `stop`. `wrong` says what did not come as it should."""
 
     url: str
     count: int
@@ -29,14 +29,14 @@ class Witnesses:
         """Ask until `stop`; returns when everything is answered."""
         async with asyncio.TaskGroup() as group:
             for number in range(self.count):
-                group.create_task(self._witness(number))
+                group.create_task(self._ask_on(number))
 
-    async def _witness(self, number: int) -> None:
-        async with Client(self.url, user=f"witness-{number}") as app:
+    async def _ask_on(self, number: int) -> None:
+        async with Client(self.url, user=f"client-{number}") as app:
             turn = 0
             while not self._over.is_set():
                 turn += 1
-                question = f"Question {turn} of witness {number}: é \U0001f600 " + "word " * (turn % 7)
+                question = f"Question {turn} of client {number}: é \U0001f600 " + "word " * (turn % 7)
                 await self._ask(app, question.strip(), streamed=turn % 2 == 0)
                 await asyncio.sleep(_PAUSE_S)
 

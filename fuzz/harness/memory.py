@@ -11,7 +11,7 @@ from answerback.testing.loop import VirtualLoop
 T = TypeVar("T")
 
 
-class Wire(asyncio.Transport):
+class MemoryTransport(asyncio.Transport):
     """The gateway's end of one connection. `written`: everything that it sent."""
 
     def __init__(self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
@@ -27,7 +27,7 @@ class Wire(asyncio.Transport):
         if not self._is_closing:
             self._protocol.data_received(data)
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """The peer is gone."""
         self._end()
 
@@ -87,7 +87,7 @@ class _Listening:
         pass
 
 
-class WireLoop(VirtualLoop):
+class MemoryLoop(VirtualLoop):
     """`create_server` opens no port; `dial` connects to it."""
 
     def __init__(self) -> None:
@@ -100,9 +100,9 @@ class WireLoop(VirtualLoop):
         self._factories.append(factory)
         return _Listening()
 
-    def dial(self, number: int = -1) -> Wire:
+    def dial(self, number: int = -1) -> MemoryTransport:
         """A new connection to a server, by the order of their starts."""
-        return Wire(self._factories[number](), self)
+        return MemoryTransport(self._factories[number](), self)
 
 
 class Errors(logging.Handler):
@@ -134,9 +134,9 @@ def no_errors(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     assert not unheard, unheard[0]
 
 
-def play(story: Callable[[WireLoop], Coroutine[Any, Any, T]]) -> T:
+def play(story: Callable[[MemoryLoop], Coroutine[Any, Any, T]]) -> T:
     """Run one story on a loop of its own. No error may be logged meanwhile, and no task may be left at its end."""
-    loop = WireLoop()
+    loop = MemoryLoop()
     try:
         with no_errors(loop):
             result = loop.run_until_complete(story(loop))

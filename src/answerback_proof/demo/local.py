@@ -1,10 +1,10 @@
-"""The demo from start to end: gateway, taps, apps, table, check."""
+"""The demo with a gateway of its own: gateway, proxy, apps, table, check against the store."""
 
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,13 +15,12 @@ from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.models import ModelSpecError
 from answerback.ports import ModelError, Unavailable
-from answerback.stores import StoreError
-from answerback_proof.demo.apps import App, Asked
-from answerback_proof.demo.check import check_everything
-from answerback_proof.demo.questions import questions_of
-from answerback_proof.demo.screen import many, say_results, say_verdicts, show_apps
-from answerback_proof.demo.tap import Tap
-from answerback_proof.load.ledger import Ledger
+from answerback.stores import StoreError, open_store
+from answerback_proof.checker import Visible, check
+from answerback_proof.demo.apps import make_apps
+from answerback_proof.demo.screen import many, say_check, say_results, show_apps
+from answerback_proof.history import History, Violation, add_stores
+from answerback_proof.proxy import Proxy
 
 LOG_FILE: Final = "gateway.log"
 _LOCAL: Final = "The model `local` is a small English one (135 million parameters): fluent, fast, and often wrong."
@@ -39,7 +38,7 @@ class Demo:
 
 
 def run_demo(demo: Demo) -> bool:
-    """Run it and say what came of it; whether every answer came home. Raises: CliError: it cannot run here."""
+    """Run the demo and print the results; whether every answer came home. Raises: CliError: it cannot run here."""
     with _data_dir(demo.keep) as data_dir, _log_into(data_dir / LOG_FILE):
         try:
             return asyncio.run(_run(demo, data_dir))
@@ -62,45 +61,40 @@ async def _run(demo: Demo, data_dir: Path) -> bool:
     if demo.model == "local":
         say(_LOCAL)
     settings = GatewaySettings(port=0, admin_port=None, data_dir=data_dir, models=(demo.model,), grace_s=2.0)
-    ledger = Ledger(keep_texts=True)
-    async with Gateway(settings) as gateway, _tapped_apps(demo, gateway.port, ledger) as apps:
+    history = History()
+    async with Gateway(settings) as gateway:
+        proxy = Proxy(gateway.url, history)
+        apps = make_apps(demo.apps, demo.questions, url=await proxy.start())
         total = demo.apps * demo.questions
         say(
             f"{many(demo.apps, 'app')} ask {many(total, 'question')}, all at once, at {gateway.url}. "
             f"Answers are cut at {demo.max_tokens} tokens.\n"
         )
-        await show_apps(apps, max_tokens=demo.max_tokens)
+        try:
+            await show_apps(apps, history, max_tokens=demo.max_tokens)
+        finally:
+            await proxy.stop()
     say_results(apps)
-    verdicts = await check_everything(apps, ledger, data_dir)
-    say_verdicts(verdicts, apps, stored="what the store has")
+    violations = await check_store(history, data_dir)
+    say_check(violations, apps, stored="what the store has")
     if demo.keep:
         say(f"Kept: {data_dir}")
-    elif verdicts.is_clean:
+    elif not violations:
         say("Next: answerback serve, and in another terminal: answerback chat")
-    return verdicts.is_clean and not any(asked.error for app in apps for asked in app.asked)
+    return not violations and not any(asked.error for app in apps for asked in app.questions)
 
 
-@asynccontextmanager
-async def _tapped_apps(demo: Demo, port: int, ledger: Ledger) -> AsyncIterator[list[App]]:
-    """The apps, each behind a tap of its own."""
-    taps = [Tap(app=number, url=f"ws://127.0.0.1:{port}", ledger=ledger) for number in range(1, demo.apps + 1)]
+async def check_store(history: History, data_dir: Path) -> list[Violation]:
+    """Open the store of the stopped gateway and check everything.
+
+    Raises: StoreError: the store cannot be opened. Unavailable: it cannot be read.
+    """
+    store = await open_store(None, data_dir)
     try:
-        yield [
-            App(
-                number=number,
-                user=f"user_{number:03}",
-                session=f"demo-session-{number:03}",
-                url=await tap.start(),
-                asked=[
-                    Asked(number=place, question=question)
-                    for place, question in enumerate(questions_of(number - 1, demo.questions), start=1)
-                ],
-            )
-            for number, tap in enumerate(taps, start=1)
-        ]
+        await add_stores(history, store, store)
     finally:
-        for tap in taps:
-            await tap.close()
+        await store.close()
+    return check(history, Visible(runs=False, undisturbed=True))
 
 
 @contextmanager

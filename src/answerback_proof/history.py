@@ -1,0 +1,318 @@
+"""The history of a run: everything that was asked, sent, shown, run and stored, in the order in which it was seen.
+
+A history as Jepsen has it. Apps, proxies, models and fault injectors add events while a run goes on, and what the
+stores hold is added at its end. `answerback_proof.checker` then says which promises the history breaks.
+
+Each event about a request names it by `request`: its id, or a longer name where ids alone are not unique in the run.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from answerback.core.request import Question, Record, RequestKey
+from answerback.ports import DailyUsage, Requests, StoredTurn
+from answerback.ports import History as HistoryPort
+from answerback.protocol.frames import (
+    ClientFrame,
+    Hello,
+    MessageAccepted,
+    MessageDelta,
+    MessageResponse,
+    MessageStarted,
+    ServerFrame,
+)
+
+_PAGE = 200
+ANSWERS = (MessageAccepted, MessageStarted, MessageDelta, MessageResponse)
+"""Frames about one accepted request."""
+
+
+class Promise(StrEnum):
+    """The promises of GUARANTEE.md."""
+
+    OWN_ANSWER = "G1"
+    ONE_ENDING = "G2"
+    EXACT_TEXT = "G3"
+    ORDER = "G4"
+    ANSWERED = "G5"
+    EXPLICIT_CANCELLATION = "G6"
+    ONE_RUN = "G7"
+
+
+class Kind(StrEnum):
+    """What was seen that must not happen: the columns of a report."""
+
+    LOST = "lost"
+    REPEATED = "repeated"
+    FOREIGN = "foreign"
+    DIFFERENT = "different"
+    DISORDERED = "disordered"
+    BROKEN = "broken"
+
+
+class Result(StrEnum):
+    """How a request ended for its app. TIMED_OUT: the app's own client gave up."""
+
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+
+
+# --- events
+
+
+class _AboutRequest(Struct, frozen=True, kw_only=True):
+    request: str
+
+
+class _OnConnection(_AboutRequest, frozen=True, kw_only=True):
+    connection: str
+    session: str
+
+
+class Asked(_AboutRequest, frozen=True, kw_only=True):
+    """An app asks. `text`: the question. `answer`: the whole answer, where the model is known to echo.
+
+    `may_time_out`: the app's client gives up after a while.
+    """
+
+    user: str
+    session: str
+    conversation: str | None
+    text: str
+    answer: str | None = None
+    stream: bool = True
+    may_time_out: bool = False
+
+
+class Cancelled(_AboutRequest, frozen=True, kw_only=True):
+    """A user cancels."""
+
+
+class Shown(_AboutRequest, frozen=True, kw_only=True):
+    """An app adds a piece of the answer to its screen. `observer`: which run of the app."""
+
+    observer: str
+    offset: int
+    delta: str
+
+
+class Cleared(_AboutRequest, frozen=True, kw_only=True):
+    """An app takes the answer off its screen: another attempt begins."""
+
+    observer: str
+
+
+class Ended(_AboutRequest, frozen=True, kw_only=True):
+    """An app sees the end of a request. `attempt` 0: the ending does not say. `code`: of a failure."""
+
+    observer: str
+    result: Result
+    text: str = ""
+    attempt: int = 0
+    code: str = ""
+
+
+class ToServer(_OnConnection, frozen=True, kw_only=True):
+    """A frame about a request arrives at the server."""
+
+    frame: ClientFrame
+
+
+class Resumed(_OnConnection, frozen=True, kw_only=True):
+    """A `hello` arrives at the server and says that its app has `offset` code points of an attempt."""
+
+    attempt: int
+    offset: int
+
+
+class ToApp(_OnConnection, frozen=True, kw_only=True):
+    """A frame leaves the server. `request` is '' if the frame is about none."""
+
+    frame: ServerFrame | None
+
+
+class ModelRun(_AboutRequest, frozen=True, kw_only=True):
+    """The model begins an attempt. `text`: all that it says in it, if that is known before."""
+
+    attempt: int
+    text: str | None = None
+
+
+class Fault(Struct, frozen=True, kw_only=True):
+    """A fault is injected."""
+
+    name: str
+
+
+class Stored(_AboutRequest, frozen=True, kw_only=True):
+    """What the store has of a request at the end. `has_question`: it was accepted, and not refused."""
+
+    record: Record
+    answer: str
+    has_question: bool
+
+
+class Turn(_AboutRequest, frozen=True, kw_only=True):
+    """A turn of a conversation at the end; the turns of a conversation are added oldest first."""
+
+    user: str
+    turn: StoredTurn
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """What a user is said to have used on one day."""
+
+    usage: DailyUsage
+
+
+class Violation(Struct, frozen=True, kw_only=True):
+    """A broken promise. `promise` is '' for what is wrong and breaks none; `request` is '' if it is about none."""
+
+    promise: str
+    kind: Kind
+    request: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.promise or self.kind}: {self.request}{': ' if self.request else ''}{self.detail}"
+
+
+Event: TypeAlias = (
+    Asked
+    | Cancelled
+    | Shown
+    | Cleared
+    | Ended
+    | ToServer
+    | Resumed
+    | ToApp
+    | ModelRun
+    | Fault
+    | Stored
+    | Turn
+    | Usage
+    | Violation
+)
+"""A Violation is an event where whoever adds it sees it happen."""
+
+
+def epoch_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class History:
+    """An append-only list of events, each with its instant in milliseconds by `clock`.
+
+    `asked`, `accepted`, `ended`, `faults` and `noticed` are kept beside it, for a run that looks while it goes on.
+    """
+
+    def __init__(self, clock: Callable[[], int] = epoch_ms) -> None:
+        self._clock = clock
+        self.events: list[tuple[int, Event]] = []
+        self.asked: dict[str, Asked] = {}
+        self.accepted: set[str] = set()
+        self.ended: set[str] = set()
+        self.faults: Counter[str] = Counter()
+        self.noticed: list[Violation] = []
+
+    def add(self, event: Event) -> None:
+        """This happens now."""
+        self.events.append((self._clock(), event))
+        match event:
+            case ToApp(request=request, frame=frame):
+                if isinstance(frame, ANSWERS):
+                    self.accepted.add(request)
+            case Asked(request=request):
+                self.asked[request] = event
+            case Ended(request=request):
+                self.ended.add(request)
+            case Fault(name=name):
+                self.faults[name] += 1
+            case Violation():
+                self.noticed.append(event)
+            case _:
+                pass
+
+    def broke(self, detail: str, *, request: str = "") -> None:
+        """Something went wrong that is no promise of its own, as an error in a log."""
+        self.add(Violation(promise="", kind=Kind.BROKEN, request=request, detail=detail))
+
+    @property
+    def pending(self) -> int:
+        """Questions without an ending."""
+        return len(self.asked.keys() - self.ended)
+
+    def add_from_app(self, frame: ClientFrame | None, *, connection: str, session: str, prefix: str = "") -> None:
+        """A frame arrives at the server. `prefix`: what the names of the user's requests have before their ids."""
+        if isinstance(frame, Hello):
+            for point in frame.resume:
+                self.add(
+                    Resumed(
+                        connection=connection,
+                        session=session,
+                        request=prefix + point.request_id,
+                        attempt=point.attempt,
+                        offset=point.offset,
+                    )
+                )
+        elif frame is not None and (request_id := getattr(frame, "request_id", None)):
+            self.add(ToServer(connection=connection, session=session, request=prefix + request_id, frame=frame))
+
+    def add_to_app(self, frame: ServerFrame | None, *, connection: str, session: str, prefix: str = "") -> None:
+        """A frame leaves the server."""
+        request_id = getattr(frame, "request_id", None)
+        request = prefix + request_id if request_id else ""
+        self.add(ToApp(connection=connection, session=session, request=request, frame=frame))
+
+    def records(self) -> dict[str, Record]:
+        """What the store has, by request."""
+        return {event.request: event.record for _, event in self.events if isinstance(event, Stored)}
+
+
+async def add_stores(history: History, requests: Requests, turns: HistoryPort) -> None:
+    """Add what the stores hold of everything asked, whose request ids are the names of the requests.
+
+    Raises: Unavailable: a store cannot be read.
+    """
+    users = sorted({asked.user for asked in history.asked.values()})
+    found: dict[str, Record] = {}
+    for asked in history.asked.values():
+        if (record := await requests.read(RequestKey(asked.user, asked.request))) is not None:
+            found[asked.request] = record
+    for record in await requests.unfinished():
+        if record.user_id in users:  # the database need not be only ours
+            found.setdefault(record.request_id, record)
+    for request, record in found.items():
+        question: Question | None = await requests.question(record.key)
+        answer = await requests.answer(record.key)
+        history.add(Stored(request=request, record=record, answer=answer, has_question=question is not None))
+    for user in users:
+        for conversation_id in await _conversations(turns, user):
+            for turn in await _turns(turns, user, conversation_id):
+                history.add(Turn(request=turn.request_id, user=user, turn=turn))
+
+
+async def _conversations(history: HistoryPort, user: str) -> list[str]:
+    found: list[str] = []
+    before: tuple[int, str] | None = None
+    while page := await history.conversations(user, before=before, limit=_PAGE):
+        found += (conversation.conversation_id for conversation in page)
+        before = (page[-1].updated_at_ms, page[-1].conversation_id)
+    return found
+
+
+async def _turns(history: HistoryPort, user: str, conversation_id: str) -> list[StoredTurn]:
+    found: list[StoredTurn] = []
+    before: int | None = None
+    while page := await history.turns(user, conversation_id, before=before, limit=_PAGE):
+        found += page
+        before = page[-1].position
+    return found[::-1]
