@@ -10,7 +10,7 @@ import re
 import runpy
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -75,8 +75,22 @@ def transitions() -> str:
         if TRANSITIONS[state] != TRANSITIONS[_ENDED[0]]:
             raise AssertionError("the terminal states differ: give each its column")
     columns = (State.ACCEPTED, State.RUNNING, _ENDED[0])
-    rows = [(event, *(TRANSITIONS[state][event] for state in columns)) for event in Event]
+    rows = [(event, *(_in_words(TRANSITIONS[state][event]) for state in columns)) for event in Event]
     return _table(("Event", "accepted", "running", ", ".join(_ENDED)), rows)
+
+
+def _in_words(cell: Any) -> str:
+    """A cell of the table, case by case: the first one whose guards hold counts."""
+    cases = [(" and ".join(guards), effect) for guards, effect in _cases(cell)]
+    return " · ".join(effect if len(cases) == 1 else f"{guards or 'otherwise'}: {effect}" for guards, effect in cases)
+
+
+def _cases(cell: Any, *guards: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(cell, str):
+        yield guards, cell
+    else:
+        yield from _cases(cell.then, *guards, cell.guard.__name__.strip("_").replace("_", " "))
+        yield from _cases(cell.otherwise, *guards)
 
 
 def errors() -> str:
