@@ -75,7 +75,7 @@ planted: $(VENV)/tools ## Plant every known kind of bug in a copy and see each o
 fuzz: $(VENV)/tools .cache/atheris/installed ## Look for inputs that break something, a minute a target
 	@$(BIN)/python fuzz/run.py --seconds 60
 
-# What each command proves is in GUARANTEE.md, the chaos runs' parameters are those of docs/chaos.md.
+# What each command proves is in docs/evidence.md, the chaos runs' parameters are those of docs/chaos.md.
 .PHONY: proof
 proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the proofs that take longer than the tests (40 minutes)
 	@echo "--- Planted bugs: the loss of any rule is noticed"

@@ -9,10 +9,12 @@ A part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 import re
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from answerback.cli.settings import SETTINGS, defaults
 from answerback.core.delivery import MAX_TEXT_BYTES
@@ -23,7 +25,7 @@ from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.settings import toml
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("PROTOCOL.md", "docs/configure.md")
+DOCUMENTS = ("PROTOCOL.md", "docs/configure.md", "docs/evidence.md")
 _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # What the table of codes does not say: where each comes, and what to do about it.
@@ -73,8 +75,22 @@ def transitions() -> str:
         if TRANSITIONS[state] != TRANSITIONS[_ENDED[0]]:
             raise AssertionError("the terminal states differ: give each its column")
     columns = (State.ACCEPTED, State.RUNNING, _ENDED[0])
-    rows = [(event, *(TRANSITIONS[state][event] for state in columns)) for event in Event]
+    rows = [(event, *(_in_words(TRANSITIONS[state][event]) for state in columns)) for event in Event]
     return _table(("Event", "accepted", "running", ", ".join(_ENDED)), rows)
+
+
+def _in_words(cell: Any) -> str:
+    """A cell of the table, case by case: the first one whose guards hold counts."""
+    cases = [(" and ".join(guards), effect) for guards, effect in _cases(cell)]
+    return " · ".join(effect if len(cases) == 1 else f"{guards or 'otherwise'}: {effect}" for guards, effect in cases)
+
+
+def _cases(cell: Any, *guards: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(cell, str):
+        yield guards, cell
+    else:
+        yield from _cases(cell.then, *guards, cell.guard.__name__.strip("_").replace("_", " "))
+        yield from _cases(cell.otherwise, *guards)
 
 
 def errors() -> str:
@@ -135,12 +151,46 @@ def transcript() -> str:
     return f"```text\n{printed.getvalue()}```\n"
 
 
+def runs() -> str:
+    """What docs/evidence.toml keeps of the runs that test the promises."""
+    kept = _toml("docs/evidence.toml")["run"]
+    rows = [(run["what"], f"`{run['command']}`", str(run["on"]), run["result"].strip()) for run in kept]
+    details = [f"\n{run['details'].strip()}\n" for run in kept if "details" in run]
+    return _table(("What", "Command", "Date", "Result"), rows) + "".join(details)
+
+
+def planted() -> str:
+    """The planted bugs, by the rule or promise that each breaks."""
+    bugs = _toml("tests/planted/bugs.toml")["bug"]
+    names = _rules() | _promises()
+    keys = list(dict.fromkeys((*names, *(bug["rule"] for bug in bugs))))
+    bugs.sort(key=lambda bug: keys.index(bug["rule"]))
+    rows = [(names.get(bug["rule"], bug["rule"]), bug["what"], f"`{bug['by']}`") for bug in bugs]
+    return f"{len(bugs)} bugs:\n\n" + _table(("Rule or promise", "What is wrong", "Caught by"), rows)
+
+
+def _rules() -> dict[str, str]:
+    """Links to the rules of docs/rules.md by what they are planted as."""
+    text = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+    rules = re.findall(r"^## ([^\n]+)(?:(?!^## ).)*?^- Planted as: (R\d+)$", text, re.MULTILINE | re.DOTALL)
+    return {key: f"[{name}](rules.md#{_fragment(name)})" for name, key in rules}
+
+
+def _promises() -> dict[str, str]:
+    """Links to the promises of GUARANTEE.md by their keys."""
+    text = (ROOT / "GUARANTEE.md").read_text(encoding="utf-8")
+    promises = re.findall(r"^### (.+) \((G\d)\)$", text, re.MULTILINE)
+    return {key: f"[{name}](../GUARANTEE.md#{_fragment(f'{name} {key}')})" for name, key in promises}
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "transitions": transitions,
     "errors": errors,
     "sizes": sizes,
     "settings": settings,
     "transcript": transcript,
+    "runs": runs,
+    "planted": planted,
 }
 
 
@@ -163,6 +213,15 @@ def main(arguments: Sequence[str]) -> int:
     for name in stale:
         print(f"{name} {'is stale: run docs/generate.py' if '--check' in arguments else 'was written'}")
     return 1 if stale and "--check" in arguments else 0
+
+
+def _toml(path: str) -> dict[str, Any]:
+    return tomllib.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def _fragment(heading: str) -> str:
+    """The fragment that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _default(key: str) -> str:

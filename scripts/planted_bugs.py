@@ -5,7 +5,6 @@
     scripts/planted_bugs.py --only R5           the bugs of one rule, or whose name has these words
     scripts/planted_bugs.py --only R5 --diff    what is planted, beside the source; runs nothing
     scripts/planted_bugs.py --find --only R5    try everything that could catch them
-    scripts/planted_bugs.py --markdown          print docs/evidence.md, made from the list; runs nothing
 
 A bug names a function and an edit of its syntax tree (see syntax_edits.py). One that does not fit the source is an
 error in words: the source has moved on, and so must the bug.
@@ -39,17 +38,6 @@ FINDERS = (
     *("tests/core", "tests/service", "tests/client", "tests/contract", "tests/gateway", "tests/simulation"),
 )
 """What `--find` tries."""
-PAGE = """# Planted bugs, and what catches each
-
-<!-- Made by `scripts/planted_bugs.py --markdown` from tests/planted/bugs.toml. Do not edit. -->
-
-A rule is worth little if its loss goes unnoticed. So each of these {count} wrong changes is planted in a copy of the
-source, and the test or the simulation in its row must fail. `make planted` plants them all. What the rules and promises
-are: [ARCHITECTURE.md](../ARCHITECTURE.md#the-seventeen-rules), [GUARANTEE.md](../GUARANTEE.md#the-promises).
-
-| Rule | What is wrong | Caught by |
-|---|---|---|
-"""
 
 
 class BadPlan(Exception):
@@ -156,7 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="a rule, or words of the name")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--markdown", action="store_true", help="print docs/evidence.md")
     what.add_argument("--diff", action="store_true", help="print what is planted")
     what.add_argument("--find", action="store_true", help="try everything that could catch them")
     options = parser.parse_args(arguments)
@@ -164,9 +151,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bugs = [bug for bug in read_bugs() if options.only in ("", bug.rule) or options.only in bug.what]
         if not bugs:
             raise BadPlan(f"no bug has the rule or the words “{options.only}”")
-        if options.markdown:
-            print(markdown(bugs), end="")
-            return 0
         if options.diff:
             print("\n".join(map(_diff, bugs)))
             return 0
@@ -174,12 +158,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadPlan as exc:
         print(f"planted_bugs: {exc}", file=sys.stderr)
         return 2
-
-
-def markdown(bugs: Sequence[Bug]) -> str:
-    """The page docs/evidence.md."""
-    rows = [f"| {bug.rule} | {bug.what} | `{bug.by}` |\n" for bug in bugs]
-    return PAGE.format(count=len(bugs)) + "".join(rows)
 
 
 def _diff(bug: Bug) -> str:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = tuple(
     sorted(
         path.relative_to(ROOT).as_posix()
-        for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
+        for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("conformance/*.md"))
         if not path.name.startswith(".")
     )
 )

@@ -29,6 +29,12 @@ def test_links_inside_the_repository_lead_somewhere(document: Read, name: str) -
             assert fragment in target.anchors(), f"{name}: {link}"
 
 
+def test_paths_of_the_repository_that_are_named_exist(document: Read, name: str, root: Path) -> None:
+    folders = "bench|conformance|docs|examples|fuzz|infra|packaging|requirements|scripts|src|tests"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)[`:]", document(name).prose()):
+        assert (root / path).exists(), f"{name}: {path}"
+
+
 def test_python_blocks_compile(document: Read, name: str) -> None:
     for block in document(name).blocks("python"):
         compile(block, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -39,28 +45,40 @@ def test_fences_are_closed(document: Read, name: str) -> None:
 
 
 def rules_of(document: Read) -> dict[str, str]:
-    """The rows of the table of rules by the rule's name, in small letters."""
-    table = document("ARCHITECTURE.md").text.partition("<!-- rules -->")[2]
-    rows = re.findall(r"^\| \*\*([^*]+)\*\* \(R(\d+)\)\. .*$", table, re.MULTILINE)
-    lines = [line for line in table.splitlines() if line.startswith("| **")]
-    assert [number for _, number in rows] == [str(n) for n in range(1, 18)]
-    assert len(lines) == len({name for name, _ in rows}) == 17
-    return {name.lower(): line for (name, _), line in zip(rows, lines, strict=True)}
+    """The sections of docs/rules.md by the rule's name."""
+    sections = document("docs/rules.md").text.partition("<!-- rules -->")[2].split("\n## ")[1:]
+    rules = {name: body for name, _, body in (section.partition("\n") for section in sections)}
+    numbers = [re.findall(r"^- Planted as: R(\d+)$", body, re.MULTILINE) for body in rules.values()]
+    assert numbers == [[str(n)] for n in range(1, 18)]
+    assert len(sections) == len(rules)
+    return rules
 
 
 def test_every_place_and_test_that_the_rules_name_exists(document: Read, root: Path) -> None:
-    for line in rules_of(document).values():
-        _, _, where, tests, _ = line.split("|")
-        assert "::" in where
-        for place in re.findall(r"`([\w/]+\.py)::([\w.]+)`", where + tests):
-            file, name = place
-            path = root / file if file.startswith("tests/") else root / "src" / "answerback" / file
-            assert name in _names(path), f"{file} has no {name}"
+    for name, body in rules_of(document).items():
+        _, where, held_by = re.split(r"^- (?:Where|Held by): ", body, flags=re.MULTILINE)
+        for kind, places in (("place", where), ("test", held_by)):
+            found = re.findall(r"`([\w/]+\.py)::([\w.]+)`", places)
+            assert found, f"{name} has no {kind}"
+            for file, function in found:
+                assert file.startswith("tests/") == (kind == "test"), f"{name}: {file} is no {kind}"
+                path = root / file if kind == "test" else root / "src" / "answerback" / file
+                assert function in _names(path), f"{name}: {file} has no {function}"
 
 
-def test_every_rule_that_the_code_names_is_in_the_table(document: Read, root: Path) -> None:
-    """And the code names rules, for nobody knows their numbers by heart."""
-    rules = rules_of(document)
+def test_the_page_of_architecture_has_every_rule_with_a_link_to_its_details(document: Read) -> None:
+    architecture = document("ARCHITECTURE.md").text
+    rules = architecture.partition("\n## The rules\n")[2].partition("\n## ")[0]
+    sections = {name: body for name, _, body in (part.partition("\n") for part in rules.split("\n#### ")[1:])}
+    assert set(sections) == set(rules_of(document))
+    for name, body in sections.items():
+        fragment = re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-")
+        assert re.findall(r"\]\((.*?)\)", body) == [f"docs/rules.md#{fragment}"], name
+
+
+def test_every_rule_that_the_code_names_is_a_rule(document: Read, root: Path) -> None:
+    """And the code uses names, for nobody knows the numbers by heart."""
+    rules = {name.lower() for name in rules_of(document)}
     named = set()
     for part in ("core", "service", "protocol", "client", "testing"):
         for path in (root / "src" / "answerback" / part).glob("*.py"):
@@ -68,19 +86,38 @@ def test_every_rule_that_the_code_names_is_in_the_table(document: Read, root: Pa
             assert not re.findall(r"\b[RG]\d{1,2}\b", text), path
             for names in re.findall(r"\b[Rr]ules?: ([a-z ,;]+)", text):
                 named |= {name.strip() for name in names.split(";")}
-    assert named <= set(rules), named - set(rules)
+    assert named <= rules, named - rules
     assert len(named) >= 10, "the code still names its rules"
 
 
+def test_what_the_page_of_architecture_finds_in_a_file_is_there(document: Read, root: Path) -> None:
+    """`[core/x.py](src/answerback/core/x.py) `name`, `Class.name``: the file has these names."""
+    places = re.findall(r"\]\((src/[\w/]+\.py)\)((?:,? `[\w.]+`)+)", document("ARCHITECTURE.md").text)
+    assert len(places) >= 25
+    for file, names in places:
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert name in _names(root / file), f"{file} has no {name}"
+
+
 def _names(path: Path) -> set[str]:
-    """Functions, classes and methods of a module: `name` and `Class.name`."""
+    """What a module defines: `name`, and `Class.name` for the methods and fields of a class."""
     found: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found.add(node.name)
+        found |= _defined(node)
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{item.name}" for item in node.body if hasattr(item, "name")}
+            found |= {f"{node.name}.{name}" for item in node.body for name in _defined(item)}
     return found
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    match node:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            return {name}
+        case ast.Assign(targets=targets):
+            return {target.id for target in targets if isinstance(target, ast.Name)}
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return {name}
+    return set()
 
 
 def test_the_twins_have_the_same_code_and_the_same_links(document: Read) -> None:
