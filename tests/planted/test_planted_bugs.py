@@ -12,10 +12,10 @@ RULES = {f"R{number}" for number in range(1, 18)}
 PROMISES = {f"G{number}" for number in range(1, 8)}
 BUGS = {bug.what: bug for bug in planted_bugs.read_bugs()}
 SAMPLE = [
-    "a wish is honoured again and again",
-    "a claim takes what is still held",
+    "a target is applied again and again",
+    "a claim takes a request whose lease is live",
     "another session of the user may cancel",
-    "each request has a lane of its own in the gateway",
+    "each request has an ordered queue of its own in the gateway",
 ]
 
 
