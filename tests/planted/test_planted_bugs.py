@@ -1,5 +1,6 @@
 """The planted bugs fit the source, and a few of them are planted and caught; `scripts/planted_bugs.py` does all."""
 
+import re
 from pathlib import Path
 
 import planted_bugs
@@ -8,7 +9,7 @@ import pytest
 from answerback_proof.simulation import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
-RULES = {f"R{number}" for number in range(1, 18)}
+RULES = set(re.findall(r"^## (.+)$", (ROOT / "docs/rules.md").read_text(encoding="utf-8"), re.MULTILINE))
 PROMISES = {f"G{number}" for number in range(1, 8)}
 BUGS = {bug.what: bug for bug in planted_bugs.read_bugs()}
 SAMPLE = [
