@@ -16,6 +16,9 @@ import answerback
 SOURCE = Path(answerback.__file__).parents[1]
 PACKAGES = ("answerback", "answerback_aws", "answerback_desktop", "answerback_proof")
 
+NEUTRAL = {"clock", "file_lock", "tasks"}
+"""Small helpers about the operating system and asyncio. They know nothing of questions and answers."""
+
 INNER = {"protocol", "core", "ports"}
 SERVER = INNER | {"service", "stores", "models", "auth", "clock"}
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -47,8 +50,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     | {"cli", "clock", "settings", "stores"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},
     # The desktop app.
-    "answerback_desktop": {"client", "protocol", "core", "clock", "file_lock", "tasks"},
-    "answerback_desktop.command": {"cli", "protocol", "answerback_desktop"},
+    "answerback_desktop": {"client"} | NEUTRAL,
+    "answerback_desktop.command": {"cli", "client", "answerback_desktop"},
     # What proves and measures them.
     "answerback_proof": SERVER | {"client", "gateway", "settings", "testing", "cli", "answerback_aws"},
 }

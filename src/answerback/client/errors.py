@@ -42,6 +42,8 @@ __all__ = [
     "RequestTimeout",
     "SessionReplaced",
     "Unauthorized",
+    "is_retryable",
+    "request_failed",
 ]
 
 
@@ -217,6 +219,11 @@ class Overloaded(RequestFailed):
 
 class RequestConflict(RequestFailed):
     """The request id was used before for something else."""
+
+
+def is_retryable(code: ErrorCode) -> bool:
+    """Whether a question that ended with this code may succeed when it is asked again later."""
+    return ERRORS[code].retryable
 
 
 _CLASSES = {

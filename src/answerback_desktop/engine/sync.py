@@ -7,12 +7,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from answerback.client import AnswerbackError, RequestFailed
-from answerback.core.answer import clean
-from answerback.protocol.errors import ERRORS
-from answerback.protocol.frames import Conversation, ConversationSummary, is_id
-from answerback.protocol.frames import Turn as HistoryTurn
-from answerback.protocol.limits import MAX_TITLE_LENGTH
+from answerback.client import (
+    MAX_TITLE_LENGTH,
+    AnswerbackError,
+    Conversation,
+    ConversationSummary,
+    RequestFailed,
+    clean,
+    is_id,
+    is_retryable,
+)
+from answerback.client import Turn as HistoryTurn
 from answerback_desktop.engine.outbox import code_of
 from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
 from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
@@ -323,7 +328,7 @@ def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | N
         status=status,
         asked_at_ms=epoch_ms(turn.asked_at, now_ms),
         answered_at_ms=epoch_ms(turn.answered_at, now_ms),
-        failure=Failure(code=code_of(code), is_retryable=code is None or ERRORS[code].retryable) if is_failed else None,
+        failure=Failure(code=code_of(code), is_retryable=code is None or is_retryable(code)) if is_failed else None,
         model=None if turn.model is None else clean(turn.model),
         replaces=turn.replaces if turn.replaces is not None and is_id(turn.replaces) else None,
         tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
