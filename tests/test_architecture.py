@@ -128,6 +128,18 @@ def test_every_import_follows_the_arrows(path: Path) -> None:
     assert not wrong, f"{name_of(path)} may import {sorted(allowed)}, but imports {wrong}"
 
 
+def test_only_the_table_of_commands_names_what_builds_on_the_product() -> None:
+    """An import by name would go round the arrows: `import_module("answerback_aws...")` is one, too."""
+    naming = {
+        name_of(path)
+        for path in modules()
+        if name_of(path).partition(".")[0] == "answerback"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and re.search(r"\banswerback_(aws|desktop|proof)\b", str(node.value))
+    }
+    assert naming == {"answerback.cli.main"}
+
+
 def test_the_arrows_themselves_have_no_cycle() -> None:
     TopologicalSorter(MAY_IMPORT).prepare()
 

@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
 from answerback.cli.admin import AdminUsers, find_port, read_key
+from answerback.cli.main import STACK_USERS, import_place
 from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.settings import Configuration, load
@@ -179,10 +179,7 @@ def _users(place: _Place) -> AbstractAsyncContextManager[Users]:
         return _open(load(place.of_gateway, file=place.config))
     if place.config is not None or any(place.of_gateway.values()):
         raise usage_error("--stack goes with no setting of a gateway", "leave out the one or the other")
-    # By name: the product imports none of the packages that build on it.
-    opened: AbstractAsyncContextManager[Users] = import_module("answerback_aws.commands.users").open_stack_users(
-        place.stack, **place.of_aws
-    )
+    opened: AbstractAsyncContextManager[Users] = import_place(STACK_USERS)(place.stack, **place.of_aws)
     return opened
 
 
