@@ -16,7 +16,7 @@
         ├── Overloaded
         └── RequestConflict
 
-`retryable`: the same question, asked anew, may succeed later. Facts are attributes; `str()` makes the sentence.
+`retryable`: the same question, asked again, may succeed later. Facts are attributes; `str()` makes the sentence.
 """
 
 from typing import TYPE_CHECKING

@@ -42,4 +42,4 @@ class Timing:
     """How often to look at the clocks; a leap of more than `jump_s` means that the machine slept."""
     jump_s: float = 10.0
     close_s: float = 2.0
-    """To send what is left, and again to close in good order."""
+    """To send what is left, and again to close gracefully."""
