@@ -6,7 +6,6 @@ AWS.
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from answerback.cli.main import STACK_USERS, import_place
 from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.settings import Configuration, load
+from answerback.clock import epoch_ms
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
 from answerback.settings import whole
 
@@ -109,7 +109,7 @@ def set_limit(
     per_minute = _read_limit(limit)
 
     async def change(users: Users) -> None:
-        await users.set_limit(user, per_minute, now_ms=time.time_ns() // 1_000_000)
+        await users.set_limit(user, per_minute, now_ms=epoch_ms())
 
     _run(change, place)
     if as_json:
@@ -235,8 +235,8 @@ def _limit_text(per_minute: int | None) -> str:
     return f"{per_minute} a minute" if per_minute else "off"
 
 
-def _time_text(epoch_ms: int | None) -> str | None:
-    return None if epoch_ms is None else datetime.fromtimestamp(epoch_ms / 1000).strftime("%Y-%m-%d %H:%M")
+def _time_text(at_ms: int | None) -> str | None:
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000).strftime("%Y-%m-%d %H:%M")
 
 
 def _read_limit(text: str) -> int | None:
