@@ -126,6 +126,11 @@ def test_every_effect_in_a_cell_can_be_carried_out(monkeypatch: pytest.MonkeyPat
         apply(event, in_state(state))
 
 
+def test_without_a_policy_no_request_runs() -> None:
+    with pytest.raises(ValueError, match="needs the policy"):
+        changes._effect(accepted(), Event.CLAIM, changes.Facts(owner="w1", now_ms=T0))
+
+
 def effects(cell: Effect | If) -> set[Effect]:
     return effects(cell.then) | effects(cell.otherwise) if isinstance(cell, If) else {cell}
 

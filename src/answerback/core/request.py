@@ -262,7 +262,11 @@ class Effect(StrEnum):
 
 
 class Facts(NamedTuple):
-    """What the caller of a change knows. The guards read it beside the record."""
+    """What the caller of a change knows. The guards read it beside the record.
+
+    A fact that is left out never lets an event through: it means no owner, no session, a lease that is not over. The
+    policy has no such value, so to run a request without one raises ValueError.
+    """
 
     now_ms: int = 0
     grace_ms: int = 0
@@ -291,11 +295,17 @@ def _is_cancelled(record: Record, _: Facts) -> bool:
 
 
 def _is_late(record: Record, facts: Facts) -> bool:
-    return facts.policy is not None and deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy)
+    return deadline_passed(record, now_ms=facts.now_ms, policy=_policy_of(facts))
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
-    return facts.policy is not None and record.attempt >= facts.policy.max_attempts
+    return record.attempt >= _policy_of(facts).max_attempts
+
+
+def _policy_of(facts: Facts) -> Policy:
+    if facts.policy is None:
+        raise ValueError("a claim needs the policy: without it a late request would run")
+    return facts.policy
 
 
 def _asked_it(record: Record, facts: Facts) -> bool:
