@@ -11,25 +11,21 @@ from msgspec.structs import replace
 
 from answerback.core import request as changes
 from answerback.core.request import (
-    TRANSITIONS,
     Busy,
     Claimed,
     Conflict,
     DeliveryTarget,
-    Effect,
     Ended,
     Ending,
-    Event,
     Fenced,
     Held,
-    If,
     Pending,
     Policy,
     Record,
-    State,
     Step,
     Unknown,
 )
+from answerback.core.transitions import TRANSITIONS, Effect, Event, If, State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 

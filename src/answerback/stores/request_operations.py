@@ -11,7 +11,8 @@ from typing import Final, TypeVar
 from answerback.core.admission import WINDOW_MS, Accepted, Admission, Quota, admit, admit_again
 from answerback.core.conversation import title_of
 from answerback.core.instants import day_of
-from answerback.core.request import Change, Ending, Question, Record, RequestKey, State
+from answerback.core.request import Change, Ending, Question, Record, RequestKey
+from answerback.core.transitions import State
 from answerback.stores import statements as sql
 from answerback.stores.encoding import (
     ANSWER,

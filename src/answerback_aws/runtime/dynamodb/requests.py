@@ -14,7 +14,8 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from answerback.core.admission import Accepted, Admission, Quota, admit
-from answerback.core.request import Change, Ending, Question, Record, RequestKey, State, Step
+from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
+from answerback.core.transitions import State
 from answerback.ports import T, Unavailable
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
 from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
