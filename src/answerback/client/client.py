@@ -148,7 +148,7 @@ class Client:
         """Ask and wait for the whole answer, at most 32 KB of it.
 
         Args:
-            timeout: seconds in all (default 30); then the server is told to stop.
+            timeout: seconds in all (default 30); then the server stops it.
             conversation: its id; with one, earlier turns are context. Without, the question stands alone.
             replaces: the id of an earlier request of the conversation that this one regenerates or edits.
             request_id: your own unique id; asking again under it gets the same answer, never a second one.

@@ -150,7 +150,7 @@ class AnswerRestarted(AnswerbackError):
 
 
 class RequestTimeout(AnswerbackError, TimeoutError):
-    """The answer did not come in time; the server was told to stop. `text`: what had come until then.
+    """The answer did not come in time; the client had the server stop it. `text`: what had come until then.
 
     `cause_code`: the server's last word about the request was that it could not take it then, and why: `unavailable`
     during an outage. None: it was only slow.
