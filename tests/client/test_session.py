@@ -20,7 +20,7 @@ from answerback.client.errors import (
     SessionReplaced,
 )
 from answerback.client.events import Done, Queued, Restarted, Started, Text
-from answerback.client.exchange import Patience
+from answerback.client.exchange import Timeouts
 from answerback.client.outbox import PendingRequest
 from answerback.client.session import Session
 from answerback.client.timing import Timing
@@ -46,8 +46,8 @@ from answerback.protocol.frames import (
     Welcome,
 )
 
-ASK = Patience(total_s=30)
-STREAM = Patience(total_s=700, silence_s=30)
+ASK = Timeouts(total_s=30)
+STREAM = Timeouts(total_s=700, silence_s=30)
 LIMITS = ServerLimits(
     max_message_bytes=1,
     max_frame_bytes=1,
@@ -94,8 +94,8 @@ class Script:
         self.now = 0.0
         self.link = 0
 
-    def ask(self, rid, patience=ASK, **more):
-        return self.session.ask(question(rid, stream=patience.silence_s is not None, **more), patience, now=self.now)
+    def ask(self, rid, timeouts=ASK, **more):
+        return self.session.ask(question(rid, stream=timeouts.silence_s is not None, **more), timeouts, now=self.now)
 
     def connect(self):
         self.link += 1
@@ -562,7 +562,7 @@ def test_an_unknown_action_is_ignored():
 
 def test_a_silent_accepted_question_is_asked_for_with_growing_pauses():
     script = connected(probe_max_s=25)
-    script.ask("a", Patience(total_s=1000, silence_s=None))
+    script.ask("a", Timeouts(total_s=1000, silence_s=None))
     script.hear(accepted("a"))
     instants = []
     while script.now < 90:
@@ -810,7 +810,7 @@ def test_any_schedule_of_losses_ends_with_the_exact_texts_one_ending_each_and_th
                                 carry_out(script.hear(answer))
 
     for rid in texts:
-        carry_out(script.ask(rid, Patience(total_s=1e9, silence_s=1e9)))
+        carry_out(script.ask(rid, Timeouts(total_s=1e9, silence_s=1e9)))
     carry_out(script.connect())
     for _ in range(5000):
         if script.session.pending == 0:
