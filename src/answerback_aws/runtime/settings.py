@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from answerback.core.context import DEFAULT_MAX_TOKENS
+from answerback.core import defaults
 from answerback.core.handshake import Rules, origins
 from answerback.core.request import Policy
 from answerback.ports import Quota
@@ -15,6 +15,7 @@ MAX_CONNECTION_MS: Final = 2 * 3_600_000
 API_IDLE_MS: Final = 600_000
 """API Gateway closes a WebSocket on which nobody said anything for ten minutes."""
 
+_MAX_PENDING: Final = 100
 _DAY_MS: Final = 24 * 3_600_000
 
 
@@ -104,7 +105,7 @@ class Settings:
     @property
     def max_tokens(self) -> int:
         """The most tokens that one answer may have."""
-        return self._whole("MAX_TOKENS", DEFAULT_MAX_TOKENS, low=1)
+        return self._whole("MAX_TOKENS", defaults.MAX_TOKENS, low=1)
 
     @property
     def system(self) -> str | None:
@@ -122,7 +123,8 @@ class Settings:
     def quota(self) -> Quota:
         """Limits of acceptance."""
         return Quota(
-            per_minute=self._whole("RATE_LIMIT", 10, low=0), max_pending=self._whole("MAX_PENDING", 1_000, low=1)
+            per_minute=self._whole("RATE_LIMIT", defaults.RATE_LIMIT, low=0),
+            max_pending=self._whole("MAX_PENDING", _MAX_PENDING, low=1),
         )
 
     @property
@@ -138,12 +140,12 @@ class Settings:
     @property
     def retention_ms(self) -> int:
         """How long ended requests and deleted conversations are kept."""
-        return _DAY_MS * self._whole("RETENTION_DAYS", 7, low=1)
+        return _DAY_MS * self._whole("RETENTION_DAYS", defaults.RETENTION_DAYS, low=1)
 
     @property
     def idle_timeout_ms(self) -> int:
         """How long a connection may be silent."""
-        return 1000 * self._whole("IDLE_TIMEOUT_S", 3600, low=1)
+        return 1000 * self._whole("IDLE_TIMEOUT_S", defaults.IDLE_TIMEOUT_S, low=1)
 
     @property
     def history_delay_s(self) -> int:
@@ -189,7 +191,7 @@ class Settings:
     @property
     def user_claim(self) -> str:
         """The claim that names the user."""
-        return self._optional("USER_CLAIM") or "sub"
+        return self._optional("USER_CLAIM") or defaults.USER_CLAIM
 
     # --- reading
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from answerback.core import defaults
+from answerback.core.request import Policy
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
     CancelMessage,
@@ -114,12 +116,12 @@ def _from_server() -> Sequence[Example]:
                     max_message_bytes=MAX_MESSAGE_BYTES,
                     max_frame_bytes=MAX_FRAME_BYTES,
                     max_answer_bytes=MAX_ANSWER_BYTES,
-                    requests_per_minute=10,
+                    requests_per_minute=defaults.RATE_LIMIT,
                     max_pending=1_000,
-                    max_tokens=1_024,
-                    idle_timeout_ms=3_600_000,
-                    answer_timeout_ms=120_000,
-                    queue_timeout_ms=600_000,
+                    max_tokens=defaults.MAX_TOKENS,
+                    idle_timeout_ms=defaults.IDLE_TIMEOUT_S * 1000,
+                    answer_timeout_ms=Policy().answer_timeout_ms,
+                    queue_timeout_ms=Policy().queue_timeout_ms,
                 ),
                 models=("local",),
             ),

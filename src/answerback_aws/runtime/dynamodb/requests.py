@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Limited, Quota, admit, retry_after_ms
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, State, Step
 from answerback.ports import T, Unavailable
@@ -38,8 +39,8 @@ class Retention:
     late copy of the frame can be on its way. `turns_ms`: turns, for the model's context; texts as long as either needs.
     """
 
-    requests_ms: int = 7 * 24 * 3_600_000
-    refusals_ms: int = 15 * 60_000
+    requests_ms: int = defaults.RETENTION_MS
+    refusals_ms: int = defaults.REFUSAL_RETENTION_MS
     turns_ms: int = TURNS_MS
 
 
