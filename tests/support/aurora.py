@@ -167,7 +167,9 @@ class Aws:
         self.counted = Counted()
         self.requests = DynamoRequests(self.database, clock=clock)
         self.turns_kept = DynamoTurns(self.database)
-        self.write_behind = WriteBehind(outbox=self.turns_kept, api=self.data_api, observer=self.counted, clock=clock)
+        self.write_behind = WriteBehind(
+            pending_turns=self.turns_kept, api=self.data_api, observer=self.counted, clock=clock
+        )
         self.history = AwsHistory(turns=self.turns_kept, write_behind=self.write_behind, api=self.data_api, clock=clock)
         self.users_of = AwsUsers(
             database=self.database, requests=self.requests, write_behind=self.write_behind, api=self.data_api

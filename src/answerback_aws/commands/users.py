@@ -83,7 +83,7 @@ async def open_stack_users(
             jitter=random.random,
             on_waking=screen.waking,
         )
-        write_behind = WriteBehind(outbox=DynamoTurns(database), api=api, observer=screen, clock=epoch_ms)
+        write_behind = WriteBehind(pending_turns=DynamoTurns(database), api=api, observer=screen, clock=epoch_ms)
         requests = DynamoRequests(database, clock=epoch_ms)
         try:
             yield AwsUsers(database=database, requests=requests, write_behind=write_behind, api=api)

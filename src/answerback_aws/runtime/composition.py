@@ -205,7 +205,7 @@ class Composition:
         from answerback_aws.runtime.aurora.write_behind import WriteBehind  # noqa: PLC0415
 
         return WriteBehind(
-            outbox=self.turns,
+            pending_turns=self.turns,
             api=self.aurora,
             observer=self.observing.counts,
             clock=epoch_ms,

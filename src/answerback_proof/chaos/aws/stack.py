@@ -226,7 +226,7 @@ class Stores:
             monotonic=time.monotonic,
             jitter=random.random,
         )
-        write_behind = WriteBehind(outbox=self.turns, api=api, observer=self, clock=epoch_ms)
+        write_behind = WriteBehind(pending_turns=self.turns, api=api, observer=self, clock=epoch_ms)
         self.history = AwsHistory(turns=self.turns, write_behind=write_behind, api=api, clock=epoch_ms)
         self.users = AwsUsers(database=self.database, requests=self.requests, write_behind=write_behind, api=api)
         self.unwritable = 0
