@@ -32,13 +32,12 @@ _PATHS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call: bytes of its body and of the answer's, and DynamoDB's units. `table`: of a single-table operation."""
+    """One call: bytes of its body, and DynamoDB's units. `table`: of a single-table operation."""
 
     service: str
     operation: str
     status: int
     sent_bytes: int
-    received_bytes: int
     table: str = ""
     read_units: float = 0.0
     write_units: float = 0.0
@@ -105,7 +104,6 @@ class CountingProxy:
                 operation=operation,
                 status=answer.status,
                 sent_bytes=len(body),
-                received_bytes=len(received),
                 table=_table(body) if service == "DynamoDB" else "",
                 read_units=read,
                 write_units=written,
