@@ -11,10 +11,11 @@ from typing import Any, Final
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 from answerback_aws.emulator.serving import ThreadedServer
-from answerback_aws.runtime.dynamodb.metering import read_units_of
+from answerback_aws.runtime.dynamodb.items import Item, decode
 
-__all__ = ["Call", "CountingProxy"]
+__all__ = ["Call", "CountingProxy", "read_units_of"]
 
+_READ_UNIT_BYTES: Final = 4096
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 _HOP_BY_HOP: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "accept-encoding"})
 _READS: Final = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"})
@@ -154,3 +155,9 @@ def _refused(answer: Mapping[str, Any], asked: Mapping[str, Any]) -> float:
     if kind == "ConditionalCheckFailedException":
         return 1.0
     return 2.0 * len(asked["TransactItems"]) if kind == "TransactionCanceledException" else 0.0
+
+
+def read_units_of(item: Item) -> int:
+    """Of one strongly consistent read. An item is about as large as its names and values in UTF-8."""
+    size = sum(len(name) + len(str(value).encode()) for name, value in decode(item).items())
+    return -(-size // _READ_UNIT_BYTES)

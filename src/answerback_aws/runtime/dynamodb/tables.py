@@ -1,4 +1,4 @@
-"""The tables: names, keys, indexes, the attribute of their time to live. A test holds the template equal to this.
+"""The tables: names, keys, indexes, the attribute of their time to live. The template declares them.
 
     table          partition key   sort key    an item is
     Connections    connectionId                an open connection, exactly as the mission gives it, and a few of ours
@@ -12,55 +12,18 @@ index. Two indexes are sparse: an item is in them only while it has the sort key
 
     Requests.unfinished        userId, unfinished (N, the position)      until the request has ended
     Conversations.unarchived   userId, unarchived (N, the position)      until the turn is in Aurora
+
+`unfinished` projects only what never changes, so that a renewal or a delivery target writes nothing there.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, fields
+from typing import Final
 
 TTL_ATTRIBUTE: Final = "expiresAt"
 """Epoch seconds; in every table. DynamoDB deletes days late, so what reads an item also looks at it."""
 
 UNFINISHED: Final = "unfinished"
 UNARCHIVED: Final = "unarchived"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
-    """A global secondary index on (partition key: text, sort key: number). `include` None: every attribute."""
-
-    name: str
-    partition_key: str
-    sort_key: str
-    include: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """The shape of a table. Every key attribute is a text."""
-
-    partition_key: str
-    sort_key: str | None = None
-    indexes: tuple[Index, ...] = ()
-
-
-SHAPES: Final[Mapping[str, Table]] = {
-    "connections": Table(partition_key="connectionId"),
-    "sessions": Table(partition_key="userId", sort_key="sessionId"),
-    "requests": Table(
-        partition_key="userId",
-        sort_key="requestId",
-        # Only what never changes is projected: a renewal or a target writes nothing here.
-        indexes=(Index(name=UNFINISHED, partition_key="userId", sort_key=UNFINISHED, include=("orderingKey",)),),
-    ),
-    "conversations": Table(
-        partition_key="userId",
-        sort_key="item",
-        indexes=(Index(name=UNARCHIVED, partition_key="userId", sort_key=UNARCHIVED, include=None),),
-    ),
-    "rate_limits": Table(partition_key="userId", sort_key="window"),
-}
-"""The shape of each table of `Tables`, by its field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,39 +37,4 @@ class Tables:
     rate_limits: str
 
 
-def definition(name: str, shape: Table) -> dict[str, Any]:
-    """The arguments of `create_table`, on demand; what the template says in its own words."""
-    attributes = {shape.partition_key: "S"}
-    if shape.sort_key is not None:
-        attributes[shape.sort_key] = "S"
-    for index in shape.indexes:
-        attributes |= {index.partition_key: "S", index.sort_key: "N"}
-    arguments: dict[str, Any] = {
-        "TableName": name,
-        "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": [
-            {"AttributeName": attribute, "AttributeType": kind} for attribute, kind in attributes.items()
-        ],
-        "KeySchema": _key_schema(shape.partition_key, shape.sort_key),
-    }
-    if shape.indexes:
-        arguments["GlobalSecondaryIndexes"] = [_index(index) for index in shape.indexes]
-    return arguments
-
-
-def _index(index: Index) -> dict[str, Any]:
-    projection: dict[str, Any] = {"ProjectionType": "ALL"}
-    if index.include is not None:
-        projection = {"ProjectionType": "INCLUDE", "NonKeyAttributes": list(index.include)}
-    return {
-        "IndexName": index.name,
-        "KeySchema": _key_schema(index.partition_key, index.sort_key),
-        "Projection": projection,
-    }
-
-
-def _key_schema(partition_key: str, sort_key: str | None) -> Sequence[dict[str, str]]:
-    keys = [{"AttributeName": partition_key, "KeyType": "HASH"}]
-    if sort_key is not None:
-        keys.append({"AttributeName": sort_key, "KeyType": "RANGE"})
-    return keys
+TABLES: Final = tuple(field.name for field in fields(Tables))

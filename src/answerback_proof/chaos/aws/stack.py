@@ -26,7 +26,7 @@ from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
-from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
+from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 
 _STACK: Final = "chaos"
@@ -212,7 +212,7 @@ class Stores:
 
     def __init__(self, emulator: Emulator, outputs: Mapping[str, str]) -> None:
         self._calls = Calls()
-        names = {name: outputs[f"{name.title().replace('_', '')}Table"] for name in SHAPES}
+        names = {name: outputs[f"{name.title().replace('_', '')}Table"] for name in TABLES}
         self.database = Database(client=emulator.client("dynamodb"), calls=self._calls, tables=Tables(**names))
         self.requests = DynamoRequests(self.database, clock=epoch_ms)
         self.turns = DynamoTurns(self.database)
