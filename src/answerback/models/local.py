@@ -100,18 +100,6 @@ class LocalModel:
         """The slots."""
         return self._slots
 
-    @property
-    def http_base_url(self) -> str:
-        """The OpenAI-compatible server of an open model, `http://127.0.0.1:PORT/v1`."""
-        if self._server is None:
-            raise RuntimeError("open the model first")
-        return f"{self._server.listening_address}/v1"
-
-    @property
-    def http_api_key(self) -> str:
-        """The key which that server asks for."""
-        return self._api_key
-
     async def open(self) -> None:
         """Load the model, off the event loop; again is free.
 
