@@ -20,8 +20,7 @@ from answerback.ports import T, Unavailable
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
 from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
 from answerback_aws.runtime.dynamodb.limits import RateLimits
-from answerback_aws.runtime.dynamodb.places import Place
-from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED
+from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED, Place
 from answerback_aws.runtime.dynamodb.texts import Texts
 from answerback_aws.runtime.dynamodb.turns import TURNS_MS, DynamoTurns, turn_item
 

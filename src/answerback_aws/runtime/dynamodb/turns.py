@@ -1,6 +1,6 @@
 """The turns of conversations on DynamoDB: the model's context, and those that Aurora lacks.
 
-A turn is three items that stand beside each other (see places.py): its question, its answer, and how it ended. The
+A turn is three items that stand beside each other (see tables.py): its question, its answer, and how it ended. The
 texts are there once, and are what `Requests.question` and `Requests.answer` read as well. They are written before the
 record names them, each under a name of its own, so what is not named is not there; `expiresAt` clears it away.
 """
@@ -15,11 +15,10 @@ from answerback.core.request import Ending, Record
 from answerback.ports import StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback_aws.runtime.dynamodb import places
+from answerback_aws.runtime.dynamodb import tables as places
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.items import Item, encode, number_of, text_of
-from answerback_aws.runtime.dynamodb.places import QUESTION, TURN, Place
-from answerback_aws.runtime.dynamodb.tables import UNARCHIVED
+from answerback_aws.runtime.dynamodb.tables import QUESTION, TURN, UNARCHIVED, Place
 
 TURNS_MS: Final = 90 * 24 * 3_600_000
 """How long a turn is there for the model. To delete each one sooner costs more than to keep it that long."""
