@@ -13,8 +13,6 @@ from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 from answerback_aws.emulator.serving import ThreadedServer
 from answerback_aws.runtime.dynamodb.items import Item, decode
 
-__all__ = ["Call", "CountingProxy", "read_units_of"]
-
 _READ_UNIT_BYTES: Final = 4096
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 _HOP_BY_HOP: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "accept-encoding"})

@@ -21,8 +21,6 @@ from answerback.ports import Finish, Model, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback_aws.emulator.serving import ThreadedServer
 
-__all__ = ["Asked", "BedrockServer", "Broken", "Cut", "Refused", "Script", "of_model"]
-
 T = TypeVar("T")
 
 EVENT_STREAM: Final = "application/vnd.amazon.eventstream"

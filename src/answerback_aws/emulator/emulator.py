@@ -23,8 +23,6 @@ from typing import IO, Any, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
-__all__ = ["REGION", "Emulator", "EmulatorFailed", "emulator_python"]
-
 REGION: Final = "us-east-1"
 CREDENTIALS: Final = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 

@@ -19,8 +19,6 @@ from answerback_aws.emulator.bedrock import BedrockServer, of_model
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, EmulatorFailed, LocalFailed, emulator_python
 from answerback_aws.emulator.postgres import PostgresServer
 
-__all__ = ["LocalRun", "LocalSettings", "LocalStack"]
-
 STACK: Final = "answerback"
 _MODEL_ID: Final = "answerback.emulated-v1:0"
 _POLL_S: Final = 0.1

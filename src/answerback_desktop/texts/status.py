@@ -7,8 +7,6 @@ from typing import Final
 from answerback_desktop.engine.events import ConnectionReason, NoticeCode
 from answerback_desktop.signin.provider import SignInFailure
 
-__all__ = ["STATUS_EN", "STATUS_KO", "StatusTexts"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusTexts:

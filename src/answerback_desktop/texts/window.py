@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["WINDOW_EN", "WINDOW_KO", "WindowTexts"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowTexts:

@@ -6,8 +6,6 @@ from PySide6.QtCore import QByteArray, QRectF, Qt
 from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
 from PySide6.QtSvg import QSvgRenderer
 
-__all__ = ["Icon", "icon", "pixmap"]
-
 _SCALES = (1.0, 1.5, 2.0, 3.0)
 
 

@@ -22,8 +22,6 @@ from answerback_desktop.ui.window.toast import DesktopNotifier, Toast, ToastStac
 from answerback_desktop.ui.window.welcome import Screen, WelcomePage, screen_of
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
-__all__ = ["MainWindow"]
-
 NARROW_PX: Final = 640
 _SIDEBAR_PX: Final = 272
 

@@ -14,8 +14,6 @@ from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.viewmodels import AppViewModel, Changes
 
-__all__ = ["DesktopNotifier", "Toast", "ToastStack", "notice_text"]
-
 SHOWN_MS: Final = 8_000
 _MOST: Final = 3
 
