@@ -30,8 +30,7 @@ from answerback_aws.deploy.deployment import Deployment, DeployRequest
 from answerback_aws.deploy.package import Target, build_package, measure
 from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.bedrock import Asked, BedrockServer
-from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
-from answerback_aws.emulator.environment import emulator_python
+from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, emulator_python
 from answerback_aws.emulator.postgres import PostgresServer
 
 TOKENS_PER_SECOND = 80

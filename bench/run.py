@@ -26,10 +26,9 @@ from typing import TypeAlias
 from answerback.core.request import Question, Record
 from answerback.ports import Quota
 from answerback.stores import open_store
-from answerback_proof.load.figures import Report
+from answerback_proof.load.figures import Report, loop_factory, measure, measured_gateway
 from answerback_proof.load.idle import IdleReport, measure_idle
 from answerback_proof.load.load import Plan
-from answerback_proof.load.measure import loop_factory, measure, measured_gateway
 from answerback_proof.load.process import running
 
 PEERS = Path(__file__).parent / "peers"

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Iterable
 
 from answerback.ports import Finish, Prompt
-from answerback.protocol import CancelMessage, Hello, MessageDelta, ResumePoint, SendMessage, decode_client, encode
-from answerback.protocol.frames import ClientFrame
+from answerback.protocol.codec import decode_client, encode
+from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, MessageDelta, ResumePoint, SendMessage
 from answerback.testing import Backend, ScriptedModel, run_virtual
 from answerback.testing.backend import Peer
 from answerback.testing.model import Line

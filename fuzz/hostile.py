@@ -12,7 +12,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from answerback_proof.load.measure import loop_factory
+from answerback_proof.load.figures import loop_factory
 from attack.siege import besiege
 from attack.watch import Sample
 

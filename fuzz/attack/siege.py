@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
 
-from answerback_proof.load.measure import NO_LIMITS
+from answerback_proof.load.figures import NO_LIMITS
 from answerback_proof.load.process import gateway_command, running, usage_of
 from attack.attackers import Attackers
 from attack.good_clients import GoodClients

@@ -18,6 +18,7 @@ import jwt
 from jwt import PyJWK
 from jwt.types import Options
 
+from answerback.core import defaults
 from answerback.ports import Identity, TokenRefused, Unavailable
 from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
@@ -67,8 +68,8 @@ class JwtTokens:
         keys: Keys | None = None,
         issuer: str | None = None,
         audience: str | None = None,
-        user_claim: str = "sub",
-        leeway_s: int = 30,
+        user_claim: str = defaults.USER_CLAIM,
+        leeway_s: int = defaults.LEEWAY_S,
     ) -> None:
         if (secret is None) == (keys is None):
             raise AuthError("Set either a token secret or a JWKS, not both and not neither.")
@@ -306,7 +307,7 @@ def make_token(
     ttl_s: int,
     issuer: str | None = None,
     audience: str | None = None,
-    user_claim: str = "sub",
+    user_claim: str = defaults.USER_CLAIM,
     now_s: float | None = None,
 ) -> str:
     """A development token (HS256) for a user, valid for `ttl_s` seconds from `now_s` (epoch; None: now).

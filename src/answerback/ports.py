@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
+from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Existing, Full, Limited, Quota
-from answerback.core.context import DEFAULT_MAX_TOKENS, Message
+from answerback.core.context import Message
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ServerFrame, Status
@@ -343,7 +344,7 @@ class Prompt:
 
     messages: tuple[Message, ...]
     system: str | None = None
-    max_tokens: int = DEFAULT_MAX_TOKENS
+    max_tokens: int = defaults.MAX_TOKENS
     user_id: str = ""
     conversation_id: str = ""
     request_id: str = ""

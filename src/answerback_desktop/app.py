@@ -26,8 +26,6 @@ from answerback_desktop.ui.window.main_window import MainWindow
 from answerback_desktop.ui.window.toast import Toast
 from answerback_desktop.viewmodels import AppViewModel, Changes
 
-__all__ = ["DesktopApp", "Options", "Outcome", "run"]
-
 log = logging.getLogger("answerback.desktop")
 CLOSE_S: Final = 8.0
 """What the engine gets to write everything down and to stop a gateway of its own."""

@@ -9,7 +9,7 @@ from botocore.exceptions import ReadTimeoutError
 
 from answerback.core.request import RequestKey
 from answerback.ports import Gone, Sent, Slow, Unavailable
-from answerback.protocol import MessageDelta
+from answerback.protocol.frames import MessageDelta
 from answerback.testing import run_virtual
 from answerback_aws.runtime.api_gateway import ApiGatewaySender
 from lambda_functions import DirectCalls, FakeManagement, client_error

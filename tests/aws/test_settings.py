@@ -1,10 +1,14 @@
 """What the functions read from their environment."""
 
+from pathlib import Path
+
 import pytest
 
 from answerback.core.request import Policy
+from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Quota
 from answerback_aws.runtime.settings import Settings, SettingsError
+from template import TEMPLATE, of_type
 
 
 def test_each_function_needs_only_its_own() -> None:
@@ -14,9 +18,9 @@ def test_each_function_needs_only_its_own() -> None:
         _ = settings.connections_table
 
 
-def test_what_is_left_out_is_as_in_the_gateway() -> None:
+def test_what_is_left_out_has_its_default() -> None:
     settings = Settings({})
-    assert settings.quota == Quota(per_minute=10, max_pending=1_000)
+    assert settings.quota == Quota(per_minute=10, max_pending=100)
     assert settings.policy == Policy()
     assert (settings.max_tokens, settings.retention_ms, settings.idle_timeout_ms) == (1024, 604_800_000, 3_600_000)
     assert (settings.system, settings.lock_system, settings.has_tokens, settings.user_claim) == (
@@ -25,6 +29,41 @@ def test_what_is_left_out_is_as_in_the_gateway() -> None:
         False,
         "sub",
     )
+
+
+def test_the_template_has_the_defaults_of_the_code() -> None:
+    variables = {
+        name: TEMPLATE["Parameters"][value["Ref"]].get("Default")
+        for function in of_type("AWS::Lambda::Function").values()
+        for name, value in function["Properties"]["Environment"]["Variables"].items()
+        if isinstance(value, dict) and value.get("Ref") in TEMPLATE["Parameters"]
+    }
+    assert len(variables) >= 17
+    deployed = Settings({name: str(value) for name, value in variables.items()})
+    unset = Settings({})
+    for name in (
+        "quota",
+        "policy",
+        "max_tokens",
+        "system",
+        "lock_system",
+        "retention_ms",
+        "idle_timeout_ms",
+        "history_delay_s",
+        "handshake_rules",
+        "has_tokens",
+        "user_claim",
+    ):
+        assert getattr(deployed, name) == getattr(unset, name), name
+
+
+def test_the_stack_has_the_defaults_of_the_gateway() -> None:
+    stack, gateway = Settings({}), GatewaySettings(data_dir=Path())
+    assert stack.quota.per_minute == gateway.rate_limit
+    assert stack.policy == gateway.policy
+    assert (stack.max_tokens, stack.user_claim) == (gateway.max_tokens, gateway.auth.user_claim)
+    assert stack.retention_ms == gateway.retention_days * 86_400_000
+    assert stack.idle_timeout_ms == gateway.idle_timeout_s * 1000
 
 
 def test_an_empty_variable_is_none() -> None:

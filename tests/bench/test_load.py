@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
+from answerback_proof.load.figures import measure, measured_gateway
 from answerback_proof.load.idle import measure_idle
 from answerback_proof.load.load import Load, Plan, Run
-from answerback_proof.load.measure import measure, measured_gateway
 from answerback_proof.load.process import ProcessFailed, ServerProcess, running
 from answerback_proof.load.websocket import LoadConnectionError
 

@@ -29,6 +29,7 @@ from answerback.ports import Finish, Model, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback.testing import ScriptedModel
 from answerback.testing.model import say_question
+from embedded import api_key, base_url
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -121,8 +122,8 @@ async def local(embedded: LocalModel | None, fails: bool) -> AsyncIterator[Model
 @asynccontextmanager
 async def openai_real(embedded: LocalModel | None, fails: bool) -> AsyncIterator[Model]:
     assert embedded is not None
-    key = "wrong" if fails else embedded.http_api_key
-    yield OpenAIModel(base_url=embedded.http_base_url, model="local", api_key=key)
+    key = "wrong" if fails else api_key(embedded)
+    yield OpenAIModel(base_url=base_url(embedded), model="local", api_key=key)
 
 
 MODELS: dict[str, Maker] = {

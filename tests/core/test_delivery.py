@@ -9,8 +9,9 @@ from answerback.core.answer import Answer, clean, cut, cut_back, encoded_size
 from answerback.core.delivery import SLOW_RETRY_S, Delivery, answer_limit, growing, steady
 from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.core.transitions import State
-from answerback.protocol import MAX_FRAME_BYTES, encode
+from answerback.protocol.codec import encode
 from answerback.protocol.frames import MessageDelta, MessageResponse, MessageStarted, Pong, Status
+from answerback.protocol.limits import MAX_FRAME_BYTES
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"))
 

@@ -9,7 +9,9 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from answerback.protocol import ClientFrame, ServerFrame, decode_client, decode_server, frames
+from answerback.protocol import frames
+from answerback.protocol.codec import decode_client, decode_server
+from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.protocol.limits import MAX_ID_LENGTH
 
 CLIENT = get_args(ClientFrame)

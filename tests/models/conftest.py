@@ -12,6 +12,7 @@ import pytest_asyncio
 from answerback.core.context import Message, Role
 from answerback.models.local import LocalModel, find_weights
 from answerback.ports import Model, ModelError, Piece, Prompt
+from embedded import api_key, base_url
 
 
 def _has_embedded_model() -> bool:
@@ -72,8 +73,8 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 async def _metric(model: LocalModel, name: str) -> int:
     """A count that llama.cpp keeps."""
-    key = {"Authorization": f"Bearer {model.http_api_key}"}
-    url = model.http_base_url.removesuffix("/v1") + "/metrics"
+    key = {"Authorization": f"Bearer {api_key(model)}"}
+    url = base_url(model).removesuffix("/v1") + "/metrics"
     async with aiohttp.request("GET", url, headers=key) as response:
         lines = (await response.text()).splitlines()
     return int(next(line for line in lines if line.startswith(f"llamacpp:{name} ")).split()[1])

@@ -17,6 +17,7 @@ from answerback.models import open_model
 from answerback.models.local import LocalModel, find_weights
 from answerback.ports import Finish, ModelError, Prompt
 from answerback.protocol.errors import ErrorCode
+from embedded import api_key, base_url
 
 STORY = "Tell me a very long story about a lighthouse keeper, with many chapters."
 
@@ -110,11 +111,11 @@ async def test_any_text_may_be_asked(local_model: LocalModel, read: Callable, as
 
 @pytest.mark.local_llm
 async def test_the_http_port_wants_the_key(local_model: LocalModel) -> None:
-    url = f"{local_model.http_base_url}/chat/completions"
+    url = f"{base_url(local_model)}/chat/completions"
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     async with aiohttp.request("POST", url, json=body) as response:
         assert response.status == 401
-    key = {"Authorization": f"Bearer {local_model.http_api_key}"}
+    key = {"Authorization": f"Bearer {api_key(local_model)}"}
     async with aiohttp.request("POST", url, json=body, headers=key) as response:
         assert response.status == 200
 
@@ -124,8 +125,6 @@ async def test_the_first_question_loads_and_close_ends_running_answers(
     local_model: LocalModel, ask: Callable, read: Callable
 ) -> None:
     model = LocalModel(slots=1, context_tokens=512)
-    with pytest.raises(RuntimeError):
-        _ = model.http_base_url
     stream = model.stream(ask(STORY))
     await anext(stream)
     await model.close()

@@ -16,6 +16,7 @@ from answerback.models.openai import OpenAIModel
 from answerback.models.retrying import RetryingModel
 from answerback.ports import Finish, ModelError, Prompt
 from answerback.protocol.errors import ErrorCode
+from embedded import api_key, base_url
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -90,8 +91,8 @@ def answers(status: int, body: str = "", **headers: str) -> Handler:
 
 @pytest.fixture
 async def real(local_model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[object]:
-    monkeypatch.setenv("EMBEDDED_KEY", local_model.http_api_key)
-    model = build_model(f"openai:{local_model.http_base_url}?api_key_env=EMBEDDED_KEY#local")
+    monkeypatch.setenv("EMBEDDED_KEY", api_key(local_model))
+    model = build_model(f"openai:{base_url(local_model)}?api_key_env=EMBEDDED_KEY#local")
     yield model
     await model.close()
 
@@ -123,11 +124,11 @@ async def test_closing_stops_a_real_server(
 
 @pytest.mark.local_llm
 async def test_a_real_server_refuses(local_model: LocalModel, read: Callable, ask: Callable) -> None:
-    model = OpenAIModel(base_url=local_model.http_base_url, model="local", api_key="wrong")
+    model = OpenAIModel(base_url=base_url(local_model), model="local", api_key="wrong")
     _, error = await read(model, ask("hi"))
     assert (error.code, error.transient) == (ErrorCode.MODEL_UNAVAILABLE, False)
     await model.close()
-    model = OpenAIModel(base_url=local_model.http_base_url, model="local", api_key=local_model.http_api_key)
+    model = OpenAIModel(base_url=base_url(local_model), model="local", api_key=api_key(local_model))
     _, error = await read(model, ask("word " * 5000))
     assert error.code is ErrorCode.MODEL_FAILED
     await model.close()

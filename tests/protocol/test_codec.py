@@ -8,23 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.protocol import (
-    ERRORS,
-    MAX_MESSAGE_BYTES,
+from answerback.protocol.codec import FrameError, decode_client, decode_server, encode
+from answerback.protocol.errors import ERRORS, ErrorCode
+from answerback.protocol.frames import (
     ClientFrame,
     ErrorBody,
-    ErrorCode,
-    FrameError,
     Hello,
     MessageResponse,
     SendMessage,
     ServerFrame,
     Status,
-    decode_client,
-    decode_server,
-    encode,
     is_id,
 )
+from answerback.protocol.limits import MAX_MESSAGE_BYTES
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
 VISIBLE_ID = st.text(

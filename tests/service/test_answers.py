@@ -7,10 +7,10 @@ import pytest
 
 from answerback.core.request import Policy, RequestKey
 from answerback.ports import Finish, ModelError, Piece, Prompt, Quota
-from answerback.protocol import (
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import (
     CancelMessage,
     Error,
-    ErrorCode,
     Hello,
     MessageAccepted,
     MessageDelta,

@@ -9,7 +9,8 @@ from answerback.core.delivery import steady
 from answerback.core.request import Policy, RequestKey
 from answerback.core.transitions import State
 from answerback.ports import Unavailable
-from answerback.protocol import ErrorCode, MessageResponse, SendMessage, Status
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import MessageResponse, SendMessage, Status
 from answerback.service.dead_letters import DeadLetters
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer

@@ -4,12 +4,12 @@ import asyncio
 
 from answerback.core.request import Change, RequestKey
 from answerback.ports import Identity, T, TokenRefused, Unavailable
-from answerback.protocol import (
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import (
     CancelMessage,
     Conversation,
     Conversations,
     Error,
-    ErrorCode,
     GetHistory,
     Hello,
     History,

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from answerback.core.delivery import steady
-from answerback.protocol import GetHistory, ListConversations, SendMessage, UpdateConversation
+from answerback.protocol.frames import GetHistory, ListConversations, SendMessage, UpdateConversation
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer

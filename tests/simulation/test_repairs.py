@@ -10,16 +10,9 @@ from answerback.client.session import Session
 from answerback.client.timing import Timing
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.ports import T, Unavailable
-from answerback.protocol import (
-    Error,
-    ErrorCode,
-    Hello,
-    MessageAccepted,
-    MessageDelta,
-    MessageResponse,
-    SendMessage,
-)
 from answerback.protocol.codec import encode
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Error, Hello, MessageAccepted, MessageDelta, MessageResponse, SendMessage
 from answerback.stores.memory import MemoryStore
 from answerback.testing import Backend, LaneQueue, ScriptedModel, ScriptedSender, run_virtual
 

@@ -28,7 +28,7 @@ from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
-from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
+from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 from dynamo import NOW_MS
 from emulation import Cluster, make_cluster
@@ -167,7 +167,9 @@ class Aws:
         self.counted = Counted()
         self.requests = DynamoRequests(self.database, clock=clock)
         self.turns_kept = DynamoTurns(self.database)
-        self.write_behind = WriteBehind(outbox=self.turns_kept, api=self.data_api, observer=self.counted, clock=clock)
+        self.write_behind = WriteBehind(
+            pending_turns=self.turns_kept, api=self.data_api, observer=self.counted, clock=clock
+        )
         self.history = AwsHistory(turns=self.turns_kept, write_behind=self.write_behind, api=self.data_api, clock=clock)
         self.users_of = AwsUsers(
             database=self.database, requests=self.requests, write_behind=self.write_behind, api=self.data_api
@@ -203,7 +205,7 @@ def _data_api_config() -> Any:
 def make_migrated(emulator: Emulator) -> Cluster:
     """A cluster with the tables of the history."""
     cluster = make_cluster(emulator)
-    tables = Tables(**dict.fromkeys(SHAPES, ""))
+    tables = Tables(**dict.fromkeys(TABLES, ""))
     aws = Aws(emulator, cluster, tables)
 
     async def migrate() -> None:

@@ -1,4 +1,4 @@
-"""Outbox what the user interface asks of the engine, and does nothing."""
+"""Notes what the user interface asks of the engine, and does nothing."""
 
 from typing import Any
 

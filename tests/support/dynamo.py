@@ -21,25 +21,30 @@ from answerback_aws.runtime.aurora.users import erase_user
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.limits import RateLimits
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
-from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables, definition
+from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+from template import RESOURCES
 
 NOW_MS = 29_166_667 * 60_000
 """The minute in which the contract's actor acts; the stores' clock stands there."""
 
 
+_PARTS = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+
+
 @contextmanager
 def own_tables(client: Any) -> Iterator[Tables]:
-    """The five tables under names that nobody else has. They go with the emulator."""
+    """The five tables of the template, under names that nobody else has. They go with the emulator."""
     prefix = f"t{uuid.uuid4().hex[:10]}"
-    names = {name: f"{prefix}-{name}" for name in SHAPES}
-    for name, shape in SHAPES.items():
-        client.create_table(**definition(names[name], shape))
+    names = {name: f"{prefix}-{name}" for name in TABLES}
+    for name in TABLES:
+        told = RESOURCES[f"{name.title().replace('_', '')}Table"]["Properties"]
+        client.create_table(TableName=names[name], **{part: told[part] for part in _PARTS if part in told})
     yield Tables(**names)
 
 
 class DynamoStore(DynamoRequests):
-    """DynamoDB's requests and recent turns; what Aurora would hold is in `aurora`, written behind from the outbox."""
+    """DynamoDB's requests and recent turns; what Aurora would hold is in `aurora`, written behind."""
 
     def __init__(self, database: Database, aurora: MemoryStore, *, clock: Callable[[], int] = lambda: NOW_MS) -> None:
         super().__init__(database, clock=clock)
@@ -53,15 +58,15 @@ class DynamoStore(DynamoRequests):
 
     async def flush(self) -> None:
         """Write behind: every pending turn into the history."""
-        outbox = await self.turns_table.pending(limit=10_000)
-        for note in outbox:
-            turn, key = note.turn, RequestKey(note.user_id, note.turn.request_id)
+        entries = await self.turns_table.pending(limit=10_000)
+        for entry in entries:
+            turn, key = entry.turn, RequestKey(entry.user_id, entry.turn.request_id)
             record = Record(
-                user_id=note.user_id,
+                user_id=entry.user_id,
                 request_id=turn.request_id,
                 session_id="",
-                conversation_id=note.conversation_id,
-                ordering_key=ordering_key(note.user_id, note.conversation_id),
+                conversation_id=entry.conversation_id,
+                ordering_key=ordering_key(entry.user_id, entry.conversation_id),
                 fingerprint="",
                 model="",
                 accepted_at_ms=turn.accepted_at_ms,
@@ -72,7 +77,7 @@ class DynamoStore(DynamoRequests):
             quota = Quota(per_minute=0, max_pending=10_000)
             await self._aurora.accept(record, question, quota, now_ms=turn.accepted_at_ms)
             await self._aurora.change(key, _ending(turn))
-        await self.turns_table.settled(outbox)
+        await self.turns_table.settled(entries)
 
     async def recent_turns(self, *arguments: Any, **named: Any) -> Sequence[StoredTurn]:
         return await self.turns_table.recent_turns(*arguments, **named)

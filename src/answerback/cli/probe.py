@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from answerback.core import defaults
 from answerback.protocol.codec import FrameError, decode_server, encode
 from answerback.protocol.frames import Error, Hello, MessageResponse, SendMessage, Status, Welcome
 from answerback.protocol.limits import PROTOCOL_VERSION, SUBPROTOCOL
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
-MAX_SKEW_S: Final = 30.0
-"""The default leeway of tokens: clocks further apart make good tokens fail."""
-
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
 
@@ -156,7 +154,7 @@ def check_clock(date: str | None, *, now_s: float) -> list[Finding]:
         skew_s = parsedate_to_datetime(date or "").timestamp() + 0.5 - now_s
     except ValueError:
         return []
-    if abs(skew_s) <= MAX_SKEW_S:
+    if abs(skew_s) <= defaults.LEEWAY_S:
         return [ok("clock", "the gateway's and ours agree")]
     return [
         warning(

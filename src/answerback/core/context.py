@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-DEFAULT_MAX_TOKENS: Final = 1024
-"""The most tokens of one answer, unless an operator or a request says otherwise."""
-
 CHARACTERS_PER_TOKEN: Final = 3
 """A cautious guess for text of any language: the model's tokenizer is not known here."""
 

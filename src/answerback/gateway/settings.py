@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
-from answerback.core.context import DEFAULT_MAX_TOKENS
+from answerback.core import defaults
 from answerback.core.delivery import COALESCE_MS
 from answerback.core.request import Policy
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
@@ -78,10 +78,10 @@ class AuthSettings:
     jwks_file: Annotated[Path | None, Setting(AUTHENTICATION, PATH, "File with the public keys.")] = None
     issuer: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`iss` that tokens must have.")] = None
     audience: Annotated[str | None, Setting(AUTHENTICATION, TEXT, "`aud` that tokens must have.")] = None
-    user_claim: Annotated[str, Setting(AUTHENTICATION, TEXT, "Claim that names the user.")] = "sub"
+    user_claim: Annotated[str, Setting(AUTHENTICATION, TEXT, "Claim that names the user.")] = defaults.USER_CLAIM
     leeway_s: Annotated[
         int, Setting(AUTHENTICATION, WHOLE_SECONDS, "Clock difference that is forgiven.", key="leeway")
-    ] = 30
+    ] = defaults.LEEWAY_S
 
     @property
     def is_on(self) -> bool:
@@ -173,18 +173,20 @@ class GatewaySettings:
     system: Annotated[str | None, Setting(MODEL, TEXT, "System prompt of questions that bring none.")] = None
     lock_system: Annotated[bool, Setting(MODEL, YES_NO, "Clients cannot replace the system prompt.")] = False
     max_tokens: Annotated[int, Setting(MODEL, whole(1, 1_000_000), "Most tokens an answer may have.")] = (
-        DEFAULT_MAX_TOKENS
+        defaults.MAX_TOKENS
     )
     context_turns: Annotated[
         int, Setting(MODEL, whole(0, 1000), "Turns of a conversation that the model is shown.")
-    ] = 20
+    ] = defaults.CONTEXT_TURNS
     data_dir: Annotated[Path, Setting(DATA, FOLDER, "Folder for the database file and the admin key.")]
     database: Annotated[str | None, Setting(DATA, TEXT, "postgresql:// URL instead of the SQLite file.")] = None
     retention_days: Annotated[
         int, Setting(DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.")
-    ] = 7
+    ] = defaults.RETENTION_DAYS
     auth: AuthSettings = field(default_factory=AuthSettings)
-    rate_limit: Annotated[int, Setting(LIMITS, whole(0, 1_000_000), "Requests per minute and user; 0 = no limit.")] = 10
+    rate_limit: Annotated[int, Setting(LIMITS, whole(0, 1_000_000), "Requests per minute and user; 0 = no limit.")] = (
+        defaults.RATE_LIMIT
+    )
     policy: Annotated[
         Policy,
         Inner(
@@ -196,7 +198,7 @@ class GatewaySettings:
     ] = field(default_factory=Policy)
     idle_timeout_s: Annotated[
         float, Setting(TIME, SECONDS, "Silence after which a connection is removed.", key="idle_timeout")
-    ] = 3600.0
+    ] = float(defaults.IDLE_TIMEOUT_S)
     caps: Caps = field(default_factory=Caps)
     grace_s: Annotated[float, Setting(TIME, SECONDS, "For running answers when the gateway stops.", key="grace")] = 10.0
     janitor_interval_s: Annotated[float, Setting(TIME, SECONDS, "Between clean-ups.", key="janitor_interval")] = 30.0

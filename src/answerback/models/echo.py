@@ -100,24 +100,11 @@ class EchoModel:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._options = options or EchoOptions()
-        self._name = name
+        self.name: Final = name
+        self.context_tokens: Final = self._options.context_tokens
+        self.concurrency: Final = self._options.concurrency
         self._sleep = sleep
         self._numbers = count(1)
-
-    @property
-    def name(self) -> str:
-        """How clients and logs call it."""
-        return self._name
-
-    @property
-    def context_tokens(self) -> int:
-        """As set in the options."""
-        return self._options.context_tokens
-
-    @property
-    def concurrency(self) -> int:
-        """As set in the options."""
-        return self._options.concurrency
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The words of the question, then one Finish. Raises: ModelError: as `fail` says."""

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeGuard, assert_never
 
-from answerback.core import admission
+from answerback.core import admission, defaults
 from answerback.core import request as changes
-from answerback.core.context import DEFAULT_MAX_TOKENS
 from answerback.core.instants import iso
 from answerback.core.keys import fingerprint, ordering_key
 from answerback.core.request import (
@@ -93,10 +92,10 @@ class FrontSettings:
     models: Sequence[str]
     quota: Quota
     policy: Policy = field(default_factory=Policy)
-    max_tokens: int = DEFAULT_MAX_TOKENS
+    max_tokens: int = defaults.MAX_TOKENS
     max_message_bytes: int = MAX_MESSAGE_BYTES
     lock_system: bool = False
-    idle_timeout_ms: int = 3_600_000
+    idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
     max_connection_ms: int | None = None
     queue_survives: bool = False
     refusals_per_minute: int = 100

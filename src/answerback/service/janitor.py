@@ -7,6 +7,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from answerback.core import defaults
 from answerback.core import request as changes
 from answerback.core.request import Ended, Policy, Record
 from answerback.core.transitions import State
@@ -29,11 +30,11 @@ class JanitorSettings:
     """
 
     policy: Policy = field(default_factory=Policy)
-    idle_timeout_ms: int = 3_600_000
+    idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
     requeue_after_ms: int = 10_000
     lost_after_ms: int = 60_000
-    retention_ms: int = 7 * 24 * 3_600_000
-    refusal_retention_ms: int = 15 * 60_000
+    retention_ms: int = defaults.RETENTION_MS
+    refusal_retention_ms: int = defaults.REFUSAL_RETENTION_MS
     queue_survives: bool = False
 
 

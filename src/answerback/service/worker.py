@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
+from answerback.core import defaults
 from answerback.core import request as changes
-from answerback.core.context import DEFAULT_MAX_TOKENS
 from answerback.core.request import Busy, Claimed, Ended, Fenced, Policy, Record, RequestKey, Unknown
 from answerback.ports import Model, RecentTurns, Requests, Unavailable
 from answerback.service.attempt import Run, RunSettings, RunTools
@@ -59,8 +59,8 @@ class WorkerSettings:
     renew_every_s: float | None = None
     poll_every_s: float | None = None
     slow_timeout_s: float = 10.0
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    context_turns: int = 20
+    max_tokens: int = defaults.MAX_TOKENS
+    context_turns: int = defaults.CONTEXT_TURNS
     system: str | None = None
 
 

@@ -21,7 +21,7 @@ try:
     from answerback_aws.runtime.client import Calls
     from answerback_aws.runtime.dynamodb.database import Database
     from answerback_aws.runtime.dynamodb.requests import DynamoRequests
-    from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
+    from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
     from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 except ModuleNotFoundError as exc:
     if (exc.name or "").startswith("answerback"):
@@ -63,7 +63,7 @@ async def open_stack_users(
     with _told(stack):
         account = Account(region=region, profile=profile, endpoint=endpoint)
         outputs = Stack(account, stack).existing().outputs
-        names = {name: outputs.get(f"{name.title().replace('_', '')}Table", "") for name in SHAPES}
+        names = {name: outputs.get(f"{name.title().replace('_', '')}Table", "") for name in TABLES}
         where = {name: outputs.get(name, "") for name in ("ClusterArn", "SecretArn", "Database")}
         if not all((*names.values(), *where.values())):
             raise CliError(
@@ -83,7 +83,7 @@ async def open_stack_users(
             jitter=random.random,
             on_waking=screen.waking,
         )
-        write_behind = WriteBehind(outbox=DynamoTurns(database), api=api, observer=screen, clock=epoch_ms)
+        write_behind = WriteBehind(pending_turns=DynamoTurns(database), api=api, observer=screen, clock=epoch_ms)
         requests = DynamoRequests(database, clock=epoch_ms)
         try:
             yield AwsUsers(database=database, requests=requests, write_behind=write_behind, api=api)

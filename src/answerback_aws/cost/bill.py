@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from answerback.core.delivery import growing
-from answerback_aws.cost.counts import Counts, Prices, TokenPrice, load_counts, load_prices, load_token_price
+from answerback_aws.cost.counts import Prices, TokenPrice, UnitCounts, load_counts, load_prices, load_token_price
 from answerback_aws.cost.workload import (
     BYTES_A_TOKEN,
     MINUTES_A_MONTH,
@@ -148,12 +148,12 @@ def total(lines: Sequence[Line]) -> float:
     return sum(line.usd for line in lines)
 
 
-def month(workload: Workload, design: Design, counts: Counts, prices: Prices) -> float:
+def month(workload: Workload, design: Design, counts: UnitCounts, prices: Prices) -> float:
     """What the stack itself costs a month, without the model's tokens."""
     return total(bill(use(workload, design, counts), workload, design, prices, None))
 
 
-def savings(workload: Workload, counts: Counts, prices: Prices) -> list[Saving]:
+def savings(workload: Workload, counts: UnitCounts, prices: Prices) -> list[Saving]:
     """Each choice on its own, against the deployed design with only that one undone."""
     base = deployed()
     choices = (
@@ -184,7 +184,7 @@ def savings(workload: Workload, counts: Counts, prices: Prices) -> list[Saving]:
     ]
 
 
-def assumptions(workload: Workload, counts: Counts) -> Sequence[str]:
+def assumptions(workload: Workload, counts: UnitCounts) -> Sequence[str]:
     """One sentence or two each."""
     design, cold = deployed(), counts.cold
     return (

@@ -17,7 +17,7 @@ class UnknownPrice(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class UnitCounts:
     """See counts.toml for every figure, its unit and how it was counted."""
 
     connection: Section
@@ -66,9 +66,9 @@ class TokenPrice:
     source: str
 
 
-def load_counts() -> Counts:
+def load_counts() -> UnitCounts:
     """The measured counts."""
-    return Counts(**_table("counts.toml"))
+    return UnitCounts(**_table("counts.toml"))
 
 
 def load_prices(region: str) -> Prices:

@@ -17,8 +17,6 @@ from answerback.clock import epoch_ms
 from answerback_aws.cost.proxy import Call, CountingProxy
 from answerback_aws.emulator.emulator import Emulator
 
-__all__ = ["Measured", "Measuring"]
-
 FUNCTIONS: Final = ("Authorizer", "Connections", "Front", "Worker", "DeadLetters", "Janitor")
 LOG_EVENT_BYTES: Final = 26
 """CloudWatch bills an event as its text and so much more."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from answerback.core.delivery import Interval
-from answerback_aws.cost.counts import Counts
+from answerback_aws.cost.counts import UnitCounts
 
 SECONDS_A_CONNECTION: Final = 6_450.0
 """The SDK rolls its connection over between 100 and 115 minutes, before API Gateway's two hours."""
@@ -147,7 +147,7 @@ AWAKE_AFTER_FLUSH_S: Final = 300.0 + 15.0
 """Aurora pauses after this long without a connection at the earliest, and takes so long to come back."""
 
 
-def answer_use(workload: Workload, design: Design, counts: Counts) -> AnswerUse:
+def answer_use(workload: Workload, design: Design, counts: UnitCounts) -> AnswerUse:
     """What one answer takes, from the question to its turn in Aurora."""
     a, archive = counts.answer, counts.archive
     text_bytes = workload.tokens_out * BYTES_A_TOKEN
@@ -183,7 +183,7 @@ def answer_use(workload: Workload, design: Design, counts: Counts) -> AnswerUse:
     )
 
 
-def use(workload: Workload, design: Design, counts: Counts) -> Usage:
+def use(workload: Workload, design: Design, counts: UnitCounts) -> Usage:
     """What the workload makes this design do in a month."""
     answers, minutes = workload.answers, MINUTES_A_MONTH
     one, minute = answer_use(workload, design, counts), counts.minute
@@ -231,7 +231,7 @@ def use(workload: Workload, design: Design, counts: Counts) -> Usage:
     )
 
 
-def _acu_hours(workload: Workload, design: Design, counts: Counts) -> float:
+def _acu_hours(workload: Workload, design: Design, counts: UnitCounts) -> float:
     """Half a unit while awake: the statements of this product are tiny. It is awake around each writing.
 
     Turns are written when the oldest has waited for so long, or when so many wait.

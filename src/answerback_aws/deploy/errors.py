@@ -22,8 +22,6 @@ from botocore.exceptions import (
     SSOError,
 )
 
-__all__ = ["DENIED", "DeployError", "Kind", "advice_for", "error_code", "explained", "is_missing"]
-
 
 class Kind(Enum):
     """Whose trouble it is."""

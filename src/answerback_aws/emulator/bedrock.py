@@ -15,12 +15,11 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from answerback.core.context import DEFAULT_MAX_TOKENS, Message, Role
+from answerback.core import defaults
+from answerback.core.context import Message, Role
 from answerback.ports import Finish, Model, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback_aws.emulator.serving import ThreadedServer
-
-__all__ = ["Asked", "BedrockServer", "Broken", "Cut", "Refused", "Script", "of_model"]
 
 T = TypeVar("T")
 
@@ -184,7 +183,7 @@ def _prompt(body: dict[str, Any]) -> Prompt:
     return Prompt(
         messages=tuple(Message(Role(message["role"]), _text(message)) for message in body["messages"]),
         system=system or None,
-        max_tokens=body.get("inferenceConfig", {}).get("maxTokens", DEFAULT_MAX_TOKENS),
+        max_tokens=body.get("inferenceConfig", {}).get("maxTokens", defaults.MAX_TOKENS),
     )
 
 

@@ -4,26 +4,26 @@ It runs `launch.py` on the interpreter of an environment of its own (requirement
 pins botocore exactly. What it emulates, and what not, stands in `launch.py`.
 """
 
+import hashlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from importlib import import_module
+from collections.abc import Callable, Mapping
+from importlib import import_module, resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
-__all__ = ["REGION", "Emulator", "EmulatorFailed"]
-
 REGION: Final = "us-east-1"
-ACCOUNT: Final = "000000000000"
 CREDENTIALS: Final = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
@@ -31,6 +31,8 @@ _START_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.05
 _TRIES: Final = 3  # another process may take the free port before the emulator does
 _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
+_INSTALL_S: Final = 900
+_SHOWN_LINES: Final = 5
 _PAUSED: Final = "database-paused"
 
 
@@ -255,3 +257,48 @@ class LocalFailed(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} — {self.hint}" if self.hint else self.message
+
+
+def emulator_python(cache: Path, say: Callable[[str], None], *, pins: Traversable | None = None) -> Path:
+    """The interpreter of the emulator's environment, in a folder of `cache` that is named by what it holds.
+
+    The first time it installs what `pins` names: by default 220 MB, about a minute and a half. Raises: LocalFailed.
+    """
+    pins = pins or resources.files("answerback_aws") / "requirements" / "emulator.txt"
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    name = hashlib.sha256(f"{version} {sys.executable} ".encode() + pins.read_bytes()).hexdigest()[:16]
+    folder = cache / "emulator" / name
+    python, stamp = folder / "bin" / "python", folder / "installed"
+    if stamp.exists():
+        return python
+    shutil.rmtree(folder, ignore_errors=True)  # of an installation that was interrupted
+    say("Installing the AWS emulator, once (220 MB, about a minute)")
+    _install([sys.executable, "-m", "venv", str(folder)], "make an environment for the emulator")
+    with resources.as_file(pins) as path:
+        options = ["--require-hashes", "--only-binary", ":all:", "--requirement", str(path)]
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+        _install([*pip, *options], "install the emulator")
+    stamp.touch()
+    return python
+
+
+def _install(command: list[str], what: str) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=_INSTALL_S,
+            text=True,
+            check=False,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise LocalFailed(
+            f"cannot {what}: {type(exc).__name__}", "check the network and the disk, and try again"
+        ) from exc
+    if done.returncode:
+        said = "\n".join(done.stdout.strip().splitlines()[-_SHOWN_LINES:])
+        hint = "check the network, and that Python has venv and pip (Debian: apt-get install python3-venv)"
+        raise LocalFailed(f"cannot {what}:\n{said}", hint)

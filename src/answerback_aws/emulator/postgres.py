@@ -13,8 +13,6 @@ from typing import Final, Literal
 
 from answerback_aws.emulator.emulator import LocalFailed
 
-__all__ = ["PostgresServer"]
-
 _START_TIMEOUT_S: Final = 60
 _USER: Final = "postgres"
 _PLACES: Final = ("/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt", "/usr/pgsql-*")

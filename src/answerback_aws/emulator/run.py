@@ -16,11 +16,8 @@ from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.deployment import Deployment, DeployRequest, Progress
 from answerback_aws.deploy.package import Target
 from answerback_aws.emulator.bedrock import BedrockServer, of_model
-from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, EmulatorFailed, LocalFailed
-from answerback_aws.emulator.environment import emulator_python
+from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, EmulatorFailed, LocalFailed, emulator_python
 from answerback_aws.emulator.postgres import PostgresServer
-
-__all__ = ["LocalRun", "LocalSettings", "LocalStack"]
 
 STACK: Final = "answerback"
 _MODEL_ID: Final = "answerback.emulated-v1:0"

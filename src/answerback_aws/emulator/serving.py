@@ -8,8 +8,6 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from aiohttp import web
 
-__all__ = ["OpenApp", "ThreadedServer"]
-
 T = TypeVar("T")
 
 OpenApp: TypeAlias = Callable[[], AbstractAsyncContextManager[web.Application]]

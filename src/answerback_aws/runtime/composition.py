@@ -146,9 +146,9 @@ class Composition:
     def database(self, *names: str) -> "Database":
         """DynamoDB with these tables; what the others are called a function need not know."""
         from answerback_aws.runtime.dynamodb.database import Database  # noqa: PLC0415
-        from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables  # noqa: PLC0415
+        from answerback_aws.runtime.dynamodb.tables import TABLES, Tables  # noqa: PLC0415
 
-        tables = Tables(**{name: getattr(self.settings, f"{name}_table") if name in names else "" for name in SHAPES})
+        tables = Tables(**{name: getattr(self.settings, f"{name}_table") if name in names else "" for name in TABLES})
         return Database(client=self.dynamodb, calls=self.calls, tables=tables)
 
     @cached_property
@@ -205,7 +205,7 @@ class Composition:
         from answerback_aws.runtime.aurora.write_behind import WriteBehind  # noqa: PLC0415
 
         return WriteBehind(
-            outbox=self.turns,
+            pending_turns=self.turns,
             api=self.aurora,
             observer=self.observing.counts,
             clock=epoch_ms,

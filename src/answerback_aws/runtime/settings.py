@@ -1,12 +1,18 @@
-"""What the functions read from their environment. Each function has only the variables that it needs."""
+"""What the functions read from their environment. Each function has only the variables that it needs.
 
-from collections.abc import Mapping
-from typing import Final
+The gateway declares its settings as fields, which are all read at its start. Here a variable is read when it is asked
+for, since most functions lack most of them.
+"""
 
-from answerback.core.context import DEFAULT_MAX_TOKENS
+from collections.abc import Callable, Mapping
+from typing import Final, Generic, TypeVar
+
+from answerback.core import defaults
 from answerback.core.handshake import Rules, origins
 from answerback.core.request import Policy
 from answerback.ports import Quota
+
+T = TypeVar("T")
 
 PREFIX: Final = "ANSWERBACK_"
 MAX_CONNECTION_MS: Final = 2 * 3_600_000
@@ -15,6 +21,9 @@ MAX_CONNECTION_MS: Final = 2 * 3_600_000
 API_IDLE_MS: Final = 600_000
 """API Gateway closes a WebSocket on which nobody said anything for ten minutes."""
 
+_MAX_PENDING: Final = 100
+_HISTORY_DELAY_S: Final = 900
+_POLICY: Final = Policy()
 _DAY_MS: Final = 24 * 3_600_000
 
 
@@ -22,141 +31,154 @@ class SettingsError(Exception):
     """A variable of the environment is missing or wrong; the text names it and says what to do."""
 
 
-class Settings:
-    """The environment of one function, read when asked for. Every property may raise SettingsError.
+def _wrong(name: str, why: str) -> SettingsError:
+    return SettingsError(f"The variable {PREFIX}{name} {why}.")
 
-    Times and sizes have their unit in the name. An empty variable counts as none: CloudFormation cannot leave one out.
+
+class _Variable(Generic[T]):
+    """A variable of the environment as an attribute. `read` raises ValueError, which says what the text must be.
+
+    An empty variable counts as none: CloudFormation cannot leave one out. Without a `default` none is an error.
+    """
+
+    def __init__(self, name: str, read: Callable[[str], T], *default: T) -> None:
+        self._name = name
+        self._read = read
+        self._default = default
+
+    def __get__(self, settings: "Settings", _: type) -> T:
+        value = settings.environment.get(PREFIX + self._name)
+        if value:
+            try:
+                return self._read(value)
+            except ValueError as error:
+                raise _wrong(self._name, str(error)) from None
+        if self._default:
+            return self._default[0]
+        raise _wrong(
+            self._name, "is not set for this function. Deploy the stack again with the template of this version"
+        )
+
+
+def _whole(low: int, *, unit: int = 1) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not (value.isascii() and value.isdigit() and len(value) <= 12 and int(value) >= low):
+            raise ValueError(f"must be a whole number, {low} or more")
+        return int(value) * unit
+
+    return read
+
+
+def _flag(value: str) -> bool:
+    if value not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return value == "true"
+
+
+def _model_specs(value: str) -> tuple[str, ...]:
+    if not value.strip():
+        raise ValueError("must name at least one model, for example bedrock:amazon.nova-lite-v1:0")
+    return tuple(value.split())
+
+
+def _stage_url(value: str) -> str:
+    if not value.startswith(("https://", "http://")):
+        raise ValueError("must be the https:// URL of the API's stage")
+    return value.rstrip("/")
+
+
+class Settings:
+    """The environment of one function, read when asked for. Every attribute may raise SettingsError.
+
+    Times and sizes have their unit in the name.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+        self.environment: Final = environment
 
     # --- resources: every one that a function asks for must be there
 
-    @property
-    def connections_table(self) -> str:
-        """Name of the table of open connections."""
-        return self._text("CONNECTIONS_TABLE")
+    connections_table = _Variable("CONNECTIONS_TABLE", str)
+    sessions_table = _Variable("SESSIONS_TABLE", str)
+    requests_table = _Variable("REQUESTS_TABLE", str)
+    conversations_table = _Variable("CONVERSATIONS_TABLE", str)
+    """Turns that the model still needs or Aurora does not have yet."""
 
-    @property
-    def sessions_table(self) -> str:
-        """Name of the table of sessions."""
-        return self._text("SESSIONS_TABLE")
+    rate_limits_table = _Variable("RATE_LIMITS_TABLE", str)
+    """Rate windows and users' own limits."""
 
-    @property
-    def requests_table(self) -> str:
-        """Name of the table of requests."""
-        return self._text("REQUESTS_TABLE")
+    queue_url = _Variable("QUEUE_URL", str)
+    dead_letters_url = _Variable("DEAD_LETTERS_URL", str)
+    management_endpoint = _Variable("MANAGEMENT_ENDPOINT", _stage_url)
+    """URL of the stage, where `@connections` is."""
 
-    @property
-    def conversations_table(self) -> str:
-        """Name of the table of turns that the model still needs or Aurora does not have yet."""
-        return self._text("CONVERSATIONS_TABLE")
+    cluster_arn = _Variable("CLUSTER_ARN", str)
+    secret_arn = _Variable("SECRET_ARN", str)
+    """The secret with the cluster's user and password."""
 
-    @property
-    def rate_limits_table(self) -> str:
-        """Name of the table of rate windows and users' own limits."""
-        return self._text("RATE_LIMITS_TABLE")
-
-    @property
-    def queue_url(self) -> str:
-        """URL of the FIFO queue."""
-        return self._text("QUEUE_URL")
-
-    @property
-    def dead_letters_url(self) -> str:
-        """URL of the FIFO queue of dead letters."""
-        return self._text("DEAD_LETTERS_URL")
-
-    @property
-    def management_endpoint(self) -> str:
-        """URL of the stage, where `@connections` is."""
-        endpoint = self._text("MANAGEMENT_ENDPOINT")
-        if not endpoint.startswith(("https://", "http://")):
-            raise _wrong("MANAGEMENT_ENDPOINT", "must be the https:// URL of the API's stage")
-        return endpoint.rstrip("/")
-
-    @property
-    def cluster_arn(self) -> str:
-        """ARN of the Aurora cluster."""
-        return self._text("CLUSTER_ARN")
-
-    @property
-    def secret_arn(self) -> str:
-        """ARN of the secret with the cluster's user and password."""
-        return self._text("SECRET_ARN")
-
-    @property
-    def database(self) -> str:
-        """Name of the database in the cluster."""
-        return self._text("DATABASE")
+    database = _Variable("DATABASE", str)
 
     # --- models
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Model specs, the default first."""
-        specs = tuple(self._text("MODELS").split())
-        if not specs:
-            raise _wrong("MODELS", "must name at least one model, for example bedrock:amazon.nova-lite-v1:0")
-        return specs
+    models = _Variable("MODELS", _model_specs)
+    """Model specs, the default first."""
 
-    @property
-    def max_tokens(self) -> int:
-        """The most tokens that one answer may have."""
-        return self._whole("MAX_TOKENS", DEFAULT_MAX_TOKENS, low=1)
+    max_tokens = _Variable("MAX_TOKENS", _whole(1), defaults.MAX_TOKENS)
+    system = _Variable[str | None]("SYSTEM", str, None)
+    """System prompt of the operator."""
 
-    @property
-    def system(self) -> str | None:
-        """System prompt of the operator."""
-        return self._optional("SYSTEM")
-
-    @property
-    def lock_system(self) -> bool:
-        """Whether clients may not set another system prompt."""
-        return self._flag("LOCK_SYSTEM")
+    lock_system = _Variable("LOCK_SYSTEM", _flag, False)
+    """Whether clients may not set another system prompt."""
 
     # --- limits
+
+    _rate_limit = _Variable("RATE_LIMIT", _whole(0), defaults.RATE_LIMIT)
+    _max_pending = _Variable("MAX_PENDING", _whole(1), _MAX_PENDING)
+    _answer_timeout_ms = _Variable("ANSWER_TIMEOUT_S", _whole(1, unit=1000), _POLICY.answer_timeout_ms)
+    _queue_timeout_ms = _Variable("QUEUE_TIMEOUT_S", _whole(1, unit=1000), _POLICY.queue_timeout_ms)
+    _max_attempts = _Variable("MAX_ATTEMPTS", _whole(1), _POLICY.max_attempts)
+
+    retention_ms = _Variable("RETENTION_DAYS", _whole(1, unit=_DAY_MS), defaults.RETENTION_MS)
+    """How long ended requests and deleted conversations are kept."""
+
+    idle_timeout_ms = _Variable("IDLE_TIMEOUT_S", _whole(1, unit=1000), defaults.IDLE_TIMEOUT_S * 1000)
+    """How long a connection may be silent."""
+
+    history_delay_s = _Variable("HISTORY_DELAY_S", _whole(0), _HISTORY_DELAY_S)
+    """How long turns may wait before they are written to Aurora."""
 
     @property
     def quota(self) -> Quota:
         """Limits of acceptance."""
-        return Quota(
-            per_minute=self._whole("RATE_LIMIT", 10, low=0), max_pending=self._whole("MAX_PENDING", 1_000, low=1)
-        )
+        return Quota(per_minute=self._rate_limit, max_pending=self._max_pending)
 
     @property
     def policy(self) -> Policy:
         """Time limits of requests."""
-        defaults = Policy()
         return Policy(
-            answer_timeout_ms=1000 * self._whole("ANSWER_TIMEOUT_S", defaults.answer_timeout_ms // 1000, low=1),
-            queue_timeout_ms=1000 * self._whole("QUEUE_TIMEOUT_S", defaults.queue_timeout_ms // 1000, low=1),
-            max_attempts=self._whole("MAX_ATTEMPTS", defaults.max_attempts, low=1),
+            answer_timeout_ms=self._answer_timeout_ms,
+            queue_timeout_ms=self._queue_timeout_ms,
+            max_attempts=self._max_attempts,
         )
 
-    @property
-    def retention_ms(self) -> int:
-        """How long ended requests and deleted conversations are kept."""
-        return _DAY_MS * self._whole("RETENTION_DAYS", 7, low=1)
-
-    @property
-    def idle_timeout_ms(self) -> int:
-        """How long a connection may be silent."""
-        return 1000 * self._whole("IDLE_TIMEOUT_S", 3600, low=1)
-
-    @property
-    def history_delay_s(self) -> int:
-        """How long turns may wait before they are written to Aurora."""
-        return self._whole("HISTORY_DELAY_S", 900, low=0)
+    _allow_origins = _Variable("ALLOW_ORIGINS", str, "")
 
     @property
     def handshake_rules(self) -> Rules:
         """Which upgrade requests are accepted: those of apps, and of the web pages that are listed."""
-        listed = origins((self._optional("ALLOW_ORIGINS") or "").split())
-        return Rules(allow_origins=listed, origin_setting="AllowOrigins")
+        return Rules(allow_origins=origins(self._allow_origins.split()), origin_setting="AllowOrigins")
 
     # --- tokens
+
+    jwt_secret = _Variable[str | None]("JWT_SECRET", str, None)
+    """Shared secret (HS256), for development."""
+
+    user_claim = _Variable("USER_CLAIM", str, defaults.USER_CLAIM)
+    """The claim that names the user."""
+
+    _jwks_url = _Variable[str | None]("JWKS_URL", str, None)
+    _jwt_issuer = _Variable[str | None]("JWT_ISSUER", str, None)
+    _jwt_audience = _Variable[str | None]("JWT_AUDIENCE", str, None)
 
     @property
     def has_tokens(self) -> bool:
@@ -164,69 +186,25 @@ class Settings:
         return self.jwt_secret is not None or self.jwks_url is not None
 
     @property
-    def jwt_secret(self) -> str | None:
-        """Shared secret (HS256), for development."""
-        return self._optional("JWT_SECRET")
-
-    @property
     def jwks_url(self) -> str | None:
         """URL of the identity provider's public keys."""
-        url = self._optional("JWKS_URL")
-        if url is not None and self.jwt_secret is not None:
+        if self._jwks_url is not None and self.jwt_secret is not None:
             raise _wrong("JWKS_URL", f"and {PREFIX}JWT_SECRET are both set; set one of them")
-        return url
+        return self._jwks_url
 
     @property
     def jwt_issuer(self) -> str | None:
         """Issuer that a token must name; needed with a JWKS."""
-        return self._pinned("JWT_ISSUER")
+        return self._pinned("JWT_ISSUER", self._jwt_issuer)
 
     @property
     def jwt_audience(self) -> str | None:
         """Audience that a token must name; needed with a JWKS."""
-        return self._pinned("JWT_AUDIENCE")
+        return self._pinned("JWT_AUDIENCE", self._jwt_audience)
 
-    @property
-    def user_claim(self) -> str:
-        """The claim that names the user."""
-        return self._optional("USER_CLAIM") or "sub"
-
-    # --- reading
-
-    def _optional(self, name: str) -> str | None:
-        return self._environment.get(PREFIX + name) or None
-
-    def _text(self, name: str) -> str:
-        value = self._optional(name)
-        if value is None:
-            raise SettingsError(
-                f"The variable {PREFIX}{name} is not set for this function. Deploy the stack again with the template "
-                "of this version."
-            )
-        return value
-
-    def _pinned(self, name: str) -> str | None:
-        value = self._optional(name)
+    def _pinned(self, name: str, value: str | None) -> str | None:
         if value is None and self.jwks_url is not None:
             raise _wrong(
                 name, "must be set with a JWKS: its provider signs tokens for other services with the same keys"
             )
         return value
-
-    def _whole(self, name: str, default: int, *, low: int) -> int:
-        value = self._optional(name)
-        if value is None:
-            return default
-        if not (value.isascii() and value.isdigit() and len(value) <= 12 and int(value) >= low):
-            raise _wrong(name, f"must be a whole number, {low} or more")
-        return int(value)
-
-    def _flag(self, name: str) -> bool:
-        value = self._optional(name)
-        if value not in {None, "true", "false"}:
-            raise _wrong(name, "must be true or false")
-        return value == "true"
-
-
-def _wrong(name: str, why: str) -> SettingsError:
-    return SettingsError(f"The variable {PREFIX}{name} {why}.")

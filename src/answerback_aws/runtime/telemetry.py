@@ -166,7 +166,7 @@ class Counts(Observer):
         self.sample(name, 1, **dimensions)
 
     def sample(self, name: str, value: float, *, unit: str = "Count", **dimensions: str) -> None:
-        """OutboxRecord a value; CloudWatch makes sums and percentiles of them."""
+        """Note a value; CloudWatch makes sums and percentiles of them."""
         values = self._values[tuple(sorted(dimensions.items()))].setdefault((name, unit), [])
         values.append(value)
 

@@ -9,8 +9,6 @@ from typing import TypeAlias
 from answerback_desktop.records import Account, Conversation, SearchHit, Turn
 from answerback_desktop.settings import Settings
 
-Facts: TypeAlias = Mapping[str, str | int]
-
 
 class ConnectionStatus(StrEnum):
     """How the app stands with the server."""
@@ -238,7 +236,7 @@ class NoticeRaised:
     """Something to tell; the text is made by the language tables."""
 
     code: NoticeCode
-    facts: Facts = field(default_factory=lambda: MappingProxyType({}))
+    facts: Mapping[str, str | int] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)

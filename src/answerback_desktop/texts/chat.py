@@ -6,8 +6,6 @@ from typing import Final
 
 from answerback_desktop.records import FailureCode
 
-__all__ = ["CHAT_EN", "CHAT_KO", "ChatTexts"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatTexts:

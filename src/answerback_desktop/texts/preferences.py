@@ -6,8 +6,6 @@ from typing import Final
 
 from answerback_desktop.settings import AuthMode, Field, Language, Theme
 
-__all__ = ["PREFERENCES_EN", "PREFERENCES_KO", "PreferencesTexts"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferencesTexts:

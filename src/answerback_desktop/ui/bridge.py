@@ -8,8 +8,6 @@ from PySide6.QtCore import QObject, Qt, QTimer, Signal
 from answerback_desktop.engine.events import Event
 from answerback_desktop.viewmodels import AppViewModel
 
-__all__ = ["Bridge"]
-
 _BUSY_MS: Final = 33
 _IDLE_MS: Final = 100
 _HIDDEN_MS: Final = 250

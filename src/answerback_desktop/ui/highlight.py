@@ -8,8 +8,6 @@ from pygments import lexers  # type: ignore[import-untyped]
 from pygments.token import Token  # type: ignore[import-untyped]
 from pygments.util import ClassNotFound  # type: ignore[import-untyped]
 
-__all__ = ["MAX_CHARACTERS", "Highlighter", "Span", "language_name"]
-
 MAX_CHARACTERS: Final = 60_000
 """Code past this length stays plain: Pygments reads about 1 MB/s, and the interface must not wait for it."""
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["Kind", "Segment", "Splitter", "split"]
-
 SOFT_CHARACTERS: Final = 2_000
 """Prose this long is cut at the next gap between paragraphs: about 1 ms to lay out."""
 HARD_CHARACTERS: Final = 8_000

@@ -20,8 +20,6 @@ from typing import IO, Final
 from PySide6.QtCore import QMessageLogContext, QObject, QSocketNotifier, QtMsgType, Signal, qInstallMessageHandler
 from PySide6.QtNetwork import QLocalServer, QLocalSocket
 
-__all__ = ["CrashWatch", "InstanceServer", "StopSignals", "open_log", "ring"]
-
 log = logging.getLogger("answerback.desktop")
 _MAX_BYTES: Final = 1 << 20
 _QT_LEVELS: Final = {

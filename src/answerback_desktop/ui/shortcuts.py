@@ -7,8 +7,6 @@ from typing import Final
 
 from PySide6.QtGui import QKeySequence
 
-__all__ = ["GROUPS", "KEYS", "Shortcut", "shown"]
-
 
 class Shortcut(StrEnum):
     """What keys do; the value is the name of its words in `WindowTexts`."""

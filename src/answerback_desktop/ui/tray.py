@@ -6,8 +6,6 @@ from PySide6.QtWidgets import QMenu, QSystemTrayIcon
 
 from answerback_desktop.texts import Texts
 
-__all__ = ["Tray", "app_icon"]
-
 _SIZE = 64
 
 

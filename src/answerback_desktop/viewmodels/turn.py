@@ -60,10 +60,6 @@ class TurnViewModel:
             self._text = self._parts[0]
         return self._text
 
-    def text_from(self, start: int) -> str:
-        """`answer[start:]`: what a batch appended."""
-        return self.answer[start:]
-
     @property
     def status(self) -> TurnStatus:
         """Where it is."""

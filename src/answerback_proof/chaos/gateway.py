@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from answerback_proof.chaos.recording_model import SPEC
-from answerback_proof.load.measure import NO_LIMITS
+from answerback_proof.load.figures import NO_LIMITS
 from answerback_proof.load.process import ProcessFailed, ServerProcess, gateway_command, start_server
 
 log = logging.getLogger("answerback.chaos")

@@ -19,10 +19,9 @@ from answerback.stores.errors import StoreError
 from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.report import ChaosReport
 from answerback_proof.chaos.run import run_chaos
-from answerback_proof.load.figures import Report
+from answerback_proof.load.figures import Report, loop_factory, measure, measured_gateway
 from answerback_proof.load.idle import IdleReport, measure_idle
 from answerback_proof.load.load import Plan
-from answerback_proof.load.measure import loop_factory, measure, measured_gateway
 from answerback_proof.load.process import ProcessFailed, running
 from answerback_proof.load.websocket import LoadConnectionError
 
@@ -299,8 +298,11 @@ def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     """The same on the emulated AWS. Raises: CliError: it cannot be run."""
     try:
         from answerback_aws.deploy.errors import DeployError  # noqa: PLC0415 - an extra
-        from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed  # noqa: PLC0415
-        from answerback_aws.emulator.environment import emulator_python  # noqa: PLC0415
+        from answerback_aws.emulator.emulator import (  # noqa: PLC0415
+            EmulatorFailed,
+            LocalFailed,
+            emulator_python,
+        )
         from answerback_proof.chaos.aws.run import SLOW, run_aws_chaos  # noqa: PLC0415
         from answerback_proof.chaos.aws.stack import EmulatedAws  # noqa: PLC0415
     except ModuleNotFoundError as exc:

@@ -15,8 +15,8 @@ from answerback_proof.conformance import (
     BrokenCase,
     CannotConnect,
     Case,
-    Facts,
     Result,
+    ServerFacts,
     ServerRun,
     Verdict,
     load_cases,
@@ -116,7 +116,7 @@ def _is_meant(name: str, pattern: str) -> bool:
 
 async def _run(
     url: str, token: str | None, cases: Sequence[Case], *, jobs: int, show: bool, verbose: bool
-) -> tuple[Facts, list[Result]]:
+) -> tuple[ServerFacts, list[Result]]:
     run = ServerRun(url, token=token)
     facts = await run.look()
     limit = facts.limits.get("requestsPerMinute", 0)
@@ -142,7 +142,7 @@ def _show(result: Result) -> None:
         say(f"        {line}")
 
 
-def _advise(facts: Facts, results: Sequence[Result]) -> None:
+def _advise(facts: ServerFacts, results: Sequence[Result]) -> None:
     """Why cases were skipped, and how the server has to be started for them."""
     for why, count in Counter(result.why for result in results if result.verdict is Verdict.SKIPPED).items():
         note(f"  {count} skipped: {why}")

@@ -46,7 +46,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class ServerFacts:
     """What a server says of itself in `welcome`."""
 
     user_id: str
@@ -71,7 +71,7 @@ class ServerRun:
         self._token = token
         self._dialer = Dialer(url, token=token)
 
-    async def look(self) -> Facts:
+    async def look(self) -> ServerFacts:
         """Ask the server for what the cases' needs are compared with. Raises: CannotConnect."""
         try:
             socket = await self._dialer.connect(Open(), {"user": f"conform-{uuid.uuid4()}"})
@@ -86,13 +86,13 @@ class ServerRun:
         try:
             await peer.send_frame({"action": "hello", "helloId": "conform"})
             welcome = await peer.next_frame("conform", within_ms=DEFAULT_WITHIN_MS, what="welcome")
-            return Facts(user_id=welcome["userId"], models=welcome["models"], limits=welcome["limits"])
+            return ServerFacts(user_id=welcome["userId"], models=welcome["models"], limits=welcome["limits"])
         except (CaseFailed, KeyError) as exc:
             raise CannotConnect(f"{self._url} does not answer `hello` with `welcome`: {exc}") from exc
         finally:
             await peer.leave()
 
-    async def run(self, cases: Sequence[Case], facts: Facts, *, jobs: int = 8) -> AsyncIterator[Result]:
+    async def run(self, cases: Sequence[Case], facts: ServerFacts, *, jobs: int = 8) -> AsyncIterator[Result]:
         """Run cases, so many at a time; the results in the order of the cases."""
         places = asyncio.Semaphore(jobs)
 
@@ -109,7 +109,7 @@ class ServerRun:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def run_case(self, case: Case, facts: Facts) -> Result:
+    async def run_case(self, case: Case, facts: ServerFacts) -> Result:
         """Run one case. Raises: BrokenCase: the case itself is wrong."""
         assert isinstance(case.case, ServerCase)
         section = case.case.section
@@ -135,7 +135,7 @@ class ServerRun:
             raise BrokenCase(f"{case.name}, step {attempt.step}: {exc}") from exc
         return Result(name=case.name, section=section, verdict=Verdict.PASSED)
 
-    def _missing(self, needs: Needs, facts: Facts) -> str | None:
+    def _missing(self, needs: Needs, facts: ServerFacts) -> str | None:
         """Why the server cannot be tried with a case."""
         absent = [name for name in needs.models if name not in facts.models]
         if absent:

@@ -24,7 +24,7 @@ from answerback_aws.runtime.aurora.data_api import (
 )
 from answerback_aws.runtime.aurora.operations import archive
 from answerback_aws.runtime.client import Calls
-from answerback_aws.runtime.dynamodb.turns import OutboxRecord
+from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
 
 def refusal(code: str, message: str = "", status: int = 400) -> ClientError:
@@ -386,16 +386,16 @@ def test_the_client_never_repeats_a_call_by_itself():
 
 
 async def test_a_full_batch_keeps_the_limits_of_parameters(make, client):
-    outbox = [note(number) for number in range(100)]
+    entries = [note(number) for number in range(100)]
     receipts = [[{"stringValue": "u"}, {"stringValue": f"r{number}"}] for number in range(100)]
     client.say("execute_statement", {}, {"records": receipts})
-    written = await make().write(lambda statements: statements.run(archive(outbox)))
+    written = await make().write(lambda statements: statements.run(archive(entries)))
     assert written == 100
     assert max(len(arguments.get("parameters", [])) for _, arguments in client.calls) <= 1_000
     assert len(client.calls) < 12
 
 
-def note(number: int) -> OutboxRecord:
+def note(number: int) -> PendingTurn:
     turn = StoredTurn(
         position=number,
         request_id=f"r{number}",
@@ -405,4 +405,4 @@ def note(number: int) -> OutboxRecord:
         accepted_at_ms=number,
         ended_at_ms=number + 1,
     )
-    return OutboxRecord(user_id="u", conversation_id="c", turn=turn)
+    return PendingTurn(user_id="u", conversation_id="c", turn=turn)

@@ -12,7 +12,7 @@ from answerback.stores.user_operations import users
 from answerback_aws.emulator.emulator import Emulator
 from answerback_aws.runtime.aurora.data_api import StatementFailed
 from answerback_aws.runtime.aurora.migration import apply_migrations
-from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
+from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 from aurora import Aws
 from emulation import Cluster, make_cluster
 
@@ -33,7 +33,7 @@ async def open_aws(emulator: Emulator, cluster: Cluster) -> AsyncIterator[Callab
     opened: list[Aws] = []
 
     def open_aws() -> Aws:
-        opened.append(Aws(emulator, cluster, Tables(**dict.fromkeys(SHAPES, "")), retry_for_s=20))
+        opened.append(Aws(emulator, cluster, Tables(**dict.fromkeys(TABLES, "")), retry_for_s=20))
         return opened[-1]
 
     yield open_aws

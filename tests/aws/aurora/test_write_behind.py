@@ -44,13 +44,13 @@ async def test_the_same_notes_again_change_nothing(aws, actor):
     for n in range(3):
         await actor.turn(f"r{n}", f"question {n}", tokens=(1, 2))
     await actor.turn("r3", "instead", replaces="r1")
-    outbox = await aws.turns_kept.pending()
-    assert await aws.write_behind.write(outbox) == 4
+    entries = await aws.turns_kept.pending()
+    assert await aws.write_behind.write(entries) == 4
     before = await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)
 
-    again = await aws.data_api.write(lambda statements: statements.run(archive(outbox)))
+    again = await aws.data_api.write(lambda statements: statements.run(archive(entries)))
     assert again == 0
-    assert await aws.write_behind.write(outbox) == 0  # settled: not even looked at
+    assert await aws.write_behind.write(entries) == 0  # settled: not even looked at
     assert (await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)) == before
     assert [name for name, *_ in before[0]] == ["r3", "r0"]
     assert before[1] == [(4, 3, 6)]
@@ -99,8 +99,8 @@ async def test_an_id_that_is_used_again_is_another_turn(aws, actor):
             first.turn, position=first.turn.position + 1000, question="second?", answer="second.", accepted_at_ms=10**13
         ),
     )
-    for outbox in ([first], [later], [first], [later]):
-        await aws.data_api.write(lambda statements, outbox=outbox: statements.run(archive(outbox)))
+    for entries in ([first], [later], [first], [later]):
+        await aws.data_api.write(lambda statements, entries=entries: statements.run(archive(entries)))
     assert [text for _, text, _ in await shown(aws)] == ["second?", "first?"]
     assert await used(aws) == [(2, 2, 2)]
 
@@ -209,7 +209,7 @@ async def test_trouble_with_the_notes_is_not_blamed_on_the_turns(aws, actor, mon
     for n in range(3):
         await actor.turn(f"r{n}")
 
-    async def forbidden(_outbox):
+    async def forbidden(_pending_turns):
         raise PermissionError
 
     present = aws.turns_kept.present
@@ -229,7 +229,7 @@ async def test_trouble_with_the_notes_is_not_blamed_on_the_turns(aws, actor, mon
     [(0, 0, False), (10**9, 0, False), (0, 199, False), (0, 200, True), (899_999, 1, False), (900_000, 1, True)],
 )
 def test_when_it_is_worth_waking_aurora(oldest_ms, turns, is_due):
-    write_behind = WriteBehind(outbox=None, api=None, observer=None, clock=lambda: 0)
+    write_behind = WriteBehind(pending_turns=None, api=None, observer=None, clock=lambda: 0)
     assert write_behind.due(oldest_ms=oldest_ms, turns=turns) is is_due
 
 
@@ -268,14 +268,14 @@ async def test_a_user_erased_while_notes_are_on_their_way_stays_erased(aws, acto
 async def test_a_user_erased_in_the_middle_of_a_write_stays_erased(
     aws, actor, open_aws, monkeypatch, postgres_server, aurora_cluster
 ):
-    """The writer has seen that the outbox record is there; then the user is erased; then the writer writes."""
+    """The writer has seen that the turn is pending; then the user is erased; then the writer writes."""
     await actor.turn("r1", tokens=(1, 1))
     late = open_aws(retry_for_s=20)
     present = late.turns_kept.present
     erasing: list[asyncio.Task[bool]] = []
 
-    async def erased_behind(outbox):
-        found = await present(outbox)
+    async def erased_behind(entries):
+        found = await present(entries)
         gone, eraser = asyncio.Event(), open_aws(retry_for_s=20)
         write = eraser.data_api.write
 

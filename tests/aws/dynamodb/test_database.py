@@ -8,7 +8,7 @@ from answerback.ports import Unavailable
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, backoff_s
 from answerback_aws.runtime.dynamodb.items import encode
-from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables, definition
+from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 
 
 class Busy:
@@ -52,7 +52,7 @@ def database(client: Any, calls: Calls, pauses: list[int]) -> Database:
     async def pause(attempt: int) -> None:
         pauses.append(attempt)
 
-    return Database(client=client, calls=calls, tables=Tables(**dict.fromkeys(SHAPES, "t")), pause=pause)
+    return Database(client=client, calls=calls, tables=Tables(**dict.fromkeys(TABLES, "t")), pause=pause)
 
 
 async def test_keys_that_were_left_unread_are_asked_for_again(calls: Calls, pauses: list[int]) -> None:
@@ -83,15 +83,3 @@ async def test_what_is_never_done_is_an_outage(calls: Calls, pauses: list[int], 
 
 def test_pauses_grow_and_stay_short() -> None:
     assert all(0 <= backoff_s(attempt) <= min(0.5, 0.02 * 2**attempt) for attempt in range(40))
-
-
-@pytest.mark.emulator
-async def test_the_tables_are_what_the_shapes_say(world: Any) -> None:
-    for name, shape in SHAPES.items():
-        table = world.client.describe_table(TableName=getattr(world.tables, name))["Table"]
-        asked = definition(table["TableName"], shape)
-        assert table["KeySchema"] == asked["KeySchema"]
-        assert [index["IndexName"] for index in table.get("GlobalSecondaryIndexes", [])] == [
-            index.name for index in shape.indexes
-        ]
-        assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"

@@ -26,8 +26,8 @@ from answerback.core.transitions import State
 from answerback.ports import Accepted, Existing, Full, Limited, Quota, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES
-from answerback_aws.runtime.dynamodb.metering import meter
 from answerback_aws.runtime.dynamodb.requests import Retention
+from metering import meter
 
 pytestmark = pytest.mark.emulator
 
@@ -380,10 +380,10 @@ async def test_what_one_answer_costs(world) -> None:
     assert await cost(worker.change(KEY, renewed(world))) == (1, 1)
     # Answer 1, record 2, its index 1, turn 2, its index 1.
     assert await cost(worker.change(KEY, world.finish())) == (7, 0)
-    outbox = await world.turns().pending()
+    entries = await world.turns().pending()
     # The index and two texts.
     assert await cost(world.turns().pending()) == (0, 2.5)
-    assert await cost(world.turns().settled(outbox)) == (2, 0)
+    assert await cost(world.turns().settled(entries)) == (2, 0)
 
 
 async def test_a_user_over_a_limit_costs_no_write(world) -> None:

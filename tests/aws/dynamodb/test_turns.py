@@ -1,4 +1,4 @@
-"""The model's context and the outbox for Aurora, beyond the contract of History.recent_turns."""
+"""The model's context and the turns that wait for Aurora, beyond the contract of History.recent_turns."""
 
 from random import Random
 
@@ -11,7 +11,7 @@ from answerback.protocol.frames import Status
 from answerback.stores.memory import MemoryStore
 from answerback_aws.runtime.aurora.users import erase_user
 from answerback_aws.runtime.dynamodb.limits import RateLimits
-from answerback_aws.runtime.dynamodb.metering import meter
+from metering import meter
 
 pytestmark = pytest.mark.emulator
 
@@ -25,7 +25,7 @@ async def pending(world, **named) -> list[str]:
     return [note.turn.request_id for note in await world.turns().pending(**named)]
 
 
-# --- outbox --------------------------------------------------------------------------------------------------
+# --- pending turns -------------------------------------------------------------------------------------------
 
 
 async def test_a_note_has_everything_that_the_history_keeps(world) -> None:
@@ -67,11 +67,11 @@ async def test_notes_come_in_the_order_accepted_until_they_are_settled(world) ->
     assert await pending(world, user_id="ann") == ["r1", "r3"]
     assert await pending(world, user_id="ann", limit=1) == ["r1"]
     assert len(await turns.waiting(limit=99)) == 5
-    outbox = await turns.pending(user_id="bob")
-    await turns.settled(outbox)
-    await turns.settled(outbox)
+    entries = await turns.pending(user_id="bob")
+    await turns.settled(entries)
+    await turns.settled(entries)
     assert await pending(world) == ["r1", "r3"]
-    assert await turns.present(outbox) == []
+    assert await turns.present(entries) == []
     assert len(await turns.waiting(limit=99)) == 2
     assert await recent_turns(world) == ["r1", "r3"]
 
@@ -87,16 +87,16 @@ async def test_what_ended_a_moment_ago_is_a_note_without_the_index(world) -> Non
     store = world.requests()
     for n in range(4):
         await world.turn(store, f"r{n}")
-    outbox = await world.turns().newest_pending("ann", "c1", turns=2)
-    assert [note.turn.request_id for note in outbox][-2:] == ["r2", "r3"]
+    entries = await world.turns().newest_pending("ann", "c1", turns=2)
+    assert [note.turn.request_id for note in entries][-2:] == ["r2", "r3"]
 
 
 async def test_a_settled_note_of_an_erased_user_brings_nothing_back(world) -> None:
     await world.turn(world.requests(), "r1")
-    outbox = await world.turns().pending()
+    entries = await world.turns().pending()
     assert await erase_user(world.database(), "ann")
-    assert await world.turns().present(outbox) == []
-    await world.turns().settled(outbox)
+    assert await world.turns().present(entries) == []
+    await world.turns().settled(entries)
     assert world.items(world.tables.conversations) == []
 
 

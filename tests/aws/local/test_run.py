@@ -11,7 +11,7 @@ import pytest
 from answerback.client import Client
 from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.emulator import LocalFailed
-from answerback_aws.emulator.environment import emulator_python as made_python
+from answerback_aws.emulator.emulator import emulator_python as made_python
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_aws.emulator.run import LocalSettings, LocalStack
 from emulation import ENVIRONMENT, emulator_python

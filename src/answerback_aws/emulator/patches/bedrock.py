@@ -8,8 +8,6 @@ from urllib.parse import urlsplit
 
 from answerback_aws.emulator.patches import private, replace
 
-__all__ = ["patch"]
-
 _PATH: Final = re.compile(r"/model/[^/]+/converse-stream")
 _ALLOWED: Final = b"x-emulated-allowed"
 _PIECE_BYTES: Final = 64 * 1024

@@ -9,8 +9,6 @@ from typing import Any, Final
 
 from answerback_aws.emulator.patches import private, replace
 
-__all__ = ["patch"]
-
 _MODULE: Final = "services.rds_data"
 _MAX_RESPONSE_BYTES: Final = 1024 * 1024
 _IDLE_TOO_LONG: Final = "25P03"

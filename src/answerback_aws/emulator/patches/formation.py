@@ -6,8 +6,6 @@ from typing import Any, Final
 
 from answerback_aws.emulator.patches import private, replace
 
-__all__ = ["patch"]
-
 _PROVISIONERS: Final = "services.cloudformation.provisioners"
 _SECRET: Final = "MasterUserSecret"  # noqa: S105 - a property's name
 

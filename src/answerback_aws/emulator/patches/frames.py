@@ -5,8 +5,6 @@ from typing import Any, Final
 
 from answerback_aws.emulator.patches import Moved
 
-__all__ = ["patch"]
-
 _MODULE: Final = "hypercorn.protocol.ws_stream"  # of the emulator's environment; reads its WebSockets
 _BUFFER: Final = "WebsocketBuffer"
 _MAX_FRAME_BYTES: Final = 32 * 1024

@@ -16,8 +16,6 @@ from typing import Any, Final
 
 from answerback_aws.emulator.patches import Moved, private, replace
 
-__all__ = ["BROKEN", "called", "patch"]
-
 BROKEN: Final[Mapping[str, Any]] = {"statusCode": 502}
 """What API Gateway makes of a function that failed, was throttled, or answered with something else than a response."""
 

@@ -18,8 +18,6 @@ from answerback.clock import epoch_ms
 from answerback_aws.emulator.patches import private, replace
 from answerback_aws.emulator.patches.functions import BROKEN, called
 
-__all__ = ["patch"]
-
 _MODULE: Final = "services.apigateway"
 _MAX_MESSAGE_BYTES: Final = 128 * 1024
 _MAX_FRAME_BYTES: Final = 32 * 1024

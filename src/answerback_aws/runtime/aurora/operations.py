@@ -19,7 +19,7 @@ from answerback.stores import user_operations as users
 from answerback.stores.encoding import ANSWER, QUESTION, pieces
 from answerback.stores.query import Operation, Params, Query, Value
 from answerback.stores.writer_state import WriterState
-from answerback_aws.runtime.dynamodb.turns import OutboxRecord
+from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
 PIECE_LENGTH: Final = 5_000
 """Code points of a text in one row: escaped for JSON each needs at most 12 bytes, so a row has less than 64 KB."""
@@ -113,52 +113,52 @@ def _lock_key(user_id: str) -> int:
 # --- writing turns ------------------------------------------------------------------------------------------
 
 
-def archive(outbox: Sequence[OutboxRecord]) -> Operation[int]:
+def archive(entries: Sequence[PendingTurn]) -> Operation[int]:
     """Write the turns and what they used; returns how many were not there yet. The caller has locked the users.
 
     Twice is the same as once: a turn that has its receipt is left alone. A user's turns may come in any order, best in
     the one accepted. Each (user, request id) occurs once.
     """
-    outbox = sorted(outbox, key=lambda entry: (entry.user_id, entry.turn.position, entry.turn.request_id))
+    entries = sorted(entries, key=lambda entry: (entry.user_id, entry.turn.position, entry.turn.request_id))
     first: dict[str, int] = {}
-    for entry in outbox:
+    for entry in entries:
         first[entry.user_id] = min(first.get(entry.user_id, entry.turn.accepted_at_ms), entry.turn.accepted_at_ms)
     _, receipts = yield [
         _many(_UPSERT_USERS, "rows", [{"user_id": user, "created_at_ms": at_ms} for user, at_ms in first.items()]),
-        _many(_INSERT_RECEIPTS, "rows", [_receipt(entry) for entry in outbox], before="0, '', "),
+        _many(_INSERT_RECEIPTS, "rows", [_receipt(entry) for entry in entries], before="0, '', "),
     ]
     is_new = set(receipts.rows)
-    outbox = [entry for entry in outbox if (entry.user_id, entry.turn.request_id) in is_new]
-    if not outbox:
+    entries = [entry for entry in entries if (entry.user_id, entry.turn.request_id) in is_new]
+    if not entries:
         return 0
-    pairs = sorted(set(map(_pair_of, outbox)))
+    pairs = sorted(set(map(_pair_of, entries)))
     (found,) = yield [_many(_SELECT_DELETED, "pairs", [_pair(*pair) for pair in pairs])]
     deleted = {(user_id, conversation_id): at_ms for user_id, conversation_id, at_ms in found.rows}
     revived = {
         _pair_of(entry)
-        for entry in outbox
+        for entry in entries
         if entry.turn.accepted_at_ms > deleted.get(_pair_of(entry), history.NO_BOUND)
     }
-    kept = [entry for entry in outbox if _is_kept(entry, deleted.get(_pair_of(entry)), _pair_of(entry) in revived)]
+    kept = [entry for entry in entries if _is_kept(entry, deleted.get(_pair_of(entry)), _pair_of(entry) in revived)]
     yield [
         *(query for pair in sorted(revived) for query in history.erase(*pair)),
         *(query for entry in kept for query in _texts(entry)),
-        *_usage(outbox),
+        *_usage(entries),
         *(Query(sql.UPSERT_CONVERSATION, _conversation(entry)) for entry in kept),
         *(Query(sql.INSERT_TURN, _turn(entry)) for entry in kept),
         *(query for entry in kept for query in _superseding(entry)),
     ]
-    return len(outbox)
+    return len(entries)
 
 
-def _is_kept(entry: OutboxRecord, deleted_at_ms: int | None, is_revived: bool) -> bool:
+def _is_kept(entry: PendingTurn, deleted_at_ms: int | None, is_revived: bool) -> bool:
     """Asked after a deletion: the conversation begins anew. Asked before it: kept if it was there to be deleted."""
     if deleted_at_ms is None or entry.turn.accepted_at_ms > deleted_at_ms:
         return True
     return not is_revived and entry.turn.ended_at_ms <= deleted_at_ms
 
 
-def _pair_of(entry: OutboxRecord) -> tuple[str, str]:
+def _pair_of(entry: PendingTurn) -> tuple[str, str]:
     return entry.user_id, entry.conversation_id
 
 
@@ -171,7 +171,7 @@ def _many(text: str, place: str, rows: Sequence[Params], *, before: str = "") ->
     )
 
 
-def _receipt(entry: OutboxRecord) -> Params:
+def _receipt(entry: PendingTurn) -> Params:
     turn = entry.turn
     return {
         "user_id": entry.user_id,
@@ -187,7 +187,7 @@ def _pair(user_id: str, conversation_id: str) -> dict[str, Value]:
     return {"user_id": user_id, "conversation_id": conversation_id}
 
 
-def _texts(entry: OutboxRecord) -> list[Query]:
+def _texts(entry: PendingTurn) -> list[Query]:
     where: dict[str, Value] = {
         "user_id": entry.user_id,
         "request_id": entry.turn.request_id,
@@ -200,7 +200,7 @@ def _texts(entry: OutboxRecord) -> list[Query]:
     ]
 
 
-def _usage(outbox: Sequence[OutboxRecord]) -> list[Query]:
+def _usage(entries: Sequence[PendingTurn]) -> list[Query]:
     used: list[Params] = [
         {
             "user_id": entry.user_id,
@@ -209,12 +209,12 @@ def _usage(outbox: Sequence[OutboxRecord]) -> list[Query]:
             "output_tokens": entry.turn.output_tokens or 0,
             "accepted_at_ms": entry.turn.accepted_at_ms,
         }
-        for entry in outbox
+        for entry in entries
     ]
     return [Query(sql.UPSERT_USAGE, one) for one in used]
 
 
-def _conversation(entry: OutboxRecord) -> Params:
+def _conversation(entry: PendingTurn) -> Params:
     return {
         **_pair(entry.user_id, entry.conversation_id),
         "title": title_of(entry.turn.question),
@@ -223,7 +223,7 @@ def _conversation(entry: OutboxRecord) -> Params:
     }
 
 
-def _turn(entry: OutboxRecord) -> Params:
+def _turn(entry: PendingTurn) -> Params:
     turn = entry.turn
     return {
         **_pair(entry.user_id, entry.conversation_id),
@@ -240,7 +240,7 @@ def _turn(entry: OutboxRecord) -> Params:
     }
 
 
-def _superseding(entry: OutboxRecord) -> list[Query]:
+def _superseding(entry: PendingTurn) -> list[Query]:
     turn = entry.turn
     if turn.replaces is None or turn.status is not Status.COMPLETED:
         return []

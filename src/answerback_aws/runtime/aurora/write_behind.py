@@ -1,4 +1,4 @@
-"""Writes behind: from the durable outbox on DynamoDB to Aurora, in batches, so that Aurora may sleep in between."""
+"""Writes behind: from the turns that wait on DynamoDB to Aurora, in batches, so that Aurora may sleep in between."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed, Statements
-from answerback_aws.runtime.dynamodb.turns import OutboxRecord
+from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
 log = logging.getLogger("answerback.archiver")
 
@@ -41,22 +41,22 @@ class WriteBehindObserver(Protocol):
         """Turns were written."""
 
     def not_archived(self) -> None:
-        """A turn cannot be written. It stays an outbox record and is tried again, but somebody should look."""
+        """A turn cannot be written. It stays pending and is tried again, but somebody should look."""
 
 
-class Outbox(Protocol):
-    """Where the outbox records are (DynamoTurns)."""
+class PendingTurns(Protocol):
+    """Where the pending turns are (DynamoTurns)."""
 
-    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[OutboxRecord]:
+    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[PendingTurn]:
         """Turns that are not settled."""
 
-    async def present(self, outbox: Sequence[OutboxRecord]) -> Sequence[OutboxRecord]:
-        """Those of `outbox` that are pending now, read consistently."""
+    async def present(self, entries: Sequence[PendingTurn]) -> Sequence[PendingTurn]:
+        """Those of `entries` that are pending now, read consistently."""
 
     async def waiting(self, *, limit: int) -> Sequence[int]:
         """When the turns that are not settled ended, of at most `limit`."""
 
-    async def settled(self, outbox: Sequence[OutboxRecord]) -> None:
+    async def settled(self, entries: Sequence[PendingTurn]) -> None:
         """These are in Aurora."""
 
 
@@ -74,14 +74,14 @@ class WriteBehind:
     def __init__(
         self,
         *,
-        outbox: Outbox,
+        pending_turns: PendingTurns,
         api: DataApi,
         observer: WriteBehindObserver,
         clock: Callable[[], int],
         max_age_ms: int = MAX_AGE_MS,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        self._outbox = outbox
+        self._pending_turns = pending_turns
         self._api = api
         self._observer = observer
         self._clock = clock
@@ -94,7 +94,7 @@ class WriteBehind:
 
     async def flush_if_due(self) -> int:
         """Write what waits, if it is due; returns how many turns were new. Raises as `flush`."""
-        ended = await self._outbox.waiting(limit=self._max_waiting)
+        ended = await self._pending_turns.waiting(limit=self._max_waiting)
         oldest_ms = max(0, self._clock() - min(ended)) if ended else 0
         self._observer.waiting(len(ended), oldest_ms)
         return await self.flush() if self.due(oldest_ms=oldest_ms, turns=len(ended)) else 0
@@ -102,7 +102,7 @@ class WriteBehind:
     async def flush(self, user_id: str | None = None) -> int:
         """Write what waits, of one user or of all; returns how many turns were new.
 
-        A turn that cannot be written stays in the outbox and stops no other.
+        A turn that cannot be written stays pending and stops no other.
 
         Raises: Unavailable, StoreError, StatementFailed:
         Aurora cannot be used now, or its tables are not the ones of this version; no entry is lost.
@@ -110,9 +110,9 @@ class WriteBehind:
         seen: set[tuple[str, str, int]] = set()
         written = 0
         while len(seen) < _MOST:
-            # Outbox that were just settled, or cannot be, may still be shown: look behind them.
+            # Turns that were just settled, or cannot be, may still be shown: look behind them.
             limit = _PAGE + len(seen)
-            found = await self._outbox.pending(user_id=user_id, limit=limit)
+            found = await self._pending_turns.pending(user_id=user_id, limit=limit)
             fresh = [entry for entry in found if _name(entry) not in seen]
             for batch in _batches(fresh):
                 written += await self._write(batch)
@@ -121,11 +121,11 @@ class WriteBehind:
                 break
         return written
 
-    async def write(self, outbox: Sequence[OutboxRecord]) -> int:
+    async def write(self, entries: Sequence[PendingTurn]) -> int:
         """Write these turns; returns how many were new. Raises as `flush`."""
-        return sum([await self._write(batch) for batch in _batches(outbox)])
+        return sum([await self._write(batch) for batch in _batches(entries)])
 
-    async def _write(self, batch: Sequence[OutboxRecord]) -> int:
+    async def _write(self, batch: Sequence[PendingTurn]) -> int:
         try:
             written = await self._api.write(lambda statements: self._archive(statements, batch))
         except _Unwritable as exc:
@@ -134,19 +134,19 @@ class WriteBehind:
                 return 0
         else:
             self._observer.archived(written)
-            await self._outbox.settled(batch)
+            await self._pending_turns.settled(batch)
             return written
         # One of them is at fault: its neighbours must not suffer.
         half = len(batch) // 2
         return await self._write(batch[:half]) + await self._write(batch[half:])
 
-    async def _archive(self, statements: Statements, batch: Sequence[OutboxRecord]) -> int:
-        """In a transaction. Whoever erases a user deletes the outbox first and then takes the same lock.
+    async def _archive(self, statements: Statements, batch: Sequence[PendingTurn]) -> int:
+        """In a transaction. Whoever erases a user deletes the pending turns first and then takes the same lock.
 
         So what is written of a record that is present here is deleted after that, and one that is gone is not written.
         """
         await statements.run(operations.lock_users({entry.user_id for entry in batch}))
-        present = await self._outbox.present(batch)
+        present = await self._pending_turns.present(batch)
         try:
             return await statements.run(operations.archive(present)) if present else 0
         except (Unavailable, StoreError):
@@ -158,22 +158,22 @@ class WriteBehind:
         except Exception as exc:
             raise _Unwritable(type(exc).__name__) from None  # its words may be the user's
 
-    def _give_up(self, entry: OutboxRecord, cause: _Unwritable) -> None:
+    def _give_up(self, entry: PendingTurn, cause: _Unwritable) -> None:
         self._observer.not_archived()
         facts = {"userId": entry.user_id, "requestId": entry.turn.request_id, "cause": str(cause)}
         log.error("a turn cannot be written to Aurora; it is tried again with the next flush", extra=facts)
 
 
-def _name(entry: OutboxRecord) -> tuple[str, str, int]:
+def _name(entry: PendingTurn) -> tuple[str, str, int]:
     return entry.user_id, entry.conversation_id, entry.turn.position
 
 
-def _batches(outbox: Sequence[OutboxRecord]) -> Iterator[Sequence[OutboxRecord]]:
+def _batches(entries: Sequence[PendingTurn]) -> Iterator[Sequence[PendingTurn]]:
     """In order; each small enough for one transaction, with no request id of a user twice."""
-    batch: list[OutboxRecord] = []
+    batch: list[PendingTurn] = []
     ids: set[tuple[str, str]] = set()
     characters = 0
-    for entry in outbox:
+    for entry in entries:
         name = (entry.user_id, entry.turn.request_id)
         length = len(entry.turn.question) + len(entry.turn.answer)
         if batch and (name in ids or len(batch) == _BATCH or characters + length > _BATCH_CHARACTERS):

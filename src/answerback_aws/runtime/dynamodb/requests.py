@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Quota, admit
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
 from answerback.core.transitions import State
@@ -20,8 +21,7 @@ from answerback.ports import T, Unavailable
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
 from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
 from answerback_aws.runtime.dynamodb.limits import RateLimits
-from answerback_aws.runtime.dynamodb.places import Place
-from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED
+from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE, UNFINISHED, Place
 from answerback_aws.runtime.dynamodb.texts import Texts
 from answerback_aws.runtime.dynamodb.turns import TURNS_MS, DynamoTurns, turn_item
 
@@ -39,8 +39,8 @@ class Retention:
     late copy of the frame can be on its way. `turns_ms`: turns, for the model's context; texts as long as either needs.
     """
 
-    requests_ms: int = 7 * 24 * 3_600_000
-    refusals_ms: int = 15 * 60_000
+    requests_ms: int = defaults.RETENTION_MS
+    refusals_ms: int = defaults.REFUSAL_RETENTION_MS
     turns_ms: int = TURNS_MS
 
 

@@ -1,4 +1,4 @@
-"""The tables: names, keys, indexes, the attribute of their time to live. A test holds the template equal to this.
+"""The tables: names, keys, indexes, the attribute of their time to live. The template declares them.
 
     table          partition key   sort key    an item is
     Connections    connectionId                an open connection, exactly as the mission gives it, and a few of ours
@@ -12,55 +12,36 @@ index. Two indexes are sparse: an item is in them only while it has the sort key
 
     Requests.unfinished        userId, unfinished (N, the position)      until the request has ended
     Conversations.unarchived   userId, unarchived (N, the position)      until the turn is in Aurora
+
+`unfinished` projects only what never changes, so that a renewal or a delivery target writes nothing there.
+
+The items of Conversations sort by conversation, position, kind: one query reads the last turns with their texts. The
+mark of a deletion sorts behind every position.
+
+    <conversation>#<position>#answer#<version>   an answer's text; the ended record says which version counts
+    <conversation>#<position>#question           the question's text and options
+    <conversation>#<position>#system             the system text that came with it
+    <conversation>#<position>#turn               how it ended; there once the record has ended, in the same transaction
+    <conversation>#deleted                       when the conversation was deleted
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, fields
+from typing import Final, NamedTuple
+
+from answerback.core.keys import digest
 
 TTL_ATTRIBUTE: Final = "expiresAt"
 """Epoch seconds; in every table. DynamoDB deletes days late, so what reads an item also looks at it."""
 
 UNFINISHED: Final = "unfinished"
 UNARCHIVED: Final = "unarchived"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
-    """A global secondary index on (partition key: text, sort key: number). `include` None: every attribute."""
-
-    name: str
-    partition_key: str
-    sort_key: str
-    include: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """The shape of a table. Every key attribute is a text."""
-
-    partition_key: str
-    sort_key: str | None = None
-    indexes: tuple[Index, ...] = ()
-
-
-SHAPES: Final[Mapping[str, Table]] = {
-    "connections": Table(partition_key="connectionId"),
-    "sessions": Table(partition_key="userId", sort_key="sessionId"),
-    "requests": Table(
-        partition_key="userId",
-        sort_key="requestId",
-        # Only what never changes is projected: a renewal or a target writes nothing here.
-        indexes=(Index(name=UNFINISHED, partition_key="userId", sort_key=UNFINISHED, include=("orderingKey",)),),
-    ),
-    "conversations": Table(
-        partition_key="userId",
-        sort_key="item",
-        indexes=(Index(name=UNARCHIVED, partition_key="userId", sort_key=UNARCHIVED, include=None),),
-    ),
-    "rate_limits": Table(partition_key="userId", sort_key="window"),
-}
-"""The shape of each table of `Tables`, by its field."""
+QUESTION: Final = "question"
+SYSTEM: Final = "system"
+ANSWER: Final = "answer"
+TURN: Final = "turn"
+_DELETED: Final = "deleted"
+_DIGITS: Final = 16
+"""Of the largest position: 2**53 has 16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,39 +55,37 @@ class Tables:
     rate_limits: str
 
 
-def definition(name: str, shape: Table) -> dict[str, Any]:
-    """The arguments of `create_table`, on demand; what the template says in its own words."""
-    attributes = {shape.partition_key: "S"}
-    if shape.sort_key is not None:
-        attributes[shape.sort_key] = "S"
-    for index in shape.indexes:
-        attributes |= {index.partition_key: "S", index.sort_key: "N"}
-    arguments: dict[str, Any] = {
-        "TableName": name,
-        "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": [
-            {"AttributeName": attribute, "AttributeType": kind} for attribute, kind in attributes.items()
-        ],
-        "KeySchema": _key_schema(shape.partition_key, shape.sort_key),
-    }
-    if shape.indexes:
-        arguments["GlobalSecondaryIndexes"] = [_index(index) for index in shape.indexes]
-    return arguments
+TABLES: Final = tuple(field.name for field in fields(Tables))
 
 
-def _index(index: Index) -> dict[str, Any]:
-    projection: dict[str, Any] = {"ProjectionType": "ALL"}
-    if index.include is not None:
-        projection = {"ProjectionType": "INCLUDE", "NonKeyAttributes": list(index.include)}
-    return {
-        "IndexName": index.name,
-        "KeySchema": _key_schema(index.partition_key, index.sort_key),
-        "Projection": projection,
-    }
+class Place(NamedTuple):
+    """Where a turn stands: in which conversation of its user, and at which position."""
+
+    user_id: str
+    conversation_id: str
+    position: int
+
+    def key(self, kind: str) -> dict[str, str | int | bool]:
+        """The key of one of the turn's items."""
+        return {"userId": self.user_id, "item": f"{prefix(self.conversation_id)}{self.position:0{_DIGITS}}#{kind}"}
 
 
-def _key_schema(partition_key: str, sort_key: str | None) -> Sequence[dict[str, str]]:
-    keys = [{"AttributeName": partition_key, "KeyType": "HASH"}]
-    if sort_key is not None:
-        keys.append({"AttributeName": sort_key, "KeyType": "RANGE"})
-    return keys
+def prefix(conversation_id: str) -> str:
+    """What the names of all of the conversation's items begin with. A digest, so that no id can imitate another."""
+    return digest("conversation", conversation_id)[:32] + "#"
+
+
+def below(conversation_id: str, position: int) -> str:
+    """Sorts behind every item of lower positions, and before those of `position`."""
+    return f"{prefix(conversation_id)}{position:0{_DIGITS}}"
+
+
+def deletion_key(user_id: str, conversation_id: str) -> dict[str, str | int | bool]:
+    """The key of the conversation's mark of a deletion."""
+    return {"userId": user_id, "item": prefix(conversation_id) + _DELETED}
+
+
+def kind_of(item: str) -> tuple[int, str] | None:
+    """(position, kind) of an item's name; None: it is no part of a turn."""
+    _, position, *rest = item.split("#")
+    return (int(position), "#".join(rest)) if rest else None

@@ -11,8 +11,7 @@ from answerback.ports import Unavailable
 from answerback.stores.encoding import decode_question, encode_options
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.items import encode
-from answerback_aws.runtime.dynamodb.places import ANSWER, QUESTION, SYSTEM, Place
-from answerback_aws.runtime.dynamodb.tables import TTL_ATTRIBUTE
+from answerback_aws.runtime.dynamodb.tables import ANSWER, QUESTION, SYSTEM, TTL_ATTRIBUTE, Place
 
 
 class Texts:

@@ -1,6 +1,6 @@
-"""The turns of conversations on DynamoDB: the model's context, and the outbox of what Aurora lacks.
+"""The turns of conversations on DynamoDB: the model's context, and those that Aurora lacks.
 
-A turn is three items that stand beside each other (see places.py): its question, its answer, and how it ended. The
+A turn is three items that stand beside each other (see tables.py): its question, its answer, and how it ended. The
 texts are there once, and are what `Requests.question` and `Requests.answer` read as well. They are written before the
 record names them, each under a name of its own, so what is not named is not there; `expiresAt` clears it away.
 """
@@ -15,11 +15,10 @@ from answerback.core.request import Ending, Record
 from answerback.ports import StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback_aws.runtime.dynamodb import places
+from answerback_aws.runtime.dynamodb import tables as places
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.items import Item, encode, number_of, text_of
-from answerback_aws.runtime.dynamodb.places import QUESTION, TURN, Place
-from answerback_aws.runtime.dynamodb.tables import UNARCHIVED
+from answerback_aws.runtime.dynamodb.tables import QUESTION, TURN, UNARCHIVED, Place
 
 TURNS_MS: Final = 90 * 24 * 3_600_000
 """How long a turn is there for the model. To delete each one sooner costs more than to keep it that long."""
@@ -30,11 +29,11 @@ _END: Final = 2**53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxRecord:
+class PendingTurn:
     """An ended turn that Aurora may not have yet: all that the history keeps of it.
 
     `turn.position` is unique in its conversation and orders a user's turns by acceptance; it is below 2**53. Of a
-    user's outbox records the one with the lower position is to be written first.
+    user's pending turns the one with the lower position is to be written first.
     """
 
     user_id: str
@@ -159,7 +158,7 @@ class DynamoTurns:
 
     # --- what Aurora does not have yet
 
-    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[OutboxRecord]:
+    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[PendingTurn]:
         """Turns that are not settled, of one user or of all, each user's in the order accepted.
 
         At least once: a turn may come again until `settled` was told of it. One that ended less than a second ago may
@@ -173,36 +172,36 @@ class DynamoTurns:
             found, _ = await self._database.query_page(
                 self._table, "userId = :u", {":u": user_id}, limit=limit, IndexName=UNARCHIVED
             )
-        return await self._outbox(sorted(found, key=lambda turn: number_of(turn, UNARCHIVED) or 0)[:limit])
+        return await self._pending_turns(sorted(found, key=lambda turn: number_of(turn, UNARCHIVED) or 0)[:limit])
 
-    async def newest_pending(self, user_id: str, conversation_id: str, *, turns: int) -> Sequence[OutboxRecord]:
+    async def newest_pending(self, user_id: str, conversation_id: str, *, turns: int) -> Sequence[PendingTurn]:
         """Those of about so many newest turns of the conversation that are not settled, the oldest first.
 
         Strongly consistent: it has what ended a moment ago, which the index of `pending` may not show yet.
         """
         page, _ = await self._page(user_id, conversation_id, _END, turns)
         ended = [items[TURN] for _, items in page if UNARCHIVED in items.get(TURN, {})]
-        return await self._outbox(ended[::-1])
+        return await self._pending_turns(ended[::-1])
 
-    async def present(self, outbox: Sequence[OutboxRecord]) -> Sequence[OutboxRecord]:
-        """Those of the outbox that are pending now. Strongly consistent: not those of a user who was erased."""
-        keys = [Place(entry.user_id, entry.conversation_id, entry.turn.position).key(TURN) for entry in outbox]
+    async def present(self, entries: Sequence[PendingTurn]) -> Sequence[PendingTurn]:
+        """Those of `entries` that are pending now. Strongly consistent: not those of a user who was erased."""
+        keys = [Place(entry.user_id, entry.conversation_id, entry.turn.position).key(TURN) for entry in entries]
         found = await self._database.get_many(self._table, keys)
         pending = {(turn["userId"]["S"], turn["item"]["S"]) for turn in found if UNARCHIVED in turn}
-        return [entry for entry, key in zip(outbox, keys, strict=True) if (key["userId"], key["item"]) in pending]
+        return [entry for entry, key in zip(entries, keys, strict=True) if (key["userId"], key["item"]) in pending]
 
     async def waiting(self, *, limit: int) -> Sequence[int]:
         """When the turns ended that are not settled, at least `limit` of them if there are; none of their texts."""
         found = await self._database.scan(self._table, at_least=limit, IndexName=UNARCHIVED)
         return [int(turn["endedAtMs"]["N"]) for turn in found]
 
-    async def _outbox(self, ended: Sequence[Item]) -> Sequence[OutboxRecord]:
+    async def _pending_turns(self, ended: Sequence[Item]) -> Sequence[PendingTurn]:
         """The turns with their texts."""
         keys = [place.key(kind) for turn in ended for place, kind in _texts_of(turn)]
         texts = {
             (text["userId"]["S"], text["item"]["S"]): text for text in await self._database.get_many(self._table, keys)
         }
-        outbox: list[OutboxRecord] = []
+        entries: list[PendingTurn] = []
         for turn in ended:
             items: dict[str, Item] = {}
             for place, kind in _texts_of(turn):
@@ -216,19 +215,19 @@ class DynamoTurns:
                 # Its user was erased while the index still showed it: nothing of it may come back.
                 await self._database.delete(self._table, place.key(TURN))
             else:
-                outbox.append(OutboxRecord(user_id=place.user_id, conversation_id=place.conversation_id, turn=stored))
-        return outbox
+                entries.append(PendingTurn(user_id=place.user_id, conversation_id=place.conversation_id, turn=stored))
+        return entries
 
-    async def settled(self, outbox: Sequence[OutboxRecord]) -> None:
+    async def settled(self, entries: Sequence[PendingTurn]) -> None:
         """These turns are in Aurora, or are not to be kept: they are pending no more. May be said again.
 
         write_behind   pending ──► Aurora commits ──► settled (if the turn is still there): mark off, time to live on
                              ▲                  ▲
         dies here: pending again        dies here: pending again, and Aurora's statements may be repeated
         """
-        await asyncio.gather(*(self._settle(entry) for entry in outbox))
+        await asyncio.gather(*(self._settle(entry) for entry in entries))
 
-    async def _settle(self, entry: OutboxRecord) -> None:
+    async def _settle(self, entry: PendingTurn) -> None:
         turn = entry.turn
         await self._database.update(
             self._table,

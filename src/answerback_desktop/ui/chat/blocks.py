@@ -13,8 +13,6 @@ from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-__all__ = ["Appearance", "Block", "BlockKind", "BlockSignals", "BlockView"]
-
 
 class BlockKind(StrEnum):
     """One view class each."""

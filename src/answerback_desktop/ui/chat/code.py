@@ -26,8 +26,6 @@ from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-__all__ = ["CodeView"]
-
 _COPIED_MS = 1_600
 
 

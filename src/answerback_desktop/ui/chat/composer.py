@@ -10,8 +10,6 @@ from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.input_box import InputBox
 from answerback_desktop.ui.theme import Icon, icon
 
-__all__ = ["Composer"]
-
 ENVELOPE_BYTES: Final = 2_048
 """Of a message's limit: the frame around the question, its ids, and the model's name."""
 NEARLY_FULL: Final = 0.9

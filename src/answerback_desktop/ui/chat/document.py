@@ -25,8 +25,6 @@ from answerback_desktop.ui.chat.links import is_openable
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.ui.theme.tokens import MONO_FAMILIES
 
-__all__ = ["QUOTE_LEVEL", "is_dotted", "line_height_percent", "show_markdown", "show_plain"]
-
 QUOTE_LEVEL: Final = QTextFormat.Property.BlockQuoteLevel
 _FEATURES: Final = (
     QTextDocument.MarkdownFeature.MarkdownDialectGitHub.value | QTextDocument.MarkdownFeature.MarkdownNoHTML.value

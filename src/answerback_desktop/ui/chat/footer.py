@@ -15,8 +15,6 @@ from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-__all__ = ["FooterView", "QuietButton"]
-
 _COPIED_MS: Final = 1_600
 _PULSE_MS: Final = 80
 _COUNTDOWN_MS: Final = 500

@@ -10,8 +10,6 @@ from PySide6.QtWidgets import QFrame, QTextEdit, QWidget
 from answerback_desktop.ui.chat.text_view import wrap_mode
 from answerback_desktop.ui.theme import Theme
 
-__all__ = ["InputBox"]
-
 MAX_LINES: Final = 8
 _BAR_PX: Final = 14
 _ENTER: Final = (Qt.Key.Key_Return, Qt.Key.Key_Enter)

@@ -12,8 +12,6 @@ from PySide6.QtWidgets import QDialog, QDialogButtonBox, QLabel, QPushButton, QT
 from answerback_desktop.texts.chat import ChatTexts
 from answerback_desktop.ui.theme import Theme
 
-__all__ = ["LinkDialog", "is_openable", "written_out"]
-
 _MAX_LENGTH: Final = 8_192
 _WIDTH_STEPS: Final = 110
 

@@ -18,8 +18,6 @@ from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.changes import Changes
 from answerback_desktop.viewmodels.conversation import ConversationViewModel
 
-__all__ = ["ChatPane"]
-
 FRAME_MS: Final = 33
 """Text that streams is drawn at most this often: 30 times a second."""
 

@@ -16,8 +16,6 @@ from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Icon
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-__all__ = ["QuestionView"]
-
 SHORT_LINES: Final = 14
 SHORT_CHARACTERS: Final = 1_200
 _COPIED_MS: Final = 1_600

@@ -7,8 +7,6 @@ from answerback_desktop.records import TurnStatus
 from answerback_desktop.texts.chat import ChatTexts
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-__all__ = ["StateLine", "Tone", "state_line"]
-
 
 class Tone(StrEnum):
     """How the line is drawn."""

@@ -17,8 +17,6 @@ from PySide6.QtWidgets import (
 from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.theme import Icon, pixmap
 
-__all__ = ["EmptyState", "OfflineBanner"]
-
 
 class EmptyState(QScrollArea):
     """A title, a sentence, and questions to begin with. `chosen` tells the one that was picked."""

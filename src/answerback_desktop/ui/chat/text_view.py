@@ -10,9 +10,6 @@ from PySide6.QtWidgets import QFrame, QTextBrowser, QWidget
 from answerback_desktop.ui.chat.document import QUOTE_LEVEL, is_dotted
 from answerback_desktop.ui.theme import Theme
 
-__all__ = ["TextView", "wrap_mode"]
-
-
 _LONGEST_WORD: Final = 4_000
 
 

@@ -22,8 +22,6 @@ from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.turn_blocks import TurnBlocks
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-__all__ = ["Transcript"]
-
 COLUMN_PX: Final = 760
 """The widest column at the default font size: about 90 letters a line."""
 NEAR_END_PX: Final = 24

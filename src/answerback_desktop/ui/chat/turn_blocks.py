@@ -7,8 +7,6 @@ from answerback_desktop.ui.chat.blocks import Block, BlockKind
 from answerback_desktop.ui.markdown import Kind, Segment, Splitter
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-__all__ = ["TurnBlocks"]
-
 _KINDS: Final = {Kind.PROSE: BlockKind.PROSE, Kind.CODE: BlockKind.CODE, Kind.TABLE: BlockKind.TABLE}
 
 

@@ -13,8 +13,6 @@ from answerback_desktop.ui.dialogs.fields import Dialog
 from answerback_desktop.ui.shortcuts import GROUPS, Shortcut, shown
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
 
-__all__ = ["QT_SOURCE_URL", "AboutDialog", "HelpDialog"]
-
 QT_SOURCE_URL = "https://code.qt.io/"
 
 

@@ -6,8 +6,6 @@ from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QSpinBox, QStyle, Q
 
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
 
-__all__ = ["CheckBox", "Choice", "Dialog", "Number"]
-
 
 class Choice(QComboBox):
     """One of several, with a chevron. The wheel scrolls the page and not the choice under the pointer."""

@@ -13,8 +13,6 @@ from answerback_desktop.ui.dialogs.settings_pages import AnswersPage, Appearance
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels import AppViewModel, Changes
 
-__all__ = ["SettingsDialog"]
-
 
 class SettingsDialog(Dialog):
     """Shows `app.settings`; Save gives the changed ones to `app.change_settings`.

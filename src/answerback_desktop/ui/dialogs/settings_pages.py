@@ -24,8 +24,6 @@ from answerback_desktop.ui.dialogs.fields import CheckBox, Choice, Number
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels import AppViewModel
 
-__all__ = ["SIZES", "AnswersPage", "AppearancePage", "MannersPage", "Page", "ServerPage"]
-
 SIZES: Final = (9, 10, 11, 12, 13, 14, 16, 18, 21)
 """Of the text, in points."""
 

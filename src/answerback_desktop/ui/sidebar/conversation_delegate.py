@@ -10,8 +10,6 @@ from answerback_desktop.texts import Texts
 from answerback_desktop.ui.sidebar.conversation_model import Role
 from answerback_desktop.ui.theme import Theme
 
-__all__ = ["ConversationDelegate"]
-
 Index = QModelIndex | QPersistentModelIndex
 _TITLE_LENGTH: Final = 200
 """Of a conversation's title (PROTOCOL.md, updateConversation)."""

@@ -20,8 +20,6 @@ from PySide6.QtCore import (
 from answerback_desktop.texts import Texts
 from answerback_desktop.viewmodels import ConversationViewModel
 
-__all__ = ["ConversationListModel", "Role", "clock", "when"]
-
 Index = QModelIndex | QPersistentModelIndex
 _RESET_ABOVE: Final = 64
 """More rows than this that changed places are one new list, not that many moves."""

@@ -12,8 +12,6 @@ from answerback_desktop.records import SearchHit
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Theme
 
-__all__ = ["HitRole", "SearchResultDelegate", "SearchResultModel"]
-
 Index = QModelIndex | QPersistentModelIndex
 
 

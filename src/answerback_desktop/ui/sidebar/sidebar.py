@@ -27,8 +27,6 @@ from answerback_desktop.ui.sidebar.search_results import HitRole, SearchResultDe
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
-__all__ = ["Sidebar"]
-
 _SEARCH_AFTER_MS: Final = 150
 """Typing pauses that are shorter do not start a search."""
 _TOUCH_MS: Final = 60_000

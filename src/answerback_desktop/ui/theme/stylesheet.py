@@ -10,8 +10,6 @@ from typing import Final
 
 from answerback_desktop.ui.theme.tokens import Colours
 
-__all__ = ["stylesheet"]
-
 _TEMPLATE: Final = Template("""
 * { outline: none; }
 QWidget { color: $text; }

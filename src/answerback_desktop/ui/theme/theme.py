@@ -13,8 +13,6 @@ from answerback_desktop.settings import Theme as ThemeChoice
 from answerback_desktop.ui.theme.stylesheet import stylesheet
 from answerback_desktop.ui.theme.tokens import DARK, LIGHT, MONO_FAMILIES, TEXT_FAMILIES, Colours, Scheme
 
-__all__ = ["BODY_PX", "MAX_BODY_PX", "MIN_BODY_PX", "Theme", "apply", "system_scheme", "theme_of"]
-
 BODY_PX: Final = 15
 MIN_BODY_PX: Final = 10
 MAX_BODY_PX: Final = 44
@@ -43,11 +41,6 @@ class Theme:
     def small_px(self) -> int:
         """Status lines, labels, captions."""
         return round(self.body_px * 13 / 15)
-
-    @property
-    def title_px(self) -> int:
-        """Headings of pages and empty states."""
-        return round(self.body_px * 22 / 15)
 
     def space(self, steps: float) -> int:
         """`steps` of the spacing scale, 4 px each at the default size; grows with the font, half as fast."""

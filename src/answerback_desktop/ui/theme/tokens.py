@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["DARK", "LIGHT", "MONO_FAMILIES", "TEXT_FAMILIES", "CodeColours", "Colours", "Scheme", "contrast"]
-
 
 class Scheme(StrEnum):
     """Which of the two looks."""

@@ -9,8 +9,6 @@ from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels import AppViewModel
 
-__all__ = ["ConnectionIndicator", "headline"]
-
 
 def headline(app: AppViewModel, texts: Texts, now_ms: int) -> str:
     """The state of the connection in a few words: with the round trip, or the seconds until the next try."""

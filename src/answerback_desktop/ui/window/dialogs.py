@@ -16,8 +16,6 @@ from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.toast import Toast
 from answerback_desktop.viewmodels import AppViewModel, Changes
 
-__all__ = ["Dialogs", "Exporter"]
-
 
 class Dialogs(QObject):
     """Signals: `previewed(Settings)`: how they would look; the saved ones again after Cancel."""

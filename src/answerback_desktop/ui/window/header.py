@@ -12,8 +12,6 @@ from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.ui.window.connection import ConnectionIndicator
 from answerback_desktop.viewmodels import AppViewModel
 
-__all__ = ["Banner", "Header"]
-
 
 class Header(QFrame):
     """Signals: `sidebar_wanted()`, `new_wanted()`, `settings_wanted()`, `more_wanted()`."""

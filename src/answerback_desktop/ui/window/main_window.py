@@ -18,11 +18,9 @@ from answerback_desktop.ui.theme.theme import theme_of
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.dialogs import Dialogs, Exporter
 from answerback_desktop.ui.window.header import Banner, Header
-from answerback_desktop.ui.window.toast import Notifier, Toast, ToastStack
+from answerback_desktop.ui.window.toast import DesktopNotifier, Toast, ToastStack
 from answerback_desktop.ui.window.welcome import Screen, WelcomePage, screen_of
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
-
-__all__ = ["MainWindow"]
 
 NARROW_PX: Final = 640
 _SIDEBAR_PX: Final = 272
@@ -83,7 +81,7 @@ class MainWindow(QMainWindow):
         self.setCentralWidget(self.splitter)
         self.toasts = ToastStack(self.right, self._theme, self._texts.window.dismiss, lift=self._toast_lift)
         self.exporter = Exporter(self._texts, self)
-        self.notifier = Notifier(self._app, self._tray, self._texts, self)
+        self.notifier = DesktopNotifier(self._app, self._tray, self._texts, self)
         self.dialogs = Dialogs(self._app, self._tray, log_path, self)
 
     def _connect(self) -> None:

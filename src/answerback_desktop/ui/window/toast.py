@@ -14,8 +14,6 @@ from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.viewmodels import AppViewModel, Changes
 
-__all__ = ["Notifier", "Toast", "ToastStack", "notice_text"]
-
 SHOWN_MS: Final = 8_000
 _MOST: Final = 3
 
@@ -153,7 +151,7 @@ class _Bar(QFrame):
             self.toast.act()
 
 
-class Notifier(QObject):
+class DesktopNotifier(QObject):
     """Signals: `told(Toast)`: something for the window to show."""
 
     told = Signal(object)

@@ -26,8 +26,6 @@ from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
 from answerback_desktop.viewmodels import AppViewModel
 
-__all__ = ["Screen", "WelcomePage", "screen_of"]
-
 
 class Screen(StrEnum):
     """What has to be done before the app is of use; CHAT: nothing."""

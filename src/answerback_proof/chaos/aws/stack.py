@@ -26,7 +26,7 @@ from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
-from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
+from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 
 _STACK: Final = "chaos"
@@ -212,7 +212,7 @@ class Stores:
 
     def __init__(self, emulator: Emulator, outputs: Mapping[str, str]) -> None:
         self._calls = Calls()
-        names = {name: outputs[f"{name.title().replace('_', '')}Table"] for name in SHAPES}
+        names = {name: outputs[f"{name.title().replace('_', '')}Table"] for name in TABLES}
         self.database = Database(client=emulator.client("dynamodb"), calls=self._calls, tables=Tables(**names))
         self.requests = DynamoRequests(self.database, clock=epoch_ms)
         self.turns = DynamoTurns(self.database)
@@ -226,7 +226,7 @@ class Stores:
             monotonic=time.monotonic,
             jitter=random.random,
         )
-        write_behind = WriteBehind(outbox=self.turns, api=api, observer=self, clock=epoch_ms)
+        write_behind = WriteBehind(pending_turns=self.turns, api=api, observer=self, clock=epoch_ms)
         self.history = AwsHistory(turns=self.turns, write_behind=write_behind, api=api, clock=epoch_ms)
         self.users = AwsUsers(database=self.database, requests=self.requests, write_behind=write_behind, api=api)
         self.unwritable = 0
