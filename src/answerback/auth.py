@@ -157,7 +157,7 @@ def _reason(error: Exception) -> str:
 
 
 class FileKeys:
-    """The keys of a JWKS file, read once."""
+    """`Keys` from a JWKS file, which is read once."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -170,15 +170,14 @@ class FileKeys:
             raise AuthError(f"The JWKS file {path} cannot be used: {exc}.") from None
 
     async def key_of(self, kid: str | None) -> PyJWK | None:
-        """See Keys."""
         return _pick(self._keys, kid)
 
     async def close(self) -> None:
-        """See Keys."""
+        """Nothing is open."""
 
 
 class FetchedKeys:
-    """The keys of a JWKS URL: fetched when first needed, then again behind the scenes.
+    """`Keys` from a JWKS URL, fetched when first needed and later again in the background.
 
     A key id that is not known causes one fetch, but not more than one in REFETCH_PAUSE_S. While the URL is down the
     keys fetched before hold. `fetch` returns the JSON text; it may raise anything.
@@ -193,7 +192,7 @@ class FetchedKeys:
         self._fetching: asyncio.Task[None] | None = None
 
     async def key_of(self, kid: str | None) -> PyJWK | None:
-        """See Keys. Raises: Unavailable: no keys could be fetched yet."""
+        """Raises: Unavailable: no keys could be fetched yet."""
         key = None if self._keys is None else _pick(self._keys, kid)
         if key is None:
             # Callers wait together for one fetch; that one of them goes away must not stop it.
@@ -207,7 +206,6 @@ class FetchedKeys:
         return key
 
     async def close(self) -> None:
-        """See Keys."""
         if self._fetching is not None and not self._fetching.done():
             self._fetching.cancel()
             await asyncio.wait((self._fetching,))

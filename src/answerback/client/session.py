@@ -56,7 +56,7 @@ _ENDS_ACCEPTED: Final = frozenset({ErrorCode.UNKNOWN_REQUEST, ErrorCode.REQUEST_
 
 
 class Session:
-    """See the module. One instance is one app session; it outlives connections.
+    """The client's side of one app session. It outlives connections.
 
     Connections have rising numbers, given by the driver. Answers on an older connection still count (they are
     idempotent), but what such a connection says about itself does not.

@@ -64,35 +64,28 @@ class Counts(Observer):
         self.total = Durations(SECONDS)
 
     def accepted(self, record: Record) -> None:
-        """See Observer."""
         self.was_accepted += 1
         self.accepting.add(max(0, self._clock() - record.accepted_at_ms) / 1000)
 
     def refused(self, code: ErrorCode) -> None:
-        """See Observer."""
         self.refusals[code.value] += 1
 
     def attached(self, record: Record) -> None:
-        """See Observer."""
         self.was_attached += 1
 
     def started(self, record: Record) -> None:
-        """See Observer."""
         self.was_started += 1
 
     def ended(self, record: Record, ending: Ending) -> None:
-        """See Observer."""
         self.endings[ending.status.value, "" if ending.error_code is None else ending.error_code.value] += 1
         self.total.add(ending.total_ms / 1000)
         if ending.first_text_ms is not None:
             self.first_text.add(ending.first_text_ms / 1000)
 
     def fenced(self, record: Record) -> None:
-        """See Observer."""
         self.was_fenced += 1
 
     def sent_text(self, code_points: int) -> None:
-        """See Observer."""
         self.deltas += 1
         self.text += code_points
 

@@ -24,7 +24,7 @@ class DaemonThreads(Executor):
         self._name = name
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
-        """See Executor. The job begins at once."""
+        """The job begins at once."""
         job: Future[Any] = Future()
         job.set_running_or_notify_cancel()
 

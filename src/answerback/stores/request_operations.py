@@ -57,7 +57,7 @@ def load(state: WriterState) -> Operation[None]:
 
 
 def accept(state: WriterState, record: Record, question: Question, quota: Quota, now_ms: int) -> Operation[Admission]:
-    """See ports.Requests. The hot path is one round of inserts; the writer's state answers everything else."""
+    """Store a new request. The hot path is one round of inserts; the writer's state answers everything else."""
     key, user_id = record.key, record.user_id
     known = state.unfinished.get(key)
     if known is not None:
@@ -117,7 +117,7 @@ def _taken(key: RequestKey, seq: int) -> Operation[Admission]:
 
 
 def change(state: WriterState, key: RequestKey, step_of: Change[T]) -> Operation[T]:
-    """See ports.Requests. Unfinished records are in the writer's state; only ended and unknown ones are looked up."""
+    """Change a record. Unfinished records are in the writer's state; only ended and unknown ones are looked up."""
     known = state.unfinished.get(key)
     if known is not None:
         before: Record | None = known.record
@@ -207,13 +207,13 @@ def _day(number: int) -> str:
 
 
 def read(key: RequestKey) -> Operation[Record | None]:
-    """See ports.Requests."""
+    """Read a record."""
     (found,) = yield [_select(key)]
     return _decode(found.rows[0]) if found.rows else None
 
 
 def question(key: RequestKey) -> Operation[Question | None]:
-    """See ports.Requests."""
+    """Read a question, unless it was erased."""
     (found,) = yield [Query(sql.SELECT_QUESTION, _named(key))]
     if not found.rows or found.rows[0][0] is None:
         return None
@@ -225,19 +225,19 @@ def question(key: RequestKey) -> Operation[Question | None]:
 
 
 def answer(key: RequestKey) -> Operation[str]:
-    """See ports.Requests."""
+    """Read an answer as far as it is stored."""
     (found,) = yield [Query(sql.SELECT_ANSWER, _named(key))]
     return "".join(text for (text,) in found.rows)
 
 
 def unfinished() -> Operation[Sequence[Record]]:
-    """See ports.Requests."""
+    """Read all unfinished records."""
     (found,) = yield [Query(sql.SELECT_UNFINISHED, {})]
     return [decode_record(text, schema) for text, schema, *_ in found.rows]
 
 
 def probe(now_ms: int) -> Operation[None]:
-    """Write one row, to see whether the disk takes it. See ports.Durability."""
+    """Write one row, to see whether the disk takes it."""
     yield [Query(sql.PUT_COUNTER, {"name": "probe", "value": now_ms})]
 
 

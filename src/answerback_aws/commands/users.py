@@ -33,7 +33,7 @@ RETRY_FOR_S: Final = 120.0
 
 
 class _Screen:
-    """Tells the person who waits why, once, and that a turn could not be written."""
+    """WriteBehindObserver that prints once why the command waits, and that a turn could not be written."""
 
     def __init__(self) -> None:
         self._has_told = False
@@ -45,13 +45,12 @@ class _Screen:
         self._has_told = True
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
-        """See WriteBehindObserver."""
+        pass
 
     def archived(self, turns: int) -> None:
-        """See WriteBehindObserver."""
+        pass
 
     def not_archived(self) -> None:
-        """See WriteBehindObserver."""
         note("A turn cannot be written to the database: `answerback aws logs` of the janitor has more.")
 
 

@@ -357,7 +357,6 @@ class LazyTokens:
         self._made: Tokens | None = None
 
     async def identify(self, token: str) -> Identity:
-        """See ports.Tokens."""
         if self._made is None:
             self._made = self._make()
         return await self._made.identify(token)

@@ -49,7 +49,6 @@ class SqsQueue:
         self._correlation_id = correlation_id
 
     async def put(self, record: Record) -> None:
-        """See ports.Queue."""
         attributes = {}
         if correlation_id := self._correlation_id():
             attributes[CORRELATION] = {"DataType": "String", "StringValue": correlation_id}

@@ -59,7 +59,7 @@ class Formatter(LambdaPowertoolsFormatter):
 
 
 class Counts(Observer):
-    """Counts what the service and the adapters tell, and notes in each log line what is known of the request."""
+    """The three observers as metrics; it also adds the request to each log line."""
 
     def __init__(self, *, formatter: Formatter, stream: TextIO, namespace: str, service: str) -> None:
         self._formatter = formatter
@@ -73,29 +73,24 @@ class Counts(Observer):
     # --- of the service
 
     def accepted(self, record: Record) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Accepted")
         log.info("a request was accepted")
 
     def refused(self, code: ErrorCode) -> None:
-        """See Observer."""
         self.count("Refused", code=code.value)
         log.info("a request was refused", extra={"code": code.value})
 
     def attached(self, record: Record) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Attached")
 
     def started(self, record: Record) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Attempts")
         log.info("an attempt runs")
 
     def ended(self, record: Record, ending: Ending) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Ended", status=ending.status.value)
         if ending.error_code is not None:
@@ -113,7 +108,6 @@ class Counts(Observer):
         log.info("a request ended", extra={**facts, **times, **tokens})
 
     def fenced(self, record: Record) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Fenced")
 
@@ -126,33 +120,26 @@ class Counts(Observer):
         return None if known is None else str(known)
 
     def posted(self, size_bytes: int) -> None:
-        """See PostObserver."""
         self.count("Posts")
         self.sample("PostedBytes", size_bytes, unit="Bytes")
 
     def throttled(self) -> None:
-        """See PostObserver."""
         self.count("PostsThrottled")
 
     def not_posted(self, code: str) -> None:
-        """See PostObserver."""
         self.count("PostsRefused")
 
     def found_gone(self) -> None:
-        """See Observer."""
         self.count("Gone")
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
-        """See WriteBehindObserver."""
         self.sample("TurnsWaiting", turns)
         self.sample("ArchiveLagMs", oldest_ms, unit="Milliseconds")
 
     def archived(self, turns: int) -> None:
-        """See WriteBehindObserver."""
         self.sample("TurnsArchived", turns)
 
     def not_archived(self) -> None:
-        """See WriteBehindObserver."""
         self.count("TurnsNotArchived")
 
     def note(self, **facts: str | int | None) -> None:

@@ -67,7 +67,10 @@ class _Unwritten:
 
 
 class AccountEngine:
-    """Lives in the engine's loop. `open`, then commands, then `close`."""
+    """The open account: its store, client, answers and sync, in the engine's loop.
+
+    Call `open`, then commands (they do what `Commands` says), then `close`.
+    """
 
     def __init__(
         self,
@@ -224,15 +227,12 @@ class AccountEngine:
     # --- questions ------------------------------------------------------------------------------------------
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
-        """See `Commands.ask`."""
         self._answers.ask(self._client, conversation_id, request_id, text, replaces=replaces, settings=self._settings())
 
     def stop(self, request_id: str) -> None:
-        """See `Commands.stop`."""
         self._answers.stop(self._client, request_id)
 
     def forget_turn(self, request_id: str) -> None:
-        """See `Commands.forget_turn`."""
         self._answers.forget_turn(request_id)
 
     def _begun(self, conversation_id: str) -> None:
@@ -248,34 +248,28 @@ class AccountEngine:
     # --- conversations --------------------------------------------------------------------------------------
 
     def open_conversation(self, conversation_id: str) -> None:
-        """See `Commands.open_conversation`."""
         self._pages.open(conversation_id)
         if self._sync is not None:
             self._sync.wish(conversation_id)
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
-        """See `Commands.load_more`."""
         self._pages.more(conversation_id, before_request_id)
 
     def show(self, conversation_id: str | None) -> None:
-        """See `Commands.show`."""
         self._shown = conversation_id
         if conversation_id is not None and self._store.mark_read(conversation_id):
             self.conversations_changed([conversation_id])
 
     def save_draft(self, conversation_id: str, text: str) -> None:
-        """See `Commands.save_draft`."""
         self._unwritten.drafts[conversation_id] = clean(text)
         self._write_soon()
 
     def rename(self, conversation_id: str, title: str) -> None:
-        """See `Commands.rename`."""
         self._store.rename(conversation_id, clean(title), now_ms=self._clock())
         self.conversations_changed([conversation_id])
         self.refresh()
 
     def delete(self, conversation_id: str) -> None:
-        """See `Commands.delete`."""
         self._unwritten.drafts.pop(conversation_id, None)
         if not self._store.delete(conversation_id, now_ms=self._clock()):
             self._store.save_draft(conversation_id, "")
@@ -284,7 +278,6 @@ class AccountEngine:
         self.refresh()
 
     def undo_delete(self, conversation_id: str) -> None:
-        """See `Commands.undo_delete`."""
         if self._store.undelete(conversation_id):
             self.conversations_changed([conversation_id])
             for turn in self._store.pending():
@@ -301,11 +294,9 @@ class AccountEngine:
         self.refresh()
 
     def search(self, query: str) -> None:
-        """See `Commands.search`."""
         self._emit(SearchFound(query=query, hits=self._store.search(clean(query), limit=HITS)))
 
     def export(self, conversation_id: str, form: ExportFormat) -> None:
-        """See `Commands.export`."""
         conversation = self._store.conversation(conversation_id)
         if conversation is not None:
             turns = self._pages.with_live(self._store.page(conversation_id, limit=None).turns)

@@ -44,8 +44,10 @@ SILENCE_S: Final = 180.0
 
 
 class Answers:
-    """Of one account. `on_asked` and `on_ended` get the conversation; `on_text` is told that there is something to
-    write down. Everything here may raise StoreError.
+    """The questions and running answers of one account.
+
+    `on_asked` and `on_ended` get the conversation's id. `on_text` is called when there is text to write down. Every
+    method may raise StoreError. Methods of `Commands` do what it says.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class Answers:
         replaces: str | None,
         settings: Settings,
     ) -> None:
-        """See `Commands.ask`. A question that cannot be kept goes back into the draft.
+        """Ask a question; if it cannot be stored, its text goes back into the draft.
 
         Raises: StoreError, after that.
         """
@@ -120,7 +122,7 @@ class Answers:
                 self.follow(stream)
 
     def stop(self, client: Client | None, request_id: str) -> None:
-        """See `Commands.stop`. Without a client, only what the server never took can be stopped here."""
+        """Stop a question. Without a client only a question that was never sent can be stopped."""
         if client is not None:
             client.cancel(request_id)
             return
@@ -130,7 +132,6 @@ class Answers:
             self.outbox.ended(request_id, RequestCancelled(answer))
 
     def forget_turn(self, request_id: str) -> None:
-        """See `Commands.forget_turn`."""
         turn = self._store.turn(request_id)
         if turn is not None and self._store.forget_turn(request_id):
             self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=(request_id,)))
@@ -209,8 +210,10 @@ def _begin(client: Client, frame: SendMessage) -> AnswerStream | None:
 
 
 class LiveAnswer:
-    """Pure. After a restart of the app the text that was kept is shown, and the same attempt comes from its start:
-    what is there already is compared, not shown twice; the first difference begins the answer anew.
+    """The text of one running answer, without I/O.
+
+    After a restart of the app the stored text is shown, and the same attempt arrives from its start. The part that is
+    shown already is compared, not shown twice; the first difference restarts the answer.
     """
 
     def __init__(self, turn: Turn) -> None:

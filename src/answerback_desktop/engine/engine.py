@@ -78,79 +78,60 @@ class Engine:
     # --- commands; see `Commands`
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None = None) -> None:
-        """See `Commands.ask`."""
         self._do(lambda controller: controller.ask(conversation_id, request_id, text, replaces=replaces))
 
     def stop(self, request_id: str) -> None:
-        """See `Commands.stop`."""
         self._on_account(lambda account: account.stop(request_id))
 
     def forget_turn(self, request_id: str) -> None:
-        """See `Commands.forget_turn`."""
         self._on_account(lambda account: account.forget_turn(request_id))
 
     def open_conversation(self, conversation_id: str) -> None:
-        """See `Commands.open_conversation`."""
         self._on_account(lambda account: account.open_conversation(conversation_id))
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
-        """See `Commands.load_more`."""
         self._on_account(lambda account: account.load_more(conversation_id, before_request_id))
 
     def show(self, conversation_id: str | None) -> None:
-        """See `Commands.show`."""
         self._on_account(lambda account: account.show(conversation_id))
 
     def save_draft(self, conversation_id: str, text: str) -> None:
-        """See `Commands.save_draft`."""
         self._on_account(lambda account: account.save_draft(conversation_id, text))
 
     def rename(self, conversation_id: str, title: str) -> None:
-        """See `Commands.rename`."""
         self._on_account(lambda account: account.rename(conversation_id, title))
 
     def delete(self, conversation_id: str) -> None:
-        """See `Commands.delete`."""
         self._on_account(lambda account: account.delete(conversation_id))
 
     def undo_delete(self, conversation_id: str) -> None:
-        """See `Commands.undo_delete`."""
         self._on_account(lambda account: account.undo_delete(conversation_id))
 
     def search(self, query: str) -> None:
-        """See `Commands.search`."""
         self._on_account(lambda account: account.search(query))
 
     def export(self, conversation_id: str, form: ExportFormat) -> None:
-        """See `Commands.export`."""
         self._on_account(lambda account: account.export(conversation_id, form))
 
     def refresh(self) -> None:
-        """See `Commands.refresh`."""
         self._on_account(lambda account: account.refresh())
 
     def reconnect(self) -> None:
-        """See `Commands.reconnect`."""
         self._do(lambda controller: controller.reconnect())
 
     def change_settings(self, settings: Settings) -> None:
-        """See `Commands.change_settings`."""
         self._do(lambda controller: controller.change_settings(settings))
 
     def sign_in(self) -> None:
-        """See `Commands.sign_in`."""
         self._do(lambda controller: controller.sign_in())
 
     def cancel_sign_in(self) -> None:
-        """See `Commands.cancel_sign_in`."""
         self._do(lambda controller: controller.cancel_sign_in())
 
     def sign_out(self) -> None:
-        """See `Commands.sign_out`."""
         self._do(lambda controller: controller.sign_out())
 
     def start_gateway(self) -> None:
-        """See `Commands.start_gateway`."""
         self._do(lambda controller: controller.start_gateway())
 
     # --- inside

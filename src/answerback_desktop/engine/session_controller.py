@@ -34,7 +34,10 @@ log = logging.getLogger("answerback.desktop")
 
 
 class SessionController:
-    """One at a time: `open`, then anything, then `close`. What it does to the account is done in order."""
+    """Runs the commands of `Commands` that are not the account's alone: sign-in, settings, the local gateway.
+
+    Call `open` first and `close` last. Accounts are opened and closed one after the other.
+    """
 
     def __init__(self, environment: Environment, emit: Callable[[Event], None]) -> None:
         self._environment = environment
@@ -120,20 +123,19 @@ class SessionController:
             account.store_failed(is_act=True)
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
-        """See `Commands.ask`. Nobody signed in: the text is given back."""
+        """Ask a question; when nobody is signed in, its text goes back into the draft."""
         if self._account is None:
             self._emit(DraftReturned(conversation_id=conversation_id, text=text))
             return
         self.on_account(lambda account: account.ask(conversation_id, request_id, text, replaces=replaces))
 
     def reconnect(self) -> None:
-        """See `Commands.reconnect`."""
         if self._account is None and self._signing_in is None:
             self._tasks.start(self._switch(), name="account")
         self.on_account(lambda account: account.reconnect())
 
     def change_settings(self, settings: Settings) -> None:
-        """See `Commands.change_settings`. Wrong ones are not taken; the dialog checked them before."""
+        """Store valid settings and apply them; the dialog checked them before."""
         if problems(settings):
             return
         before, self._settings = self._settings, replace(settings, token="")
@@ -155,17 +157,14 @@ class SessionController:
     # --- sign-in
 
     def sign_in(self) -> None:
-        """See `Commands.sign_in`."""
         if self._settings.auth is AuthMode.OIDC and self._signing_in is None:
             self._signing_in = self._tasks.start(self._sign_in(self._settings), name="sign-in")
 
     def cancel_sign_in(self) -> None:
-        """See `Commands.cancel_sign_in`."""
         if self._signing_in is not None:
             self._signing_in.cancel()
 
     def sign_out(self) -> None:
-        """See `Commands.sign_out`."""
         self.cancel_sign_in()
         self._tasks.start(self._sign_out(), name="sign-out")
 
@@ -214,7 +213,6 @@ class SessionController:
     # --- the local gateway
 
     def start_gateway(self) -> None:
-        """See `Commands.start_gateway`."""
         if self._gateway is None or not self._gateway.is_running:
             self._tasks.start(self._start_gateway(), name="gateway")
 

@@ -45,7 +45,7 @@ class Unsent:
 
 
 class AccountStore:
-    """See the module. Raises StoreError from every method that touches the file."""
+    """The data of one account. Every method that touches the file may raise StoreError."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

@@ -257,7 +257,7 @@ def _superseding(entry: OutboxRecord) -> list[Query]:
 
 
 def turns(user_id: str, conversation_id: str, *, before: int | None, limit: int) -> Operation[Sequence[StoredTurn]]:
-    """See ports.History. First how long the turns are, then as many at a time as fit a response."""
+    """Read a page of turns: first their lengths, then as many texts at a time as fit a response."""
     where: dict[str, Value] = _pair(user_id, conversation_id)
     (sizes,) = yield [
         Query(_SELECT_SIZES, {**where, "before": history.NO_BOUND if before is None else before, "limit": limit})
@@ -286,7 +286,7 @@ def _pages(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 def update_conversation(
     user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
 ) -> Operation[tuple[StoredConversation, int | None] | None]:
-    """See ports.History; with when it was deleted, now or earlier. The caller has locked the user."""
+    """Rename or delete a conversation; also returns when it was deleted. The caller has locked the user."""
     (found,) = yield [_many(_SELECT_DELETED, "pairs", [_pair(user_id, conversation_id)])]
     state = WriterState()
     if found.rows:
@@ -315,7 +315,7 @@ def erase_deleted(user_id: str, conversation_id: str, *, before_ms: int) -> Oper
 
 
 def usage(user_id: str | None, *, since_day: str | None) -> Operation[Sequence[DailyUsage]]:
-    """See ports.Users, a page at a time."""
+    """Usage by day, read a page at a time."""
     if user_id is not None:
         return (yield from users.usage(user_id, since_day=since_day))
     found: list[DailyUsage] = []

@@ -69,7 +69,7 @@ class Database:
     ) -> None:
         self.tables = tables
         self.last_write_failed = False
-        """See ports.Durability."""
+        """`ports.Durability.last_write_failed`."""
         self._client = client
         self._calls = calls
         self.pause = _sleep if pause is None else pause

@@ -58,7 +58,7 @@ class DynamoTurns:
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
-        """See ports.History. Strongly consistent: the turn before may have ended a moment ago."""
+        """Strongly consistent: the turn before may have ended a moment ago."""
         end = _END
         if before_request is not None:
             found = await self._position(user_id, conversation_id, before_request)

@@ -147,7 +147,6 @@ class ServerPage(Page):
         return AuthMode(self.auth.currentData())
 
     def values(self) -> Mapping[str, Any]:
-        """See `Page`."""
         return {
             "server_url": self.url.text().strip(),
             "auth": self.mode,
@@ -231,7 +230,6 @@ class AnswersPage(Page):
         self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
-        """See `Page`."""
         return {
             "model": self._chosen,
             "system": self.system.toPlainText().strip() or None,
@@ -282,7 +280,6 @@ class AppearancePage(Page):
         self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
-        """See `Page`."""
         return {
             "theme": ThemeChoice(self.theme.currentData()),
             "font_size": int(self.font_size.currentData()),
@@ -321,5 +318,4 @@ class MannersPage(Page):
         self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
-        """See `Page`."""
         return {"notifications": self.notifications.isChecked(), "tray": self.tray.isChecked()}

@@ -131,7 +131,6 @@ class ConversationListModel(QAbstractListModel):
     # --- Qt's questions
 
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: N802, B008
-        """See Qt."""
         return 0 if parent.isValid() else len(self._rows)
 
     def flags(self, index: Index) -> Qt.ItemFlag:
@@ -153,7 +152,6 @@ class ConversationListModel(QAbstractListModel):
         return True
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """See Qt and `Role`."""
         conversation = self.conversation(index)
         if conversation is None:
             return None

@@ -44,11 +44,9 @@ class SearchResultModel(QAbstractListModel):
         self.endResetModel()
 
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: N802, B008
-        """See Qt."""
         return 0 if parent.isValid() else len(self._hits)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """See Qt and `HitRole`."""
         if not 0 <= index.row() < len(self._hits):
             return None
         hit = self._hits[index.row()]
