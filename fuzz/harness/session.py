@@ -3,7 +3,7 @@
 from answerback.client.effects import Effect, Emit, Fail, Reconnect, Reply, ReplyFailed, RoundTrip, Send, Stop
 from answerback.client.errors import AnswerbackError, Closed
 from answerback.client.events import Done, Restarted, Text
-from answerback.client.exchange import Patience
+from answerback.client.exchange import AnswerTimeouts
 from answerback.client.session import Session
 from answerback.client.timing import Timing
 from answerback.protocol.codec import FrameError, decode_client, decode_server, encode
@@ -115,8 +115,8 @@ class _World:
             conversation_id=self.script.pick((None, None, "k")),
         )
         self.open[request_id] = _Shown(streamed=streamed)
-        patience = Patience(total_s=750.0, silence_s=30.0) if streamed else Patience(total_s=30.0)
-        self.carry_out(self.session.ask(frame, patience, now=self.now))
+        timeouts = AnswerTimeouts(total_s=750.0, silence_s=30.0) if streamed else AnswerTimeouts(total_s=30.0)
+        self.carry_out(self.session.ask(frame, timeouts, now=self.now))
 
     def _call(self) -> None:
         request_id = f"call-{self.script.byte() % 3}"

@@ -18,7 +18,7 @@ from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
 from answerback_desktop.settings import AuthMode, Language, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
 from answerback_desktop.ui.bridge import Bridge
-from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, ring
+from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, raise_running
 from answerback_desktop.ui.theme import apply
 from answerback_desktop.ui.theme.theme import theme_of
 from answerback_desktop.ui.tray import Tray, app_icon
@@ -163,7 +163,7 @@ def run(options: Options) -> Outcome:
     try:
         lock.acquire()
     except ProfileInUse:
-        if ring(profile.folder):
+        if raise_running(profile.folder):
             return Outcome.RAISED
         raise
     try:
@@ -184,18 +184,18 @@ def run(options: Options) -> Outcome:
 def _run_in(application: QApplication, options: Options, watch: CrashWatch) -> None:
     keep_options(options)
     app = DesktopApp(application, options.profile)
-    doorbell, signals = InstanceServer(options.profile.folder), StopSignals()
+    instance_server, signals = InstanceServer(options.profile.folder), StopSignals()
     watch.happened.connect(app.something_went_wrong)
     signals.came.connect(app.finish)
-    doorbell.listen()
+    instance_server.listen()
     signals.install()
     try:
         window = app.start()
-        doorbell.rung.connect(window.bring_to_front)
+        instance_server.raise_asked.connect(window.bring_to_front)
         application.exec()
     finally:
         signals.remove()
-        doorbell.close()
+        instance_server.close()
         app.dispose()
 
 

@@ -20,7 +20,7 @@ STOP_S: Final = 5.0
 """For a stop in good order. A gateway that is killed takes its unfinished requests up at the next start."""
 _GRACE_S: Final = 2
 """Of these, for answers that are nearly done: nobody waits for an app to quit."""
-_LOOK_S: Final = 0.05
+_POLL_S: Final = 0.05
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _DEFAULT_PORT: Final = 80
 
@@ -141,7 +141,7 @@ class LocalGateway:
                 raise GatewayFailed
             if announced in self._log_path.read_text(encoding="utf-8", errors="replace"):
                 return
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
 
     async def _wait(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()

@@ -204,10 +204,10 @@ async def test_a_stalled_connection_goes_on_without_loss() -> None:
         assert await saying == b"again"
 
 
-@pytest.mark.parametrize("strike", [ProxyPath.reset, ProxyPath.close])
-async def test_a_cut_connection_is_over_on_both_sides(strike: Callable[[ProxyPath], None]) -> None:
+@pytest.mark.parametrize("inject", [ProxyPath.reset, ProxyPath.close])
+async def test_a_cut_connection_is_over_on_both_sides(inject: Callable[[ProxyPath], None]) -> None:
     async with asyncio.timeout(20), Echoing() as echoing:
-        strike(echoing.path)
+        inject(echoing.path)
         with suppress(ConnectionResetError):
             assert await echoing.reader.read() == b""
         with suppress(ConnectionResetError):

@@ -19,8 +19,8 @@ def report(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
     return done.code, json.loads(done.out)
 
 
-def of(found: dict[str, Any], verdict: str) -> dict[str, str]:
-    return {case["case"]: case["why"] for case in found["cases"] if case["verdict"] == verdict}
+def of(found: dict[str, Any], status: str) -> dict[str, str]:
+    return {case["case"]: case["why"] for case in found["cases"] if case["verdict"] == status}
 
 
 def test_every_case_passes_on_one_gateway_or_another(

@@ -125,10 +125,10 @@ class Counted:
     def waiting(self, turns: int, oldest_ms: int) -> None:
         self.seen.append((turns, oldest_ms))
 
-    def archived(self, turns: int) -> None:
+    def turns_written(self, turns: int) -> None:
         self.written += turns
 
-    def not_archived(self) -> None:
+    def turns_not_written(self) -> None:
         self.dead += 1
 
 

@@ -86,10 +86,10 @@ class AdminUsers:
             ) from exc
         finally:
             connection.close()
-        return _judge(response.status, text, self._port)
+        return _result(response.status, text, self._port)
 
 
-def _judge(status: int, text: bytes, port: int) -> Any:
+def _result(status: int, text: bytes, port: int) -> Any:
     try:
         value = json.loads(text)
     except ValueError:

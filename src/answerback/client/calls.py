@@ -79,13 +79,13 @@ class Calls:
         """Nobody waits for this call any more."""
         self._calls.pop(request_id, None)
 
-    def tell_stop(self, request_id: str, *, now: float) -> list[Effect]:
+    def send_stop(self, request_id: str, *, now: float) -> list[Effect]:
         """Tell the server that a request was given up, until it has said how that request ended."""
         stopping = _Stopping()
         self._stopping[request_id] = stopping
         return [self._send_stop(request_id, stopping, now)] if self._is_open else []
 
-    def heard_ending(self, request_id: str) -> None:
+    def forget_stop(self, request_id: str) -> None:
         """The server has said how a request ended that we gave up."""
         self._stopping.pop(request_id, None)
 

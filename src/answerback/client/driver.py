@@ -67,7 +67,7 @@ class Driver:
         self._reason = ""
         self._timer: asyncio.Handle | None = None  # uvloop gives no TimerHandle for an instant that has come
         self._timer_at = 0.0
-        self._hurry = asyncio.Event()
+        self._retry_now = asyncio.Event()
         self._was_ready = False
         self._first: asyncio.Future[None] | None = None
         self._renewal_id: str | None = None
@@ -108,7 +108,7 @@ class Driver:
 
     def reconnect_now(self) -> None:
         """The network is back, or the app woke: try at once, and look whether the connection lives."""
-        self._hurry.set()
+        self._retry_now.set()
         self.carry_out(self._session.probe(now=self.now))
 
     def carry_out(self, effects: list[Effect]) -> None:
@@ -181,10 +181,10 @@ class Driver:
         ceiling_s = min(self._timing.backoff_max_s, self._timing.backoff_min_s * 2 ** min(self._failures - 1, 16))
         pause_s = self._rng.uniform(0, ceiling_s) if at_least_s is None else at_least_s
         self._on_state(Disconnected(retry_in_s=pause_s, reason=self._reason))
-        self._hurry.clear()
+        self._retry_now.clear()
         try:
             async with asyncio.timeout(pause_s):
-                await self._hurry.wait()
+                await self._retry_now.wait()
         except TimeoutError:
             pass
 
@@ -264,7 +264,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._hurry.set()
+        self._retry_now.set()
         for link in self._links.values():
             self._spawn(link.close(flush_s=self._timing.close_s), f"close-{link.number}")
         self._on_state(Stopped(error))

@@ -18,7 +18,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class AnswerTimeouts:
     """When the client gives a question up. `total_s` runs from the call; `silence_s` only while connected and
     after the answer has started.
     """
@@ -37,7 +37,7 @@ class Exchange:
     """
 
     frame: SendMessage
-    patience: Patience
+    timeouts: AnswerTimeouts
     deadline: float
     assembly: Assembly
     phase: Phase = Phase.WAITING

@@ -26,7 +26,7 @@ class Liveness:
         self._timing = timing
         self._greetings: dict[str, Greeting] = {}
         self._asked_at: float | None = None
-        self._heard_at = 0.0
+        self._received_at = 0.0
         self._missed = 0
         self._dead_s = timing.dead_s
         self._is_open = False
@@ -37,7 +37,7 @@ class Liveness:
         self.lost()
         self._is_open = True
         self._was_welcomed = False
-        self._heard_at = now
+        self._received_at = now
 
     def lost(self) -> None:
         """No connection."""
@@ -46,9 +46,9 @@ class Liveness:
         self._asked_at = None
         self._missed = 0
 
-    def heard(self, *, now: float) -> None:
+    def received(self, *, now: float) -> None:
         """A message came."""
-        self._heard_at = now
+        self._received_at = now
         self._asked_at = None
 
     def asked(self, *, now: float) -> None:
@@ -83,7 +83,7 @@ class Liveness:
             self._missed += 1  # the connection is not silent; several that were sent together count once
         return late
 
-    def verdict(self, *, now: float) -> str | None:
+    def dead_reason(self, *, now: float) -> str | None:
         """Why the connection is to be given up, if so. The session then drops it at once."""
         if self._asked_at is not None and now >= self._asked_at + self._dead_s:
             # A slow line may need longer for a large question: the next one gets twice the time.
@@ -100,7 +100,7 @@ class Liveness:
 
     def wants_ping(self, *, now: float) -> bool:
         """Whether the connection has been quiet for so long that it may be closed for it."""
-        return self._is_open and self._asked_at is None and now >= self._heard_at + self._timing.ping_idle_s
+        return self._is_open and self._asked_at is None and now >= self._received_at + self._timing.ping_idle_s
 
     def due_at(self) -> float | None:
         """When the session should look again."""
@@ -108,7 +108,7 @@ class Liveness:
             return None
         instants = [greeting.expires_at for greeting in self._greetings.values()]
         if self._asked_at is None:
-            instants.append(self._heard_at + self._timing.ping_idle_s)
+            instants.append(self._received_at + self._timing.ping_idle_s)
         else:
             instants.append(self._asked_at + self._dead_s)
         return min(instants)

@@ -12,7 +12,7 @@ from answerback.client.calls import Calls
 from answerback.client.effects import Effect, Emit, Fail, Send
 from answerback.client.errors import AnswerbackError, RequestTimeout
 from answerback.client.events import Event
-from answerback.client.exchange import Exchange, Patience, Phase
+from answerback.client.exchange import AnswerTimeouts, Exchange, Phase
 from answerback.client.liveness import Liveness
 from answerback.client.timing import Timing
 from answerback.core.assembly import Assembly
@@ -29,7 +29,7 @@ class Questions:
         self._calls = calls
         self._effects = effects
         self._exchanges: dict[str, Exchange] = {}
-        self._lanes: dict[str | None, deque[Exchange]] = {}
+        self._queues: dict[str | None, deque[Exchange]] = {}
         self._hellos = 0
         self._due: float | None = None
         self._is_open = False
@@ -49,16 +49,16 @@ class Questions:
         """When `tick` has something to do; may be early."""
         return self._due
 
-    def add(self, frame: SendMessage, patience: Patience, *, now: float) -> Exchange:
+    def add(self, frame: SendMessage, timeouts: AnswerTimeouts, *, now: float) -> Exchange:
         """A new question, not sent yet."""
         exchange = Exchange(
             frame=frame,
-            patience=patience,
-            deadline=now + patience.total_s,
+            timeouts=timeouts,
+            deadline=now + timeouts.total_s,
             assembly=Assembly(streamed=frame.stream),
         )
         self._exchanges[frame.request_id] = exchange
-        self._lanes.setdefault(exchange.key, deque()).append(exchange)
+        self._queues.setdefault(exchange.key, deque()).append(exchange)
         self._at(exchange.deadline)
         return exchange
 
@@ -72,7 +72,7 @@ class Questions:
         for exchange in accepted:
             self.listen(exchange, now=now)
         self.hello(accepted, now=now)
-        for key in list(self._lanes):
+        for key in list(self._queues):
             self.pump(key, now=now)
 
     def lost(self) -> None:
@@ -90,13 +90,13 @@ class Questions:
 
     def pump(self, key: str | None, *, now: float) -> None:
         """Send the first unaccepted question of an ordering key, if nothing holds it: one at a time for each key."""
-        lane = self._lanes.get(key)
-        while lane and lane[0].phase in (Phase.ACCEPTED, Phase.OVER):
-            lane.popleft()
-        if not lane:
-            self._lanes.pop(key, None)
+        queue = self._queues.get(key)
+        while queue and queue[0].phase in (Phase.ACCEPTED, Phase.OVER):
+            queue.popleft()
+        if not queue:
+            self._queues.pop(key, None)
             return
-        head = lane[0]
+        head = queue[0]
         if not self._is_open or head.phase is not Phase.WAITING:
             return
         if head.resend_at is not None and now < head.resend_at:
@@ -124,8 +124,8 @@ class Questions:
             return
         exchange.probe_pause_s = self._timing.silence_s
         exchange.probe_at = now + exchange.probe_pause_s
-        if exchange.patience.silence_s is not None and exchange.assembly.has_started:
-            exchange.silent_at = now + exchange.patience.silence_s
+        if exchange.timeouts.silence_s is not None and exchange.assembly.has_started:
+            exchange.silent_at = now + exchange.timeouts.silence_s
         self._at(exchange.due_at())
 
     def resend_later(self, exchange: Exchange, pause_s: float, *, now: float) -> None:
@@ -169,16 +169,16 @@ class Questions:
         del self._exchanges[exchange.request_id]
         self.pump(exchange.key, now=now)
 
-    def tell_stop(self, exchange: Exchange, *, now: float) -> None:
+    def send_stop(self, exchange: Exchange, *, now: float) -> None:
         """The server shall stop a question that is given up here; one that it never saw needs no word."""
         if exchange.was_sent:
-            self._effects.extend(self._calls.tell_stop(exchange.request_id, now=now))
+            self._effects.extend(self._calls.send_stop(exchange.request_id, now=now))
 
     def stop(self, error: AnswerbackError) -> None:
         """Give all of them up."""
         self._effects.extend(Fail(request_id, error, is_final=False) for request_id in self._exchanges)
         self._exchanges.clear()
-        self._lanes.clear()
+        self._queues.clear()
 
     # --- asking the server about them: there are no acknowledgements ------------------------------------
 
@@ -215,7 +215,7 @@ class Questions:
                 self._asked(exchange, now)
                 self._probe_later(exchange, now)
 
-    def look_soon(self, *, now: float) -> None:
+    def probe_soon(self, *, now: float) -> None:
         """Something went wrong behind the connection, and nobody says with what: ask soon."""
         soon = now + self._timing.resend_s
         for exchange in self._exchanges.values():
@@ -263,9 +263,9 @@ class Questions:
     def _watch(self, exchange: Exchange, now: float) -> bool:
         """What time does to one question; true if it is to be asked for."""
         if now >= exchange.deadline:
-            self._time_out(exchange, exchange.patience.total_s, now)
+            self._time_out(exchange, exchange.timeouts.total_s, now)
         elif exchange.silent_at is not None and now >= exchange.silent_at:
-            self._time_out(exchange, exchange.patience.silence_s or 0.0, now)
+            self._time_out(exchange, exchange.timeouts.silence_s or 0.0, now)
         elif exchange.resend_at is not None and now >= exchange.resend_at:
             exchange.resend_at = None
             self.pump(exchange.key, now=now)
@@ -276,7 +276,7 @@ class Questions:
 
     def _time_out(self, exchange: Exchange, timeout_s: float, now: float) -> None:
         """Make the ending that a time-out is, and ask the server to stop."""
-        self.tell_stop(exchange, now=now)
+        self.send_stop(exchange, now=now)
         cause_code = None if exchange.refusal is None else exchange.refusal.value
         error = RequestTimeout(exchange.request_id, timeout_s, exchange.assembly.text, cause_code=cause_code)
         self.fail(exchange, error, now=now)

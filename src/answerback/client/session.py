@@ -23,7 +23,7 @@ from answerback.client.errors import (
     request_failed,
 )
 from answerback.client.events import Answer, Done, Queued, answer_of
-from answerback.client.exchange import Exchange, Patience, Phase
+from answerback.client.exchange import AnswerTimeouts, Exchange, Phase
 from answerback.client.liveness import Liveness
 from answerback.client.outbox import PendingRequest
 from answerback.client.questions import Questions
@@ -96,21 +96,21 @@ class Session:
 
     # --- what the application wants ---------------------------------------------------------------------
 
-    def ask(self, frame: SendMessage, patience: Patience, *, now: float) -> list[Effect]:
+    def ask(self, frame: SendMessage, timeouts: AnswerTimeouts, *, now: float) -> list[Effect]:
         """Take a new question. Raises: the error that stopped the session; ValueError: the id is pending already."""
         self._check_open()
         if self._questions.get(frame.request_id) is not None:
             raise ValueError(f"request {frame.request_id} is pending already; use a new id for each question")
-        exchange = self._questions.add(frame, patience, now=now)
+        exchange = self._questions.add(frame, timeouts, now=now)
         self._questions.pump(exchange.key, now=now)
         return self._flush()
 
-    def restore(self, pending: PendingRequest, patience: Patience, *, now: float) -> list[Effect]:
+    def restore(self, pending: PendingRequest, timeouts: AnswerTimeouts, *, now: float) -> list[Effect]:
         """Take up a question of an earlier run of the app, under the same session id; its text comes from the start."""
         self._check_open()
         if self._questions.get(pending.frame.request_id) is not None:
             return []
-        exchange = self._questions.add(pending.frame, patience, now=now)
+        exchange = self._questions.add(pending.frame, timeouts, now=now)
         exchange.conversation_id = pending.conversation_id
         exchange.was_sent = True  # who kept it may have sent it before it heard anything: a cancellation has to be told
         if pending.is_accepted:
@@ -149,7 +149,7 @@ class Session:
         """Nobody waits for this question any more: it ends here as cancelled, and the server is told to stop it."""
         exchange = self._questions.get(request_id)
         if exchange is not None:
-            self._questions.tell_stop(exchange, now=now)
+            self._questions.send_stop(exchange, now=now)
             self._questions.fail(exchange, RequestCancelled(_so_far(exchange)), now=now)
         return self._flush()
 
@@ -209,12 +209,12 @@ class Session:
         if self._stopped is not None:
             return []
         if link == self._link:
-            self._liveness.heard(now=now)
+            self._liveness.received(now=now)
         try:
             frame = decode_server(data)
         except FrameError as exc:
             self._effects.append(Note(str(exc)))  # API Gateway tells of trouble in messages that have no action
-            self._questions.look_soon(now=now)
+            self._questions.probe_soon(now=now)
         else:
             if frame is not None:
                 self._take(link, frame, now)
@@ -263,7 +263,7 @@ class Session:
         exchange = self._questions.get(frame.request_id)
         if exchange is None:
             if isinstance(frame, MessageResponse):
-                self._calls.heard_ending(frame.request_id)
+                self._calls.forget_stop(frame.request_id)
             return
         before = exchange.resume_point
         missing = False
@@ -273,7 +273,7 @@ class Session:
                     self._end(exchange, event, now)
                     return
                 case Broken():
-                    self._questions.tell_stop(exchange, now=now)
+                    self._questions.send_stop(exchange, now=now)
                     error = ProtocolViolation(exchange.request_id, event.detail)
                     self._questions.fail(exchange, error, now=now)
                     return
@@ -333,7 +333,7 @@ class Session:
 
     def _is_link_good(self, now: float) -> bool:
         """No `welcome`, or nothing at all, means another connection; what else is due is done on that one."""
-        reason = self._liveness.verdict(now=now)
+        reason = self._liveness.dead_reason(now=now)
         if reason is not None:
             self._effects.append(Reconnect(reason))
             self._lose_link()

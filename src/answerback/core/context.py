@@ -39,11 +39,11 @@ def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: in
 
     The question is always there, even if it alone is over the budget. The model may then refuse it.
     """
-    left = budget_tokens - estimate_tokens(question)
+    remaining = budget_tokens - estimate_tokens(question)
     chosen: list[tuple[str, str]] = []
     for asked, answered in reversed(turns):
-        left -= estimate_tokens(asked) + estimate_tokens(answered)
-        if left < 0:
+        remaining -= estimate_tokens(asked) + estimate_tokens(answered)
+        if remaining < 0:
             break
         chosen.append((asked, answered))
     chosen.reverse()

@@ -61,14 +61,14 @@ class MaskGuard:
         size = len(data)
         at = self._skip
         while at < size:
-            left = size - at
-            second = data[at + 1] if left >= 2 else _MASKED
+            remaining = size - at
+            second = data[at + 1] if remaining >= 2 else _MASKED
             if not second & _MASKED:
                 self._refused = True
                 return data[:at] + REFUSED
             length = second & 0x7F
             need = 2 if length < 126 else 4 if length == 126 else 10
-            if left < need:
+            if remaining < need:
                 self._held = data[at:]
                 self._skip = 0
                 return data[:at]

@@ -340,9 +340,9 @@ class Sockets:
         """A socket was closed."""
         if self._by_id.pop(socket.connection_id, None) is None or socket.user_id is None:
             return
-        left = self.of_user(socket.user_id) - 1
-        if left > 0:
-            self._per_user[socket.user_id] = left
+        remaining = self.of_user(socket.user_id) - 1
+        if remaining > 0:
+            self._per_user[socket.user_id] = remaining
         else:
             self._per_user.pop(socket.user_id, None)
 

@@ -247,12 +247,12 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
     return request
 
 
-def _messages(said: Iterable[Message], cache: str | None, tokens_before: int) -> list[dict[str, Any]]:
+def _messages(history: Iterable[Message], cache: str | None, tokens_before: int) -> list[dict[str, Any]]:
     """Roles in turns, the user's first, no blank text: Bedrock refuses everything else.
 
     The conversation so far ends with a cache point, if it is long enough for one; the question is never marked.
     """
-    texts = [(str(one.role), clean(one.text)) for one in said]
+    texts = [(str(one.role), clean(one.text)) for one in history]
     grouped = [
         {"role": role, "content": [{"text": text} for _, text in group]}
         for role, group in groupby((pair for pair in texts if pair[1].strip()), key=lambda pair: pair[0])

@@ -81,7 +81,7 @@ def echo_text(text: str, *, tokens: int | None = None) -> str:
 def prompt_text(prompt: Prompt) -> str:
     """Everything that a prompt holds, a line a message: what `context` answers with."""
     lines = [] if prompt.system is None else [f"system: {prompt.system}"]
-    lines += (f"{said.role}: {said.text}" for said in prompt.messages)
+    lines += (f"{message.role}: {message.text}" for message in prompt.messages)
     return "\n".join(lines)
 
 
@@ -130,29 +130,29 @@ class EchoModel:
             stop_after = max(1, sum(1 for _ in echo_deltas(text, tokens=options.tokens)) // 2)
         max_tokens = prompt.max_tokens if options.tokens is None else None
         delay_s = options.delay_ms / 1000
-        said = 0
+        words_out = 0
         reason = "stop"
         for delta in echo_deltas(text, tokens=options.tokens):
-            if said == stop_after:
+            if words_out == stop_after:
                 break
-            if said == max_tokens:
+            if words_out == max_tokens:
                 reason = "length"
                 break
-            if said == 0:
+            if words_out == 0:
                 if options.first_ms:
                     await self._sleep(options.first_ms / 1000)
             elif delay_s:
                 await self._sleep(delay_s)
-            elif said % _DELTAS_A_TURN == 0:
+            elif words_out % _DELTAS_A_TURN == 0:
                 await asyncio.sleep(0)
             yield delta
-            said += 1
+            words_out += 1
         if failure is EchoFailure.MIDSTREAM:
             raise ModelError(ErrorCode.MODEL_FAILED, "echo: told to fail in the middle of the answer")
         if failure is EchoFailure.STALL:
             await _forever()
         words_in = sum(len(message.text.split()) for message in prompt.messages)
-        yield Finish(reason=reason, input_tokens=words_in, output_tokens=said)
+        yield Finish(reason=reason, input_tokens=words_in, output_tokens=words_out)
 
     async def close(self) -> None:
         """Nothing is held."""

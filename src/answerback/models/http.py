@@ -96,15 +96,15 @@ class HttpClient:
 
         # aiohttp's own time-out for reads is set anew at each chunk, runs while nobody reads, and does not run after a
         # chunk without a length: aiohttp closes the connection there without a word to the reader.
-        def look() -> None:
+        def check() -> None:
             nonlocal timer
             silent_s = max(0.0, loop.time() - waiting_since)
             if silent_s >= self._silence_timeout_s:
                 content.set_exception(TimeoutError())
             else:
-                timer = loop.call_later(self._silence_timeout_s - silent_s, look)
+                timer = loop.call_later(self._silence_timeout_s - silent_s, check)
 
-        timer = loop.call_later(self._silence_timeout_s, look)
+        timer = loop.call_later(self._silence_timeout_s, check)
         try:
             while data := await content.readany():
                 waiting_since = math.inf

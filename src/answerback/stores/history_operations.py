@@ -28,7 +28,7 @@ def recent_turns(
         (found,) = yield [Query(sql.SELECT_POSITION, {**where, "request_id": before_request})]
         before = found.rows[0][0]
     (found,) = yield [
-        Query(sql.SELECT_TAIL, {**where, "before": NO_BOUND if before is None else before, "limit": limit})
+        Query(sql.SELECT_RECENT_TURNS, {**where, "before": NO_BOUND if before is None else before, "limit": limit})
     ]
     return _turns(found.rows)[::-1]
 

@@ -23,9 +23,9 @@ class Counts:
     connection: Section
     ping: Section
     answer: Section
-    look: Section
+    poll: Section
     renewal: Section
-    archive: Section
+    write_behind: Section
     minute: Section
     cold: Section
 

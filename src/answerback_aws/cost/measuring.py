@@ -26,7 +26,7 @@ _REPORT: Final = re.compile(r"^REPORT RequestId: \S+\s+Duration: ([\d.]+) ms", r
 _CLIENT_ERROR: Final = 400
 _OF_LAMBDA: Final = ("START ", "END ", "REPORT ", "INIT_START ")
 _WAIT_S: Final = 60.0
-_LOOK_EVERY_S: Final = 0.1
+_POLL_EVERY_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +240,7 @@ class Measuring:
                 ended = {name: sum(line.startswith("REPORT ") for line in lines) for name, lines in events.items()}
                 if all(ended.get(name, 0) >= count for name, count in self._due.items()):
                     return events
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_POLL_EVERY_S)
 
     def _events(self) -> dict[str, list[str]]:
         """Every line that the functions have logged since this was made, by function."""

@@ -77,10 +77,10 @@ def check_sign_in(values: Mapping[str, str]) -> None:
 
 def check_times(values: Mapping[str, str]) -> None:
     """An answer gets the time that apps are told, and its worker a bit more. Raises: DeployError."""
-    told = [values.get(f"{name}TimeoutSeconds", "") for name in ("Answer", "Worker")]
-    if not all(text.isdecimal() for text in told):
+    timeouts = [values.get(f"{name}TimeoutSeconds", "") for name in ("Answer", "Worker")]
+    if not all(text.isdecimal() for text in timeouts):
         return  # CloudFormation says what is wrong with it
-    answer_s, worker_s = map(int, told)
+    answer_s, worker_s = map(int, timeouts)
     if answer_s + WORKER_SPARE_S > worker_s:
         raise DeployError(
             f"an answer may take {answer_s} s, but its worker is ended after {worker_s} s",

@@ -26,7 +26,7 @@ class Fact:
     advice: str = ""
 
 
-def look(account: Account, name: str, *, now: datetime | None = None) -> tuple[Fact, ...]:
+def stack_facts(account: Account, name: str, *, now: datetime | None = None) -> tuple[Fact, ...]:
     """The facts of a stack. One that cannot be read does not hide the others. Raises: DeployError: no such stack."""
     stack = Stack(account, name)
     state = stack.existing()

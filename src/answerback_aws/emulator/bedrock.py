@@ -127,8 +127,8 @@ class BedrockServer:
                     delta = {"contentBlockIndex": 0, "delta": {"text": piece}}
                     await response.write(_frame("contentBlockDelta", delta))
         except Refused as refused:
-            told = {"x-amzn-ErrorType": refused.code}
-            return web.json_response({"message": refused.message}, status=refused.status, headers=told)
+            headers = {"x-amzn-ErrorType": refused.code}
+            return web.json_response({"message": refused.message}, status=refused.status, headers=headers)
         except Broken as broken:
             await self._begin(request, response)
             await response.write(_frame(broken.code, {"message": broken.message}, message_type="exception"))

@@ -59,6 +59,6 @@ def _run(command: list[str], what: str) -> None:
             f"cannot {what}: {type(exc).__name__}", "check the network and the disk, and try again"
         ) from exc
     if done.returncode:
-        said = "\n".join(done.stdout.strip().splitlines()[-_SHOWN_LINES:])
+        output = "\n".join(done.stdout.strip().splitlines()[-_SHOWN_LINES:])
         hint = "check the network, and that Python has venv and pip (Debian: apt-get install python3-venv)"
-        raise LocalFailed(f"cannot {what}:\n{said}", hint)
+        raise LocalFailed(f"cannot {what}:\n{output}", hint)

@@ -101,8 +101,8 @@ class PostgresServer:
         )
         if done.returncode:
             log = self._folder / "log"
-            said = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
-            raise LocalFailed("\n".join([f"PostgreSQL's {program} failed", *said]), "check the disk, and try again")
+            output = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
+            raise LocalFailed("\n".join([f"PostgreSQL's {program} failed", *output]), "check the disk, and try again")
 
 
 def _binaries() -> Path:

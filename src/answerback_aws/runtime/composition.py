@@ -367,9 +367,9 @@ async def _settled(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await work
     finally:
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        if left:
-            _, running = await asyncio.wait(left, timeout=SETTLE_S)
+        remaining = asyncio.all_tasks() - {asyncio.current_task()}
+        if remaining:
+            _, running = await asyncio.wait(remaining, timeout=SETTLE_S)
             for task in running:
                 task.cancel()
             if running:

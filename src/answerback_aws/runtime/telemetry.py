@@ -55,7 +55,7 @@ class Formatter(LambdaPowertoolsFormatter):
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
         """The traceback without the words of exceptions that may quote a user."""
-        return "\n".join(_told(ei[1])) if ei[1] is not None else ""
+        return "\n".join(_stack_lines(ei[1])) if ei[1] is not None else ""
 
 
 class Counts(Observer):
@@ -136,10 +136,10 @@ class Counts(Observer):
         self.sample("TurnsWaiting", turns)
         self.sample("ArchiveLagMs", oldest_ms, unit="Milliseconds")
 
-    def archived(self, turns: int) -> None:
+    def turns_written(self, turns: int) -> None:
         self.sample("TurnsArchived", turns)
 
-    def not_archived(self) -> None:
+    def turns_not_written(self) -> None:
         self.count("TurnsNotArchived")
 
     def note(self, **facts: str | int | None) -> None:
@@ -261,14 +261,14 @@ def _level(name: str | None) -> int:
     return logging.getLevelNamesMapping().get((name or "INFO").upper(), logging.INFO)
 
 
-def _told(exc: BaseException) -> Iterator[str]:
+def _stack_lines(exc: BaseException) -> Iterator[str]:
     """The exception and what caused it, the first cause first."""
     earlier = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
     if earlier is not None:
-        yield from _told(earlier)
+        yield from _stack_lines(earlier)
         yield "The exception above led to this one:"
     yield "".join(traceback.format_tb(exc.__traceback__)).rstrip()
     kind = f"{type(exc).__module__}.{type(exc).__qualname__}"
     yield f"{kind}: {exc}" if kind.startswith(_QUOTES_NOBODY) else kind
     for inner in getattr(exc, "exceptions", ()):
-        yield from _told(inner)
+        yield from _stack_lines(inner)

@@ -142,7 +142,7 @@ class AccountEngine:
     def refresh(self) -> None:
         """Appearance at the server."""
         if self._sync is not None:
-            self._sync.wish()
+            self._sync.request()
 
     async def sign_out(self) -> None:
         """Stop the client: there is no token any more."""
@@ -250,7 +250,7 @@ class AccountEngine:
     def open_conversation(self, conversation_id: str) -> None:
         self._pages.open(conversation_id)
         if self._sync is not None:
-            self._sync.wish(conversation_id)
+            self._sync.request(conversation_id)
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
         self._pages.more(conversation_id, before_request_id)

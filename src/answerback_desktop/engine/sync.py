@@ -76,7 +76,7 @@ class Watcher(Protocol):
 
 
 class Sync:
-    """Runs for as long as one client. One pass at a time; `wish` asks for one, and for one conversation first."""
+    """Runs for as long as one client. One pass at a time; `request` asks for one, and for one conversation first."""
 
     def __init__(
         self,
@@ -97,36 +97,36 @@ class Sync:
         self._is_online = is_online
         self._is_watched = is_watched
         self._wants_all = True
-        self._wished = asyncio.Event()
+        self._requested = asyncio.Event()
         self._first: str | None = None
         self._incomplete: set[str] = set()
 
-    def wish(self, conversation_id: str | None = None) -> None:
+    def request(self, conversation_id: str | None = None) -> None:
         """Poll the server soon, this conversation first."""
         self._first = conversation_id or self._first
-        self._wished.set()
+        self._requested.set()
 
     def connected(self) -> None:
         """Anything may have happened meanwhile: poll everything."""
         self._wants_all = True
-        self._wished.set()
+        self._requested.set()
 
     def ended(self, conversation_id: str) -> None:
         """A question has ended here: if the server's history had its turn before that, take it now."""
         if conversation_id in self._incomplete:
             self._incomplete.discard(conversation_id)
-            self.wish(conversation_id)
+            self.request(conversation_id)
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            is_wished = await self._wait()
+            is_requested = await self._wait()
             if not self._is_online():
                 continue
             try:
-                await self._tell()
-                if is_wished or self._is_watched():
-                    is_thorough, self._wants_all = self._wants_all or not is_wished, False
+                await self._send_changes()
+                if is_requested or self._is_watched():
+                    is_thorough, self._wants_all = self._wants_all or not is_requested, False
                     await self._appearance(is_thorough=is_thorough)
             except AnswerbackError as exc:
                 self._wants_all = True
@@ -139,10 +139,10 @@ class Sync:
         """Until it is wished (true), or time."""
         try:
             async with asyncio.timeout(self._pause_s()):
-                await self._wished.wait()
+                await self._requested.wait()
         except TimeoutError:
             return False
-        self._wished.clear()
+        self._requested.clear()
         return True
 
     def _pause_s(self) -> float:
@@ -159,15 +159,15 @@ class Sync:
 
     # --- to the server --------------------------------------------------------------------------------------
 
-    async def _tell(self) -> None:
+    async def _send_changes(self) -> None:
         for unsent in self._store.unsent():
             if unsent.deleted_at_ms is not None:
                 if self._due_in_s(unsent) <= 0:
-                    await self._tell_deletion(unsent.conversation_id)
+                    await self._send_deletion(unsent.conversation_id)
             elif unsent.title is not None:
-                await self._tell_title(unsent, unsent.title)
+                await self._send_title(unsent, unsent.title)
 
-    async def _tell_deletion(self, conversation_id: str) -> None:
+    async def _send_deletion(self, conversation_id: str) -> None:
         """Questions under way are stopped first: one that ended after it would begin the conversation anew."""
         pending = [turn for turn in self._store.pending() if turn.conversation_id == conversation_id]
         for turn in pending:
@@ -193,7 +193,7 @@ class Sync:
             self._watcher.conversations_changed([conversation_id])
         self._watcher.update_failed(conversation_id)
 
-    async def _tell_title(self, unsent: Unsent, title: str) -> None:
+    async def _send_title(self, unsent: Unsent, title: str) -> None:
         try:
             await self._server.rename(unsent.conversation_id, title)
         except RequestFailed as exc:

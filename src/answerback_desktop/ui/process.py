@@ -20,7 +20,7 @@ from typing import IO, Final
 from PySide6.QtCore import QMessageLogContext, QObject, QSocketNotifier, QtMsgType, Signal, qInstallMessageHandler
 from PySide6.QtNetwork import QLocalServer, QLocalSocket
 
-__all__ = ["CrashWatch", "InstanceServer", "StopSignals", "open_log", "ring"]
+__all__ = ["CrashWatch", "InstanceServer", "StopSignals", "open_log", "raise_running"]
 
 log = logging.getLogger("answerback.desktop")
 _MAX_BYTES: Final = 1 << 20
@@ -113,14 +113,14 @@ class CrashWatch(QObject):
         log.error("nobody caught this", exc_info=(kind, error, places))
         self.happened.emit()
 
-    def _uncaught_in_thread(self, told: threading.ExceptHookArgs) -> None:
-        if told.exc_value is not None:
-            log.error("nobody caught this", exc_info=(told.exc_type, told.exc_value, told.exc_traceback))
+    def _uncaught_in_thread(self, caught: threading.ExceptHookArgs) -> None:
+        if caught.exc_value is not None:
+            log.error("nobody caught this", exc_info=(caught.exc_type, caught.exc_value, caught.exc_traceback))
         self.happened.emit()
 
-    def _unraisable(self, told: "sys.UnraisableHookArgs") -> None:
-        if told.exc_value is not None:
-            log.error("nobody could catch this", exc_info=(told.exc_type, told.exc_value, told.exc_traceback))
+    def _unraisable(self, caught: "sys.UnraisableHookArgs") -> None:
+        if caught.exc_value is not None:
+            log.error("nobody could catch this", exc_info=(caught.exc_type, caught.exc_value, caught.exc_traceback))
 
 
 def _from_qt(kind: QtMsgType, context: QMessageLogContext, message: str) -> None:
@@ -168,10 +168,10 @@ class StopSignals(QObject):
 
 
 log = logging.getLogger("answerback.desktop")
-_RING: Final = b"raise\n"
-_HEARD: Final = b"raised\n"
+_RAISE: Final = b"raise\n"
+_RAISED: Final = b"raised\n"
 _WAIT_MS: Final = 2_000
-_HEAR_MS: Final = 200
+_READ_MS: Final = 200
 
 
 def _name(folder: Path) -> str:
@@ -180,9 +180,9 @@ def _name(folder: Path) -> str:
 
 
 class InstanceServer(QObject):
-    """Listens for a second start of the profile in `folder`. Signals: `rung()`."""
+    """Listens for a second start of the profile in `folder`. Signals: `raise_asked()`."""
 
-    rung = Signal()
+    raise_asked = Signal()
 
     def __init__(self, folder: Path, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -204,20 +204,20 @@ class InstanceServer(QObject):
     def _come(self) -> None:
         """Whoever comes says at once what it wants; waiting for it here keeps the socket out of Python's callbacks."""
         while (socket := self._server.nextPendingConnection()) is not None:
-            if socket.waitForReadyRead(_HEAR_MS) and bytes(socket.read(64).data()).startswith(_RING):
-                socket.write(_HEARD)
-                socket.waitForBytesWritten(_HEAR_MS)
-                self.rung.emit()
+            if socket.waitForReadyRead(_READ_MS) and bytes(socket.read(64).data()).startswith(_RAISE):
+                socket.write(_RAISED)
+                socket.waitForBytesWritten(_READ_MS)
+                self.raise_asked.emit()
             socket.close()
             socket.deleteLater()
 
 
-def ring(folder: Path) -> bool:
+def raise_running(folder: Path) -> bool:
     """Ask the app that has the profile in `folder` open to show its window; whether it said that it did."""
     socket = QLocalSocket()
     socket.connectToServer(_name(folder))
     if not socket.waitForConnected(_WAIT_MS):
         return False
-    socket.write(_RING)
+    socket.write(_RAISE)
     socket.flush()
-    return socket.waitForReadyRead(_WAIT_MS) and bytes(socket.readAll().data()).startswith(_HEARD)
+    return socket.waitForReadyRead(_WAIT_MS) and bytes(socket.readAll().data()).startswith(_RAISED)

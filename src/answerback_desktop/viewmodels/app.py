@@ -107,7 +107,7 @@ class AppViewModel:
         if is_shown == self._is_shown:
             return
         self._is_shown = is_shown
-        self._tell_shown()
+        self._report_shown()
         if is_shown:
             self._commands.refresh()
 
@@ -271,9 +271,9 @@ class AppViewModel:
         self.current = conversation
         if not conversation.is_loaded or conversation.record is not None:
             conversation.open()
-        self._tell_shown()
+        self._report_shown()
 
-    def _tell_shown(self) -> None:
+    def _report_shown(self) -> None:
         is_seen = self._is_shown and self.current is not None
         self._commands.show(self.current.conversation_id if is_seen and self.current is not None else None)
 

@@ -72,7 +72,7 @@ class SimulatedFunctions:
         self._injector = injector
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, list[bytes]] = {}
-        self._living: set[Process] = set()
+        self._alive: set[Process] = set()
         self._dead: list[Process] = []
         self.dispatched: Counter[RequestKey] = Counter()
         channel = FaultyChannel(injector, faults, "queue")
@@ -137,12 +137,12 @@ class SimulatedFunctions:
     def disconnect(self, connection_id: str) -> None:
         if self._injector.occurs(FaultKind.LATE_DISCONNECT, self._faults.late_disconnect):
             self._loop.call_later(
-                self._injector.pause_s("late $disconnect by", LATE_DISCONNECT_S), self._leave, connection_id
+                self._injector.pause_s("late $disconnect by", LATE_DISCONNECT_S), self._disconnect, connection_id
             )
         else:
-            self._leave(connection_id)
+            self._disconnect(connection_id)
 
-    def _leave(self, connection_id: str) -> None:
+    def _disconnect(self, connection_id: str) -> None:
         self._invoke(FaultKind.FRONT_CRASH, self._faults.front_crash, self._parts.front.disconnect(connection_id))
 
     def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
@@ -177,15 +177,15 @@ class SimulatedFunctions:
         if fuse is not None:
             process.kill_after(fuse)
         task = process.spawn(work)
-        self._living.add(process)
-        task.add_done_callback(lambda _: self._living.discard(process))
+        self._alive.add(process)
+        task.add_done_callback(lambda _: self._alive.discard(process))
         return task
 
     async def stop(self) -> None:
         for task in self._background:
             task.cancel()
         await self._queue.stop()
-        for process in list(self._living):
+        for process in list(self._alive):
             process.kill()
         await asyncio.sleep(0)
         for process in self._dead:

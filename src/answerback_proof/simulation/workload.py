@@ -10,7 +10,7 @@ from typing import Protocol
 from answerback.client.effects import Effect, Emit, Fail, Reconnect, Send, Stop
 from answerback.client.errors import AnswerbackError, SessionReplaced
 from answerback.client.events import Answer, Done
-from answerback.client.exchange import Patience
+from answerback.client.exchange import AnswerTimeouts
 from answerback.client.outbox import PendingRequest
 from answerback.client.session import Session
 from answerback.client.timing import Timing
@@ -149,7 +149,7 @@ class Window:
         """Resume what is on the disk, and connect."""
         self._environment.trace(f"{self.app.name} opens window {self.number}")
         for pending in list(self.app.disk.values()):
-            self._do(self._session.restore(pending, self._patience(), now=self._loop.time()))
+            self._do(self._session.restore(pending, self._timeouts(), now=self._loop.time()))
         self.connect()
 
     def die(self) -> None:
@@ -166,12 +166,12 @@ class Window:
         """Questions that it waits for."""
         return self._session.pending
 
-    def _patience(self) -> Patience:
-        return Patience(total_s=self.app.timeout_s or FOR_EVER_S)
+    def _timeouts(self) -> AnswerTimeouts:
+        return AnswerTimeouts(total_s=self.app.timeout_s or FOR_EVER_S)
 
     def ask(self, frame: SendMessage) -> None:
         if self.is_up and self.stopped is None:
-            self._do(self._session.ask(frame, self._patience(), now=self._loop.time()))
+            self._do(self._session.ask(frame, self._timeouts(), now=self._loop.time()))
 
     def cancel(self, request_id: str) -> None:
         if self.is_up:

@@ -22,7 +22,7 @@ from answerback_aws.runtime.aurora.data_api import (
     bare,
     data_api_client,
 )
-from answerback_aws.runtime.aurora.operations import archive
+from answerback_aws.runtime.aurora.operations import write_turns
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.turns import OutboxRecord
 
@@ -389,7 +389,7 @@ async def test_a_full_batch_keeps_the_limits_of_parameters(make, client):
     outbox = [note(number) for number in range(100)]
     receipts = [[{"stringValue": "u"}, {"stringValue": f"r{number}"}] for number in range(100)]
     client.say("execute_statement", {}, {"records": receipts})
-    written = await make().write(lambda statements: statements.run(archive(outbox)))
+    written = await make().write(lambda statements: statements.run(write_turns(outbox)))
     assert written == 100
     assert max(len(arguments.get("parameters", [])) for _, arguments in client.calls) <= 1_000
     assert len(client.calls) < 12

@@ -11,7 +11,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import DailyUsage, Unavailable
 from answerback.protocol.frames import Status
 from answerback_aws.runtime.aurora.data_api import StatementFailed, Statements
-from answerback_aws.runtime.aurora.operations import archive, lock_users
+from answerback_aws.runtime.aurora.operations import lock_users, write_turns
 from answerback_aws.runtime.aurora.write_behind import WriteBehind
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres]
@@ -48,7 +48,7 @@ async def test_the_same_notes_again_change_nothing(aws, actor):
     assert await aws.write_behind.write(outbox) == 4
     before = await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)
 
-    again = await aws.data_api.write(lambda statements: statements.run(archive(outbox)))
+    again = await aws.data_api.write(lambda statements: statements.run(write_turns(outbox)))
     assert again == 0
     assert await aws.write_behind.write(outbox) == 0  # settled: not even looked at
     assert (await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)) == before
@@ -100,7 +100,7 @@ async def test_an_id_that_is_used_again_is_another_turn(aws, actor):
         ),
     )
     for outbox in ([first], [later], [first], [later]):
-        await aws.data_api.write(lambda statements, outbox=outbox: statements.run(archive(outbox)))
+        await aws.data_api.write(lambda statements, outbox=outbox: statements.run(write_turns(outbox)))
     assert [text for _, text, _ in await shown(aws)] == ["second?", "first?"]
     assert await used(aws) == [(2, 2, 2)]
 
@@ -374,7 +374,7 @@ async def test_what_ended_before_the_deletion_but_is_written_behind_it_can_be_re
     late = await aws.turns_kept.pending()
     await aws.turns_kept.settled(late)  # as if the index had not shown it yet
     await aws.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
-    await aws.data_api.write(lambda statements: statements.run(archive(late)))
+    await aws.data_api.write(lambda statements: statements.run(write_turns(late)))
     assert await shown(aws) == []
     await aws.update_conversation("ann", "c1", title=None, deleted=False, now_ms=actor.now_ms)
     assert [name for name, *_ in await shown(aws)] == ["r2", "r1"]

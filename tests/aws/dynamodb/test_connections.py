@@ -34,13 +34,13 @@ async def test_the_item_is_the_missions(world) -> None:
     assert isinstance(bound, Bound)
     await connections.touch("L0S9aeCap5sA92b=", now_ms=AT_MS + 61_500)
     item = only(world.items(world.tables.connections))
-    mission = {name: item.pop(name) for name in list(item) if name in MISSION}
-    assert mission == MISSION
+    item_of_the_client = {name: item.pop(name) for name in list(item) if name in TWO_FRAME_ITEM}
+    assert item_of_the_client == TWO_FRAME_ITEM
     assert set(item) == {"connectedAtMs", "lastActivityMs", "generation", "expiresAt"}
     assert item["expiresAt"] == {"N": str(AT_MS // 1000 + 2 * 3_600 + 600)}
 
 
-MISSION = {
+TWO_FRAME_ITEM = {
     "connectionId": {"S": "L0S9aeCap5sA92b="},
     "userId": {"S": "user_001"},
     "sessionId": {"S": "session_abc123"},

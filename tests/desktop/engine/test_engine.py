@@ -55,7 +55,7 @@ async def test_killed_in_mid_answer(open_app, model, network, tmp_path, stack):
     assert conversation.draft == "typed on"
     again.model.open(conversation.conversation_id)
     await again.until(lambda: conversation.messages and conversation.messages[0].answer == "Once upon ")
-    network.mend()
+    network.repair()
     model.end("story", "a time.")
     await again.until(lambda: conversation.messages[0].status is TurnStatus.COMPLETED)
     assert conversation.messages[0].answer == "Once upon a time."

@@ -63,7 +63,7 @@ async def test_offline_both_ask_and_nothing_is_lost(open_app, model, network):
     for app, words in ((one, "from one"), (two, "from two")):
         await app.ask(words, app.model.current)
         model.end(words, f"to {words}")
-    network.mend()
+    network.repair()
     for app in (one, two):
         app.engine.reconnect()
         await app.until(lambda app=app: app.model.pending == 0)
@@ -113,7 +113,7 @@ async def test_a_deletion_offline_is_told_later(open_app, model, network, monkey
     app.model.current.delete()
     await app.until(lambda: not app.model.conversations)
     await app.close()
-    network.mend()
+    network.repair()
     again = await open_app()
     await again.online()
     await server_lists(network)

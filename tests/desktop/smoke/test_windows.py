@@ -14,7 +14,7 @@ pytestmark = pytest.mark.desktop_window
 
 PROGRAM = Path(__file__).parent / "two_windows.py"
 SUPPORT = Path(__file__).parents[2] / "support"
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 def environment(display: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ def environment(display: str) -> dict[str, str]:
 def test_two_windows_ask_at_once_and_a_cut_heals(display: str, tmp_path: Path):
     command = [sys.executable, str(PROGRAM), str(tmp_path)]
     done = subprocess.run(
-        command, env=environment(display), capture_output=True, text=True, timeout=4 * PATIENCE_S, check=False
+        command, env=environment(display), capture_output=True, text=True, timeout=4 * TIMEOUT_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("cut.png", "mended.png"):
@@ -44,17 +44,17 @@ def test_the_command_opens_one_window_a_profile_and_ends_with_a_signal(display: 
     first = subprocess.Popen(command, env=environment(display), stderr=subprocess.PIPE, text=True)
     try:
         log = tmp_path / "default" / "desktop.log"
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + TIMEOUT_S
         while not (log.exists() and "the app has started" in log.read_text(encoding="utf-8")):
             assert first.poll() is None, first.stderr.read()
             assert time.monotonic() < end, "it did not start"
             time.sleep(0.05)
         again = subprocess.run(
-            command, env=environment(display), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            command, env=environment(display), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
         assert (again.returncode, "is open already" in again.stderr) == (0, True), again.stderr
         first.send_signal(signal.SIGINT)
-        assert first.wait(PATIENCE_S) == 0
+        assert first.wait(TIMEOUT_S) == 0
     finally:
         first.kill()
         first.wait()
@@ -64,7 +64,7 @@ def test_the_command_opens_one_window_a_profile_and_ends_with_a_signal(display: 
 def test_without_a_display_it_says_what_to_do(tmp_path: Path):
     command = [sys.executable, "-m", "answerback", "desktop", "--data-dir", str(tmp_path)]
     bare = {name: value for name, value in environment("").items() if name != "DISPLAY"}
-    done = subprocess.run(command, env=bare, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(command, env=bare, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 1
     assert "there is no display" in done.stderr
     assert "Traceback" not in done.stderr

@@ -21,11 +21,11 @@ from answerback_desktop.signin.vault import MemoryVault
 from desktop_app import QUICK
 from gateway_thread import GatewayThread
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 def until(application: QApplication, condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < end, "it never came to be"
         application.processEvents()
@@ -78,7 +78,7 @@ def main() -> None:
         until(application, lambda: not any(app.view_model.connection.is_online for app in apps))
         gateway.say("from ada", "Are you there?")
         take(application, folder / "cut.png")
-        gateway.mend()
+        gateway.repair()
         gateway.end("from ada")
         gateway.end("from minjun", "Bye.")
         until(application, lambda: all(app.view_model.pending == 0 for app in apps))

@@ -35,7 +35,7 @@ def _logged(handler, event, context):
         sys.stderr.write("{_LOGGED}\\n")
         sys.stderr.flush()
 """
-_LOOK_EVERY_S: Final = 0.05
+_POLL_EVERY_S: Final = 0.05
 _STAGE_URL: Final = re.compile(r"https://([a-z0-9]+)\.execute-api\.[a-z0-9-]+\.amazonaws\.com/")
 
 
@@ -88,7 +88,7 @@ def logged(worker: Any) -> str:
     while True:
         is_reading = worker._stderr_thread.is_alive()
         try:
-            line = worker._stderr_queue.get(timeout=_LOOK_EVERY_S)
+            line = worker._stderr_queue.get(timeout=_POLL_EVERY_S)
         except Empty:
             if is_reading:
                 continue

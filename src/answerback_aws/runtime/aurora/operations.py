@@ -113,7 +113,7 @@ def _lock_key(user_id: str) -> int:
 # --- writing turns ------------------------------------------------------------------------------------------
 
 
-def archive(outbox: Sequence[OutboxRecord]) -> Operation[int]:
+def write_turns(outbox: Sequence[OutboxRecord]) -> Operation[int]:
     """Write the turns and what they used; returns how many were not there yet. The caller has locked the users.
 
     Twice is the same as once: a turn that has its receipt is left alone. A user's turns may come in any order, best in

@@ -37,10 +37,10 @@ class WriteBehindObserver(Protocol):
     def waiting(self, turns: int, oldest_ms: int) -> None:
         """So many turns are not in Aurora, the oldest of them for so long."""
 
-    def archived(self, turns: int) -> None:
+    def turns_written(self, turns: int) -> None:
         """Turns were written."""
 
-    def not_archived(self) -> None:
+    def turns_not_written(self) -> None:
         """A turn cannot be written. It stays an outbox record and is tried again, but somebody should look."""
 
 
@@ -127,20 +127,20 @@ class WriteBehind:
 
     async def _write(self, batch: Sequence[OutboxRecord]) -> int:
         try:
-            written = await self._api.write(lambda statements: self._archive(statements, batch))
+            written = await self._api.write(lambda statements: self._write_turns(statements, batch))
         except _Unwritable as exc:
             if len(batch) == 1:
                 self._give_up(batch[0], exc)
                 return 0
         else:
-            self._observer.archived(written)
+            self._observer.turns_written(written)
             await self._outbox.settled(batch)
             return written
         # One of them is at fault: its neighbours must not suffer.
         half = len(batch) // 2
         return await self._write(batch[:half]) + await self._write(batch[half:])
 
-    async def _archive(self, statements: Statements, batch: Sequence[OutboxRecord]) -> int:
+    async def _write_turns(self, statements: Statements, batch: Sequence[OutboxRecord]) -> int:
         """In a transaction. Whoever erases a user deletes the outbox first and then takes the same lock.
 
         So what is written of a record that is present here is deleted after that, and one that is gone is not written.
@@ -148,7 +148,7 @@ class WriteBehind:
         await statements.run(operations.lock_users({entry.user_id for entry in batch}))
         present = await self._outbox.present(batch)
         try:
-            return await statements.run(operations.archive(present)) if present else 0
+            return await statements.run(operations.write_turns(present)) if present else 0
         except (Unavailable, StoreError):
             raise
         except StatementFailed as exc:
@@ -159,7 +159,7 @@ class WriteBehind:
             raise _Unwritable(type(exc).__name__) from None  # its words may be the user's
 
     def _give_up(self, entry: OutboxRecord, cause: _Unwritable) -> None:
-        self._observer.not_archived()
+        self._observer.turns_not_written()
         facts = {"userId": entry.user_id, "requestId": entry.turn.request_id, "cause": str(cause)}
         log.error("a turn cannot be written to Aurora; it is tried again with the next flush", extra=facts)
 

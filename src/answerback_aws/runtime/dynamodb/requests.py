@@ -117,7 +117,9 @@ class DynamoRequests:
         # One at a time in this process, so that a burst of one user does not fail on its own transactions.
         async with self._alone(record.user_id):
             held, waiting, window = await asyncio.gather(
-                self._load(record.key), self._waiting(record.user_id), self._limits.look(record.user_id, now_ms=now_ms)
+                self._load(record.key),
+                self._waiting(record.user_id),
+                self._limits.window(record.user_id, now_ms=now_ms),
             )
             decide = partial(
                 admit,

@@ -19,7 +19,7 @@ log = logging.getLogger("answerback.aws.queue")
 SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 
-LEAVE_S: Final = 2.0
+RESERVED_S: Final = 2.0
 """Before Lambda ends the invocation: to change the visibility, for the log and the metrics."""
 
 Run: TypeAlias = Callable[[RequestKey, int], Awaitable[Done | Retry]]
@@ -49,7 +49,7 @@ class SqsHandler:
     async def handle(self, event: Mapping[str, Any], *, remaining_ms: int) -> dict[str, Any]:
         """What the event source mapping wants to know. In a FIFO queue nothing may pass what failed."""
         now = asyncio.get_running_loop().time
-        stop_at = now() + remaining_ms / 1000 - LEAVE_S
+        stop_at = now() + remaining_ms / 1000 - RESERVED_S
         messages: Sequence[Message] = read_event(event)
         for number, message in enumerate(messages):
             if not await self._is_done(message, within_s=stop_at - now()):

@@ -45,7 +45,7 @@ class InputBox(QTextEdit):
         self.setLineWrapMode(QTextEdit.LineWrapMode.FixedPixelWidth)
         self.setWordWrapMode(wrap_mode(""))
         self.document().setDocumentMargin(theme.space(1))
-        self.document().documentLayout().documentSizeChanged.connect(self._tell_height)
+        self.document().documentLayout().documentSizeChanged.connect(self._emit_height)
 
     @property
     def is_composing(self) -> bool:
@@ -97,7 +97,7 @@ class InputBox(QTextEdit):
             self._submits_after_commit = False
             if event.commitString():
                 self.submitted.emit()
-        self._tell_height()
+        self._emit_height()
 
     def setPlainText(self, text: str) -> None:  # noqa: N802 - Qt's name
         """Other text, as a draft."""
@@ -119,7 +119,7 @@ class InputBox(QTextEdit):
         self._submits_after_commit = True
         QGuiApplication.inputMethod().commit()
 
-    def _tell_height(self) -> None:
+    def _emit_height(self) -> None:
         height = math.ceil(self.document().size().height())
         if height != self._height and not self._is_measuring:
             self._height = height

@@ -48,7 +48,7 @@ class TextView(QTextBrowser):
             | Qt.TextInteractionFlag.LinksAccessibleByKeyboard
         )
         self.viewport().setAutoFillBackground(False)
-        self.anchorClicked.connect(self._tell_link)
+        self.anchorClicked.connect(self._emit_link)
 
     def loadResource(self, kind: int, name: QUrl | str) -> None:  # noqa: N802 - Qt's name
         """Nothing is ever loaded, from nowhere."""
@@ -98,5 +98,5 @@ class TextView(QTextBrowser):
         middle = area.top() + line.y() + line.height() - self._theme.body_px * 0.62
         painter.drawEllipse(QPointF(area.left() + line.x() - self._theme.space(2.75), middle), size, size)
 
-    def _tell_link(self, target: QUrl) -> None:
+    def _emit_link(self, target: QUrl) -> None:
         self.link.emit(target.toString(QUrl.ComponentFormattingOption.FullyEncoded))

@@ -295,7 +295,7 @@ class Transcript(QAbstractScrollArea):
                 view.set_online(is_online=self._is_online)
             view.take(block.segment)
             view.set_active(is_active=self._is_active(block.turn))
-            _leave_tab_chain(view)
+            _remove_from_tab_chain(view)
         height = block.view.arrange(self._width)
         self._is_stale |= height != block.height
         block.height, block.is_measured = height, True
@@ -356,7 +356,7 @@ class Transcript(QAbstractScrollArea):
         if block is None or self._is_arranging:
             return
         self._keep_anchor()
-        _leave_tab_chain(view)
+        _remove_from_tab_chain(view)
         block.height = view.arrange(self._width)
         self._is_stale = True
         self._later.start(0)
@@ -383,9 +383,9 @@ class Transcript(QAbstractScrollArea):
         if not next and not self.hasFocus():
             self.setFocus(Qt.FocusReason.BacktabFocusReason)
             return True
-        return self._leave(forward=next)
+        return self._focus_out(forward=next)
 
-    def _leave(self, *, forward: bool) -> bool:
+    def _focus_out(self, *, forward: bool) -> bool:
         widget: QWidget | None = self
         while widget is not None:
             widget = widget.nextInFocusChain() if forward else widget.previousInFocusChain()
@@ -415,7 +415,7 @@ class Transcript(QAbstractScrollArea):
         return super().viewportEvent(event)
 
 
-def _leave_tab_chain(view: BlockView) -> None:
+def _remove_from_tab_chain(view: BlockView) -> None:
     """Views come and go, so Qt's chain is in no order: the transcript moves the focus among them itself."""
     for child in view.findChildren(QWidget):
         if child.focusPolicy() & Qt.FocusPolicy.TabFocus:

@@ -68,9 +68,9 @@ class Dialogs(QObject):
 
 
 class Exporter(QObject):
-    """Asks for a place and writes there. Signals: `told(Toast)`: how it went."""
+    """Asks for a place and writes there. Signals: `reported(Toast)`: how it went."""
 
-    told = Signal(object)
+    reported = Signal(object)
 
     def __init__(self, texts: Texts, parent: QWidget) -> None:
         super().__init__(parent)
@@ -102,7 +102,7 @@ class Exporter(QObject):
         try:
             path.write_text(text, encoding="utf-8", newline="\n")
         except OSError:
-            self.told.emit(Toast(text=words.export_failed))
+            self.reported.emit(Toast(text=words.export_failed))
             return
         show = lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(path.parent)))  # noqa: E731
-        self.told.emit(Toast(text=words.exported.format(file=path.name), action=words.show_file, act=show))
+        self.reported.emit(Toast(text=words.exported.format(file=path.name), action=words.show_file, act=show))

@@ -99,8 +99,8 @@ class MainWindow(QMainWindow):
         self.header.more_wanted.connect(self._show_more)
         self.welcome.settings_wanted.connect(self.show_settings)
         self.welcome.put_off.connect(self._put_off)
-        self.exporter.told.connect(self.toasts.show_toast)
-        self.notifier.told.connect(self.toasts.show_toast)
+        self.exporter.reported.connect(self.toasts.show_toast)
+        self.notifier.reported.connect(self.toasts.show_toast)
         self.dialogs.previewed.connect(self._preview)
         self.chat.composer.changed.connect(self._draft_typed)
         self.chat.composer.sent.connect(lambda _text: self.acted.emit())
@@ -388,19 +388,19 @@ class MainWindow(QMainWindow):
         """In front or not: only what is in front is read."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.ActivationChange, QEvent.Type.WindowStateChange):
-            self._tell_shown()
+            self._report_shown()
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
         """Somebody may look."""
         super().showEvent(event)
         self.visibility_changed.emit(True)
-        self._tell_shown()
+        self._report_shown()
 
     def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802
         """Nobody looks."""
         super().hideEvent(event)
         self.visibility_changed.emit(False)
-        self._tell_shown()
+        self._report_shown()
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
         """Into the tray if the settings say so; else the end."""
@@ -433,5 +433,5 @@ class MainWindow(QMainWindow):
         self._is_sidebar_wanted = bool(self._state.value("sidebar", True, type=bool))
         self._arrange(show_list=False)
 
-    def _tell_shown(self) -> None:
+    def _report_shown(self) -> None:
         self._app.set_shown(self.isVisible() and self.isActiveWindow() and not self.isMinimized())

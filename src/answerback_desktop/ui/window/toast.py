@@ -154,9 +154,9 @@ class _Bar(QFrame):
 
 
 class Notifier(QObject):
-    """Signals: `told(Toast)`: something for the window to show."""
+    """Signals: `reported(Toast)`: something for the window to show."""
 
-    told = Signal(object)
+    reported = Signal(object)
 
     def __init__(self, app: AppViewModel, tray: Tray, texts: Texts, window: QWidget) -> None:
         super().__init__(window)
@@ -172,7 +172,7 @@ class Notifier(QObject):
     def apply(self, changes: Changes) -> None:
         """Tell what is new."""
         while self._app.notices:
-            self.told.emit(Toast(text=notice_text(self._app.notices.popleft(), self._texts)))
+            self.reported.emit(Toast(text=notice_text(self._app.notices.popleft(), self._texts)))
         if changes.ended and self._app.settings.notifications and not self._window.isActiveWindow():
             self._notify(changes.ended)
 

@@ -121,8 +121,8 @@ async def _come_to_rest(stack: Stack, history: History) -> None:
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + _REST_S
     for queue in ("Queue", "DeadLetters"):
-        while left := await asyncio.to_thread(stack.waiting, queue):
+        while remaining := await asyncio.to_thread(stack.waiting, queue):
             if clock() >= give_up_at:
-                history.broke(f"{left} messages are left in {queue} after {_REST_S:.0f} s without faults")
+                history.broke(f"{remaining} messages are left in {queue} after {_REST_S:.0f} s without faults")
                 break
             await asyncio.sleep(_POLL_S)

@@ -32,7 +32,7 @@ from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 _STACK: Final = "chaos"
 _MODEL_ID: Final = "answerback.emulated-v1:0"
 _POLL_S: Final = 0.1
-_PATIENCE_S: Final = 30.0
+_TIMEOUT_S: Final = 30.0
 _ANSWER_TIMEOUT_S: Final = 60
 """The worker has half a minute more, and the queue hides the message of a worker that dies early for as long.
 
@@ -183,13 +183,13 @@ class Stack:
 
     def lines(self) -> list[tuple[str, str]]:
         """What the functions logged: (function, line)."""
-        client, said = self._clients["logs"], []
+        client, found = self._clients["logs"], []
         groups = client.describe_log_groups(logGroupNamePrefix=self.outputs["LogGroupPrefix"])["logGroups"]
         for group in groups:
             name = group["logGroupName"]
             for page in client.get_paginator("filter_log_events").paginate(logGroupName=name):
-                said += [(name.rpartition("/")[2], event["message"].rstrip()) for event in page["events"]]
-        return said
+                found += [(name.rpartition("/")[2], event["message"].rstrip()) for event in page["events"]]
+        return found
 
     def stores(self) -> "Stores":
         """The stores as another process of the stack has them."""
@@ -222,7 +222,7 @@ class Stores:
             cluster_arn=outputs["ClusterArn"],
             secret_arn=outputs["SecretArn"],
             database=outputs["Database"],
-            retry_for_s=_PATIENCE_S,
+            retry_for_s=_TIMEOUT_S,
             monotonic=time.monotonic,
             jitter=random.random,
         )
@@ -234,10 +234,10 @@ class Stores:
     def waiting(self, turns: int, oldest_ms: int) -> None:
         pass
 
-    def archived(self, turns: int) -> None:
+    def turns_written(self, turns: int) -> None:
         pass
 
-    def not_archived(self) -> None:
+    def turns_not_written(self) -> None:
         self.unwritable += 1
 
     def close(self) -> None:
