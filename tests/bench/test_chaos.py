@@ -281,6 +281,7 @@ async def test_a_short_run_over_sqlite() -> None:
 
 @pytest.mark.process
 @pytest.mark.postgres
+@pytest.mark.proof
 @pytest.mark.timeout(200)
 async def test_a_short_run_over_a_postgresql_that_crashes(postgres_server: object) -> None:
     del postgres_server  # only whether there is one

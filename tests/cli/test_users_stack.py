@@ -154,7 +154,7 @@ def test_a_database_that_is_down_is_told(
 ) -> None:
     from answerback_aws.commands import users as stackusers
 
-    monkeypatch.setattr(stackusers, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(stackusers, "RETRY_FOR_S", 0.0)
     emulator.pause_database()
     try:
         result = users("list")

@@ -26,7 +26,8 @@ class Document:
 
     def blocks(self, language: str) -> list[str]:
         """The fenced code blocks of a language, in order."""
-        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, re.DOTALL | re.MULTILINE)
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```$", self.text, re.DOTALL | re.MULTILINE)
+        return [block for written_in, block in blocks if written_in == language]
 
     def prose(self) -> str:
         """The text without code blocks."""
