@@ -104,7 +104,6 @@ class JwtTokens:
         return self._identity(claims)
 
     async def close(self) -> None:
-        """Stop fetching keys."""
         if self._keys is not None:
             await self._keys.close()
 

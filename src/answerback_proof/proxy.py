@@ -96,7 +96,6 @@ class Path:
         return self.to_app.is_set() and self.to_server.is_set() and not self.is_half_open
 
     def open_gates(self) -> None:
-        """Let bytes through again."""
         self.to_app.set()
         self.to_server.set()
 

@@ -81,7 +81,6 @@ class Growing:
         self._is_waiting = False
 
     def show(self, event: Event) -> None:
-        """Take the next event of the answer."""
         match event:
             case Queued(position=position) if position:
                 self._wait(f"… {position} before this one")

@@ -65,7 +65,6 @@ class Calls:
         return min(instants, default=None)
 
     def call(self, request_id: str, frame: CallFrame | Ping, *, timeout_s: float, now: float) -> list[Effect]:
-        """Begin a call."""
         call = _Call(frame=frame, deadline=now + timeout_s, timeout_s=timeout_s)
         self._calls[request_id] = call
         return [self._send(request_id, call, now)] if self._is_open else []
@@ -109,7 +108,6 @@ class Calls:
             stopping.send_at = None
 
     def answered(self, frame: ReplyFrame) -> list[Effect]:
-        """The answer to a call."""
         if self._calls.pop(frame.request_id, None) is None:
             return []
         return [Reply(frame.request_id, frame)]

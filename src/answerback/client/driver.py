@@ -112,7 +112,6 @@ class Driver:
         self.carry_out(self._session.probe(now=self.now))
 
     def carry_out(self, effects: list[Effect]) -> None:
-        """Do what the session wants, in its order."""
         for effect in effects:
             match effect:
                 case Send(frame):

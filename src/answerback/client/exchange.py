@@ -56,7 +56,6 @@ class Exchange:
 
     @property
     def request_id(self) -> str:
-        """Its name."""
         return self.frame.request_id
 
     @property

@@ -40,14 +40,12 @@ class Liveness:
         self._received_at = now
 
     def lost(self) -> None:
-        """No connection."""
         self._is_open = False
         self._greetings.clear()
         self._asked_at = None
         self._missed = 0
 
     def received(self, *, now: float) -> None:
-        """A message came."""
         self._received_at = now
         self._asked_at = None
 
@@ -62,7 +60,6 @@ class Liveness:
         return self._timing.hello_expiry_s * max(1, self._missed)
 
     def greeted(self, hello_id: str, exchanges: list[Exchange], *, now: float) -> None:
-        """A `hello` was sent."""
         expires_at = now + self._timing.hello_expiry_s
         self._greetings[hello_id] = Greeting(hello_id=hello_id, expires_at=expires_at, exchanges=exchanges)
         self.asked(now=now)

@@ -155,7 +155,6 @@ class Questions:
         exchange.gap_pause_s = 0.0
 
     def emit(self, exchange: Exchange, event: Event) -> None:
-        """Tell the application."""
         self._effects.append(Emit(exchange.request_id, event))
 
     def fail(self, exchange: Exchange, error: AnswerbackError, *, now: float) -> None:
@@ -252,7 +251,6 @@ class Questions:
                     self._probe_at(exchange, now + self._liveness.retry_s)
 
     def tick(self, *, now: float) -> None:
-        """Do what is due by now."""
         self._due = None
         silent = [exchange for exchange in self if self._watch(exchange, now)]
         if silent:

@@ -221,7 +221,6 @@ class Session:
         return self._flush()
 
     def tick(self, *, now: float) -> list[Effect]:
-        """Do what is due by now."""
         if self._stopped is not None:
             return []
         self._questions.expire(now=now)

@@ -113,7 +113,6 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All of it."""
         if self._parts:
             self._text = self._text + "".join(self._parts)
             self._parts.clear()

@@ -101,7 +101,6 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
         scheme = "ws" if self._settings.tls_cert is None else "wss"
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(  # noqa: S104 - what a wildcard is reached by
             self._settings.host, self._settings.host

@@ -142,7 +142,6 @@ class Handler(RequestHandler):
             self.on_resume()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The TCP connection has ended."""
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
@@ -187,7 +186,6 @@ class Server(web.Server):
         self._max_connections = max_connections
 
     def __call__(self) -> Handler:
-        """The protocol of one more connection."""
         return Handler(self, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:

@@ -35,7 +35,6 @@ class Durations:
         self._sum = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one duration."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 
@@ -124,7 +123,6 @@ class _Numbers(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All families."""
         traffic, counts, queue = self._sockets.traffic, self._counts, self._queue()
         for name, text, value in (
             ("connections", "Open connections.", len(self._sockets)),

@@ -121,7 +121,6 @@ class BedrockModel:
 
     @property
     def name(self) -> str:
-        """How clients and logs call it."""
         return self._name
 
     @property
@@ -156,7 +155,6 @@ class BedrockModel:
         raise ModelError(ErrorCode.MODEL_FAILED, "Bedrock's stream ended before the answer did")
 
     async def close(self) -> None:
-        """Close all connections."""
         self._client.close()
 
     async def _finish(self, stop_reason: str, events: AsyncGenerator[dict[str, Any], None]) -> Finish:

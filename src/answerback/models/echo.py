@@ -106,17 +106,14 @@ class EchoModel:
 
     @property
     def name(self) -> str:
-        """How clients and logs call it."""
         return self._name
 
     @property
     def context_tokens(self) -> int:
-        """As set in the options."""
         return self._options.context_tokens
 
     @property
     def concurrency(self) -> int:
-        """As set in the options."""
         return self._options.concurrency
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:

@@ -87,7 +87,6 @@ class LocalModel:
 
     @property
     def name(self) -> str:
-        """How clients and logs call it."""
         return self._name
 
     @property
@@ -97,7 +96,6 @@ class LocalModel:
 
     @property
     def concurrency(self) -> int:
-        """The slots."""
         return self._slots
 
     @property

@@ -99,7 +99,6 @@ class OpenAIModel:
 
     @property
     def name(self) -> str:
-        """How clients and logs call it."""
         return self._name
 
     @property
@@ -150,7 +149,6 @@ class OpenAIModel:
         )
 
     async def close(self) -> None:
-        """Close all connections."""
         await self._http.close()
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:

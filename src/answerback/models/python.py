@@ -56,7 +56,6 @@ class PythonModel:
 
     @property
     def name(self) -> str:
-        """How clients and logs call it."""
         return self._name
 
     @property

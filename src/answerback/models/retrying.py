@@ -42,17 +42,14 @@ class RetryingModel:
 
     @property
     def name(self) -> str:
-        """The model's own."""
         return self._model.name
 
     @property
     def context_tokens(self) -> int:
-        """The model's own."""
         return self._model.context_tokens
 
     @property
     def concurrency(self) -> int:
-        """The model's own."""
         return self._model.concurrency
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
@@ -74,7 +71,6 @@ class RetryingModel:
             await self._sleep(pause_s)
 
     async def close(self) -> None:
-        """Close the model."""
         await self._model.close()
 
     def _pause_s(self, error: ModelError, failed: int) -> float | None:

@@ -169,7 +169,6 @@ class _Reader:
         self._connection.execute("PRAGMA query_only = 1")
 
     def close(self) -> None:
-        """Close the connection."""
         self._connection.close()
 
     def run(self, jobs: Sequence[Job[Read[Any]]]) -> None:

@@ -50,13 +50,11 @@ class QuestionCache:
         return self._questions.get(key)
 
     def drop(self, key: RequestKey) -> None:
-        """Forget one question."""
         question = self._questions.pop(key, None)
         if question is not None:
             self._characters -= _size(question)
 
     def clear(self) -> None:
-        """Forget all questions."""
         self._questions.clear()
         self._characters = 0
 

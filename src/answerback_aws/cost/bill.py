@@ -224,7 +224,6 @@ class Estimate:
 
     @property
     def usd(self) -> float:
-        """The whole bill."""
         return total(self.lines)
 
     @property

@@ -47,12 +47,10 @@ class Measured:
 
     @property
     def operations(self) -> Counter[str]:
-        """Calls by `Service.Operation`."""
         return Counter(f"{call.service}.{call.operation}" for call in self.calls)
 
     @property
     def write_units(self) -> float:
-        """Of DynamoDB."""
         return sum(call.write_units for call in self.calls)
 
     @property
@@ -62,7 +60,6 @@ class Measured:
 
     @property
     def read_units(self) -> float:
-        """Of DynamoDB."""
         return sum(call.read_units for call in self.calls)
 
     @property
@@ -72,7 +69,6 @@ class Measured:
 
     @property
     def invocations(self) -> int:
-        """Of all functions."""
         return sum(map(len, self.busy_ms.values()))
 
     @property
@@ -137,7 +133,6 @@ class Measuring:
                     events.enable_rule(Name=name)
 
     async def connection(self) -> Measured:
-        """Open, say hello, close."""
         await self._settled()
         self._begin()
         async with self._connected(_name("user")) as socket:

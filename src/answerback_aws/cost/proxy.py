@@ -58,7 +58,6 @@ class CountingProxy:
 
     @property
     def url(self) -> str:
-        """The endpoint for the functions' clients."""
         return self._server.url
 
     def __enter__(self) -> "CountingProxy":

@@ -54,7 +54,6 @@ class Workload:
 
     @property
     def answers(self) -> float:
-        """Answers a month."""
         return self.apps * self.requests * self.days
 
     @property

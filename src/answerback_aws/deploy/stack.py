@@ -178,7 +178,6 @@ class Stack:
                     self._client.delete_stack(StackName=self.name)
 
     def execute(self, name: str) -> None:
-        """Begin a change set."""
         with explained("execute the change set"):
             self._client.execute_change_set(StackName=self.name, ChangeSetName=name)
 

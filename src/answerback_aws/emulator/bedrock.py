@@ -76,7 +76,6 @@ class BedrockServer:
 
     @property
     def url(self) -> str:
-        """The endpoint for a client of bedrock-runtime."""
         return self._server.url
 
     def start(self) -> None:

@@ -111,7 +111,6 @@ class Emulator:
         return f"{self.endpoint}/_aws/execute-api/{api_id}/{stage}"
 
     def websocket_url(self, api_id: str, stage: str) -> str:
-        """Where an app connects."""
         return f"ws://127.0.0.1:{self.port}/_aws/execute-api/{api_id}/{stage}"
 
     def client(self, service: str, **options: Any) -> Any:
@@ -162,7 +161,6 @@ class Emulator:
             self._temporary = None
 
     def log(self) -> str:
-        """What the emulator wrote."""
         return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
 
     def __enter__(self) -> "Emulator":

@@ -39,7 +39,6 @@ class PostgresServer:
 
     @property
     def url(self) -> str:
-        """The URL of its first database."""
         return f"postgresql:///postgres?host={self._folder}&user={_USER}"
 
     def create(self) -> None:

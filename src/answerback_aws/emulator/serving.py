@@ -36,7 +36,6 @@ class ThreadedServer:
 
     @property
     def url(self) -> str:
-        """Where it serves."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:

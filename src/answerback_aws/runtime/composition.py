@@ -86,30 +86,25 @@ class Composition:
 
     @cached_property
     def calls(self) -> "Calls":
-        """Runs the clients' calls."""
         from answerback_aws.runtime.client import Calls  # noqa: PLC0415
 
         return Calls()
 
     def client(self, service: str, **options: Any) -> Any:
-        """A new client; keep it."""
         from answerback_aws.runtime.client import client  # noqa: PLC0415
 
         return client(service, **options)
 
     @cached_property
     def dynamodb(self) -> Any:
-        """Client of the tables."""
         return self.client("dynamodb")
 
     @cached_property
     def sqs(self) -> Any:
-        """Client of the queues."""
         return self.client("sqs")
 
     @cached_property
     def sender(self) -> "ApiGatewaySender":
-        """Posts to connections."""
         from answerback_aws.runtime.api_gateway import ApiGatewaySender  # noqa: PLC0415
 
         management = self.client("apigatewaymanagementapi", endpoint=self.settings.management_endpoint, attempts=1)
@@ -125,7 +120,6 @@ class Composition:
 
     @cached_property
     def queue(self) -> "SqsQueue":
-        """Where requests wait."""
         from answerback_aws.runtime.sqs import SqsQueue  # noqa: PLC0415
 
         return SqsQueue(
@@ -179,7 +173,6 @@ class Composition:
     # --- Aurora
 
     def data_api(self, timeouts: Timeouts) -> "DataApi":
-        """The database in Aurora."""
         from answerback_aws.runtime.aurora.data_api import DataApi, data_api_client  # noqa: PLC0415
 
         settings = self.settings
@@ -201,7 +194,6 @@ class Composition:
 
     @cached_property
     def write_behind(self) -> "WriteBehind":
-        """Writes turns behind."""
         from answerback_aws.runtime.aurora.write_behind import WriteBehind  # noqa: PLC0415
 
         return WriteBehind(
@@ -214,7 +206,6 @@ class Composition:
 
     @cached_property
     def history(self) -> History:
-        """Conversations."""
         from answerback_aws.runtime.aurora.history import AwsHistory  # noqa: PLC0415
 
         return AwsHistory(turns=self.turns, write_behind=self.write_behind, api=self.aurora, clock=epoch_ms)
@@ -255,7 +246,6 @@ class Composition:
 
     @cached_property
     def front(self) -> "Front":
-        """Handles the messages of clients."""
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
         from answerback.service.front import Front, FrontSettings  # noqa: PLC0415
         from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
@@ -287,7 +277,6 @@ class Composition:
 
     @cached_property
     def models(self) -> Mapping[str, Model]:
-        """The models by name."""
         from answerback.models.build import build_model  # noqa: PLC0415
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
 
@@ -295,7 +284,6 @@ class Composition:
 
     @cached_property
     def worker(self) -> "Worker":
-        """Runs requests."""
         from answerback.service.wakeup import Notifier  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 

@@ -35,17 +35,14 @@ class Settings:
 
     @property
     def connections_table(self) -> str:
-        """Name of the table of open connections."""
         return self._text("CONNECTIONS_TABLE")
 
     @property
     def sessions_table(self) -> str:
-        """Name of the table of sessions."""
         return self._text("SESSIONS_TABLE")
 
     @property
     def requests_table(self) -> str:
-        """Name of the table of requests."""
         return self._text("REQUESTS_TABLE")
 
     @property
@@ -60,7 +57,6 @@ class Settings:
 
     @property
     def queue_url(self) -> str:
-        """URL of the FIFO queue."""
         return self._text("QUEUE_URL")
 
     @property
@@ -78,7 +74,6 @@ class Settings:
 
     @property
     def cluster_arn(self) -> str:
-        """ARN of the Aurora cluster."""
         return self._text("CLUSTER_ARN")
 
     @property
@@ -88,7 +83,6 @@ class Settings:
 
     @property
     def database(self) -> str:
-        """Name of the database in the cluster."""
         return self._text("DATABASE")
 
     # --- models

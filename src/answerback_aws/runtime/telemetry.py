@@ -149,7 +149,6 @@ class Counts(Observer):
         self._formatter.append_keys(**known)
 
     def count(self, name: str, **dimensions: str) -> None:
-        """Count one."""
         self.sample(name, 1, **dimensions)
 
     def sample(self, name: str, value: float, *, unit: str = "Count", **dimensions: str) -> None:

@@ -229,7 +229,6 @@ class LiveAnswer:
 
     @property
     def text(self) -> str:
-        """What is shown."""
         if len(self._parts) > 1:
             self._parts = ["".join(self._parts)]
         return self._parts[0]

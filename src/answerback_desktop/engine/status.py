@@ -35,7 +35,6 @@ class ConnectionTracker:
         self.is_token_missing = False
 
     def changed(self, state: ConnectionState, limits: ServerLimits | None) -> ConnectionChanged:
-        """The state to show."""
         match state:
             case Connected(user_id=user, models=models):
                 self._was_online = True

@@ -145,7 +145,6 @@ class AccountStore:
     # --- turns ----------------------------------------------------------------------------------------------
 
     def turn(self, request_id: str) -> Turn | None:
-        """One turn."""
         with self._db.reading():
             row = self._db.run(f"{SELECT_TURNS} WHERE request_id = ?", request_id).fetchone()
             return None if row is None else turn_of(row)

@@ -40,16 +40,13 @@ class Bridge(QObject):
 
     @property
     def interval_ms(self) -> int:
-        """How often it looks now."""
         return self._timer.interval()
 
     def start(self) -> None:
-        """Begin; what has happened until now is told at once."""
         self._timer.start(_BUSY_MS)
         self.pump()
 
     def stop(self) -> None:
-        """No more looks by itself."""
         self._timer.stop()
 
     def wake(self) -> None:
@@ -63,7 +60,6 @@ class Bridge(QObject):
         self.wake()
 
     def pump(self) -> None:
-        """Appearance once."""
         events = self._drain()
         if not events:
             self._empty += 1

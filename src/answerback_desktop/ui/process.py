@@ -96,7 +96,6 @@ class CrashWatch(QObject):
         self._undo += [lambda: setattr(sys, "unraisablehook", before[2]), lambda: qInstallMessageHandler(None)]
 
     def remove(self) -> None:
-        """Give them back."""
         for undo in self._undo:
             undo()
         self._undo = []
@@ -149,7 +148,6 @@ class StopSignals(QObject):
         self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def remove(self) -> None:
-        """Give them back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._before_fd)
@@ -198,7 +196,6 @@ class InstanceServer(QObject):
             log.warning("a second start cannot reach this window: %s", self._server.errorString())
 
     def close(self) -> None:
-        """No more."""
         self._server.close()
 
     def _come(self) -> None:

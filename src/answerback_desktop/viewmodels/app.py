@@ -71,7 +71,6 @@ class AppViewModel:
 
     @property
     def unread(self) -> int:
-        """Of all conversations."""
         return sum(conversation.unread for conversation in self._ordered)
 
     @property
@@ -80,7 +79,6 @@ class AppViewModel:
         return sum(conversation.pending for conversation in self._ordered)
 
     def conversation(self, conversation_id: str) -> ConversationViewModel | None:
-        """By its id."""
         return self._by_id.get(conversation_id)
 
     def new_conversation(self) -> ConversationViewModel:
@@ -96,7 +94,6 @@ class AppViewModel:
         return conversation
 
     def open(self, conversation_id: str) -> ConversationViewModel | None:
-        """Make it the current one."""
         conversation = self._by_id.get(conversation_id)
         if conversation is not None:
             self._choose(conversation)
@@ -112,7 +109,6 @@ class AppViewModel:
             self._commands.refresh()
 
     def undo_delete(self, conversation_id: str) -> None:
-        """Bring a deleted conversation back."""
         self._commands.undo_delete(conversation_id)
 
     def search(self, query: str) -> None:
@@ -133,7 +129,6 @@ class AppViewModel:
         return wrong
 
     def reconnect(self) -> None:
-        """Try at once."""
         self._commands.reconnect()
 
     def start_sign_in(self) -> None:
@@ -145,11 +140,9 @@ class AppViewModel:
         self._commands.cancel_sign_in()
 
     def sign_out(self) -> None:
-        """Forget the tokens."""
         self._commands.sign_out()
 
     def start_gateway(self) -> None:
-        """Run one on this machine."""
         self._commands.start_gateway()
 
     # --- events

@@ -74,7 +74,6 @@ class Collector:
         self._appended[piece.request_id] = piece
 
     def finish(self) -> Changes:
-        """All of it."""
         return Changes(
             **dict.fromkeys(self.flags, True),
             conversations=frozenset(self.conversations),

@@ -26,7 +26,6 @@ class ConnectionViewModel:
 
     @property
     def reason(self) -> ConnectionReason:
-        """Why not online."""
         return self._state.reason
 
     @property
@@ -62,7 +61,6 @@ class ConnectionViewModel:
     # --- by the app -----------------------------------------------------------------------------------------
 
     def take(self, event: ConnectionChanged | RoundTripMeasured) -> None:
-        """A new state."""
         if isinstance(event, RoundTripMeasured):
             self.round_trip_ms = event.round_trip_ms
             return

@@ -81,7 +81,6 @@ class ConversationViewModel:
         return self._ordered
 
     def turn(self, request_id: str) -> TurnViewModel | None:
-        """A loaded turn."""
         return self._turns.get(request_id)
 
     # --- what a person does
@@ -126,7 +125,6 @@ class ConversationViewModel:
         return asked
 
     def stop(self, request_id: str) -> None:
-        """Stop an answer."""
         self._commands.stop(request_id)
 
     def stop_all(self) -> None:
@@ -195,7 +193,6 @@ class ConversationViewModel:
             changes.messages.add(self.conversation_id)
 
     def take_text(self, event: TextAppended, changes: Collector) -> None:
-        """An answer grew."""
         turn = self._turns.get(event.request_id)
         if turn is None:
             return
@@ -208,7 +205,6 @@ class ConversationViewModel:
             )
 
     def remove_turns(self, request_ids: Iterable[str], changes: Collector) -> None:
-        """They are gone."""
         for request_id in request_ids:
             if self._pending.pop(request_id, None) is not None:
                 changes.conversations.add(self.conversation_id)

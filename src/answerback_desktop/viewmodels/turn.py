@@ -17,7 +17,6 @@ class Price:
     output_usd: float
 
     def of(self, tokens: Tokens) -> float:
-        """In US dollars."""
         return (tokens.input * self.input_usd + tokens.output * self.output_usd) / _MILLION
 
 
@@ -44,7 +43,6 @@ class TurnViewModel:
 
     @property
     def request_id(self) -> str:
-        """Its name."""
         return self._turn.request_id
 
     @property
@@ -54,7 +52,6 @@ class TurnViewModel:
 
     @property
     def answer(self) -> str:
-        """The text so far."""
         if self._text is None:
             self._parts = ["".join(self._parts)]
             self._text = self._parts[0]
@@ -66,7 +63,6 @@ class TurnViewModel:
 
     @property
     def status(self) -> TurnStatus:
-        """Where it is."""
         return self._turn.status
 
     @property
@@ -76,7 +72,6 @@ class TurnViewModel:
 
     @property
     def failure(self) -> Failure | None:
-        """Why it failed, if it did."""
         return self._turn.failure
 
     @property
@@ -86,7 +81,6 @@ class TurnViewModel:
 
     @property
     def can_stop(self) -> bool:
-        """Whether `stop` makes sense."""
         return not self._turn.status.is_over
 
     @property
@@ -108,7 +102,6 @@ class TurnViewModel:
 
     @property
     def tokens(self) -> Tokens | None:
-        """As the model counted them."""
         return self._turn.tokens
 
     @property
@@ -135,7 +128,6 @@ class TurnViewModel:
 
     @property
     def order(self) -> tuple[bool, int, str]:
-        """Its place in the conversation."""
         return self._turn.order
 
     # --- by the conversation ------------------------------------------------------------------------------

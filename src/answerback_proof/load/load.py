@@ -76,7 +76,6 @@ class App:
             self._ask_next()
 
     def ask(self, *, due_at: float) -> None:
-        """Ask one question now."""
         plan = self._run.plan
         number = next(self._questions)
         request_id = f"{self._run.name}-{self._number}-{number}"
@@ -97,7 +96,6 @@ class App:
             pass  # `on_close` was called; the question counts as lost
 
     def close(self) -> None:
-        """Close the connection."""
         self._connection.close()
 
     def _ask_next(self) -> None:
@@ -130,7 +128,6 @@ class _Running:
         self.remaining = 0
 
     def ended(self) -> None:
-        """A question has its ending."""
         self.remaining -= 1
         if self.remaining <= 0:
             self.all_ended.set()

@@ -31,7 +31,6 @@ class Tally:
     failures: list[Report] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
-        """Count one run."""
         self.runs += 1
         self.asked += report.asked
         self.posts += report.posts

@@ -124,7 +124,6 @@ class FaultyStore(MemoryStore):
         return [(user, turn) for user, by in self._turns.items() for turns in by.values() for turn in turns]
 
     def all_usage(self) -> list[DailyUsage]:
-        """Every row."""
         return list(self._usage.values())
 
     def _store(self, record: Record) -> None:

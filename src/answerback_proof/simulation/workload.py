@@ -90,7 +90,6 @@ class App:
         self.window.die()
 
     def ask(self, frame: SendMessage) -> None:
-        """A new question."""
         self.environment.trace(f"{self.name} asks {frame.request_id} in {frame.conversation_id}")
         self.asked[frame.request_id] = frame
         self.environment.history.add(
@@ -108,7 +107,6 @@ class App:
         self.window.ask(frame)
 
     def cancel(self, request_id: str) -> None:
-        """The user cancels a question."""
         if request_id not in self.cancelled:
             self.environment.trace(f"{self.name} cancels {request_id}")
             self.cancelled.add(request_id)
@@ -153,7 +151,6 @@ class Window:
         self.connect()
 
     def die(self) -> None:
-        """The process is killed."""
         self.is_up = False
         for link in self.links.values():
             link.client_open = False
@@ -181,7 +178,6 @@ class Window:
 
     @property
     def link(self) -> Link | None:
-        """The present one."""
         return self.links.get(self._current)
 
     @property
@@ -216,7 +212,6 @@ class Window:
             self.connect()
 
     def receive(self, number: int, data: bytes) -> None:
-        """A message arrives."""
         if self.is_up and number in self.links:
             self._do(self._session.received(number, data, now=self._loop.time()))
 

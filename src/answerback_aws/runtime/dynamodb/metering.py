@@ -21,7 +21,6 @@ class Units:
     calls: Counter[str] = field(default_factory=Counter)
 
     def clear(self) -> None:
-        """Begin anew."""
         self.read = self.written = 0.0
         self.calls.clear()
 

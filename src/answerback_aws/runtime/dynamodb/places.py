@@ -31,7 +31,6 @@ class Place(NamedTuple):
     position: int
 
     def key(self, kind: str) -> dict[str, str | int | bool]:
-        """The key of one of the turn's items."""
         return {"userId": self.user_id, "item": f"{prefix(self.conversation_id)}{self.position:0{_DIGITS}}#{kind}"}
 
 

@@ -47,7 +47,6 @@ class Composer(QWidget):
         self.button.clicked.connect(self._press)
 
     def set_appearance(self, appearance: Appearance) -> None:
-        """Another theme, language or size."""
         self._appearance = appearance
         texts = appearance.texts
         self.box.setFont(appearance.theme.font())
@@ -85,7 +84,6 @@ class Composer(QWidget):
 
     @property
     def text(self) -> str:
-        """What is typed."""
         return self.box.toPlainText()
 
     @property
@@ -170,19 +168,16 @@ class Composer(QWidget):
         self.update()
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
-        """Lines are broken anew."""
         super().resizeEvent(event)
         if event.size().width() != event.oldSize().width():
             self.arrange()
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:  # noqa: N802 - Qt's name
-        """The frame shows where the focus is."""
         if event.type() in {QEvent.Type.FocusIn, QEvent.Type.FocusOut}:
             self.update()
         return False
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """The frame around the box."""
         theme = self._appearance.theme
         focused = self.box.hasFocus()
         painter = QPainter(self)

@@ -52,7 +52,6 @@ class FooterView(BlockView):
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
-        """The actions that this state has."""
         buttons = (self.copy_button, self.again_button, self.retry_button, self.stop_button)
         return [button for button in buttons if button.isVisibleTo(self)]
 
@@ -63,7 +62,6 @@ class FooterView(BlockView):
             self.take(None)
 
     def set_active(self, *, is_active: bool) -> None:
-        """Show the actions and the facts."""
         self._is_active = is_active
         self.copy_button.reveal(is_revealed=is_active)
         self.again_button.reveal(is_revealed=is_active)
@@ -71,7 +69,6 @@ class FooterView(BlockView):
             self.label.setVisible(is_active)
 
     def take(self, segment: Segment | None) -> None:
-        """Show the turn's state as it is now."""
         texts, turn = self.appearance.texts, self.turn
         line = state_line(turn, texts, is_online=self._is_online, now_ms=round(time.time() * 1000))
         _run(self._pulse, line.tone is Tone.RUNNING)
@@ -244,18 +241,15 @@ class QuietButton(QToolButton):
         return QSize(side, side)
 
     def draw(self, drawing: Icon, name: str, *, colour: str = "text_muted") -> None:
-        """Another icon and name."""
         self.setIcon(icon(drawing, self._theme.colour(colour), self._side))
         self.setToolTip(name)
         self.setAccessibleName(name)
 
     def reveal(self, *, is_revealed: bool) -> None:
-        """Draw it, or do not."""
         if is_revealed != self._is_revealed:
             self._is_revealed = is_revealed
             self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """Only when it is wanted."""
         if self._is_revealed or self.hasFocus() or self.underMouse():
             super().paintEvent(event)

@@ -91,7 +91,6 @@ class InputBox(QTextEdit):
             super().keyPressEvent(event)
 
     def inputMethodEvent(self, event: QInputMethodEvent) -> None:  # noqa: N802 - Qt's name
-        """A syllable is composed or has arrived."""
         super().inputMethodEvent(event)
         if self._submits_after_commit and not self.is_composing:
             self._submits_after_commit = False

@@ -79,7 +79,6 @@ class ChatPane(QWidget):
             self.composer.set_running(is_running=shown.pending > 0)
 
     def set_appearance(self, appearance: Appearance) -> None:
-        """Another theme, language or font size."""
         self._appearance = appearance
         self._fill()
         self.transcript.set_appearance(appearance)

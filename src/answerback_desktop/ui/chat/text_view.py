@@ -55,7 +55,6 @@ class TextView(QTextBrowser):
         return
 
     def natural_width(self) -> int:
-        """How wide the text is if no line is broken."""
         self.setLineWrapMode(QTextBrowser.LineWrapMode.NoWrap)
         width = math.ceil(self.document().idealWidth()) + 1
         self.setLineWrapMode(QTextBrowser.LineWrapMode.FixedPixelWidth)

@@ -321,7 +321,6 @@ class Transcript(QAbstractScrollArea):
     # --- what happens
 
     def scrollContentsBy(self, dx: int, dy: int) -> None:  # noqa: N802 - Qt's name
-        """The person scrolls."""
         if self._is_arranging:
             return
         bar = self.verticalScrollBar()
@@ -331,7 +330,6 @@ class Transcript(QAbstractScrollArea):
             self.near_start.emit()
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
-        """The lines are broken anew."""
         super().resizeEvent(event)
         if self._ends:
             self.arrange()

@@ -60,7 +60,6 @@ class SettingsDialog(Dialog):
 
     @property
     def settings(self) -> Settings:
-        """As they stand in the dialog."""
         settings = self._app.settings
         for page in self._pages:
             settings = msgspec.structs.replace(settings, **page.values())

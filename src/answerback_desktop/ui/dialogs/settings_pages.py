@@ -143,7 +143,6 @@ class ServerPage(Page):
 
     @property
     def mode(self) -> AuthMode:
-        """The chosen one."""
         return AuthMode(self.auth.currentData())
 
     def values(self) -> Mapping[str, Any]:

@@ -48,7 +48,6 @@ class ConversationListModel(QAbstractListModel):
         self.set_texts(texts)
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
         self._locale = QLocale(texts.locale)
         self.touch()
@@ -96,11 +95,9 @@ class ConversationListModel(QAbstractListModel):
             self.dataChanged.emit(self.index(0), self.index(len(self._rows) - 1))
 
     def row_of(self, conversation_id: str) -> int | None:
-        """Where it is."""
         return self._row_of.get(conversation_id)
 
     def conversation(self, index: Index) -> ConversationViewModel | None:
-        """What a row shows."""
         return self._rows[index.row()] if 0 <= index.row() < len(self._rows) else None
 
     def _distance(self, wanted: list[ConversationViewModel]) -> int:
@@ -142,7 +139,6 @@ class ConversationListModel(QAbstractListModel):
         return flags if conversation.record is None else flags | Qt.ItemFlag.ItemIsEditable
 
     def setData(self, index: Index, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:  # noqa: N802
-        """A new title was typed."""
         conversation = self.conversation(index)
         if role != Qt.ItemDataRole.EditRole or conversation is None:
             return False

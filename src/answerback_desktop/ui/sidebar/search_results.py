@@ -34,11 +34,9 @@ class SearchResultModel(QAbstractListModel):
         self._hits: Sequence[SearchHit] = ()
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
 
     def show(self, hits: Sequence[SearchHit]) -> None:
-        """The hits of another search."""
         self.beginResetModel()
         self._hits = hits
         self.endResetModel()
@@ -72,13 +70,11 @@ class SearchResultDelegate(QStyledItemDelegate):
         self.set_texts(texts)
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         self._title = theme.font(px=theme.small_px, weight=QFont.Weight.DemiBold)
         self._text = theme.font(px=theme.small_px)
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:  # noqa: N802
@@ -91,7 +87,6 @@ class SearchResultDelegate(QStyledItemDelegate):
         )
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
-        """Draw one hit."""
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         box = option.rect.adjusted(0, 1, 0, -1)

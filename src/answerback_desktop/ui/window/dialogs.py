@@ -33,7 +33,6 @@ class Dialogs(QObject):
         self.settings: SettingsDialog | None = None
 
     def show_settings(self, texts: Texts, theme: Theme) -> None:
-        """Open the settings, or bring them to the front."""
         if self.settings is not None:
             self.settings.raise_()
             return
@@ -47,7 +46,6 @@ class Dialogs(QObject):
         dialog.open()
 
     def show_help(self, texts: Texts, theme: Theme) -> None:
-        """The shortcuts."""
         HelpDialog(texts, theme, self._window).open()
 
     def apply(self, changes: Changes) -> None:
@@ -79,11 +77,9 @@ class Exporter(QObject):
         self.dialog: QFileDialog | None = None
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
 
     def save(self, exported: Exported) -> None:
-        """Ask where, then write."""
         words = self._texts.window
         is_json = exported.file_name.endswith(".json")
         folder = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
@@ -97,7 +93,6 @@ class Exporter(QObject):
         dialog.open()
 
     def write(self, path: Path, text: str) -> None:
-        """Write the file and say so."""
         words = self._texts.window
         try:
             path.write_text(text, encoding="utf-8", newline="\n")

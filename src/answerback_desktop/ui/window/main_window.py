@@ -134,7 +134,6 @@ class MainWindow(QMainWindow):
     # --- appearance and language
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance for every part."""
         if theme == self._theme:
             return
         self._theme = theme
@@ -146,7 +145,6 @@ class MainWindow(QMainWindow):
         self.chat.set_appearance(Appearance(theme=theme, texts=self._texts.chat))
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language for every part."""
         self._texts = texts
         for part in (self.sidebar, self.header, self.welcome, self.exporter, self.notifier, self._tray):
             part.set_texts(texts)
@@ -160,7 +158,6 @@ class MainWindow(QMainWindow):
     # --- what happened
 
     def apply(self, changes: Changes) -> None:
-        """Show what changed."""
         if changes.everything:
             self._begin()
         self.sidebar.apply(changes)
@@ -185,7 +182,6 @@ class MainWindow(QMainWindow):
         self.dialogs.apply(changes)
 
     def say(self, toast: Toast) -> None:
-        """Show a passing message."""
         self.toasts.show_toast(toast)
 
     def _begin(self) -> None:
@@ -241,7 +237,6 @@ class MainWindow(QMainWindow):
     # --- what a person does
 
     def new_conversation(self) -> None:
-        """Begin one, and write."""
         self._app.new_conversation()
         self.sidebar.clear_search()
         self.sidebar.refresh()
@@ -281,18 +276,15 @@ class MainWindow(QMainWindow):
         self.sidebar.focus_search()
 
     def toggle_sidebar(self) -> None:
-        """Show or hide it."""
         is_shown = self.sidebar.isVisibleTo(self)
         if not self._is_narrow:
             self._is_sidebar_wanted = not is_shown
         self._arrange(show_list=not is_shown)
 
     def show_settings(self) -> None:
-        """The settings, over the window."""
         self.dialogs.show_settings(self._texts, self._theme)
 
     def show_help(self) -> None:
-        """The shortcuts, over the window."""
         self.dialogs.show_help(self._texts, self._theme)
 
     def bring_to_front(self) -> None:
@@ -391,13 +383,11 @@ class MainWindow(QMainWindow):
             self._report_shown()
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
-        """Somebody may look."""
         super().showEvent(event)
         self.visibility_changed.emit(True)
         self._report_shown()
 
     def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802
-        """Nobody looks."""
         super().hideEvent(event)
         self.visibility_changed.emit(False)
         self._report_shown()

@@ -47,11 +47,9 @@ class ToastStack(QWidget):
 
     @property
     def toasts(self) -> list[Toast]:
-        """What is shown now."""
         return [bar.toast for bar in self._bars]
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         self.place()
 
@@ -93,7 +91,6 @@ class ToastStack(QWidget):
         self.move((self._host.width() - self.width()) // 2, max(0, bottom - self.height()))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
-        """The window grew or shrank."""
         if watched is self._host and event.type() == QEvent.Type.Resize:
             self.place()
         return super().eventFilter(watched, event)
@@ -134,16 +131,13 @@ class _Bar(QFrame):
             self._timer.start()
 
     def close_bar(self) -> None:
-        """Away with it."""
         self._timer.stop()
         self._forget(self)
 
     def enterEvent(self, event: QEvent) -> None:  # noqa: N802
-        """Somebody reads it."""
         self._timer.stop()
 
     def leaveEvent(self, event: QEvent) -> None:  # noqa: N802
-        """Nobody does."""
         if not self.toast.lasts:
             self._timer.start()
 
@@ -166,11 +160,9 @@ class Notifier(QObject):
         self._window = window
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
 
     def apply(self, changes: Changes) -> None:
-        """Tell what is new."""
         while self._app.notices:
             self.reported.emit(Toast(text=notice_text(self._app.notices.popleft(), self._texts)))
         if changes.ended and self._app.settings.notifications and not self._window.isActiveWindow():

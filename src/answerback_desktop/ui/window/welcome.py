@@ -64,16 +64,13 @@ class WelcomePage(QScrollArea):
 
     @property
     def shown(self) -> Screen:
-        """What it shows."""
         return self._screen
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         self._build()
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
         self._build()
 

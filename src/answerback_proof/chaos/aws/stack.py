@@ -70,7 +70,6 @@ class Stack:
         self.outputs: Mapping[str, str] = {}
 
     def start(self, progress: Progress) -> None:
-        """Start the emulator and deploy."""
         self._stop.enter_context(self._emulator)
         account = Account(region=REGION, endpoint=self._emulator.endpoint, **CREDENTIALS)
         version = next((self._aws.python.parents[1] / "lib").glob("python3*")).name.removeprefix("python")
@@ -102,7 +101,6 @@ class Stack:
 
     @property
     def port(self) -> int:
-        """Where the emulator listens."""
         return self._emulator.port
 
     @property
@@ -127,7 +125,6 @@ class Stack:
         self._emulator.pause_database()
 
     def resume_database(self) -> None:
-        """Aurora is awake."""
         self._emulator.resume_database()
 
     def call_janitor(self) -> None:
