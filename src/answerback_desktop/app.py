@@ -117,7 +117,7 @@ class DesktopApp(QObject):
             self.window = None
 
     def something_went_wrong(self) -> None:
-        """A defect, told quietly."""
+        """Show that a defect was caught."""
         if self.window is None or self._is_finishing:
             return
         words, path = self._texts.window, str(self._profile.log_path)

@@ -1,4 +1,4 @@
-"""A gateway on this machine, run by the app as a child process: for whoever has none yet."""
+"""Runs a gateway on this machine as a child process of the app, for people who have none yet."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger("answerback.desktop")
 START_S: Final = 60.0
 """Until it listens; the embedded model has to be read first."""
 STOP_S: Final = 5.0
-"""For a stop in good order. A gateway that is killed takes its unfinished requests up at the next start."""
+"""The time for a graceful stop. A gateway that is killed resumes its unfinished requests at the next start."""
 _GRACE_S: Final = 2
 """Of these, for answers that are nearly done: nobody waits for an app to quit."""
 _POLL_S: Final = 0.05

@@ -198,7 +198,7 @@ class Proxy:
 
     @staticmethod
     async def _until_over(path: Path, pumps: list[asyncio.Task[None]]) -> None:
-        """Either direction ends the connection, unless it is half-open: then its living side does."""
+        """Either direction ends the connection, unless it is half-open: then its open side does."""
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         if path.is_half_open:
             await asyncio.wait(pumps)

@@ -75,7 +75,7 @@ class Choice:
 
 @dataclass(slots=True, kw_only=True)
 class _Link:
-    """What is known of the connection; told on the client's own thread."""
+    """What is known of the connection; updated on the client's own thread."""
 
     models: tuple[str, ...] = ()
     is_lost: bool = False

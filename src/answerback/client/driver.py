@@ -107,7 +107,7 @@ class Driver:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def reconnect_now(self) -> None:
-        """The network is back, or the app woke: try at once, and look whether the connection lives."""
+        """Retry at once and check the connection: the network is back, or the app woke."""
         self._retry_now.set()
         self.carry_out(self._session.probe(now=self.now))
 
@@ -323,7 +323,7 @@ class Driver:
             return
         log.warning("the token was not renewed: %s", effect.error)
         if effect.error.code == ErrorCode.UNAUTHORIZED and self._link is not None:
-            self._link.abort()  # a new connection asks for a token anew, and says for good if it is refused
+            self._link.abort()  # a new connection asks for a fresh token; a refusal there is final
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine, name=f"answerback-{name}")

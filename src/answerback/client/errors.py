@@ -16,7 +16,7 @@
         ├── Overloaded
         └── RequestConflict
 
-`retryable`: the same question, asked anew, may succeed later. Facts are attributes; `str()` makes the sentence.
+`retryable`: the same question, asked again, may succeed later. Facts are attributes; `str()` makes the sentence.
 """
 
 from typing import TYPE_CHECKING
@@ -134,7 +134,7 @@ class ProtocolViolation(AnswerbackError):
 
 
 class AnswerRestarted(AnswerbackError):
-    """The answer began anew with other words, after the text iterator had given out the old ones."""
+    """The answer restarted with other words after the text iterator had yielded the old ones."""
 
     code = "answer_restarted"
     retryable = True
@@ -144,11 +144,11 @@ class AnswerRestarted(AnswerbackError):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        return "The answer was begun anew with other words. Drop the text so far; read .events() or await .answer."
+        return "The answer was restarted with other words. Drop the text so far; read .events() or await .answer."
 
 
 class RequestTimeout(AnswerbackError, TimeoutError):
-    """The answer did not come in time; the server was told to stop. `text`: what had come until then.
+    """The answer did not come in time; the server was asked to stop. `text`: what had come until then.
 
     `cause_code`: the server's last word about the request was that it could not take it then, and why: `unavailable`
     during an outage. None: it was only slow.

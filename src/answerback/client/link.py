@@ -197,7 +197,7 @@ class Link:
         self._wake.set()
 
     async def run(self) -> None:
-        """Read and write until the connection ends, in whatever way; then tell."""
+        """Read and write until the connection ends, then report why."""
         writer = asyncio.create_task(self._write(), name=f"answerback-writer-{self.number}")
         try:
             async for message in self._socket:
@@ -216,7 +216,7 @@ class Link:
         self._socket.transport.abort()
 
     async def close(self, *, flush_s: float) -> None:
-        """Send what is queued, if that takes no longer than `flush_s`, and close in good order."""
+        """Send what is queued, if that takes no longer than `flush_s`, and close gracefully."""
         try:
             async with asyncio.timeout(flush_s):
                 await self._is_sent.wait()
@@ -233,7 +233,7 @@ class Link:
                     await self._send_now(self._frames.popleft())
                 self._is_sent.set()
         except ConnectionClosed:
-            self._is_sent.set()  # the reader sees it too, and tells
+            self._is_sent.set()  # the reader sees it too, and reports it
 
     async def _send_now(self, frame: ClientFrame) -> None:
         data = encode(frame)

@@ -119,7 +119,7 @@ class Questions:
         self.listen(exchange, now=now)
 
     def listen(self, exchange: Exchange, *, now: float) -> None:
-        """It was heard of, or asked for anew: patience starts again. Without a connection nothing is waited for."""
+        """Restart the silence timeout: a message arrived or a resume was sent. None runs without a connection."""
         if not self._is_open:
             return
         exchange.probe_pause_s = self._timing.silence_s
@@ -163,13 +163,13 @@ class Questions:
         self.drop(exchange, now=now)
 
     def drop(self, exchange: Exchange, *, now: float) -> None:
-        """It has its ending: later frames of its id find nobody: one ending."""
+        """Remove a question that has its one ending; later frames with its id are ignored."""
         exchange.phase = Phase.OVER
         del self._exchanges[exchange.request_id]
         self.pump(exchange.key, now=now)
 
     def send_stop(self, exchange: Exchange, *, now: float) -> None:
-        """The server shall stop a question that is given up here; one that it never saw needs no word."""
+        """Ask the server to stop a question that is given up here, unless it was never sent."""
         if exchange.was_sent:
             self._effects.extend(self._calls.send_stop(exchange.request_id, now=now))
 
@@ -215,7 +215,7 @@ class Questions:
                 self._probe_later(exchange, now)
 
     def probe_soon(self, *, now: float) -> None:
-        """Something went wrong behind the connection, and nobody says with what: ask soon."""
+        """Probe every question soon: something failed behind the connection, and it is unknown for which one."""
         soon = now + self._timing.resend_s
         for exchange in self._exchanges.values():
             if exchange.probe_at is not None:

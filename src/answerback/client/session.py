@@ -106,13 +106,13 @@ class Session:
         return self._flush()
 
     def restore(self, pending: PendingRequest, timeouts: AnswerTimeouts, *, now: float) -> list[Effect]:
-        """Take up a question of an earlier run of the app, under the same session id; its text comes from the start."""
+        """Resume a question of an earlier run of the app under the same session id; its text comes from the start."""
         self._check_open()
         if self._questions.get(pending.frame.request_id) is not None:
             return []
         exchange = self._questions.add(pending.frame, timeouts, now=now)
         exchange.conversation_id = pending.conversation_id
-        exchange.was_sent = True  # who kept it may have sent it before it heard anything: a cancellation has to be told
+        exchange.was_sent = True  # it may have been sent: a cancellation has to reach the server
         if pending.is_accepted:
             self._questions.accept(exchange, now=now)
             if self._link is not None:
@@ -146,7 +146,7 @@ class Session:
         return self._flush()
 
     def abandon(self, request_id: str, *, now: float) -> list[Effect]:
-        """Nobody waits for this question any more: it ends here as cancelled, and the server is told to stop it."""
+        """End a question as cancelled and ask the server to stop it."""
         exchange = self._questions.get(request_id)
         if exchange is not None:
             self._questions.send_stop(exchange, now=now)
@@ -161,7 +161,7 @@ class Session:
         return self._calls.call(request_id, frame, timeout_s=timeout_s, now=now)
 
     def drop_call(self, request_id: str) -> None:
-        """Nobody waits for this call any more."""
+        """Forget a call whose caller has gone."""
         self._calls.drop(request_id)
 
     def stop(self, error: AnswerbackError) -> list[Effect]:
@@ -213,7 +213,7 @@ class Session:
         try:
             frame = decode_server(data)
         except FrameError as exc:
-            self._effects.append(Note(str(exc)))  # API Gateway tells of trouble in messages that have no action
+            self._effects.append(Note(str(exc)))  # API Gateway reports failures in messages that have no action
             self._questions.probe_soon(now=now)
         else:
             if frame is not None:

@@ -12,16 +12,16 @@ class Timing:
     stream_silence_s: float = 30.0
     """A streamed one that has started, without a word while connected."""
     queue_wait_s: float = 750.0
-    """A streamed one in all, if the server does not tell its limits."""
+    """A streamed one in all, if the server does not send its limits."""
     call_timeout_s: float = 30.0
     """History, pings and the like."""
     silence_s: float = 10.0
-    """Nothing heard about a pending request: ask for it with `hello`, backing off up to `probe_max_s`."""
+    """Nothing received about a pending request: ask for it with `hello`, backing off up to `probe_max_s`."""
     probe_max_s: float = 60.0
     hello_expiry_s: float = 4.0
     """A `hello` without `welcome` for so long is not waited for any more; another may go out."""
     dead_s: float = 8.0
-    """Nothing at all heard after a `hello` or `ping`: the connection is dead."""
+    """Nothing at all received after a `hello` or `ping`: the connection is dead."""
     resend_s: float = 1.0
     """Pause before a frame is sent again, if the server named none."""
     backoff_min_s: float = 0.25
@@ -39,7 +39,7 @@ class Timing:
     keepalive_s: float = 20.0
     """Between WebSocket pings, and the wait for their pong."""
     watch_s: float = 5.0
-    """How often to look at the clocks; a leap of more than `jump_s` means that the machine slept."""
+    """How often to read the clocks; a leap of more than `jump_s` means that the machine slept."""
     jump_s: float = 10.0
     close_s: float = 2.0
-    """To send what is left, and again to close in good order."""
+    """To send what is left, and again to close gracefully."""

@@ -142,7 +142,7 @@ class _Numbers(Collector):
             ("slow", "Frames that a connection could not take when they were due.", traffic.slow),
             ("gone", "Frames whose connection was gone when they were due.", traffic.gone),
             ("parked", "Deliveries that were parked with a slow connection.", traffic.parked),
-            ("unparked", "Parked deliveries that were taken up again.", traffic.unparked),
+            ("unparked", "Parked deliveries that were resumed.", traffic.unparked),
             ("throttled", "Times that a connection was not read because its user sent too fast.", traffic.throttled),
             ("accepted", "Requests that were accepted.", counts.was_accepted),
             ("attached", "Repeated request ids that were attached to their request.", counts.was_attached),

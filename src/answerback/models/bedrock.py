@@ -369,7 +369,7 @@ _BY_MESSAGE: Final[tuple[tuple[re.Pattern[str], _Meaning], ...]] = (
         _Meaning(ErrorCode.MODEL_FAILED, False, "The model writes shorter answers: lower --max-tokens."),
     ),
 )
-"""Faults that the operator has to repair are told apart by their message alone. For refusals (4xx), in this order."""
+"""Faults that the operator has to repair differ by their message alone. For refusals (4xx), in this order."""
 
 _REFUSALS: Final = frozenset({"AccessDeniedException", "ResourceNotFoundException", "ValidationException"})
 

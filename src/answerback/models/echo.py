@@ -14,7 +14,7 @@ from answerback.protocol.errors import ErrorCode
 
 _WORD: Final = re.compile(r"\S+\s*")
 _DELTAS_A_TURN: Final = 64
-"""Without a delay, the loop gets a turn after so many deltas, so that a long answer starves nobody."""
+"""Without a delay, the event loop runs after so many deltas, so that a long answer does not starve other tasks."""
 
 
 class EchoFailure(StrEnum):
@@ -38,7 +38,7 @@ class EchoFailure(StrEnum):
 class EchoOptions:
     """How to echo. Delays in milliseconds.
 
-    `tokens`: give exactly so many deltas, whatever `max_tokens` says (`echo_text` tells the text). `fail_every`: with
+    `tokens`: give exactly so many deltas, whatever `max_tokens` says (`echo_text` returns the text). `fail_every`: with
     `fail`, every n-th answer of this model fails, counted from the first (2: the 2nd, 4th, ...). `fail_rate`: with
     `fail`, this share of the requests fails, chosen by a hash of the request id and the attempt. `context`: answer
     with the whole prompt instead of the question.
@@ -59,7 +59,7 @@ class EchoOptions:
 def echo_deltas(text: str, *, tokens: int | None = None) -> Iterator[str]:
     """The deltas of an echo: words with the white space after them; white space at the start goes with the first.
 
-    With `tokens`, exactly that many: the words in turn from the first, again and again; where the text starts anew
+    With `tokens`, exactly that many: the words in turn from the first, again and again; where the text starts again
     it is set off by a space unless it ended with white space.
     """
     if tokens is None:

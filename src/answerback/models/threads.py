@@ -12,7 +12,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 Emit: TypeAlias = Callable[[T], bool]
-"""Emits one item; true means: stop, nobody reads any more."""
+"""Emits one item. Returns true when the reader has gone and the job has to stop."""
 
 
 class DaemonThreads(Executor):

@@ -247,7 +247,7 @@ class MemoryStore:
             return
         position = self._positions[record.key]
         turns = self._turns.setdefault(record.user_id, {}).setdefault(record.conversation_id, [])
-        if self._is_deleted(*pair):  # asked after the deletion: the conversation begins anew
+        if self._is_deleted(*pair):  # asked after the deletion: the conversation starts again
             turns.clear()
             del self._conversations[pair]
             del self._deleted_at_ms[pair]

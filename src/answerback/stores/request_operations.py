@@ -150,7 +150,7 @@ def _end(state: WriterState, known: Unfinished, record: Record, ending: Ending, 
         queries += _insert_texts(key, seq, ANSWER, text)
         queries.append(_usage(record, ending))
         deleted_at_ms = state.deleted.get((record.user_id, record.conversation_id))
-        # Asked after the deletion: the conversation begins anew. Asked before it: the answer is not kept in it.
+        # Asked after the deletion: the conversation starts again. Asked before it: the answer is not kept in it.
         is_revival = deleted_at_ms is not None and record.accepted_at_ms > deleted_at_ms
         if is_revival:
             queries += erase(record.user_id, record.conversation_id)

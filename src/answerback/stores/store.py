@@ -187,7 +187,7 @@ class SqlStore(ABC):
         """Erase the conversations that were deleted before then, with their turns; returns how many.
 
         The texts of a request whose record is still kept go when the record is purged. `before_ms` should lie further
-        back than any request can take: a turn of an erased conversation that ends later makes it anew.
+        back than any request can take: a turn of an erased conversation that ends later creates it again.
         """
         erased = 0
         while True:

@@ -165,7 +165,7 @@ def savings(workload: Workload, counts: Counts, prices: Prices) -> list[Saving]:
         ),
         (
             "the lease renewed every 7 s, the record only read in between",
-            "renewed with each look, every second",
+            "renewed with each poll, every second",
             replace(base, renews_with_each_poll=True),
         ),
         ("DynamoDB on demand", "capacity provisioned for 3 times the average", replace(base, provisioned=True)),
@@ -201,7 +201,7 @@ def assumptions(workload: Workload, counts: Counts) -> Sequence[str]:
         f"{SECONDS_A_PING:g} s while it is quiet.",
         f"Turns are written to Aurora when {counts.write_behind['waiting_turns']:g} wait or the oldest is "
         f"{design.write_behind_every_s / 60:g} minutes old; then it is awake for 5 minutes with half a capacity unit. "
-        "Whoever reads the history wakes it too, which is not counted.",
+        "Reading the history wakes it too, which is not counted.",
         f"The bill is one of the first year: the database holds {COPIES_KEPT} months of history, DynamoDB one.",
         f"Lambda's own log lines have {PLATFORM_LOG_BYTES} bytes a call. {METRICS} custom metrics; no traces or access "
         "logs.",

@@ -40,7 +40,7 @@ class Price:
 
     @property
     def is_estimate(self) -> bool:
-        """Whether nobody has read it from a price list."""
+        """Whether it was not read from a price list."""
         return self.source == ESTIMATE
 
 

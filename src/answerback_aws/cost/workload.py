@@ -140,7 +140,7 @@ def deltas(workload: Workload, interval: Interval | None) -> int:
 
 
 COLD_CLIENT_MS: Final = 250.0
-"""CPU to make the SDK's clients anew, which a function without reuse pays in every call."""
+"""CPU to create the SDK's clients, which a function without reuse pays in every call."""
 
 AWAKE_AFTER_FLUSH_S: Final = 300.0 + 15.0
 """Aurora pauses after this long without a connection at the earliest, and takes so long to come back."""

@@ -58,7 +58,7 @@ def effective(
 
 
 def check_sign_in(values: Mapping[str, str]) -> None:
-    """Nobody opens a stack to everyone by forgetting something. Raises: DeployError."""
+    """Refuse a stack that is open to everyone because an option was forgotten. Raises: DeployError."""
     if values.get("AllowAnonymous") == "true" or values.get("JwtSecret"):
         return
     if not values.get("JwksUrl"):
@@ -76,7 +76,7 @@ def check_sign_in(values: Mapping[str, str]) -> None:
 
 
 def check_times(values: Mapping[str, str]) -> None:
-    """An answer gets the time that apps are told, and its worker a bit more. Raises: DeployError."""
+    """Check that an answer gets the time that apps are promised, and its worker a bit more. Raises: DeployError."""
     timeouts = [values.get(f"{name}TimeoutSeconds", "") for name in ("Answer", "Worker")]
     if not all(text.isdecimal() for text in timeouts):
         return  # CloudFormation says what is wrong with it

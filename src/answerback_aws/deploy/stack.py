@@ -18,7 +18,7 @@ CAPABILITIES: Final = ("CAPABILITY_IAM",)
 _NOTHING: Final = re.compile(r"didn't contain changes|No updates are to be performed", re.IGNORECASE)
 _BEGINNINGS: Final = frozenset({"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"})
 _QUIET_POLLS: Final = 30
-"""Looks at a stack that shows no sign yet of what was begun."""
+"""Polls of a stack that shows no sign yet of the operation that was begun."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 def _patch(temporary: Path) -> None:
-    """Put the emulator right. What it is told must not reach the functions, which inherit the environment."""
+    """Apply the patches. The emulator's own variables must not reach the functions, which inherit the environment."""
     from answerback_aws.emulator.patches import bedrock, data_api, formation, frames, functions, sockets  # noqa: PLC0415
 
     options = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
@@ -53,7 +53,7 @@ def _end_with_parent(temporary: Path) -> None:
 
 
 def main() -> None:
-    """Patch the emulator and run it until it is told to stop."""
+    """Patch the emulator and run it until it has to stop."""
     temporary = Path(os.environ["TMPDIR"])
     ours = str(Path(__file__).resolve().parents[2])
     sys.path.append(ours)

@@ -62,7 +62,7 @@ class ThreadedServer:
     def _run(self, ready: threading.Event) -> None:
         try:
             asyncio.run(self._serve(ready))
-        except BaseException as exc:  # told to the thread that waits for the start
+        except BaseException as exc:  # raised in the thread that waits for the start
             self._failure = exc
         finally:
             ready.set()

@@ -40,7 +40,7 @@ POLL_EVERY_S: Final = 1.0
 renewal, which the lease alone decides, is a write unit and costs five times as much."""
 
 SETTLE_S: Final = 6.0
-"""What a task that an invocation leaves behind gets to end in: a fetch of keys takes up to five."""
+"""The time that a task gets to end in after its invocation: a fetch of keys takes up to five."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Timeouts:
 
 
 IN_A_MESSAGE: Final = Timeouts(call_s=8, all_s=15)
-"""API Gateway gives a message 29 s; somebody waits to be told that there is nothing now."""
+"""API Gateway gives a message 29 s; a client waits for the error."""
 
 BEHIND: Final = Timeouts(call_s=50, all_s=50)
 """Longer than Aurora takes to wake up."""

@@ -152,7 +152,7 @@ class Counts(Observer):
         self.sample(name, 1, **dimensions)
 
     def sample(self, name: str, value: float, *, unit: str = "Count", **dimensions: str) -> None:
-        """OutboxRecord a value; CloudWatch makes sums and percentiles of them."""
+        """Record a value; CloudWatch makes sums and percentiles of them."""
         values = self._values[tuple(sorted(dimensions.items()))].setdefault((name, unit), [])
         values.append(value)
 
@@ -209,7 +209,7 @@ class Observing:
         self.handler.setFormatter(self._formatter)
         root = logging.getLogger()
         root.handlers[:] = [self.handler]
-        # Libraries tell of requests with their URLs and bodies: their warnings will do.
+        # Libraries log requests with their URLs and bodies: their warnings are enough.
         root.setLevel(logging.WARNING)
         logging.getLogger("answerback").setLevel(_level(environment.get("POWERTOOLS_LOG_LEVEL")))
 

@@ -113,7 +113,7 @@ class AccountEngine:
     # --- life -----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Tell what is stored, and begin to connect. Raises: StoreError."""
+        """Emit what is stored, and begin to connect. Raises: StoreError."""
         self._emit(
             AccountOpened(
                 account=self.account,
@@ -133,14 +133,14 @@ class AccountEngine:
         self._database.close()
 
     def reconnect(self) -> None:
-        """Try at once; a client that was stopped is made anew."""
+        """Retry at once; a client that was stopped is replaced."""
         if self._client is not None:
             self._client.reconnect_now()
         else:
             self._connect()
 
     def refresh(self) -> None:
-        """Appearance at the server."""
+        """Poll the server."""
         if self._sync is not None:
             self._sync.request()
 
@@ -243,7 +243,7 @@ class AccountEngine:
         if self._sync is not None:
             self._sync.ended(conversation_id)
         if self._store.conversation(conversation_id) is None:
-            self.refresh()  # deleted here, and the server is told only when nothing of it is under way
+            self.refresh()  # deleted here, and at the server only when nothing of it is under way
 
     # --- conversations --------------------------------------------------------------------------------------
 
@@ -308,10 +308,10 @@ class AccountEngine:
                 )
             )
 
-    # --- what the sync tells (`Watcher`) ----------------------------------------------------------------------
+    # --- what the sync reports (`Watcher`) --------------------------------------------------------------------
 
     def conversations_changed(self, conversation_ids: Iterable[str]) -> None:
-        """Tell how they are now."""
+        """Emit their present state."""
         found = [self._store.conversation(conversation_id) for conversation_id in conversation_ids]
         changed = tuple(conversation for conversation in found if conversation is not None)
         if changed:
@@ -326,7 +326,7 @@ class AccountEngine:
             self._emit(ConversationsChanged(removed=(conversation_id,)))
 
     def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
-        """Tell what lies in the part that is loaded."""
+        """Emit the turns that are in the loaded part."""
         self._pages.merged(conversation_id, merge)
 
     def is_seen(self, conversation_id: str) -> bool:
@@ -390,7 +390,7 @@ class Pages:
         self._oldest: dict[str, tuple[bool, int, str] | None] = {}
 
     def open(self, conversation_id: str) -> None:
-        """Tell the newest page."""
+        """Emit the newest page."""
         page = self._store.page(conversation_id)
         known = self._oldest.get(conversation_id)
         if page.turns:
@@ -402,7 +402,7 @@ class Pages:
         self._emit(TurnsLoaded(conversation_id=conversation_id, turns=turns, has_more=page.has_more))
 
     def more(self, conversation_id: str, before_request_id: str) -> None:
-        """Tell the page before a turn."""
+        """Emit the page before a turn."""
         page = self._store.page(conversation_id, before=before_request_id)
         if page.turns:
             self._oldest[conversation_id] = page.turns[0].order
@@ -418,7 +418,7 @@ class Pages:
         self._oldest.pop(conversation_id, None)
 
     def merged(self, conversation_id: str, merge: TurnMerge) -> None:
-        """Tell what of it lies in the loaded part, and whether there is more before that."""
+        """Emit what of it is in the loaded part, and whether there is more before that."""
         if conversation_id not in self._oldest:
             return
         oldest = self._oldest[conversation_id]

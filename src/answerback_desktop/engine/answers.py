@@ -168,7 +168,7 @@ class Answers:
                     self._emit(shown)
                     self._on_text()
         except AnswerbackError:
-            pass  # told by the outbox, or only this client's end
+            pass  # reported by the outbox, or only this client's end
 
     def _asked(self, turn: Turn, conversation: Conversation | None, replaced: Sequence[str]) -> None:
         if conversation is not None:

@@ -42,10 +42,10 @@ class Commands(Protocol):
         """Keep what is typed; empty: nothing."""
 
     def rename(self, conversation_id: str, title: str) -> None:
-        """Give a conversation a title (cut to 200 characters); told to the server when there is a connection."""
+        """Give a conversation a title (cut to 200 characters); sent to the server when there is a connection."""
 
     def delete(self, conversation_id: str) -> None:
-        """Take it off the list. The server is told when the time for an undo is over (`UNDO_S`)."""
+        """Remove it from the list. The server deletes it when the time for an undo is over (`UNDO_S`)."""
 
     def undo_delete(self, conversation_id: str) -> None:
         """Bring it back, here and at the server."""
@@ -57,7 +57,7 @@ class Commands(Protocol):
         """`Exported` follows."""
 
     def refresh(self) -> None:
-        """Appearance for what other devices did: the window has got the focus."""
+        """Poll for changes of other devices: the window has got the focus."""
 
     def reconnect(self) -> None:
         """Try at once; also after the client was stopped."""

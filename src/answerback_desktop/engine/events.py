@@ -1,4 +1,4 @@
-"""What the engine tells the user interface: immutable, in order, drained by `Engine.drain`."""
+"""The events of the engine for the user interface: immutable, in order, drained by `Engine.drain`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class ConnectionReason(StrEnum):
 
 
 class NoticeCode(StrEnum):
-    """Something to tell the person once. The facts that belong to each stand beside it."""
+    """A message for the person, shown once. The facts that belong to each stand beside it."""
 
     MESSAGE_TOO_LARGE = "message-too-large"
     """size_bytes, limit_bytes: the question was not sent and is back in the draft."""
@@ -56,7 +56,7 @@ class NoticeCode(StrEnum):
     UPDATE_FAILED = "update-failed"
     """conversation_id: a rename or delete was refused."""
     STORE_MOVED_ASIDE = "store-moved-aside"
-    """path: the local data was broken, is kept there, and was begun anew."""
+    """path: the local data was broken, is kept there, and was replaced by an empty store."""
     STORE_FAILED = "store-failed"
     """The local data cannot be written (disk full?): what is typed now may be lost."""
     SETTINGS_MOVED_ASIDE = "settings-moved-aside"
@@ -235,7 +235,7 @@ class GatewayChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeRaised:
-    """Something to tell; the text is made by the language tables."""
+    """A message to show; the language tables make its text."""
 
     code: NoticeCode
     facts: Facts = field(default_factory=lambda: MappingProxyType({}))

@@ -1,4 +1,4 @@
-"""Keeping the local store and the server's history alike: what was done here is told, what was done elsewhere comes."""
+"""Synchronises the local store with the server's history in both directions."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ from answerback_desktop.store.store import AccountStore, Unsent
 log = logging.getLogger("answerback.desktop")
 
 UNDO_S: Final = 10.0
-"""How long a deletion can be taken back before the server is told."""
+"""How long a deletion can be taken back before the server deletes it."""
 PERIOD_S: Final = 120.0
 """Between polls of the server while online and in front of a person: on AWS each poll keeps a database awake."""
 CONVERSATION_S: Final = 120.0
@@ -136,7 +136,7 @@ class Sync:
                 log.exception("the history was not fetched; it is tried again")
 
     async def _wait(self) -> bool:
-        """Until it is wished (true), or time."""
+        """Wait for a request (true) or the next poll."""
         try:
             async with asyncio.timeout(self._pause_s()):
                 await self._requested.wait()
@@ -168,12 +168,12 @@ class Sync:
                 await self._send_title(unsent, unsent.title)
 
     async def _send_deletion(self, conversation_id: str) -> None:
-        """Questions under way are stopped first: one that ended after it would begin the conversation anew."""
+        """Delete at the server. Stop questions first: one that ends later would start the conversation again."""
         pending = [turn for turn in self._store.pending() if turn.conversation_id == conversation_id]
         for turn in pending:
             self._server.cancel(turn.request_id)
         if any(turn.conversation_id == conversation_id for turn in self._store.pending()):
-            return  # told when they have ended
+            return  # deleted when they have ended
         try:
             await self._server.delete(conversation_id)
         except RequestFailed as exc:
@@ -184,7 +184,7 @@ class Sync:
         still = {unsent.conversation_id for unsent in self._store.unsent() if unsent.deleted_at_ms is not None}
         if conversation_id in still:
             self._store.forget_conversation(conversation_id)
-        else:  # taken back while the server was told
+        else:  # taken back while the call ran
             await self._server.restore(conversation_id)
 
     def _give_back(self, conversation_id: str) -> None:

@@ -36,7 +36,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Secrets:
-    """Made anew for every sign-in."""
+    """The secrets of one sign-in."""
 
     state: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     nonce: str = field(default_factory=lambda: secrets.token_urlsafe(32))

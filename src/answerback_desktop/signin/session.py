@@ -96,7 +96,7 @@ class TokenKeeper:
             self._take(grant)
 
     async def __call__(self) -> str:
-        """A token that holds for a while. Raises: SignInError, told to `on_failure` before."""
+        """A token that holds for a while. Raises: SignInError, after `on_failure` got it."""
         async with self._lock:
             if not self._access_token or self._monotonic() >= self._good_until:
                 try:

@@ -22,7 +22,7 @@ _MIGRATIONS: Final = (
       is_known INTEGER NOT NULL DEFAULT 0, -- the server has listed it
       synced_at TEXT, -- the server's updatedAt that our turns are at least as new as
       title_to_send TEXT,
-      deleted_at_ms INTEGER -- taken off the list here; the server is told when the undo is over
+      deleted_at_ms INTEGER -- removed from the list; the server deletes it when the undo is over
     ) WITHOUT ROWID;
     CREATE TABLE turns (
       id INTEGER PRIMARY KEY,
@@ -76,7 +76,7 @@ class Opened:
 
 
 def open_database(path: Path) -> Opened:
-    """The database at `path`, made or brought up to date; one that cannot be used is moved aside, and begun anew.
+    """The database at `path`, made or brought up to date; one that cannot be used is moved aside and replaced.
 
     Raises: OSError, sqlite3.Error: the folder cannot be written to.
     """
@@ -102,7 +102,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise UnusableFile
     except BaseException as exc:
         connection.close()
-        # Broken files are DatabaseError itself; its subclasses tell of full disks and the like, where the file is good.
+        # Broken files are DatabaseError itself; its subclasses mean full disks and the like, where the file is good.
         if type(exc) is sqlite3.DatabaseError:
             raise UnusableFile from exc
         raise

@@ -36,7 +36,7 @@ class Supersession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsent:
-    """What the server has to be told about a conversation."""
+    """A rename or deletion that the server does not have yet."""
 
     conversation_id: str
     title: str | None
@@ -124,7 +124,7 @@ class AccountStore:
             return self._db.run(query, conversation_id).rowcount > 0
 
     def unsent(self) -> tuple[Unsent, ...]:
-        """Renames and deletions that the server was not told."""
+        """Renames and deletions that the server does not have yet."""
         with self._db.reading():
             rows = self._db.run(
                 "SELECT conversation_id, title_to_send, deleted_at_ms, is_known FROM conversations "

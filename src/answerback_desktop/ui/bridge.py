@@ -1,4 +1,4 @@
-"""The one place where the engine's thread and the widgets meet: a timer that drains events and tells what changed."""
+"""The one place where the engine's thread and the widgets meet: a timer that drains events and emits what changed."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -14,13 +14,13 @@ _BUSY_MS: Final = 33
 _IDLE_MS: Final = 100
 _HIDDEN_MS: Final = 250
 _IDLE_AFTER: Final = 60
-"""Empty looks before the timer slows down: two seconds."""
+"""Empty polls before the timer slows down: two seconds."""
 
 
 class Bridge(QObject):
     """Drains `drain` into `app` and emits `changed(Changes)`, 30 times a second while something happens.
 
-    An idle app looks ten times a second, one whose window is hidden four times: new text is then never on screen later
+    An idle app polls ten times a second, one whose window is hidden four times: new text is then never on screen later
     than that, and a laptop sleeps.
     """
 

@@ -52,7 +52,7 @@ class _PlacesOnly(logging.Formatter):
 
 
 def open_log(path: Path) -> logging.Handler:
-    """Send everything of `answerback` into the file; at 1 MB it is begun anew, the one before is kept.
+    """Send everything of `answerback` into the file; at 1 MB a new file is begun, and the last one is kept.
 
     Raises: OSError: the file cannot be written.
     """
@@ -66,7 +66,7 @@ def open_log(path: Path) -> logging.Handler:
 
 
 class CrashWatch(QObject):
-    """While installed, what nobody caught is logged, and `happened` is emitted so that the window can say so.
+    """While installed, uncaught exceptions are logged, and `happened` is emitted so that the window can say so.
 
     A crash of native code leaves the stacks of all threads in `fault_path`.
     """
@@ -199,7 +199,7 @@ class InstanceServer(QObject):
         self._server.close()
 
     def _come(self) -> None:
-        """Whoever comes says at once what it wants; waiting for it here keeps the socket out of Python's callbacks."""
+        """Answer one client. It writes at once; waiting for it here keeps the socket out of Python's callbacks."""
         while (socket := self._server.nextPendingConnection()) is not None:
             if socket.waitForReadyRead(_READ_MS) and bytes(socket.read(64).data()).startswith(_RAISE):
                 socket.write(_RAISED)

@@ -1,4 +1,4 @@
-"""The whole app, without its looks."""
+"""The view model of the whole app."""
 
 import uuid
 from collections import deque
@@ -42,7 +42,7 @@ class AppViewModel:
     """Everything that a window shows. Lives in the UI's thread, and does no I/O: what a person does goes to `commands`.
 
     Feed it: `changes = app.apply(engine.drain())`, about 30 times a second. `notices` is taken from the left by
-    whoever shows them. `current` None: the empty state (no conversation at all is chosen).
+    the widgets. `current` None: the empty state (no conversation at all is chosen).
     """
 
     def __init__(self, commands: Commands, *, prices: Prices | None = None) -> None:
@@ -148,7 +148,7 @@ class AppViewModel:
     # --- events
 
     def apply(self, events: Iterable[Event]) -> Changes:
-        """Take what the engine told, in its order."""
+        """Apply the engine's events, in order."""
         changes = Collector()
         for event in events:
             self._take(event, changes)

@@ -1,4 +1,4 @@
-"""Runs client cases: plays the server that the case scripts, and looks at what the app is shown."""
+"""Runs client cases: plays the server that the case scripts, and checks what the app is shown."""
 
 import asyncio
 import uuid

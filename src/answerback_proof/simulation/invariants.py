@@ -240,7 +240,7 @@ def _no_redundant_resend(evidence: Evidence) -> Iterable[Violation]:
         length = len(WordyModel.text(key, attempt))
         copies = invariants.asked_for[connection_id, request_id] + max(0, evidence.dispatched[key] - 1)
         if sent > length * max(1, copies):
-            yield broken("thrift", f"{connection_id} was sent {sent} of {length} code points of {request_id}")
+            yield broken("redundant text", f"{connection_id} was sent {sent} of {length} code points of {request_id}")
 
 
 def _limits(evidence: Evidence) -> Iterable[Violation]:

@@ -63,7 +63,7 @@ class App:
 
     @property
     def window(self) -> "Window":
-        """The one that its user looks at."""
+        """The window that the user sees."""
         return self.windows[-1]
 
     @property

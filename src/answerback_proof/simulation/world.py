@@ -142,7 +142,7 @@ class World:
         while self._loop.time() < until and not self._violations:
             await asyncio.sleep(min(1.0, until - self._loop.time()))
             if self._network.posts > MAX_POSTS:
-                self._violate(broken("storm", f"more than {MAX_POSTS} posts"))
+                self._violate(broken("flood", f"more than {MAX_POSTS} posts"))
 
     def _visible(self) -> Visible:
         return Visible(usage=True, deaths=DEATHS, skew_ms=self._faults.skew_ms)

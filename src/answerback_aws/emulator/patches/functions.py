@@ -100,7 +100,7 @@ def logged(worker: Any) -> str:
 
 
 def patch(stage_url: str, folder: Path) -> None:
-    """Apply. `stage_url`: where the emulator serves stages; functions are told it instead of AWS's host name.
+    """Apply. `stage_url`: where the emulator serves stages; functions get it instead of AWS's host name.
 
     `folder`: for the unpacked packages. Raises: Moved.
     """

@@ -199,7 +199,7 @@ class _DataPlane:
             if is_late:
                 await send_error("Endpoint request timed out")
             answer = await running
-        # A body is dropped: no route has a response. Only a failure is told.
+        # A body is dropped: no route has a response. Only a failure is reported.
         if answer is BROKEN and not is_late:
             await send_error("Internal server error")
 

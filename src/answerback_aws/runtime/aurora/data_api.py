@@ -53,7 +53,7 @@ class StatementFailed(Exception):
         self.statement = statement
 
     def __str__(self) -> str:
-        return f"{self.code} (SQLSTATE {self.sqlstate or 'not told'}) at: {self.statement}"
+        return f"{self.code} (SQLSTATE {self.sqlstate or 'unknown'}) at: {self.statement}"
 
 
 class Waking(Unavailable):
@@ -88,7 +88,7 @@ _MISTAKES: Final[Mapping[str, str]] = MappingProxyType(
         "SecretsErrorException": "The cluster's secret cannot be read. Check that it exists and may be decrypted.",
     }
 )
-"""Mistakes of the deployment; only an operator can mend them."""
+"""Mistakes of the deployment; only an operator can repair them."""
 
 _PASSING_STATES: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -89,7 +89,7 @@ class AwsHistory:
         return conversation
 
     async def _restore(self, user_id: str, conversation: StoredConversation) -> None:
-        """Take the mark away, unless the conversation has begun anew behind it: then it hides what is gone for good."""
+        """Remove the mark, unless the conversation has started again after it: then it hides what is gone for good."""
         conversation_id = conversation.conversation_id
         marked_at_ms = await self._turns.deleted_at_ms(user_id, conversation_id)
         if marked_at_ms is not None and conversation.created_at_ms <= marked_at_ms:
@@ -123,7 +123,7 @@ class AwsHistory:
         return erased
 
     async def _erase(self, user_id: str, conversation_id: str, before_ms: int) -> bool:
-        """The context first: once Aurora has forgotten the conversation nobody would come back for it."""
+        """The context first: once Aurora has forgotten the conversation, nothing would erase it here."""
 
         async def erase(statements: Statements) -> bool:
             await statements.run(operations.lock_users([user_id]))

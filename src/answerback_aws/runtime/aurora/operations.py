@@ -94,7 +94,7 @@ ORDER BY day, user_id LIMIT :limit"""
 def lock_users(user_ids: Collection[str]) -> Operation[None]:
     """Keep others from changing what is stored of these users until the transaction ends, in one order everywhere.
 
-    Whoever has to wait for longer than LOCK_TIMEOUT is told that another transaction was in the way.
+    A caller that has to wait for longer than LOCK_TIMEOUT gets the error that another transaction was in the way.
     """
     keys: dict[str, Value] = {f"k{n}": key for n, key in enumerate(sorted(set(map(_lock_key, user_ids))))}
     values = ", ".join(f"(CAST(:{name} AS bigint))" for name in keys)
@@ -152,7 +152,7 @@ def write_turns(outbox: Sequence[OutboxRecord]) -> Operation[int]:
 
 
 def _is_kept(entry: OutboxRecord, deleted_at_ms: int | None, is_revived: bool) -> bool:
-    """Asked after a deletion: the conversation begins anew. Asked before it: kept if it was there to be deleted."""
+    """Asked after a deletion: the conversation starts again. Asked before it: kept if it was there to be deleted."""
     if deleted_at_ms is None or entry.turn.accepted_at_ms > deleted_at_ms:
         return True
     return not is_revived and entry.turn.ended_at_ms <= deleted_at_ms
@@ -304,7 +304,7 @@ def old_deleted(*, before_ms: int, limit: int) -> Operation[Sequence[tuple[str, 
 
 
 def erase_deleted(user_id: str, conversation_id: str, *, before_ms: int) -> Operation[bool]:
-    """Erase a conversation unless it was restored, or begun anew. The caller has locked the user."""
+    """Erase a conversation unless it was restored, or started again. The caller has locked the user."""
     (found,) = yield [Query(_SELECT_DELETED_BEFORE, {**_pair(user_id, conversation_id), "before_ms": before_ms})]
     if found.rows:
         yield history.erase(user_id, conversation_id)

@@ -32,7 +32,7 @@ class _Unwritable(Exception):
 
 
 class WriteBehindObserver(Protocol):
-    """Hears how the archive keeps up. Must not raise or wait."""
+    """Receives how far the history lags behind. Must not raise or wait."""
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
         """So many turns are not in Aurora, the oldest of them for so long."""
@@ -41,7 +41,7 @@ class WriteBehindObserver(Protocol):
         """Turns were written."""
 
     def turns_not_written(self) -> None:
-        """A turn cannot be written. It stays an outbox record and is tried again, but somebody should look."""
+        """A turn cannot be written. It stays an outbox record and is tried again, but an operator should look."""
 
 
 class Outbox(Protocol):
@@ -110,7 +110,7 @@ class WriteBehind:
         seen: set[tuple[str, str, int]] = set()
         written = 0
         while len(seen) < _MOST:
-            # Outbox that were just settled, or cannot be, may still be shown: look behind them.
+            # Records that were just settled, or cannot be, may still be shown: look behind them.
             limit = _PAGE + len(seen)
             found = await self._outbox.pending(user_id=user_id, limit=limit)
             fresh = [entry for entry in found if _name(entry) not in seen]
@@ -141,7 +141,7 @@ class WriteBehind:
         return await self._write(batch[:half]) + await self._write(batch[half:])
 
     async def _write_turns(self, statements: Statements, batch: Sequence[OutboxRecord]) -> int:
-        """In a transaction. Whoever erases a user deletes the outbox first and then takes the same lock.
+        """Write in a transaction. Erasing a user deletes the outbox first and then takes the same lock.
 
         So what is written of a record that is present here is deleted after that, and one that is gone is not written.
         """

@@ -174,7 +174,7 @@ def _key(connection_id: str) -> dict[str, Value]:
 def _encode(connection: Connection) -> dict[str, dict[str, Any]]:
     return encode(
         {
-            # These six are the mission's item.
+            # These six are the item that the two-frame client's stack has.
             "connectionId": connection.connection_id,
             "userId": connection.user_id,
             "sessionId": connection.session_id,

@@ -227,7 +227,7 @@ class Database:
         return await self._persist(attempt)
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try until no transaction is in the way. Outbox for operators whether the store takes writes."""
+        """Try until no transaction is in the way. Note for operators whether the store takes writes."""
         try:
             for number in range(TRIES):
                 try:

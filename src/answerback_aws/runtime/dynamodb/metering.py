@@ -14,7 +14,7 @@ _READ_UNIT_BYTES: Final = 4096
 
 @dataclass(slots=True)
 class Units:
-    """Units and calls since the last `clear`. A refused write is billed, but not told: it counts as one of 1 KB."""
+    """Units and calls since the last `clear`. A refused write is billed, but not reported: it counts as one of 1 KB."""
 
     read: float = 0.0
     written: float = 0.0

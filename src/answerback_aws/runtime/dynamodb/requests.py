@@ -204,7 +204,7 @@ class DynamoRequests:
             A    read v1 ─ step ──► write v2 if v1 ─► outcome of A
             B    read v1 ─ step ────────► write v3 if v1: refused, brings v2 ─ step ──► write v3 if v2 ─► outcome of B
                                                                                       ▲
-            a write is heard of too late: the record has the version that this write was to give it, so it is done
+            the reply to a write is late: the record has the version that this write was to give it, so it is done
 
         What this process saw a moment ago saves the read, for a write is refused if it is not so any more. That nothing
         is to be written is only said of a record that was just read.
@@ -410,7 +410,7 @@ class Positions:
     """Gives out rising numbers, made from the time: no counter has to be written.
 
     In one process in the order of the calls, also within a millisecond or when the clock goes back; between processes
-    as well as their clocks agree. Whoever uses a position makes sure by a condition that it is free.
+    as well as their clocks agree. The user of a position makes sure by a condition that it is free.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """The chat front: one event, one message of a client, one call of `Front.receive`.
 
-What the client shall know goes to its connection as a frame. The function's own answer is always 200: any other makes
+What the client has to know goes to its connection as a frame. The function's own answer is always 200: any other makes
 API Gateway send a frame of its own, in none of the protocol's forms.
 """
 

@@ -1,4 +1,4 @@
-"""The janitor: every minute it mends requests, closes idle connections, and writes behind what Aurora does not have.
+"""The janitor: every minute it repairs requests, closes idle connections, and writes behind what Aurora does not have.
 
 What does not fit in the time of one invocation is done by the next.
 """

@@ -1,4 +1,4 @@
-"""From a message of a queue to the service and back: what is done is deleted, what is not is handed out again."""
+"""The SQS handler: a message whose request is done is deleted, any other is redelivered."""
 
 import asyncio
 import logging
@@ -76,13 +76,13 @@ class SqsHandler:
                 async with asyncio.timeout(within_s):
                     outcome = await self._run(message.key, stop_at_ms)
             except TimeoutError:
-                log.warning("the time of the function is over; the request is handed out again")
+                log.warning("the time of the function is over; the request is redelivered")
         if isinstance(outcome, Done):
             return True
         await self._visibility.hide(message, for_s=self._pause_s(message, outcome))
         return False
 
     def _pause_s(self, message: Message, retry: Retry) -> float:
-        """Until it is handed out again: as asked for, and longer the more often that happened, as in an outage."""
+        """Seconds until redelivery: as asked for, and longer the more often that happened, as in an outage."""
         asked_s = (retry.at_ms - self._clock()) / 1000
         return max(asked_s, min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, message.receives - 1)))

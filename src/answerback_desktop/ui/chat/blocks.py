@@ -47,7 +47,7 @@ class Appearance:
 
 
 class BlockSignals(QObject):
-    """What views tell the transcript."""
+    """The signals of a view to the transcript."""
 
     height_changed = Signal(object)  # the view
     hovered = Signal(str, bool)  # request id, whether the pointer came

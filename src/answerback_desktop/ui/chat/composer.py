@@ -55,7 +55,7 @@ class Composer(QWidget):
         self.box.setAccessibleName(texts.composer_name)
         side = appearance.theme.body_px + 5
         self.button.setIconSize(QSize(side, side))
-        self.button.setAccessibleName("")  # so that it is drawn anew
+        self.button.setAccessibleName("")  # so that it is drawn again
         self._show_button()
         self._show_notice()
         self.arrange()
@@ -71,7 +71,7 @@ class Composer(QWidget):
         self._show_button()
 
     def set_text(self, text: str) -> None:
-        """Show another conversation's draft; it is not told as a change."""
+        """Show another conversation's draft; no change is emitted."""
         if text == self.box.toPlainText():
             return
         self.box.blockSignals(True)

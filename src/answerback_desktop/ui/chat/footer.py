@@ -200,7 +200,7 @@ class FooterView(BlockView):
         self._copied.start()
 
     def _say(self, line: StateLine) -> None:
-        """A screen reader hears the new state."""
+        """Announce the new state to screen readers."""
         self.setAccessibleName(line.text or self.appearance.texts.answer_name)
         QAccessible.updateAccessibility(QAccessibleEvent(self, QAccessible.Event.NameChanged))
 

@@ -27,7 +27,7 @@ FRAME_MS: Final = 33
 class ChatPane(QWidget):
     """Give it every batch of changes by `apply`; it shows `app.current`.
 
-    `conversation_needed` is sent before a question is asked while no conversation is open; whoever owns the window may
+    `conversation_needed` is sent before a question is asked while no conversation is open; the owner of the window may
     then do more than open one, which the pane does itself.
     """
 

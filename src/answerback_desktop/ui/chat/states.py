@@ -21,7 +21,7 @@ __all__ = ["EmptyState", "OfflineBanner"]
 
 
 class EmptyState(QScrollArea):
-    """A title, a sentence, and questions to begin with. `chosen` tells the one that was picked."""
+    """A title, a sentence, and questions to begin with. `chosen` carries the one that was picked."""
 
     chosen = Signal(str)
 

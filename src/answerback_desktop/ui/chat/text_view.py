@@ -24,7 +24,7 @@ def wrap_mode(text: str) -> QTextOption.WrapMode:
 
 
 class TextView(QTextBrowser):
-    """As high as its text. `link` tells the target of a link that was activated; nothing is followed by itself."""
+    """A text that is as high as its lines. `link` carries an activated link's target; nothing is followed by itself."""
 
     link = Signal(str)
 

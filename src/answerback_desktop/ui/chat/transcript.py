@@ -105,7 +105,7 @@ class Transcript(QAbstractScrollArea):
         self._rebuild()
 
     def set_appearance(self, appearance: Appearance) -> None:
-        """Another theme, language or size: everything is drawn anew, at the same place."""
+        """Another theme, language or size: everything is drawn again, at the same place."""
         self._keep_anchor()
         self._appearance = appearance
         self.setAccessibleName(appearance.texts.transcript_name)
@@ -407,7 +407,7 @@ class Transcript(QAbstractScrollArea):
             bar.setValue(bar.value() + top + height - self.viewport().height() + self._appearance.theme.space(6))
 
     def viewportEvent(self, event: QEvent) -> bool:  # noqa: N802 - Qt's name
-        """A new screen scale draws the icons anew."""
+        """A new screen scale draws the icons again."""
         if event.type() == QEvent.Type.DevicePixelRatioChange:
             self.set_appearance(self._appearance)
         return super().viewportEvent(event)

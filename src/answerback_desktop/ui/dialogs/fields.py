@@ -41,7 +41,7 @@ class Number(QSpinBox):
 
 
 class CheckBox(QCheckBox):
-    """A box with a tick that can be told from its ground in both schemes."""
+    """A check box whose tick has contrast in both schemes."""
 
     def __init__(self, text: str, theme: Theme) -> None:
         super().__init__(text)

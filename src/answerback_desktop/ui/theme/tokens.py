@@ -8,7 +8,7 @@ __all__ = ["DARK", "LIGHT", "MONO_FAMILIES", "TEXT_FAMILIES", "CodeColours", "Co
 
 
 class Scheme(StrEnum):
-    """Which of the two looks."""
+    """Which of the two colour schemes."""
 
     LIGHT = "light"
     DARK = "dark"

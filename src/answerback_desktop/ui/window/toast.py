@@ -169,7 +169,7 @@ class Notifier(QObject):
             self._notify(changes.ended)
 
     def _notify(self, ended: tuple[str, ...]) -> None:
-        """The title only: a notification is seen by whoever looks at the screen."""
+        """Show the title only: anybody near the screen can read a notification."""
         words = self._texts.window
         for conversation in self._app.conversations:
             turns = [turn for request_id in ended if (turn := conversation.turn(request_id)) is not None]

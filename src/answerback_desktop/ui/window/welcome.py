@@ -84,7 +84,7 @@ class WelcomePage(QScrollArea):
     # --- the pages
 
     def _build(self) -> None:
-        """Lay the page of the screen out anew; texts that were typed are taken over."""
+        """Build the page of the screen again; typed texts are kept."""
         theme = self._theme
         page = QWidget()
         page.setObjectName("welcome")
