@@ -74,7 +74,7 @@ async def test_a_conversation_is_the_context_and_becomes_history(stack: Stack) -
         ]
 
 
-async def test_the_connections_table_holds_what_the_mission_says(stack: Stack) -> None:
+async def test_the_connections_table_holds_the_attributes_of_the_two_frame_client(stack: Stack) -> None:
     user, session = stack.name("user"), stack.name("session")
     async with asyncio.timeout(60), connect(f"{stack.url}?userId={user}&sessionId={session}", proxy=None) as socket:
         await socket.send(json.dumps({"action": "ping"}))

@@ -249,7 +249,7 @@ def failing(failure: Exception, *, after: tuple[str, ...] = (), times: int = 1_0
         (Broken("throttlingException", "secret"), ("half ",), "model_throttled"),
     ],
 )
-async def test_a_model_that_fails_is_told_by_its_code(
+async def test_a_model_that_fails_is_reported_by_its_code(
     stack: Stack, failure: Exception, after: tuple[str, ...], code: str
 ) -> None:
     question = stack.name("question")
@@ -269,7 +269,7 @@ async def test_a_model_that_is_throttled_for_a_moment_is_asked_again(stack: Stac
         assert (await client.ask(question, timeout=80)).text == "at last"
 
 
-async def test_an_aurora_that_is_away_costs_no_answer_and_no_history(stack: Stack) -> None:
+async def test_an_aurora_that_is_unavailable_costs_no_answer_and_no_history(stack: Stack) -> None:
     user, conversation = stack.name("user"), stack.name("conversation")
     async with app(stack, f"userId={user}") as one:
         stack.emulator.pause_database()

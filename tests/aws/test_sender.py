@@ -77,7 +77,7 @@ def test_frames_are_posted_one_after_the_other() -> None:
     play(scene)
 
 
-def test_a_connection_that_is_gone_is_told_to_who_keeps_the_connections() -> None:
+def test_a_connection_that_is_gone_is_reported_to_who_keeps_the_connections() -> None:
     async def scene(at: Scene) -> None:
         assert await at.send(to="c-2") == Gone()
         assert at.removed == ["c-2"]
@@ -147,7 +147,7 @@ def test_what_may_be_over_soon_is_slow() -> None:
 
 
 @pytest.mark.parametrize("code", ["ForbiddenException", "PayloadTooLargeException", "BadRequestException"])
-def test_what_no_repeating_helps_is_given_up_and_told_to_the_operator(
+def test_what_no_repeating_helps_is_given_up_and_reported_to_the_operator(
     code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scene(at: Scene) -> None:

@@ -214,7 +214,7 @@ async def test_a_cut_connection_is_over_on_both_sides(inject: Callable[[ProxyPat
             await echoing.writers[0].wait_closed()
 
 
-async def test_a_half_open_connection_swallows_what_is_said() -> None:
+async def test_a_half_open_connection_swallows_what_is_sent() -> None:
     async with asyncio.timeout(20), Echoing() as echoing:
         echoing.path.lose_server()
         with suppress(ConnectionResetError):

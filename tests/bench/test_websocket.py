@@ -72,7 +72,7 @@ async def test_a_strict_server_understands_it_and_is_understood() -> None:
         connection.send(b"too late")
 
 
-async def test_why_a_connection_ended_is_told() -> None:
+async def test_why_a_connection_ended_is_reported() -> None:
     async def hang_up(socket: ServerConnection) -> None:
         await socket.close(1013, "come back later")
 

@@ -250,7 +250,7 @@ def test_an_id_is_pending_once():
         script.ask("a")
 
 
-def test_a_new_attempt_is_told():
+def test_a_new_attempt_is_reported():
     script = connected()
     script.ask("a", STREAM)
     shown = events(
@@ -304,7 +304,7 @@ def test_a_time_out_in_an_outage_says_so():
     assert failure.cause_code is None
 
 
-def test_a_time_out_without_a_connection_is_told_to_the_server_later():
+def test_a_time_out_without_a_connection_is_sent_to_the_server_later():
     script = connected()
     script.ask("a")
     script.lose()
@@ -474,7 +474,7 @@ def test_a_restored_question_is_resumed_from_the_start_or_asked():
     assert (done.answer.text, done.answer.conversation_id) == ("abcd", "c")
 
 
-def test_cancelling_a_restored_question_is_told_because_the_earlier_run_may_have_sent_it():
+def test_cancelling_a_restored_question_reaches_the_server_because_the_earlier_run_may_have_sent_it():
     script = connected()
     script.session.restore(PendingRequest(frame=question("first")), ASK, now=0)
     pending = PendingRequest(frame=question("a"))
@@ -730,7 +730,7 @@ def test_closing_ends_everything_once():
         script.session.call("q", Ping(), timeout_s=30, now=0)
 
 
-def test_the_welcome_tells_the_limits():
+def test_the_welcome_shows_the_limits():
     script = Script()
     (hello,) = hellos(script.connect())
     assert [type(e) for e in script.welcome(hello)] == [Ready]

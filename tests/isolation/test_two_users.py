@@ -244,7 +244,7 @@ ADMIN_ROUTES = (
 
 
 @pytest.mark.parametrize("route", ADMIN_ROUTES, ids=" ".join)
-async def test_the_admin_port_tells_nothing_without_its_key(site: Site, ann: Victim, route: tuple[str, str]) -> None:
+async def test_the_admin_port_reveals_nothing_without_its_key(site: Site, ann: Victim, route: tuple[str, str]) -> None:
     method, path = route
     real = {"connection": ann.connection_id, "request": ann.requests["running"], "user": "ann"}
     made_up = {name: unlike(value) for name, value in real.items()}

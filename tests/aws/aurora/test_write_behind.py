@@ -150,7 +150,7 @@ async def test_while_aurora_is_down_nothing_is_lost_and_then_all_is_there_once(
     assert await used(patient) == [(2, 2, 2)]
 
 
-async def test_a_paused_aurora_is_waited_for_or_told(aws, actor, emulator, open_aws):
+async def test_a_paused_aurora_is_waited_for_or_reported(aws, actor, emulator, open_aws):
     await actor.turn("r1")
     emulator.pause_database()
     try:
@@ -357,7 +357,7 @@ async def _dies_at_the_mark(*_arguments: object, **_named: object) -> None:
     raise Crash
 
 
-async def test_restoring_what_began_anew_does_not_bring_the_old_back(aws, actor):
+async def test_restoring_what_restarted_does_not_bring_the_old_back(aws, actor):
     await actor.turn("old")
     await aws.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
     actor.now_ms += 1000

@@ -39,7 +39,7 @@ def test_the_database_rests_as_the_template_lets_it() -> None:
     assert COUNTS.write_behind["waiting_turns"] == write_behind.MAX_WAITING
 
 
-def test_looks_and_renewals_come_as_often_as_the_worker_makes_them() -> None:
+def test_polls_and_renewals_come_as_often_as_the_worker_makes_them() -> None:
     assert COUNTS.poll["every_s"] == POLL_EVERY_S
     assert round(COUNTS.renewal["every_s"], 1) == round(Policy().renew_every_s, 1)
 

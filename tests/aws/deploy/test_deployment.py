@@ -112,7 +112,7 @@ def test_deploying_the_same_again_changes_nothing(
         ({"RateLimit": "-5"}, "RateLimit"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_made(
+def test_what_cannot_be_is_reported_before_anything_is_made(
     account: Account,
     wanted: MakeRequest,
     stack_name: str,
@@ -198,7 +198,7 @@ def test_following_logs_shows_each_line_once(account: Account, deployed: tuple[s
     assert len(seen) == len(set(seen))
 
 
-def test_an_alarm_that_rings_says_what_to_do(account: Account, deployed: tuple[str, StackState]) -> None:
+def test_an_alarm_that_goes_off_says_what_to_do(account: Account, deployed: tuple[str, StackState]) -> None:
     name, _ = deployed
     cloudwatch = account.client("cloudwatch")
     alarm = next(one for one in Stack(account, name).resources() if one["LogicalResourceId"] == "OldestMessageAlarm")
@@ -256,7 +256,7 @@ async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snaps
         Removal(account, stack_name, recorder).destroy()
 
 
-def test_the_history_goes_only_when_that_is_said(
+def test_the_history_goes_only_on_request(
     account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     Deployment(account, stack_name, recorder, build=build).deploy(wanted())
@@ -280,7 +280,7 @@ def test_deploying_while_it_is_being_made_follows_that_first(
     Removal(account, stack_name, recorder).destroy(delete_history=True)
 
 
-def test_what_failed_first_is_said_and_the_way_out_works(
+def test_what_failed_first_is_reported_and_the_way_out_works(
     account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     with pytest.raises(DeployError) as caught:

@@ -27,7 +27,7 @@ def only(items: list[dict[str, Any]]) -> dict[str, Any]:
     return item
 
 
-async def test_the_item_is_the_missions(world) -> None:
+async def test_the_item_has_the_form_of_the_two_frame_client(world) -> None:
     connections = world.connections()
     await connections.add(connection())
     bound = await connections.bind("L0S9aeCap5sA92b=", "user_001")

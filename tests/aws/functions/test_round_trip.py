@@ -32,7 +32,7 @@ TWO_FRAME_QUESTION = {
 }
 
 
-def test_the_mission_s_two_frames(functions: Functions) -> None:
+def test_two_frames_are_a_whole_exchange(functions: Functions) -> None:
     functions.connect("c-1")
     assert functions.say("c-1", TWO_FRAME_QUESTION) == {"statusCode": 200}
     assert functions.work() == [{"batchItemFailures": []}]
@@ -92,7 +92,7 @@ def test_a_connection_that_is_gone_is_removed_and_the_answer_kept(functions: Fun
     assert record.state is State.COMPLETED
 
 
-def test_what_was_done_and_is_handed_out_again_is_sent_again(functions: Functions) -> None:
+def test_what_was_done_and_is_redelivered_is_sent_again(functions: Functions) -> None:
     functions.connect("c-1")
     functions.say("c-1", TWO_FRAME_QUESTION)
     (event,) = functions.sqs.events()
@@ -113,7 +113,7 @@ def test_a_request_that_kills_its_workers_ends_as_failed(make_functions: Callabl
     assert (response["status"], response["error"]["code"]) == ("failed", "internal")
 
 
-def test_a_dead_letter_ends_as_failed_and_its_app_is_told(functions: Functions) -> None:
+def test_a_dead_letter_ends_as_failed_and_its_app_gets_the_error(functions: Functions) -> None:
     functions.connect("c-1")
     functions.say("c-1", TWO_FRAME_QUESTION)
     (event,) = functions.sqs.events()
@@ -135,7 +135,7 @@ def test_a_dead_letter_with_a_live_lease_goes_back_for_as_long(functions: Functi
     assert functions.store.records[key].state is State.RUNNING
 
 
-def test_a_model_that_fails_is_told_and_not_repeated(make_functions: Callable[..., Functions]) -> None:
+def test_a_model_that_fails_is_reported_and_not_repeated(make_functions: Callable[..., Functions]) -> None:
     def script(prompt: Prompt) -> list[Any]:
         return ["half ", ModelError(ErrorCode.MODEL_THROTTLED, "the quota is used up")]
 
@@ -176,7 +176,7 @@ def test_a_front_that_fails_says_so_in_the_protocol_s_words(functions: Functions
     assert "secret" not in json.dumps(error)
 
 
-def test_a_queue_that_takes_nothing_is_told_as_unavailable_and_mended_by_the_repeat(functions: Functions) -> None:
+def test_a_queue_that_takes_nothing_is_reported_as_unavailable_and_repaired_by_the_repeat(functions: Functions) -> None:
     functions.connect("c-1")
     functions.sqs.error = Unavailable("planted")
     functions.say("c-1", TWO_FRAME_QUESTION)

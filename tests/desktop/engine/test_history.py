@@ -105,7 +105,7 @@ async def test_delete_is_taken_back(open_app, model):
     await app.until(lambda: dialogue(back) == [("keep me", "yes")])
 
 
-async def test_a_deletion_offline_is_told_later(open_app, model, network, monkeypatch):
+async def test_a_deletion_offline_is_sent_later(open_app, model, network, monkeypatch):
     monkeypatch.setattr(sync, "UNDO_S", 0.0)
     app = await open_app()
     await answered(app, model, "gone", "yes")

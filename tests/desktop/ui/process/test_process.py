@@ -52,7 +52,7 @@ def test_an_exception_is_logged_with_its_places_and_without_its_words(log_path: 
     assert SECRET not in text.replace("raise KeyError(SECRET)", "")
 
 
-def test_what_nobody_caught_is_logged_and_told(log_path: Path, watch: CrashWatch, qtbot):
+def test_what_nobody_caught_is_logged_and_reported(log_path: Path, watch: CrashWatch, qtbot):
     with qtbot.waitSignal(watch.happened, timeout=10_000):
         try:
             raise_secret()

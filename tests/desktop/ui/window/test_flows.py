@@ -192,7 +192,7 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
     assert gateway.model.prompts[-1].system == "Be brief."
 
 
-def test_a_cancelled_dialog_leaves_the_look_as_it_was(open_app, gateway):
+def test_a_cancelled_dialog_leaves_the_theme_as_it_was(open_app, gateway):
     person = open_app(url=gateway.url, theme=Theme.LIGHT)
     person.window.show_settings()
     dialog = person.window.dialogs.settings

@@ -247,7 +247,7 @@ def test_every_control_has_a_name_for_a_screen_reader(session_controller):
     one.window.dialogs.settings.reject()
 
 
-def test_toasts_are_few_and_said_once(session_controller, qtbot):
+def test_toasts_are_few_and_shown_once(session_controller, qtbot):
     one = session_controller("a")
     done = []
     for text in ("1", "2", "2", "3", "4"):
