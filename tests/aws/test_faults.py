@@ -111,7 +111,7 @@ def send(stack: Stack, queue: str, body: str, *, group: str | None = None) -> No
 
 
 async def until(stack: Stack, queue: str, *, waiting: int = 0, handed_out: int) -> None:
-    """Until so many messages wait in the queue, and so many are handed out or hidden."""
+    """Until so many messages wait in the queue, and so many are in flight."""
     client = stack.emulator.client("sqs")
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     while True:

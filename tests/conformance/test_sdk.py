@@ -14,7 +14,7 @@ from answerback.client.errors import AnswerbackError, RequestCancelled, RequestF
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback_proof.conformance import Case, CaseFailed, Outcome, load_cases, run_client_case
-from impatient import shortened
+from shortened import shortened
 
 CASES = {case.name: case for case in load_cases("client")}
 

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from answerback_proof.conformance import CaseStatus, ServerRun, load_cases
 from cli_process import GatewayProcess
-from impatient import shortened
+from shortened import shortened
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
 

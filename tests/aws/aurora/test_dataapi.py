@@ -382,7 +382,7 @@ def test_the_client_never_repeats_a_call_by_itself():
     assert made.meta.config.retries["total_max_attempts"] == 1
 
 
-# --- the archive's requests ---------------------------------------------------------------------------------
+# --- requests of writing behind --------------------------------------------------------------------------------
 
 
 async def test_a_full_batch_keeps_the_limits_of_parameters(make, client):

@@ -1,4 +1,4 @@
-"""Writing behind: every turn once, in order, whatever dies or is away; and what is read back."""
+"""Writing behind: every turn once, in order, whatever dies or is unavailable; and what is read back."""
 
 import asyncio
 import json
@@ -144,10 +144,10 @@ async def test_while_aurora_is_down_nothing_is_lost_and_then_all_is_there_once(
         assert await aws.read(RequestKey("ann", "r2")) is not None
     finally:
         postgres_server.start()
-    patient = open_aws(retry_for_s=20)
-    assert await patient.write_behind.flush() == 1
-    assert await shown(patient) == [("r2", "And?", "So."), ("r1", "Why?", "Because.")]
-    assert await used(patient) == [(2, 2, 2)]
+    persistent = open_aws(retry_for_s=20)
+    assert await persistent.write_behind.flush() == 1
+    assert await shown(persistent) == [("r2", "And?", "So."), ("r1", "Why?", "Because.")]
+    assert await used(persistent) == [(2, 2, 2)]
 
 
 async def test_a_paused_aurora_is_waited_for_or_reported(aws, actor, emulator, open_aws):
@@ -156,11 +156,11 @@ async def test_a_paused_aurora_is_waited_for_or_reported(aws, actor, emulator, o
     try:
         with pytest.raises(Unavailable):
             await aws.turns("ann", "c1", before=None, limit=9)
-        patient = open_aws(retry_for_s=30, on_waking=emulator.resume_database)
-        assert [turn.request_id for turn in await patient.turns("ann", "c1", before=None, limit=9)] == ["r1"]
+        persistent = open_aws(retry_for_s=30, on_waking=emulator.resume_database)
+        assert [turn.request_id for turn in await persistent.turns("ann", "c1", before=None, limit=9)] == ["r1"]
     finally:
         emulator.resume_database()
-    assert patient.rds_data.calls.count("begin_transaction") == 2
+    assert persistent.rds_data.calls.count("begin_transaction") == 2
 
 
 # --- a turn that cannot be written --------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What DynamoConnections does beyond the contract: the mission's item, processes that race, calls that are lost."""
+"""What DynamoConnections does beyond the contract: the two-frame client's item, races, lost calls."""
 
 import asyncio
 from typing import Any

@@ -41,7 +41,7 @@ LOCK_TIMEOUT_SQL: Final = f"(SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}',
 
 _LOCK: Final = """
 SELECT CAST(pg_advisory_xact_lock(k.lock_key) AS text)
-FROM (VALUES {keys}) AS k (lock_key) WHERE {impatient}"""
+FROM (VALUES {keys}) AS k (lock_key) WHERE {has_timeout}"""
 
 # Questions end in any order: the first one that was asked is when the user came.
 _UPSERT_USERS: Final = """
@@ -98,7 +98,7 @@ def lock_users(user_ids: Collection[str]) -> Operation[None]:
     """
     keys: dict[str, Value] = {f"k{n}": key for n, key in enumerate(sorted(set(map(_lock_key, user_ids))))}
     values = ", ".join(f"(CAST(:{name} AS bigint))" for name in keys)
-    yield [Query(_LOCK.format(keys=values, impatient=LOCK_TIMEOUT_SQL), keys)]
+    yield [Query(_LOCK.format(keys=values, has_timeout=LOCK_TIMEOUT_SQL), keys)]
 
 
 def lock_key(name: str) -> int:
