@@ -170,10 +170,10 @@ def planted() -> str:
 
 
 def _rules() -> dict[str, str]:
-    """Links to the rules of docs/rules.md by what they are planted as."""
+    """Links to the rules of docs/rules.md by their names."""
     text = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
-    rules = re.findall(r"^## ([^\n]+)(?:(?!^## ).)*?^- Planted as: (R\d+)$", text, re.MULTILINE | re.DOTALL)
-    return {key: f"[{name}](rules.md#{_fragment(name)})" for name, key in rules}
+    rules = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    return {name: f"[{name}](rules.md#{_fragment(name)})" for name in rules}
 
 
 def _promises() -> dict[str, str]:

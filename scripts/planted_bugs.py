@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Plant each bug of tests/planted/bugs.toml in a copy of the source and see that what is named there catches it.
 
-    scripts/planted_bugs.py                     every bug; prints what catches each rule; exit status 1 if one is missed
-    scripts/planted_bugs.py --only R5           the bugs of one rule, or whose name has these words
-    scripts/planted_bugs.py --only R5 --diff    what is planted, beside the source; runs nothing
-    scripts/planted_bugs.py --find --only R5    try everything that could catch them
+    scripts/planted_bugs.py                            every bug, and what catches it; exit status 1 if one is missed
+    scripts/planted_bugs.py --only "Each target once"  the bugs of one rule, or whose name has these words
+    scripts/planted_bugs.py --only lease --diff        what is planted, beside the source; runs nothing
+    scripts/planted_bugs.py --only lease --find        try everything that could catch them
 
 A bug names a function and an edit of its syntax tree (see syntax_edits.py). One that does not fit the source is an
 error in words: the source has moved on, and so must the bug.
@@ -176,7 +176,7 @@ def _run(bugs: Sequence[Bug], *, jobs: int) -> int:
     with ThreadPoolExecutor(jobs) as pool:
         for bug, is_caught in zip(bugs, pool.map(_is_caught, bugs), strict=True):
             missed += not is_caught
-            print(f"{bug.rule:8} {bug.what:80} {'' if is_caught else 'MISSED by '}{bug.by}", flush=True)
+            print(f"{bug.rule:41} {bug.what:80} {'' if is_caught else 'MISSED by '}{bug.by}", flush=True)
     print(f"{len(bugs)} bugs planted, {len(bugs) - missed} caught", file=sys.stderr)
     return 1 if missed else 0
 
@@ -199,7 +199,7 @@ def _find(bugs: Sequence[Bug]) -> int:
     for bug in bugs:
         with planted(bug) as source:
             found = [catcher for catcher in FINDERS if catches(source, catcher)]
-        print(f"{bug.rule:8} {bug.what}: {', '.join(found) or 'NOTHING'}", flush=True)
+        print(f"{bug.rule:41} {bug.what}: {', '.join(found) or 'NOTHING'}", flush=True)
     return 0
 
 

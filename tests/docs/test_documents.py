@@ -48,8 +48,6 @@ def rules_of(document: Read) -> dict[str, str]:
     """The sections of docs/rules.md by the rule's name."""
     sections = document("docs/rules.md").text.partition("<!-- rules -->")[2].split("\n## ")[1:]
     rules = {name: body for name, _, body in (section.partition("\n") for section in sections)}
-    numbers = [re.findall(r"^- Planted as: R(\d+)$", body, re.MULTILINE) for body in rules.values()]
-    assert numbers == [[str(n)] for n in range(1, 18)]
     assert len(sections) == len(rules)
     return rules
 

@@ -394,7 +394,9 @@ async def test_a_compressed_stream_is_not_held_back() -> None:
         assert b"".join([data async for data in body]) == b"two"
 
 
-@pytest.mark.parametrize("body", [b"this is no gzip at all", gzip.compress(b"a")[:10] + b"\xff" * 50])
+@pytest.mark.parametrize(
+    "body", [b"this is no gzip at all", gzip.compress(b"a")[:10] + b"\xff" * 50], ids=["no gzip", "broken gzip"]
+)
 async def test_what_cannot_be_decoded_is_an_error(body: bytes) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()

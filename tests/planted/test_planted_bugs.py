@@ -1,5 +1,6 @@
 """The planted bugs fit the source, and a few of them are planted and caught; `scripts/planted_bugs.py` does all."""
 
+import re
 from pathlib import Path
 
 import planted_bugs
@@ -8,14 +9,14 @@ import pytest
 from answerback_proof.simulation import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
-RULES = {f"R{number}" for number in range(1, 18)}
+RULES = set(re.findall(r"^## (.+)$", (ROOT / "docs/rules.md").read_text(encoding="utf-8"), re.MULTILINE))
 PROMISES = {f"G{number}" for number in range(1, 8)}
 BUGS = {bug.what: bug for bug in planted_bugs.read_bugs()}
 SAMPLE = [
-    "a wish is honoured again and again",
-    "a claim takes what is still held",
+    "a target is applied again and again",
+    "a claim takes a request whose lease is live",
     "another session of the user may cancel",
-    "each request has a lane of its own in the gateway",
+    "each request has an ordered queue of its own in the gateway",
 ]
 
 
