@@ -11,7 +11,7 @@ def test_each_function_needs_only_its_own() -> None:
     settings = Settings({"ANSWERBACK_QUEUE_URL": "https://sqs/q.fifo"})
     assert settings.queue_url == "https://sqs/q.fifo"
     with pytest.raises(SettingsError, match="ANSWERBACK_CONNECTIONS_TABLE is not set"):
-        _ = settings.connections_table
+        _ = settings.table("connections")
 
 
 def test_what_is_left_out_is_as_in_the_gateway() -> None:

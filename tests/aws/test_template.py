@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from answerback.protocol import frames
-from answerback_aws.runtime.dynamodb.tables import SHAPES, TTL_ATTRIBUTE, definition
+from answerback_aws.runtime.dynamodb.tables import SHAPES, TTL_ATTRIBUTE
+from dynamo import definition
 from template import PATH, RESOURCES, TEMPLATE, TEXT, listed, of_type, plain
 
 FUNCTIONS = of_type("AWS::Lambda::Function")

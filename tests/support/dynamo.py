@@ -20,7 +20,7 @@ from answerback_aws.runtime.aurora.users import erase_user
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.limits import RateLimits
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
-from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables, definition
+from answerback_aws.runtime.dynamodb.tables import SHAPES, Index, Table, Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 
 NOW_MS = 29_166_667 * 60_000
@@ -126,3 +126,41 @@ def _ending(turn: StoredTurn) -> Change[None]:
         return Step(replace(record, state=State(turn.status.value), ending=ending), None, turn.answer)
 
     return step
+
+
+def definition(name: str, shape: Table) -> dict[str, Any]:
+    """The arguments of `create_table`, on demand; what the template says in its own words."""
+    attributes = {shape.partition_key: "S"}
+    if shape.sort_key is not None:
+        attributes[shape.sort_key] = "S"
+    for index in shape.indexes:
+        attributes |= {index.partition_key: "S", index.sort_key: "N"}
+    arguments: dict[str, Any] = {
+        "TableName": name,
+        "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": [
+            {"AttributeName": attribute, "AttributeType": kind} for attribute, kind in attributes.items()
+        ],
+        "KeySchema": _key_schema(shape.partition_key, shape.sort_key),
+    }
+    if shape.indexes:
+        arguments["GlobalSecondaryIndexes"] = [_index(index) for index in shape.indexes]
+    return arguments
+
+
+def _index(index: Index) -> dict[str, Any]:
+    projection: dict[str, Any] = {"ProjectionType": "ALL"}
+    if index.include is not None:
+        projection = {"ProjectionType": "INCLUDE", "NonKeyAttributes": list(index.include)}
+    return {
+        "IndexName": index.name,
+        "KeySchema": _key_schema(index.partition_key, index.sort_key),
+        "Projection": projection,
+    }
+
+
+def _key_schema(partition_key: str, sort_key: str | None) -> Sequence[dict[str, str]]:
+    keys = [{"AttributeName": partition_key, "KeyType": "HASH"}]
+    if sort_key is not None:
+        keys.append({"AttributeName": sort_key, "KeyType": "RANGE"})
+    return keys

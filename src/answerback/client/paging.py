@@ -1,14 +1,11 @@
 """Reading page by page: conversations, and a conversation's turns, which may come in pieces."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
 
 from msgspec.structs import replace
 
 from answerback.client.errors import ProtocolViolation
 from answerback.protocol.frames import History, Turn
-
-PageT = TypeVar("PageT")
 
 
 async def turns(conversation_id: str, page: Callable[[str | None], Awaitable[History]]) -> AsyncIterator[Turn]:

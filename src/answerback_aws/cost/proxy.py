@@ -11,13 +11,14 @@ from typing import Any, Final
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 from answerback_aws.emulator.serving import ThreadedServer
-from answerback_aws.runtime.dynamodb.metering import read_units_of
+from answerback_aws.runtime.dynamodb.items import Item, decode
 
 __all__ = ["Call", "CountingProxy"]
 
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 _HOP_BY_HOP: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "accept-encoding"})
 _READS: Final = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"})
+_READ_UNIT_BYTES: Final = 4096
 _BILLED: Final = _READS | {"PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "TransactWriteItems"}
 _CONNECTIONS: Final = re.compile(r".*/@connections/[^/]+")
 _POSTS: Final = {"POST": "PostToConnection", "GET": "GetConnection", "DELETE": "DeleteConnection"}
@@ -32,13 +33,12 @@ _PATHS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call: bytes of its body and of the answer's, and DynamoDB's units. `table`: of a single-table operation."""
+    """One call: bytes of its body, and DynamoDB's units. `table`: of a single-table operation."""
 
     service: str
     operation: str
     status: int
     sent_bytes: int
-    received_bytes: int
     table: str = ""
     read_units: float = 0.0
     write_units: float = 0.0
@@ -104,7 +104,6 @@ class CountingProxy:
                 operation=operation,
                 status=answer.status,
                 sent_bytes=len(body),
-                received_bytes=len(received),
                 table=_table(body) if service == "DynamoDB" else "",
                 read_units=read,
                 write_units=written,
@@ -155,3 +154,9 @@ def _refused(answer: Mapping[str, Any], asked: Mapping[str, Any]) -> float:
     if kind == "ConditionalCheckFailedException":
         return 1.0
     return 2.0 * len(asked["TransactItems"]) if kind == "TransactionCanceledException" else 0.0
+
+
+def read_units_of(item: Item) -> int:
+    """Of one strongly consistent read. An item is about as large as its names and values in UTF-8."""
+    size = sum(len(name) + len(str(value).encode()) for name, value in decode(item).items())
+    return -(-size // _READ_UNIT_BYTES)

@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
@@ -50,7 +49,6 @@ class StackEvent:
     """Something that happened to a resource of the stack, or to the stack itself."""
 
     event_id: str
-    at: datetime
     resource: str
     kind: str
     status: str
@@ -273,7 +271,6 @@ class Stack:
 def _event(one: Mapping[str, Any]) -> StackEvent:
     return StackEvent(
         event_id=one["EventId"],
-        at=one["Timestamp"],
         resource=one["LogicalResourceId"],
         kind=one["ResourceType"],
         status=one.get("ResourceStatus", ""),

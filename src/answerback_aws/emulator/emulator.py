@@ -23,7 +23,6 @@ from urllib.request import urlopen
 __all__ = ["REGION", "Emulator", "EmulatorFailed"]
 
 REGION: Final = "us-east-1"
-ACCOUNT: Final = "000000000000"
 CREDENTIALS: Final = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")

@@ -33,27 +33,9 @@ class Settings:
 
     # --- resources: every one that a function asks for must be there
 
-    @property
-    def connections_table(self) -> str:
-        return self._text("CONNECTIONS_TABLE")
-
-    @property
-    def sessions_table(self) -> str:
-        return self._text("SESSIONS_TABLE")
-
-    @property
-    def requests_table(self) -> str:
-        return self._text("REQUESTS_TABLE")
-
-    @property
-    def conversations_table(self) -> str:
-        """Name of the table of turns that the model still needs or Aurora does not have yet."""
-        return self._text("CONVERSATIONS_TABLE")
-
-    @property
-    def rate_limits_table(self) -> str:
-        """Name of the table of rate windows and users' own limits."""
-        return self._text("RATE_LIMITS_TABLE")
+    def table(self, name: str) -> str:
+        """Name of the table that is this field of `dynamodb.tables.Tables`."""
+        return self._text(f"{name.upper()}_TABLE")
 
     @property
     def queue_url(self) -> str:

@@ -41,7 +41,6 @@ class Unsent:
     conversation_id: str
     title: str | None
     deleted_at_ms: int | None
-    is_known: bool
 
 
 class AccountStore:
@@ -127,13 +126,10 @@ class AccountStore:
         """Renames and deletions that the server does not have yet."""
         with self._db.reading():
             rows = self._db.run(
-                "SELECT conversation_id, title_to_send, deleted_at_ms, is_known FROM conversations "
+                "SELECT conversation_id, title_to_send, deleted_at_ms FROM conversations "
                 "WHERE title_to_send IS NOT NULL OR deleted_at_ms IS NOT NULL"
             )
-            return tuple(
-                Unsent(conversation_id=name, title=title, deleted_at_ms=at_ms, is_known=bool(known))
-                for name, title, at_ms, known in rows
-            )
+            return tuple(Unsent(conversation_id=name, title=title, deleted_at_ms=at_ms) for name, title, at_ms in rows)
 
     def forget_conversation(self, conversation_id: str) -> None:
         """It is gone for good: with its turns and its draft."""

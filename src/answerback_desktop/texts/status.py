@@ -62,8 +62,6 @@ class StatusTexts:
     start_failed_text: str
     start_again: str
     show_log: str
-    waiting_title: str
-    waiting_text: str
     later: str
     welcome_signin_title: str
     welcome_signin_text: str
@@ -162,8 +160,6 @@ STATUS_EN: Final = StatusTexts(
     start_failed_text="Its log says why. Often a package is missing: pip install 'answerback[server,local-llm]'",
     start_again="Try again",
     show_log="Show the log",
-    waiting_title="Connecting…",
-    waiting_text="Asking {url}",
     later="Not now",
     welcome_signin_title="Sign in to continue",
     welcome_signin_text="The server at {url} wants to know who you are.",
@@ -262,8 +258,6 @@ STATUS_KO: Final = StatusTexts(
     start_failed_text="이유는 로그에 있어요. 패키지가 빠진 경우가 많아요: pip install 'answerback[server,local-llm]'",
     start_again="다시 시도",
     show_log="로그 보기",
-    waiting_title="연결하고 있어요…",
-    waiting_text="{url}에 물어보는 중",
     later="나중에",
     welcome_signin_title="로그인이 필요해요",
     welcome_signin_text="{url} 서버가 사용자 확인을 요청해요.",

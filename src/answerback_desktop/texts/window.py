@@ -23,7 +23,6 @@ class WindowTexts:
     results_name: str
     no_conversations: str
     no_conversations_hint: str
-    searching: str
     found_nothing: str
     found_nothing_hint: str
     found_title: str
@@ -117,7 +116,6 @@ WINDOW_EN: Final = WindowTexts(
     results_name="Search results",
     no_conversations="No conversations yet",
     no_conversations_hint="Ask something. Your questions and their answers are kept here.",
-    searching="Searching…",
     found_nothing="Nothing found",
     found_nothing_hint="No title, question or answer contains “{query}”.",
     found_title="in the title",
@@ -207,7 +205,6 @@ WINDOW_KO: Final = WindowTexts(
     results_name="검색 결과",
     no_conversations="아직 대화가 없어요",
     no_conversations_hint="무엇이든 물어보세요. 질문과 답변이 모두 여기에 남아요.",
-    searching="검색하고 있어요…",
     found_nothing="찾은 것이 없어요",
     found_nothing_hint="제목, 질문, 답변 어디에도 “{query}”이(가) 없어요.",
     found_title="제목",

@@ -57,10 +57,6 @@ class TurnViewModel:
             self._text = self._parts[0]
         return self._text
 
-    def text_from(self, start: int) -> str:
-        """`answer[start:]`: what a batch appended."""
-        return self.answer[start:]
-
     @property
     def status(self) -> TurnStatus:
         return self._turn.status

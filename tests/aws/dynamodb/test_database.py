@@ -8,7 +8,8 @@ from answerback.ports import Unavailable
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, backoff_s
 from answerback_aws.runtime.dynamodb.items import encode
-from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables, definition
+from answerback_aws.runtime.dynamodb.tables import SHAPES, Tables
+from dynamo import definition
 
 
 class Busy:

@@ -26,8 +26,8 @@ from answerback.core.request import (
 from answerback.ports import Accepted, Existing, Full, Limited, Quota, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES
-from answerback_aws.runtime.dynamodb.metering import meter
 from answerback_aws.runtime.dynamodb.requests import Retention
+from metering import meter
 
 pytestmark = pytest.mark.emulator
 

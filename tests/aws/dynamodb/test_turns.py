@@ -11,7 +11,7 @@ from answerback.protocol.frames import Status
 from answerback.stores.memory import MemoryStore
 from answerback_aws.runtime.aurora.users import erase_user
 from answerback_aws.runtime.dynamodb.limits import RateLimits
-from answerback_aws.runtime.dynamodb.metering import meter
+from metering import meter
 
 pytestmark = pytest.mark.emulator
 

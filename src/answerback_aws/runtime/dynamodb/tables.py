@@ -14,9 +14,9 @@ index. Two indexes are sparse: an item is in them only while it has the sort key
     Conversations.unarchived   userId, unarchived (N, the position)      until the turn is in Aurora
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 TTL_ATTRIBUTE: Final = "expiresAt"
 """Epoch seconds; in every table. DynamoDB deletes days late, so what reads an item also looks at it."""
@@ -72,41 +72,3 @@ class Tables:
     requests: str
     conversations: str
     rate_limits: str
-
-
-def definition(name: str, shape: Table) -> dict[str, Any]:
-    """The arguments of `create_table`, on demand; what the template says in its own words."""
-    attributes = {shape.partition_key: "S"}
-    if shape.sort_key is not None:
-        attributes[shape.sort_key] = "S"
-    for index in shape.indexes:
-        attributes |= {index.partition_key: "S", index.sort_key: "N"}
-    arguments: dict[str, Any] = {
-        "TableName": name,
-        "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": [
-            {"AttributeName": attribute, "AttributeType": kind} for attribute, kind in attributes.items()
-        ],
-        "KeySchema": _key_schema(shape.partition_key, shape.sort_key),
-    }
-    if shape.indexes:
-        arguments["GlobalSecondaryIndexes"] = [_index(index) for index in shape.indexes]
-    return arguments
-
-
-def _index(index: Index) -> dict[str, Any]:
-    projection: dict[str, Any] = {"ProjectionType": "ALL"}
-    if index.include is not None:
-        projection = {"ProjectionType": "INCLUDE", "NonKeyAttributes": list(index.include)}
-    return {
-        "IndexName": index.name,
-        "KeySchema": _key_schema(index.partition_key, index.sort_key),
-        "Projection": projection,
-    }
-
-
-def _key_schema(partition_key: str, sort_key: str | None) -> Sequence[dict[str, str]]:
-    keys = [{"AttributeName": partition_key, "KeyType": "HASH"}]
-    if sort_key is not None:
-        keys.append({"AttributeName": sort_key, "KeyType": "RANGE"})
-    return keys

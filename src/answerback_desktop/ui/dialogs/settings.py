@@ -45,7 +45,7 @@ class SettingsDialog(Dialog):
         self.buttons = QDialogButtonBox()
         self.save_button = self.buttons.addButton(words.save, QDialogButtonBox.ButtonRole.AcceptRole)
         self.save_button.setProperty("variant", "primary")
-        self.cancel_button = self.buttons.addButton(words.cancel, QDialogButtonBox.ButtonRole.RejectRole)
+        self.buttons.addButton(words.cancel, QDialogButtonBox.ButtonRole.RejectRole)
         self.about_button = self.buttons.addButton(texts.window.about, QDialogButtonBox.ButtonRole.HelpRole)
         self.about_button.setProperty("variant", "quiet")
         self.buttons.accepted.connect(self.save)

@@ -29,7 +29,6 @@ class Icon(StrEnum):
     CLOCK = '<circle cx="12" cy="12" r="8"/><path d="M12 7.5V12l3 2"/>'
     OFFLINE = '<path d="M4 4.5 20 20M8.2 15.3a5.4 5.4 0 0 1 5.1-1.4M4.8 11.6a10 10 0 0 1 4.7-2.7M13 8.5a10 10 0 0 1 6.2 3.1M12 19.2v.1"/>'  # noqa: E501
     ONLINE = '<path d="M8.2 15.4a5.4 5.4 0 0 1 7.6 0M4.8 11.8a10.2 10.2 0 0 1 14.4 0M12 19.1v.1"/>'
-    PLUS = '<path d="M12 5v14M5 12h14"/>'
     NEW_CHAT = '<path d="M12 4.5H7A2.5 2.5 0 0 0 4.5 7v10A2.5 2.5 0 0 0 7 19.5h10a2.5 2.5 0 0 0 2.5-2.5v-5M9.5 14.5l.7-2.8 7.2-7.2a1.5 1.5 0 0 1 2.1 2.1l-7.2 7.2z"/>'  # noqa: E501
     SEARCH = '<circle cx="10.5" cy="10.5" r="6"/><path d="m15 15 4.5 4.5"/>'
     SETTINGS = '<path d="M4 7h9M17.5 7H20M4 17h2.5M11 17h9"/><circle cx="15.2" cy="7" r="2.3"/><circle cx="8.8" cy="17" r="2.3"/>'  # noqa: E501
@@ -40,10 +39,8 @@ class Icon(StrEnum):
     SPARK = '<path d="M12 4c.9 4.6 3.4 7.1 8 8-4.6.9-7.1 3.4-8 8-.9-4.6-3.4-7.1-8-8 4.6-.9 7.1-3.4 8-8z"/>'
     CHAT = '<path d="M5.5 5h13A1.5 1.5 0 0 1 20 6.5v9a1.5 1.5 0 0 1-1.5 1.5H11l-4.5 3.5V17h-1A1.5 1.5 0 0 1 4 15.5v-9A1.5 1.5 0 0 1 5.5 5z"/>'  # noqa: E501
     HELP = '<circle cx="12" cy="12" r="8"/><path d="M9.7 9.6a2.4 2.4 0 1 1 3.4 2.6c-.7.3-1.1.8-1.1 1.5M12 16.4v.1"/>'
-    LINK = '<path d="M10 14a3.8 3.8 0 0 0 5.4 0l3-3A3.8 3.8 0 0 0 13 5.6l-1.2 1.2M14 10a3.8 3.8 0 0 0-5.4 0l-3 3a3.8 3.8 0 0 0 5.4 5.4l1.2-1.2"/>'  # noqa: E501
     TABLE = '<rect x="4" y="5" width="16" height="14" rx="2"/><path d="M4 10h16M10 10v9"/>'
     USER = '<circle cx="12" cy="8.5" r="3.7"/><path d="M5 19.5c.8-3.4 3.6-5.2 7-5.2s6.2 1.8 7 5.2"/>'
-    LOCK = '<rect x="5.5" y="10.5" width="13" height="9" rx="2"/><path d="M8.5 10.5V8a3.5 3.5 0 0 1 7 0v2.5"/>'
 
 
 def pixmap(drawing: Icon, colour: QColor | str, size_px: int, *, scale: float = 1.0) -> QPixmap:

@@ -43,11 +43,6 @@ class Theme:
         """Status lines, labels, captions."""
         return round(self.body_px * 13 / 15)
 
-    @property
-    def title_px(self) -> int:
-        """Headings of pages and empty states."""
-        return round(self.body_px * 22 / 15)
-
     def space(self, steps: float) -> int:
         """`steps` of the spacing scale, 4 px each at the default size; grows with the font, half as fast."""
         return round(steps * 4 * (1 + self.body_px / BODY_PX) / 2)

@@ -53,7 +53,6 @@ def test_the_edges_of_controls_and_the_focus_ring_are_seen(colours: Colours) -> 
 def test_every_size_follows_the_font() -> None:
     small, large = Theme(body_px=12), Theme(body_px=24)
     assert small.small_px < large.small_px
-    assert small.title_px < large.title_px
     assert small.space(4) < large.space(4)
     assert Theme().space(4) == 16
     assert large.font().pixelSize() == 24

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from answerback_aws.runtime.dynamodb.items import Item, decode
+from answerback_aws.cost.proxy import read_units_of
 
 _READS: Final = frozenset({"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"})
-
-_READ_UNIT_BYTES: Final = 4096
 
 
 @dataclass(slots=True)
@@ -64,9 +62,3 @@ def _billed(answer: Mapping[str, Any]) -> float:
             return 2.0 * len(answer.get("CancellationReasons", []))
         case _:
             return 0.0
-
-
-def read_units_of(item: Item) -> int:
-    """Of one strongly consistent read. An item is about as large as its names and values in UTF-8."""
-    size = sum(len(name) + len(str(value).encode()) for name, value in decode(item).items())
-    return -(-size // _READ_UNIT_BYTES)
