@@ -34,10 +34,10 @@ from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
+from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.errors import StoreError
 from answerback.stores.memory import MemoryStore
-from answerback.stores.opening import open_store
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 

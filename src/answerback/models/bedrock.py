@@ -112,26 +112,12 @@ class BedrockModel:
     ) -> None:
         self._client = client
         self._model = model
-        self._name = name or model
+        self.name = name or model
         self._options = options or BedrockOptions()
-        self._context_tokens = context_tokens
-        self._concurrency = concurrency
+        self.context_tokens = context_tokens
+        self.concurrency = concurrency
         self._usage_timeout_s = usage_timeout_s
         self._threads = DaemonThreads("answerback-bedrock")
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def context_tokens(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        return self._context_tokens
-
-    @property
-    def concurrency(self) -> int:
-        """Answers that may be in flight."""
-        return self._concurrency
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The answer as Bedrock streams it, then one Finish. Closing hangs up on Bedrock.

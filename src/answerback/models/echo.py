@@ -100,13 +100,9 @@ class EchoModel:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._options = options or EchoOptions()
-        self._name = name
+        self.name = name
         self._sleep = sleep
         self._numbers = count(1)
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     @property
     def context_tokens(self) -> int:

@@ -72,11 +72,11 @@ class LocalModel:
         context_tokens: int = 4096,
         threads: int | None = None,
     ) -> None:
-        self._name = name
+        self.name = name
         self._weights = weights
         self._sha256 = sha256
         self._slots = slots
-        self._context_tokens = context_tokens
+        self.context_tokens = context_tokens
         self._threads = threads or max(1, (os.cpu_count() or 2) - 1)
         self._api_key = secrets.token_urlsafe(32)
         self._server: Any = None
@@ -84,15 +84,6 @@ class LocalModel:
         self._closed = threading.Event()
         # As many workers as slots: a request that waits inside llama.cpp for a slot cannot be cancelled.
         self._executor = ThreadPoolExecutor(slots, thread_name_prefix="answerback-local")
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def context_tokens(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        return self._context_tokens
 
     @property
     def concurrency(self) -> int:
@@ -135,7 +126,7 @@ class LocalModel:
             self._server.handle_chat_completions(request, lambda chunk: emit(chunk) or self._closed.is_set())
 
         # Room for all that fits the context: a generation that waits for its reader could not be closed.
-        async with aclosing(from_thread(self._executor, generate, capacity=self._context_tokens)) as chunks:
+        async with aclosing(from_thread(self._executor, generate, capacity=self.context_tokens)) as chunks:
             try:
                 async for chunk in chunks:
                     if "error" in chunk:
@@ -179,8 +170,8 @@ class LocalModel:
     def _parameters(self, xllamacpp: Any, weights: Path) -> Any:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(weights)
-        parameters.model_alias = {self._name}
-        parameters.n_ctx = self._context_tokens * self._slots
+        parameters.model_alias = {self.name}
+        parameters.n_ctx = self.context_tokens * self._slots
         parameters.n_parallel = self._slots
         parameters.n_batch = _PROMPT_BATCH_TOKENS
         parameters.n_ubatch = _PROMPT_BATCH_TOKENS

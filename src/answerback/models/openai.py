@@ -85,9 +85,9 @@ class OpenAIModel:
     ) -> None:
         url = URL(f"{base_url}/chat/completions").update_query(query or {})
         self._model = model
-        self._name = name or model
-        self._context_tokens = context_tokens
-        self._concurrency = concurrency
+        self.name = name or model
+        self.context_tokens = context_tokens
+        self.concurrency = concurrency
         is_openai = str(url.host).endswith(_MAX_COMPLETION_TOKENS_HOSTS)
         self._max_tokens_field = "max_completion_tokens" if is_openai else "max_tokens"
         self._http = HttpClient(
@@ -96,20 +96,6 @@ class OpenAIModel:
             connect_timeout_s=connect_timeout_s,
             silence_timeout_s=silence_timeout_s,
         )
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def context_tokens(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        return self._context_tokens
-
-    @property
-    def concurrency(self) -> int:
-        """Requests that may be in flight."""
-        return self._concurrency
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The answer as the server streams it, then one Finish.

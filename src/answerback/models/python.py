@@ -47,26 +47,12 @@ class PythonModel:
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._answer = answer
-        self._name = name
-        self._context_tokens = context_tokens
-        self._concurrency = concurrency
+        self.name = name
+        self.context_tokens = context_tokens
+        self.concurrency = concurrency
         self._close = close
         # The queue runs no more than `concurrency` answers, so there are no more threads than that, but for stuck ones.
         self._threads = DaemonThreads(f"answerback-{name}")
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def context_tokens(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        return self._context_tokens
-
-    @property
-    def concurrency(self) -> int:
-        """Answers that may run at the same time."""
-        return self._concurrency
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """What `answer` yields, then one Finish. Raises: ModelError: its own, or `model_failed`."""
@@ -84,8 +70,8 @@ class PythonModel:
         except ModelError:
             raise
         except Exception as exc:
-            logger.exception("model %s: its code raised an exception", self._name)
-            raise ModelError(ErrorCode.MODEL_FAILED, f"{type(exc).__name__} in the code of {self._name}") from exc
+            logger.exception("model %s: its code raised an exception", self.name)
+            raise ModelError(ErrorCode.MODEL_FAILED, f"{type(exc).__name__} in the code of {self.name}") from exc
         yield finish
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from answerback.core.admission import Accepted, Admission, Quota, admit, window_of
-from answerback.core.conversation import title_of
+from answerback.core.context import title_of
 from answerback.core.instants import day_of
 from answerback.core.request import Change, Question, Record, RequestKey, State
 from answerback.ports import (

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from typing import Final, TypeVar
 
 from answerback.core.admission import Accepted, Admission, Existing, Quota, admit
-from answerback.core.conversation import title_of
+from answerback.core.context import title_of
 from answerback.core.instants import day_of
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, State
 from answerback.stores import statements as sql

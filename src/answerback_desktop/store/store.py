@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from answerback.client import PendingRequest
-from answerback.core.conversation import title_of
+from answerback.core.context import title_of
 from answerback.protocol.limits import MAX_TITLE_LENGTH
 from answerback_desktop.records import Conversation, Failure, FailureCode, SearchHit, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.store.schema import Database, Value

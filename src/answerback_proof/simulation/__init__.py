@@ -4,10 +4,9 @@ Every fault is drawn from the seed, one random stream a concern, so a run is rep
 look from the outside: what each app saw, what the store holds, how often the model ran.
 """
 
-from answerback_proof.simulation.campaign import Tally, run_cases
+from answerback_proof.simulation.campaign import Tally, run_cases, shrink
 from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.faults import FAULT_NAMES, PROFILES, Faults
-from answerback_proof.simulation.shrink import shrink
 from answerback_proof.simulation.world import simulate
 
 __all__ = [

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from answerback_aws.emulator.emulator import Emulator
-from answerback_proof.chaos.aws.checker import check_logs, check_stack
+from answerback_proof.chaos.aws.run import check_logs, check_stack
 from answerback_proof.history import Asked, Ended, History, Kind, ModelRun, Result
 from asking import Actor
 from aurora import Aws

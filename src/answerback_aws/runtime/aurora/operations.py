@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from answerback.core.conversation import title_of
+from answerback.core.context import title_of
 from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
