@@ -17,7 +17,6 @@ from answerback.client.tokens import Token
 from answerback.core.answer import clean
 from answerback.tasks import Tasks
 from answerback_desktop.engine.answers import Answers
-from answerback_desktop.engine.commands import ExportFormat
 from answerback_desktop.engine.events import (
     AccountOpened,
     ConnectionChanged,
@@ -34,7 +33,7 @@ from answerback_desktop.engine.events import (
     TurnsLoaded,
     TurnsRemoved,
 )
-from answerback_desktop.engine.export import exported, file_name
+from answerback_desktop.engine.export import ExportFormat, exported, file_name
 from answerback_desktop.engine.status import ConnectionTracker
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Turn
@@ -69,7 +68,7 @@ class _Unwritten:
 class AccountEngine:
     """The open account: its store, client, answers and sync, in the engine's loop.
 
-    Call `open`, then commands (they do what `Commands` says), then `close`.
+    Call `open`, then commands (they do what `Engine` says), then `close`.
     """
 
     def __init__(

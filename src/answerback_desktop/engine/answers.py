@@ -47,7 +47,7 @@ class Answers:
     """The questions and running answers of one account.
 
     `on_asked` and `on_ended` get the conversation's id. `on_text` is called when there is text to write down. Every
-    method may raise StoreError. Methods of `Commands` do what it says.
+    method may raise StoreError. `stop` and `forget_turn` do what `Engine` says.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class ConnectionReason(StrEnum):
     FORBIDDEN = "forbidden"
     """The server does not let this app or user in."""
     SESSION_REPLACED = "session-replaced"
-    """Another app took this session; `Commands.reconnect` takes it back."""
+    """Another app took this session; `Engine.reconnect` takes it back."""
     USER_MISMATCH = "user-mismatch"
     """The server takes us for another user than the one whose data is shown."""
     BAD_URL = "bad-url"
@@ -85,7 +85,7 @@ class GatewayStatus(StrEnum):
 
     UNKNOWN = "unknown"
     OFFERED = "offered"
-    """Nobody answers at the (local) server URL: `Commands.start_gateway` would start one there."""
+    """Nobody answers at the (local) server URL: `Engine.start_gateway` would start one there."""
     STARTING = "starting"
     RUNNING = "running"
     FAILED = "failed"

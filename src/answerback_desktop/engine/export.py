@@ -3,16 +3,25 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 from answerback.core.instants import iso
-from answerback_desktop.engine.commands import ExportFormat
 from answerback_desktop.records import Conversation, Turn
 
-_SUFFIX: Final = {ExportFormat.MARKDOWN: "md", ExportFormat.JSON: "json"}
 _NAME_LENGTH: Final = 60
+
+
+class ExportFormat(StrEnum):
+    """How a conversation is written to a file."""
+
+    MARKDOWN = "markdown"
+    JSON = "json"
+
+
+_SUFFIX: Final = {ExportFormat.MARKDOWN: "md", ExportFormat.JSON: "json"}
 
 
 def exported(conversation: Conversation, turns: Sequence[Turn], form: ExportFormat) -> str:

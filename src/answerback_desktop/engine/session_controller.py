@@ -34,7 +34,7 @@ log = logging.getLogger("answerback.desktop")
 
 
 class SessionController:
-    """Runs the commands of `Commands` that are not the account's alone: sign-in, settings, the local gateway.
+    """Runs the commands of `Engine` that are not the account's alone: sign-in, settings, the local gateway.
 
     Call `open` first and `close` last. Accounts are opened and closed one after the other.
     """

@@ -3,9 +3,8 @@
 import uuid
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from answerback_desktop.engine.commands import Commands
 from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
@@ -37,6 +36,9 @@ from answerback_desktop.viewmodels.turn import Prices
 
 _NOTICES_KEPT = 50
 
+if TYPE_CHECKING:
+    from answerback_desktop.engine.engine import Engine
+
 
 class AppViewModel:
     """Everything that a window shows. Lives in the UI's thread, and does no I/O: what a person does goes to `commands`.
@@ -45,7 +47,7 @@ class AppViewModel:
     the widgets. `current` None: the empty state (no conversation at all is chosen).
     """
 
-    def __init__(self, commands: Commands, *, prices: Prices | None = None) -> None:
+    def __init__(self, commands: "Engine", *, prices: Prices | None = None) -> None:
         self._commands = commands
         self._prices = prices
         self._by_id: dict[str, ConversationViewModel] = {}

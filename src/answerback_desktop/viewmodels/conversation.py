@@ -4,12 +4,16 @@ import uuid
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from answerback_desktop.engine.commands import Commands, ExportFormat
 from answerback_desktop.engine.events import TextAppended, TurnsLoaded
+from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import Conversation, Turn, TurnStatus
 from answerback_desktop.viewmodels.changes import Appended, Collector
 from answerback_desktop.viewmodels.turn import Prices, TurnViewModel
+
+if TYPE_CHECKING:
+    from answerback_desktop.engine.engine import Engine
 
 _NO_PRICES: Prices = {}
 
@@ -22,7 +26,7 @@ class ConversationViewModel:
     """
 
     def __init__(
-        self, conversation_id: str, record: Conversation | None, commands: Commands, prices: Prices | None = None
+        self, conversation_id: str, record: Conversation | None, commands: "Engine", prices: Prices | None = None
     ) -> None:
         self.conversation_id = conversation_id
         self.record = record

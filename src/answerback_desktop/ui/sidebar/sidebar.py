@@ -19,7 +19,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from answerback_desktop.engine.commands import ExportFormat
+from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.sidebar.conversation_delegate import ConversationDelegate
 from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel

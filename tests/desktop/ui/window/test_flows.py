@@ -6,8 +6,8 @@ from pathlib import Path
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QAbstractButton, QLabel, QLineEdit
 
-from answerback_desktop.engine.commands import ExportFormat
 from answerback_desktop.engine.events import ConnectionStatus
+from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import TurnStatus
 from answerback_desktop.settings import Language, Theme
 from answerback_desktop.ui.sidebar.conversation_model import Role
