@@ -4,24 +4,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from answerback.cli.output import note
 
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from answerback_aws.deploy.deployment import Progress
     from answerback_aws.deploy.stack import StackEvent
-
-
-class Progress(Protocol):
-    """Shows how a deployment proceeds."""
-
-    def step(self, text: str) -> None:
-        """Something begins."""
-
-    def event(self, event: "StackEvent") -> None:
-        """Something happened to the stack."""
 
 
 class PlainProgress:
@@ -65,7 +56,7 @@ class TerminalProgress:
 
 
 @contextmanager
-def shown_progress() -> Iterator[Progress]:
+def shown_progress() -> Iterator["Progress"]:
     """The progress that fits where stderr goes."""
     if not sys.stderr.isatty():
         yield PlainProgress()

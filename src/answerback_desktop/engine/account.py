@@ -307,7 +307,7 @@ class AccountEngine:
                 )
             )
 
-    # --- what the sync reports (`Watcher`) --------------------------------------------------------------------
+    # --- what the sync reports -------------------------------------------------------------------------------
 
     def conversations_changed(self, conversation_ids: Iterable[str]) -> None:
         """Emit their present state."""

@@ -2,15 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from answerback.client import AnswerbackError, RequestFailed
+from answerback.client import AnswerbackError, Client, RequestFailed
 from answerback.core.answer import clean
 from answerback.protocol.errors import ERRORS
-from answerback.protocol.frames import Conversation, ConversationSummary, is_id
+from answerback.protocol.frames import ConversationSummary, is_id
 from answerback.protocol.frames import Turn as HistoryTurn
 from answerback.protocol.limits import MAX_TITLE_LENGTH
 from answerback_desktop.engine.outbox import code_of
@@ -18,6 +18,9 @@ from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
 from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
 from answerback_desktop.store.schema import StoreError
 from answerback_desktop.store.store import AccountStore, Unsent
+
+if TYPE_CHECKING:
+    from answerback_desktop.engine.account import AccountEngine
 
 log = logging.getLogger("answerback.desktop")
 
@@ -34,57 +37,16 @@ MAX_TURNS: Final = 20_000
 _BATCH: Final = 50
 
 
-class Server(Protocol):
-    """What of `answerback.client.Client` the sync needs."""
-
-    def conversations(self) -> AsyncIterator[ConversationSummary]:
-        """Last used first."""
-
-    def history(self, conversation: str) -> AsyncIterator[HistoryTurn]:
-        """Newest first."""
-
-    async def rename(self, conversation: str, title: str) -> Conversation:
-        """Give a title."""
-
-    async def delete(self, conversation: str) -> Conversation:
-        """Delete."""
-
-    async def restore(self, conversation: str) -> Conversation:
-        """Bring back."""
-
-    def cancel(self, request_id: str) -> None:
-        """Stop a question."""
-
-
-class Watcher(Protocol):
-    """Who shows what the sync changed."""
-
-    def conversations_changed(self, conversation_ids: Iterable[str]) -> None:
-        """Read them from the store."""
-
-    def conversation_gone(self, conversation_id: str, *, is_kept: bool) -> None:
-        """Deleted elsewhere. `is_kept`: something of this app's own is still in it."""
-
-    def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
-        """Turns came, changed or went."""
-
-    def is_seen(self, conversation_id: str) -> bool:
-        """Whether the person looks at it."""
-
-    def update_failed(self, conversation_id: str) -> None:
-        """The server refuses a rename or a deletion."""
-
-
 class Sync:
     """Runs for as long as one client. One pass at a time; `request` asks for one, and for one conversation first."""
 
     def __init__(
         self,
-        server: Server,
+        server: Client,
         *,
         store: AccountStore,
         history: HistoryStore,
-        watcher: Watcher,
+        watcher: "AccountEngine",
         clock: Callable[[], int],
         is_online: Callable[[], bool],
         is_watched: Callable[[], bool],

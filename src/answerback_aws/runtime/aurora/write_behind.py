@@ -8,7 +8,7 @@ from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed, Statements
-from answerback_aws.runtime.dynamodb.turns import OutboxRecord
+from answerback_aws.runtime.dynamodb.turns import DynamoTurns, OutboxRecord
 
 log = logging.getLogger("answerback.archiver")
 
@@ -44,22 +44,6 @@ class WriteBehindObserver(Protocol):
         """A turn cannot be written. It stays an outbox record and is tried again, but an operator should look."""
 
 
-class Outbox(Protocol):
-    """Where the outbox records are (DynamoTurns)."""
-
-    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[OutboxRecord]:
-        """Turns that are not settled."""
-
-    async def present(self, outbox: Sequence[OutboxRecord]) -> Sequence[OutboxRecord]:
-        """Those of `outbox` that are pending now, read consistently."""
-
-    async def waiting(self, *, limit: int) -> Sequence[int]:
-        """When the turns that are not settled ended, of at most `limit`."""
-
-    async def settled(self, outbox: Sequence[OutboxRecord]) -> None:
-        """These are in Aurora."""
-
-
 class WriteBehind:
     """Brings ended turns to Aurora, each once.
 
@@ -74,7 +58,7 @@ class WriteBehind:
     def __init__(
         self,
         *,
-        outbox: Outbox,
+        outbox: DynamoTurns,
         api: DataApi,
         observer: WriteBehindObserver,
         clock: Callable[[], int],
