@@ -1,4 +1,4 @@
-"""The composition root of the desktop app: everything is made here, joined here, and ended here."""
+"""The composition root of the desktop app: makes its parts, joins them and ends them."""
 
 import logging
 import sys
@@ -35,7 +35,7 @@ CLOSE_S: Final = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line said; None leaves the profile's settings as they are. `root`: where profiles are kept."""
+    """The command line's options; None leaves the profile's settings as they are. `root`: where profiles are kept."""
 
     profile: Profile
     url: str | None = None
@@ -44,7 +44,7 @@ class Options:
 
 
 class Outcome(IntEnum):
-    """How a start went."""
+    """The outcome of a start."""
 
     ENDED = 0
     RAISED = 1
@@ -52,7 +52,7 @@ class Outcome(IntEnum):
 
 
 class DesktopApp(QObject):
-    """One run: the engine, the bridge, the window, the tray.
+    """One run of the app: the engine, the bridge, the window, the tray.
 
     `start()`, then Qt's event loop; `finish()` ends the engine and then the loop.
     """
@@ -95,7 +95,7 @@ class DesktopApp(QObject):
         return window
 
     def finish(self) -> None:
-        """Away from the screen at once, then write everything down, then end."""
+        """Hide the window at once, write everything down, then end."""
         if self._is_finishing or self.window is None:
             return
         self._is_finishing = True
@@ -107,7 +107,7 @@ class DesktopApp(QObject):
         QTimer.singleShot(int(CLOSE_S * 1000), self._end)
 
     def dispose(self) -> None:
-        """After the loop: nothing of this run is left."""
+        """Delete every object of this run after the event loop has ended."""
         self.bridge.stop()
         self.engine.close()
         if not self.engine.join(CLOSE_S):
@@ -205,7 +205,7 @@ def _own_command() -> tuple[str, ...]:
 
 
 def keep_options(options: Options) -> None:
-    """What the command line says becomes a setting of the profile, as if it had been typed into the dialog."""
+    """Store the command line's options as settings of the profile, as if they had been typed into the dialog."""
     if options.url is None and options.user is None and options.language is None:
         return
     file = SettingsFile(options.profile.settings_path)

@@ -26,7 +26,7 @@ _DEFAULT_PORT: Final = 80
 
 
 class GatewayFailed(Exception):
-    """It did not start; its log file says why."""
+    """The gateway did not start; its log file says why."""
 
 
 def address_of(server_url: str) -> tuple[str, int] | None:
@@ -116,7 +116,7 @@ class LocalGateway:
         self._watch = asyncio.create_task(self._wait(self._process), name="gateway")
 
     async def stop(self) -> None:
-        """Ask it to end, then make it end."""
+        """Stop it gracefully, then kill it."""
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -134,7 +134,7 @@ class LocalGateway:
             await process.wait()
 
     async def _listening(self, process: asyncio.subprocess.Process, host: str, port: int) -> None:
-        """Its first line says so; until then there is nothing to wait for but time and its end."""
+        """Wait for its first line, which says that it listens."""
         announced = f"listening on ws://{f'[{host}]' if ':' in host else host}:{port}"
         while True:
             if process.returncode is not None:

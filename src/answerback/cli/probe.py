@@ -50,12 +50,12 @@ def ok(what: str, text: str) -> Finding:
 
 
 def warning(what: str, text: str, advice: str) -> Finding:
-    """It works, but somebody should know."""
+    """A finding that works but needs attention."""
     return Finding(level=Level.WARN, what=what, text=text, advice=advice)
 
 
 def failure(what: str, text: str, advice: str) -> Finding:
-    """It does not work."""
+    """A finding that does not work."""
     return Finding(level=Level.FAIL, what=what, text=text, advice=advice)
 
 

@@ -26,7 +26,7 @@ __all__ = ["DENIED", "DeployError", "Kind", "advice_for", "error_code", "explain
 
 
 class Kind(Enum):
-    """Whose trouble it is."""
+    """Who has to act on an error."""
 
     FAILED = "failed"
     USAGE = "usage"

@@ -175,7 +175,7 @@ class Counts(Observer):
         self._values.clear()
 
     def forget(self) -> None:
-        """The invocation is over."""
+        """Forget the request of an invocation that is over."""
         self.facts.clear()
         self._formatter.clear_state()
 

@@ -1,4 +1,4 @@
-"""The engine: the client, the local store and the sync with the server, on a thread of their own."""
+"""The engine: the client, the local store and the sync with the server, in a thread of their own."""
 
 from answerback_desktop.engine.engine import Engine
 from answerback_desktop.engine.environment import Environment

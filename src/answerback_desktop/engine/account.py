@@ -1,4 +1,4 @@
-"""One account at work: its client, its store, the answers that come in, and the sync."""
+"""Runs one open account: its client, its store, its running answers, and the sync."""
 
 import asyncio
 import logging
@@ -59,7 +59,7 @@ class Credentials:
 
 @dataclass(slots=True, kw_only=True)
 class _Unwritten:
-    """What is written down soon."""
+    """Changes that are written to the store soon."""
 
     drafts: dict[str, str] = field(default_factory=dict)
     timer: asyncio.TimerHandle | None = None
@@ -194,7 +194,7 @@ class AccountEngine:
             await client.aclose()
 
     async def _measure(self, client: Client) -> None:
-        """The round trip, now and then while online."""
+        """Measure the round trip now and then while online."""
         async for state in client.states():
             while isinstance(state, Connected) and client.state is state:
                 try:
@@ -317,7 +317,7 @@ class AccountEngine:
             self._emit(ConversationsChanged(changed=changed))
 
     def conversation_gone(self, conversation_id: str, *, is_kept: bool) -> None:
-        """Deleted elsewhere."""
+        """Remove a conversation that another device deleted. `is_kept`: something of this app's own is still in it."""
         if is_kept:
             self.conversations_changed([conversation_id])
         else:
@@ -333,7 +333,7 @@ class AccountEngine:
         return conversation_id == self._shown
 
     def update_failed(self, conversation_id: str) -> None:
-        """A rename or deletion is refused."""
+        """Report that the server refuses a rename or a deletion."""
         self._notice(NoticeCode.UPDATE_FAILED, conversation_id=conversation_id)
 
     # --- writing soon ---------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ _BEFORE_ALL: Final = (False, -1, "")
 
 
 class Pages:
-    """`oldest` of a conversation: the order of its oldest loaded turn; None: it was opened when nothing was there.
+    """The loaded part of each open conversation.
 
     `so_far` gives a turn that still streams as it is shown, the store's text being older.
     """
@@ -413,7 +413,7 @@ class Pages:
         self._oldest.setdefault(conversation_id, _BEFORE_ALL)
 
     def forget(self, conversation_id: str) -> None:
-        """It is off the list."""
+        """Forget a conversation that was removed."""
         self._oldest.pop(conversation_id, None)
 
     def merged(self, conversation_id: str, merge: TurnMerge) -> None:
@@ -433,5 +433,5 @@ class Pages:
             self._emit(TurnsLoaded(conversation_id=conversation_id, turns=(), has_more=True))
 
     def with_live(self, turns: Iterable[Turn]) -> tuple[Turn, ...]:
-        """With the text of now."""
+        """The turns with the text that running answers have now."""
         return tuple(self._so_far(turn.request_id) or turn for turn in turns)

@@ -1,4 +1,4 @@
-"""Questions on their way and answers while they come."""
+"""Sends questions and follows their answers."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ class Answers:
         )
 
     async def close(self) -> None:
-        """Read no further; what is shown is written down."""
+        """Stop reading answers, and write down what is shown."""
         await self._tasks.settle(grace_s=0)
         self.write()
         self._live.clear()
@@ -137,7 +137,7 @@ class Answers:
             self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=(request_id,)))
 
     def follow(self, stream: AnswerStream) -> None:
-        """Show what comes of a question that is kept."""
+        """Follow the answer to a stored question."""
         turn = self._store.turn(stream.request_id)
         if turn is not None and not turn.status.is_over:
             self._live[turn.request_id] = LiveAnswer(turn)
@@ -224,7 +224,7 @@ class LiveAnswer:
 
     @property
     def turn(self) -> Turn:
-        """As it is now, with all the text."""
+        """The turn with all the text so far."""
         return replace(self._turn, answer=self.text)
 
     @property
@@ -234,7 +234,7 @@ class LiveAnswer:
         return self._parts[0]
 
     def receive(self, event: Queued | Started | Restarted | Text) -> TurnChanged | TextAppended | None:
-        """What the person sees of it."""
+        """The events that an event of the client causes for the person."""
         match event:
             case Queued(position=position):
                 if self._turn.status is TurnStatus.STREAMING:

@@ -1,4 +1,4 @@
-"""A conversation as a text to keep. Pure."""
+"""Writes a conversation as Markdown or JSON. No I/O."""
 
 import re
 from collections.abc import Sequence

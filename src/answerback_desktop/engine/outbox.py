@@ -41,7 +41,7 @@ class StoredOutbox:
         self._on_ended = on_ended
 
     def load(self) -> Sequence[PendingRequest]:
-        """What has not ended, in the order asked."""
+        """Questions without an ending, in the order asked."""
         return self._store.load_outbox()
 
     def save(self, pending: PendingRequest) -> None:

@@ -1,4 +1,4 @@
-"""What the engine does in its loop: settings, the account that is open, sign-in, and the local gateway."""
+"""The engine's commands in its loop: settings, opening accounts, sign-in, and the local gateway."""
 
 import asyncio
 import logging
@@ -76,7 +76,7 @@ class SessionController:
             await self._gateway.stop()
 
     async def _switch(self) -> None:
-        """Another server or user, or the first."""
+        """Close the open account and open the one that the settings name."""
         async with self._lock:
             await self._close_account()
             await self._open_account(await self._identity.who(self._settings))
@@ -184,7 +184,7 @@ class SessionController:
             self._signing_in = None
 
     def _emit_sign_in(self) -> None:
-        """After a sign-in that came to nothing: as before."""
+        """Emit the sign-in status after a sign-in that failed."""
         keeper = None if self._who is None else self._who.keeper
         if keeper is None:
             self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))

@@ -1,4 +1,4 @@
-"""The client's connection states in the words of the app."""
+"""Turns the client's connection states into the app's."""
 
 from collections.abc import Callable
 from typing import Final

@@ -38,7 +38,7 @@ _BATCH: Final = 50
 
 
 class Sync:
-    """Runs for as long as one client. One pass at a time; `request` asks for one, and for one conversation first."""
+    """Polls the server's history while one client runs. `request` asks for a pass, one conversation first."""
 
     def __init__(
         self,

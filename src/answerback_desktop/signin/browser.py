@@ -1,4 +1,4 @@
-"""The way through the system browser and back to a loopback port (RFC 8252, sections 7.3 and 8)."""
+"""Signs in with the system browser and receives the redirect at a loopback port (RFC 8252, sections 7.3 and 8)."""
 
 import asyncio
 import base64

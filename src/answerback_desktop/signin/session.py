@@ -1,4 +1,4 @@
-"""Somebody who is signed in: fresh access tokens, as long as the provider gives them."""
+"""Keeps a person signed in: refreshes access tokens for as long as the provider allows."""
 
 import asyncio
 from collections.abc import Callable

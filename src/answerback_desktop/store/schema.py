@@ -1,4 +1,4 @@
-"""The tables of an account's database, and how a file becomes one."""
+"""The tables of an account's database, and opening its file."""
 
 import os
 import sqlite3

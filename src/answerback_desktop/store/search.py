@@ -1,4 +1,4 @@
-"""Finding words in everything that was said, also without a connection."""
+"""Full-text search over the local conversations."""
 
 import re
 import sqlite3

@@ -28,7 +28,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supersession:
-    """What an ending did to the turns that the ended one takes the place of."""
+    """The effect of an ending on the turns that the ended one replaces."""
 
     removed: tuple[str, ...] = ()
     returned: tuple[Turn, ...] = ()
@@ -58,7 +58,7 @@ class AccountStore:
             return str(self._db.run("SELECT value FROM meta WHERE key = 'session_id'").fetchone()[0])
 
     def claim_user(self, user_id: str) -> bool:
-        """Note whose data this is; False: it is another user's."""
+        """Record the user of this data; False: it belongs to another user."""
         with self._db.writing():
             self._db.run("INSERT OR IGNORE INTO meta VALUES ('user_id', ?)", user_id)
             return bool(self._db.run("SELECT value FROM meta WHERE key = 'user_id'").fetchone()[0] == user_id)
@@ -69,7 +69,7 @@ class AccountStore:
             return dict(self._db.run("SELECT conversation_id, text FROM drafts").fetchall())
 
     def save_draft(self, conversation_id: str, text: str) -> None:
-        """Empty: forget it."""
+        """Store a draft; an empty text deletes it."""
         with self._db.writing():
             if text:
                 self._db.run("INSERT OR REPLACE INTO drafts VALUES (?, ?)", conversation_id, text)
@@ -132,7 +132,7 @@ class AccountStore:
             return tuple(Unsent(conversation_id=name, title=title, deleted_at_ms=at_ms) for name, title, at_ms in rows)
 
     def forget_conversation(self, conversation_id: str) -> None:
-        """It is gone for good: with its turns and its draft."""
+        """Delete a conversation for good, with its turns and its draft."""
         with self._db.writing():
             self._db.searcher.forget("conversation_id = ?", (conversation_id,))
             for table in ("turns", "drafts", "conversations"):
@@ -233,7 +233,7 @@ class AccountStore:
         return turn, self.conversation(conversation_id), replaced
 
     def note_accepted(self, pending: PendingRequest, status: TurnStatus) -> None:
-        """The server has it."""
+        """Record that the server has accepted the question."""
         with self._db.writing():
             self._note_pending(pending)
             self._db.run(

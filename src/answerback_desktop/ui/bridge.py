@@ -1,4 +1,4 @@
-"""The one place where the engine's thread and the widgets meet: a timer that drains events and emits what changed."""
+"""Connects the engine's thread with the widgets: a timer that drains events and emits what changed."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -50,7 +50,7 @@ class Bridge(QObject):
         self._timer.stop()
 
     def wake(self) -> None:
-        """A person did something: an answer to it should not wait for a slow poll."""
+        """Poll fast again: what a person did should show at once."""
         self._empty = 0
         self._pace(_BUSY_MS)
 

@@ -1,4 +1,4 @@
-"""The tray icon and the notifications: what reaches a person who is elsewhere."""
+"""The tray icon and desktop notifications."""
 
 from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QIcon, QPainter, QPixmap

@@ -1,4 +1,4 @@
-"""How the app stands with the server."""
+"""The state of the connection to the server, for widgets."""
 
 from answerback_desktop.engine.events import (
     ConnectionChanged,
@@ -71,7 +71,7 @@ class ConnectionViewModel:
             self.round_trip_ms = None
 
     def forget(self) -> None:
-        """Another account: what the old server said does not hold."""
+        """Forget what the old server said: the account has changed."""
         self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
         self._models = ()
         self._limits = None

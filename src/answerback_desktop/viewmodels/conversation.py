@@ -176,7 +176,7 @@ class ConversationViewModel:
         changes.messages.add(self.conversation_id)
 
     def take_turn(self, turn: Turn, changes: Collector) -> None:
-        """A turn is new, or has a new state."""
+        """Add or update a turn."""
         was = self._pending.get(turn.request_id)
         self._note_pending([turn])
         if was is not self._pending.get(turn.request_id):

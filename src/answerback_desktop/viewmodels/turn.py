@@ -129,7 +129,7 @@ class TurnViewModel:
     # --- by the conversation ------------------------------------------------------------------------------
 
     def take(self, turn: Turn, price: Price | None) -> bool:
-        """A new state; whether it differs."""
+        """Take a new state; returns whether it differs."""
         text = self.answer
         if text == turn.answer and replace(self._turn, answer=text) == turn:
             return False

@@ -133,7 +133,7 @@ class AwsHistory:
         return await self._api.write(erase)
 
     async def _bring(self, user_id: str, conversation_id: str) -> None:
-        """Every turn of the conversation that has ended, to Aurora."""
+        """Write every ended turn of the conversation to Aurora."""
         await self._write_behind.flush(user_id)
         if just_ended := await self._turns.newest_pending(user_id, conversation_id, turns=_NEWEST):
             await self._write_behind.write(just_ended)

@@ -35,7 +35,7 @@ _CONFLICTS: Final = frozenset({"TransactionConflictException", "TransactionInPro
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was written: a condition did not hold. For each action its item as it is, if its condition failed.
+    """A condition did not hold and nothing was written. For each failed action: its item as it is.
 
     `failed`: numbers of the actions whose condition failed. `items`: by that number; None: there is no such item.
     """

@@ -417,6 +417,6 @@ class Positions:
         self._last = 0
 
     def next(self, at_ms: int) -> int:
-        """A number above all before."""
+        """A number above all earlier ones."""
         self._last = max(self._last + 1, at_ms * _PER_MS)
         return self._last

@@ -49,7 +49,7 @@ class Dialogs(QObject):
         HelpDialog(texts, theme, self._window).open()
 
     def apply(self, changes: Changes) -> None:
-        """Something happened behind an open dialog."""
+        """Update open dialogs after a change."""
         if self.settings is not None:
             self.settings.apply(changes)
 
@@ -66,7 +66,7 @@ class Dialogs(QObject):
 
 
 class Exporter(QObject):
-    """Asks for a place and writes there. Signals: `reported(Toast)`: how it went."""
+    """Exports a conversation to a file that the person chooses. Signals: `reported(Toast)`: how it went."""
 
     reported = Signal(object)
 

@@ -29,7 +29,7 @@ _SIDEBAR_PX: Final = 272
 
 
 class MainWindow(QMainWindow):
-    """Give it every `Changes` by `apply`. `state` keeps its place and size.
+    """The main window. `apply` gets every `Changes`; `state` keeps its place and size.
 
     Signals: `quit_wanted()`: the person wants to end the app; `visibility_changed(is_visible)`; `acted()`: the person
     did something that the engine will say something about.
@@ -393,7 +393,7 @@ class MainWindow(QMainWindow):
         self._report_shown()
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
-        """Into the tray if the settings say so; else the end."""
+        """Hide into the tray if the settings say so, else quit."""
         self.keep_state()
         event.ignore()
         if self._app.settings.tray and self._tray.is_there:

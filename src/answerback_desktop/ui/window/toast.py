@@ -1,4 +1,4 @@
-"""Short messages over the chat that go by themselves, with at most one thing to do about them."""
+"""Toasts: short messages over the chat that vanish after a while, with at most one button."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ class ToastStack(QWidget):
         self.place()
 
     def place(self) -> None:
-        """Stand where `lift` says now."""
+        """Move the toasts to where `lift` puts them."""
         if not self._bars:
             return
         width = min(self._theme.space(140), self._host.width() - self._theme.space(8))

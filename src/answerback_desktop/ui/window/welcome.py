@@ -1,4 +1,4 @@
-"""The page that stands in the chat's place while something is missing: a gateway, an address, a sign-in."""
+"""The page shown instead of the chat while a gateway, an address or a sign-in is missing."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -287,7 +287,7 @@ def _unbroken(url: str) -> str:
 
 
 def screen_of(app: AppViewModel) -> Screen:
-    """From the state of the connection, the sign-in and the gateway. Online is always the chat."""
+    """Choose the screen from the state of the connection, the sign-in and the gateway. Online is always the chat."""
     if app.connection.is_online:
         return Screen.CHAT
     if app.sign_in.status is SignInStatus.WAITING_FOR_BROWSER:
