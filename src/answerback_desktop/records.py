@@ -117,7 +117,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The owner of the local data. `server_url` as in the settings; `user` None: not known before the first connection."""
+    """The owner of local data. `server_url`: as in the settings. `user` None: unknown before the first connection."""
 
     key: str
     server_url: str

@@ -375,7 +375,7 @@ _BEFORE_ALL: Final = (False, -1, "")
 
 
 class Pages:
-    """The loaded part of each open conversation.
+    """The loaded part of each open conversation: the order of its oldest loaded turn, None if it had no turns.
 
     `so_far` gives a turn that still streams as it is shown, the store's text being older.
     """
