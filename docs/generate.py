@@ -18,7 +18,7 @@ from typing import Any
 
 from answerback.cli.settings import SETTINGS, defaults
 from answerback.core.delivery import MAX_TEXT_BYTES
-from answerback.core.request import TRANSITIONS, Event, State
+from answerback.core.transitions import TRANSITIONS, Event, State
 from answerback.gateway.settings import Caps
 from answerback.protocol import limits
 from answerback.protocol.errors import ERRORS, ErrorCode
@@ -89,7 +89,7 @@ def _cases(cell: Any, *guards: str) -> Iterator[tuple[tuple[str, ...], str]]:
     if isinstance(cell, str):
         yield guards, cell
     else:
-        yield from _cases(cell.then, *guards, cell.guard.__name__.strip("_").replace("_", " "))
+        yield from _cases(cell.then, *guards, cell.guard)
         yield from _cases(cell.otherwise, *guards)
 
 

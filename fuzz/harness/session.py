@@ -3,7 +3,7 @@
 from answerback.client.effects import Effect, Emit, Fail, Reconnect, Reply, ReplyFailed, RoundTrip, Send, Stop
 from answerback.client.errors import AnswerbackError, Closed
 from answerback.client.events import Done, Restarted, Text
-from answerback.client.exchange import AnswerTimeouts
+from answerback.client.exchange import Timeouts
 from answerback.client.session import Session
 from answerback.client.timing import Timing
 from answerback.protocol.codec import FrameError, decode_client, decode_server, encode
@@ -115,7 +115,7 @@ class _World:
             conversation_id=self.script.pick((None, None, "k")),
         )
         self.open[request_id] = _Shown(streamed=streamed)
-        timeouts = AnswerTimeouts(total_s=750.0, silence_s=30.0) if streamed else AnswerTimeouts(total_s=30.0)
+        timeouts = Timeouts(total_s=750.0, silence_s=30.0) if streamed else Timeouts(total_s=30.0)
         self.carry_out(self.session.ask(frame, timeouts, now=self.now))
 
     def _call(self) -> None:

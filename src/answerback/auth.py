@@ -21,6 +21,7 @@ from jwt.types import Options
 from answerback.ports import Identity, TokenRefused, Unavailable
 from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
+from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.auth")
 
@@ -188,6 +189,7 @@ class FetchedKeys:
         self._keys: Mapping[str, PyJWK] | None = None
         self._fetched_at = 0.0
         self._tried_at: float | None = None
+        self._tasks = Tasks()
         self._fetching: asyncio.Task[None] | None = None
 
     async def key_of(self, kid: str | None) -> PyJWK | None:
@@ -205,9 +207,7 @@ class FetchedKeys:
         return key
 
     async def close(self) -> None:
-        if self._fetching is not None and not self._fetching.done():
-            self._fetching.cancel()
-            await asyncio.wait((self._fetching,))
+        await self._tasks.settle(grace_s=0)
 
     def _start_fetching(self) -> asyncio.Task[None] | None:
         """The fetch that runs, or a new one if it is time for one."""
@@ -217,7 +217,7 @@ class FetchedKeys:
         if self._tried_at is not None and now - self._tried_at < REFETCH_PAUSE_S:
             return None
         self._tried_at = now
-        self._fetching = asyncio.create_task(self._refresh(), name="fetch the keys of tokens")
+        self._fetching = self._tasks.start(self._refresh(), name="fetch the keys of tokens")
         return self._fetching
 
     async def _refresh(self) -> None:

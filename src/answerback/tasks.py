@@ -1,4 +1,7 @@
-"""The one place where tasks are made: kept, named, and their failures logged."""
+"""Tasks that nobody awaits: kept until they end, named, and their failures logged.
+
+A task that its maker awaits needs none of this: asyncio.create_task makes it.
+"""
 
 import asyncio
 import logging

@@ -50,7 +50,7 @@ def desktop(
 
     With no gateway on this machine the app offers to start one.
     """
-    from answerback.protocol.frames import is_id  # noqa: PLC0415
+    from answerback.client import is_id  # noqa: PLC0415
     from answerback_desktop.profile import Profile, ProfileInUse  # noqa: PLC0415
     from answerback_desktop.settings import Language, is_server_url  # noqa: PLC0415
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from answerback.tasks import Tasks
+
 log = logging.getLogger("answerback.desktop")
 
 START_S: Final = 60.0
@@ -71,7 +73,7 @@ class LocalGateway:
         self._arguments = tuple(arguments)
         self._on_end = on_end
         self._process: asyncio.subprocess.Process | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._watching = Tasks()
 
     @property
     def is_running(self) -> bool:
@@ -113,13 +115,11 @@ class LocalGateway:
         except BaseException:
             await self.stop()
             raise
-        self._watch = asyncio.create_task(self._wait(self._process), name="gateway")
+        self._watching.start(self._wait(self._process), name="gateway")
 
     async def stop(self) -> None:
         """Stop it gracefully, then kill it."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        self._watching.cancel()
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from answerback.protocol.frames import is_id
+from answerback.client import is_id
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8765"
 MAX_TOKENS: Final = 1_000_000

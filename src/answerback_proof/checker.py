@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from answerback.core.request import Policy, State
+from answerback.core.request import Policy
+from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error, MessageDelta, MessageResponse, Status
 from answerback_proof.answer_text import AnswerText

@@ -6,7 +6,6 @@ stores hold is added at its end. `answerback_proof.checker` then says which prom
 Each event about a request names it by `request`: its id, or a longer name where ids alone are not unique in the run.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
@@ -14,6 +13,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from answerback.clock import epoch_ms
 from answerback.core.request import Question, Record, RequestKey
 from answerback.ports import DailyUsage, Requests, StoredTurn
 from answerback.ports import History as HistoryPort
@@ -201,11 +201,6 @@ Event: TypeAlias = (
     | Violation
 )
 """A Violation is an event where its writer sees it happen."""
-
-
-def epoch_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class History:

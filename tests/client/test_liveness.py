@@ -8,7 +8,7 @@ def test_a_connection_on_which_nothing_answers_is_given_up_and_one_that_answers_
     liveness = Liveness(Timing(dead_s=8.0))
     liveness.opened(now=0.0)
     liveness.asked(now=10.0)
-    assert liveness.dead_reason(now=17.9) is None
-    assert liveness.dead_reason(now=18.0) is not None
+    assert liveness.failure(now=17.9) is None
+    assert liveness.failure(now=18.0) is not None
     liveness.received(now=18.0)
-    assert liveness.dead_reason(now=100.0) is None, "nothing was asked since"
+    assert liveness.failure(now=100.0) is None, "nothing was asked since"

@@ -20,7 +20,7 @@ from answerback.client.errors import (
     SessionReplaced,
 )
 from answerback.client.events import Done, Queued, Restarted, Started, Text
-from answerback.client.exchange import AnswerTimeouts
+from answerback.client.exchange import Timeouts
 from answerback.client.outbox import PendingRequest
 from answerback.client.session import Session
 from answerback.client.timing import Timing
@@ -46,8 +46,8 @@ from answerback.protocol.frames import (
     Welcome,
 )
 
-ASK = AnswerTimeouts(total_s=30)
-STREAM = AnswerTimeouts(total_s=700, silence_s=30)
+ASK = Timeouts(total_s=30)
+STREAM = Timeouts(total_s=700, silence_s=30)
 LIMITS = ServerLimits(
     max_message_bytes=1,
     max_frame_bytes=1,
@@ -104,7 +104,7 @@ class Script:
     def lose(self, **how):
         return self.session.disconnected(self.link, now=self.now, **how)
 
-    def receive(self, *frames, link=None):
+    def hear(self, *frames, link=None):
         effects = []
         for frame in frames:
             link = self.link if link is None else link
@@ -112,7 +112,7 @@ class Script:
         return effects
 
     def welcome(self, hello):
-        return self.receive(
+        return self.hear(
             Welcome(
                 hello_id=hello.hello_id,
                 connection_id="c",
@@ -180,8 +180,8 @@ def connected(**timing):
 def test_a_question_is_sent_accepted_and_answered():
     script = connected()
     assert sent(script.ask("a")) == ["ask a"]
-    assert events(script.receive(accepted("a", 2))) == [Queued(position=2, conversation_id="c")]
-    text, done = events(script.receive(end("a", text="yes")))
+    assert events(script.hear(accepted("a", 2))) == [Queued(position=2, conversation_id="c")]
+    text, done = events(script.hear(end("a", text="yes")))
     assert (text.delta, done.answer.text, done.answer.conversation_id) == ("yes", "yes", "c")
     assert script.session.pending == 0
 
@@ -190,7 +190,7 @@ def test_a_streamed_answer():
     script = connected()
     script.ask("a", STREAM)
     shown = events(
-        script.receive(accepted("a"), MessageStarted(request_id="a", attempt=1), delta("a", 0, "x"), end("a", 1))
+        script.hear(accepted("a"), MessageStarted(request_id="a", attempt=1), delta("a", 0, "x"), end("a", 1))
     )
     assert [type(event) for event in shown] == [Queued, Started, Text, Done]
 
@@ -208,8 +208,8 @@ def test_one_unaccepted_question_a_key():
     assert sent(script.ask("a2", conversation="k")) == []
     assert sent(script.ask("b1", conversation="l")) == ["ask b1"]
     assert sent(script.ask("free")) == ["ask free"]
-    assert sent(script.receive(accepted("a1"))) == ["ask a2"]
-    assert sent(script.receive(accepted("a2"))) == []
+    assert sent(script.hear(accepted("a1"))) == ["ask a2"]
+    assert sent(script.hear(accepted("a2"))) == []
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_whatever_comes_of_it_says_that_it_was_accepted(frame):
     script = connected()
     script.ask("a1", STREAM)
     script.ask("a2", STREAM)
-    assert sent(script.receive(frame)) == ["ask a2"]
+    assert sent(script.hear(frame)) == ["ask a2"]
 
 
 def test_a_refusal_ends_it_and_frees_its_key():
@@ -227,7 +227,7 @@ def test_a_refusal_ends_it_and_frees_its_key():
     script.ask("a1")
     script.ask("a2")
     refusal = end("a1", status=Status.FAILED, code=ErrorCode.RATE_LIMITED, retry_after_ms=1500)
-    effects = script.receive(refusal)
+    effects = script.hear(refusal)
     (failed,) = [e.error for e in effects if isinstance(e, Fail)]
     assert isinstance(failed, RateLimited)
     assert (failed.retry_after_ms, failed.retryable, failed.code) == (1500, True, "rate_limited")
@@ -237,7 +237,7 @@ def test_a_refusal_ends_it_and_frees_its_key():
 def test_a_failed_answer_carries_what_there_was():
     script = connected()
     script.ask("a", STREAM)
-    effects = script.receive(delta("a", 0, "half"), end("a", 4, status=Status.FAILED, code=ErrorCode.MODEL_FAILED))
+    effects = script.hear(delta("a", 0, "half"), end("a", 4, status=Status.FAILED, code=ErrorCode.MODEL_FAILED))
     (failed,) = [e.error for e in effects if isinstance(e, Fail)]
     assert isinstance(failed, RequestFailed)
     assert failed.answer.text == "half"
@@ -250,11 +250,11 @@ def test_an_id_is_pending_once():
         script.ask("a")
 
 
-def test_a_new_attempt_is_reported():
+def test_a_new_attempt_is_told():
     script = connected()
     script.ask("a", STREAM)
     shown = events(
-        script.receive(delta("a", 0, "old"), delta("a", 0, "new", 2), delta("a", 3, "!", 1), end("a", 3, attempt=2))
+        script.hear(delta("a", 0, "old"), delta("a", 0, "new", 2), delta("a", 3, "!", 1), end("a", 3, attempt=2))
     )
     assert [type(event) for event in shown] == [Started, Text, Restarted, Text, Done]
     assert shown[-1].answer.text == "new"
@@ -263,16 +263,14 @@ def test_a_new_attempt_is_reported():
 def test_an_impossible_answer_is_refused_and_stopped():
     script = connected()
     script.ask("a")
-    effects = script.receive(
-        MessageResponse(request_id="a", status=Status.COMPLETED, response="x", attempt=1, length=9)
-    )
+    effects = script.hear(MessageResponse(request_id="a", status=Status.COMPLETED, response="x", attempt=1, length=9))
     assert failures(effects) == {"a": ProtocolViolation}
     assert sent(effects) == ["cancel a"]
 
 
 def test_frames_about_strangers_are_swallowed():
     script = connected()
-    assert script.receive(accepted("z"), delta("z", 0, "secret"), end("z", text="secret"), Pong()) == []
+    assert script.hear(accepted("z"), delta("z", 0, "secret"), end("z", text="secret"), Pong()) == []
 
 
 # --- time-outs ------------------------------------------------------------------------------------------
@@ -281,36 +279,36 @@ def test_frames_about_strangers_are_swallowed():
 def test_an_ask_times_out_is_cancelled_and_then_swallowed():
     script = connected(dead_s=10_000)
     script.ask("a")
-    script.receive(accepted("a"))
+    script.hear(accepted("a"))
     script.wait(29)
     effects = script.wait(30)
     assert failures(effects) == {"a": RequestTimeout}
     assert sent(effects)[-1:] == ["cancel a"]
-    assert script.receive(end("a", text="late")) == []
+    assert script.hear(end("a", text="late")) == []
 
 
 def test_a_time_out_in_an_outage_says_so():
     script = connected(dead_s=10_000, resend_s=5)
     script.ask("a")
-    script.receive(Error(code=ErrorCode.UNAVAILABLE, message="later", request_id="a"))
+    script.hear(Error(code=ErrorCode.UNAVAILABLE, message="later", request_id="a"))
     (failure,) = [e.error for e in script.wait(30) if isinstance(e, Fail)]
     assert isinstance(failure, RequestTimeout)
     assert (str(failure), failure.cause_code) == ("Request timeout", "unavailable")
     # Once it was accepted it is only slow.
     script.ask("b")
-    script.receive(Error(code=ErrorCode.UNAVAILABLE, message="later", request_id="b"))
-    script.receive(accepted("b"))
+    script.hear(Error(code=ErrorCode.UNAVAILABLE, message="later", request_id="b"))
+    script.hear(accepted("b"))
     (failure,) = [e.error for e in script.wait(60) if isinstance(e, Fail)]
     assert failure.cause_code is None
 
 
-def test_a_time_out_without_a_connection_is_sent_to_the_server_later():
+def test_a_time_out_without_a_connection_is_told_to_the_server_later():
     script = connected()
     script.ask("a")
     script.lose()
     assert failures(script.wait(30)) == {"a": RequestTimeout}
     assert sent(script.connect()) == ["hello", "cancel a"]
-    script.receive(end("a", status=Status.CANCELLED))
+    script.hear(end("a", status=Status.CANCELLED))
     script.lose()
     assert sent(script.connect()) == ["hello"]
 
@@ -327,18 +325,18 @@ def test_a_stop_is_repeated_until_the_server_has_said_how_it_ended():
     script.ask("a")
     assert sent(script.session.abandon("a", now=script.now)) == ["cancel a"]
     assert sent(script.wait(10)) == ["cancel a"]
-    script.receive(end("a", status=Status.CANCELLED))
+    script.hear(end("a", status=Status.CANCELLED))
     assert "cancel a" not in sent(script.wait(100))
 
 
 def test_a_stream_may_be_silent_in_the_queue_but_not_after_it_has_started():
     script = connected(dead_s=10_000, hello_expiry_s=10_000)
     script.ask("a", STREAM)
-    script.receive(accepted("a"))
+    script.hear(accepted("a"))
     assert failures(script.wait(300)) == {}
-    script.receive(MessageStarted(request_id="a", attempt=1))
+    script.hear(MessageStarted(request_id="a", attempt=1))
     assert failures(script.wait(329)) == {}
-    script.receive(delta("a", 0, "x"))
+    script.hear(delta("a", 0, "x"))
     assert failures(script.wait(358)) == {}
     assert failures(script.wait(359)) == {"a": RequestTimeout}
 
@@ -346,7 +344,7 @@ def test_a_stream_may_be_silent_in_the_queue_but_not_after_it_has_started():
 def test_no_connection_is_no_silence():
     script = connected(dead_s=10_000)
     script.ask("a", STREAM)
-    script.receive(delta("a", 0, "x"))
+    script.hear(delta("a", 0, "x"))
     script.lose()
     assert failures(script.wait(300)) == {}
     assert sent(script.connect()) == ["hello a@1:1"]
@@ -366,10 +364,10 @@ def test_a_stream_ends_at_its_deadline_whatever_happens():
 def test_cancelling_waits_for_the_ending_of_the_server():
     script = connected()
     script.ask("a", STREAM)
-    script.receive(delta("a", 0, "x"))
+    script.hear(delta("a", 0, "x"))
     assert sent(script.session.cancel("a", now=0)) == ["cancel a"]
     assert script.session.cancel("a", now=0) == []
-    effects = script.receive(end("a", 1, status=Status.CANCELLED))
+    effects = script.hear(end("a", 1, status=Status.CANCELLED))
     (failed,) = [e.error for e in effects if isinstance(e, Fail)]
     assert isinstance(failed, RequestCancelled)
     assert failed.answer.text == "x"
@@ -381,7 +379,7 @@ def test_cancelling_what_was_never_sent_ends_at_once():
     script.ask("a2")
     script.ask("a3")
     assert failures(script.session.cancel("a2", now=0)) == {"a2": RequestCancelled}
-    assert sent(script.receive(accepted("a1"))) == ["ask a3"]
+    assert sent(script.hear(accepted("a1"))) == ["ask a3"]
 
 
 def test_a_cancelled_question_is_not_asked_again():
@@ -390,13 +388,13 @@ def test_a_cancelled_question_is_not_asked_again():
     script.lose()
     assert sent(script.session.cancel("a", now=0)) == []
     assert sent(script.connect()) == ["hello", "cancel a"]
-    assert failures(script.receive(end("a", status=Status.CANCELLED))) == {"a": RequestCancelled}
+    assert failures(script.hear(end("a", status=Status.CANCELLED))) == {"a": RequestCancelled}
 
 
 def test_a_cancel_is_repeated_on_a_new_connection():
     script = connected()
     script.ask("a", STREAM)
-    script.receive(delta("a", 0, "x"))
+    script.hear(delta("a", 0, "x"))
     script.lose()
     script.session.cancel("a", now=0)
     assert sent(script.connect()) == ["hello a@1:1", "cancel a"]
@@ -408,19 +406,19 @@ def test_a_cancel_is_repeated_on_a_new_connection():
 def test_resume_the_accepted_and_send_the_unaccepted_again():
     script = connected()
     script.ask("a", STREAM)
-    script.receive(delta("a", 0, "abc"))
+    script.hear(delta("a", 0, "abc"))
     script.ask("b")
     script.ask("c")
     script.lose()
     assert sent(script.connect()) == ["hello a@1:3", "ask b"]
-    assert sent(script.receive(accepted("b"))) == ["ask c"]
+    assert sent(script.hear(accepted("b"))) == ["ask c"]
 
 
 def test_a_hello_names_at_most_a_hundred():
     script = connected()
     for n in range(205):
         script.ask(f"r{n}", conversation=f"k{n}")
-        script.receive(accepted(f"r{n}"))
+        script.hear(accepted(f"r{n}"))
     script.lose()
     assert [len(hello.resume) for hello in hellos(script.connect())] == [100, 100, 5]
 
@@ -428,10 +426,10 @@ def test_a_hello_names_at_most_a_hundred():
 def test_frames_of_an_older_connection_still_count_but_not_what_it_says_of_itself():
     script = connected()
     script.ask("a", STREAM)
-    script.receive(delta("a", 0, "ab"))
+    script.hear(delta("a", 0, "ab"))
     script.connect()
-    assert script.receive(error(ErrorCode.SESSION_REPLACED), link=1) == []
-    assert [type(e) for e in events(script.receive(delta("a", 2, "c"), link=1))] == [Text]
+    assert script.hear(error(ErrorCode.SESSION_REPLACED), link=1) == []
+    assert [type(e) for e in events(script.hear(delta("a", 2, "c"), link=1))] == [Text]
     assert script.session.disconnected(1, now=0) == []
     assert sent(script.ask("b")) == ["ask b"]
 
@@ -440,7 +438,7 @@ def test_a_replaced_session_gives_everything_up_and_stays_away():
     script = connected()
     script.ask("a")
     script.session.call("h", GetHistory(request_id="h", conversation_id="c"), timeout_s=30, now=0)
-    effects = script.receive(error(ErrorCode.SESSION_REPLACED))
+    effects = script.hear(error(ErrorCode.SESSION_REPLACED))
     assert isinstance(effects[0], Stop)
     assert failures(effects) == {"a": SessionReplaced}
     assert [e.request_id for e in effects if isinstance(e, ReplyFailed)] == ["h"]
@@ -463,18 +461,18 @@ def test_a_message_that_the_way_refuses_is_not_sent_for_ever():
 def test_a_restored_question_is_resumed_from_the_start_or_asked():
     earlier = connected()
     earlier.ask("a", STREAM, conversation="k")
-    earlier.receive(accepted("a"), delta("a", 0, "abc"))
+    earlier.hear(accepted("a"), delta("a", 0, "abc"))
     earlier.ask("b")
     kept = [PendingRequest.from_dict(json.loads(json.dumps(p.to_dict()))) for p in earlier.session.export()]
     script = Script()
     for pending in kept:
         script.session.restore(pending, STREAM, now=0)
     assert sent(script.connect()) == ["hello a@0:0", "ask b"]
-    *_, done = events(script.receive(delta("a", 0, "abcd"), end("a", 4)))
+    *_, done = events(script.hear(delta("a", 0, "abcd"), end("a", 4)))
     assert (done.answer.text, done.answer.conversation_id) == ("abcd", "c")
 
 
-def test_cancelling_a_restored_question_reaches_the_server_because_the_earlier_run_may_have_sent_it():
+def test_cancelling_a_restored_question_is_told_because_the_earlier_run_may_have_sent_it():
     script = connected()
     script.session.restore(PendingRequest(frame=question("first")), ASK, now=0)
     pending = PendingRequest(frame=question("a"))
@@ -502,17 +500,17 @@ def test_unavailable_means_the_same_frame_again_and_holds_its_key():
     script = connected()
     script.ask("a1")
     script.ask("a2")
-    assert sent(script.receive(error(ErrorCode.UNAVAILABLE, "a1", retry_after_ms=2000))) == []
+    assert sent(script.hear(error(ErrorCode.UNAVAILABLE, "a1", retry_after_ms=2000))) == []
     assert sent(script.wait(1.9)) == []
     assert sent(script.wait(2.0)) == ["ask a1"]
-    assert sent(script.receive(accepted("a1"))) == ["ask a2"]
+    assert sent(script.hear(accepted("a1"))) == ["ask a2"]
 
 
 def test_unavailable_about_an_accepted_question_changes_nothing():
     script = connected()
     script.ask("a")
-    script.receive(accepted("a"))
-    assert [type(e) for e in script.receive(error(ErrorCode.UNAVAILABLE, "a"))] == [Note]
+    script.hear(accepted("a"))
+    assert [type(e) for e in script.hear(error(ErrorCode.UNAVAILABLE, "a"))] == [Note]
     assert sent(script.wait(9)) == []
 
 
@@ -524,13 +522,13 @@ def test_errors_that_end_a_question(code, expected, is_accepted):
     script = connected()
     script.ask("a")
     if is_accepted:
-        script.receive(accepted("a"))
-    assert failures(script.receive(error(code, "a"))) == {"a": expected}
+        script.hear(accepted("a"))
+    assert failures(script.hear(error(code, "a"))) == {"a": expected}
 
 
 def test_an_error_about_nothing_is_noted():
     script = connected()
-    assert [type(e) for e in script.receive(error(ErrorCode.INVALID_FRAME))] == [Note]
+    assert [type(e) for e in script.hear(error(ErrorCode.INVALID_FRAME))] == [Note]
 
 
 @pytest.mark.parametrize(
@@ -564,8 +562,8 @@ def test_an_unknown_action_is_ignored():
 
 def test_a_silent_accepted_question_is_asked_for_with_growing_pauses():
     script = connected(probe_max_s=25)
-    script.ask("a", AnswerTimeouts(total_s=1000, silence_s=None))
-    script.receive(accepted("a"))
+    script.ask("a", Timeouts(total_s=1000, silence_s=None))
+    script.hear(accepted("a"))
     instants = []
     while script.now < 90:
         for hello in hellos(script.wait(script.now + 1)):
@@ -586,7 +584,7 @@ def test_a_silent_unaccepted_question_is_sent_again_once_the_connection_has_answ
 def test_no_answer_at_all_means_another_connection():
     script = connected()
     script.ask("a")
-    script.receive(accepted("a"))
+    script.hear(accepted("a"))
     effects = script.wait(18)
     assert sent(effects) == ["hello a@0:0", "hello"]
     assert [type(e) for e in effects if not isinstance(e, Send)] == [Reconnect]
@@ -608,7 +606,7 @@ def test_other_frames_keep_a_connection_alive_until_hellos_are_missed_again_and_
     effects = []
     while script.now < 60 and not any(isinstance(e, Reconnect) for e in effects):
         effects += script.wait(script.now + 1)
-        effects += script.receive(Pong())
+        effects += script.hear(Pong())
     assert len(hellos(effects)) == 3
     (reason,) = [e.reason for e in effects if isinstance(e, Reconnect)]
     assert reason == "the server does not answer hello"
@@ -617,12 +615,12 @@ def test_other_frames_keep_a_connection_alive_until_hellos_are_missed_again_and_
 def test_a_gap_is_resumed_at_once_and_only_once():
     script = connected()
     script.ask("a", STREAM)
-    script.receive(delta("a", 0, "ab"))
-    effects = script.receive(delta("a", 5, "f"), delta("a", 6, "g"), delta("a", 7, "h"))
+    script.hear(delta("a", 0, "ab"))
+    effects = script.hear(delta("a", 5, "f"), delta("a", 6, "g"), delta("a", 7, "h"))
     assert sent(effects) == ["hello a@1:2"]
-    script.receive(delta("a", 2, "cdefgh"))
+    script.hear(delta("a", 2, "cdefgh"))
     assert sent(script.welcome(*hellos(effects))) == []
-    *_, done = events(script.receive(end("a", 8)))
+    *_, done = events(script.hear(end("a", 8)))
     assert done.answer.text == "abcdefgh"
 
 
@@ -631,7 +629,7 @@ def test_a_gap_that_stays_is_asked_for_with_growing_pauses():
     script.ask("a", STREAM)
     instants = []
     while script.now < 20:
-        effects = script.receive(delta("a", 5, "f")) + script.wait(script.now + 0.125)
+        effects = script.hear(delta("a", 5, "f")) + script.wait(script.now + 0.125)
         for hello in hellos(effects):
             instants.append(script.now)
             effects = script.welcome(hello)
@@ -645,17 +643,17 @@ def test_a_gap_that_stays_is_asked_for_with_growing_pauses():
 def test_an_ending_is_held_until_the_text_is_whole():
     script = connected()
     script.ask("a", STREAM)
-    script.receive(delta("a", 0, "ab"))
-    effects = script.receive(end("a", 4))
+    script.hear(delta("a", 0, "ab"))
+    effects = script.hear(end("a", 4))
     assert events(effects) == []
     assert sent(effects) == ["hello a@1:2"]
-    assert [type(e) for e in events(script.receive(delta("a", 2, "cd")))] == [Text, Done]
+    assert [type(e) for e in events(script.hear(delta("a", 2, "cd")))] == [Text, Done]
 
 
 def test_waking_up_probes_at_once():
     script = connected()
     script.ask("a", STREAM)
-    script.receive(delta("a", 0, "ab"))
+    script.hear(delta("a", 0, "ab"))
     script.now = 5
     assert sent(script.session.probe(now=5)) == ["hello a@1:2"]
     assert any(isinstance(e, Reconnect) for e in script.wait(13))
@@ -665,7 +663,7 @@ def test_a_quiet_connection_shows_a_sign_of_life():
     script = connected()
     effects = script.wait(270)
     assert sent(effects) == ["Ping"]
-    script.receive(Pong())
+    script.hear(Pong())
     assert sent(script.wait(539)) == []
     assert sent(script.wait(540)) == ["Ping"]
     assert any(isinstance(e, Reconnect) for e in script.wait(548))
@@ -679,8 +677,8 @@ def test_a_call_is_answered():
     frame = GetHistory(request_id="h", conversation_id="c")
     assert sent(script.session.call("h", frame, timeout_s=30, now=0)) == ["GetHistory"]
     reply = History(request_id="h", conversation_id="c", turns=())
-    assert script.receive(reply) == [Reply("h", reply)]
-    assert script.receive(reply) == []
+    assert script.hear(reply) == [Reply("h", reply)]
+    assert script.hear(reply) == []
 
 
 def test_a_call_survives_a_lost_connection_but_a_renewal_does_not():
@@ -694,7 +692,7 @@ def test_a_call_survives_a_lost_connection_but_a_renewal_does_not():
 def test_a_call_waits_for_a_store_that_is_unavailable():
     script = connected()
     script.session.call("h", GetHistory(request_id="h", conversation_id="c"), timeout_s=30, now=0)
-    assert script.receive(error(ErrorCode.UNAVAILABLE, "h", retry_after_ms=500)) == []
+    assert script.hear(error(ErrorCode.UNAVAILABLE, "h", retry_after_ms=500)) == []
     assert sent(script.wait(0.5)) == ["GetHistory"]
 
 
@@ -702,7 +700,7 @@ def test_a_call_is_refused_or_late():
     script = connected(dead_s=10_000)
     for rid in ("h", "i"):
         script.session.call(rid, GetHistory(request_id=rid, conversation_id="c"), timeout_s=30, now=0)
-    (refused,) = script.receive(error(ErrorCode.UNKNOWN_REQUEST, "h"))
+    (refused,) = script.hear(error(ErrorCode.UNKNOWN_REQUEST, "h"))
     assert (refused.request_id, refused.error.code) == ("h", "unknown_request")
     (late,) = [e for e in script.wait(30) if isinstance(e, ReplyFailed)]
     assert isinstance(late.error, RequestTimeout)
@@ -715,7 +713,7 @@ def test_a_round_trip_is_measured_from_its_last_sending():
     script.now = 3.0
     assert sent(script.connect()) == ["hello", "Ping"]
     script.now = 3.25
-    assert script.receive(Pong()) == [RoundTrip("p", 0.25)]
+    assert script.hear(Pong()) == [RoundTrip("p", 0.25)]
 
 
 def test_closing_ends_everything_once():
@@ -730,7 +728,7 @@ def test_closing_ends_everything_once():
         script.session.call("q", Ping(), timeout_s=30, now=0)
 
 
-def test_the_welcome_shows_the_limits():
+def test_the_welcome_tells_the_limits():
     script = Script()
     (hello,) = hellos(script.connect())
     assert [type(e) for e in script.welcome(hello)] == [Ready]
@@ -809,10 +807,10 @@ def test_any_schedule_of_losses_ends_with_the_exact_texts_one_ending_each_and_th
                             if isinstance(answer, str):
                                 carry_out(script.welcome(Hello(hello_id=answer)))
                             else:
-                                carry_out(script.receive(answer))
+                                carry_out(script.hear(answer))
 
     for rid in texts:
-        carry_out(script.ask(rid, AnswerTimeouts(total_s=1e9, silence_s=1e9)))
+        carry_out(script.ask(rid, Timeouts(total_s=1e9, silence_s=1e9)))
     carry_out(script.connect())
     for _ in range(5000):
         if script.session.pending == 0:

@@ -16,7 +16,6 @@ from answerback.core.request import (
     Pending,
     Question,
     RequestKey,
-    State,
     Step,
     Unknown,
     cancel,
@@ -26,6 +25,7 @@ from answerback.core.request import (
     renew,
     retarget,
 )
+from answerback.core.transitions import State
 from answerback.ports import Accepted, Existing, Full, Limited, Quota
 from answerback.protocol.errors import ErrorCode
 

@@ -20,7 +20,8 @@ from answerback.core.admission import (
     retry_after_ms,
     window_of,
 )
-from answerback.core.request import Record, State
+from answerback.core.request import Record
+from answerback.core.transitions import State
 
 NOW_MS = 1_767_225_600_000 + 20_000
 WAIT_MS = 40_000

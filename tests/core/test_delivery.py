@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from answerback.core.answer import Answer, clean, cut, cut_back, encoded_size
 from answerback.core.delivery import SLOW_RETRY_S, Delivery, answer_limit, growing, steady
-from answerback.core.request import DeliveryTarget, Ending, Record, State
+from answerback.core.request import DeliveryTarget, Ending, Record
+from answerback.core.transitions import State
 from answerback.protocol import MAX_FRAME_BYTES, encode
 from answerback.protocol.frames import MessageDelta, MessageResponse, MessageStarted, Pong, Status
 

@@ -11,25 +11,21 @@ from msgspec.structs import replace
 
 from answerback.core import request as changes
 from answerback.core.request import (
-    TRANSITIONS,
     Busy,
     Claimed,
     Conflict,
     DeliveryTarget,
-    Effect,
     Ended,
     Ending,
-    Event,
     Fenced,
     Held,
-    If,
     Pending,
     Policy,
     Record,
-    State,
     Step,
     Unknown,
 )
+from answerback.core.transitions import TRANSITIONS, Effect, Event, If, State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 
@@ -124,6 +120,11 @@ def test_every_effect_in_a_cell_can_be_carried_out(monkeypatch: pytest.MonkeyPat
     for effect in effects(TRANSITIONS[state][event]):
         monkeypatch.setattr(changes, "TRANSITIONS", {state: {event: effect}})
         apply(event, in_state(state))
+
+
+def test_without_a_policy_no_request_runs() -> None:
+    with pytest.raises(ValueError, match="needs the policy"):
+        changes._effect(accepted(), Event.CLAIM, changes.Facts(owner="w1", now_ms=T0))
 
 
 def effects(cell: Effect | If) -> set[Effect]:

@@ -9,7 +9,8 @@ import pytest
 
 from answerback import Answer, Client
 from answerback.client import Timing
-from answerback.core.request import RequestKey, State
+from answerback.core.request import RequestKey
+from answerback.core.transitions import State
 from answerback.stores import open_store
 from cli_process import Serve
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from answerback.core.request import Ending, Record, State
+from answerback.core.request import Ending, Record
+from answerback.core.transitions import State
 from answerback.ports import DailyUsage, StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error, MessageAccepted, MessageDelta, MessageResponse, SendMessage, Status

@@ -6,7 +6,8 @@ from typing import Any
 
 from answerback.core import request as changes
 from answerback.core.delivery import steady
-from answerback.core.request import Policy, RequestKey, State
+from answerback.core.request import Policy, RequestKey
+from answerback.core.transitions import State
 from answerback.ports import Unavailable
 from answerback.protocol import ErrorCode, MessageResponse, SendMessage, Status
 from answerback.service.dead_letters import DeadLetters

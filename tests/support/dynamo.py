@@ -8,7 +8,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from answerback.core.keys import ordering_key
-from answerback.core.request import Change, Ending, Question, Record, RequestKey, State, Step
+from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
+from answerback.core.transitions import State
 from answerback.ports import (
     DailyUsage,
     Quota,

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 import sqlite3
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,9 @@ def described(value: Any) -> Any:
     if inspect.isclass(value):
         own = [one for one in value.__mro__ if one.__module__.startswith("answerback")]
         names = sorted({name for one in own for name in vars(one) if not name.startswith("_")})
-        return {"()": parameters(value), **{name: described(inspect.getattr_static(value, name)) for name in names}}
+        # Python's own way of calling an enum differs between its versions.
+        called = ["value"] if issubclass(value, Enum) else parameters(value)
+        return {"()": called, **{name: described(inspect.getattr_static(value, name)) for name in names}}
     if isinstance(value, staticmethod | classmethod):
         return parameters(value.__func__)
     return parameters(value) if callable(value) else "a value"

@@ -173,7 +173,7 @@ class Chat:
     # --- lines
 
     def _read(self) -> str:
-        """The next line. Raises: _Leave."""
+        """The next line. Raises: _Quit."""
         is_warned = False
         while True:
             try:
@@ -231,7 +231,7 @@ class Chat:
             note("(cut at the limit; see --max-tokens)")
 
     def _show(self, stream: BlockingAnswerStream) -> Answer | None:
-        """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Leave: Ctrl+C twice."""
+        """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Quit: Ctrl+C twice."""
         growing = Growing() if sys.stdout.isatty() else None
         try:
             for event in stream.events():

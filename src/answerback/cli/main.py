@@ -49,8 +49,13 @@ PANELS: Final[Mapping[str, Table]] = {
         "cost": ("Estimate the monthly bill of a stack on AWS.", "answerback_aws.commands.cost:cost"),
     },
 }
-"""Every command, by the panel of `--help`. A module is imported when its command is called: the product imports none of
-the packages that build on it."""
+"""Every command, by the panel of `--help`. A module is imported when its command is called."""
+
+STACK_USERS: Final = "answerback_aws.commands.users:open_stack_users"
+"""What opens the users of a stack on AWS, for `answerback users --stack`.
+
+This module alone names places in the packages that build on the product. The product imports none of them.
+"""
 
 _HELP_OPTIONS: Final = {"help_option_names": ["-h", "--help"]}
 
@@ -75,8 +80,7 @@ class LazyGroup(TyperGroup):
         return name, listed if name is None else self._load(name), rest
 
     def _load(self, name: str) -> Any:
-        module, _, attribute = self._places[name].partition(":")
-        found = getattr(import_module(module), attribute)
+        found = import_place(self._places[name])
         if isinstance(found, Mapping):
             return LazyGroup(
                 panels={"": found},
@@ -88,6 +92,12 @@ class LazyGroup(TyperGroup):
         app = typer.Typer(add_completion=False, rich_markup_mode=self.rich_markup_mode, context_settings=_HELP_OPTIONS)
         app.command(name)(found)
         return typer.main.get_command(app)
+
+
+def import_place(place: str) -> Any:
+    """What `module:attribute` names; the module is imported."""
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def run(arguments: Sequence[str]) -> int:

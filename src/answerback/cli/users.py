@@ -6,20 +6,20 @@ AWS.
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
 from answerback.cli.admin import AdminUsers, find_port, read_key
+from answerback.cli.main import STACK_USERS, import_place
 from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.settings import Configuration, load
+from answerback.clock import epoch_ms
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
 from answerback.settings import whole
 
@@ -109,7 +109,7 @@ def set_limit(
     per_minute = _read_limit(limit)
 
     async def change(users: Users) -> None:
-        await users.set_limit(user, per_minute, now_ms=time.time_ns() // 1_000_000)
+        await users.set_limit(user, per_minute, now_ms=epoch_ms())
 
     _run(change, place)
     if as_json:
@@ -179,10 +179,7 @@ def _users(place: _Place) -> AbstractAsyncContextManager[Users]:
         return _open(load(place.of_gateway, file=place.config))
     if place.config is not None or any(place.of_gateway.values()):
         raise usage_error("--stack goes with no setting of a gateway", "leave out the one or the other")
-    # By name: the product imports none of the packages that build on it.
-    opened: AbstractAsyncContextManager[Users] = import_module("answerback_aws.commands.users").open_stack_users(
-        place.stack, **place.of_aws
-    )
+    opened: AbstractAsyncContextManager[Users] = import_place(STACK_USERS)(place.stack, **place.of_aws)
     return opened
 
 
@@ -238,8 +235,8 @@ def _limit_text(per_minute: int | None) -> str:
     return f"{per_minute} a minute" if per_minute else "off"
 
 
-def _time_text(epoch_ms: int | None) -> str | None:
-    return None if epoch_ms is None else datetime.fromtimestamp(epoch_ms / 1000).strftime("%Y-%m-%d %H:%M")
+def _time_text(at_ms: int | None) -> str | None:
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000).strftime("%Y-%m-%d %H:%M")
 
 
 def _read_limit(text: str) -> int | None:

@@ -1,4 +1,8 @@
-"""The client SDK: `Client` for asyncio, `BlockingClient` for everything else."""
+"""The client SDK: `Client` for asyncio, `BlockingClient` for everything else.
+
+With them come the wire's types that their methods take and return, and the protocol's rules that an app has to follow
+beside them: `is_id`, `clean`, `title_of`, `is_retryable`, `MAX_TITLE_LENGTH`.
+"""
 
 from answerback.client.blocking import BlockingAnswerStream, BlockingClient
 from answerback.client.client import Client
@@ -18,6 +22,7 @@ from answerback.client.errors import (
     RequestTimeout,
     SessionReplaced,
     Unauthorized,
+    is_retryable,
 )
 from answerback.client.events import (
     Answer,
@@ -36,8 +41,24 @@ from answerback.client.events import (
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
+from answerback.client.tokens import Token
+from answerback.core.answer import clean
+from answerback.core.context import title_of
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import (
+    Conversation,
+    ConversationSummary,
+    SendMessage,
+    ServerLimits,
+    Status,
+    Turn,
+    Usage,
+    is_id,
+)
+from answerback.protocol.limits import MAX_TITLE_LENGTH
 
 __all__ = [
+    "MAX_TITLE_LENGTH",
     "Answer",
     "AnswerRestarted",
     "AnswerStream",
@@ -50,8 +71,11 @@ __all__ = [
     "Connected",
     "Connecting",
     "ConnectionState",
+    "Conversation",
+    "ConversationSummary",
     "Disconnected",
     "Done",
+    "ErrorCode",
     "Event",
     "Forbidden",
     "MessageTooLarge",
@@ -66,10 +90,20 @@ __all__ = [
     "RequestFailed",
     "RequestTimeout",
     "Restarted",
+    "SendMessage",
+    "ServerLimits",
     "SessionReplaced",
     "Started",
+    "Status",
     "Stopped",
     "Text",
     "Timing",
+    "Token",
+    "Turn",
     "Unauthorized",
+    "Usage",
+    "clean",
+    "is_id",
+    "is_retryable",
+    "title_of",
 ]

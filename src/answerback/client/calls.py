@@ -65,6 +65,7 @@ class Calls:
         return min(instants, default=None)
 
     def call(self, request_id: str, frame: CallFrame | Ping, *, timeout_s: float, now: float) -> list[Effect]:
+        """Begin a call."""
         call = _Call(frame=frame, deadline=now + timeout_s, timeout_s=timeout_s)
         self._calls[request_id] = call
         return [self._send(request_id, call, now)] if self._is_open else []
@@ -78,13 +79,13 @@ class Calls:
         """Forget a call whose caller has gone."""
         self._calls.pop(request_id, None)
 
-    def send_stop(self, request_id: str, *, now: float) -> list[Effect]:
-        """Ask the server to stop a request, again on each connection, until its ending arrives."""
+    def request_stop(self, request_id: str, *, now: float) -> list[Effect]:
+        """Have the server stop a request that was given up. Repeated until it says how that request ended."""
         stopping = _Stopping()
         self._stopping[request_id] = stopping
         return [self._send_stop(request_id, stopping, now)] if self._is_open else []
 
-    def forget_stop(self, request_id: str) -> None:
+    def ending_received(self, request_id: str) -> None:
         """The server has said how a request ended that we gave up."""
         self._stopping.pop(request_id, None)
 
@@ -108,6 +109,7 @@ class Calls:
             stopping.send_at = None
 
     def answered(self, frame: ReplyFrame) -> list[Effect]:
+        """The answer to a call."""
         if self._calls.pop(frame.request_id, None) is None:
             return []
         return [Reply(frame.request_id, frame)]

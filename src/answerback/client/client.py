@@ -15,7 +15,7 @@ from answerback.client.driver import Driver
 from answerback.client.effects import Emit, Fail, Reply, ReplyFailed, RoundTrip
 from answerback.client.errors import AnswerbackError, MessageTooLarge, ProtocolViolation
 from answerback.client.events import Answer, Connecting, ConnectionState, Done, Queued, Started, Stopped
-from answerback.client.exchange import AnswerTimeouts
+from answerback.client.exchange import Timeouts
 from answerback.client.link import Address
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.paging import turns
@@ -120,7 +120,7 @@ class Client:
     async def open(self) -> None:
         """Connect; what `async with` does. Raises: CannotConnect, Unauthorized, Forbidden."""
         self._is_open = True
-        self._restored = tuple(self._restore(pending) for pending in (self._outbox.load() if self._outbox else ()))
+        self._restored = tuple(self._resume(pending) for pending in (self._outbox.load() if self._outbox else ()))
         try:
             await self._driver.start(self._connect_timeout_s)
         except BaseException:
@@ -148,7 +148,7 @@ class Client:
         """Ask and wait for the whole answer, at most 32 KB of it.
 
         Args:
-            timeout: seconds in all (default 30); then the server is told to stop.
+            timeout: seconds in all (default 30); then the server stops it.
             conversation: its id; with one, earlier turns are context. Without, the question stands alone.
             replaces: the id of an earlier request of the conversation that this one regenerates or edits.
             request_id: your own unique id; asking again under it gets the same answer, never a second one.
@@ -166,7 +166,7 @@ class Client:
             replaces=replaces,
             request_id=request_id,
         )
-        async with self._begin(frame, AnswerTimeouts(total_s=total_s)) as stream:
+        async with self._begin(frame, Timeouts(total_s=total_s)) as stream:
             return await stream.answer
 
     def stream(
@@ -328,17 +328,15 @@ class Client:
             raise MessageTooLarge(size, limit)
         return frame
 
-    def _timeouts(self, silence_s: float | None, total_s: float | None) -> AnswerTimeouts:
+    def _timeouts(self, silence_s: float | None, total_s: float | None) -> Timeouts:
         if total_s is None:
             limits = self._session.limits
             total_s = self._timing.queue_wait_s
             if limits is not None:
                 total_s = (limits.queue_timeout_ms + limits.answer_timeout_ms) / 1000 + self._timing.stream_silence_s
-        return AnswerTimeouts(
-            total_s=total_s, silence_s=self._timing.stream_silence_s if silence_s is None else silence_s
-        )
+        return Timeouts(total_s=total_s, silence_s=self._timing.stream_silence_s if silence_s is None else silence_s)
 
-    def _begin(self, frame: SendMessage, timeouts: AnswerTimeouts) -> AnswerStream:
+    def _begin(self, frame: SendMessage, timeouts: Timeouts) -> AnswerStream:
         if not self._is_open:
             raise RuntimeError("the client is not open; use it as `async with Client(…) as app:`")
         effects = self._session.ask(frame, timeouts, now=self._driver.now)
@@ -352,7 +350,7 @@ class Client:
         self._driver.carry_out(effects)
         return stream
 
-    def _restore(self, pending: PendingRequest) -> AnswerStream:
+    def _resume(self, pending: PendingRequest) -> AnswerStream:
         stream = self._new_stream(pending.frame.request_id)
         effects = self._session.restore(pending, self._timeouts(None, None), now=self._driver.now)
         self._driver.carry_out(effects)

@@ -1,12 +1,12 @@
-"""Runs a session over real connections: the loop that connects, the timer, and the hands of its effects."""
+"""Runs a session over real connections: the loop that connects, the timer, and what carries out its effects."""
 
 import asyncio
 import logging
 import random
 import ssl
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, assert_never
+from collections.abc import Callable
+from typing import assert_never
 
 from answerback.client.effects import (
     Effect,
@@ -29,6 +29,7 @@ from answerback.client.timing import Timing
 from answerback.client.tokens import TokenSource
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import RenewToken, Welcome
+from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.client")
 
@@ -58,7 +59,7 @@ class Driver:
         self._rng = rng
         self._on_effect = on_effect
         self._on_state = on_state
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._links: dict[int, Link] = {}
         self._link: Link | None = None
         self._numbers = 0
@@ -67,7 +68,7 @@ class Driver:
         self._reason = ""
         self._timer: asyncio.Handle | None = None  # uvloop gives no TimerHandle for an instant that has come
         self._timer_at = 0.0
-        self._retry_now = asyncio.Event()
+        self._skip_pause = asyncio.Event()
         self._was_ready = False
         self._first: asyncio.Future[None] | None = None
         self._renewal_id: str | None = None
@@ -85,8 +86,8 @@ class Driver:
         Raises: CannotConnect, Unauthorized, Forbidden.
         """
         self._first = asyncio.get_running_loop().create_future()
-        supervisor = self._spawn(self._supervise(), "supervisor")
-        self._spawn(self._watch(), "watch")
+        supervisor = self._tasks.start(self._supervise(), name="answerback-supervisor")
+        self._tasks.start(self._watch(), name="answerback-watch")
         if not self._must_connect:
             return
         await asyncio.wait([self._first, supervisor], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -101,17 +102,15 @@ class Driver:
         self.carry_out(self._session.stop(Closed()))
         links = list(self._links.values())
         await asyncio.gather(*(link.close(flush_s=self._timing.close_s) for link in links), return_exceptions=True)
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.settle(grace_s=0)
 
     def reconnect_now(self) -> None:
         """Retry at once and check the connection: the network is back, or the app woke."""
-        self._retry_now.set()
+        self._skip_pause.set()
         self.carry_out(self._session.probe(now=self.now))
 
     def carry_out(self, effects: list[Effect]) -> None:
+        """Do what the session wants, in its order."""
         for effect in effects:
             match effect:
                 case Send(frame):
@@ -180,10 +179,10 @@ class Driver:
         ceiling_s = min(self._timing.backoff_max_s, self._timing.backoff_min_s * 2 ** min(self._failures - 1, 16))
         pause_s = self._rng.uniform(0, ceiling_s) if at_least_s is None else at_least_s
         self._on_state(Disconnected(retry_in_s=pause_s, reason=self._reason))
-        self._retry_now.clear()
+        self._skip_pause.clear()
         try:
             async with asyncio.timeout(pause_s):
-                await self._retry_now.wait()
+                await self._skip_pause.wait()
         except TimeoutError:
             pass
 
@@ -204,7 +203,7 @@ class Driver:
         self._link = link
         age_s = self._rng.uniform(self._timing.rollover_min_s, self._timing.rollover_max_s)
         link.rollover_at = self.now + age_s
-        self._spawn(link.run(), f"link-{link.number}")
+        self._tasks.start(link.run(), name=f"answerback-link-{link.number}")
         self.carry_out(self._session.connected(link.number, now=self.now))
 
     async def _keep(self) -> None:
@@ -254,7 +253,7 @@ class Driver:
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
         for old in [other for other in self._links.values() if other is not link]:
-            self._spawn(old.close(flush_s=self._timing.close_s), f"retire-{old.number}")
+            self._tasks.start(old.close(flush_s=self._timing.close_s), name=f"answerback-retire-{old.number}")
         state = Connected(connection_id=welcome.connection_id, user_id=welcome.user_id, models=welcome.models)
         self._on_state(state)
 
@@ -263,9 +262,9 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._retry_now.set()
+        self._skip_pause.set()
         for link in self._links.values():
-            self._spawn(link.close(flush_s=self._timing.close_s), f"close-{link.number}")
+            self._tasks.start(link.close(flush_s=self._timing.close_s), name=f"answerback-close-{link.number}")
         self._on_state(Stopped(error))
 
     # --- time ---------------------------------------------------------------------------------------------
@@ -324,14 +323,3 @@ class Driver:
         log.warning("the token was not renewed: %s", effect.error)
         if effect.error.code == ErrorCode.UNAUTHORIZED and self._link is not None:
             self._link.abort()  # a new connection asks for a fresh token; a refusal there is final
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(coroutine, name=f"answerback-{name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error)

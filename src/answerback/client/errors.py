@@ -42,6 +42,8 @@ __all__ = [
     "RequestTimeout",
     "SessionReplaced",
     "Unauthorized",
+    "is_retryable",
+    "request_failed",
 ]
 
 
@@ -148,7 +150,7 @@ class AnswerRestarted(AnswerbackError):
 
 
 class RequestTimeout(AnswerbackError, TimeoutError):
-    """The answer did not come in time; the server was asked to stop. `text`: what had come until then.
+    """The answer did not come in time; the client had the server stop it. `text`: what had come until then.
 
     `cause_code`: the server's last word about the request was that it could not take it then, and why: `unavailable`
     during an outage. None: it was only slow.
@@ -217,6 +219,11 @@ class Overloaded(RequestFailed):
 
 class RequestConflict(RequestFailed):
     """The request id was used before for something else."""
+
+
+def is_retryable(code: ErrorCode) -> bool:
+    """Whether a question that ended with this code may succeed when it is asked again later."""
+    return ERRORS[code].retryable
 
 
 _CLASSES = {

@@ -18,7 +18,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerTimeouts:
+class Timeouts:
     """When the client gives a question up. `total_s` runs from the call; `silence_s` only while connected and
     after the answer has started.
     """
@@ -37,7 +37,7 @@ class Exchange:
     """
 
     frame: SendMessage
-    timeouts: AnswerTimeouts
+    timeouts: Timeouts
     deadline: float
     assembly: Assembly
     phase: Phase = Phase.WAITING
@@ -56,6 +56,7 @@ class Exchange:
 
     @property
     def request_id(self) -> str:
+        """Its name."""
         return self.frame.request_id
 
     @property

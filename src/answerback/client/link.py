@@ -197,7 +197,7 @@ class Link:
         self._wake.set()
 
     async def run(self) -> None:
-        """Read and write until the connection ends, then report why."""
+        """Read and write until the connection ends, in whatever way, then call `on_lost`."""
         writer = asyncio.create_task(self._write(), name=f"answerback-writer-{self.number}")
         try:
             async for message in self._socket:
@@ -233,7 +233,7 @@ class Link:
                     await self._send_now(self._frames.popleft())
                 self._is_sent.set()
         except ConnectionClosed:
-            self._is_sent.set()  # the reader sees it too, and reports it
+            self._is_sent.set()  # the reader sees it, too, and calls `on_lost`
 
     async def _send_now(self, frame: ClientFrame) -> None:
         data = encode(frame)

@@ -40,12 +40,14 @@ class Liveness:
         self._received_at = now
 
     def lost(self) -> None:
+        """No connection."""
         self._is_open = False
         self._greetings.clear()
         self._asked_at = None
         self._missed = 0
 
     def received(self, *, now: float) -> None:
+        """A message came."""
         self._received_at = now
         self._asked_at = None
 
@@ -60,6 +62,7 @@ class Liveness:
         return self._timing.hello_expiry_s * max(1, self._missed)
 
     def greeted(self, hello_id: str, exchanges: list[Exchange], *, now: float) -> None:
+        """A `hello` was sent."""
         expires_at = now + self._timing.hello_expiry_s
         self._greetings[hello_id] = Greeting(hello_id=hello_id, expires_at=expires_at, exchanges=exchanges)
         self.asked(now=now)
@@ -80,8 +83,8 @@ class Liveness:
             self._missed += 1  # the connection is not silent; several that were sent together count once
         return late
 
-    def dead_reason(self, *, now: float) -> str | None:
-        """Why the connection is to be given up, if so. The session then drops it at once."""
+    def failure(self, *, now: float) -> str | None:
+        """Why the connection is to be given up; None: it is good. The session drops it at once."""
         if self._asked_at is not None and now >= self._asked_at + self._dead_s:
             # A slow line may need longer for a large question: the next one gets twice the time.
             self._dead_s = min(self._timing.probe_max_s, self._dead_s * 2)

@@ -12,7 +12,7 @@ from answerback.client.calls import Calls
 from answerback.client.effects import Effect, Emit, Fail, Send
 from answerback.client.errors import AnswerbackError, RequestTimeout
 from answerback.client.events import Event
-from answerback.client.exchange import AnswerTimeouts, Exchange, Phase
+from answerback.client.exchange import Exchange, Phase, Timeouts
 from answerback.client.liveness import Liveness
 from answerback.client.timing import Timing
 from answerback.core.assembly import Assembly
@@ -29,7 +29,7 @@ class Questions:
         self._calls = calls
         self._effects = effects
         self._exchanges: dict[str, Exchange] = {}
-        self._queues: dict[str | None, deque[Exchange]] = {}
+        self._unaccepted: dict[str | None, deque[Exchange]] = {}
         self._hellos = 0
         self._due: float | None = None
         self._is_open = False
@@ -49,7 +49,7 @@ class Questions:
         """When `tick` has something to do; may be early."""
         return self._due
 
-    def add(self, frame: SendMessage, timeouts: AnswerTimeouts, *, now: float) -> Exchange:
+    def add(self, frame: SendMessage, timeouts: Timeouts, *, now: float) -> Exchange:
         """A new question, not sent yet."""
         exchange = Exchange(
             frame=frame,
@@ -58,21 +58,24 @@ class Questions:
             assembly=Assembly(streamed=frame.stream),
         )
         self._exchanges[frame.request_id] = exchange
-        self._queues.setdefault(exchange.key, deque()).append(exchange)
+        self._unaccepted.setdefault(exchange.key, deque()).append(exchange)
         self._at(exchange.deadline)
         return exchange
 
     # --- connections ------------------------------------------------------------------------------------
 
     def opened(self, *, now: float) -> None:
-        """Open again (rule: resume the accepted, repeat the unaccepted)."""
+        """A new connection is open: resume what was accepted, then send again what was not.
+
+        Rule: resume the accepted, repeat the unaccepted.
+        """
         self.lost()
         self._is_open = True
         accepted = [exchange for exchange in self if exchange.phase is Phase.ACCEPTED]
         for exchange in accepted:
-            self.listen(exchange, now=now)
+            self.restart_timers(exchange, now=now)
         self.hello(accepted, now=now)
-        for key in list(self._queues):
+        for key in list(self._unaccepted):
             self.pump(key, now=now)
 
     def lost(self) -> None:
@@ -90,13 +93,13 @@ class Questions:
 
     def pump(self, key: str | None, *, now: float) -> None:
         """Send the first unaccepted question of an ordering key, if nothing holds it: one at a time for each key."""
-        queue = self._queues.get(key)
-        while queue and queue[0].phase in (Phase.ACCEPTED, Phase.OVER):
-            queue.popleft()
-        if not queue:
-            self._queues.pop(key, None)
+        waiting = self._unaccepted.get(key)
+        while waiting and waiting[0].phase in (Phase.ACCEPTED, Phase.OVER):
+            waiting.popleft()
+        if not waiting:
+            self._unaccepted.pop(key, None)
             return
-        head = queue[0]
+        head = waiting[0]
         if not self._is_open or head.phase is not Phase.WAITING:
             return
         if head.resend_at is not None and now < head.resend_at:
@@ -106,7 +109,7 @@ class Questions:
         # A cancelled question is not asked again: every answered id has a record at the server.
         self._effects.append(Send(CancelMessage(request_id=head.request_id) if head.is_cancelled else head.frame))
         head.was_sent = True
-        self.listen(head, now=now)
+        self.restart_timers(head, now=now)
 
     def accept(self, exchange: Exchange, *, now: float) -> None:
         """The server knows the question: the next one of its key may go."""
@@ -116,10 +119,10 @@ class Questions:
             exchange.was_sent = True
             exchange.resend_at = None
             self.pump(exchange.key, now=now)
-        self.listen(exchange, now=now)
+        self.restart_timers(exchange, now=now)
 
-    def listen(self, exchange: Exchange, *, now: float) -> None:
-        """Restart the silence timeout: a message arrived or a resume was sent. None runs without a connection."""
+    def restart_timers(self, exchange: Exchange, *, now: float) -> None:
+        """A frame about it came or was sent, so its timers start again. Without a connection they do not run."""
         if not self._is_open:
             return
         exchange.probe_pause_s = self._timing.silence_s
@@ -155,6 +158,7 @@ class Questions:
         exchange.gap_pause_s = 0.0
 
     def emit(self, exchange: Exchange, event: Event) -> None:
+        """Give an event to the application."""
         self._effects.append(Emit(exchange.request_id, event))
 
     def fail(self, exchange: Exchange, error: AnswerbackError, *, now: float) -> None:
@@ -163,26 +167,29 @@ class Questions:
         self.drop(exchange, now=now)
 
     def drop(self, exchange: Exchange, *, now: float) -> None:
-        """Remove a question that has its one ending; later frames with its id are ignored."""
+        """Forget a question that has its ending. Later frames of its id find nothing, so that it has only one."""
         exchange.phase = Phase.OVER
         del self._exchanges[exchange.request_id]
         self.pump(exchange.key, now=now)
 
-    def send_stop(self, exchange: Exchange, *, now: float) -> None:
-        """Ask the server to stop a question that is given up here, unless it was never sent."""
+    def request_stop(self, exchange: Exchange, *, now: float) -> None:
+        """Have the server stop a question that is given up here, unless it was never sent."""
         if exchange.was_sent:
-            self._effects.extend(self._calls.send_stop(exchange.request_id, now=now))
+            self._effects.extend(self._calls.request_stop(exchange.request_id, now=now))
 
     def stop(self, error: AnswerbackError) -> None:
         """Give all of them up."""
         self._effects.extend(Fail(request_id, error, is_final=False) for request_id in self._exchanges)
         self._exchanges.clear()
-        self._queues.clear()
+        self._unaccepted.clear()
 
     # --- asking the server about them: there are no acknowledgements ------------------------------------
 
     def hello(self, exchanges: list[Exchange], *, now: float) -> None:
-        """Ask for what these still owe; with none, whether anybody is there. Only accepted ones are named."""
+        """Ask for the rest of these questions' answers, or with none whether the server answers.
+
+        Only accepted ones are named: the others are sent again by `pump`.
+        """
         for start in range(0, max(1, len(exchanges)), MAX_RESUME_POINTS):
             batch = exchanges[start : start + MAX_RESUME_POINTS]
             self._hellos += 1
@@ -211,18 +218,18 @@ class Questions:
                 exchange.phase = Phase.WAITING
                 self.pump(exchange.key, now=now)
             else:
-                self._asked(exchange, now)
+                self._hello_settled(exchange, now)
                 self._probe_later(exchange, now)
 
     def probe_soon(self, *, now: float) -> None:
-        """Probe every question soon: something failed behind the connection, and it is unknown for which one."""
+        """The server had an error and did not say about which question: ask about all of them soon."""
         soon = now + self._timing.resend_s
         for exchange in self._exchanges.values():
             if exchange.probe_at is not None:
                 exchange.probe_at = min(exchange.probe_at, soon)
         self._at(soon)
 
-    def _asked(self, exchange: Exchange, now: float) -> None:
+    def _hello_settled(self, exchange: Exchange, now: float) -> None:
         """A `hello` for it is answered or too old; if text is still missing, that is asked for again."""
         exchange.hello_id = None
         if exchange.wants_resume:
@@ -247,10 +254,11 @@ class Questions:
         for greeting in self._liveness.expired(now=now):
             for exchange in greeting.exchanges:
                 if exchange.hello_id == greeting.hello_id:
-                    self._asked(exchange, now)
+                    self._hello_settled(exchange, now)
                     self._probe_at(exchange, now + self._liveness.retry_s)
 
     def tick(self, *, now: float) -> None:
+        """Do what is due by now."""
         self._due = None
         silent = [exchange for exchange in self if self._watch(exchange, now)]
         if silent:
@@ -273,8 +281,8 @@ class Questions:
         return False
 
     def _time_out(self, exchange: Exchange, timeout_s: float, now: float) -> None:
-        """Make the ending that a time-out is, and ask the server to stop."""
-        self.send_stop(exchange, now=now)
+        """End a question by a time-out, and have the server stop it (rule: absolute deadlines)."""
+        self.request_stop(exchange, now=now)
         cause_code = None if exchange.refusal is None else exchange.refusal.value
         error = RequestTimeout(exchange.request_id, timeout_s, exchange.assembly.text, cause_code=cause_code)
         self.fail(exchange, error, now=now)

@@ -23,7 +23,7 @@ from answerback.client.errors import (
     request_failed,
 )
 from answerback.client.events import Answer, Done, Queued, answer_of
-from answerback.client.exchange import AnswerTimeouts, Exchange, Phase
+from answerback.client.exchange import Exchange, Phase, Timeouts
 from answerback.client.liveness import Liveness
 from answerback.client.outbox import PendingRequest
 from answerback.client.questions import Questions
@@ -56,7 +56,7 @@ _ENDS_ACCEPTED: Final = frozenset({ErrorCode.UNKNOWN_REQUEST, ErrorCode.REQUEST_
 
 
 class Session:
-    """The client's side of one app session. It outlives connections.
+    """See the module. One instance is one app session; it outlives connections.
 
     Connections have rising numbers, given by the driver. Answers on an older connection still count (they are
     idempotent), but what such a connection says about itself does not.
@@ -96,7 +96,7 @@ class Session:
 
     # --- what the application wants ---------------------------------------------------------------------
 
-    def ask(self, frame: SendMessage, timeouts: AnswerTimeouts, *, now: float) -> list[Effect]:
+    def ask(self, frame: SendMessage, timeouts: Timeouts, *, now: float) -> list[Effect]:
         """Take a new question. Raises: the error that stopped the session; ValueError: the id is pending already."""
         self._check_open()
         if self._questions.get(frame.request_id) is not None:
@@ -105,14 +105,14 @@ class Session:
         self._questions.pump(exchange.key, now=now)
         return self._flush()
 
-    def restore(self, pending: PendingRequest, timeouts: AnswerTimeouts, *, now: float) -> list[Effect]:
-        """Resume a question of an earlier run of the app under the same session id; its text comes from the start."""
+    def restore(self, pending: PendingRequest, timeouts: Timeouts, *, now: float) -> list[Effect]:
+        """Resume a question of an earlier run of the app, under the same session id; its text comes from the start."""
         self._check_open()
         if self._questions.get(pending.frame.request_id) is not None:
             return []
         exchange = self._questions.add(pending.frame, timeouts, now=now)
         exchange.conversation_id = pending.conversation_id
-        exchange.was_sent = True  # it may have been sent: a cancellation has to reach the server
+        exchange.was_sent = True  # who kept it may have sent it before a reply came: a cancellation must be sent
         if pending.is_accepted:
             self._questions.accept(exchange, now=now)
             if self._link is not None:
@@ -142,14 +142,14 @@ class Session:
             self._questions.fail(exchange, RequestCancelled(_so_far(exchange)), now=now)
         elif self._link is not None:
             self._effects.append(Send(CancelMessage(request_id=request_id)))
-            self._questions.listen(exchange, now=now)
+            self._questions.restart_timers(exchange, now=now)
         return self._flush()
 
     def abandon(self, request_id: str, *, now: float) -> list[Effect]:
-        """End a question as cancelled and ask the server to stop it."""
+        """Nobody waits for this question any more: it ends here as cancelled, and the server stops it."""
         exchange = self._questions.get(request_id)
         if exchange is not None:
-            self._questions.send_stop(exchange, now=now)
+            self._questions.request_stop(exchange, now=now)
             self._questions.fail(exchange, RequestCancelled(_so_far(exchange)), now=now)
         return self._flush()
 
@@ -221,6 +221,7 @@ class Session:
         return self._flush()
 
     def tick(self, *, now: float) -> list[Effect]:
+        """Do what is due by now."""
         if self._stopped is not None:
             return []
         self._questions.expire(now=now)
@@ -262,7 +263,7 @@ class Session:
         exchange = self._questions.get(frame.request_id)
         if exchange is None:
             if isinstance(frame, MessageResponse):
-                self._calls.forget_stop(frame.request_id)
+                self._calls.ending_received(frame.request_id)
             return
         before = exchange.resume_point
         missing = False
@@ -272,7 +273,7 @@ class Session:
                     self._end(exchange, event, now)
                     return
                 case Broken():
-                    self._questions.send_stop(exchange, now=now)
+                    self._questions.request_stop(exchange, now=now)
                     error = ProtocolViolation(exchange.request_id, event.detail)
                     self._questions.fail(exchange, error, now=now)
                     return
@@ -332,7 +333,7 @@ class Session:
 
     def _is_link_good(self, now: float) -> bool:
         """No `welcome`, or nothing at all, means another connection; what else is due is done on that one."""
-        reason = self._liveness.dead_reason(now=now)
+        reason = self._liveness.failure(now=now)
         if reason is not None:
             self._effects.append(Reconnect(reason))
             self._lose_link()

@@ -16,12 +16,12 @@ class Timing:
     call_timeout_s: float = 30.0
     """History, pings and the like."""
     silence_s: float = 10.0
-    """Nothing received about a pending request: ask for it with `hello`, backing off up to `probe_max_s`."""
+    """No frame about a pending request: ask for it with `hello`, backing off up to `probe_max_s`."""
     probe_max_s: float = 60.0
     hello_expiry_s: float = 4.0
     """A `hello` without `welcome` for so long is not waited for any more; another may go out."""
     dead_s: float = 8.0
-    """Nothing at all received after a `hello` or `ping`: the connection is dead."""
+    """No frame at all after a `hello` or `ping`: the connection is dead."""
     resend_s: float = 1.0
     """Pause before a frame is sent again, if the server named none."""
     backoff_min_s: float = 0.25

@@ -68,13 +68,18 @@ def admit(
     were accepted in this minute. An id that exists is free; only then come the pending cap and the rate.
     """
     if existing is not None:
-        return Existing(existing, 0 if existing.state.is_terminal else position)
+        return admit_again(existing, position=position)
     if pending >= quota.max_pending:
         return Full()
     limit = quota.limit_of(own_limit)
     if limit and counted >= limit:
         return Limited(retry_after_ms(now_ms))
     return Accepted(position)
+
+
+def admit_again(existing: Record, *, position: int) -> Existing:
+    """What `admit` decides about an id that exists: it needs no other fact, for no limit applies."""
+    return Existing(existing, 0 if existing.state.is_terminal else position)
 
 
 def window_of(now_ms: int) -> int:

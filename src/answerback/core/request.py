@@ -6,7 +6,8 @@ if there is none) and returns a `Step`: the record to write, and what the caller
 atomically (`ports.Requests.change`), so two processes that change one record are put in an order, and the second sees
 what the first did. Nothing here reads a clock: `now_ms` is an argument.
 
-`TRANSITIONS` decides what an event does in a state. The functions look it up and carry out the effect that it names.
+`TRANSITIONS` (core/transitions.py) decides what an event does in a state. The functions look it up and carry out the
+effect that it names.
 
           accept            claim                     finish
     ( ) ---------> accepted -------> running (attempt n) -------> completed | failed | cancelled
@@ -25,13 +26,13 @@ The rules that the comments name are listed in ARCHITECTURE.md.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 
@@ -46,24 +47,6 @@ class RequestKey(NamedTuple):
 
     user_id: str
     request_id: str
-
-
-class State(StrEnum):
-    """Where a request is. The last three are terminal."""
-
-    ACCEPTED = "accepted"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether nothing can change any more."""
-        return self in _TERMINAL
-
-
-_TERMINAL: Final = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 
 
 class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -219,50 +202,15 @@ class Unknown:
     """No such request."""
 
 
-# --- the table ----------------------------------------------------------------------------------------------
-
-
-class Event(StrEnum):
-    """What can happen to a record."""
-
-    CLAIM = "claim"
-    RENEW = "renew"
-    POLL = "poll"
-    FINISH = "finish"
-    RETARGET = "retarget"
-    CANCEL = "cancel"
-    REFUSE = "refuse"
-    EXPIRE = "expire"
-    QUEUED = "queued"
-    RECOVER = "recover"
-
-
-class Effect(StrEnum):
-    """What an event does. The first group changes the record, the second leaves it as it is."""
-
-    RUN = "start the next attempt"
-    EXTEND = "extend the lease"
-    FINISH = "store the owner's ending"
-    END_CANCELLED = "end as cancelled, raising the attempt"
-    END_TIMED_OUT = "end as failed by a time-out, raising the attempt"
-    END_EXHAUSTED = "end as failed after the last attempt, raising the attempt"
-    END_EXPIRED = "end as failed with the caller's code, raising the attempt"
-    SET_TARGET = "set the target"
-    NOTE_CANCEL = "note the cancellation"
-    NOTE_QUEUED = "note the queue number"
-    RESET = "void the lease and the target"
-
-    OWNED = "the attempt is the caller's"
-    BUSY = "another worker holds the lease"
-    FENCED = "the attempt is not the caller's"
-    CONFLICT = "the request belongs to another session"
-    PENDING = "the request goes on"
-    ENDED = "the request has ended"
-    IGNORED = "nothing to do"
+# --- what the table asks ------------------------------------------------------------------------------------
 
 
 class Facts(NamedTuple):
-    """What the caller of a change knows. The guards read it beside the record."""
+    """What the caller of a change knows. The guards read it beside the record.
+
+    A fact that is left out never lets an event through: it means no owner, no session, a lease that is not over. The
+    policy has no such value, so to run a request without one raises ValueError.
+    """
 
     now_ms: int = 0
     grace_ms: int = 0
@@ -291,11 +239,17 @@ def _is_cancelled(record: Record, _: Facts) -> bool:
 
 
 def _is_late(record: Record, facts: Facts) -> bool:
-    return facts.policy is not None and deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy)
+    return deadline_passed(record, now_ms=facts.now_ms, policy=_policy_of(facts))
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
-    return facts.policy is not None and record.attempt >= facts.policy.max_attempts
+    return record.attempt >= _policy_of(facts).max_attempts
+
+
+def _policy_of(facts: Facts) -> Policy:
+    if facts.policy is None:
+        raise ValueError("a claim needs the policy: without it a late request would run")
+    return facts.policy
 
 
 def _asked_it(record: Record, facts: Facts) -> bool:
@@ -306,71 +260,16 @@ def _is_older(record: Record, facts: Facts) -> bool:
     return record.target is not None and facts.generation < record.target.generation
 
 
-@dataclass(frozen=True, slots=True)
-class If:
-    """A cell of the table that depends: `then` where the guard holds, else `otherwise`."""
-
-    guard: Callable[[Record, Facts], bool]
-    then: "Cell"
-    otherwise: "Cell"
-
-
-Cell: TypeAlias = Effect | If
-
-_RUN: Final = If(
-    _is_cancelled,
-    Effect.END_CANCELLED,
-    If(_is_late, Effect.END_TIMED_OUT, If(_attempts_are_spent, Effect.END_EXHAUSTED, Effect.RUN)),
-)
-_EXPIRE: Final = If(_is_cancelled, Effect.END_CANCELLED, Effect.END_EXPIRED)
-_RETARGET: Final = If(_asked_it, If(_is_older, Effect.PENDING, Effect.SET_TARGET), Effect.CONFLICT)
-_WHEN_ENDED: Final[Mapping[Event, Cell]] = MappingProxyType(
+_GUARDS: Final[Mapping[Guard, Callable[[Record, Facts], bool]]] = MappingProxyType(
     {
-        Event.CLAIM: Effect.ENDED,
-        Event.RENEW: Effect.FENCED,
-        Event.POLL: Effect.FENCED,
-        Event.FINISH: If(_owns_attempt, Effect.ENDED, Effect.FENCED),
-        Event.RETARGET: If(_asked_it, Effect.ENDED, Effect.CONFLICT),
-        Event.CANCEL: If(_asked_it, Effect.ENDED, Effect.CONFLICT),
-        Event.REFUSE: Effect.ENDED,
-        Event.EXPIRE: Effect.ENDED,
-        Event.QUEUED: Effect.IGNORED,
-        Event.RECOVER: Effect.IGNORED,
-    }
-)
-TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
-    {
-        State.ACCEPTED: MappingProxyType(
-            {
-                Event.CLAIM: _RUN,
-                Event.RENEW: Effect.FENCED,
-                Event.POLL: Effect.FENCED,
-                Event.FINISH: Effect.FENCED,
-                Event.RETARGET: _RETARGET,
-                Event.CANCEL: If(_asked_it, Effect.END_CANCELLED, Effect.CONFLICT),
-                Event.REFUSE: Effect.PENDING,
-                Event.EXPIRE: _EXPIRE,
-                Event.QUEUED: Effect.NOTE_QUEUED,
-                Event.RECOVER: Effect.RESET,
-            }
-        ),
-        State.RUNNING: MappingProxyType(
-            {
-                Event.CLAIM: If(_owns_lease, Effect.OWNED, If(_lease_is_over, _RUN, Effect.BUSY)),
-                Event.RENEW: If(_owns_attempt, Effect.EXTEND, Effect.FENCED),
-                Event.POLL: If(_owns_attempt, Effect.OWNED, Effect.FENCED),
-                Event.FINISH: If(_owns_attempt, Effect.FINISH, Effect.FENCED),
-                Event.RETARGET: _RETARGET,
-                Event.CANCEL: If(_asked_it, If(_is_cancelled, Effect.PENDING, Effect.NOTE_CANCEL), Effect.CONFLICT),
-                Event.REFUSE: Effect.PENDING,
-                Event.EXPIRE: If(_lease_is_over, _EXPIRE, Effect.BUSY),
-                Event.QUEUED: Effect.IGNORED,
-                Event.RECOVER: Effect.RESET,
-            }
-        ),
-        State.COMPLETED: _WHEN_ENDED,
-        State.FAILED: _WHEN_ENDED,
-        State.CANCELLED: _WHEN_ENDED,
+        Guard.OWNS_LEASE: _owns_lease,
+        Guard.OWNS_ATTEMPT: _owns_attempt,
+        Guard.LEASE_IS_OVER: _lease_is_over,
+        Guard.IS_CANCELLED: _is_cancelled,
+        Guard.IS_LATE: _is_late,
+        Guard.ATTEMPTS_ARE_SPENT: _attempts_are_spent,
+        Guard.ASKED_IT: _asked_it,
+        Guard.IS_OLDER: _is_older,
     }
 )
 
@@ -379,7 +278,7 @@ def _effect(record: Record, event: Event, facts: Facts) -> Effect:
     """What the table says that `event` does to `record`."""
     cell = TRANSITIONS[record.state][event]
     while isinstance(cell, If):
-        cell = cell.then if cell.guard(record, facts) else cell.otherwise
+        cell = cell.then if _GUARDS[cell.guard](record, facts) else cell.otherwise
     return cell
 
 

@@ -277,8 +277,9 @@ class Gateway:
             save_admin_port(settings.data_dir, self._admin_port)
         self._stack.push_async_callback(self._shut_down, listener, queue, tasks)
         queue.start(worker.run)
-        sweeping = asyncio.create_task(self._sweep(janitor), name="janitor")
-        self._stack.push_async_callback(_cancelled, sweeping)
+        background = Tasks()
+        background.start(self._sweep(janitor), name="janitor")
+        self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=tls)
         log.info("listening on %s", self.url)
 
@@ -400,11 +401,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
 
 
 @contextmanager

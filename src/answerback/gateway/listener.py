@@ -60,7 +60,7 @@ class Listener:
         self._http: Server | None = None
         self._server: asyncio.Server | None = None
         self._is_draining = False
-        self._pinging: asyncio.Task[None] | None = None
+        self._pinging = Tasks()
         self._groups: tuple[set[Socket], ...] = tuple(set() for _ in range(PING_GROUPS))
         self._opened = 0
         self._too_large = encode(
@@ -86,7 +86,7 @@ class Listener:
         self._server = await loop.create_server(self._http, host or None, port, **options)
         for listening in self._server.sockets:
             _limit_unsent(listening)
-        self._pinging = asyncio.create_task(self._ping_sockets(), name="ping the sockets")
+        self._pinging.start(self._ping_sockets(), name="ping the sockets")
         return int(self._server.sockets[0].getsockname()[1])
 
     def stop_accepting(self) -> None:
@@ -98,9 +98,7 @@ class Listener:
     async def close(self, *, grace_s: float) -> None:
         """Close every socket with 1001; what is not gone after `grace_s` is cut."""
         self.stop_accepting()
-        if self._pinging is not None:
-            self._pinging.cancel()
-            await asyncio.wait((self._pinging,))
+        await self._pinging.settle(grace_s=0)
         closing = [socket.close(WSCloseCode.GOING_AWAY, "the gateway stops; connect again") for socket in self._sockets]
         if closing:
             # aiohttp's shutdown drops whatever peers still send, their halves of the close handshake among it.

@@ -26,6 +26,7 @@ from answerback.core.request import (
     RequestKey,
     Unknown,
 )
+from answerback.core.transitions import State
 from answerback.ports import (
     Accepted,
     Bound,
@@ -316,7 +317,7 @@ class Front:
         self._observer.attached(existing)
         match await self._retarget(connection, new.key, attempt=0, offset=0):
             case Pending(record=record):
-                if record.state is changes.State.ACCEPTED:
+                if record.state is State.ACCEPTED:
                     await self._enqueue(record)
                 await self._send_accepted(connection, record, position)
             case Ended(record=record):

@@ -8,7 +8,8 @@ from functools import partial
 from msgspec.structs import replace
 
 from answerback.core import request as changes
-from answerback.core.request import Ended, Policy, Record, State
+from answerback.core.request import Ended, Policy, Record
+from answerback.core.transitions import State
 from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender

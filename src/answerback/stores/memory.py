@@ -10,7 +10,8 @@ from dataclasses import replace
 from answerback.core.admission import Accepted, Admission, Quota, admit, window_of
 from answerback.core.context import title_of
 from answerback.core.instants import day_of
-from answerback.core.request import Change, Question, Record, RequestKey, State
+from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.core.transitions import State
 from answerback.ports import (
     DailyUsage,
     StoredConversation,

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Final, TypeVar
 
-from answerback.core.admission import Accepted, Admission, Existing, Quota, admit
+from answerback.core.admission import WINDOW_MS, Accepted, Admission, Quota, admit, admit_again
 from answerback.core.context import title_of
 from answerback.core.instants import day_of
-from answerback.core.request import Change, Ending, Question, Record, RequestKey, State
+from answerback.core.request import Change, Ending, Question, Record, RequestKey
+from answerback.core.transitions import State
 from answerback.stores import statements as sql
 from answerback.stores.encoding import (
     ANSWER,
@@ -50,7 +51,7 @@ def load(state: WriterState) -> Operation[None]:
     for user_id, conversation_id, at_ms in deleted.rows:
         state.delete_conversation(user_id, conversation_id, at_ms)
     # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
-    (accepted,) = yield [Query(sql.SELECT_ACCEPTED_SINCE, {"since_ms": newest_ms - 2 * 60_000})]
+    (accepted,) = yield [Query(sql.SELECT_ACCEPTED_SINCE, {"since_ms": newest_ms - 2 * WINDOW_MS})]
     for user_id, at_ms in accepted.rows:
         state.count(user_id, at_ms)
     state.commit()
@@ -61,7 +62,7 @@ def accept(state: WriterState, record: Record, question: Question, quota: Quota,
     key, user_id = record.key, record.user_id
     known = state.unfinished.get(key)
     if known is not None:
-        return Existing(known.record, state.position(known.record.ordering_key, known.seq))
+        return admit_again(known.record, position=state.position(known.record.ordering_key, known.seq))
     is_new_user = False
     own_limit = None
     if user_id in state.limits:
@@ -106,14 +107,14 @@ def accept(state: WriterState, record: Record, question: Question, quota: Quota,
     if results[0].changed == 0:
         state.remove_unfinished(key)
         state.uncount(user_id, now_ms)
-        return (yield from _taken(key, seq))
+        return decide(existing=(yield from _take_back(key, seq)))
     return admission
 
 
-def _taken(key: RequestKey, seq: int) -> Operation[Admission]:
-    """The id belongs to a request that has ended: take back the texts of the one that was not accepted."""
+def _take_back(key: RequestKey, seq: int) -> Operation[Record]:
+    """Delete the texts of a request that was not accepted. Returns the ended record that has its id."""
     _, found = yield [Query(sql.DELETE_TEXTS, {**_named(key), "position": seq}), _select(key)]
-    return Existing(_decode(found.rows[0]), 0)
+    return _decode(found.rows[0])
 
 
 def change(state: WriterState, key: RequestKey, step_of: Change[T]) -> Operation[T]:

@@ -1,7 +1,6 @@
 """`answerback aws status | logs | outputs | destroy`: watch a stack, and remove it."""
 
 import json
-import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -9,6 +8,7 @@ import typer
 
 from answerback.cli.options import Json, with_options
 from answerback.cli.output import ExitCode, confirm, note, say, say_json, say_table, usage_error
+from answerback.clock import epoch_ms
 from answerback.settings import duration_ms
 from answerback_aws.commands.options import StackOptions, explained
 from answerback_aws.commands.progress import shown_progress
@@ -73,7 +73,7 @@ def logs(
       answerback aws logs --stack chat --request 3f0e7a3a-58a6-4e6b-9d4c-0f4b0f1a2b3c --since 1d
     """
     try:
-        since_ms = time.time_ns() // 1_000_000 - duration_ms(since)
+        since_ms = epoch_ms() - duration_ms(since)
     except ValueError:
         raise usage_error(f"--since must be {_DURATION}, not {since!r}") from None
     account = where.account()

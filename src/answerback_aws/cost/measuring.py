@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from answerback.clock import epoch_ms
 from answerback_aws.cost.proxy import Call, CountingProxy
 from answerback_aws.emulator.emulator import Emulator
 
@@ -96,7 +97,7 @@ class Measuring:
         self._lambda = emulator.client("lambda")
         self._logs = emulator.client("logs")
         self._dynamodb = emulator.client("dynamodb")
-        self._since_ms = int(time.time() * 1000)
+        self._since_ms = epoch_ms()
         self._due: Counter[str] = Counter()
         self._url = emulator.websocket_url(outputs["ApiId"], outputs["StageName"])
 

@@ -12,9 +12,9 @@ from answerback.client import (
     Connected,
     ConnectionState,
     Timing,
+    Token,
+    clean,
 )
-from answerback.client.tokens import Token
-from answerback.core.answer import clean
 from answerback.tasks import Tasks
 from answerback_desktop.engine.answers import Answers
 from answerback_desktop.engine.events import (

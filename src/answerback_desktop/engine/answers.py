@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from answerback.client import (
+    Answer,
     AnswerbackError,
     AnswerStream,
     Client,
@@ -13,12 +14,16 @@ from answerback.client import (
     Done,
     MessageTooLarge,
     PendingRequest,
+    Queued,
     RequestCancelled,
+    Restarted,
+    SendMessage,
     SessionReplaced,
+    Started,
+    Status,
+    Text,
+    clean,
 )
-from answerback.client.events import Answer, Queued, Restarted, Started, Text
-from answerback.core.answer import clean
-from answerback.protocol.frames import SendMessage, Status
 from answerback.tasks import Tasks
 from answerback_desktop.engine.events import (
     ConversationsChanged,

@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-from answerback.core.instants import iso
 from answerback_desktop.records import Conversation, Turn
 
 _NAME_LENGTH: Final = 60
@@ -56,8 +55,8 @@ def _json(conversation: Conversation, turns: Sequence[Turn]) -> str:
     data = {
         "conversationId": conversation.conversation_id,
         "title": conversation.title,
-        "createdAt": iso(conversation.created_at_ms),
-        "updatedAt": iso(conversation.updated_at_ms),
+        "createdAt": _instant(conversation.created_at_ms),
+        "updatedAt": _instant(conversation.updated_at_ms),
         "turns": [_turn(turn) for turn in turns],
     }
     return msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n"
@@ -70,8 +69,8 @@ def _turn(turn: Turn) -> dict[str, object]:
         "question": turn.question,
         "answer": turn.answer,
         "status": turn.status.value,
-        "askedAt": iso(turn.asked_at_ms),
-        "answeredAt": None if turn.answered_at_ms is None else iso(turn.answered_at_ms),
+        "askedAt": _instant(turn.asked_at_ms),
+        "answeredAt": None if turn.answered_at_ms is None else _instant(turn.answered_at_ms),
         "model": turn.model,
         "replaces": turn.replaces,
         "finishReason": turn.finish_reason,
@@ -81,3 +80,8 @@ def _turn(turn: Turn) -> dict[str, object]:
         else {"inputTokens": turn.tokens.input, "outputTokens": turn.tokens.output},
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _instant(at_ms: int) -> str:
+    """As the wire writes instants: ISO 8601 in UTC with milliseconds."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

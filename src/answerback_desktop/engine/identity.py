@@ -10,7 +10,7 @@ from typing import Final
 
 import jwt
 
-from answerback.protocol.frames import is_id
+from answerback.client import is_id
 from answerback.tasks import Tasks
 from answerback_desktop.engine.account import Credentials
 from answerback_desktop.engine.environment import Environment

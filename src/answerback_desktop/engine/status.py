@@ -10,11 +10,11 @@ from answerback.client import (
     ConnectionState,
     Disconnected,
     Forbidden,
+    ServerLimits,
     SessionReplaced,
     Stopped,
     Unauthorized,
 )
-from answerback.protocol.frames import ServerLimits
 from answerback_desktop.engine.events import ConnectionChanged, ConnectionReason, ConnectionStatus, Limits
 
 _FINAL: Final = {

@@ -7,12 +7,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from answerback.client import AnswerbackError, Client, RequestFailed
-from answerback.core.answer import clean
-from answerback.protocol.errors import ERRORS
-from answerback.protocol.frames import ConversationSummary, is_id
-from answerback.protocol.frames import Turn as HistoryTurn
-from answerback.protocol.limits import MAX_TITLE_LENGTH
+from answerback.client import (
+    MAX_TITLE_LENGTH,
+    AnswerbackError,
+    Client,
+    ConversationSummary,
+    RequestFailed,
+    clean,
+    is_id,
+    is_retryable,
+)
+from answerback.client import Turn as HistoryTurn
 from answerback_desktop.engine.outbox import code_of
 from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
 from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
@@ -264,8 +269,8 @@ def listed(summary: ConversationSummary, *, now_ms: int) -> Listed | None:
         conversation_id=summary.conversation_id,
         title=" ".join(clean(summary.title).split())[:MAX_TITLE_LENGTH],
         turns=summary.turns,
-        created_at_ms=epoch_ms(summary.created_at, now_ms),
-        updated_at_ms=epoch_ms(summary.updated_at, now_ms),
+        created_at_ms=instant_ms(summary.created_at, now_ms),
+        updated_at_ms=instant_ms(summary.updated_at, now_ms),
         updated_at=clean(summary.updated_at),
     )
 
@@ -283,9 +288,9 @@ def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | N
         question=clean(turn.question),
         answer=clean(turn.answer),
         status=status,
-        asked_at_ms=epoch_ms(turn.asked_at, now_ms),
-        answered_at_ms=epoch_ms(turn.answered_at, now_ms),
-        failure=Failure(code=code_of(code), is_retryable=code is None or ERRORS[code].retryable) if is_failed else None,
+        asked_at_ms=instant_ms(turn.asked_at, now_ms),
+        answered_at_ms=instant_ms(turn.answered_at, now_ms),
+        failure=Failure(code=code_of(code), is_retryable=code is None or is_retryable(code)) if is_failed else None,
         model=None if turn.model is None else clean(turn.model),
         replaces=turn.replaces if turn.replaces is not None and is_id(turn.replaces) else None,
         tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
@@ -293,7 +298,7 @@ def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | N
     )
 
 
-def epoch_ms(instant: str, now_ms: int) -> int:
+def instant_ms(instant: str, now_ms: int) -> int:
     """ISO 8601 in UTC as epoch milliseconds; what is none, or not of our time, is now."""
     try:
         found = datetime.fromisoformat(instant)

@@ -7,9 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from answerback.client import PendingRequest
-from answerback.core.context import title_of
-from answerback.protocol.limits import MAX_TITLE_LENGTH
+from answerback.client import MAX_TITLE_LENGTH, PendingRequest, title_of
 from answerback_desktop.records import Conversation, Failure, FailureCode, SearchHit, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.store.schema import Database, Value
 

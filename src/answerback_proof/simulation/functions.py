@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-from answerback.core.request import Record, RequestKey, State
+from answerback.core.request import Record, RequestKey
+from answerback.core.transitions import State
 from answerback.ports import Connection, Unavailable
 from answerback.service.worker import Done, Retry, Worker
 from answerback.testing.queue import LaneQueue

@@ -12,7 +12,8 @@ from typing import Final
 from answerback.client.errors import RequestFailed, SessionReplaced
 from answerback.client.events import Answer
 from answerback.core.context import Role
-from answerback.core.request import Ending, Record, RequestKey, State
+from answerback.core.request import Ending, Record, RequestKey
+from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     CancelMessage,

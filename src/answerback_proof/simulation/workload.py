@@ -10,7 +10,7 @@ from typing import Protocol
 from answerback.client.effects import Effect, Emit, Fail, Reconnect, Send, Stop
 from answerback.client.errors import AnswerbackError, SessionReplaced
 from answerback.client.events import Answer, Done
-from answerback.client.exchange import AnswerTimeouts
+from answerback.client.exchange import Timeouts
 from answerback.client.outbox import PendingRequest
 from answerback.client.session import Session
 from answerback.client.timing import Timing
@@ -63,7 +63,7 @@ class App:
 
     @property
     def window(self) -> "Window":
-        """The window that the user sees."""
+        """The one that its user looks at."""
         return self.windows[-1]
 
     @property
@@ -90,6 +90,7 @@ class App:
         self.window.die()
 
     def ask(self, frame: SendMessage) -> None:
+        """A new question."""
         self.environment.trace(f"{self.name} asks {frame.request_id} in {frame.conversation_id}")
         self.asked[frame.request_id] = frame
         self.environment.history.add(
@@ -107,6 +108,7 @@ class App:
         self.window.ask(frame)
 
     def cancel(self, request_id: str) -> None:
+        """The user cancels a question."""
         if request_id not in self.cancelled:
             self.environment.trace(f"{self.name} cancels {request_id}")
             self.cancelled.add(request_id)
@@ -124,7 +126,7 @@ class App:
 
 
 class Window:
-    """One run of the app's program. `had_rival`: another window had connected before this one was stopped."""
+    """One run of the program. `had_rival`: when it was stopped, another window had connected since."""
 
     def __init__(self, app: App, number: int) -> None:
         self.app = app
@@ -151,6 +153,7 @@ class Window:
         self.connect()
 
     def die(self) -> None:
+        """The process is killed."""
         self.is_up = False
         for link in self.links.values():
             link.client_open = False
@@ -163,14 +166,16 @@ class Window:
         """Questions that it waits for."""
         return self._session.pending
 
-    def _timeouts(self) -> AnswerTimeouts:
-        return AnswerTimeouts(total_s=self.app.timeout_s or FOR_EVER_S)
+    def _timeouts(self) -> Timeouts:
+        return Timeouts(total_s=self.app.timeout_s or FOR_EVER_S)
 
     def ask(self, frame: SendMessage) -> None:
+        """See App.ask."""
         if self.is_up and self.stopped is None:
             self._do(self._session.ask(frame, self._timeouts(), now=self._loop.time()))
 
     def cancel(self, request_id: str) -> None:
+        """See App.cancel."""
         if self.is_up:
             self._do(self._session.cancel(request_id, now=self._loop.time()))
 
@@ -178,6 +183,7 @@ class Window:
 
     @property
     def link(self) -> Link | None:
+        """The present one."""
         return self.links.get(self._current)
 
     @property
@@ -212,6 +218,7 @@ class Window:
             self.connect()
 
     def receive(self, number: int, data: bytes) -> None:
+        """A message arrives."""
         if self.is_up and number in self.links:
             self._do(self._session.received(number, data, now=self._loop.time()))
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.request import DeliveryTarget, Ending, Record, State
+from answerback.core.request import DeliveryTarget, Ending, Record
+from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.stores import encoding

@@ -15,7 +15,6 @@ from answerback.core.request import (
     Pending,
     Question,
     RequestKey,
-    State,
     Step,
     cancel,
     queued,
@@ -23,6 +22,7 @@ from answerback.core.request import (
     renew,
     retarget,
 )
+from answerback.core.transitions import State
 from answerback.ports import Accepted, Existing, Full, Limited, Quota, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES

@@ -7,7 +7,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from answerback.auth import make_token
-from answerback.core.request import RequestKey, State
+from answerback.core.request import RequestKey
+from answerback.core.transitions import State
 from answerback.ports import Finish, ModelError, Prompt, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.testing import ScriptedModel

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any, Final
 
+from answerback.clock import epoch_ms
 from answerback_aws.emulator.patches import private, replace
 from answerback_aws.emulator.patches.functions import BROKEN, called
 
@@ -40,7 +41,7 @@ class _Socket:
         self._active_at = time.monotonic()
         self._accepted = False
         self._closed = False
-        self.connected_at_ms = int(time.time() * 1000)
+        self.connected_at_ms = epoch_ms()
         self.refusal: tuple[int, Message] | None = None
         self.protocol: str | None = None
         self.unauthorized: Message | None = None

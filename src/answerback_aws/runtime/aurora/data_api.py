@@ -24,8 +24,6 @@ from answerback_aws.runtime.client import Calls, client, error_code, is_outage
 T = TypeVar("T")
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
-MAX_RESPONSE_BYTES: Final = 1024 * 1024
-MAX_ROW_BYTES: Final = 64 * 1024
 CALL_TIMEOUT_S: Final = 45.0
 
 _BATCH_BYTES: Final = 3 * 1024 * 1024

@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from answerback.core.admission import Accepted, Admission, Limited, Quota, admit, retry_after_ms
-from answerback.core.request import Change, Ending, Question, Record, RequestKey, State, Step
+from answerback.core.admission import Accepted, Admission, Quota, admit
+from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
+from answerback.core.transitions import State
 from answerback.ports import T, Unavailable
 from answerback_aws.runtime.dynamodb.database import TRIES, Database, Refused
 from answerback_aws.runtime.dynamodb.items import Item, decode_item, encode, encode_record, number_of, text_of, update
@@ -144,8 +145,8 @@ class DynamoRequests:
             if found is None:
                 raise Unavailable("the record of an equal id went away while it was looked at")
             return decide(existing=found.record, position=_ahead(record.ordering_key, found, waiting))
-        # Others of this user were accepted meanwhile: the minute is full.
-        return Limited(retry_after_ms(now_ms))
+        # Others of this user were accepted meanwhile, up to the limit.
+        return decide(existing=None, position=admission.position, counted=limit)
 
     async def _put_question(self, record: Record, question: Question) -> Place:
         """Write the texts at a position that is free in the conversation."""

@@ -9,7 +9,8 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from answerback.core.keys import ordering_key
-from answerback.core.request import RequestKey, State
+from answerback.core.request import RequestKey
+from answerback.core.transitions import State
 from answerback_aws.emulator.emulator import LocalFailed
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.chaos.aws.model import MODEL_FAULTS, FaultyModel

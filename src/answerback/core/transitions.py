@@ -1,0 +1,153 @@
+"""The table of a request's life: what each event does in each state. `core/request.py` carries it out.
+
+Theory of operation. A cell of `TRANSITIONS` names an effect, or asks a guard which of two cells holds. The table has a
+cell for every state and every event, so that what may happen can be read here as a whole, and a test can visit all of
+it. It knows nothing of the record: the guards are names, and their conditions stand beside the record.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+
+class State(StrEnum):
+    """Where a request is. The last three are terminal."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing can change any more."""
+        return self in _TERMINAL
+
+
+_TERMINAL: Final = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+
+
+class Event(StrEnum):
+    """What can happen to a record."""
+
+    CLAIM = "claim"
+    RENEW = "renew"
+    POLL = "poll"
+    FINISH = "finish"
+    RETARGET = "retarget"
+    CANCEL = "cancel"
+    REFUSE = "refuse"
+    EXPIRE = "expire"
+    QUEUED = "queued"
+    RECOVER = "recover"
+
+
+class Effect(StrEnum):
+    """What an event does. The first group changes the record, the second leaves it as it is."""
+
+    RUN = "start the next attempt"
+    EXTEND = "extend the lease"
+    FINISH = "store the owner's ending"
+    END_CANCELLED = "end as cancelled, raising the attempt"
+    END_TIMED_OUT = "end as failed by a time-out, raising the attempt"
+    END_EXHAUSTED = "end as failed after the last attempt, raising the attempt"
+    END_EXPIRED = "end as failed with the caller's code, raising the attempt"
+    SET_TARGET = "set the target"
+    NOTE_CANCEL = "note the cancellation"
+    NOTE_QUEUED = "note the queue number"
+    RESET = "void the lease and the target"
+
+    OWNED = "the attempt is the caller's"
+    BUSY = "another worker holds the lease"
+    FENCED = "the attempt is not the caller's"
+    CONFLICT = "the request belongs to another session"
+    PENDING = "the request goes on"
+    ENDED = "the request has ended"
+    IGNORED = "nothing to do"
+
+
+class Guard(StrEnum):
+    """What the effect of an event may depend on, besides the state. `core/request.py` decides each."""
+
+    OWNS_LEASE = "owns lease"
+    OWNS_ATTEMPT = "owns attempt"
+    LEASE_IS_OVER = "lease is over"
+    IS_CANCELLED = "is cancelled"
+    IS_LATE = "is late"
+    ATTEMPTS_ARE_SPENT = "attempts are spent"
+    ASKED_IT = "asked it"
+    IS_OLDER = "is older"
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    """A cell of the table that depends: `then` where the guard holds, else `otherwise`."""
+
+    guard: Guard
+    then: "Cell"
+    otherwise: "Cell"
+
+
+Cell: TypeAlias = Effect | If
+
+_RUN: Final = If(
+    Guard.IS_CANCELLED,
+    Effect.END_CANCELLED,
+    If(Guard.IS_LATE, Effect.END_TIMED_OUT, If(Guard.ATTEMPTS_ARE_SPENT, Effect.END_EXHAUSTED, Effect.RUN)),
+)
+_EXPIRE: Final = If(Guard.IS_CANCELLED, Effect.END_CANCELLED, Effect.END_EXPIRED)
+_RETARGET: Final = If(Guard.ASKED_IT, If(Guard.IS_OLDER, Effect.PENDING, Effect.SET_TARGET), Effect.CONFLICT)
+_WHEN_ENDED: Final[Mapping[Event, Cell]] = MappingProxyType(
+    {
+        Event.CLAIM: Effect.ENDED,
+        Event.RENEW: Effect.FENCED,
+        Event.POLL: Effect.FENCED,
+        Event.FINISH: If(Guard.OWNS_ATTEMPT, Effect.ENDED, Effect.FENCED),
+        Event.RETARGET: If(Guard.ASKED_IT, Effect.ENDED, Effect.CONFLICT),
+        Event.CANCEL: If(Guard.ASKED_IT, Effect.ENDED, Effect.CONFLICT),
+        Event.REFUSE: Effect.ENDED,
+        Event.EXPIRE: Effect.ENDED,
+        Event.QUEUED: Effect.IGNORED,
+        Event.RECOVER: Effect.IGNORED,
+    }
+)
+TRANSITIONS: Final[Mapping[State, Mapping[Event, Cell]]] = MappingProxyType(
+    {
+        State.ACCEPTED: MappingProxyType(
+            {
+                Event.CLAIM: _RUN,
+                Event.RENEW: Effect.FENCED,
+                Event.POLL: Effect.FENCED,
+                Event.FINISH: Effect.FENCED,
+                Event.RETARGET: _RETARGET,
+                Event.CANCEL: If(Guard.ASKED_IT, Effect.END_CANCELLED, Effect.CONFLICT),
+                Event.REFUSE: Effect.PENDING,
+                Event.EXPIRE: _EXPIRE,
+                Event.QUEUED: Effect.NOTE_QUEUED,
+                Event.RECOVER: Effect.RESET,
+            }
+        ),
+        State.RUNNING: MappingProxyType(
+            {
+                Event.CLAIM: If(Guard.OWNS_LEASE, Effect.OWNED, If(Guard.LEASE_IS_OVER, _RUN, Effect.BUSY)),
+                Event.RENEW: If(Guard.OWNS_ATTEMPT, Effect.EXTEND, Effect.FENCED),
+                Event.POLL: If(Guard.OWNS_ATTEMPT, Effect.OWNED, Effect.FENCED),
+                Event.FINISH: If(Guard.OWNS_ATTEMPT, Effect.FINISH, Effect.FENCED),
+                Event.RETARGET: _RETARGET,
+                Event.CANCEL: If(
+                    Guard.ASKED_IT, If(Guard.IS_CANCELLED, Effect.PENDING, Effect.NOTE_CANCEL), Effect.CONFLICT
+                ),
+                Event.REFUSE: Effect.PENDING,
+                Event.EXPIRE: If(Guard.LEASE_IS_OVER, _EXPIRE, Effect.BUSY),
+                Event.QUEUED: Effect.IGNORED,
+                Event.RECOVER: Effect.RESET,
+            }
+        ),
+        State.COMPLETED: _WHEN_ENDED,
+        State.FAILED: _WHEN_ENDED,
+        State.CANCELLED: _WHEN_ENDED,
+    }
+)
