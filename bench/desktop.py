@@ -31,7 +31,7 @@ from answerback_desktop.signin.vault import MemoryVault
 STREAMS = 5
 TOKENS_A_SECOND = 50
 FRAME_MS = 1000 / 60
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 PARAGRAPH = (
     "A **connection** stays open, and both sides may `speak` at any time; that is what [it](https://example.com) is "
     "for. Every frame says how long it is, so that nobody has to guess where it ends, not even at night. "
@@ -143,7 +143,7 @@ def open_app(application: QApplication, folder: Path, number: int, url: str) -> 
 
 
 def until(application: QApplication, condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while not condition():
         if time.monotonic() > end:
             sys.exit("the app did not come so far")

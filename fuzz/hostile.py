@@ -31,7 +31,7 @@ def main() -> int:
         attackers=options.attackers,
         witnesses=options.witnesses,
         seed=options.seed,
-        told=_show if sys.stderr.isatty() else _quiet,
+        on_sample=_show if sys.stderr.isatty() else _quiet,
     )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         findings = asdict(runner.run(attack))

@@ -15,7 +15,7 @@ _ENDING_EVERY: Final = 400
 """Frames on a connection before its breach, in the mean."""
 
 _VOLLEY: Final = 64
-_PATIENCE_S: Final = 0.5
+_TIMEOUT_S: Final = 0.5
 _JUNK_HEADS: Final = (
     b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\nUpgrade: websocket\r\n\r\n",
@@ -97,17 +97,17 @@ class Attackers:
         reading = asyncio.create_task(_read_all(reader))
         if is_deaf:
             reading.cancel()
-        left = rng.expovariate(1 / _ENDING_EVERY)
+        remaining = rng.expovariate(1 / _ENDING_EVERY)
         try:
-            while left > 0 and not reader.at_eof():
+            while remaining > 0 and not reader.at_eof():
                 before = arsenal.sent.total()
                 writer.write(arsenal.volley(_VOLLEY))
-                left -= arsenal.sent.total() - before
+                remaining -= arsenal.sent.total() - before
                 async with asyncio.timeout(0.5 if is_deaf else 60):
                     await writer.drain()
             writer.write(arsenal.ending())
             if rng.random() < 0.7:
-                async with asyncio.timeout(_PATIENCE_S if not is_deaf else 0.1):
+                async with asyncio.timeout(_TIMEOUT_S if not is_deaf else 0.1):
                     await asyncio.wait((reading,))
                 self.ends["deaf" if is_deaf else "closed by the gateway"] += 1
             else:

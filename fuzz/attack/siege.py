@@ -51,9 +51,9 @@ class Findings:
 
 
 async def besiege(
-    *, frames: int, attackers: int = 12, witnesses: int = 3, seed: int = 1, told: Callable[[Sample], None]
+    *, frames: int, attackers: int = 12, witnesses: int = 3, seed: int = 1, on_sample: Callable[[Sample], None]
 ) -> Findings:
-    """Start a gateway with the echo model, send it `frames` hostile frames, and watch. `told`: each sample."""
+    """Start a gateway with the echo model, send it `frames` hostile frames, and watch. `on_sample`: each sample."""
     with tempfile.TemporaryDirectory(prefix="answerback-hostile-") as name:
         folder = Path(name)
         log = folder / "log"
@@ -62,8 +62,8 @@ async def besiege(
             good = GoodClients(server.url, witnesses)
             bad = Attackers(url=server.url, frames=frames, count=attackers, seed=seed)
             watch = Watch(server.pid, folder, lambda: bad.total)
-            start = watch.look()
-            watching = asyncio.create_task(watch.run(told=told))
+            start = watch.take_sample()
+            watching = asyncio.create_task(watch.run(on_sample=on_sample))
             asking = asyncio.create_task(good.run())
             await bad.run()
             good.stop()
@@ -89,12 +89,12 @@ async def besiege(
 
 async def _settled(watch: Watch, start: Sample) -> Sample:
     """After everybody has left: the descriptors fall back to where they were."""
-    sample = watch.look()
+    sample = watch.take_sample()
     for _ in range(100):
         if sample.files <= start.files:
             break
         await asyncio.sleep(0.1)
-        sample = watch.look()
+        sample = watch.take_sample()
     return sample
 
 

@@ -34,7 +34,7 @@ class Watch:
     frames: Callable[[], int]
     samples: list[Sample] = field(default_factory=list)
 
-    def look(self) -> Sample:
+    def take_sample(self) -> Sample:
         """Take one sample."""
         usage = usage_of(self.pid)
         process = Path(f"/proc/{self.pid}")
@@ -49,10 +49,10 @@ class Watch:
         self.samples.append(sample)
         return sample
 
-    async def run(self, *, told: Callable[[Sample], None]) -> None:
+    async def run(self, *, on_sample: Callable[[Sample], None]) -> None:
         """Look twice a second."""
         while True:
-            told(self.look())
+            on_sample(self.take_sample())
             await asyncio.sleep(_EVERY_S)
 
 

@@ -99,13 +99,13 @@ def listener(data: bytes) -> None:
     sizes = script.block()
     stream = script.rest()
     received, written = play(lambda loop: converse(loop, cut(stream, sizes)))
-    heard = rfc6455.read(stream, max_bytes=MAX_MESSAGE * TOO_LARGE_FACTOR)
+    parsed = rfc6455.read(stream, max_bytes=MAX_MESSAGE * TOO_LARGE_FACTOR)
     expected = []
-    for message in heard.messages:
+    for message in parsed.messages:
         if len(message.encode()) > MAX_MESSAGE:
             break
         expected.append(message)
-    assert received == expected, (received, expected, heard.ended)
+    assert received == expected, (received, expected, parsed.ended)
     check_frames(written)
 
 

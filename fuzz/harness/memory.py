@@ -121,17 +121,17 @@ class Errors(logging.Handler):
 def no_errors(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Fails if the block logs an error, or something in the loop raises where nobody hears it."""
     errors = Errors()
-    unheard: list[dict[str, Any]] = []
+    unhandled: list[dict[str, Any]] = []
     root = logging.getLogger()
     root.addHandler(errors)
-    loop.set_exception_handler(lambda _, context: unheard.append(context))
+    loop.set_exception_handler(lambda _, context: unhandled.append(context))
     try:
         yield
     finally:
         root.removeHandler(errors)
         loop.set_exception_handler(None)
     assert not errors.seen, errors.seen[0]
-    assert not unheard, unheard[0]
+    assert not unhandled, unhandled[0]
 
 
 def play(story: Callable[[MemoryLoop], Coroutine[Any, Any, T]]) -> T:
@@ -140,12 +140,12 @@ def play(story: Callable[[MemoryLoop], Coroutine[Any, Any, T]]) -> T:
     try:
         with no_errors(loop):
             result = loop.run_until_complete(story(loop))
-            left = asyncio.all_tasks(loop)
-            for task in left:
+            remaining = asyncio.all_tasks(loop)
+            for task in remaining:
                 task.cancel()
-            if left:
-                loop.run_until_complete(asyncio.wait(left))
-        assert not left, f"a task was left: {left}"
+            if remaining:
+                loop.run_until_complete(asyncio.wait(remaining))
+        assert not remaining, f"a task was left: {remaining}"
         return result
     finally:
         loop.close()

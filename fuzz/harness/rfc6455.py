@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Heard:
+class Received:
     """What a server must have understood: whole text messages, and whether it may go on reading."""
 
     messages: list[str] = field(default_factory=list)
@@ -16,23 +16,23 @@ class Heard:
     ended: str | None = None
 
 
-def read(stream: bytes, *, max_bytes: int) -> Heard:
+def read(stream: bytes, *, max_bytes: int) -> Received:
     """Everything up to the end of the stream, the peer's close, or the first breach."""
-    heard = Heard()
+    parsed = Received()
     opened = 0
     message = b""
     at = 0
     while len(stream) - at >= 2:
         first, second = stream[at], stream[at + 1]
         opcode, is_final, length = first & 15, bool(first & 0x80), second & 0x7F
-        heard.ended = _breach(first, second, opened=opened, has_text=bool(message))
+        parsed.ended = _breach(first, second, opened=opened, has_text=bool(message))
         wide = {126: 2, 127: 8}.get(length, 0)
-        if heard.ended or len(stream) - at < 2 + wide:
+        if parsed.ended or len(stream) - at < 2 + wide:
             break
         if wide:
             length = int.from_bytes(stream[at + 2 : at + 2 + wide])
         if opcode < 8 and length + len(message) > max_bytes:
-            heard.ended = "too large"
+            parsed.ended = "too large"
             break
         start = at + 2 + wide + 4
         if len(stream) < start + length:
@@ -41,26 +41,26 @@ def read(stream: bytes, *, max_bytes: int) -> Heard:
         payload = bytes(byte ^ key[i % 4] for i, byte in enumerate(stream[start : start + length]))
         at = start + length
         if opcode == 9:
-            heard.pings.append(payload)
+            parsed.pings.append(payload)
         elif opcode == 8:
-            heard.ended = "close"
+            parsed.ended = "close"
         elif opcode < 8 and not is_final:
             opened = opcode or opened
             message += payload
         elif opcode < 8:
-            heard.ended = _take(heard, opcode or opened, message + payload)
+            parsed.ended = _take(parsed, opcode or opened, message + payload)
             opened = opened if opcode else 0
             message = b""
-        if heard.ended:
+        if parsed.ended:
             break
-    return heard
+    return parsed
 
 
-def _take(heard: Heard, opcode: int, payload: bytes) -> str | None:
+def _take(parsed: Received, opcode: int, payload: bytes) -> str | None:
     if opcode == 2:
         return "binary"
     try:
-        heard.messages.append(payload.decode())
+        parsed.messages.append(payload.decode())
     except UnicodeDecodeError:
         return "bad UTF-8"
     return None

@@ -106,7 +106,6 @@ class JwtTokens:
         return self._identity(claims)
 
     async def close(self) -> None:
-        """Stop fetching keys."""
         if self._keys is not None:
             await self._keys.close()
 
@@ -159,7 +158,7 @@ def _reason(error: Exception) -> str:
 
 
 class FileKeys:
-    """The keys of a JWKS file, read once."""
+    """`Keys` from a JWKS file, which is read once."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -172,15 +171,14 @@ class FileKeys:
             raise AuthError(f"The JWKS file {path} cannot be used: {exc}.") from None
 
     async def key_of(self, kid: str | None) -> PyJWK | None:
-        """See Keys."""
         return _pick(self._keys, kid)
 
     async def close(self) -> None:
-        """See Keys."""
+        """Nothing is open."""
 
 
 class FetchedKeys:
-    """The keys of a JWKS URL: fetched when first needed, then again behind the scenes.
+    """`Keys` from a JWKS URL, fetched when first needed and later again in the background.
 
     A key id that is not known causes one fetch, but not more than one in REFETCH_PAUSE_S. While the URL is down the
     keys fetched before hold. `fetch` returns the JSON text; it may raise anything.
@@ -196,7 +194,7 @@ class FetchedKeys:
         self._fetching: asyncio.Task[None] | None = None
 
     async def key_of(self, kid: str | None) -> PyJWK | None:
-        """See Keys. Raises: Unavailable: no keys could be fetched yet."""
+        """Raises: Unavailable: no keys could be fetched yet."""
         key = None if self._keys is None else _pick(self._keys, kid)
         if key is None:
             # Callers wait together for one fetch; that one of them goes away must not stop it.
@@ -210,7 +208,6 @@ class FetchedKeys:
         return key
 
     async def close(self) -> None:
-        """See Keys."""
         await self._tasks.settle(grace_s=0)
 
     def _start_fetching(self) -> asyncio.Task[None] | None:

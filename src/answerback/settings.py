@@ -48,12 +48,10 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """Its flag."""
         return f"--{self.key.replace('_', '-')}"
 
     @property
     def variable(self) -> str:
-        """Its environment variable."""
         return f"ANSWERBACK_{self.key.upper()}"
 
     @property

@@ -38,7 +38,6 @@ class Tasks:
             await asyncio.wait(running)
 
     def cancel(self) -> None:
-        """Cancel every task."""
         for task in self._others():
             task.cancel()
 

@@ -1,4 +1,4 @@
-"""The composition root of the desktop app: everything is made here, joined here, and ended here."""
+"""The composition root of the desktop app: makes its parts, joins them and ends them."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
 from answerback_desktop.settings import AuthMode, Language, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
 from answerback_desktop.ui.bridge import Bridge
-from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, ring
+from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, raise_running
 from answerback_desktop.ui.theme import apply
 from answerback_desktop.ui.theme.theme import theme_of
 from answerback_desktop.ui.tray import Tray, app_icon
@@ -33,7 +33,7 @@ CLOSE_S: Final = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line said; None leaves the profile's settings as they are. `root`: where profiles are kept."""
+    """The command line's options; None leaves the profile's settings as they are. `root`: where profiles are kept."""
 
     profile: Profile
     url: str | None = None
@@ -42,7 +42,7 @@ class Options:
 
 
 class Outcome(IntEnum):
-    """How a start went."""
+    """The outcome of a start."""
 
     ENDED = 0
     RAISED = 1
@@ -50,7 +50,7 @@ class Outcome(IntEnum):
 
 
 class DesktopApp(QObject):
-    """One run: the engine, the bridge, the window, the tray.
+    """One run of the app: the engine, the bridge, the window, the tray.
 
     `start()`, then Qt's event loop; `finish()` ends the engine and then the loop.
     """
@@ -93,7 +93,7 @@ class DesktopApp(QObject):
         return window
 
     def finish(self) -> None:
-        """Away from the screen at once, then write everything down, then end."""
+        """Hide the window at once, write everything down, then end."""
         if self._is_finishing or self.window is None:
             return
         self._is_finishing = True
@@ -105,7 +105,7 @@ class DesktopApp(QObject):
         QTimer.singleShot(int(CLOSE_S * 1000), self._end)
 
     def dispose(self) -> None:
-        """After the loop: nothing of this run is left."""
+        """Delete every object of this run after the event loop has ended."""
         self.bridge.stop()
         self.engine.close()
         if not self.engine.join(CLOSE_S):
@@ -115,7 +115,7 @@ class DesktopApp(QObject):
             self.window = None
 
     def something_went_wrong(self) -> None:
-        """A defect, told quietly."""
+        """Show that a defect was caught."""
         if self.window is None or self._is_finishing:
             return
         words, path = self._texts.window, str(self._profile.log_path)
@@ -161,7 +161,7 @@ def run(options: Options) -> Outcome:
     try:
         lock.acquire()
     except ProfileInUse:
-        if ring(profile.folder):
+        if raise_running(profile.folder):
             return Outcome.RAISED
         raise
     try:
@@ -182,18 +182,18 @@ def run(options: Options) -> Outcome:
 def _run_in(application: QApplication, options: Options, watch: CrashWatch) -> None:
     keep_options(options)
     app = DesktopApp(application, options.profile)
-    doorbell, signals = InstanceServer(options.profile.folder), StopSignals()
+    instance_server, signals = InstanceServer(options.profile.folder), StopSignals()
     watch.happened.connect(app.something_went_wrong)
     signals.came.connect(app.finish)
-    doorbell.listen()
+    instance_server.listen()
     signals.install()
     try:
         window = app.start()
-        doorbell.rung.connect(window.bring_to_front)
+        instance_server.raise_asked.connect(window.bring_to_front)
         application.exec()
     finally:
         signals.remove()
-        doorbell.close()
+        instance_server.close()
         app.dispose()
 
 
@@ -203,7 +203,7 @@ def _own_command() -> tuple[str, ...]:
 
 
 def keep_options(options: Options) -> None:
-    """What the command line says becomes a setting of the profile, as if it had been typed into the dialog."""
+    """Store the command line's options as settings of the profile, as if they had been typed into the dialog."""
     if options.url is None and options.user is None and options.language is None:
         return
     file = SettingsFile(options.profile.settings_path)

@@ -1,4 +1,4 @@
-"""`answerback desktop`: the window."""
+"""`answerback desktop`: open the desktop app."""
 
 import ctypes
 import importlib.util
@@ -20,7 +20,7 @@ _DEBIAN_PACKAGES: Final = (
 
 
 class LanguageName(StrEnum):
-    """As on the command line."""
+    """The languages of --language."""
 
     ENGLISH = "en"
     KOREAN = "ko"
@@ -88,7 +88,7 @@ def desktop(
 
 
 def _check_qt() -> None:
-    """Say what is missing before Qt would end the whole process over it. Raises: CliError."""
+    """Name a missing system library before Qt ends the whole process. Raises: CliError."""
     found = importlib.util.find_spec("PySide6")
     if found is None or found.origin is None:
         raise missing_extra("the desktop app", "desktop")

@@ -1,4 +1,4 @@
-"""A gateway on this machine, run by the app as a child process: for whoever has none yet."""
+"""Runs a gateway on this machine as a child process of the app, for people who have none yet."""
 
 import asyncio
 import logging
@@ -19,16 +19,16 @@ log = logging.getLogger("answerback.desktop")
 START_S: Final = 60.0
 """Until it listens; the embedded model has to be read first."""
 STOP_S: Final = 5.0
-"""For a stop in good order. A gateway that is killed takes its unfinished requests up at the next start."""
+"""The time for a graceful stop. A gateway that is killed resumes its unfinished requests at the next start."""
 _GRACE_S: Final = 2
 """Of these, for answers that are nearly done: nobody waits for an app to quit."""
-_LOOK_S: Final = 0.05
+_POLL_S: Final = 0.05
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _DEFAULT_PORT: Final = 80
 
 
 class GatewayFailed(Exception):
-    """It did not start; its log file says why."""
+    """The gateway did not start; its log file says why."""
 
 
 def address_of(server_url: str) -> tuple[str, int] | None:
@@ -118,7 +118,7 @@ class LocalGateway:
         self._watching.start(self._wait(self._process), name="gateway")
 
     async def stop(self) -> None:
-        """Ask it to end, then make it end."""
+        """Stop it gracefully, then kill it."""
         self._watching.cancel()
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
@@ -134,14 +134,14 @@ class LocalGateway:
             await process.wait()
 
     async def _listening(self, process: asyncio.subprocess.Process, host: str, port: int) -> None:
-        """Its first line says so; until then there is nothing to wait for but time and its end."""
+        """Wait for its first line, which says that it listens."""
         announced = f"listening on ws://{f'[{host}]' if ':' in host else host}:{port}"
         while True:
             if process.returncode is not None:
                 raise GatewayFailed
             if announced in self._log_path.read_text(encoding="utf-8", errors="replace"):
                 return
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
 
     async def _wait(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()

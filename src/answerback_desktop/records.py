@@ -1,4 +1,4 @@
-"""What the app knows of conversations and turns: the words that the store, the engine and the view models share."""
+"""The records of conversations and turns that the store, the engine and the view models share."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -117,7 +117,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Whose data this is. `server_url` as in the settings; `user` None: not known before the first connection."""
+    """The owner of local data. `server_url`: as in the settings. `user` None: unknown before the first connection."""
 
     key: str
     server_url: str

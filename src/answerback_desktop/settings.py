@@ -18,7 +18,7 @@ _BYTES: Final = 1 << 20
 
 
 class AuthMode(StrEnum):
-    """How the app says who asks."""
+    """How the app identifies its user."""
 
     NONE = "none"
     """A user name, where the server asks for no token."""
@@ -48,7 +48,7 @@ FontSize = Annotated[int, Meta(ge=8, le=32)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a person can set. `problems` says what is wrong with them; wrong ones are never stored.
+    """The settings of a profile. `problems` finds invalid ones, which are never stored.
 
     `model`, `system`, `max_tokens` None: the server's defaults. `font_size` in points. The token is kept by the
     keyring, not in here: `token` only carries one from the dialog to the engine, and is never written.
@@ -74,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Field(StrEnum):
-    """A setting that is wrong, and how; the texts are the language tables'."""
+    """A setting that is invalid, and how; the language tables have the texts."""
 
     SERVER_URL = "server_url"
     USER = "user"

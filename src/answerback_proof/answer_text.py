@@ -30,7 +30,6 @@ class AnswerText:
 
     @property
     def text(self) -> str:
-        """What came so far."""
         if len(self._parts) > 1:
             self._parts = ["".join(self._parts)]
         return self._parts[0] if self._parts else ""
@@ -44,7 +43,6 @@ class AnswerText:
         return None
 
     def add(self, attempt: int, offset: int, delta: str) -> Flaw | None:
-        """A piece comes."""
         if attempt != self.attempt and (flaw := self.begin(attempt)) is not None:
             return flaw
         if self.first_offset is None:

@@ -492,14 +492,18 @@ def _usage(facts: _Facts) -> _Found:
         used[turn.user, "requests"] += 1
         used[turn.user, "tokens in"] += turn.turn.input_tokens or 0
         used[turn.user, "tokens out"] += turn.turn.output_tokens or 0
-    said: Counter[tuple[str, str]] = Counter()
+    counted: Counter[tuple[str, str]] = Counter()
     for day in facts.usage:
-        said[day.user_id, "requests"] += day.requests
-        said[day.user_id, "tokens in"] += day.input_tokens
-        said[day.user_id, "tokens out"] += day.output_tokens
-    for user, what in sorted(used.keys() | said.keys()) if facts.visible.usage else ():
-        if used[user, what] != said[user, what]:
-            yield Kind.DIFFERENT, "", f"{user} is said to have used {said[user, what]} {what}, not {used[user, what]}"
+        counted[day.user_id, "requests"] += day.requests
+        counted[day.user_id, "tokens in"] += day.input_tokens
+        counted[day.user_id, "tokens out"] += day.output_tokens
+    for user, what in sorted(used.keys() | counted.keys()) if facts.visible.usage else ():
+        if used[user, what] != counted[user, what]:
+            yield (
+                Kind.DIFFERENT,
+                "",
+                f"{user} is said to have used {counted[user, what]} {what}, not {used[user, what]}",
+            )
 
 
 _RULES: dict[Promise, tuple[Callable[[_Facts], _Found], ...]] = {

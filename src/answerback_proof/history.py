@@ -200,7 +200,7 @@ Event: TypeAlias = (
     | Usage
     | Violation
 )
-"""A Violation is an event where whoever adds it sees it happen."""
+"""A Violation is an event where its writer sees it happen."""
 
 
 class History:

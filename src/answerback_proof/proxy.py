@@ -96,7 +96,6 @@ class Path:
         return self.to_app.is_set() and self.to_server.is_set() and not self.is_half_open
 
     def open_gates(self) -> None:
-        """Let bytes through again."""
         self.to_app.set()
         self.to_server.set()
 
@@ -199,7 +198,7 @@ class Proxy:
 
     @staticmethod
     async def _until_over(path: Path, pumps: list[asyncio.Task[None]]) -> None:
-        """Either direction ends the connection, unless it is half-open: then its living side does."""
+        """Either direction ends the connection, unless it is half-open: then its open side does."""
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         if path.is_half_open:
             await asyncio.wait(pumps)

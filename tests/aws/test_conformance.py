@@ -7,7 +7,7 @@ import pytest
 
 from answerback.client import Client
 from answerback_proof.conformance import load_cases
-from answerback_proof.conformance.server import ServerRun, Verdict
+from answerback_proof.conformance.server import CaseStatus, ServerRun
 from kept import FOLDER
 from stack import Stack
 
@@ -18,10 +18,10 @@ async def test_every_case_passes_that_can_be_tried_on_a_stack_without_tokens(con
     await _warm_up(conforming)
     server = ServerRun(conforming.url)
     cases = [*load_cases("server"), *load_cases("server", FOLDER / "conformance")]  # and frames as ff0d8e5 sent them
-    results = [result async for result in server.run(cases, await server.look(), jobs=2)]
-    failed = {result.name: (result.why, result.transcript) for result in results if result.verdict is Verdict.FAILED}
+    results = [result async for result in server.run(cases, await server.probe(), jobs=2)]
+    failed = {result.name: (result.why, result.transcript) for result in results if result.status is CaseStatus.FAILED}
     assert failed == {}
-    skipped = Counter(result.why.split("{")[0].strip() for result in results if result.verdict is Verdict.SKIPPED)
+    skipped = Counter(result.why.split("{")[0].strip() for result in results if result.status is CaseStatus.SKIPPED)
     assert set(skipped) == {
         "is about the embedded gateway",
         "needs a server that asks for tokens",

@@ -54,7 +54,7 @@ def on_the_record(measured: Measured, operation: str) -> int:
     )
 
 
-def looks(measured: Measured) -> int:
+def polls(measured: Measured) -> int:
     """Reads of the record while the model answers."""
     return on_the_record(measured, "GetItem") - 2  # one as it is asked, one as it is claimed
 
@@ -114,20 +114,20 @@ async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring,
     posted = len(measured.posts)
 
     # Exact, but for what depends on how fast this machine is: looks at the record, and a longer word.
-    waited = looks(measured) * COUNTS.look["read_units"]
-    expected_looks = int(workload.model_s / COUNTS.look["every_s"])
-    assert expected_looks <= looks(measured) + renewals(measured)
-    assert looks(measured) <= measured.seconds / COUNTS.look["every_s"]
-    archived = COUNTS.archive
+    waited = polls(measured) * COUNTS.poll["read_units"]
+    expected_polls = int(workload.model_s / COUNTS.poll["every_s"])
+    assert expected_polls <= polls(measured) + renewals(measured)
+    assert polls(measured) <= measured.seconds / COUNTS.poll["every_s"]
+    written = COUNTS.write_behind
     assert measured.read_units - waited == (
         predicted.read_units
-        - archived["read_units"]
+        - written["read_units"]
         - COUNTS.answer["context_read_units"]
-        - expected_looks * COUNTS.look["read_units"]
+        - expected_polls * COUNTS.poll["read_units"]
     )
     longer = -(-(text_bytes + 200) // 1024) - -(-(int(BYTES_A_TOKEN * 400) + 200) // 1024)
     assert measured.write_units - measured.refused_units - longer - renewals(measured) == (
-        predicted.write_units - archived["write_units"] - COUNTS.answer["raced_write_units"]
+        predicted.write_units - written["write_units"] - COUNTS.answer["raced_write_units"]
     )
     assert measured.invocations == predicted.invocations
     assert measured.sqs + 2 - beats(measured) == predicted.sqs_requests
@@ -138,7 +138,7 @@ async def test_the_model_of_the_cost_predicts_a_streamed_answer(warm: Measuring,
     assert "".join(json.loads(frame)["delta"] for frame in measured.actions("messageDelta")) == "word " * 400
 
 
-async def test_a_long_answer_renews_its_lease_seldom_and_looks_every_second(warm: Measuring, stack: Stack) -> None:
+async def test_a_long_answer_renews_its_lease_seldom_and_polls_every_second(warm: Measuring, stack: Stack) -> None:
     question = stack.name("question")
     stack.scripts[question] = model(1, tokens_per_second=1, first_token_s=COUNTS.renewal["every_s"])
     measured = await warm.answer(question, stream=False)
@@ -149,7 +149,7 @@ async def test_a_long_answer_renews_its_lease_seldom_and_looks_every_second(warm
         measured.write_units - measured.refused_units
         == COUNTS.answer["write_units"] + 1 + renewals(measured) * COUNTS.renewal["write_units"]
     )
-    assert COUNTS.renewal["every_s"] / 2 <= looks(measured) <= measured.seconds / COUNTS.look["every_s"]
+    assert COUNTS.renewal["every_s"] / 2 <= polls(measured) <= measured.seconds / COUNTS.poll["every_s"]
 
 
 async def test_turns_are_written_behind_in_batches(warm: Measuring) -> None:
@@ -158,7 +158,7 @@ async def test_turns_are_written_behind_in_batches(warm: Measuring) -> None:
     idle = await warm.round()
     await warm.turns(turns)
     measured = await warm.round()
-    expected = COUNTS.archive
+    expected = COUNTS.write_behind
     assert measured.data_api == expected["batch_data_api_requests"]
     assert measured.write_units == turns * expected["write_units"]
     # Besides each turn with its texts, the index that says which turns wait.

@@ -1,4 +1,4 @@
-"""The product on the emulated AWS: apps of the mission, of the protocol and of the SDK."""
+"""The product on the emulated AWS: the two-frame client, apps of the protocol and of the SDK."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(12
 
 
 async def test_a_client_of_two_frames(stack: Stack) -> None:
-    """The mission's: it sends questions, many at once, and takes each answer by its request id."""
+    """The two-frame client: it sends questions, many at once, and takes each answer by its request id."""
     user = stack.name("user")
     asked = {stack.name("request"): f"question {number} of {user}" for number in range(4)}
     pending = dict(asked)
@@ -74,7 +74,7 @@ async def test_a_conversation_is_the_context_and_becomes_history(stack: Stack) -
         ]
 
 
-async def test_the_connections_table_holds_what_the_mission_says(stack: Stack) -> None:
+async def test_the_connections_table_holds_the_attributes_of_the_two_frame_client(stack: Stack) -> None:
     user, session = stack.name("user"), stack.name("session")
     async with asyncio.timeout(60), connect(f"{stack.url}?userId={user}&sessionId={session}", proxy=None) as socket:
         await socket.send(json.dumps({"action": "ping"}))

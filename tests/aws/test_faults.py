@@ -22,7 +22,7 @@ from stack import Stack
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]
 
 
-class Stage:
+class Scenario:
     """A model that stops where the test wants it to, and counts its runs."""
 
     def __init__(self, stack: Stack, question: str, *, before: str, after: str, stuck_runs: int = 0) -> None:
@@ -56,7 +56,7 @@ class App:
     async def say(self, action: str, **fields: Any) -> None:
         await self.socket.send(json.dumps({"action": action, **fields}))
 
-    async def hear(self, action: str, **fields: Any) -> dict[str, Any]:
+    async def receive(self, action: str, **fields: Any) -> dict[str, Any]:
         """The next frame of this kind; those before it are kept, too."""
         while True:
             frame = json.loads(await self.socket.recv())
@@ -68,7 +68,7 @@ class App:
         """Accepted; the request id."""
         request_id = str(uuid.uuid4())
         await self.say("sendMessage", requestId=request_id, message=message, **fields)
-        await self.hear("messageAccepted", requestId=request_id)
+        await self.receive("messageAccepted", requestId=request_id)
         return request_id
 
 
@@ -111,7 +111,7 @@ def send(stack: Stack, queue: str, body: str, *, group: str | None = None) -> No
 
 
 async def until(stack: Stack, queue: str, *, waiting: int = 0, handed_out: int) -> None:
-    """Until so many messages wait in the queue, and so many are handed out or hidden."""
+    """Until so many messages wait in the queue, and so many are in flight."""
     client = stack.emulator.client("sqs")
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     while True:
@@ -137,52 +137,52 @@ def without_workers(stack: Stack) -> Iterator[None]:
 async def test_a_worker_that_is_killed_costs_seconds_and_no_character(stack: Stack) -> None:
     """The message is seen again when its lease is over; the new attempt starts the text again."""
     question = stack.name("question")
-    stage = Stage(stack, question, before="one ", after="two", stuck_runs=1)
-    stage.may_go_on.set()
+    scenario = Scenario(stack, question, before="one ", after="two", stuck_runs=1)
+    scenario.may_go_on.set()
     async with app(stack, f"userId={stack.name('user')}") as one:
         request_id = await one.ask(question, stream=True)
-        await one.hear("messageDelta", requestId=request_id)
+        await one.receive("messageDelta", requestId=request_id)
         await asyncio.to_thread(kill, stack, "WorkerFunction")
-        ending = await one.hear("messageResponse", requestId=request_id)
+        ending = await one.receive("messageResponse", requestId=request_id)
     assert (ending["status"], ending["attempt"], ending["length"]) == ("completed", 2, 7)
     second = [frame for frame in one.frames if frame.get("attempt") == 2]
     assert text_of(second) == "one two"
-    assert stage.runs == 2
+    assert scenario.runs == 2
 
 
 async def test_an_app_that_was_cut_off_resumes_at_its_character(stack: Stack) -> None:
     question, user, session = stack.name("question"), stack.name("user"), stack.name("session")
-    stage = Stage(stack, question, before="first ", after="second")
+    scenario = Scenario(stack, question, before="first ", after="second")
     async with app(stack, f"userId={user}&sessionId={session}") as one:
         request_id = await one.ask(question, stream=True)
-        await one.hear("messageDelta", requestId=request_id)
+        await one.receive("messageDelta", requestId=request_id)
         one.socket.transport.abort()
-    stage.may_go_on.set()
+    scenario.may_go_on.set()
     async with app(stack, f"userId={user}&sessionId={session}") as two:
         have = text_of(one.frames)
         point = {"requestId": request_id, "attempt": 1, "offset": len(have)}
         await two.say("hello", helloId="h", resume=[point])
-        ending = await two.hear("messageResponse", requestId=request_id)
+        ending = await two.receive("messageResponse", requestId=request_id)
     assert text_of(two.frames, start=have) == "first second"
     assert (ending["status"], ending["length"]) == ("completed", 12)
     assert all(frame["offset"] >= len(have) for frame in two.frames if frame["action"] == "messageDelta")
-    assert stage.runs == 1
+    assert scenario.runs == 1
 
 
 async def test_of_two_workers_with_one_request_one_runs_the_model(stack: Stack) -> None:
     question, user = stack.name("question"), stack.name("user")
-    stage = Stage(stack, question, before="the ", after="answer")
+    scenario = Scenario(stack, question, before="the ", after="answer")
     async with app(stack, f"userId={user}") as one:
         request_id = await one.ask(question)
-        await stage.started.wait()
+        await scenario.started.wait()
         for _ in range(2):
             send(stack, "QueueUrl", json.dumps({"user": user, "request": request_id}))
         await until(stack, "QueueUrl", handed_out=3)
-        stage.may_go_on.set()
-        ending = await one.hear("messageResponse", requestId=request_id)
+        scenario.may_go_on.set()
+        ending = await one.receive("messageResponse", requestId=request_id)
         await until(stack, "QueueUrl", handed_out=0)
     assert (ending["response"], ending["attempt"]) == ("the answer", 1)
-    assert stage.runs == 1
+    assert scenario.runs == 1
 
 
 async def test_a_message_that_cannot_be_read_holds_up_nobody(stack: Stack) -> None:
@@ -200,9 +200,9 @@ async def test_what_the_queue_gives_up_ends_as_failed(stack: Stack) -> None:
         with without_workers(stack):
             request_id = await one.ask("hello")
             send(stack, "DeadLettersUrl", json.dumps({"user": user, "request": request_id}))
-            ending = await one.hear("messageResponse", requestId=request_id)
+            ending = await one.receive("messageResponse", requestId=request_id)
         assert (ending["status"], ending["error"]["code"]) == ("failed", "internal")
-        again = await one.hear(
+        again = await one.receive(
             "messageResponse", requestId=request_id
         )  # the queue's own message finds it ended: it forgets last
         assert again == ending
@@ -210,15 +210,15 @@ async def test_what_the_queue_gives_up_ends_as_failed(stack: Stack) -> None:
 
 async def test_a_dead_letter_of_a_running_request_ends_nothing(stack: Stack) -> None:
     question, user = stack.name("question"), stack.name("user")
-    stage = Stage(stack, question, before="the ", after="answer")
+    scenario = Scenario(stack, question, before="the ", after="answer")
     async with app(stack, f"userId={user}") as one:
         request_id = await one.ask(question)
-        await stage.started.wait()
+        await scenario.started.wait()
         send(stack, "DeadLettersUrl", json.dumps({"user": user, "request": request_id}))
         await until(stack, "DeadLettersUrl", handed_out=1)
         await asyncio.to_thread(stack.sweep)
-        stage.may_go_on.set()
-        ending = await one.hear("messageResponse", requestId=request_id)
+        scenario.may_go_on.set()
+        ending = await one.receive("messageResponse", requestId=request_id)
     stack.emulator.client("sqs").purge_queue(QueueUrl=stack.outputs["DeadLettersUrl"])  # hidden until the lease ends
     assert (ending["status"], ending["response"]) == ("completed", "the answer")
 
@@ -249,14 +249,14 @@ def failing(failure: Exception, *, after: tuple[str, ...] = (), times: int = 1_0
         (Broken("throttlingException", "secret"), ("half ",), "model_throttled"),
     ],
 )
-async def test_a_model_that_fails_is_told_by_its_code(
+async def test_a_model_that_fails_is_reported_by_its_code(
     stack: Stack, failure: Exception, after: tuple[str, ...], code: str
 ) -> None:
     question = stack.name("question")
     stack.scripts[question] = failing(failure, after=after)
     async with app(stack, f"userId={stack.name('user')}") as one:
         request_id = await one.ask(question, stream=True)
-        ending = await one.hear("messageResponse", requestId=request_id)
+        ending = await one.receive("messageResponse", requestId=request_id)
     assert (ending["status"], ending["error"]["code"]) == ("failed", code)
     assert text_of(one.frames) == "".join(after)
     assert "secret" not in json.dumps(one.frames)
@@ -269,20 +269,20 @@ async def test_a_model_that_is_throttled_for_a_moment_is_asked_again(stack: Stac
         assert (await client.ask(question, timeout=80)).text == "at last"
 
 
-async def test_an_aurora_that_is_away_costs_no_answer_and_no_history(stack: Stack) -> None:
+async def test_an_aurora_that_is_unavailable_costs_no_answer_and_no_history(stack: Stack) -> None:
     user, conversation = stack.name("user"), stack.name("conversation")
     async with app(stack, f"userId={user}") as one:
         stack.emulator.pause_database()
         try:
             request_id = await one.ask("one", conversationId=conversation)
-            assert (await one.hear("messageResponse", requestId=request_id))["response"] == "one"
+            assert (await one.receive("messageResponse", requestId=request_id))["response"] == "one"
             await one.say("getHistory", requestId="h-1", conversationId=conversation)
-            refused = await one.hear("error", requestId="h-1")
+            refused = await one.receive("error", requestId="h-1")
         finally:
             stack.emulator.resume_database()
         assert refused["code"] == "unavailable"
         await one.say("getHistory", requestId="h-2", conversationId=conversation)
-        history = await one.hear("history", requestId="h-2")
+        history = await one.receive("history", requestId="h-2")
     assert [(turn["question"], turn["answer"]) for turn in history["turns"]] == [("one", "one")]
 
 
@@ -299,21 +299,21 @@ async def test_a_token_that_expires_in_mid_connection(secured: Stack) -> None:
         while "unauthorized" not in codes:
             request_id = str(uuid.uuid4())
             await one.say("sendMessage", requestId=request_id, message="hello")
-            ending = await one.hear("messageResponse", requestId=request_id)
+            ending = await one.receive("messageResponse", requestId=request_id)
             codes.add(ending.get("error", {}).get("code"))
         await one.say("renewToken", requestId="t-1", token=secured.token("somebody else"))
-        assert (await one.hear("error", requestId="t-1"))["code"] in {"user_mismatch", "unauthorized", "forbidden"}
+        assert (await one.receive("error", requestId="t-1"))["code"] in {"user_mismatch", "unauthorized", "forbidden"}
         await one.say("renewToken", requestId="t-2", token=secured.token(user))
-        await one.hear("tokenRenewed", requestId="t-2")
+        await one.receive("tokenRenewed", requestId="t-2")
         request_id = await one.ask("hello again")
-        assert (await one.hear("messageResponse", requestId=request_id))["response"] == "hello again"
+        assert (await one.receive("messageResponse", requestId=request_id))["response"] == "hello again"
 
 
 async def test_a_frame_that_fails_leaves_the_connection_open(stack: Stack) -> None:
     async with app(stack, f"userId={stack.name('user')}") as one:
         await one.say("nonsense")
-        assert (await one.hear("error"))["code"] == "invalid_frame"
+        assert (await one.receive("error"))["code"] == "invalid_frame"
         await one.socket.send("no json at all")
-        assert (await one.hear("error"))["code"] == "invalid_frame"
+        assert (await one.receive("error"))["code"] == "invalid_frame"
         await one.say("ping")
-        await one.hear("pong")
+        await one.receive("pong")

@@ -25,7 +25,7 @@ LONG_AGO, LONG_AGO_MS = "2025-01-01T00:00:00Z", "1735689600000"
 REAL = Timing()
 
 
-async def hear(socket: ClientConnection, action: str, **fields: Any) -> dict[str, Any]:
+async def receive(socket: ClientConnection, action: str, **fields: Any) -> dict[str, Any]:
     """The next frame of this kind."""
     while True:
         frame: dict[str, Any] = json.loads(await socket.recv())
@@ -155,7 +155,7 @@ async def test_two_messages_of_one_connection_at_once(stack: Stack) -> None:
         for request_id, message in [*frames, *asked.items()]:
             await say(socket, "sendMessage", requestId=request_id, message=message, conversationId=message)
         while pending:
-            ending = await hear(socket, "messageResponse")
+            ending = await receive(socket, "messageResponse")
             assert ending["response"] == asked[ending["requestId"]]
             pending.pop(ending["requestId"], None)
     assert runs == {twice: 1, other: 1}
@@ -188,8 +188,8 @@ async def test_a_worker_near_its_limit_ends_the_answer_properly(stack: Stack) ->
     with stack.configured("Worker", timeout_s=12):
         async with asyncio.timeout(60), connect(f"{stack.url}?userId={stack.name('user')}", proxy=None) as socket:
             await say(socket, "sendMessage", requestId=request_id, message=question, stream=True)
-            assert (await hear(socket, "messageDelta", requestId=request_id))["delta"] == "so far"
-            ending = await hear(socket, "messageResponse", requestId=request_id)
+            assert (await receive(socket, "messageDelta", requestId=request_id))["delta"] == "so far"
+            ending = await receive(socket, "messageResponse", requestId=request_id)
     assert (ending["status"], ending["attempt"], ending["length"]) == ("failed", 1, len("so far"))
     assert ending["error"]["code"] == "timeout"
     assert runs == 1
@@ -200,16 +200,16 @@ async def test_a_late_disconnect_leaves_the_newer_connection(stack: Stack) -> No
     url = f"{stack.url}?userId={user}&sessionId={session}"
     async with asyncio.timeout(60), connect(url, proxy=None) as old:
         await say(old, "hello", helloId="h")
-        old_id = (await hear(old, "welcome"))["connectionId"]
+        old_id = (await receive(old, "welcome"))["connectionId"]
         async with connect(url, proxy=None) as new:
             await say(new, "hello", helloId="h")
-            await hear(new, "welcome")
+            await receive(new, "welcome")
             about = {"eventType": "DISCONNECT", "connectionId": old_id, "routeKey": "$disconnect"}
             for _ in range(2):
                 await asyncio.to_thread(stack.invoke, "Connections", {"requestContext": about})
             request_id = str(uuid.uuid4())
             await say(new, "sendMessage", requestId=request_id, message="hello")
-            assert (await hear(new, "messageResponse", requestId=request_id))["response"] == "hello"
+            assert (await receive(new, "messageResponse", requestId=request_id))["response"] == "hello"
 
 
 async def test_the_janitor_asks_api_gateway_before_it_closes(stack: Stack) -> None:
@@ -227,7 +227,7 @@ async def test_the_janitor_asks_api_gateway_before_it_closes(stack: Stack) -> No
 
     async with asyncio.timeout(60), connect(f"{stack.url}?userId={stack.name('user')}", proxy=None) as socket:
         await say(socket, "hello", helloId="h")
-        connection_id = (await hear(socket, "welcome"))["connectionId"]
+        connection_id = (await receive(socket, "welcome"))["connectionId"]
         look_idle(connection_id)
         await asyncio.to_thread(stack.sweep)
         found = stack.item("Connections", connectionId=connection_id)

@@ -71,7 +71,7 @@ def done(result: "subprocess.CompletedProcess[str]") -> Any:
 
 
 @pytest.mark.parametrize("operator", ["look"], indirect=True)
-async def test_who_may_look_sees_how_it_does_and_changes_nothing(secured: Stack, operator: Command) -> None:
+async def test_a_reader_sees_how_it_does_and_changes_nothing(secured: Stack, operator: Command) -> None:
     user = await asked(secured, "hello")
     facts = {fact["name"]: fact for fact in done(await asyncio.to_thread(operator, "aws", "status", "--json"))["facts"]}
     assert {"stack", "alarms", "dead letters", "queue", "errors", "database"} <= set(facts)
@@ -85,7 +85,7 @@ async def test_who_may_look_sees_how_it_does_and_changes_nothing(secured: Stack,
 
 
 @pytest.mark.parametrize("operator", ["users"], indirect=True)
-async def test_who_looks_after_users_limits_bills_and_erases_them(secured: Stack, operator: Command) -> None:
+async def test_who_manages_users_limits_bills_and_erases_them(secured: Stack, operator: Command) -> None:
     user = await asked(secured, "one two three", "four five")
     shown = done(await asyncio.to_thread(operator, "users", "show", user, "--json"))
     assert (shown["userId"], shown["turns"], shown["perMinute"]) == (user, 2, None)

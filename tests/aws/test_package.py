@@ -165,7 +165,7 @@ def test_the_users_files_change_what_it_is_called(tmp_path: Path, here: Package)
         ({"mine": ""}, "bedrock:", "needs a model's id"),
     ],
 )
-def test_what_would_fail_on_lambda_is_said_now(files: dict[str, str], model: str, says: str, tmp_path: Path) -> None:
+def test_what_would_fail_on_lambda_is_found_now(files: dict[str, str], model: str, says: str, tmp_path: Path) -> None:
     write(tmp_path, **files)
     with pytest.raises(PackageError) as caught:
         build(*sorted(tmp_path.glob("*.py")), model=model)

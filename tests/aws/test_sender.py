@@ -15,7 +15,7 @@ from answerback_aws.runtime.api_gateway import ApiGatewaySender
 from lambda_functions import DirectCalls, FakeManagement, client_error
 
 
-class Heard:
+class Recorder:
     def __init__(self) -> None:
         self.events: list[str] = []
 
@@ -34,14 +34,14 @@ class Scene:
 
     def __init__(self, *, jitter: float = 1.0) -> None:
         self.management = FakeManagement(open={"c-1"})
-        self.heard = Heard()
+        self.recorder = Recorder()
         self.removed: list[str] = []
         self.removing: Exception | None = None
         calls: Any = DirectCalls()
         self.sender = ApiGatewaySender(
             client=self.management,
             calls=calls,
-            observer=self.heard,
+            observer=self.recorder,
             on_gone=self._on_gone,
             sleep=asyncio.sleep,
             monotonic=asyncio.get_running_loop().time,
@@ -72,12 +72,12 @@ def test_frames_are_posted_one_after_the_other() -> None:
         for offset in range(5):
             assert await at.send("x", offset=offset) == Sent()
         assert [frame["offset"] for frame in at.management.to("c-1")] == [0, 1, 2, 3, 4]
-        assert at.heard.events == ["posted"] * 5
+        assert at.recorder.events == ["posted"] * 5
 
     play(scene)
 
 
-def test_a_connection_that_is_gone_is_told_to_who_keeps_the_connections() -> None:
+def test_a_connection_that_is_gone_is_reported_to_who_keeps_the_connections() -> None:
     async def scene(at: Scene) -> None:
         assert await at.send(to="c-2") == Gone()
         assert at.removed == ["c-2"]
@@ -100,7 +100,7 @@ def test_a_slow_one_is_left_alone_for_pauses_that_grow() -> None:
             await at.sender.ready("c-1")
             pauses.append(asyncio.get_running_loop().time() - before)
         assert pauses == pytest.approx([0.25, 0.5, 1, 2, 4, 4, 4])
-        assert at.heard.events == ["throttled"] * 7
+        assert at.recorder.events == ["throttled"] * 7
         assert await at.send() == Sent()
         at.management.errors = [SLOW_DOWN]
         await at.send()
@@ -147,14 +147,14 @@ def test_what_may_be_over_soon_is_slow() -> None:
 
 
 @pytest.mark.parametrize("code", ["ForbiddenException", "PayloadTooLargeException", "BadRequestException"])
-def test_what_no_repeating_helps_is_given_up_and_told_to_the_operator(
+def test_what_no_repeating_helps_is_given_up_and_reported_to_the_operator(
     code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scene(at: Scene) -> None:
         at.management.errors = [client_error(code, status=403)]
         assert await at.send() == Gone()
         assert at.removed == [], "nobody knows that it is gone"
-        assert at.heard.events == [code]
+        assert at.recorder.events == [code]
 
     play(scene)
     assert "cannot be posted" in caplog.text

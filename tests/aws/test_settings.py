@@ -15,7 +15,7 @@ def test_each_function_needs_only_its_own() -> None:
     settings = Settings({"ANSWERBACK_QUEUE_URL": "https://sqs/q.fifo"})
     assert settings.queue_url == "https://sqs/q.fifo"
     with pytest.raises(SettingsError, match="ANSWERBACK_CONNECTIONS_TABLE is not set"):
-        _ = settings.connections_table
+        _ = settings.table("connections")
 
 
 def test_what_is_left_out_has_its_default() -> None:

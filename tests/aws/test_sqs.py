@@ -50,7 +50,7 @@ def test_a_repeated_put_is_the_same_message_and_a_new_number_another() -> None:
     assert len(put(FakeSqs(), *numbers)) == 4
 
 
-def test_ids_that_look_alike_when_joined_are_told_apart() -> None:
+def test_ids_that_look_alike_when_joined_are_kept_apart() -> None:
     assert len(put(FakeSqs(), record("b:1", user="a"), record("1", user="a:b"), record("r", queue_no=11))) == 3
 
 
@@ -84,6 +84,6 @@ def test_a_field_that_a_newer_version_adds_is_ignored() -> None:
     assert read.key == RequestKey("kim", "r")
 
 
-def test_an_outage_is_told() -> None:
+def test_an_outage_is_reported() -> None:
     with pytest.raises(Unavailable):
         put(FakeSqs(error=Unavailable("planted")), record())

@@ -87,7 +87,7 @@ def test_the_stage_waits_for_its_routes() -> None:
     assert RESOURCES["Stage"]["Properties"]["AutoDeploy"] is True
 
 
-def test_without_tokens_nobody_connects_unless_it_is_said() -> None:
+def test_without_tokens_nobody_connects_unless_it_is_allowed() -> None:
     connect = ROUTES["$connect"]["Properties"]
     assert connect["AuthorizationType"] == {"Fn::If": ["HasTokens", "CUSTOM", "NONE"]}
     assert connect["AuthorizerId"]["Fn::If"][:2] == ["HasTokens", {"Ref": "Authorizer"}]
@@ -144,7 +144,7 @@ def _longest_of(name: str, parameters: dict[str, Any]) -> int:
     return int(parameter["MaxLength"])
 
 
-def test_no_message_is_handed_out_again_while_it_is_worked() -> None:
+def test_no_message_is_redelivered_while_it_is_worked() -> None:
     """Lambda refuses a mapping whose queue hides messages for less than the function's time-out."""
     queue, worker = RESOURCES["Queue"]["Properties"], FUNCTIONS["WorkerFunction"]["Properties"]
     assert queue["VisibilityTimeout"] == worker["Timeout"] == {"Ref": "WorkerTimeoutSeconds"}
@@ -156,7 +156,7 @@ def test_no_message_is_handed_out_again_while_it_is_worked() -> None:
         assert "MaximumConcurrency" in mapping["Properties"]["ScalingConfig"]
 
 
-def test_an_answer_that_takes_its_time_rings_no_alarm() -> None:
+def test_an_answer_that_takes_its_time_sets_off_no_alarm() -> None:
     """The oldest message may be one that is being answered."""
     parameters = TEMPLATE["Parameters"]
     assert parameters["OldestMessageSeconds"]["Default"] > parameters["AnswerTimeoutSeconds"]["Default"]

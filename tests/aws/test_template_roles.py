@@ -176,7 +176,7 @@ OPTIONAL = {"ANSWERBACK_MAX_ATTEMPTS"}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_is_told_what_it_reads_and_nothing_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_gets_what_it_reads_and_nothing_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{variable}", value)
     told = FUNCTIONS[name]["Properties"]["Environment"]["Variables"]

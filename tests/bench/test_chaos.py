@@ -204,17 +204,17 @@ async def test_a_stalled_connection_goes_on_without_loss() -> None:
         assert await saying == b"again"
 
 
-@pytest.mark.parametrize("strike", [ProxyPath.reset, ProxyPath.close])
-async def test_a_cut_connection_is_over_on_both_sides(strike: Callable[[ProxyPath], None]) -> None:
+@pytest.mark.parametrize("inject", [ProxyPath.reset, ProxyPath.close])
+async def test_a_cut_connection_is_over_on_both_sides(inject: Callable[[ProxyPath], None]) -> None:
     async with asyncio.timeout(20), Echoing() as echoing:
-        strike(echoing.path)
+        inject(echoing.path)
         with suppress(ConnectionResetError):
             assert await echoing.reader.read() == b""
         with suppress(ConnectionResetError):
             await echoing.writers[0].wait_closed()
 
 
-async def test_a_half_open_connection_swallows_what_is_said() -> None:
+async def test_a_half_open_connection_swallows_what_is_sent() -> None:
     async with asyncio.timeout(20), Echoing() as echoing:
         echoing.path.lose_server()
         with suppress(ConnectionResetError):

@@ -100,10 +100,10 @@ async def test_a_server_that_sends_every_answer_to_everybody() -> None:
 
 
 async def test_a_server_that_leaves() -> None:
-    async def leave(socket: ServerConnection) -> None:
+    async def hang_up(socket: ServerConnection) -> None:
         await socket.recv()
 
-    async with serve(leave, "127.0.0.1", 0) as server:
+    async with serve(hang_up, "127.0.0.1", 0) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         done = await run(Plan(url=url, apps=1, requests=3))
     assert done.exchanges.counts.lost == 1

@@ -72,12 +72,12 @@ async def test_a_strict_server_understands_it_and_is_understood() -> None:
         connection.send(b"too late")
 
 
-async def test_why_a_connection_ended_is_told() -> None:
-    async def leave(socket: ServerConnection) -> None:
+async def test_why_a_connection_ended_is_reported() -> None:
+    async def hang_up(socket: ServerConnection) -> None:
         await socket.close(1013, "come back later")
 
     reasons: asyncio.Queue[str] = asyncio.Queue()
-    async with serve(leave, "127.0.0.1", 0) as server:
+    async with serve(hang_up, "127.0.0.1", 0) as server:
         connection = await open_connection(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         connection.on_close = reasons.put_nowait
         assert "1013: come back later" in await reasons.get()

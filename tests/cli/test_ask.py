@@ -98,7 +98,7 @@ def test_a_conversation_remembers(serve: Serve, run: Run) -> None:
     assert result.out.splitlines() == ["user: first", "assistant: user: first", "user: second"]
 
 
-def test_a_cut_answer_is_said_on_stderr(echo_url: str, run: Run) -> None:
+def test_a_cut_answer_is_reported_on_stderr(echo_url: str, run: Run) -> None:
     result = run("ask", "one two three", "--max-tokens", "2", "--url", echo_url)
     assert (result.code, result.out.strip()) == (0, "one two")
     assert "--max-tokens" in result.err

@@ -33,7 +33,7 @@ def test_a_running_gateway_twice(serve: Serve, run: Run) -> None:
     flags = (*SMALL, "--url", gateway.url, "--pid", str(gateway.process.pid), "--rate", "200", "--json")
     first, second = run("bench", *flags), run("bench", *flags)
     assert (first.code, second.code) == (0, 0)
-    # Answers of the first run are not served again: each question is accepted anew.
+    # Answers of the first run are not served again: each question is accepted again.
     assert json.loads(second.out)["frames"] == json.loads(first.out)["frames"] == 2 * 12
 
 

@@ -213,7 +213,7 @@ def test_a_restart_of_the_gateway_is_two_quiet_lines(serve: Serve, tmp_path: Pat
         serve("--model", "echo:delay_ms=50", "--port", port, data_dir=gateway.data_dir)
         shown += chat.until("connected again")
         shown += chat.until("word39")
-        assert "began the answer anew" not in shown
+        assert "restarted the answer" not in shown
         chat.prompt()
         chat.type("\x04")
         assert chat.process.wait(STOP_TIMEOUT_S) == 0

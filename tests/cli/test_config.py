@@ -131,7 +131,7 @@ def test_paths_in_the_file_are_relative_to_it(file: Path, monkeypatch: pytest.Mo
         ("auth_secret_file = 'nowhere'", "answerback token --new-secret"),
     ],
 )
-def test_a_wrong_file_is_told_in_one_sentence(file: Path, content: str, said: str) -> None:
+def test_a_wrong_file_is_reported_in_one_sentence(file: Path, content: str, said: str) -> None:
     file.write_text(content)
     with pytest.raises(CliError) as caught:
         load({}, file=file, environment={})

@@ -112,7 +112,7 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
     assert (found[0].level, found[0].advice) == (Level.FAIL, "say another --data-dir")
 
 
-def test_a_broken_database_is_said(run: Run, tmp_path: Path) -> None:
+def test_a_broken_database_is_reported(run: Run, tmp_path: Path) -> None:
     (tmp_path / "answerback.db").write_bytes(b"this is no database" * 1000)
     result = run("doctor", "--model", "echo", "--port", "0", "--data-dir", str(tmp_path), "--json")
     assert result.code == 1

@@ -26,7 +26,7 @@ def test_the_first_line_says_where_it_listens_and_it_does(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_in_good_order(serve: Serve, number: int) -> None:
+def test_a_signal_stops_it_gracefully(serve: Serve, number: int) -> None:
     gateway = serve()
     assert gateway.stop(number) == 0
     assert gateway.process.stdout is not None

@@ -70,7 +70,7 @@ def test_the_secret_may_come_from_the_environment_or_the_file(
         (["--user", "alice", "--secret-file", "nowhere"], "cannot be read"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_what_is_wrong_is_reported(
     run: Run, secret_file: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     if arguments[-1] == "a b":

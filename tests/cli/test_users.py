@@ -72,7 +72,7 @@ def test_delete_erases_one_user_and_asks_first(users: Callable[..., Result]) -> 
     assert [day["userId"] for day in json.loads(users("usage", "--json").out)] == [ASKERS[1]]
 
 
-def test_a_gateway_with_another_admin_port_is_said(serve: Serve, run: Run) -> None:
+def test_a_gateway_with_another_admin_port_is_reported(serve: Serve, run: Run) -> None:
     gateway = serve()
     result = run("users", "list", "--data-dir", str(gateway.data_dir), "--admin-port", "1")
     assert result.code == 3
@@ -88,7 +88,7 @@ def test_the_admin_port_of_a_running_gateway_is_found(serve: Serve, run: Run) ->
     assert not (gateway.data_dir / "admin.port").exists()
 
 
-def test_no_database_is_said(run: Run, tmp_path: Path) -> None:
+def test_no_database_is_reported(run: Run, tmp_path: Path) -> None:
     result = run("users", "list", "--data-dir", str(tmp_path / "nowhere"))
     assert result.code == 1
     assert "there is no database" in result.err

@@ -127,7 +127,7 @@ def test_delete_erases_one_user_everywhere_and_asks_first(
         assert {item["userId"]["S"] for item in kept} <= {ASKERS[1]}
 
 
-def test_a_paused_database_is_waited_for_and_told_on_stderr(
+def test_a_paused_database_is_waited_for_and_reported_on_stderr(
     users: Callable[..., Result], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from answerback_aws.commands import users as stackusers
@@ -149,7 +149,7 @@ def test_a_paused_database_is_waited_for_and_told_on_stderr(
     assert "wakes up" in told[0]
 
 
-def test_a_database_that_is_down_is_told(
+def test_a_database_that_is_down_is_reported(
     users: Callable[..., Result], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from answerback_aws.commands import users as stackusers
@@ -165,7 +165,7 @@ def test_a_database_that_is_down_is_told(
     assert "answerback aws status" in result.err
 
 
-def test_what_is_wrong_is_said_with_what_to_do(
+def test_what_is_wrong_is_reported_with_what_to_do(
     run: Run, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     def users(*options: str) -> Result:

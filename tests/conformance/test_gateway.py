@@ -19,8 +19,8 @@ def report(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
     return done.code, json.loads(done.out)
 
 
-def of(found: dict[str, Any], verdict: str) -> dict[str, str]:
-    return {case["case"]: case["why"] for case in found["cases"] if case["verdict"] == verdict}
+def of(found: dict[str, Any], status: str) -> dict[str, str]:
+    return {case["case"]: case["why"] for case in found["cases"] if case["verdict"] == status}
 
 
 def test_every_case_passes_on_one_gateway_or_another(
@@ -45,7 +45,7 @@ def test_every_case_passes_on_one_gateway_or_another(
     assert passed == {case.name for case in load_cases("server") if case.case.needs.deployment != "aws"}
 
 
-def test_what_is_skipped_is_said_and_strict_makes_it_a_failure(run: Run, gateway: GatewayProcess) -> None:
+def test_what_is_skipped_is_reported_and_strict_makes_it_a_failure(run: Run, gateway: GatewayProcess) -> None:
     done = run("conform", gateway.url, "--case", "11-tokens")
     assert done.code == 0
     assert done.out == "1 passed, 0 failed, 7 skipped\n"
@@ -65,7 +65,7 @@ def test_models_that_are_missing_are_named_and_the_command_that_has_them(run: Ru
     assert all(need.spec in done.err for need in load_models().values())
 
 
-def test_a_rate_limit_is_said_clearly(run: Run, serve: Any) -> None:
+def test_a_rate_limit_is_reported_clearly(run: Run, serve: Any) -> None:
     done = run("conform", serve("--rate-limit", "1").url, "--case", "02-asking/many in flight")
     assert done.code == 5
     assert "--rate-limit 0" in done.err

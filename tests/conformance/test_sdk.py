@@ -14,7 +14,7 @@ from answerback.client.errors import AnswerbackError, RequestCancelled, RequestF
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback_proof.conformance import Case, CaseFailed, Outcome, load_cases, run_client_case
-from impatient import shortened
+from shortened import shortened
 
 CASES = {case.name: case for case in load_cases("client")}
 
@@ -95,7 +95,7 @@ class NaiveApp:
                         await self.send(socket, frame)
                     self.socket = socket
                     async for text in socket:
-                        self.hear(json.loads(text))
+                        self.receive(json.loads(text))
             except (OSError, WebSocketException):
                 pass
             self.socket = None
@@ -106,7 +106,7 @@ class NaiveApp:
             frame = {**frame, "requestId": uuid.uuid4().hex}
         await socket.send(json.dumps(frame))
 
-    def hear(self, frame: dict) -> None:
+    def receive(self, frame: dict) -> None:
         request_id = frame.get("requestId", "")
         if request_id not in self.futures or self.futures[request_id].done():
             return

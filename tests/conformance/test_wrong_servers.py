@@ -11,9 +11,9 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from answerback_proof.conformance import ServerRun, Verdict, load_cases
+from answerback_proof.conformance import CaseStatus, ServerRun, load_cases
 from cli_process import GatewayProcess
-from impatient import shortened
+from shortened import shortened
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
 
@@ -192,23 +192,23 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
 async def test_a_server_with_a_mistake_fails_the_case_for_it(mistake: str, gateway: GatewayProcess) -> None:
     plant, name = MISTAKES[mistake]
     run = ServerRun(gateway.url)
-    facts = await run.look()
+    facts = await run.probe()
     async with wrong(gateway.url) as url:
         result = await ServerRun(url).run_case(shortened(CASES[name]), facts)
-        assert result.verdict is Verdict.PASSED, f"the proxy itself is at fault: {result.why}"
+        assert result.status is CaseStatus.PASSED, f"the proxy itself is at fault: {result.why}"
     async with wrong(gateway.url, plant) as url:
         result = await ServerRun(url).run_case(shortened(CASES[name]), facts)
-        assert result.verdict is Verdict.FAILED
+        assert result.status is CaseStatus.FAILED
         assert result.why
         assert result.transcript
 
 
 async def test_a_server_that_closes_with_another_code_fails(gateway: GatewayProcess) -> None:
-    facts = await ServerRun(gateway.url).look()
+    facts = await ServerRun(gateway.url).probe()
     for name, code in (
         ("a binary message", 1003),
         ("a message above 128 KB", 1009),
     ):
         async with wrong(gateway.url, close_codes={code: 1000}) as url:
             result = await ServerRun(url).run_case(shortened(CASES[f"03-bad-input/{name}"]), facts)
-            assert result.verdict is Verdict.FAILED, name
+            assert result.status is CaseStatus.FAILED, name

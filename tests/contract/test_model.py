@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(120)
 
 WORDS = "one two three four five six seven eight nine ten"
 Maker = Callable[[LocalModel | None, bool], AbstractAsyncContextManager[Model]]
-"""The embedded model for those that need it, and whether the model shall fail."""
+"""The embedded model for those that need it, and whether the model has to fail."""
 
 
 @asynccontextmanager

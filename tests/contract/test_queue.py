@@ -55,7 +55,7 @@ class InProcess(Harness):
         await self.queue.stop(grace_s=0)
 
 
-class Lane(Harness):
+class Ordered(Harness):
     def start(self, run: Run) -> None:
         self.queue = LaneQueue(run, clock=_now_ms, visibility_s=20)
 
@@ -150,7 +150,7 @@ class Sqs(Harness):
 
 QUEUES: dict[str, Callable[[Any], Harness]] = {
     "in process": lambda _: InProcess(),
-    "lanes": lambda _: Lane(),
+    "ordered": lambda _: Ordered(),
     "sqs": Sqs,
 }
 ON_EMULATOR = "sqs"

@@ -359,10 +359,10 @@ async def test_changes_of_one_record_happen_one_at_a_time(store, actor):
 
 
 async def test_a_cancelled_caller_stops_nobody(store, actor):
-    leaving = asyncio.ensure_future(actor.accept("r1"))
+    cancelled = asyncio.ensure_future(actor.accept("r1"))
     staying = asyncio.ensure_future(actor.accept("r2"))
     await asyncio.sleep(0)
-    leaving.cancel()
+    cancelled.cancel()
     assert isinstance(await staying, Accepted)
     assert isinstance(await actor.accept("r3"), Accepted)
 

@@ -259,7 +259,7 @@ def test_a_new_process_recovers_work_without_the_leases_and_targets_of_the_dead_
     assert apply(Event.RECOVER, None).record is None
 
 
-def test_a_stored_refusal_tells_the_time_that_is_left() -> None:
+def test_a_stored_refusal_shows_the_time_that_is_left() -> None:
     step = changes.refuse(None, refusal_record=accepted(), now_ms=T0, code=ErrorCode.RATE_LIMITED, retry_after_ms=700)
     assert step.record is not None
     for later_ms, left_ms in ((0, 700), (699, 1), (700, 0), (9_000, 0)):

@@ -3,8 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.context import Message, Role, choose, estimate_tokens
-from answerback.core.conversation import title_of
+from answerback.core.context import Message, Role, choose, estimate_tokens, title_of
 from answerback.core.instants import day_of, iso
 from answerback.core.keys import digest, fingerprint, ordering_key
 from answerback.protocol.frames import SendMessage

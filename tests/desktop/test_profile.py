@@ -11,7 +11,7 @@ from answerback_desktop.gateway import address_of
 from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
 from answerback_desktop.settings import AuthMode, Field, Language, Settings, SettingsFile, Theme, problems
 
-HOLD = """
+HOLD_THE_LOCK = """
 import sys
 from pathlib import Path
 from answerback_desktop.profile import Profile, ProfileLock
@@ -24,7 +24,7 @@ sys.stdin.read()
 
 def test_one_process_a_profile_until_it_ends_however_it_ends(tmp_path):
     profile = Profile.named("one", root=tmp_path)
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    command = [sys.executable, "-c", HOLD_THE_LOCK, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(ProfileInUse, match="--profile"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from answerback.protocol.codec import decode_client, encode
 from answerback.protocol.frames import Conversations, Error, GetHistory, History, ListConversations
 from answerback.service.history_pages import HistoryPages
-from answerback.stores.opening import open_store
+from answerback.stores import open_store
 from answerback.stores.store import SqlStore
 
 numbers = st.integers(-1, 5) | st.sampled_from([2**31, 2**53, 2**63 - 1, 2**63, 2**64, 10**18, 10**19, 10**200])

@@ -50,7 +50,7 @@ def test_a_connection_header_without_the_word_upgrade_is_refused_in_our_words(va
 
 
 @pytest.mark.parametrize("value", [b"websockets", b"h2c, websocket2"])
-def test_an_upgrade_to_something_else_is_told_what_this_is(value: bytes) -> None:
+def test_an_upgrade_to_something_else_learns_what_this_is(value: bytes) -> None:
     told = answer_to(UPGRADE.replace(b"Upgrade: websocket", b"Upgrade: " + value))
     assert told.startswith(b"HTTP/1.1 426 ")
 

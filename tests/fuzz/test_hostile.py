@@ -13,7 +13,7 @@ FRAMES = 20_000
 @pytest.mark.skipif(sys.platform != "linux", reason="memory and descriptors are read from /proc")
 @pytest.mark.timeout(180)
 async def test_twenty_thousand_hostile_frames_harm_nobody() -> None:
-    findings = await besiege(frames=FRAMES, seed=7, told=lambda _: None)
+    findings = await besiege(frames=FRAMES, seed=7, on_sample=lambda _: None)
     assert findings.problems == ()
     assert findings.frames >= FRAMES
     assert findings.answered == findings.asked > 0

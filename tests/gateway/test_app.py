@@ -117,7 +117,7 @@ async def test_a_stop_lets_a_running_answer_end_and_says_1001(start: Start) -> N
         await serving
 
 
-async def test_what_does_not_end_within_the_grace_is_taken_up_by_the_next_start(start: Start) -> None:
+async def test_what_does_not_end_within_the_grace_is_resumed_by_the_next_start(start: Start) -> None:
     gateway = await start(models=("echo:first_ms=3600000",), grace_s=0.0)
     async with websockets.connect(gateway.url + "/?sessionId=s&userId=u") as ws:
         for name in ("r1", "r2"):

@@ -78,7 +78,7 @@ async def test_a_reader_that_stops_costs_a_bounded_buffer_and_others_are_unharme
         assert isinstance(await listening.sender.send(connection_id, Pong()), Sent)
 
 
-async def test_parked_deliveries_are_taken_up_one_by_one_and_stop_when_it_is_slow_again(listen: Listen) -> None:
+async def test_parked_deliveries_are_resumed_one_by_one_and_stop_when_it_is_slow_again(listen: Listen) -> None:
     listening = await listen(caps=Caps(write_buffer_bytes=100_000))
     async with raw_connection(listening.port, receive_buffer=4096) as (raw, _):
         connection_id = await only_connection(listening)

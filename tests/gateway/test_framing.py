@@ -46,12 +46,12 @@ def test_an_unmasked_frame_is_replaced_by_one_that_the_reader_refuses(
 @given(st.lists(st.integers(0, 60), max_size=4))
 def test_bytes_after_the_head_of_the_upgrade_request_are_noticed(places: list[int]) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-    patient, hasty = HeadWatch(), HeadWatch()
+    persistent, hasty = HeadWatch(), HeadWatch()
     for piece in cut(head, places):
-        patient.check(piece)
+        persistent.check(piece)
     for piece in cut(head + b"\x81", places):
         hasty.check(piece)
-    assert not patient.too_early
+    assert not persistent.too_early
     assert hasty.too_early
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import AuthSettings, GatewaySettings
-from two_users import SECRET, Stage, Victim
+from two_users import SECRET, Site, Victim
 
 
 @pytest.fixture(params=["tokens", "no tokens"])
-async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
+async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
     has_tokens = request.param == "tokens"
     settings = GatewaySettings(
         port=0,
@@ -25,15 +25,15 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         auth=AuthSettings(secret=SECRET) if has_tokens else AuthSettings(),
     )
     async with Gateway(settings) as gateway:
-        stage = Stage(gateway, has_tokens, settings.data_dir)
-        yield stage
-        for peer in stage.peers:
+        site = Site(gateway, has_tokens, settings.data_dir)
+        yield site
+        for peer in site.peers:
             await peer.close()
 
 
 @pytest.fixture
-async def ann(stage: Stage) -> Victim:
-    peer = await stage.join("ann")
+async def ann(site: Site) -> Victim:
+    peer = await site.join("ann")
     await peer.say(action="hello", helloId="h")
     connection_id = (await peer.until("welcome"))["connectionId"]
     requests = {

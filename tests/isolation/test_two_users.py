@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from two_users import Stage, Victim, neutral, unlike
+from two_users import Site, Victim, neutral, unlike
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -72,9 +72,9 @@ CONVERSATION_PROBES: dict[str, Probe] = {
 }
 
 
-async def answers(stage: Stage, probe: Probe, name: str, attacker: str) -> list[str]:
+async def answers(site: Site, probe: Probe, name: str, attacker: str) -> list[str]:
     """Everything that the attacker sees after one frame, on a connection under the victim's session id."""
-    peer = await stage.join(attacker)
+    peer = await site.join(attacker)
     frame = probe(name)
     await peer.say(**frame)
     request_id = frame.get("requestId")
@@ -109,11 +109,11 @@ def users() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("probe", REQUEST_PROBES)
-async def test_another_user_s_request_is_as_one_that_does_not_exist(stage: Stage, ann: Victim, probe: str) -> None:
+async def test_another_user_s_request_is_as_one_that_does_not_exist(site: Site, ann: Victim, probe: str) -> None:
     before, seen_before, attackers = await snapshot(ann), list(ann.peer.texts), users()
     for state, name in ann.requests.items():
-        there = await answers(stage, REQUEST_PROBES[probe], name, next(attackers))
-        not_there = await answers(stage, REQUEST_PROBES[probe], unlike(name), next(attackers))
+        there = await answers(site, REQUEST_PROBES[probe], name, next(attackers))
+        not_there = await answers(site, REQUEST_PROBES[probe], unlike(name), next(attackers))
         assert there == not_there, state
         assert "secret" not in "".join(there) or probe == "ask the same"
     assert await snapshot(ann) == before
@@ -122,11 +122,11 @@ async def test_another_user_s_request_is_as_one_that_does_not_exist(stage: Stage
 
 
 @pytest.mark.parametrize("probe", CONVERSATION_PROBES)
-async def test_another_user_s_conversation_is_as_one_that_does_not_exist(stage: Stage, ann: Victim, probe: str) -> None:
+async def test_another_user_s_conversation_is_as_one_that_does_not_exist(site: Site, ann: Victim, probe: str) -> None:
     before, seen_before, attackers = await snapshot(ann), list(ann.peer.texts), users()
     for state, name in ann.conversations.items():
-        there = await answers(stage, CONVERSATION_PROBES[probe], name, next(attackers))
-        not_there = await answers(stage, CONVERSATION_PROBES[probe], unlike(name), next(attackers))
+        there = await answers(site, CONVERSATION_PROBES[probe], name, next(attackers))
+        not_there = await answers(site, CONVERSATION_PROBES[probe], unlike(name), next(attackers))
         assert there == not_there, state
         assert "secret" not in "".join(there)
     assert await snapshot(ann) == before
@@ -158,8 +158,8 @@ async def still_hers(ann: Victim) -> None:
     assert (await peer.until("messageResponse", requestId=ann.requests["waiting"]))["response"] == "a secret of Ann"
 
 
-async def test_another_user_s_session_is_not_taken_over(stage: Stage, ann: Victim) -> None:
-    attacker = await stage.join(ATTACKER)
+async def test_another_user_s_session_is_not_taken_over(site: Site, ann: Victim) -> None:
+    attacker = await site.join(ATTACKER)
     await attacker.say(action="hello", helloId="h")
     welcome = await attacker.until("welcome")
     assert (welcome["userId"], welcome["sessionId"]) == (ATTACKER, "session-of-both")
@@ -173,24 +173,24 @@ async def test_another_user_s_session_is_not_taken_over(stage: Stage, ann: Victi
 
 
 async def test_a_question_in_another_user_s_name_is_refused_whether_there_is_such_a_user(
-    stage: Stage, ann: Victim
+    site: Site, ann: Victim
 ) -> None:
     seen = []
     for user in ("ann", "eve"):
-        peer = await stage.join(ATTACKER)
+        peer = await site.join(ATTACKER)
         await peer.say(action="sendMessage", requestId="q", userId=user, message="Hello?")
         await peer.until("messageResponse")
         seen.append([neutral(text, user) for text in await peer.close()])
         # The refusal uses the id up; for the next user it has to be free again.
-        await forget(stage)
+        await forget(site)
     assert seen[0] == seen[1]
     assert "user_mismatch" in seen[0][0]
     await still_hers(ann)
 
 
-async def forget(stage: Stage) -> None:
-    key = (stage.data_dir / "admin.key").read_text().strip()
-    url = f"{stage.gateway.admin_url}/users/{ATTACKER}"
+async def forget(site: Site) -> None:
+    key = (site.data_dir / "admin.key").read_text().strip()
+    url = f"{site.gateway.admin_url}/users/{ATTACKER}"
     async with (
         aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as http,
         http.delete(url) as response,
@@ -198,11 +198,11 @@ async def forget(stage: Stage) -> None:
         assert response.status == 200
 
 
-async def test_connecting_as_another_user_is_refused_whether_there_is_such_a_user(stage: Stage, ann: Victim) -> None:
-    if not stage.has_tokens:
+async def test_connecting_as_another_user_is_refused_whether_there_is_such_a_user(site: Site, ann: Victim) -> None:
+    if not site.has_tokens:
         return  # any client that can reach a server without tokens can be anybody: PROTOCOL.md, section 16
     seen = []
-    async with aiohttp.ClientSession(headers=stage.headers(ATTACKER)) as http:
+    async with aiohttp.ClientSession(headers=site.headers(ATTACKER)) as http:
         for user in ("ann", "eve"):
             headers = {
                 "Upgrade": "websocket",
@@ -210,17 +210,17 @@ async def test_connecting_as_another_user_is_refused_whether_there_is_such_a_use
                 "Sec-WebSocket-Version": "13",
                 "Sec-WebSocket-Key": "MDEyMzQ1Njc4OTAxMjM0NQ==",
             }
-            url = stage.gateway.url.replace("ws:", "http:")
+            url = site.gateway.url.replace("ws:", "http:")
             async with http.get(f"{url}/?userId={user}", headers=headers) as response:
                 seen.append((response.status, await response.text()))
     assert seen[0] == seen[1]
     assert seen[0][0] == 403
 
 
-async def test_a_token_of_another_user_does_not_turn_a_connection_into_hers(stage: Stage, ann: Victim) -> None:
-    peer = await stage.join(ATTACKER)
-    await peer.say(action="renewToken", requestId="r", token=stage.token("ann"))
-    if stage.has_tokens:
+async def test_a_token_of_another_user_does_not_turn_a_connection_into_hers(site: Site, ann: Victim) -> None:
+    peer = await site.join(ATTACKER)
+    await peer.say(action="renewToken", requestId="r", token=site.token("ann"))
+    if site.has_tokens:
         assert (await peer.until("error"))["code"] == "user_mismatch"
     else:
         await peer.until("tokenRenewed")
@@ -244,20 +244,20 @@ ADMIN_ROUTES = (
 
 
 @pytest.mark.parametrize("route", ADMIN_ROUTES, ids=" ".join)
-async def test_the_admin_port_tells_nothing_without_its_key(stage: Stage, ann: Victim, route: tuple[str, str]) -> None:
+async def test_the_admin_port_reveals_nothing_without_its_key(site: Site, ann: Victim, route: tuple[str, str]) -> None:
     method, path = route
     real = {"connection": ann.connection_id, "request": ann.requests["running"], "user": "ann"}
     made_up = {name: unlike(value) for name, value in real.items()}
     for headers in (
         {},
         {"Authorization": "Bearer wrong"},
-        {"Authorization": f"Bearer {stage.token(ATTACKER)}"},
+        {"Authorization": f"Bearer {site.token(ATTACKER)}"},
         {"Authorization": f"AWS4-HMAC-SHA256 Credential={ann.connection_id}/20260101/r/execute-api/aws4_request"},
     ):
         seen = []
         async with aiohttp.ClientSession(headers=headers) as http:
             for names in (real, made_up):
-                url = stage.gateway.admin_url + path.format(**names)
+                url = site.gateway.admin_url + path.format(**names)
                 async with http.request(method, url, data=b"{}") as response:
                     kept = {name: value for name, value in response.headers.items() if name != "Date"}
                     seen.append((response.status, kept, await response.read()))
@@ -268,15 +268,15 @@ async def test_the_admin_port_tells_nothing_without_its_key(stage: Stage, ann: V
     await still_hers(ann)
 
 
-async def test_the_probes_themselves_see_a_difference_where_there_is_one(stage: Stage, ann: Victim) -> None:
+async def test_the_probes_themselves_see_a_difference_where_there_is_one(site: Site, ann: Victim) -> None:
     """Ann, from another session of hers, gets the error that the id is taken: the comparison would notice that."""
-    there = await conflict(stage, ann.requests["done"])
+    there = await conflict(site, ann.requests["done"])
     assert "request_conflict" in there
     assert neutral(there, ann.requests["done"]) != neutral("{}", "x")
 
 
-async def conflict(stage: Stage, name: str) -> str:
-    peer = await stage.join("ann", "another-session")
+async def conflict(site: Site, name: str) -> str:
+    peer = await site.join("ann", "another-session")
     await peer.say(action="cancelMessage", requestId=name)
     await peer.until("error")
     return "".join(await peer.close())

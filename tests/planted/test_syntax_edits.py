@@ -96,7 +96,7 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("what", MISFITS)
-def test_what_does_not_fit_is_said_in_words(what: str) -> None:
+def test_what_does_not_fit_is_reported_in_words(what: str) -> None:
     name, edit, message = MISFITS[what]
     with pytest.raises(EditError, match=message):
         edited(SOURCE, name, edit)

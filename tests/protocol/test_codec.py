@@ -115,7 +115,7 @@ def test_a_damaged_frame_raises_only_frame_errors(frame: ClientFrame, random: An
         ('{"action":"getHistory","requestId":"r","conversationId":"c","limit":101}', '"limit"', "getHistory", "r"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence(data: str, says: str, action: str | None, request_id: str | None) -> None:
+def test_what_is_wrong_is_one_sentence(data: str, says: str, action: str | None, request_id: str | None) -> None:
     with pytest.raises(FrameError) as caught:
         decode_client(data)
     assert any(word in caught.value.detail for word in says.split("|"))

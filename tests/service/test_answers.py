@@ -71,7 +71,7 @@ def test_a_streamed_answer_is_accepted_started_streamed_and_ended() -> None:
     run_virtual(main())
 
 
-def test_the_missions_client_gets_the_whole_answer_in_one_frame() -> None:
+def test_the_two_frame_client_gets_the_whole_answer_in_one_frame() -> None:
     async def main() -> None:
         backend = Backend()
         peer = await backend.connect("c1")
@@ -201,7 +201,7 @@ def test_an_answer_that_ended_while_nobody_was_there_is_served_from_the_store() 
     run_virtual(main())
 
 
-def test_a_worker_that_dies_is_followed_by_a_new_attempt_and_the_text_begins_anew() -> None:
+def test_a_worker_that_dies_is_followed_by_a_new_attempt_and_the_text_restarts() -> None:
     async def main() -> None:
         backend = Backend()
         question = " ".join(f"word{n}" for n in range(100))

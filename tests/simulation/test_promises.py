@@ -40,7 +40,7 @@ def test_a_case_is_repeated_exactly(profile: str) -> None:
     assert simulate(case).trace == simulate(case).trace
 
 
-def test_a_fault_that_is_left_out_does_not_strike() -> None:
+def test_a_fault_that_is_left_out_does_not_occur() -> None:
     report = simulate(Case(profile="aws", seed=3, without=frozenset(FAULT_NAMES)))
     assert not report.faults
     assert report.violations == []

@@ -17,7 +17,7 @@ from answerback.stores.memory import MemoryStore
 from answerback.testing import Backend, LaneQueue, ScriptedModel, ScriptedSender, run_virtual
 
 
-class _Unheard(MemoryStore):
+class _Lossy(MemoryStore):
     """The next writes take effect, but their answers are lost; the next reads of a question fail."""
 
     writes = 0
@@ -40,7 +40,7 @@ class _Unheard(MemoryStore):
 def test_an_outage_of_seconds_at_the_claim_or_the_question_costs_no_attempt() -> None:
     async def main() -> None:
         for writes, reads in ((6, 0), (0, 6)):
-            store = _Unheard()
+            store = _Lossy()
             backend = Backend(store=store, model=ScriptedModel(lambda prompt: ["done"]))
             peer = await backend.connect("c1", user="kim")
             store.writes, store.reads = writes, reads

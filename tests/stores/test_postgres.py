@@ -187,10 +187,10 @@ async def test_commits_are_durable_whatever_the_servers_default(postgres_server,
 
 
 async def test_operations_of_one_user_keep_their_order_in_a_batch(store, asker):
-    async def ask_and_look(n: int):
+    async def ask_and_check(n: int):
         return await asyncio.gather(*(asker.accept(store, f"r{n}-{m}", user=f"u{n}") for m in range(10)))
 
-    for admissions in await asyncio.gather(*(ask_and_look(n) for n in range(10))):
+    for admissions in await asyncio.gather(*(ask_and_check(n) for n in range(10))):
         assert [a.position for a in admissions] == list(range(10))
 
 

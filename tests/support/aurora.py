@@ -16,8 +16,6 @@ from answerback_aws.emulator.emulator import Emulator
 from answerback_aws.runtime.aurora.data_api import (
     CALL_TIMEOUT_S,
     MAX_REQUEST_BYTES,
-    MAX_RESPONSE_BYTES,
-    MAX_ROW_BYTES,
     DataApi,
     data_api_client,
 )
@@ -33,6 +31,8 @@ from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 from dynamo import NOW_MS
 from emulation import Cluster, make_cluster
 
+MAX_RESPONSE_BYTES = 1024 * 1024
+MAX_ROW_BYTES = 64 * 1024
 _TRANSACTION_IDLE_S = 180.0
 _KINDS = {"stringValue": str, "longValue": int, "isNull": bool}
 
@@ -125,10 +125,10 @@ class Counted:
     def waiting(self, turns: int, oldest_ms: int) -> None:
         self.seen.append((turns, oldest_ms))
 
-    def archived(self, turns: int) -> None:
+    def turns_written(self, turns: int) -> None:
         self.written += turns
 
-    def not_archived(self) -> None:
+    def turns_not_written(self) -> None:
         self.dead += 1
 
 

@@ -132,3 +132,10 @@ def _ending(turn: StoredTurn) -> Change[None]:
         return Step(replace(record, state=State(turn.status.value), ending=ending), None, turn.answer)
 
     return step
+
+
+def _key_schema(partition_key: str, sort_key: str | None) -> Sequence[dict[str, str]]:
+    keys = [{"AttributeName": partition_key, "KeyType": "HASH"}]
+    if sort_key is not None:
+        keys.append({"AttributeName": sort_key, "KeyType": "RANGE"})
+    return keys

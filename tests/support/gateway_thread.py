@@ -48,8 +48,8 @@ class GatewayThread:
     def cut(self) -> None:
         self._call(self._network.cut)
 
-    def mend(self) -> None:
-        self._call(self._network.mend)
+    def repair(self) -> None:
+        self._call(self._network.repair)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
         async def run() -> None:

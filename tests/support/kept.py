@@ -24,7 +24,7 @@ MODELS = (
     *("--model", "away=echo:fail=unavailable"),
 )
 """The models by the names that the kept requests ask for; the slow one is as quick as the others now."""
-PATIENT = (
+LONG_TIMEOUTS = (
     *("--max-tokens", "4000", "--retention-days", "3650", "--janitor-interval", "1d"),
     *("--queue-timeout", "36500d", "--answer-timeout", "36500d"),
 )

@@ -12,14 +12,13 @@ _READS = {"GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems"}
 
 @dataclass(slots=True)
 class Units:
-    """Units and calls since the last `clear`. A refused write is billed, but not told: it counts as one of 1 KB."""
+    """Units and calls since the last `clear`. A refused write is billed, but not reported: it counts as one of 1 KB."""
 
     read: float = 0.0
     written: float = 0.0
     calls: Counter[str] = field(default_factory=Counter)
 
     def clear(self) -> None:
-        """Begin anew."""
         self.read = self.written = 0.0
         self.calls.clear()
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 
 class Network:
-    """Listens on a loopback port of its own. `cut` breaks every connection, and takes no new one until `mend`."""
+    """Listens on a loopback port of its own. `cut` breaks every connection, and takes no new one until `repair`."""
 
     def __init__(self, server_url: str) -> None:
         self._port = urlsplit(server_url).port
@@ -31,7 +31,7 @@ class Network:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
-    def mend(self, server_url: str | None = None) -> None:
+    def repair(self, server_url: str | None = None) -> None:
         if server_url is not None:
             self._port = urlsplit(server_url).port
         self._is_cut = False

@@ -72,7 +72,7 @@ class Peer:
 
 
 @dataclass(slots=True)
-class Stage:
+class Site:
     """The gateway, and how anybody connects to it."""
 
     gateway: Gateway

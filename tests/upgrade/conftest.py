@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli_process import STOP_TIMEOUT_S, GatewayProcess, start_gateway
-from kept import FOLDER, MODELS, PATIENT
+from kept import FOLDER, LONG_TIMEOUTS, MODELS
 
 Serve = Callable[..., GatewayProcess]
 
@@ -29,7 +29,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
     def serve(*arguments: str) -> GatewayProcess:
         folder = tmp_path_factory.mktemp("gateway")
-        options = (*MODELS, *PATIENT, "--rate-limit", "0", *arguments)
+        options = (*MODELS, *LONG_TIMEOUTS, "--rate-limit", "0", *arguments)
         started.append(start_gateway(*options, data_dir=folder / "data", log=folder / "log"))
         return started[-1]
 

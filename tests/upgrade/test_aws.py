@@ -220,7 +220,7 @@ def test_the_history_and_the_endings_are_there(stack: Stack) -> None:
     assert_kept("aws-history.json", found)
 
 
-def test_what_was_unfinished_is_handed_out_again_and_its_app_gets_it(stack: Stack) -> None:
+def test_what_was_unfinished_is_redelivered_and_its_app_gets_it(stack: Stack) -> None:
     app = stack.app("zoe", "zoe-desk")
     resume = [{"requestId": "running-1", "attempt": 1, "offset": 8}]
     resume += [{"requestId": name, "attempt": 0, "offset": 0} for name in ("waiting-1", "waiting-2", "stopping-1")]

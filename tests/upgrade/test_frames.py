@@ -8,7 +8,7 @@ import pytest
 
 from answerback.auth import make_token
 from answerback.protocol.frames import ServerFrame
-from answerback_proof.conformance import Case, ServerRun, Verdict, load_cases
+from answerback_proof.conformance import Case, CaseStatus, ServerRun, load_cases
 from answerback_proof.conformance.cases import Needs, ServerCase
 from cli_process import GatewayProcess
 from kept import FOLDER
@@ -26,8 +26,8 @@ async def test_every_frame_is_as_it_was(serve: Callable[..., GatewayProcess]) ->
     token = make_token("conform", secret=SECRET, ttl_s=600)
     for server, has_tokens in ((ServerRun(plain.url), False), (ServerRun(asks_for_tokens.url, token=token), True)):
         chosen = [case for case in cases if bool(needs(case).tokens) is has_tokens]
-        async for result in server.run(chosen, await server.look()):
-            assert result.verdict is Verdict.PASSED, (result.name, result.step, result.why, result.transcript)
+        async for result in server.run(chosen, await server.probe()):
+            assert result.status is CaseStatus.PASSED, (result.name, result.step, result.why, result.transcript)
             passed.add(result.name)
     assert passed == {case.name for case in cases}
 

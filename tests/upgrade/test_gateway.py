@@ -108,7 +108,7 @@ async def test_a_question_that_is_asked_again_gets_its_stored_answer(opened: Ope
     assert msgspec.to_builtins(again.timing) == stored["timing"]
 
 
-async def test_what_was_unfinished_is_taken_up_and_the_app_gets_its_answers(opened: Opened) -> None:
+async def test_what_was_unfinished_is_resumed_and_the_app_gets_its_answers(opened: Opened) -> None:
     outbox = KeptOutbox()
     async with Client(opened.url, user="zoe", session="zoe-desk", outbox=outbox) as app, asyncio.timeout(30):
         got = {stream.request_id: await outcome(stream.answer) for stream in app.restored}

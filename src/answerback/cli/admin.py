@@ -40,34 +40,30 @@ def find_port(data_dir: Path, *, otherwise: int) -> int:
 
 
 class AdminUsers:
-    """Users of a running gateway. Its methods do blocking I/O: it serves one command, not an event loop."""
+    """ports.Users over the admin port of a running gateway. Its methods block: they serve one command."""
 
     def __init__(self, *, port: int, key: str) -> None:
         self._port = port
         self._key = key
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
-        """See ports.Users."""
         query = {"limit": str(limit), **({} if after is None else {"after": after})}
         return _rows(self._call("GET", f"/users?{urlencode(query)}")["users"], StoredUser)
 
     async def user(self, user_id: str) -> StoredUser | None:
-        """See ports.Users."""
         found = self._call("GET", f"/users/{quote(user_id, safe='')}")
         return None if found is None else _rows([found], StoredUser)[0]
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        """See ports.Users; the instant is the gateway's."""
+        """Set the limit at the gateway's own instant; `now_ms` is not used."""
         del now_ms
         self._call("PUT", f"/users/{quote(user_id, safe='')}/limit", {"perMinute": per_minute})
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        """See ports.Users."""
         query = {name: value for name, value in (("user", user_id), ("since", since_day)) if value is not None}
         return _rows(self._call("GET", f"/usage?{urlencode(query)}")["usage"], DailyUsage)
 
     async def delete_user(self, user_id: str) -> bool:
-        """See ports.Users."""
         return self._call("DELETE", f"/users/{quote(user_id, safe='')}") is not None
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
@@ -90,10 +86,10 @@ class AdminUsers:
             ) from exc
         finally:
             connection.close()
-        return _judge(response.status, text, self._port)
+        return _result(response.status, text, self._port)
 
 
-def _judge(status: int, text: bytes, port: int) -> Any:
+def _result(status: int, text: bytes, port: int) -> Any:
     try:
         value = json.loads(text)
     except ValueError:

@@ -75,7 +75,7 @@ class Choice:
 
 @dataclass(slots=True, kw_only=True)
 class _Link:
-    """What is known of the connection; told on the client's own thread."""
+    """What is known of the connection; updated on the client's own thread."""
 
     models: tuple[str, ...] = ()
     is_lost: bool = False
@@ -114,7 +114,7 @@ def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool) -> ExitCod
     return chat.exit_code
 
 
-class _Leave(Exception):
+class _Quit(Exception):
     """The person wants to go."""
 
 
@@ -164,7 +164,7 @@ class Chat:
             with suppress(ImportError):
                 import readline  # noqa: F401, PLC0415 - gives input() its editing and history; not on Windows
             say(f"Connected to the model {self._models()}. /help says what there is, Ctrl+D leaves.")
-        with suppress(_Leave):
+        with suppress(_Quit):
             while True:
                 self._take(self._read())
         if self._is_person:
@@ -173,7 +173,7 @@ class Chat:
     # --- lines
 
     def _read(self) -> str:
-        """The next line. Raises: _Leave."""
+        """The next line. Raises: _Quit."""
         is_warned = False
         while True:
             try:
@@ -181,13 +181,13 @@ class Chat:
             except EOFError:
                 if self._is_person:
                     print()
-                raise _Leave from None
+                raise _Quit from None
             except UnicodeDecodeError:
                 raise CliError("the input is not UTF-8 text") from None
             except KeyboardInterrupt:
                 print()
                 if is_warned or not self._is_person:
-                    raise _Leave from None
+                    raise _Quit from None
                 is_warned = True
                 note("(Ctrl+C again leaves)")
 
@@ -231,7 +231,7 @@ class Chat:
             note("(cut at the limit; see --max-tokens)")
 
     def _show(self, stream: BlockingAnswerStream) -> Answer | None:
-        """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Leave: Ctrl+C twice."""
+        """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Quit: Ctrl+C twice."""
         growing = Growing() if sys.stdout.isatty() else None
         try:
             for event in stream.events():
@@ -255,7 +255,7 @@ class Chat:
             note("(stopped)")
             return None
         except KeyboardInterrupt:
-            raise _Leave from None
+            raise _Quit from None
 
     # --- commands
 
@@ -318,7 +318,7 @@ class Chat:
         say(self._choice.system or "(no system prompt)")
 
     def _quit(self, _: str) -> None:
-        raise _Leave
+        raise _Quit
 
 
 def _new_id() -> str:

@@ -48,12 +48,12 @@ def ok(what: str, text: str) -> Finding:
 
 
 def warning(what: str, text: str, advice: str) -> Finding:
-    """It works, but somebody should know."""
+    """A finding that works but needs attention."""
     return Finding(level=Level.WARN, what=what, text=text, advice=advice)
 
 
 def failure(what: str, text: str, advice: str) -> Finding:
-    """It does not work."""
+    """A finding that does not work."""
     return Finding(level=Level.FAIL, what=what, text=text, advice=advice)
 
 
@@ -96,7 +96,7 @@ def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
         ) as connection:
             now = (before + time.time()) / 2
             date = connection.response.headers.get("Date") if connection.response else None
-            found = [_said_hello(url, _hello(connection)), *check_clock(date, now_s=now)]
+            found = [_welcome_finding(url, _hello(connection)), *check_clock(date, now_s=now)]
             if ask:
                 found.append(_asked(connection))
             return found
@@ -135,7 +135,7 @@ def _hello(connection: "ClientConnection") -> Welcome | None:
             return None
 
 
-def _said_hello(url: str, welcome: Welcome | None) -> Finding:
+def _welcome_finding(url: str, welcome: Welcome | None) -> Finding:
     if welcome is None:
         return failure("gateway", f"{url} answered hello with an error", "see its log")
     if welcome.protocol != PROTOCOL_VERSION:

@@ -81,7 +81,6 @@ class Growing:
         self._is_waiting = False
 
     def show(self, event: Event) -> None:
-        """Take the next event of the answer."""
         match event:
             case Queued(position=position) if position:
                 self._wait(f"… {position} before this one")
@@ -97,7 +96,7 @@ class Growing:
                 pass
 
     def end(self) -> None:
-        """The answer is over, in whatever way: leave the line."""
+        """End the line after an answer that is over."""
         self._clear()
         if self._shown and not self._shown.endswith("\n"):
             print(flush=True)
@@ -109,7 +108,7 @@ class Growing:
         elif not self._shown.startswith(snapshot):
             self._is_replay = False
             self.end()
-            note("(the gateway began the answer anew)")
+            note("(the gateway restarted the answer)")
             self._shown = ""
             self._write(snapshot)
 

@@ -43,7 +43,7 @@ from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
 from answerback.core.answer import clean
-from answerback.core.conversation import title_of
+from answerback.core.context import title_of
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     Conversation,

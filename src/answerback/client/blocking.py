@@ -83,7 +83,7 @@ class BlockingAnswerStream:
         return _iterate(aiter(self._stream), self._thread)
 
     def events(self) -> Iterator[Event]:
-        """See `AnswerStream.events`."""
+        """Iterate over the events, as `AnswerStream.events` does."""
         return _iterate(self._stream.events(), self._thread)
 
     def __enter__(self) -> Self:

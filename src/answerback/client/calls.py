@@ -71,12 +71,12 @@ class Calls:
         return [self._send(request_id, call, now)] if self._is_open else []
 
     def ping(self, *, now: float) -> list[Effect]:
-        """A sign of life that nobody waits for."""
+        """Send a ping without waiting for its answer."""
         self._pings.append((None, now))
         return [Send(Ping())]
 
     def drop(self, request_id: str) -> None:
-        """Nobody waits for this call any more."""
+        """Forget a call whose caller has gone."""
         self._calls.pop(request_id, None)
 
     def request_stop(self, request_id: str, *, now: float) -> list[Effect]:

@@ -58,7 +58,7 @@ class Client:
         token: a bearer token, or a function (plain or async) that returns a fresh one; it is called for every connect
             and shortly before the last one expires.
         session: the app's session id. Give a running app one of its own and keep it: answers that come while the app
-            is away are waiting under it. Default: a new one.
+            is unavailable are waiting under it. Default: a new one.
         user: who asks, where the server has no authentication.
         connect_timeout: seconds for the first connection. Later losses heal silently.
         offline_start: do not wait for the first connection, and do not fail without one: questions are kept.

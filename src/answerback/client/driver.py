@@ -105,7 +105,7 @@ class Driver:
         await self._tasks.settle(grace_s=0)
 
     def reconnect_now(self) -> None:
-        """The network is back, or the app woke: try at once, and look whether the connection lives."""
+        """Retry at once and check the connection: the network is back, or the app woke."""
         self._skip_pause.set()
         self.carry_out(self._session.probe(now=self.now))
 
@@ -322,4 +322,4 @@ class Driver:
             return
         log.warning("the token was not renewed: %s", effect.error)
         if effect.error.code == ErrorCode.UNAUTHORIZED and self._link is not None:
-            self._link.abort()  # a new connection asks for a token anew, and says for good if it is refused
+            self._link.abort()  # a new connection asks for a fresh token; a refusal there is final

@@ -1,4 +1,4 @@
-"""What the session asks of whoever drives it. Effects are carried out in the order given."""
+"""What the session asks of its driver. Effects are carried out in the order given."""
 
 from dataclasses import dataclass
 from typing import TypeAlias

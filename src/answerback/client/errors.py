@@ -136,7 +136,7 @@ class ProtocolViolation(AnswerbackError):
 
 
 class AnswerRestarted(AnswerbackError):
-    """The answer began anew with other words, after the text iterator had given out the old ones."""
+    """The answer restarted with other words after the text iterator had yielded the old ones."""
 
     code = "answer_restarted"
     retryable = True
@@ -146,7 +146,7 @@ class AnswerRestarted(AnswerbackError):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        return "The answer was begun anew with other words. Drop the text so far; read .events() or await .answer."
+        return "The answer was restarted with other words. Drop the text so far; read .events() or await .answer."
 
 
 class RequestTimeout(AnswerbackError, TimeoutError):

@@ -103,7 +103,7 @@ class Liveness:
         return self._is_open and self._asked_at is None and now >= self._received_at + self._timing.ping_idle_s
 
     def due_at(self) -> float | None:
-        """When the session should look again."""
+        """When the session has to call again."""
         if not self._is_open:
             return None
         instants = [greeting.expires_at for greeting in self._greetings.values()]

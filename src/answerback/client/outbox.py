@@ -1,4 +1,4 @@
-"""What an app needs to keep, so that a question survives the app itself."""
+"""The outbox port: keeps pending questions, so that they survive the app."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

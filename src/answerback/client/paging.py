@@ -1,14 +1,11 @@
 """Reading page by page: conversations, and a conversation's turns, which may come in pieces."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
 
 from msgspec.structs import replace
 
 from answerback.client.errors import ProtocolViolation
 from answerback.protocol.frames import History, Turn
-
-PageT = TypeVar("PageT")
 
 
 async def turns(conversation_id: str, page: Callable[[str | None], Awaitable[History]]) -> AsyncIterator[Turn]:
@@ -16,21 +13,21 @@ async def turns(conversation_id: str, page: Callable[[str | None], Awaitable[His
 
     Raises: ProtocolViolation: pieces that do not fit together, or pages that never end.
     """
-    merging: Turn | None = None
+    joined: Turn | None = None
     before: str | None = None
     while True:
         history = await page(before)
         for turn in reversed(history.turns):
-            merging = turn if merging is None else _joined(conversation_id, turn, merging)
-            if merging.question_offset == 0 and merging.answer_offset == 0:
-                yield merging
-                merging = None
+            joined = turn if joined is None else _joined(conversation_id, turn, joined)
+            if joined.question_offset == 0 and joined.answer_offset == 0:
+                yield joined
+                joined = None
         if history.next is None:
             break
         if history.next == before:
             raise ProtocolViolation(conversation_id, "a history page follows itself")
         before = history.next
-    if merging is not None:
+    if joined is not None:
         raise ProtocolViolation(conversation_id, "the beginning of a turn is missing")
 
 

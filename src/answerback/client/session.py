@@ -161,7 +161,7 @@ class Session:
         return self._calls.call(request_id, frame, timeout_s=timeout_s, now=now)
 
     def drop_call(self, request_id: str) -> None:
-        """Nobody waits for this call any more."""
+        """Forget a call whose caller has gone."""
         self._calls.drop(request_id)
 
     def stop(self, error: AnswerbackError) -> list[Effect]:
@@ -213,7 +213,7 @@ class Session:
         try:
             frame = decode_server(data)
         except FrameError as exc:
-            self._effects.append(Note(str(exc)))  # API Gateway tells of trouble in messages that have no action
+            self._effects.append(Note(str(exc)))  # API Gateway reports failures in messages that have no action
             self._questions.probe_soon(now=now)
         else:
             if frame is not None:

@@ -71,8 +71,8 @@ class AnswerStream:
     async def __anext__(self) -> str:
         """The next piece of text.
 
-        Raises: the request's error; AnswerRestarted: the answer began anew (after a crash of the server) with other
-        words than were given out. One that begins anew with the same words just goes on.
+        Raises: the request's error; AnswerRestarted: the answer restarted (after a crash of the server) with other
+        words than were yielded. One that restarts with the same words just goes on.
         """
         while True:
             match await self._next():
@@ -126,7 +126,7 @@ class AnswerStream:
         if self._outcome is None:
             self._abandon(self.request_id)
 
-    # --- what the client tells ---------------------------------------------------------------------------
+    # --- what the client reports ------------------------------------------------------------------------
 
     def push(self, event: Event) -> None:
         """Something happened. Text that was not read yet is joined."""

@@ -12,7 +12,7 @@ class Timing:
     stream_silence_s: float = 30.0
     """A streamed one that has started, without a word while connected."""
     queue_wait_s: float = 750.0
-    """A streamed one in all, if the server does not tell its limits."""
+    """A streamed one in all, if the server does not send its limits."""
     call_timeout_s: float = 30.0
     """History, pings and the like."""
     silence_s: float = 10.0
@@ -39,7 +39,7 @@ class Timing:
     keepalive_s: float = 20.0
     """Between WebSocket pings, and the wait for their pong."""
     watch_s: float = 5.0
-    """How often to look at the clocks; a leap of more than `jump_s` means that the machine slept."""
+    """How often to read the clocks; a leap of more than `jump_s` means that the machine slept."""
     jump_s: float = 10.0
     close_s: float = 2.0
     """To send what is left, and again to close gracefully."""

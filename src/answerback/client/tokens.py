@@ -45,7 +45,7 @@ class TokenSource:
 
 
 def expires_at_s(token: str) -> float | None:
-    """`exp` of a JWT in epoch seconds, unverified: it only tells when to renew. None: not a JWT, or no `exp`."""
+    """`exp` of a JWT in epoch seconds, unverified: it only says when to renew. None: not a JWT, or no `exp`."""
     parts = token.split(".")
     if len(parts) != 3:
         return None

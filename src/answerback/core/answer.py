@@ -91,7 +91,7 @@ class Answer:
         return len(piece)
 
     def _fitting(self, piece: str) -> str:
-        """As much of `piece` as there is room for."""
+        """The part of `piece` that still fits."""
         if self._uncounted:
             self._counted += encoded_size(self.text[self.length - self._uncounted :])
             self._uncounted = 0
@@ -113,7 +113,6 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All of it."""
         if self._parts:
             self._text = self._text + "".join(self._parts)
             self._parts.clear()

@@ -39,7 +39,6 @@ class Text:
 
     @property
     def delta(self) -> str:
-        """The new text."""
         return "".join(self.parts[self.start : self.end])
 
     @property

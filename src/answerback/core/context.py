@@ -1,4 +1,4 @@
-"""Which of a conversation's turns the model is shown."""
+"""A conversation as the model and the person see it: which turns the model is shown, and the title."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,10 @@ CHARACTERS_PER_TOKEN: Final = 3
 """A cautious guess for text of any language: the model's tokenizer is not known here."""
 
 TURN_OVERHEAD_TOKENS: Final = 8
+
+
+TITLE_LENGTH: Final = 60
+"""Code points of a title that is made from a question."""
 
 
 class Role(StrEnum):
@@ -36,11 +40,11 @@ def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: in
 
     The question is always there, even if it alone is over the budget. The model may then refuse it.
     """
-    left = budget_tokens - estimate_tokens(question)
+    remaining = budget_tokens - estimate_tokens(question)
     chosen: list[tuple[str, str]] = []
     for asked, answered in reversed(turns):
-        left -= estimate_tokens(asked) + estimate_tokens(answered)
-        if left < 0:
+        remaining -= estimate_tokens(asked) + estimate_tokens(answered)
+        if remaining < 0:
             break
         chosen.append((asked, answered))
     chosen.reverse()
@@ -51,3 +55,9 @@ def _messages(turns: Iterable[tuple[str, str]]) -> Iterable[Message]:
     for asked, answered in turns:
         yield Message(Role.USER, asked)
         yield Message(Role.ASSISTANT, answered)
+
+
+def title_of(question: str) -> str:
+    """A conversation's first title: the start of the first line of its first question."""
+    lines = question.lstrip()[:TITLE_LENGTH].splitlines()
+    return lines[0].rstrip() if lines else ""

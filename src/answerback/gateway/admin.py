@@ -254,7 +254,6 @@ class Admin:
             await self._http.shutdown(timeout=1.0)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
         try:
             return await self._answer(request)
         except _Failure as failure:

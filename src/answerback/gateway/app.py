@@ -34,10 +34,10 @@ from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
+from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.errors import StoreError
 from answerback.stores.memory import MemoryStore
-from answerback.stores.opening import open_store
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 
@@ -101,7 +101,6 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
         scheme = "ws" if self._settings.tls_cert is None else "wss"
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(  # noqa: S104 - what a wildcard is reached by
             self._settings.host, self._settings.host

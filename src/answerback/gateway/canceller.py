@@ -99,7 +99,6 @@ class Canceller:
             await self._announce(outcome)
 
     async def _announce(self, ended: Ended) -> None:
-        """Send an ending that this change has made."""
         if ended.is_new:
             await self._delivery_sender.announce(ended)
             await self._queue.forget(ended.record.key)

@@ -61,14 +61,14 @@ class MaskGuard:
         size = len(data)
         at = self._skip
         while at < size:
-            left = size - at
-            second = data[at + 1] if left >= 2 else _MASKED
+            remaining = size - at
+            second = data[at + 1] if remaining >= 2 else _MASKED
             if not second & _MASKED:
                 self._refused = True
                 return data[:at] + REFUSED
             length = second & 0x7F
             need = 2 if length < 126 else 4 if length == 126 else 10
-            if left < need:
+            if remaining < need:
                 self._held = data[at:]
                 self._skip = 0
                 return data[:at]
@@ -142,7 +142,6 @@ class Handler(RequestHandler):
             self.on_resume()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The TCP connection has ended."""
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
@@ -187,7 +186,6 @@ class Server(web.Server):
         self._max_connections = max_connections
 
     def __call__(self) -> Handler:
-        """The protocol of one more connection."""
         return Handler(self, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:

@@ -194,7 +194,6 @@ class Listener:
         await self._front.disconnect(socket.connection_id)
 
     async def _read(self, socket: Socket, ws: web.WebSocketResponse) -> None:
-        """Read until the connection ends."""
         traffic = self._sockets.traffic
         while socket.is_open:
             message = await ws.receive()

@@ -29,7 +29,6 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
         entry: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),

@@ -35,7 +35,6 @@ class Durations:
         self._sum = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one duration."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 
@@ -64,35 +63,28 @@ class Counts(Observer):
         self.total = Durations(SECONDS)
 
     def accepted(self, record: Record) -> None:
-        """See Observer."""
         self.was_accepted += 1
         self.accepting.add(max(0, self._clock() - record.accepted_at_ms) / 1000)
 
     def refused(self, code: ErrorCode) -> None:
-        """See Observer."""
         self.refusals[code.value] += 1
 
     def attached(self, record: Record) -> None:
-        """See Observer."""
         self.was_attached += 1
 
     def started(self, record: Record) -> None:
-        """See Observer."""
         self.was_started += 1
 
     def ended(self, record: Record, ending: Ending) -> None:
-        """See Observer."""
         self.endings[ending.status.value, "" if ending.error_code is None else ending.error_code.value] += 1
         self.total.add(ending.total_ms / 1000)
         if ending.first_text_ms is not None:
             self.first_text.add(ending.first_text_ms / 1000)
 
     def fenced(self, record: Record) -> None:
-        """See Observer."""
         self.was_fenced += 1
 
     def sent_text(self, code_points: int) -> None:
-        """See Observer."""
         self.deltas += 1
         self.text += code_points
 
@@ -131,7 +123,6 @@ class _Numbers(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All families."""
         traffic, counts, queue = self._sockets.traffic, self._counts, self._queue()
         for name, text, value in (
             ("connections", "Open connections.", len(self._sockets)),
@@ -151,7 +142,7 @@ class _Numbers(Collector):
             ("slow", "Frames that a connection could not take when they were due.", traffic.slow),
             ("gone", "Frames whose connection was gone when they were due.", traffic.gone),
             ("parked", "Deliveries that were parked with a slow connection.", traffic.parked),
-            ("unparked", "Parked deliveries that were taken up again.", traffic.unparked),
+            ("unparked", "Parked deliveries that were resumed.", traffic.unparked),
             ("throttled", "Times that a connection was not read because its user sent too fast.", traffic.throttled),
             ("accepted", "Requests that were accepted.", counts.was_accepted),
             ("attached", "Repeated request ids that were attached to their request.", counts.was_attached),

@@ -65,7 +65,7 @@ class InProcessQueue:
     async def recover(self, requests: Requests) -> int:
         """Queue every unfinished request of the store; returns how many there are. Call it before `start`.
 
-        Whoever calls this holds the store's lock: the workers that had leases are dead, and so are the connections that
+        The caller holds the store's lock: the workers that had leases are dead, and so are the connections that
         targets lead to. Raises: Unavailable.
         """
         records = await requests.unfinished()

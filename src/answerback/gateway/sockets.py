@@ -170,7 +170,6 @@ class Socket:
         return _SENT
 
     def pong(self, payload: bytes) -> None:
-        """Answer a ping."""
         if self.is_open:
             self._cork(frame(payload, PONG))
 
@@ -295,7 +294,6 @@ class Socket:
             self._transport.abort()
 
     def abort(self) -> None:
-        """Cut the connection."""
         self._transport.abort()
 
     async def released(self) -> None:
@@ -323,7 +321,6 @@ class Sockets:
         return iter(tuple(self._by_id.values()))
 
     def get(self, connection_id: str) -> Socket | None:
-        """The socket, if it is open."""
         return self._by_id.get(connection_id)
 
     def of_user(self, user_id: str) -> int:
@@ -331,18 +328,16 @@ class Sockets:
         return self._per_user.get(user_id, 0)
 
     def add(self, socket: Socket) -> None:
-        """A socket was opened."""
         self._by_id[socket.connection_id] = socket
         if socket.user_id is not None:
             self._per_user[socket.user_id] = self.of_user(socket.user_id) + 1
 
     def remove(self, socket: Socket) -> None:
-        """A socket was closed."""
         if self._by_id.pop(socket.connection_id, None) is None or socket.user_id is None:
             return
-        left = self.of_user(socket.user_id) - 1
-        if left > 0:
-            self._per_user[socket.user_id] = left
+        remaining = self.of_user(socket.user_id) - 1
+        if remaining > 0:
+            self._per_user[socket.user_id] = remaining
         else:
             self._per_user.pop(socket.user_id, None)
 
@@ -354,7 +349,6 @@ class SocketSender:
         self._sockets = sockets
 
     async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
-        """Encode and send one frame; never suspends."""
         socket = self._sockets.get(connection_id)
         if socket is None:
             self._sockets.traffic.gone += 1

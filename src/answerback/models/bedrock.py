@@ -141,7 +141,6 @@ class BedrockModel:
         raise ModelError(ErrorCode.MODEL_FAILED, "Bedrock's stream ended before the answer did")
 
     async def close(self) -> None:
-        """Close all connections."""
         self._client.close()
 
     async def _finish(self, stop_reason: str, events: AsyncGenerator[dict[str, Any], None]) -> Finish:
@@ -232,12 +231,12 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
     return request
 
 
-def _messages(said: Iterable[Message], cache: str | None, tokens_before: int) -> list[dict[str, Any]]:
+def _messages(history: Iterable[Message], cache: str | None, tokens_before: int) -> list[dict[str, Any]]:
     """Roles in turns, the user's first, no blank text: Bedrock refuses everything else.
 
     The conversation so far ends with a cache point, if it is long enough for one; the question is never marked.
     """
-    texts = [(str(one.role), clean(one.text)) for one in said]
+    texts = [(str(one.role), clean(one.text)) for one in history]
     grouped = [
         {"role": role, "content": [{"text": text} for _, text in group]}
         for role, group in groupby((pair for pair in texts if pair[1].strip()), key=lambda pair: pair[0])
@@ -356,7 +355,7 @@ _BY_MESSAGE: Final[tuple[tuple[re.Pattern[str], _Meaning], ...]] = (
         _Meaning(ErrorCode.MODEL_FAILED, False, "The model writes shorter answers: lower --max-tokens."),
     ),
 )
-"""Faults that the operator has to repair are told apart by their message alone. For refusals (4xx), in this order."""
+"""Faults that the operator has to repair differ by their message alone. For refusals (4xx), in this order."""
 
 _REFUSALS: Final = frozenset({"AccessDeniedException", "ResourceNotFoundException", "ValidationException"})
 

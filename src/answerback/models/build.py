@@ -50,7 +50,7 @@ async def open_model(spec: str | ModelSpec) -> Model:
     """The model of a spec, ready: `local` is loaded now and not by the first question.
 
     Raises: ModelSpecError: as `build_model`. ModelError: `model_unavailable`: the embedded model cannot be loaded; its
-    `detail` tells the operator what to do.
+    `detail` says what the operator has to do.
     """
     model = build_model(spec)
     if isinstance(model, LocalModel):

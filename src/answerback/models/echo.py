@@ -14,7 +14,7 @@ from answerback.protocol.errors import ErrorCode
 
 _WORD: Final = re.compile(r"\S+\s*")
 _DELTAS_A_TURN: Final = 64
-"""Without a delay, the loop gets a turn after so many deltas, so that a long answer starves nobody."""
+"""Without a delay, the event loop runs after so many deltas, so that a long answer does not starve other tasks."""
 
 
 class EchoFailure(StrEnum):
@@ -38,7 +38,7 @@ class EchoFailure(StrEnum):
 class EchoOptions:
     """How to echo. Delays in milliseconds.
 
-    `tokens`: give exactly so many deltas, whatever `max_tokens` says (`echo_text` tells the text). `fail_every`: with
+    `tokens`: give exactly so many deltas, whatever `max_tokens` says (`echo_text` returns the text). `fail_every`: with
     `fail`, every n-th answer of this model fails, counted from the first (2: the 2nd, 4th, ...). `fail_rate`: with
     `fail`, this share of the requests fails, chosen by a hash of the request id and the attempt. `context`: answer
     with the whole prompt instead of the question.
@@ -59,7 +59,7 @@ class EchoOptions:
 def echo_deltas(text: str, *, tokens: int | None = None) -> Iterator[str]:
     """The deltas of an echo: words with the white space after them; white space at the start goes with the first.
 
-    With `tokens`, exactly that many: the words in turn from the first, again and again; where the text starts anew
+    With `tokens`, exactly that many: the words in turn from the first, again and again; where the text starts again
     it is set off by a space unless it ended with white space.
     """
     if tokens is None:
@@ -81,7 +81,7 @@ def echo_text(text: str, *, tokens: int | None = None) -> str:
 def prompt_text(prompt: Prompt) -> str:
     """Everything that a prompt holds, a line a message: what `context` answers with."""
     lines = [] if prompt.system is None else [f"system: {prompt.system}"]
-    lines += (f"{said.role}: {said.text}" for said in prompt.messages)
+    lines += (f"{message.role}: {message.text}" for message in prompt.messages)
     return "\n".join(lines)
 
 
@@ -117,29 +117,29 @@ class EchoModel:
             stop_after = max(1, sum(1 for _ in echo_deltas(text, tokens=options.tokens)) // 2)
         max_tokens = prompt.max_tokens if options.tokens is None else None
         delay_s = options.delay_ms / 1000
-        said = 0
+        words_out = 0
         reason = "stop"
         for delta in echo_deltas(text, tokens=options.tokens):
-            if said == stop_after:
+            if words_out == stop_after:
                 break
-            if said == max_tokens:
+            if words_out == max_tokens:
                 reason = "length"
                 break
-            if said == 0:
+            if words_out == 0:
                 if options.first_ms:
                     await self._sleep(options.first_ms / 1000)
             elif delay_s:
                 await self._sleep(delay_s)
-            elif said % _DELTAS_A_TURN == 0:
+            elif words_out % _DELTAS_A_TURN == 0:
                 await asyncio.sleep(0)
             yield delta
-            said += 1
+            words_out += 1
         if failure is EchoFailure.MIDSTREAM:
             raise ModelError(ErrorCode.MODEL_FAILED, "echo: told to fail in the middle of the answer")
         if failure is EchoFailure.STALL:
             await _forever()
         words_in = sum(len(message.text.split()) for message in prompt.messages)
-        yield Finish(reason=reason, input_tokens=words_in, output_tokens=said)
+        yield Finish(reason=reason, input_tokens=words_in, output_tokens=words_out)
 
     async def close(self) -> None:
         """Nothing is held."""

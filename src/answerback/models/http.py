@@ -44,7 +44,7 @@ class ProxyError(Exception):
 class HttpClient:
     """POSTs JSON to one URL over pooled connections. Durations in seconds. A response may take as long as it moves.
 
-    Connections are not counted here: whoever runs a model runs at most its `concurrency` at a time.
+    Connections are not counted here: the worker runs at most the model's `concurrency` at a time.
 
     Raises: ValueError: the URL's host is none. ProxyError: the environment names a proxy that cannot be used.
     """
@@ -94,17 +94,17 @@ class HttpClient:
         waiting_since = loop.time()
         timer: asyncio.TimerHandle
 
-        # aiohttp's own time-out for reads is set anew at each chunk, runs while nobody reads, and does not run after a
+        # aiohttp's own time-out for reads restarts at each chunk, runs while nobody reads, and does not run after a
         # chunk without a length: aiohttp closes the connection there without a word to the reader.
-        def look() -> None:
+        def check() -> None:
             nonlocal timer
             silent_s = max(0.0, loop.time() - waiting_since)
             if silent_s >= self._silence_timeout_s:
                 content.set_exception(TimeoutError())
             else:
-                timer = loop.call_later(self._silence_timeout_s - silent_s, look)
+                timer = loop.call_later(self._silence_timeout_s - silent_s, check)
 
-        timer = loop.call_later(self._silence_timeout_s, look)
+        timer = loop.call_later(self._silence_timeout_s, check)
         try:
             while data := await content.readany():
                 waiting_since = math.inf

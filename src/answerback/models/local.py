@@ -177,7 +177,7 @@ class LocalModel:
 
 def _request(prompt: Prompt) -> dict[str, Any]:
     messages = [{"role": "system", "content": clean(prompt.system or DEFAULT_SYSTEM)}]
-    messages += ({"role": str(said.role), "content": clean(said.text)} for said in prompt.messages)
+    messages += ({"role": str(message.role), "content": clean(message.text)} for message in prompt.messages)
     return {
         "messages": messages,
         "max_tokens": prompt.max_tokens,

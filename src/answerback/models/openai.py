@@ -117,10 +117,10 @@ class OpenAIModel:
                         usage = chunk.usage or usage
                         # One answer is asked for; some servers send chunks without any.
                         for choice in (chunk.choices or ())[:1]:
-                            said = choice.delta or choice.message
+                            piece = choice.delta or choice.message
                             reason = choice.finish_reason or reason
-                            if said is not None and said.content:
-                                yield said.content
+                            if piece is not None and piece.content:
+                                yield piece.content
         except TRANSPORT_ERRORS as exc:
             detail = self._http.explain(exc)
             if has_begun:
@@ -135,12 +135,11 @@ class OpenAIModel:
         )
 
     async def close(self) -> None:
-        """Close all connections."""
         await self._http.close()
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
         messages = [] if prompt.system is None else [{"role": "system", "content": clean(prompt.system)}]
-        messages += ({"role": str(said.role), "content": clean(said.text)} for said in prompt.messages)
+        messages += ({"role": str(message.role), "content": clean(message.text)} for message in prompt.messages)
         return {
             "model": self._model,
             "messages": messages,

@@ -119,7 +119,7 @@ def load_python_model(*, module: str, factory: str, name: str) -> PythonModel:
     try:
         made = made()
     except Exception as exc:
-        raise ModelSpecError(f"{where}: {factory}() failed ({type(exc).__name__}: {exc}). Mend it.") from exc
+        raise ModelSpecError(f"{where}: {factory}() failed ({type(exc).__name__}: {exc}). Repair it.") from exc
     return _as_model(made, where=where, name=name)
 
 

@@ -1,4 +1,4 @@
-"""Another try, as long as nobody has seen any text."""
+"""Retries a model's failure as long as no text was emitted."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -20,7 +20,7 @@ class RetryingModel:
 
     That is: a transient error, or `model_throttled`. At most `tries` in all. The pauses double from `first_pause_s`,
     each made between half and the whole of itself by `jitter()` (0 to 1), never shorter than the model asks for. A
-    model that asks for more than `max_pause_s` is not waited for: the caller is told. `sleep` takes seconds.
+    model that asks for more than `max_pause_s` is not waited for: the error goes to the caller. `sleep` takes seconds.
     """
 
     def __init__(
@@ -42,17 +42,14 @@ class RetryingModel:
 
     @property
     def name(self) -> str:
-        """The model's own."""
         return self._model.name
 
     @property
     def context_tokens(self) -> int:
-        """The model's own."""
         return self._model.context_tokens
 
     @property
     def concurrency(self) -> int:
-        """The model's own."""
         return self._model.concurrency
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
@@ -74,7 +71,6 @@ class RetryingModel:
             await self._sleep(pause_s)
 
     async def close(self) -> None:
-        """Close the model."""
         await self._model.close()
 
     def _pause_s(self, error: ModelError, failed: int) -> float | None:

@@ -12,7 +12,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 Emit: TypeAlias = Callable[[T], bool]
-"""Emits one item; true means: stop, nobody reads any more."""
+"""Emits one item. Returns true when the reader has gone and the job has to stop."""
 
 
 class DaemonThreads(Executor):
@@ -24,7 +24,7 @@ class DaemonThreads(Executor):
         self._name = name
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
-        """See Executor. The job begins at once."""
+        """The job begins at once."""
         job: Future[Any] = Future()
         job.set_running_or_notify_cancel()
 

@@ -35,7 +35,7 @@ MODEL_ERRORS: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_TH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """See WorkerSettings."""
+    """The part of WorkerSettings that one attempt needs."""
 
     policy: Policy
     renew_every_s: float

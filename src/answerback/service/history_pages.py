@@ -130,8 +130,8 @@ class HistoryPages:
                 continue
             if not page:
                 answer_from = cut_back(answer, answer_end, room - TURN_BYTES)
-                left = room - TURN_BYTES - encoded_size(answer[answer_from:])
-                question_from = cut_back(question, question_end, left) if answer_from == 0 else question_end
+                remaining = room - TURN_BYTES - encoded_size(answer[answer_from:])
+                question_from = cut_back(question, question_end, remaining) if answer_from == 0 else question_end
                 page.append(_turn(stored, question[question_from:], question_from, answer[answer_from:], answer_from))
                 following = _Place(stored.position, (question_from, answer_from))
             break

@@ -16,15 +16,12 @@ class MemoryConnections:
         self._generation = 0
 
     async def add(self, connection: Connection) -> None:
-        """See ports.Connections."""
         self._connections[connection.connection_id] = connection
 
     async def get(self, connection_id: str) -> Connection | None:
-        """See ports.Connections."""
         return self._connections.get(connection_id)
 
     async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
-        """See ports.Connections."""
         connection = self._connections.get(connection_id)
         if connection is None:
             return Superseded()
@@ -46,17 +43,14 @@ class MemoryConnections:
         return Bound(bound, None if address is None else address[2])
 
     async def touch(self, connection_id: str, *, now_ms: int) -> None:
-        """See ports.Connections."""
         if connection := self._connections.get(connection_id):
             self._connections[connection_id] = replace(connection, last_activity_ms=now_ms)
 
     async def renew(self, connection_id: str, *, token_expires_at_ms: int | None) -> None:
-        """See ports.Connections."""
         if connection := self._connections.get(connection_id):
             self._connections[connection_id] = replace(connection, token_expires_at_ms=token_expires_at_ms)
 
     async def remove(self, connection_id: str) -> None:
-        """See ports.Connections."""
         connection = self._connections.pop(connection_id, None)
         if connection is None or connection.user_id is None:
             return
@@ -66,5 +60,4 @@ class MemoryConnections:
             del self._sessions[session]
 
     async def idle(self, *, since_ms: int) -> Sequence[Connection]:
-        """See ports.Connections."""
         return [c for c in self._connections.values() if c.last_activity_ms < since_ms]

@@ -2,7 +2,7 @@
 
 
 class StoreError(Exception):
-    """The store cannot be opened, or holds what this program cannot read. The text tells the operator what to do."""
+    """The store cannot be opened, or holds what this program cannot read. The text says what the operator has to do."""
 
 
 class StoreInUse(StoreError):

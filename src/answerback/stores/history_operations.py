@@ -21,20 +21,20 @@ _AFTER_ANY_ID: Final = "\U0010ffff" * 2
 def recent_turns(
     user_id: str, conversation_id: str, *, limit: int, before_request: str | None
 ) -> Operation[Sequence[StoredTurn]]:
-    """See ports.History."""
+    """Read the last completed turns, oldest first."""
     where = {"user_id": user_id, "conversation_id": conversation_id}
     before = None
     if before_request is not None:
         (found,) = yield [Query(sql.SELECT_POSITION, {**where, "request_id": before_request})]
         before = found.rows[0][0]
     (found,) = yield [
-        Query(sql.SELECT_TAIL, {**where, "before": NO_BOUND if before is None else before, "limit": limit})
+        Query(sql.SELECT_RECENT_TURNS, {**where, "before": NO_BOUND if before is None else before, "limit": limit})
     ]
     return _turns(found.rows)[::-1]
 
 
 def turns(user_id: str, conversation_id: str, *, before: int | None, limit: int) -> Operation[Sequence[StoredTurn]]:
-    """See ports.History."""
+    """Read a page of turns."""
     page: Params = {
         "user_id": user_id,
         "conversation_id": conversation_id,
@@ -54,7 +54,7 @@ def turns_between(bounds: Params) -> Operation[Sequence[StoredTurn]]:
 def conversations(
     user_id: str, *, before: tuple[int, str] | None, limit: int
 ) -> Operation[Sequence[StoredConversation]]:
-    """See ports.History."""
+    """Read a page of conversations, the latest first."""
     before_ms, before_id = (NO_BOUND, _AFTER_ANY_ID) if before is None else before
     page: Params = {"user_id": user_id, "before_ms": before_ms, "before_id": before_id, "limit": limit}
     (found,) = yield [Query(sql.SELECT_CONVERSATIONS, page)]
@@ -64,7 +64,7 @@ def conversations(
 def update_conversation(
     state: WriterState, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
 ) -> Operation[StoredConversation | None]:
-    """See ports.History."""
+    """Rename a conversation, or delete or restore it."""
     where = {"user_id": user_id, "conversation_id": conversation_id}
     queries = []
     was_deleted = (user_id, conversation_id) in state.deleted

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from answerback.core.admission import Accepted, Admission, Quota, admit, window_of
-from answerback.core.conversation import title_of
+from answerback.core.context import title_of
 from answerback.core.instants import day_of
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.core.transitions import State
@@ -43,16 +43,15 @@ class MemoryStore:
 
     @property
     def last_write_failed(self) -> bool:
-        """See ports.Durability: memory takes every write."""
+        """Memory takes every write."""
         return False
 
     async def probe(self, *, now_ms: int) -> None:
-        """See ports.Durability."""
+        pass
 
     # --- ports.Requests
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
-        """See ports.Requests."""
         user = self._user(record.user_id, now_ms)
         window = (record.user_id, window_of(now_ms))
         admission = admit(
@@ -72,7 +71,6 @@ class MemoryStore:
         return admission
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
-        """See ports.Requests."""
         before = self.records.get(key)
         step = change(before)
         if step.record is not None:
@@ -84,23 +82,18 @@ class MemoryStore:
         return step.outcome
 
     async def read(self, key: RequestKey) -> Record | None:
-        """See ports.Requests."""
         return self.records.get(key)
 
     async def question(self, key: RequestKey) -> Question | None:
-        """See ports.Requests."""
         return self._questions.get(key)
 
     async def answer(self, key: RequestKey) -> str:
-        """See ports.Requests."""
         return self.answers.get(key, "")
 
     async def unfinished(self) -> Sequence[Record]:
-        """See ports.Requests."""
         return self._unfinished()
 
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
-        """See ports.Requests."""
         old = [
             key
             for key, record in self.records.items()
@@ -119,7 +112,6 @@ class MemoryStore:
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
-        """See ports.History."""
         if self._is_deleted(user_id, conversation_id):
             return []
         turns = [t for t in self._shown(user_id, conversation_id) if t.status is Status.COMPLETED]
@@ -131,7 +123,6 @@ class MemoryStore:
     async def turns(
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int
     ) -> Sequence[StoredTurn]:
-        """See ports.History."""
         if self._is_deleted(user_id, conversation_id):
             return []
         turns = [t for t in self._shown(user_id, conversation_id) if before is None or t.position < before]
@@ -140,7 +131,6 @@ class MemoryStore:
     async def conversations(
         self, user_id: str, *, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredConversation]:
-        """See ports.History."""
         mine = [c for (user, _), c in self._conversations.items() if user == user_id and not c.deleted]
         mine.sort(key=lambda c: (c.updated_at_ms, c.conversation_id), reverse=True)
         return [c for c in mine if before is None or (c.updated_at_ms, c.conversation_id) < before][:limit]
@@ -148,7 +138,6 @@ class MemoryStore:
     async def update_conversation(
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
     ) -> StoredConversation | None:
-        """See ports.History."""
         key = (user_id, conversation_id)
         found = self._conversations.get(key)
         if found is None:
@@ -165,7 +154,6 @@ class MemoryStore:
         return found
 
     async def purge_deleted(self, *, before_ms: int) -> int:
-        """See ports.History."""
         old = [pair for pair, at_ms in self._deleted_at_ms.items() if at_ms < before_ms]
         for user_id, conversation_id in old:
             self._turns.get(user_id, {}).pop(conversation_id, None)
@@ -176,21 +164,17 @@ class MemoryStore:
     # --- ports.Users
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
-        """See ports.Users."""
         names = sorted(u for u in self._users if after is None or u > after)
         return [self._counted(self._users[name]) for name in names[:limit]]
 
     async def user(self, user_id: str) -> StoredUser | None:
-        """See ports.Users."""
         found = self._users.get(user_id)
         return None if found is None else self._counted(found)
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        """See ports.Users."""
         self._users[user_id] = replace(self._user(user_id, now_ms), per_minute=per_minute)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        """See ports.Users."""
         rows = [
             u
             for u in self._usage.values()
@@ -199,7 +183,6 @@ class MemoryStore:
         return sorted(rows, key=lambda u: (u.day, u.user_id))
 
     async def delete_user(self, user_id: str) -> bool:
-        """See ports.Users."""
         keys = [k for k in self.records if k.user_id == user_id]
         known = bool(keys) or user_id in self._users
         for key in keys:
@@ -265,7 +248,7 @@ class MemoryStore:
             return
         position = self._positions[record.key]
         turns = self._turns.setdefault(record.user_id, {}).setdefault(record.conversation_id, [])
-        if self._is_deleted(*pair):  # asked after the deletion: the conversation begins anew
+        if self._is_deleted(*pair):  # asked after the deletion: the conversation starts again
             turns.clear()
             del self._conversations[pair]
             del self._deleted_at_ms[pair]

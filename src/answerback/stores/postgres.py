@@ -103,7 +103,6 @@ class PostgresStore(SqlStore):
         self._next_reader = 0
 
     async def open(self) -> None:
-        """See SqlStore."""
         try:
             await self._writes.open()
             for reader in self._reads:
@@ -119,7 +118,6 @@ class PostgresStore(SqlStore):
             raise
 
     async def close(self) -> None:
-        """See SqlStore."""
         await self._writes.close()
         for reader in self._reads:
             await reader.close()

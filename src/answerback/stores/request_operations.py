@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from typing import Final, TypeVar
 
 from answerback.core.admission import WINDOW_MS, Accepted, Admission, Quota, admit, admit_again
-from answerback.core.conversation import title_of
+from answerback.core.context import title_of
 from answerback.core.instants import day_of
 from answerback.core.request import Change, Ending, Question, Record, RequestKey
 from answerback.core.transitions import State
@@ -58,7 +58,7 @@ def load(state: WriterState) -> Operation[None]:
 
 
 def accept(state: WriterState, record: Record, question: Question, quota: Quota, now_ms: int) -> Operation[Admission]:
-    """See ports.Requests. The hot path is one round of inserts; the writer's state answers everything else."""
+    """Store a new request. The hot path is one round of inserts; the writer's state answers everything else."""
     key, user_id = record.key, record.user_id
     known = state.unfinished.get(key)
     if known is not None:
@@ -118,7 +118,7 @@ def _take_back(key: RequestKey, seq: int) -> Operation[Record]:
 
 
 def change(state: WriterState, key: RequestKey, step_of: Change[T]) -> Operation[T]:
-    """See ports.Requests. Unfinished records are in the writer's state; only ended and unknown ones are looked up."""
+    """Change a record. Unfinished records are in the writer's state; only ended and unknown ones are looked up."""
     known = state.unfinished.get(key)
     if known is not None:
         before: Record | None = known.record
@@ -151,7 +151,7 @@ def _end(state: WriterState, known: Unfinished, record: Record, ending: Ending, 
         queries += _insert_texts(key, seq, ANSWER, text)
         queries.append(_usage(record, ending))
         deleted_at_ms = state.deleted.get((record.user_id, record.conversation_id))
-        # Asked after the deletion: the conversation begins anew. Asked before it: the answer is not kept in it.
+        # Asked after the deletion: the conversation starts again. Asked before it: the answer is not kept in it.
         is_revival = deleted_at_ms is not None and record.accepted_at_ms > deleted_at_ms
         if is_revival:
             queries += erase(record.user_id, record.conversation_id)
@@ -208,13 +208,13 @@ def _day(number: int) -> str:
 
 
 def read(key: RequestKey) -> Operation[Record | None]:
-    """See ports.Requests."""
+    """Read a record."""
     (found,) = yield [_select(key)]
     return _decode(found.rows[0]) if found.rows else None
 
 
 def question(key: RequestKey) -> Operation[Question | None]:
-    """See ports.Requests."""
+    """Read a question, unless it was erased."""
     (found,) = yield [Query(sql.SELECT_QUESTION, _named(key))]
     if not found.rows or found.rows[0][0] is None:
         return None
@@ -226,19 +226,19 @@ def question(key: RequestKey) -> Operation[Question | None]:
 
 
 def answer(key: RequestKey) -> Operation[str]:
-    """See ports.Requests."""
+    """Read an answer as far as it is stored."""
     (found,) = yield [Query(sql.SELECT_ANSWER, _named(key))]
     return "".join(text for (text,) in found.rows)
 
 
 def unfinished() -> Operation[Sequence[Record]]:
-    """See ports.Requests."""
+    """Read all unfinished records."""
     (found,) = yield [Query(sql.SELECT_UNFINISHED, {})]
     return [decode_record(text, schema) for text, schema, *_ in found.rows]
 
 
 def probe(now_ms: int) -> Operation[None]:
-    """Write one row, to see whether the disk takes it. See ports.Durability."""
+    """Write one row, to see whether the disk takes it."""
     yield [Query(sql.PUT_COUNTER, {"name": "probe", "value": now_ms})]
 
 

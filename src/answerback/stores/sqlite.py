@@ -92,7 +92,6 @@ class SqliteStore(SqlStore):
         self._opened: _Opened | None = None
 
     async def open(self) -> None:
-        """See SqlStore."""
         writer, reader = await asyncio.to_thread(self._open)
         self._opened = _Opened(
             writer=writer,
@@ -102,7 +101,6 @@ class SqliteStore(SqlStore):
         )
 
     async def close(self) -> None:
-        """See SqlStore."""
         if self._opened is not None:
             await self._opened.writes.stop()
             await self._opened.reads.stop()
@@ -171,7 +169,6 @@ class _Reader:
         self._connection.execute("PRAGMA query_only = 1")
 
     def close(self) -> None:
-        """Close the connection."""
         self._connection.close()
 
     def run(self, jobs: Sequence[Job[Read[Any]]]) -> None:

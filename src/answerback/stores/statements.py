@@ -144,7 +144,7 @@ SELECT_TURNS: Final = _TURNS_WITH_TEXTS.format(condition="position < :before")
 
 SELECT_TURNS_BETWEEN: Final = _TURNS_WITH_TEXTS.format(condition="position < :before AND position >= :since")
 
-SELECT_TAIL: Final = _TURNS_WITH_TEXTS.format(condition="position < :before AND status = 'completed'")
+SELECT_RECENT_TURNS: Final = _TURNS_WITH_TEXTS.format(condition="position < :before AND status = 'completed'")
 
 SELECT_POSITION: Final = """
 SELECT MAX(p.position) FROM (

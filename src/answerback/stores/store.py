@@ -50,13 +50,11 @@ class QuestionCache:
         return self._questions.get(key)
 
     def drop(self, key: RequestKey) -> None:
-        """Forget one question."""
         question = self._questions.pop(key, None)
         if question is not None:
             self._characters -= _size(question)
 
     def clear(self) -> None:
-        """Forget all questions."""
         self._questions.clear()
         self._characters = 0
 
@@ -109,17 +107,14 @@ class SqlStore(ABC):
 
     @property
     def last_write_failed(self) -> bool:
-        """See ports.Durability."""
         return self._last_write_failed
 
     async def probe(self, *, now_ms: int) -> None:
-        """See ports.Durability."""
         await self._track_write(None, lambda _: requests.probe(now_ms))
 
     # --- ports.Requests
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
-        """See ports.Requests."""
         admission = await self._track_write(
             record.user_id, lambda state: requests.accept(state, record, question, quota, now_ms), key=record.key
         )
@@ -128,28 +123,22 @@ class SqlStore(ABC):
         return admission
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
-        """See ports.Requests."""
         return await self._track_write(key.user_id, lambda state: requests.change(state, key, change), key=key)
 
     async def read(self, key: RequestKey) -> Record | None:
-        """See ports.Requests."""
         return await self._read(lambda: requests.read(key))
 
     async def question(self, key: RequestKey) -> Question | None:
-        """See ports.Requests."""
         cached = self._questions.get(key)
         return cached if cached is not None else await self._read(lambda: requests.question(key))
 
     async def answer(self, key: RequestKey) -> str:
-        """See ports.Requests."""
         return await self._read(lambda: requests.answer(key))
 
     async def unfinished(self) -> Sequence[Record]:
-        """See ports.Requests."""
         return await self._read(requests.unfinished)
 
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
-        """See ports.Requests."""
         self._questions.clear()
         purged = await self._repeat(lambda state: requests.purge_refusals(refused_before_ms, _PURGE_STEP))
         purged += await self._repeat(lambda state: requests.purge(ended_before_ms, _PURGE_STEP))
@@ -170,7 +159,6 @@ class SqlStore(ABC):
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
-        """See ports.History."""
         return await self._read(
             lambda: history.recent_turns(user_id, conversation_id, limit=limit, before_request=before_request)
         )
@@ -178,19 +166,16 @@ class SqlStore(ABC):
     async def turns(
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int
     ) -> Sequence[StoredTurn]:
-        """See ports.History."""
         return await self._read(lambda: history.turns(user_id, conversation_id, before=before, limit=limit))
 
     async def conversations(
         self, user_id: str, *, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredConversation]:
-        """See ports.History."""
         return await self._read(lambda: history.conversations(user_id, before=before, limit=limit))
 
     async def update_conversation(
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
     ) -> StoredConversation | None:
-        """See ports.History."""
         return await self._track_write(
             user_id,
             lambda state: history.update_conversation(
@@ -202,7 +187,7 @@ class SqlStore(ABC):
         """Erase the conversations that were deleted before then, with their turns; returns how many.
 
         The texts of a request whose record is still kept go when the record is purged. `before_ms` should lie further
-        back than any request can take: a turn of an erased conversation that ends later makes it anew.
+        back than any request can take: a turn of an erased conversation that ends later creates it again.
         """
         erased = 0
         while True:
@@ -216,23 +201,18 @@ class SqlStore(ABC):
     # --- ports.Users
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
-        """See ports.Users."""
         return await self._read(lambda: users.users(after=after, limit=limit))
 
     async def user(self, user_id: str) -> StoredUser | None:
-        """See ports.Users."""
         return await self._read(lambda: users.user(user_id))
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        """See ports.Users."""
         await self._track_write(user_id, lambda state: users.set_limit(state, user_id, per_minute, now_ms=now_ms))
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        """See ports.Users."""
         return await self._read(lambda: users.usage(user_id, since_day=since_day))
 
     async def delete_user(self, user_id: str) -> bool:
-        """See ports.Users."""
         try:
             return await self._track_write(user_id, lambda state: users.delete_user(state, user_id))
         finally:

@@ -9,25 +9,25 @@ from answerback.stores.writer_state import WriterState
 
 
 def users(*, after: str | None, limit: int) -> Operation[Sequence[StoredUser]]:
-    """See ports.Users."""
+    """List users by id."""
     (found,) = yield [Query(sql.SELECT_USERS, {"after": after or "", "limit": limit})]
     return [_user(row) for row in found.rows]
 
 
 def user(user_id: str) -> Operation[StoredUser | None]:
-    """See ports.Users."""
+    """Read one user."""
     (found,) = yield [Query(sql.SELECT_USER, {"user_id": user_id})]
     return _user(found.rows[0]) if found.rows else None
 
 
 def set_limit(state: WriterState, user_id: str, per_minute: int | None, *, now_ms: int) -> Operation[None]:
-    """See ports.Users."""
+    """Set a user's own rate limit."""
     yield [Query(sql.SET_LIMIT, {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms})]
     state.know_user(user_id, per_minute)
 
 
 def usage(user_id: str | None, *, since_day: str | None) -> Operation[Sequence[DailyUsage]]:
-    """See ports.Users."""
+    """Read the usage by day of one user or of all."""
     since = {"since_day": since_day or ""}
     if user_id is None:
         (found,) = yield [Query(sql.SELECT_USAGE, since)]
@@ -45,7 +45,7 @@ def daily(rows: Sequence[Row]) -> list[DailyUsage]:
 
 
 def delete_user(state: WriterState, user_id: str) -> Operation[bool]:
-    """See ports.Users."""
+    """Delete everything of a user."""
     results = yield [Query(statement, {"user_id": user_id}) for statement in sql.DELETE_USER]
     state.forget_user(user_id)
     return any(result.changed for result in results)

@@ -171,7 +171,6 @@ class WriterState:
             self._put(self.deleted, (user_id, conversation_id), at_ms)
 
     def forget_user(self, user_id: str) -> None:
-        """Forget everything about the user."""
         for key in tuple(self._users.get(user_id, ())):
             self.remove_unfinished(key)
         self._drop(self.limits, user_id)

@@ -11,7 +11,7 @@ Line: TypeAlias = str | float | Finish | Exception
 
 
 class ScriptedModel:
-    """Says what `script` returns for a prompt; remembers every prompt, so that a test can count runs."""
+    """ports.Model that answers with what `script` returns; it keeps every prompt, so that a test can count runs."""
 
     def __init__(
         self, script: Callable[[Prompt], Iterable[Line]], *, name: str = "scripted", context_tokens: int = 4096
@@ -25,21 +25,17 @@ class ScriptedModel:
 
     @property
     def name(self) -> str:
-        """See ports.Model."""
         return self._name
 
     @property
     def context_tokens(self) -> int:
-        """See ports.Model."""
         return self._context_tokens
 
     @property
     def concurrency(self) -> int:
-        """See ports.Model."""
         return 1_000
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-        """See ports.Model."""
         self.prompts.append(prompt)
         self.running += 1
         finished = False
@@ -57,7 +53,7 @@ class ScriptedModel:
             self.stopped += not finished
 
     async def close(self) -> None:
-        """See ports.Model."""
+        pass
 
 
 def say_question(prompt: Prompt) -> Iterable[Line]:

@@ -36,7 +36,6 @@ class ScriptedSender:
         self._drained.set()
 
     async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
-        """See ports.Sender."""
         if connection_id not in self._open:
             return Gone()
         if connection_id in self.slow:
@@ -46,18 +45,15 @@ class ScriptedSender:
         return Sent()
 
     async def ready(self, connection_id: str) -> None:
-        """See ports.Sender."""
         while connection_id in self._open and connection_id in self.slow:
             self._drained.clear()
             await self._drained.wait()
 
     async def close(self, connection_id: str) -> None:
-        """See ports.Sender."""
         self.closed.add(connection_id)
         self.drop(connection_id)
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
-        """See ports.Sender."""
         if self._parks:
             self.parked.append((connection_id, key, attempt, offset))
         return self._parks

@@ -33,7 +33,6 @@ class LaneQueue:
         self.handed_out: list[RequestKey] = []
 
     async def put(self, record: Record) -> None:
-        """See ports.Queue."""
         entry = (record.key, record.queue_no)
         if entry in self._put_before:
             return
@@ -45,7 +44,7 @@ class LaneQueue:
             self._tasks[record.ordering_key] = task
 
     async def forget(self, key: RequestKey) -> None:
-        """See ports.Queue: nothing is forgotten, as in SQS."""
+        """Does nothing, as SQS cannot forget a message."""
 
     async def idle(self) -> None:
         """Wait until every ordered queue is empty."""

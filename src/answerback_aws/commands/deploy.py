@@ -188,7 +188,7 @@ def _secret(path: Path | None) -> dict[str, str]:
 
 
 def _one_sign_in(wanted: dict[str, str]) -> dict[str, str]:
-    """Who now says how users sign in no longer means how it was before."""
+    """Drop the stack's earlier sign-in when the options name another one."""
     for name, other in (("JwksUrl", "JwtSecret"), ("JwtSecret", "JwksUrl")):
         if wanted.get(name):
             return {other: "", "AllowAnonymous": "false", **wanted}

@@ -16,20 +16,18 @@ if TYPE_CHECKING:
 
 
 class PlainProgress:
-    """A line for each step and for each resource that is done."""
+    """`Progress` as a line for each step and for each resource that is done."""
 
     def step(self, text: str) -> None:
-        """See Progress."""
         note(f"{text} ...")
 
     def event(self, event: "StackEvent") -> None:
-        """See Progress."""
         if not event.status.endswith("_IN_PROGRESS"):
             note(f"  {_text(event)}")
 
 
 class TerminalProgress:
-    """One line that moves; what failed stays above it."""
+    """`Progress` as one line that is rewritten; what failed stays above it."""
 
     def __init__(self, status: "Status") -> None:
         self._status = status
@@ -39,12 +37,10 @@ class TerminalProgress:
         self._working: dict[str, None] = {}
 
     def step(self, text: str) -> None:
-        """See Progress."""
         self._step = text
         self._status.update(f"{text} ...")
 
     def event(self, event: "StackEvent") -> None:
-        """See Progress."""
         if event.status.endswith("_FAILED"):
             self._status.console.print(f"  {_text(event)}", style="red", markup=False, highlight=False)
         if event.is_stack:

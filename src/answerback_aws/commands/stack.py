@@ -36,10 +36,10 @@ def status(
       answerback aws status --stack chat
     """
     account = where.account()
-    from answerback_aws.deploy.status import look  # noqa: PLC0415 - help needs no boto3
+    from answerback_aws.deploy.status import stack_facts  # noqa: PLC0415 - help needs no boto3
 
     with explained():
-        facts = look(account, where.stack)
+        facts = stack_facts(account, where.stack)
     is_good = all(fact.is_good is not False for fact in facts)
     if as_json:
         say_json({"healthy": is_good, "facts": [_fact_json(fact) for fact in facts]})

@@ -33,25 +33,24 @@ RETRY_FOR_S: Final = 120.0
 
 
 class _Screen:
-    """Tells the person who waits why, once, and that a turn could not be written."""
+    """WriteBehindObserver that prints once why the command waits, and that a turn could not be written."""
 
     def __init__(self) -> None:
-        self._has_told = False
+        self._has_noted = False
 
     def waking(self) -> None:
         """Aurora was found paused."""
-        if not self._has_told:
+        if not self._has_noted:
             note("The database was paused and wakes up; this takes up to a minute.")
-        self._has_told = True
+        self._has_noted = True
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
-        """See WriteBehindObserver."""
+        pass
 
-    def archived(self, turns: int) -> None:
-        """See WriteBehindObserver."""
+    def turns_written(self, turns: int) -> None:
+        pass
 
-    def not_archived(self) -> None:
-        """See WriteBehindObserver."""
+    def turns_not_written(self) -> None:
         note("A turn cannot be written to the database: `answerback aws logs` of the janitor has more.")
 
 
@@ -60,7 +59,7 @@ async def open_stack_users(
     stack: str, *, region: str | None = None, profile: str | None = None, endpoint: str | None = None
 ) -> AsyncIterator[Users]:
     """The users of the stack; what is None is as the environment says. Raises: CliError: what to do."""
-    with _told(stack):
+    with _plain_errors(stack):
         account = Account(region=region, profile=profile, endpoint=endpoint)
         outputs = Stack(account, stack).existing().outputs
         names = {name: outputs.get(f"{name.title().replace('_', '')}Table", "") for name in TABLES}
@@ -99,7 +98,7 @@ _EXIT: Final = {
 
 
 @contextmanager
-def _told(stack: str) -> Iterator[None]:
+def _plain_errors(stack: str) -> Iterator[None]:
     """The errors of AWS in a sentence."""
     try:
         with explained(f"use the tables and the database of the stack {stack}"):

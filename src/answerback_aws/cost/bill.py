@@ -165,8 +165,8 @@ def savings(workload: Workload, counts: UnitCounts, prices: Prices) -> list[Savi
         ),
         (
             "the lease renewed every 7 s, the record only read in between",
-            "renewed with each look, every second",
-            replace(base, renews_with_each_look=True),
+            "renewed with each poll, every second",
+            replace(base, renews_with_each_poll=True),
         ),
         ("DynamoDB on demand", "capacity provisioned for 3 times the average", replace(base, provisioned=True)),
         ("arm64", "x86_64", replace(base, architecture="x86_64")),
@@ -199,9 +199,9 @@ def assumptions(workload: Workload, counts: UnitCounts) -> Sequence[str]:
         "questions have up to 0.9 KB of text besides their context, and belong to conversations.",
         f"An app opens a new connection every {SECONDS_A_CONNECTION / 60:.0f} minutes, and pings every "
         f"{SECONDS_A_PING:g} s while it is quiet.",
-        f"Turns are written to Aurora when {counts.archive['waiting_turns']:g} wait or the oldest is "
-        f"{design.archive_every_s / 60:g} minutes old; then it is awake for 5 minutes with half a capacity unit. "
-        "Whoever reads the history wakes it too, which is not counted.",
+        f"Turns are written to Aurora when {counts.write_behind['waiting_turns']:g} wait or the oldest is "
+        f"{design.write_behind_every_s / 60:g} minutes old; then it is awake for 5 minutes with half a capacity unit. "
+        "Reading the history wakes it too, which is not counted.",
         f"The bill is one of the first year: the database holds {COPIES_KEPT} months of history, DynamoDB one.",
         f"Lambda's own log lines have {PLATFORM_LOG_BYTES} bytes a call. {METRICS} custom metrics; no traces or access "
         "logs.",
@@ -224,7 +224,6 @@ class Estimate:
 
     @property
     def usd(self) -> float:
-        """The whole bill."""
         return total(self.lines)
 
     @property

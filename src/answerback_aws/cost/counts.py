@@ -23,9 +23,9 @@ class UnitCounts:
     connection: Section
     ping: Section
     answer: Section
-    look: Section
+    poll: Section
     renewal: Section
-    archive: Section
+    write_behind: Section
     minute: Section
     cold: Section
 
@@ -40,7 +40,7 @@ class Price:
 
     @property
     def is_estimate(self) -> bool:
-        """Whether nobody has read it from a price list."""
+        """Whether it was not read from a price list."""
         return self.source == ESTIMATE
 
 

@@ -25,7 +25,7 @@ _REPORT: Final = re.compile(r"^REPORT RequestId: \S+\s+Duration: ([\d.]+) ms", r
 _CLIENT_ERROR: Final = 400
 _OF_LAMBDA: Final = ("START ", "END ", "REPORT ", "INIT_START ")
 _WAIT_S: Final = 60.0
-_LOOK_EVERY_S: Final = 0.1
+_POLL_EVERY_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +46,10 @@ class Measured:
 
     @property
     def operations(self) -> Counter[str]:
-        """Calls by `Service.Operation`."""
         return Counter(f"{call.service}.{call.operation}" for call in self.calls)
 
     @property
     def write_units(self) -> float:
-        """Of DynamoDB."""
         return sum(call.write_units for call in self.calls)
 
     @property
@@ -61,7 +59,6 @@ class Measured:
 
     @property
     def read_units(self) -> float:
-        """Of DynamoDB."""
         return sum(call.read_units for call in self.calls)
 
     @property
@@ -71,7 +68,6 @@ class Measured:
 
     @property
     def invocations(self) -> int:
-        """Of all functions."""
         return sum(map(len, self.busy_ms.values()))
 
     @property
@@ -136,7 +132,6 @@ class Measuring:
                     events.enable_rule(Name=name)
 
     async def connection(self) -> Measured:
-        """Open, say hello, close."""
         await self._settled()
         self._begin()
         async with self._connected(_name("user")) as socket:
@@ -239,7 +234,7 @@ class Measuring:
                 ended = {name: sum(line.startswith("REPORT ") for line in lines) for name, lines in events.items()}
                 if all(ended.get(name, 0) >= count for name, count in self._due.items()):
                     return events
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_POLL_EVERY_S)
 
     def _events(self) -> dict[str, list[str]]:
         """Every line that the functions have logged since this was made, by function."""

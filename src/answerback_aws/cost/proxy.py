@@ -45,7 +45,7 @@ class Call:
 class CountingProxy:
     """Serves on 127.0.0.1 from a thread of its own, as a context manager; what it takes it hands to `endpoint`.
 
-    DynamoDB is asked for the units of each call. What it does not tell is counted by its rules: a write whose condition
+    DynamoDB is asked for the units of each call. Anything else is counted by its rules: a write whose condition
     failed is billed like one that did not. `calls` is what went through so far.
     """
 
@@ -56,7 +56,6 @@ class CountingProxy:
 
     @property
     def url(self) -> str:
-        """The endpoint for the functions' clients."""
         return self._server.url
 
     def __enter__(self) -> "CountingProxy":

@@ -54,7 +54,6 @@ class Workload:
 
     @property
     def answers(self) -> float:
-        """Answers a month."""
         return self.apps * self.requests * self.days
 
     @property
@@ -68,8 +67,8 @@ class Design:
     """How the stack is built. The defaults are what is deployed; a comparison changes one of them.
 
     `interval` None: a post for each token. `items_a_token`: DynamoDB writes for each token. `idle_hours_a_day`: how
-    long a connection stays open that nobody uses any more. `archive_every_s`: how often history is written behind.
-    `renews_with_each_look`: whether the worker writes its lease whenever it looks at the record.
+    long an unused connection stays open. `write_behind_every_s`: how often history is written to Aurora.
+    `renews_with_each_poll`: whether the worker writes its lease at every poll of the record.
     """
 
     interval: Interval | None
@@ -81,9 +80,9 @@ class Design:
     provisioned: bool = False
     idle_hours_a_day: float = 0.0
     aurora_min_acu: float = 0.0
-    archive_every_s: float = 900.0
+    write_behind_every_s: float = 900.0
     has_nat: bool = False
-    renews_with_each_look: bool = False
+    renews_with_each_poll: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +140,7 @@ def deltas(workload: Workload, interval: Interval | None) -> int:
 
 
 COLD_CLIENT_MS: Final = 250.0
-"""CPU to make the SDK's clients anew, which a function without reuse pays in every call."""
+"""CPU to create the SDK's clients, which a function without reuse pays in every call."""
 
 AWAKE_AFTER_FLUSH_S: Final = 300.0 + 15.0
 """Aurora pauses after this long without a connection at the earliest, and takes so long to come back."""
@@ -149,35 +148,35 @@ AWAKE_AFTER_FLUSH_S: Final = 300.0 + 15.0
 
 def answer_use(workload: Workload, design: Design, counts: UnitCounts) -> AnswerUse:
     """What one answer takes, from the question to its turn in Aurora."""
-    a, archive = counts.answer, counts.archive
+    a, late = counts.answer, counts.write_behind
     text_bytes = workload.tokens_out * BYTES_A_TOKEN
     context_bytes = workload.tokens_in * BYTES_A_TOKEN
     frames = a["messages"] - 1 + math.ceil(text_bytes / METERED_BYTES) - 1
     if workload.stream:
         frames = a["messages"] - 1 + a["streamed_messages"] + deltas(workload, design.interval)
-    looks = math.floor(workload.model_s / counts.look["every_s"])
-    renewals = looks if design.renews_with_each_look else math.floor(workload.model_s / counts.renewal["every_s"])
+    polls = math.floor(workload.model_s / counts.poll["every_s"])
+    renewals = polls if design.renews_with_each_poll else math.floor(workload.model_s / counts.renewal["every_s"])
     turn_bytes = text_bytes + a["stored_bytes"]
     return AnswerUse(
         frames=frames,
         messages=frames + 1,
         frame_bytes=text_bytes + frames * FRAME_BYTES,
         invocations=a["invocations"],
-        busy_ms=a["front_ms"] + a["worker_ms"] + archive["busy_ms"] + archive["batch_busy_ms"] / archive["batch_turns"],
+        busy_ms=a["front_ms"] + a["worker_ms"] + late["busy_ms"] + late["batch_busy_ms"] / late["batch_turns"],
         write_units=a["write_units"]
         + a["raced_write_units"]
         + math.ceil((text_bytes + a["answer_item_bytes"]) / WRITE_BYTES)
         + renewals * counts.renewal["write_units"]
         + workload.tokens_out * design.items_a_token
-        + archive["write_units"],
+        + late["write_units"],
         read_units=a["read_units"]
         + a["context_read_units"]
         + math.ceil(context_bytes / READ_BYTES)
-        + (looks - renewals) * counts.look["read_units"]
-        + archive["read_units"],
+        + (polls - renewals) * counts.poll["read_units"]
+        + late["read_units"],
         sqs_requests=a["sqs_requests"]
         + math.floor(workload.model_s / counts.renewal["every_s"]) * counts.renewal["sqs_requests"],
-        data_api_requests=archive["batch_data_api_requests"] / archive["batch_turns"] + turn_bytes / DATA_API_BYTES,
+        data_api_requests=late["batch_data_api_requests"] / late["batch_turns"] + turn_bytes / DATA_API_BYTES,
         log_bytes=a["log_bytes"] + a["invocations"] * PLATFORM_LOG_BYTES,
         stored_bytes=turn_bytes,
     )
@@ -242,5 +241,6 @@ def _acu_hours(workload: Workload, design: Design, counts: UnitCounts) -> float:
     answers_s = workload.answers / used_s
     if not answers_s:
         return 0.0
-    every_s = min(design.archive_every_s + 1 / answers_s, max(60.0, counts.archive["waiting_turns"] / answers_s))
+    full_s = counts.write_behind["waiting_turns"] / answers_s
+    every_s = min(design.write_behind_every_s + 1 / answers_s, max(60.0, full_s))
     return used_s / 3600 * min(1.0, AWAKE_AFTER_FLUSH_S / every_s) * 0.5

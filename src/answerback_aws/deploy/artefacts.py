@@ -28,7 +28,6 @@ class Artefacts:
 
     @property
     def bucket(self) -> str:
-        """Its name."""
         return f"answerback-artefacts-{self._account.identity}-{self._account.region}"
 
     def put(self, key: str, data: bytes) -> Artefact:

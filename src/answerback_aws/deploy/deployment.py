@@ -48,7 +48,7 @@ class DeployRequest:
 
 
 class Progress(Protocol):
-    """Is told what goes on."""
+    """Shows how a deployment proceeds."""
 
     def step(self, text: str) -> None:
         """Something begins."""
@@ -84,7 +84,7 @@ class Deployment:
         self._build = build
 
     def deploy(self, request: DeployRequest) -> StackState:
-        """Bring the stack to what is wished, and return its state; nothing is done if it is there already."""
+        """Bring the stack to the requested state, and return it; nothing is done if it is there already."""
         plan = self.plan(request)
         if not plan.changes:
             self._progress.step("Nothing to change")

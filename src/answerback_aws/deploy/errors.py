@@ -24,7 +24,7 @@ from botocore.exceptions import (
 
 
 class Kind(Enum):
-    """Whose trouble it is."""
+    """Who has to act on an error."""
 
     FAILED = "failed"
     USAGE = "usage"

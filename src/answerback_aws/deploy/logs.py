@@ -16,7 +16,7 @@ from answerback_aws.deploy.stack import Stack
 
 FOLLOW_EVERY_S: Final = 2.0
 _LATE_MS: Final = 10_000
-"""CloudWatch shows lines out of order; so far back a follower looks again."""
+"""CloudWatch shows lines out of order; so far back a follower reads again."""
 
 _REMEMBERED: Final = 10_000
 

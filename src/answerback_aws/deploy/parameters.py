@@ -58,7 +58,7 @@ def effective(
 
 
 def check_sign_in(values: Mapping[str, str]) -> None:
-    """Nobody opens a stack to everyone by forgetting something. Raises: DeployError."""
+    """Refuse a stack that is open to everyone because an option was forgotten. Raises: DeployError."""
     if values.get("AllowAnonymous") == "true" or values.get("JwtSecret"):
         return
     if not values.get("JwksUrl"):
@@ -76,11 +76,11 @@ def check_sign_in(values: Mapping[str, str]) -> None:
 
 
 def check_times(values: Mapping[str, str]) -> None:
-    """An answer gets the time that apps are told, and its worker a bit more. Raises: DeployError."""
-    told = [values.get(f"{name}TimeoutSeconds", "") for name in ("Answer", "Worker")]
-    if not all(text.isdecimal() for text in told):
+    """Check that an answer gets the time that apps are promised, and its worker a bit more. Raises: DeployError."""
+    timeouts = [values.get(f"{name}TimeoutSeconds", "") for name in ("Answer", "Worker")]
+    if not all(text.isdecimal() for text in timeouts):
         return  # CloudFormation says what is wrong with it
-    answer_s, worker_s = map(int, told)
+    answer_s, worker_s = map(int, timeouts)
     if answer_s + WORKER_SPARE_S > worker_s:
         raise DeployError(
             f"an answer may take {answer_s} s, but its worker is ended after {worker_s} s",

@@ -108,18 +108,18 @@ class Removal:
     def _write_history(self, state: StackState) -> int:
         """Have all turns written to Aurora, so that its snapshot is whole. Returns: those that could not be."""
         self._progress.step("Writing the last turns to the history")
-        left = self._unwritten(state)
+        remaining = self._unwritten(state)
         for _ in range(_FLUSH_ROUNDS):
-            if not left:
+            if not remaining:
                 break
             try:
                 self._account.client("lambda").invoke(FunctionName=state.outputs["JanitorFunction"], Payload=b"{}")
             except (ClientError, BotoCoreError, KeyError):
                 break
-            left = self._unwritten(state)
-            if left:
+            remaining = self._unwritten(state)
+            if remaining:
                 self._sleep(_FLUSH_PAUSE_S)
-        return left
+        return remaining
 
     def _unwritten(self, state: StackState) -> int:
         with explained("count the turns that wait for the database"):

@@ -16,8 +16,8 @@ EMULATED_POLL_EVERY_S: Final = 0.1
 CAPABILITIES: Final = ("CAPABILITY_IAM",)
 _NOTHING: Final = re.compile(r"didn't contain changes|No updates are to be performed", re.IGNORECASE)
 _BEGINNINGS: Final = frozenset({"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"})
-_PATIENCE: Final = 30
-"""Looks at a stack that shows no sign yet of what was begun."""
+_QUIET_POLLS: Final = 30
+"""Polls of a stack that shows no sign yet of the operation that was begun."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 
@@ -176,7 +176,6 @@ class Stack:
                     self._client.delete_stack(StackName=self.name)
 
     def execute(self, name: str) -> None:
-        """Begin a change set."""
         with explained("execute the change set"):
             self._client.execute_change_set(StackName=self.name, ChangeSetName=name)
 
@@ -217,7 +216,7 @@ class Stack:
                 seen = event.event_id
                 yield event
             is_at_rest = state is None or not (state.is_busy or state.is_draft)
-            if is_at_rest and (seen != after or state is None or quiet >= _PATIENCE):
+            if is_at_rest and (seen != after or state is None or quiet >= _QUIET_POLLS):
                 return
             quiet += 1
             self._sleep(self._poll_every_s)

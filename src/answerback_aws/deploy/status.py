@@ -1,4 +1,4 @@
-"""How a stack is doing: what an operator looks at first."""
+"""The status of a stack: what an operator checks first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _FUNCTIONS: Final = ("Connections", "Front", "Worker", "DeadLetters", "Janitor")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One thing that was looked at. `is_good` None: nobody knows; `advice`: what to do."""
+    """One thing that was checked. `is_good` None: unknown; `advice`: what to do."""
 
     name: str
     value: str
@@ -26,7 +26,7 @@ class Fact:
     advice: str = ""
 
 
-def look(account: Account, name: str, *, now: datetime | None = None) -> tuple[Fact, ...]:
+def stack_facts(account: Account, name: str, *, now: datetime | None = None) -> tuple[Fact, ...]:
     """The facts of a stack. One that cannot be read does not hide the others. Raises: DeployError: no such stack."""
     stack = Stack(account, name)
     state = stack.existing()

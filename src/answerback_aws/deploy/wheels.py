@@ -125,7 +125,7 @@ def _download(target: Target, folder: Path, options: Sequence[str]) -> None:
 
 
 def _pins(path: Path) -> dict[str, _Pin]:
-    """Each pin by its name."""
+    """The pins by name."""
     pinned = re.finditer(r"^([A-Za-z0-9][\w.-]*)==(\S+)(.*(?:\n .*)*)", path.read_text("utf-8"), re.M)
     return {
         _normal(match[1]): _Pin(match[2], frozenset(re.findall(r"--hash=sha256:(\w+)", match[3]))) for match in pinned

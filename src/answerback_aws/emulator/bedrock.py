@@ -75,7 +75,6 @@ class BedrockServer:
 
     @property
     def url(self) -> str:
-        """The endpoint for a client of bedrock-runtime."""
         return self._server.url
 
     def start(self) -> None:
@@ -126,8 +125,8 @@ class BedrockServer:
                     delta = {"contentBlockIndex": 0, "delta": {"text": piece}}
                     await response.write(_frame("contentBlockDelta", delta))
         except Refused as refused:
-            told = {"x-amzn-ErrorType": refused.code}
-            return web.json_response({"message": refused.message}, status=refused.status, headers=told)
+            headers = {"x-amzn-ErrorType": refused.code}
+            return web.json_response({"message": refused.message}, status=refused.status, headers=headers)
         except Broken as broken:
             await self._begin(request, response)
             await response.write(_frame(broken.code, {"message": broken.message}, message_type="exception"))

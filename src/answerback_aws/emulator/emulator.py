@@ -28,7 +28,7 @@ CREDENTIALS: Final = {"aws_access_key_id": "test", "aws_secret_access_key": "tes
 
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
 _START_S: Final = 60.0
-_LOOK_EVERY_S: Final = 0.05
+_POLL_EVERY_S: Final = 0.05
 _TRIES: Final = 3  # another process may take the free port before the emulator does
 _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
 _INSTALL_S: Final = 900
@@ -79,7 +79,7 @@ class Emulator:
         self.log_path = folder / "emulator.log"
         self._auth = auth
         self._environment = dict(environment or {})
-        self._told = {
+        self._options = {
             "EMULATED_POSTGRES": postgres or "",
             "EMULATED_BEDROCK_URL": bedrock_url or "",
             "EMULATED_CONCURRENCY": str(concurrency),
@@ -113,16 +113,15 @@ class Emulator:
         return f"{self.endpoint}/_aws/execute-api/{api_id}/{stage}"
 
     def websocket_url(self, api_id: str, stage: str) -> str:
-        """Where an app connects."""
         return f"ws://127.0.0.1:{self.port}/_aws/execute-api/{api_id}/{stage}"
 
     def client(self, service: str, **options: Any) -> Any:
         """A boto3 client of the account's owner; `options` are boto3's and win."""
-        told = {"endpoint_url": self.endpoint, "region_name": REGION, **CREDENTIALS, **options}
+        client_options = {"endpoint_url": self.endpoint, "region_name": REGION, **CREDENTIALS, **options}
         with self._making_client:
             if self._session is None:  # kept: it has read what describes the services, which takes 100 ms
                 self._session = import_module("boto3.session").Session()
-            return self._session.client(service, **told)
+            return self._session.client(service, **client_options)
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises: EmulatorFailed."""
@@ -164,7 +163,6 @@ class Emulator:
             self._temporary = None
 
     def log(self) -> str:
-        """What the emulator wrote."""
         return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
 
     def __enter__(self) -> "Emulator":
@@ -194,7 +192,7 @@ class Emulator:
                 raise EmulatorFailed(f"the emulator ended with exit code {code}; see {self.log_path}\n{self._tail()}")
             if time.monotonic() > give_up_at:
                 raise EmulatorFailed(f"the emulator did not answer within {_START_S:.0f} s; see {self.log_path}")
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_EVERY_S)
 
     def _popen(self, log: IO[bytes]) -> "subprocess.Popen[bytes]":
         # Its standard input is a pipe that nobody writes to: when this process dies, it closes, and the launcher ends.
@@ -226,7 +224,7 @@ class Emulator:
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "NO_PROXY": "*",
-            **self._told,
+            **self._options,
             **self._environment,
         }
 

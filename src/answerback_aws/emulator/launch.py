@@ -21,26 +21,26 @@ from pathlib import Path
 
 
 def _patch(temporary: Path) -> None:
-    """Put the emulator right. What it is told must not reach the functions, which inherit the environment."""
+    """Apply the patches. The emulator's own variables must not reach the functions, which inherit the environment."""
     from answerback_aws.emulator.patches import bedrock, data_api, formation, frames, functions, sockets  # noqa: PLC0415
 
-    told = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
+    options = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
     formation.patch()
     functions.patch(f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/_aws/execute-api", temporary)
     frames.patch()
     sockets.patch(
         sockets.Limits(
-            concurrency=int(told["EMULATED_CONCURRENCY"]),
-            idle_timeout_s=float(told["EMULATED_IDLE_TIMEOUT_S"]),
-            connection_limit_s=float(told["EMULATED_CONNECTION_LIMIT_S"]),
-            integration_timeout_s=float(told["EMULATED_INTEGRATION_TIMEOUT_S"]),
-            unruly_posts=bool(told["EMULATED_UNRULY_POSTS"]),
+            concurrency=int(options["EMULATED_CONCURRENCY"]),
+            idle_timeout_s=float(options["EMULATED_IDLE_TIMEOUT_S"]),
+            connection_limit_s=float(options["EMULATED_CONNECTION_LIMIT_S"]),
+            integration_timeout_s=float(options["EMULATED_INTEGRATION_TIMEOUT_S"]),
+            unruly_posts=bool(options["EMULATED_UNRULY_POSTS"]),
         )
     )
-    if url := told.get("EMULATED_BEDROCK_URL"):
+    if url := options.get("EMULATED_BEDROCK_URL"):
         bedrock.patch(url)
-    if postgres := told.get("EMULATED_POSTGRES"):
-        idle_s = float(told["EMULATED_TRANSACTION_IDLE_S"])
+    if postgres := options.get("EMULATED_POSTGRES"):
+        idle_s = float(options["EMULATED_TRANSACTION_IDLE_S"])
         data_api.patch(postgres, temporary / "database-paused", transaction_idle_s=idle_s)
 
 
@@ -53,7 +53,7 @@ def _end_with_parent(temporary: Path) -> None:
 
 
 def main() -> None:
-    """Patch the emulator and run it until it is told to stop."""
+    """Patch the emulator and run it until it has to stop."""
     temporary = Path(os.environ["TMPDIR"])
     ours = str(Path(__file__).resolve().parents[2])
     sys.path.append(ours)

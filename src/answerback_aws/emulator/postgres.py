@@ -37,7 +37,6 @@ class PostgresServer:
 
     @property
     def url(self) -> str:
-        """The URL of its first database."""
         return f"postgresql:///postgres?host={self._folder}&user={_USER}"
 
     def create(self) -> None:
@@ -99,8 +98,8 @@ class PostgresServer:
         )
         if done.returncode:
             log = self._folder / "log"
-            said = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
-            raise LocalFailed("\n".join([f"PostgreSQL's {program} failed", *said]), "check the disk, and try again")
+            output = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
+            raise LocalFailed("\n".join([f"PostgreSQL's {program} failed", *output]), "check the disk, and try again")
 
 
 def _binaries() -> Path:

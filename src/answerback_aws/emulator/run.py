@@ -40,7 +40,7 @@ class LocalSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRun:
-    """Where it is. `model` is the name that apps use."""
+    """Where the local stack is reached. `model` is the name that apps use."""
 
     url: str
     endpoint: str

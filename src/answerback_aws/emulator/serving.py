@@ -34,7 +34,6 @@ class ThreadedServer:
 
     @property
     def url(self) -> str:
-        """Where it serves."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -61,7 +60,7 @@ class ThreadedServer:
     def _run(self, ready: threading.Event) -> None:
         try:
             asyncio.run(self._serve(ready))
-        except BaseException as exc:  # told to the thread that waits for the start
+        except BaseException as exc:  # raised in the thread that waits for the start
             self._failure = exc
         finally:
             ready.set()

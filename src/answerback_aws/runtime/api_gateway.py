@@ -24,7 +24,7 @@ log = logging.getLogger("answerback.aws.sender")
 FIRST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 4.0
 MAX_PAUSES: Final = 1_000
-"""Connections that are remembered as slow; whoever forgets the oldest only asks it once more."""
+"""Connections that are remembered as slow; forgetting the oldest only costs one more call."""
 
 _GONE: Final = "GoneException"
 _LIMIT: Final = "LimitExceededException"
@@ -39,7 +39,7 @@ class _Pause:
 
 
 class PostObserver(Protocol):
-    """Hears of posts."""
+    """Receives the outcome of every post."""
 
     def posted(self, size_bytes: int) -> None:
         """A frame was taken."""
@@ -54,7 +54,7 @@ class PostObserver(Protocol):
 class ApiGatewaySender:
     """ports.Sender by `post_to_connection`.
 
-    `client`: of `apigatewaymanagementapi` at the stage's URL, without retries. `on_gone` is told of each connection
+    `client`: of `apigatewaymanagementapi` at the stage's URL, without retries. `on_gone` gets each connection
     that turns out to be gone; it may raise Unavailable. `jitter`: a random number from 0 to 1.
     """
 
@@ -109,7 +109,7 @@ class ApiGatewaySender:
         return Sent()
 
     async def ready(self, connection_id: str) -> None:
-        """Wait out the pause: API Gateway does not tell when a slow connection can take more."""
+        """Wait out the pause: API Gateway does not say when a slow connection can take more."""
         pause = self._pauses.get(connection_id)
         if pause is not None:
             await self._sleep(max(0.0, pause.until - self._monotonic()))
@@ -126,7 +126,7 @@ class ApiGatewaySender:
                 log.warning("a connection could not be closed: %s", exc, extra={"connectionId": connection_id})
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
-        """Never: nobody is there to be called later."""
+        """Refuse: no process waits that could be called later."""
         return False
 
     async def last_active_ms(self, connection_id: str) -> int | None:

@@ -40,7 +40,7 @@ POLL_EVERY_S: Final = 1.0
 renewal, which the lease alone decides, is a write unit and costs five times as much."""
 
 SETTLE_S: Final = 6.0
-"""What a task that an invocation leaves behind gets to end in: a fetch of keys takes up to five."""
+"""The time that a task gets to end in after its invocation: a fetch of keys takes up to five."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Timeouts:
 
 
 IN_A_MESSAGE: Final = Timeouts(call_s=8, all_s=15)
-"""API Gateway gives a message 29 s; somebody waits to be told that there is nothing now."""
+"""API Gateway gives a message 29 s; a client waits for the error."""
 
 BEHIND: Final = Timeouts(call_s=50, all_s=50)
 """Longer than Aurora takes to wake up."""
@@ -86,30 +86,25 @@ class Composition:
 
     @cached_property
     def calls(self) -> "Calls":
-        """Runs the clients' calls."""
         from answerback_aws.runtime.client import Calls  # noqa: PLC0415
 
         return Calls()
 
     def client(self, service: str, **options: Any) -> Any:
-        """A new client; keep it."""
         from answerback_aws.runtime.client import client  # noqa: PLC0415
 
         return client(service, **options)
 
     @cached_property
     def dynamodb(self) -> Any:
-        """Client of the tables."""
         return self.client("dynamodb")
 
     @cached_property
     def sqs(self) -> Any:
-        """Client of the queues."""
         return self.client("sqs")
 
     @cached_property
     def sender(self) -> "ApiGatewaySender":
-        """Posts to connections."""
         from answerback_aws.runtime.api_gateway import ApiGatewaySender  # noqa: PLC0415
 
         management = self.client("apigatewaymanagementapi", endpoint=self.settings.management_endpoint, attempts=1)
@@ -125,7 +120,6 @@ class Composition:
 
     @cached_property
     def queue(self) -> "SqsQueue":
-        """Where requests wait."""
         from answerback_aws.runtime.sqs import SqsQueue  # noqa: PLC0415
 
         return SqsQueue(
@@ -179,7 +173,6 @@ class Composition:
     # --- Aurora
 
     def data_api(self, timeouts: Timeouts) -> "DataApi":
-        """The database in Aurora."""
         from answerback_aws.runtime.aurora.data_api import DataApi, data_api_client  # noqa: PLC0415
 
         settings = self.settings
@@ -201,7 +194,6 @@ class Composition:
 
     @cached_property
     def write_behind(self) -> "WriteBehind":
-        """Writes turns behind."""
         from answerback_aws.runtime.aurora.write_behind import WriteBehind  # noqa: PLC0415
 
         return WriteBehind(
@@ -214,7 +206,6 @@ class Composition:
 
     @cached_property
     def history(self) -> History:
-        """Conversations."""
         from answerback_aws.runtime.aurora.history import AwsHistory  # noqa: PLC0415
 
         return AwsHistory(turns=self.turns, write_behind=self.write_behind, api=self.aurora, clock=epoch_ms)
@@ -255,7 +246,6 @@ class Composition:
 
     @cached_property
     def front(self) -> "Front":
-        """Handles the messages of clients."""
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
         from answerback.service.front import Front, FrontSettings  # noqa: PLC0415
         from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
@@ -287,7 +277,6 @@ class Composition:
 
     @cached_property
     def models(self) -> Mapping[str, Model]:
-        """The models by name."""
         from answerback.models.build import build_model  # noqa: PLC0415
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
 
@@ -295,7 +284,6 @@ class Composition:
 
     @cached_property
     def worker(self) -> "Worker":
-        """Runs requests."""
         from answerback.service.wakeup import Notifier  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
@@ -357,7 +345,6 @@ class LazyTokens:
         self._made: Tokens | None = None
 
     async def identify(self, token: str) -> Identity:
-        """See ports.Tokens."""
         if self._made is None:
             self._made = self._make()
         return await self._made.identify(token)
@@ -368,9 +355,9 @@ async def _settled(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await work
     finally:
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        if left:
-            _, running = await asyncio.wait(left, timeout=SETTLE_S)
+        remaining = asyncio.all_tasks() - {asyncio.current_task()}
+        if remaining:
+            _, running = await asyncio.wait(remaining, timeout=SETTLE_S)
             for task in running:
                 task.cancel()
             if running:

@@ -27,7 +27,7 @@ MAX_VISIBILITY_S: Final = 12 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message that Lambda hands to a function. `receives`: how often it was handed out, this time included.
+    """One message that Lambda hands to a function. `receives`: how often it was delivered, this time included.
 
     `key` None: it cannot be read. `correlation_id`: of the invocation that put it.
     """
@@ -49,7 +49,6 @@ class SqsQueue:
         self._correlation_id = correlation_id
 
     async def put(self, record: Record) -> None:
-        """See ports.Queue."""
         attributes = {}
         if correlation_id := self._correlation_id():
             attributes[CORRELATION] = {"DataType": "String", "StringValue": correlation_id}
@@ -63,11 +62,11 @@ class SqsQueue:
         )
 
     async def forget(self, key: RequestKey) -> None:
-        """Nothing: only who was handed a message can delete it. It is handed out once more, and found ended."""
+        """Does nothing: only a receiver can delete a message. It is delivered once more, and found ended."""
 
 
 class Visibility:
-    """How long a message that was handed out stays hidden from other workers."""
+    """How long a delivered message stays hidden from other workers."""
 
     def __init__(self, *, client: Any, calls: Calls, url: str) -> None:
         self._client = client
@@ -75,7 +74,7 @@ class Visibility:
         self._url = url
 
     async def hide(self, message: Message, *, for_s: float) -> None:
-        """Hand it out again after this, not before. Should that fail, the time that was set before holds."""
+        """Redeliver it after this time. If the call fails, the time that was set before holds."""
         timeout_s = min(MAX_VISIBILITY_S, max(0, math.ceil(for_s)))
         try:
             await self._calls.run(
@@ -126,7 +125,7 @@ def read_event(event: Mapping[str, Any]) -> Sequence[Message]:
 
 
 def failed(messages: Sequence[Message]) -> dict[str, Any]:
-    """What the function returns: these are handed out again; all others are deleted."""
+    """What the function returns: these are redelivered; all others are deleted."""
     return {"batchItemFailures": [{"itemIdentifier": message.message_id} for message in messages]}
 
 

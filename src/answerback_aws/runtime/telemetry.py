@@ -55,11 +55,11 @@ class Formatter(LambdaPowertoolsFormatter):
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
         """The traceback without the words of exceptions that may quote a user."""
-        return "\n".join(_told(ei[1])) if ei[1] is not None else ""
+        return "\n".join(_stack_lines(ei[1])) if ei[1] is not None else ""
 
 
 class Counts(Observer):
-    """Counts what the service and the adapters tell, and notes in each log line what is known of the request."""
+    """The three observers as metrics; it also adds the request to each log line."""
 
     def __init__(self, *, formatter: Formatter, stream: TextIO, namespace: str, service: str) -> None:
         self._formatter = formatter
@@ -73,29 +73,24 @@ class Counts(Observer):
     # --- of the service
 
     def accepted(self, record: Record) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Accepted")
         log.info("a request was accepted")
 
     def refused(self, code: ErrorCode) -> None:
-        """See Observer."""
         self.count("Refused", code=code.value)
         log.info("a request was refused", extra={"code": code.value})
 
     def attached(self, record: Record) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Attached")
 
     def started(self, record: Record) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Attempts")
         log.info("an attempt runs")
 
     def ended(self, record: Record, ending: Ending) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Ended", status=ending.status.value)
         if ending.error_code is not None:
@@ -113,7 +108,6 @@ class Counts(Observer):
         log.info("a request ended", extra={**facts, **times, **tokens})
 
     def fenced(self, record: Record) -> None:
-        """See Observer."""
         self._about(record)
         self.count("Fenced")
 
@@ -126,33 +120,26 @@ class Counts(Observer):
         return None if known is None else str(known)
 
     def posted(self, size_bytes: int) -> None:
-        """See PostObserver."""
         self.count("Posts")
         self.sample("PostedBytes", size_bytes, unit="Bytes")
 
     def throttled(self) -> None:
-        """See PostObserver."""
         self.count("PostsThrottled")
 
     def not_posted(self, code: str) -> None:
-        """See PostObserver."""
         self.count("PostsRefused")
 
     def found_gone(self) -> None:
-        """See Observer."""
         self.count("Gone")
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
-        """See WriteBehindObserver."""
         self.sample("TurnsWaiting", turns)
         self.sample("ArchiveLagMs", oldest_ms, unit="Milliseconds")
 
-    def archived(self, turns: int) -> None:
-        """See WriteBehindObserver."""
+    def turns_written(self, turns: int) -> None:
         self.sample("TurnsArchived", turns)
 
-    def not_archived(self) -> None:
-        """See WriteBehindObserver."""
+    def turns_not_written(self) -> None:
         self.count("TurnsNotArchived")
 
     def note(self, **facts: str | int | None) -> None:
@@ -162,11 +149,10 @@ class Counts(Observer):
         self._formatter.append_keys(**known)
 
     def count(self, name: str, **dimensions: str) -> None:
-        """Count one."""
         self.sample(name, 1, **dimensions)
 
     def sample(self, name: str, value: float, *, unit: str = "Count", **dimensions: str) -> None:
-        """Note a value; CloudWatch makes sums and percentiles of them."""
+        """Record a value; CloudWatch makes sums and percentiles of them."""
         values = self._values[tuple(sorted(dimensions.items()))].setdefault((name, unit), [])
         values.append(value)
 
@@ -189,7 +175,7 @@ class Counts(Observer):
         self._values.clear()
 
     def forget(self) -> None:
-        """The invocation is over."""
+        """Forget the request of an invocation that is over."""
         self.facts.clear()
         self._formatter.clear_state()
 
@@ -223,7 +209,7 @@ class Observing:
         self.handler.setFormatter(self._formatter)
         root = logging.getLogger()
         root.handlers[:] = [self.handler]
-        # Libraries tell of requests with their URLs and bodies: their warnings will do.
+        # Libraries log requests with their URLs and bodies: their warnings are enough.
         root.setLevel(logging.WARNING)
         logging.getLogger("answerback").setLevel(_level(environment.get("POWERTOOLS_LOG_LEVEL")))
 
@@ -274,14 +260,14 @@ def _level(name: str | None) -> int:
     return logging.getLevelNamesMapping().get((name or "INFO").upper(), logging.INFO)
 
 
-def _told(exc: BaseException) -> Iterator[str]:
+def _stack_lines(exc: BaseException) -> Iterator[str]:
     """The exception and what caused it, the first cause first."""
     earlier = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
     if earlier is not None:
-        yield from _told(earlier)
+        yield from _stack_lines(earlier)
         yield "The exception above led to this one:"
     yield "".join(traceback.format_tb(exc.__traceback__)).rstrip()
     kind = f"{type(exc).__module__}.{type(exc).__qualname__}"
     yield f"{kind}: {exc}" if kind.startswith(_QUOTES_NOBODY) else kind
     for inner in getattr(exc, "exceptions", ()):
-        yield from _told(inner)
+        yield from _stack_lines(inner)

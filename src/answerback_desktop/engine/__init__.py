@@ -1,7 +1,7 @@
-"""The engine: the client, the local store and the sync with the server, on a thread of their own."""
+"""The engine: the client, the local store and the sync with the server, in a thread of their own."""
 
-from answerback_desktop.engine.commands import Commands, ExportFormat
 from answerback_desktop.engine.engine import Engine
 from answerback_desktop.engine.environment import Environment
+from answerback_desktop.engine.export import ExportFormat
 
-__all__ = ["Commands", "Engine", "Environment", "ExportFormat"]
+__all__ = ["Engine", "Environment", "ExportFormat"]

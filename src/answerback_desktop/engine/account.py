@@ -1,4 +1,4 @@
-"""One account at work: its client, its store, the answers that come in, and the sync."""
+"""Runs one open account: its client, its store, its running answers, and the sync."""
 
 import asyncio
 import logging
@@ -17,7 +17,6 @@ from answerback.client import (
 )
 from answerback.tasks import Tasks
 from answerback_desktop.engine.answers import Answers
-from answerback_desktop.engine.commands import ExportFormat
 from answerback_desktop.engine.events import (
     AccountOpened,
     ConnectionChanged,
@@ -34,7 +33,7 @@ from answerback_desktop.engine.events import (
     TurnsLoaded,
     TurnsRemoved,
 )
-from answerback_desktop.engine.export import exported, file_name
+from answerback_desktop.engine.export import ExportFormat, exported, file_name
 from answerback_desktop.engine.status import ConnectionTracker
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Turn
@@ -60,14 +59,17 @@ class Credentials:
 
 @dataclass(slots=True, kw_only=True)
 class _Unwritten:
-    """What is written down soon."""
+    """Changes that are written to the store soon."""
 
     drafts: dict[str, str] = field(default_factory=dict)
     timer: asyncio.TimerHandle | None = None
 
 
 class AccountEngine:
-    """Lives in the engine's loop. `open`, then commands, then `close`."""
+    """The open account: its store, client, answers and sync, in the engine's loop.
+
+    Call `open`, then commands (they do what `Engine` says), then `close`.
+    """
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class AccountEngine:
     # --- life -----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Tell what is stored, and begin to connect. Raises: StoreError."""
+        """Emit what is stored, and begin to connect. Raises: StoreError."""
         self._emit(
             AccountOpened(
                 account=self.account,
@@ -130,16 +132,16 @@ class AccountEngine:
         self._database.close()
 
     def reconnect(self) -> None:
-        """Try at once; a client that was stopped is made anew."""
+        """Retry at once; a client that was stopped is replaced."""
         if self._client is not None:
             self._client.reconnect_now()
         else:
             self._connect()
 
     def refresh(self) -> None:
-        """Appearance at the server."""
+        """Poll the server."""
         if self._sync is not None:
-            self._sync.wish()
+            self._sync.request()
 
     async def sign_out(self) -> None:
         """Stop the client: there is no token any more."""
@@ -192,7 +194,7 @@ class AccountEngine:
             await client.aclose()
 
     async def _measure(self, client: Client) -> None:
-        """The round trip, now and then while online."""
+        """Measure the round trip now and then while online."""
         async for state in client.states():
             while isinstance(state, Connected) and client.state is state:
                 try:
@@ -224,15 +226,12 @@ class AccountEngine:
     # --- questions ------------------------------------------------------------------------------------------
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
-        """See `Commands.ask`."""
         self._answers.ask(self._client, conversation_id, request_id, text, replaces=replaces, settings=self._settings())
 
     def stop(self, request_id: str) -> None:
-        """See `Commands.stop`."""
         self._answers.stop(self._client, request_id)
 
     def forget_turn(self, request_id: str) -> None:
-        """See `Commands.forget_turn`."""
         self._answers.forget_turn(request_id)
 
     def _begun(self, conversation_id: str) -> None:
@@ -243,39 +242,33 @@ class AccountEngine:
         if self._sync is not None:
             self._sync.ended(conversation_id)
         if self._store.conversation(conversation_id) is None:
-            self.refresh()  # deleted here, and the server is told only when nothing of it is under way
+            self.refresh()  # deleted here, and at the server only when nothing of it is under way
 
     # --- conversations --------------------------------------------------------------------------------------
 
     def open_conversation(self, conversation_id: str) -> None:
-        """See `Commands.open_conversation`."""
         self._pages.open(conversation_id)
         if self._sync is not None:
-            self._sync.wish(conversation_id)
+            self._sync.request(conversation_id)
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
-        """See `Commands.load_more`."""
         self._pages.more(conversation_id, before_request_id)
 
     def show(self, conversation_id: str | None) -> None:
-        """See `Commands.show`."""
         self._shown = conversation_id
         if conversation_id is not None and self._store.mark_read(conversation_id):
             self.conversations_changed([conversation_id])
 
     def save_draft(self, conversation_id: str, text: str) -> None:
-        """See `Commands.save_draft`."""
         self._unwritten.drafts[conversation_id] = clean(text)
         self._write_soon()
 
     def rename(self, conversation_id: str, title: str) -> None:
-        """See `Commands.rename`."""
         self._store.rename(conversation_id, clean(title), now_ms=self._clock())
         self.conversations_changed([conversation_id])
         self.refresh()
 
     def delete(self, conversation_id: str) -> None:
-        """See `Commands.delete`."""
         self._unwritten.drafts.pop(conversation_id, None)
         if not self._store.delete(conversation_id, now_ms=self._clock()):
             self._store.save_draft(conversation_id, "")
@@ -284,7 +277,6 @@ class AccountEngine:
         self.refresh()
 
     def undo_delete(self, conversation_id: str) -> None:
-        """See `Commands.undo_delete`."""
         if self._store.undelete(conversation_id):
             self.conversations_changed([conversation_id])
             for turn in self._store.pending():
@@ -301,11 +293,9 @@ class AccountEngine:
         self.refresh()
 
     def search(self, query: str) -> None:
-        """See `Commands.search`."""
         self._emit(SearchFound(query=query, hits=self._store.search(clean(query), limit=HITS)))
 
     def export(self, conversation_id: str, form: ExportFormat) -> None:
-        """See `Commands.export`."""
         conversation = self._store.conversation(conversation_id)
         if conversation is not None:
             turns = self._pages.with_live(self._store.page(conversation_id, limit=None).turns)
@@ -317,17 +307,17 @@ class AccountEngine:
                 )
             )
 
-    # --- what the sync tells (`Watcher`) ----------------------------------------------------------------------
+    # --- what the sync reports -------------------------------------------------------------------------------
 
     def conversations_changed(self, conversation_ids: Iterable[str]) -> None:
-        """Tell how they are now."""
+        """Emit their present state."""
         found = [self._store.conversation(conversation_id) for conversation_id in conversation_ids]
         changed = tuple(conversation for conversation in found if conversation is not None)
         if changed:
             self._emit(ConversationsChanged(changed=changed))
 
     def conversation_gone(self, conversation_id: str, *, is_kept: bool) -> None:
-        """Deleted elsewhere."""
+        """Remove a conversation that another device deleted. `is_kept`: something of this app's own is still in it."""
         if is_kept:
             self.conversations_changed([conversation_id])
         else:
@@ -335,7 +325,7 @@ class AccountEngine:
             self._emit(ConversationsChanged(removed=(conversation_id,)))
 
     def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
-        """Tell what lies in the part that is loaded."""
+        """Emit the turns that are in the loaded part."""
         self._pages.merged(conversation_id, merge)
 
     def is_seen(self, conversation_id: str) -> bool:
@@ -343,7 +333,7 @@ class AccountEngine:
         return conversation_id == self._shown
 
     def update_failed(self, conversation_id: str) -> None:
-        """A rename or deletion is refused."""
+        """Report that the server refuses a rename or a deletion."""
         self._notice(NoticeCode.UPDATE_FAILED, conversation_id=conversation_id)
 
     # --- writing soon ---------------------------------------------------------------------------------------
@@ -385,7 +375,7 @@ _BEFORE_ALL: Final = (False, -1, "")
 
 
 class Pages:
-    """`oldest` of a conversation: the order of its oldest loaded turn; None: it was opened when nothing was there.
+    """The loaded part of each open conversation: the order of its oldest loaded turn, None if it had no turns.
 
     `so_far` gives a turn that still streams as it is shown, the store's text being older.
     """
@@ -399,7 +389,7 @@ class Pages:
         self._oldest: dict[str, tuple[bool, int, str] | None] = {}
 
     def open(self, conversation_id: str) -> None:
-        """Tell the newest page."""
+        """Emit the newest page."""
         page = self._store.page(conversation_id)
         known = self._oldest.get(conversation_id)
         if page.turns:
@@ -411,7 +401,7 @@ class Pages:
         self._emit(TurnsLoaded(conversation_id=conversation_id, turns=turns, has_more=page.has_more))
 
     def more(self, conversation_id: str, before_request_id: str) -> None:
-        """Tell the page before a turn."""
+        """Emit the page before a turn."""
         page = self._store.page(conversation_id, before=before_request_id)
         if page.turns:
             self._oldest[conversation_id] = page.turns[0].order
@@ -423,11 +413,11 @@ class Pages:
         self._oldest.setdefault(conversation_id, _BEFORE_ALL)
 
     def forget(self, conversation_id: str) -> None:
-        """It is off the list."""
+        """Forget a conversation that was removed."""
         self._oldest.pop(conversation_id, None)
 
     def merged(self, conversation_id: str, merge: TurnMerge) -> None:
-        """Tell what of it lies in the loaded part, and whether there is more before that."""
+        """Emit what of it is in the loaded part, and whether there is more before that."""
         if conversation_id not in self._oldest:
             return
         oldest = self._oldest[conversation_id]
@@ -443,5 +433,5 @@ class Pages:
             self._emit(TurnsLoaded(conversation_id=conversation_id, turns=(), has_more=True))
 
     def with_live(self, turns: Iterable[Turn]) -> tuple[Turn, ...]:
-        """With the text of now."""
+        """The turns with the text that running answers have now."""
         return tuple(self._so_far(turn.request_id) or turn for turn in turns)

@@ -1,4 +1,4 @@
-"""Questions on their way and answers while they come."""
+"""Sends questions and follows their answers."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -49,8 +49,10 @@ SILENCE_S: Final = 180.0
 
 
 class Answers:
-    """Of one account. `on_asked` and `on_ended` get the conversation; `on_text` is told that there is something to
-    write down. Everything here may raise StoreError.
+    """The questions and running answers of one account.
+
+    `on_asked` and `on_ended` get the conversation's id. `on_text` is called when there is text to write down. Every
+    method may raise StoreError. `stop` and `forget_turn` do what `Engine` says.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Answers:
         )
 
     async def close(self) -> None:
-        """Read no further; what is shown is written down."""
+        """Stop reading answers, and write down what is shown."""
         await self._tasks.settle(grace_s=0)
         self.write()
         self._live.clear()
@@ -91,7 +93,7 @@ class Answers:
         replaces: str | None,
         settings: Settings,
     ) -> None:
-        """See `Commands.ask`. A question that cannot be kept goes back into the draft.
+        """Ask a question; if it cannot be stored, its text goes back into the draft.
 
         Raises: StoreError, after that.
         """
@@ -125,7 +127,7 @@ class Answers:
                 self.follow(stream)
 
     def stop(self, client: Client | None, request_id: str) -> None:
-        """See `Commands.stop`. Without a client, only what the server never took can be stopped here."""
+        """Stop a question. Without a client only a question that was never sent can be stopped."""
         if client is not None:
             client.cancel(request_id)
             return
@@ -135,13 +137,12 @@ class Answers:
             self.outbox.ended(request_id, RequestCancelled(answer))
 
     def forget_turn(self, request_id: str) -> None:
-        """See `Commands.forget_turn`."""
         turn = self._store.turn(request_id)
         if turn is not None and self._store.forget_turn(request_id):
             self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=(request_id,)))
 
     def follow(self, stream: AnswerStream) -> None:
-        """Show what comes of a question that is kept."""
+        """Follow the answer to a stored question."""
         turn = self._store.turn(stream.request_id)
         if turn is not None and not turn.status.is_over:
             self._live[turn.request_id] = LiveAnswer(turn)
@@ -172,7 +173,7 @@ class Answers:
                     self._emit(shown)
                     self._on_text()
         except AnswerbackError:
-            pass  # told by the outbox, or only this client's end
+            pass  # reported by the outbox, or only this client's end
 
     def _asked(self, turn: Turn, conversation: Conversation | None, replaced: Sequence[str]) -> None:
         if conversation is not None:
@@ -214,8 +215,10 @@ def _begin(client: Client, frame: SendMessage) -> AnswerStream | None:
 
 
 class LiveAnswer:
-    """Pure. After a restart of the app the text that was kept is shown, and the same attempt comes from its start:
-    what is there already is compared, not shown twice; the first difference begins the answer anew.
+    """The text of one running answer, without I/O.
+
+    After a restart of the app the stored text is shown, and the same attempt arrives from its start. The part that is
+    shown already is compared, not shown twice; the first difference restarts the answer.
     """
 
     def __init__(self, turn: Turn) -> None:
@@ -226,18 +229,17 @@ class LiveAnswer:
 
     @property
     def turn(self) -> Turn:
-        """As it is now, with all the text."""
+        """The turn with all the text so far."""
         return replace(self._turn, answer=self.text)
 
     @property
     def text(self) -> str:
-        """What is shown."""
         if len(self._parts) > 1:
             self._parts = ["".join(self._parts)]
         return self._parts[0]
 
     def receive(self, event: Queued | Started | Restarted | Text) -> TurnChanged | TextAppended | None:
-        """What the person sees of it."""
+        """The events that an event of the client causes for the person."""
         match event:
             case Queued(position=position):
                 if self._turn.status is TurnStatus.STREAMING:

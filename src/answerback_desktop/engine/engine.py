@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from answerback_desktop.engine.account import AccountEngine
-from answerback_desktop.engine.commands import ExportFormat
 from answerback_desktop.engine.environment import Environment
 from answerback_desktop.engine.events import EngineStopped, Event
+from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.engine.session_controller import SessionController
 from answerback_desktop.settings import Settings
 
@@ -18,7 +18,7 @@ log = logging.getLogger("answerback.desktop")
 
 
 class Engine:
-    """Implements `Commands`. Every method may be called from any thread and returns at once.
+    """Runs the app's work in a thread. Every method may be called from any thread and returns at once.
 
         engine = Engine(Environment(profile=profile))
         engine.start()
@@ -75,82 +75,86 @@ class Engine:
             events.append(self._events.popleft())
         return events
 
-    # --- commands; see `Commands`
+    # --- commands: thread-safe, at once, without a result; what comes of a command comes as events
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None = None) -> None:
-        """See `Commands.ask`."""
+        """Ask a question, with the model, system prompt and limit of the settings. `TurnChanged` follows at once.
+
+        `request_id`: a new uuid4. `replaces`: the turn whose place it takes (regenerate, edit); that turn and all
+        after it are removed, and come back if the new one does not complete.
+        """
         self._do(lambda controller: controller.ask(conversation_id, request_id, text, replaces=replaces))
 
     def stop(self, request_id: str) -> None:
-        """See `Commands.stop`."""
+        """Stop a question; its ending follows."""
         self._on_account(lambda account: account.stop(request_id))
 
     def forget_turn(self, request_id: str) -> None:
-        """See `Commands.forget_turn`."""
+        """Remove a turn that failed and that the server never took."""
         self._on_account(lambda account: account.forget_turn(request_id))
 
     def open_conversation(self, conversation_id: str) -> None:
-        """See `Commands.open_conversation`."""
+        """`TurnsLoaded` with the newest page follows; a poll of the server's history too."""
         self._on_account(lambda account: account.open_conversation(conversation_id))
 
     def load_more(self, conversation_id: str, before_request_id: str) -> None:
-        """See `Commands.load_more`."""
+        """`TurnsLoaded` with the page before this turn follows."""
         self._on_account(lambda account: account.load_more(conversation_id, before_request_id))
 
     def show(self, conversation_id: str | None) -> None:
-        """See `Commands.show`."""
+        """What the person sees now: its answers are read. None: nothing (minimised, in the tray, out of focus)."""
         self._on_account(lambda account: account.show(conversation_id))
 
     def save_draft(self, conversation_id: str, text: str) -> None:
-        """See `Commands.save_draft`."""
+        """Keep what is typed; empty: nothing."""
         self._on_account(lambda account: account.save_draft(conversation_id, text))
 
     def rename(self, conversation_id: str, title: str) -> None:
-        """See `Commands.rename`."""
+        """Give a conversation a title (cut to 200 characters); sent to the server when there is a connection."""
         self._on_account(lambda account: account.rename(conversation_id, title))
 
     def delete(self, conversation_id: str) -> None:
-        """See `Commands.delete`."""
+        """Remove it from the list. The server deletes it when the time for an undo is over (`UNDO_S`)."""
         self._on_account(lambda account: account.delete(conversation_id))
 
     def undo_delete(self, conversation_id: str) -> None:
-        """See `Commands.undo_delete`."""
+        """Bring it back, here and at the server."""
         self._on_account(lambda account: account.undo_delete(conversation_id))
 
     def search(self, query: str) -> None:
-        """See `Commands.search`."""
+        """`SearchFound` follows."""
         self._on_account(lambda account: account.search(query))
 
     def export(self, conversation_id: str, form: ExportFormat) -> None:
-        """See `Commands.export`."""
+        """`Exported` follows."""
         self._on_account(lambda account: account.export(conversation_id, form))
 
     def refresh(self) -> None:
-        """See `Commands.refresh`."""
+        """Poll for changes of other devices: the window has got the focus."""
         self._on_account(lambda account: account.refresh())
 
     def reconnect(self) -> None:
-        """See `Commands.reconnect`."""
+        """Try at once; also after the client was stopped."""
         self._do(lambda controller: controller.reconnect())
 
     def change_settings(self, settings: Settings) -> None:
-        """See `Commands.change_settings`."""
+        """Store them, and let them hold. Another server or user: `AccountOpened` follows."""
         self._do(lambda controller: controller.change_settings(settings))
 
     def sign_in(self) -> None:
-        """See `Commands.sign_in`."""
+        """Open the system browser (OIDC). `SignInChanged` follows."""
         self._do(lambda controller: controller.sign_in())
 
     def cancel_sign_in(self) -> None:
-        """See `Commands.cancel_sign_in`."""
+        """Do not wait for the browser any more."""
         self._do(lambda controller: controller.cancel_sign_in())
 
     def sign_out(self) -> None:
-        """See `Commands.sign_out`."""
+        """Forget the tokens; the local data stays and is shown again after the next sign-in of that user."""
         self._do(lambda controller: controller.sign_out())
 
     def start_gateway(self) -> None:
-        """See `Commands.start_gateway`."""
+        """Start a gateway with the embedded model on this machine. `GatewayChanged` follows."""
         self._do(lambda controller: controller.start_gateway())
 
     # --- inside

@@ -12,7 +12,7 @@ from answerback_desktop.profile import Profile
 from answerback_desktop.signin.vault import KeyringVault, Vault
 
 
-def patient() -> Timing:
+def app_timing() -> Timing:
     """The client's durations for an app that stays open: a question waits as long as the server remembers it."""
     return Timing(queue_wait_s=WAIT_S, stream_silence_s=SILENCE_S)
 
@@ -27,6 +27,6 @@ class Environment:
     vault: Vault = field(default_factory=KeyringVault)
     open_browser: Callable[[str], bool] = webbrowser.open
     clock: Callable[[], int] = epoch_ms
-    timing: Timing = field(default_factory=patient)
+    timing: Timing = field(default_factory=app_timing)
     gateway_command: tuple[str, ...] = (sys.executable, "-m", "answerback")
     gateway_arguments: tuple[str, ...] = ()

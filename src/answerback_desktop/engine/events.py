@@ -1,4 +1,4 @@
-"""What the engine tells the user interface: immutable, in order, drained by `Engine.drain`."""
+"""The events of the engine for the user interface: immutable, in order, drained by `Engine.drain`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class ConnectionReason(StrEnum):
     FORBIDDEN = "forbidden"
     """The server does not let this app or user in."""
     SESSION_REPLACED = "session-replaced"
-    """Another app took this session; `Commands.reconnect` takes it back."""
+    """Another app took this session; `Engine.reconnect` takes it back."""
     USER_MISMATCH = "user-mismatch"
     """The server takes us for another user than the one whose data is shown."""
     BAD_URL = "bad-url"
@@ -45,7 +45,7 @@ class ConnectionReason(StrEnum):
 
 
 class NoticeCode(StrEnum):
-    """Something to tell the person once. The facts that belong to each stand beside it."""
+    """A message for the person, shown once. The facts that belong to each stand beside it."""
 
     MESSAGE_TOO_LARGE = "message-too-large"
     """size_bytes, limit_bytes: the question was not sent and is back in the draft."""
@@ -54,7 +54,7 @@ class NoticeCode(StrEnum):
     UPDATE_FAILED = "update-failed"
     """conversation_id: a rename or delete was refused."""
     STORE_MOVED_ASIDE = "store-moved-aside"
-    """path: the local data was broken, is kept there, and was begun anew."""
+    """path: the local data was broken, is kept there, and was replaced by an empty store."""
     STORE_FAILED = "store-failed"
     """The local data cannot be written (disk full?): what is typed now may be lost."""
     SETTINGS_MOVED_ASIDE = "settings-moved-aside"
@@ -83,7 +83,7 @@ class GatewayStatus(StrEnum):
 
     UNKNOWN = "unknown"
     OFFERED = "offered"
-    """Nobody answers at the (local) server URL: `Commands.start_gateway` would start one there."""
+    """Nobody answers at the (local) server URL: `Engine.start_gateway` would start one there."""
     STARTING = "starting"
     RUNNING = "running"
     FAILED = "failed"
@@ -233,7 +233,7 @@ class GatewayChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeRaised:
-    """Something to tell; the text is made by the language tables."""
+    """A message to show; the language tables make its text."""
 
     code: NoticeCode
     facts: Mapping[str, str | int] = field(default_factory=lambda: MappingProxyType({}))

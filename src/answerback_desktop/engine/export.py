@@ -1,17 +1,26 @@
-"""A conversation as a text to keep. Pure."""
+"""Writes a conversation as Markdown or JSON. No I/O."""
 
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final
 
 import msgspec
 
-from answerback_desktop.engine.commands import ExportFormat
 from answerback_desktop.records import Conversation, Turn
 
-_SUFFIX: Final = {ExportFormat.MARKDOWN: "md", ExportFormat.JSON: "json"}
 _NAME_LENGTH: Final = 60
+
+
+class ExportFormat(StrEnum):
+    """How a conversation is written to a file."""
+
+    MARKDOWN = "markdown"
+    JSON = "json"
+
+
+_SUFFIX: Final = {ExportFormat.MARKDOWN: "md", ExportFormat.JSON: "json"}
 
 
 def exported(conversation: Conversation, turns: Sequence[Turn], form: ExportFormat) -> str:

@@ -1,4 +1,4 @@
-"""Who the app is at the server, by its settings: the account, and how the client shows it."""
+"""Finds the account that the settings name, and its credentials."""
 
 import asyncio
 import hashlib

@@ -18,7 +18,7 @@ _CODES: Final = frozenset(FailureCode)
 
 
 class StoredOutbox:
-    """Implements `answerback.client.Outbox`. What it stored it tells: `on_asked`, `on_ended`.
+    """Implements `answerback.client.Outbox`. It reports what it stored: `on_asked`, `on_ended`.
 
     `so_far` gives the turn as it is shown, `is_seen` whether the person looks at a conversation.
     """
@@ -41,7 +41,7 @@ class StoredOutbox:
         self._on_ended = on_ended
 
     def load(self) -> Sequence[PendingRequest]:
-        """What has not ended, in the order asked."""
+        """Questions without an ending, in the order asked."""
         return self._store.load_outbox()
 
     def save(self, pending: PendingRequest) -> None:

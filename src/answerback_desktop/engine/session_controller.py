@@ -1,4 +1,4 @@
-"""What the engine does in its loop: settings, the account that is open, sign-in, and the local gateway."""
+"""The engine's commands in its loop: settings, opening accounts, sign-in, and the local gateway."""
 
 import asyncio
 import logging
@@ -34,7 +34,10 @@ log = logging.getLogger("answerback.desktop")
 
 
 class SessionController:
-    """One at a time: `open`, then anything, then `close`. What it does to the account is done in order."""
+    """Runs the commands of `Engine` that are not the account's alone: sign-in, settings, the local gateway.
+
+    Call `open` first and `close` last. Accounts are opened and closed one after the other.
+    """
 
     def __init__(self, environment: Environment, emit: Callable[[Event], None]) -> None:
         self._environment = environment
@@ -44,7 +47,7 @@ class SessionController:
         self._identity = IdentityKeeper(environment, self._emit, self._token_failed)
         self._who: Who | None = None
         self._account: AccountEngine | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._tasks = Tasks()
         self._signing_in: asyncio.Task[None] | None = None
         self._gateway: LocalGateway | None = None
@@ -60,25 +63,25 @@ class SessionController:
         if self._file.moved_aside is not None:
             self._emit(NoticeRaised(code=NoticeCode.SETTINGS_MOVED_ASIDE, facts={"path": str(self._file.moved_aside)}))
         if self._settings.auth is AuthMode.NONE:
-            await self._enter(await self._identity.who(self._settings))
+            await self._open_account(await self._identity.who(self._settings))
         else:
             self._tasks.start(self._switch(), name="account")
 
     async def close(self) -> None:
         """Everything is written down; a gateway of ours is stopped."""
         await self._tasks.settle(grace_s=0)
-        await self._leave()
+        await self._close_account()
         await self._identity.settle()
         if self._gateway is not None:
             await self._gateway.stop()
 
     async def _switch(self) -> None:
-        """Another server or user, or the first."""
-        async with self._turn:
-            await self._leave()
-            await self._enter(await self._identity.who(self._settings))
+        """Close the open account and open the one that the settings name."""
+        async with self._lock:
+            await self._close_account()
+            await self._open_account(await self._identity.who(self._settings))
 
-    async def _enter(self, who: Who | None) -> None:
+    async def _open_account(self, who: Who | None) -> None:
         self._who = who
         if who is None:
             self._emit(AccountClosed())
@@ -102,7 +105,7 @@ class SessionController:
             self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
             self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.CLOSED))
 
-    async def _leave(self) -> None:
+    async def _close_account(self) -> None:
         account, self._account, self._who = self._account, None, None
         if account is not None:
             await account.close()
@@ -120,20 +123,19 @@ class SessionController:
             account.store_failed(is_act=True)
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
-        """See `Commands.ask`. Nobody signed in: the text is given back."""
+        """Ask a question; when nobody is signed in, its text goes back into the draft."""
         if self._account is None:
             self._emit(DraftReturned(conversation_id=conversation_id, text=text))
             return
         self.on_account(lambda account: account.ask(conversation_id, request_id, text, replaces=replaces))
 
     def reconnect(self) -> None:
-        """See `Commands.reconnect`."""
         if self._account is None and self._signing_in is None:
             self._tasks.start(self._switch(), name="account")
         self.on_account(lambda account: account.reconnect())
 
     def change_settings(self, settings: Settings) -> None:
-        """See `Commands.change_settings`. Wrong ones are not taken; the dialog checked them before."""
+        """Store valid settings and apply them; the dialog checked them before."""
         if problems(settings):
             return
         before, self._settings = self._settings, replace(settings, token="")
@@ -155,37 +157,34 @@ class SessionController:
     # --- sign-in
 
     def sign_in(self) -> None:
-        """See `Commands.sign_in`."""
         if self._settings.auth is AuthMode.OIDC and self._signing_in is None:
             self._signing_in = self._tasks.start(self._sign_in(self._settings), name="sign-in")
 
     def cancel_sign_in(self) -> None:
-        """See `Commands.cancel_sign_in`."""
         if self._signing_in is not None:
             self._signing_in.cancel()
 
     def sign_out(self) -> None:
-        """See `Commands.sign_out`."""
         self.cancel_sign_in()
         self._tasks.start(self._sign_out(), name="sign-out")
 
     async def _sign_in(self, settings: Settings) -> None:
         try:
             who = await self._identity.sign_in(settings)
-            async with self._turn:
-                await self._leave()
-                await self._enter(who)
+            async with self._lock:
+                await self._close_account()
+                await self._open_account(who)
         except SignInError as exc:
             self._emit(NoticeRaised(code=NoticeCode.SIGN_IN_FAILED, facts={"reason": exc.failure.value}))
-            self._tell_sign_in()
+            self._emit_sign_in()
         except asyncio.CancelledError:
-            self._tell_sign_in()
+            self._emit_sign_in()
             raise
         finally:
             self._signing_in = None
 
-    def _tell_sign_in(self) -> None:
-        """After a sign-in that came to nothing: as before."""
+    def _emit_sign_in(self) -> None:
+        """Emit the sign-in status after a sign-in that failed."""
         keeper = None if self._who is None else self._who.keeper
         if keeper is None:
             self._emit(SignInChanged(status=SignInStatus.SIGNED_OUT))
@@ -194,8 +193,8 @@ class SessionController:
             self._emit(SignInChanged(status=SignInStatus.SIGNED_IN, user=user))
 
     async def _sign_out(self) -> None:
-        async with self._turn:
-            await self._leave()
+        async with self._lock:
+            await self._close_account()
             if self._settings.auth is not AuthMode.NONE:
                 await self._identity.forget(self._settings)
         await self._switch()
@@ -214,7 +213,6 @@ class SessionController:
     # --- the local gateway
 
     def start_gateway(self) -> None:
-        """See `Commands.start_gateway`."""
         if self._gateway is None or not self._gateway.is_running:
             self._tasks.start(self._start_gateway(), name="gateway")
 
@@ -222,7 +220,7 @@ class SessionController:
         profile, address = self._environment.profile, address_of(self._settings.server_url)
         if address is None or self._gateway_status is GatewayStatus.STARTING:
             return
-        self._tell_gateway(GatewayStatus.STARTING)
+        self._emit_gateway(GatewayStatus.STARTING)
         gateway = LocalGateway(
             data_dir=profile.gateway_folder,
             log_path=profile.gateway_log_path,
@@ -236,37 +234,37 @@ class SessionController:
             self._gateway_failed()
             return
         self._gateway = gateway
-        self._tell_gateway(GatewayStatus.RUNNING)
+        self._emit_gateway(GatewayStatus.RUNNING)
         self.on_account(lambda account: account.reconnect())
 
     def _gateway_failed(self) -> None:
-        self._tell_gateway(GatewayStatus.FAILED)
+        self._emit_gateway(GatewayStatus.FAILED)
         log_path = str(self._environment.profile.gateway_log_path)
         self._emit(NoticeRaised(code=NoticeCode.GATEWAY_FAILED, facts={"log": log_path}))
 
-    def _tell_gateway(self, status: GatewayStatus) -> None:
+    def _emit_gateway(self, status: GatewayStatus) -> None:
         if status is not self._gateway_status:
             self._gateway_status = status
             log_path = str(self._environment.profile.gateway_log_path)
             self._out(GatewayChanged(status=status, url=self._settings.server_url, log=log_path))
 
-    def _look_for_gateway(self, connection: ConnectionChanged) -> None:
+    def _find_gateway(self, connection: ConnectionChanged) -> None:
         """What the connection says about a gateway on this machine."""
         if self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING, GatewayStatus.FAILED):
             return
         if connection.status is ConnectionStatus.ONLINE or address_of(self._settings.server_url) is None:
-            self._tell_gateway(GatewayStatus.NOT_OURS)
+            self._emit_gateway(GatewayStatus.NOT_OURS)
         elif connection.reason is ConnectionReason.UNREACHABLE and can_start():
             if self._settings.starts_gateway:
                 self.start_gateway()
             else:
-                self._tell_gateway(GatewayStatus.OFFERED)
+                self._emit_gateway(GatewayStatus.OFFERED)
 
     # --- inside
 
     def _emit(self, event: Event) -> None:
         self._out(event)
         if isinstance(event, ConnectionChanged):
-            self._look_for_gateway(event)
+            self._find_gateway(event)
             if event.status is ConnectionStatus.SIGNED_OUT and self._who is not None and self._who.keeper is not None:
                 self._who.keeper.doubt()

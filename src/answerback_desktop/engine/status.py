@@ -1,4 +1,4 @@
-"""The client's connection states in the words of the app."""
+"""Turns the client's connection states into the app's."""
 
 from collections.abc import Callable
 from typing import Final
@@ -35,7 +35,6 @@ class ConnectionTracker:
         self.is_token_missing = False
 
     def changed(self, state: ConnectionState, limits: ServerLimits | None) -> ConnectionChanged:
-        """The state to show."""
         match state:
             case Connected(user_id=user, models=models):
                 self._was_online = True

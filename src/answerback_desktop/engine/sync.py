@@ -1,16 +1,16 @@
-"""Keeping the local store and the server's history alike: what was done here is told, what was done elsewhere comes."""
+"""Synchronises the local store with the server's history in both directions."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from answerback.client import (
     MAX_TITLE_LENGTH,
     AnswerbackError,
-    Conversation,
+    Client,
     ConversationSummary,
     RequestFailed,
     clean,
@@ -24,10 +24,13 @@ from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
 from answerback_desktop.store.schema import StoreError
 from answerback_desktop.store.store import AccountStore, Unsent
 
+if TYPE_CHECKING:
+    from answerback_desktop.engine.account import AccountEngine
+
 log = logging.getLogger("answerback.desktop")
 
 UNDO_S: Final = 10.0
-"""How long a deletion can be taken back before the server is told."""
+"""How long a deletion can be taken back before the server deletes it."""
 PERIOD_S: Final = 120.0
 """Between polls of the server while online and in front of a person: on AWS each poll keeps a database awake."""
 CONVERSATION_S: Final = 120.0
@@ -39,57 +42,16 @@ MAX_TURNS: Final = 20_000
 _BATCH: Final = 50
 
 
-class Server(Protocol):
-    """What of `answerback.client.Client` the sync needs."""
-
-    def conversations(self) -> AsyncIterator[ConversationSummary]:
-        """Last used first."""
-
-    def history(self, conversation: str) -> AsyncIterator[HistoryTurn]:
-        """Newest first."""
-
-    async def rename(self, conversation: str, title: str) -> Conversation:
-        """Give a title."""
-
-    async def delete(self, conversation: str) -> Conversation:
-        """Delete."""
-
-    async def restore(self, conversation: str) -> Conversation:
-        """Bring back."""
-
-    def cancel(self, request_id: str) -> None:
-        """Stop a question."""
-
-
-class Watcher(Protocol):
-    """Who shows what the sync changed."""
-
-    def conversations_changed(self, conversation_ids: Iterable[str]) -> None:
-        """Read them from the store."""
-
-    def conversation_gone(self, conversation_id: str, *, is_kept: bool) -> None:
-        """Deleted elsewhere. `is_kept`: something of this app's own is still in it."""
-
-    def turns_merged(self, conversation_id: str, merge: TurnMerge) -> None:
-        """Turns came, changed or went."""
-
-    def is_seen(self, conversation_id: str) -> bool:
-        """Whether the person looks at it."""
-
-    def update_failed(self, conversation_id: str) -> None:
-        """The server refuses a rename or a deletion."""
-
-
 class Sync:
-    """Runs for as long as one client. One pass at a time; `wish` asks for one, and for one conversation first."""
+    """Polls the server's history while one client runs. `request` asks for a pass, one conversation first."""
 
     def __init__(
         self,
-        server: Server,
+        server: Client,
         *,
         store: AccountStore,
         history: HistoryStore,
-        watcher: Watcher,
+        watcher: "AccountEngine",
         clock: Callable[[], int],
         is_online: Callable[[], bool],
         is_watched: Callable[[], bool],
@@ -102,36 +64,36 @@ class Sync:
         self._is_online = is_online
         self._is_watched = is_watched
         self._wants_all = True
-        self._wished = asyncio.Event()
+        self._requested = asyncio.Event()
         self._first: str | None = None
         self._incomplete: set[str] = set()
 
-    def wish(self, conversation_id: str | None = None) -> None:
+    def request(self, conversation_id: str | None = None) -> None:
         """Poll the server soon, this conversation first."""
         self._first = conversation_id or self._first
-        self._wished.set()
+        self._requested.set()
 
     def connected(self) -> None:
         """Anything may have happened meanwhile: poll everything."""
         self._wants_all = True
-        self._wished.set()
+        self._requested.set()
 
     def ended(self, conversation_id: str) -> None:
         """A question has ended here: if the server's history had its turn before that, take it now."""
         if conversation_id in self._incomplete:
             self._incomplete.discard(conversation_id)
-            self.wish(conversation_id)
+            self.request(conversation_id)
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            is_wished = await self._wait()
+            is_requested = await self._wait()
             if not self._is_online():
                 continue
             try:
-                await self._tell()
-                if is_wished or self._is_watched():
-                    is_thorough, self._wants_all = self._wants_all or not is_wished, False
+                await self._send_changes()
+                if is_requested or self._is_watched():
+                    is_thorough, self._wants_all = self._wants_all or not is_requested, False
                     await self._appearance(is_thorough=is_thorough)
             except AnswerbackError as exc:
                 self._wants_all = True
@@ -141,13 +103,13 @@ class Sync:
                 log.exception("the history was not fetched; it is tried again")
 
     async def _wait(self) -> bool:
-        """Until it is wished (true), or time."""
+        """Wait for a request (true) or the next poll."""
         try:
             async with asyncio.timeout(self._pause_s()):
-                await self._wished.wait()
+                await self._requested.wait()
         except TimeoutError:
             return False
-        self._wished.clear()
+        self._requested.clear()
         return True
 
     def _pause_s(self) -> float:
@@ -164,21 +126,21 @@ class Sync:
 
     # --- to the server --------------------------------------------------------------------------------------
 
-    async def _tell(self) -> None:
+    async def _send_changes(self) -> None:
         for unsent in self._store.unsent():
             if unsent.deleted_at_ms is not None:
                 if self._due_in_s(unsent) <= 0:
-                    await self._tell_deletion(unsent.conversation_id)
+                    await self._send_deletion(unsent.conversation_id)
             elif unsent.title is not None:
-                await self._tell_title(unsent, unsent.title)
+                await self._send_title(unsent, unsent.title)
 
-    async def _tell_deletion(self, conversation_id: str) -> None:
-        """Questions under way are stopped first: one that ended after it would begin the conversation anew."""
+    async def _send_deletion(self, conversation_id: str) -> None:
+        """Delete at the server. Stop questions first: one that ends later would start the conversation again."""
         pending = [turn for turn in self._store.pending() if turn.conversation_id == conversation_id]
         for turn in pending:
             self._server.cancel(turn.request_id)
         if any(turn.conversation_id == conversation_id for turn in self._store.pending()):
-            return  # told when they have ended
+            return  # deleted when they have ended
         try:
             await self._server.delete(conversation_id)
         except RequestFailed as exc:
@@ -189,7 +151,7 @@ class Sync:
         still = {unsent.conversation_id for unsent in self._store.unsent() if unsent.deleted_at_ms is not None}
         if conversation_id in still:
             self._store.forget_conversation(conversation_id)
-        else:  # taken back while the server was told
+        else:  # taken back while the call ran
             await self._server.restore(conversation_id)
 
     def _give_back(self, conversation_id: str) -> None:
@@ -198,7 +160,7 @@ class Sync:
             self._watcher.conversations_changed([conversation_id])
         self._watcher.update_failed(conversation_id)
 
-    async def _tell_title(self, unsent: Unsent, title: str) -> None:
+    async def _send_title(self, unsent: Unsent, title: str) -> None:
         try:
             await self._server.rename(unsent.conversation_id, title)
         except RequestFailed as exc:

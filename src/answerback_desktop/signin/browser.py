@@ -1,4 +1,4 @@
-"""The way through the system browser and back to a loopback port (RFC 8252, sections 7.3 and 8)."""
+"""Signs in with the system browser and receives the redirect at a loopback port (RFC 8252, sections 7.3 and 8)."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Secrets:
-    """Made anew for every sign-in."""
+    """The secrets of one sign-in."""
 
     state: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     nonce: str = field(default_factory=lambda: secrets.token_urlsafe(32))

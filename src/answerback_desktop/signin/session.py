@@ -1,4 +1,4 @@
-"""Somebody who is signed in: fresh access tokens, as long as the provider gives them."""
+"""Keeps a person signed in: refreshes access tokens for as long as the provider allows."""
 
 import asyncio
 from collections.abc import Callable
@@ -96,7 +96,7 @@ class TokenKeeper:
             self._take(grant)
 
     async def __call__(self) -> str:
-        """A token that holds for a while. Raises: SignInError, told to `on_failure` before."""
+        """A token that holds for a while. Raises: SignInError, after `on_failure` got it."""
         async with self._lock:
             if not self._access_token or self._monotonic() >= self._good_until:
                 try:

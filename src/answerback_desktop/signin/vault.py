@@ -6,7 +6,7 @@ _SERVICE: Final = "answerback-desktop"
 
 
 class Vault(Protocol):
-    """May block; run it in a thread."""
+    """Keeps secrets. Its methods may block, so run them in a thread."""
 
     def get(self, name: str) -> str | None:
         """A secret, if there is one."""
@@ -19,33 +19,29 @@ class Vault(Protocol):
 
 
 class MemoryVault:
-    """Until the process ends; also for tests."""
+    """A `Vault` in memory, for one process and for tests."""
 
     def __init__(self) -> None:
         self._secrets: dict[str, str] = {}
 
     def get(self, name: str) -> str | None:
-        """See Vault."""
         return self._secrets.get(name)
 
     def set(self, name: str, secret: str) -> bool:
-        """See Vault."""
         self._secrets[name] = secret
         return False
 
     def forget(self, name: str) -> None:
-        """See Vault."""
         self._secrets.pop(name, None)
 
 
 class KeyringVault:
-    """The system's keyring. Where there is none, or it is locked, memory: never a file."""
+    """A `Vault` in the system's keyring, or in memory where there is none or it is locked. Never in a file."""
 
     def __init__(self) -> None:
         self._memory = MemoryVault()
 
     def get(self, name: str) -> str | None:
-        """See Vault."""
         import keyring  # noqa: PLC0415 - slow to load, and only wanted by those who sign in
         import keyring.errors  # noqa: PLC0415
 
@@ -58,7 +54,6 @@ class KeyringVault:
             return None
 
     def set(self, name: str, secret: str) -> bool:
-        """See Vault."""
         import keyring  # noqa: PLC0415
         import keyring.errors  # noqa: PLC0415
 
@@ -70,7 +65,6 @@ class KeyringVault:
         return True
 
     def forget(self, name: str) -> None:
-        """See Vault."""
         import keyring  # noqa: PLC0415
         import keyring.errors  # noqa: PLC0415
 

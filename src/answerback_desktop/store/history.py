@@ -1,4 +1,4 @@
-"""Laying the server's history beside what is kept here: merged, never overwritten."""
+"""Merges the server's history into the local store and never overwrites what only the app has."""
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace

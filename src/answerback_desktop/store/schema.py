@@ -1,4 +1,4 @@
-"""The tables of an account's database, and how a file becomes one."""
+"""The tables of an account's database, and opening its file."""
 
 import os
 import sqlite3
@@ -76,7 +76,7 @@ class Opened:
 
 
 def open_database(path: Path) -> Opened:
-    """The database at `path`, made or brought up to date; one that cannot be used is moved aside, and begun anew.
+    """The database at `path`, made or brought up to date; one that cannot be used is moved aside and replaced.
 
     Raises: OSError, sqlite3.Error: the folder cannot be written to.
     """
@@ -102,7 +102,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise UnusableFile
     except BaseException as exc:
         connection.close()
-        # Broken files are DatabaseError itself; its subclasses tell of full disks and the like, where the file is good.
+        # Broken files are DatabaseError itself; its subclasses mean full disks and the like, where the file is good.
         if type(exc) is sqlite3.DatabaseError:
             raise UnusableFile from exc
         raise

@@ -1,4 +1,4 @@
-"""Finding words in everything that was said, also without a connection."""
+"""Full-text search over the local conversations."""
 
 import re
 import sqlite3
@@ -23,7 +23,7 @@ class Searcher:
         self._has_index = has_index
 
     def add(self, turn: Turn) -> None:
-        """Index a turn that is over, or index it anew."""
+        """Index a turn that is over, or index it again."""
         if not self._has_index:
             return
         self.forget("request_id = ?", (turn.request_id,))

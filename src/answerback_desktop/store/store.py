@@ -26,7 +26,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supersession:
-    """What an ending did to the turns that the ended one takes the place of."""
+    """The effect of an ending on the turns that the ended one replaces."""
 
     removed: tuple[str, ...] = ()
     returned: tuple[Turn, ...] = ()
@@ -34,16 +34,15 @@ class Supersession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsent:
-    """What the server has to be told about a conversation."""
+    """A rename or deletion that the server does not have yet."""
 
     conversation_id: str
     title: str | None
     deleted_at_ms: int | None
-    is_known: bool
 
 
 class AccountStore:
-    """See the module. Raises StoreError from every method that touches the file."""
+    """The data of one account. Every method that touches the file may raise StoreError."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -57,7 +56,7 @@ class AccountStore:
             return str(self._db.run("SELECT value FROM meta WHERE key = 'session_id'").fetchone()[0])
 
     def claim_user(self, user_id: str) -> bool:
-        """Note whose data this is; False: it is another user's."""
+        """Record the user of this data; False: it belongs to another user."""
         with self._db.writing():
             self._db.run("INSERT OR IGNORE INTO meta VALUES ('user_id', ?)", user_id)
             return bool(self._db.run("SELECT value FROM meta WHERE key = 'user_id'").fetchone()[0] == user_id)
@@ -68,7 +67,7 @@ class AccountStore:
             return dict(self._db.run("SELECT conversation_id, text FROM drafts").fetchall())
 
     def save_draft(self, conversation_id: str, text: str) -> None:
-        """Empty: forget it."""
+        """Store a draft; an empty text deletes it."""
         with self._db.writing():
             if text:
                 self._db.run("INSERT OR REPLACE INTO drafts VALUES (?, ?)", conversation_id, text)
@@ -122,19 +121,16 @@ class AccountStore:
             return self._db.run(query, conversation_id).rowcount > 0
 
     def unsent(self) -> tuple[Unsent, ...]:
-        """Renames and deletions that the server was not told."""
+        """Renames and deletions that the server does not have yet."""
         with self._db.reading():
             rows = self._db.run(
-                "SELECT conversation_id, title_to_send, deleted_at_ms, is_known FROM conversations "
+                "SELECT conversation_id, title_to_send, deleted_at_ms FROM conversations "
                 "WHERE title_to_send IS NOT NULL OR deleted_at_ms IS NOT NULL"
             )
-            return tuple(
-                Unsent(conversation_id=name, title=title, deleted_at_ms=at_ms, is_known=bool(known))
-                for name, title, at_ms, known in rows
-            )
+            return tuple(Unsent(conversation_id=name, title=title, deleted_at_ms=at_ms) for name, title, at_ms in rows)
 
     def forget_conversation(self, conversation_id: str) -> None:
-        """It is gone for good: with its turns and its draft."""
+        """Delete a conversation for good, with its turns and its draft."""
         with self._db.writing():
             self._db.searcher.forget("conversation_id = ?", (conversation_id,))
             for table in ("turns", "drafts", "conversations"):
@@ -143,7 +139,6 @@ class AccountStore:
     # --- turns ----------------------------------------------------------------------------------------------
 
     def turn(self, request_id: str) -> Turn | None:
-        """One turn."""
         with self._db.reading():
             row = self._db.run(f"{SELECT_TURNS} WHERE request_id = ?", request_id).fetchone()
             return None if row is None else turn_of(row)
@@ -236,7 +231,7 @@ class AccountStore:
         return turn, self.conversation(conversation_id), replaced
 
     def note_accepted(self, pending: PendingRequest, status: TurnStatus) -> None:
-        """The server has it."""
+        """Record that the server has accepted the question."""
         with self._db.writing():
             self._note_pending(pending)
             self._db.run(

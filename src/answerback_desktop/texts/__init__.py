@@ -1,4 +1,4 @@
-"""All words of the app, a frozen record for each language: mypy holds that none is missing."""
+"""All texts of the app, a frozen record for each language, so that mypy finds a missing one."""
 
 from dataclasses import dataclass
 

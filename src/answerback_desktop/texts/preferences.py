@@ -130,7 +130,7 @@ PREFERENCES_EN: Final = PreferencesTexts(
         Field.TOKEN: "A token has no spaces or line breaks; copy it again",
         Field.OIDC_ISSUER: "The issuer's address begins with https://",
         Field.OIDC_CLIENT_ID: "Enter the client ID that your operator gave you",
-        Field.SYSTEM: "The text has a character that cannot be sent; write it anew",
+        Field.SYSTEM: "The text has a character that cannot be sent; write it again",
         Field.MAX_TOKENS: "Choose a number from 1 to 1,000,000",
         Field.FONT_SIZE: "Choose a size from 8 to 32",
     },

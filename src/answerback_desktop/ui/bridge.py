@@ -1,4 +1,4 @@
-"""The one place where the engine's thread and the widgets meet: a timer that drains events and tells what changed."""
+"""Connects the engine's thread with the widgets: a timer that drains events and emits what changed."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -12,13 +12,13 @@ _BUSY_MS: Final = 33
 _IDLE_MS: Final = 100
 _HIDDEN_MS: Final = 250
 _IDLE_AFTER: Final = 60
-"""Empty looks before the timer slows down: two seconds."""
+"""Empty polls before the timer slows down: two seconds."""
 
 
 class Bridge(QObject):
     """Drains `drain` into `app` and emits `changed(Changes)`, 30 times a second while something happens.
 
-    An idle app looks ten times a second, one whose window is hidden four times: new text is then never on screen later
+    An idle app polls ten times a second, one whose window is hidden four times: new text is then never on screen later
     than that, and a laptop sleeps.
     """
 
@@ -38,20 +38,17 @@ class Bridge(QObject):
 
     @property
     def interval_ms(self) -> int:
-        """How often it looks now."""
         return self._timer.interval()
 
     def start(self) -> None:
-        """Begin; what has happened until now is told at once."""
         self._timer.start(_BUSY_MS)
         self.pump()
 
     def stop(self) -> None:
-        """No more looks by itself."""
         self._timer.stop()
 
     def wake(self) -> None:
-        """A person did something: an answer to it should not wait for a slow poll."""
+        """Poll fast again: what a person did should show at once."""
         self._empty = 0
         self._pace(_BUSY_MS)
 
@@ -61,7 +58,6 @@ class Bridge(QObject):
         self.wake()
 
     def pump(self) -> None:
-        """Appearance once."""
         events = self._drain()
         if not events:
             self._empty += 1

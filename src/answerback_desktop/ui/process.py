@@ -50,7 +50,7 @@ class _PlacesOnly(logging.Formatter):
 
 
 def open_log(path: Path) -> logging.Handler:
-    """Send everything of `answerback` into the file; at 1 MB it is begun anew, the one before is kept.
+    """Send everything of `answerback` into the file; at 1 MB a new file is begun, and the last one is kept.
 
     Raises: OSError: the file cannot be written.
     """
@@ -64,7 +64,7 @@ def open_log(path: Path) -> logging.Handler:
 
 
 class CrashWatch(QObject):
-    """While installed, what nobody caught is logged, and `happened` is emitted so that the window can say so.
+    """While installed, uncaught exceptions are logged, and `happened` is emitted so that the window can say so.
 
     A crash of native code leaves the stacks of all threads in `fault_path`.
     """
@@ -94,7 +94,6 @@ class CrashWatch(QObject):
         self._undo += [lambda: setattr(sys, "unraisablehook", before[2]), lambda: qInstallMessageHandler(None)]
 
     def remove(self) -> None:
-        """Give them back."""
         for undo in self._undo:
             undo()
         self._undo = []
@@ -111,14 +110,14 @@ class CrashWatch(QObject):
         log.error("nobody caught this", exc_info=(kind, error, places))
         self.happened.emit()
 
-    def _uncaught_in_thread(self, told: threading.ExceptHookArgs) -> None:
-        if told.exc_value is not None:
-            log.error("nobody caught this", exc_info=(told.exc_type, told.exc_value, told.exc_traceback))
+    def _uncaught_in_thread(self, caught: threading.ExceptHookArgs) -> None:
+        if caught.exc_value is not None:
+            log.error("nobody caught this", exc_info=(caught.exc_type, caught.exc_value, caught.exc_traceback))
         self.happened.emit()
 
-    def _unraisable(self, told: "sys.UnraisableHookArgs") -> None:
-        if told.exc_value is not None:
-            log.error("nobody could catch this", exc_info=(told.exc_type, told.exc_value, told.exc_traceback))
+    def _unraisable(self, caught: "sys.UnraisableHookArgs") -> None:
+        if caught.exc_value is not None:
+            log.error("nobody could catch this", exc_info=(caught.exc_type, caught.exc_value, caught.exc_traceback))
 
 
 def _from_qt(kind: QtMsgType, context: QMessageLogContext, message: str) -> None:
@@ -147,7 +146,6 @@ class StopSignals(QObject):
         self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def remove(self) -> None:
-        """Give them back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._before_fd)
@@ -166,10 +164,10 @@ class StopSignals(QObject):
 
 
 log = logging.getLogger("answerback.desktop")
-_RING: Final = b"raise\n"
-_HEARD: Final = b"raised\n"
+_RAISE: Final = b"raise\n"
+_RAISED: Final = b"raised\n"
 _WAIT_MS: Final = 2_000
-_HEAR_MS: Final = 200
+_READ_MS: Final = 200
 
 
 def _name(folder: Path) -> str:
@@ -178,9 +176,9 @@ def _name(folder: Path) -> str:
 
 
 class InstanceServer(QObject):
-    """Listens for a second start of the profile in `folder`. Signals: `rung()`."""
+    """Listens for a second start of the profile in `folder`. Signals: `raise_asked()`."""
 
-    rung = Signal()
+    raise_asked = Signal()
 
     def __init__(self, folder: Path, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -196,26 +194,25 @@ class InstanceServer(QObject):
             log.warning("a second start cannot reach this window: %s", self._server.errorString())
 
     def close(self) -> None:
-        """No more."""
         self._server.close()
 
     def _come(self) -> None:
-        """Whoever comes says at once what it wants; waiting for it here keeps the socket out of Python's callbacks."""
+        """Answer one client. It writes at once; waiting for it here keeps the socket out of Python's callbacks."""
         while (socket := self._server.nextPendingConnection()) is not None:
-            if socket.waitForReadyRead(_HEAR_MS) and bytes(socket.read(64).data()).startswith(_RING):
-                socket.write(_HEARD)
-                socket.waitForBytesWritten(_HEAR_MS)
-                self.rung.emit()
+            if socket.waitForReadyRead(_READ_MS) and bytes(socket.read(64).data()).startswith(_RAISE):
+                socket.write(_RAISED)
+                socket.waitForBytesWritten(_READ_MS)
+                self.raise_asked.emit()
             socket.close()
             socket.deleteLater()
 
 
-def ring(folder: Path) -> bool:
+def raise_running(folder: Path) -> bool:
     """Ask the app that has the profile in `folder` open to show its window; whether it said that it did."""
     socket = QLocalSocket()
     socket.connectToServer(_name(folder))
     if not socket.waitForConnected(_WAIT_MS):
         return False
-    socket.write(_RING)
+    socket.write(_RAISE)
     socket.flush()
-    return socket.waitForReadyRead(_WAIT_MS) and bytes(socket.readAll().data()).startswith(_HEARD)
+    return socket.waitForReadyRead(_WAIT_MS) and bytes(socket.readAll().data()).startswith(_RAISED)

@@ -1,4 +1,4 @@
-"""The tray icon and the notifications: what reaches a person who is elsewhere."""
+"""The tray icon and desktop notifications."""
 
 from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QIcon, QPainter, QPixmap
@@ -40,11 +40,9 @@ class Tray(QObject):
 
     @property
     def is_there(self) -> bool:
-        """Whether the desktop has a tray."""
         return QSystemTrayIcon.isSystemTrayAvailable()
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
         self._open.setText(texts.window.tray_open)
         self._new.setText(texts.window.new_conversation)
@@ -52,7 +50,6 @@ class Tray(QObject):
         self._say()
 
     def set_shown(self, is_shown: bool) -> None:
-        """As the settings say."""
         self._icon.setVisible(is_shown and self.is_there)
 
     def set_unread(self, count: int) -> None:

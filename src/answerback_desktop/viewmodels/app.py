@@ -1,11 +1,10 @@
-"""The whole app, without its looks."""
+"""The view model of the whole app."""
 
 import uuid
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from answerback_desktop.engine.commands import Commands
 from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
@@ -37,15 +36,18 @@ from answerback_desktop.viewmodels.turn import Prices
 
 _NOTICES_KEPT = 50
 
+if TYPE_CHECKING:
+    from answerback_desktop.engine.engine import Engine
+
 
 class AppViewModel:
     """Everything that a window shows. Lives in the UI's thread, and does no I/O: what a person does goes to `commands`.
 
     Feed it: `changes = app.apply(engine.drain())`, about 30 times a second. `notices` is taken from the left by
-    whoever shows them. `current` None: the empty state (no conversation at all is chosen).
+    the widgets. `current` None: the empty state (no conversation at all is chosen).
     """
 
-    def __init__(self, commands: Commands, *, prices: Prices | None = None) -> None:
+    def __init__(self, commands: "Engine", *, prices: Prices | None = None) -> None:
         self._commands = commands
         self._prices = prices
         self._by_id: dict[str, ConversationViewModel] = {}
@@ -71,7 +73,6 @@ class AppViewModel:
 
     @property
     def unread(self) -> int:
-        """Of all conversations."""
         return sum(conversation.unread for conversation in self._ordered)
 
     @property
@@ -80,7 +81,6 @@ class AppViewModel:
         return sum(conversation.pending for conversation in self._ordered)
 
     def conversation(self, conversation_id: str) -> ConversationViewModel | None:
-        """By its id."""
         return self._by_id.get(conversation_id)
 
     def new_conversation(self) -> ConversationViewModel:
@@ -96,7 +96,6 @@ class AppViewModel:
         return conversation
 
     def open(self, conversation_id: str) -> ConversationViewModel | None:
-        """Make it the current one."""
         conversation = self._by_id.get(conversation_id)
         if conversation is not None:
             self._choose(conversation)
@@ -107,12 +106,11 @@ class AppViewModel:
         if is_shown == self._is_shown:
             return
         self._is_shown = is_shown
-        self._tell_shown()
+        self._report_shown()
         if is_shown:
             self._commands.refresh()
 
     def undo_delete(self, conversation_id: str) -> None:
-        """Bring a deleted conversation back."""
         self._commands.undo_delete(conversation_id)
 
     def search(self, query: str) -> None:
@@ -133,7 +131,6 @@ class AppViewModel:
         return wrong
 
     def reconnect(self) -> None:
-        """Try at once."""
         self._commands.reconnect()
 
     def start_sign_in(self) -> None:
@@ -145,17 +142,15 @@ class AppViewModel:
         self._commands.cancel_sign_in()
 
     def sign_out(self) -> None:
-        """Forget the tokens."""
         self._commands.sign_out()
 
     def start_gateway(self) -> None:
-        """Run one on this machine."""
         self._commands.start_gateway()
 
     # --- events
 
     def apply(self, events: Iterable[Event]) -> Changes:
-        """Take what the engine told, in its order."""
+        """Apply the engine's events, in order."""
         changes = Collector()
         for event in events:
             self._take(event, changes)
@@ -271,9 +266,9 @@ class AppViewModel:
         self.current = conversation
         if not conversation.is_loaded or conversation.record is not None:
             conversation.open()
-        self._tell_shown()
+        self._report_shown()
 
-    def _tell_shown(self) -> None:
+    def _report_shown(self) -> None:
         is_seen = self._is_shown and self.current is not None
         self._commands.show(self.current.conversation_id if is_seen and self.current is not None else None)
 

@@ -15,17 +15,17 @@ class Appended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """True, or not empty: look there again.
+    """What has to be drawn again, where true or not empty.
 
     Attributes:
-        everything: another account: begin anew with all.
+        everything: another account: draw everything again.
         connection, settings, sign_in, gateway, search: that view model.
         notices: there are new ones in `AppViewModel.notices`.
         list: the conversations' order or set.
         current: another conversation is shown.
         conversations: ids of conversations whose line in the list changed (title, unread, streaming, draft).
         messages: ids of conversations whose set or order of turns, or loading state, changed.
-        turns: ids of requests whose state changed; read the turn anew, the answer too.
+        turns: ids of requests whose state changed; read the turn again, with its answer.
         appended: answers that only grew. A turn is never in both.
         drafts: ids of conversations whose draft was changed by the engine: show it in the input box.
         ended: ids of requests that just ended, for notifications.
@@ -74,7 +74,6 @@ class Collector:
         self._appended[piece.request_id] = piece
 
     def finish(self) -> Changes:
-        """All of it."""
         return Changes(
             **dict.fromkeys(self.flags, True),
             conversations=frozenset(self.conversations),

@@ -1,4 +1,4 @@
-"""How the app stands with the server."""
+"""The state of the connection to the server, for widgets."""
 
 from answerback_desktop.engine.events import (
     ConnectionChanged,
@@ -26,7 +26,6 @@ class ConnectionViewModel:
 
     @property
     def reason(self) -> ConnectionReason:
-        """Why not online."""
         return self._state.reason
 
     @property
@@ -62,7 +61,6 @@ class ConnectionViewModel:
     # --- by the app -----------------------------------------------------------------------------------------
 
     def take(self, event: ConnectionChanged | RoundTripMeasured) -> None:
-        """A new state."""
         if isinstance(event, RoundTripMeasured):
             self.round_trip_ms = event.round_trip_ms
             return
@@ -73,7 +71,7 @@ class ConnectionViewModel:
             self.round_trip_ms = None
 
     def forget(self) -> None:
-        """Another account: what the old server said does not hold."""
+        """Forget what the old server said: the account has changed."""
         self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
         self._models = ()
         self._limits = None

@@ -4,12 +4,16 @@ import uuid
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from answerback_desktop.engine.commands import Commands, ExportFormat
 from answerback_desktop.engine.events import TextAppended, TurnsLoaded
+from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import Conversation, Turn, TurnStatus
 from answerback_desktop.viewmodels.changes import Appended, Collector
 from answerback_desktop.viewmodels.turn import Prices, TurnViewModel
+
+if TYPE_CHECKING:
+    from answerback_desktop.engine.engine import Engine
 
 _NO_PRICES: Prices = {}
 
@@ -22,7 +26,7 @@ class ConversationViewModel:
     """
 
     def __init__(
-        self, conversation_id: str, record: Conversation | None, commands: Commands, prices: Prices | None = None
+        self, conversation_id: str, record: Conversation | None, commands: "Engine", prices: Prices | None = None
     ) -> None:
         self.conversation_id = conversation_id
         self.record = record
@@ -81,7 +85,6 @@ class ConversationViewModel:
         return self._ordered
 
     def turn(self, request_id: str) -> TurnViewModel | None:
-        """A loaded turn."""
         return self._turns.get(request_id)
 
     # --- what a person does
@@ -126,7 +129,6 @@ class ConversationViewModel:
         return asked
 
     def stop(self, request_id: str) -> None:
-        """Stop an answer."""
         self._commands.stop(request_id)
 
     def stop_all(self) -> None:
@@ -174,7 +176,7 @@ class ConversationViewModel:
         changes.messages.add(self.conversation_id)
 
     def take_turn(self, turn: Turn, changes: Collector) -> None:
-        """A turn is new, or has a new state."""
+        """Add or update a turn."""
         was = self._pending.get(turn.request_id)
         self._note_pending([turn])
         if was is not self._pending.get(turn.request_id):
@@ -195,7 +197,6 @@ class ConversationViewModel:
             changes.messages.add(self.conversation_id)
 
     def take_text(self, event: TextAppended, changes: Collector) -> None:
-        """An answer grew."""
         turn = self._turns.get(event.request_id)
         if turn is None:
             return
@@ -208,7 +209,6 @@ class ConversationViewModel:
             )
 
     def remove_turns(self, request_ids: Iterable[str], changes: Collector) -> None:
-        """They are gone."""
         for request_id in request_ids:
             if self._pending.pop(request_id, None) is not None:
                 changes.conversations.add(self.conversation_id)

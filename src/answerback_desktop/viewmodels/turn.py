@@ -17,7 +17,6 @@ class Price:
     output_usd: float
 
     def of(self, tokens: Tokens) -> float:
-        """In US dollars."""
         return (tokens.input * self.input_usd + tokens.output * self.output_usd) / _MILLION
 
 
@@ -44,7 +43,6 @@ class TurnViewModel:
 
     @property
     def request_id(self) -> str:
-        """Its name."""
         return self._turn.request_id
 
     @property
@@ -54,7 +52,6 @@ class TurnViewModel:
 
     @property
     def answer(self) -> str:
-        """The text so far."""
         if self._text is None:
             self._parts = ["".join(self._parts)]
             self._text = self._parts[0]
@@ -62,7 +59,6 @@ class TurnViewModel:
 
     @property
     def status(self) -> TurnStatus:
-        """Where it is."""
         return self._turn.status
 
     @property
@@ -72,7 +68,6 @@ class TurnViewModel:
 
     @property
     def failure(self) -> Failure | None:
-        """Why it failed, if it did."""
         return self._turn.failure
 
     @property
@@ -82,7 +77,6 @@ class TurnViewModel:
 
     @property
     def can_stop(self) -> bool:
-        """Whether `stop` makes sense."""
         return not self._turn.status.is_over
 
     @property
@@ -104,7 +98,6 @@ class TurnViewModel:
 
     @property
     def tokens(self) -> Tokens | None:
-        """As the model counted them."""
         return self._turn.tokens
 
     @property
@@ -131,13 +124,12 @@ class TurnViewModel:
 
     @property
     def order(self) -> tuple[bool, int, str]:
-        """Its place in the conversation."""
         return self._turn.order
 
     # --- by the conversation ------------------------------------------------------------------------------
 
     def take(self, turn: Turn, price: Price | None) -> bool:
-        """A new state; whether it differs."""
+        """Take a new state; returns whether it differs."""
         text = self.answer
         if text == turn.answer and replace(self._turn, answer=text) == turn:
             return False

@@ -44,11 +44,11 @@ def schedule(kills: int, *, sqlite: bool, rng: random.Random) -> list[FaultKind]
     """
     special = max(1, kills // 10)
     kinds = [FaultKind.KILL_STARTING] * min(special, kills // 2)
-    left = kills - 2 * len(kinds)
+    remaining = kills - 2 * len(kinds)
     for kind in (FaultKind.KILL_FROZEN, *((FaultKind.KILL_FULL,) if sqlite else ())):
-        kinds += [kind] * min(special, left // 2)
-        left -= min(special, left // 2)
-    kinds += [FaultKind.KILL] * left
+        kinds += [kind] * min(special, remaining // 2)
+        remaining -= min(special, remaining // 2)
+    kinds += [FaultKind.KILL] * remaining
     others = max(1, math.ceil(kills / 8))
     kinds += [FaultKind.TERMINATE] * others + [FaultKind.FREEZE] * others
     kinds += [FaultKind.DISK_FULL] * (others if sqlite else 0)

@@ -96,12 +96,10 @@ class GatewayProcess:
             raise Died(f"the gateway was asked to stop and ended with exit code {code}; see {self.log}")
 
     def freeze(self) -> None:
-        """SIGSTOP."""
         self.check()
         self._running.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
         self.check()
         self._running.process.send_signal(signal.SIGCONT)
 
@@ -111,7 +109,6 @@ class GatewayProcess:
         resource.prlimit(self._running.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
 
     def free_disk(self) -> None:
-        """Undo `fill_disk`."""
         self.check()
         resource.prlimit(self._running.pid, resource.RLIMIT_FSIZE, _NO_LIMIT)
 
@@ -128,7 +125,6 @@ class GatewayProcess:
             return False
 
     async def close(self) -> None:
-        """Kill it, if it runs."""
         if self._server is not None and self._server.process.returncode is None:
             await self._server.stop(number=signal.SIGKILL)
 

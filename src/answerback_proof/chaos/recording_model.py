@@ -27,7 +27,7 @@ _PIPE_BYTES: Final = 1 << 20
 
 
 class RecordingEcho:
-    """An echo of which one answer in fifty fails in its middle, so that failures are seen to come home too."""
+    """ports.Model: an echo that fails one answer in fifty midway, so that failures are checked too."""
 
     def __init__(self, pipe: int, *, delay_ms: float) -> None:
         self._pipe = pipe
@@ -44,14 +44,12 @@ class RecordingEcho:
         self.concurrency = self._echo.concurrency
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-        """See ports.Model."""
         os.write(self._pipe, f"{prompt.request_id} {prompt.attempt}\n".encode())  # shorter than PIPE_BUF: whole
         async with aclosing(self._echo.stream(prompt)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def close(self) -> None:
-        """See ports.Model."""
         os.close(self._pipe)
 
 

@@ -138,7 +138,6 @@ class _ErrorHandler(logging.Handler):
         self._history = history
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging.Handler."""
         why = "" if record.exc_info is None else f" ({record.exc_info[1]!r})"
         self._history.broke(f"the client logged: {record.getMessage()}{why}")
 

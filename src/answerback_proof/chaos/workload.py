@@ -62,15 +62,12 @@ class MemoryOutbox:
         self._pending: dict[str, PendingRequest] = {}
 
     def load(self) -> Sequence[PendingRequest]:
-        """See Outbox."""
         return list(self._pending.values())
 
     def save(self, pending: PendingRequest) -> None:
-        """See Outbox."""
         self._pending[pending.frame.request_id] = pending
 
     def ended(self, request_id: str, outcome: Answer | AnswerbackError) -> None:
-        """See Outbox."""
         del outcome
         self._pending.pop(request_id, None)
 

@@ -275,14 +275,13 @@ async def _server(load: LoadOptions) -> AsyncIterator[tuple[str, int | None]]:
 
 
 class _Steps:
-    """A line for each step of the deployment; its resources are those of every deployment."""
+    """deploy.deployment.Progress as a line for each step; resources are not shown."""
 
     def step(self, text: str) -> None:
-        """See deploy.deployment.Progress."""
         note(f"{text} ...")
 
     def event(self, event: object) -> None:
-        """See deploy.deployment.Progress."""
+        pass
 
 
 def _run_chaos(plan: ChaosPlan) -> ChaosReport:

@@ -15,15 +15,19 @@ from answerback_proof.conformance import (
     BrokenCase,
     CannotConnect,
     Case,
+    CaseStatus,
     Result,
     ServerFacts,
     ServerRun,
-    Verdict,
     load_cases,
     load_models,
 )
 
-_SIGNS: Final[Mapping[Verdict, str]] = {Verdict.PASSED: "ok", Verdict.FAILED: "FAIL", Verdict.SKIPPED: "skip"}
+_SIGNS: Final[Mapping[CaseStatus, str]] = {
+    CaseStatus.PASSED: "ok",
+    CaseStatus.FAILED: "FAIL",
+    CaseStatus.SKIPPED: "skip",
+}
 
 
 def conform(
@@ -97,17 +101,17 @@ def run(
         raise CliError(str(exc), exit_code=ExitCode.CANNOT_CONNECT) from exc
     except BrokenCase as exc:
         raise CliError(f"a case is wrong: {exc}") from exc
-    counts = Counter(result.verdict for result in results)
+    counts = Counter(result.status for result in results)
     if as_json:
-        totals = {str(verdict): counts[verdict] for verdict in Verdict}
+        totals = {str(status): counts[status] for status in CaseStatus}
         say_json({"url": url, **totals, "cases": [_shown(result) for result in results]})
     else:
-        say(", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
+        say(", ".join(f"{counts[status]} {status}" for status in CaseStatus))
         _advise(facts, results)
     if any(result.rate_limited for result in results):
         return ExitCode.RATE_LIMITED
-    failed = counts[Verdict.FAILED] + (counts[Verdict.SKIPPED] if strict else 0)
-    return ExitCode.FAILED if failed or not counts[Verdict.PASSED] else ExitCode.OK
+    failed = counts[CaseStatus.FAILED] + (counts[CaseStatus.SKIPPED] if strict else 0)
+    return ExitCode.FAILED if failed or not counts[CaseStatus.PASSED] else ExitCode.OK
 
 
 def _is_meant(name: str, pattern: str) -> bool:
@@ -118,7 +122,7 @@ async def _run(
     url: str, token: str | None, cases: Sequence[Case], *, jobs: int, show: bool, verbose: bool
 ) -> tuple[ServerFacts, list[Result]]:
     run = ServerRun(url, token=token)
-    facts = await run.look()
+    facts = await run.probe()
     limit = facts.limits.get("requestsPerMinute", 0)
     if limit:
         note(
@@ -128,13 +132,13 @@ async def _run(
     results = []
     async for result in run.run(cases, facts, jobs=jobs):
         results.append(result)
-        if show and (verbose or result.verdict is Verdict.FAILED):
+        if show and (verbose or result.status is CaseStatus.FAILED):
             _show(result)
     return facts, results
 
 
 def _show(result: Result) -> None:
-    say(f"{_SIGNS[result.verdict]:<5} {result.name}  (PROTOCOL.md {result.section})")
+    say(f"{_SIGNS[result.status]:<5} {result.name}  (PROTOCOL.md {result.section})")
     if result.why:
         where = f"step {result.step}: " if result.step else ""
         say(f"      {where}{result.why}")
@@ -144,7 +148,7 @@ def _show(result: Result) -> None:
 
 def _advise(facts: ServerFacts, results: Sequence[Result]) -> None:
     """Why cases were skipped, and how the server has to be started for them."""
-    for why, count in Counter(result.why for result in results if result.verdict is Verdict.SKIPPED).items():
+    for why, count in Counter(result.why for result in results if result.status is CaseStatus.SKIPPED).items():
         note(f"  {count} skipped: {why}")
     models = load_models()
     if any(name not in facts.models for name in models):
@@ -156,7 +160,7 @@ def _shown(result: Result) -> dict[str, Any]:
     return {
         "case": result.name,
         "section": result.section,
-        "verdict": result.verdict,
+        "verdict": result.status,
         "why": result.why or None,
         "step": result.step,
         "transcript": list(result.transcript),

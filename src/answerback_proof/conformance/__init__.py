@@ -6,7 +6,7 @@ Server cases run against a URL, client cases against a client behind an adapter.
 from answerback_proof.conformance.cases import BrokenCase, Case, ModelNeed, load_cases, load_models
 from answerback_proof.conformance.client import Asked, ClientUnderTest, Outcome, run_client_case
 from answerback_proof.conformance.peer import CaseFailed
-from answerback_proof.conformance.server import CannotConnect, Result, ServerFacts, ServerRun, Verdict
+from answerback_proof.conformance.server import CannotConnect, CaseStatus, Result, ServerFacts, ServerRun
 
 __all__ = [
     "Asked",
@@ -14,13 +14,13 @@ __all__ = [
     "CannotConnect",
     "Case",
     "CaseFailed",
+    "CaseStatus",
     "ClientUnderTest",
     "ModelNeed",
     "Outcome",
     "Result",
     "ServerFacts",
     "ServerRun",
-    "Verdict",
     "load_cases",
     "load_models",
     "run_client_case",

@@ -58,7 +58,7 @@ class Silent(_Step, frozen=True, kw_only=True, tag="silent"):
 
 
 class Close(_Step, frozen=True, kw_only=True, tag="close"):
-    """Close in good order."""
+    """Close gracefully."""
 
     on: str = "a"
     code: int = 1000

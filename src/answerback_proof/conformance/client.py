@@ -1,4 +1,4 @@
-"""Runs client cases: plays the server that the case scripts, and looks at what the app is shown."""
+"""Runs client cases: plays the server that the case scripts, and checks what the app is shown."""
 
 import asyncio
 import uuid
@@ -147,9 +147,9 @@ class _Attempt:
                 for peer in self._peers.values():
                     peer.check_nothing_is_left()
             finally:
-                await self._leave(client)
+                await self._end(client)
 
-    async def _leave(self, client: ClientUnderTest) -> None:
+    async def _end(self, client: ClientUnderTest) -> None:
         while not self._callers.empty():
             self._callers.get_nowait().decision.set_result(HTTPStatus.SERVICE_UNAVAILABLE)
         await client.close()

@@ -32,7 +32,6 @@ class Transcript:
         self.lines: list[str] = []
 
     def note(self, on: str, sign: str, text: str) -> None:
-        """Add a line."""
         self.lines.append(f"{on} {sign} {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '...'}")
 
 
@@ -91,7 +90,6 @@ class Peer:
             raise CaseFailed(f"{self.name}: {self._wrong}")
 
     async def expect(self, step: Expect, variables: Variables) -> None:
-        """Do the step."""
         pattern = substitute(step.frame, variables)
         about = about_of(pattern)
         frame = await self._next(
@@ -143,7 +141,6 @@ class Peer:
         return frame["action"] != "messageResponse" or frame == ending
 
     async def silent(self, step: Silent) -> None:
-        """Do the step."""
         await asyncio.sleep(step.for_ms / 1000)
         self.check_so_far()
         if surplus := self._surplus():
@@ -172,7 +169,6 @@ class Peer:
             pass
 
     async def send_frame(self, frame: Frame) -> None:
-        """Send one frame."""
         await self.send(Send(frame=frame), {})
 
     def write(self, data: bytes) -> None:
@@ -183,17 +179,14 @@ class Peer:
     # --- the end
 
     async def close(self, step: Close) -> None:
-        """Do the step."""
         await self._socket.close(step.code)
         await self._reader
 
     async def drop(self) -> None:
-        """Cut the connection."""
         self._socket.transport.abort()
         await self._reader
 
     async def closed(self, step: Closed) -> None:
-        """Do the step."""
         try:
             async with asyncio.timeout(step.within_ms / 1000):
                 await asyncio.shield(self._reader)

@@ -23,7 +23,7 @@ class CannotConnect(Exception):
     """There is no server to try, or it refuses; the text says what to do."""
 
 
-class Verdict(StrEnum):
+class CaseStatus(StrEnum):
     """What came of a case."""
 
     PASSED = "passed"
@@ -38,7 +38,7 @@ class Result:
 
     name: str
     section: str
-    verdict: Verdict
+    status: CaseStatus
     why: str = ""
     step: int | None = None
     transcript: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class ServerRun:
         self._token = token
         self._dialer = Dialer(url, token=token)
 
-    async def look(self) -> ServerFacts:
+    async def probe(self) -> ServerFacts:
         """Ask the server for what the cases' needs are compared with. Raises: CannotConnect."""
         try:
             socket = await self._dialer.connect(Open(), {"user": f"conform-{uuid.uuid4()}"})
@@ -115,7 +115,7 @@ class ServerRun:
         section = case.case.section
         missing = self._missing(case.case.needs, facts)
         if missing is not None:
-            return Result(name=case.name, section=section, verdict=Verdict.SKIPPED, why=missing)
+            return Result(name=case.name, section=section, status=CaseStatus.SKIPPED, why=missing)
         user = f"conform-{uuid.uuid4()}" if self._token is None else facts.user_id
         attempt = Attempt(self._dialer, case.case, {"user": user, "token": self._token, "limits": dict(facts.limits)})
         try:
@@ -125,7 +125,7 @@ class ServerRun:
             return Result(
                 name=case.name,
                 section=section,
-                verdict=Verdict.FAILED,
+                status=CaseStatus.FAILED,
                 why=f"{RATE_HINT} ({exc})" if limited else str(exc),
                 step=attempt.step,
                 transcript=tuple(attempt.transcript.lines),
@@ -133,7 +133,7 @@ class ServerRun:
             )
         except BrokenPattern as exc:
             raise BrokenCase(f"{case.name}, step {attempt.step}: {exc}") from exc
-        return Result(name=case.name, section=section, verdict=Verdict.PASSED)
+        return Result(name=case.name, section=section, status=CaseStatus.PASSED)
 
     def _missing(self, needs: Needs, facts: ServerFacts) -> str | None:
         """Why the server cannot be tried with a case."""

@@ -61,7 +61,7 @@ def say_check(violations: Sequence[Violation], apps: Sequence[App], *, stored: s
     )
     say(str(count(violations)))
     if failed := sum(bool(asked.error) for app in apps for asked in app.questions):
-        say(f"{failed} failed, as its app was told")
+        say(f"{failed} failed, as its app was informed")
     for violation in violations[:_MAX_EXAMPLES]:
         note(f"  {violation}")
 

@@ -54,7 +54,7 @@ async def measure_idle(url: str, pid: int, connections: int, *, says_hello: bool
     before = _usage(pid)
     async with AsyncExitStack() as stack:
         for number, share in enumerate(shares):
-            await _hold(stack, url, share, f"idle-{number}", says_hello=says_hello)
+            await _keep_open(stack, url, share, f"idle-{number}", says_hello=says_hello)
         after = _usage(pid)
     return IdleReport(
         connections=connections,
@@ -72,7 +72,7 @@ def _usage(pid: int) -> Usage:
     return usage
 
 
-async def _hold(stack: AsyncExitStack, url: str, count: int, prefix: str, *, says_hello: bool) -> None:
+async def _keep_open(stack: AsyncExitStack, url: str, count: int, prefix: str, *, says_hello: bool) -> None:
     """Start a process that holds connections until the stack is left."""
     command = (
         sys.executable,

@@ -64,19 +64,18 @@ class App:
         self._number = number
         self._connection = connection
         self._run = run
-        self._left = 0
+        self._remaining = 0
         self._questions = count()
         connection.on_text = self._take
         connection.on_close = run.broke
 
     def begin(self, *, requests: int, in_flight: int) -> None:
         """Closed loop: keep `in_flight` questions pending until all were asked."""
-        self._left = requests
+        self._remaining = requests
         for _ in range(min(requests, in_flight)):
             self._ask_next()
 
     def ask(self, *, due_at: float) -> None:
-        """Ask one question now."""
         plan = self._run.plan
         number = next(self._questions)
         request_id = f"{self._run.name}-{self._number}-{number}"
@@ -97,12 +96,11 @@ class App:
             pass  # `on_close` was called; the question counts as lost
 
     def close(self) -> None:
-        """Close the connection."""
         self._connection.close()
 
     def _ask_next(self) -> None:
-        if self._left:
-            self._left -= 1
+        if self._remaining:
+            self._remaining -= 1
             self.ask(due_at=time.perf_counter())
 
     def _take(self, payload: bytes) -> None:
@@ -127,12 +125,11 @@ class _Running:
         self.exchanges = Exchanges(on_gap=self.gaps_s.append)
         self.broken: list[str] = []
         self.all_ended = asyncio.Event()
-        self.left = 0
+        self.remaining = 0
 
     def ended(self) -> None:
-        """A question has its ending."""
-        self.left -= 1
-        if self.left <= 0:
+        self.remaining -= 1
+        if self.remaining <= 0:
             self.all_ended.set()
 
     def broke(self, reason: str) -> None:
@@ -142,9 +139,9 @@ class _Running:
 
     async def finished(self) -> None:
         """Wait until every question has ended, or nothing happens any more."""
-        heard = -1
-        while not self.all_ended.is_set() and heard != self.exchanges.frames:
-            heard = self.exchanges.frames
+        seen = -1
+        while not self.all_ended.is_set() and seen != self.exchanges.frames:
+            seen = self.exchanges.frames
             try:
                 async with asyncio.timeout(_STALLED_S):
                     await self.all_ended.wait()
@@ -188,7 +185,7 @@ class Load:
         each = plan.requests if requests is None else requests
         running = _Running(plan, name=f"{self._name}.{self._runs}")
         self._runs += 1
-        running.left = each * plan.apps
+        running.remaining = each * plan.apps
         apps = [App(number, connection, running) for number, connection in enumerate(self._connections)]
         with _no_collection():
             cpu_s, started = time.process_time(), time.perf_counter()

@@ -50,7 +50,6 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self.process.pid
 
     async def stop(self, *, number: int = signal.SIGTERM) -> int:

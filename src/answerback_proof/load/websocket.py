@@ -152,12 +152,10 @@ class LoadConnection(asyncio.Protocol):
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(self._head)
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
         try:
             if not self._is_open:
                 data = self._upgrade(data)
@@ -167,7 +165,6 @@ class LoadConnection(asyncio.Protocol):
             self._end(str(exc))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
         del exc
         self._end("the server closed the connection")
 

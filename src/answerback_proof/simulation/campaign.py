@@ -1,4 +1,4 @@
-"""Many seeds of many profiles, on several processors, what they exercised, and the smallest case that still fails."""
+"""Runs many seeds of many profiles on several processors, tallies them, and shrinks a run that fails."""
 
 import logging
 import multiprocessing
@@ -40,7 +40,6 @@ class Tally:
     failures: list[Report] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
-        """Count one run."""
         self.runs += 1
         self.asked += report.asked
         self.posts += report.posts
@@ -119,7 +118,7 @@ def shrink(report: Report, *, run: Callable[[Case], Report] = run_quietly, max_r
 def _steps(case: Case) -> Iterator[Step]:
     """Ways to make a case smaller, the greatest savings first. One that does not apply returns an equal case."""
     for names in _groups(case.faults.active):
-        yield partial(_leave_out, names)
+        yield partial(_without, names)
     yield lambda c: replace(c, apps=1)
     yield lambda c: replace(c, apps=max(1, c.apps // 2))
     yield lambda c: replace(c, apps=max(1, c.apps - 1))
@@ -129,7 +128,7 @@ def _steps(case: Case) -> Iterator[Step]:
     yield lambda c: replace(c, faults_s=c.faults_s / 2 if c.faults_s / 2 >= SHORTEST_FAULTS_S else c.faults_s)
 
 
-def _leave_out(names: frozenset[str], case: Case) -> Case:
+def _without(names: frozenset[str], case: Case) -> Case:
     """The case without these faults."""
     return replace(case, without=case.without | names) if names & set(case.faults.active) else case
 

@@ -75,7 +75,6 @@ class Faults:
 
     @property
     def active(self) -> tuple[str, ...]:
-        """The faults that are on."""
         return tuple(name for name in FAULT_NAMES if getattr(self, name))
 
 
@@ -238,12 +237,10 @@ class FaultInjector:
         self.counts: Counter[str] = Counter()
 
     def stop(self) -> None:
-        """No more faults."""
         self._is_over = True
 
     @property
     def is_over(self) -> bool:
-        """Whether faults have ended."""
         return self._is_over
 
     def stream(self, concern: str) -> Random:

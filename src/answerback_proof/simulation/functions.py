@@ -40,7 +40,6 @@ class FaultyQueue(LaneQueue):
         self._again: set[asyncio.Future[Done | Retry]] = set()
 
     async def put(self, record: Record) -> None:
-        """See ports.Queue."""
         await self._channel.call(partial(LaneQueue.put, self, record))
 
     async def inject_faults(self, injector: FaultInjector, faults: Faults) -> None:
@@ -74,7 +73,7 @@ class SimulatedFunctions:
         self._injector = injector
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, list[bytes]] = {}
-        self._living: set[Process] = set()
+        self._alive: set[Process] = set()
         self._dead: list[Process] = []
         self.dispatched: Counter[RequestKey] = Counter()
         channel = FaultyChannel(injector, faults, "queue")
@@ -94,7 +93,6 @@ class SimulatedFunctions:
         self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """See server.Server."""
         self._background.append(self._loop.create_task(self._queue.watch()))
         if self._faults.janitor:
             self._background.append(self._loop.create_task(self._sweep()))
@@ -109,7 +107,6 @@ class SimulatedFunctions:
             await self._parts.janitor.sweep()
 
     def connect(self, link: Link, connection: Connection) -> None:
-        """See server.Server."""
         self._waiting[link.connection_id] = []
         self._invoke(
             FaultKind.FRONT_CRASH, self._faults.front_crash, self._connect(link, connection), self._refuse, link
@@ -131,7 +128,6 @@ class SimulatedFunctions:
             self._loop.call_later(self._injector.latency_s("down"), link.reset)
 
     def message(self, link: Link, data: bytes) -> None:
-        """See server.Server."""
         if not link.is_connected:
             self._waiting.setdefault(link.connection_id, []).append(data)
             return
@@ -140,22 +136,20 @@ class SimulatedFunctions:
         )
 
     def disconnect(self, connection_id: str) -> None:
-        """See server.Server."""
         if self._injector.occurs(FaultKind.LATE_DISCONNECT, self._faults.late_disconnect):
             self._loop.call_later(
-                self._injector.pause_s("late $disconnect by", LATE_DISCONNECT_S), self._leave, connection_id
+                self._injector.pause_s("late $disconnect by", LATE_DISCONNECT_S), self._disconnect, connection_id
             )
         else:
-            self._leave(connection_id)
+            self._disconnect(connection_id)
 
-    def _leave(self, connection_id: str) -> None:
+    def _disconnect(self, connection_id: str) -> None:
         self._invoke(FaultKind.FRONT_CRASH, self._faults.front_crash, self._parts.front.disconnect(connection_id))
 
     def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
-        """See server.Server: API Gateway parks nothing."""
+        """Does nothing: API Gateway parks nothing."""
 
     async def inject_faults(self) -> None:
-        """See server.Server."""
         await self._queue.inject_faults(self._injector, self._faults)
 
     async def _run(self, key: RequestKey) -> Done | Retry:
@@ -184,16 +178,15 @@ class SimulatedFunctions:
         if fuse is not None:
             process.kill_after(fuse)
         task = process.spawn(work)
-        self._living.add(process)
-        task.add_done_callback(lambda _: self._living.discard(process))
+        self._alive.add(process)
+        task.add_done_callback(lambda _: self._alive.discard(process))
         return task
 
     async def stop(self) -> None:
-        """See server.Server."""
         for task in self._background:
             task.cancel()
         await self._queue.stop()
-        for process in list(self._living):
+        for process in list(self._alive):
             process.kill()
         await asyncio.sleep(0)
         for process in self._dead:

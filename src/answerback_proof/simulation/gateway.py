@@ -42,7 +42,6 @@ class SimulatedGateway:
         self.dispatched: Counter[RequestKey] = Counter()
 
     def start(self) -> None:
-        """See server.Server."""
         self._process = Process(self._died)
         self._process.spawn(self._boot())
 
@@ -73,7 +72,6 @@ class SimulatedGateway:
             await parts.janitor.sweep()
 
     def connect(self, link: Link, connection: Connection) -> None:
-        """See server.Server."""
         if self._parts is None:
             link.server_open = False
             self._loop.call_later(self._injector.latency_s("down"), link.reset)
@@ -93,18 +91,15 @@ class SimulatedGateway:
         await parts.front.disconnect(link.connection_id)
 
     def message(self, link: Link, data: bytes) -> None:
-        """See server.Server."""
         if link.connection_id in self._inbound:
             self._inbound[link.connection_id].put_nowait(data)
 
     def disconnect(self, connection_id: str) -> None:
-        """See server.Server."""
         self._links.pop(connection_id, None)
         if inbound := self._inbound.pop(connection_id, None):
             inbound.put_nowait(None)
 
     def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
-        """See server.Server."""
         if self._parts is not None:
             self._spawn(self._parts.front.unpark(connection_id, key, attempt, offset))
 
@@ -112,7 +107,6 @@ class SimulatedGateway:
         self._process.spawn(work)
 
     async def inject_faults(self) -> None:
-        """See server.Server."""
         injector, every_s = self._injector, self._faults.process_crash_every_s
         while every_s:
             await asyncio.sleep(injector.pause_s(FaultKind.PROCESS_CRASH, every_s))
@@ -139,7 +133,6 @@ class SimulatedGateway:
         self.start()
 
     async def stop(self) -> None:
-        """See server.Server."""
         self._process.kill()
         await asyncio.sleep(0)
         for process in self._dead:

@@ -138,10 +138,10 @@ class Invariants:
     def _check_context(self, run: GeneratedAnswer, record: Record) -> None:
         """The model is shown the conversation's completed turns, and only those."""
         store = self._store()
-        said = [m.text for m in run.prompt.messages[:-1] if m.role is Role.ASSISTANT]
+        given_answers = [m.text for m in run.prompt.messages[:-1] if m.role is Role.ASSISTANT]
         expected = [] if record.standalone else [store.answers[k] for k in self._completed_before(record)]
-        if said != expected[-20:]:
-            detail = f"{run.key.request_id} was asked with the answers {said}, the conversation has {expected}"
+        if given_answers != expected[-20:]:
+            detail = f"{run.key.request_id} was asked with the answers {given_answers}, the conversation has {expected}"
             self._violate(broken("history", detail))
 
     def _completed_before(self, record: Record) -> list[RequestKey]:
@@ -241,7 +241,7 @@ def _no_redundant_resend(evidence: Evidence) -> Iterable[Violation]:
         length = len(WordyModel.text(key, attempt))
         copies = invariants.asked_for[connection_id, request_id] + max(0, evidence.dispatched[key] - 1)
         if sent > length * max(1, copies):
-            yield broken("thrift", f"{connection_id} was sent {sent} of {length} code points of {request_id}")
+            yield broken("redundant text", f"{connection_id} was sent {sent} of {length} code points of {request_id}")
 
 
 def _limits(evidence: Evidence) -> Iterable[Violation]:

@@ -24,7 +24,7 @@ class GeneratedAnswer:
 
 
 class WordyModel:
-    """Generates a text that names its user, request and attempt, so that a foreign or stale word can be told."""
+    """ports.Model whose text names its user, request and attempt, so that a foreign or stale word is recognised."""
 
     name = "wordy"
     context_tokens = 1_000_000
@@ -47,7 +47,6 @@ class WordyModel:
         return " ".join(f"{key.user_id}/{key.request_id}/{attempt}/{n}가😀" for n in range(cls.words(key)))
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-        """See ports.Model."""
         key = RequestKey(prompt.user_id, prompt.request_id)
         run = GeneratedAnswer(key=key, attempt=prompt.attempt, prompt=prompt)
         self.runs.append(run)
@@ -62,4 +61,4 @@ class WordyModel:
         yield Finish(output_tokens=len(words), input_tokens=len(prompt.messages))
 
     async def close(self) -> None:
-        """See ports.Model."""
+        pass

@@ -78,7 +78,6 @@ class Network:
         return link if link is not None and link.server_open and link.is_connected else None
 
     async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
-        """See ports.Sender."""
         self.posts += 1
         await asyncio.sleep(self._injector.latency_s("post"))
         if self._injector.occurs(FaultKind.STALLED_POST, self._faults.stall):
@@ -111,13 +110,11 @@ class Network:
         self._loop.call_at(at, _deliver, link, data, context=self._context)
 
     async def ready(self, connection_id: str) -> None:
-        """See ports.Sender."""
         link = self._way_to(connection_id)
         if link is not None:
             await asyncio.sleep(max(0.05, link.slow_until - self._loop.time()))
 
     async def close(self, connection_id: str) -> None:
-        """See ports.Sender."""
         link = self._way_to(connection_id)
         if link is not None:
             link.server_open = False
@@ -125,7 +122,7 @@ class Network:
             self._loop.call_at(at, link.reset, context=self._context)
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
-        """See ports.Sender: the gateway does it, API Gateway cannot."""
+        """Park the connection, which the gateway can do and API Gateway cannot."""
         link = self._way_to(connection_id)
         if not self._faults.parks:
             return False

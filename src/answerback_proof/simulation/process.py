@@ -53,7 +53,6 @@ class Process:
         self._awaits_left = awaits
 
     def kill(self) -> None:
-        """Die now."""
         if self.is_dead:
             return
         self.is_dead = True

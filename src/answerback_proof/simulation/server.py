@@ -51,7 +51,6 @@ class SimulatedTokens:
         self._lasts_ms = int(lasts_s * 1000)
 
     async def identify(self, token: str) -> Identity:
-        """See ports.Tokens."""
         if not token.startswith("user"):
             raise TokenRefused
         return Identity(token, self._clock() + self._lasts_ms)

@@ -90,33 +90,26 @@ class FaultyStore(MemoryStore):
         self._watch = watch
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
-        """See ports.Requests."""
         return await self._channel.call(partial(MemoryStore.accept, self, record, question, quota, now_ms=now_ms))
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
-        """See ports.Requests."""
         return await self._channel.call(partial(MemoryStore.change, self, key, change), may_stall=True)
 
     async def read(self, key: RequestKey) -> Record | None:
-        """See ports.Requests."""
         return await self._channel.call(partial(MemoryStore.read, self, key))
 
     async def question(self, key: RequestKey) -> Question | None:
-        """See ports.Requests."""
         return await self._channel.call(partial(MemoryStore.question, self, key))
 
     async def answer(self, key: RequestKey) -> str:
-        """See ports.Requests."""
         return await self._channel.call(partial(MemoryStore.answer, self, key))
 
     async def unfinished(self) -> Sequence[Record]:
-        """See ports.Requests."""
         return await self._channel.call(partial(MemoryStore.unfinished, self))
 
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
-        """See ports.History."""
         read = partial(
             MemoryStore.recent_turns, self, user_id, conversation_id, limit=limit, before_request=before_request
         )
@@ -131,7 +124,6 @@ class FaultyStore(MemoryStore):
         return [(user, turn) for user, by in self._turns.items() for turns in by.values() for turn in turns]
 
     def all_usage(self) -> list[DailyUsage]:
-        """Every row."""
         return list(self._usage.values())
 
     def _store(self, record: Record) -> None:
@@ -148,17 +140,13 @@ class FaultyConnections(MemoryConnections):
         self._channel = channel
 
     async def add(self, connection: Connection) -> None:
-        """See ports.Connections."""
         await self._channel.call(partial(MemoryConnections.add, self, connection))
 
     async def get(self, connection_id: str) -> Connection | None:
-        """See ports.Connections."""
         return await self._channel.call(partial(MemoryConnections.get, self, connection_id))
 
     async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
-        """See ports.Connections."""
         return await self._channel.call(partial(MemoryConnections.bind, self, connection_id, user_id))
 
     async def remove(self, connection_id: str) -> None:
-        """See ports.Connections."""
         await self._channel.call(partial(MemoryConnections.remove, self, connection_id))

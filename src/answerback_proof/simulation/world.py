@@ -142,7 +142,7 @@ class World:
         while self._loop.time() < until and not self._violations:
             await asyncio.sleep(min(1.0, until - self._loop.time()))
             if self._network.posts > MAX_POSTS:
-                self._violate(broken("storm", f"more than {MAX_POSTS} posts"))
+                self._violate(broken("flood", f"more than {MAX_POSTS} posts"))
 
     def _visible(self) -> Visible:
         return Visible(usage=True, deaths=DEATHS, skew_ms=self._faults.skew_ms)
@@ -189,7 +189,6 @@ class World:
         )
 
     def trace(self, line: str) -> None:
-        """See workload.Environment."""
         self._lines.append(f"{self._loop.time():9.3f} {line}")
 
     def _violate(self, violation: Violation) -> None:
@@ -309,7 +308,6 @@ class World:
     # --- connections
 
     def open_link(self, window: Window, number: int) -> Link:
-        """See workload.Environment."""
         connection_id = f"{window.app.name}#{next(self._numbers)}"
         link = Link(
             connection_id,
@@ -337,7 +335,6 @@ class World:
         return link
 
     def send(self, link: Link, frame: ClientFrame, data: bytes) -> None:
-        """See workload.Environment."""
         if not link.client_open:
             return
         self.trace(f"{link.connection_id} -> {_describe(frame)}")

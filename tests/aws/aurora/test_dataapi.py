@@ -22,7 +22,7 @@ from answerback_aws.runtime.aurora.data_api import (
     bare,
     data_api_client,
 )
-from answerback_aws.runtime.aurora.operations import archive
+from answerback_aws.runtime.aurora.operations import write_turns
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
@@ -163,7 +163,7 @@ async def test_other_columns_are_refused(make, client, field):
         await make().read(one)
 
 
-def test_every_shipped_migration_is_told_bare():
+def test_every_shipped_migration_is_sent_bare():
     for migration in shipped():
         for statement in migration.statements:
             assert not {";", "--"} & set(bare(statement).replace("--", " -- ").split(" "))
@@ -271,14 +271,14 @@ async def test_a_paused_aurora_is_waited_for(make, client, time):
     assert len(woken) == 6
 
 
-async def test_patience_ends(make, client, time):
+async def test_the_timeout_ends(make, client, time):
     client.say("execute_statement", *[WAKING] * 99)
     with pytest.raises(Waking):
         await make(retry_for_s=5).read(one)
     assert 3 <= time.now_s < 5
 
 
-async def test_no_patience_is_one_call(make, client):
+async def test_no_timeout_is_one_call(make, client):
     client.say("execute_statement", *[WAKING] * 9)
     with pytest.raises(Unavailable):
         await make(retry_for_s=0).read(one)
@@ -345,7 +345,7 @@ async def test_states_of_the_world_are_tried_again_and_then_unavailable(make, cl
         "UnrecognizedClientException",
     ],
 )
-async def test_a_wrong_deployment_is_told_to_the_operator(make, client, code):
+async def test_a_wrong_deployment_is_reported_to_the_operator(make, client, code):
     client.say("execute_statement", refusal(code, "secret words"))
     with pytest.raises(StoreError) as caught:
         await make().read(one)
@@ -382,14 +382,14 @@ def test_the_client_never_repeats_a_call_by_itself():
     assert made.meta.config.retries["total_max_attempts"] == 1
 
 
-# --- the archive's requests ---------------------------------------------------------------------------------
+# --- requests of writing behind --------------------------------------------------------------------------------
 
 
 async def test_a_full_batch_keeps_the_limits_of_parameters(make, client):
     entries = [note(number) for number in range(100)]
     receipts = [[{"stringValue": "u"}, {"stringValue": f"r{number}"}] for number in range(100)]
     client.say("execute_statement", {}, {"records": receipts})
-    written = await make().write(lambda statements: statements.run(archive(entries)))
+    written = await make().write(lambda statements: statements.run(write_turns(entries)))
     assert written == 100
     assert max(len(arguments.get("parameters", [])) for _, arguments in client.calls) <= 1_000
     assert len(client.calls) < 12

@@ -1,4 +1,4 @@
-"""Writing behind: every turn once, in order, whatever dies or is away; and what is read back."""
+"""Writing behind: every turn once, in order, whatever dies or is unavailable; and what is read back."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import DailyUsage, Unavailable
 from answerback.protocol.frames import Status
 from answerback_aws.runtime.aurora.data_api import StatementFailed, Statements
-from answerback_aws.runtime.aurora.operations import archive, lock_users
+from answerback_aws.runtime.aurora.operations import lock_users, write_turns
 from answerback_aws.runtime.aurora.write_behind import WriteBehind
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres]
@@ -48,7 +48,7 @@ async def test_the_same_notes_again_change_nothing(aws, actor):
     assert await aws.write_behind.write(entries) == 4
     before = await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)
 
-    again = await aws.data_api.write(lambda statements: statements.run(archive(entries)))
+    again = await aws.data_api.write(lambda statements: statements.run(write_turns(entries)))
     assert again == 0
     assert await aws.write_behind.write(entries) == 0  # settled: not even looked at
     assert (await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)) == before
@@ -100,7 +100,7 @@ async def test_an_id_that_is_used_again_is_another_turn(aws, actor):
         ),
     )
     for entries in ([first], [later], [first], [later]):
-        await aws.data_api.write(lambda statements, entries=entries: statements.run(archive(entries)))
+        await aws.data_api.write(lambda statements, entries=entries: statements.run(write_turns(entries)))
     assert [text for _, text, _ in await shown(aws)] == ["second?", "first?"]
     assert await used(aws) == [(2, 2, 2)]
 
@@ -144,23 +144,23 @@ async def test_while_aurora_is_down_nothing_is_lost_and_then_all_is_there_once(
         assert await aws.read(RequestKey("ann", "r2")) is not None
     finally:
         postgres_server.start()
-    patient = open_aws(retry_for_s=20)
-    assert await patient.write_behind.flush() == 1
-    assert await shown(patient) == [("r2", "And?", "So."), ("r1", "Why?", "Because.")]
-    assert await used(patient) == [(2, 2, 2)]
+    persistent = open_aws(retry_for_s=20)
+    assert await persistent.write_behind.flush() == 1
+    assert await shown(persistent) == [("r2", "And?", "So."), ("r1", "Why?", "Because.")]
+    assert await used(persistent) == [(2, 2, 2)]
 
 
-async def test_a_paused_aurora_is_waited_for_or_told(aws, actor, emulator, open_aws):
+async def test_a_paused_aurora_is_waited_for_or_reported(aws, actor, emulator, open_aws):
     await actor.turn("r1")
     emulator.pause_database()
     try:
         with pytest.raises(Unavailable):
             await aws.turns("ann", "c1", before=None, limit=9)
-        patient = open_aws(retry_for_s=30, on_waking=emulator.resume_database)
-        assert [turn.request_id for turn in await patient.turns("ann", "c1", before=None, limit=9)] == ["r1"]
+        persistent = open_aws(retry_for_s=30, on_waking=emulator.resume_database)
+        assert [turn.request_id for turn in await persistent.turns("ann", "c1", before=None, limit=9)] == ["r1"]
     finally:
         emulator.resume_database()
-    assert patient.rds_data.calls.count("begin_transaction") == 2
+    assert persistent.rds_data.calls.count("begin_transaction") == 2
 
 
 # --- a turn that cannot be written --------------------------------------------------------------------------
@@ -357,7 +357,7 @@ async def _dies_at_the_mark(*_arguments: object, **_named: object) -> None:
     raise Crash
 
 
-async def test_restoring_what_began_anew_does_not_bring_the_old_back(aws, actor):
+async def test_restoring_what_restarted_does_not_bring_the_old_back(aws, actor):
     await actor.turn("old")
     await aws.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
     actor.now_ms += 1000
@@ -374,7 +374,7 @@ async def test_what_ended_before_the_deletion_but_is_written_behind_it_can_be_re
     late = await aws.turns_kept.pending()
     await aws.turns_kept.settled(late)  # as if the index had not shown it yet
     await aws.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
-    await aws.data_api.write(lambda statements: statements.run(archive(late)))
+    await aws.data_api.write(lambda statements: statements.run(write_turns(late)))
     assert await shown(aws) == []
     await aws.update_conversation("ann", "c1", title=None, deleted=False, now_ms=actor.now_ms)
     assert [name for name, *_ in await shown(aws)] == ["r2", "r1"]

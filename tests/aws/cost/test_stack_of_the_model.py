@@ -34,13 +34,13 @@ def test_the_functions_are_as_large_as_the_template_makes_them() -> None:
 def test_the_database_rests_as_the_template_lets_it() -> None:
     design = deployed()
     assert PARAMETERS["MinCapacity"]["Default"] == design.aurora_min_acu
-    assert PARAMETERS["HistoryDelaySeconds"]["Default"] == design.archive_every_s
+    assert PARAMETERS["HistoryDelaySeconds"]["Default"] == design.write_behind_every_s
     assert PARAMETERS["SecondsUntilPause"]["Default"] <= AWAKE_AFTER_FLUSH_S
-    assert COUNTS.archive["waiting_turns"] == write_behind.MAX_WAITING
+    assert COUNTS.write_behind["waiting_turns"] == write_behind.MAX_WAITING
 
 
-def test_looks_and_renewals_come_as_often_as_the_worker_makes_them() -> None:
-    assert COUNTS.look["every_s"] == POLL_EVERY_S
+def test_polls_and_renewals_come_as_often_as_the_worker_makes_them() -> None:
+    assert COUNTS.poll["every_s"] == POLL_EVERY_S
     assert round(COUNTS.renewal["every_s"], 1) == round(Policy().renew_every_s, 1)
 
 

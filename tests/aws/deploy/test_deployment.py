@@ -19,7 +19,7 @@ from answerback_aws.deploy.logs import Logs
 from answerback_aws.deploy.package import Package, PackageError, Target, build_package
 from answerback_aws.deploy.removal import Removal
 from answerback_aws.deploy.stack import Stack, StackState
-from answerback_aws.deploy.status import look
+from answerback_aws.deploy.status import stack_facts
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
 
 pytestmark = pytest.mark.timeout(300)
@@ -112,7 +112,7 @@ def test_deploying_the_same_again_changes_nothing(
         ({"RateLimit": "-5"}, "RateLimit"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_made(
+def test_what_cannot_be_is_reported_before_anything_is_made(
     account: Account,
     wanted: MakeRequest,
     stack_name: str,
@@ -163,7 +163,7 @@ async def test_it_answers_and_is_healthy_and_its_logs_follow_one_request(
     async with Client(account.websocket_url(state.outputs), user="ann", connect_timeout=60) as app:
         answer = await app.ask("one secretword three", timeout=60)
     assert answer.text == "one secretword three"
-    facts = await asyncio.to_thread(look, account, name)
+    facts = await asyncio.to_thread(stack_facts, account, name)
     assert {fact.name for fact in facts} >= {"stack", "url", "alarms", "dead letters", "queue", "errors", "database"}
     assert [fact for fact in facts if fact.is_good is not True] == []
     logs = Logs(account, name)
@@ -198,16 +198,16 @@ def test_following_logs_shows_each_line_once(account: Account, deployed: tuple[s
     assert len(seen) == len(set(seen))
 
 
-def test_an_alarm_that_rings_says_what_to_do(account: Account, deployed: tuple[str, StackState]) -> None:
+def test_an_alarm_that_goes_off_says_what_to_do(account: Account, deployed: tuple[str, StackState]) -> None:
     name, _ = deployed
     cloudwatch = account.client("cloudwatch")
     alarm = next(one for one in Stack(account, name).resources() if one["LogicalResourceId"] == "OldestMessageAlarm")
     cloudwatch.set_alarm_state(AlarmName=alarm["PhysicalResourceId"], StateValue="ALARM", StateReason="planted")
-    ringing = [fact for fact in look(account, name) if fact.is_good is False]
+    ringing = [fact for fact in stack_facts(account, name) if fact.is_good is False]
     cloudwatch.set_alarm_state(AlarmName=alarm["PhysicalResourceId"], StateValue="OK", StateReason="over")
     assert [(fact.name, fact.value) for fact in ringing] == [("alarm", alarm["PhysicalResourceId"])]
     assert "WorkerConcurrency" in ringing[0].advice
-    assert [fact for fact in look(account, name) if fact.is_good is not True] == []
+    assert [fact for fact in stack_facts(account, name) if fact.is_good is not True] == []
 
 
 def test_what_cannot_be_read_does_not_hide_the_rest(
@@ -221,7 +221,7 @@ def test_what_cannot_be_read_does_not_hide_the_rest(
             return account.client(service)
 
     partial = Partial(region=REGION, endpoint=emulator.endpoint, **CREDENTIALS)
-    facts = {fact.name: fact for fact in look(partial, deployed[0])}
+    facts = {fact.name: fact for fact in stack_facts(partial, deployed[0])}
     assert facts["stack"].is_good is True
     assert facts["dead letters"].is_good is True
     assert {name for name, fact in facts.items() if fact.is_good is None} == {"alarms", "queue", "errors", "database"}
@@ -256,7 +256,7 @@ async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snaps
         Removal(account, stack_name, recorder).destroy()
 
 
-def test_the_history_goes_only_when_that_is_said(
+def test_the_history_goes_only_on_request(
     account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     Deployment(account, stack_name, recorder, build=build).deploy(wanted())
@@ -280,7 +280,7 @@ def test_deploying_while_it_is_being_made_follows_that_first(
     Removal(account, stack_name, recorder).destroy(delete_history=True)
 
 
-def test_what_failed_first_is_said_and_the_way_out_works(
+def test_what_failed_first_is_reported_and_the_way_out_works(
     account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     with pytest.raises(DeployError) as caught:

@@ -40,7 +40,7 @@ def test_its_keys() -> None:
         ({"issuer": ISSUER, "jwks_uri": "http://x"}, "not at an https URL"),
     ],
 )
-def test_what_is_wrong_is_said(document: object, says: str) -> None:
+def test_what_is_wrong_is_reported(document: object, says: str) -> None:
     with pytest.raises(DeployError) as caught:
         keys_of_issuer(ISSUER, open_url=provider(document))
     assert says in str(caught.value)

@@ -1,4 +1,4 @@
-"""What DynamoConnections does beyond the contract: the mission's item, processes that race, calls that are lost."""
+"""What DynamoConnections does beyond the contract: the two-frame client's item, races, lost calls."""
 
 import asyncio
 from typing import Any
@@ -27,20 +27,20 @@ def only(items: list[dict[str, Any]]) -> dict[str, Any]:
     return item
 
 
-async def test_the_item_is_the_missions(world) -> None:
+async def test_the_item_has_the_form_of_the_two_frame_client(world) -> None:
     connections = world.connections()
     await connections.add(connection())
     bound = await connections.bind("L0S9aeCap5sA92b=", "user_001")
     assert isinstance(bound, Bound)
     await connections.touch("L0S9aeCap5sA92b=", now_ms=AT_MS + 61_500)
     item = only(world.items(world.tables.connections))
-    mission = {name: item.pop(name) for name in list(item) if name in MISSION}
-    assert mission == MISSION
+    item_of_the_client = {name: item.pop(name) for name in list(item) if name in TWO_FRAME_ITEM}
+    assert item_of_the_client == TWO_FRAME_ITEM
     assert set(item) == {"connectedAtMs", "lastActivityMs", "generation", "expiresAt"}
     assert item["expiresAt"] == {"N": str(AT_MS // 1000 + 2 * 3_600 + 600)}
 
 
-MISSION = {
+TWO_FRAME_ITEM = {
     "connectionId": {"S": "L0S9aeCap5sA92b="},
     "userId": {"S": "user_001"},
     "sessionId": {"S": "session_abc123"},

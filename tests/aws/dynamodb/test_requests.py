@@ -224,7 +224,7 @@ async def test_an_ending_whose_answer_is_lost_is_written_once(world, faulty, ope
     assert [note.turn.answer for note in await world.turns().pending()] == ["Because."]
 
 
-async def test_a_write_that_the_client_repeats_unheard_is_recognized_as_ones_own(world, faulty) -> None:
+async def test_a_write_that_the_client_repeats_without_a_reply_is_recognized_as_ones_own(world, faulty) -> None:
     """botocore's own retry of a write that took effect meets a failed condition: by its version it is known again."""
     store = world.requests(faulty)
     await world.accept(store)
@@ -276,7 +276,7 @@ async def test_what_is_no_outage_is_not_called_one(world, faulty) -> None:
         await store.read(KEY)
 
 
-async def test_a_probe_tells_whether_writes_are_taken(world, faulty) -> None:
+async def test_a_probe_says_whether_writes_are_taken(world, faulty) -> None:
     store = world.requests(faulty)
     await store.probe(now_ms=world.now_ms)
     assert not store.last_write_failed

@@ -157,7 +157,7 @@ async def test_a_late_answer_is_not_kept_when_the_deletion_is_taken_back(world) 
     assert await recent_turns(world) == ["a"]
 
 
-async def test_what_was_deleted_before_the_conversation_began_anew_stays_gone(world) -> None:
+async def test_what_was_deleted_before_the_conversation_restarted_stays_gone(world) -> None:
     store, turns = world.requests(), world.turns()
     await world.turn(store, "old")
     await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)
@@ -175,7 +175,7 @@ async def test_what_was_deleted_before_the_conversation_began_anew_stays_gone(wo
     assert len([item for item in world.items(world.tables.conversations) if "text" in item]) == 2
 
 
-async def test_a_deletion_that_is_said_again_is_taken_back_whole(world) -> None:
+async def test_a_repeated_deletion_is_taken_back_whole(world) -> None:
     turns = world.turns()
     await world.turn(world.requests(), "a")
     await turns.delete_conversation("ann", "c1", now_ms=world.now_ms)

@@ -40,7 +40,7 @@ def test_what_is_queued_is_left_to_the_queue(functions: Functions) -> None:
     assert functions.sqs.sent == {}
 
 
-def test_a_request_past_its_time_ends_and_its_app_is_told(functions: Functions) -> None:
+def test_a_request_past_its_time_ends_and_its_app_gets_the_error(functions: Functions) -> None:
     accepted_long_ago(functions, queue_no=1)
     record = functions.store.records[KEY]
     functions.store.records[KEY] = replace(record, accepted_at_ms=epoch_ms() - 601_000)
@@ -65,7 +65,7 @@ def test_one_whose_disconnect_was_lost_is_removed(functions: Functions) -> None:
 
 
 @pytest.mark.parametrize("error", [Unavailable("planted"), RuntimeError("planted")])
-def test_aurora_that_is_away_fails_no_invocation(functions: Functions, error: Exception) -> None:
+def test_aurora_that_is_unavailable_fails_no_invocation(functions: Functions, error: Exception) -> None:
     functions.write_behind.error = error
     assert functions.invoke("janitor", {}) == {}
     assert functions.write_behind.asked == 1

@@ -123,7 +123,7 @@ def test_a_line_of_the_service_comes_out_with_its_fields(functions: Functions) -
     assert (line["message"], line["requestId"], line["attempt"], line["level"]) == ("it is so", "r-7", 2, "WARNING")
 
 
-def test_an_exception_is_told_by_its_place_and_its_kind(functions: Functions) -> None:
+def test_an_exception_is_reported_by_its_place_and_its_kind(functions: Functions) -> None:
     def fail() -> None:
         try:
             raise KeyError("walnut")
@@ -172,7 +172,7 @@ def test_more_values_than_the_format_takes(functions: Functions) -> None:
     assert len(line["PostedBytes"]) == 100
 
 
-def test_other_libraries_are_heard_when_they_warn(functions: Functions) -> None:
+def test_other_libraries_are_logged_when_they_warn(functions: Functions) -> None:
     with functions.compositions["front"].observing.invocation(Context()):
         logging.getLogger("botocore.endpoint").info("Making request with body walnut")
         logging.getLogger("botocore.endpoint").warning("a warning")

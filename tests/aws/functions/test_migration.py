@@ -101,7 +101,7 @@ def test_cloudformation_goes_on_when_the_tables_are_there(
     assert formation.content_type == ""
 
 
-def test_a_failure_is_told_with_what_to_do(formation: CloudFormation, outcome: SimpleNamespace) -> None:
+def test_a_failure_is_reported_with_what_to_do(formation: CloudFormation, outcome: SimpleNamespace) -> None:
     outcome.error = StoreError("The tables are newer than this version.")
     migration.handler(formation.event("Create"), Context())
     (answer,) = formation.answers

@@ -24,7 +24,7 @@ from lambda_functions import (
     sqs_event,
 )
 
-MISSION = {
+TWO_FRAME_QUESTION = {
     "action": "sendMessage",
     "requestId": "6a1f6b3e-9f0e-4d3a-8f58-0b6f2a4c1d11",
     "userId": "user_001",
@@ -33,14 +33,14 @@ MISSION = {
 }
 
 
-def test_the_mission_s_two_frames(functions: Functions) -> None:
+def test_two_frames_are_a_whole_exchange(functions: Functions) -> None:
     functions.connect("c-1")
-    assert functions.say("c-1", MISSION) == {"statusCode": 200}
+    assert functions.say("c-1", TWO_FRAME_QUESTION) == {"statusCode": 200}
     assert functions.work() == [{"batchItemFailures": []}]
     accepted, response = functions.management.to("c-1")
     assert accepted["action"] == "messageAccepted"
     assert response["action"] == "messageResponse"
-    assert response["requestId"] == MISSION["requestId"]
+    assert response["requestId"] == TWO_FRAME_QUESTION["requestId"]
     assert response["response"] == "What is it?"
     assert response["status"] == "completed"
     assert functions.sqs.sent == {}
@@ -48,12 +48,12 @@ def test_the_mission_s_two_frames(functions: Functions) -> None:
 
 def test_a_message_of_the_queue_has_no_text_and_one_group_a_key(functions: Functions) -> None:
     functions.connect("c-1")
-    functions.say("c-1", MISSION)
-    functions.say("c-1", {**MISSION, "requestId": "r-2"})
-    functions.say("c-1", {**MISSION, "requestId": "r-3", "conversationId": "k"})
+    functions.say("c-1", TWO_FRAME_QUESTION)
+    functions.say("c-1", {**TWO_FRAME_QUESTION, "requestId": "r-2"})
+    functions.say("c-1", {**TWO_FRAME_QUESTION, "requestId": "r-3", "conversationId": "k"})
     messages = list(functions.sqs.sent.values())
     assert len({message["MessageGroupId"] for message in messages}) == 2
-    assert all(MISSION["message"] not in json.dumps(message) for message in messages)
+    assert all(TWO_FRAME_QUESTION["message"] not in json.dumps(message) for message in messages)
     assert messages[0]["QueueUrl"].endswith("requests.fifo")
     assert messages[0]["MessageAttributes"]["correlationId"]["StringValue"] == "BFHPhFe3IAMF95g="
 
@@ -61,10 +61,10 @@ def test_a_message_of_the_queue_has_no_text_and_one_group_a_key(functions: Funct
 def test_a_repeated_question_is_queued_once(functions: Functions) -> None:
     functions.connect("c-1")
     for _ in range(3):
-        functions.say("c-1", MISSION)
+        functions.say("c-1", TWO_FRAME_QUESTION)
     assert len(functions.sqs.sent) == 1
     functions.work()
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     assert functions.sqs.sent == {}
     assert [frame["action"] for frame in functions.management.to("c-1")].count("messageResponse") == 2
 
@@ -85,17 +85,17 @@ def test_the_answer_finds_the_session_on_its_new_connection(make_functions: Call
 
 def test_a_connection_that_is_gone_is_removed_and_the_answer_kept(functions: Functions) -> None:
     functions.connect("c-1")
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     functions.management.open.clear()
     assert functions.work() == [{"batchItemFailures": []}]
     assert functions.run(functions.connections.get("c-1")) is None
-    record = functions.store.records[RequestKey("user_001", MISSION["requestId"])]
+    record = functions.store.records[RequestKey("user_001", TWO_FRAME_QUESTION["requestId"])]
     assert record.state is State.COMPLETED
 
 
-def test_what_was_done_and_is_handed_out_again_is_sent_again(functions: Functions) -> None:
+def test_what_was_done_and_is_redelivered_is_sent_again(functions: Functions) -> None:
     functions.connect("c-1")
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     (event,) = functions.sqs.events()
     functions.work()
     before = functions.management.to("c-1")
@@ -107,16 +107,16 @@ def test_a_request_that_kills_its_workers_ends_as_failed(make_functions: Callabl
     """The record counts its attempts: here as after two crashes, each with a lease that ran out."""
     functions = make_functions(MAX_ATTEMPTS="1")
     functions.connect("c-1")
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     occupy(functions, for_ms=-1)
     assert functions.work() == [{"batchItemFailures": []}]
     response = functions.management.to("c-1")[-1]
     assert (response["status"], response["error"]["code"]) == ("failed", "internal")
 
 
-def test_a_dead_letter_ends_as_failed_and_its_app_is_told(functions: Functions) -> None:
+def test_a_dead_letter_ends_as_failed_and_its_app_gets_the_error(functions: Functions) -> None:
     functions.connect("c-1")
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     (event,) = functions.sqs.events()
     assert functions.invoke("dead_letters", event) == {"batchItemFailures": []}
     response = functions.management.to("c-1")[-1]
@@ -126,8 +126,8 @@ def test_a_dead_letter_ends_as_failed_and_its_app_is_told(functions: Functions) 
 
 def test_a_dead_letter_with_a_live_lease_goes_back_for_as_long(functions: Functions) -> None:
     functions.connect("c-1")
-    functions.say("c-1", MISSION)
-    key = RequestKey("user_001", MISSION["requestId"])
+    functions.say("c-1", TWO_FRAME_QUESTION)
+    key = RequestKey("user_001", TWO_FRAME_QUESTION["requestId"])
     occupy(functions, for_ms=17_500)
     (event,) = functions.sqs.events()
     answer = functions.invoke("dead_letters", event)
@@ -136,13 +136,13 @@ def test_a_dead_letter_with_a_live_lease_goes_back_for_as_long(functions: Functi
     assert functions.store.records[key].state is State.RUNNING
 
 
-def test_a_model_that_fails_is_told_and_not_repeated(make_functions: Callable[..., Functions]) -> None:
+def test_a_model_that_fails_is_reported_and_not_repeated(make_functions: Callable[..., Functions]) -> None:
     def script(prompt: Prompt) -> list[Any]:
         return ["half ", ModelError(ErrorCode.MODEL_THROTTLED, "the quota is used up")]
 
     functions = make_functions(models={"echo": ScriptedModel(script, name="echo")})
     functions.connect("c-1")
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     assert functions.work() == [{"batchItemFailures": []}]
     response = functions.management.to("c-1")[-1]
     assert response["error"]["code"] == "model_throttled"
@@ -157,7 +157,7 @@ def test_a_worker_near_its_limit_ends_the_answer_in_time(make_functions: Callabl
 
     functions = make_functions(models={"echo": ScriptedModel(script, name="echo")})
     functions.connect("c-1")
-    functions.say("c-1", {**MISSION, "stream": True})
+    functions.say("c-1", {**TWO_FRAME_QUESTION, "stream": True})
     assert functions.work(remaining_ms=7_100) == [{"batchItemFailures": []}]
     *_, delta, response = functions.management.to("c-1")
     assert delta["delta"] == "so far"
@@ -177,13 +177,13 @@ def test_a_front_that_fails_says_so_in_the_protocol_s_words(functions: Functions
     assert "secret" not in json.dumps(error)
 
 
-def test_a_queue_that_takes_nothing_is_told_as_unavailable_and_mended_by_the_repeat(functions: Functions) -> None:
+def test_a_queue_that_takes_nothing_is_reported_as_unavailable_and_repaired_by_the_repeat(functions: Functions) -> None:
     functions.connect("c-1")
     functions.sqs.error = Unavailable("planted")
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     assert functions.management.to("c-1")[-1]["code"] == "unavailable"
     functions.sqs.error = None
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     assert functions.management.to("c-1")[-1]["action"] == "messageAccepted"
     functions.work()
     assert functions.management.to("c-1")[-1]["status"] == "completed"
@@ -194,9 +194,9 @@ def test_of_two_workers_with_one_message_one_writes(make_functions: Callable[...
     model = ScriptedModel(lambda prompt: ["the answer", Finish()], name="echo")
     functions = make_functions(models={"echo": model})
     functions.connect("c-1")
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     (event,) = functions.sqs.events()
-    key = RequestKey("user_001", MISSION["requestId"])
+    key = RequestKey("user_001", TWO_FRAME_QUESTION["requestId"])
     occupy(functions, for_ms=20_000)
     answer = functions.invoke("worker", event, remaining_ms=180_000)
     assert len(answer["batchItemFailures"]) == 1
@@ -229,7 +229,7 @@ def test_an_expired_token_is_refused_in_mid_connection_and_renewed_in_band(
 
 
 def test_a_frame_of_a_connection_that_is_not_known_is_nothing(functions: Functions) -> None:
-    assert functions.say("nobody", MISSION) == {"statusCode": 200}
+    assert functions.say("nobody", TWO_FRAME_QUESTION) == {"statusCode": 200}
     assert functions.management.posted == []
 
 
@@ -259,7 +259,7 @@ def test_urls_of_the_queues_are_not_mixed_up(functions: Functions, monkeypatch: 
     urls: list[str] = []
     monkeypatch.setattr(functions.sqs, "change_message_visibility", lambda **change: urls.append(change["QueueUrl"]))
     functions.connect("c-1")
-    functions.say("c-1", MISSION)
+    functions.say("c-1", TWO_FRAME_QUESTION)
     occupy(functions, for_ms=10_000)
     (event,) = functions.sqs.events()
     functions.invoke("dead_letters", event)
@@ -271,7 +271,7 @@ def test_urls_of_the_queues_are_not_mixed_up(functions: Functions, monkeypatch: 
 
 def occupy(functions: Functions, *, for_ms: int) -> None:
     """Another worker runs the request."""
-    key = RequestKey("user_001", str(MISSION["requestId"]))
+    key = RequestKey("user_001", str(TWO_FRAME_QUESTION["requestId"]))
     record = functions.store.records[key]
     functions.store.records[key] = replace(
         record, state=State.RUNNING, attempt=1, owner="another", lease_until_ms=epoch_ms() + for_ms

@@ -77,7 +77,7 @@ def test_it_stays_hidden_for_as_long_as_it_is_worked_on() -> None:
     assert play(run, event("m-1")) == (failed(), [22] * 5)
 
 
-def test_a_retry_is_handed_out_when_it_asks_to_be() -> None:
+def test_a_retry_is_delivered_when_it_asks_to_be() -> None:
     async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:
         await asyncio.sleep(1)
         return Retry(now_ms() + 9_300)
@@ -103,7 +103,7 @@ def test_nothing_passes_what_failed() -> None:
     assert ran == ["m-1", "m-2"]
 
 
-def test_the_run_is_told_when_the_function_ends_and_stopped_before() -> None:
+def test_the_run_learns_when_the_function_ends_and_stopped_before() -> None:
     told: list[int] = []
 
     async def run(key: RequestKey, stop_at_ms: int) -> Done | Retry:

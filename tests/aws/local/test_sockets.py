@@ -135,7 +135,7 @@ async def test_an_unknown_stage_is_forbidden(api: Api) -> None:
     assert refused.value.response.status_code == 403
 
 
-async def test_a_function_that_fails_is_told_without_its_text(api: Api) -> None:
+async def test_a_function_that_fails_is_reported_without_its_text(api: Api) -> None:
     async with api.connect() as socket:
         failure = await ask(socket, action="any", mode="raise")
         assert set(failure) == {"message", "connectionId", "requestId"}

@@ -68,7 +68,7 @@ async def test_a_cut_in_mid_answer_goes_on_from_the_very_character(open_app, mod
     model.say("story", "a time")
     waiting = await app.ask("while offline")
     assert waiting.status is TurnStatus.OUTBOX
-    network.mend()
+    network.repair()
     await app.shows(turn, "Once upon a time")
     model.end("story", ".")
     model.end("while offline", "here")
@@ -93,7 +93,7 @@ async def test_closed_in_mid_answer_and_opened_again(open_app, model, network):
     again.model.open(conversation.conversation_id)
     await again.until(lambda: conversation.messages)
     assert conversation.messages[0].answer == "Once upon "
-    network.mend()
+    network.repair()
     model.end("story", "a time.")
     await again.until(lambda: conversation.messages[0].status is TurnStatus.COMPLETED)
     assert conversation.messages[0].answer == "Once upon a time."
@@ -107,7 +107,7 @@ async def test_asked_offline_closed_opened_and_answered(open_app, model, network
     turn = await app.ask("patience")
     await app.close()
     assert turn.status is TurnStatus.OUTBOX
-    network.mend()
+    network.repair()
     model.end("patience", "pays")
     again = await open_app()
     conversation = again.model.open(again.model.conversations[0].conversation_id)

@@ -55,7 +55,7 @@ async def test_killed_in_mid_answer(open_app, model, network, tmp_path, stack):
     assert conversation.draft == "typed on"
     again.model.open(conversation.conversation_id)
     await again.until(lambda: conversation.messages and conversation.messages[0].answer == "Once upon ")
-    network.mend()
+    network.repair()
     model.end("story", "a time.")
     await again.until(lambda: conversation.messages[0].status is TurnStatus.COMPLETED)
     assert conversation.messages[0].answer == "Once upon a time."
@@ -117,7 +117,7 @@ async def test_a_development_token_is_kept_by_the_keyring_alone(open_app, networ
     assert "not.a.jwt" not in app.profile.settings_path.read_text()
 
 
-async def test_broken_files_are_moved_aside_and_said(open_app, model):
+async def test_broken_files_are_moved_aside_and_reported(open_app, model):
     app = await open_app()
     turn = await app.ask("?")
     model.end("?", "!")
@@ -136,7 +136,7 @@ async def test_broken_files_are_moved_aside_and_said(open_app, model):
     await reset.close()
 
 
-async def test_each_question_that_cannot_be_kept_comes_back_and_is_told(open_app, model, monkeypatch):
+async def test_each_question_that_cannot_be_kept_comes_back_and_is_reported(open_app, model, monkeypatch):
     monkeypatch.setattr(schema, "_BUSY_MS", 1)
     app = await open_app()
     await app.online()

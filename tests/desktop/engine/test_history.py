@@ -63,7 +63,7 @@ async def test_offline_both_ask_and_nothing_is_lost(open_app, model, network):
     for app, words in ((one, "from one"), (two, "from two")):
         await app.ask(words, app.model.current)
         model.end(words, f"to {words}")
-    network.mend()
+    network.repair()
     for app in (one, two):
         app.engine.reconnect()
         await app.until(lambda app=app: app.model.pending == 0)
@@ -105,7 +105,7 @@ async def test_delete_is_taken_back(open_app, model):
     await app.until(lambda: dialogue(back) == [("keep me", "yes")])
 
 
-async def test_a_deletion_offline_is_told_later(open_app, model, network, monkeypatch):
+async def test_a_deletion_offline_is_sent_later(open_app, model, network, monkeypatch):
     monkeypatch.setattr(sync, "UNDO_S", 0.0)
     app = await open_app()
     await answered(app, model, "gone", "yes")
@@ -113,7 +113,7 @@ async def test_a_deletion_offline_is_told_later(open_app, model, network, monkey
     app.model.current.delete()
     await app.until(lambda: not app.model.conversations)
     await app.close()
-    network.mend()
+    network.repair()
     again = await open_app()
     await again.online()
     await server_lists(network)

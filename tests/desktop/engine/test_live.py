@@ -54,7 +54,7 @@ def test_from_the_question_to_the_text():
     assert told(live, Queued(position=0, conversation_id="c")) == []
 
 
-def test_a_new_attempt_begins_anew():
+def test_a_new_attempt_restarts():
     live = LiveAnswer(asked())
     before = told(live, Started(1), *pieces_of("old"))
     after = told(live, Restarted(2), *pieces_of("new"))

@@ -79,12 +79,12 @@ class Device:
         self.store.end(ended, is_unread=False, now_ms=NOW)
         self.sync.ended("c")
 
-    def look(self):
+    def update(self):
         """Look at the server once."""
 
         async def main():
             running = asyncio.ensure_future(self.sync.run())
-            self.sync.wish("c")
+            self.sync.request("c")
             await asyncio.sleep(1)  # of virtual time: everything has come to rest
             running.cancel()
 
@@ -108,34 +108,34 @@ def device(tmp_path, server):
 
 def test_turns_of_one_millisecond(server, device):
     server.turns = [turn("z"), turn("m"), turn("a")]
-    device.look()
+    device.update()
     assert device.order() == ["z", "m", "a"]
 
 
 def test_a_clock_that_was_set_back(server, device):
     server.turns = [turn("a", 1), turn("b", 3), turn("c", 2)]
-    device.look()
+    device.update()
     assert device.order() == ["a", "b", "c"]
 
 
 def test_a_clock_that_was_set_back_after_all_was_known(server, device):
     server.turns = [turn("a", 5), turn("b", 6), turn("c", 7)]
-    device.look()
+    device.update()
     server.turns.append(turn("d", 1))
-    device.look()
+    device.update()
     assert device.order() == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize("other", ["before", "after"])
 def test_a_turn_that_the_server_has_before_it_has_ended_here(server, device, other):
     server.turns = [turn("first", 0)]
-    device.look()
+    device.update()
     device.ask("own")
     server.turns += [turn("other", 1), turn("own", 2)] if other == "before" else [turn("own", 1), turn("other", 2)]
-    device.look()
+    device.update()
     assert device.order() == ["first", "other", "own"]  # what has not ended comes last
     device.end("own")
-    device.look()
+    device.update()
     assert device.order() == [one.request_id for one in server.turns]
 
 
@@ -145,7 +145,7 @@ def test_the_end_of_such_a_turn_asks_for_a_look(server, device):
 
     async def main():
         running = asyncio.ensure_future(device.sync.run())
-        device.sync.wish()
+        device.sync.request()
         await asyncio.sleep(1)
         device.end("own")
         await asyncio.sleep(1)

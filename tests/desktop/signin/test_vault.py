@@ -8,7 +8,7 @@ import pytest
 from answerback_desktop.signin.vault import KeyringVault
 
 
-class Ring(keyring.backend.KeyringBackend):
+class Keyring(keyring.backend.KeyringBackend):
     priority = 1
 
     def __init__(self, error=None):
@@ -41,11 +41,11 @@ def use():
 
 
 def test_in_the_keyring(use):
-    ring = Ring()
-    use(ring)
+    system = Keyring()
+    use(system)
     vault = KeyringVault()
     assert vault.set("name", "secret")
-    assert list(ring.kept.values()) == ["secret"]
+    assert list(system.kept.values()) == ["secret"]
     assert KeyringVault().get("name") == "secret"
     vault.forget("name")
     vault.forget("name")
@@ -54,7 +54,7 @@ def test_in_the_keyring(use):
 
 @pytest.mark.parametrize("error", [keyring.errors.NoKeyringError(), keyring.errors.KeyringLocked()], ids=repr)
 def test_without_one_only_until_the_end(use, error):
-    use(Ring(error))
+    use(Keyring(error))
     vault = KeyringVault()
     assert not vault.set("name", "secret")
     assert vault.get("name") == "secret"

@@ -33,7 +33,7 @@ def test_two_windows_ask_at_once_and_a_cut_heals(display: str, tmp_path: Path):
         command, env=environment(display), capture_output=True, text=True, timeout=4 * TIMEOUT_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("cut.png", "mended.png"):
+    for name in ("cut.png", "repaired.png"):
         picture = QImage(str(tmp_path / name))
         assert (picture.width(), picture.height()) == (1600, 1000)
         assert len({picture.pixel(x, y) for x in range(0, 1600, 7) for y in range(0, 1000, 7)}) > 20, "nothing is drawn"

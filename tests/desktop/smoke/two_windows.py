@@ -1,4 +1,4 @@
-"""Two windows of two users on a real display: both ask, the network is cut and mended, pictures are taken.
+"""Two windows of two users on a real display: both ask, the network is cut and repaired, pictures are taken.
 
 Run by test_windows.py in a process of its own, since Qt's platform holds for a whole process.
 Usage: two_windows.py FOLDER
@@ -78,14 +78,14 @@ def main() -> None:
         until(application, lambda: not any(app.view_model.connection.is_online for app in apps))
         gateway.say("from ada", "Are you there?")
         take(application, folder / "cut.png")
-        gateway.mend()
+        gateway.repair()
         gateway.end("from ada")
         gateway.end("from minjun", "Bye.")
         until(application, lambda: all(app.view_model.pending == 0 for app in apps))
         assert answer(left) == "Hello, **Ada**. Are you there?"
         assert answer(right) == "Hello, **Minjun**. Bye."
         until(application, lambda: all(app.view_model.connection.is_online for app in apps))
-        take(application, folder / "mended.png")
+        take(application, folder / "repaired.png")
         for app in apps:
             app.finish()
             until(application, lambda app=app: app.engine.join(0))

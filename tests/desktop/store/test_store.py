@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from answerback.client import PendingRequest
-from answerback.core.conversation import title_of
+from answerback.core.context import title_of
 from answerback.protocol.frames import SendMessage
 from answerback_desktop.records import Failure, FailureCode, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.store.history import HistoryStore, Listed

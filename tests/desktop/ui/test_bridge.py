@@ -25,7 +25,7 @@ def bridge(qapp: QApplication, events):
     bridge.stop()
 
 
-def test_what_happened_is_told_once(bridge, events, qtbot):
+def test_what_happened_is_reported_once(bridge, events, qtbot):
     told = []
     bridge.changed.connect(told.append)
     events += [NoticeRaised(code=NoticeCode.STORE_FAILED)]
@@ -41,7 +41,7 @@ def test_the_timer_drains_by_itself(bridge, events, qtbot):
         events += [NoticeRaised(code=NoticeCode.STORE_FAILED)]
 
 
-def test_an_idle_app_looks_seldom_and_a_hidden_one_more_so(bridge, events):
+def test_an_idle_app_polls_seldom_and_a_hidden_one_more_so(bridge, events):
     def idle():
         for _ in range(200):
             bridge.pump()

@@ -59,7 +59,7 @@ def test_any_way_of_growing_gives_the_same_segments(text: str, data: st.DataObje
 
 
 @given(TEXTS, TEXTS)
-def test_a_text_that_begins_anew_forgets_the_old_one(old: str, new: str) -> None:
+def test_a_text_that_restarts_forgets_the_old_one(old: str, new: str) -> None:
     splitter = Splitter()
     splitter.update(old)
     splitter.update(new)

@@ -124,7 +124,7 @@ def test_what_opening_asks_for(app, commands):
     assert commands.take() == []
 
 
-def test_text_grows_and_only_that_is_told(app):
+def test_text_grows_and_only_that_is_reported(app):
     opened(app, record("c"))
     loaded(app, turn("a", status=TurnStatus.STREAMING, attempt=1, answer="One"))
     changes = app.apply([text(3, " two"), text(7, " three"), text(7, " three"), text(100, "gap")])
@@ -230,7 +230,7 @@ def test_one_empty_conversation_is_enough(app, commands):
     assert [one.request_id for one in second.messages] == ["q"]
 
 
-def test_what_is_seen_is_told(app, commands):
+def test_what_is_seen_is_reported(app, commands):
     opened(app, record("a"))
     app.open("a")
     commands.take()
@@ -273,7 +273,7 @@ def test_search_results_of_an_older_query_are_dropped(app, commands):
     assert app.search_result is None
 
 
-def test_everything_else_is_kept_and_told(app, commands):
+def test_everything_else_is_kept_and_reported(app, commands):
     events = [
         SettingsChanged(Settings(server_url="ws://other")),
         SignInChanged(status=SignInStatus.SIGNED_IN, user="Ada"),

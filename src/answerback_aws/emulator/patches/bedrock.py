@@ -68,7 +68,7 @@ class _Call:
 
 
 async def _stream(url: str, scope: Any, body: bytes, receive: Receive, send: Send) -> None:
-    """Pass the call on, and what comes back as it comes; whoever hangs up, the other side learns it."""
+    """Pass the call on, and the response as it arrives; when one side hangs up, the other is closed."""
     host = urlsplit(url)
     reader, writer = await asyncio.open_connection(host.hostname, host.port)
     path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")

@@ -33,7 +33,7 @@ def _logged(handler, event, context):
         sys.stderr.write("{_LOGGED}\\n")
         sys.stderr.flush()
 """
-_LOOK_EVERY_S: Final = 0.05
+_POLL_EVERY_S: Final = 0.05
 _STAGE_URL: Final = re.compile(r"https://([a-z0-9]+)\.execute-api\.[a-z0-9-]+\.amazonaws\.com/")
 
 
@@ -86,7 +86,7 @@ def logged(worker: Any) -> str:
     while True:
         is_reading = worker._stderr_thread.is_alive()
         try:
-            line = worker._stderr_queue.get(timeout=_LOOK_EVERY_S)
+            line = worker._stderr_queue.get(timeout=_POLL_EVERY_S)
         except Empty:
             if is_reading:
                 continue
@@ -98,7 +98,7 @@ def logged(worker: Any) -> str:
 
 
 def patch(stage_url: str, folder: Path) -> None:
-    """Apply. `stage_url`: where the emulator serves stages; functions are told it instead of AWS's host name.
+    """Apply. `stage_url`: where the emulator serves stages; functions get it instead of AWS's host name.
 
     `folder`: for the unpacked packages. Raises: Moved.
     """

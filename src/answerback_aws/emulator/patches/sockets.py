@@ -188,7 +188,7 @@ class _DataPlane:
         return answer
 
     async def _message(self, target: str, connection_id: str, message_id: str, call: Any, named: Any) -> None:
-        async def tell(what: str) -> None:
+        async def send_error(what: str) -> None:
             connection = private(_MODULE, "_ws_connections").get(connection_id)
             if connection is not None:
                 await connection["outbox"].put(json.dumps(_failure(what, connection_id, message_id)))
@@ -196,11 +196,11 @@ class _DataPlane:
         async with self._free.setdefault(target, asyncio.Semaphore(self._limits.concurrency)):
             running, is_late = await self._call(self._socket.get(), call, named)
             if is_late:
-                await tell("Endpoint request timed out")
+                await send_error("Endpoint request timed out")
             answer = await running
-        # A body is dropped: no route has a response. Only a failure is told.
+        # A body is dropped: no route has a response. Only a failure is reported.
         if answer is BROKEN and not is_late:
-            await tell("Internal server error")
+            await send_error("Internal server error")
 
     async def _call(self, socket: _Socket, call: Any, named: Any) -> tuple["asyncio.Task[Any]", bool]:
         """The call of a function, and whether API Gateway has given it up; the function runs on."""

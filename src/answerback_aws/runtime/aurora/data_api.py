@@ -24,8 +24,6 @@ from answerback_aws.runtime.client import Calls, client, error_code, is_outage
 T = TypeVar("T")
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
-MAX_RESPONSE_BYTES: Final = 1024 * 1024
-MAX_ROW_BYTES: Final = 64 * 1024
 CALL_TIMEOUT_S: Final = 45.0
 
 _BATCH_BYTES: Final = 3 * 1024 * 1024
@@ -53,7 +51,7 @@ class StatementFailed(Exception):
         self.statement = statement
 
     def __str__(self) -> str:
-        return f"{self.code} (SQLSTATE {self.sqlstate or 'not told'}) at: {self.statement}"
+        return f"{self.code} (SQLSTATE {self.sqlstate or 'unknown'}) at: {self.statement}"
 
 
 class Waking(Unavailable):
@@ -88,7 +86,7 @@ _MISTAKES: Final[Mapping[str, str]] = MappingProxyType(
         "SecretsErrorException": "The cluster's secret cannot be read. Check that it exists and may be decrypted.",
     }
 )
-"""Mistakes of the deployment; only an operator can mend them."""
+"""Mistakes of the deployment; only an operator can repair them."""
 
 _PASSING_STATES: Final[Mapping[str, str]] = MappingProxyType(
     {

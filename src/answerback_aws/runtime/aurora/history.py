@@ -26,10 +26,10 @@ _PURGE_STEP: Final = 500
 
 
 class AwsHistory:
-    """See ports.History.
+    """ports.History over Aurora, and over DynamoDB for what Aurora does not have yet.
 
     What it reads from Aurora has every turn that ended before the call. While Aurora wakes up, or is down, a call waits
-    for as long as `api` is patient, then it is Unavailable; `recent_turns` never is for that reason. `clock`: epoch
+    until the time-out of `api`, then it is Unavailable; `recent_turns` never is for that reason. `clock`: epoch
     milliseconds.
     """
 
@@ -45,31 +45,30 @@ class AwsHistory:
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
-        """See ports.History. Aurora is not asked."""
+        """Read DynamoDB alone."""
         return await self._turns.recent_turns(user_id, conversation_id, limit=limit, before_request=before_request)
 
     async def turns(
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int
     ) -> Sequence[StoredTurn]:
-        """See ports.History."""
         await self._bring(user_id, conversation_id)
         return await self._api.read(lambda: operations.turns(user_id, conversation_id, before=before, limit=limit))
 
     async def conversations(
         self, user_id: str, *, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredConversation]:
-        """See ports.History. A conversation that began less than a second ago may not be in it yet."""
+        """List conversations. One that began less than a second ago may be missing."""
         await self._write_behind.flush(user_id)
         return await self._api.read(lambda: history.conversations(user_id, before=before, limit=limit))
 
     async def update_conversation(
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
     ) -> StoredConversation | None:
-        """See ports.History.
+        """Change a conversation in Aurora, then in DynamoDB.
 
-        update    turns to Aurora ──► change Aurora ──► mark on DynamoDB ──► the user is told
+        update    turns to Aurora ──► change Aurora ──► mark on DynamoDB ──► reply to the user
                                                      ▲
-                        dies here: the user is not told, and the same call again sets the same mark
+                        dies here: no reply, and the same call again sets the same mark
         """
         await self._bring(user_id, conversation_id)
 
@@ -90,14 +89,14 @@ class AwsHistory:
         return conversation
 
     async def _restore(self, user_id: str, conversation: StoredConversation) -> None:
-        """Take the mark away, unless the conversation has begun anew behind it: then it hides what is gone for good."""
+        """Remove the mark, unless the conversation has started again after it: then it hides what is gone for good."""
         conversation_id = conversation.conversation_id
         marked_at_ms = await self._turns.deleted_at_ms(user_id, conversation_id)
         if marked_at_ms is not None and conversation.created_at_ms <= marked_at_ms:
             await self._turns.restore_conversation(user_id, conversation_id)
 
     async def purge_deleted(self, *, before_ms: int) -> int:
-        """See ports.History. Nothing, most of the times that it is called: a sweep a minute must not keep Aurora awake.
+        """Most calls purge nothing: the sweep of every minute must not keep Aurora awake.
 
         It purges when Aurora is awake anyway, at most once an hour, and else in the first minutes of the day (UTC).
         """
@@ -124,7 +123,7 @@ class AwsHistory:
         return erased
 
     async def _erase(self, user_id: str, conversation_id: str, before_ms: int) -> bool:
-        """The context first: once Aurora has forgotten the conversation nobody would come back for it."""
+        """The context first: once Aurora has forgotten the conversation, nothing would erase it here."""
 
         async def erase(statements: Statements) -> bool:
             await statements.run(operations.lock_users([user_id]))
@@ -134,7 +133,7 @@ class AwsHistory:
         return await self._api.write(erase)
 
     async def _bring(self, user_id: str, conversation_id: str) -> None:
-        """Every turn of the conversation that has ended, to Aurora."""
+        """Write every ended turn of the conversation to Aurora."""
         await self._write_behind.flush(user_id)
         if just_ended := await self._turns.newest_pending(user_id, conversation_id, turns=_NEWEST):
             await self._write_behind.write(just_ended)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from answerback.core.conversation import title_of
+from answerback.core.context import title_of
 from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
@@ -41,7 +41,7 @@ LOCK_TIMEOUT_SQL: Final = f"(SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}',
 
 _LOCK: Final = """
 SELECT CAST(pg_advisory_xact_lock(k.lock_key) AS text)
-FROM (VALUES {keys}) AS k (lock_key) WHERE {impatient}"""
+FROM (VALUES {keys}) AS k (lock_key) WHERE {has_timeout}"""
 
 # Questions end in any order: the first one that was asked is when the user came.
 _UPSERT_USERS: Final = """
@@ -94,11 +94,11 @@ ORDER BY day, user_id LIMIT :limit"""
 def lock_users(user_ids: Collection[str]) -> Operation[None]:
     """Keep others from changing what is stored of these users until the transaction ends, in one order everywhere.
 
-    Whoever has to wait for longer than LOCK_TIMEOUT is told that another transaction was in the way.
+    A caller that has to wait for longer than LOCK_TIMEOUT gets the error that another transaction was in the way.
     """
     keys: dict[str, Value] = {f"k{n}": key for n, key in enumerate(sorted(set(map(_lock_key, user_ids))))}
     values = ", ".join(f"(CAST(:{name} AS bigint))" for name in keys)
-    yield [Query(_LOCK.format(keys=values, impatient=LOCK_TIMEOUT_SQL), keys)]
+    yield [Query(_LOCK.format(keys=values, has_timeout=LOCK_TIMEOUT_SQL), keys)]
 
 
 def lock_key(name: str) -> int:
@@ -113,7 +113,7 @@ def _lock_key(user_id: str) -> int:
 # --- writing turns ------------------------------------------------------------------------------------------
 
 
-def archive(entries: Sequence[PendingTurn]) -> Operation[int]:
+def write_turns(entries: Sequence[PendingTurn]) -> Operation[int]:
     """Write the turns and what they used; returns how many were not there yet. The caller has locked the users.
 
     Twice is the same as once: a turn that has its receipt is left alone. A user's turns may come in any order, best in
@@ -152,7 +152,7 @@ def archive(entries: Sequence[PendingTurn]) -> Operation[int]:
 
 
 def _is_kept(entry: PendingTurn, deleted_at_ms: int | None, is_revived: bool) -> bool:
-    """Asked after a deletion: the conversation begins anew. Asked before it: kept if it was there to be deleted."""
+    """Asked after a deletion: the conversation starts again. Asked before it: kept if it was there to be deleted."""
     if deleted_at_ms is None or entry.turn.accepted_at_ms > deleted_at_ms:
         return True
     return not is_revived and entry.turn.ended_at_ms <= deleted_at_ms
@@ -257,7 +257,7 @@ def _superseding(entry: PendingTurn) -> list[Query]:
 
 
 def turns(user_id: str, conversation_id: str, *, before: int | None, limit: int) -> Operation[Sequence[StoredTurn]]:
-    """See ports.History. First how long the turns are, then as many at a time as fit a response."""
+    """Read a page of turns: first their lengths, then as many texts at a time as fit a response."""
     where: dict[str, Value] = _pair(user_id, conversation_id)
     (sizes,) = yield [
         Query(_SELECT_SIZES, {**where, "before": history.NO_BOUND if before is None else before, "limit": limit})
@@ -286,7 +286,7 @@ def _pages(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 def update_conversation(
     user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
 ) -> Operation[tuple[StoredConversation, int | None] | None]:
-    """See ports.History; with when it was deleted, now or earlier. The caller has locked the user."""
+    """Rename or delete a conversation; also returns when it was deleted. The caller has locked the user."""
     (found,) = yield [_many(_SELECT_DELETED, "pairs", [_pair(user_id, conversation_id)])]
     state = WriterState()
     if found.rows:
@@ -304,7 +304,7 @@ def old_deleted(*, before_ms: int, limit: int) -> Operation[Sequence[tuple[str, 
 
 
 def erase_deleted(user_id: str, conversation_id: str, *, before_ms: int) -> Operation[bool]:
-    """Erase a conversation unless it was restored, or begun anew. The caller has locked the user."""
+    """Erase a conversation unless it was restored, or started again. The caller has locked the user."""
     (found,) = yield [Query(_SELECT_DELETED_BEFORE, {**_pair(user_id, conversation_id), "before_ms": before_ms})]
     if found.rows:
         yield history.erase(user_id, conversation_id)
@@ -315,7 +315,7 @@ def erase_deleted(user_id: str, conversation_id: str, *, before_ms: int) -> Oper
 
 
 def usage(user_id: str | None, *, since_day: str | None) -> Operation[Sequence[DailyUsage]]:
-    """See ports.Users, a page at a time."""
+    """Usage by day, read a page at a time."""
     if user_id is not None:
         return (yield from users.usage(user_id, since_day=since_day))
     found: list[DailyUsage] = []

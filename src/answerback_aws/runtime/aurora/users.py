@@ -17,7 +17,7 @@ from answerback_aws.runtime.dynamodb.limits import RateLimits
 
 
 class AwsUsers:
-    """See ports.Users. Each call first brings to Aurora what it does not have yet, and so wakes it."""
+    """ports.Users in Aurora. Each call first brings to Aurora what it does not have yet, and so wakes it."""
 
     def __init__(self, *, database: Database, requests: Requests, write_behind: WriteBehind, api: DataApi) -> None:
         self._database = database
@@ -27,7 +27,7 @@ class AwsUsers:
         self._api = api
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
-        """See ports.Users. Users whose first question has not ended are known by that alone."""
+        """A user whose first question has not ended is in DynamoDB only."""
         unfinished = await self._requests.unfinished()  # first: what ends from here on is flushed
         await self._write_behind.flush()
         found = {user.user_id: user for user in await self._api.read(lambda: users.users(after=after, limit=limit))}
@@ -40,7 +40,6 @@ class AwsUsers:
         return [found[user_id] for user_id in sorted(found)][:limit]
 
     async def user(self, user_id: str) -> StoredUser | None:
-        """See ports.Users."""
         unfinished = [record for record in await self._requests.unfinished() if record.user_id == user_id]
         await self._write_behind.flush(user_id)
         found = await self._api.read(lambda: users.user(user_id))
@@ -49,7 +48,7 @@ class AwsUsers:
         return found
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        """See ports.Users. Aurora first: if it cannot be reached nothing has changed."""
+        """Change Aurora first: if it cannot be reached, nothing has changed."""
         row: Params = {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms}
 
         def upsert() -> Operation[None]:
@@ -59,12 +58,11 @@ class AwsUsers:
         await self._limits.set_own_limit(user_id, per_minute)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        """See ports.Users."""
         await self._write_behind.flush(user_id)
         return await self._api.read(lambda: operations.usage(user_id, since_day=since_day))
 
     async def delete_user(self, user_id: str) -> bool:
-        """See ports.Users.
+        """Delete a user from both databases, in an order that no concurrent write can undo.
 
         delete      Aurora answers ──► everything on DynamoDB ──► [ lock the user ──► everything in Aurora ]
         write_behind    [ lock the user ──► is the entry there? ──► write it ]

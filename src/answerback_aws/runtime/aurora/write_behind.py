@@ -8,7 +8,7 @@ from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed, Statements
-from answerback_aws.runtime.dynamodb.turns import PendingTurn
+from answerback_aws.runtime.dynamodb.turns import DynamoTurns, PendingTurn
 
 log = logging.getLogger("answerback.archiver")
 
@@ -32,32 +32,16 @@ class _Unwritable(Exception):
 
 
 class WriteBehindObserver(Protocol):
-    """Hears how the archive keeps up. Must not raise or wait."""
+    """Receives how far the history lags behind. Must not raise or wait."""
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
         """So many turns are not in Aurora, the oldest of them for so long."""
 
-    def archived(self, turns: int) -> None:
+    def turns_written(self, turns: int) -> None:
         """Turns were written."""
 
-    def not_archived(self) -> None:
-        """A turn cannot be written. It stays pending and is tried again, but somebody should look."""
-
-
-class PendingTurns(Protocol):
-    """Where the pending turns are (DynamoTurns)."""
-
-    async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[PendingTurn]:
-        """Turns that are not settled."""
-
-    async def present(self, entries: Sequence[PendingTurn]) -> Sequence[PendingTurn]:
-        """Those of `entries` that are pending now, read consistently."""
-
-    async def waiting(self, *, limit: int) -> Sequence[int]:
-        """When the turns that are not settled ended, of at most `limit`."""
-
-    async def settled(self, entries: Sequence[PendingTurn]) -> None:
-        """These are in Aurora."""
+    def turns_not_written(self) -> None:
+        """A turn cannot be written. It stays pending and is tried again, but an operator should look."""
 
 
 class WriteBehind:
@@ -74,7 +58,7 @@ class WriteBehind:
     def __init__(
         self,
         *,
-        pending_turns: PendingTurns,
+        pending_turns: DynamoTurns,
         api: DataApi,
         observer: WriteBehindObserver,
         clock: Callable[[], int],
@@ -127,28 +111,28 @@ class WriteBehind:
 
     async def _write(self, batch: Sequence[PendingTurn]) -> int:
         try:
-            written = await self._api.write(lambda statements: self._archive(statements, batch))
+            written = await self._api.write(lambda statements: self._write_turns(statements, batch))
         except _Unwritable as exc:
             if len(batch) == 1:
                 self._give_up(batch[0], exc)
                 return 0
         else:
-            self._observer.archived(written)
+            self._observer.turns_written(written)
             await self._pending_turns.settled(batch)
             return written
         # One of them is at fault: its neighbours must not suffer.
         half = len(batch) // 2
         return await self._write(batch[:half]) + await self._write(batch[half:])
 
-    async def _archive(self, statements: Statements, batch: Sequence[PendingTurn]) -> int:
-        """In a transaction. Whoever erases a user deletes the pending turns first and then takes the same lock.
+    async def _write_turns(self, statements: Statements, batch: Sequence[PendingTurn]) -> int:
+        """Write in a transaction. Erasing a user deletes the pending turns first and then takes the same lock.
 
         So what is written of a record that is present here is deleted after that, and one that is gone is not written.
         """
         await statements.run(operations.lock_users({entry.user_id for entry in batch}))
         present = await self._pending_turns.present(batch)
         try:
-            return await statements.run(operations.archive(present)) if present else 0
+            return await statements.run(operations.write_turns(present)) if present else 0
         except (Unavailable, StoreError):
             raise
         except StatementFailed as exc:
@@ -159,7 +143,7 @@ class WriteBehind:
             raise _Unwritable(type(exc).__name__) from None  # its words may be the user's
 
     def _give_up(self, entry: PendingTurn, cause: _Unwritable) -> None:
-        self._observer.not_archived()
+        self._observer.turns_not_written()
         facts = {"userId": entry.user_id, "requestId": entry.turn.request_id, "cause": str(cause)}
         log.error("a turn cannot be written to Aurora; it is tried again with the next flush", extra=facts)
 

@@ -20,7 +20,7 @@ SESSION_S: Final = 90 * 24 * 3_600
 
 
 class DynamoConnections:
-    """See ports.Connections.
+    """ports.Connections in two DynamoDB tables.
 
     `connection_s`, `session_s`: how long the items of a connection and of a session stay after it was opened.
     """
@@ -33,17 +33,16 @@ class DynamoConnections:
         self._session_s = session_s
 
     async def add(self, connection: Connection) -> None:
-        """See ports.Connections."""
         expires_at = connection.connected_at_ms // 1000 + self._connection_s
         await self._database.put(self._connections, _encode(connection) | encode({TTL_ATTRIBUTE: expires_at}))
 
     async def get(self, connection_id: str) -> Connection | None:
-        """See ports.Connections. Strongly consistent: it may have been added or bound milliseconds ago."""
+        """Strongly consistent: it may have been added or bound milliseconds ago."""
         found = await self._database.get(self._connections, _key(connection_id), consistent=True)
         return None if found is None else _decode(found)
 
     async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
-        """See ports.Connections.
+        """Bind a connection to a user, and its session to the connection, in one transaction.
 
         front    read connection and session ──► transaction: connection bound if as read, session its if as read
                                                ▲                                                                 ▲
@@ -108,11 +107,9 @@ class DynamoConnections:
         return refused is None
 
     async def touch(self, connection_id: str, *, now_ms: int) -> None:
-        """See ports.Connections."""
         await self._set(connection_id, {"lastActivity": _iso(now_ms), "lastActivityMs": now_ms})
 
     async def renew(self, connection_id: str, *, token_expires_at_ms: int | None) -> None:
-        """See ports.Connections."""
         await self._set(connection_id, {"tokenExpiresAtMs": token_expires_at_ms})
 
     async def _set(self, connection_id: str, values: Mapping[str, Value | None]) -> None:
@@ -130,7 +127,7 @@ class DynamoConnections:
         await self._database.update(self._connections, _key(connection_id), **arguments)
 
     async def remove(self, connection_id: str) -> None:
-        """See ports.Connections. The session keeps its generation.
+        """Remove a connection. The session keeps its generation.
 
         $disconnect (late)     delete connection ──► session: address off, if it still is this connection
                                                    ▲
@@ -152,7 +149,7 @@ class DynamoConnections:
         )
 
     async def idle(self, *, since_ms: int) -> Sequence[Connection]:
-        """See ports.Connections. A scan: about 500 read units for 10,000 connections (6 cents for 1,000 sweeps).
+        """Scan the table: about 500 read units for 10,000 connections (6 cents for 1,000 sweeps).
 
         An index on the last activity would cost a write unit for each sign of life.
         """
@@ -177,7 +174,7 @@ def _key(connection_id: str) -> dict[str, Value]:
 def _encode(connection: Connection) -> dict[str, dict[str, Any]]:
     return encode(
         {
-            # These six are the mission's item.
+            # These six are the item that the two-frame client's stack has.
             "connectionId": connection.connection_id,
             "userId": connection.user_id,
             "sessionId": connection.session_id,

@@ -35,7 +35,7 @@ _CONFLICTS: Final = frozenset({"TransactionConflictException", "TransactionInPro
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was written: a condition did not hold. For each action its item as it is, if its condition failed.
+    """A condition did not hold and nothing was written. For each failed action: its item as it is.
 
     `failed`: numbers of the actions whose condition failed. `items`: by that number; None: there is no such item.
     """
@@ -69,7 +69,7 @@ class Database:
     ) -> None:
         self.tables = tables
         self.last_write_failed = False
-        """See ports.Durability."""
+        """`ports.Durability.last_write_failed`."""
         self._client = client
         self._calls = calls
         self.pause = _sleep if pause is None else pause

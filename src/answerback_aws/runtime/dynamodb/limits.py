@@ -29,7 +29,7 @@ class RateLimits:
         self._database = database
         self._table = database.tables.rate_limits
 
-    async def look(self, user_id: str, *, now_ms: int) -> Window:
+    async def window(self, user_id: str, *, now_ms: int) -> Window:
         """The user's minute as of a moment ago: half a read unit."""
         minute = _minute(now_ms)
         found = await self._database.query(

@@ -60,7 +60,7 @@ class _Held:
 
 
 class DynamoRequests:
-    """See ports.Requests and ports.Durability.
+    """ports.Requests and ports.Durability in DynamoDB tables.
 
     `clock`: epoch milliseconds; it decides only what is past its retention and how long a seen record is trusted to be
     worth a try. `new_version` names a write; no two writes have one name.
@@ -91,11 +91,9 @@ class DynamoRequests:
 
     @property
     def last_write_failed(self) -> bool:
-        """See ports.Durability."""
         return self._database.last_write_failed
 
     async def probe(self, *, now_ms: int) -> None:
-        """See ports.Durability."""
         key = {"userId": "probe", "window": "probe"}
         await self._database.put(
             self._database.tables.rate_limits, encode({**key, TTL_ATTRIBUTE: now_ms // 1000 + 3_600})
@@ -104,7 +102,7 @@ class DynamoRequests:
     # --- accepting
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
-        """See ports.Requests.
+        """Store a new request in one transaction.
 
         The pending cap and `position` come from an index that follows the table within moments: of many requests in
         the same moment a few more than the cap may pass. The rate is exact: it is a condition of the transaction.
@@ -120,7 +118,9 @@ class DynamoRequests:
         # One at a time in this process, so that a burst of one user does not fail on its own transactions.
         async with self._alone(record.user_id):
             held, waiting, window = await asyncio.gather(
-                self._load(record.key), self._waiting(record.user_id), self._limits.look(record.user_id, now_ms=now_ms)
+                self._load(record.key),
+                self._waiting(record.user_id),
+                self._limits.window(record.user_id, now_ms=now_ms),
             )
             decide = partial(
                 admit,
@@ -200,12 +200,12 @@ class DynamoRequests:
     # --- changing
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
-        """See ports.Requests. Optimistic: every write names the version that it was made from.
+        """Change a record optimistically: every write names the version that it was made from.
 
             A    read v1 ─ step ──► write v2 if v1 ─► outcome of A
             B    read v1 ─ step ────────► write v3 if v1: refused, brings v2 ─ step ──► write v3 if v2 ─► outcome of B
                                                                                       ▲
-            a write is heard of too late: the record has the version that this write was to give it, so it is done
+            the reply to a write is late: the record has the version that this write was to give it, so it is done
 
         What this process saw a moment ago saves the read, for a write is refused if it is not so any more. That nothing
         is to be written is only said of a record that was just read.
@@ -307,26 +307,23 @@ class DynamoRequests:
     # --- reading
 
     async def read(self, key: RequestKey) -> Record | None:
-        """See ports.Requests."""
         held = await self._load(key)
         self._remember(held)
         return None if held is None else held.record
 
     async def question(self, key: RequestKey) -> Question | None:
-        """See ports.Requests."""
         held = self._seen.get(key) or await self._load(key)
         place = None if held is None else held.place
         return None if place is None else await self._texts.question(place)
 
     async def answer(self, key: RequestKey) -> str:
-        """See ports.Requests."""
         held = await self._load(key)
         place = None if held is None else held.place
         named = None if held is None else text_of(held.item, "answer")
         return "" if place is None or named is None else await self._texts.answer(place, named)
 
     async def unfinished(self) -> Sequence[Record]:
-        """See ports.Requests. Reads the sparse index whole, which holds only what is unfinished, and those records."""
+        """Reads the sparse index whole, which holds only what is unfinished, and those records."""
         index = await self._database.scan(self._table, IndexName=UNFINISHED)
         keys = [{"userId": item["userId"]["S"], "requestId": item["requestId"]["S"]} for item in index]
         items = [item for item in await self._database.get_many(self._table, keys) if UNFINISHED in item]
@@ -414,13 +411,13 @@ class Positions:
     """Gives out rising numbers, made from the time: no counter has to be written.
 
     In one process in the order of the calls, also within a millisecond or when the clock goes back; between processes
-    as well as their clocks agree. Whoever uses a position makes sure by a condition that it is free.
+    as well as their clocks agree. The user of a position makes sure by a condition that it is free.
     """
 
     def __init__(self) -> None:
         self._last = 0
 
     def next(self, at_ms: int) -> int:
-        """A number above all before."""
+        """A number above all earlier ones."""
         self._last = max(self._last + 1, at_ms * _PER_MS)
         return self._last

@@ -1,7 +1,7 @@
 """The tables: names, keys, indexes, the attribute of their time to live. The template declares them.
 
     table          partition key   sort key    an item is
-    Connections    connectionId                an open connection, exactly as the mission gives it, and a few of ours
+    Connections    connectionId                an open connection: the two-frame client's attributes, and a few of ours
     Sessions       userId          sessionId   which connection is the address of the session, with its generation
     Requests       userId          requestId   the record that decides about a request
     Conversations  userId          item        a text of a request, an ended turn, or the mark of a deletion

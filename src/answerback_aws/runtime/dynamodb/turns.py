@@ -57,7 +57,7 @@ class DynamoTurns:
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
-        """See ports.History. Strongly consistent: the turn before may have ended a moment ago."""
+        """Strongly consistent: the turn before may have ended a moment ago."""
         end = _END
         if before_request is not None:
             found = await self._position(user_id, conversation_id, before_request)
@@ -141,7 +141,7 @@ class DynamoTurns:
         record = await self._database.get(self._database.tables.requests, key, consistent=True)
         if record is not None and text_of(record, "conversationId") == conversation_id:
             return number_of(record, "position")
-        # Its record is gone: only a look at every turn can tell. Seldom: an edit of a question that is a week old.
+        # Its record is gone: every turn has to be read. Seldom: an edit of a question that is a week old.
         turns = await self._all_turns(user_id, conversation_id)
         return max((at for at, turn in turns if text_of(turn, "requestId") == request_id), default=None)
 
@@ -161,7 +161,7 @@ class DynamoTurns:
     async def pending(self, *, user_id: str | None = None, limit: int = 100) -> Sequence[PendingTurn]:
         """Turns that are not settled, of one user or of all, each user's in the order accepted.
 
-        At least once: a turn may come again until `settled` was told of it. One that ended less than a second ago may
+        At least once: a turn may come again until it is settled. One that ended less than a second ago may
         be missing (the index follows the table with a delay). Costs the index's items (half a unit for 4 KB of them)
         and two units for a turn of usual length.
         """
@@ -248,7 +248,7 @@ class DynamoTurns:
             newest, _ = await self._page(user_id, conversation_id, _END, 1)
             if not any(TURN in items and _asked_at_ms(items[TURN]) > gone_ms for _, items in newest):
                 return
-        # It had begun anew after a deletion: what was before that one stays gone, also when this one is taken back.
+        # It had started again after a deletion: what was before that one stays gone, also when this one is taken back.
         await self._database.put(self._table, encode({**key, "deletedAtMs": now_ms, "goneAtMs": gone_ms}))
 
     async def restore_conversation(self, user_id: str, conversation_id: str) -> None:
@@ -277,7 +277,7 @@ class DynamoTurns:
             await self._database.put(self._table, encode({**key, "goneAtMs": gone_ms}))
 
     async def deleted_at_ms(self, user_id: str, conversation_id: str) -> int | None:
-        """Turns asked until then are deleted, and those asked after it began the conversation anew; None: none are."""
+        """Turns asked until then are deleted, and those asked later started it again; None: none are."""
         found = await self._database.get(self._table, places.deletion_key(user_id, conversation_id), consistent=True)
         if found is None:
             return None

@@ -1,4 +1,4 @@
-"""The handler of dead letters: what the queue gave up ends as failed, and its app is told."""
+"""The handler of dead letters: a request whose message the queue gave up ends as failed."""
 
 import os
 from collections.abc import Mapping

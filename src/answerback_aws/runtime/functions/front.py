@@ -1,6 +1,6 @@
 """The chat front: one event, one message of a client, one call of `Front.receive`.
 
-What the client shall know goes to its connection as a frame. The function's own answer is always 200: any other makes
+What the client has to know goes to its connection as a frame. The function's own answer is always 200: any other makes
 API Gateway send a frame of its own, in none of the protocol's forms.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("answerback.aws.front")
 
-LEAVE_S: Final = 1.0
+RESERVED_S: Final = 1.0
 """Before Lambda ends the invocation, for the log and the metrics."""
 
 
@@ -31,7 +31,7 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     about = event["requestContext"]
     facts = {"connectionId": about["connectionId"], "correlationId": about.get("requestId")}
     with composition.observing.invocation(context, **facts):
-        within_s = context.get_remaining_time_in_millis() / 1000 - LEAVE_S
+        within_s = context.get_remaining_time_in_millis() / 1000 - RESERVED_S
         composition.run(receive(composition.front, event, within_s=within_s))
     return {"statusCode": 200}
 

@@ -1,4 +1,4 @@
-"""The janitor: every minute it mends requests, closes idle connections, and writes behind what Aurora does not have.
+"""The janitor: every minute it repairs requests, closes idle connections, and writes behind what Aurora does not have.
 
 What does not fit in the time of one invocation is done by the next.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("answerback.aws.janitor")
 
-LEAVE_S: Final = 5.0
+RESERVED_S: Final = 5.0
 """Before Lambda ends the invocation."""
 
 SWEEP_SHARE: Final = 0.5
@@ -32,7 +32,7 @@ def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Called by the schedule."""
     composition = _composition()
     with composition.observing.invocation(context):
-        within_s = context.get_remaining_time_in_millis() / 1000 - LEAVE_S
+        within_s = context.get_remaining_time_in_millis() / 1000 - RESERVED_S
         composition.run(sweep(composition.janitor, composition.write_behind, within_s=within_s))
     return {}
 

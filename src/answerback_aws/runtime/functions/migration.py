@@ -51,7 +51,7 @@ async def _migrate(composition: Composition) -> int:
 
 
 def _answer(event: Mapping[str, Any], failure: str | None, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell CloudFormation, if it was CloudFormation that asked."""
+    """Answer CloudFormation, if it made the call."""
     answer: dict[str, Any] = {
         "Status": "SUCCESS" if failure is None else "FAILED",
         "PhysicalResourceId": RESOURCE_ID,
@@ -59,7 +59,7 @@ def _answer(event: Mapping[str, Any], failure: str | None, data: Mapping[str, An
         "Data": dict(data),
     }
     if failure is not None:
-        answer["Reason"] = f"{failure} The log of the migration function has more. Deploy again when it is mended."
+        answer["Reason"] = f"{failure} The log of the migration function has more. Deploy again when it is repaired."
     if "ResponseURL" in event:
         _put(event["ResponseURL"], json.dumps(answer).encode())
     return answer

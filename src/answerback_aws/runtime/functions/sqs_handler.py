@@ -1,4 +1,4 @@
-"""From a message of a queue to the service and back: what is done is deleted, what is not is handed out again."""
+"""The SQS handler: a message whose request is done is deleted, any other is redelivered."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger("answerback.aws.queue")
 SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 
-LEAVE_S: Final = 2.0
+RESERVED_S: Final = 2.0
 """Before Lambda ends the invocation: to change the visibility, for the log and the metrics."""
 
 Run: TypeAlias = Callable[[RequestKey, int], Awaitable[Done | Retry]]
@@ -49,7 +49,7 @@ class SqsHandler:
     async def handle(self, event: Mapping[str, Any], *, remaining_ms: int) -> dict[str, Any]:
         """What the event source mapping wants to know. In a FIFO queue nothing may pass what failed."""
         now = asyncio.get_running_loop().time
-        stop_at = now() + remaining_ms / 1000 - LEAVE_S
+        stop_at = now() + remaining_ms / 1000 - RESERVED_S
         messages: Sequence[Message] = read_event(event)
         for number, message in enumerate(messages):
             if not await self._is_done(message, within_s=stop_at - now()):
@@ -76,13 +76,13 @@ class SqsHandler:
                 async with asyncio.timeout(within_s):
                     outcome = await self._run(message.key, stop_at_ms)
             except TimeoutError:
-                log.warning("the time of the function is over; the request is handed out again")
+                log.warning("the time of the function is over; the request is redelivered")
         if isinstance(outcome, Done):
             return True
         await self._visibility.hide(message, for_s=self._pause_s(message, outcome))
         return False
 
     def _pause_s(self, message: Message, retry: Retry) -> float:
-        """Until it is handed out again: as asked for, and longer the more often that happened, as in an outage."""
+        """Seconds until redelivery: as asked for, and longer the more often that happened, as in an outage."""
         asked_s = (retry.at_ms - self._clock()) / 1000
         return max(asked_s, min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, message.receives - 1)))

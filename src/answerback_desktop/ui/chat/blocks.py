@@ -45,7 +45,7 @@ class Appearance:
 
 
 class BlockSignals(QObject):
-    """What views tell the transcript."""
+    """The signals of a view to the transcript."""
 
     height_changed = Signal(object)  # the view
     hovered = Signal(str, bool)  # request id, whether the pointer came
@@ -88,11 +88,9 @@ class BlockView(QWidget):
         """Whether the pointer is on this view's turn, or it is the last one: its actions are shown."""
 
     def enterEvent(self, event: QEnterEvent) -> None:  # noqa: N802 - Qt's name
-        """The turn's actions appear."""
         self.signals.hovered.emit(self.turn.request_id, True)
         super().enterEvent(event)
 
     def leaveEvent(self, event: QEvent) -> None:  # noqa: N802 - Qt's name
-        """The turn's actions go."""
         self.signals.hovered.emit(self.turn.request_id, False)
         super().leaveEvent(event)

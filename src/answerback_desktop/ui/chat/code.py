@@ -62,7 +62,6 @@ class CodeView(BlockView):
         return [self.copy_button, self.editor]
 
     def take(self, segment: Segment | None) -> None:
-        """Show the code so far."""
         if segment is None:
             return
         code = segment.code
@@ -81,7 +80,6 @@ class CodeView(BlockView):
         self._painted.show(self._highlighter, first)
 
     def arrange(self, width: int) -> int:
-        """The bar with the language, then the code."""
         theme = self.appearance.theme
         gap, pad = theme.space(3), theme.space(3)
         bar = max(self.copy_button.sizeHint().height(), self._language.sizeHint().height()) + theme.space(1.5)
@@ -96,7 +94,6 @@ class CodeView(BlockView):
         return gap + bar + height + theme.space(4.5)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """The box, and the line under its bar."""
         gap, bar = self._bar
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)

@@ -45,7 +45,6 @@ class Composer(QWidget):
         self.button.clicked.connect(self._press)
 
     def set_appearance(self, appearance: Appearance) -> None:
-        """Another theme, language or size."""
         self._appearance = appearance
         texts = appearance.texts
         self.box.setFont(appearance.theme.font())
@@ -54,7 +53,7 @@ class Composer(QWidget):
         self.box.setAccessibleName(texts.composer_name)
         side = appearance.theme.body_px + 5
         self.button.setIconSize(QSize(side, side))
-        self.button.setAccessibleName("")  # so that it is drawn anew
+        self.button.setAccessibleName("")  # so that it is drawn again
         self._show_button()
         self._show_notice()
         self.arrange()
@@ -70,7 +69,7 @@ class Composer(QWidget):
         self._show_button()
 
     def set_text(self, text: str) -> None:
-        """Show another conversation's draft; it is not told as a change."""
+        """Show another conversation's draft; no change is emitted."""
         if text == self.box.toPlainText():
             return
         self.box.blockSignals(True)
@@ -83,7 +82,6 @@ class Composer(QWidget):
 
     @property
     def text(self) -> str:
-        """What is typed."""
         return self.box.toPlainText()
 
     @property
@@ -168,19 +166,16 @@ class Composer(QWidget):
         self.update()
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
-        """Lines are broken anew."""
         super().resizeEvent(event)
         if event.size().width() != event.oldSize().width():
             self.arrange()
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:  # noqa: N802 - Qt's name
-        """The frame shows where the focus is."""
         if event.type() in {QEvent.Type.FocusIn, QEvent.Type.FocusOut}:
             self.update()
         return False
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """The frame around the box."""
         theme = self._appearance.theme
         focused = self.box.hasFocus()
         painter = QPainter(self)

@@ -50,7 +50,6 @@ class FooterView(BlockView):
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
-        """The actions that this state has."""
         buttons = (self.copy_button, self.again_button, self.retry_button, self.stop_button)
         return [button for button in buttons if button.isVisibleTo(self)]
 
@@ -61,7 +60,6 @@ class FooterView(BlockView):
             self.take(None)
 
     def set_active(self, *, is_active: bool) -> None:
-        """Show the actions and the facts."""
         self._is_active = is_active
         self.copy_button.reveal(is_revealed=is_active)
         self.again_button.reveal(is_revealed=is_active)
@@ -69,7 +67,6 @@ class FooterView(BlockView):
             self.label.setVisible(is_active)
 
     def take(self, segment: Segment | None) -> None:
-        """Show the turn's state as it is now."""
         texts, turn = self.appearance.texts, self.turn
         line = state_line(turn, texts, is_online=self._is_online, now_ms=epoch_ms())
         _run(self._pulse, line.tone is Tone.RUNNING)
@@ -201,7 +198,7 @@ class FooterView(BlockView):
         self._copied.start()
 
     def _say(self, line: StateLine) -> None:
-        """A screen reader hears the new state."""
+        """Announce the new state to screen readers."""
         self.setAccessibleName(line.text or self.appearance.texts.answer_name)
         QAccessible.updateAccessibility(QAccessibleEvent(self, QAccessible.Event.NameChanged))
 
@@ -242,18 +239,15 @@ class QuietButton(QToolButton):
         return QSize(side, side)
 
     def draw(self, drawing: Icon, name: str, *, colour: str = "text_muted") -> None:
-        """Another icon and name."""
         self.setIcon(icon(drawing, self._theme.colour(colour), self._side))
         self.setToolTip(name)
         self.setAccessibleName(name)
 
     def reveal(self, *, is_revealed: bool) -> None:
-        """Draw it, or do not."""
         if is_revealed != self._is_revealed:
             self._is_revealed = is_revealed
             self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """Only when it is wanted."""
         if self._is_revealed or self.hasFocus() or self.underMouse():
             super().paintEvent(event)

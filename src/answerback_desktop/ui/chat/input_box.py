@@ -43,7 +43,7 @@ class InputBox(QTextEdit):
         self.setLineWrapMode(QTextEdit.LineWrapMode.FixedPixelWidth)
         self.setWordWrapMode(wrap_mode(""))
         self.document().setDocumentMargin(theme.space(1))
-        self.document().documentLayout().documentSizeChanged.connect(self._tell_height)
+        self.document().documentLayout().documentSizeChanged.connect(self._emit_height)
 
     @property
     def is_composing(self) -> bool:
@@ -89,13 +89,12 @@ class InputBox(QTextEdit):
             super().keyPressEvent(event)
 
     def inputMethodEvent(self, event: QInputMethodEvent) -> None:  # noqa: N802 - Qt's name
-        """A syllable is composed or has arrived."""
         super().inputMethodEvent(event)
         if self._submits_after_commit and not self.is_composing:
             self._submits_after_commit = False
             if event.commitString():
                 self.submitted.emit()
-        self._tell_height()
+        self._emit_height()
 
     def setPlainText(self, text: str) -> None:  # noqa: N802 - Qt's name
         """Other text, as a draft."""
@@ -117,7 +116,7 @@ class InputBox(QTextEdit):
         self._submits_after_commit = True
         QGuiApplication.inputMethod().commit()
 
-    def _tell_height(self) -> None:
+    def _emit_height(self) -> None:
         height = math.ceil(self.document().size().height())
         if height != self._height and not self._is_measuring:
             self._height = height

@@ -25,7 +25,7 @@ FRAME_MS: Final = 33
 class ChatPane(QWidget):
     """Give it every batch of changes by `apply`; it shows `app.current`.
 
-    `conversation_needed` is sent before a question is asked while no conversation is open; whoever owns the window may
+    `conversation_needed` is sent before a question is asked while no conversation is open; the owner of the window may
     then do more than open one, which the pane does itself.
     """
 
@@ -77,7 +77,6 @@ class ChatPane(QWidget):
             self.composer.set_running(is_running=shown.pending > 0)
 
     def set_appearance(self, appearance: Appearance) -> None:
-        """Another theme, language or font size."""
         self._appearance = appearance
         self._fill()
         self.transcript.set_appearance(appearance)

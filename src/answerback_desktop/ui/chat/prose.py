@@ -61,7 +61,6 @@ class ProseView(BlockView):
         self.text.setWordWrapMode(wrap_mode(self._shown))
 
     def arrange(self, width: int) -> int:
-        """The text and the gap above it."""
         gap = self.appearance.theme.space(2.5)
         height = self.text.height_for(width)
         self.text.setGeometry(0, gap, width, height)
@@ -104,7 +103,6 @@ class _TableText(TextView):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """The rows, with a line between each two."""
         super().paintEvent(event)
         painter = QPainter(self.viewport())
         shift = self.horizontalScrollBar().value()

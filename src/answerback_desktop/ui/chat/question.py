@@ -51,7 +51,6 @@ class QuestionView(BlockView):
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
-        """The actions, or the editor's parts."""
         if self.editor is not None:
             return [self.editor, *(part for part in self._edit_parts if isinstance(part, QPushButton))]
         return [self.copy_button, self.edit_button, *([self.fold_button] if self._is_long else [])]
@@ -60,7 +59,6 @@ class QuestionView(BlockView):
         """A question does not change."""
 
     def set_active(self, *, is_active: bool) -> None:
-        """Show the actions."""
         self.copy_button.reveal(is_revealed=is_active)
         self.edit_button.reveal(is_revealed=is_active)
 
@@ -106,7 +104,6 @@ class QuestionView(BlockView):
         return bottom + theme.space(1.5)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """The bubble, or the editor's box."""
         theme = self.appearance.theme
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)

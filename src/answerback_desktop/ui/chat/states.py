@@ -19,7 +19,7 @@ from answerback_desktop.ui.theme import Icon, pixmap
 
 
 class EmptyState(QScrollArea):
-    """A title, a sentence, and questions to begin with. `chosen` tells the one that was picked."""
+    """A title, a sentence, and questions to begin with. `chosen` carries the one that was picked."""
 
     chosen = Signal(str)
 
@@ -65,7 +65,6 @@ class EmptyState(QScrollArea):
         page.setAutoFillBackground(False)
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
-        """The column keeps its width in a wide window."""
         side = max(self._side, (event.size().width() - self._widest) // 2)
         margins = self._outer.contentsMargins()
         self._outer.setContentsMargins(side, margins.top(), side, margins.bottom())
@@ -92,15 +91,12 @@ class _WrappingButton(QAbstractButton):
         self.setSizePolicy(policy)
 
     def heightForWidth(self, width: int) -> int:  # noqa: N802 - Qt's name
-        """As high as its lines."""
         return self._lines(width).height() + 2 * self._theme.space(3)
 
     def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Any width will do."""
         return QSize(self._theme.space(60), self.heightForWidth(self._theme.space(60)))
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Narrow, if it must be."""
         return QSize(self._theme.space(30), self._theme.body_px * 2)
 
     def _lines(self, width: int) -> QRect:
@@ -109,7 +105,6 @@ class _WrappingButton(QAbstractButton):
         return self.fontMetrics().boundingRect(room, Qt.TextFlag.TextWordWrap, self.text())
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """A card with the text and an arrow."""
         theme = self._theme
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -138,7 +133,6 @@ class _Mark(QWidget):
         self.setFixedSize(appearance.theme.space(14), appearance.theme.space(14))
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """A soft disc and the spark."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(Qt.PenStyle.NoPen)

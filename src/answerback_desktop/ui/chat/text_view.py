@@ -21,7 +21,7 @@ def wrap_mode(text: str) -> QTextOption.WrapMode:
 
 
 class TextView(QTextBrowser):
-    """As high as its text. `link` tells the target of a link that was activated; nothing is followed by itself."""
+    """A text that is as high as its lines. `link` carries an activated link's target; nothing is followed by itself."""
 
     link = Signal(str)
 
@@ -45,14 +45,13 @@ class TextView(QTextBrowser):
             | Qt.TextInteractionFlag.LinksAccessibleByKeyboard
         )
         self.viewport().setAutoFillBackground(False)
-        self.anchorClicked.connect(self._tell_link)
+        self.anchorClicked.connect(self._emit_link)
 
     def loadResource(self, kind: int, name: QUrl | str) -> None:  # noqa: N802 - Qt's name
         """Nothing is ever loaded, from nowhere."""
         return
 
     def natural_width(self) -> int:
-        """How wide the text is if no line is broken."""
         self.setLineWrapMode(QTextBrowser.LineWrapMode.NoWrap)
         width = math.ceil(self.document().idealWidth()) + 1
         self.setLineWrapMode(QTextBrowser.LineWrapMode.FixedPixelWidth)
@@ -95,5 +94,5 @@ class TextView(QTextBrowser):
         middle = area.top() + line.y() + line.height() - self._theme.body_px * 0.62
         painter.drawEllipse(QPointF(area.left() + line.x() - self._theme.space(2.75), middle), size, size)
 
-    def _tell_link(self, target: QUrl) -> None:
+    def _emit_link(self, target: QUrl) -> None:
         self.link.emit(target.toString(QUrl.ComponentFormattingOption.FullyEncoded))

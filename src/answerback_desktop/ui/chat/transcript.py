@@ -103,7 +103,7 @@ class Transcript(QAbstractScrollArea):
         self._rebuild()
 
     def set_appearance(self, appearance: Appearance) -> None:
-        """Another theme, language or size: everything is drawn anew, at the same place."""
+        """Another theme, language or size: everything is drawn again, at the same place."""
         self._keep_anchor()
         self._appearance = appearance
         self.setAccessibleName(appearance.texts.transcript_name)
@@ -293,7 +293,7 @@ class Transcript(QAbstractScrollArea):
                 view.set_online(is_online=self._is_online)
             view.take(block.segment)
             view.set_active(is_active=self._is_active(block.turn))
-            _leave_tab_chain(view)
+            _remove_from_tab_chain(view)
         height = block.view.arrange(self._width)
         self._is_stale |= height != block.height
         block.height, block.is_measured = height, True
@@ -319,7 +319,6 @@ class Transcript(QAbstractScrollArea):
     # --- what happens
 
     def scrollContentsBy(self, dx: int, dy: int) -> None:  # noqa: N802 - Qt's name
-        """The person scrolls."""
         if self._is_arranging:
             return
         bar = self.verticalScrollBar()
@@ -329,7 +328,6 @@ class Transcript(QAbstractScrollArea):
             self.near_start.emit()
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
-        """The lines are broken anew."""
         super().resizeEvent(event)
         if self._ends:
             self.arrange()
@@ -354,7 +352,7 @@ class Transcript(QAbstractScrollArea):
         if block is None or self._is_arranging:
             return
         self._keep_anchor()
-        _leave_tab_chain(view)
+        _remove_from_tab_chain(view)
         block.height = view.arrange(self._width)
         self._is_stale = True
         self._later.start(0)
@@ -381,9 +379,9 @@ class Transcript(QAbstractScrollArea):
         if not next and not self.hasFocus():
             self.setFocus(Qt.FocusReason.BacktabFocusReason)
             return True
-        return self._leave(forward=next)
+        return self._focus_out(forward=next)
 
-    def _leave(self, *, forward: bool) -> bool:
+    def _focus_out(self, *, forward: bool) -> bool:
         widget: QWidget | None = self
         while widget is not None:
             widget = widget.nextInFocusChain() if forward else widget.previousInFocusChain()
@@ -407,13 +405,13 @@ class Transcript(QAbstractScrollArea):
             bar.setValue(bar.value() + top + height - self.viewport().height() + self._appearance.theme.space(6))
 
     def viewportEvent(self, event: QEvent) -> bool:  # noqa: N802 - Qt's name
-        """A new screen scale draws the icons anew."""
+        """A new screen scale draws the icons again."""
         if event.type() == QEvent.Type.DevicePixelRatioChange:
             self.set_appearance(self._appearance)
         return super().viewportEvent(event)
 
 
-def _leave_tab_chain(view: BlockView) -> None:
+def _remove_from_tab_chain(view: BlockView) -> None:
     """Views come and go, so Qt's chain is in no order: the transcript moves the focus among them itself."""
     for child in view.findChildren(QWidget):
         if child.focusPolicy() & Qt.FocusPolicy.TabFocus:

@@ -15,7 +15,6 @@ class Choice(QComboBox):
         self._theme = theme
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
-        """As ever, and the chevron."""
         super().paintEvent(event)
         size = self._theme.space(4)
         painter = QPainter(self)
@@ -40,23 +39,20 @@ class Number(QSpinBox):
 
 
 class CheckBox(QCheckBox):
-    """A box with a tick that can be told from its ground in both schemes."""
+    """A check box whose tick has contrast in both schemes."""
 
     def __init__(self, text: str, theme: Theme) -> None:
         super().__init__(text)
         self._theme = theme
 
     def sizeHint(self) -> QSize:  # noqa: N802
-        """A line of text and the box."""
         hint = super().sizeHint()
         return QSize(hint.width() + self._theme.space(4), max(hint.height(), self._theme.space(6)))
 
     def hitButton(self, pos: object) -> bool:  # noqa: N802
-        """The text counts too."""
         return True
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
-        """The box, the tick, the text."""
         option = QStyleOptionButton()
         self.initStyleOption(option)
         theme, side = self._theme, self._theme.space(4.5)

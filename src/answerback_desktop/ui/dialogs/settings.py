@@ -43,7 +43,7 @@ class SettingsDialog(Dialog):
         self.buttons = QDialogButtonBox()
         self.save_button = self.buttons.addButton(words.save, QDialogButtonBox.ButtonRole.AcceptRole)
         self.save_button.setProperty("variant", "primary")
-        self.cancel_button = self.buttons.addButton(words.cancel, QDialogButtonBox.ButtonRole.RejectRole)
+        self.buttons.addButton(words.cancel, QDialogButtonBox.ButtonRole.RejectRole)
         self.about_button = self.buttons.addButton(texts.window.about, QDialogButtonBox.ButtonRole.HelpRole)
         self.about_button.setProperty("variant", "quiet")
         self.buttons.accepted.connect(self.save)
@@ -58,7 +58,6 @@ class SettingsDialog(Dialog):
 
     @property
     def settings(self) -> Settings:
-        """As they stand in the dialog."""
         settings = self._app.settings
         for page in self._pages:
             settings = msgspec.structs.replace(settings, **page.values())

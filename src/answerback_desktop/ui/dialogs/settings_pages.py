@@ -141,11 +141,9 @@ class ServerPage(Page):
 
     @property
     def mode(self) -> AuthMode:
-        """The chosen one."""
         return AuthMode(self.auth.currentData())
 
     def values(self) -> Mapping[str, Any]:
-        """See `Page`."""
         return {
             "server_url": self.url.text().strip(),
             "auth": self.mode,
@@ -229,7 +227,6 @@ class AnswersPage(Page):
         self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
-        """See `Page`."""
         return {
             "model": self._chosen,
             "system": self.system.toPlainText().strip() or None,
@@ -280,7 +277,6 @@ class AppearancePage(Page):
         self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
-        """See `Page`."""
         return {
             "theme": ThemeChoice(self.theme.currentData()),
             "font_size": int(self.font_size.currentData()),
@@ -319,5 +315,4 @@ class MannersPage(Page):
         self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
-        """See `Page`."""
         return {"notifications": self.notifications.isChecked(), "tray": self.tray.isChecked()}

@@ -24,7 +24,6 @@ class ConversationDelegate(QStyledItemDelegate):
         self.set_texts(texts)
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         self._title = theme.font()
         self._title_unread = theme.font(weight=QFont.Weight.DemiBold)
@@ -32,16 +31,13 @@ class ConversationDelegate(QStyledItemDelegate):
         self._badge = theme.font(px=theme.small_px - 2, weight=QFont.Weight.DemiBold)
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:  # noqa: N802
-        """The same for every row."""
         lines = QFontMetrics(self._title).height() + QFontMetrics(self._small).height()
         return QSize(80, lines + self._theme.space(4.5))
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
-        """Draw one row."""
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         box = option.rect.adjusted(0, 1, 0, -1)
@@ -117,7 +113,6 @@ class ConversationDelegate(QStyledItemDelegate):
     # --- renaming in place
 
     def createEditor(self, parent: QWidget, option: QStyleOptionViewItem, index: Index) -> QWidget:  # noqa: N802
-        """A box over the row."""
         editor = QLineEdit(parent)
         editor.setMaxLength(_TITLE_LENGTH)
         editor.setAccessibleName(self._texts.window.rename_name)

@@ -46,7 +46,6 @@ class ConversationListModel(QAbstractListModel):
         self.set_texts(texts)
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
         self._locale = QLocale(texts.locale)
         self.touch()
@@ -94,11 +93,9 @@ class ConversationListModel(QAbstractListModel):
             self.dataChanged.emit(self.index(0), self.index(len(self._rows) - 1))
 
     def row_of(self, conversation_id: str) -> int | None:
-        """Where it is."""
         return self._row_of.get(conversation_id)
 
     def conversation(self, index: Index) -> ConversationViewModel | None:
-        """What a row shows."""
         return self._rows[index.row()] if 0 <= index.row() < len(self._rows) else None
 
     def _distance(self, wanted: list[ConversationViewModel]) -> int:
@@ -129,7 +126,6 @@ class ConversationListModel(QAbstractListModel):
     # --- Qt's questions
 
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: N802, B008
-        """See Qt."""
         return 0 if parent.isValid() else len(self._rows)
 
     def flags(self, index: Index) -> Qt.ItemFlag:
@@ -141,7 +137,6 @@ class ConversationListModel(QAbstractListModel):
         return flags if conversation.record is None else flags | Qt.ItemFlag.ItemIsEditable
 
     def setData(self, index: Index, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:  # noqa: N802
-        """A new title was typed."""
         conversation = self.conversation(index)
         if role != Qt.ItemDataRole.EditRole or conversation is None:
             return False
@@ -151,7 +146,6 @@ class ConversationListModel(QAbstractListModel):
         return True
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """See Qt and `Role`."""
         conversation = self.conversation(index)
         if conversation is None:
             return None

@@ -32,21 +32,17 @@ class SearchResultModel(QAbstractListModel):
         self._hits: Sequence[SearchHit] = ()
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
 
     def show(self, hits: Sequence[SearchHit]) -> None:
-        """The hits of another search."""
         self.beginResetModel()
         self._hits = hits
         self.endResetModel()
 
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: N802, B008
-        """See Qt."""
         return 0 if parent.isValid() else len(self._hits)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """See Qt and `HitRole`."""
         if not 0 <= index.row() < len(self._hits):
             return None
         hit = self._hits[index.row()]
@@ -72,13 +68,11 @@ class SearchResultDelegate(QStyledItemDelegate):
         self.set_texts(texts)
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         self._title = theme.font(px=theme.small_px, weight=QFont.Weight.DemiBold)
         self._text = theme.font(px=theme.small_px)
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:  # noqa: N802
@@ -91,7 +85,6 @@ class SearchResultDelegate(QStyledItemDelegate):
         )
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
-        """Draw one hit."""
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         box = option.rect.adjusted(0, 1, 0, -1)

@@ -19,7 +19,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from answerback_desktop.engine.commands import ExportFormat
+from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.sidebar.conversation_delegate import ConversationDelegate
 from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel
@@ -122,7 +122,6 @@ class Sidebar(QFrame):
     # --- appearance and language
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         gap, side = theme.space(2), theme.space(3)
         self._column.setContentsMargins(side, side, side, theme.space(2))
@@ -149,7 +148,6 @@ class Sidebar(QFrame):
         )
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
         words = texts.window
         self.setAccessibleName(words.sidebar_name)
@@ -175,7 +173,6 @@ class Sidebar(QFrame):
     # --- what is shown
 
     def apply(self, changes: Changes) -> None:
-        """Something happened."""
         if changes.everything:
             self.clear_search()
         if changes.everything or changes.list:
@@ -197,7 +194,6 @@ class Sidebar(QFrame):
         self._model.update_rows((conversation_id,))
 
     def mark_current(self) -> None:
-        """Choose the row of the current conversation."""
         current = self._app.current
         row = None if current is None else self._model.row_of(current.conversation_id)
         selection = self.list.selectionModel()
@@ -244,12 +240,10 @@ class Sidebar(QFrame):
     # --- searching
 
     def focus_search(self) -> None:
-        """The cursor goes into the search box."""
         self.search_box.setFocus(Qt.FocusReason.ShortcutFocusReason)
         self.search_box.selectAll()
 
     def clear_search(self) -> None:
-        """The list again."""
         self.search_box.clear()
         self._search()
 
@@ -281,7 +275,6 @@ class Sidebar(QFrame):
             self.opened.emit(hit.conversation_id, hit.request_id or "")
 
     def rename(self, conversation_id: str) -> None:
-        """Open the box for a new title in the row."""
         self.clear_search()
         row = self._model.row_of(conversation_id)
         if row is not None:

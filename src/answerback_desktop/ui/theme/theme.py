@@ -34,7 +34,6 @@ class Theme:
 
     @cached_property
     def colours(self) -> Colours:
-        """The colours of the scheme."""
         return LIGHT if self.scheme is Scheme.LIGHT else DARK
 
     @property
@@ -47,7 +46,6 @@ class Theme:
         return round(steps * 4 * (1 + self.body_px / BODY_PX) / 2)
 
     def colour(self, name: str) -> QColor:
-        """A colour by its token's name."""
         return QColor(getattr(self.colours, name))
 
     def font(self, *, px: int | None = None, weight: QFont.Weight = QFont.Weight.Normal) -> QFont:

@@ -6,7 +6,7 @@ from typing import Final
 
 
 class Scheme(StrEnum):
-    """Which of the two looks."""
+    """Which of the two colour schemes."""
 
     LIGHT = "light"
     DARK = "dark"

@@ -51,23 +51,19 @@ class ConnectionIndicator(QToolButton):
         self.refresh()
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         self.refresh()
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
         self.refresh()
 
     def set_short(self, is_short: bool) -> None:
-        """Only the drawing, for a narrow window."""
         if is_short != self._is_short:
             self._is_short = is_short
             self.refresh()
 
     def refresh(self) -> None:
-        """Show the state as it is now."""
         connection = self._app.connection
         text = headline(self._app, self._texts, epoch_ms())
         size = self._theme.space(4)
@@ -159,7 +155,6 @@ class ConnectionDetails(QFrame):
         self.refresh()
 
     def refresh(self) -> None:
-        """Show the state as it is now."""
         connection, words = self._app.connection, self._texts.status
         self._title.setText(headline(self._app, self._texts, epoch_ms()))
         self._reason.setText(words.reasons[connection.reason])

@@ -31,7 +31,6 @@ class Dialogs(QObject):
         self.settings: SettingsDialog | None = None
 
     def show_settings(self, texts: Texts, theme: Theme) -> None:
-        """Open the settings, or bring them to the front."""
         if self.settings is not None:
             self.settings.raise_()
             return
@@ -45,11 +44,10 @@ class Dialogs(QObject):
         dialog.open()
 
     def show_help(self, texts: Texts, theme: Theme) -> None:
-        """The shortcuts."""
         HelpDialog(texts, theme, self._window).open()
 
     def apply(self, changes: Changes) -> None:
-        """Something happened behind an open dialog."""
+        """Update open dialogs after a change."""
         if self.settings is not None:
             self.settings.apply(changes)
 
@@ -66,9 +64,9 @@ class Dialogs(QObject):
 
 
 class Exporter(QObject):
-    """Asks for a place and writes there. Signals: `told(Toast)`: how it went."""
+    """Exports a conversation to a file that the person chooses. Signals: `reported(Toast)`: how it went."""
 
-    told = Signal(object)
+    reported = Signal(object)
 
     def __init__(self, texts: Texts, parent: QWidget) -> None:
         super().__init__(parent)
@@ -77,11 +75,9 @@ class Exporter(QObject):
         self.dialog: QFileDialog | None = None
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
 
     def save(self, exported: Exported) -> None:
-        """Ask where, then write."""
         words = self._texts.window
         is_json = exported.file_name.endswith(".json")
         folder = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
@@ -95,12 +91,11 @@ class Exporter(QObject):
         dialog.open()
 
     def write(self, path: Path, text: str) -> None:
-        """Write the file and say so."""
         words = self._texts.window
         try:
             path.write_text(text, encoding="utf-8", newline="\n")
         except OSError:
-            self.told.emit(Toast(text=words.export_failed))
+            self.reported.emit(Toast(text=words.export_failed))
             return
         show = lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(path.parent)))  # noqa: E731
-        self.told.emit(Toast(text=words.exported.format(file=path.name), action=words.show_file, act=show))
+        self.reported.emit(Toast(text=words.exported.format(file=path.name), action=words.show_file, act=show))

@@ -54,7 +54,6 @@ class Header(QFrame):
     # --- appearance and language
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         self._row.setContentsMargins(theme.space(3), theme.space(2), theme.space(3), theme.space(2))
         self._row.setSpacing(theme.space(1.5))
@@ -76,7 +75,6 @@ class Header(QFrame):
         )
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
         words = texts.window
         for button, name in (
@@ -93,7 +91,6 @@ class Header(QFrame):
     # --- what is shown
 
     def refresh(self) -> None:
-        """Show everything as it is now."""
         current = self._app.current
         self.title.setText(self._texts.window.untitled if current is None or not current.title else current.title)
         self.more_button.setEnabled(current is not None)
@@ -158,20 +155,16 @@ class ElidedLabel(QWidget):
         self.update()
 
     def text(self) -> str:
-        """The whole text."""
         return self._text
 
     def sizeHint(self) -> QSize:  # noqa: N802
-        """As wide as the text."""
         metrics = QFontMetrics(self.font())
         return QSize(metrics.horizontalAdvance(self._text) + 4, metrics.height() + 2)
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
-        """A few letters."""
         return QSize(24, QFontMetrics(self.font()).height() + 2)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
-        """Draw it."""
         painter = QPainter(self)
         painter.setPen(self.palette().color(self.foregroundRole()))
         shown = QFontMetrics(self.font()).elidedText(self._text, Qt.TextElideMode.ElideRight, self.width())
@@ -197,7 +190,6 @@ class Banner(QFrame):
         self.hide()
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._row.setContentsMargins(theme.space(3), theme.space(1.5), theme.space(1.5), theme.space(1.5))
         self._row.setSpacing(theme.space(3))
 

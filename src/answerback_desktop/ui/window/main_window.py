@@ -27,7 +27,7 @@ _SIDEBAR_PX: Final = 272
 
 
 class MainWindow(QMainWindow):
-    """Give it every `Changes` by `apply`. `state` keeps its place and size.
+    """The main window. `apply` gets every `Changes`; `state` keeps its place and size.
 
     Signals: `quit_wanted()`: the person wants to end the app; `visibility_changed(is_visible)`; `acted()`: the person
     did something that the engine will say something about.
@@ -97,8 +97,8 @@ class MainWindow(QMainWindow):
         self.header.more_wanted.connect(self._show_more)
         self.welcome.settings_wanted.connect(self.show_settings)
         self.welcome.put_off.connect(self._put_off)
-        self.exporter.told.connect(self.toasts.show_toast)
-        self.notifier.told.connect(self.toasts.show_toast)
+        self.exporter.reported.connect(self.toasts.show_toast)
+        self.notifier.reported.connect(self.toasts.show_toast)
         self.dialogs.previewed.connect(self._preview)
         self.chat.composer.changed.connect(self._draft_typed)
         self.chat.composer.sent.connect(lambda _text: self.acted.emit())
@@ -132,7 +132,6 @@ class MainWindow(QMainWindow):
     # --- appearance and language
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance for every part."""
         if theme == self._theme:
             return
         self._theme = theme
@@ -144,7 +143,6 @@ class MainWindow(QMainWindow):
         self.chat.set_appearance(Appearance(theme=theme, texts=self._texts.chat))
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language for every part."""
         self._texts = texts
         for part in (self.sidebar, self.header, self.welcome, self.exporter, self.notifier, self._tray):
             part.set_texts(texts)
@@ -158,7 +156,6 @@ class MainWindow(QMainWindow):
     # --- what happened
 
     def apply(self, changes: Changes) -> None:
-        """Show what changed."""
         if changes.everything:
             self._begin()
         self.sidebar.apply(changes)
@@ -183,7 +180,6 @@ class MainWindow(QMainWindow):
         self.dialogs.apply(changes)
 
     def say(self, toast: Toast) -> None:
-        """Show a passing message."""
         self.toasts.show_toast(toast)
 
     def _begin(self) -> None:
@@ -239,7 +235,6 @@ class MainWindow(QMainWindow):
     # --- what a person does
 
     def new_conversation(self) -> None:
-        """Begin one, and write."""
         self._app.new_conversation()
         self.sidebar.clear_search()
         self.sidebar.refresh()
@@ -279,18 +274,15 @@ class MainWindow(QMainWindow):
         self.sidebar.focus_search()
 
     def toggle_sidebar(self) -> None:
-        """Show or hide it."""
         is_shown = self.sidebar.isVisibleTo(self)
         if not self._is_narrow:
             self._is_sidebar_wanted = not is_shown
         self._arrange(show_list=not is_shown)
 
     def show_settings(self) -> None:
-        """The settings, over the window."""
         self.dialogs.show_settings(self._texts, self._theme)
 
     def show_help(self) -> None:
-        """The shortcuts, over the window."""
         self.dialogs.show_help(self._texts, self._theme)
 
     def bring_to_front(self) -> None:
@@ -386,22 +378,20 @@ class MainWindow(QMainWindow):
         """In front or not: only what is in front is read."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.ActivationChange, QEvent.Type.WindowStateChange):
-            self._tell_shown()
+            self._report_shown()
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
-        """Somebody may look."""
         super().showEvent(event)
         self.visibility_changed.emit(True)
-        self._tell_shown()
+        self._report_shown()
 
     def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802
-        """Nobody looks."""
         super().hideEvent(event)
         self.visibility_changed.emit(False)
-        self._tell_shown()
+        self._report_shown()
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
-        """Into the tray if the settings say so; else the end."""
+        """Hide into the tray if the settings say so, else quit."""
         self.keep_state()
         event.ignore()
         if self._app.settings.tray and self._tray.is_there:
@@ -431,5 +421,5 @@ class MainWindow(QMainWindow):
         self._is_sidebar_wanted = bool(self._state.value("sidebar", True, type=bool))
         self._arrange(show_list=False)
 
-    def _tell_shown(self) -> None:
+    def _report_shown(self) -> None:
         self._app.set_shown(self.isVisible() and self.isActiveWindow() and not self.isMinimized())

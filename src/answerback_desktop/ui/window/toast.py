@@ -1,4 +1,4 @@
-"""Short messages over the chat that go by themselves, with at most one thing to do about them."""
+"""Toasts: short messages over the chat that vanish after a while, with at most one button."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,11 +45,9 @@ class ToastStack(QWidget):
 
     @property
     def toasts(self) -> list[Toast]:
-        """What is shown now."""
         return [bar.toast for bar in self._bars]
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         self.place()
 
@@ -79,7 +77,7 @@ class ToastStack(QWidget):
         self.place()
 
     def place(self) -> None:
-        """Stand where `lift` says now."""
+        """Move the toasts to where `lift` puts them."""
         if not self._bars:
             return
         width = min(self._theme.space(140), self._host.width() - self._theme.space(8))
@@ -91,7 +89,6 @@ class ToastStack(QWidget):
         self.move((self._host.width() - self.width()) // 2, max(0, bottom - self.height()))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
-        """The window grew or shrank."""
         if watched is self._host and event.type() == QEvent.Type.Resize:
             self.place()
         return super().eventFilter(watched, event)
@@ -132,16 +129,13 @@ class _Bar(QFrame):
             self._timer.start()
 
     def close_bar(self) -> None:
-        """Away with it."""
         self._timer.stop()
         self._forget(self)
 
     def enterEvent(self, event: QEvent) -> None:  # noqa: N802
-        """Somebody reads it."""
         self._timer.stop()
 
     def leaveEvent(self, event: QEvent) -> None:  # noqa: N802
-        """Nobody does."""
         if not self.toast.lasts:
             self._timer.start()
 
@@ -152,9 +146,9 @@ class _Bar(QFrame):
 
 
 class DesktopNotifier(QObject):
-    """Signals: `told(Toast)`: something for the window to show."""
+    """Signals: `reported(Toast)`: something for the window to show."""
 
-    told = Signal(object)
+    reported = Signal(object)
 
     def __init__(self, app: AppViewModel, tray: Tray, texts: Texts, window: QWidget) -> None:
         super().__init__(window)
@@ -164,18 +158,16 @@ class DesktopNotifier(QObject):
         self._window = window
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
 
     def apply(self, changes: Changes) -> None:
-        """Tell what is new."""
         while self._app.notices:
-            self.told.emit(Toast(text=notice_text(self._app.notices.popleft(), self._texts)))
+            self.reported.emit(Toast(text=notice_text(self._app.notices.popleft(), self._texts)))
         if changes.ended and self._app.settings.notifications and not self._window.isActiveWindow():
             self._notify(changes.ended)
 
     def _notify(self, ended: tuple[str, ...]) -> None:
-        """The title only: a notification is seen by whoever looks at the screen."""
+        """Show the title only: anybody near the screen can read a notification."""
         words = self._texts.window
         for conversation in self._app.conversations:
             turns = [turn for request_id in ended if (turn := conversation.turn(request_id)) is not None]

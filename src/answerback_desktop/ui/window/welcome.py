@@ -1,4 +1,4 @@
-"""The page that stands in the chat's place while something is missing: a gateway, an address, a sign-in."""
+"""The page shown instead of the chat while a gateway, an address or a sign-in is missing."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -62,16 +62,13 @@ class WelcomePage(QScrollArea):
 
     @property
     def shown(self) -> Screen:
-        """What it shows."""
         return self._screen
 
     def set_theme(self, theme: Theme) -> None:
-        """Another appearance."""
         self._theme = theme
         self._build()
 
     def set_texts(self, texts: Texts) -> None:
-        """Another language."""
         self._texts = texts
         self._build()
 
@@ -85,7 +82,7 @@ class WelcomePage(QScrollArea):
     # --- the pages
 
     def _build(self) -> None:
-        """Lay the page of the screen out anew; texts that were typed are taken over."""
+        """Build the page of the screen again; typed texts are kept."""
         theme = self._theme
         page = QWidget()
         page.setObjectName("welcome")
@@ -288,7 +285,7 @@ def _unbroken(url: str) -> str:
 
 
 def screen_of(app: AppViewModel) -> Screen:
-    """From the state of the connection, the sign-in and the gateway. Online is always the chat."""
+    """Choose the screen from the state of the connection, the sign-in and the gateway. Online is always the chat."""
     if app.connection.is_online:
         return Screen.CHAT
     if app.sign_in.status is SignInStatus.WAITING_FOR_BROWSER:

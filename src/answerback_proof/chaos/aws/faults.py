@@ -40,7 +40,7 @@ DEATHS: Final = frozenset((FaultKind.WORKER_KILLED, FaultKind.WORKERS_KILLED))
 _PAUSES_S: Final = (3.0, 12.0)
 _LATELY: Final = 40
 _BUSY_S: Final = 5.0
-_LOOK_EVERY_S: Final = 0.02
+_POLL_EVERY_S: Final = 0.02
 
 
 class AwsFaults:
@@ -120,7 +120,7 @@ class AwsFaults:
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + _BUSY_S
         while not self._model.running and clock() < give_up_at:  # noqa: ASYNC110 - it runs in another thread
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_EVERY_S)
         await asyncio.sleep(then_s)
 
     async def _kill_others(self) -> None:

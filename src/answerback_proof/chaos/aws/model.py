@@ -26,7 +26,7 @@ _STALL_S: Final = (1.0, 8.0)
 
 
 class FaultyModel:
-    """A script of `BedrockServer`. It runs on that server's event loop.
+    """A `Script` of `BedrockServer` that injects faults. It runs on that server's event loop.
 
     `attempt_of`: the attempt that runs a request now, by request id; what Bedrock is asked does not name it.
     """
@@ -45,7 +45,6 @@ class FaultyModel:
         self._is_healthy = True
 
     async def __call__(self, asked: Asked) -> AsyncGenerator[Piece, None]:
-        """See Script."""
         question: str = asked.body["messages"][-1]["content"][-1]["text"]
         request_id = question.partition(":")[0]
         self._calls[request_id] += 1

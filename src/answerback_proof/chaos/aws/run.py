@@ -129,9 +129,9 @@ async def _come_to_rest(stack: Stack, history: History) -> None:
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + _REST_S
     for queue in ("Queue", "DeadLetters"):
-        while left := await asyncio.to_thread(stack.waiting, queue):
+        while remaining := await asyncio.to_thread(stack.waiting, queue):
             if clock() >= give_up_at:
-                history.broke(f"{left} messages are left in {queue} after {_REST_S:.0f} s without faults")
+                history.broke(f"{remaining} messages are left in {queue} after {_REST_S:.0f} s without faults")
                 break
             await asyncio.sleep(_POLL_S)
 
@@ -149,9 +149,9 @@ async def check_stack(history: History, stores: Stores) -> list[Violation]:
             history.add(Stored(request=record.request_id, record=record, answer=answer, has_question=True))
     for day in await stores.users.usage(None):
         history.add(Usage(usage=day))
-    if left := await stores.turns.pending(limit=1):
+    if remaining := await stores.turns.pending(limit=1):
         detail = "its turn was never settled with Aurora"
-        request = left[0].turn.request_id
+        request = remaining[0].turn.request_id
         history.add(Violation(promise=Promise.ANSWERED, kind=Kind.LOST, request=request, detail=detail))
     if stores.unwritable:
         history.broke(f"{stores.unwritable} turns cannot be written to Aurora")
@@ -163,11 +163,11 @@ def check_logs(history: History, lines: Sequence[tuple[str, str]]) -> None:
     errors: Counter[str] = Counter()
     for function, line in lines:
         try:
-            said = json.loads(line)
+            line_of_log = json.loads(line)
         except ValueError:
             continue  # the platform's own lines
-        if isinstance(said, dict) and said.get("level") in _ERRORS:
-            why = str(said.get("exception", "")).strip().rpartition("\n")[2]
-            errors[f"{function}: {said.get('message')} {why}".rstrip()] += 1
+        if isinstance(line_of_log, dict) and line_of_log.get("level") in _ERRORS:
+            why = str(line_of_log.get("exception", "")).strip().rpartition("\n")[2]
+            errors[f"{function}: {line_of_log.get('message')} {why}".rstrip()] += 1
     for what, count in errors.most_common(_ERRORS_SHOWN):
         history.broke(f"logged {count} times by {what}")

@@ -32,7 +32,7 @@ from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 _STACK: Final = "chaos"
 _MODEL_ID: Final = "answerback.emulated-v1:0"
 _POLL_S: Final = 0.1
-_PATIENCE_S: Final = 30.0
+_TIMEOUT_S: Final = 30.0
 _ANSWER_TIMEOUT_S: Final = 60
 """The worker has half a minute more, and the queue hides the message of a worker that dies early for as long.
 
@@ -70,7 +70,6 @@ class Stack:
         self.outputs: Mapping[str, str] = {}
 
     def start(self, progress: Progress) -> None:
-        """Start the emulator and deploy."""
         self._stop.enter_context(self._emulator)
         account = Account(region=REGION, endpoint=self._emulator.endpoint, **CREDENTIALS)
         version = next((self._aws.python.parents[1] / "lib").glob("python3*")).name.removeprefix("python")
@@ -102,7 +101,6 @@ class Stack:
 
     @property
     def port(self) -> int:
-        """Where the emulator listens."""
         return self._emulator.port
 
     @property
@@ -127,7 +125,6 @@ class Stack:
         self._emulator.pause_database()
 
     def resume_database(self) -> None:
-        """Aurora is awake."""
         self._emulator.resume_database()
 
     def call_janitor(self) -> None:
@@ -183,13 +180,13 @@ class Stack:
 
     def lines(self) -> list[tuple[str, str]]:
         """What the functions logged: (function, line)."""
-        client, said = self._clients["logs"], []
+        client, found = self._clients["logs"], []
         groups = client.describe_log_groups(logGroupNamePrefix=self.outputs["LogGroupPrefix"])["logGroups"]
         for group in groups:
             name = group["logGroupName"]
             for page in client.get_paginator("filter_log_events").paginate(logGroupName=name):
-                said += [(name.rpartition("/")[2], event["message"].rstrip()) for event in page["events"]]
-        return said
+                found += [(name.rpartition("/")[2], event["message"].rstrip()) for event in page["events"]]
+        return found
 
     def stores(self) -> "Stores":
         """The stores as another process of the stack has them."""
@@ -208,7 +205,7 @@ class Stack:
 
 
 class Stores:
-    """The stores of the stack, to read them. Counts nothing."""
+    """The stores of the stack, to read them; as a WriteBehindObserver it counts nothing."""
 
     def __init__(self, emulator: Emulator, outputs: Mapping[str, str]) -> None:
         self._calls = Calls()
@@ -222,7 +219,7 @@ class Stores:
             cluster_arn=outputs["ClusterArn"],
             secret_arn=outputs["SecretArn"],
             database=outputs["Database"],
-            retry_for_s=_PATIENCE_S,
+            retry_for_s=_TIMEOUT_S,
             monotonic=time.monotonic,
             jitter=random.random,
         )
@@ -232,13 +229,12 @@ class Stores:
         self.unwritable = 0
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
-        """See WriteBehindObserver."""
+        pass
 
-    def archived(self, turns: int) -> None:
-        """See WriteBehindObserver."""
+    def turns_written(self, turns: int) -> None:
+        pass
 
-    def not_archived(self) -> None:
-        """See WriteBehindObserver."""
+    def turns_not_written(self) -> None:
         self.unwritable += 1
 
     def close(self) -> None:

@@ -95,7 +95,7 @@ def test_it_grows_to_eight_lines_and_then_scrolls(composer: Composer) -> None:
     assert composer.height() == heights[0]
 
 
-def test_what_is_too_long_is_said_and_not_sent(composer: Composer, qtbot: QtBot) -> None:
+def test_what_is_too_long_is_reported_and_not_sent(composer: Composer, qtbot: QtBot) -> None:
     composer.set_limit(ENVELOPE_BYTES + 4_000)
     composer.set_text("한" * 1_333)  # 3,999 bytes
     assert composer.over_bytes == -1

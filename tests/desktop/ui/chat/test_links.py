@@ -41,7 +41,7 @@ def opened_urls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return urls
 
 
-def test_the_dialog_opens_only_when_told(qtbot: QtBot, appearance: Appearance, opened_urls: list[str]) -> None:
+def test_the_dialog_opens_only_on_request(qtbot: QtBot, appearance: Appearance, opened_urls: list[str]) -> None:
     dialog = LinkDialog("https://a.example/x", appearance.texts, appearance.theme)
     qtbot.addWidget(dialog)
     dialog.open()

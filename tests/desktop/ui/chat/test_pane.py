@@ -85,7 +85,7 @@ def test_a_question_that_could_not_be_taken_is_back_in_the_box(opened: Opened) -
     assert pane.composer.text == "too long"
 
 
-def test_offline_is_said_and_can_be_tried(opened: Opened) -> None:
+def test_offline_is_reported_and_can_be_tried(opened: Opened) -> None:
     pane, app, recorder = opened(turn("r1", "q", "a"))
     assert pane.banner.isHidden()
     pane.apply(app.apply([OFFLINE]))

@@ -150,7 +150,7 @@ def test_scrolling_back_over_guessed_heights_moves_as_far_as_the_wheel(opened: O
         assert top_of(pane, view) == place + 50
 
 
-def test_a_narrower_window_breaks_lines_anew_and_keeps_the_place(opened: Opened) -> None:
+def test_a_narrower_window_breaks_lines_again_and_keeps_the_place(opened: Opened) -> None:
     pane, _, _ = opened(*many(20), height=600, width=900)
     scroll_to(pane, 0.5)
     request_id = reading(pane).turn.request_id
@@ -195,7 +195,7 @@ def test_selected_text_stays_where_it_is_selected(opened: Opened) -> None:
     assert view.text.toPlainText() == "select me now and later"
 
 
-def test_another_theme_draws_all_anew_in_place(opened: Opened, qtbot: QtBot) -> None:
+def test_another_theme_draws_all_again_in_place(opened: Opened, qtbot: QtBot) -> None:
     pane, _, _ = opened(*many(20), height=600)
     scroll_to(pane, 0.5)
     request_id = reading(pane).turn.request_id

@@ -51,7 +51,7 @@ def test_the_words_of_each_state() -> None:
     assert line(of(turn("r1", "q", "some", status=TurnStatus.CANCELLED))).text == CHAT_EN.cancelled
 
 
-def test_a_completed_turn_tells_model_tokens_cost_and_time() -> None:
+def test_a_completed_turn_shows_model_tokens_cost_and_time() -> None:
     record = turn("r1", "q", "a", tokens=Tokens(input=1_000, output=2_000))
     shown = line(of(record))
     assert shown.tone is Tone.DONE
@@ -139,7 +139,7 @@ def test_retry_asks_again_once_the_time_has_come(opened: Opened) -> None:
     assert recorder.named("ask")[0][2:] == ("q", "r1")
 
 
-def test_a_new_state_is_told_to_screen_readers(opened: Opened) -> None:
+def test_a_new_state_is_reported_to_screen_readers(opened: Opened) -> None:
     pane, app, _ = opened(turn("r1", "q", "a", status=TurnStatus.STREAMING))
     pane.apply(app.apply([TurnChanged(failed(FailureCode.TIMEOUT, is_retryable=True))]))
     pane.flush()

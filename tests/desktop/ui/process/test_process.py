@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from answerback_desktop.ui.process import CrashWatch, InstanceServer, open_log, ring
+from answerback_desktop.ui.process import CrashWatch, InstanceServer, open_log, raise_running
 
 SECRET = "what somebody asked"
 
@@ -52,7 +52,7 @@ def test_an_exception_is_logged_with_its_places_and_without_its_words(log_path: 
     assert SECRET not in text.replace("raise KeyError(SECRET)", "")
 
 
-def test_what_nobody_caught_is_logged_and_told(log_path: Path, watch: CrashWatch, qtbot):
+def test_what_nobody_caught_is_logged_and_reported(log_path: Path, watch: CrashWatch, qtbot):
     with qtbot.waitSignal(watch.happened, timeout=10_000):
         try:
             raise_secret()
@@ -68,17 +68,17 @@ def test_what_nobody_caught_is_logged_and_told(log_path: Path, watch: CrashWatch
 
 
 def test_a_second_start_reaches_the_first(qapp, qtbot, tmp_path: Path):
-    doorbell = InstanceServer(tmp_path)
-    doorbell.listen()
+    instance_server = InstanceServer(tmp_path)
+    instance_server.listen()
     program = (
-        "import sys, pathlib; from answerback_desktop.ui.process import ring;"
-        "sys.exit(not ring(pathlib.Path(sys.argv[1])))"
+        "import sys, pathlib; from answerback_desktop.ui.process import raise_running;"
+        "sys.exit(not raise_running(pathlib.Path(sys.argv[1])))"
     )
-    with qtbot.waitSignal(doorbell.rung, timeout=20_000):
+    with qtbot.waitSignal(instance_server.raise_asked, timeout=20_000):
         second = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
     assert second.wait(20) == 0
-    doorbell.close()
-    assert not ring(tmp_path)
+    instance_server.close()
+    assert not raise_running(tmp_path)
 
 
 def test_the_remains_of_a_crash_are_in_nobodys_way(qapp, tmp_path: Path):

@@ -22,7 +22,7 @@ PAIRS = [
     ("on_accent", "accent_hover"),
     ("on_selection", "selection"),
 ]
-LOOKS = pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+SCHEMES = pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
 
 
 def test_the_ratio_is_the_standards_one() -> None:
@@ -31,19 +31,19 @@ def test_the_ratio_is_the_standards_one() -> None:
     assert contrast("#ffffff", "#777777") == contrast("#777777", "#ffffff")
 
 
-@LOOKS
+@SCHEMES
 def test_text_is_readable_on_every_ground(colours: Colours) -> None:
     poor = {(t, g): contrast(getattr(colours, t), getattr(colours, g)) for t, g in PAIRS}
     assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
 
 
-@LOOKS
+@SCHEMES
 def test_code_is_readable(colours: Colours) -> None:
     ratios = {name: contrast(getattr(colours.code, name), colours.code_fill) for name in colours.code.__slots__}
     assert {name: ratio for name, ratio in ratios.items() if ratio < 4.5} == {}
 
 
-@LOOKS
+@SCHEMES
 def test_the_edges_of_controls_and_the_focus_ring_are_seen(colours: Colours) -> None:
     for ground in ("window", "surface", "raised"):
         assert contrast(colours.control_border, getattr(colours, ground)) >= 3

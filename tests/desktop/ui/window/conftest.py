@@ -17,7 +17,7 @@ from answerback_desktop.viewmodels import ConversationViewModel
 from desktop_app import QUICK
 from gateway_thread import GatewayThread
 
-PATIENCE_MS = 20_000
+TIMEOUT_MS = 20_000
 
 
 class Person:
@@ -31,7 +31,7 @@ class Person:
 
     def until(self, condition: Callable[[], object]) -> None:
         """Appearance on until it holds."""
-        self._qtbot.waitUntil(lambda: bool(condition()), timeout=PATIENCE_MS)
+        self._qtbot.waitUntil(lambda: bool(condition()), timeout=TIMEOUT_MS)
 
     def online(self) -> None:
         self.until(lambda: self.model.connection.is_online)
@@ -48,7 +48,7 @@ class Person:
         self.until(lambda: conversation.record is not None and self.turn(conversation, text) is not None)
         return conversation
 
-    def ask_anew(self, text: str) -> ConversationViewModel:
+    def ask_again(self, text: str) -> ConversationViewModel:
         """In a new conversation."""
         self.window.new_conversation()
         return self.ask(text)

@@ -6,8 +6,8 @@ from pathlib import Path
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QAbstractButton, QLabel, QLineEdit
 
-from answerback_desktop.engine.commands import ExportFormat
 from answerback_desktop.engine.events import ConnectionStatus
+from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import TurnStatus
 from answerback_desktop.settings import Language, Theme
 from answerback_desktop.ui.sidebar.conversation_model import Role
@@ -18,7 +18,7 @@ from answerback_desktop.ui.window.welcome import Screen
 def test_three_conversations_stream_at_once_each_in_its_place(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
-    asked = {name: person.ask_anew(name) for name in ("red", "green", "blue")}
+    asked = {name: person.ask_again(name) for name in ("red", "green", "blue")}
     for name in asked:
         gateway.say(name, f"{name} begins, ")
     person.until(lambda: all(conversation.is_streaming for conversation in asked.values()))
@@ -36,8 +36,8 @@ def test_three_conversations_stream_at_once_each_in_its_place(open_app, gateway)
 def test_answers_elsewhere_are_marked_unread_until_they_are_looked_at(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
-    first = person.ask_anew("first")
-    person.ask_anew("second")
+    first = person.ask_again("first")
+    person.ask_again("second")
     gateway.end("first", "1")
     person.until(lambda: first.unread == 1)
     row = person.titles().index("first")
@@ -53,16 +53,16 @@ def test_answers_elsewhere_are_marked_unread_until_they_are_looked_at(open_app, 
 def test_a_cut_network_is_shown_and_what_was_typed_waits_and_goes_on(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
-    conversation = person.ask_anew("story")
+    conversation = person.ask_again("story")
     gateway.say("story", "Once upon ")
     person.until(lambda: person.turn(conversation, "story").answer == "Once upon ")
     gateway.cut()
     person.until(lambda: person.model.connection.status is ConnectionStatus.OFFLINE)
     person.until(lambda: "Offline" in person.window.header.indicator.text())
-    waiting = person.ask_anew("while offline")
+    waiting = person.ask_again("while offline")
     assert person.turn(waiting, "while offline").status is TurnStatus.OUTBOX
     gateway.say("story", "a time")
-    gateway.mend()
+    gateway.repair()
     person.until(lambda: "Connected" in person.window.header.indicator.text())
     gateway.end("story", ".")
     gateway.end("while offline", "here")
@@ -74,7 +74,7 @@ def test_a_cut_network_is_shown_and_what_was_typed_waits_and_goes_on(open_app, g
 def test_closed_in_mid_answer_and_opened_again(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
-    conversation = person.ask_anew("long one")
+    conversation = person.ask_again("long one")
     gateway.say("long one", "It begins ")
     person.until(lambda: person.turn(conversation, "long one").answer == "It begins ")
     person.leave()
@@ -91,12 +91,12 @@ def test_two_apps_of_one_user_share_the_history_and_two_users_do_not(open_app, g
     other = open_app("other", url=gateway.url, user="bob")
     for person in (one, two, other):
         person.online()
-    conversation = one.ask_anew("shared")
+    conversation = one.ask_again("shared")
     gateway.end("shared", "with me")
     one.until(lambda: conversation.pending == 0)
     two.app.engine.refresh()  # what the window does when it gets the focus
     two.until(lambda: "shared" in two.titles())
-    mine = other.ask_anew("mine")
+    mine = other.ask_again("mine")
     gateway.end("mine", "alone")
     other.until(lambda: mine.pending == 0)
     assert other.titles() == ["mine"]
@@ -106,7 +106,7 @@ def test_two_apps_of_one_user_share_the_history_and_two_users_do_not(open_app, g
 def test_delete_is_at_once_and_can_be_undone(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
-    kept, gone = person.ask_anew("kept"), person.ask_anew("gone")
+    kept, gone = person.ask_again("kept"), person.ask_again("gone")
     for name in ("kept", "gone"):
         gateway.end(name, "ok")
     person.until(lambda: person.model.pending == 0)
@@ -121,10 +121,10 @@ def test_delete_is_at_once_and_can_be_undone(open_app, gateway):
 def test_search_finds_text_and_opens_the_place(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
-    whale = person.ask_anew("Which animal is the largest?")
+    whale = person.ask_again("Which animal is the largest?")
     gateway.end("Which animal is the largest?", "The blue whale 🐋 is.")
     person.until(lambda: whale.pending == 0)
-    person.ask_anew("And the smallest?")
+    person.ask_again("And the smallest?")
     gateway.end("And the smallest?", "Hard to say.")
     sidebar = person.window.sidebar
     sidebar.search_box.setText("BLUE WHALE")
@@ -140,7 +140,7 @@ def test_search_finds_text_and_opens_the_place(open_app, gateway):
 def test_rename_in_the_list(open_app, gateway, qtbot):
     person = open_app(url=gateway.url)
     person.online()
-    conversation = person.ask_anew("old name")
+    conversation = person.ask_again("old name")
     gateway.end("old name", "ok")
     person.until(lambda: conversation.pending == 0)
     person.window.sidebar.rename(conversation.conversation_id)
@@ -155,7 +155,7 @@ def test_rename_in_the_list(open_app, gateway, qtbot):
 def test_export_writes_what_was_said(open_app, gateway, tmp_path: Path):
     person = open_app(url=gateway.url)
     person.online()
-    conversation = person.ask_anew("Say **hi**")
+    conversation = person.ask_again("Say **hi**")
     gateway.end("Say **hi**", "hi, 안녕")
     person.until(lambda: conversation.pending == 0)
     for form, name in ((ExportFormat.MARKDOWN, "chat.md"), (ExportFormat.JSON, "chat.json")):
@@ -186,13 +186,13 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
     assert person.window._theme.scheme is Scheme.DARK
     dialog.save_button.click()
     person.until(lambda: person.model.settings.system == "Be brief.")
-    person.ask_anew("hello")
+    person.ask_again("hello")
     gateway.end("hello", "hi")
     person.until(lambda: person.model.pending == 0)
     assert gateway.model.prompts[-1].system == "Be brief."
 
 
-def test_a_cancelled_dialog_leaves_the_look_as_it_was(open_app, gateway):
+def test_a_cancelled_dialog_leaves_the_theme_as_it_was(open_app, gateway):
     person = open_app(url=gateway.url, theme=Theme.LIGHT)
     person.window.show_settings()
     dialog = person.window.dialogs.settings
@@ -242,11 +242,11 @@ def test_the_first_run_offers_a_gateway_or_a_server(open_app, gateway, unused_po
 def test_stop_and_drafts(open_app, gateway):
     person = open_app(url=gateway.url)
     person.online()
-    conversation = person.ask_anew("endless")
+    conversation = person.ask_again("endless")
     gateway.say("endless", "and so on ")
     person.until(lambda: conversation.is_streaming)
     person.write("what I was about to ask")
-    other = person.ask_anew("other")
+    other = person.ask_again("other")
     gateway.end("other", "ok")
     person.until(lambda: other.pending == 0)
     person.window.open_conversation(conversation.conversation_id)

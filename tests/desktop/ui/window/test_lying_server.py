@@ -99,7 +99,7 @@ def test_no_word_of_a_lie_is_shown(open_app, url):
     person = open_app(url=url)
     person.online()
     for question in ("first?", "second?"):
-        conversation = person.ask_anew(question)
+        conversation = person.ask_again(question)
         turn = person.turn(conversation, question)
         person.until(lambda turn=turn: turn.status is TurnStatus.COMPLETED)
         assert turn.answer == TRUE

@@ -37,10 +37,10 @@ class NotedTray(Tray):
 
     def __init__(self) -> None:
         super().__init__(TEXTS)
-        self.told: list[tuple[str, str]] = []
+        self.reported: list[tuple[str, str]] = []
 
     def notify(self, text: str, conversation_id: str) -> None:
-        self.told.append((text, conversation_id))
+        self.reported.append((text, conversation_id))
 
 
 class SessionController:
@@ -74,7 +74,7 @@ class SessionController:
         account = Account(key="k", server_url="ws://127.0.0.1:8765", user="ada")
         return AccountOpened(account=account, conversations=conversations, pending=(), drafts={})
 
-    def tell(self, *events) -> None:
+    def feed(self, *events) -> None:
         self.window.apply(self.model.apply(events))
 
     def press(self, shortcut: Shortcut, place: int = 0) -> None:
@@ -132,18 +132,18 @@ def test_settings_and_help_open_by_key_and_show_every_shortcut(session_controlle
     assert one.window.dialogs.settings is not None
     one.window.dialogs.settings.reject()
     one.press(Shortcut.HELP)
-    sheet = qapp.activeModalWidget()
-    shown = {label.text() for label in sheet.findChildren(QLabel)}
+    dialog = qapp.activeModalWidget()
+    shown = {label.text() for label in dialog.findChildren(QLabel)}
     assert {
         QKeySequence(KEYS[shortcut][0]).toString(QKeySequence.SequenceFormat.NativeText) for shortcut in KEYS
     } <= shown
     assert [shortcut for _, group in GROUPS for shortcut in group] == list(Shortcut)
-    sheet.reject()
+    dialog.reject()
 
 
 def test_escape_stops_what_is_answered(session_controller):
     one = session_controller("b")
-    one.tell(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
+    one.feed(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
     one.window.setFocus()
     QTest.keyClick(one.window, Qt.Key.Key_Escape)
     assert one.commands.of("stop") == [("r",)]
@@ -171,11 +171,11 @@ def test_delete_and_rename_by_key_in_the_list(session_controller):
 def test_an_answer_that_ends_elsewhere_is_notified_by_title_only(session_controller, monkeypatch, failure, text):
     one = session_controller("a", "b")
     one.window.open_conversation("b")
-    one.tell(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
+    one.feed(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
     monkeypatch.setattr(one.window, "isActiveWindow", lambda: False)
     status = TurnStatus.COMPLETED if failure is None else TurnStatus.FAILED
-    one.tell(TurnChanged(turn(status, failure=failure)))
-    assert one.tray.told == [(text, "b")]
+    one.feed(TurnChanged(turn(status, failure=failure)))
+    assert one.tray.reported == [(text, "b")]
     one.window.open_conversation("a")
     one.tray._notified = "b"
     one.tray._message_clicked()
@@ -189,9 +189,9 @@ def test_no_notification_in_front_of_a_person_nor_against_the_settings(session_c
     for one in (quiet, there):
         if one is there:
             monkeypatch.setattr(one.window, "isActiveWindow", lambda: True)
-        one.tell(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
-        one.tell(TurnChanged(turn(TurnStatus.COMPLETED)))
-        assert one.tray.told == []
+        one.feed(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
+        one.feed(TurnChanged(turn(TurnStatus.COMPLETED)))
+        assert one.tray.reported == []
 
 
 @pytest.mark.parametrize("stays", [True, False])
@@ -201,12 +201,12 @@ def test_closing_goes_to_the_tray_or_quits_as_the_settings_say(session_controlle
     one.window.quit_wanted.connect(lambda: wanted.append(1))
     one.window.close()
     assert (one.window.isVisible(), len(wanted)) == ((False, 0) if stays else (True, 1))
-    assert len(one.tray.told) == (1 if stays else 0)
+    assert len(one.tray.reported) == (1 if stays else 0)
     if stays:
         one.tray.open_wanted.emit("")
         assert one.window.isVisible()
         one.window.close()
-        assert len(one.tray.told) == 1, "it is said once"
+        assert len(one.tray.reported) == 1, "it is said once"
 
 
 def test_the_tray_counts_what_is_unread(session_controller):
@@ -247,7 +247,7 @@ def test_every_control_has_a_name_for_a_screen_reader(session_controller):
     one.window.dialogs.settings.reject()
 
 
-def test_toasts_are_few_and_said_once(session_controller, qtbot):
+def test_toasts_are_few_and_shown_once(session_controller, qtbot):
     one = session_controller("a")
     done = []
     for text in ("1", "2", "2", "3", "4"):
