@@ -117,13 +117,13 @@ class Measuring:
                 for name in rules:
                     events.disable_rule(Name=name)
                 for name, variables in were.items():
-                    told = {key: value.replace(emulator.endpoint, proxy.url) for key, value in variables.items()}
+                    environment = {key: value.replace(emulator.endpoint, proxy.url) for key, value in variables.items()}
                     # The address of the queue is a name; a client that knows its endpoint goes there.
-                    told |= {key: value for key, value in variables.items() if key.endswith("_URL")}
-                    told["AWS_ENDPOINT_URL"] = proxy.url
-                    if "ANSWERBACK_HISTORY_DELAY_S" in told:
-                        told["ANSWERBACK_HISTORY_DELAY_S"] = "0"
-                    client.update_function_configuration(FunctionName=name, Environment={"Variables": told})
+                    environment |= {key: value for key, value in variables.items() if key.endswith("_URL")}
+                    environment["AWS_ENDPOINT_URL"] = proxy.url
+                    if "ANSWERBACK_HISTORY_DELAY_S" in environment:
+                        environment["ANSWERBACK_HISTORY_DELAY_S"] = "0"
+                    client.update_function_configuration(FunctionName=name, Environment={"Variables": environment})
                 yield cls(emulator, outputs, proxy)
             finally:
                 for name, variables in were.items():
@@ -213,11 +213,11 @@ class Measuring:
     async def _counted(self, **facts: Any) -> Measured:
         """What happened since `_begin`, once every call of a function is over."""
         events = await self._settled()
-        told = {name: lines[len(self._seen.get(name, ())) :] for name, lines in events.items()}
+        unseen = {name: lines[len(self._seen.get(name, ())) :] for name, lines in events.items()}
         busy = {
-            name: [float(found) for line in lines for found in _REPORT.findall(line)] for name, lines in told.items()
+            name: [float(found) for line in lines for found in _REPORT.findall(line)] for name, lines in unseen.items()
         }
-        lines = [line for own in told.values() for line in own if not line.startswith(_OF_LAMBDA)]
+        lines = [line for own in unseen.values() for line in own if not line.startswith(_OF_LAMBDA)]
         return Measured(
             calls=self._proxy.calls[self._from :],
             busy_ms={name: times for name, times in busy.items() if times},
@@ -257,9 +257,9 @@ def _metrics(lines: Sequence[str]) -> frozenset[str]:
     found = set()
     for line in lines:
         if line.startswith('{"_aws"'):
-            told = json.loads(line)
-            (block,) = told["_aws"]["CloudWatchMetrics"]
-            dimensions = " ".join(f"{name}={told[name]}" for name in sorted(block["Dimensions"][0]))
+            record = json.loads(line)
+            (block,) = record["_aws"]["CloudWatchMetrics"]
+            dimensions = " ".join(f"{name}={record[name]}" for name in sorted(block["Dimensions"][0]))
             found |= {f"{dimensions} {metric['Name']}" for metric in block["Metrics"]}
     return frozenset(found)
 

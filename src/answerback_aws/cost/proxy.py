@@ -87,9 +87,9 @@ class CountingProxy:
         received = bytearray()
         url = f"{self._endpoint}{request.raw_path}"
         async with up.request(request.method, url, data=sent, headers=headers, skip_auto_headers=("Accept",)) as answer:
-            told = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
+            headers = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
             # DynamoDB's checksum is of what it says without the units that it was asked for.
-            response = web.StreamResponse(status=answer.status, headers=told)
+            response = web.StreamResponse(status=answer.status, headers=headers)
             response.headers.popall("X-Amz-Crc32", None)
             await response.prepare(request)
             async for piece in answer.content.iter_any():
@@ -141,8 +141,8 @@ def _units(operation: str, body: bytes, received: bytes, status: int) -> tuple[f
     if operation == "BatchGetItem" and "ConsumedCapacity" not in answer:
         # The emulator does not count it; we always ask it to be consistent.
         return float(sum(read_units_of(item) for items in answer["Responses"].values() for item in items)), 0.0
-    told: Any = answer.get("ConsumedCapacity", [])
-    units = float(sum(part["CapacityUnits"] for part in (told if isinstance(told, list) else [told])))
+    consumed: Any = answer.get("ConsumedCapacity", [])
+    units = float(sum(part["CapacityUnits"] for part in (consumed if isinstance(consumed, list) else [consumed])))
     return (units, 0.0) if operation in _READS else (0.0, units)
 
 

@@ -126,7 +126,7 @@ class App:
 
 
 class Window:
-    """One run of the program. `had_rival`: when it was stopped, another window had connected since."""
+    """One run of the app's program. `had_rival`: another window had connected before this one was stopped."""
 
     def __init__(self, app: App, number: int) -> None:
         self.app = app
@@ -170,12 +170,10 @@ class Window:
         return Timeouts(total_s=self.app.timeout_s or FOR_EVER_S)
 
     def ask(self, frame: SendMessage) -> None:
-        """See App.ask."""
         if self.is_up and self.stopped is None:
             self._do(self._session.ask(frame, self._timeouts(), now=self._loop.time()))
 
     def cancel(self, request_id: str) -> None:
-        """See App.cancel."""
         if self.is_up:
             self._do(self._session.cancel(request_id, now=self._loop.time()))
 

@@ -108,14 +108,14 @@ def patch(stage_url: str, folder: Path) -> None:
 
     def concurrency(mapping: Any, record: Any, config: Any, _queue: Any = None) -> int:
         """FIFO queues too: the template takes one message a batch, and a message group is locked while one is out."""
-        told = (mapping.get("ScalingConfig") or {}).get("MaximumConcurrency") or default
+        limit = (mapping.get("ScalingConfig") or {}).get("MaximumConcurrency") or default
         reserved = private(_LAMBDA, "_reserved_concurrency")(record, config)
-        return min(int(told), int(told if reserved is None else reserved))
+        return min(int(limit), int(limit if reserved is None else reserved))
 
     def here(properties: Any) -> Any:
         variables = (properties.get("Environment") or {}).get("Variables") or {}
-        told = {name: _STAGE_URL.sub(rf"{stage_url}/\1/", str(value)) for name, value in variables.items()}
-        return {**properties, "Environment": {"Variables": told}}
+        environment = {name: _STAGE_URL.sub(rf"{stage_url}/\1/", str(value)) for name, value in variables.items()}
+        return {**properties, "Environment": {"Variables": environment}}
 
     def create(logical_id: str, properties: Any, stack_name: str) -> Any:
         return create_was(logical_id, here(properties), stack_name)

@@ -246,8 +246,8 @@ class _DataPlane:
         """The management API: frames of at most 32 KB, and `GetConnection` in AWS's words."""
         (_, _, _, body, _) = call
         if method == "POST" and len(body) > _MAX_FRAME_BYTES:
-            told = {"Content-Type": "application/json", "x-amzn-ErrorType": "PayloadTooLargeException"}
-            return 413, told, json.dumps({"message": "Frame too large"}).encode()
+            too_large = {"Content-Type": "application/json", "x-amzn-ErrorType": "PayloadTooLargeException"}
+            return 413, too_large, json.dumps({"message": "Frame too large"}).encode()
         if method == "POST" and self._limits.unruly_posts:
             return await self._post(*call)
         status, headers, answer = await self.connections_was(method, *call)

@@ -252,9 +252,9 @@ class Statements:
         return results
 
     async def _execute(self, sql: str, params: Params) -> Result:
-        told = _fields(sql, params)
-        _check_size(sql, told)
-        arguments = self._options | ({"parameters": told} if told else {})
+        parameters = _fields(sql, params)
+        _check_size(sql, parameters)
+        arguments = self._options | ({"parameters": parameters} if parameters else {})
         answer = await self._api.call("execute_statement", sql=bare(sql), **arguments)
         return Result([_row(record) for record in answer.get("records", ())], answer.get("numberOfRecordsUpdated", 0))
 
