@@ -142,7 +142,7 @@ class Composition:
         from answerback_aws.runtime.dynamodb.database import Database  # noqa: PLC0415
         from answerback_aws.runtime.dynamodb.tables import TABLES, Tables  # noqa: PLC0415
 
-        tables = Tables(**{name: getattr(self.settings, f"{name}_table") if name in names else "" for name in TABLES})
+        tables = Tables(**{name: self.settings.table(name) if name in names else "" for name in TABLES})
         return Database(client=self.dynamodb, calls=self.calls, tables=tables)
 
     @cached_property

@@ -98,15 +98,6 @@ class Settings:
 
     # --- resources: every one that a function asks for must be there
 
-    connections_table = _Variable("CONNECTIONS_TABLE", str)
-    sessions_table = _Variable("SESSIONS_TABLE", str)
-    requests_table = _Variable("REQUESTS_TABLE", str)
-    conversations_table = _Variable("CONVERSATIONS_TABLE", str)
-    """Turns that the model still needs or Aurora does not have yet."""
-
-    rate_limits_table = _Variable("RATE_LIMITS_TABLE", str)
-    """Rate windows and users' own limits."""
-
     queue_url = _Variable("QUEUE_URL", str)
     dead_letters_url = _Variable("DEAD_LETTERS_URL", str)
     management_endpoint = _Variable("MANAGEMENT_ENDPOINT", _stage_url)
@@ -208,3 +199,7 @@ class Settings:
                 name, "must be set with a JWKS: its provider signs tokens for other services with the same keys"
             )
         return value
+
+    def table(self, name: str) -> str:
+        """Name of the table that is this field of `dynamodb.tables.Tables`."""
+        return _Variable(f"{name.upper()}_TABLE", str).__get__(self, Settings)
