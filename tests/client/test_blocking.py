@@ -19,6 +19,7 @@ from answerback.client import (
     RequestTimeout,
     Timing,
 )
+from answerback.client.blocking import _LoopThread
 from answerback.protocol.frames import SendMessage
 
 LIMITS = dict.fromkeys(
@@ -159,6 +160,32 @@ def test_ctrl_c_stops_the_question(threaded):
         with pytest.raises(KeyboardInterrupt):
             app.ask("wait", timeout=100)
         assert threaded.cancelled.wait(30)
+
+
+def test_ctrl_c_stops_a_question_that_is_being_handed_to_the_loop(monkeypatch):
+    thread = _LoopThread()
+    started, cancelled = threading.Event(), threading.Event()
+
+    async def question():
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    hand_over = thread._loop.call_soon_threadsafe
+
+    def interrupted(callback, *args, **options):
+        monkeypatch.undo()
+        hand_over(callback, *args, **options)
+        assert started.wait(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(thread._loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        thread.run(question())
+    assert cancelled.wait(30)
+    thread.stop()
 
 
 def test_several_threads_share_it(threaded):

@@ -6,6 +6,7 @@ import random
 import ssl as ssl_module
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -37,14 +38,29 @@ class _LoopThread:
         if self._loop.is_closed():
             coroutine.close()
             raise Closed
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        result: concurrent.futures.Future[T] = concurrent.futures.Future()
+        tasks: list[asyncio.Task[T]] = []
+
+        def start() -> None:
+            task = self._loop.create_task(coroutine)
+            tasks.append(task)
+            task.add_done_callback(partial(_copy_result, into=result))
+
+        def cancel() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:
+                coroutine.close()
+
+        # Ctrl-C can come at any moment, also while the coroutine is being handed to the loop.
         try:
+            self._loop.call_soon_threadsafe(start)
             while True:
-                concurrent.futures.wait([future], timeout=_POLL_S)
-                if future.done():
-                    return future.result()
+                concurrent.futures.wait([result], timeout=_POLL_S)
+                if result.done():
+                    return result.result()
         except BaseException:
-            future.cancel()
+            self._loop.call_soon_threadsafe(cancel)
             raise
 
     def stop(self) -> None:
@@ -55,6 +71,15 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _copy_result(task: "asyncio.Task[T]", *, into: "concurrent.futures.Future[T]") -> None:
+    if task.cancelled():
+        into.cancel()
+    elif (error := task.exception()) is not None:
+        into.set_exception(error)
+    else:
+        into.set_result(task.result())
 
 
 class BlockingAnswerStream:
