@@ -45,7 +45,7 @@ A **binary search** halves the range at every step, so it needs about `log2(n)` 
 
 ## How it works
 
-1. Appearance at the middle element.
+1. Look at the middle element.
 2. If it is the one you want, stop.
 3. Otherwise go on in the half where it must be:
    - the left half if it is larger,

@@ -47,6 +47,10 @@ class _Variable(Generic[T]):
         self._default = default
 
     def __get__(self, settings: "Settings", _: type) -> T:
+        return self.of(settings)
+
+    def of(self, settings: "Settings") -> T:
+        """The value. Raises: SettingsError: there is none, or it cannot be read."""
         value = settings.environment.get(PREFIX + self._name)
         if value:
             try:
@@ -202,4 +206,4 @@ class Settings:
 
     def table(self, name: str) -> str:
         """Name of the table that is this field of `dynamodb.tables.Tables`."""
-        return _Variable(f"{name.upper()}_TABLE", str).__get__(self, Settings)
+        return _Variable(f"{name.upper()}_TABLE", str).of(self)
