@@ -30,7 +30,7 @@ class Person:
         self._qtbot = qtbot
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Appearance on until it holds."""
+        """Poll until it holds."""
         self._qtbot.waitUntil(lambda: bool(condition()), timeout=TIMEOUT_MS)
 
     def online(self) -> None:
