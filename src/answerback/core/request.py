@@ -38,8 +38,8 @@ from answerback.protocol.frames import Status
 
 T_co = TypeVar("T_co", covariant=True)
 
-SCHEMA: Final = 1
-"""Version of the record's form. A reader upgrades older ones, so that work in flight survives an upgrade."""
+SCHEMA: Final = 2
+"""The newest version of the record's form that this program reads. A version only adds fields with defaults."""
 
 
 class RequestKey(NamedTuple):
@@ -92,7 +92,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     """Everything that decides about one request. It is small, because it is written often.
 
     `conversation_id` is where the turn is kept. `standalone`: the request named no conversation, so the model gets no
-    context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`.
+    context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`. `parts`:
+    the kinds of parts that the client takes beside text; None: it takes no signs of life either.
     """
 
     user_id: str
@@ -114,7 +115,16 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     cancel_requested: bool = False
     target: DeliveryTarget | None = None
     ending: Ending | None = None
-    schema: int = SCHEMA
+    parts: tuple[str, ...] | None = None
+
+    @property
+    def schema(self) -> int:
+        """The lowest version that can express this record.
+
+        A program that does not know a field would erase it with its next write. So it must refuse such records, and
+        only such records: while a deployment rolls, it works on all others.
+        """
+        return 1 if self.parts is None else 2
 
     @property
     def key(self) -> RequestKey:
