@@ -25,7 +25,7 @@ The rules that the comments name are listed in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -140,6 +140,12 @@ class Policy:
     answer_timeout_ms: int = 120_000
     queue_timeout_ms: int = 600_000
     max_attempts: int = 3
+    answer_timeouts_ms: Mapping[str, int] = field(default_factory=dict)
+    """Of the models that have one of their own, by name."""
+
+    def answer_ms(self, model: str) -> int:
+        """How long an answer of this model may take, from its first start on."""
+        return self.answer_timeouts_ms.get(model, self.answer_timeout_ms)
 
     @property
     def renew_every_s(self) -> float:
@@ -517,7 +523,7 @@ def deadline_passed(record: Record, *, now_ms: int, policy: Policy) -> bool:
     """Whether an unfinished request is past its absolute deadline: in the queue, or since its first start."""
     if record.started_at_ms is None:
         return now_ms >= record.accepted_at_ms + policy.queue_timeout_ms
-    return now_ms >= record.started_at_ms + policy.answer_timeout_ms
+    return now_ms >= record.started_at_ms + policy.answer_ms(record.model)
 
 
 Change: TypeAlias = Callable[[Record | None], Step[T_co]]
