@@ -151,6 +151,13 @@ def test_a_target_makes_a_sign_due_at_once_and_never_puts_it_off() -> None:
         assert drain(delivery, at + 1) == []
 
 
+def test_a_later_attempt_gives_a_sign_at_once() -> None:
+    """Its client has heard nothing since the last worker died."""
+    asked = record(stream=False, parts=())
+    (sign,) = drain(Delivery(asked, Answer(2, max_bytes=1000), steady(), now=100.0), 100.0)
+    assert sign == MessageProgress(request_id=asked.request_id, attempt=2, silent_ms=0)
+
+
 def test_a_client_that_does_not_take_signs_gets_none() -> None:
     for stream in (True, False):
         delivery = Delivery(record(stream=stream), Answer(1, max_bytes=1000), steady(), now=0.0)

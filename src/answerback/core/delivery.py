@@ -140,7 +140,8 @@ class Delivery:
         self._told_at = now
         if (first := target or record.target) is not None:
             self.retarget(first)
-            self._told_at = now  # the first frame of a claim need not be a sign
+            if answer.attempt == 1:  # a later attempt says so at once: its client has heard nothing for a whole lease
+                self._told_at = now
 
     @property
     def attempt(self) -> int:
