@@ -23,7 +23,8 @@ from answerback.client.effects import (
 )
 from answerback.client.errors import AnswerbackError, CannotConnect, Closed, Unauthorized
 from answerback.client.events import Connected, Connecting, ConnectionState, Disconnected, Stopped
-from answerback.client.link import Address, Link, OpenFailed, open_socket
+from answerback.client.failures import OpenFailed
+from answerback.client.link import Address, Link, open_socket
 from answerback.client.session import Session
 from answerback.client.timing import Timing
 from answerback.client.tokens import TokenSource
@@ -160,7 +161,7 @@ class Driver:
                 return await self._open()
             except OpenFailed as failed:
                 self._failures += 1
-                self._reason = str(failed.error)
+                self._reason = failed.reason
                 at_start = self._must_connect and not self._was_ready
                 if self._is_final(failed) or (failed.is_absent and at_start):
                     raise failed.error from failed
