@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,7 @@ from jwt import PyJWK
 from jwt.types import Options
 
 from answerback.core import defaults
+from answerback.outbound import fetch
 from answerback.ports import Identity, TokenRefused, Unavailable
 from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
@@ -242,25 +244,10 @@ def fetched_keys(url: str) -> FetchedKeys:
 
 
 def _get(url: str) -> str:
-    """The body, fetched with what Python brings along: a function on AWS starts faster without an HTTP library."""
-    import http.client  # noqa: PLC0415 - only who fetches keys needs it
-    from urllib.parse import urlsplit  # noqa: PLC0415
-
-    parts = urlsplit(url)
-    is_safe = parts.scheme == "https"
-    kind = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=FETCH_TIMEOUT_S)
-    try:
-        path = parts.path or "/"
-        connection.request("GET", f"{path}?{parts.query}" if parts.query else path)
-        response = connection.getresponse()
-        body = response.read(MAX_JWKS_BYTES + 1)
-        # A redirect is not followed: it could lead to a place that anybody can write.
-        if len(body) > MAX_JWKS_BYTES or response.status != 200:
-            raise ValueError(f"status {response.status}, {len(body)} bytes")
-        return body.decode()
-    finally:
-        connection.close()
+    status, body = fetch(url, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_JWKS_BYTES)
+    if status != HTTPStatus.OK:
+        raise ValueError(f"status {status}")
+    return body.decode()
 
 
 def read_jwks(text: str) -> Mapping[str, PyJWK]:
