@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
-from answerback.cli.admin import AdminUsers, find_port, read_key
+from answerback.cli.admin import admin_of
 from answerback.cli.main import STACK_USERS, import_place
 from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
@@ -196,12 +196,7 @@ async def _open(configuration: Configuration) -> AsyncIterator[Users]:
     try:
         store = await open_store(settings.database, settings.data_dir)
     except StoreInUse:
-        if settings.admin_port is None:
-            raise CliError("a gateway holds the store, and its admin port is off", "stop that gateway first") from None
-        port = settings.admin_port
-        if port == 0 or "admin_port" not in configuration.sources:
-            port = find_port(settings.data_dir, otherwise=port)
-        yield AdminUsers(port=port, key=read_key(settings.data_dir))
+        yield admin_of(configuration)
         return
     except StoreError as exc:
         raise CliError(str(exc).rstrip(".")) from exc

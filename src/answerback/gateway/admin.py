@@ -22,6 +22,7 @@ from answerback.gateway.admin_key import AdminKey
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.http import Server
 from answerback.gateway.metrics import CONTENT_TYPE, Metrics, QueueState
+from answerback.gateway.reload import Reloaded
 from answerback.gateway.sockets import Sockets
 from answerback.ports import (
     Connections,
@@ -207,9 +208,11 @@ class Admin:
         health: Health,
         metrics: Metrics,
         queue: Callable[[], QueueState],
+        reload: Callable[[], Reloaded],
         clock: Callable[[], int],
     ) -> None:
         self._key = key
+        self._reload_now = reload
         self._sockets = sockets
         self._connections = connections
         self._requests = requests
@@ -235,6 +238,7 @@ class Admin:
             ("DELETE", "/users/{user_id:[^/]*}", self._delete_user),
             ("PUT", "/users/{user_id:[^/]*}/limit", self._set_limit),
             ("GET", "/usage", self._list_usage),
+            ("POST", "/reload", self._reload),
         )
         for method, path, handler in routes:
             self._router.add_route(method, path, handler)
@@ -278,7 +282,7 @@ class Admin:
                 404,
                 "NotFoundException",
                 "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, "
-                "/users/USER/limit, /usage and /@connections/ID.",
+                "/users/USER/limit, /usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
 
@@ -296,6 +300,9 @@ class Admin:
 
     async def _get_metrics(self, _: web.BaseRequest) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _reload(self, _: web.BaseRequest) -> web.Response:
+        return _json(200, self._reload_now())
 
     # --- the management API
 
