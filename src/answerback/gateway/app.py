@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final, Self
 
-from answerback.clock import epoch_ms
+from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
 from answerback.core.handshake import Hosts, Rules, origins
 from answerback.gateway.admin import Admin, Health
@@ -178,10 +178,11 @@ class Gateway:
         store = await self._open_store()
         models = await self._open_models()
 
+        clock = LeapingClock()
         slots = {name: model.concurrency for name, model in models.items()}
-        queue = self._queue = InProcessQueue(slots=slots, clock=epoch_ms)
+        queue = self._queue = InProcessQueue(slots=slots, clock=clock)
         metrics = Metrics(
-            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=epoch_ms
+            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=clock
         )
         notifier = Notifier()
         connections = MemoryConnections()
@@ -200,11 +201,11 @@ class Gateway:
             sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
-            history_pages=HistoryPages(history=store, clock=epoch_ms),
+            history_pages=HistoryPages(history=store, clock=clock),
             tokens=tokens,
             notifier=notifier,
             observer=metrics.observer,
-            clock=epoch_ms,
+            clock=clock,
         )
         worker = Worker(
             settings=WorkerSettings(
@@ -219,9 +220,10 @@ class Gateway:
             delivery_sender=delivery_sender,
             notifier=notifier,
             observer=metrics.observer,
-            clock=epoch_ms,
+            clock=clock,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
+            leapt=clock.leapt_since,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -235,7 +237,8 @@ class Gateway:
             sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
-            clock=epoch_ms,
+            clock=clock,
+            leapt=clock.leapt_since,
         )
         canceller = Canceller(
             policy=settings.policy,
@@ -247,7 +250,7 @@ class Gateway:
             queued=queue,
             delivery_sender=delivery_sender,
             notifier=notifier,
-            clock=epoch_ms,
+            clock=clock,
         )
         admin = Admin(
             key=self._reloader.open_admin_key(),
@@ -257,10 +260,10 @@ class Gateway:
             requests=store,
             users=store,
             canceller=canceller,
-            health=Health(requests=store, durability=store, clock=epoch_ms, monotonic=time.monotonic),
+            health=Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic),
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
-            clock=epoch_ms,
+            clock=clock,
         )
         tasks = Tasks()
         listener = Listener(
@@ -270,7 +273,7 @@ class Gateway:
                     hosts=Hosts.of(settings.host, settings.allow_hosts), allow_origins=origins(settings.allow_origins)
                 ),
                 tokens=tokens,
-                clock=epoch_ms,
+                clock=clock,
             ),
             sockets=self.sockets,
             caps=settings.caps,
