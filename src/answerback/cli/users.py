@@ -32,7 +32,7 @@ COMMANDS: Final = {
     "delete": ("Erase everything about a user, for good.", "answerback.cli.users:delete"),
 }
 _PAGE: Final = 100
-_LIMIT: Final = whole(0, 1_000_000)
+_LIMIT: Final = whole(1, 1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def set_limit(
     place: _Place,
     as_json: Json = False,
 ) -> None:
-    """Set a user's own rate limit: requests a minute, `off` for none, `default` for the gateway's."""
+    """Set a user's own rate limit: requests a minute, `off` for no limit, `default` for the gateway's."""
     per_minute = _read_limit(limit)
 
     async def change(users: Users) -> None:
@@ -235,12 +235,15 @@ def _time_text(at_ms: int | None) -> str | None:
 
 
 def _read_limit(text: str) -> int | None:
-    if text.lower() == "default":
-        return None
+    if text.lower() in {"default", "off"}:
+        return None if text.lower() == "default" else 0
     try:
-        number = _LIMIT.read("0" if text.lower() == "off" else text)
+        number = _LIMIT.read(text)
     except ValueError:
-        raise usage_error(f"the limit must be {_LIMIT.rule}, off or default, not {text!r}") from None
+        raise usage_error(
+            f"the limit must be {_LIMIT.rule}, off or default, not {text!r}",
+            "off means no limit; to lock a user out: answerback users block USER" if text.strip(" 0") == "" else "",
+        ) from None
     assert isinstance(number, int)
     return number
 
