@@ -20,6 +20,7 @@ from jwt import PyJWK
 from jwt.types import Options
 
 from answerback.core import defaults
+from answerback.core.keys import normal_id
 from answerback.ports import Identity, TokenRefused, Unavailable
 from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
@@ -145,7 +146,7 @@ class JwtTokens:
         # PyJWT takes whatever Python can make an integer of.
         if isinstance(exp, bool) or not isinstance(exp, int | float) or exp >= 2**53:
             raise TokenRefused("the claim exp is not a time")
-        return Identity(user_id, (int(exp) + self._leeway_s) * 1000)
+        return Identity(normal_id(user_id), (int(exp) + self._leeway_s) * 1000)
 
 
 _CHECKS: Final[Options] = {"require": ["exp"], "verify_iat": False, "verify_sub": False, "verify_jti": False}

@@ -14,13 +14,14 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
-from answerback.cli.admin import admin_of
+from answerback.cli.admin import AdminUsers, admin_of
 from answerback.cli.main import STACK_USERS, import_place
 from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.settings import Configuration, load
 from answerback.clock import epoch_ms
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
+from answerback.service.id_forms import UsersInBothForms
 from answerback.settings import whole
 
 T = TypeVar("T")
@@ -162,7 +163,8 @@ def delete(
 def _run(work: Callable[[Users], Awaitable[T]], place: _Place) -> T:
     async def run() -> T:
         async with _users(place) as users:
-            return await work(users)
+            # A gateway looks under both forms itself.
+            return await work(users if isinstance(users, AdminUsers) else UsersInBothForms(users))
 
     try:
         return asyncio.run(run())

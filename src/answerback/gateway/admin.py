@@ -17,6 +17,7 @@ from aiohttp import WSCloseCode, web
 import answerback
 from answerback.core.handshake import Hosts
 from answerback.core.instants import iso
+from answerback.core.keys import normal_id
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.admin_key import AdminKey
 from answerback.gateway.canceller import Canceller
@@ -350,7 +351,7 @@ class Admin:
         return _json(200, {"total": len(records), "requests": shown})
 
     async def _cancel_request(self, _: web.BaseRequest, user_id: str, request_id: str) -> web.Response:
-        record = await self._requests.read(RequestKey(user_id, request_id))
+        record = await self._requests.read(RequestKey(normal_id(user_id), request_id))
         if record is None:
             raise _Failure(404, "NotFoundException", "There is no such request. GET /requests lists the live ones.")
         match await self._canceller.cancel(record):
@@ -379,7 +380,7 @@ class Admin:
 
     async def _delete_user(self, _: web.BaseRequest, user_id: str) -> web.Response:
         # No app may wait for ever for an answer that is erased.
-        await self._canceller.end_sessions(user_id)
+        await self._canceller.end_sessions(normal_id(user_id))
         if not await self._users.delete_user(user_id):
             raise _no_user()
         return _json(200, {"userId": user_id, "deleted": True})

@@ -32,6 +32,7 @@ from answerback.ports import Model, ModelError, Quota, Requests
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front, FrontSettings
 from answerback.service.history_pages import HistoryPages
+from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
@@ -186,6 +187,8 @@ class Gateway:
         )
         notifier = Notifier()
         connections = MemoryConnections()
+        requests = RequestsInBothForms(store, store, clock=clock)
+        history = HistoryInBothForms(store)
         sender = SocketSender(self.sockets)
         delivery_sender = DeliverySender(
             requests=store,
@@ -196,12 +199,12 @@ class Gateway:
         )
         front = Front(
             settings=self._front_settings(tuple(models)),
-            requests=store,
+            requests=requests,
             connections=connections,
             sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
-            history_pages=HistoryPages(history=store, clock=clock),
+            history_pages=HistoryPages(history=history, clock=clock),
             tokens=tokens,
             notifier=notifier,
             observer=metrics.observer,
@@ -215,7 +218,7 @@ class Gateway:
                 system=settings.system,
             ),
             requests=store,
-            history=store,
+            history=history,
             models=models,
             delivery_sender=delivery_sender,
             notifier=notifier,
@@ -257,8 +260,8 @@ class Gateway:
             reload=self.reload,
             sockets=self.sockets,
             connections=connections,
-            requests=store,
-            users=store,
+            requests=requests,
+            users=UsersInBothForms(store),
             canceller=canceller,
             health=Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic),
             metrics=metrics,
