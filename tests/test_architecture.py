@@ -19,13 +19,14 @@ PACKAGES = ("answerback", "answerback_aws", "answerback_desktop", "answerback_pr
 NEUTRAL = {"clock", "file_lock", "outbound", "tasks"}
 """Small helpers about the operating system and asyncio. They know nothing of questions and answers."""
 
-INNER = {"protocol", "core", "ports"}
+INNER = {"protocol", "core", "ports", "model_guard"}
 SERVER = INNER | {"service", "stores", "models", "auth", "clock", "outbound"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     # The product.
     "protocol": set(),
     "core": {"protocol"},
     "ports": {"protocol", "core"},
+    "model_guard": {"protocol", "core", "ports"},
     "tasks": set(),
     "settings": set(),
     "clock": set(),

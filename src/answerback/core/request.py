@@ -61,7 +61,10 @@ class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch."""
+    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch.
+
+    `error_detail` and `retryable` replace what the table of errors says for `error_code`.
+    """
 
     status: Status
     attempt: int
@@ -70,6 +73,7 @@ class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
     error_code: ErrorCode | None = None
     error_detail: str | None = None
+    retryable: bool | None = None
     retry_after_ms: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
