@@ -423,6 +423,19 @@ async def test_an_old_connection_is_rolled_over_without_a_break(gateway):
         assert isinstance(app.state, Connected)
 
 
+async def test_a_roll_over_that_fails_is_tried_again_soon(gateway):
+    """With the pauses of a lost connection, which grow from a quarter of a second; once it was 30 s at once."""
+    timing = Timing(backoff_min_s=0.001, backoff_max_s=3600)
+    async with Client(gateway.url, timing=timing) as app:
+        old = await gateway.peer()
+        gateway.refuse = [503, 502, 503]
+        await old.welcome({"helloId": "any"}, maxConnectionMs=1)
+        await gateway.peer()
+        assert len(gateway.handshakes) == 5
+        await old.closed.wait()
+        assert isinstance(app.state, Connected)
+
+
 async def test_states(gateway):
     seen = []
     async with Client(gateway.url, timing=QUICK, on_state=seen.append) as app:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.context import Message, Role, choose, estimate_tokens, title_of
+from answerback.core.context import Message, Role, choose, estimate_tokens, is_blank, shortened, title_of
 from answerback.core.instants import day_of, iso
 from answerback.core.keys import digest, fingerprint, ordering_key
 from answerback.protocol.frames import SendMessage
@@ -88,6 +88,7 @@ def test_the_context_is_the_newest_whole_turns_that_fit(
     turns: list[tuple[str, str]], question: str, budget: int
 ) -> None:
     said = choose(turns, question, budget_tokens=budget)
+    turns = [turn for turn in turns if not any(map(is_blank, turn))]
     assert said[-1] == Message(Role.USER, question)
     pairs = [(said[n].text, said[n + 1].text) for n in range(0, len(said) - 1, 2)]
     assert pairs == turns[len(turns) - len(pairs) :]
@@ -96,6 +97,45 @@ def test_the_context_is_the_newest_whole_turns_that_fit(
     if len(pairs) < len(turns):
         dropped = turns[len(turns) - len(pairs) - 1]
         assert size + sum(map(estimate_tokens, dropped)) > budget
+
+
+# Texts, and what the embedded model's tokenizer takes for them.
+_MEASURED = {
+    "The sea is deep and the boats are small. However, nobody knows why it works, does one? ": 21,
+    "海很深而船很小，但是没有人知道为什么。": 35,  # noqa: RUF001
+    "海は深く、船は小さいです。でも誰も理由を知りません。": 48,
+    "ทะเลลึกและเรือก็เล็กแต่ไม่มีใครรู้": 65,
+    "L'été dernier, nous étions déjà très fatigués à l'hôtel. ": 28,
+    "def f(x: int) -> dict[str, int]:\n    return {k: v for k, v in x.items() if v >= 10}\n": 37,
+}
+
+
+@pytest.mark.parametrize(("text", "tokens"), _MEASURED.items())
+def test_tokens_are_guessed_high_but_not_twice_as_high(text: str, tokens: int) -> None:
+    assert 20 * tokens <= estimate_tokens(text * 20) <= 40 * tokens
+
+
+def test_hangul_costs_two_tokens_and_three_with_the_embedded_model() -> None:
+    text = "대한민국의모든권력은국민으로부터나온다"
+    assert estimate_tokens(text * 20) >= 2 * 20 * len(text)
+    assert estimate_tokens(text * 20, 1.0) >= 20 * 53  # as measured
+
+
+def test_digits_and_marks_may_each_be_a_token() -> None:
+    assert estimate_tokens("0123456789" * 10) >= 100
+    assert estimate_tokens("{}[]();=+-" * 10) >= 100
+
+
+@pytest.mark.parametrize("blank", ["", " \n", "\0", "\ud800 "])
+def test_a_blank_turn_is_no_context(blank: str) -> None:
+    turns = [("a", "b"), ("c", blank), (blank, "d"), ("e", "f")]
+    assert [message.text for message in choose(turns, "q", budget_tokens=1000)] == ["a", "b", "e", "f", "q"]
+
+
+@pytest.mark.parametrize(("turns", "kept"), [(0, 0), (1, 0), (2, 1), (3, 1), (20, 10)])
+def test_about_half_of_the_turns_and_the_question(turns: int, kept: int) -> None:
+    said = choose([(f"q{n}", f"a{n}") for n in range(turns)], "q", budget_tokens=100_000)
+    assert shortened(said) == said[len(said) - 2 * kept - 1 :]
 
 
 def test_a_title_is_the_start_of_the_first_line() -> None:

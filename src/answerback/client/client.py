@@ -103,7 +103,7 @@ class Client:
         self._state: ConnectionState = Connecting(1)
         self._state_queues: list[tuple[deque[ConnectionState], asyncio.Event]] = []
         self._restored: tuple[AnswerStream, ...] = ()
-        self._is_open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._driver = Driver(
             address=Address(url=url, session=self.session_id, user=user),
             session=self._session,
@@ -127,7 +127,7 @@ class Client:
 
     async def open(self) -> None:
         """Connect; what `async with` does. Raises: CannotConnect, Unauthorized, Forbidden."""
-        self._is_open = True
+        self._loop = asyncio.get_running_loop()
         self._restored = tuple(self._resume(pending) for pending in (self._outbox.load() if self._outbox else ()))
         try:
             await self._driver.start(self._connect_timeout_s)
@@ -137,7 +137,10 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connection. Questions under way raise Closed here and go on at the server."""
-        await self._driver.close()
+        if self._loop in (None, asyncio.get_running_loop()):
+            await self._driver.close()
+        elif not isinstance(self._state, Stopped):
+            self._check_loop()
 
     # --- asking -----------------------------------------------------------------------------------------
 
@@ -215,6 +218,7 @@ class Client:
 
     def cancel(self, request_id: str) -> None:
         """Stop a question; see `AnswerStream.cancel`."""
+        self._check_loop()
         self._driver.carry_out(self._session.cancel(request_id, now=self._driver.now))
 
     @property
@@ -303,6 +307,7 @@ class Client:
 
     def reconnect_now(self) -> None:
         """The network changed or came back: try at once instead of waiting."""
+        self._check_loop()
         self._driver.reconnect_now()
 
     # --- inside -----------------------------------------------------------------------------------------
@@ -357,8 +362,7 @@ class Client:
         return Timeouts(total_s=total_s, silence_s=silence_s, from_call=not frame.stream)
 
     def _begin(self, frame: SendMessage, timeouts: Timeouts) -> AnswerStream:
-        if not self._is_open:
-            raise RuntimeError("the client is not open; use it as `async with Client(…) as app:`")
+        self._check_loop()
         effects = self._session.ask(frame, timeouts, now=self._driver.now)
         stream = self._new_stream(frame.request_id)
         if self._outbox is not None:
@@ -394,7 +398,15 @@ class Client:
             raise ProtocolViolation(frame.request_id, "the answer is of another kind")
         return reply
 
+    def _check_loop(self) -> None:
+        """Raises: RuntimeError: not open, or another event loop, in which nothing of this client runs."""
+        if self._loop is None:
+            raise RuntimeError("the client is not open; use it as `async with Client(…) as app:`")
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("the client was opened in another event loop; open a new Client in this one")
+
     async def _wait(self, request_id: str, frame: CallFrame | Ping) -> object:
+        self._check_loop()
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         timeout_s = self._timing.call_timeout_s
         effects = self._session.call(request_id, frame, timeout_s=timeout_s, now=self._driver.now)

@@ -37,6 +37,7 @@ class AnswerStream:
     def __init__(self, request_id: str, *, cancel: Callable[[str], None], abandon: Callable[[str], None]) -> None:
         self.request_id = request_id
         self.conversation_id: str | None = None
+        self._loop = asyncio.get_running_loop()
         self._cancel = cancel
         self._abandon = abandon
         self._unread: deque[Event] = deque()
@@ -160,14 +161,19 @@ class AnswerStream:
                 self._is_read_out = True
                 raise self._outcome
             self._news.clear()
-            await self._news.wait()
+            await self._wait(self._news)
         return self._unread.popleft()
 
     async def _final(self) -> Answer:
-        await self._over.wait()
+        await self._wait(self._over)
         outcome = self._outcome
         if isinstance(outcome, Answer):
             return outcome
         if outcome is None:
             raise RuntimeError("the stream is over without an outcome")
         raise outcome
+
+    async def _wait(self, event: asyncio.Event) -> None:
+        if not event.is_set() and self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("the answer belongs to a client in another event loop; read it there")
+        await event.wait()

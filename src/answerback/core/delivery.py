@@ -100,7 +100,7 @@ def error_body(ending: Ending) -> ErrorBody | None:
     return ErrorBody(
         code=code,
         message=ending.error_detail or info.message,
-        retryable=info.retryable,
+        retryable=info.retryable if ending.retryable is None else ending.retryable,
         retry_after_ms=ending.retry_after_ms,
     )
 

@@ -5,9 +5,18 @@ text stands in a queue's message id.
 """
 
 import hashlib
+import unicodedata
 from functools import lru_cache
 
 from answerback.protocol.frames import SendMessage
+
+
+def normal_id(text: str) -> str:
+    """The id of a user or conversation as it is compared: in NFC, so that what looks alike is alike.
+
+    A request id is the client's own and is never changed.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def digest(*parts: str | None) -> str:

@@ -32,6 +32,7 @@ from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -60,7 +61,10 @@ class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch."""
+    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch.
+
+    `error_detail` and `retryable` replace what the table of errors says for `error_code`.
+    """
 
     status: Status
     attempt: int
@@ -69,6 +73,7 @@ class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
     error_code: ErrorCode | None = None
     error_detail: str | None = None
+    retryable: bool | None = None
     retry_after_ms: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -235,6 +240,7 @@ class Facts(NamedTuple):
     session_id: str = ""
     generation: int = 0
     policy: Policy | None = None
+    leapt: LeaptSince = no_leaps
 
 
 def _owns_lease(record: Record, facts: Facts) -> bool:
@@ -255,7 +261,7 @@ def _is_cancelled(record: Record, _: Facts) -> bool:
 
 
 def _is_late(record: Record, facts: Facts) -> bool:
-    return deadline_passed(record, now_ms=facts.now_ms, policy=_policy_of(facts))
+    return deadline_passed(record, now_ms=facts.now_ms, policy=_policy_of(facts), leapt=facts.leapt)
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
@@ -301,7 +307,9 @@ def _effect(record: Record, event: Event, facts: Facts) -> Effect:
 # --- the changes --------------------------------------------------------------------------------------------
 
 
-def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> Step[Claimed | Busy | Ended | Unknown]:
+def claim(
+    record: Record | None, *, owner: str, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps
+) -> Step[Claimed | Busy | Ended | Unknown]:
     """A worker wants to run the request. `owner` is a token that no other run has.
 
     A noted cancellation, a deadline that has passed and the last allowed attempt end the request here, without running
@@ -310,7 +318,7 @@ def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> 
     """
     if record is None:
         return Step(None, Unknown())
-    match _effect(record, Event.CLAIM, Facts(owner=owner, now_ms=now_ms, policy=policy)):
+    match _effect(record, Event.CLAIM, Facts(owner=owner, now_ms=now_ms, policy=policy, leapt=leapt)):
         case Effect.RUN:
             claimed = replace(
                 record,
@@ -519,11 +527,12 @@ def aged(record: Record, *, now_ms: int) -> Record:
     return replace(record, ending=replace(ending, retry_after_ms=left_ms))
 
 
-def deadline_passed(record: Record, *, now_ms: int, policy: Policy) -> bool:
+def deadline_passed(record: Record, *, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps) -> bool:
     """Whether an unfinished request is past its absolute deadline: in the queue, or since its first start."""
-    if record.started_at_ms is None:
-        return now_ms >= record.accepted_at_ms + policy.queue_timeout_ms
-    return now_ms >= record.started_at_ms + policy.answer_ms(record.model)
+    since_ms, timeout_ms = record.started_at_ms, policy.answer_ms(record.model)
+    if since_ms is None:
+        since_ms, timeout_ms = record.accepted_at_ms, policy.queue_timeout_ms
+    return now_ms - leapt(since_ms) >= since_ms + timeout_ms
 
 
 Change: TypeAlias = Callable[[Record | None], Step[T_co]]

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import re
 import secrets
-import ssl
 from collections.abc import Mapping
 from typing import Any, Final, get_args
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -14,6 +13,7 @@ from websockets.asyncio.client import connect as connect_socket
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
+from answerback.outbound import tls_context
 from answerback.protocol.codec import FrameError, decode_server
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ServerFrame
@@ -82,7 +82,7 @@ class Dialer:
     async def http(self, step: Http, variables: Variables) -> int:
         """Send an upgrade request and return the status of its answer."""
         parts = urlsplit(self._url)
-        tls = ssl.create_default_context() if parts.scheme == "wss" else None
+        tls = tls_context() if parts.scheme == "wss" else None
         port = parts.port or (443 if tls else 80)
         query = substitute(dict(step.query), variables)
         headers: dict[str, Any] = {
