@@ -439,12 +439,15 @@ class Model(Protocol):
 class ModelLimits:
     """What holds for one model instead of the server's settings; None: the setting holds.
 
-    `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII.
+    `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII. `languages`: the only ones that
+    it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out.
     """
 
     answer_timeout_s: int | None = None
     max_tokens: int | None = None
     tokens_per_byte: float = TOKENS_PER_BYTE
+    languages: tuple[str, ...] = ()
+    demo: bool = False
 
 
 def limits_of(model: Model) -> ModelLimits:
