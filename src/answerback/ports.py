@@ -4,7 +4,7 @@ A port stands here because a second implementation exists: SQLite, PostgreSQL an
 API Gateway for the sender, five kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias, TypeVar
@@ -54,6 +54,7 @@ __all__ = [
     "Tokens",
     "Unavailable",
     "Users",
+    "answer_timeouts_ms",
     "limits_of",
 ]
 
@@ -454,6 +455,11 @@ def limits_of(model: Model) -> ModelLimits:
     """The model's own limits. A model may have them as an attribute `limits`; none has to."""
     limits = getattr(model, "limits", None)
     return limits if isinstance(limits, ModelLimits) else ModelLimits()
+
+
+def answer_timeouts_ms(limits: Mapping[str, ModelLimits]) -> dict[str, int]:
+    """For a `Policy`: of the models that have a time-out of their own, by name."""
+    return {name: own.answer_timeout_s * 1000 for name, own in limits.items() if own.answer_timeout_s is not None}
 
 
 # --- tokens -------------------------------------------------------------------------------------------------
