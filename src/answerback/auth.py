@@ -6,14 +6,14 @@ token that says `none`, or HS256 where public keys are configured, is refused be
 """
 
 import asyncio
-import io
 import json
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import jwt
 from jwt import PyJWK
@@ -21,13 +21,11 @@ from jwt.types import Options
 
 from answerback.core import defaults
 from answerback.core.keys import normal_id
+from answerback.outbound import fetch
 from answerback.ports import Identity, TokenRefused, Unavailable
 from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
 from answerback.tasks import Tasks
-
-if TYPE_CHECKING:
-    from socket import socket
 
 log = logging.getLogger("answerback.auth")
 
@@ -263,51 +261,10 @@ def fetched_keys(url: str) -> FetchedKeys:
 
 
 def _get(url: str) -> str:
-    """The body, fetched with what Python brings along: a function on AWS starts faster without an HTTP library.
-
-    It ends soon after FETCH_TIMEOUT_S, whatever the server does: nobody can end a thread that still reads.
-    """
-    import http.client  # noqa: PLC0415 - only who fetches keys needs it
-    from urllib.parse import urlsplit  # noqa: PLC0415
-
-    parts = urlsplit(url)
-    until = time.monotonic() + FETCH_TIMEOUT_S
-    is_safe = parts.scheme == "https"
-    kind = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=FETCH_TIMEOUT_S)
-    try:
-        path = parts.path or "/"
-        connection.request("GET", f"{path}?{parts.query}" if parts.query else path)
-        response = http.client.HTTPResponse(cast("socket", _Timed(connection.sock, until)), method="GET")
-        response.begin()
-        body = response.read(MAX_JWKS_BYTES + 1)
-        # A redirect is not followed: it could lead to a place that anybody can write.
-        if len(body) > MAX_JWKS_BYTES or response.status != 200:
-            raise ValueError(f"status {response.status}, {len(body)} bytes")
-        return body.decode()
-    finally:
-        connection.close()
-
-
-class _Timed(io.RawIOBase):
-    """What a socket receives until a monotonic instant. Its own timeout begins anew with every byte that comes."""
-
-    def __init__(self, connected: "socket", until: float) -> None:
-        self._socket = connected
-        self._until = until
-
-    def makefile(self, _: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left_s = self._until - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("the answer took too long")
-        self._socket.settimeout(left_s)
-        return self._socket.recv_into(buffer)
+    status, body = fetch(url, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_JWKS_BYTES)
+    if status != HTTPStatus.OK:
+        raise ValueError(f"status {status}")
+    return body.decode()
 
 
 def read_jwks(text: str) -> Mapping[str, PyJWK]:

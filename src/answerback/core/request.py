@@ -25,7 +25,7 @@ The rules that the comments name are listed in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -39,8 +39,8 @@ from answerback.protocol.frames import Status
 
 T_co = TypeVar("T_co", covariant=True)
 
-SCHEMA: Final = 1
-"""Version of the record's form. A reader upgrades older ones, so that work in flight survives an upgrade."""
+SCHEMA: Final = 2
+"""The newest version of the record's form that this program reads. A version only adds fields with defaults."""
 
 
 class RequestKey(NamedTuple):
@@ -61,7 +61,10 @@ class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch."""
+    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch.
+
+    `error_detail` and `retryable` replace what the table of errors says for `error_code`.
+    """
 
     status: Status
     attempt: int
@@ -70,6 +73,7 @@ class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
     error_code: ErrorCode | None = None
     error_detail: str | None = None
+    retryable: bool | None = None
     retry_after_ms: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -93,7 +97,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     """Everything that decides about one request. It is small, because it is written often.
 
     `conversation_id` is where the turn is kept. `standalone`: the request named no conversation, so the model gets no
-    context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`.
+    context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`. `parts`:
+    the kinds of parts that the client takes beside text; None: it takes no signs of life either.
     """
 
     user_id: str
@@ -115,7 +120,16 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     cancel_requested: bool = False
     target: DeliveryTarget | None = None
     ending: Ending | None = None
-    schema: int = SCHEMA
+    parts: tuple[str, ...] | None = None
+
+    @property
+    def schema(self) -> int:
+        """The lowest version that can express this record.
+
+        A program that does not know a field would erase it with its next write. So it must refuse such records, and
+        only such records: while a deployment rolls, it works on all others.
+        """
+        return 1 if self.parts is None else 2
 
     @property
     def key(self) -> RequestKey:
@@ -131,6 +145,12 @@ class Policy:
     answer_timeout_ms: int = 120_000
     queue_timeout_ms: int = 600_000
     max_attempts: int = 3
+    answer_timeouts_ms: Mapping[str, int] = field(default_factory=dict)
+    """Of the models that have one of their own, by name."""
+
+    def answer_ms(self, model: str) -> int:
+        """How long an answer of this model may take, from its first start on."""
+        return self.answer_timeouts_ms.get(model, self.answer_timeout_ms)
 
     @property
     def renew_every_s(self) -> float:
@@ -509,7 +529,7 @@ def aged(record: Record, *, now_ms: int) -> Record:
 
 def deadline_passed(record: Record, *, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps) -> bool:
     """Whether an unfinished request is past its absolute deadline: in the queue, or since its first start."""
-    since_ms, timeout_ms = record.started_at_ms, policy.answer_timeout_ms
+    since_ms, timeout_ms = record.started_at_ms, policy.answer_ms(record.model)
     if since_ms is None:
         since_ms, timeout_ms = record.accepted_at_ms, policy.queue_timeout_ms
     return now_ms - leapt(since_ms) >= since_ms + timeout_ms
