@@ -167,6 +167,10 @@ async def cancel_all(answers: int, *, apps: int = 100) -> Figures:
                 if number % 64 == 0:
                     await asyncio.sleep(0)
             while (await streams())["open"] < answers:
+                if exchanges.pending < answers:
+                    raise WrongServer(
+                        f"the first of {answers} answers end before the last begin: try a smaller --scale"
+                    )
                 await asyncio.sleep(0.1)
             before, first_at, began = usage_of_tree(process.pid), time.time(), time.perf_counter()
             for number, (app, request_id) in enumerate(asked):
