@@ -123,8 +123,9 @@ def save(results: dict[str, Any]) -> None:
     """
     kept = msgspec.json.decode(RESULTS.read_bytes()) if RESULTS.exists() else {}
     if kept.get("machine") == results["machine"]:
-        for key in ("scenarios", "versions"):
-            results[key] = kept[key] | results[key]
+        results["versions"] = kept["versions"] | results["versions"]
+        scenarios_of_both = kept["scenarios"] | results["scenarios"]
+        results["scenarios"] = {name: scenarios_of_both[name] for name in TABLES if name in scenarios_of_both}
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     runpy.run_path(str(ROOT / "docs" / "generate.py"))["main"]([])
 

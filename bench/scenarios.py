@@ -155,7 +155,14 @@ def scenarios(scale: float) -> list[Scenario]:
             ],
             is_once=True,
         ),
-        Scenario(name="sdk", cases=[_alone("a frame a word", lambda: sdk(apps=times(50, 20), answers=4))]),
+        Scenario(
+            name="clients",
+            cases=[
+                _alone("`answerback.Client`, many in a process", lambda: clients("sdk", times(50, 20), answers=4)),
+                _alone("the desktop app's engine, 5 answers", lambda: clients("engine", 5, answers=times(10, 1))),
+            ],
+            is_once=True,
+        ),
     ]
 
 
@@ -335,12 +342,14 @@ async def idle(server: Server, connections: int, *, watch_s: float) -> Sequence[
         ]
 
 
-async def sdk(*, apps: int, answers: int) -> Figures:
-    """CPU a frame and memory a client of `answerback.Client`, many in a process of their own."""
+async def clients(kind: str, number: int, *, answers: int) -> Figures:
+    """CPU a frame and memory on the other end of the socket (`clients.py`)."""
     async with running(OURS, Setup(word_ms=5, join_ms=1)) as gateway:
-        program = [str(Path(__file__).parent / "sdk_client.py"), gateway.url, str(apps), str(answers), str(WORDS)]
-        process = await asyncio.create_subprocess_exec(sys.executable, *program, stdout=asyncio.subprocess.PIPE)
+        program = [str(Path(__file__).parent / "clients.py"), kind, gateway.url]
+        arguments = map(str, (number, answers, WORDS))
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(sys.executable, *program, *arguments, stdout=pipe)
         out, _ = await process.communicate()
     if process.returncode:
-        raise WrongServer("the SDK did not get every answer whole")
+        raise WrongServer("a client did not get every answer whole")
     return dict(msgspec.json.decode(out))
