@@ -43,7 +43,7 @@ def masked_error(exc: BaseException, conversation: Iterable[str], *, depth: int 
     """An exception for the log, as `exc` in type, traceback and causes (`depth` of them), and with its texts masked."""
     said = tuple(conversation)
     kind = type(type(exc).__name__, (Exception,), {"__module__": type(exc).__module__})
-    copy: BaseException = kind(masked(_text(exc), said))
+    copy: BaseException = kind(masked(text_of(exc), said))
     copy.__traceback__ = exc.__traceback__
     if depth and exc.__cause__ is not None:
         copy.__cause__ = masked_error(exc.__cause__, said, depth=depth - 1)
@@ -52,9 +52,10 @@ def masked_error(exc: BaseException, conversation: Iterable[str], *, depth: int 
     return copy
 
 
-def _text(exc: BaseException) -> str:
+def text_of(value: object) -> str:
+    """Its text, of foreign code's own making."""
     try:
-        return str(exc)
+        return str(value)
     except Exception:  # it is foreign code as well
         return "(its text cannot be made)"
 

@@ -174,7 +174,10 @@ class Gateway:
         slots = {name: model.concurrency for name, model in models.items()}
         queue = self._queue = InProcessQueue(slots=slots, clock=epoch_ms)
         metrics = Metrics(
-            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=epoch_ms
+            sockets=self.sockets,
+            queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            clock=epoch_ms,
+            unread=lambda: sum(getattr(model, "unread_documents", 0) for model in models.values()),
         )
         notifier = Notifier()
         connections = MemoryConnections()
@@ -279,6 +282,8 @@ class Gateway:
         queue.start(worker.run)
         background = Tasks()
         background.start(self._sweep(janitor), name="janitor")
+        for model in models.values():
+            background.start(_warn_of(model), name=f"check of {model.name}")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=tls)
         log.info("listening on %s", self.url)
@@ -341,6 +346,14 @@ class Gateway:
                 await janitor.sweep()
             except Exception:
                 log.exception("the janitor failed; it tries again")
+
+
+async def _warn_of(model: Model) -> None:
+    """Say in the log what is wrong with a model's server, before the first question finds it out."""
+    check = getattr(model, "check", None)
+    problem = None if check is None else await check()
+    if problem is not None:
+        log.warning("model %s: %s", model.name, problem)
 
 
 def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None]) -> None:

@@ -19,7 +19,7 @@ from answerback.models.documents import DocumentDecoder, decode
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
 from answerback.models.prompts import chat_messages
-from answerback.models.reader import USAGE_TIMEOUT_S, chat_completion, read_answer
+from answerback.models.reader import chat_completion, read_answer
 from answerback.ports import ModelError, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
@@ -113,7 +113,7 @@ class OpenAIModel:
         limits: ModelLimits | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         silence_timeout_s: float = SILENCE_TIMEOUT_S,
-        usage_timeout_s: float = USAGE_TIMEOUT_S,
+        usage_timeout_s: float | None = None,
     ) -> None:
         self._base = URL(base_url)
         self._query = query or {}
