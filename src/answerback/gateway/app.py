@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final, Self
 
@@ -177,7 +177,7 @@ class Gateway:
             sockets=self.sockets,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
             clock=epoch_ms,
-            unread=lambda: sum(getattr(model, "unread_documents", 0) for model in models.values()),
+            unread=_unread_documents(models.values()),
         )
         notifier = Notifier()
         connections = MemoryConnections()
@@ -346,6 +346,12 @@ class Gateway:
                 await janitor.sweep()
             except Exception:
                 log.exception("the janitor failed; it tries again")
+
+
+def _unread_documents(models: Iterable[Model]) -> Callable[[], int] | None:
+    """Counts what could not be read of the models' servers; None: no model has a server."""
+    counting = [model for model in models if getattr(model, "unread_documents", None) is not None]
+    return (lambda: sum(getattr(model, "unread_documents", 0) for model in counting)) if counting else None
 
 
 async def _warn_of(model: Model) -> None:

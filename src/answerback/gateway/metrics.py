@@ -106,7 +106,7 @@ class Metrics:
         sockets: Sockets,
         queue: Callable[[], QueueState],
         clock: Callable[[], int],
-        unread: Callable[[], int] = lambda: 0,
+        unread: Callable[[], int] | None = None,
     ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self.observer = Counts(clock=clock)
@@ -121,7 +121,7 @@ class _Numbers(Collector):
     """Reads the plain counts."""
 
     def __init__(
-        self, counts: Counts, sockets: Sockets, queue: Callable[[], QueueState], unread: Callable[[], int]
+        self, counts: Counts, sockets: Sockets, queue: Callable[[], QueueState], unread: Callable[[], int] | None
     ) -> None:
         self._counts = counts
         self._sockets = sockets
@@ -158,15 +158,13 @@ class _Numbers(Collector):
             ("attached", "Repeated request ids that were attached to their request.", counts.was_attached),
             ("attempts", "Attempts that were started.", counts.was_started),
             ("fenced", "Attempts that lost their lease.", counts.was_fenced),
-            (
-                "model_documents_unread",
-                "Documents of model servers that were skipped in part or whole.",
-                self._unread(),
-            ),
             ("deltas", "Deltas that were sent.", counts.deltas),
             ("text_code_points", "Code points of answers that were sent as deltas.", counts.text),
         ):
             yield CounterMetricFamily(f"answerback_{name}", text, value=value)
+        if self._unread is not None:
+            text = "Documents of model servers that were skipped in part or whole."
+            yield CounterMetricFamily("answerback_model_documents_unread", text, value=self._unread())
         yield from self._requests()
 
     def _requests(self) -> Iterator[Metric]:
