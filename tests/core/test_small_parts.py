@@ -1,5 +1,7 @@
 """Ordering, fingerprint, context, titles, instants."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,44 @@ def test_the_fingerprint_is_the_payload_without_timestamp_and_stream() -> None:
         SendMessage(request_id="r", message="m", replaces="q"),
     ]
     assert len({fingerprint(frame) for frame in [base, *others]}) == 7
+
+
+FULL = {"conversation_id": "c1", "model": "local", "system": "Be brief.", "max_tokens": 200, "replaces": "r0"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({}, "69401de082331e83004c5d0d444480b2f8b1705f95b70d69f78962f8b0755b56"),
+        (
+            {"message": "What is a WebSocket?", "stream": True},
+            "64037d28c40690defa5c747a0d6d136f01591c67ea314474e225ba345fe46ded",
+        ),
+        ({"message": "웹소켓이 무엇인가요? 🙂"}, "1e894c4aa6427b972a9e29411d107624e3de8eb72b6fbaf18d1e1db7497ab285"),
+        ({"conversation_id": "c1"}, "3a5da05f01bd37acd12bf8047867868896bdd04a1ad9377aa479b3ff92663f79"),
+        ({"model": "local"}, "5e9db68867ab021de4e7696a22e0c7f65b22d353716ecae2e9208059e69eeb81"),
+        ({"system": "Be brief."}, "2a84e675bdd6b13f254ad16c1686e3dc0e3e01cb915d41d45b8deb1fd91f5f38"),
+        ({"system": ""}, "73649bdb235aecae2e9f59143db87285914e5234b37408bde876e6cb968ab40e"),
+        ({"max_tokens": 7}, "dfab98ca0d57dd36138d033139e4523a16f2056e65cc25901f0b13977a4d9a3f"),
+        (
+            {"conversation_id": "c1", "replaces": "r0"},
+            "8f2f1c3faac3db0273136087b43989f4f9d79a3a8c29c37dd7203be9e3b9c00e",
+        ),
+        (FULL, "c05ef41d6d0d75d55807f1a0dd136cf25127d0f3c189134930dc81489ebd012a"),
+        ({**FULL, "parts": ()}, "c05ef41d6d0d75d55807f1a0dd136cf25127d0f3c189134930dc81489ebd012a"),
+    ],
+)
+def test_a_fingerprint_is_what_it_has_always_been(fields: Any, kept: str) -> None:
+    """Else a question that is repeated over an upgrade would be a conflict."""
+    assert fingerprint(SendMessage(**{"request_id": "r1", "message": "m", **fields})) == kept
+
+
+def test_the_kinds_of_parts_belong_to_the_fingerprint_in_one_order_each_once() -> None:
+    def asked(*parts: str) -> str:
+        return fingerprint(SendMessage(request_id="r", message="m", parts=parts))
+
+    assert asked("tool", "citation", "tool") == asked("citation", "tool")
+    assert len({asked(), asked("citation"), asked("tool"), asked("citation", "tool"), asked("citation,tool")}) == 5
 
 
 @given(

@@ -12,6 +12,7 @@ from answerback.core import context
 from answerback.core import request as changes
 from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, answer_limit
+from answerback.core.instants import LeaptSince
 from answerback.core.request import Change, Ended, Ending, Fenced, Held, Policy, Question, Record
 from answerback.model_guard import ask
 from answerback.ports import (
@@ -69,6 +70,7 @@ class RunTools:
     observer: Observer
     clock: Callable[[], int]
     monotonic: Callable[[], float]
+    leapt: LeaptSince
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,7 +307,7 @@ class Run:
         """The monotonic instant at which this run must end: the request's deadline or the process's."""
         record, now_ms = self._record, self._tools.clock()
         started_at_ms = record.started_at_ms if record.started_at_ms is not None else now_ms
-        stop_ms = started_at_ms + self._settings.policy.answer_timeout_ms
+        stop_ms = started_at_ms + self._settings.policy.answer_timeout_ms + self._tools.leapt(started_at_ms)
         if stop_at_ms is not None:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
         return self._tools.monotonic() + (stop_ms - now_ms) / 1000

@@ -34,6 +34,7 @@ from answerback_proof.conformance.cases import (
     Drop,
     Expect,
     Pending,
+    ReadHistory,
     Send,
     Shows,
     Silent,
@@ -68,6 +69,9 @@ class ClientUnderTest(Protocol):
 
     def ask(self, message: str, *, conversation_id: str | None, stream: bool) -> Asked:
         """Ask, without waiting for anything."""
+
+    def history(self, conversation_id: str) -> Asked:
+        """Read a conversation's history. The outcome is that of its newest turn: status, answer and error code."""
 
     async def close(self) -> None:
         """End the app."""
@@ -227,7 +231,7 @@ class _Attempt:
                 except Mismatch as exc:
                     peer.complain(f"in `hello` {exc}")
                 pattern = None
-            self._reply(peer, _welcome(frame["helloId"]))
+            self._reply(peer, {**_welcome(frame["helloId"]), **step.frame})
             return True
 
         peer.on_frame = see
@@ -246,6 +250,9 @@ class _Attempt:
             case Ask():
                 message, conversation = substitute([step.message, step.conversation_id], self._variables)
                 asked = client.ask(message, conversation_id=conversation, stream=step.stream)
+                self._questions[step.name] = _Question(asked)
+            case ReadHistory():
+                asked = client.history(substitute(step.conversation_id, self._variables))
                 self._questions[step.name] = _Question(asked)
             case Cancel():
                 await self._question(step.name).asked.cancel()
