@@ -95,7 +95,7 @@ class OpenAIModel:
     `dialect`: what the server takes, if that is known; else it is learnt from what it refuses. Closing a stream closes
     its connection, on which servers stop generating. Durations in seconds.
 
-    Raises: ValueError: the URL cannot be used. ProxyError: the environment names a proxy that cannot be used.
+    Raises: ValueError: the URL cannot be used. ProxyError, CaFileError: the environment names what cannot be used.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class OpenAIModel:
         return start[:_MAX_ERROR_BYTES]
 
     def _url(self, path: str) -> URL:
-        return URL(f"{str(self._base).rstrip('/')}/{path}").update_query(self._query)
+        return (self._base / path).update_query(self._query)
 
     def _note_odd(self) -> None:
         self.unread_documents += 1
