@@ -518,12 +518,13 @@ async def test_what_trying_again_does_not_cure(
 
 
 async def test_a_refused_key_names_where_it_comes_from(read: Callable, ask: Callable, monkeypatch) -> None:
-    monkeypatch.setenv("MY_KEY", "k")
-    async with serving(answers(401, '{"error":{"message":"no"}}')) as base_url:
+    monkeypatch.setenv("MY_KEY", "sk-12345")
+    async with serving(answers(401, '{"error":{"message":"no such key: sk-12345"}}')) as base_url:
         model = build_model(f"openai:{base_url}?api_key_env=MY_KEY#m")
         _, error = await read(model, ask("?"))
         await model.close()
     assert "MY_KEY, which is set" in error.detail
+    assert "no such key: KEY" in error.detail
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 418, 422, 429, 500, 503])

@@ -117,6 +117,7 @@ class OpenAIModel:
     ) -> None:
         self._base = URL(base_url)
         self._query = query or {}
+        self._key = api_key
         self._model = model
         self.name: Final = name or model
         self.context_tokens: Final = context_tokens
@@ -187,6 +188,8 @@ class OpenAIModel:
                 return response
             async with response:
                 data = await self._beginning(response)
+            if self._key:  # some servers repeat it
+                data = data.replace(self._key.encode(), b"KEY")
             document = decode(data)
             complaint = Complaint.of(document if isinstance(document, dict | list) else data.decode("utf-8", "replace"))
             adapted = None
