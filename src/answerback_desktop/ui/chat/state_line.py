@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from answerback_desktop.records import TurnStatus
-from answerback_desktop.texts.chat import ChatTexts
+from answerback_desktop.texts import ChatTexts
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 

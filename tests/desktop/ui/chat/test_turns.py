@@ -11,14 +11,14 @@ from pytestqt.qtbot import QtBot
 
 from answerback_desktop.engine.events import TurnChanged
 from answerback_desktop.records import Failure, FailureCode, Tokens, Turn, TurnStatus
-from answerback_desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
+from answerback_desktop.texts import ChatTexts
 from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
 from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.turn import Price, TurnViewModel
-from chat_samples import Recorder, turn
+from chat_samples import CHAT_EN, CHAT_KO, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
 NOW_MS = 1_700_000_000_000
