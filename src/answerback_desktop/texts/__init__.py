@@ -266,7 +266,6 @@ class ChatTexts:
     cut_hint: str
     tokens_one: str
     tokens: str
-    cost: str
     seconds: str
     queued_for: str
     first_text: str
