@@ -32,6 +32,7 @@ from answerback.protocol.frames import (
     ListConversations,
     MessageAccepted,
     MessageDelta,
+    MessageProgress,
     MessageResponse,
     MessageStarted,
     Ping,
@@ -57,8 +58,8 @@ SERVER_FRAMES: Final[Sequence[Frame]] = get_args(ServerFrame)
 
 REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
     {
-        Hello: (MessageStarted, MessageDelta, MessageResponse, Error, Welcome),
-        SendMessage: (MessageAccepted, MessageStarted, MessageDelta, MessageResponse, Error),
+        Hello: (MessageStarted, MessageProgress, MessageDelta, MessageResponse, Error, Welcome),
+        SendMessage: (MessageAccepted, MessageStarted, MessageProgress, MessageDelta, MessageResponse, Error),
         CancelMessage: (MessageResponse, Error),
         ListConversations: (Conversations, Error),
         GetHistory: (History, Error),
@@ -69,7 +70,7 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
 )
 """What answers each frame of a client."""
 
-UNASKED: Final[Sequence[Frame]] = (MessageStarted, MessageDelta, MessageResponse, Error)
+UNASKED: Final[Sequence[Frame]] = (MessageStarted, MessageProgress, MessageDelta, MessageResponse, Error)
 """What also comes when it falls due: answers, on whatever connection is the session's address by then; the loss of the
 session to a newer connection; a message that is no frame."""
 

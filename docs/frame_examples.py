@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from answerback.core import defaults
+from answerback.core.delivery import PROGRESS_S
 from answerback.core.request import Policy
 from answerback.protocol import frames
 from answerback.protocol.errors import ERRORS, ErrorCode
@@ -27,6 +28,10 @@ def _from_client() -> Sequence[Example]:
     return (
         Example("first frame of a connection", frames.Hello(hello_id="h1")),
         Example(
+            "first frame of a program that says its name",
+            frames.Hello(hello_id="h1", client=frames.ClientInfo(name="my-app", version="2.1.0")),
+        ),
+        Example(
             "after a reconnect",
             frames.Hello(hello_id="h2", resume=(frames.ResumePoint(request_id="q-2", attempt=1, offset=15),)),
         ),
@@ -49,6 +54,7 @@ def _from_client() -> Sequence[Example]:
                 model="local",
                 system="Answer in one sentence.",
                 max_tokens=200,
+                parts=(),
             ),
         ),
         Example(
@@ -99,12 +105,20 @@ def _from_server() -> Sequence[Example]:
                     idle_timeout_ms=defaults.IDLE_TIMEOUT_S * 1000,
                     answer_timeout_ms=Policy().answer_timeout_ms,
                     queue_timeout_ms=Policy().queue_timeout_ms,
+                    progress_ms=round(PROGRESS_S * 1000),
                 ),
-                models=("local",),
+                models=("local", "thinker"),
+                features=("parts",),
+                server=frames.ServerInfo(version="0.1.0"),
+                model_info={
+                    "local": frames.ModelInfo(languages=("en",), demo=True),
+                    "thinker": frames.ModelInfo(answer_timeout_ms=600_000, max_tokens=16_384),
+                },
             ),
         ),
         Example("accepted", frames.MessageAccepted(request_id="q-2", conversation_id="intro", position=0)),
         Example("started", frames.MessageStarted(request_id="q-2", attempt=1)),
+        Example("still thinking", frames.MessageProgress(request_id="q-2", attempt=1, silent_ms=16_000)),
         Example("a piece", frames.MessageDelta(request_id="q-2", attempt=1, offset=15, delta="one connection ")),
         *_endings(usage),
         Example(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from answerback.core.keys import normal_id
 from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH, SUBPROTOCOL
 
@@ -141,7 +142,7 @@ def validate(request: UpgradeRequest, rules: Rules) -> Handshake:
     return Handshake(
         subprotocol=_subprotocol(request),
         session_id=_id_of(request, "sessionId"),
-        user_id=_id_of(request, "userId"),
+        user_id=_user_id_of(request),
         user_agent=(request.header("user-agent") or "")[:MAX_USER_AGENT],
     )
 
@@ -175,7 +176,8 @@ def token_of(request: UpgradeRequest) -> str:
 
 def check_user(request: UpgradeRequest, user_id: str) -> None:
     """Raises: HandshakeError: 403, the query names another user than the token's, which is `user_id`."""
-    if request.parameter("userId") not in {None, user_id}:
+    named = request.parameter("userId")
+    if named is not None and normal_id(named) != user_id:
         raise HandshakeError(403, "userId differs from the token's user. Leave userId out.")
 
 
@@ -255,6 +257,11 @@ def _id_of(request: UpgradeRequest, name: str) -> str | None:
     if not is_id(value):
         raise HandshakeError(400, f"{name} must be 1 to {MAX_ID_LENGTH} visible characters.")
     return value
+
+
+def _user_id_of(request: UpgradeRequest) -> str | None:
+    user_id = _id_of(request, "userId")
+    return None if user_id is None else normal_id(user_id)
 
 
 def _lower(items: list[str]) -> list[str]:

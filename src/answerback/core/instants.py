@@ -1,6 +1,16 @@
 """Instants as text. Inside the program an instant is a whole number of milliseconds since the epoch."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeAlias
+
+LeaptSince: TypeAlias = Callable[[int], int]
+"""By how many milliseconds the clock has leapt ahead since an instant, without that time having passed."""
+
+
+def no_leaps(_: int) -> int:
+    """`LeaptSince` of a clock that is not watched."""
+    return 0
 
 
 def iso(epoch_ms: int, timespec: str = "milliseconds") -> str:

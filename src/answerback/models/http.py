@@ -72,20 +72,21 @@ class HttpClient:
         read the request before it broke, and then answers it twice. That is what the tries after a pause do as well,
         and nobody has seen a word of the first answer.
         """
-        if self._is_closed:
-            raise ModelError(ErrorCode.MODEL_UNAVAILABLE, "the model is closed")
-        if self._pooled is None or self._fresh is None:
-            # Not in the constructor: a session belongs to the event loop that runs when it is made.
-            self._pooled = self._session(is_pooled=True)
-            self._fresh = self._session(is_pooled=False)
+        pooled, fresh = self._sessions()
         async with asyncio.timeout(self._connect_timeout_s + self._silence_timeout_s):
             connection = SimpleNamespace(is_reused=False)
             try:
-                return await self._send(self._pooled, body, connection)
+                return await self._send(pooled, body, connection)
             except aiohttp.ClientConnectionError as exc:
                 if self._is_closed or not connection.is_reused or not _is_hang_up(exc):
                     raise
-            return await self._send(self._fresh, body, connection)
+            return await self._send(fresh, body, connection)
+
+    async def get(self, url: URL, *, timeout_s: float) -> aiohttp.ClientResponse:
+        """The head of the response for another URL of the server. Raises: as `post`."""
+        pooled, _ = self._sessions()
+        async with asyncio.timeout(timeout_s):
+            return await pooled.get(url, allow_redirects=False, trace_request_ctx=SimpleNamespace())
 
     async def read(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The body as it comes, decompressed. Raises: TRANSPORT_ERRORS."""
@@ -150,6 +151,15 @@ class HttpClient:
                 reason = "the connection broke"
         through = f" (through the proxy of {self._proxy[1]})" if self._proxy else ""
         return f"{type(exc).__name__}: {reason}{through}"
+
+    def _sessions(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientSession]:
+        if self._is_closed:
+            raise ModelError(ErrorCode.MODEL_UNAVAILABLE, "the model is closed")
+        if self._pooled is None or self._fresh is None:
+            # Not in the constructor: a session belongs to the event loop that runs when it is made.
+            self._pooled = self._session(is_pooled=True)
+            self._fresh = self._session(is_pooled=False)
+        return self._pooled, self._fresh
 
     def _session(self, *, is_pooled: bool) -> aiohttp.ClientSession:
         connector = (

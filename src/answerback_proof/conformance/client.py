@@ -29,6 +29,7 @@ from answerback_proof.conformance.cases import (
     ClientCase,
     ClientStep,
     Pending,
+    ReadHistory,
     Shows,
     Wait,
     Welcome,
@@ -61,6 +62,9 @@ class ClientUnderTest(Protocol):
 
     def ask(self, message: str, *, conversation_id: str | None, stream: bool) -> Asked:
         """Ask, without waiting for anything."""
+
+    def history(self, conversation_id: str) -> Asked:
+        """Read a conversation's history. The outcome is that of its newest turn: status, answer and error code."""
 
     async def close(self) -> None:
         """End the app."""
@@ -217,7 +221,7 @@ class _ClientCaseRun(CaseRun):
                 except Mismatch as exc:
                     peer.complain(f"in `hello` {exc}")
                 pattern = None
-            self._reply(peer, _welcome(frame["helloId"]))
+            self._reply(peer, {**_welcome(frame["helloId"]), **step.frame})
             return True
 
         peer.on_frame = see
@@ -236,6 +240,9 @@ class _ClientCaseRun(CaseRun):
             case Ask():
                 message, conversation = substitute([step.message, step.conversation_id], self.variables)
                 asked = client.ask(message, conversation_id=conversation, stream=step.stream)
+                self._questions[step.name] = _Question(asked)
+            case ReadHistory():
+                asked = client.history(substitute(step.conversation_id, self.variables))
                 self._questions[step.name] = _Question(asked)
             case Cancel():
                 await self._question(step.name).asked.cancel()
