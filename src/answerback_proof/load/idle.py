@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from msgspec import Struct, to_builtins
 
+from answerback.client.link import Address
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import Hello
-from answerback_proof.load.load import app_url
 from answerback_proof.load.process import ProcessFailed, Usage, usage_of
 from answerback_proof.load.websocket import LoadConnection, LoadConnectionError, open_connection
 
@@ -121,7 +121,7 @@ async def _open_all(url: str, count: int, prefix: str, *, says_hello: bool) -> l
 
 async def _open_one(url: str, name: str, *, says_hello: bool) -> LoadConnection:
     """A connection as an app leaves it: open, greeted, quiet."""
-    connection = await open_connection(app_url(url, session=name, user=name))
+    connection = await open_connection(Address(url=url, session=name, user=name).uri(with_user=True))
     if says_hello:
         welcomed: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         connection.on_text = lambda text: None if welcomed.done() else welcomed.set_result(text)
