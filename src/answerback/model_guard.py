@@ -26,6 +26,7 @@ CLEAN_UP_S: Final = 2.0
 
 _CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 _END: Final = object()
+_PIECES: Final = (str, Finish)
 
 
 async def ask(model: Model, prompt: Prompt) -> AsyncGenerator[Piece, None]:
@@ -60,6 +61,7 @@ async def guarded(
     of the conversation. Raises: ModelError.
     """
     said = texts_of(prompt)
+    reader = asyncio.current_task()
     source: AsyncIterator[Any] | None = None
     is_over = False
     try:
@@ -71,7 +73,7 @@ async def guarded(
                 if (error := _error(exc, said, name)) is exc:
                     raise
                 raise error from exc
-            if _is_cancelled():  # the model has swallowed it
+            if reader is not None and reader.cancelling():  # the model has swallowed it
                 raise asyncio.CancelledError
             if is_over := isinstance(piece, Finish):
                 yield checked_finish(piece, prompt)
@@ -93,7 +95,7 @@ async def guarded(
 def _piece(given: object) -> Piece:
     if given is _END:
         return Finish()
-    if not isinstance(given, str | Finish):
+    if not isinstance(given, _PIECES):
         raise TypeError(f"a piece must be str or Finish, not {type(given).__name__}")
     return given
 

@@ -17,7 +17,7 @@ from answerback.client import (
     RequestTimeout,
     Unauthorized,
 )
-from answerback.client.events import Done, Event, Queued, Restarted, Text
+from answerback.client.events import Done, Event, Queued, Restarted, Text, Thinking
 
 # All controls but tab and new line, and the marks that turn the direction of text: an answer may not steer a terminal.
 _STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -101,6 +101,8 @@ class Growing:
         match event:
             case Queued(position=position) if position:
                 self._wait(f"… {position} before this one")
+            case Thinking(silent_s) if not self._shown:
+                self._wait(f"… thinking for {silent_s:.0f} s")
             case Restarted():
                 self._is_replay = True
             case Text() if self._is_replay:

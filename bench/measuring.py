@@ -14,8 +14,8 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection, connect
 
 from answerback.clock import epoch_ms
-from answerback_aws.cost.proxy import Call, CountingProxy
 from answerback_aws.emulator.emulator import Emulator
+from counting_proxy import Call, CountingProxy
 
 FUNCTIONS: Final = ("Authorizer", "Connections", "Front", "Worker", "DeadLetters", "Janitor")
 LOG_EVENT_BYTES: Final = 26

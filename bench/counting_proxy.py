@@ -5,12 +5,11 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
-from answerback_aws.emulator.serving import ThreadedServer
+from answerback_aws.emulator.bedrock import ThreadedServer
 from answerback_aws.runtime.dynamodb.items import Item, decode
 
 _READ_UNIT_BYTES: Final = 4096
@@ -42,30 +41,17 @@ class Call:
     write_units: float = 0.0
 
 
-class CountingProxy:
-    """Serves on 127.0.0.1 from a thread of its own, as a context manager; what it takes it hands to `endpoint`.
+class CountingProxy(ThreadedServer):
+    """Hands what it takes to `endpoint`. `calls` is what went through so far.
 
     DynamoDB is asked for the units of each call. Anything else is counted by its rules: a write whose condition
-    failed is billed like one that did not. `calls` is what went through so far.
+    failed is billed like one that did not.
     """
 
     def __init__(self, endpoint: str) -> None:
+        super().__init__("counting proxy", self._app)
         self.calls: list[Call] = []
         self._endpoint = endpoint
-        self._server = ThreadedServer("counting proxy", self._app)
-
-    @property
-    def url(self) -> str:
-        return self._server.url
-
-    def __enter__(self) -> "CountingProxy":
-        self._server.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.stop()
 
     @asynccontextmanager
     async def _app(self) -> AsyncIterator[web.Application]:

@@ -1,6 +1,7 @@
+#!/usr/bin/env python
 """The AsyncAPI 3 document of the protocol, made from the message types.
 
-    python -m answerback_proof.spec.asyncapi > asyncapi.json
+    docs/asyncapi.py > asyncapi.json
 
 It describes the server: what it receives, what it replies, and what it sends by itself. PROTOCOL.md says what the
 frames mean; this says how they look, for tools.
@@ -14,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias, get_args
 
 import msgspec
+from frame_examples import examples
 
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ERRORS
@@ -43,7 +45,6 @@ from answerback.protocol.frames import (
     Welcome,
 )
 from answerback.protocol.limits import MAX_FRAME_BYTES, MAX_ID_LENGTH, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, SUBPROTOCOL
-from answerback_proof.spec.examples import examples
 
 Json: TypeAlias = dict[str, Any]
 Frame: TypeAlias = type[msgspec.Struct]
