@@ -2,13 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import aiohttp
 import msgspec
@@ -37,7 +37,7 @@ from servers import (
 from storms import cancel_all, cut_all, large_question
 
 Figures: TypeAlias = Mapping[str, float]
-Measure: TypeAlias = Callable[[Server], Awaitable[Sequence[Figures]]]
+Measure: TypeAlias = Callable[[Server], Coroutine[Any, Any, Sequence[Figures]]]
 
 WORDS = 50
 DURABLE = (OURS, BUN, NODE)

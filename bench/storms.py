@@ -59,14 +59,15 @@ class App:
         greeted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._greeted = greeted
         self.connection.on_text = self._take
-        self.connection.on_close = lambda _: greeted.done() or greeted.set_result(False)
+        self.connection.on_close = lambda _: None if greeted.done() else greeted.set_result(False)
         self.say_hello()
         return await greeted
 
     def say_hello(self) -> asyncio.Future[bool]:
         """Say what there is of the answer, and so ask for the rest; the future that `welcome` fulfils."""
         assert self.connection is not None
-        owed, points = self.exchange, ()
+        owed = self.exchange
+        points: tuple[ResumePoint, ...] = ()
         if owed is not None and owed.text is not None:
             points = (ResumePoint(request_id=owed.request_id, attempt=owed.text.attempt, offset=owed.text.length),)
         if self._greeted.done():
