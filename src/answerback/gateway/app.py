@@ -39,7 +39,6 @@ from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.errors import StoreError
-from answerback.stores.memory import MemoryStore
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 
@@ -80,7 +79,7 @@ class Gateway:
         self,
         settings: GatewaySettings,
         *,
-        store: SqlStore | MemoryStore | None = None,
+        store: SqlStore | None = None,
         models: Sequence[Model] | None = None,
         read_again: Callable[[], GatewaySettings] | None = None,
     ) -> None:
@@ -322,7 +321,7 @@ class Gateway:
             idle_timeout_ms=int(settings.idle_timeout_s * 1000),
         )
 
-    async def _open_store(self) -> SqlStore | MemoryStore:
+    async def _open_store(self) -> SqlStore:
         if self._given_store is not None:
             return self._given_store
         try:
