@@ -136,8 +136,7 @@ class Deployment:
         state = self._stack.state()
         if state is not None and state.is_busy:
             self._progress.step(f"{self._stack.name} is {state.status}; following that first")
-            for event in self._stack.follow(state.stack_id, self._stack.begun(state.stack_id)):
-                self._progress.event(event)
+            self._stack.watch(state.stack_id, self._stack.begun(state.stack_id), self._progress.event)
             state = self._stack.state()
         if state is None or state.is_draft:
             return None
@@ -201,11 +200,7 @@ class Deployment:
         state = self._stack.state()
         if state is None:
             raise DeployError(f"the stack {self._stack.name} is gone", "somebody deleted it; deploy again")
-        first: StackEvent | None = None
-        for event in self._stack.follow(state.stack_id, after):
-            self._progress.event(event)
-            if event.is_failure and not event.is_stack and first is None:
-                first = event
+        first = self._stack.watch(state.stack_id, after, self._progress.event)
         final = self._stack.state(state.stack_id)
         if final is None or final.status not in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}:
             status = final.status if final is not None else "gone"

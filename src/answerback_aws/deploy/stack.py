@@ -221,6 +221,15 @@ class Stack:
             quiet += 1
             self._sleep(self._poll_every_s)
 
+    def watch(self, stack_id: str, after: str | None, show: Callable[[StackEvent], None]) -> StackEvent | None:
+        """Follow to the end, and show every event. Returns: the first resource that failed."""
+        first: StackEvent | None = None
+        for event in self.follow(stack_id, after):
+            show(event)
+            if event.is_failure and not event.is_stack and first is None:
+                first = event
+        return first
+
     def begun(self, stack_id: str) -> str | None:
         """The id of the event before the operation under way, to follow it from its beginning."""
         before = begin = None
