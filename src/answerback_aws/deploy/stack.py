@@ -9,7 +9,7 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, Kind, explained, is_missing
+from answerback_aws.deploy.errors import DeployError, ErrorKind, explained, is_missing
 
 POLL_EVERY_S: Final = 2.0
 EMULATED_POLL_EVERY_S: Final = 0.1
@@ -77,7 +77,7 @@ class Stack:
     def __init__(self, account: Account, name: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         if not _NAME.fullmatch(name):
             raise DeployError(
-                f"{name!r} cannot be a stack's name", "use letters, digits and -, a letter first", kind=Kind.USAGE
+                f"{name!r} cannot be a stack's name", "use letters, digits and -, a letter first", kind=ErrorKind.USAGE
             )
         self._account = account
         self._sleep = sleep

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from answerback.core.request import RequestKey
 from answerback.ports import Finish, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
-from answerback_proof.faults import FaultKind
-from answerback_proof.simulation.faults import FaultInjector, Faults
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.simulation.injector import FaultInjector, Faults
 
 WORDS_S = 0.35
 

@@ -18,8 +18,8 @@ from answerback.ports import Gone, Sent, Slow
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.testing.loop import VirtualLoop
-from answerback_proof.faults import FaultKind
-from answerback_proof.simulation.faults import FaultInjector, Faults
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.simulation.injector import FaultInjector, Faults
 
 FOR_EVER_S: Final = 1_000_000.0
 STALL_S: Final = 25.0

@@ -15,7 +15,7 @@ from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings
-from answerback_proof.simulation.faults import Faults
+from answerback_proof.simulation.injector import Faults
 from answerback_proof.simulation.model import WordyModel
 from answerback_proof.simulation.network import Link, Network
 from answerback_proof.simulation.store import FaultyStore

@@ -20,8 +20,8 @@ from answerback.ports import (
 )
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.memory import MemoryStore
-from answerback_proof.faults import FaultKind
-from answerback_proof.simulation.faults import FaultInjector, Faults
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import STALL_S
 
 

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from answerback_desktop.ui.chat.blocks import Block, BlockKind
-from answerback_desktop.ui.markdown import Kind, Segment, Splitter
+from answerback_desktop.ui.markdown import Segment, SegmentKind, Splitter
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-_KINDS: Final = {Kind.PROSE: BlockKind.PROSE, Kind.CODE: BlockKind.CODE, Kind.TABLE: BlockKind.TABLE}
+_KINDS: Final = {
+    SegmentKind.PROSE: BlockKind.PROSE,
+    SegmentKind.CODE: BlockKind.CODE,
+    SegmentKind.TABLE: BlockKind.TABLE,
+}
 
 
 class TurnBlocks:
@@ -31,7 +35,7 @@ class TurnBlocks:
         """Bring the blocks up to date. Returns those whose view is no longer wanted."""
         _take(self._footer)
         if self._splitter is None:
-            whole = Segment(kind=Kind.PROSE, text=self.turn.answer)
+            whole = Segment(kind=SegmentKind.PROSE, text=self.turn.answer)
             self._answer = [Block(kind=BlockKind.PROSE, turn=self.turn, segment=whole)] if whole.text else []
             return []
         first = self._splitter.update(self.turn.answer)

@@ -8,7 +8,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Any, Final
 
-from answerback_proof.faults import FaultKind
+from answerback_proof.fault_kinds import FaultKind
 
 
 def _counted(kind: FaultKind, default: Any = 0.0) -> Any:
