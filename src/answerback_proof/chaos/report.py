@@ -88,14 +88,14 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             ("sent again", ", ".join(f"{count} after {code}" for code, count in self.errors.items()) or "none"),
             ("kills", f"{self.kills} times SIGKILL"),
             *(("fault", f"{count} times {fault}") for fault, count in self.faults.items() if count),
-            *(("never struck", fault) for fault in self.never_injected),
+            *(("never injected", fault) for fault in self.never_injected),
         ]
         rows += [(str(v.kind), f"{v.request or 'the whole'}: {v.detail}") for v in self.violations[:_SHOWN]]
         if len(self.violations) > _SHOWN:
             rows.append(("", f"… and {len(self.violations) - _SHOWN} more"))
         if self.kept is not None:
             rows.append(("kept", self.kept))
-        rows.append(("judged", ", ".join(f"{self.broken(kind)} {kind}" for kind in ViolationKind)))
+        rows.append(("checked", ", ".join(f"{self.broken(kind)} {kind}" for kind in ViolationKind)))
         return rows
 
 
