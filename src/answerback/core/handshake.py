@@ -10,6 +10,7 @@ forge `Origin`, and after DNS rebinding it cannot hide its own name in `Host`. B
 
 import base64
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -272,11 +273,12 @@ def _bare_origin(origin: str) -> str:
     return origin.rstrip("/").lower()
 
 
+_HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/?#@\[\]]+?))\.?(?::[0-9]*)?")
+"""RFC 9110, section 7.2: a name or an address, then perhaps a port."""
+
+
 def _bare_host(host: str) -> str:
-    """`Host` without port, brackets and a trailing dot, lower case."""
+    """`Host` without port, brackets and a trailing dot, lower case; as it is if it is nothing of that."""
     host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    if host.count(":") == 1:
-        host = host.partition(":")[0]
-    return host.rstrip(".")
+    found = _HOST.fullmatch(host)
+    return host if found is None else found[1] or found[2]

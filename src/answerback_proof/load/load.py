@@ -2,13 +2,13 @@
 
 import asyncio
 import gc
-import secrets
 import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from uuid import uuid4
 
 from answerback.client.link import Address
 from answerback.protocol.codec import FrameError, decode_server, encode
@@ -78,7 +78,7 @@ class LoadApp:
     def ask(self, *, due_at: float) -> None:
         plan = self._run.plan
         number = next(self._questions)
-        request_id = f"{self._run.name}-{self._number}-{number}"
+        request_id = str(uuid4())
         request = PlannedRequest(
             request_id=request_id,
             text=question(f"{self._number}.{number}", plan.words, min_bytes=plan.message_bytes),
@@ -113,9 +113,8 @@ class LoadApp:
 class _Running:
     """What the apps of one run share."""
 
-    def __init__(self, plan: Plan, *, name: str) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.name = name
         self.gaps_s: array[float] = array("d")
         self.exchanges = Exchanges(on_gap=self.gaps_s.append)
         self.broken: list[str] = []
@@ -154,9 +153,6 @@ class Load:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._connections: list[LoadConnection] = []
-        self._runs = 0
-        # An id used in an earlier load would be answered from the store, without any work.
-        self._name = secrets.token_hex(4)
 
     async def __aenter__(self) -> "Load":
         try:
@@ -178,8 +174,7 @@ class Load:
         """Ask everything, `requests` of each app, and wait for every ending."""
         plan = self._plan
         each = plan.requests if requests is None else requests
-        running = _Running(plan, name=f"{self._name}.{self._runs}")
-        self._runs += 1
+        running = _Running(plan)
         running.remaining = each * plan.apps
         apps = [LoadApp(number, connection, running) for number, connection in enumerate(self._connections)]
         with _no_collection():

@@ -139,7 +139,8 @@ class Invariants:
         """The model is shown the conversation's completed turns, and only those."""
         store = self._store()
         given_answers = [m.text for m in run.prompt.messages[:-1] if m.role is Role.ASSISTANT]
-        expected = [] if record.standalone else [store.answers[k] for k in self._completed_before(record)]
+        answers = store.answers
+        expected = [] if record.standalone else [answers[k] for k in self._completed_before(record)]
         if given_answers != expected[-20:]:
             detail = f"{run.key.request_id} was asked with the answers {given_answers}, the conversation has {expected}"
             self._violate(broken("history", detail))

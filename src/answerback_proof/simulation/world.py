@@ -172,13 +172,13 @@ class World:
 
     def _add_store(self) -> None:
         """Add what the store holds to the history."""
-        store = self._store
+        store, answers = self._store, self._store.answers
         for key, record in store.records.items():
             self.history.add(
                 Stored(
                     request=qualified(key.user_id, key.request_id),
                     record=record,
-                    answer=store.answers.get(key, ""),
+                    answer=answers.get(key, ""),
                     has_question=store.has_question(key),
                 )
             )

@@ -72,12 +72,12 @@ async def test_what_came_home_is_clean(world: World) -> None:
 @pytest.mark.parametrize(
     ("statement", "found"),
     [
-        ("DELETE FROM turns", (ViolationKind.LOST, "r1")),
-        ("UPDATE turns SET status = 'failed'", (ViolationKind.DIFFERENT, "r1")),
-        ("UPDATE turns SET output_tokens = 99", (ViolationKind.DIFFERENT, "r1")),
+        ("DELETE FROM requests", (ViolationKind.LOST, "r1")),
+        ("UPDATE requests SET status = 'failed'", (ViolationKind.DIFFERENT, "r1")),
+        ("UPDATE requests SET output_tokens = 99", (ViolationKind.DIFFERENT, "r1")),
         ("UPDATE usage SET requests = requests + 1", (ViolationKind.DIFFERENT, "")),
         ("UPDATE usage SET output_tokens = output_tokens + 1", (ViolationKind.DIFFERENT, "")),
-        ("UPDATE turns SET request_id = 'r2'", (ViolationKind.FOREIGN, "r2")),
+        ("UPDATE requests SET request_id = 'r2'", (ViolationKind.FOREIGN, "r2")),
     ],
 )
 async def test_what_aurora_has_is_what_dynamodb_has(
