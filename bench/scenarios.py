@@ -16,8 +16,9 @@ import msgspec
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.load.figures import distribution, report_of
 from answerback_proof.load.idle import quiet_connections
-from answerback_proof.load.load import Load, Plan, Run, question
+from answerback_proof.load.load import Load, Plan, Run
 from answerback_proof.load.process import Usage
+from answerback_proof.workload import question
 from servers import (
     BARE_AIOHTTP,
     BARE_BUN,
@@ -299,7 +300,7 @@ async def _ask_litellm(session: aiohttp.ClientSession, *, apps: int, requests: i
 
     async def app(number: int) -> None:
         for turn in range(requests):
-            text, answer, asked = question(number, turn, words=WORDS), "", perf_counter()
+            text, answer, asked = question(f"{number}.{turn}", WORDS), "", perf_counter()
             body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": text}]}
             async with session.post("/v1/chat/completions", json=body) as response:
                 async for line in response.content:

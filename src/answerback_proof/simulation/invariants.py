@@ -28,8 +28,7 @@ from answerback.protocol.frames import (
 from answerback_proof.history import Promise, Violation, ViolationKind
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow
 from answerback_proof.simulation.injector import Faults
-from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
-from answerback_proof.simulation.server import POLICY, Clocks
+from answerback_proof.simulation.server import POLICY, Clocks, GeneratedAnswer, WordyModel
 from answerback_proof.simulation.store import FaultyStore
 
 MINUTE_MS: Final = 60_000

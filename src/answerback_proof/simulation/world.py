@@ -24,10 +24,9 @@ from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
 from answerback_proof.simulation.injector import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
-from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
 from answerback_proof.simulation.network import FOR_EVER_S, Link, Network, SimulatedLoop
 from answerback_proof.simulation.process import current, install
-from answerback_proof.simulation.server import Clocks, Parts, Server
+from answerback_proof.simulation.server import Clocks, GeneratedAnswer, Parts, Server, WordyModel
 from answerback_proof.simulation.store import FaultyChannel, FaultyStore
 from answerback_proof.workload import Mix
 
