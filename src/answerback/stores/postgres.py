@@ -10,7 +10,7 @@ Operations that wait are sent together, in pipeline mode: a batch costs a few ne
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from types import MappingProxyType
@@ -58,10 +58,13 @@ _DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
         "tcp_user_timeout": "10000",
     }
 )
-"""A server that vanished is noticed in about ten seconds; a URL may set other values."""
+"""A server that vanished is noticed in about ten seconds; a URL may set other values. `connect` sets the same on the
+server, whose default is two hours: a machine that lost its power would hold the lock for so long.
+"""
 
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 _READERS: Final = 2
+_POOLER_TRIES: Final = 3
 
 
 def cause_of(error: BaseException) -> str | None:
@@ -71,6 +74,10 @@ def cause_of(error: BaseException) -> str | None:
 
 class _LockHeld(Unavailable):
     """Another session has the lock: a second gateway, or a dead one that the server has not noticed yet."""
+
+
+class _Pooled(Unavailable):
+    """What looks like a session of the server is lent by a pooler, a transaction at a time."""
 
 
 class _UserWrite(NamedTuple):
@@ -109,6 +116,12 @@ class PostgresStore(SqlStore):
                 await reader.open()
         except BaseException as exc:
             await self.close()
+            if isinstance(exc.__cause__, _Pooled):
+                raise StoreError(
+                    "The database is reached through a pooler that lends one session to many, so the lock of a gateway "
+                    "would exclude nobody. Name the server itself in --database, or pool by session (PgBouncer: "
+                    "pool_mode = session)."
+                ) from exc
             if isinstance(exc.__cause__, _LockHeld):
                 raise StoreInUse(
                     f"Another gateway uses this database (schema {self._schema}). Stop it, or use another database."
@@ -140,6 +153,7 @@ class PostgresStore(SqlStore):
         """The connection that holds the lock, with a state as fresh as it is."""
         connection = await self._connect()
         try:
+            await _check_session(connection, self._connect)
             row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", [self._lock_key])).fetchone()
             if row != (True,):
                 raise _LockHeld(f"another gateway holds the lock of schema {self._schema}")
@@ -267,13 +281,36 @@ async def connect(url: str, schema: str) -> AsyncConnection[Any]:
                  set_config('statement_timeout', %(timeout)s, false),
                  set_config('synchronous_commit',
                    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
-                   ELSE current_setting('synchronous_commit') END, false)""",
+                   ELSE current_setting('synchronous_commit') END, false),
+                 set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+                 set_config('tcp_keepalives_count', '3', false)""",
             {"schema": schema, "timeout": str(_STATEMENT_TIMEOUT_MS)},
         )
     except BaseException:
         await connection.close()
         raise
     return connection
+
+
+async def _check_session(connection: AsyncConnection[Any], connect_other: Callable[[], Awaitable[Any]]) -> None:
+    """Check that the connection has a session of the server to itself, for the lock belongs to the session.
+
+    A pooler by transaction lends an idle session to whoever asks next: the one that was used last, so that another
+    connection gets it, or one after the other, so that this connection gets several. Raises: _Pooled.
+    """
+    other = await connect_other()
+    try:
+        mine, others = [{await _session(one) for _ in range(_POOLER_TRIES)} for one in (connection, other)]
+    finally:
+        await other.close()
+    if len(mine) > 1 or len(others) > 1 or mine & others:
+        raise _Pooled("a pooler lends the sessions of the database")
+
+
+async def _session(connection: AsyncConnection[Any]) -> int:
+    """The process of the server that runs this."""
+    row = await (await connection.execute("SELECT pg_backend_pid()", prepare=False)).fetchone()
+    return int(row[0]) if row else 0
 
 
 async def apply_migrations(
