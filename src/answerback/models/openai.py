@@ -19,7 +19,7 @@ from answerback.models.documents import DocumentDecoder, decode
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
 from answerback.models.prompts import chat_messages
-from answerback.models.reader import USAGE_TIMEOUT_S, chat_completion, read_answer
+from answerback.models.reader import chat_completion, read_answer
 from answerback.ports import ModelError, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
@@ -95,7 +95,7 @@ class OpenAIModel:
     `dialect`: what the server takes, if that is known; else it is learnt from what it refuses. Closing a stream closes
     its connection, on which servers stop generating. Durations in seconds.
 
-    Raises: ValueError: the URL cannot be used. ProxyError: the environment names a proxy that cannot be used.
+    Raises: ValueError: the URL cannot be used. ProxyError, CaFileError: the environment names what cannot be used.
     """
 
     def __init__(
@@ -113,10 +113,11 @@ class OpenAIModel:
         limits: ModelLimits | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         silence_timeout_s: float = SILENCE_TIMEOUT_S,
-        usage_timeout_s: float = USAGE_TIMEOUT_S,
+        usage_timeout_s: float | None = None,
     ) -> None:
         self._base = URL(base_url)
         self._query = query or {}
+        self._key = api_key
         self._model = model
         self.name: Final = name or model
         self.context_tokens: Final = context_tokens
@@ -187,6 +188,8 @@ class OpenAIModel:
                 return response
             async with response:
                 data = await self._beginning(response)
+            if self._key:  # some servers repeat it
+                data = data.replace(self._key.encode(), b"KEY")
             document = decode(data)
             complaint = Complaint.of(document if isinstance(document, dict | list) else data.decode("utf-8", "replace"))
             adapted = None
@@ -240,7 +243,7 @@ class OpenAIModel:
         return start[:_MAX_ERROR_BYTES]
 
     def _url(self, path: str) -> URL:
-        return URL(f"{str(self._base).rstrip('/')}/{path}").update_query(self._query)
+        return (self._base / path).update_query(self._query)
 
     def _note_odd(self) -> None:
         self.unread_documents += 1

@@ -56,7 +56,7 @@ async def read_answer(
     prompt: Prompt,
     *,
     note_odd: Callable[[], None] = lambda: None,
-    usage_timeout_s: float = USAGE_TIMEOUT_S,
+    usage_timeout_s: float | None = None,
 ) -> AsyncGenerator[Piece, None]:
     """The text as it comes, then one Finish. Closes `documents`.
 
@@ -81,7 +81,7 @@ async def read_answer(
             raise ModelError(ErrorCode.MODEL_FAILED, "the stream ended before the answer did")
         finish = checked_finish(Finish(reason=told.reason), prompt)
         with suppress(Exception):
-            async with asyncio.timeout(usage_timeout_s) as limit:
+            async with asyncio.timeout(USAGE_TIMEOUT_S if usage_timeout_s is None else usage_timeout_s) as limit:
                 async for document in documents:
                     told.learn(find(document))
                     if told.input_tokens is not None and told.output_tokens is not None:

@@ -57,9 +57,9 @@ class RetryingModel:
         return limits_of(self._model)
 
     @property
-    def unread_documents(self) -> int:
-        """How many documents of the model's server could not be read; see models.reader."""
-        return int(getattr(self._model, "unread_documents", 0))
+    def unread_documents(self) -> int | None:
+        """How many documents of the model's server could not be read, by models.reader; None: it has no server."""
+        return getattr(self._model, "unread_documents", None)
 
     async def check(self) -> str | None:
         """What is wrong with the model's server or its settings, if the model can find that out."""

@@ -28,11 +28,16 @@ class ModelSpecError(Exception):
     """A model spec that cannot be used; the text says what is wrong and what to write instead."""
 
 
+LOCAL: Final = ModelLimits(tokens_per_byte=1.0, languages=("en",), demo=True)
+"""Of the embedded model. Its tokenizer spells rare Hangul byte by byte."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSpec:
     """The embedded model."""
 
     name: str = "local"
+    limits: ModelLimits = LOCAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,7 @@ class EchoSpec:
 
     name: str = "echo"
     options: EchoOptions = field(default_factory=EchoOptions)
+    limits: ModelLimits = field(default_factory=ModelLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,8 @@ STOP_MARGIN_MS: Final = 5_000
 
 RENEW_AGAIN_S: Final = 1.0
 STORE_RETRY_S: Final = 0.5
-CLEAN_UP_S: Final = 2.0
-"""The time a model that has finished gets to clean up, before it is stopped."""
+ABANDON_S: Final = 3.0
+"""After its Finish a model is stopped; one that does not stop then is not waited for any longer."""
 
 MODEL_STOP_S: Final = 10.0
 """The time a model gets to stop, but at most half a lease, so that the ending can still be stored."""
@@ -150,9 +150,9 @@ class Run:
         raise AssertionError("a guarded model ends with a Finish")
 
     def _finished(self, finish: Finish) -> _Outcome:
-        """The end is known. A model that takes its time to clean up, or never returns, does not hold it back."""
+        """The end is known. A model that never returns does not hold it back."""
         self._end = _Outcome(status=Status.COMPLETED, finish=finish)
-        self._stop_at = min(self._stop_at, self._tools.monotonic() + CLEAN_UP_S)
+        self._stop_at = min(self._stop_at, self._tools.monotonic() + ABANDON_S)
         self._timer.set()
         return self._end
 
