@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from typing import Final, Self
 
 from answerback.clock import epoch_ms
 from answerback.core.delivery import steady
 from answerback.core.handshake import Hosts, Rules, origins
+from answerback.core.request import Policy
 from answerback.gateway.admin import Admin, Health
 from answerback.gateway.admin_key import AdminKey, load_admin_key, remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
@@ -29,10 +31,10 @@ from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, Quota, Requests
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.front import Front, FrontSettings
+from answerback.service.front import Front
 from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
-from answerback.service.wakeup import Notifier
+from answerback.service.questions import FrontSettings
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
@@ -176,7 +178,9 @@ class Gateway:
         metrics = Metrics(
             sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=epoch_ms
         )
-        notifier = Notifier()
+        policy = replace(
+            settings.policy, lease_ms=0
+        )  # the process holds the store's lock: it is all the lease there is
         connections = MemoryConnections()
         sender = SocketSender(self.sockets)
         delivery_sender = DeliverySender(
@@ -186,22 +190,9 @@ class Gateway:
             monotonic=time.monotonic,
             observer=metrics.observer,
         )
-        front = Front(
-            settings=self._front_settings(tuple(models)),
-            requests=store,
-            connections=connections,
-            sender=sender,
-            queue=queue,
-            delivery_sender=delivery_sender,
-            history_pages=HistoryPages(history=store, clock=epoch_ms),
-            tokens=tokens,
-            notifier=notifier,
-            observer=metrics.observer,
-            clock=epoch_ms,
-        )
         worker = Worker(
             settings=WorkerSettings(
-                policy=settings.policy,
+                policy=policy,
                 max_tokens=settings.max_tokens,
                 context_turns=settings.context_turns,
                 system=settings.system,
@@ -210,15 +201,28 @@ class Gateway:
             history=store,
             models=models,
             delivery_sender=delivery_sender,
-            notifier=notifier,
             observer=metrics.observer,
             clock=epoch_ms,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
         )
+        front = Front(
+            settings=self._front_settings(tuple(models), policy),
+            requests=store,
+            connections=connections,
+            queue=queue,
+            delivery_sender=delivery_sender,
+            history_pages=HistoryPages(history=store, clock=epoch_ms),
+            tokens=tokens,
+            observer=metrics.observer,
+            clock=epoch_ms,
+            local=queue,
+            worker=worker,
+            changed=worker.changed,
+        )
         janitor = Janitor(
             settings=JanitorSettings(
-                policy=settings.policy,
+                policy=policy,
                 idle_timeout_ms=int(settings.idle_timeout_s * 1000),
                 retention_ms=settings.retention_days * SECONDS_PER_DAY * 1000,
             ),
@@ -231,7 +235,6 @@ class Gateway:
             clock=epoch_ms,
         )
         canceller = Canceller(
-            policy=settings.policy,
             requests=store,
             connections=connections,
             sockets=self.sockets,
@@ -239,7 +242,7 @@ class Gateway:
             queue=queue,
             queued=queue,
             delivery_sender=delivery_sender,
-            notifier=notifier,
+            changed=worker.changed,
             clock=epoch_ms,
         )
         admin = Admin(
@@ -276,7 +279,7 @@ class Gateway:
             self._admin_port = await admin.start(settings.admin_port)
             save_admin_port(settings.data_dir, self._admin_port)
         self._stack.push_async_callback(self._shut_down, listener, queue, tasks)
-        queue.start(worker.run)
+        queue.start(worker.work)
         background = Tasks()
         background.start(self._sweep(janitor), name="janitor")
         self._stack.push_async_callback(background.settle, grace_s=0)
@@ -291,12 +294,12 @@ class Gateway:
         await listener.close(grace_s=CLOSE_TIMEOUT_S)
         await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
-    def _front_settings(self, models: tuple[str, ...]) -> FrontSettings:
+    def _front_settings(self, models: tuple[str, ...], policy: Policy) -> FrontSettings:
         settings = self._settings
         return FrontSettings(
             models=models,
             quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
-            policy=settings.policy,
+            policy=policy,
             max_tokens=settings.max_tokens,
             max_message_bytes=settings.caps.message_bytes,
             lock_system=settings.lock_system,
