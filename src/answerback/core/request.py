@@ -228,17 +228,13 @@ def _owns_attempt(record: Record, facts: Facts) -> bool:
 
 
 def _is_late(record: Record, facts: Facts) -> bool:
-    return deadline_passed(record, now_ms=facts.now_ms, policy=_policy_of(facts))
+    if facts.policy is None:
+        raise ValueError("a claim needs the policy: without it a late request would run")
+    return deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy)
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
-    return record.attempt >= _policy_of(facts).max_attempts
-
-
-def _policy_of(facts: Facts) -> Policy:
-    if facts.policy is None:
-        raise ValueError("a claim needs the policy: without it a late request would run")
-    return facts.policy
+    return facts.policy is not None and record.attempt >= facts.policy.max_attempts
 
 
 def _is_older(record: Record, facts: Facts) -> bool:

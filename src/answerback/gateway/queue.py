@@ -59,12 +59,11 @@ class InProcessQueue:
         """Whether the queue has this request: it waits or runs."""
         return key in self._scheduler
 
-    def reserve(self, record: Record) -> Turn | None:
+    def reserve(self, key: RequestKey, record: Record) -> Turn | None:
         """Let a request that is about to be stored stand in line. Returns its turn, if that has come already.
 
         The caller runs that turn. The turn of a request that waits is given to `work`, as for any other.
         """
-        key = record.key
         return self._dispatch(key) if self._scheduler.put(key, record.ordering_key, record.model) else None
 
     async def put(self, record: Record) -> None:
@@ -124,15 +123,13 @@ class InProcessQueue:
             await asyncio.wait((self._idle,), timeout=within_s)
 
     def _dispatch(self, own: RequestKey | None = None) -> Turn | None:
-        """Let run what may. Returns the turn of `own` instead, if it is among that."""
-        turn_of_own = None
+        """Let run what may. Returns the turn of `own` instead, which was just put and can only be the last."""
         while (work := self._work) is not None and (key := self._scheduler.take()) is not None:
             turn = self._turns[key] = Turn(partial(self._ended, key))
             if key == own:
-                turn_of_own = turn
-            else:
-                turn.start(partial(work, key, turn))
-        return turn_of_own
+                return turn
+            turn.start(partial(work, key, turn))
+        return None
 
     def _ended(self, key: RequestKey, _: Turn, outcome: Done | Retry | None) -> None:
         del self._turns[key]

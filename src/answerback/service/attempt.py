@@ -10,7 +10,7 @@ from typing import Any, Final
 from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.delivery import answer_limit
-from answerback.core.request import Ending, Fenced, Policy, Question, Record
+from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
 from answerback.ports import Finish, Model, ModelError, Piece, Prompt, RecentTurns, Requests, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -118,13 +118,16 @@ class Run:
 
     def __init__(
         self,
+        key: RequestKey,
         record: Record,
         *,
         turn: Turn,
         tools: RunTools,
+        now_ms: int,
         question: Question | None = None,
         stop_at_ms: int | None = None,
     ) -> None:
+        self.key = key
         self.record = record
         self.turn = turn
         self.answer = Answer(record.attempt, max_bytes=answer_limit(record))
@@ -139,7 +142,6 @@ class Run:
         """Why the text stopped."""
         self._finish: Finish | None = None
         self._first_text_ms: int | None = None
-        now_ms = tools.clock()
         stop_ms = (record.started_at_ms or now_ms) + tools.policy.answer_timeout_ms
         if stop_at_ms is not None:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
@@ -249,7 +251,7 @@ class Run:
             self.stop(Fenced(record))
             return
         self.record = record
-        if self.stream is not None and record.target is not None and self.stream.delivery.retarget(record.target):
+        if self.stream is not None and record.target is not None and self.stream.retarget(record.target):
             self._tools.delivery_sender.wake(self.stream)
         if record.cancel_requested:
             self.stop(CANCELLED)
@@ -274,7 +276,7 @@ class Run:
 
     async def _read_prompt(self) -> Prompt | None:
         record, tools = self.record, self._tools
-        question = self._question or await tools.requests.question(record.key)
+        question = self._question or await tools.requests.question(self.key)
         model = tools.models.get(record.model)
         if question is None or model is None:
             return None

@@ -31,17 +31,17 @@ class FlushResult(Enum):
     SLOW = "the connection cannot take more now"
 
 
-class Stream:
-    """A delivery of an answer that still grows. `sending` keeps its frames in order, whoever has a reason to send."""
+class Stream(Delivery):
+    """A delivery of an answer that still grows.
 
-    __slots__ = ("delivery", "is_closed", "is_waiting", "sending")
+    `sending` keeps its frames in order, whoever has a reason to send. `is_waiting`: a tick will send it, and new text
+    goes out with it then. `is_closed`: the answer has ended.
+    """
 
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self.sending = asyncio.Lock()
-        self.is_waiting = False
-        """Whether a tick will send it: new text goes out with it then."""
-        self.is_closed = False
+    __slots__ = ("is_closed", "is_waiting", "sending")
+    is_closed: bool
+    is_waiting: bool
+    sending: asyncio.Lock
 
 
 class DeliverySender:
@@ -68,11 +68,14 @@ class DeliverySender:
 
     def stream(self, record: Record, answer: Answer) -> Stream:
         """A stream of `answer` to the target in `record`."""
-        return Stream(Delivery(record, answer, self._interval, now=self._monotonic()))
+        stream = Stream(record, answer, self._interval, now=self._monotonic())
+        stream.sending = asyncio.Lock()
+        stream.is_waiting = stream.is_closed = False
+        return stream
 
     def wake(self, stream: Stream) -> None:
         """Send what there is for the stream, as soon as it is due."""
-        due_at = None if stream.is_closed else stream.delivery.due_at()
+        due_at = None if stream.is_closed else stream.due_at()
         if due_at is None:
             return
         stream.is_waiting = True
@@ -95,7 +98,7 @@ class DeliverySender:
             if not stream.is_closed:
                 try:
                     async with stream.sending:
-                        await self.flush(stream.delivery)
+                        await self.flush(stream)
                 except Exception:
                     log.exception("a frame could not be sent")
                 stream.is_waiting = False
@@ -103,13 +106,12 @@ class DeliverySender:
 
     async def finish(self, stream: Stream, ended: Record) -> bool:
         """Send the rest of an ended answer to the newest target in its record. Returns false if that is slow."""
-        delivery = stream.delivery
         async with stream.sending:
             if not stream.is_closed:
                 stream.is_closed = True
-                delivery.ended(ended)
-            await self.flush(delivery)
-        return delivery.is_done or self.park(delivery, ended)
+                stream.ended(ended)
+            await self.flush(stream)
+        return stream.is_done or self.park(stream, ended)
 
     # --- any delivery
 

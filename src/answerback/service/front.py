@@ -147,7 +147,7 @@ class Front:
             if isinstance(frame, FrameError):
                 await self._refuse_frame(connection, frame)
             elif isinstance(frame, SendMessage):
-                return await self._questions.ask(connection, frame)
+                return await self._questions.ask(connection, frame, now_ms)
             else:
                 await self._handle(connection, frame)
         except Unavailable as exc:

@@ -75,7 +75,7 @@ class FrontSettings:
 class Local(Protocol):
     """The queue of a process that runs what it accepts."""
 
-    def reserve(self, record: Record, /) -> Turn | None:
+    def reserve(self, key: RequestKey, record: Record, /) -> Turn | None:
         """Let a request that is about to be stored stand in line. Returns its turn, if that has come already."""
 
 
@@ -111,12 +111,12 @@ class Questions:
 
     # --- a new question
 
-    async def ask(self, connection: Connection, frame: SendMessage) -> Coroutine[Any, Any, None] | None:
+    async def ask(self, connection: Connection, frame: SendMessage, now_ms: int) -> Coroutine[Any, Any, None] | None:
         """Accept a question or refuse it. Returns the run of its request, if it is the caller's to await.
 
         Raises: Unavailable: whether the question was stored is not known. The same frame may be sent again.
         """
-        record, question = self._new_request(connection, frame)
+        record, question = self._new_request(connection, frame, now_ms)
         refusal = self._why_not(connection, frame)
         if refusal is not None:
             await self.refuse(connection, record, *refusal)
@@ -124,7 +124,7 @@ class Questions:
         run = self._claim_now(record, question)
         claimed = record if run is None else run.record
         try:
-            admission = await self._requests.accept(claimed, question, self._settings.quota, now_ms=self._clock())
+            admission = await self._requests.accept(claimed, question, self._settings.quota, now_ms=now_ms)
         except BaseException as exc:
             self._give_back(run, may_be_stored=isinstance(exc, Unavailable))
             raise
@@ -152,8 +152,9 @@ class Questions:
         """Claim the request before it is stored, if it may run here at once."""
         if self._local is None or self._worker is None:
             return None
-        turn = self._local.reserve(record)
-        return None if turn is None else self._worker.begin(record, question, turn)
+        key = record.key
+        turn = self._local.reserve(key, record)
+        return None if turn is None else self._worker.begin(key, record, question, turn)
 
     def _give_back(self, run: Run | None, *, may_be_stored: bool = False) -> None:
         """The request was not accepted, as far as is known: free its ordering key and its slot."""
@@ -162,7 +163,7 @@ class Questions:
         self._worker.leave(run)
         if may_be_stored:
             # Find out by claiming it again (rule: repeat as the same owner).
-            run.turn.start(partial(self._worker.work, run.record.key, run.turn, owner=run.record.owner))
+            run.turn.start(partial(self._worker.work, run.key, run.turn, owner=run.record.owner))
         else:
             run.turn.end(Done())
 
@@ -193,8 +194,8 @@ class Questions:
         """Whether the token has expired. Running answers go on, and nothing new starts until it is renewed."""
         return connection.token_expires_at_ms is not None and self._clock() >= connection.token_expires_at_ms
 
-    def _new_request(self, connection: Connection, frame: SendMessage) -> tuple[Record, Question]:
-        user_id = user_of(connection)
+    def _new_request(self, connection: Connection, frame: SendMessage, now_ms: int) -> tuple[Record, Question]:
+        user_id = connection.user_id or ANONYMOUS
         asked = None if frame.max_tokens is None else min(frame.max_tokens, self._settings.max_tokens)
         question = Question(
             message=frame.message,
@@ -213,7 +214,7 @@ class Questions:
             fingerprint=fingerprint(frame),
             model=question.model,
             stream=frame.stream,
-            accepted_at_ms=self._clock(),
+            accepted_at_ms=now_ms,
             queue_no=0 if self._settings.queue_survives else 1,
             target=target_of(connection),
         )

@@ -117,19 +117,19 @@ class Worker:
 
     # --- ways in
 
-    def begin(self, record: Record, question: Question, turn: Turn) -> Run:
+    def begin(self, key: RequestKey, record: Record, question: Question, turn: Turn) -> Run:
         """Claim a request that is about to be stored: it is stored as claimed. Then `attempt` or `leave` it."""
-        claim = changes.claim(record, owner=self._new_owner(), now_ms=self._clock(), policy=self._policy).outcome
+        now_ms = self._clock()
+        claim = changes.claim(record, owner=self._new_owner(), now_ms=now_ms, policy=self._policy).outcome
         if not isinstance(claim, Claimed):
             raise ValueError("a new request cannot be claimed")  # the policy leaves it no time
-        run = self._runs[record.key] = Run(claim.record, turn=turn, question=question, tools=self._tools)
+        run = self._runs[key] = Run(key, claim.record, turn=turn, question=question, tools=self._tools, now_ms=now_ms)
         return run
 
     def leave(self, run: Run) -> None:
         """Forget a run: it is over, or never began."""
-        key = run.record.key
-        if self._runs.get(key) is run:
-            del self._runs[key]
+        if self._runs.get(run.key) is run:
+            del self._runs[run.key]
 
     async def run(self, key: RequestKey, *, stop_at_ms: int | None = None) -> Done | Retry:
         """`work`, for a queue that waits for the outcome. Raises nothing but CancelledError."""
@@ -171,7 +171,9 @@ class Worker:
                 case Claimed(record=record) if 0 < record.lease_until_ms <= self._clock():
                     outcome = Retry(self._clock())  # the answer took longer than the lease: another may run it now
                 case Claimed(record=record):
-                    run = self._runs[key] = Run(record, turn=turn, tools=self._tools, stop_at_ms=stop_at_ms)
+                    run = self._runs[key] = Run(
+                        key, record, turn=turn, tools=self._tools, now_ms=self._clock(), stop_at_ms=stop_at_ms
+                    )
                     if (newer := self._claiming[key]) is not None:
                         run.changed(newer)
         except Unavailable:
@@ -245,7 +247,7 @@ class Worker:
 
     async def _keep(self, run: Run) -> None:
         """Extend the lease, and see what others have noted in the record."""
-        settings, key = self._settings, run.record.key
+        settings, key = self._settings, run.key
         owner, attempt = run.record.owner, run.record.attempt
         renew_every_s = self._policy.renew_every_s if settings.renew_every_s is None else settings.renew_every_s
         poll_every_s = renew_every_s if settings.poll_every_s is None else settings.poll_every_s
@@ -306,7 +308,7 @@ class Worker:
         while True:
             finish = partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, text=text)
             try:
-                stored = await self._requests.change(record.key, finish)
+                stored = await self._requests.change(run.key, finish)
                 break
             except Unavailable:
                 log.warning("the ending could not be stored yet", extra=run.extra())
@@ -328,7 +330,7 @@ class Worker:
         while not await self._delivery_sender.finish(stream, ended):
             if self._monotonic() >= deadline:
                 return False
-            await asyncio.sleep(max(0.0, (stream.delivery.due_at() or 0.0) - self._monotonic()))
+            await asyncio.sleep(max(0.0, (stream.due_at() or 0.0) - self._monotonic()))
         return True
 
     def _later(self) -> Retry:

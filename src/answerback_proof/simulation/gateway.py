@@ -32,10 +32,10 @@ class CountingQueue(InProcessQueue):
         super().__init__(slots={"wordy": 1_000}, clock=clock)
         self._dispatched = dispatched
 
-    def reserve(self, record: Record) -> Turn | None:
-        turn = super().reserve(record)
+    def reserve(self, key: RequestKey, record: Record) -> Turn | None:
+        turn = super().reserve(key, record)
         if turn is not None:
-            self._dispatched[record.key] += 1
+            self._dispatched[key] += 1
         return turn
 
 
