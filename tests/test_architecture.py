@@ -16,25 +16,27 @@ import answerback
 SOURCE = Path(answerback.__file__).parents[1]
 PACKAGES = ("answerback", "answerback_aws", "answerback_desktop", "answerback_proof")
 
-NEUTRAL = {"clock", "file_lock", "tasks"}
+NEUTRAL = {"clock", "file_lock", "outbound", "tasks"}
 """Small helpers about the operating system and asyncio. They know nothing of questions and answers."""
 
-INNER = {"protocol", "core", "ports"}
-SERVER = INNER | {"service", "stores", "models", "auth", "clock"}
+INNER = {"protocol", "core", "ports", "model_guard"}
+SERVER = INNER | {"service", "stores", "models", "auth", "clock", "outbound"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     # The product.
     "protocol": set(),
     "core": {"protocol"},
     "ports": {"protocol", "core"},
+    "model_guard": {"protocol", "core", "ports"},
     "tasks": set(),
     "settings": set(),
     "clock": set(),
     "file_lock": set(),
+    "outbound": set(),
     "service": INNER,
     "stores": INNER | {"clock", "file_lock"},
-    "models": INNER,
-    "auth": INNER | {"tasks"},
-    "client": {"protocol", "core", "tasks"},
+    "models": INNER | {"outbound"},
+    "auth": INNER | {"outbound", "tasks"},
+    "client": {"protocol", "core", "outbound", "tasks"},
     "gateway": SERVER | {"settings", "tasks"},
     "testing": INNER | {"service", "stores"},
     "cli": SERVER | {"client", "gateway", "settings"},
@@ -43,9 +45,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     # The same product on AWS.
     "answerback_aws": set(),
     "answerback_aws.runtime": SERVER,
-    "answerback_aws.deploy": {"models", "clock"},
-    "answerback_aws.emulator": INNER | {"models", "clock", "answerback_aws.deploy"},
-    "answerback_aws.cost": {"core", "clock", "answerback_aws.emulator", "answerback_aws.runtime"},
+    "answerback_aws.deploy": {"models", "clock", "outbound"},
+    "answerback_aws.emulator": INNER | {"models", "clock", "outbound", "answerback_aws.deploy"},
+    "answerback_aws.cost": {"core"},
     "answerback_aws.commands": INNER
     | {"cli", "clock", "settings", "stores"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},

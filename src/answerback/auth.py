@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,8 @@ from jwt import PyJWK
 from jwt.types import Options
 
 from answerback.core import defaults
+from answerback.core.keys import normal_id
+from answerback.outbound import fetch
 from answerback.ports import Identity, TokenRefused, Unavailable
 from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
@@ -38,7 +41,12 @@ REFRESH_AFTER_S: Final = 3600.0
 REFETCH_PAUSE_S: Final = 30.0
 """Between two fetches, whatever tokens ask for: an unknown key id must not make us flood the provider."""
 
+MAX_ASKED_FOR: Final = 1_000
+"""Unknown key ids that are remembered until the next fetch: anybody can make them up."""
+
 FETCH_TIMEOUT_S: Final = 5.0
+"""For a fetch in all, and the time after which a connection to one address is given up."""
+
 MAX_JWKS_BYTES: Final = 1024 * 1024
 
 _ALGORITHM_OF_KEY: Final = {"RSA": "RS256", "EC": "ES256"}
@@ -136,7 +144,7 @@ class JwtTokens:
         # PyJWT takes whatever Python can make an integer of.
         if isinstance(exp, bool) or not isinstance(exp, int | float) or exp >= 2**53:
             raise TokenRefused("the claim exp is not a time")
-        return Identity(user_id, (int(exp) + self._leeway_s) * 1000)
+        return Identity(normal_id(user_id), (int(exp) + self._leeway_s) * 1000)
 
 
 _CHECKS: Final[Options] = {"require": ["exp"], "verify_iat": False, "verify_sub": False, "verify_jti": False}
@@ -182,28 +190,36 @@ class FetchedKeys:
 
     A key id that is not known causes one fetch, but not more than one in REFETCH_PAUSE_S. While the URL is down the
     keys fetched before hold. `fetch` returns the JSON text; it may raise anything.
+
+    An id is refused only when a fetch since it was first seen has not brought it. Until then it may be of a key that is
+    new: somebody else's token, with any id, may have used up the one fetch.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[str]], *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._fetch = fetch
         self._monotonic = monotonic
-        self._keys: Mapping[str, PyJWK] | None = None
+        self._keys: Mapping[str, PyJWK] = {}
+        self._asked_for: dict[str | None, None] = {}
+        self._missing: set[str | None] = set()
         self._fetched_at = 0.0
         self._tried_at: float | None = None
         self._tasks = Tasks()
         self._fetching: asyncio.Task[None] | None = None
 
     async def key_of(self, kid: str | None) -> PyJWK | None:
-        """Raises: Unavailable: no keys could be fetched yet."""
-        key = None if self._keys is None else _pick(self._keys, kid)
+        """Raises: Unavailable: whether there is such a key is not known now."""
+        key = _pick(self._keys, kid)
         if key is None:
+            self._asked_for[kid] = None
+            if len(self._asked_for) > MAX_ASKED_FOR:
+                del self._asked_for[next(iter(self._asked_for))]
             # Callers wait together for one fetch; that one of them goes away must not stop it.
             if (fetching := self._start_fetching()) is not None:
                 await asyncio.shield(fetching)
-            if self._keys is None:
-                raise Unavailable("the keys of tokens cannot be fetched")
-            return _pick(self._keys, kid)
-        if self._monotonic() - self._fetched_at >= REFRESH_AFTER_S:
+            key = _pick(self._keys, kid)
+            if key is None and kid not in self._missing:
+                raise Unavailable("the keys of tokens cannot be fetched now")
+        elif self._monotonic() - self._fetched_at >= REFRESH_AFTER_S:
             self._start_fetching()
         return key
 
@@ -224,7 +240,10 @@ class FetchedKeys:
     async def _refresh(self) -> None:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S):
-                self._keys = read_jwks(await self._fetch())
+                keys = read_jwks(await self._fetch())
+            self._missing = {*self._asked_for, *self._keys} - set(keys)
+            self._asked_for.clear()
+            self._keys = keys
             self._fetched_at = self._monotonic()
         except Exception as exc:
             log.warning("the keys of tokens could not be fetched: %s: %s", type(exc).__name__, exc)
@@ -242,25 +261,10 @@ def fetched_keys(url: str) -> FetchedKeys:
 
 
 def _get(url: str) -> str:
-    """The body, fetched with what Python brings along: a function on AWS starts faster without an HTTP library."""
-    import http.client  # noqa: PLC0415 - only who fetches keys needs it
-    from urllib.parse import urlsplit  # noqa: PLC0415
-
-    parts = urlsplit(url)
-    is_safe = parts.scheme == "https"
-    kind = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=FETCH_TIMEOUT_S)
-    try:
-        path = parts.path or "/"
-        connection.request("GET", f"{path}?{parts.query}" if parts.query else path)
-        response = connection.getresponse()
-        body = response.read(MAX_JWKS_BYTES + 1)
-        # A redirect is not followed: it could lead to a place that anybody can write.
-        if len(body) > MAX_JWKS_BYTES or response.status != 200:
-            raise ValueError(f"status {response.status}, {len(body)} bytes")
-        return body.decode()
-    finally:
-        connection.close()
+    status, body = fetch(url, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_JWKS_BYTES)
+    if status != HTTPStatus.OK:
+        raise ValueError(f"status {status}")
+    return body.decode()
 
 
 def read_jwks(text: str) -> Mapping[str, PyJWK]:

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,12 +14,14 @@ from websockets.asyncio.server import serve
 from answerback.client import (
     BlockingClient,
     CannotConnect,
+    Client,
     Closed,
     Connected,
     Done,
     PendingRequest,
     RequestCancelled,
     RequestTimeout,
+    Stopped,
     Timing,
 )
 from answerback.client.blocking import _LoopThread
@@ -229,3 +234,119 @@ def test_restored(threaded):
         (stream,) = app.restored
         assert stream.answer.text == "kept"
     assert outbox.outcome.text == "kept"
+
+
+# --- the owner is gone: another process, loop or thread ---------------------------------------------------
+
+FORKED = """
+import os, sys, warnings
+warnings.simplefilter("ignore")  # newer Pythons warn of a fork with threads
+from answerback.client import BlockingClient
+app = BlockingClient(sys.argv[1])
+app.open()
+assert app.ask("one").text == "one"
+stream = app.stream("wait")
+if os.fork() == 0:
+    for use in (lambda: app.ask("two", timeout=60), lambda: stream.answer, app.pending, app.ping, lambda: list(stream)):
+        try:
+            use()
+        except RuntimeError as exc:
+            assert "opened in another process" in str(exc), exc
+        else:
+            os._exit(1)
+    app.close()
+    with BlockingClient(sys.argv[1]) as own:
+        assert own.ask("three").text == "three"
+    os._exit(0)
+_, status = os.wait()
+assert status == 0, status
+assert app.ask("four").text == "four"
+app.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_is_told_to_make_a_client_of_its_own(threaded):
+    run = subprocess.run(
+        [sys.executable, "-c", FORKED, threaded.url], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "four" in [frame.get("message") for frame in threaded.seen]
+
+
+def test_a_thread_that_has_ended_answers_nobody(threaded):
+    app = BlockingClient(threaded.url)
+    app.open()
+    running = app._running
+    assert running is not None
+    waiting = app.stream("wait")
+    killer = threading.Timer(0.1, lambda: running._loop.call_soon_threadsafe(running._loop.stop))
+    killer.start()
+    for use in (lambda: waiting.answer, lambda: app.ask("two")):
+        with pytest.raises(RuntimeError, match="thread has ended"):
+            use()
+    app.close()
+    killer.join()
+    asyncio.set_event_loop(None)
+    for task in asyncio.all_tasks(running._loop):
+        task.cancel()
+    running._loop.run_until_complete(asyncio.sleep(0.1))
+    running._loop.close()
+
+
+def test_a_callback_cannot_wait_for_its_own_thread(threaded):
+    app = BlockingClient(threaded.url)
+    with app, pytest.raises(RuntimeError, match="own callbacks"):
+        app._thread.run(_calling(lambda: app.ask("two")))
+
+
+async def _calling(function):
+    return function()
+
+
+def test_a_second_event_loop_is_told_at_once(threaded):
+    app = Client(threaded.url)
+    asyncio.run(app.open())
+    assert isinstance(app.state, Stopped)  # its tasks are gone with their loop
+
+    async def later():
+        for use in (app.ask("hello"), app.ping(), app.rename("c", "T"), anext(app.conversations())):
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await use
+        for call in (lambda: app.stream("hello"), lambda: app.cancel("x"), app.reconnect_now):
+            with pytest.raises(RuntimeError, match="another event loop"):
+                call()
+        await app.aclose()
+
+    asyncio.run(later())
+
+
+def test_a_loop_beside_the_clients_own_is_told_at_once(threaded):
+    with BlockingClient(threaded.url) as blocking:
+        inner = blocking._client
+        stream = blocking.stream("wait")
+
+        async def beside():
+            for use in (inner.ask("hello"), inner.aclose(), stream._stream.answer, anext(aiter(stream._stream))):
+                with pytest.raises(RuntimeError, match="another event loop"):
+                    await use
+
+        asyncio.run(beside())
+        assert blocking.ask("still there").text == "still there"
+
+
+def test_what_waits_when_its_loop_ends_is_closed(threaded):
+    streams = []
+
+    async def leave():
+        app = Client(threaded.url)
+        await app.open()
+        streams.append(app.stream("wait"))
+
+    asyncio.run(leave())
+
+    async def read():
+        with pytest.raises(Closed):
+            await streams[0].answer
+
+    asyncio.run(read())

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import datetime
 import io
 import json
 import logging
@@ -10,7 +9,6 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,16 +19,13 @@ import pytest
 import websockets
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from gateway_peers import TEXT, raw_connection
 
 from answerback.auth import make_token
 from answerback.gateway.app import Gateway
 from answerback.gateway.logging import JsonFormatter, TextFormatter
 from answerback.gateway.settings import AuthSettings, Caps, GatewaySettings, SettingsError
+from certificates import make_certificate
 
 SECRET = "0123456789abcdef0123456789abcdef"
 Start = Callable[..., Any]
@@ -207,26 +202,7 @@ async def test_a_wildcard_bind_with_tokens(start: Start) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    cert_path, key_path = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return cert_path, key_path
+    return make_certificate(tmp_path)
 
 
 async def test_tls(start: Start, certificate: tuple[Path, Path]) -> None:

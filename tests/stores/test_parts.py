@@ -6,11 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from answerback.core.request import SCHEMA, Question, RequestKey
-from answerback.stores import StoreError, encoding, open_store
+from answerback.stores import StoreError, open_store
 from answerback.stores.encoding import PIECE_LENGTH, decode_record, encode_record, pieces
 from answerback.stores.query import to_psycopg
 from answerback.stores.store import QuestionCache
 from answerback.stores.writer_state import Unfinished, WriterState
+from answerback_aws.runtime.dynamodb import items
 
 # --- parameters ---------------------------------------------------------------------------------------------
 
@@ -50,10 +51,13 @@ def test_a_record_of_a_newer_program_is_a_clear_error(asker):
         decode_record(text, SCHEMA + 1)
 
 
-def test_a_record_of_an_older_program_is_upgraded(asker, monkeypatch):
-    old = encode_record(asker.record("r1")).replace('"model":', '"llm":')
-    monkeypatch.setattr(encoding, "UPGRADES", {0: lambda raw: {"model": raw.pop("llm"), **raw}})
-    assert decode_record(old, SCHEMA - 1) == asker.record("r1")
+def test_a_record_has_the_lowest_version_that_can_express_it(asker):
+    plain = asker.record("r1")
+    with_signs, with_parts = (replace(plain, parts=parts) for parts in ((), ("citation", "tool")))
+    assert [record.schema for record in (plain, with_signs, with_parts)] == [1, 2, 2]
+    for record in (plain, with_signs, with_parts):
+        assert decode_record(encode_record(record), record.schema) == record
+        assert items.decode_item(items.encode_record(record)) == record
 
 
 # --- the writer's state ---------------------------------------------------------------------------------------------

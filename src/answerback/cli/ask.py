@@ -11,7 +11,7 @@ import typer
 
 from answerback.cli.options import ClientOptions, PromptOptions, with_options
 from answerback.cli.output import CliError, ExitCode, note, say_json, usage_error
-from answerback.cli.talk import Growing, explain, wrong_input
+from answerback.cli.talk import Growing, explain, shortfall, wrong_input
 from answerback.client import Answer, AnswerbackError, Client
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
@@ -137,8 +137,8 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
     elif growing is None:
         sys.stdout.write(answer.text if answer.text.endswith("\n") else answer.text + "\n")
         sys.stdout.flush()
-    if answer.finish_reason == "length":
-        note("answerback: the answer was cut at its limit of tokens or bytes; see --max-tokens")
+    if (why := shortfall(answer)) is not None:
+        note(f"answerback: {why}")
     return ExitCode.OK
 
 

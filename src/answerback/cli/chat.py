@@ -12,7 +12,7 @@ import typer
 
 from answerback.cli.options import ClientOptions, PromptOptions, with_options
 from answerback.cli.output import CliError, ExitCode, note, say, usage_error
-from answerback.cli.talk import Growing, explain, printable, wrong_input
+from answerback.cli.talk import Growing, explain, printable, shortfall, wrong_input
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -227,8 +227,8 @@ class Chat:
             return
         if not sys.stdout.isatty():
             say(answer.text)
-        if answer.finish_reason == "length":
-            note("(cut at the limit; see --max-tokens)")
+        if (why := shortfall(answer)) is not None:
+            note(f"({why})")
 
     def _show(self, stream: BlockingAnswerStream) -> Answer | None:
         """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Quit: Ctrl+C twice."""

@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from answerback import outbound
+from answerback.client.errors import AnswerbackError, CannotConnect, Forbidden, Unauthorized
 from answerback.core import defaults
 from answerback.protocol.codec import FrameError, decode_server, encode
 from answerback.protocol.frames import Error, Hello, MessageResponse, SendMessage, Status, Welcome
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
-_UNAUTHORIZED: Final = 401
-_FORBIDDEN: Final = 403
 
 
 class Level(StrEnum):
@@ -78,13 +78,16 @@ def port_is_free(host: str, port: int) -> bool:
 
 def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
     """Connect, say hello, compare clocks; with `ask`, ask one question. Raises: NobodyThere."""
-    from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException  # noqa: PLC0415
+    from websockets.exceptions import WebSocketException  # noqa: PLC0415 - as is the client, slow to import
     from websockets.sync.client import connect  # noqa: PLC0415
     from websockets.typing import Subprotocol  # noqa: PLC0415
 
-    from answerback.client.link import NOT_TLS  # noqa: PLC0415 - the client is slow to import
+    from answerback.client.failures import explain  # noqa: PLC0415
 
+    proxy: outbound.Proxy | None = None
+    is_open = False
     try:
+        proxy = outbound.proxy_for(url, kinds=outbound.ALL_PROXIES)
         before = time.time()
         with connect(
             url,
@@ -92,36 +95,26 @@ def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             open_timeout=TIMEOUT_S,
             close_timeout=TIMEOUT_S,
-            proxy=None,
+            proxy=None if proxy is None else proxy.url,
+            ssl=outbound.tls_context() if url.startswith("wss:") else None,
         ) as connection:
+            is_open = True
             now = (before + time.time()) / 2
             date = connection.response.headers.get("Date") if connection.response else None
             found = [_welcome_finding(url, _hello(connection)), *check_clock(date, now_s=now)]
             if ask:
                 found.append(_asked(connection))
             return found
-    except InvalidURI:
-        return [failure("gateway", f"{url} is not a WebSocket URL", "for example ws://127.0.0.1:8765")]
-    except InvalidStatus as exc:
-        return [_refused(url, exc.response.status_code, has_token=token is not None)]
-    except InvalidHandshake:
-        return [failure("gateway", f"what listens at {url} is no gateway", "say the right --url or --port")]
-    except ssl.SSLError as exc:
-        if exc.reason in NOT_TLS:
-            return [failure("gateway", f"{url}: this port speaks ws://, without TLS", "say ws:// instead of wss://")]
-        return [
-            failure(
-                "gateway",
-                f"TLS fails at {url}: {exc.reason}",
-                "correct the certificate, or use ws:// if it has none",
-            )
-        ]
-    except TimeoutError:
-        return [failure("gateway", f"{url} accepts, but does not answer", "see its log; is it a gateway?")]
-    except (WebSocketException, FrameError):
-        return [failure("gateway", f"{url} broke the conversation off", "see its log")]
-    except OSError as exc:
-        raise NobodyThere(exc.strerror or type(exc).__name__) from exc
+    except (outbound.ProxyError, outbound.CaFileError) as exc:
+        return [failure("gateway", f"{url} is not tried: {exc}", "correct the variable")]
+    except (WebSocketException, FrameError, OSError, EOFError, UnicodeError, ImportError) as exc:
+        if is_open:
+            ended = "does not answer" if isinstance(exc, TimeoutError) else "broke the conversation off"
+            return [failure("gateway", f"{url} accepts, but {ended}", "see its log; is it a gateway?")]
+        error = explain(url, exc, proxy=proxy, has_token=token is not None).error
+        if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError | TimeoutError) and proxy is None:
+            raise NobodyThere(exc.strerror or type(exc).__name__) from exc
+        return [_refused(url, error, has_token=token is not None)]
 
 
 def _hello(connection: "ClientConnection") -> Welcome | None:
@@ -181,11 +174,15 @@ def _asked(connection: "ClientConnection") -> Finding:
         return failure("answer", f"the question failed ({why})", "see the gateway's log")
 
 
-def _refused(url: str, status: int, *, has_token: bool) -> Finding:
-    if status == _UNAUTHORIZED:
-        advice = "get a new token: answerback token --user USER" if has_token else "set ANSWERBACK_TOKEN"
-        return failure("token", f"{url} refuses the token" if has_token else f"{url} wants a token", advice)
-    if status == _FORBIDDEN:
-        host = urlsplit(url).hostname
-        return failure("gateway", f"{url} refuses us", f"start it with --allow-host {host}")
-    return failure("gateway", f"{url} answers with HTTP status {status}", "is it a gateway? See its log")
+def _refused(url: str, error: AnswerbackError, *, has_token: bool) -> Finding:
+    match error:
+        case Unauthorized():
+            advice = "get a new token: answerback token --user USER" if has_token else "set ANSWERBACK_TOKEN"
+            return failure("token", f"{url} refuses the token" if has_token else f"{url} wants a token", advice)
+        case Forbidden():
+            said = f": {error.detail}" if error.detail else ""
+            return failure("gateway", f"{url} refuses us{said}", f"start it with --allow-host {urlsplit(url).hostname}")
+        case CannotConnect():
+            return failure("gateway", f"{url}: {error.reason}", "say the right --url or --port")
+        case _:
+            return failure("gateway", f"{url}: {error}", "see its log")

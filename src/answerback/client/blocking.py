@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import os
 import random
 import ssl as ssl_module
 import threading
@@ -26,18 +27,22 @@ _POLL_S = 0.2
 
 
 class _LoopThread:
-    """An event loop on a private thread."""
+    """An event loop on a private thread, of the process that made it."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="answerback-client", daemon=True)
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run to the end and return the result; Ctrl-C cancels it there and is raised here."""
-        if self._loop.is_closed():
+        """Run to the end and return the result; Ctrl-C cancels it there and is raised here.
+
+        Raises: RuntimeError: nobody would run it: another process, an ended thread, or the one that it would block.
+        """
+        if self._loop.is_closed() or (why := self._why_not()):
             coroutine.close()
-            raise Closed
+            raise Closed if self._loop.is_closed() else RuntimeError(why)
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
         tasks: list[asyncio.Task[T]] = []
 
@@ -59,18 +64,35 @@ class _LoopThread:
                 concurrent.futures.wait([result], timeout=_POLL_S)
                 if result.done():
                     return result.result()
+                if why := self._why_not():
+                    raise RuntimeError(why)
         except BaseException:
             self._loop.call_soon_threadsafe(cancel)
             raise
 
     def stop(self) -> None:
-        """End the thread. Nothing can be run afterwards."""
-        if self._loop.is_closed():
+        """End the thread. Nothing can be run afterwards. In a forked process there is none to end."""
+        if self._loop.is_closed() or not self.is_here:
             return
         self.run(self._loop.shutdown_asyncgens())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that the thread belongs to, and the thread runs."""
+        return os.getpid() == self._process and self._thread.is_alive()
+
+    def _why_not(self) -> str | None:
+        """Why the thread will not run anything for this caller; it would wait for ever."""
+        if os.getpid() != self._process:
+            return "the client was opened in another process, before a fork; make a new BlockingClient in this one"
+        if not self._thread.is_alive():
+            return "the client's thread has ended; make a new BlockingClient"
+        if threading.current_thread() is self._thread:
+            return "the client cannot be called from its own callbacks; hand the work to another thread"
+        return None
 
 
 def _copy_result(task: "asyncio.Task[T]", *, into: "concurrent.futures.Future[T]") -> None:
@@ -137,6 +159,7 @@ class BlockingClient:
         session: str | None = None,
         user: str | None = None,
         connect_timeout: float = 10.0,
+        request_timeout: float | None = None,
         offline_start: bool = False,
         outbox: Outbox | None = None,
         on_state: Callable[[ConnectionState], None] | None = None,
@@ -150,6 +173,7 @@ class BlockingClient:
             session=session,
             user=user,
             connect_timeout=connect_timeout,
+            request_timeout=request_timeout,
             offline_start=offline_start,
             outbox=outbox,
             on_state=on_state,
@@ -180,8 +204,8 @@ class BlockingClient:
 
     def close(self) -> None:
         """Close the connection and end the thread. Questions under way go on at the server."""
-        if self._running is not None:
-            self._thread.run(self._client.aclose())
+        if self._running is not None and self._running.is_here:
+            self._running.run(self._client.aclose())
             self._running.stop()
 
     @property

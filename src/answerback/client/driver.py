@@ -23,7 +23,8 @@ from answerback.client.effects import (
 )
 from answerback.client.errors import AnswerbackError, CannotConnect, Closed, Unauthorized
 from answerback.client.events import Connected, Connecting, ConnectionState, Disconnected, Stopped
-from answerback.client.link import Address, Link, OpenFailed, open_socket
+from answerback.client.failures import OpenFailed
+from answerback.client.link import Address, Link, open_socket
 from answerback.client.session import Session
 from answerback.client.timing import Timing
 from answerback.client.tokens import TokenSource
@@ -64,12 +65,14 @@ class Driver:
         self._link: Link | None = None
         self._numbers = 0
         self._failures = 0
+        self._failed_rollovers = 0
         self._refusals = 0
         self._reason = ""
         self._timer: asyncio.Handle | None = None  # uvloop gives no TimerHandle for an instant that has come
         self._timer_at = 0.0
         self._skip_pause = asyncio.Event()
         self._was_ready = False
+        self._is_abandoned = False
         self._first: asyncio.Future[None] | None = None
         self._renewal_id: str | None = None
         self._renewal_token: str | None = None
@@ -146,6 +149,12 @@ class Driver:
                 await self._keep()
         except AnswerbackError as error:
             self.carry_out(self._session.stop(error))
+        except asyncio.CancelledError:
+            # Not by `close`, which stops the session first: the event loop ends, and nobody would run what is left.
+            if self._session.stopped is None:
+                self._is_abandoned = True
+                self.carry_out(self._session.stop(Closed()))
+            raise
         except Exception:
             log.exception("the client failed")
             self.carry_out(self._session.stop(Closed()))
@@ -160,7 +169,7 @@ class Driver:
                 return await self._open()
             except OpenFailed as failed:
                 self._failures += 1
-                self._reason = str(failed.error)
+                self._reason = failed.reason
                 at_start = self._must_connect and not self._was_ready
                 if self._is_final(failed) or (failed.is_absent and at_start):
                     raise failed.error from failed
@@ -176,8 +185,7 @@ class Driver:
 
     async def _pause(self, at_least_s: float | None) -> None:
         """Full jitter: a server that comes back is not met by everybody at once."""
-        ceiling_s = min(self._timing.backoff_max_s, self._timing.backoff_min_s * 2 ** min(self._failures - 1, 16))
-        pause_s = self._rng.uniform(0, ceiling_s) if at_least_s is None else at_least_s
+        pause_s = self._rng.uniform(0, self._ceiling_s(self._failures)) if at_least_s is None else at_least_s
         self._on_state(Disconnected(retry_in_s=pause_s, reason=self._reason))
         self._skip_pause.clear()
         try:
@@ -185,6 +193,9 @@ class Driver:
                 await self._skip_pause.wait()
         except TimeoutError:
             pass
+
+    def _ceiling_s(self, failures: int) -> float:
+        return min(self._timing.backoff_max_s, self._timing.backoff_min_s * 2.0 ** min(failures - 1, 16))
 
     async def _open(self) -> Link:
         try:
@@ -222,8 +233,11 @@ class Driver:
             new = await self._open()
         except OpenFailed as failed:
             log.info("the connection could not be replaced yet: %s", failed.error)
-            old.rollover_at = self.now + max(self._timing.backoff_max_s, failed.retry_after_s or 0.0)
+            self._failed_rollovers += 1
+            pause_s = self._rng.uniform(0, self._ceiling_s(self._failed_rollovers))
+            old.rollover_at = self.now + max(pause_s, failed.retry_after_s or 0.0)
             return
+        self._failed_rollovers = 0
         if self._session.stopped is None:
             self._adopt(new)
         else:
@@ -237,6 +251,7 @@ class Driver:
         if link is self._link:
             self._link = None
             self._failures += 1
+            self._failed_rollovers = 0
             self._reason = self._reason or link.reason
             too_large = link.was_too_large
             self.carry_out(self._session.disconnected(link.number, now=self.now, too_large=too_large))
@@ -264,7 +279,10 @@ class Driver:
             self._timer = None
         self._skip_pause.set()
         for link in self._links.values():
-            self._tasks.start(link.close(flush_s=self._timing.close_s), name=f"answerback-close-{link.number}")
+            if self._is_abandoned:
+                link.abort()
+            else:
+                self._tasks.start(link.close(flush_s=self._timing.close_s), name=f"answerback-close-{link.number}")
         self._on_state(Stopped(error))
 
     # --- time ---------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
     AnswerbackError                 code, retryable
     ├── CannotConnect               url, reason                    (also a ConnectionError)
-    ├── Unauthorized                the server did not accept the token
-    ├── Forbidden                   the server does not let this app in
+    ├── Unauthorized                is_missing: the server did not accept the token, or wants one
+    ├── Forbidden                   detail: the server does not let this app in
     ├── SessionReplaced             another app uses the same session now
     ├── Closed                      the client was closed
     ├── MessageTooLarge             size_bytes, limit_bytes
@@ -70,21 +70,32 @@ class CannotConnect(AnswerbackError, ConnectionError):
 
 
 class Unauthorized(AnswerbackError):
-    """The server did not accept the token, at a handshake or when it was renewed."""
+    """The server did not accept the token, at a handshake or when it was renewed. `is_missing`: none was given."""
 
     code = ErrorCode.UNAUTHORIZED.value
 
+    def __init__(self, *, is_missing: bool = False) -> None:
+        super().__init__()
+        self.is_missing = is_missing
+
     def __str__(self) -> str:
+        if self.is_missing:
+            return "The server wants a token, and none was given. Pass it as token=."
         return "The server did not accept the token. Get a fresh one and pass it as token=."
 
 
 class Forbidden(AnswerbackError):
-    """The server does not let this app in."""
+    """The server does not let this app in. `detail`: what it says about that, if anything."""
 
     code = ErrorCode.FORBIDDEN.value
 
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
     def __str__(self) -> str:
-        return "The server does not let this app in. Ask its operator."
+        said = f" ({self.detail})" if self.detail else ""
+        return f"The server does not let this app in{said}. Ask its operator."
 
 
 class SessionReplaced(AnswerbackError):

@@ -10,10 +10,11 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from answerback import __version__
-from answerback.client.errors import AnswerbackError, CannotConnect, Forbidden, Unauthorized
+from answerback import __version__, outbound
+from answerback.client.errors import CannotConnect, Unauthorized
+from answerback.client.failures import OpenFailed, explain
 from answerback.client.timing import Timing
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, is_id
@@ -23,28 +24,7 @@ log = logging.getLogger("answerback.client")
 
 _MAX_INCOMING_BYTES: Final = 4 * MAX_FRAME_BYTES
 """Frames have at most 32 KB; some room, so that a newer server is not cut off."""
-NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
-"""What versions of OpenSSL say to an answer that is no TLS."""
 _MESSAGE_TOO_BIG: Final = 1009
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-class OpenFailed(Exception):
-    """A connection could not be opened. `is_final`: trying again will not help. `is_absent`: nobody listens there."""
-
-    def __init__(
-        self,
-        error: AnswerbackError,
-        *,
-        is_final: bool = False,
-        is_absent: bool = False,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(error)
-        self.error = error
-        self.is_final = is_final
-        self.is_absent = is_absent
-        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +52,6 @@ class Address:
             query.append(("userId", self.user))
         return urlunsplit((parts.scheme, parts.netloc, parts.path or "/", urlencode(query), ""))
 
-    @property
-    def is_local(self) -> bool:
-        """Whether it is on this machine, where no proxy belongs in between."""
-        return urlsplit(self.url).hostname in _LOOPBACK
-
 
 def _is_websocket_url(url: str) -> bool:
     try:
@@ -91,18 +66,22 @@ async def open_socket(
 ) -> ClientConnection:
     """Open a connection. Raises: OpenFailed."""
     options: dict[str, Any] = {}
-    if ssl_context is not None:
-        options["ssl"] = ssl_context
     if token is not None:
         if not token.isascii() or not token.isprintable():  # it cannot stand in a header, so it is no token
             raise OpenFailed(Unauthorized(), is_final=True)
         options["additional_headers"] = {"Authorization": f"Bearer {token}"}
+    proxy: outbound.Proxy | None = None
     try:
+        proxy = outbound.proxy_for(address.url, kinds=outbound.ALL_PROXIES)
+        if address.url.startswith("wss:"):
+            options["ssl"] = ssl_context or outbound.tls_context()
+        if proxy is not None and proxy.url.startswith("https:"):
+            options["proxy_ssl"] = outbound.tls_context()
         return await connect(
             address.uri(with_user=token is None),
             compression=None,
             user_agent_header=f"answerback/{__version__}",
-            proxy=None if address.is_local else True,
+            proxy=None if proxy is None else proxy.url,
             open_timeout=timing.open_timeout_s,
             close_timeout=timing.close_s,
             ping_interval=timing.keepalive_s,
@@ -111,48 +90,10 @@ async def open_socket(
             logger=logging.getLogger("answerback.client.websockets"),
             **options,
         )
+    except (outbound.ProxyError, outbound.CaFileError) as exc:
+        raise OpenFailed(CannotConnect(address.url, str(exc)), is_absent=True) from exc
     except (OSError, WebSocketException, EOFError, UnicodeError, ImportError) as exc:
-        raise _explain(address.url, exc) from exc
-
-
-def _explain(url: str, exc: Exception) -> OpenFailed:
-    """What a failed opening means; the most specific row wins."""
-    match exc:
-        case InvalidStatus():
-            return _explain_status(url, exc)
-        case ssl.SSLCertVerificationError():
-            reason = f"the server's certificate is not trusted ({exc.verify_message}); pass ssl= with its authority"
-            return OpenFailed(CannotConnect(url, reason), is_absent=True)
-        case ssl.SSLError(reason=reason) if reason in NOT_TLS:
-            return OpenFailed(CannotConnect(url, "this port speaks ws://, without TLS"), is_absent=True)
-        case TimeoutError():
-            return OpenFailed(CannotConnect(url, "no answer in time"))
-        case ConnectionRefusedError():
-            reason = "nothing listens there; start a server with `answerback serve`, or check host and port"
-            return OpenFailed(CannotConnect(url, reason), is_absent=True)
-        case InvalidProxy() | ImportError():
-            reason = "the proxy that the environment names cannot be used; SOCKS needs the package python-socks"
-            return OpenFailed(CannotConnect(url, reason), is_absent=True)
-        case UnicodeError():
-            return OpenFailed(CannotConnect(url, "its host is not a name that can be looked up"), is_absent=True)
-        case OSError():
-            return OpenFailed(CannotConnect(url, exc.strerror or "the network refused it"), is_absent=True)
-        case _:
-            return OpenFailed(CannotConnect(url, "what listens there does not speak WebSocket"), is_absent=True)
-
-
-def _explain_status(url: str, exc: InvalidStatus) -> OpenFailed:
-    status = exc.response.status_code
-    if status == 401:
-        return OpenFailed(Unauthorized(), is_final=True)
-    if status == 403:
-        return OpenFailed(Forbidden(), is_final=True)
-    if status == 429 or status >= 500:
-        after = exc.response.headers.get("Retry-After", "")
-        wait_s = float(after) if after.isascii() and after.isdigit() else None
-        return OpenFailed(CannotConnect(url, f"the server is busy (HTTP {status})"), retry_after_s=wait_s)
-    reason = f"the server answered HTTP {status}; check the path of the URL"
-    return OpenFailed(CannotConnect(url, reason), is_absent=True)
+        raise explain(address.url, exc, proxy=proxy, has_token=token is not None) from exc
 
 
 class Link:

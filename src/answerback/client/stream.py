@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from answerback.client.errors import AnswerbackError, AnswerRestarted
-from answerback.client.events import Answer, Done, Event, Queued, Restarted, Text
+from answerback.client.events import Answer, Done, Event, Queued, Restarted, Text, Thinking
 
 Outcome: TypeAlias = Answer | AnswerbackError
 
@@ -37,6 +37,7 @@ class AnswerStream:
     def __init__(self, request_id: str, *, cancel: Callable[[str], None], abandon: Callable[[str], None]) -> None:
         self.request_id = request_id
         self.conversation_id: str | None = None
+        self._loop = asyncio.get_running_loop()
         self._cancel = cancel
         self._abandon = abandon
         self._unread: deque[Event] = deque()
@@ -106,6 +107,8 @@ class AnswerStream:
     async def events(self) -> AsyncIterator[Event]:
         """Queued, Started, Text…, Done; after a crash of the server also Restarted (drop the text so far), Text… again.
 
+        While the model says nothing, Thinking comes every few seconds.
+
         Raises: as `answer`.
         """
         while True:
@@ -135,6 +138,8 @@ class AnswerStream:
         last = self._unread[-1] if self._unread else None
         if isinstance(event, Text) and isinstance(last, Text) and (joined := last.joined(event)) is not None:
             self._unread[-1] = joined
+        elif isinstance(event, Thinking) and isinstance(last, Thinking):
+            self._unread[-1] = event
         else:
             self._unread.append(event)
         if isinstance(event, Done):
@@ -156,14 +161,19 @@ class AnswerStream:
                 self._is_read_out = True
                 raise self._outcome
             self._news.clear()
-            await self._news.wait()
+            await self._wait(self._news)
         return self._unread.popleft()
 
     async def _final(self) -> Answer:
-        await self._over.wait()
+        await self._wait(self._over)
         outcome = self._outcome
         if isinstance(outcome, Answer):
             return outcome
         if outcome is None:
             raise RuntimeError("the stream is over without an outcome")
         raise outcome
+
+    async def _wait(self, event: asyncio.Event) -> None:
+        if not event.is_set() and self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("the answer belongs to a client in another event loop; read it there")
+        await event.wait()

@@ -29,11 +29,14 @@ class TokenSource:
         return callable(self._token)
 
     async def get(self) -> str | None:
-        """The token to show now. Whatever the app's function raises is passed on."""
-        if self._token is None or isinstance(self._token, str):
-            return self._token
-        got = self._token()
-        return await got if inspect.isawaitable(got) else got
+        """The token to show now, without the blanks and the mark that a file has around it; None: there is none.
+
+        Whatever the app's function raises is passed on.
+        """
+        token = self._token() if callable(self._token) else self._token
+        if inspect.isawaitable(token):
+            token = await token
+        return (token or "").strip("\ufeff \t\r\n") or None
 
     def adopted(self, token: str | None) -> None:
         """The server has accepted this token."""

@@ -8,36 +8,24 @@ what the first did. Nothing here reads a clock: `now_ms` is an argument.
 
 `TRANSITIONS` (core/transitions.py) decides what an event does in a state. The functions look it up and carry out the
 effect that it names.
-
-          accept            claim                     finish
-    ( ) ---------> accepted -------> running (attempt n) -------> completed | failed | cancelled
-     |                |                 ^  |   |                              ^
-     |                |                 +--+   |                              |
-     |                |     claim after a      | expire after a lost lease    |
-     |                |        lost lease      |                              |
-     | refuse, cancel | cancel, expire         |                              |
-     +----------------+------------------------+------------------------------+
-
-A claim ends the request instead of running it if it was cancelled, is late, or has had its last attempt. A running
-request that is cancelled goes on until its worker, or the next claim, sees the note.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 
 T_co = TypeVar("T_co", covariant=True)
 
-SCHEMA: Final = 1
-"""Version of the record's form. A reader upgrades older ones, so that work in flight survives an upgrade."""
+SCHEMA: Final = 2
+"""The newest version of the record's form that this program reads. A version only adds fields with defaults."""
 
 
 class RequestKey(NamedTuple):
@@ -58,7 +46,10 @@ class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch."""
+    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch.
+
+    `error_detail` and `retryable` replace what the table of errors says for `error_code`.
+    """
 
     status: Status
     attempt: int
@@ -67,6 +58,7 @@ class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
     error_code: ErrorCode | None = None
     error_detail: str | None = None
+    retryable: bool | None = None
     retry_after_ms: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -90,7 +82,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     """Everything that decides about one request. It is small, because it is written often.
 
     `conversation_id` is where the turn is kept. `standalone`: the request named no conversation, so the model gets no
-    context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`.
+    context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`. `parts`:
+    the kinds of parts that the client takes beside text; None: it takes no signs of life either.
     """
 
     user_id: str
@@ -112,7 +105,16 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     cancel_requested: bool = False
     target: DeliveryTarget | None = None
     ending: Ending | None = None
-    schema: int = SCHEMA
+    parts: tuple[str, ...] | None = None
+
+    @property
+    def schema(self) -> int:
+        """The lowest version that can express this record.
+
+        A program that does not know a field would erase it with its next write. So it must refuse such records, and
+        only such records: while a deployment rolls, it works on all others.
+        """
+        return 1 if self.parts is None else 2
 
     @property
     def key(self) -> RequestKey:
@@ -131,6 +133,12 @@ class Policy:
     answer_timeout_ms: int = 120_000
     queue_timeout_ms: int = 600_000
     max_attempts: int = 3
+    answer_timeouts_ms: Mapping[str, int] = field(default_factory=dict)
+    """Of the models that have one of their own, by name."""
+
+    def answer_ms(self, model: str) -> int:
+        """How long an answer of this model may take, from its first start on."""
+        return self.answer_timeouts_ms.get(model, self.answer_timeout_ms)
 
     @property
     def renew_every_s(self) -> float:
@@ -220,6 +228,7 @@ class Facts(NamedTuple):
     session_id: str = ""
     generation: int = 0
     policy: Policy | None = None
+    leapt: LeaptSince = no_leaps
 
 
 def _owns_attempt(record: Record, facts: Facts) -> bool:
@@ -230,7 +239,7 @@ def _owns_attempt(record: Record, facts: Facts) -> bool:
 def _is_late(record: Record, facts: Facts) -> bool:
     if facts.policy is None:
         raise ValueError("a claim needs the policy: without it a late request would run")
-    return deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy)
+    return deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy, leapt=facts.leapt)
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
@@ -241,18 +250,16 @@ def _is_older(record: Record, facts: Facts) -> bool:
     return record.target is not None and facts.generation < record.target.generation
 
 
-_GUARDS: Final[Mapping[Guard, Callable[[Record, Facts], bool]]] = MappingProxyType(
-    {
-        Guard.OWNS_LEASE: lambda record, facts: record.owner == facts.owner,
-        Guard.OWNS_ATTEMPT: _owns_attempt,
-        Guard.LEASE_IS_OVER: lambda record, facts: facts.now_ms >= record.lease_until_ms + facts.grace_ms,
-        Guard.IS_CANCELLED: lambda record, _: record.cancel_requested,
-        Guard.IS_LATE: _is_late,
-        Guard.ATTEMPTS_ARE_SPENT: _attempts_are_spent,
-        Guard.ASKED_IT: lambda record, facts: record.session_id == facts.session_id,
-        Guard.IS_OLDER: _is_older,
-    }
-)
+_GUARDS: Final[Mapping[Guard, Callable[[Record, Facts], bool]]] = {
+    Guard.OWNS_LEASE: lambda record, facts: record.owner == facts.owner,
+    Guard.OWNS_ATTEMPT: _owns_attempt,
+    Guard.LEASE_IS_OVER: lambda record, facts: facts.now_ms >= record.lease_until_ms + facts.grace_ms,
+    Guard.IS_CANCELLED: lambda record, _: record.cancel_requested,
+    Guard.IS_LATE: _is_late,
+    Guard.ATTEMPTS_ARE_SPENT: _attempts_are_spent,
+    Guard.ASKED_IT: lambda record, facts: record.session_id == facts.session_id,
+    Guard.IS_OLDER: _is_older,
+}
 
 
 def _effect(record: Record, event: Event, facts: Facts) -> Effect:
@@ -266,7 +273,9 @@ def _effect(record: Record, event: Event, facts: Facts) -> Effect:
 # --- the changes --------------------------------------------------------------------------------------------
 
 
-def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> Step[Claimed | Busy | Ended | Unknown]:
+def claim(
+    record: Record | None, *, owner: str, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps
+) -> Step[Claimed | Busy | Ended | Unknown]:
     """A worker wants to run the request. `owner` is a token that no other run has.
 
     A noted cancellation, a deadline that has passed and the last allowed attempt end the request here, without running
@@ -275,7 +284,7 @@ def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> 
     """
     if record is None:
         return Step(None, Unknown())
-    match _effect(record, Event.CLAIM, Facts(owner=owner, now_ms=now_ms, policy=policy)):
+    match _effect(record, Event.CLAIM, Facts(owner=owner, now_ms=now_ms, policy=policy, leapt=leapt)):
         case Effect.RUN:
             claimed = replace(
                 record,
@@ -384,10 +393,7 @@ def refuse(
     detail: str | None = None,
     retry_after_ms: int | None = None,
 ) -> Step[Ended | Pending]:
-    """Store the refusal of a new request as its one ending. A known request is left alone.
-
-    Rule: every answered id has a record.
-    """
+    """Store a refusal as the one ending (rule: every answered id has a record). A known request is left alone."""
     if record is None:
         return _end_unowned(
             refusal_record, now_ms=now_ms, status=Status.FAILED, code=code, detail=detail, retry_after_ms=retry_after_ms
@@ -418,10 +424,7 @@ def queued(record: Record | None, *, queue_no: int) -> Step[None]:
 
 
 def recover(record: Record | None) -> Step[None]:
-    """A new process has the store, and the one before it is certainly dead, with its workers and its connections.
-
-    So the lease is void and the target leads nowhere. Its generation must not bar the new process's connections.
-    """
+    """A new process has the store: the one before it is dead, its lease is void, and its target leads nowhere."""
     if record is None or _effect(record, Event.RECOVER, Facts()) is not Effect.RESET:
         return Step(None, None)
     return Step(replace(record, lease_until_ms=0, target=None), None)
@@ -436,11 +439,12 @@ def aged(record: Record, *, now_ms: int) -> Record:
     return replace(record, ending=replace(ending, retry_after_ms=left_ms))
 
 
-def deadline_passed(record: Record, *, now_ms: int, policy: Policy) -> bool:
+def deadline_passed(record: Record, *, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps) -> bool:
     """Whether an unfinished request is past its absolute deadline: in the queue, or since its first start."""
-    if record.started_at_ms is None:
-        return now_ms >= record.accepted_at_ms + policy.queue_timeout_ms
-    return now_ms >= record.started_at_ms + policy.answer_timeout_ms
+    since_ms, timeout_ms = record.started_at_ms, policy.answer_ms(record.model)
+    if since_ms is None:
+        since_ms, timeout_ms = record.accepted_at_ms, policy.queue_timeout_ms
+    return now_ms - leapt(since_ms) >= since_ms + timeout_ms
 
 
 Change: TypeAlias = Callable[[Record | None], Step[T_co]]

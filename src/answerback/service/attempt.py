@@ -10,11 +10,24 @@ from typing import Any, Final
 from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.delivery import answer_limit
+from answerback.core.instants import LeaptSince
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
-from answerback.ports import Finish, Model, ModelError, Piece, Prompt, RecentTurns, Requests, Unavailable
+from answerback.model_guard import ask
+from answerback.ports import (
+    Finish,
+    Model,
+    ModelError,
+    ModelFault,
+    Piece,
+    Prompt,
+    RecentTurns,
+    Requests,
+    Unavailable,
+    limits_of,
+)
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.service.delivery_sender import DeliverySender
+from answerback.service.delivery_sender import DeliverySender, Stream
 
 log = logging.getLogger("answerback.worker")
 
@@ -26,7 +39,8 @@ STORE_RETRY_S: Final = 0.5
 MODEL_STOP_S: Final = 10.0
 """The time a model gets to stop, but at most half a lease, so that the ending can still be stored."""
 
-MODEL_ERRORS: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
+ABANDON_S: Final = 3.0
+"""After its Finish a model is stopped; one that does not stop then is not waited for any longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,7 @@ class RunTools:
     delivery_sender: DeliverySender
     clock: Callable[[], int]
     monotonic: Callable[[], float]
+    leapt: LeaptSince
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +117,9 @@ class Outcome:
     finish: Finish | None = None
     code: ErrorCode | None = None
     retry_after_ms: int | None = None
+    fault: ModelFault | None = None
 
 
-FAILED: Final = Outcome(status=Status.FAILED, code=ErrorCode.MODEL_FAILED)
 CANCELLED: Final = Outcome(status=Status.CANCELLED)
 TIMED_OUT: Final = Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
 
@@ -131,7 +146,10 @@ class Run:
         self.record = record
         self.turn = turn
         self.answer = Answer(record.attempt, max_bytes=answer_limit(record))
-        self.stream = tools.delivery_sender.stream(record, self.answer) if record.stream else None
+        self.stream: Stream | None = None
+        """What the client gets before the ending: text, signs of life."""
+        if record.stream or record.parts is not None:
+            self.stream = tools.delivery_sender.stream(record, self.answer)
         self.is_abandoned = False
         self.on_abandoned: Callable[[], None] = lambda: None
         self._question = question
@@ -140,9 +158,9 @@ class Run:
         self._abandoning: asyncio.TimerHandle | None = None
         self.stopped: Outcome | Fenced | None = None
         """Why the text stopped."""
-        self._finish: Finish | None = None
         self._first_text_ms: int | None = None
-        stop_ms = (record.started_at_ms or now_ms) + tools.policy.answer_timeout_ms
+        started_at_ms = record.started_at_ms or now_ms
+        stop_ms = started_at_ms + tools.policy.answer_ms(record.model) + tools.leapt(started_at_ms)
         if stop_at_ms is not None:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
         self.stop_at = tools.monotonic() + (stop_ms - now_ms) / 1000
@@ -152,7 +170,7 @@ class Run:
 
     async def produce(self) -> Outcome | Fenced:
         """Run the model. Returns why the text stopped: what `stop` was called with, or how the model ended."""
-        outcome: Outcome = FAILED
+        outcome = CANCELLED
         task = self._task = asyncio.current_task()
         assert task is not None
         try:
@@ -172,58 +190,54 @@ class Run:
         return self.stopped
 
     async def _generate(self) -> Outcome:
-        """Ask the model. Whatever its code raises is a failure of the model, `SystemExit` too."""
+        """Ask the model; `ask` makes a ModelError of whatever its code raises."""
         prompt = await self._prompt()
         model = self._tools.models.get(self.record.model)
         if model is None or prompt is None:
             return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
-        failed = FAILED
         try:
-            async with aclosing(model.stream(prompt)) as pieces:
-                await self._consume(pieces)
-            self.answer.settle()
-            if self.answer.is_full:
-                self._finish = Finish(reason="length")
-            return Outcome(status=Status.COMPLETED, finish=self._finish or Finish())
+            async with aclosing(ask(model, prompt)) as pieces:
+                return await self._consume(pieces)
         except ModelError as exc:
             log.warning("the model failed: %s", exc, extra=self.extra())
-            code = exc.code if exc.code in MODEL_ERRORS else ErrorCode.MODEL_FAILED
-            failed = Outcome(status=Status.FAILED, code=code, retry_after_ms=exc.retry_after_ms)
-        except BaseException as exc:
-            if self._ends_this_task(exc):
-                raise
-            log.exception("the model failed", extra=self.extra())
-        # What comes after the end of an answer cannot undo it.
-        return failed if self._finish is None else Outcome(status=Status.COMPLETED, finish=self._finish)
+            fault = getattr(exc, "fault", None)
+            return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
 
-    async def _consume(self, pieces: AsyncGenerator[Piece, None]) -> None:
-        """Take what the model yields: the one door for the pieces of every model."""
-        answer, stream, wake = self.answer, self.stream, self._tools.delivery_sender.wake
+    async def _consume(self, pieces: AsyncGenerator[Piece, None]) -> Outcome:
+        """Take the model's text up to its Finish, or to the most that an answer may have."""
+        record, answer, stream, tools = self.record, self.answer, self.stream, self._tools
+        wake = tools.delivery_sender.wake
         async for piece in pieces:
             if isinstance(piece, Finish):
-                self._finish = piece
-            elif stream is None:
-                if self._first_text_ms is None and piece:
-                    self._first_text_ms = self._tools.clock()
+                answer.settle()
+                return self._finished(Finish(reason="length") if answer.is_full else piece)
+            if self._first_text_ms is None:
+                self._first_text_ms = tools.clock()
+            if stream is not None and record.parts is not None:
+                stream.spoke(now=tools.monotonic())
+            if stream is None or not record.stream:
                 answer.gather(piece)
-            elif answer.append(piece):
-                if self._first_text_ms is None:
-                    self._first_text_ms = self._tools.clock()
-                if not stream.is_waiting:
-                    wake(stream)
+            elif answer.append(piece) and not stream.is_waiting:
+                wake(stream)
             if answer.is_full:
-                return
+                return self._finished(Finish(reason="length"))
+        raise AssertionError("a guarded model ends with a Finish")
 
-    def _ends_this_task(self, exc: BaseException) -> bool:
-        """Whether this task is cancelled, or its coroutine closed. The model's code may raise the same by itself."""
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            return True
-        is_cancelled = task is not None and task.cancelling() > 0
-        return task is not self._task or (is_cancelled and isinstance(exc, asyncio.CancelledError))
+    def _finished(self, finish: Finish) -> Outcome:
+        """The end is known. A model that never returns does not hold it back, and nothing undoes it."""
+        self.stopped = outcome = Outcome(status=Status.COMPLETED, finish=finish)
+        self.stop_at = min(self.stop_at, self._tools.monotonic() + ABANDON_S)
+        return outcome
 
     # --- from outside
+
+    def time_out(self) -> None:
+        """The time of the run is over."""
+        if self.stopped is None:
+            self.stop(TIMED_OUT)
+        elif self._task is not None and self._abandoning is None and not self.is_abandoned:
+            self._task.cancel()
+            self._abandon()
 
     def stop(self, why: Outcome | Fenced) -> None:
         """End the text, unless it has ended."""
@@ -286,11 +300,16 @@ class Run:
                 record.user_id, record.conversation_id, limit=tools.context_turns, before_request=question.replaces
             )
             turns = [(turn.question, turn.answer) for turn in recent]
-        max_tokens = min(question.max_tokens or tools.max_tokens, model.context_tokens // 2)
+        limits = limits_of(model)
+        max_tokens = question.max_tokens or limits.max_tokens or tools.max_tokens
+        max_tokens = min(max_tokens, model.context_tokens // 2)
         system = tools.system if question.system is None else question.system
-        budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "")
+        if context.is_blank(system or ""):
+            system = None
+        per_byte = limits.tokens_per_byte
+        budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
         return Prompt(
-            messages=context.choose(turns, question.message, budget_tokens=budget),
+            messages=context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte),
             system=system,
             max_tokens=max_tokens,
             user_id=record.user_id,
@@ -310,6 +329,8 @@ class Run:
             ended_at_ms=now_ms,
             finish_reason=None if finish is None else finish.reason,
             error_code=outcome.code,
+            error_detail=None if outcome.fault is None else outcome.fault.value,
+            retryable=None if outcome.fault is None else False,
             retry_after_ms=outcome.retry_after_ms,
             input_tokens=None if finish is None else finish.input_tokens,
             output_tokens=None if finish is None else finish.output_tokens,

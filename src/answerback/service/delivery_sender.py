@@ -34,14 +34,15 @@ class FlushResult(Enum):
 class Stream(Delivery):
     """A delivery of an answer that still grows.
 
-    `sending` keeps its frames in order, whoever has a reason to send. `is_waiting`: a tick will send it, and new text
-    goes out with it then. `is_closed`: the answer has ended.
+    `sending` keeps its frames in order, whoever has a reason to send. `is_waiting`: a tick will send its text, and new
+    text goes out with that. `sign_at`: when a tick is to look for a sign of life. `is_closed`: the answer has ended.
     """
 
-    __slots__ = ("is_closed", "is_waiting", "sending")
+    __slots__ = ("is_closed", "is_waiting", "sending", "sign_at")
     is_closed: bool
     is_waiting: bool
     sending: asyncio.Lock
+    sign_at: float
 
 
 class DeliverySender:
@@ -71,15 +72,21 @@ class DeliverySender:
         stream = Stream(record, answer, self._interval, now=self._monotonic())
         stream.sending = asyncio.Lock()
         stream.is_waiting = stream.is_closed = False
+        stream.sign_at = 0.0
         return stream
 
     def wake(self, stream: Stream) -> None:
         """Send what there is for the stream, as soon as it is due."""
-        due_at = None if stream.is_closed else stream.due_at()
-        if due_at is None:
+        if stream.is_closed:
             return
-        stream.is_waiting = True
         now = self._monotonic()
+        due_at = stream.text_due_at()
+        stream.is_waiting = due_at is not None
+        if due_at is None:
+            due_at = stream.due_at()
+            if due_at is None or now < stream.sign_at <= due_at:
+                return
+            stream.sign_at = due_at
         tick = int(due_at / TICK_S) + 1 if due_at > now else 0
         waiting = self._ticks.get(tick)
         if waiting is None:
@@ -96,13 +103,15 @@ class DeliverySender:
     async def _send(self, streams: list[Stream]) -> None:
         for stream in streams:
             if not stream.is_closed:
+                stream.is_waiting = True
                 try:
                     async with stream.sending:
                         await self.flush(stream)
                 except Exception:
+                    stream.is_waiting = False  # the next text tries again
                     log.exception("a frame could not be sent")
-                stream.is_waiting = False
-                self.wake(stream)
+                else:
+                    self.wake(stream)
 
     async def finish(self, stream: Stream, ended: Record) -> bool:
         """Send the rest of an ended answer to the newest target in its record. Returns false if that is slow."""

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeGuard, assert_never
 
 from answerback.core import request as changes
 from answerback.core.instants import iso
+from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, Record, RequestKey, Unknown
 from answerback.ports import (
     Bound,
@@ -140,7 +141,7 @@ class Front:
                         connection_id, frame.code, detail=frame.detail, request_id=frame.request_id
                     )
                     return None
-                bound = await self._bind(connection, named)
+                bound = await self._bind(connection, None if named is None else normal_id(named))
                 if bound is None:
                     return None
                 connection = bound
@@ -170,7 +171,7 @@ class Front:
             record = await self._requests.read(key)
             if connection is None or record is None or record.ending is None:
                 return
-            if (record.user_id, record.session_id) == (connection.user_id, connection.session_id):
+            if (normal_id(record.user_id), record.session_id) == (connection.user_id, connection.session_id):
                 await self._questions.serve(record, connection, attempt, offset)
         except Unavailable:
             log.warning("a parked answer could not be read; the client will ask for it", extra=_of(connection_id))

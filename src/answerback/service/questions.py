@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from answerback.core import admission, defaults
 from answerback.core import request as changes
-from answerback.core.keys import fingerprint, ordering_key
+from answerback.core.keys import fingerprint, normal_id, ordering_key
 from answerback.core.request import (
     Conflict,
     DeliveryTarget,
@@ -128,6 +128,9 @@ class Questions:
         except BaseException as exc:
             self._give_back(run, may_be_stored=isinstance(exc, Unavailable))
             raise
+        finally:
+            if self._worker is not None:
+                self._worker.accepting.discard(record.key)
         if not isinstance(admission, Accepted):
             self._give_back(run)
             await self._not_accepted(connection, record, admission)
@@ -135,6 +138,7 @@ class Questions:
         accepted = _accepted(record, admission.position)
         if run is None:
             await self._enqueue(record)
+            self._changed(record)
         self._observer.accepted(record)
         is_sent = await self._delivery_sender.offer(connection.connection_id, accepted)
         work = None
@@ -154,7 +158,10 @@ class Questions:
             return None
         key = record.key
         turn = self._local.reserve(key, record)
-        return None if turn is None else self._worker.begin(key, record, question, turn)
+        if turn is not None:
+            return self._worker.begin(key, record, question, turn)
+        self._worker.accepting.add(key)
+        return None
 
     def _give_back(self, run: Run | None, *, may_be_stored: bool = False) -> None:
         """The request was not accepted, as far as is known: free its ordering key and its slot."""
@@ -178,7 +185,7 @@ class Questions:
 
     def _why_not(self, connection: Connection, frame: SendMessage) -> tuple[ErrorCode, str | None] | None:
         """The reasons to refuse a new request that need no store."""
-        if frame.user_id is not None and frame.user_id != connection.user_id:
+        if frame.user_id is not None and normal_id(frame.user_id) != connection.user_id:
             return ErrorCode.USER_MISMATCH, None
         if self.is_expired(connection):
             return ErrorCode.UNAUTHORIZED, None
@@ -196,6 +203,7 @@ class Questions:
 
     def _new_request(self, connection: Connection, frame: SendMessage, now_ms: int) -> tuple[Record, Question]:
         user_id = connection.user_id or ANONYMOUS
+        conversation_id = None if frame.conversation_id is None else normal_id(frame.conversation_id)
         asked = None if frame.max_tokens is None else min(frame.max_tokens, self._settings.max_tokens)
         question = Question(
             message=frame.message,
@@ -208,9 +216,9 @@ class Questions:
             user_id=user_id,
             request_id=frame.request_id,
             session_id=connection.session_id,
-            conversation_id=frame.conversation_id or connection.session_id,
-            standalone=frame.conversation_id is None,
-            ordering_key=ordering_key(user_id, frame.conversation_id),
+            conversation_id=conversation_id or normal_id(connection.session_id),
+            standalone=conversation_id is None,
+            ordering_key=ordering_key(user_id, conversation_id),
             fingerprint=fingerprint(frame),
             model=question.model,
             stream=frame.stream,
@@ -313,7 +321,7 @@ class Questions:
             user_id=user_id,
             request_id=request_id,
             session_id=connection.session_id,
-            conversation_id=connection.session_id,
+            conversation_id=normal_id(connection.session_id),
             standalone=True,
             ordering_key=ordering_key(user_id, None),
             fingerprint="",

@@ -25,6 +25,7 @@ from typing import Final
 
 from answerback.core import defaults
 from answerback.core import request as changes
+from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.request import (
     Busy,
     Change,
@@ -41,7 +42,7 @@ from answerback.core.request import (
 from answerback.ports import Model, RecentTurns, Requests, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.service.attempt import STORE_RETRY_S, TIMED_OUT, Done, Outcome, Retry, Run, RunTools, Turn
+from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
 
@@ -88,6 +89,7 @@ class Worker:
         clock: Callable[[], int],
         monotonic: Callable[[], float],
         new_owner: Callable[[], str],
+        leapt: LeaptSince = no_leaps,
     ) -> None:
         self._settings = settings
         self._policy = settings.policy
@@ -97,6 +99,7 @@ class Worker:
         self._clock = clock
         self._monotonic = monotonic
         self._new_owner = new_owner
+        self._leapt = leapt
         self._tools = RunTools(
             policy=settings.policy,
             max_tokens=settings.max_tokens,
@@ -108,10 +111,13 @@ class Worker:
             delivery_sender=delivery_sender,
             clock=clock,
             monotonic=monotonic,
+            leapt=leapt,
         )
         self._runs: dict[RequestKey, Run] = {}
         self._claiming: dict[RequestKey, Record | None] = {}
         """What was changed while a request is claimed: the claim may have been written before."""
+        self.accepting: set[RequestKey] = set()
+        """Requests that wait in the queue while they are stored: their turn may come before that."""
         self._watching: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -119,7 +125,7 @@ class Worker:
 
     def begin(self, key: RequestKey, record: Record, question: Question, turn: Turn) -> Run:
         """Claim a request that is about to be stored: it is stored as claimed. Then `attempt` or `leave` it."""
-        now_ms = self._clock()
+        now_ms = record.accepted_at_ms
         claim = changes.claim(record, owner=self._new_owner(), now_ms=now_ms, policy=self._policy).outcome
         if not isinstance(claim, Claimed):
             raise ValueError("a new request cannot be claimed")  # the policy leaves it no time
@@ -162,7 +168,9 @@ class Worker:
         try:
             match await self._claim(key, owner or self._new_owner()):
                 case Unknown():
-                    outcome = Done()
+                    # It is being stored, or was, since the claim was written: try again.
+                    is_stored = key in self.accepting or self._claiming[key] is not None
+                    outcome = None if is_stored else Done()
                 case Busy(until_ms=until_ms):
                     outcome = Retry(until_ms)
                 case Ended() as ended:
@@ -237,7 +245,9 @@ class Worker:
         """Claim under one owner token, and repeat that until an answer arrives (rule: repeat as the same owner)."""
         for pause_s in (*claim_pauses_s(self._policy), None):
             try:
-                claim = partial(changes.claim, owner=owner, now_ms=self._clock(), policy=self._policy)
+                claim = partial(
+                    changes.claim, owner=owner, now_ms=self._clock(), policy=self._policy, leapt=self._leapt
+                )
                 return await self._requests.change(key, claim)
             except Unavailable:
                 if pause_s is None:
@@ -273,6 +283,7 @@ class Worker:
                 run.changed(outcome.record)
             else:
                 run.stop(outcome)
+                return
 
     async def _conclude(self, run: Run, stopped: Outcome | Fenced | None) -> None:
         """Store the ending and send the rest. None: the run failed, and the request is dispatched again."""
@@ -348,7 +359,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         left_s = run.stop_at - self._monotonic()
         if left_s < WATCH_S:
-            loop.call_later(max(0.0, left_s), run.stop, TIMED_OUT)
+            loop.call_later(max(0.0, left_s), run.time_out)
         if self._watching is None:
             self._watching = loop.call_later(WATCH_S, self._watch)
 

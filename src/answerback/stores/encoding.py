@@ -1,7 +1,7 @@
 """Records, questions and texts as columns, and back."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -16,34 +16,28 @@ QUESTION: Final = "question"
 SYSTEM: Final = "system"
 ANSWER: Final = "answer"
 
-UPGRADES: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
-"""Version -> what makes the next version of a record of it. Version 1 is the first."""
-
 _encoder: Final = msgspec.json.Encoder()
 _record: Final = msgspec.json.Decoder(Record)
 _question: Final = msgspec.json.Decoder(Question)
 
 
 def encode_record(record: Record) -> str:
-    """The record as JSON. Its version is a column: a field that has its default is not written."""
+    """The record as JSON. Its version is a column. A field that has its default is not written."""
     return _encoder.encode(record).decode()
 
 
 def decode_record(text: str, schema: int) -> Record:
-    """The record, upgraded to this program's version if it is of an older one.
+    """The record. Raises: StoreError: a newer version of the program wrote it."""
+    check_schema(schema)
+    return _record.decode(text)
 
-    Raises: StoreError: it was written by a newer version of the program.
-    """
-    if schema == SCHEMA:
-        return _record.decode(text)
+
+def check_schema(schema: int) -> None:
+    """Raises: StoreError: this program would lose a field of such a record."""
     if schema > SCHEMA:
         raise StoreError(
             f"A request's record has version {schema}; this program reads up to {SCHEMA}. Upgrade the program."
         )
-    raw: dict[str, Any] = msgspec.json.decode(text)
-    for version in range(schema, SCHEMA):
-        raw = UPGRADES[version](raw)
-    return msgspec.convert(raw | {"schema": SCHEMA}, Record)
 
 
 def encode_options(question: Question) -> str:

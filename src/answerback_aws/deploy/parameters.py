@@ -5,14 +5,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from botocore.exceptions import ClientError
 
 import answerback_aws
 from answerback.models.spec import BedrockSpec, LocalSpec, ModelSpec, ModelSpecError, OpenAISpec, parse_model_specs
+from answerback.outbound import CaFileError, ProxyError, fetch
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.errors import DeployError, Kind, error_code, explained
 
@@ -81,6 +80,8 @@ def check_times(values: Mapping[str, str]) -> None:
     if not all(text.isdecimal() for text in timeouts):
         return  # CloudFormation says what is wrong with it
     answer_s, worker_s = map(int, timeouts)
+    specs = read_models(values["Models"].split()) if values.get("Models") else ()
+    answer_s = max(answer_s, *(spec.limits.answer_timeout_s or 0 for spec in specs), 0)
     if answer_s + WORKER_SPARE_S > worker_s:
         raise DeployError(
             f"an answer may take {answer_s} s, but its worker is ended after {worker_s} s",
@@ -190,7 +191,7 @@ _MAX_BYTES: Final = 1 << 20
 _HINT: Final = "check --jwt-issuer, or say --jwks-url"
 
 
-def keys_of_issuer(issuer: str, *, open_url: Callable[..., Any] = urlopen) -> str:
+def keys_of_issuer(issuer: str, *, get: Callable[..., tuple[int, bytes]] = fetch) -> str:
     """The `jwks_uri` of the provider's discovery document. Raises: DeployError: it has none that can be read."""
     if urlsplit(issuer).scheme != "https":
         raise DeployError(
@@ -198,11 +199,10 @@ def keys_of_issuer(issuer: str, *, open_url: Callable[..., Any] = urlopen) -> st
         )
     url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
     try:
-        with open_url(url, timeout=_TIMEOUT_S) as answer:
-            found = json.loads(answer.read(_MAX_BYTES))
+        found = json.loads(get(url, timeout_s=_TIMEOUT_S, max_bytes=_MAX_BYTES)[1])
         named, keys = found["issuer"], found["jwks_uri"]
-    except (URLError, OSError) as exc:
-        raise DeployError(f"cannot read {url}", _HINT, kind=Kind.CANNOT_CONNECT) from exc
+    except (OSError, ProxyError, CaFileError) as exc:
+        raise DeployError(f"cannot read {url} ({exc})", _HINT, kind=Kind.CANNOT_CONNECT) from exc
     except (ValueError, KeyError, TypeError) as exc:
         raise DeployError(f"{url} is not a provider's discovery document", _HINT) from exc
     if named != issuer:

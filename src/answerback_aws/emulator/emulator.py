@@ -20,8 +20,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
-from urllib.error import URLError
-from urllib.request import urlopen
+
+from answerback.outbound import fetch
 
 REGION: Final = "us-east-1"
 CREDENTIALS: Final = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
@@ -230,9 +230,8 @@ class Emulator:
 
     def _answers(self) -> bool:
         try:
-            with urlopen(f"{self.endpoint}/_ministack/health", timeout=1) as answer:  # noqa: S310
-                return bool(answer.status == 200)
-        except (OSError, URLError):
+            return fetch(f"{self.endpoint}/_ministack/health", timeout_s=1, max_bytes=1 << 20)[0] == 200
+        except OSError:
             return False
 
     def _tail(self) -> str:

@@ -249,6 +249,7 @@ class Composition:
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
         from answerback.service.front import Front  # noqa: PLC0415
         from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
+        from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms  # noqa: PLC0415
         from answerback.service.questions import FrontSettings  # noqa: PLC0415
 
         settings = self.settings
@@ -263,11 +264,11 @@ class Composition:
                 max_connection_ms=MAX_CONNECTION_MS,
                 queue_survives=True,
             ),
-            requests=self.requests,
+            requests=RequestsInBothForms(self.requests, None, clock=epoch_ms),
             connections=self.connections,
             queue=self.queue,
             delivery_sender=self.delivery_sender,
-            history_pages=HistoryPages(history=self.history, clock=epoch_ms),
+            history_pages=HistoryPages(history=HistoryInBothForms(self.history), clock=epoch_ms),
             tokens=self.tokens,
             observer=self.observing.counts,
             clock=epoch_ms,
@@ -282,6 +283,7 @@ class Composition:
 
     @cached_property
     def worker(self) -> "Worker":
+        from answerback.service.id_forms import RecentTurnsInBothForms  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
         settings = self.settings
@@ -293,7 +295,7 @@ class Composition:
                 system=settings.system,
             ),
             requests=self.requests,
-            history=self.turns,
+            history=RecentTurnsInBothForms(self.turns),
             models=self.models,
             delivery_sender=self.delivery_sender,
             observer=self.observing.counts,

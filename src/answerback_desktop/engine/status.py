@@ -51,7 +51,7 @@ class ConnectionTracker:
                 retry_at_ms = self._clock() + int(pause_s * 1000)
                 return ConnectionChanged(status=ConnectionStatus.OFFLINE, reason=self._reason, retry_at_ms=retry_at_ms)
             case Stopped(error):
-                status, reason = _FINAL.get(type(error), _FINAL[Closed])  # type: ignore[arg-type] # others: as closed
+                status, reason = _FINAL.get(type(error), _FINAL[Closed])
                 return ConnectionChanged(status=status, reason=reason)
 
     def _why(self) -> ConnectionReason:

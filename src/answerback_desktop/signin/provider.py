@@ -1,17 +1,20 @@
 """The identity provider: what it says about itself, and its token endpoint. Blocking; run it in a thread."""
 
 import json
-import urllib.error
-import urllib.request
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import jwt
 
+from answerback.outbound import CaFileError, ProxyError, fetch
 from answerback_desktop.settings import is_issuer
+
+log = logging.getLogger("answerback.desktop.signin")
 
 TIMEOUT_S: Final = 10.0
 _BYTES: Final = 1 << 20
@@ -67,16 +70,9 @@ class Grant:
     id_token: str | None
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A token request that is sent elsewhere would take the code or the refresh token along."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def discover(issuer: str) -> Provider:
     """Raises: SignInError."""
-    found = _get(issuer.rstrip("/") + "/.well-known/openid-configuration")
+    found = _json(issuer.rstrip("/") + "/.well-known/openid-configuration")
     fields = [found.get(name) for name in ("issuer", "authorization_endpoint", "token_endpoint", "jwks_uri")]
     match fields:
         case [str(name), str(authorization), str(token), str(keys)] if all(
@@ -112,7 +108,7 @@ def subject_of(provider: Provider, id_token: str, *, client_id: str, nonce: str)
     Raises: SignInError.
     """
     try:
-        keys = jwt.PyJWKSet.from_dict(_get(provider.jwks_uri))
+        keys = jwt.PyJWKSet.from_dict(_json(provider.jwks_uri))
         header = jwt.get_unverified_header(id_token)
         key = next(key for key in keys.keys if header.get("kid") in (None, key.key_id))
         claims = jwt.decode(
@@ -133,10 +129,7 @@ def subject_of(provider: Provider, id_token: str, *, client_id: str, nonce: str)
 
 
 def _token(provider: Provider, form: Mapping[str, str]) -> Grant:
-    request = urllib.request.Request(  # noqa: S310 - `discover` took only https, or http on this machine
-        provider.token_endpoint, data=urlencode(form).encode(), headers={"Accept": "application/json"}
-    )
-    found = _json(request)
+    found = _json(provider.token_endpoint, data=urlencode(form).encode())
     access_token, kind = found.get("access_token"), found.get("token_type")
     if not isinstance(access_token, str) or not isinstance(kind, str) or kind.lower() != "bearer":
         raise SignInError(SignInFailure.REFUSED)
@@ -149,34 +142,24 @@ def _token(provider: Provider, form: Mapping[str, str]) -> Grant:
     )
 
 
-def _get(url: str) -> dict[str, Any]:
-    return _json(urllib.request.Request(url, headers={"Accept": "application/json"}))  # noqa: S310 - see above
-
-
-def _json(request: urllib.request.Request) -> dict[str, Any]:
-    opener = urllib.request.build_opener(_NoRedirects)
+def _json(url: str, *, data: bytes | None = None) -> dict[str, Any]:
+    """What the provider says. A redirect is a refusal: it would take the code or the refresh token along."""
+    headers = {"Accept": "application/json"}
+    if data is not None:
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
     try:
-        with opener.open(request, timeout=TIMEOUT_S) as response:
-            data = response.read(_BYTES)
-        found = json.loads(data)
-    except urllib.error.HTTPError as exc:
-        with exc:
-            raise _refusal(exc) from exc
-    except OSError as exc:  # URLError, time-outs
+        status, body = fetch(url, data=data, headers=headers, timeout_s=TIMEOUT_S, max_bytes=_BYTES)
+    except (OSError, ProxyError, CaFileError) as exc:
+        log.warning("the sign-in service cannot be reached: %s", exc)
         raise SignInError(SignInFailure.UNREACHABLE, is_final=False) from exc
+    if status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise SignInError(SignInFailure.UNREACHABLE, is_final=False)
+    try:
+        found = json.loads(body)
     except (ValueError, RecursionError) as exc:
         raise SignInError(SignInFailure.BAD_PROVIDER, is_final=False) from exc
     if not isinstance(found, dict):
         raise SignInError(SignInFailure.BAD_PROVIDER, is_final=False)
+    if status != HTTPStatus.OK:  # RFC 6749, section 5.2
+        raise SignInError(SignInFailure.REFUSED, is_final=found.get("error") in _NOT_AGAIN)
     return found
-
-
-def _refusal(error: urllib.error.HTTPError) -> SignInError:
-    """A refusal of the provider's (RFC 6749, section 5.2), or its trouble of the moment."""
-    if error.code >= 500 or error.code == 429:
-        return SignInError(SignInFailure.UNREACHABLE, is_final=False)
-    try:
-        code = json.loads(error.read(_BYTES)).get("error")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return SignInError(SignInFailure.BAD_PROVIDER, is_final=False)
-    return SignInError(SignInFailure.REFUSED, is_final=code in _NOT_AGAIN)

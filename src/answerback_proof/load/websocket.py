@@ -8,11 +8,12 @@ import asyncio
 import base64
 import hashlib
 import os
-import ssl
 import struct
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 from urllib.parse import urlsplit
+
+from answerback.outbound import tls_context
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 _FIN: Final = 0x80
@@ -235,7 +236,7 @@ async def open_connection(url: str, *, headers: Mapping[str, str] | None = None)
             lambda: LoadConnection(head=head, accept=accept),
             parts.hostname,
             parts.port or (443 if secure else 80),
-            ssl=ssl.create_default_context() if secure else None,
+            ssl=tls_context() if secure else None,
         )
     except OSError as exc:
         raise LoadConnectionError(f"nothing answers at {url} ({exc.strerror or type(exc).__name__})") from exc

@@ -1,12 +1,11 @@
 """Where a provider keeps its keys, by its discovery document."""
 
-import io
 import json
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 
+from answerback.outbound import FetchError
 from answerback_aws.deploy.errors import DeployError
 from answerback_aws.deploy.parameters import keys_of_issuer
 
@@ -14,24 +13,24 @@ ISSUER = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_abc"
 
 
 def provider(document: object) -> Any:
-    def open_url(url: str, *, timeout: float) -> io.BytesIO:
+    def get(url: str, *, timeout_s: float, max_bytes: int) -> tuple[int, bytes]:
         assert url == f"{ISSUER}/.well-known/openid-configuration"
         if isinstance(document, Exception):
             raise document
-        return io.BytesIO(document if isinstance(document, bytes) else json.dumps(document).encode())
+        return 200, document if isinstance(document, bytes) else json.dumps(document).encode()
 
-    return open_url
+    return get
 
 
 def test_its_keys() -> None:
-    found = keys_of_issuer(ISSUER, open_url=provider({"issuer": ISSUER, "jwks_uri": f"{ISSUER}/jwks.json"}))
+    found = keys_of_issuer(ISSUER, get=provider({"issuer": ISSUER, "jwks_uri": f"{ISSUER}/jwks.json"}))
     assert found == f"{ISSUER}/jwks.json"
 
 
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        (URLError("refused"), "cannot read"),
+        (FetchError("refused"), "cannot read"),
         (TimeoutError(), "cannot read"),
         (b"<html>", "not a provider's"),
         ([], "not a provider's"),
@@ -42,11 +41,11 @@ def test_its_keys() -> None:
 )
 def test_what_is_wrong_is_reported(document: object, says: str) -> None:
     with pytest.raises(DeployError) as caught:
-        keys_of_issuer(ISSUER, open_url=provider(document))
+        keys_of_issuer(ISSUER, get=provider(document))
     assert says in str(caught.value)
     assert caught.value.hint
 
 
 def test_only_https_is_asked() -> None:
     with pytest.raises(DeployError, match="--jwks-url"):
-        keys_of_issuer("http://127.0.0.1:1", open_url=provider({}))
+        keys_of_issuer("http://127.0.0.1:1", get=provider({}))

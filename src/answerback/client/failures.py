@@ -1,0 +1,176 @@
+"""What a failed opening of a connection means: the error for the app, and whether to try again."""
+
+import re
+import socket
+import ssl
+from typing import Final
+
+from websockets.exceptions import (
+    InvalidMessage,
+    InvalidProxy,
+    InvalidProxyMessage,
+    InvalidProxyStatus,
+    InvalidStatus,
+    InvalidURI,
+    ProxyError,
+    SecurityError,
+)
+from websockets.http11 import Response
+
+from answerback import outbound
+from answerback.client.errors import AnswerbackError, CannotConnect, Forbidden, Unauthorized
+
+_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+"""What versions of OpenSSL say to an answer that is no TLS."""
+
+_BUSY: Final = frozenset({408, 425, 429, 503})
+_MEANINGS: Final = {
+    200: "a web server answers there and no gateway (HTTP 200); check host, port and path",
+    404: "nothing is served at this path (HTTP 404); check the path of the URL",
+    407: "a proxy in between wants a user and a password (HTTP 407); ask who runs the network",
+    408: "the server waited too long for the request (HTTP 408)",
+    410: "nothing is served at this path any more (HTTP 410); check the path of the URL",
+    426: "a proxy in between does not pass WebSocket upgrades (HTTP 426); it must pass Upgrade and Connection on",
+    429: "the server takes no more connections now (HTTP 429)",
+    431: "the request is too large for the server or a proxy (HTTP 431); is the token that long?",
+    500: "the server failed (HTTP 500); its log says why",
+    502: "a proxy in between cannot reach the gateway (HTTP 502); is it running?",
+    503: "the server, or a proxy before it, takes no connections now (HTTP 503)",
+    504: "a proxy in between gets no answer from the gateway (HTTP 504); is it running?",
+}
+"""Statuses that say something of their own; `_by_class` has the others."""
+_TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f<>{}]{1,300}")
+"""One line of text, as the gateway's refusals are. A page or JSON is for machines."""
+
+
+class OpenFailed(Exception):
+    """A connection could not be opened. `is_final`: trying again will not help. `is_absent`: nobody listens there."""
+
+    def __init__(
+        self,
+        error: AnswerbackError,
+        *,
+        is_final: bool = False,
+        is_absent: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(error)
+        self.error = error
+        self.is_final = is_final
+        self.is_absent = is_absent
+        self.retry_after_s = retry_after_s
+
+    @property
+    def reason(self) -> str:
+        """Why, without the address."""
+        return self.error.reason if isinstance(self.error, CannotConnect) else str(self.error)
+
+
+def explain(url: str, exc: Exception, *, proxy: outbound.Proxy | None, has_token: bool) -> OpenFailed:
+    """What a failed opening means; the most specific row wins, and the last one quotes the exception."""
+    if isinstance(exc, InvalidStatus):
+        return _explain_status(url, exc.response, has_token=has_token)
+    if isinstance(exc, TimeoutError):
+        return OpenFailed(CannotConnect(url, f"no answer in time{f' through {proxy}' if proxy else ''}"))
+    reason = _explain_proxy(exc, proxy) if proxy else None
+    return OpenFailed(CannotConnect(url, reason or _explain_way(exc)), is_absent=True)
+
+
+def _explain_proxy(exc: Exception, proxy: outbound.Proxy) -> str | None:
+    """What the proxy did; None: it is not about the proxy."""
+    match exc:
+        case InvalidProxyStatus():
+            status = exc.response.status_code
+            if status == 407:
+                return f"{proxy} wants a user and a password (HTTP 407); write http://USER:PASSWORD@HOST:PORT there"
+            if status >= 500:
+                return f"{proxy} cannot reach the server (HTTP {status}); check host and port"
+            return f"{proxy} refuses the way to the server (HTTP {status}); ask who runs it, or set NO_PROXY"
+        case InvalidProxyMessage():
+            return f"{proxy} does not answer as an HTTP proxy"
+        case InvalidProxy():
+            return f"{proxy} cannot be used ({exc.msg})"
+        case ProxyError():
+            return f"{proxy} does not lead there ({exc.__cause__ or exc})"
+        case ImportError():
+            return f"{proxy} speaks SOCKS, which needs the package python-socks"
+        case ssl.SSLError():
+            return None
+        case OSError():
+            return f"{proxy} cannot be reached ({_os_reason(exc)}); correct the variable, or set NO_PROXY"
+        case _:
+            return None
+
+
+def _explain_way(exc: Exception) -> str:
+    match exc:
+        case ssl.SSLError():
+            return _explain_tls(exc)
+        case ConnectionRefusedError():
+            return "nothing listens there; start a server with `answerback serve`, or check host and port"
+        case ConnectionResetError() | BrokenPipeError():
+            return "the connection was reset while it was opened; a firewall, or another kind of server"
+        case socket.gaierror():
+            return f"its host name cannot be looked up ({exc.strerror}); check it and the network"
+        case UnicodeError():
+            return "its host is not a name that can be looked up"
+        case OSError():
+            return _os_reason(exc)
+        case SecurityError() | InvalidURI():
+            return f"the server redirects to a place that cannot be followed ({exc})"
+        case InvalidMessage(__cause__=EOFError()) | EOFError():
+            return "the connection was closed while it was opened; a proxy without WebSocket, or another kind of server"
+        case InvalidMessage():
+            return "what listens there does not speak WebSocket: its answer is not HTTP"
+        case _:
+            return f"the handshake failed ({exc or type(exc).__name__}); is it an Answerback server?"
+
+
+def _explain_tls(exc: ssl.SSLError) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return outbound.explain_certificate(exc)
+    if exc.reason in _NOT_TLS:
+        return "this port speaks ws://, without TLS"
+    if "CERTIFICATE_REQUIRED" in (exc.reason or ""):
+        return "the server wants a certificate of the client; pass an ssl= that has one"
+    return f"TLS cannot be agreed upon ({exc.reason or exc})"
+
+
+def _os_reason(exc: OSError) -> str:
+    return exc.strerror or str(exc) or "the network refused it"
+
+
+def _explain_status(url: str, response: Response, *, has_token: bool) -> OpenFailed:
+    status = response.status_code
+    said = _said(response)
+    if status == 401:
+        return OpenFailed(Unauthorized(is_missing=not has_token), is_final=True)
+    if status == 403:
+        return OpenFailed(Forbidden(said), is_final=True)
+    reason = _MEANINGS.get(status) or _by_class(status, response)
+    if said and status not in _MEANINGS:
+        reason = f"{reason}: {said}"
+    error = CannotConnect(url, reason)
+    if status in _BUSY or status >= 500:
+        after = response.headers.get("Retry-After", "")
+        return OpenFailed(error, retry_after_s=float(after) if after.isascii() and after.isdigit() else None)
+    return OpenFailed(error, is_absent=True)
+
+
+def _by_class(status: int, response: Response) -> str:
+    match status // 100:
+        case 3:
+            where = "; ".join(response.headers.get_all("Location"))[:200]
+            return f"the server redirects elsewhere (HTTP {status}{f', {where}' if where else ''}); use that address"
+        case 4:
+            return f"the server does not take this request (HTTP {status})"
+        case 5:
+            return f"the server, or a proxy before it, failed (HTTP {status})"
+        case _:
+            return f"the server answers HTTP {status}, and no WebSocket begins; check host, port and path"
+
+
+def _said(response: Response) -> str | None:
+    """The sentence in the body of a refusal, if it is one."""
+    text = (response.body or b"").decode("utf-8", "replace").strip().rstrip(".")
+    return text if _TEXT.fullmatch(text) else None

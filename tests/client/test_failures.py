@@ -1,0 +1,193 @@
+"""What a connection that cannot be opened says: each status, each way in which a proxy or TLS fails."""
+
+import asyncio
+import os
+import re
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from answerback.client import AnswerbackError, CannotConnect, Client, Forbidden, Timing, Unauthorized
+from certificates import make_certificate
+
+QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.01, open_timeout_s=0.5)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.lower().endswith("_proxy") or name.startswith(("SSL_CERT_", "ANSWERBACK_")):
+            monkeypatch.delenv(name)
+
+
+@asynccontextmanager
+async def answering(answer: bytes | None, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server that reads the head of a request and says this (None: hangs up); its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer or b"")
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def why(url: str, *, token: str | None = None) -> AnswerbackError:
+    with pytest.raises(AnswerbackError) as failed:
+        async with Client(url, token=token, connect_timeout=0.5, timing=QUICK):
+            pass
+    text = str(failed.value)
+    assert text.count("Cannot connect to") == isinstance(failed.value, CannotConnect), text  # said once
+    return failed.value
+
+
+def http(status: int, body: str = "", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", body]
+    return "\r\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (http(200, "<html>"), "a web server answers there and no gateway (HTTP 200)"),
+        (http(204), "the server answers HTTP 204, and no WebSocket begins"),
+        (http(301, "", "Location: http://h.example/"), "http://h.example/"),
+        (http(304), "the server redirects elsewhere (HTTP 304)"),
+        (http(400, "The session id is too long.\n"), "(HTTP 400): The session id is too long"),
+        (http(400, "<html>no</html>"), "the server does not take this request (HTTP 400)"),
+        (http(404), "nothing is served at this path (HTTP 404)"),
+        (http(407), "a proxy in between wants a user and a password"),
+        (http(418), "the server does not take this request (HTTP 418)"),
+        (http(426), "a proxy in between does not pass WebSocket upgrades"),
+        (http(429), "takes no more connections now"),
+        (http(500), "the server failed (HTTP 500)"),
+        (http(502), "a proxy in between cannot reach the gateway"),
+        (http(503), "takes no connections now"),
+        (http(504), "a proxy in between gets no answer from the gateway"),
+        (http(520), "the server, or a proxy before it, failed (HTTP 520)"),
+        (http(101), "the handshake failed (missing Connection header)"),
+        (b"220 mail.example ESMTP\r\n\r\n", "its answer is not HTTP"),
+        (None, "the connection was closed while it was opened"),
+    ],
+)  # fmt: skip
+async def test_each_answer_has_its_row(answer: bytes | None, says: str) -> None:
+    async with answering(answer) as port:
+        error = await why(f"ws://127.0.0.1:{port}")
+    assert isinstance(error, CannotConnect)
+    assert says in error.reason
+
+
+async def test_a_token_that_is_wrong_and_one_that_is_missing() -> None:
+    async with answering(http(401)) as port:
+        url = f"ws://127.0.0.1:{port}"
+        wrong, missing = await why(url, token="t"), await why(url)
+    assert isinstance(wrong, Unauthorized)
+    assert "did not accept the token" in str(wrong)
+    assert isinstance(missing, Unauthorized)
+    assert "wants a token, and none was given" in str(missing)
+
+
+async def test_the_refusals_own_sentence_is_shown_if_it_is_one() -> None:
+    async with answering(http(403, "This Origin may not connect.\n")) as port:
+        error = await why(f"ws://127.0.0.1:{port}")
+    assert isinstance(error, Forbidden)
+    assert "(This Origin may not connect)" in str(error)
+    async with answering(http(403, "\x1b]0;hacked\x07")) as port:
+        assert "hacked" not in str(await why(f"ws://127.0.0.1:{port}"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (http(407), "wants a user and a password (HTTP 407)"),
+        (http(403), "refuses the way to the server (HTTP 403)"),
+        (http(502), "cannot reach the server (HTTP 502)"),
+        (b"SSH-2.0-x\r\n\r\n", "does not answer as an HTTP proxy"),
+        (None, "does not answer as an HTTP proxy"),
+    ],
+)
+async def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, answer: bytes | None, says: str) -> None:
+    async with answering(answer) as port:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@127.0.0.1:{port}")
+        error = await why("wss://answerback.example")
+    assert isinstance(error, CannotConnect)
+    assert error.reason.startswith(f"the proxy 127.0.0.1:{port} of HTTPS_PROXY {says}")
+    assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "says"),
+    [
+        ("http://127.0.0.1:{port}", "cannot be reached"),
+        ("http://user@127.0.0.1:{port}", "cannot be used (username provided without password)"),
+        ("socks5://127.0.0.1:{port}", "python-socks"),
+        ("carrier-pigeon://127.0.0.1:{port}", "is not http://HOST:PORT"),
+    ],
+)
+async def test_a_proxy_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int, proxy: str, says: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy.format(port=unused_tcp_port))
+    error = await why("wss://answerback.example")
+    assert "HTTPS_PROXY" in str(error)
+    assert says in str(error)
+
+
+async def test_a_gateway_on_this_machine_is_never_asked_for_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert "nothing listens there" in str(await why(f"ws://127.0.0.1:{unused_tcp_port}"))
+
+
+async def test_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    async with answering(http(418), server) as port:
+        url = f"wss://127.0.0.1:{port}"
+        assert re.search("certificate is not trusted .*--ca-file or ANSWERBACK_CA_FILE", str(await why(url)))
+        monkeypatch.setenv("ANSWERBACK_CA_FILE", str(tmp_path / "missing.pem"))
+        assert "missing.pem of ANSWERBACK_CA_FILE cannot be read" in str(await why(url))
+        for name in ("ANSWERBACK_CA_FILE", "SSL_CERT_FILE"):
+            monkeypatch.delenv("ANSWERBACK_CA_FILE", raising=False)
+            monkeypatch.setenv(name, str(cert))
+            assert "HTTP 418" in str(await why(url))
+
+
+@pytest.mark.parametrize(("host", "hours", "says"), [("h.example", 1, "another name"), (None, -1, "has expired")])
+async def test_a_certificate_that_no_authority_would_help(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str | None, hours: float, says: str
+) -> None:
+    cert, key = make_certificate(tmp_path, host=host, hours=hours)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    monkeypatch.setenv("ANSWERBACK_CA_FILE", str(cert))
+    async with answering(http(418), server) as port:
+        error = str(await why(f"wss://127.0.0.1:{port}"))
+    assert says in error
+    assert "--ca-file" not in error
+
+
+@pytest.mark.parametrize("space", ["{}\n", " {}\r\n", "\ufeff{}"])
+async def test_a_token_out_of_a_file_is_shown_without_what_is_around_it(space: str) -> None:
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(http(403))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        await why(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", token=space.format("a.b.c"))
+    assert b"Authorization: Bearer a.b.c\r\n" in heard[0]
