@@ -218,6 +218,7 @@ class Gateway:
             notifier=notifier,
             observer=metrics.observer,
             clock=clock,
+            is_blocked=store.is_blocked,
         )
         worker = Worker(
             settings=WorkerSettings(
@@ -288,6 +289,7 @@ class Gateway:
                 ),
                 tokens=tokens,
                 clock=clock,
+                is_blocked=store.is_blocked,
             ),
             sockets=self.sockets,
             caps=settings.caps,

@@ -5,7 +5,7 @@ ended answer is served from the store.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeGuard, assert_never
@@ -28,6 +28,7 @@ from answerback.core.request import (
 from answerback.core.transitions import State
 from answerback.ports import (
     Accepted,
+    Blocked,
     Bound,
     Connection,
     Connections,
@@ -74,6 +75,7 @@ from answerback.service.wakeup import Notifier
 log = logging.getLogger("answerback.front")
 
 ANONYMOUS: Final = "anonymous"
+BLOCKED: Final = "The operator has blocked this user."
 TOUCH_EVERY_MS: Final = 10_000
 """`lastActivity` is accurate to this. An idle limit of an hour needs no write for every frame."""
 
@@ -118,6 +120,7 @@ class Front:
         notifier: Notifier,
         observer: Observer,
         clock: Callable[[], int],
+        is_blocked: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._settings = settings
         self._requests = requests
@@ -130,6 +133,7 @@ class Front:
         self._notifier = notifier
         self._observer = observer
         self._clock = clock
+        self._is_blocked = is_blocked
         self._refusals = admission.MinuteCounts()
 
     # --- the life of a connection
@@ -200,8 +204,13 @@ class Front:
             log.warning("a parked answer could not be read; the client will ask for it", extra=_of(connection_id))
 
     async def _bind(self, connection: Connection, named_user: str | None) -> Connection | None:
-        """Make the connection its session's address with its first frame. None: the newer connection wins."""
+        """Make the connection its session's address with its first frame. None: it must not, and is closed."""
         user_id = connection.user_id or named_user or ANONYMOUS
+        if await self._is_blocked(user_id):
+            log.info("a blocked user is sent away", extra=_of(connection.connection_id) | {"userId": user_id})
+            await self._error(connection.connection_id, ErrorCode.FORBIDDEN, detail=BLOCKED)
+            await self._sender.close(connection.connection_id)
+            return None
         match await self._connections.bind(connection.connection_id, user_id):
             case Superseded():
                 await self._replaced(connection.connection_id)
@@ -252,6 +261,8 @@ class Front:
                 await self._attach(connection, record, existing, position)
             case Limited(retry_after_ms=retry_after_ms):
                 await self._refuse(connection, record, ErrorCode.RATE_LIMITED, None, retry_after_ms)
+            case Blocked():
+                await self._refuse(connection, record, ErrorCode.FORBIDDEN, BLOCKED)
             case Full():
                 await self._refuse(connection, record, ErrorCode.OVERLOADED)
 

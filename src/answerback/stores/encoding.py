@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from answerback.core.admission import is_locked, unlocked
 from answerback.core.request import SCHEMA, Question, Record
 from answerback.ports import StoredConversation, StoredTurn, StoredUser
 from answerback.protocol.errors import ErrorCode
@@ -101,7 +102,8 @@ def user_of(row: Sequence[Any]) -> StoredUser:
     user_id, per_minute, created_at_ms, counted, asked, conversations, turns = row
     return StoredUser(
         user_id=user_id,
-        per_minute=per_minute,
+        per_minute=unlocked(per_minute),
+        blocked=is_locked(per_minute),
         created_at_ms=created_at_ms,
         last_request_at_ms=max((at for at in (counted, asked) if at is not None), default=None),
         conversations=conversations,

@@ -303,14 +303,22 @@ class SqlStore:
         return user_of(rows[0]) if rows else None
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        row: dict[str, sql.Value] = {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms}
+        await self._store_limit(user_id, lambda book: book.set_limit(user_id, per_minute), now_ms)
 
+    async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
+        await self._store_limit(user_id, lambda book: book.set_blocked(user_id, blocked=blocked), now_ms)
+
+    async def _store_limit(self, user_id: str, change: Callable[[Book], int | None], now_ms: int) -> None:
         def decide(book: Book) -> Callable[[Database], object]:
-            book.set_limit(user_id, per_minute)
+            row: dict[str, sql.Value] = {"user_id": user_id, "per_minute": change(book), "created_at_ms": now_ms}
             return lambda database: database.execute(sql.SET_LIMIT, row)
 
         user_id.encode()
         await self._group.call(decide)
+
+    async def is_blocked(self, user_id: str) -> bool:
+        """Whether the user is locked out; from memory."""
+        return (await self._group.book()).is_blocked(user_id)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         where: dict[str, sql.Value] = {"since_day": since_day or "", "since_ms": 0, "user_id": user_id}

@@ -105,6 +105,7 @@ class Backend:
             notifier=notifier,
             observer=observer,
             clock=self.clock,
+            is_blocked=self.store.is_blocked,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),

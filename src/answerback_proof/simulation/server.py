@@ -109,6 +109,7 @@ class Parts:
             notifier=notifier,
             observer=observer,
             clock=clocks.front,
+            is_blocked=store.is_blocked,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=POLICY, queue_survives=faults.split),
