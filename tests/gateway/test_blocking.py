@@ -49,9 +49,9 @@ async def is_let_in(url: str, **options: Any) -> bool:
     try:
         async with websockets.connect(url, **options) as ws:
             await ws.send(question(uuid.uuid4().hex))
-            while (frame := json.loads(await ws.recv()))["action"] not in {"messageResponse", "error"}:
-                pass
-            return bool(frame["action"] == "messageResponse")
+            while (frame := json.loads(await ws.recv()))["action"] != "messageResponse":
+                assert frame["action"] != "error", "it is refused before there is a socket"
+            return True
     except websockets.InvalidStatus as refused:
         assert refused.response.status_code == 403
         assert b"blocked" in refused.response.body
