@@ -239,6 +239,7 @@ class Gateway:
             local=queue,
             worker=worker,
             changed=worker.changed,
+            is_blocked=store.is_blocked,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -290,6 +291,7 @@ class Gateway:
                 ),
                 tokens=tokens,
                 clock=clock,
+                is_blocked=store.is_blocked,
             ),
             sockets=self.sockets,
             caps=settings.caps,

@@ -5,7 +5,7 @@ process. One in this process is told of it, too. An ended answer is served from 
 """
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeGuard, assert_never
 
@@ -44,7 +44,7 @@ from answerback.protocol.limits import PROTOCOL_VERSION
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.history_pages import HistoryPages
 from answerback.service.observer import Observer
-from answerback.service.questions import ANONYMOUS, FrontSettings, Local, Questions, user_of
+from answerback.service.questions import ANONYMOUS, BLOCKED, FrontSettings, Local, Questions, user_of
 from answerback.service.worker import Worker
 
 log = logging.getLogger("answerback.front")
@@ -77,6 +77,7 @@ class Front:
         local: Local | None = None,
         worker: Worker | None = None,
         changed: Callable[[Record], None] = lambda _: None,
+        is_blocked: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._settings = settings
         self._requests = requests
@@ -99,6 +100,7 @@ class Front:
             observer=observer,
             clock=clock,
         )
+        self._is_blocked = is_blocked
 
     # --- the life of a connection
 
@@ -177,8 +179,13 @@ class Front:
             log.warning("a parked answer could not be read; the client will ask for it", extra=_of(connection_id))
 
     async def _bind(self, connection: Connection, named_user: str | None) -> Connection | None:
-        """Make the connection its session's address with its first frame. None: the newer connection wins."""
+        """Make the connection its session's address with its first frame. None: it must not, and is closed."""
         user_id = connection.user_id or named_user or ANONYMOUS
+        if await self._is_blocked(user_id):
+            log.info("a blocked user is sent away", extra=_of(connection.connection_id) | {"userId": user_id})
+            await self._delivery_sender.error(connection.connection_id, ErrorCode.FORBIDDEN, detail=BLOCKED)
+            await self._delivery_sender.close(connection.connection_id)
+            return None
         match await self._connections.bind(connection.connection_id, user_id):
             case Superseded():
                 await self._replaced(connection.connection_id)

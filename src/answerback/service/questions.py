@@ -24,7 +24,7 @@ from answerback.core.request import (
     Unknown,
 )
 from answerback.core.transitions import State
-from answerback.ports import Accepted, Connection, Existing, Full, Limited, Queue, Quota, Requests, Unavailable
+from answerback.ports import Accepted, Blocked, Connection, Existing, Full, Limited, Queue, Quota, Requests, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import MessageAccepted, SendMessage, ServerLimits
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
@@ -34,6 +34,7 @@ from answerback.service.observer import Observer
 from answerback.service.worker import Worker
 
 ANONYMOUS: Final = "anonymous"
+BLOCKED: Final = "The operator has blocked this user."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,12 +175,16 @@ class Questions:
         else:
             run.turn.end(Done())
 
-    async def _not_accepted(self, connection: Connection, record: Record, admission: Existing | Limited | Full) -> None:
+    async def _not_accepted(
+        self, connection: Connection, record: Record, admission: Existing | Limited | Blocked | Full
+    ) -> None:
         match admission:
             case Existing(record=existing, position=position):
                 await self._attach(connection, record, existing, position)
             case Limited(retry_after_ms=retry_after_ms):
                 await self.refuse(connection, record, ErrorCode.RATE_LIMITED, None, retry_after_ms)
+            case Blocked():
+                await self.refuse(connection, record, ErrorCode.FORBIDDEN, BLOCKED)
             case Full():
                 await self.refuse(connection, record, ErrorCode.OVERLOADED)
 

@@ -290,10 +290,20 @@ class SqlStore:
         return user_of(rows[0]) if rows else None
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        row: sql.Params = {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms}
+        await self._store_limit(user_id, now_ms, lambda book: book.set_limit(user_id, per_minute))
+
+    async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
+        await self._store_limit(user_id, now_ms, lambda book: book.set_blocked(user_id, blocked=blocked))
+
+    async def _store_limit(self, user_id: str, now_ms: int, change: Callable[[Book], int | None]) -> None:
+        row: dict[str, sql.Value] = {"user_id": user_id, "created_at_ms": now_ms}
         await self._group.call(
-            lambda database: database.execute(sql.SET_LIMIT, row), lambda book: book.set_limit(user_id, per_minute)
+            lambda database: database.execute(sql.SET_LIMIT, row), lambda book: row.update(per_minute=change(book))
         )
+
+    async def is_blocked(self, user_id: str) -> bool:
+        """Whether the user is locked out; from memory."""
+        return (await self._group.book()).is_blocked(user_id)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         users = sql.ALL_USERS if user_id is None else "user_id = :user_id"

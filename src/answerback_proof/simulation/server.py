@@ -168,6 +168,7 @@ class Parts:
             local=local,
             worker=None if faults.split else worker,
             changed=_nobody if faults.split else worker.changed,
+            is_blocked=store.is_blocked,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),
