@@ -121,6 +121,8 @@ def chat_completion(document: Any) -> Found:
 
 def total(usage: Mapping[str, Any], *names: str) -> int | None:
     """The sum of the counts that can be read; None if there is none."""
+    if not usage:
+        return None
     counts = [count for name in names if (count := token_count(usage.get(name))) is not None]
     return token_count(sum(counts)) if counts else None
 
