@@ -20,6 +20,7 @@ from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.settings import Configuration, load
 from answerback.clock import epoch_ms
+from answerback.core.camel import camel
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
 from answerback.service.id_forms import UsersInBothForms
 from answerback.settings import whole
@@ -223,7 +224,7 @@ def _row(user: StoredUser) -> Sequence[object]:
 
 
 def _as_json(row: StoredUser | DailyUsage) -> dict[str, Any]:
-    return {re.sub(r"_([a-z])", lambda m: m[1].upper(), name): value for name, value in asdict(row).items()}
+    return {camel(name): value for name, value in asdict(row).items()}
 
 
 def _limit_text(per_minute: int | None) -> str:
