@@ -327,9 +327,10 @@ def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None) -> list[DailyUs
 
 
 def _position(database: Database, where: sql.Params) -> int | None:
-    """Where the request stands in the conversation, superseded or not, ended or not."""
-    rows = database.execute(sql.SELECT_POSITION, where).fetchall()
-    if not rows:  # retention has freed its id, perhaps
-        rows = database.execute(sql.SELECT_OLD_POSITION, where).fetchall()
-    found: int | None = rows[0][0]
-    return found
+    """Where the request stands in the conversation: superseded or not, ended or not, perhaps erased from it."""
+    position: int | None
+    for position, record, schema in database.execute(sql.SELECT_POSITION, where).fetchall():
+        if decode_record(record, schema).conversation_id == where["conversation_id"]:
+            return position
+    ((position,),) = database.execute(sql.SELECT_OLD_POSITION, where).fetchall()  # retention has freed its id, perhaps
+    return position
