@@ -38,11 +38,6 @@ CAUSES: Final[Mapping[int, str]] = MappingProxyType(
 """Primary result codes of SQLite (sqlite.org/rescode.html) that are states of the world, not mistakes of ours."""
 
 
-_CACHE_KB: Final = 16_384
-_CHECKPOINT_PAGES: Final = 4_000
-"""Of the log, 16 MB: a page that many batches change is written back once."""
-
-
 def cause_of(error: BaseException) -> str | None:
     """What an operator can do about it; None if the error is not one of the database's environment."""
     code: int = getattr(error, "sqlite_errorcode", None) or 0
@@ -227,8 +222,6 @@ def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
             "synchronous = FULL",
             "secure_delete = ON",
             "journal_size_limit = 67108864",
-            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-            f"cache_size = -{_CACHE_KB}",
             "temp_store = MEMORY",
         ):
             connection.execute(f"PRAGMA {setting}")
