@@ -114,8 +114,6 @@ class _Server:
     A server that restarts is waited for, for `reconnect_timeout_s`; for less when the store is opened.
     """
 
-    cause_of = staticmethod(cause_of)
-
     def __init__(self, url: str, schema: str, *, reconnect_timeout_s: float) -> None:
         self._url = url
         self._schema = schema

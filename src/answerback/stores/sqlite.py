@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Final
 
 from answerback.clock import epoch_ms
 from answerback.core.request import Record, RequestKey
-from answerback.stores.database import Inline
+from answerback.ports import Unavailable
 from answerback.stores.encoding import decode_record
 from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, shipped
@@ -81,28 +81,33 @@ class SqliteDatabase:
 class _File:
     """The connector to a file."""
 
-    cause_of = staticmethod(cause_of)
-
     def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
         self._path = path
         self._busy_timeout_s = busy_timeout_s
         self._is_migrated = False
 
     def connect_writer(self) -> SqliteDatabase:
-        connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
-        try:
-            if not self._is_migrated:
-                apply_migrations(connection, shipped(), now_ms=epoch_ms())
-                self._is_migrated = True
-        except BaseException:
-            connection.close()
-            raise
-        return SqliteDatabase(connection)
+        return self._connected(self._migrate)
 
     def connect_reader(self) -> SqliteDatabase:
-        connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
-        connection.execute("PRAGMA query_only = 1")
+        return self._connected(lambda connection: connection.execute("PRAGMA query_only = 1"))
+
+    def _connected(self, prepare: Callable[[sqlite3.Connection], object]) -> SqliteDatabase:
+        try:
+            connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
+            try:
+                prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as exc:
+            raise Unavailable(cause_of(exc) or str(exc)) from exc
         return SqliteDatabase(connection)
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        if not self._is_migrated:
+            apply_migrations(connection, shipped(), now_ms=epoch_ms())
+            self._is_migrated = True
 
 
 class SqliteStore(SqlStore):
@@ -142,8 +147,6 @@ class SqliteStore(SqlStore):
 class _Memory:
     """The connector to a database in memory, which has one connection."""
 
-    cause_of = staticmethod(cause_of)
-
     def __init__(self) -> None:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=128)
         connection.deserialize(_empty())
@@ -174,7 +177,7 @@ class MemoryStore(SqlStore):
         memory = _Memory()
         super().__init__(memory)
         self._database = memory.database
-        self._start(lambda _: Inline())
+        self._start()
 
     async def open(self) -> None:
         """It is open from the beginning."""
@@ -203,8 +206,8 @@ def _cannot_open(path: Path, error: BaseException) -> BaseException:
         return StoreError(
             f"{path} cannot be opened for writing ({error.strerror}). Make it and its folder writable for this user."
         )
-    if isinstance(error, sqlite3.Error):
-        return StoreError(f"{path} cannot be used: {cause_of(error) or error}.")
+    if isinstance(error, Unavailable):
+        return StoreError(f"{path} cannot be used: {error}.")
     return error
 
 
