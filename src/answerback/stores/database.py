@@ -49,8 +49,7 @@ class Database(Protocol):
     def cause_of(self, error: BaseException) -> str | None:
         """What happened, for the operator; None if the error is not one of the database's environment."""
 
-    @property
-    def is_lost(self) -> bool:
+    def is_lost(self, error: BaseException) -> bool:
         """Whether the server has ended the connection. What was not committed then had no effect."""
 
 
@@ -144,7 +143,7 @@ def in_our_terms(function: Callable[[Database], T], database: Database) -> T:
     except Exception as exc:
         if (why := database.cause_of(exc)) is None:
             raise
-        raise (Undone if database.is_lost else Unavailable)(why) from exc
+        raise (Undone if database.is_lost(exc) else Unavailable)(why) from exc
 
 
 async def once_more(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -103,9 +103,9 @@ class PostgresDatabase:
                 self._connection.execute("SELECT pg_advisory_unlock_all()")
         self._connection.close()
 
-    @property
-    def is_lost(self) -> bool:
-        return self._connection.closed
+    def is_lost(self, error: BaseException) -> bool:
+        # Of a session that was ended the error comes first, and the end of the connection after it.
+        return self._connection.closed or isinstance(error, errors.AdminShutdown | errors.CrashShutdown)
 
 
 class _Server:

@@ -47,7 +47,6 @@ def cause_of(error: BaseException) -> str | None:
 class SqliteDatabase:
     """A connection, as the stores use it. `is_kept`: it is all that there is of the database, and is never closed."""
 
-    is_lost: Final = False
     cause_of = staticmethod(cause_of)
 
     def __init__(self, connection: sqlite3.Connection, *, is_kept: bool = False) -> None:
@@ -69,6 +68,9 @@ class SqliteDatabase:
     def commit(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
+
+    def is_lost(self, _: BaseException) -> bool:
+        return False
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -149,7 +151,7 @@ class _Memory:
 
     def __init__(self) -> None:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=128)
-        connection.deserialize(_empty())
+        _empty().backup(connection)
         self.database = SqliteDatabase(connection, is_kept=True)
 
     def connect_writer(self) -> SqliteDatabase:
@@ -160,11 +162,11 @@ class _Memory:
 
 
 @lru_cache(maxsize=1)
-def _empty() -> bytes:
-    """A database with the tables of this version."""
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        apply_migrations(connection, shipped(), now_ms=0)
-        return connection.serialize()
+def _empty() -> sqlite3.Connection:
+    """A database with the tables of this version, to be copied: to make them takes longer."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    apply_migrations(connection, shipped(), now_ms=0)
+    return connection
 
 
 class MemoryStore(SqlStore):
