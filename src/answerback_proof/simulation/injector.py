@@ -49,6 +49,7 @@ class Faults:
     outage_after: float = _counted(FaultKind.OUTAGE_AFTER)
     stall: float = _counted(FaultKind.STALLED_CALL)
     model_fails: float = _counted(FaultKind.MODEL_FAILS)
+    model_misbehaves: float = _counted(FaultKind.MODEL_MISBEHAVES)
     cut_every_s: float = _counted(FaultKind.CUT)
     half_open: float = _counted(FaultKind.HALF_OPEN)
     rollover: float = _counted(FaultKind.ROLL_OVER)
@@ -185,6 +186,29 @@ LIMITS: Final = Faults(
     cancel=0.1,
     hello_storm=0.05,
 )
+GATEWAY_HOSTILE: Final = Faults(
+    probes=False,
+    janitor=False,
+    parks=True,
+    model_misbehaves=0.4,
+    slow=0.02,
+    cut_every_s=12.0,
+    app_crash_every_s=60.0,
+    process_crash_every_s=60.0,
+    cancel=0.1,
+)
+AWS_HOSTILE: Final = Faults(
+    split=True,
+    latency_s=0.05,
+    model_misbehaves=0.4,
+    lose=0.02,
+    outage_after=0.01,
+    cut_every_s=15.0,
+    worker_crash=0.002,
+    redeliver_every_s=30.0,
+    cancel=0.1,
+    skew_ms=3_000,
+)
 PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
     {
         "calm": CALM,
@@ -194,6 +218,8 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
         "gateway-quiet": GATEWAY_QUIET,
         "aws-quiet": AWS_QUIET,
         "limits": LIMITS,
+        "gateway-hostile": GATEWAY_HOSTILE,
+        "aws-hostile": AWS_HOSTILE,
     }
 )
 
