@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from answerback_desktop.records import FailureCode
+from answerback.texts.failures import FAILURES_EN, FAILURES_KO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class ChatTexts:
     offline: str
     offline_retry: str
     # Why it failed
-    failures: Mapping[FailureCode, str]
+    failures: Mapping[str, str]
 
 
 CHAT_EN: Final = ChatTexts(
@@ -139,26 +139,7 @@ CHAT_EN: Final = ChatTexts(
     link_hidden="It contains characters that cannot be seen; they are written out here. Be careful.",
     offline="You are offline. Questions are kept here and sent when the connection is back.",
     offline_retry="Try now",
-    failures={
-        FailureCode.INVALID_FRAME: "The server could not read this question. Update the app, then ask again.",
-        FailureCode.MESSAGE_TOO_LARGE: "This question is too long. Edit it and send a shorter one.",
-        FailureCode.UNAUTHORIZED: "You are signed out. Sign in, then try again.",
-        FailureCode.FORBIDDEN: "You are not allowed to ask this here. The server's operator can tell you why.",
-        FailureCode.USER_MISMATCH: "The server takes you for another user. Check the user name in the settings.",
-        FailureCode.SESSION_REPLACED: "Another app took over this session. Reconnect, then ask again.",
-        FailureCode.RATE_LIMITED: "That was a lot of questions in one minute. Wait a moment, then try again.",
-        FailureCode.OVERLOADED: "Too many of your questions are still open. Wait for an answer, then try again.",
-        FailureCode.REQUEST_CONFLICT: "This question got mixed up with another one. Ask it again.",
-        FailureCode.UNKNOWN_REQUEST: "The server no longer knows this question. Ask it again.",
-        FailureCode.MODEL_UNAVAILABLE: "The model cannot be reached. Try again later, or choose another model.",
-        FailureCode.MODEL_THROTTLED: "The model is busy. Try again in a moment.",
-        FailureCode.MODEL_FAILED: "The model stopped in the middle of its answer. Try again.",
-        FailureCode.TIMEOUT: "The answer took too long. Try again, perhaps with a shorter question.",
-        FailureCode.UNAVAILABLE: "The server cannot take questions right now. Try again in a moment.",
-        FailureCode.INTERNAL: "Something went wrong on the server. Try again.",
-        FailureCode.PROTOCOL_VIOLATION: "The server sent something that does not belong to this question. "
-        "It is not shown.",
-    },
+    failures=FAILURES_EN,
 )
 
 CHAT_KO: Final = ChatTexts(
@@ -222,23 +203,5 @@ CHAT_KO: Final = ChatTexts(
     link_hidden="눈에 보이지 않는 문자가 있어서 풀어서 적었어요. 주의하세요.",
     offline="오프라인이에요. 질문은 여기에 두었다가 연결되면 보낼게요.",
     offline_retry="지금 다시 시도",
-    failures={
-        FailureCode.INVALID_FRAME: "서버가 이 질문을 읽지 못했어요. 앱을 업데이트한 뒤 다시 물어봐 주세요.",
-        FailureCode.MESSAGE_TOO_LARGE: "질문이 너무 길어요. 수정해서 더 짧게 보내 주세요.",
-        FailureCode.UNAUTHORIZED: "로그아웃된 상태예요. 로그인한 뒤 다시 시도해 주세요.",
-        FailureCode.FORBIDDEN: "여기서는 이 질문을 할 수 없어요. 이유는 서버 운영자에게 문의해 주세요.",
-        FailureCode.USER_MISMATCH: "서버가 다른 사용자로 인식하고 있어요. 설정에서 사용자 이름을 확인해 주세요.",
-        FailureCode.SESSION_REPLACED: "다른 앱이 이 연결을 가져갔어요. 다시 연결한 뒤 물어봐 주세요.",
-        FailureCode.RATE_LIMITED: "1분 동안 질문을 너무 많이 보냈어요. 잠시 뒤 다시 시도해 주세요.",
-        FailureCode.OVERLOADED: "아직 끝나지 않은 질문이 너무 많아요. 답변을 기다린 뒤 다시 시도해 주세요.",
-        FailureCode.REQUEST_CONFLICT: "이 질문이 다른 질문과 뒤섞였어요. 새로 물어봐 주세요.",
-        FailureCode.UNKNOWN_REQUEST: "서버에 이 질문이 더 이상 없어요. 새로 물어봐 주세요.",
-        FailureCode.MODEL_UNAVAILABLE: "모델에 연결할 수 없어요. 나중에 다시 시도하거나 다른 모델을 골라 주세요.",
-        FailureCode.MODEL_THROTTLED: "모델이 바빠요. 잠시 뒤 다시 시도해 주세요.",
-        FailureCode.MODEL_FAILED: "모델이 답변을 끝내지 못했어요. 다시 시도해 주세요.",
-        FailureCode.TIMEOUT: "답변이 너무 오래 걸렸어요. 질문을 줄여서 다시 시도해 보세요.",
-        FailureCode.UNAVAILABLE: "지금은 서버가 질문을 받을 수 없어요. 잠시 뒤 다시 시도해 주세요.",
-        FailureCode.INTERNAL: "서버에 문제가 생겼어요. 다시 시도해 주세요.",
-        FailureCode.PROTOCOL_VIOLATION: "서버가 이 질문과 맞지 않는 내용을 보내서 표시하지 않았어요.",
-    },
+    failures=FAILURES_KO,
 )
