@@ -14,8 +14,8 @@ from typing import Annotated, Final
 import typer
 
 from answerback.cli import probe
-from answerback.cli.options import ConfigFile, DatabaseUrl, DataDir, Json
-from answerback.cli.output import ExitCode, say, say_json, usage_error
+from answerback.cli.options import CaFile, ConfigFile, DatabaseUrl, DataDir, Json, trust
+from answerback.cli.output import ExitCode, printable, say, say_json, usage_error
 from answerback.cli.probe import Finding, Level, failure, ok, warning
 from answerback.cli.settings import Configuration, load
 from answerback.gateway.settings import GatewaySettings, SettingsError
@@ -48,6 +48,7 @@ def doctor(
     model: Annotated[
         list[str] | None, typer.Option(metavar="SPEC", help="A model to look at.", show_default=False)
     ] = None,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> int:
     """Check the installation, the data, the port, the store, the model, the token and the clocks.
@@ -56,6 +57,7 @@ def doctor(
     """
     if url is not None and not url.startswith(("ws://", "wss://")):
         raise usage_error(f"--url must begin with ws:// or wss://, not {url!r}", "for example ws://127.0.0.1:8765")
+    trust(ca_file)
     token = os.environ.get("ANSWERBACK_TOKEN") or None
     if url is not None:
         found = asyncio.run(_report(_remote(url, token=token, deep=deep), show=not as_json))
@@ -91,7 +93,7 @@ async def _local(configuration: Configuration, *, token: str | None, deep: bool)
         *check_open_files(settings),
     ):
         yield finding
-    if any(finding.level is Level.FAIL for finding in installation):
+    if any(finding.what == "packages" and finding.level is not Level.OK for finding in installation):
         return
     async for finding in check_store(settings):
         yield finding
@@ -139,11 +141,13 @@ def _show(finding: Finding) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     styles = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
-    line = Text.assemble((f"{finding.level:<5}", styles[finding.level]), f"{finding.what:<15} {finding.text}")
+    line = Text.assemble(
+        (f"{finding.level:<5}", styles[finding.level]), f"{finding.what:<15} {printable(finding.text)}"
+    )
     console = Console()
     console.print(line, soft_wrap=True)
     if finding.advice:
-        console.print(Text.assemble(" " * 21, ("→ ", "bold"), finding.advice), soft_wrap=True)
+        console.print(Text.assemble(" " * 21, ("→ ", "bold"), printable(finding.advice)), soft_wrap=True)
 
 
 # --- checks of this machine ---------------------------------------------------------------------------------
@@ -159,9 +163,14 @@ def check_installation(settings: GatewaySettings) -> list[Finding]:
         extra for kind, extra in (("local", "local-llm"), ("openai", "openai"), ("bedrock", "aws")) if kind in kinds
     }
     missing = [extra for extra in EXTRAS if not _is_installed(extra)]
+    if "server" in missing:
+        return [
+            *found,
+            warning("packages", "the client only; no gateway can run here", "pip install '.[server,local-llm]'"),
+        ]
     for extra in sorted(needed):
         if extra in missing:
-            advice = f"pip install 'answerback[{extra}]'"
+            advice = f"pip install '.[{extra}]'"
             if extra == "local-llm":
                 advice += ", or use --model echo"
             found.append(failure("packages", f"[{extra}] is not installed", advice))

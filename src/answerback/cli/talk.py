@@ -1,11 +1,9 @@
 """What `ask` and `chat` share: how an answer is shown while it grows, and what errors mean."""
 
-import re
 import sys
 from datetime import datetime, timedelta
-from typing import Final
 
-from answerback.cli.output import CliError, ExitCode, note, usage_error
+from answerback.cli.output import CliError, ExitCode, note, printable, usage_error
 from answerback.client import (
     AnswerbackError,
     CannotConnect,
@@ -18,22 +16,24 @@ from answerback.client import (
 )
 from answerback.client.events import Done, Event, Queued, Restarted, Text
 
-# All controls but tab and new line, and the marks that turn the direction of text: an answer may not steer a terminal.
-_STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
 
 def explain(error: AnswerbackError) -> CliError:
     """The client's error as this command's: one line, what to do, and the exit code."""
     message = str(error).rstrip(".")
     match error:
         case CannotConnect():
-            hint = "" if "answerback serve" in message else "start one with `answerback serve`, or check --url"
+            has_hint = any(word in error.reason for word in (";", "answerback serve"))
+            hint = "" if has_hint else "start one with `answerback serve`, or check --url"
             return CliError(message, hint, exit_code=ExitCode.CANNOT_CONNECT)
+        case Unauthorized(is_missing=True):
+            hint = "pass one with --token or ANSWERBACK_TOKEN; `answerback token` makes one for development"
+            return CliError("this gateway wants a token; none was given", hint)
         case Unauthorized():
             hint = "pass a fresh one with --token or ANSWERBACK_TOKEN; `answerback token` makes one for development"
             return CliError("the gateway did not accept the token", hint)
         case Forbidden():
-            return CliError("the gateway does not let this app in", "ask its operator")
+            said = f": {error.detail}" if error.detail else ""
+            return CliError(f"the gateway does not let this app in{said}", "ask its operator")
         case RequestTimeout(cause_code="unavailable"):
             message = "the gateway cannot store requests now (unavailable)"
             return CliError(message, "ask its operator", exit_code=ExitCode.TIMED_OUT)
@@ -56,11 +56,6 @@ def explain(error: AnswerbackError) -> CliError:
 def wrong_input(error: ValueError) -> CliError:
     """What the client says about its arguments."""
     return usage_error(str(error).rstrip("."))
-
-
-def printable(text: str) -> str:
-    """The text as it may be shown on a terminal."""
-    return _STEERING.sub("\ufffd", text)
 
 
 def _when(error: RateLimited) -> str:

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import random
+import re
 import ssl as ssl_module
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from answerback.client.calls import CallFrame
 from answerback.client.driver import Driver
@@ -44,6 +45,7 @@ log = logging.getLogger("answerback.client")
 
 ReplyT = TypeVar("ReplyT")
 _STATES_KEPT = 100
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class Client:
@@ -314,6 +316,11 @@ class Client:
         request_id: str | None,
     ) -> SendMessage:
         text = clean(message)
+        for what, given in (("message", message), ("system prompt", system or "")):
+            if _LONE_SURROGATE.search(given):
+                raise ValueError(
+                    f"the {what} has bytes that were not text (lone surrogates); decode them as what they are"
+                )
         if not text.strip():
             raise ValueError("the message is empty; ask something")
         frame = SendMessage(

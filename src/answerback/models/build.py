@@ -68,7 +68,7 @@ def _openai(spec: OpenAISpec) -> "OpenAIModel":
         from answerback.models.openai import OpenAIModel  # noqa: PLC0415
     except ImportError as exc:
         raise ModelSpecError(
-            f"{spec.name!r}: openai: models need the package aiohttp. Run: pip install 'answerback[openai]'"
+            f"{spec.name!r}: openai: models need the package aiohttp. Run: pip install '.[openai]'"
         ) from exc
     key = os.environ.get(spec.api_key_env, "").strip()
     if not key.isprintable() or not key.isascii():
@@ -96,7 +96,7 @@ def _bedrock(spec: BedrockSpec) -> "BedrockModel":
         from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_client  # noqa: PLC0415
     except ImportError as exc:
         raise ModelSpecError(
-            f"{spec.name!r}: bedrock: models need the package boto3. Run: pip install 'answerback[aws]'"
+            f"{spec.name!r}: bedrock: models need the package boto3. Run: pip install '.[aws]'"
         ) from exc
     try:
         client = bedrock_client(
