@@ -64,8 +64,8 @@ screenshots: $(VENV)/tools ## Take the desktop app's screenshots for docs/images
 	@$(BIN)/python scripts/desktop-screenshots
 
 .PHONY: bench
-bench: $(VENV)/tools ## Measure the gateway beside bare echo servers (6 minutes)
-	@$(BIN)/python bench/run.py
+bench: $(VENV)/tools ## Measure the gateway beside others that do the same job; ARGS='--quick --only whole' (15 minutes)
+	@$(BIN)/python bench/run.py $(ARGS)
 
 .PHONY: planted
 planted: $(VENV)/tools ## Plant every known kind of bug in a copy and see each one caught (10 minutes)
@@ -99,7 +99,7 @@ lock: .cache/lock/bin/uv ## Resolve the newest allowed packages into requirement
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf .venv .venv-* .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(INTEROP)/node_modules bench/peers/node_modules
+	rm -rf .venv .venv-* .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(INTEROP)/node_modules
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the steps ------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
     .venv/bin/python bench/aws.py [--tokens 400] [--json]
 
 Deploys the real template and package on the emulator on this machine, as `answerback aws local` does; a proxy counts
-each call that the functions make (answerback_aws.cost.proxy). The model speaks at 80 tokens a second after 0.6 seconds.
+each call that the functions make (counting_proxy.py). The model speaks at 80 tokens a second after 0.6 seconds.
 Counts and units are those of AWS's rules; milliseconds are this machine's.
 """
 
@@ -23,7 +23,6 @@ from platformdirs import user_cache_path
 from answerback.ports import Finish, Piece
 from answerback_aws.cost.bill import deployed, month, plain
 from answerback_aws.cost.counts import load_counts, load_prices
-from answerback_aws.cost.measuring import Measured, Measuring
 from answerback_aws.cost.workload import Workload
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.deployment import Deployment, DeployRequest
@@ -32,6 +31,7 @@ from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.bedrock import Asked, BedrockServer
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, emulator_python
 from answerback_aws.emulator.postgres import PostgresServer
+from measuring import Measured, Measuring
 
 TOKENS_PER_SECOND = 80
 FIRST_TOKEN_S = 0.6

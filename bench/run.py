@@ -1,252 +1,110 @@
-"""The measurements of docs/benchmarks.md: the gateway beside a bare echo in aiohttp and one in Bun, in one run.
+"""Measure the gateway beside servers that do the same job, in one run, and write docs/benchmarks.md from it.
 
-Usage: python bench/run.py [--quick] [--rounds N] [--output FILE]
+    make bench                                   all of it
+    make bench ARGS='--only whole,streamed'      some scenarios
+    make bench ARGS='--quick --only whole'       a tenth of everything, once: does it run?
+    make bench ARGS='--save'                     keep the figures in bench/results.json, and write the page
 
-Prints Markdown. The servers take turns, and of all rounds the best figure of each counts: what disturbs a machine makes
-figures worse, never better. Every answer of every run is checked; the first wrong one ends it all. Bun comes from npm,
-into bench/peers/node_modules; without npm its columns stay empty.
+The servers take turns in every round. CPU is that of the server's processes. Each peer is tried out first, and every
+frame of every answer is checked. A scenario with a wrong answer has no figures.
 """
 
 import argparse
 import asyncio
 import os
 import platform
-import shutil
-import subprocess
+import resource
+import runpy
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
-from answerback.core.request import Question, Record
-from answerback.ports import Quota
-from answerback.stores import open_store
-from answerback_proof.load.figures import Report, loop_factory, measure, measured_gateway
-from answerback_proof.load.idle import IdleReport, measure_idle
-from answerback_proof.load.load import Plan
-from answerback_proof.load.process import running
+import msgspec
 
-PEERS = Path(__file__).parent / "peers"
-DELAY_MS = 5
-WORDS = 50
+from answerback_proof.load.figures import loop_factory
+from answerback_proof.load.process import ProcessFailed
+from answerback_proof.load.websocket import LoadConnectionError
+from page import TABLES, rendered
+from scenarios import Case, Scenario, scenarios
+from servers import Server, WrongServer, fetch, note, try_out, versions
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """What is measured. `command(folder, delay_ms)` starts it with a model that takes so long for a word."""
-
-    name: str
-    command: Callable[[Path, int], Sequence[str]]
-    is_ours: bool = False
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results.json"
 
 
-Figures: TypeAlias = Mapping[str, float | None]
-"""The rows of one server, by name; None where it has no such thing."""
+def measured(chosen: Sequence[Scenario], *, rounds: int, scale: float) -> dict[str, Any]:
+    """The figures of every case, server and round: {scenario: {case: {server: [figures]}}}.
 
-ROWS: Mapping[str, str] = {
-    "whole_cpu": "CPU a request, whole answers, µs",
-    "whole_latency": "latency of a whole answer, 64 apps, one pending each, p50, ms",
-    "throughput": "requests/s, whole answers, 500 apps, two pending each",
-    "stored": "until the request is stored (`messageAccepted`), in that run, p50, ms",
-    "stream_cpu": f"CPU a request, streamed, {WORDS} words, a frame a word, µs",
-    "frame_cpu": "CPU a frame more, streamed, µs",
-    "joined_cpu": f"CPU a request, streamed, {WORDS} words, joined for 40 ms, µs",
-    "first_words": "first words of a streamed answer, one app, p50, ms",
-    "idle": "memory of a quiet connection, kB",
-    "opening": "CPU to open a connection, µs",
-}
-
-
-FRAMES = "frames of a streamed answer"
-
-
-def servers() -> list[Server]:
-    """Ours and the peers that can be had here."""
-    found = [
-        Server(name="Answerback", command=ours, is_ours=True),
-        Server(
-            name="bare aiohttp echo",
-            command=lambda _, delay_ms: [sys.executable, str(PEERS / "aiohttp_echo.py"), str(delay_ms)],
-        ),
-    ]
-    bun = install_bun()
-    if bun is not None:
-        found.append(
-            Server(
-                name="bare Bun echo",
-                command=lambda _, delay_ms: [str(bun), str(PEERS / "bun_echo.ts"), str(delay_ms)],
-            )
-        )
-    return found
-
-
-def ours(folder: Path, delay_ms: int) -> Sequence[str]:
-    return measured_gateway(folder / "data", model=f"echo:delay_ms={delay_ms}", coalesce_ms=1 if delay_ms else None)
-
-
-def install_bun() -> Path | None:
-    """Bun's own program, installed if it is not there yet."""
-    program = PEERS / "node_modules" / ".bin" / "bun"
-    npm = shutil.which("npm")
-    if not program.exists() and npm is not None:
-        note("installing Bun …")
-        flags = ["--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run([npm, "install", *flags, "--prefix", str(PEERS)], check=False, stdout=subprocess.DEVNULL)
-    if not program.exists():
-        note("no Bun here: its column stays out")
-        return None
-    return program.resolve()
-
-
-async def measure_all(server: Server, *, scale: float) -> Figures:
-    def times(number: int) -> int:
-        return max(1, round(number * scale))
-
-    one = Plan(url="", apps=64, requests=times(200), words=10)
-    whole = await measured(server, one)
-    many = await measured(server, replace(one, apps=500, requests=times(40), in_flight=2))
-    streamed = Plan(url="", apps=100, requests=times(12), words=WORDS, stream=True)
-    stream = await measured(server, streamed, delay_ms=DELAY_MS)
-    first = await measured(server, Plan(url="", apps=1, requests=times(400), words=10, stream=True))
-    joined = None
-    if server.is_ours:
-        joined = await measured(server, streamed, command=joining)
-    idle = await measured_idle(server, times(10_000))
+    A scenario that fails is left out and named under `failed`. Raises: WrongServer: a peer does not do the job.
+    """
+    servers = list({server.name: server for one in chosen for case in one.cases for server in case.servers}.values())
+    missing = fetch(servers)
+    for name in missing:
+        note(f"{name} cannot be had here: its figures stay out")
+    servers = [server for server in servers if server.name not in missing]
+    found: dict[str, Any] = {one.name: {case.name: {} for case in one.cases} for one in chosen}
+    failed: dict[str, str] = {}
+    began = time.monotonic()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        for server in servers:
+            if server.name != "LiteLLM":  # it has no WebSocket; its texts are checked where it is measured
+                runner.run(try_out(server))
+        for number in range(rounds):
+            for scenario, case, server in _turns(chosen, number):
+                if server.name in missing or scenario.name in failed:
+                    continue
+                note(f"{time.monotonic() - began:4.0f} s  {scenario.name}, {case.name}: {server.name}")
+                try:
+                    figures = runner.run(case.measure(server))
+                except (WrongServer, ProcessFailed, LoadConnectionError, TimeoutError) as exc:
+                    failed[scenario.name] = f"{case.name}, {server.name}: {exc or 'it takes too long here'}"
+                    note(f"failed: {failed[scenario.name]}")
+                    continue
+                found[scenario.name][case.name].setdefault(server.name, []).extend(figures)
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
     return {
-        "whole_cpu": whole.cpu_us_per_request,
-        "whole_latency": whole.latency.p50 if whole.latency else None,
-        "throughput": many.requests_per_s,
-        "stored": many.accepted.p50 if many.accepted else None,
-        "stream_cpu": stream.cpu_us_per_request,
-        FRAMES: stream.frames / stream.requests,
-        "joined_cpu": joined.cpu_us_per_request if joined else None,
-        "first_words": first.first_text.p50 if first.first_text else None,
-        "idle": idle.bytes_per_connection / 1000,
-        "opening": idle.cpu_us_per_connection,
+        "machine": machine(),
+        "flush_ms": flush_s() * 1000,
+        "versions": versions(servers),
+        "scenarios": {
+            name: {"on": today, "scale": scale, "cases": cases} for name, cases in found.items() if name not in failed
+        },
+        "failed": failed,
     }
 
 
-def joining(folder: Path) -> Sequence[str]:
-    """The gateway as it is by default: words within 40 ms leave as one frame."""
-    return measured_gateway(folder / "data", model=f"echo:delay_ms={DELAY_MS}")
-
-
-async def measured(
-    server: Server, plan: Plan, *, delay_ms: int = 0, command: Callable[[Path], Sequence[str]] | None = None
-) -> Report:
-    """One run against a fresh process with a fresh store."""
-    with tempfile.TemporaryDirectory(prefix="answerback-bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        words = command(folder) if command else server.command(folder, delay_ms)
-        async with running(words, log=folder / "log") as process:
-            report = await measure(replace(plan, url=process.url), pid=process.pid)
-    note(f"{server.name}: {plan.apps} apps, {report.requests} requests, {report.frames} frames, {report.latency}")
-    if not report.is_clean:
-        sys.exit(f"{server.name} gave wrong answers: {report.as_json()}")
-    return report
-
-
-async def measured_idle(server: Server, connections: int) -> IdleReport:
-    with tempfile.TemporaryDirectory(prefix="answerback-bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        async with running(server.command(folder, 0), log=folder / "log") as process:
-            report = await measure_idle(process.url, process.pid, connections, says_hello=server.is_ours)
-    note(f"{server.name}: {connections} quiet connections")
-    return report
-
-
-async def group_commit(waiting: int, *, scale: float) -> float:
-    """Durable accepts a second of the default store by itself, with so many callers that wait for theirs."""
-    total = max(waiting, round((1_000 if waiting == 1 else 10_000) * scale))
-    with tempfile.TemporaryDirectory(prefix="answerback-bench-", ignore_cleanup_errors=True) as name:
-        store = await open_store(None, Path(name))
-        numbers = iter(range(total))
-
-        async def caller() -> None:
-            for number in numbers:
-                record = Record(
-                    user_id=f"user-{number % 100}",
-                    request_id=f"request-{number}",
-                    session_id="session",
-                    conversation_id="conversation",
-                    ordering_key=f"key-{number % 100}",
-                    fingerprint="0" * 64,
-                    model="echo",
-                    accepted_at_ms=number,
-                )
-                question = Question(message="What is a WebSocket?", model="echo")
-                await store.accept(record, question, Quota(per_minute=0, max_pending=total), now_ms=number)
-
-        started = time.perf_counter()
-        await asyncio.gather(*(caller() for _ in range(waiting)))
-        seconds = time.perf_counter() - started
-        await store.close()
-    note(f"the store alone: {waiting} callers, {total / seconds:,.0f} accepts/s")
-    return total / seconds
-
-
-def commits(results: Mapping[int, float]) -> str:
-    """One line: what sharing a flush among callers gives."""
-    rates = ", ".join(f"{rate:,.0f} with {waiting:,} waiting" for waiting, rate in results.items())
-    return f"Durable accepts a second of the store alone (SQLite, group commit): {rates}."
-
-
-def best(rounds: Sequence[Figures]) -> Figures:
-    """The best of each row: the most for a throughput, the least for a cost."""
-    figures: dict[str, float | None] = {}
-    for key in rounds[0]:
-        values = [value for each in rounds if (value := each[key]) is not None]
-        figures[key] = (max if key == "throughput" else min)(values, default=None)
-    stream, whole, frames = figures["stream_cpu"], figures["whole_cpu"], figures[FRAMES]
-    figures["frame_cpu"] = None if stream is None or whole is None or not frames else (stream - whole) / (frames - 1)
-    return figures
-
-
-def markdown(results: Mapping[str, Figures]) -> str:
-    """A table with a column a server, and ratios of ours to each peer."""
-    names = list(results)
-    peers = names[1:]
-    header = ["", *names, *(f"ratio to {name}" for name in peers)]
-    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
-    for key, title in ROWS.items():
-        values = [results[name][key] for name in names]
-        mine = values[0]
-        ratios = ["-" if mine is None or not other else f"{mine / other:.1f}" for other in values[1:]]
-        lines.append(f"| {' | '.join([title, *map(shown, values), *ratios])} |")
-    return "\n".join(lines)
-
-
-def shown(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+def _turns(chosen: Sequence[Scenario], number: int) -> Iterator[tuple[Scenario, Case, Server]]:
+    """What a round measures. The servers take turns, and another one begins each time."""
+    for scenario in chosen:
+        if scenario.is_once and number:
+            continue
+        for case in scenario.cases:
+            first = number % len(case.servers)
+            for server in (*case.servers[first:], *case.servers[:first]):
+                yield scenario, case, server
 
 
 def machine() -> str:
     """What it was measured on; nothing that names the machine itself."""
-    model = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
-        model = next(names, model)
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    processor = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "unknown processor")
     memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    flush_ms = flush_to_disk_s() * 1000
     kernel = ".".join(platform.release().split(".")[:2])
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop", "msgspec"))
     return (
-        f"{model}, {os.cpu_count()} cores, {memory_gb:.0f} GB, {flush_ms:.1f} ms to flush 4 KB to disk; "
-        f"{platform.system()} {kernel}; {platform.python_implementation()} {platform.python_version()}, {packages}. "
-        f"{datetime.now(UTC):%Y-%m-%d}."
+        f"{processor}, {os.cpu_count()} cores, {memory_gb:.0f} GB, "
+        f"{platform.system()} {kernel}, {platform.python_implementation()} {platform.python_version()}, {packages}"
     )
 
 
-def flush_to_disk_s() -> float:
-    """Median of what a durable write costs here at least: a request waits for three of them."""
+def flush_s() -> float:
+    """Median of what a durable write costs here at least."""
     with tempfile.TemporaryDirectory(prefix="answerback-bench-") as folder, (Path(folder) / "file").open("wb") as file:
         taken = []
         for _ in range(100):
@@ -258,30 +116,44 @@ def flush_to_disk_s() -> float:
     return sorted(taken)[len(taken) // 2]
 
 
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def save(results: dict[str, Any]) -> None:
+    """Keep the figures in the place of those of the same scenarios, and write the page.
+
+    Figures of another machine are not kept beside them.
+    """
+    kept = msgspec.json.decode(RESULTS.read_bytes()) if RESULTS.exists() else {}
+    if kept.get("machine") == results["machine"]:
+        results["versions"] = kept["versions"] | results["versions"]
+        scenarios_of_both = kept["scenarios"] | results["scenarios"]
+        results["scenarios"] = {name: scenarios_of_both[name] for name in TABLES if name in scenarios_of_both}
+    RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    runpy.run_path(str(ROOT / "docs" / "generate.py"))["main"]([])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of everything: to see that it runs")
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--output", type=Path, help="write the Markdown there too")
-    arguments = parser.parse_args()
-    scale = 0.1 if arguments.quick else 1.0
-    rounds: list[dict[str, Figures]] = []
-    accepts: dict[int, float] = {}
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        found = servers()
-        for _ in range(arguments.rounds):
-            rounds.append({server.name: runner.run(measure_all(server, scale=scale)) for server in found})
-            for waiting in (1, 32, 1_000):
-                accepts[waiting] = max(accepts.get(waiting, 0.0), runner.run(group_commit(waiting, scale=scale)))
-    results = {server.name: best([figures[server.name] for figures in rounds]) for server in found}
-    text = f"{machine()}\n\n{markdown(results)}\n\n{commits(accepts)}\n"
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
+    parser.add_argument("--only", metavar="NAMES", help=f"of these, with commas between: {', '.join(TABLES)}")
+    parser.add_argument("--quick", action="store_true", help="the same as --scale 0.1 --rounds 1")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    parser.add_argument("--scale", type=float, default=1.0, help="how much of everything; 0.5 for a small machine")
+    parser.add_argument("--save", action="store_true", help="keep the figures, and write docs/benchmarks.md")
+    options = parser.parse_args()
+    scale, rounds = (0.1, 1) if options.quick else (options.scale, options.rounds)
+    names = options.only.split(",") if options.only else list(TABLES)
+    if unknown := set(names) - TABLES.keys():
+        parser.error(f"no scenario is named {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    # A process may have more open files than it begins with; the servers inherit the limit.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    try:
+        results = measured([one for one in scenarios(scale) if one.name in names], rounds=rounds, scale=scale)
+    except (WrongServer, ProcessFailed) as exc:
+        sys.exit(f"bench: {exc}")
+    failed = results.pop("failed")
+    if options.save:
+        save(results)
+    print(rendered(results))
+    if failed:
+        sys.exit("\n".join(f"bench: {name} failed: {reason}" for name, reason in failed.items()))
 
 
 if __name__ == "__main__":

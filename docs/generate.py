@@ -6,6 +6,7 @@
 A part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
+import json
 import re
 import runpy
 import sys
@@ -25,7 +26,7 @@ from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.settings import toml
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("PROTOCOL.md", "docs/configure.md", "docs/evidence.md")
+DOCUMENTS = ("PROTOCOL.md", "docs/benchmarks.md", "docs/configure.md", "docs/evidence.md")
 _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # What the table of codes does not say: where each comes, and what to do about it.
@@ -183,6 +184,13 @@ def _promises() -> dict[str, str]:
     return {key: f"[{name}](../GUARANTEE.md#{_fragment(f'{name} {key}')})" for name, key in promises}
 
 
+def benchmarks() -> str:
+    """The figures that `make bench ARGS=--save` has kept."""
+    results = json.loads((ROOT / "bench" / "results.json").read_text(encoding="utf-8"))
+    tables: str = runpy.run_path(str(ROOT / "bench" / "page.py"))["rendered"](results)
+    return tables
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "transitions": transitions,
     "errors": errors,
@@ -191,6 +199,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "transcript": transcript,
     "runs": runs,
     "planted": planted,
+    "benchmarks": benchmarks,
 }
 
 

@@ -108,10 +108,10 @@ def planted(bug: Bug) -> Iterator[Path]:
 
 
 def catches(source: Path, catcher: str) -> bool:
-    """Whether `simulate PROFILE SEEDS`, or a test, fails on this source."""
+    """Whether `simulate PROFILE SEEDS`, `simulate PROFILE seed SEED`, or a test, fails on this source."""
     words = catcher.split()
     if words[0] == "simulate":
-        command = ["-m", "answerback", "simulate", "--profile", words[1], "--seeds", words[2]]
+        command = ["-m", "answerback", "simulate", "--profile", words[1], *_seeds(*words[2:])]
         command += ["--jobs", "1", "--no-shrink", "--fail-fast"]
     else:
         command = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "60", *words]
@@ -125,6 +125,10 @@ def catches(source: Path, catcher: str) -> bool:
     if done.returncode not in (0, 1):
         raise BadPlan(f"{catcher} cannot be run: {(done.stderr or done.stdout).decode()[-500:]}")
     return done.returncode == 1
+
+
+def _seeds(count: str, seed: str | None = None) -> tuple[str, str]:
+    return ("--seeds", count) if seed is None else ("--seed", seed)
 
 
 def check_source(source: Path) -> None:

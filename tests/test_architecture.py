@@ -19,13 +19,14 @@ PACKAGES = ("answerback", "answerback_aws", "answerback_desktop", "answerback_pr
 NEUTRAL = {"clock", "file_lock", "outbound", "tasks"}
 """Small helpers about the operating system and asyncio. They know nothing of questions and answers."""
 
-INNER = {"protocol", "core", "ports"}
+INNER = {"protocol", "core", "ports", "model_guard"}
 SERVER = INNER | {"service", "stores", "models", "auth", "clock", "outbound"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     # The product.
     "protocol": set(),
     "core": {"protocol"},
     "ports": {"protocol", "core"},
+    "model_guard": {"protocol", "core", "ports"},
     "tasks": set(),
     "settings": set(),
     "clock": set(),
@@ -47,7 +48,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "answerback_aws.runtime": SERVER,
     "answerback_aws.deploy": {"models", "clock", "outbound"},
     "answerback_aws.emulator": INNER | {"models", "clock", "outbound", "answerback_aws.deploy"},
-    "answerback_aws.cost": {"core", "clock", "answerback_aws.emulator", "answerback_aws.runtime"},
+    "answerback_aws.cost": {"core"},
     "answerback_aws.commands": INNER
     | {"cli", "clock", "settings", "stores", "texts"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},

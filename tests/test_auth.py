@@ -1,7 +1,10 @@
+import asyncio
 import json
 import time
 import warnings
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from answerback import auth
 from answerback.auth import (
+    MAX_ASKED_FOR,
     REFETCH_PAUSE_S,
     REFRESH_AFTER_S,
     AuthError,
@@ -229,14 +234,39 @@ async def test_an_unknown_key_id_fetches_once_and_not_again_soon() -> None:
     keys = FetchedKeys(provider, monotonic=clock)
     assert await keys.key_of("old")
     assert provider.fetches == 1
-    assert await keys.key_of("unknown") is None
-    assert provider.fetches == 1, "the first fetch was just now"
+    with pytest.raises(Unavailable):
+        await keys.key_of("unknown")
+    assert provider.fetches == 1, "the first fetch was just now, so the key may be newer"
     provider.text = jwks(public_jwk(RSA_KEY, "new"))
     clock.now += REFETCH_PAUSE_S
     assert await keys.key_of("new")
     assert await keys.key_of("unknown") is None
     assert provider.fetches == 2
     await keys.close()
+
+
+async def test_an_outsider_s_key_id_makes_nobody_s_new_key_a_wrong_one() -> None:
+    provider, clock = Provider(jwks(public_jwk(RSA_KEY, "old"))), Clock()
+    keys = FetchedKeys(provider, monotonic=clock)
+    assert await keys.key_of("outsider 1") is None, "this fetch has looked for it"
+    provider.text = jwks(public_jwk(EC_KEY, "new"))
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await keys.key_of("new")
+    assert await keys.key_of("outsider 1") is None
+    for number in range(5_000):
+        with pytest.raises(Unavailable):
+            await keys.key_of(f"made up {number}")
+    assert len(keys._asked_for) <= MAX_ASKED_FOR
+    clock.now += REFETCH_PAUSE_S
+    assert await keys.key_of("outsider 2") is None
+    assert await keys.key_of("new")
+    assert await keys.key_of("old") is None, "a withdrawn key is known to be missing"
+    provider.text = None
+    clock.now += REFETCH_PAUSE_S
+    with pytest.raises(Unavailable):
+        await keys.key_of("outsider 3")
+    assert await keys.key_of("new")
 
 
 async def test_old_keys_hold_while_the_provider_is_down() -> None:
@@ -254,7 +284,6 @@ async def test_old_keys_hold_while_the_provider_is_down() -> None:
     clock.now += REFETCH_PAUSE_S
     assert await keys.key_of("rsa"), "refreshed behind, so this one still has the old keys"
     await keys._fetching
-    clock.now += REFETCH_PAUSE_S
     assert await keys.key_of("rsa") is None, "a key that was withdrawn is not accepted any more"
 
 
@@ -288,6 +317,44 @@ async def test_keys_that_are_not_there_are_not_had(
     with pytest.raises(Unavailable):
         await keys.key_of("ec")
     await keys.close()
+
+
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+async def test_a_server_that_drips_keeps_no_thread_and_a_rotated_key_comes_when_it_is_well(
+    monkeypatch: pytest.MonkeyPatch, first: bytes
+) -> None:
+    monkeypatch.setattr(auth, "FETCH_TIMEOUT_S", 0.3)
+    is_well = False
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"" if is_well else first)
+            while not is_well and not reader.at_eof():
+                writer.write(b" ")
+                await writer.drain()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(1), 0.01)
+            body = BOTH.encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    # Fewer threads than fetches: one that is kept would keep the last fetch from running.
+    executor = ThreadPoolExecutor(2)
+    asyncio.get_running_loop().set_default_executor(executor)
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        clock = Clock()
+        keys = fetched_keys(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks")
+        keys._monotonic = clock
+        for _ in range(4):
+            with pytest.raises(Unavailable):
+                await keys.key_of("ec")
+            clock.now += REFETCH_PAUSE_S
+        is_well = True
+        assert await keys.key_of("ec")
+        await keys.close()
+    await asyncio.to_thread(lambda: None)
+    executor.shutdown(wait=True)
 
 
 @pytest.fixture

@@ -11,10 +11,8 @@ import pytest
 import answerback
 from answerback.client.failures import _MEANINGS
 from answerback.protocol.errors import ERRORS
-from answerback.texts import locale_name, speaks_korean, spoken
-from answerback.texts.catalogue import CATALOGUE
-from answerback.texts.failures import FAILURES_EN, FAILURES_KO
-from answerback.texts.korean import translated, with_particles
+from answerback.texts import locale_name, speaks_korean, spoken, words_of
+from answerback.texts.korean import catalogue, translated, with_particles
 
 SOURCE = Path(answerback.__file__).parents[1]
 SPEAKING = {
@@ -57,7 +55,7 @@ def sentences() -> Iterator[tuple[str, str]]:
             if not any(place.startswith(where) for where in SPEAKING.get(name, ())):
                 continue
             for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
-                for part in ast.walk(argument) if isinstance(argument, ast.IfExp) else [argument]:
+                for part in [argument.body, argument.orelse] if isinstance(argument, ast.IfExp) else [argument]:
                     if (text := template(part)) is not None and " " in text and not NO_SENTENCE.fullmatch(text):
                         yield f"{place}:{node.lineno}", text
 
@@ -67,23 +65,24 @@ def test_every_sentence_has_its_korean(monkeypatch: pytest.MonkeyPatch, place: s
     monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
     filled = re.sub(r"(in|time|it)\{\}$", r"\1", text).replace("{}", "7")  # what may follow begins with a mark
     shown = spoken(filled)
-    assert re.search("[가-힣]", shown), f"{place}: put the Korean of {text!r} into answerback/texts/catalogue.py"
+    assert re.search("[가-힣]", shown), f"{place}: put the Korean of {text!r} into answerback/texts/ko.toml"
     left = [word for word in re.findall("[a-z]{3,}", re.sub("`[^`]*`|--[a-z-]+", "", text)) if word in shown.split()]
     assert len(left) < 8, f"half of it is still English: {shown}"
 
 
 @pytest.mark.parametrize("code", ERRORS)
 def test_every_code_of_the_protocol_has_its_words(code: str) -> None:
-    assert FAILURES_EN.keys() == FAILURES_KO.keys() >= {code}
-    assert translated(f"{ERRORS[code].message} ({code})") == f"{FAILURES_KO[code]} ({code})"  # type: ignore[index]
+    english, korean = (words_of(language)["failures"] for language in ("en", "ko"))
+    assert english.keys() == korean.keys() >= {code}
+    assert translated(f"{ERRORS[code].message} ({code})") == f"{korean[code]} ({code})"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("meaning", _MEANINGS.values())
 def test_every_status_has_its_words(meaning: str) -> None:
-    assert meaning in CATALOGUE
+    assert meaning in catalogue()
 
 
-@pytest.mark.parametrize(("english", "korean"), CATALOGUE.items())
+@pytest.mark.parametrize(("english", "korean"), catalogue().items())
 def test_each_entry_uses_what_it_is_given(english: str, korean: str) -> None:
     used = {int(number) for number in re.findall(r"\{(\d)\}", korean.replace("{}", "{0}"))}
     assert used <= set(range(english.count("{}")))

@@ -1,17 +1,17 @@
-"""A bare echo in aiohttp: the two frames, words as deltas, and nothing else. No auth, store, order, limits or resume.
+"""A bare echo in aiohttp: the gateway's frames, and nothing else. No auth, store, order, limits or resume.
 
-Usage: aiohttp_echo.py DELAY_MS
+Usage: aiohttp_echo.py WORD_MS
 """
 
 import asyncio
+import re
 import sys
 
 import msgspec
+import uvloop
 from aiohttp import WSMsgType, web
 
-
-def encode(frame: dict[str, object]) -> str:
-    return msgspec.json.encode(frame).decode()
+WORD_S = float(sys.argv[1]) / 1000
 
 
 async def serve(request: web.Request) -> web.WebSocketResponse:
@@ -22,31 +22,32 @@ async def serve(request: web.Request) -> web.WebSocketResponse:
         if message.type is not WSMsgType.TEXT:
             continue
         frame = msgspec.json.decode(message.data)
-        if frame.get("stream"):
-            task = asyncio.create_task(stream(socket, frame))
+        if frame["action"] == "sendMessage":
+            task = asyncio.create_task(answer(socket, frame))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-        else:
-            await socket.send_str(ending(frame, frame["message"]))
     return socket
 
 
-async def stream(socket: web.WebSocketResponse, frame: dict[str, str]) -> None:
-    words = frame["message"].split(" ")
-    offset = 0
-    for number, word in enumerate(words):
-        if DELAY_S:
-            await asyncio.sleep(DELAY_S)
-        delta = word if number == len(words) - 1 else word + " "
-        fields = {"requestId": frame["requestId"], "attempt": 1, "offset": offset, "delta": delta}
-        await socket.send_str(encode({"action": "messageDelta", **fields}))
-        offset += len(delta)
-    await socket.send_str(ending(frame, None))
+async def answer(socket: web.WebSocketResponse, frame: dict[str, str]) -> None:
+    async def send(action: str, **fields: object) -> None:
+        values = {"action": action, "requestId": frame["requestId"], **fields}
+        await socket.send_str(msgspec.json.encode(values).decode())
 
-
-def ending(frame: dict[str, str], response: str | None) -> str:
-    fields = {"requestId": frame["requestId"], "status": "completed", "response": response}
-    return encode({"action": "messageResponse", **fields, "attempt": 1, "length": len(frame["message"])})
+    await send("messageAccepted", conversationId="echo", position=0)
+    words = re.findall(r"\S+\s*", frame["message"])
+    if frame.get("stream"):
+        await send("messageStarted", attempt=1)
+        offset = 0
+        for word in words:
+            if WORD_S:
+                await asyncio.sleep(WORD_S)
+            await send("messageDelta", attempt=1, offset=offset, delta=word)
+            offset += len(word)
+    response = None if frame.get("stream") else "".join(words)
+    usage = {"inputTokens": len(words), "outputTokens": len(words)}
+    end = {"attempt": 1, "length": len(frame["message"]), "finishReason": "stop", "usage": usage, "model": "echo"}
+    await send("messageResponse", status="completed", response=response, **end)
 
 
 async def main() -> None:
@@ -54,15 +55,10 @@ async def main() -> None:
     app.router.add_get("/", serve)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
-    await site.start()
-    port = runner.addresses[0][1]
-    print(f"listening on ws://127.0.0.1:{port}", flush=True)
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
+    print(f"listening on ws://127.0.0.1:{runner.addresses[0][1]}", flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    DELAY_S = float(sys.argv[1]) / 1000
-    import uvloop
-
     uvloop.run(main())

@@ -18,6 +18,13 @@ from answerback.models import build_model
 from answerback.ports import Model, Piece, Prompt
 
 NOTES = Path(__file__).with_name("notes")
+COMMON = frozenset(
+    (
+        *("about", "could", "does", "from", "have", "much", "should", "take", "tell", "that", "their", "them", "then"),
+        *("there", "they", "this", "what", "when", "where", "which", "will", "with", "would", "your"),
+    )
+)
+"""Words that are in questions about anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +43,26 @@ def read_notes(folder: Path) -> tuple[Note, ...]:
 
 
 def words_of(text: str) -> frozenset[str]:
-    """The words of three letters or more, without case."""
-    return frozenset(re.findall(r"\w{3,}", text.lower()))
+    """The words that may tell what a text is about, without case: four letters or more, cut to five.
+
+    Of Korean, which writes its particles together with the word before, each two syllables in a row.
+    """
+    words = re.findall(r"[^\W\d]{4,}", re.sub("[가-힣]+", " ", text.lower()))
+    syllables = re.findall("[가-힣]+", text)
+    return frozenset([word[:5] for word in words if word not in COMMON]) | {
+        run[n : n + 2] for run in syllables for n in range(len(run) - 1)
+    }
 
 
 def best_note(notes: Sequence[Note], question: str) -> Note | None:
-    """The note that shares most words with the question; None if none shares any."""
+    """The note that shares the rarest words with the question; None if none shares any."""
     asked = words_of(question)
-    found = max(notes, key=lambda note: len(asked & note.words), default=None)
-    return found if found is not None and asked & found.words else None
+
+    def score(note: Note) -> float:
+        return sum(1 / sum(word in other.words for other in notes) for word in asked & note.words)
+
+    found = max(notes, key=score, default=None)
+    return found if found is not None and score(found) > 0 else None
 
 
 class Handbook:

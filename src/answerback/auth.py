@@ -20,6 +20,7 @@ from jwt import PyJWK
 from jwt.types import Options
 
 from answerback.core import defaults
+from answerback.core.keys import normal_id
 from answerback.outbound import fetch
 from answerback.ports import Identity, TokenRefused, Unavailable
 from answerback.protocol.frames import is_id
@@ -40,7 +41,12 @@ REFRESH_AFTER_S: Final = 3600.0
 REFETCH_PAUSE_S: Final = 30.0
 """Between two fetches, whatever tokens ask for: an unknown key id must not make us flood the provider."""
 
+MAX_ASKED_FOR: Final = 1_000
+"""Unknown key ids that are remembered until the next fetch: anybody can make them up."""
+
 FETCH_TIMEOUT_S: Final = 5.0
+"""For a fetch in all, and the time after which a connection to one address is given up."""
+
 MAX_JWKS_BYTES: Final = 1024 * 1024
 
 _ALGORITHM_OF_KEY: Final = {"RSA": "RS256", "EC": "ES256"}
@@ -138,7 +144,7 @@ class JwtTokens:
         # PyJWT takes whatever Python can make an integer of.
         if isinstance(exp, bool) or not isinstance(exp, int | float) or exp >= 2**53:
             raise TokenRefused("the claim exp is not a time")
-        return Identity(user_id, (int(exp) + self._leeway_s) * 1000)
+        return Identity(normal_id(user_id), (int(exp) + self._leeway_s) * 1000)
 
 
 _CHECKS: Final[Options] = {"require": ["exp"], "verify_iat": False, "verify_sub": False, "verify_jti": False}
@@ -184,28 +190,36 @@ class FetchedKeys:
 
     A key id that is not known causes one fetch, but not more than one in REFETCH_PAUSE_S. While the URL is down the
     keys fetched before hold. `fetch` returns the JSON text; it may raise anything.
+
+    An id is refused only when a fetch since it was first seen has not brought it. Until then it may be of a key that is
+    new: somebody else's token, with any id, may have used up the one fetch.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[str]], *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._fetch = fetch
         self._monotonic = monotonic
-        self._keys: Mapping[str, PyJWK] | None = None
+        self._keys: Mapping[str, PyJWK] = {}
+        self._asked_for: dict[str | None, None] = {}
+        self._missing: set[str | None] = set()
         self._fetched_at = 0.0
         self._tried_at: float | None = None
         self._tasks = Tasks()
         self._fetching: asyncio.Task[None] | None = None
 
     async def key_of(self, kid: str | None) -> PyJWK | None:
-        """Raises: Unavailable: no keys could be fetched yet."""
-        key = None if self._keys is None else _pick(self._keys, kid)
+        """Raises: Unavailable: whether there is such a key is not known now."""
+        key = _pick(self._keys, kid)
         if key is None:
+            self._asked_for[kid] = None
+            if len(self._asked_for) > MAX_ASKED_FOR:
+                del self._asked_for[next(iter(self._asked_for))]
             # Callers wait together for one fetch; that one of them goes away must not stop it.
             if (fetching := self._start_fetching()) is not None:
                 await asyncio.shield(fetching)
-            if self._keys is None:
-                raise Unavailable("the keys of tokens cannot be fetched")
-            return _pick(self._keys, kid)
-        if self._monotonic() - self._fetched_at >= REFRESH_AFTER_S:
+            key = _pick(self._keys, kid)
+            if key is None and kid not in self._missing:
+                raise Unavailable("the keys of tokens cannot be fetched now")
+        elif self._monotonic() - self._fetched_at >= REFRESH_AFTER_S:
             self._start_fetching()
         return key
 
@@ -226,7 +240,10 @@ class FetchedKeys:
     async def _refresh(self) -> None:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S):
-                self._keys = read_jwks(await self._fetch())
+                keys = read_jwks(await self._fetch())
+            self._missing = {*self._asked_for, *self._keys} - set(keys)
+            self._asked_for.clear()
+            self._keys = keys
             self._fetched_at = self._monotonic()
         except Exception as exc:
             log.warning("the keys of tokens could not be fetched: %s: %s", type(exc).__name__, exc)

@@ -4,13 +4,14 @@ A port stands here because a second implementation exists: SQLite, PostgreSQL an
 API Gateway for the sender, five kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, TypeAlias, TypeVar
 
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Existing, Full, Limited, Quota
-from answerback.core.context import Message
+from answerback.core.context import TOKENS_PER_BYTE, Message
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ServerFrame, Status
@@ -24,6 +25,7 @@ __all__ = [
     "DailyUsage",
     "Durability",
     "Existing",
+    "FinalModelError",
     "Finish",
     "Full",
     "Gone",
@@ -32,6 +34,8 @@ __all__ = [
     "Limited",
     "Model",
     "ModelError",
+    "ModelFault",
+    "ModelLimits",
     "Piece",
     "Prompt",
     "Queue",
@@ -50,6 +54,8 @@ __all__ = [
     "Tokens",
     "Unavailable",
     "Users",
+    "answer_timeouts_ms",
+    "limits_of",
 ]
 
 T = TypeVar("T")
@@ -353,7 +359,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """The last piece of a stream. `reason`: `stop`, `length`, `content_filter`, or the model's own word."""
+    """The last piece of a stream. `reason`: one of `core.finish.REASONS`, or a word that it maps to one of them.
+
+    A word for a failure (`error`, `abort`) makes the answer one that broke off. Counts that cannot be are left out.
+    """
 
     reason: str = "stop"
     input_tokens: int | None = None
@@ -363,11 +372,25 @@ class Finish:
 Piece: TypeAlias = str | Finish
 
 
+class ModelFault(StrEnum):
+    """Why a model cannot answer this question, ever, as the person who asked is told it."""
+
+    SETUP = "The server is not set up right for this model. Tell its operator."
+    TOO_LONG = "The question is too long for this model. Shorten it and ask again."
+    BLANK = "The question is blank. Write something and ask again."
+    REFUSED = "The model's server refuses this request, and would refuse it again. Tell the operator."
+
+
 class ModelError(Exception):
     """The model cannot answer, or broke off. `detail` is for the operator's log, never for a client."""
 
     def __init__(
-        self, code: ErrorCode, detail: str = "", *, retry_after_ms: int | None = None, transient: bool = False
+        self,
+        code: ErrorCode,
+        detail: str = "",
+        *,
+        retry_after_ms: int | None = None,
+        transient: bool = False,
     ) -> None:
         super().__init__(code, detail)
         self.code = code
@@ -378,6 +401,14 @@ class ModelError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
+
+
+class FinalModelError(ModelError):
+    """Trying again does not help, and the client is told so: `retryable` false, and `fault` as the message."""
+
+    def __init__(self, code: ErrorCode, detail: str, fault: ModelFault) -> None:
+        super().__init__(code, detail)
+        self.fault = fault
 
 
 class Model(Protocol):
@@ -403,6 +434,32 @@ class Model(Protocol):
 
     async def close(self) -> None:
         """Release what the model holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLimits:
+    """What holds for one model instead of the server's settings; None: the setting holds.
+
+    `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII. `languages`: the only ones that
+    it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out.
+    """
+
+    answer_timeout_s: int | None = None
+    max_tokens: int | None = None
+    tokens_per_byte: float = TOKENS_PER_BYTE
+    languages: tuple[str, ...] = ()
+    demo: bool = False
+
+
+def limits_of(model: Model) -> ModelLimits:
+    """The model's own limits. A model may have them as an attribute `limits`; none has to."""
+    limits = getattr(model, "limits", None)
+    return limits if isinstance(limits, ModelLimits) else ModelLimits()
+
+
+def answer_timeouts_ms(limits: Mapping[str, ModelLimits]) -> dict[str, int]:
+    """For a `Policy`: of the models that have a time-out of their own, by name."""
+    return {name: own.answer_timeout_s * 1000 for name, own in limits.items() if own.answer_timeout_s is not None}
 
 
 # --- tokens -------------------------------------------------------------------------------------------------

@@ -2,22 +2,23 @@
 
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from PySide6.QtCore import QLocale, QObject, QSettings, QTimer, QUrl
+from PySide6.QtCore import QLocale, QObject, QSettings, Qt, QTimer, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QApplication
 
 from answerback import __version__
 from answerback_desktop.engine import Engine, Environment
+from answerback_desktop.engine.events import Event
 from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
 from answerback_desktop.settings import AuthMode, Language, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
-from answerback_desktop.ui.bridge import Bridge
 from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, raise_running
 from answerback_desktop.ui.theme import apply
 from answerback_desktop.ui.theme.theme import theme_of
@@ -29,6 +30,12 @@ from answerback_desktop.viewmodels import AppViewModel, Changes
 log = logging.getLogger("answerback.desktop")
 CLOSE_S: Final = 8.0
 """What the engine gets to write everything down and to stop a gateway of its own."""
+
+_BUSY_MS: Final = 33
+_IDLE_MS: Final = 100
+_HIDDEN_MS: Final = 250
+_IDLE_AFTER: Final = 60
+"""Empty polls before the timer slows down: two seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +54,64 @@ class Outcome(IntEnum):
     ENDED = 0
     RAISED = 1
     """The profile is open: its window was brought to the front."""
+
+
+class Bridge(QObject):
+    """Connects the engine's thread with the widgets: drains `drain` into `app` and emits `changed(Changes)`.
+
+    It polls 30 times a second while something happens. An idle app polls ten times a second, one whose window is hidden
+    four times: new text is then never on screen later than that, and a laptop sleeps.
+    """
+
+    changed = Signal(object)
+
+    def __init__(
+        self, app: AppViewModel, drain: Callable[[], Sequence[Event]], *, parent: QObject | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._app = app
+        self._drain = drain
+        self._empty = 0
+        self._is_hidden = False
+        self._timer = QTimer(self)
+        self._timer.setTimerType(Qt.TimerType.CoarseTimer)
+        self._timer.timeout.connect(self.pump)
+
+    @property
+    def interval_ms(self) -> int:
+        return self._timer.interval()
+
+    def start(self) -> None:
+        self._timer.start(_BUSY_MS)
+        self.pump()
+
+    def stop(self) -> None:
+        self._timer.stop()
+
+    def wake(self) -> None:
+        """Poll fast again: what a person did should show at once."""
+        self._empty = 0
+        self._pace(_BUSY_MS)
+
+    def set_hidden(self, is_hidden: bool) -> None:
+        """Whether nobody can see the window."""
+        self._is_hidden = is_hidden
+        self.wake()
+
+    def pump(self) -> None:
+        events = self._drain()
+        if not events:
+            self._empty += 1
+            if self._empty >= _IDLE_AFTER:
+                self._pace(_HIDDEN_MS if self._is_hidden else _IDLE_MS)
+            return
+        self._empty = 0
+        self._pace(_HIDDEN_MS if self._is_hidden else _BUSY_MS)
+        self.changed.emit(self._app.apply(events))
+
+    def _pace(self, interval_ms: int) -> None:
+        if self._timer.isActive() and self._timer.interval() != interval_ms:
+            self._timer.setInterval(interval_ms)
 
 
 class DesktopApp(QObject):

@@ -9,9 +9,9 @@ import pytest
 from answerback.ports import Finish, Piece
 from answerback_aws.cost.bill import METRICS, deployed
 from answerback_aws.cost.counts import load_counts
-from answerback_aws.cost.measuring import Measured, Measuring
 from answerback_aws.cost.workload import BYTES_A_TOKEN, FRAME_BYTES, Workload, answer_use, deltas
 from answerback_aws.emulator.bedrock import Asked, Script
+from measuring import Measured, Measuring
 from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]

@@ -96,7 +96,7 @@ async def test_who_manages_users_limits_bills_and_erases_them(secured: Stack, op
     done(await asyncio.to_thread(operator, "users", "delete", user, "--yes"))
     for table in ("Sessions", "Requests", "Conversations", "RateLimits"):
         assert user not in {item.get("userId") for item in secured.items(table)}
-    for table in ("requests", "turns", "conversations", "users", "usage"):
+    for table in ("requests", "conversations", "users", "usage"):
         assert secured.sql(f"SELECT 1 FROM {table} WHERE user_id = :user", user=user) == []
     assert done(await asyncio.to_thread(operator, "users", "usage", user)).strip() == "Nothing was used."
     assert (await asyncio.to_thread(operator, "users", "show", user)).returncode == 1

@@ -28,7 +28,7 @@ from answerback.protocol.frames import (
     ServerFrame,
     Status,
 )
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback_proof.chaos.faults import KILLS, schedule
 from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.report import write_trace

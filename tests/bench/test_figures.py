@@ -8,8 +8,9 @@ import pytest
 from answerback.protocol.frames import MessageResponse, Status
 from answerback_proof.load.exchanges import Exchanges
 from answerback_proof.load.figures import distribution, report_of
-from answerback_proof.load.load import Plan, Run, app_url, question
+from answerback_proof.load.load import Plan, Run
 from answerback_proof.load.process import Usage, usage_of
+from answerback_proof.workload import question
 
 
 def test_percentiles_are_values_that_occurred() -> None:
@@ -53,15 +54,10 @@ def test_a_wrong_text_makes_a_report_unclean() -> None:
 
 
 def test_questions_are_all_different_and_as_long_as_asked() -> None:
-    texts = {question(app, number, words=3) for app in range(20) for number in range(20)}
+    texts = {question(f"{app}.{number}", 3) for app in range(20) for number in range(20)}
     assert len(texts) == 400
     assert all(len(text.split()) == 3 for text in texts)
-    assert len(question(1, 1, words=2, message_bytes=500)) == 500
-
-
-def test_the_url_of_an_app() -> None:
-    assert app_url("ws://h:1", session="s 1", user="u") == "ws://h:1/?sessionId=s+1&userId=u"
-    assert app_url("wss://h/stage?x=1", session="s", user=None) == "wss://h/stage?x=1&sessionId=s"
+    assert len(question("1.1", 2, min_bytes=500)) == 500
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")

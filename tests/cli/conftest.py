@@ -36,9 +36,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts gateways; those that still run are killed at the end."""
     started: list[GatewayProcess] = []
 
-    def serve(*arguments: str, data_dir: Path | None = None) -> GatewayProcess:
+    def serve(*arguments: str, data_dir: Path | None = None, terminal: int | None = None) -> GatewayProcess:
         log = tmp_path / f"serve-{len(started)}.log"
-        gateway = start_gateway(*arguments, data_dir=data_dir or tmp_path / "data", log=log)
+        gateway = start_gateway(*arguments, data_dir=data_dir or tmp_path / "data", log=log, terminal=terminal)
         started.append(gateway)
         return gateway
 

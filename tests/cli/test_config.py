@@ -64,7 +64,8 @@ def test_every_field_of_the_gateway_can_be_set() -> None:
     inner = {"auth": AuthSettings, "caps": Caps, "policy": Policy, "log": LogSettings}
     fields = {(field.name,) for field in dataclasses.fields(GatewaySettings) if field.name not in inner}
     fields |= {(section, field.name) for section, kind in inner.items() for field in dataclasses.fields(kind)}
-    assert {setting.path for setting in SETTINGS} == fields
+    by_model = {("policy", "answer_timeouts_ms")}  # stands in the model's spec
+    assert {setting.path for setting in SETTINGS} == fields - by_model
 
 
 def test_the_units_are_those_that_the_gateway_wants() -> None:

@@ -19,7 +19,7 @@ from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.frames import MessageDelta
 from answerback_proof.checker import Counts, Visible, check, count
-from answerback_proof.demo.apps import App, OpenQuestion, Phase, ask_all, make_apps, questions_of
+from answerback_proof.demo.apps import DemoApp, Phase, ask_all, questions_of
 from answerback_proof.demo.local import Demo, check_store, run_demo
 from answerback_proof.demo.remote import check_from_outside
 from answerback_proof.demo.screen import Panels
@@ -104,14 +104,14 @@ def test_the_embedded_model(run: Run) -> None:
 
 
 def test_the_first_apps_ask_different_questions() -> None:
-    asked = [question for app in range(3) for question in questions_of(app, 3)]
+    asked = [question for app in range(1, 4) for question in questions_of(app, 3)]
     assert len(set(asked)) == len(asked)
 
 
 # --- the check ----------------------------------------------------------------------------------------------
 
 
-Ran = tuple[list[App], History, Path]
+Ran = tuple[list[DemoApp], History, Path]
 
 
 @pytest.fixture
@@ -121,8 +121,9 @@ async def ran(tmp_path: Path) -> Ran:
     history = History()
     async with Gateway(settings) as gateway:
         proxy = Proxy(gateway.url, history)
-        apps = make_apps(2, 2, url=await proxy.start())
-        await ask_all(apps, history=history, max_tokens=60, on_change=lambda app, asked: None)
+        url = await proxy.start()
+        apps = [DemoApp(number, questions_of(number, 2), history=history, url=url) for number in (1, 2)]
+        await ask_all(apps, max_tokens=60, on_change=lambda app, asked: None)
         await proxy.stop()
     return apps, history, tmp_path
 
@@ -237,23 +238,13 @@ async def test_the_proxy_sees_frames_that_come_to_a_wrong_app() -> None:
 # --- the screen ---------------------------------------------------------------------------------------------
 
 
-def screen_apps() -> list[App]:
-    phases = [Phase.DONE, Phase.WRITING, Phase.QUEUED]
-    return [
-        App(
-            number=number,
-            user=f"user_{number:03}",
-            session="s",
-            url="",
-            questions=[
-                OpenQuestion(
-                    number=place, question="What?", request_id="r", phase=phase, position=place - 1, text="word " * 99
-                )
-                for place, phase in enumerate(phases, start=1)
-            ],
-        )
-        for number in (1, 2, 3)
-    ]
+def screen_apps() -> list[DemoApp]:
+    apps = [DemoApp(number, ["What?"] * 3, history=History()) for number in (1, 2, 3)]
+    for app in apps:
+        for position, phase in enumerate((Phase.DONE, Phase.WRITING, Phase.QUEUED)):
+            asked = app.questions[position]
+            asked.phase, asked.position, asked.text = phase, position, "word " * 99
+    return apps
 
 
 @pytest.mark.parametrize(("width", "height"), [(120, 40), (80, 24), (40, 80)])

@@ -54,6 +54,16 @@ def test_set_limit(users: Callable[..., Result], said: str, kept: int | None) ->
     assert json.loads(users("show", "alice", "--json").out)["perMinute"] is None
 
 
+@pytest.mark.parametrize("said", ["0", "00", " 0 ", "1.5", "1e3", "1000001", "none", ""])
+def test_a_limit_that_could_mean_two_things_is_refused(users: Callable[..., Result], said: str) -> None:
+    assert users("set-limit", ASKERS[1], "7").code == 0
+    refused = users("set-limit", ASKERS[1], said)
+    assert refused.code == 2
+    assert "off or default" in refused.err
+    assert ("users block" in refused.err) == (said.strip(" 0") == "")
+    assert json.loads(users("show", ASKERS[1], "--json").out)["perMinute"] == 7
+
+
 def test_usage(users: Callable[..., Result]) -> None:
     days = json.loads(users("usage", "--json").out)
     assert {day["userId"]: day["requests"] for day in days} == dict.fromkeys(ASKERS, 1)

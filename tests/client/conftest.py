@@ -26,7 +26,7 @@ LIMITS = {
 }
 
 
-def welcome(hello: Frame, **limits: int) -> Frame:
+def welcome(hello: Frame, *, model_info: Frame | None = None, **limits: int) -> Frame:
     return {
         "action": "welcome",
         "helloId": hello["helloId"],
@@ -36,6 +36,7 @@ def welcome(hello: Frame, **limits: int) -> Frame:
         "protocol": 1,
         "limits": {**LIMITS, **limits},
         "models": ["echo"],
+        "modelInfo": model_info or {},
     }
 
 
@@ -55,8 +56,8 @@ class Peer:
         for frame in frames:
             await self.socket.send(json.dumps(frame))
 
-    async def welcome(self, hello: Frame, **limits: int) -> None:
-        await self.send(welcome(hello, **limits))
+    async def welcome(self, hello: Frame, *, model_info: Frame | None = None, **limits: int) -> None:
+        await self.send(welcome(hello, model_info=model_info, **limits))
 
     async def cut(self) -> None:
         """Break the connection without a word."""

@@ -32,7 +32,9 @@ from answerback.client import (
     Timing,
     Unauthorized,
 )
+from answerback.client.exchange import Timeouts
 from answerback.client.link import Address, fragments
+from answerback.client.session import Session
 from answerback.protocol.frames import SendMessage
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.002, close_s=0.5)
@@ -88,6 +90,7 @@ async def test_every_field_of_a_question(gateway):
             "system": "s",
             "maxTokens": 7,
             "replaces": "r",
+            "parts": [],
         }
 
 
@@ -223,6 +226,54 @@ async def test_a_time_out_cancels_and_later_frames_are_swallowed(gateway):
         await peer.answer(rid, "too late")
         with pytest.raises(TimeoutError):
             await app.ask("again", timeout=0)
+
+
+async def test_a_whole_app_may_have_one_time_limit_for_each_question_in_all(gateway):
+    async with Client(gateway.url, request_timeout=0.05) as app:
+        peer = await gateway.peer()
+        for ask in (lambda: app.ask("?"), lambda: app.stream("?").answer):
+            asking = asyncio.ensure_future(ask())
+            rid = (await peer.get("sendMessage"))["requestId"]
+            await peer.start(rid)
+            while peer.inbox.empty():  # signs do not prolong it
+                await peer.send({"action": "messageProgress", "requestId": rid, "attempt": 1, "silentMs": 1})
+            assert (await peer.get("cancelMessage"))["requestId"] == rid
+            with pytest.raises(RequestTimeout, match=r"^Request timeout$"):
+                await asking
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "ask", "stream"),
+    [
+        ({}, {}, Timeouts(total_s=1230, silence_s=30, from_call=True), Timeouts(total_s=1230, silence_s=30)),
+        ({"request_timeout": 30}, {}, Timeouts(total_s=30), Timeouts(total_s=30, silence_s=30)),
+        ({"request_timeout": 30}, {"timeout": 90}, Timeouts(total_s=90), Timeouts(total_s=30, silence_s=90)),
+        ({}, {"timeout": 5}, Timeouts(total_s=5), Timeouts(total_s=1230, silence_s=5)),
+        ({}, {"model": "quick"}, Timeouts(total_s=650, silence_s=30, from_call=True), None),
+    ],
+)
+async def test_when_a_question_is_given_up(gateway, monkeypatch, made, asked, ask, stream):
+    """By the caller's word, by the app's, else by the server's own limits and 30 s without a sign of life."""
+    given = []
+
+    def note(session, frame, timeouts, *, now):
+        given.append(timeouts)
+        raise Closed
+
+    gateway.greets = False
+    app = Client(gateway.url, **made)
+    opening = asyncio.create_task(app.open())
+    peer = await gateway.peer()
+    info = {"echo": {"answerTimeoutMs": 600_000}, "quick": {"answerTimeoutMs": 20_000}}
+    await peer.welcome(await peer.get("hello"), model_info=info, progressMs=8000)
+    await opening
+    monkeypatch.setattr(Session, "ask", note)
+    with pytest.raises(Closed):
+        await app.ask("?", **asked)
+    with pytest.raises(Closed):
+        app.stream("?", **asked)
+    await app.aclose()
+    assert given == [ask, stream or given[1]]
 
 
 async def test_messages_that_cannot_be_sent(gateway):

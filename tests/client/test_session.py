@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from answerback.client.effects import Emit, Fail, Note, Ready, Reconnect, Reply, ReplyFailed, RoundTrip, Send, Stop
 from answerback.client.errors import (
@@ -19,7 +20,7 @@ from answerback.client.errors import (
     RequestTimeout,
     SessionReplaced,
 )
-from answerback.client.events import Done, Queued, Restarted, Started, Text
+from answerback.client.events import Done, Queued, Restarted, Started, Text, Thinking
 from answerback.client.exchange import Timeouts
 from answerback.client.outbox import PendingRequest
 from answerback.client.session import Session
@@ -35,6 +36,7 @@ from answerback.protocol.frames import (
     History,
     MessageAccepted,
     MessageDelta,
+    MessageProgress,
     MessageResponse,
     MessageStarted,
     Ping,
@@ -48,6 +50,7 @@ from answerback.protocol.frames import (
 
 ASK = Timeouts(total_s=30)
 STREAM = Timeouts(total_s=700, silence_s=30)
+PATIENT = Timeouts(total_s=750, silence_s=30, from_call=True)
 LIMITS = ServerLimits(
     max_message_bytes=1,
     max_frame_bytes=1,
@@ -61,8 +64,8 @@ LIMITS = ServerLimits(
 )
 
 
-def question(rid, *, stream=False, conversation=None, message="?"):
-    return SendMessage(request_id=rid, message=message, stream=stream, conversation_id=conversation)
+def question(rid, *, stream=False, conversation=None, message="?", parts=()):
+    return SendMessage(request_id=rid, message=message, stream=stream, conversation_id=conversation, parts=parts)
 
 
 def accepted(rid, position=0):
@@ -82,6 +85,10 @@ def end(rid, length=0, *, text=None, attempt=1, status=Status.COMPLETED, code=No
     return MessageResponse(request_id=rid, status=status, response=text, attempt=attempt, length=length, error=error)
 
 
+def sign(rid, silent_ms=8000, attempt=1):
+    return MessageProgress(request_id=rid, attempt=attempt, silent_ms=silent_ms)
+
+
 def error(code, rid=None, *, retry_after_ms=None):
     return Error(code=code, message="Said by the server.", request_id=rid, retry_after_ms=retry_after_ms)
 
@@ -95,7 +102,8 @@ class Script:
         self.link = 0
 
     def ask(self, rid, timeouts=ASK, **more):
-        return self.session.ask(question(rid, stream=timeouts.silence_s is not None, **more), timeouts, now=self.now)
+        stream = timeouts.silence_s is not None and not timeouts.from_call
+        return self.session.ask(question(rid, stream=stream, **more), timeouts, now=self.now)
 
     def connect(self):
         self.link += 1
@@ -111,7 +119,7 @@ class Script:
             effects += self.session.received(link, encode(frame), now=self.now)
         return effects
 
-    def welcome(self, hello):
+    def welcome(self, hello, progress_ms=None):
         return self.hear(
             Welcome(
                 hello_id=hello.hello_id,
@@ -119,7 +127,7 @@ class Script:
                 session_id="s",
                 user_id="u",
                 protocol=1,
-                limits=LIMITS,
+                limits=replace(LIMITS, progress_ms=progress_ms),
                 models=("m",),
             )
         )
@@ -166,11 +174,11 @@ def failures(effects):
     return {e.request_id: type(e.error) for e in effects if isinstance(e, Fail)}
 
 
-def connected(**timing):
+def connected(progress_ms=None, **timing):
     """A script with a connection that has been welcomed."""
     script = Script(**timing)
     (hello,) = hellos(script.connect())
-    script.welcome(hello)
+    script.welcome(hello, progress_ms)
     return script
 
 
@@ -273,6 +281,19 @@ def test_frames_about_strangers_are_swallowed():
     assert script.hear(accepted("z"), delta("z", 0, "secret"), end("z", text="secret"), Pong()) == []
 
 
+def test_an_ending_with_a_code_of_a_later_version_ends_the_question():
+    script = connected()
+    script.ask("a")
+    later = encode(end("a", status=Status.FAILED, code=ErrorCode.TIMEOUT)).replace(b'"timeout"', b'"budget_spent"')
+    (failed,) = script.session.received(1, later.replace(b'"retryable":true', b'"retryable":false'), now=0)
+    assert isinstance(failed.error, RequestFailed)
+    assert (failed.error.code, failed.error.retryable) == ("internal", False)
+    assert failed.error.message == ERRORS[ErrorCode.TIMEOUT].message
+    script.ask("b")
+    (failed,) = script.session.received(1, later.replace(b'"a"', b'"b"').replace(b'"failed"', b'"parked"'), now=0)
+    assert isinstance(failed.error, RequestFailed)
+
+
 # --- time-outs ------------------------------------------------------------------------------------------
 
 
@@ -327,6 +348,96 @@ def test_a_stop_is_repeated_until_the_server_has_said_how_it_ended():
     assert sent(script.wait(10)) == ["cancel a"]
     script.hear(end("a", status=Status.CANCELLED))
     assert "cancel a" not in sent(script.wait(100))
+
+
+@pytest.mark.parametrize("timeouts", [PATIENT, STREAM])
+def test_signs_of_life_keep_a_question_and_30_s_without_one_end_it(timeouts):
+    script = connected(progress_ms=8000)
+    script.ask("a", timeouts)
+    script.hear(accepted("a"))
+    if timeouts is STREAM:
+        script.hear(MessageStarted(request_id="a", attempt=1))
+    for second in range(8, 97, 8):
+        effects = script.wait(second)
+        assert (failures(effects), sent(effects)) == ({}, []), "a thinking answer costs no hello"
+        assert events(script.hear(sign("a", second * 1000))) == [Thinking(second)]
+    effects = []
+    while script.now < 96 + 30:
+        assert failures(effects) == {}
+        effects = script.wait(script.now + 1)
+        for hello in hellos(effects):
+            script.welcome(hello, 8000)  # the server lives, and says nothing of the question
+    (failure,) = [e.error for e in effects if isinstance(e, Fail)]
+    assert isinstance(failure, RequestTimeout)
+    assert (str(failure), failure.timeout_s) == ("Request timeout", 30)
+    assert "cancel a" in sent(effects)
+
+
+def test_a_time_out_that_a_caller_gives_is_in_all_whatever_signs_come():
+    script = connected(progress_ms=8000)
+    script.ask("a", ASK)
+    script.hear(accepted("a"))
+    for second in (8, 16, 24):
+        assert failures(script.wait(second)) == {}
+        script.hear(sign("a"))
+    assert failures(script.wait(30)) == {"a": RequestTimeout}
+
+
+def test_a_server_that_gives_no_signs_has_30_s_in_all_for_a_question_that_is_not_streamed():
+    script = connected(dead_s=10_000)
+    script.ask("a", PATIENT)
+    script.wait(20)
+    script.hear(accepted("a"))
+    assert failures(script.wait(29)) == {}
+    assert failures(script.wait(30)) == {"a": RequestTimeout}
+
+
+def test_errors_and_resends_are_no_signs_of_life():
+    script = connected(progress_ms=8000, resend_s=5)
+    script.ask("a", PATIENT)
+    effects = []
+    while script.now < 30 and not failures(effects):
+        script.hear(error(ErrorCode.UNAVAILABLE, "a"))
+        effects = script.wait(script.now + 5)
+    assert (failures(effects), script.now) == ({"a": RequestTimeout}, 30)
+
+
+def test_a_question_that_waits_its_turn_is_asked_for_and_kept_as_long_as_the_server_knows_it():
+    script = connected(progress_ms=8000)
+    script.ask("a", PATIENT)
+    script.hear(accepted("a", 2))
+    hello_at = []
+    while script.now < 200:
+        for hello in hellos(script.wait(script.now + 1)):
+            hello_at.append(script.now)
+            assert events(script.hear(sign("a", attempt=0))) == [], "nobody thinks about it yet"
+            script.welcome(hello, 8000)
+    assert hello_at == list(range(12, 200, 12))
+    assert script.session.pending == 1
+
+
+def test_a_sign_of_an_older_attempt_or_of_an_unknown_request_means_nothing():
+    script = connected(progress_ms=8000)
+    script.ask("a", STREAM)
+    script.hear(delta("a", 0, "x", attempt=2))
+    assert script.hear(sign("a", attempt=1), sign("other")) == []
+    assert script.session.pending == 1
+    script.hear(sign("a", attempt=3))
+    script.hear(delta("a", 1, "y", attempt=2))
+    *_, done = events(script.hear(end("a", 2, attempt=2)))
+    assert done.answer.text == "xy", "a sign does not touch the text"
+    assert script.hear(sign("a", attempt=2)) == []
+
+
+def test_no_connection_is_a_silence_of_a_question_that_is_not_streamed():
+    script = connected(progress_ms=8000)
+    script.ask("a", PATIENT)
+    script.hear(accepted("a"))
+    script.wait(20)
+    script.hear(sign("a"))
+    script.lose()
+    assert failures(script.wait(49)) == {}
+    assert failures(script.wait(50)) == {"a": RequestTimeout}
 
 
 def test_a_stream_may_be_silent_in_the_queue_but_not_after_it_has_started():

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import uuid
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from answerback.client import Client
+from answerback.client import Client, Turn
 from answerback.client.errors import AnswerbackError, RequestCancelled, RequestFailed
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
@@ -48,6 +49,21 @@ class SdkQuestion:
         self._stream.cancel()
 
 
+class SdkHistory:
+    """`Asked` of a history, by the SDK."""
+
+    def __init__(self, turns: AsyncIterator[Turn]) -> None:
+        self._turns = turns
+
+    async def outcome(self) -> Outcome:
+        newest = await anext(self._turns)
+        code = None if newest.error_code is None else newest.error_code.value
+        return Outcome(status=newest.status.value, text=newest.answer, code=code)
+
+    async def cancel(self) -> None:
+        raise NotImplementedError
+
+
 class SdkApp:
     """`ClientUnderTest`, by the SDK."""
 
@@ -56,6 +72,9 @@ class SdkApp:
 
     def ask(self, message: str, *, conversation_id: str | None, stream: bool) -> SdkQuestion:
         return SdkQuestion(self._client, message, conversation_id, stream)
+
+    def history(self, conversation_id: str) -> SdkHistory:
+        return SdkHistory(self._client.history(conversation_id))
 
     async def close(self) -> None:
         await self._client.aclose()

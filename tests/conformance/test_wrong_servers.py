@@ -12,6 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from answerback_proof.conformance import CaseStatus, ServerRun, load_cases
+from answerback_proof.conformance.dialer import check_frame
 from cli_process import GatewayProcess
 from shortened import shortened
 
@@ -201,6 +202,12 @@ async def test_a_server_with_a_mistake_fails_the_case_for_it(mistake: str, gatew
         assert result.status is CaseStatus.FAILED
         assert result.why
         assert result.transcript
+
+
+def test_a_code_that_the_protocol_does_not_have_is_wrong_though_readers_take_it() -> None:
+    frame = '{"action":"error","code":"%s","message":"a \\"code\\":\\"oops\\" in a text"}'
+    assert check_frame(frame % "internal") is None
+    assert "oops" in (check_frame(frame % "oops") or "")
 
 
 async def test_a_server_that_closes_with_another_code_fails(gateway: GatewayProcess) -> None:

@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import pytest
 
 from answerback.ports import History, Requests, Users
-from answerback.stores.memory import MemoryStore
-from answerback.stores.sqlite import SqliteStore
+from answerback.stores.sqlite import MemoryStore, SqliteStore
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.tables import Tables
@@ -126,6 +125,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         marks = {mark.name for mark in metafunc.definition.iter_markers()}
         backends = SQL_BACKENDS if "sql_stores" in marks else [*BACKENDS, DYNAMODB]
+        if "encoded" in marks:
+            backends = [*SQL_BACKENDS, DYNAMODB]
         if marks & {"purging", "sql_stores", "users"}:
             backends = [backend for backend in backends if backend is not DYNAMODB]
         if marks & {"history", "users"}:
@@ -135,6 +136,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sql_stores: about what only the SQL stores have")
+    config.addinivalue_line("markers", "encoded: about how records are written, which the memory store does not")
     config.addinivalue_line("markers", "purging: about records that are deleted when told to, not by a time to live")
     config.addinivalue_line("markers", "history: about the history, which on AWS is behind in Aurora")
     config.addinivalue_line("markers", "users: about users and usage, which DynamoDB does not keep")

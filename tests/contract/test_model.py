@@ -19,17 +19,20 @@ from botocore.session import get_session
 
 import bedrock_frames
 from answerback.core.context import Message, Role
+from answerback.model_guard import ask
 from answerback.models.bedrock import BedrockModel
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
 from answerback.models.local import LocalModel, find_weights
 from answerback.models.openai import OpenAIModel
 from answerback.models.python import PythonModel
 from answerback.models.retrying import RetryingModel
-from answerback.ports import Finish, Model, ModelError, Piece, Prompt
+from answerback.models.spec import BedrockSpec, OpenAISpec, parse_model_spec
+from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 from answerback.testing import ScriptedModel
 from answerback.testing.model import say_question
 from embedded import api_key, base_url
+from model_upstreams import SERVERS, UPSTREAMS, Script, Then, Upstream
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -280,3 +283,135 @@ async def test_what_goes_wrong_is_a_model_error_of_the_closed_list(failing: Mode
             ErrorCode.MODEL_UNAVAILABLE,
             ErrorCode.MODEL_THROTTLED,
         }
+
+
+# --- the other side misbehaves: every adapter knows what its twins know -----------------------------------------------
+
+every_upstream = pytest.mark.parametrize("upstream", UPSTREAMS.values(), ids=list(UPSTREAMS))
+every_server = pytest.mark.parametrize("upstream", SERVERS.values(), ids=list(SERVERS))
+
+
+async def answer_of(model: Model, asked: Prompt) -> tuple[list[Piece], ModelError | None]:
+    """What a worker gets: the pieces up to the Finish, and the error that ended them, if one did."""
+    pieces: list[Piece] = []
+    try:
+        async with aclosing(ask(model, asked)) as stream:
+            async for piece in stream:
+                pieces.append(piece)
+                if isinstance(piece, Finish):
+                    break
+    except ModelError as error:
+        return pieces, error
+    return pieces, None
+
+
+@every_upstream
+@pytest.mark.parametrize("then", ["ends", "breaks", "is silent", "says more"])
+async def test_nothing_after_the_end_overturns_it(
+    upstream: Upstream, then: Then, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("answerback.model_guard.CLEAN_UP_S", 0.1)
+    monkeypatch.setattr("answerback.models.reader.USAGE_TIMEOUT_S", 0.1)
+    async with upstream(Script(then=then)) as model:
+        assert await answer_of(model, prompt()) == (["one ", "two", Finish()], None)
+
+
+@every_upstream
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("content_filter", "content_filter"),
+        ("eos_token", "stop"),
+        ("MAX_TOKENS", "length"),
+        ("a_word_of_next_year", "other"),
+        ("x" * 33_000, "other"),
+    ],
+)
+async def test_every_ending_is_a_word_of_the_table(upstream: Upstream, theirs: str, ours: str) -> None:
+    async with upstream(Script(reason=theirs)) as model:
+        assert await answer_of(model, prompt()) == (["one ", "two", Finish(reason=ours)], None)
+
+
+@every_upstream
+@pytest.mark.parametrize("word", ["error", "abort", "ABORTED", "cancelled", "timeout", "network_error"])
+async def test_an_ending_that_is_a_failure_is_no_answer(upstream: Upstream, word: str) -> None:
+    async with upstream(Script(reason=word)) as model:
+        pieces, error = await answer_of(model, prompt())
+    assert pieces == ["one ", "two"]
+    assert error is not None
+    assert (error.code, error.transient) == (ErrorCode.MODEL_FAILED, True)
+
+
+@every_upstream
+async def test_a_failure_before_any_text_is_tried_again(upstream: Upstream) -> None:
+    async def no_pause(_: float) -> None:
+        pass
+
+    script = Script(texts=(), reason="abort")
+    async with upstream(script) as model:
+        pieces, error = await answer_of(RetryingModel(model, sleep=no_pause), prompt())
+    assert (pieces, error is None) == ([], False)
+    assert len(script.asked) == 3
+
+
+@every_upstream
+async def test_an_answer_may_have_no_text(upstream: Upstream) -> None:
+    async with upstream(Script(texts=(), reason="length")) as model:
+        assert await answer_of(model, prompt()) == ([Finish(reason="length")], None)
+
+
+@every_upstream
+async def test_half_an_answer_is_none(upstream: Upstream) -> None:
+    async with upstream(Script(texts=("half",), reason=None, then="breaks")) as model:
+        pieces, error = await answer_of(model, prompt())
+    assert pieces == ["half"]
+    assert error is not None
+    assert error.code is ErrorCode.MODEL_FAILED
+
+
+@every_server
+async def test_an_end_that_never_comes_is_no_end(upstream: Upstream) -> None:
+    async with upstream(Script(reason=None)) as model:
+        pieces, error = await answer_of(model, prompt())
+    assert pieces == ["one ", "two"]
+    assert error is not None
+    assert error.code is ErrorCode.MODEL_FAILED
+
+
+@every_server
+async def test_no_blank_text_is_sent(upstream: Upstream) -> None:
+    script = Script()
+    said = ("u1", "a1", "u2", " \n", "\0", "a3", "q")
+    messages = tuple(Message((Role.USER, Role.ASSISTANT)[n % 2], text) for n, text in enumerate(said))
+    async with upstream(script) as model:
+        assert (await answer_of(model, Prompt(messages=messages, system="  ")))[1] is None
+    request = json.loads(script.asked[0])
+    sent = [(one["role"], str(one["content"])) for one in request["messages"] if one["role"] != "system"]
+    assert [role for role, _ in sent] == ["user", "assistant"] * (len(sent) // 2) + ["user"]
+    assert all(text.strip() for _, text in sent)
+    assert "system" not in request
+    assert "  " not in [one["content"] for one in request["messages"]]
+
+
+@every_server
+@pytest.mark.parametrize("blank", ["", "  ", "\0", "\ud800\n"])
+async def test_a_blank_question_is_told_to_be_blank(upstream: Upstream, blank: str) -> None:
+    script = Script()
+    async with upstream(script) as model:
+        pieces, error = await answer_of(model, prompt(blank))
+    assert pieces == []
+    assert isinstance(error, FinalModelError)
+    assert error.fault is ModelFault.BLANK
+    assert not script.asked
+
+
+@pytest.mark.parametrize("spec", ["openai:http://127.0.0.1:9/v1#m", "bedrock:m?region=us-east-1"])
+def test_a_model_may_be_silent_for_five_minutes_and_the_spec_may_say_otherwise(spec: str) -> None:
+    asked = parse_model_spec(spec.replace("#", "?silence_s=7#") if "#" in spec else f"{spec}&silence_s=7")
+    assert isinstance(asked, OpenAISpec | BedrockSpec)
+    assert asked.silence_s == 7
+    usual = parse_model_spec(spec)
+    assert isinstance(usual, OpenAISpec | BedrockSpec)
+    assert usual.silence_s == 300

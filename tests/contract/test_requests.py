@@ -28,6 +28,7 @@ from answerback.core.request import (
 from answerback.core.transitions import State
 from answerback.ports import Accepted, Existing, Full, Limited, Quota
 from answerback.protocol.errors import ErrorCode
+from answerback.stores import StoreError, encoding
 
 KEY = RequestKey("ann", "r1")
 
@@ -44,6 +45,22 @@ TEXTS = {
     "256 KB": "가나다라마바사아🙂b" * 8_800,
     "json": '{"message": null, "schema": 99}',
 }
+
+
+@pytest.mark.encoded
+async def test_an_old_program_refuses_a_record_with_new_fields_and_leaves_it_as_it_is(
+    backend, store, actor, monkeypatch
+):
+    await actor.accept("r0", conversation="c0")
+    await actor.accept("r1", parts=("citation",))
+    with monkeypatch.context() as old_program:
+        old_program.setattr(encoding, "SCHEMA", 1)
+        with pytest.raises(StoreError, match="Upgrade the program"):
+            await (await backend.reopen()).change(KEY, partial(queued, queue_no=1))
+    new_program = await backend.reopen()
+    assert await new_program.read(KEY) == actor.record("r1", parts=("citation",))
+    await new_program.change(KEY, partial(queued, queue_no=1))
+    assert await new_program.read(KEY) == actor.record("r1", parts=("citation",), queue_no=1)
 
 
 # --- accept -------------------------------------------------------------------------------------------------

@@ -6,17 +6,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from answerback.core.answer import Answer, clean, cut, cut_back, encoded_size
-from answerback.core.delivery import SLOW_RETRY_S, Delivery, answer_limit, growing, steady
+from answerback.core.delivery import PROGRESS_S, SLOW_RETRY_S, Delivery, answer_limit, growing, steady
 from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.core.transitions import State
 from answerback.protocol.codec import encode
-from answerback.protocol.frames import MessageDelta, MessageResponse, MessageStarted, Pong, Status
+from answerback.protocol.frames import MessageDelta, MessageProgress, MessageResponse, MessageStarted, Pong, Status
 from answerback.protocol.limits import MAX_FRAME_BYTES
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"))
 
 
-def record(*, stream: bool = True, target: DeliveryTarget | None = None) -> Record:
+def record(
+    *, stream: bool = True, target: DeliveryTarget | None = None, parts: tuple[str, ...] | None = None
+) -> Record:
     return Record(
         user_id="가" * 128,
         request_id="나" * 128,
@@ -29,6 +31,7 @@ def record(*, stream: bool = True, target: DeliveryTarget | None = None) -> Reco
         state=State.RUNNING,
         attempt=1,
         stream=stream,
+        parts=parts,
         target=target or DeliveryTarget(no=1, connection_id="c1", generation=1),
     )
 
@@ -111,6 +114,65 @@ def test_a_slow_connection_gets_one_bigger_piece_later_and_a_gone_one_nothing() 
     delivery.gone()
     answer.append("c")
     assert (delivery.next_frame(now=9.0), delivery.due_at(), delivery.is_done) == (None, None, True)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_delivery_that_has_sent_nothing_for_a_while_gives_a_sign_of_life(stream: bool) -> None:
+    asked = record(stream=stream, parts=())
+    answer = Answer(1, max_bytes=1000)
+    delivery = Delivery(asked, answer, steady(), now=0.0)
+    assert [type(f) for f in drain(delivery, 0.0)] == [MessageStarted] * stream
+    for at in (PROGRESS_S, 2 * PROGRESS_S):
+        assert delivery.due_at() == at
+        assert delivery.next_frame(now=at - 0.01) is None
+        assert drain(delivery, at) == [
+            MessageProgress(request_id=asked.request_id, attempt=1, silent_ms=round(at * 1000))
+        ]
+    delivery.spoke(now=20.0)  # of what is not shown
+    (sign,) = drain(delivery, 3 * PROGRESS_S)
+    assert sign == MessageProgress(request_id=asked.request_id, attempt=1, silent_ms=4000)
+    assert delivery.text_due_at() is None, "a sign that is not due yet holds no text back"
+    answer.append("text")
+    assert [type(f) for f in drain(delivery, 25.0)] == [MessageDelta] * stream
+    assert delivery.due_at() == (25.0 if stream else 3 * PROGRESS_S) + PROGRESS_S
+    delivery.ended(ended(asked, answer))
+    assert [type(f) for f in drain(delivery, 99.0)] == [MessageResponse]
+    assert (delivery.due_at(), drain(delivery, 999.0)) == (None, [])
+
+
+def test_a_target_makes_a_sign_due_at_once_and_never_puts_it_off() -> None:
+    """Else a client that asks every few seconds whether its answer lives would never hear that it does."""
+    asked = record(stream=False, parts=())
+    delivery = Delivery(asked, Answer(1, max_bytes=1000), steady(), now=0.0)
+    for number in range(2, 6):
+        at = number * (PROGRESS_S - 1)
+        assert delivery.retarget(DeliveryTarget(no=number, connection_id="c1", generation=1, attempt=1))
+        assert [type(f) for f in drain(delivery, at)] == [MessageProgress]
+        assert drain(delivery, at + 1) == []
+
+
+def test_a_later_attempt_gives_a_sign_at_once() -> None:
+    """Its client has heard nothing since the last worker died."""
+    asked = record(stream=False, parts=())
+    (sign,) = drain(Delivery(asked, Answer(2, max_bytes=1000), steady(), now=100.0), 100.0)
+    assert sign == MessageProgress(request_id=asked.request_id, attempt=2, silent_ms=0)
+
+
+def test_a_client_that_does_not_take_signs_gets_none() -> None:
+    for stream in (True, False):
+        delivery = Delivery(record(stream=stream), Answer(1, max_bytes=1000), steady(), now=0.0)
+        drain(delivery, 0.0)
+        assert (delivery.due_at(), drain(delivery, 1000.0)) == (None, [])
+
+
+def test_a_slow_connection_gets_the_sign_when_the_next_is_due_and_one_that_is_gone_none() -> None:
+    delivery = Delivery(record(stream=False, parts=()), Answer(1, max_bytes=1000), steady(), now=0.0)
+    assert delivery.next_frame(now=PROGRESS_S) is not None
+    delivery.slow(now=PROGRESS_S)
+    assert delivery.due_at() == 2 * PROGRESS_S
+    assert drain(delivery, 2 * PROGRESS_S - 1) == []
+    delivery.gone()
+    assert (delivery.due_at(), drain(delivery, 99.0)) == (None, [])
 
 
 def test_unstreamed_only_the_ending_goes_out_with_the_whole_text() -> None:

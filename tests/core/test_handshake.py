@@ -1,6 +1,7 @@
 """The opening handshake: one table, run through the gateway's entrance and through the functions on AWS."""
 
 import asyncio
+import unicodedata
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
@@ -26,12 +27,18 @@ WEBSOCKET = {
 }
 
 
+HONG, HONG_NFD = "홍", unicodedata.normalize("NFD", "홍")
+BEARER_HONG = {"Authorization": "Bearer hong"}
+
+
 class TwoUsers:
     """Tokens that are the names of their users."""
 
     async def identify(self, token: str) -> Identity:
         if token == "down":
             raise Unavailable("planted")
+        if token == "hong":
+            return Identity(HONG, NOW_MS + 1_000)
         if token not in {"alice", "bob"}:
             raise TokenRefused("planted")
         return Identity(token, NOW_MS + 1_000)
@@ -102,6 +109,8 @@ CASES = [
     Case("an empty token in a subprotocol", 401, headers=offering("answerback.v1, bearer."), tokens=True),
     Case("a user alone is no token", 401, query={"userId": "alice"}, tokens=True),
     Case("the token's own user", headers=BEARER_ALICE, query={"userId": "alice"}, tokens=True, user="alice"),
+    Case("a user in NFD", query={"userId": HONG_NFD}, user=HONG),
+    Case("the token's own user in NFD", headers=BEARER_HONG, query={"userId": HONG_NFD}, tokens=True, user=HONG),
     Case("another user than the token's", 403, headers=BEARER_ALICE, query={"userId": "bob"}, tokens=True),
     Case("a malformed user beside a token", 400, headers=BEARER_ALICE, query={"userId": ""}, tokens=True, on_aws=403),
     Case("a malformed session beside a token", 400, headers=BEARER_ALICE, query={"sessionId": ""}, tokens=True),

@@ -16,7 +16,18 @@ from answerback.protocol.limits import MAX_ID_LENGTH
 
 CLIENT = get_args(ClientFrame)
 SERVER = get_args(ServerFrame)
-PARTS = ("ResumePoint", "ServerLimits", "ErrorBody", "Usage", "Timing", "ConversationSummary", "Turn")
+PARTS = (
+    "ResumePoint",
+    "ClientInfo",
+    "ServerLimits",
+    "ServerInfo",
+    "ModelInfo",
+    "ErrorBody",
+    "Usage",
+    "Timing",
+    "ConversationSummary",
+    "Turn",
+)
 HEAD = "| Field | Type | Required | Limits | Meaning |"
 
 
@@ -58,6 +69,7 @@ def _word(field: Any) -> str:
         msgspec.inspect.BoolType: "boolean",
         msgspec.inspect.VarTupleType: "list",
         msgspec.inspect.StructType: "object",
+        msgspec.inspect.DictType: "object",
         msgspec.inspect.AnyType: "any",
     }
     nullable = any(isinstance(option, msgspec.inspect.NoneType) for option in options)

@@ -1,6 +1,7 @@
 """Back-pressure in both directions, and peers that are dead or only slow."""
 
 import asyncio
+import json
 import resource
 import time
 from collections.abc import Awaitable, Callable
@@ -231,31 +232,39 @@ async def test_a_peer_that_only_does_not_read_is_kept_until_it_stalls_too_long(l
     assert time.monotonic() - before_s > 0.5, "kept over many ping intervals"
 
 
-async def test_a_stop_closes_with_1001_and_takes_no_more_frames(listen: Listen) -> None:
+async def test_a_stop_closes_with_1001_and_takes_no_more_questions(listen: Listen) -> None:
     listening = await listen()
     async with websockets.connect(listening.url) as ws:
         await ws.send("before")
         await listening.front.until(lambda: listening.front.received == ["before"])
         listening.listener.stop_accepting()
-        await ws.send("after")
+        await ws.send('{"action": "sendMessage", "requestId": "r1", "message": "hello"}')
+        refusal = json.loads(await ws.recv())
+        assert (refusal["code"], refusal["requestId"]) == ("unavailable", "r1")
+        assert refusal["retryAfterMs"] > 0
+        await ws.send("broken")
+        await ws.send('{"action": "cancelMessage", "requestId": "r0"}')
+        await listening.front.until(lambda: len(listening.front.received) == 3)
+        async with asyncio.timeout(20):
+            await (await ws.ping())
         with pytest.raises(OSError, match="Connect"):
             await asyncio.open_connection("127.0.0.1", listening.port)
         await listening.listener.close(grace_s=1)
         with pytest.raises(websockets.ConnectionClosed):
             await ws.recv()
         assert ws.close_code == 1001
-    assert listening.front.received == ["before"]
+    assert [text for text in listening.front.received if "sendMessage" in text] == []
 
 
 async def test_a_stop_closes_throttled_connections_gracefully(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("answerback.gateway.sockets.CLOSE_TIMEOUT_S", 3_600.0)
-    listening = await listen()
+    listening = await listen(caps=Caps(frames_per_second=1, frames_burst=1))
     async with websockets.connect(listening.url) as peer:
-        await listening.front.until(lambda: bool(listening.front.connected))
-        listening.listener.stop_accepting()
-        await peer.send("held back")
-        while listening.sockets.traffic.frames_in == 0:  # noqa: ASYNC110 - no event says that a frame waits
+        for _ in range(3):
+            await peer.send("held back")
+        while listening.sockets.traffic.throttled == 0:  # noqa: ASYNC110 - no event says that a frame waits
             await asyncio.sleep(0)
+        listening.listener.stop_accepting()
         async with asyncio.timeout(5):  # aiohttp gives up by itself after 10 s
             await listening.listener.close(grace_s=3_600.0)
         await peer.wait_closed()

@@ -31,11 +31,18 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
     class OnDisk(sqlite3.Connection):
         def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
-            if disk.is_full and sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
-                error = sqlite3.OperationalError("database or disk is full")
-                error.sqlite_errorcode = sqlite3.SQLITE_FULL
-                raise error
+            check(sql)
             return super().execute(sql, *args)
+
+        def executemany(self, sql: str, *args: object) -> sqlite3.Cursor:
+            check(sql)
+            return super().executemany(sql, *args)
+
+    def check(sql: str) -> None:
+        if disk.is_full and sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
 
     connect = sqlite3.connect
 

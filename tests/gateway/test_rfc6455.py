@@ -1,7 +1,10 @@
 """Framing on the wire, by section of RFC 6455."""
 
 import asyncio
+import resource
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 from gateway_peers import (
@@ -16,6 +19,7 @@ from gateway_peers import (
     raw_connection,
 )
 
+from answerback.gateway.http import MESSAGE_TIMEOUT_S, Unfinished
 from answerback.gateway.settings import Caps
 from answerback.protocol.codec import decode_server
 from answerback.protocol.errors import ErrorCode
@@ -112,13 +116,76 @@ async def test_a_message_may_have_the_limit_and_not_a_byte_more(listen: Listen) 
     assert len(listening.front.received) == 1
 
 
-async def test_a_message_far_over_the_limit_is_cut_with_1009(listen: Listen) -> None:
+async def test_a_message_far_over_the_limit_is_refused_by_its_declared_length(listen: Listen) -> None:
     listening = await listen(caps=Caps(message_bytes=1000))
     async with raw_connection(listening.port) as (raw, _):
-        # Only the head of the frame: the declared length is enough.
+        raw.send(TEXT, b"before")
         raw.writer.write(frame(TEXT, bytes(100_000))[:14])
+        opcode, payload = await raw.receive()
+        assert (opcode, decode_server(payload).code) == (TEXT, ErrorCode.MESSAGE_TOO_LARGE)
         assert await raw.close_code() == 1009
+    assert listening.front.received == ["before"]
+
+
+async def test_what_is_over_the_limit_is_dropped_as_it_comes(listen: Listen) -> None:
+    listening = await listen(caps=Caps(message_bytes=1000))
+    async with raw_connection(listening.port) as (raw, _):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        raw.send(TEXT, b"x" * 1000, fin=False)
+        piece = frame(CONTINUATION, b"x" * 50_000, fin=False)
+        for _ in range(1_000):
+            raw.writer.write(piece)
+            await raw.writer.drain()
+        raw.send(CLOSE)
+        opcode, payload = await raw.receive()
+        assert (opcode, decode_server(payload).code) == (TEXT, ErrorCode.MESSAGE_TOO_LARGE)
+        assert await raw.close_code() == 1009
+        assert await raw.ended()
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000, "kilobytes; 50 MB came"
     assert listening.front.received == []
+
+
+async def test_unfinished_messages_share_one_budget_and_the_oldest_makes_room(listen: Listen) -> None:
+    listening = await listen()
+    listening.echo()
+    budget = Unfinished(max_bytes=1_000_000, monotonic=time.monotonic)
+    listening.listener._http.unfinished = budget
+    async with AsyncExitStack() as stack:
+        peers = [(await stack.enter_async_context(raw_connection(listening.port)))[0] for _ in range(50)]
+        for number, peer in enumerate(peers):
+            for opcode in (TEXT, CONTINUATION, CONTINUATION, CONTINUATION):
+                peer.send(opcode, b"x" * 15_000, fin=False)
+            await peer.writer.drain()
+            while sum(size for size, _ in budget._held.values()) != 60_000 * min(number + 1, 16):  # noqa: ASYNC110
+                await asyncio.sleep(0)  # no event says that bytes have come
+        assert len(budget) == 16
+        for peer in peers[: 50 - 16]:
+            assert await peer.ended()
+        async with raw_connection(listening.port) as (honest, _):
+            honest.send(TEXT, b"whole")
+            assert await honest.receive() == (TEXT, b"whole")
+        for peer in peers[-16:]:
+            peer.send(CONTINUATION, b"")
+            assert (await peer.receive())[0] == TEXT
+        assert len(budget) == 0
+
+
+async def test_a_message_must_be_whole_in_time(listen: Listen) -> None:
+    listening = await listen()
+    now = 0.0
+    listening.listener._http.unfinished = budget = Unfinished(monotonic=lambda: now)
+    async with raw_connection(listening.port) as (slow, _), raw_connection(listening.port) as (quick, _):
+        for peer in (slow, quick):
+            peer.send(TEXT, b"x", fin=False)
+        while len(budget) < 2:  # noqa: ASYNC110 - no event says that bytes have come
+            await asyncio.sleep(0)
+        quick.send(CONTINUATION, b"y")
+        await listening.front.until(lambda: listening.front.received == ["xy"])
+        now = MESSAGE_TIMEOUT_S + 1.0
+        assert await slow.ended()
+        quick.send(TEXT, b"z")
+        await listening.front.until(lambda: listening.front.received == ["xy", "z"])
+    assert len(budget) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import cast
 
 import aiohttp
 import pytest
 import websockets
 from aiohttp import web
-from gateway_peers import Listening, raw_connection
+from gateway_peers import TEXT, Listening, raw_connection
 
 from answerback.gateway.http import Handler, Server
 from answerback.gateway.settings import Caps
@@ -216,24 +216,25 @@ async def test_frames_before_the_answer_are_refused(listen: Listen) -> None:
         assert head.startswith(b"HTTP/1.1 400")
 
 
-async def test_connections_beyond_all_caps_are_cut_before_they_cost_anything() -> None:
-    async def answer(_: web.BaseRequest) -> web.Response:
-        return web.Response()
-
-    server = Server(answer, max_connections=1, handshake_timeout_s=60)
-    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    _, first = await asyncio.open_connection("127.0.0.1", port)
-    reader, second = await asyncio.open_connection("127.0.0.1", port)
-    async with asyncio.timeout(20):
-        with suppress(ConnectionError):
-            assert await reader.read() == b""
-    listening.close()
-    await server.shutdown(timeout=1)
-    for writer in (first, second):
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
+async def test_who_says_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch, listen: Listen) -> None:
+    monkeypatch.setattr("answerback.gateway.listener.SPARE_CONNECTIONS", 2)
+    listening = await listen(caps=Caps(connections=2, handshake_timeout_s=3_600.0))
+    listening.echo()
+    async with AsyncExitStack() as stack:
+        raw, _ = await stack.enter_async_context(raw_connection(listening.port))
+        silent = [await asyncio.open_connection("127.0.0.1", listening.port) for _ in range(20)]
+        async with raw_connection(listening.port) as (other, head), asyncio.timeout(20):
+            assert head.startswith(b"HTTP/1.1 101")
+            for one in (raw, other):
+                one.send(TEXT, b"still here")
+                assert await one.receive() == (TEXT, b"still here")
+            for reader, _ in silent[:17]:  # the newest are the last to go
+                with suppress(ConnectionError):
+                    assert await reader.read() == b""
+        for _, writer in silent:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 async def test_what_is_not_http_gets_a_short_answer(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:

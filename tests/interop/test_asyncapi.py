@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from answerback_proof.spec.asyncapi import document
+from asyncapi import document
 
 HERE = Path(__file__).parent
 

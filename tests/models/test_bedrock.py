@@ -138,7 +138,8 @@ async def test_text_without_the_thoughts_and_the_usage_after_the_stop(
         ("model_context_window_exceeded", "length"),
         ("guardrail_intervened", "content_filter"),
         ("content_filtered", "content_filter"),
-        ("malformed_model_output", "malformed_model_output"),
+        ("tool_use", "tool_calls"),
+        ("a_word_of_next_year", "other"),
     ],
 )
 async def test_reasons(model_of: Callable, read: Callable, ask: Callable, theirs: str, ours: str) -> None:
@@ -146,6 +147,12 @@ async def test_reasons(model_of: Callable, read: Callable, ask: Callable, theirs
         pieces, error = await read(model, ask("?"))
     assert error is None
     assert pieces[-1].reason == ours
+
+
+async def test_an_ending_that_is_a_failure(model_of: Callable, read: Callable, ask: Callable) -> None:
+    async with model_of(streams(delta("a"), stop("malformed_model_output"), usage(1, 1))) as model:
+        pieces, error = await read(model, ask("?"))
+    assert (pieces, error.code, error.transient) == (["a"], ErrorCode.MODEL_FAILED, True)
 
 
 @pytest.mark.parametrize("end", [{}, {"cut": True}, {"hang": True}], ids=["ends", "is cut", "says nothing"])

@@ -19,8 +19,6 @@ from yarl import URL
 from answerback.models.http import (
     TRANSPORT_ERRORS,
     HttpClient,
-    ProxyError,
-    environment_proxy,
     is_transient,
 )
 from answerback.ports import ModelError
@@ -509,54 +507,6 @@ def test_a_host_that_cannot_be(host: str, reason: str) -> None:
 
 
 # --- proxies ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("variables", "url", "proxy"),
-    [
-        ({}, "http://models.example/v1", None),
-        ({"HTTP_PROXY": "http://p:1"}, "http://models.example/v1", ("http://p:1", "HTTP_PROXY")),
-        ({"http_proxy": "http://p:1"}, "http://models.example/v1", ("http://p:1", "http_proxy")),
-        ({"HTTP_PROXY": "p:1"}, "http://models.example/v1", ("http://p:1", "HTTP_PROXY")),
-        ({"HTTP_PROXY": "http://p:1"}, "https://models.example/v1", None),
-        ({"HTTPS_PROXY": "http://p:1"}, "https://models.example/v1", ("http://p:1", "HTTPS_PROXY")),
-        ({"ALL_PROXY": "http://p:1"}, "https://models.example/v1", ("http://p:1", "ALL_PROXY")),
-        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "*"}, "https://models.example/v1", None),
-        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "a.test,example"}, "https://models.example/v1", None),
-        ({"ALL_PROXY": "http://p:1", "NO_PROXY": ".models.example"}, "https://models.example/v1", None),
-        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "models.example:8"}, "http://models.example:8/v1", None),
-        (
-            {"ALL_PROXY": "http://p:1", "NO_PROXY": "dels.example"},
-            "http://models.example/v1",
-            ("http://p:1", "ALL_PROXY"),
-        ),
-        (
-            {"ALL_PROXY": "http://p:1", "NO_PROXY": "localhost,[::1]"},
-            "http://m.example/v1",
-            ("http://p:1", "ALL_PROXY"),
-        ),
-        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "2001:db8::1"}, "http://[2001:db8::1]:8/v1", None),
-        ({"ALL_PROXY": "http://p:1"}, "http://localhost:8/v1", None),
-        ({"ALL_PROXY": "http://p:1"}, "http://127.8.8.8:8/v1", None),
-        ({"ALL_PROXY": "http://p:1"}, "http://[::1]:8/v1", None),
-        ({"ALL_PROXY": "socks5://p:1"}, "http://localhost:8/v1", None),
-    ],
-)
-def test_the_proxy_rule(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str, proxy: tuple[str, str] | None
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert environment_proxy(URL(url)) == proxy
-
-
-@pytest.mark.parametrize("value", ["socks5://ann:secret@p:1", "http://", "http://ann:secret@p:port"])
-def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("ALL_PROXY", value)
-    with pytest.raises(ProxyError) as caught:
-        environment_proxy(URL("http://models.example/v1"))
-    assert "ALL_PROXY" in str(caught.value)
-    assert "secret" not in str(caught.value)
 
 
 async def test_a_proxy_is_used_with_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

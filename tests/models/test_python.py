@@ -11,7 +11,7 @@ import pytest
 
 from answerback.models import ModelSpecError, build_model
 from answerback.models.python import PythonModel
-from answerback.ports import Finish, ModelError, Prompt
+from answerback.ports import Finish, ModelError, ModelLimits, Prompt, limits_of
 from answerback.protocol.errors import ErrorCode
 
 MODULE = """
@@ -121,6 +121,85 @@ async def test_an_exception_is_logged_and_not_sent(
     assert "secret" not in str(error)
     assert caplog.records[0].exc_info is not None
     assert "mine" in caplog.text
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, MemoryError, StopIteration]
+)
+async def test_no_exception_of_foreign_code_is_taken_for_ours(
+    kind: type[BaseException], in_thread: bool, read: Callable, ask: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    def blocking(prompt: Prompt) -> Iterator[str]:
+        yield "a"
+        raise kind
+
+    async def on_the_loop(prompt: Prompt) -> AsyncIterator[str]:
+        yield "a"
+        raise kind
+
+    model = PythonModel(blocking if in_thread else on_the_loop, name="mine")
+    pieces, error = await read(model, ask("?"))
+    assert (pieces, error.code) == (["a"], ErrorCode.MODEL_FAILED)
+    assert "Traceback" in caplog.text
+
+
+async def test_a_task_that_somebody_else_cancelled_does_not_cancel_the_answer(read: Callable, ask: Callable) -> None:
+    async def answer(prompt: Prompt) -> AsyncIterator[str]:
+        task = asyncio.ensure_future(asyncio.sleep(10))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+        yield "never"
+
+    pieces, error = await read(PythonModel(answer, name="mine"), ask("?"))
+    assert (pieces, error.code) == ([], ErrorCode.MODEL_FAILED)
+
+
+async def test_a_cancellation_of_ours_stays_one(ask: Callable) -> None:
+    async def answer(prompt: Prompt) -> AsyncIterator[str]:
+        yield "a"
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            yield "swallowed"
+
+    async def run() -> None:
+        async for _ in PythonModel(answer, name="mine").stream(ask("?")):
+            begun.set()
+
+    begun = asyncio.Event()
+    task = asyncio.create_task(run())
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_a_model_that_does_not_return_after_its_finish_is_stopped(
+    read: Callable, ask: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("answerback.model_guard.CLEAN_UP_S", 0.05)
+    stopped = False
+
+    async def answer(prompt: Prompt) -> AsyncIterator[str | Finish]:
+        nonlocal stopped
+        yield Finish()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped = True
+
+    assert await read(PythonModel(answer, name="mine"), ask("?")) == ([Finish()], None)
+    assert stopped
+
+
+def test_limits_come_from_the_spec_or_the_model(module: str) -> None:
+    model = build_model(f"python:{module}:make_async?answer_timeout=600&max_tokens=16384")
+    assert limits_of(model) == ModelLimits(answer_timeout_s=600, max_tokens=16384)
+    assert limits_of(build_model(f"python:{module}:make_async")) == ModelLimits()
+    with pytest.raises(ModelSpecError, match="answer_timeout and max_tokens only"):
+        build_model(f"python:{module}:make_async?temperature=1")
 
 
 @pytest.mark.parametrize("answer", [lambda prompt: "text", lambda prompt: asyncio.sleep(0, "text")])

@@ -11,7 +11,7 @@ from answerback.models.sse import SseDecoder, SseError
 
 def decode(*chunks: bytes) -> list[str]:
     decoder = SseDecoder()
-    return [event for chunk in chunks for event in decoder.feed(chunk)]
+    return [event.decode("utf-8", "replace") for chunk in chunks for event in decoder.feed(chunk)]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,22 @@ def test_any_split_gives_the_same_events(stream: bytes, cuts: list[int]) -> None
     assert decode(*chunks) == decode(stream)
 
 
+@pytest.mark.parametrize(
+    ("stream", "rest"),
+    [
+        (b"data: a\n\ndata: cut", [b"cut"]),
+        (b"data: a\ndata: b\n", [b"a\nb"]),
+        (b"data: a\n\n", []),
+        (b"data: a\n\nevent: cut", []),
+        (b"", []),
+    ],
+)
+def test_closing_gives_the_event_that_has_begun(stream: bytes, rest: list[bytes]) -> None:
+    decoder = SseDecoder()
+    decoder.feed(stream)
+    assert decoder.close() == rest
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])), min_size=1))
 def test_what_was_written_is_read(texts: list[str]) -> None:
     assert decode(*(f"data: {text}\r\n\r\n".encode() for text in texts)) == texts
@@ -77,4 +93,4 @@ def test_an_endless_event_is_refused(line: bytes) -> None:
 def test_the_limit_is_for_one_event() -> None:
     decoder = SseDecoder(max_event_bytes=16)
     for _ in range(10):
-        assert decoder.feed(b"data: 12345\n\n") == ["12345"]
+        assert decoder.feed(b"data: 12345\n\n") == [b"12345"]

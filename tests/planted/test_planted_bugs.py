@@ -7,6 +7,7 @@ import planted_bugs
 import pytest
 
 from answerback_proof.simulation import PROFILES
+from found_seeds import FOUND
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = set(re.findall(r"^## (.+)$", (ROOT / "docs/rules.md").read_text(encoding="utf-8"), re.MULTILINE))
@@ -60,3 +61,10 @@ def test_it_is_caught(what: str) -> None:
     with planted_bugs.planted(BUGS[what]) as source:
         planted_bugs.check_source(source)
         assert planted_bugs.catches(source, BUGS[what].by)
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_a_found_seed_finds_its_bug_again(what: str) -> None:
+    case = FOUND[what]
+    with planted_bugs.planted(BUGS[what]) as source:
+        assert planted_bugs.catches(source, f"simulate {case.profile} seed {case.seed}")

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from asyncapi import CLIENT_FRAMES, REPLIES, SERVER_FRAMES, UNASKED, document, tag, text
+from frame_examples import examples
 
 from answerback.protocol.codec import decode_client, decode_server, encode
-from answerback_proof.spec.asyncapi import CLIENT_FRAMES, REPLIES, SERVER_FRAMES, UNASKED, document, tag, text
-from answerback_proof.spec.examples import examples
 
 FILE = Path(__file__).resolve().parents[2] / "asyncapi.json"
 EVERY_FRAME = (*CLIENT_FRAMES, *SERVER_FRAMES)
@@ -37,12 +37,12 @@ def resolve(path: str) -> Any:
 
 
 def test_the_kept_file_is_up_to_date() -> None:
-    """To repair it: python -m answerback_proof.spec.asyncapi > asyncapi.json"""
+    """To repair it: docs/asyncapi.py > asyncapi.json"""
     assert FILE.read_text(encoding="utf-8") == text()
 
 
 def test_the_module_writes_it() -> None:
-    command = [sys.executable, "-m", "answerback_proof.spec.asyncapi"]
+    command = [sys.executable, str(FILE.parent / "docs/asyncapi.py")]
     assert subprocess.run(command, capture_output=True, check=True).stdout.decode() == text()
 
 

@@ -34,7 +34,7 @@ def value_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         return st.one_of(st.none(), st.text("abc"), st.integers(0, 10))
     if isinstance(kind, msgspec.inspect.StrType):
         if kind.pattern:
-            return VISIBLE_ID
+            return VISIBLE_ID.map(lambda text: text[: kind.max_length])
         text = TEXT.filter(lambda t: "\0" not in t and t.strip() != "") if name == "message" else TEXT
         return text.filter(lambda t: (kind.min_length or 0) <= len(t) <= (kind.max_length or 10_000) and "\0" not in t)
     if isinstance(kind, msgspec.inspect.IntType):
@@ -49,6 +49,8 @@ def value_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(list(kind.cls))
     if isinstance(kind, msgspec.inspect.VarTupleType):
         return st.lists(value_of(kind.item_type, name), max_size=3).map(tuple)
+    if isinstance(kind, msgspec.inspect.DictType):
+        return st.dictionaries(TEXT, value_of(kind.value_type, name), max_size=3)
     if isinstance(kind, msgspec.inspect.StructType):
         return struct(kind.cls)
     raise AssertionError(f"no strategy for {kind}")

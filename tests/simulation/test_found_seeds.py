@@ -4,16 +4,8 @@ import logging
 
 import pytest
 
-from answerback_proof.simulation import Case, simulate
-
-FOUND = {
-    "an outage while the question was read cost an attempt and the rest of its lease": Case(profile="gateway", seed=1),
-    "a claim that took effect in an outage of seconds cost an attempt": Case(profile="outages", seed=0),
-    "a slow connection got the stored text from its start again and again": Case(profile="aws", seed=2),
-    "the front that replaced a session died before it closed the older connection": Case(profile="aws", seed=7),
-    "a target of the process before a restart barred the resuming client": Case(profile="gateway-quiet", seed=41),
-}
-"""Each fails when its repair is taken out; the planted bugs do that."""
+from answerback_proof.simulation import simulate
+from found_seeds import FOUND
 
 
 @pytest.mark.parametrize("what", FOUND)

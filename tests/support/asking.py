@@ -43,10 +43,11 @@ class Actor:
         max_pending: int = 10_000,
         system: str | None = None,
         replaces: str | None = None,
+        **fields: Any,
     ) -> Admission:
         question = Question(message=text, model="echo", system=system, max_tokens=7, replaces=replaces)
         return await self.store.accept(
-            self.record(request_id, user=user, conversation=conversation),
+            self.record(request_id, user=user, conversation=conversation, **fields),
             question,
             Quota(per_minute=per_minute, max_pending=max_pending),
             now_ms=self.now_ms,

@@ -32,11 +32,14 @@ from answerback_desktop.records import (
     Turn,
     TurnStatus,
 )
-from answerback_desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
+from answerback_desktop.settings import Language
+from answerback_desktop.texts import ChatTexts, texts_of
 from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.theme import Scheme, Theme, apply
 from answerback_desktop.viewmodels.app import AppViewModel
 
+CHAT_EN = texts_of(Language.ENGLISH, system_locale="en-GB").chat
+CHAT_KO = texts_of(Language.KOREAN, system_locale="ko-KR").chat
 HOME = "c1"
 
 MARKDOWN = """\

@@ -1,9 +1,11 @@
 """Real gateway processes, and the results of commands, for tests of any folder."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +56,11 @@ class GatewayProcess:
 Serve = Callable[..., GatewayProcess]
 
 
-def start_gateway(*arguments: str, data_dir: Path, log: Path) -> GatewayProcess:
-    """Start `answerback serve` with the echo model on free ports, and wait until it listens."""
+def start_gateway(*arguments: str, data_dir: Path, log: Path, terminal: int | None = None) -> GatewayProcess:
+    """Start `answerback serve` with the echo model on free ports, and wait until it listens.
+
+    It has no controlling terminal, or `terminal`, a file descriptor of one.
+    """
     command = [sys.executable, "-m", "answerback", "serve", "--port", "0", "--admin-port", "0"]
     model = [] if "--model" in arguments else ["--model", "echo"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSWERBACK_")}
@@ -66,6 +71,11 @@ def start_gateway(*arguments: str, data_dir: Path, log: Path) -> GatewayProcess:
             stderr=stderr,
             text=True,
             env=environment,
+            start_new_session=True,
+            preexec_fn=None  # noqa: PLW1509 - one system call, which takes no lock
+            if terminal is None
+            else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
+            pass_fds=() if terminal is None else (terminal,),
         )
     assert process.stdout is not None
     gateway = GatewayProcess(process, process.stdout.readline().rstrip("\n"), data_dir, log)

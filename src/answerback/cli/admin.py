@@ -1,4 +1,4 @@
-"""The admin port of a running gateway, seen from this machine: `ports.Users` over HTTP."""
+"""The admin port of a running gateway, seen from this machine: `ports.Users` over HTTP, and `answerback reload`."""
 
 import http.client
 import json
@@ -10,7 +10,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from answerback.cli.output import CliError, ExitCode
+from answerback.cli.options import Json, StoreOptions, with_options
+from answerback.cli.output import CliError, ExitCode, note, say, say_json
+from answerback.cli.settings import Configuration, load
 from answerback.ports import DailyUsage, StoredUser
 
 T = TypeVar("T")
@@ -39,6 +41,35 @@ def find_port(data_dir: Path, *, otherwise: int) -> int:
         return otherwise
 
 
+def admin_of(configuration: Configuration) -> "AdminUsers":
+    """The gateway that uses this data folder. Raises: CliError: it cannot be asked."""
+    settings = configuration.gateway
+    if settings.admin_port is None:
+        raise CliError("a gateway holds the store, and its admin port is off", "stop that gateway first")
+    port = settings.admin_port
+    if port == 0 or "admin_port" not in configuration.sources:
+        port = find_port(settings.data_dir, otherwise=port)
+    return AdminUsers(port=port, key=read_key(settings.data_dir))
+
+
+@with_options
+def reload(*, place: StoreOptions, as_json: Json = False) -> None:
+    """Let a running gateway read its certificate, token secret, JWKS file, admin key and log level anew.
+
+    Sockets stay open. What cannot be used stays as it was, and the exit code is 1.
+    """
+    given = {"data_dir": place.data_dir, "admin_port": place.admin_port}
+    answer = admin_of(load(given, file=place.config)).reload()
+    if as_json:
+        say_json(answer)
+    else:
+        say(f"read anew: {', '.join(answer['read']) or 'nothing'}")
+        for why in answer["kept"]:
+            note(f"kept as it was: {why}")
+    if answer["kept"]:
+        raise CliError("something could not be read anew", "correct it and repeat the command")
+
+
 class AdminUsers:
     """ports.Users over the admin port of a running gateway. Its methods block: they serve one command."""
 
@@ -65,6 +96,11 @@ class AdminUsers:
 
     async def delete_user(self, user_id: str) -> bool:
         return self._call("DELETE", f"/users/{quote(user_id, safe='')}") is not None
+
+    def reload(self) -> dict[str, list[str]]:
+        """What was read anew, and what was kept and why."""
+        answer: dict[str, list[str]] = self._call("POST", "/reload")
+        return answer
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
         """The answer's JSON; None for 404. Raises: CliError."""

@@ -12,7 +12,7 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import CliError, ExitCode, check_stdout, note, say_exactly, say_json, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, typed
-from answerback.cli.talk import Growing, explain, wrong_input
+from answerback.cli.talk import Growing, explain, shortfall, wrong_input
 from answerback.client import Answer, AnswerbackError, Client
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
@@ -159,8 +159,8 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         say_json({**msgspec.to_builtins(_described(answer)), "clientTiming": clock.as_json()})
     elif growing is None:
         say_exactly(answer.text)
-    if answer.finish_reason == "length":
-        note("answerback: the answer was cut at its limit of tokens or bytes; see --max-tokens")
+    if (why := shortfall(answer)) is not None:
+        note(f"answerback: {why}")
     return ExitCode.OK
 
 

@@ -14,7 +14,7 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
 from answerback.cli.reading import MARK_BYTES, STDIN_HINT, checked, decode, encoding_of, not_text, typed
-from answerback.cli.talk import Growing, explain, wrong_input
+from answerback.cli.talk import Growing, explain, shortfall, wrong_input
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -243,8 +243,8 @@ class Chat:
             return
         if not sys.stdout.isatty():
             say_exactly(answer.text)
-        if answer.finish_reason == "length":
-            note("(cut at the limit; see --max-tokens)")
+        if (why := shortfall(answer)) is not None:
+            note(f"({why})")
 
     def _show(self, stream: BlockingAnswerStream) -> Answer | None:
         """Follow the answer; None if it was stopped. Raises: AnswerbackError; _Quit: Ctrl+C twice."""

@@ -33,6 +33,10 @@ NO_DISK_BYTES: Final = 100 << 20
 SPARE_FILES: Final = 200
 """Open files that a gateway needs besides its sockets."""
 _ANY_ADDRESS: Final = {"0.0.0.0", "::", "*", ""}  # noqa: S104 - compared with, not bound
+_NETWORK_VARIABLES: Final = {
+    *(f"{kind}_proxy" for kind in ("http", "https", "ws", "wss", "socks", "all", "no")),
+    *("answerback_ca_file", "ssl_cert_file", "ssl_cert_dir"),
+}
 
 
 def doctor(
@@ -85,6 +89,8 @@ async def _report(findings: AsyncIterator[Finding], *, show: bool) -> list[Findi
 async def _local(configuration: Configuration, *, token: str | None, deep: bool) -> AsyncIterator[Finding]:
     settings = configuration.gateway
     yield check_sources(configuration)
+    for finding in check_network():
+        yield finding
     installation = check_installation(settings)
     for finding in (
         *installation,
@@ -317,8 +323,14 @@ async def check_auth(settings: GatewaySettings, *, token: str | None) -> AsyncIt
         await tokens.close()
 
 
+def check_network() -> list[Finding]:
+    """The variables of the environment that say how servers are reached. Their values may hold passwords."""
+    names = sorted(name for name, value in os.environ.items() if value and name.lower() in _NETWORK_VARIABLES)
+    return [ok("network", f"by {', '.join(names)}; a server on this machine is reached directly")] if names else []
+
+
 async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterator[Finding]:
-    """Whether each model's spec can be used; with `deep`, whether it says something."""
+    """Whether each model's spec is well formed; with `deep`, whether the model says something."""
     from answerback.core.context import Message, Role  # noqa: PLC0415
     from answerback.models import ModelSpecError, build_model, open_model  # noqa: PLC0415
     from answerback.ports import Finish, ModelError, Prompt  # noqa: PLC0415
@@ -333,7 +345,7 @@ async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterato
             yield failure("model", f"{spec} cannot be loaded", exc.detail)
             continue
         if not deep:
-            yield ok("model", f"{model.name} can be used; --deep asks it something")
+            yield ok("model", f"{model.name}: the spec is well formed; --deep asks the model something")
             await model.close()
             continue
         try:

@@ -15,7 +15,7 @@ import typer
 from answerback.cli.output import CliError, ExitCode, missing_extra, say, usage_error, why_no_output
 from answerback.cli.probe import port_is_free
 from answerback.cli.settings import SETTINGS, Configuration, defaults, load
-from answerback.gateway.settings import SettingsError
+from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.settings import YES_NO, Setting, toml
 from answerback.texts import spoken
 
@@ -70,7 +70,8 @@ def serve(
 
     Its first line is `listening on ws://HOST:PORT`, as soon as it accepts connections. SIGINT or SIGTERM stops it
     gracefully: answers that end within --grace are finished, the others go on at the next start. A second signal
-    stops it at once.
+    stops it at once. SIGHUP, where there is no terminal, and `answerback reload` read certificate, token secret, JWKS
+    file, admin key and log level anew.
 
     Every flag is also a variable (--rate-limit is ANSWERBACK_RATE_LIMIT) and a key of the TOML file (rate_limit).
 
@@ -86,17 +87,17 @@ def serve(
     if show_config:
         say(configuration.as_toml())
     else:
-        serve_until_stopped(configuration)
+        serve_until_stopped(configuration, read_again=lambda: load(flags, file=config))
 
 
-def serve_until_stopped(configuration: Configuration) -> None:
-    """Start a gateway, say where it listens, and wait for a signal.
+def serve_until_stopped(configuration: Configuration, *, read_again: Callable[[], Configuration]) -> None:
+    """Start a gateway, say where it listens, and wait for a signal. `read_again`: the settings at a reload.
 
     Raises: CliError: it cannot start; the text says what to do.
     """
     try:
         from answerback.gateway.app import Gateway, run_gateway  # noqa: PLC0415 - the server's packages are an extra
-        from answerback.gateway.logging import configure_logging  # noqa: PLC0415
+        from answerback.gateway.logging import configure_logging, set_level  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("answerback"):
             raise
@@ -116,12 +117,19 @@ def serve_until_stopped(configuration: Configuration) -> None:
         except OSError as exc:  # a service has no stdout, and a full disk is no reason not to serve
             log.warning("listening on %s; stdout cannot be written: %s", gateway.url, why_no_output() or exc.strerror)
 
+    def reload() -> GatewaySettings:
+        try:
+            gateway = read_again().gateway
+        except CliError as exc:
+            raise SettingsError(str(exc)) from exc
+        set_level(_level(gateway))
+        return gateway
+
     configure_logging(
-        "json" if configuration.gateway.log.format == "json" else "text",
-        level=logging.getLevelNamesMapping()[configuration.gateway.log.level.upper()],
+        "json" if configuration.gateway.log.format == "json" else "text", level=_level(configuration.gateway)
     )
     try:
-        run_gateway(configuration.gateway, announce=announce)
+        run_gateway(configuration.gateway, announce=announce, read_again=reload)
     except SettingsError as exc:
         # What a setting names may be fine and yet not be there now: a model, a database.
         kind = ExitCode.FAILED if isinstance(exc.__cause__, StoreError | ModelError) else ExitCode.USAGE
@@ -130,6 +138,10 @@ def serve_until_stopped(configuration: Configuration) -> None:
         raise
     except OSError as exc:
         raise _explain_os(exc, configuration) from exc
+
+
+def _level(settings: GatewaySettings) -> int:
+    return logging.getLevelNamesMapping()[settings.log.level.upper()]
 
 
 def _greet(url: str, configuration: Configuration) -> None:

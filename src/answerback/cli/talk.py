@@ -2,9 +2,11 @@
 
 import sys
 from datetime import datetime, timedelta
+from typing import Final
 
 from answerback.cli.output import CliError, ExitCode, note, printable, usage_error
 from answerback.client import (
+    Answer,
     AnswerbackError,
     CannotConnect,
     Forbidden,
@@ -14,7 +16,15 @@ from answerback.client import (
     RequestTimeout,
     Unauthorized,
 )
-from answerback.client.events import Done, Event, Queued, Restarted, Text
+from answerback.client.events import Done, Event, Queued, Restarted, Text, Thinking
+from answerback.texts import spoken
+
+_SHORTFALLS: Final = {
+    "length": "the answer was cut at its limit of tokens or bytes; see --max-tokens",
+    "content_filter": "the answer was cut by the model's filter",
+    "tool_calls": "the model wanted to use a tool, and this gateway has none for it",
+    "other": "the model ended its answer for a reason of its own; it may not be whole",
+}
 
 
 def explain(error: AnswerbackError) -> CliError:
@@ -53,6 +63,15 @@ def explain(error: AnswerbackError) -> CliError:
             return CliError(message)
 
 
+def shortfall(answer: Answer) -> str | None:
+    """Why a completed answer may be less than was asked for, in a line; None: it is whole."""
+    if not answer.text.strip() and answer.finish_reason == "length":
+        return "the answer has no words: its limit of tokens went into thinking; raise --max-tokens"
+    if not answer.text.strip():
+        return "the model ended its answer without a word; ask again, or ask another model"
+    return _SHORTFALLS.get(answer.finish_reason or "")
+
+
 def wrong_input(error: ValueError) -> CliError:
     """What the client says about its arguments."""
     return usage_error(str(error).rstrip("."))
@@ -79,6 +98,8 @@ class Growing:
         match event:
             case Queued(position=position) if position:
                 self._wait(f"… {position} before this one")
+            case Thinking(silent_s) if not self._shown:
+                self._wait(f"… thinking for {silent_s:.0f} s")
             case Restarted():
                 self._is_replay = True
             case Text() if self._is_replay:
@@ -115,7 +136,7 @@ class Growing:
     def _wait(self, text: str) -> None:
         if sys.stderr.isatty():
             self._is_waiting = True
-            print(f"\r\x1b[2m{text}\x1b[0m\x1b[K", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[2m{spoken(text)}\x1b[0m\x1b[K", end="", file=sys.stderr, flush=True)
 
     def _clear(self) -> None:
         if self._is_waiting:

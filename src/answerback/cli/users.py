@@ -14,13 +14,14 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 
-from answerback.cli.admin import AdminUsers, find_port, read_key
+from answerback.cli.admin import AdminUsers, admin_of
 from answerback.cli.main import STACK_USERS, import_place
 from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.settings import Configuration, load
 from answerback.clock import epoch_ms
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
+from answerback.service.id_forms import UsersInBothForms
 from answerback.settings import whole
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ COMMANDS: Final = {
     "delete": ("Erase everything about a user, for good.", "answerback.cli.users:delete"),
 }
 _PAGE: Final = 100
-_LIMIT: Final = whole(0, 1_000_000)
+_LIMIT: Final = whole(1, 1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def set_limit(
     place: _Place,
     as_json: Json = False,
 ) -> None:
-    """Set a user's own rate limit: requests a minute, `off` for none, `default` for the gateway's."""
+    """Set a user's own rate limit: requests a minute, `off` for no limit, `default` for the gateway's."""
     per_minute = _read_limit(limit)
 
     async def change(users: Users) -> None:
@@ -162,7 +163,8 @@ def delete(
 def _run(work: Callable[[Users], Awaitable[T]], place: _Place) -> T:
     async def run() -> T:
         async with _users(place) as users:
-            return await work(users)
+            # A gateway looks under both forms itself.
+            return await work(users if isinstance(users, AdminUsers) else UsersInBothForms(users))
 
     try:
         return asyncio.run(run())
@@ -196,12 +198,7 @@ async def _open(configuration: Configuration) -> AsyncIterator[Users]:
     try:
         store = await open_store(settings.database, settings.data_dir)
     except StoreInUse:
-        if settings.admin_port is None:
-            raise CliError("a gateway holds the store, and its admin port is off", "stop that gateway first") from None
-        port = settings.admin_port
-        if port == 0 or "admin_port" not in configuration.sources:
-            port = find_port(settings.data_dir, otherwise=port)
-        yield AdminUsers(port=port, key=read_key(settings.data_dir))
+        yield admin_of(configuration)
         return
     except StoreError as exc:
         raise CliError(str(exc).rstrip(".")) from exc
@@ -240,12 +237,15 @@ def _time_text(at_ms: int | None) -> str | None:
 
 
 def _read_limit(text: str) -> int | None:
-    if text.lower() == "default":
-        return None
+    if text.lower() in {"default", "off"}:
+        return None if text.lower() == "default" else 0
     try:
-        number = _LIMIT.read("0" if text.lower() == "off" else text)
+        number = _LIMIT.read(text)
     except ValueError:
-        raise usage_error(f"the limit must be {_LIMIT.rule}, off or default, not {text!r}") from None
+        raise usage_error(
+            f"the limit must be {_LIMIT.rule}, off or default, not {text!r}",
+            "off means no limit; to lock a user out: answerback users block USER" if text.strip(" 0") == "" else "",
+        ) from None
     assert isinstance(number, int)
     return number
 

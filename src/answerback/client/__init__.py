@@ -37,6 +37,7 @@ from answerback.client.events import (
     Started,
     Stopped,
     Text,
+    Thinking,
 )
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
@@ -97,6 +98,7 @@ __all__ = [
     "Status",
     "Stopped",
     "Text",
+    "Thinking",
     "Timing",
     "Token",
     "Turn",

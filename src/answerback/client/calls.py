@@ -58,6 +58,8 @@ class Calls:
 
     def due_at(self) -> float | None:
         """When `tick` has something to do."""
+        if not self._calls and not self._stopping:
+            return None
         instants = [call.deadline for call in self._calls.values()]
         if self._is_open:
             instants += [call.send_at for call in self._calls.values() if call.send_at is not None]

@@ -8,9 +8,11 @@ import ssl as ssl_module
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from answerback import __version__
 from answerback.client.calls import CallFrame
 from answerback.client.driver import Driver
 from answerback.client.effects import Emit, Fail, Reply, ReplyFailed, RoundTrip
@@ -27,6 +29,7 @@ from answerback.client.tokens import Token, TokenSource
 from answerback.core.answer import clean
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import (
+    ClientInfo,
     Conversation,
     Conversations,
     ConversationSummary,
@@ -63,6 +66,8 @@ class Client:
             is unavailable are waiting under it. Default: a new one.
         user: who asks, where the server has no authentication.
         connect_timeout: seconds for the first connection. Later losses heal silently.
+        request_timeout: seconds that each question may take in all, unless it says otherwise itself. Default: no such
+            limit; a question is given up when nothing was heard of it for 30 s (see `ask` and `stream`).
         offline_start: do not wait for the first connection, and do not fail without one: questions are kept.
         outbox: keeps unfinished questions across runs of the app; see `Outbox` and `restored`.
         on_state: called with every `ConnectionState`.
@@ -79,6 +84,7 @@ class Client:
         session: str | None = None,
         user: str | None = None,
         connect_timeout: float = 10.0,
+        request_timeout: float | None = None,
         offline_start: bool = False,
         outbox: Outbox | None = None,
         on_state: Callable[[ConnectionState], None] | None = None,
@@ -89,9 +95,11 @@ class Client:
         self.session_id = session or uuid.uuid4().hex
         self._timing = timing or Timing()
         self._connect_timeout_s = connect_timeout
+        self._request_timeout_s = request_timeout
         self._outbox = outbox
         self._listener = on_state
-        self._session = Session(timing=self._timing)
+        client = ClientInfo(name="answerback-python", version=__version__)
+        self._session = Session(timing=self._timing, client=client)
         self._streams: dict[str, AnswerStream] = {}
         self._replies: dict[str, asyncio.Future[object]] = {}
         self._state: ConnectionState = Connecting(1)
@@ -153,14 +161,15 @@ class Client:
         """Ask and wait for the whole answer, at most 32 KB of it.
 
         Args:
-            timeout: seconds in all (default 30); then the server stops it.
+            timeout: seconds in all; then the server stops it. Default: `request_timeout`, else 30 s without a sign of
+                life. A model that thinks gives signs; a server that knows none has 30 s in all.
             conversation: its id; with one, earlier turns are context. Without, the question stands alone.
             replaces: the id of an earlier request of the conversation that this one regenerates or edits.
             request_id: your own unique id; asking again under it gets the same answer, never a second one.
         Raises: RequestTimeout, RequestFailed (RateLimited, Overloaded, …), RequestCancelled, MessageTooLarge,
             SessionReplaced, Closed. Cancelling the task stops the request at the server.
         """
-        total_s = self._timing.ask_timeout_s if timeout is None else timeout
+        total_s = self._request_timeout_s if timeout is None else timeout
         frame = self._question(
             message,
             stream=False,
@@ -171,7 +180,8 @@ class Client:
             replaces=replaces,
             request_id=request_id,
         )
-        async with self._begin(frame, Timeouts(total_s=total_s)) as stream:
+        timeouts = self._timeouts(frame, None, None) if total_s is None else Timeouts(total_s=total_s)
+        async with self._begin(frame, timeouts) as stream:
             return await stream.answer
 
     def stream(
@@ -190,8 +200,9 @@ class Client:
         """Ask, and read the answer while it comes: `async for piece in app.stream(…)`.
 
         Args:
-            timeout: seconds of silence allowed once the answer has started (default 30); no connection is no silence.
-            total_timeout: seconds in all (default: a little more than the server's own limits).
+            timeout: seconds without text or sign of life that are allowed once the answer has started (default 30); no
+                connection is no silence.
+            total_timeout: seconds in all (default: `request_timeout`, else a little more than the server's own limits).
         The other arguments and the errors are those of `ask`; they are raised while reading. Raises at once:
         MessageTooLarge, SessionReplaced, Closed.
         """
@@ -205,7 +216,7 @@ class Client:
             replaces=replaces,
             request_id=request_id,
         )
-        return self._begin(frame, self._timeouts(timeout, total_timeout))
+        return self._begin(frame, self._timeouts(frame, timeout, total_timeout))
 
     def cancel(self, request_id: str) -> None:
         """Stop a question; see `AnswerStream.cancel`."""
@@ -332,6 +343,7 @@ class Client:
             system=None if system is None else clean(system),
             max_tokens=max_tokens,
             replaces=replaces,
+            parts=(),  # signs of life; said before the first `welcome`, too, for a server that knows none ignores it
         )
         limits = self._session.limits
         limit = MAX_MESSAGE_BYTES if limits is None else min(MAX_MESSAGE_BYTES, limits.max_message_bytes)
@@ -340,13 +352,21 @@ class Client:
             raise MessageTooLarge(size, limit)
         return frame
 
-    def _timeouts(self, silence_s: float | None, total_s: float | None) -> Timeouts:
+    def _timeouts(self, frame: SendMessage, silence_s: float | None, total_s: float | None) -> Timeouts:
+        """When a question is given up, by what the server has said of itself so far."""
+        limits = self._session.limits
         if total_s is None:
-            limits = self._session.limits
+            total_s = self._request_timeout_s
+        if total_s is None:
             total_s = self._timing.queue_wait_s
             if limits is not None:
-                total_s = (limits.queue_timeout_ms + limits.answer_timeout_ms) / 1000 + self._timing.stream_silence_s
-        return Timeouts(total_s=total_s, silence_s=self._timing.stream_silence_s if silence_s is None else silence_s)
+                answer_ms = self._session.model_info(frame.model).answer_timeout_ms or limits.answer_timeout_ms
+                total_s = (limits.queue_timeout_ms + answer_ms) / 1000 + self._timing.stream_silence_s
+        if silence_s is None:
+            silence_s = self._timing.stream_silence_s if frame.stream else self._timing.ask_timeout_s
+            if limits is not None and limits.progress_ms is not None:
+                silence_s = max(silence_s, 3.5 * limits.progress_ms / 1000)
+        return Timeouts(total_s=total_s, silence_s=silence_s, from_call=not frame.stream)
 
     def _begin(self, frame: SendMessage, timeouts: Timeouts) -> AnswerStream:
         self._check_loop()
@@ -363,7 +383,8 @@ class Client:
 
     def _resume(self, pending: PendingRequest) -> AnswerStream:
         stream = self._new_stream(pending.frame.request_id)
-        effects = self._session.restore(pending, self._timeouts(None, None), now=self._driver.now)
+        timeouts = replace(self._timeouts(pending.frame, None, None), from_call=False)  # the app may start offline
+        effects = self._session.restore(pending, timeouts, now=self._driver.now)
         self._driver.carry_out(effects)
         return stream
 

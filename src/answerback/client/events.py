@@ -19,6 +19,7 @@ __all__ = [
     "Started",
     "Stopped",
     "Text",
+    "Thinking",
 ]
 
 
@@ -27,7 +28,7 @@ class Answer:
     """One answer. `text` is, character for character, what the server has stored for `attempt`.
 
     `conversation_id`: where the turn is kept. `timing`: milliseconds on the server. `finish_reason`: `stop`, `length`
-    (cut at a limit), or the model's own word.
+    (cut at a limit), `content_filter`, `tool_calls` or `other`.
     """
 
     text: str
@@ -68,13 +69,20 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
+class Thinking:
+    """The server works on the answer, and the model has said nothing for `silent_s`. Comes every few seconds then."""
+
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The answer is whole. Always the last event; a request that ends otherwise raises instead."""
 
     answer: Answer
 
 
-Event: TypeAlias = Queued | Started | Restarted | Text | Done
+Event: TypeAlias = Queued | Started | Restarted | Thinking | Text | Done
 
 
 @dataclass(frozen=True, slots=True)

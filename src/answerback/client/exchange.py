@@ -19,19 +19,22 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """When the client gives a question up. `total_s` runs from the call; `silence_s` only while connected and
-    after the answer has started.
+    """When the client gives a question up. `total_s` runs from the call.
+
+    `silence_s` is the longest time without a frame about it. It runs only while connected and after the answer has
+    started; `from_call`: from the call on, connected or not, and begins anew only where the server gives signs of life.
     """
 
     total_s: float
     silence_s: float | None = None
+    from_call: bool = False
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Exchange:
     """Mutable; only `Session` and its `Questions` change it. Instants are monotonic seconds; None: not due.
 
-    `deadline`: give up. `silent_at`: give up, because the started answer went silent. `probe_at`: ask the server about
+    `deadline`: give up. `silent_at`: give up, because nothing was heard of it. `probe_at`: ask the server about
     it. `resume_at`: ask it for missing text. `resend_at`: not to be sent again before. `hello_id`: the `hello` that is
     out for it (at most one). `refusal`: why the server could not take it when it last spoke of it.
     """

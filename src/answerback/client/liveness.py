@@ -106,9 +106,7 @@ class Liveness:
         """When the session has to call again."""
         if not self._is_open:
             return None
-        instants = [greeting.expires_at for greeting in self._greetings.values()]
-        if self._asked_at is None:
-            instants.append(self._received_at + self._timing.ping_idle_s)
-        else:
-            instants.append(self._asked_at + self._dead_s)
-        return min(instants)
+        due = self._received_at + self._timing.ping_idle_s if self._asked_at is None else self._asked_at + self._dead_s
+        for greeting in self._greetings.values():
+            due = min(due, greeting.expires_at)
+        return due

@@ -16,7 +16,7 @@ from answerback.client.exchange import Exchange, Phase, Timeouts
 from answerback.client.liveness import Liveness
 from answerback.client.timing import Timing
 from answerback.core.assembly import Assembly
-from answerback.protocol.frames import CancelMessage, Hello, SendMessage
+from answerback.protocol.frames import CancelMessage, ClientInfo, Hello, SendMessage
 from answerback.protocol.limits import MAX_RESUME_POINTS
 
 
@@ -31,6 +31,10 @@ class Questions:
         self._exchanges: dict[str, Exchange] = {}
         self._unaccepted: dict[str | None, deque[Exchange]] = {}
         self._hellos = 0
+        self.client: ClientInfo | None = None
+        """Who `hello` says that we are."""
+        self.progress_s: float | None = None
+        """How often the server gives a sign of life. None: it gives none."""
         self._due: float | None = None
         self._is_open = False
 
@@ -56,10 +60,11 @@ class Questions:
             timeouts=timeouts,
             deadline=now + timeouts.total_s,
             assembly=Assembly(streamed=frame.stream),
+            silent_at=now + (timeouts.silence_s or 0.0) if timeouts.from_call else None,
         )
         self._exchanges[frame.request_id] = exchange
         self._unaccepted.setdefault(exchange.key, deque()).append(exchange)
-        self._at(exchange.deadline)
+        self._at(exchange.due_at())
         return exchange
 
     # --- connections ------------------------------------------------------------------------------------
@@ -87,7 +92,9 @@ class Questions:
             exchange.hello_id = None
             exchange.wants_resume = False
             exchange.gap_pause_s = 0.0
-            exchange.silent_at = exchange.probe_at = exchange.resume_at = exchange.resend_at = None
+            exchange.probe_at = exchange.resume_at = exchange.resend_at = None
+            if not exchange.timeouts.from_call:
+                exchange.silent_at = None
 
     # --- one question -----------------------------------------------------------------------------------
 
@@ -112,8 +119,10 @@ class Questions:
         self.restart_timers(head, now=now)
 
     def accept(self, exchange: Exchange, *, now: float) -> None:
-        """The server knows the question: the next one of its key may go."""
+        """The server knows the question, as a frame about it says: the next one of its key may go."""
         exchange.refusal = None
+        if exchange.timeouts.from_call and self.progress_s is not None:
+            exchange.silent_at = now + (exchange.timeouts.silence_s or 0.0)
         if exchange.phase is not Phase.ACCEPTED:
             exchange.phase = Phase.ACCEPTED
             exchange.was_sent = True
@@ -125,11 +134,18 @@ class Questions:
         """A frame about it came or was sent, so its timers start again. Without a connection they do not run."""
         if not self._is_open:
             return
-        exchange.probe_pause_s = self._timing.silence_s
+        exchange.probe_pause_s = self._probe_after_s(exchange)
         exchange.probe_at = now + exchange.probe_pause_s
-        if exchange.timeouts.silence_s is not None and exchange.assembly.has_started:
-            exchange.silent_at = now + exchange.timeouts.silence_s
+        timeouts = exchange.timeouts
+        if timeouts.silence_s is not None and not timeouts.from_call and exchange.assembly.has_started:
+            exchange.silent_at = now + timeouts.silence_s
         self._at(exchange.due_at())
+
+    def _probe_after_s(self, exchange: Exchange) -> float:
+        """A thinking answer that gives its signs costs no `hello`."""
+        if self.progress_s is None or exchange.frame.parts is None:
+            return self._timing.silence_s
+        return max(self._timing.silence_s, 1.5 * self.progress_s)
 
     def resend_later(self, exchange: Exchange, pause_s: float, *, now: float) -> None:
         """The server could not take it now: the same frame again after a pause; its key waits with it."""
@@ -200,7 +216,7 @@ class Questions:
                 exchange.probe_at = exchange.resume_at = None
             accepted = [exchange for exchange in batch if exchange.phase is Phase.ACCEPTED]
             points = tuple(exchange.resume_point for exchange in accepted)
-            self._effects.append(Send(Hello(hello_id=hello_id, resume=points)))
+            self._effects.append(Send(Hello(hello_id=hello_id, resume=points, client=self.client)))
             self._effects.extend(
                 Send(CancelMessage(request_id=exchange.request_id)) for exchange in accepted if exchange.is_cancelled
             )
@@ -219,7 +235,8 @@ class Questions:
                 self.pump(exchange.key, now=now)
             else:
                 self._hello_settled(exchange, now)
-                self._probe_later(exchange, now)
+                if exchange.probe_at is None:
+                    self._probe_later(exchange, now)
 
     def probe_soon(self, *, now: float) -> None:
         """The server had an error and did not say about which question: ask about all of them soon."""
@@ -237,7 +254,7 @@ class Questions:
             self.want_resume(exchange, now=now)
 
     def _probe_later(self, exchange: Exchange, now: float) -> None:
-        """The server has nothing new: ask again later and later."""
+        """The `hello` has brought nothing about it: ask again later and later."""
         doubled = max(self._timing.silence_s, exchange.probe_pause_s * 2)
         exchange.probe_pause_s = min(self._timing.probe_max_s, doubled)
         self._probe_at(exchange, now + exchange.probe_pause_s)

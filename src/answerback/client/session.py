@@ -22,7 +22,7 @@ from answerback.client.errors import (
     SessionReplaced,
     request_failed,
 )
-from answerback.client.events import Answer, Done, Queued, answer_of
+from answerback.client.events import Answer, Done, Queued, Thinking, answer_of
 from answerback.client.exchange import Exchange, Phase, Timeouts
 from answerback.client.liveness import Liveness
 from answerback.client.outbox import PendingRequest
@@ -33,14 +33,17 @@ from answerback.protocol.codec import Data, FrameError, decode_server, encode
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
     CancelMessage,
+    ClientInfo,
     Conversation,
     Conversations,
     Error,
     History,
     MessageAccepted,
     MessageDelta,
+    MessageProgress,
     MessageResponse,
     MessageStarted,
+    ModelInfo,
     Ping,
     Pong,
     SendMessage,
@@ -62,15 +65,16 @@ class Session:
     idempotent), but what such a connection says about itself does not.
     """
 
-    def __init__(self, *, timing: Timing) -> None:
+    def __init__(self, *, timing: Timing, client: ClientInfo | None = None) -> None:
         self._timing = timing
         self._effects: list[Effect] = []
         self._calls = Calls(timing)
         self._liveness = Liveness(timing)
         self._questions = Questions(timing=timing, liveness=self._liveness, calls=self._calls, effects=self._effects)
+        self._questions.client = client
         self._link: int | None = None
         self._stopped: AnswerbackError | None = None
-        self._limits: ServerLimits | None = None
+        self._welcome: Welcome | None = None
 
     @property
     def stopped(self) -> AnswerbackError | None:
@@ -80,7 +84,14 @@ class Session:
     @property
     def limits(self) -> ServerLimits | None:
         """What the server allows, once it has said so."""
-        return self._limits
+        return None if self._welcome is None else self._welcome.limits
+
+    def model_info(self, name: str | None) -> ModelInfo:
+        """What the server has said of a model; None: of its default."""
+        welcome = self._welcome
+        if welcome is None:
+            return ModelInfo()
+        return welcome.model_info.get(name or next(iter(welcome.models), ""), ModelInfo())
 
     @property
     def pending(self) -> int:
@@ -91,8 +102,11 @@ class Session:
         """When to call `tick`: may be early, never late. None: not before another input."""
         if self._stopped is not None:
             return None
-        instants = (self._questions.due_at(), self._calls.due_at(), self._liveness.due_at())
-        return min((instant for instant in instants if instant is not None), default=None)
+        due = self._questions.due_at()
+        for instant in (self._calls.due_at(), self._liveness.due_at()):
+            if instant is not None and (due is None or instant < due):
+                due = instant
+        return due
 
     # --- what the application wants ---------------------------------------------------------------------
 
@@ -238,9 +252,13 @@ class Session:
                 self._take_accepted(frame, now)
             case MessageStarted() | MessageDelta() | MessageResponse():
                 self._take_answer(frame, now)
+            case MessageProgress():
+                self._take_progress(frame, now)
             case Welcome():
                 if link == self._link:
-                    self._limits = frame.limits
+                    self._welcome = frame
+                    every_ms = frame.limits.progress_ms
+                    self._questions.progress_s = None if every_ms is None else every_ms / 1000
                     self._effects.append(Ready(frame))
                     self._questions.welcomed(frame.hello_id, now=now)
             case Error():
@@ -259,15 +277,25 @@ class Session:
             event = Queued(position=frame.position, conversation_id=frame.conversation_id)
             self._questions.emit(exchange, event)
 
+    def _take_progress(self, frame: MessageProgress, now: float) -> None:
+        """A sign of life. It says nothing of the text, and a late one of an older attempt says nothing at all."""
+        exchange = self._questions.get(frame.request_id)
+        if exchange is None or 0 < frame.attempt < exchange.assembly.attempt:
+            return
+        self._questions.accept(exchange, now=now)
+        if frame.attempt:
+            self._questions.emit(exchange, Thinking(frame.silent_ms / 1000))
+
     def _take_answer(self, frame: AnswerFrame, now: float) -> None:
         exchange = self._questions.get(frame.request_id)
         if exchange is None:
             if isinstance(frame, MessageResponse):
                 self._calls.ending_received(frame.request_id)
             return
-        before = exchange.resume_point
+        assembly = exchange.assembly
+        before = (assembly.attempt, assembly.length)
         missing = False
-        for event in exchange.assembly.receive(frame):
+        for event in assembly.receive(frame):
             match event:
                 case Ended():
                     self._end(exchange, event, now)
@@ -284,7 +312,7 @@ class Session:
         self._questions.accept(exchange, now=now)  # whatever it is, the server knows the question
         if missing:
             self._questions.want_resume(exchange, now=now)
-        elif exchange.resume_point != before:
+        elif (assembly.attempt, assembly.length) != before:
             self._questions.got_text(exchange)
 
     def _end(self, exchange: Exchange, ended: Ended, now: float) -> None:

@@ -8,15 +8,16 @@ class Timing:
     """How long the client waits for what. The defaults suit both the embedded gateway and API Gateway."""
 
     ask_timeout_s: float = 30.0
-    """An unstreamed question in all."""
+    """An unstreamed question without a sign of life; in all, if the server gives none."""
     stream_silence_s: float = 30.0
-    """A streamed one that has started, without a word while connected."""
+    """A streamed one that has started, without a sign of life while connected."""
     queue_wait_s: float = 750.0
-    """A streamed one in all, if the server does not send its limits."""
+    """A question in all, if the server does not send its limits."""
     call_timeout_s: float = 30.0
     """History, pings and the like."""
     silence_s: float = 10.0
-    """No frame about a pending request: ask for it with `hello`, backing off up to `probe_max_s`."""
+    """No frame about a pending request: ask for it with `hello`, backing off up to `probe_max_s`. Where the server
+    gives signs of life, only after one should have come."""
     probe_max_s: float = 60.0
     hello_expiry_s: float = 4.0
     """A `hello` without `welcome` for so long is not waited for any more; another may go out."""

@@ -1,15 +1,22 @@
 """A conversation as the model and the person see it: which turns the model is shown, and the title."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-CHARACTERS_PER_TOKEN: Final = 3
-"""A cautious guess for text of any language: the model's tokenizer is not known here."""
+from answerback.core.answer import clean
 
 TURN_OVERHEAD_TOKENS: Final = 8
+"""What a message costs besides its text: its role, and the marks of the model's template."""
 
+TOKENS_PER_BYTE: Final = 0.7
+"""Of UTF-8 that is not ASCII. Measured with the embedded model's tokenizer: Russian 0.43, Chinese 0.61, Japanese 0.62,
+Thai 0.64, Hangul 0.83 to 1.0. The tokenizers of newer models take 0.2 to 0.35 for Hangul."""
+
+_PROSE: Final = b"abcdefghijklmnopqrstuvwxyz \n"
+_ASCII: Final = bytes(range(128))
 
 TITLE_LENGTH: Final = 60
 """Code points of a title that is made from a question."""
@@ -30,25 +37,49 @@ class Message:
     text: str
 
 
-def estimate_tokens(text: str) -> int:
-    """Tokens of `text`, guessed high."""
-    return len(text) // CHARACTERS_PER_TOKEN + TURN_OVERHEAD_TOKENS
+def estimate_tokens(text: str, per_byte: float = TOKENS_PER_BYTE) -> int:
+    """Tokens of `text`, guessed high: the model's tokenizer is not known here.
+
+    Small Latin letters and spaces are prose, 3 to a token. A digit, a mark or a capital may be a token of its own.
+    Other scripts cost `per_byte` for each byte of UTF-8.
+    """
+    data = text.encode("utf-8", "replace")
+    foreign = len(data.translate(None, _ASCII))
+    marks = len(data.translate(None, _PROSE)) - foreign
+    prose = len(data) - marks - foreign
+    return math.ceil(prose / 3 + marks + foreign * per_byte) + TURN_OVERHEAD_TOKENS
 
 
-def choose(turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: int) -> tuple[Message, ...]:
+def is_blank(text: str) -> bool:
+    """Whether nothing of `text` is left to read; models refuse blank messages."""
+    return not clean(text).strip()
+
+
+def choose(
+    turns: Sequence[tuple[str, str]], question: str, *, budget_tokens: int, per_byte: float = TOKENS_PER_BYTE
+) -> tuple[Message, ...]:
     """The newest whole turns (question, answer) that fit the budget together with `question`, oldest first.
 
-    The question is always there, even if it alone is over the budget. The model may then refuse it.
+    A turn whose question or answer is blank is left out: no model accepts it. The question is always there, even if it
+    alone is over the budget. The model may then refuse it.
     """
-    remaining = budget_tokens - estimate_tokens(question)
+    remaining = budget_tokens - estimate_tokens(question, per_byte)
     chosen: list[tuple[str, str]] = []
     for asked, answered in reversed(turns):
-        remaining -= estimate_tokens(asked) + estimate_tokens(answered)
+        if is_blank(asked) or is_blank(answered):
+            continue
+        remaining -= estimate_tokens(asked, per_byte) + estimate_tokens(answered, per_byte)
         if remaining < 0:
             break
         chosen.append((asked, answered))
     chosen.reverse()
     return (*_messages(chosen), Message(Role.USER, question))
+
+
+def shortened(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """About the newer half of the turns, and the question; nothing but the question if there is one turn."""
+    turns = len(messages) // 2
+    return tuple(messages[2 * (turns - turns // 2) :])
 
 
 def _messages(turns: Iterable[tuple[str, str]]) -> Iterable[Message]:

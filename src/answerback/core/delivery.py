@@ -3,6 +3,9 @@
 Coalescing, slow readers, resume and a new attempt are all this one rule. `Delivery` decides which frame is next, and
 when. Its driver sends that frame and reports the result (`sent`, `gone`, `slow`). Nothing is sent twice, unless a
 target sets the cursor back.
+
+A model may think for minutes without a word. So a delivery that has sent nothing for a while gives a sign of life, if
+the client takes signs. The sign is the worker's: it says that the request is worked on, not that the model speaks.
 """
 
 from collections.abc import Callable
@@ -14,6 +17,7 @@ from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
     ErrorBody,
     MessageDelta,
+    MessageProgress,
     MessageResponse,
     MessageStarted,
     ServerFrame,
@@ -32,6 +36,9 @@ SLOW_RETRY_S = 0.25
 COALESCE_MS: Final = 40
 """The shortest pause between two deltas: below what a reader can tell apart, and a burst of tokens is one frame (Ably
 rolls up by 40 ms too). The gateway's `--coalesce-ms` sets another one."""
+
+PROGRESS_S: Final = 8.0
+"""How often a living answer gives a sign: three fit in the 30 s after which a client gives up, and one may be lost."""
 
 Interval: TypeAlias = Callable[[float], float]
 """Seconds between two deltas of an answer that has been streaming for so many seconds."""
@@ -93,7 +100,7 @@ def error_body(ending: Ending) -> ErrorBody | None:
     return ErrorBody(
         code=code,
         message=ending.error_detail or info.message,
-        retryable=info.retryable,
+        retryable=info.retryable if ending.retryable is None else ending.retryable,
         retry_after_ms=ending.retry_after_ms,
     )
 
@@ -110,8 +117,10 @@ class Delivery:
         "_not_before",
         "_offset",
         "_record",
+        "_spoke_at",
         "_start_sent",
         "_started_at",
+        "_told_at",
     )
 
     def __init__(
@@ -121,15 +130,18 @@ class Delivery:
         self._record = record
         self._answer = answer
         self._interval = interval
-        self._started_at = now
+        self._started_at = self._spoke_at = now
         self._connection_id: str | None = None
         self._offset = 0
         self._applied_no = 0
         self._start_sent = False
         self._last_sent: float | None = None
         self._not_before = 0.0
+        self._told_at = now
         if (first := target or record.target) is not None:
             self.retarget(first)
+            if answer.attempt == 1:  # a later attempt says so at once: its client has heard nothing for a whole lease
+                self._told_at = now
 
     @property
     def attempt(self) -> int:
@@ -149,7 +161,8 @@ class Delivery:
     def retarget(self, target: DeliveryTarget) -> bool:
         """Apply a target (rule: each target once). Returns whether the cursor was set.
 
-        Another attempt, or an offset past the end, means from the start.
+        Another attempt, or an offset past the end, means from the start. A sign is due at once: a client that asks
+        again and again must not put it off.
         """
         if target.no <= self._applied_no:
             return False
@@ -160,7 +173,12 @@ class Delivery:
         self._start_sent = same
         self._last_sent = None
         self._not_before = 0.0
+        self._told_at = -PROGRESS_S
         return True
+
+    def spoke(self, *, now: float) -> None:
+        """The model has said something, be it nothing that is shown."""
+        self._spoke_at = now
 
     def ended(self, record: Record) -> None:
         """The ending is stored: the rest goes out at once (rule: the newest target gets the ending)."""
@@ -192,10 +210,21 @@ class Delivery:
                 )
         if ending is not None:
             return response_frame(self._record, self._answer.text)
+        if (sign_at := self._sign_at()) is not None and now >= sign_at:
+            return MessageProgress(
+                request_id=self._record.request_id,
+                attempt=self._answer.attempt,
+                silent_ms=max(0, round((now - self._spoke_at) * 1000)),
+            )
         return None
 
     def due_at(self) -> float | None:
         """When `next_frame` should be asked again, if nothing else happens. None: not before more text or a target."""
+        instants = (self.text_due_at(), self._sign_at())
+        return min((instant for instant in instants if instant is not None), default=None)
+
+    def text_due_at(self) -> float | None:
+        """When what is there already may go out: more text that comes until then goes with it. None: nothing waits."""
         if self._connection_id is None:
             return None
         if self._record.ending is not None:
@@ -206,11 +235,19 @@ class Delivery:
             return self._not_before
         if self._offset >= self._answer.length:
             return None
-        return max(self._not_before, self._text_due_at())
+        return max(self._not_before, self._next_text_at())
+
+    def _sign_at(self) -> float | None:
+        if self._connection_id is None or self._record.parts is None or self._record.ending is not None:
+            return None
+        return max(self._not_before, self._told_at + PROGRESS_S)
 
     def sent(self, frame: ServerFrame, *, now: float) -> None:
         """`frame`, got from `next_frame`, has left."""
+        self._told_at = now
         match frame:
+            case MessageProgress():
+                pass
             case MessageStarted():
                 self._start_sent = True
             case MessageDelta():
@@ -226,17 +263,21 @@ class Delivery:
         self._connection_id = None
 
     def slow(self, *, now: float) -> None:
-        """The connection cannot take more now: keep the offset and try again later, with one bigger piece."""
+        """The connection cannot take more now: keep the offset and try again later, with one bigger piece.
+
+        A sign is not kept: the connection has enough to read.
+        """
         self._not_before = now + SLOW_RETRY_S
+        self._told_at = now
 
     def ready(self) -> None:
         """The slow connection takes frames again."""
         self._not_before = 0.0
 
-    def _text_due_at(self) -> float:
+    def _next_text_at(self) -> float:
         if self._last_sent is None:
             return 0.0
         return self._last_sent + self._interval(self._last_sent - self._started_at)
 
     def _is_due(self, now: float) -> bool:
-        return now >= self._text_due_at()
+        return now >= self._next_text_at()

@@ -10,10 +10,12 @@ forge `Origin`, and after DNS rebinding it cannot hide its own name in `Host`. B
 
 import base64
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from answerback.core.keys import normal_id
 from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH, SUBPROTOCOL
 
@@ -141,7 +143,7 @@ def validate(request: UpgradeRequest, rules: Rules) -> Handshake:
     return Handshake(
         subprotocol=_subprotocol(request),
         session_id=_id_of(request, "sessionId"),
-        user_id=_id_of(request, "userId"),
+        user_id=_user_id_of(request),
         user_agent=(request.header("user-agent") or "")[:MAX_USER_AGENT],
     )
 
@@ -175,7 +177,8 @@ def token_of(request: UpgradeRequest) -> str:
 
 def check_user(request: UpgradeRequest, user_id: str) -> None:
     """Raises: HandshakeError: 403, the query names another user than the token's, which is `user_id`."""
-    if request.parameter("userId") not in {None, user_id}:
+    named = request.parameter("userId")
+    if named is not None and normal_id(named) != user_id:
         raise HandshakeError(403, "userId differs from the token's user. Leave userId out.")
 
 
@@ -257,6 +260,11 @@ def _id_of(request: UpgradeRequest, name: str) -> str | None:
     return value
 
 
+def _user_id_of(request: UpgradeRequest) -> str | None:
+    user_id = _id_of(request, "userId")
+    return None if user_id is None else normal_id(user_id)
+
+
 def _lower(items: list[str]) -> list[str]:
     return [item.lower() for item in items]
 
@@ -265,11 +273,12 @@ def _bare_origin(origin: str) -> str:
     return origin.rstrip("/").lower()
 
 
+_HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/?#@\[\]]+?))\.?(?::[0-9]*)?")
+"""RFC 9110, section 7.2: a name or an address, then perhaps a port."""
+
+
 def _bare_host(host: str) -> str:
-    """`Host` without port, brackets and a trailing dot, lower case."""
+    """`Host` without port, brackets and a trailing dot, lower case; as it is if it is nothing of that."""
     host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    if host.count(":") == 1:
-        host = host.partition(":")[0]
-    return host.rstrip(".")
+    found = _HOST.fullmatch(host)
+    return host if found is None else found[1] or found[2]

@@ -5,9 +5,18 @@ text stands in a queue's message id.
 """
 
 import hashlib
+import unicodedata
 from functools import lru_cache
 
 from answerback.protocol.frames import SendMessage
+
+
+def normal_id(text: str) -> str:
+    """The id of a user or conversation as it is compared: in NFC, so that what looks alike is alike.
+
+    A request id is the client's own and is never changed.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def digest(*parts: str | None) -> str:
@@ -29,9 +38,19 @@ def ordering_key(user_id: str, conversation_id: str | None) -> str:
     return digest("order", user_id, conversation_id)
 
 
+def kinds(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The kinds of parts of a question as they are kept: in one order, each once."""
+    return tuple(sorted(set(parts)))
+
+
 def fingerprint(frame: SendMessage) -> str:
-    """What makes a repeated request id the same request. `timestamp` and `stream` do not belong to it."""
+    """What makes a repeated request id the same request. `timestamp` and `stream` do not belong to it.
+
+    A later field follows as (name, value), and only if it has something to say: the digests of frames without it stay,
+    and so a question that is repeated over an upgrade is the same question.
+    """
     max_tokens = None if frame.max_tokens is None else str(frame.max_tokens)
+    later = ("parts", "\n".join(kinds(frame.parts))) if frame.parts else ()
     return digest(
-        "payload", frame.message, frame.conversation_id, frame.model, frame.system, max_tokens, frame.replaces
+        "payload", frame.message, frame.conversation_id, frame.model, frame.system, max_tokens, frame.replaces, *later
     )

@@ -25,21 +25,22 @@ The rules that the comments name are listed in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 
 T_co = TypeVar("T_co", covariant=True)
 
-SCHEMA: Final = 1
-"""Version of the record's form. A reader upgrades older ones, so that work in flight survives an upgrade."""
+SCHEMA: Final = 2
+"""The newest version of the record's form that this program reads. A version only adds fields with defaults."""
 
 
 class RequestKey(NamedTuple):
@@ -60,7 +61,10 @@ class DeliveryTarget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch."""
+    """How a request ended; its text is kept apart. Times in milliseconds, `ended_at_ms` since the epoch.
+
+    `error_detail` and `retryable` replace what the table of errors says for `error_code`.
+    """
 
     status: Status
     attempt: int
@@ -69,6 +73,7 @@ class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
     error_code: ErrorCode | None = None
     error_detail: str | None = None
+    retryable: bool | None = None
     retry_after_ms: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -92,7 +97,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     """Everything that decides about one request. It is small, because it is written often.
 
     `conversation_id` is where the turn is kept. `standalone`: the request named no conversation, so the model gets no
-    context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`.
+    context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`. `parts`:
+    the kinds of parts that the client takes beside text; None: it takes no signs of life either.
     """
 
     user_id: str
@@ -114,7 +120,16 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     cancel_requested: bool = False
     target: DeliveryTarget | None = None
     ending: Ending | None = None
-    schema: int = SCHEMA
+    parts: tuple[str, ...] | None = None
+
+    @property
+    def schema(self) -> int:
+        """The lowest version that can express this record.
+
+        A program that does not know a field would erase it with its next write. So it must refuse such records, and
+        only such records: while a deployment rolls, it works on all others.
+        """
+        return 1 if self.parts is None else 2
 
     @property
     def key(self) -> RequestKey:
@@ -130,6 +145,12 @@ class Policy:
     answer_timeout_ms: int = 120_000
     queue_timeout_ms: int = 600_000
     max_attempts: int = 3
+    answer_timeouts_ms: Mapping[str, int] = field(default_factory=dict)
+    """Of the models that have one of their own, by name."""
+
+    def answer_ms(self, model: str) -> int:
+        """How long an answer of this model may take, from its first start on."""
+        return self.answer_timeouts_ms.get(model, self.answer_timeout_ms)
 
     @property
     def renew_every_s(self) -> float:
@@ -219,6 +240,7 @@ class Facts(NamedTuple):
     session_id: str = ""
     generation: int = 0
     policy: Policy | None = None
+    leapt: LeaptSince = no_leaps
 
 
 def _owns_lease(record: Record, facts: Facts) -> bool:
@@ -239,7 +261,7 @@ def _is_cancelled(record: Record, _: Facts) -> bool:
 
 
 def _is_late(record: Record, facts: Facts) -> bool:
-    return deadline_passed(record, now_ms=facts.now_ms, policy=_policy_of(facts))
+    return deadline_passed(record, now_ms=facts.now_ms, policy=_policy_of(facts), leapt=facts.leapt)
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
@@ -285,7 +307,9 @@ def _effect(record: Record, event: Event, facts: Facts) -> Effect:
 # --- the changes --------------------------------------------------------------------------------------------
 
 
-def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> Step[Claimed | Busy | Ended | Unknown]:
+def claim(
+    record: Record | None, *, owner: str, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps
+) -> Step[Claimed | Busy | Ended | Unknown]:
     """A worker wants to run the request. `owner` is a token that no other run has.
 
     A noted cancellation, a deadline that has passed and the last allowed attempt end the request here, without running
@@ -294,7 +318,7 @@ def claim(record: Record | None, *, owner: str, now_ms: int, policy: Policy) -> 
     """
     if record is None:
         return Step(None, Unknown())
-    match _effect(record, Event.CLAIM, Facts(owner=owner, now_ms=now_ms, policy=policy)):
+    match _effect(record, Event.CLAIM, Facts(owner=owner, now_ms=now_ms, policy=policy, leapt=leapt)):
         case Effect.RUN:
             claimed = replace(
                 record,
@@ -503,11 +527,12 @@ def aged(record: Record, *, now_ms: int) -> Record:
     return replace(record, ending=replace(ending, retry_after_ms=left_ms))
 
 
-def deadline_passed(record: Record, *, now_ms: int, policy: Policy) -> bool:
+def deadline_passed(record: Record, *, now_ms: int, policy: Policy, leapt: LeaptSince = no_leaps) -> bool:
     """Whether an unfinished request is past its absolute deadline: in the queue, or since its first start."""
-    if record.started_at_ms is None:
-        return now_ms >= record.accepted_at_ms + policy.queue_timeout_ms
-    return now_ms >= record.started_at_ms + policy.answer_timeout_ms
+    since_ms, timeout_ms = record.started_at_ms, policy.answer_ms(record.model)
+    if since_ms is None:
+        since_ms, timeout_ms = record.accepted_at_ms, policy.queue_timeout_ms
+    return now_ms - leapt(since_ms) >= since_ms + timeout_ms
 
 
 Change: TypeAlias = Callable[[Record | None], Step[T_co]]

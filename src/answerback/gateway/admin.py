@@ -17,11 +17,13 @@ from aiohttp import WSCloseCode, web
 import answerback
 from answerback.core.handshake import Hosts
 from answerback.core.instants import iso
+from answerback.core.keys import normal_id
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.admin_key import AdminKey
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.http import Server
 from answerback.gateway.metrics import CONTENT_TYPE, Metrics, QueueState
+from answerback.gateway.reload import Reloaded
 from answerback.gateway.sockets import Sockets
 from answerback.ports import (
     Connections,
@@ -207,9 +209,11 @@ class Admin:
         health: Health,
         metrics: Metrics,
         queue: Callable[[], QueueState],
+        reload: Callable[[], Reloaded],
         clock: Callable[[], int],
     ) -> None:
         self._key = key
+        self._reload_now = reload
         self._sockets = sockets
         self._connections = connections
         self._requests = requests
@@ -235,6 +239,7 @@ class Admin:
             ("DELETE", "/users/{user_id:[^/]*}", self._delete_user),
             ("PUT", "/users/{user_id:[^/]*}/limit", self._set_limit),
             ("GET", "/usage", self._list_usage),
+            ("POST", "/reload", self._reload),
         )
         for method, path, handler in routes:
             self._router.add_route(method, path, handler)
@@ -278,7 +283,7 @@ class Admin:
                 404,
                 "NotFoundException",
                 "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, "
-                "/users/USER/limit, /usage and /@connections/ID.",
+                "/users/USER/limit, /usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
 
@@ -296,6 +301,9 @@ class Admin:
 
     async def _get_metrics(self, _: web.BaseRequest) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _reload(self, _: web.BaseRequest) -> web.Response:
+        return _json(200, self._reload_now())
 
     # --- the management API
 
@@ -343,7 +351,7 @@ class Admin:
         return _json(200, {"total": len(records), "requests": shown})
 
     async def _cancel_request(self, _: web.BaseRequest, user_id: str, request_id: str) -> web.Response:
-        record = await self._requests.read(RequestKey(user_id, request_id))
+        record = await self._requests.read(RequestKey(normal_id(user_id), request_id))
         if record is None:
             raise _Failure(404, "NotFoundException", "There is no such request. GET /requests lists the live ones.")
         match await self._canceller.cancel(record):
@@ -372,7 +380,7 @@ class Admin:
 
     async def _delete_user(self, _: web.BaseRequest, user_id: str) -> web.Response:
         # No app may wait for ever for an answer that is erased.
-        await self._canceller.end_sessions(user_id)
+        await self._canceller.end_sessions(normal_id(user_id))
         if not await self._users.delete_user(user_id):
             raise _no_user()
         return _json(200, {"userId": user_id, "deleted": True})

@@ -58,6 +58,12 @@ class AdminKey:
     """The key, and whether a request shows it (compared in constant time)."""
 
     def __init__(self, key: str) -> None:
+        self.change(key)
+
+    def change(self, key: str) -> None:
+        """From now on this is the key. Raises: ValueError: it is empty, so that no key would be one."""
+        if not key:
+            raise ValueError("the admin key is empty")
         self._key = key.encode()
 
     def opens(self, authorization: str | None) -> bool:

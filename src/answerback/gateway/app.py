@@ -8,20 +8,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final, Self
 
-from answerback.clock import epoch_ms
+from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
 from answerback.core.handshake import Hosts, Rules, origins
 from answerback.gateway.admin import Admin, Health
-from answerback.gateway.admin_key import AdminKey, load_admin_key, remove_admin_port, save_admin_port
+from answerback.gateway.admin_key import remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
-from answerback.gateway.checks import check_settings, make_tokens, tls_context
+from answerback.gateway.checks import check_settings
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics, QueueState
 from answerback.gateway.queue import InProcessQueue
+from answerback.gateway.reload import Reloaded, Reloader
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
@@ -31,13 +32,13 @@ from answerback.ports import Model, ModelError, Quota, Requests
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front, FrontSettings
 from answerback.service.history_pages import HistoryPages
+from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.errors import StoreError
-from answerback.stores.memory import MemoryStore
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 
@@ -70,17 +71,20 @@ class Gateway:
     ```
 
     `store` and `models` are for tests and embedding: given ones are used instead of what the settings name, and are not
-    closed at the end. To make one raises SettingsError: the text says what to change.
+    closed at the end. `read_again` reads the settings anew for `reload`. To make one raises SettingsError: the text
+    says what to change.
     """
 
     def __init__(
         self,
         settings: GatewaySettings,
         *,
-        store: SqlStore | MemoryStore | None = None,
+        store: SqlStore | None = None,
         models: Sequence[Model] | None = None,
+        read_again: Callable[[], GatewaySettings] | None = None,
     ) -> None:
         check_settings(settings)
+        self._reloader = Reloader(settings, read_again)
         self._settings = settings
         self._given_store = store
         self._given_models = models
@@ -149,9 +153,13 @@ class Gateway:
         if self._queue is not None:
             self._queue.skip_grace()
 
+    def reload(self) -> Reloaded:
+        """Read certificate, token secret, JWKS file, admin key and log level anew. What is wrong stays as it was."""
+        return self._reloader.reload()
+
     async def serve_forever(self) -> None:
-        """Wait for SIGINT, SIGTERM or `stop`, then stop; a second signal skips the grace."""
-        with _signals(self._signalled):
+        """Wait for SIGINT, SIGTERM or `stop`, then stop; a second signal skips the grace. SIGHUP: see `_signals`."""
+        with _signals(self):
             await self._stop_asked.wait()
             await self.stop()
 
@@ -163,21 +171,26 @@ class Gateway:
     async def _open(self) -> None:
         """Make everything; the stack closes it in the opposite order."""
         settings = self._settings
-        tls = tls_context(settings.tls_cert, settings.tls_key)
-        tokens = make_tokens(settings.auth)
+        tokens = self._reloader.tokens
         if tokens is not None:
             self._stack.push_async_callback(tokens.close)
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = await self._open_store()
         models = await self._open_models()
 
+        clock = LeapingClock()
         slots = {name: model.concurrency for name, model in models.items()}
-        queue = self._queue = InProcessQueue(slots=slots, clock=epoch_ms)
+        queue = self._queue = InProcessQueue(slots=slots, clock=clock)
         metrics = Metrics(
-            sockets=self.sockets, queue=lambda: QueueState(depth=queue.depth, running=queue.running), clock=epoch_ms
+            sockets=self.sockets,
+            queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            clock=clock,
+            unread=_unread_documents(models.values()),
         )
         notifier = Notifier()
         connections = MemoryConnections()
+        requests = RequestsInBothForms(store, store, clock=clock)
+        history = HistoryInBothForms(store)
         sender = SocketSender(self.sockets)
         delivery_sender = DeliverySender(
             requests=store,
@@ -188,16 +201,16 @@ class Gateway:
         )
         front = Front(
             settings=self._front_settings(tuple(models)),
-            requests=store,
+            requests=requests,
             connections=connections,
             sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
-            history_pages=HistoryPages(history=store, clock=epoch_ms),
+            history_pages=HistoryPages(history=history, clock=clock),
             tokens=tokens,
             notifier=notifier,
             observer=metrics.observer,
-            clock=epoch_ms,
+            clock=clock,
         )
         worker = Worker(
             settings=WorkerSettings(
@@ -207,14 +220,15 @@ class Gateway:
                 system=settings.system,
             ),
             requests=store,
-            history=store,
+            history=history,
             models=models,
             delivery_sender=delivery_sender,
             notifier=notifier,
             observer=metrics.observer,
-            clock=epoch_ms,
+            clock=clock,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
+            leapt=clock.leapt_since,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -228,7 +242,8 @@ class Gateway:
             sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
-            clock=epoch_ms,
+            clock=clock,
+            leapt=clock.leapt_since,
         )
         canceller = Canceller(
             policy=settings.policy,
@@ -240,19 +255,20 @@ class Gateway:
             queued=queue,
             delivery_sender=delivery_sender,
             notifier=notifier,
-            clock=epoch_ms,
+            clock=clock,
         )
         admin = Admin(
-            key=AdminKey(load_admin_key(settings.data_dir)),
+            key=self._reloader.open_admin_key(),
+            reload=self.reload,
             sockets=self.sockets,
             connections=connections,
-            requests=store,
-            users=store,
+            requests=requests,
+            users=UsersInBothForms(store),
             canceller=canceller,
-            health=Health(requests=store, durability=store, clock=epoch_ms, monotonic=time.monotonic),
+            health=Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic),
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
-            clock=epoch_ms,
+            clock=clock,
         )
         tasks = Tasks()
         listener = Listener(
@@ -262,7 +278,7 @@ class Gateway:
                     hosts=Hosts.of(settings.host, settings.allow_hosts), allow_origins=origins(settings.allow_origins)
                 ),
                 tokens=tokens,
-                clock=epoch_ms,
+                clock=clock,
             ),
             sockets=self.sockets,
             caps=settings.caps,
@@ -279,8 +295,10 @@ class Gateway:
         queue.start(worker.run)
         background = Tasks()
         background.start(self._sweep(janitor), name="janitor")
+        for model in models.values():
+            background.start(_warn_of(model), name=f"check of {model.name}")
         self._stack.push_async_callback(background.settle, grace_s=0)
-        self._port = await listener.start(settings.host, settings.port, tls=tls)
+        self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s", self.url)
 
     async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
@@ -303,7 +321,7 @@ class Gateway:
             idle_timeout_ms=int(settings.idle_timeout_s * 1000),
         )
 
-    async def _open_store(self) -> SqlStore | MemoryStore:
+    async def _open_store(self) -> SqlStore:
         if self._given_store is not None:
             return self._given_store
         try:
@@ -343,7 +361,26 @@ class Gateway:
                 log.exception("the janitor failed; it tries again")
 
 
-def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None]) -> None:
+def _unread_documents(models: Iterable[Model]) -> Callable[[], int] | None:
+    """Counts what could not be read of the models' servers; None: no model has a server."""
+    counting = [model for model in models if getattr(model, "unread_documents", None) is not None]
+    return (lambda: sum(getattr(model, "unread_documents", 0) for model in counting)) if counting else None
+
+
+async def _warn_of(model: Model) -> None:
+    """Say in the log what is wrong with a model's server, before the first question finds it out."""
+    check = getattr(model, "check", None)
+    problem = None if check is None else await check()
+    if problem is not None:
+        log.warning("model %s: %s", model.name, problem)
+
+
+def run_gateway(
+    settings: GatewaySettings,
+    *,
+    announce: Callable[[Gateway], None],
+    read_again: Callable[[], GatewaySettings] | None = None,
+) -> None:
     """Run a gateway until a signal stops it, on uvloop where it is installed. `announce` is called when it listens.
 
     The process is the gateway's own: how the interpreter switches threads and collects garbage is set for it, and it
@@ -355,9 +392,9 @@ def run_gateway(settings: GatewaySettings, *, announce: Callable[[Gateway], None
     gc.set_threshold(*COLLECT_AFTER)
 
     async def serve() -> None:
-        gateway = Gateway(settings)
+        gateway = Gateway(settings, read_again=read_again)
         # From before the start on: a reader of the announcement may send a signal at once.
-        with _signals(gateway._signalled):
+        with _signals(gateway):
             async with gateway:
                 gc.freeze()  # what was loaded stays, and need not be looked at again and again
                 announce(gateway)
@@ -404,13 +441,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 @contextmanager
-def _signals(notify: Callable[[], None]) -> Iterator[None]:
-    """Call `notify` for SIGINT and SIGTERM in the block."""
+def _signals(gateway: Gateway) -> Iterator[None]:
+    """Let signals stop or reload the gateway in the block.
+
+    SIGINT and SIGTERM stop it. SIGHUP reloads a service. It stops what belongs to a terminal, which sends it when it is
+    closed; where `nohup` has set it to be ignored, that stays.
+    """
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers: dict[int, Callable[[], object]] = dict.fromkeys((signal.SIGINT, signal.SIGTERM), gateway._signalled)
+    if sys.platform != "win32":
+        if not _has_terminal():
+            handlers[signal.SIGHUP] = gateway.reload
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            handlers[signal.SIGHUP] = gateway._signalled
     try:
-        for number in numbers:
-            loop.add_signal_handler(number, notify)
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
     except (NotImplementedError, RuntimeError, ValueError):
         # Windows: asyncio.Runner turns Ctrl-C into a cancellation, and that exits the `async with`, too.
         # Not the main thread: the caller calls `stop`.
@@ -419,5 +465,14 @@ def _signals(notify: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number in numbers:
+        for number in handlers:
             loop.remove_signal_handler(number)
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a controlling terminal, whatever its standard streams are."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True

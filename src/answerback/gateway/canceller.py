@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from answerback.core import request as changes
+from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, Policy, Record, RequestKey
 from answerback.gateway.sockets import Sockets
 from answerback.ports import Connections, Queue, Requests, Sender
@@ -70,7 +71,7 @@ class Canceller:
 
         Raises: Unavailable: the store cannot be read or written; some requests may be cancelled then.
         """
-        unfinished = [record for record in await self._requests.unfinished() if record.user_id == user_id]
+        unfinished = [record for record in await self._requests.unfinished() if normal_id(record.user_id) == user_id]
         # The newest first: were a running one to end before them, the next of its ordering key would begin.
         outcomes = [await self.cancel(record) for record in reversed(unfinished)]
         running = [outcome.record for outcome in outcomes if isinstance(outcome, Pending)]

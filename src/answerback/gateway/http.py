@@ -21,11 +21,25 @@ PING: Final = 0x9
 PONG: Final = 0xA
 
 _FIN: Final = 0x80
+_CONTROL: Final = 0x08
+_OPCODE: Final = 0x0F
 _MASKED: Final = 0x80
 _MASK_BYTES: Final = 4
 
 REFUSED: Final = b"\xff\xff"
 """The start of a frame with every reserved bit set: aiohttp's reader answers it with close code 1002."""
+
+
+TOO_LARGE: Final = b"too large"
+"""What a pong says that stands where a message was over the limit. A client that sends one itself is treated alike."""
+
+_TOO_LARGE_FRAME: Final = bytes((_FIN | PONG, _MASKED | len(TOO_LARGE))) + bytes(_MASK_BYTES) + TOO_LARGE
+
+MAX_UNFINISHED_BYTES: Final = 64 * 1024 * 1024
+"""What may have come of messages that are not whole, of all connections together: 512 of the longest."""
+
+MESSAGE_TIMEOUT_S: Final = 60.0
+"""From the first to the last byte of a message. The longest takes 16 s at 64 kbit/s."""
 
 
 def frame(payload: bytes, opcode: int = TEXT) -> bytes:
@@ -38,20 +52,36 @@ def frame(payload: bytes, opcode: int = TEXT) -> bytes:
     return struct.pack("!BBQ", _FIN | opcode, 127, size) + payload
 
 
-class MaskGuard:
-    """Follows the frame headers in a stream of bytes, however it is cut, and stops it at the first unmasked frame."""
+class FrameGuard:
+    """Follows the frame headers in a stream of bytes, however it is cut.
 
-    __slots__ = ("_held", "_refused", "_skip")
+    It stops the stream at the first unmasked frame. It drops what is over the limit of a message, and all data after
+    that: control frames still pass, so that the connection can be closed in order.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_drops", "_held", "_is_data", "_is_final", "_max_bytes", "_message", "_refused", "_skip")
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._max_bytes = max_message_bytes
         self._held = b""
         self._skip = 0
         self._refused = False
+        self._message = 0
+        self._is_final = True
+        self._is_data = False
+        self._drops = False
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes that have come of a message that is not whole."""
+        missing = self._skip if self._is_data else 0
+        return self._message - missing if missing or not self._is_final else 0
 
     def feed(self, data: bytes) -> bytes:
         """What of the bytes so far may go to the reader. A header that is not whole is held back.
 
-        In place of an unmasked frame comes REFUSED, and after it nothing.
+        In place of an unmasked frame comes REFUSED, and after it nothing. In place of the frame that makes a message
+        too large comes a pong with TOO_LARGE.
         """
         if self._refused:
             return b""
@@ -60,23 +90,74 @@ class MaskGuard:
             self._held = b""
         size = len(data)
         at = self._skip
+        passed = b""
+        keep_from = min(at, size) if self._drops and self._is_data else 0
         while at < size:
             remaining = size - at
-            second = data[at + 1] if remaining >= 2 else _MASKED
+            first, second = data[at], data[at + 1] if remaining >= 2 else _MASKED
             if not second & _MASKED:
                 self._refused = True
-                return data[:at] + REFUSED
+                return passed + data[keep_from:at] + REFUSED
             length = second & 0x7F
             need = 2 if length < 126 else 4 if length == 126 else 10
             if remaining < need:
                 self._held = data[at:]
                 self._skip = 0
-                return data[:at]
+                return passed + data[keep_from:at]
             if need > 2:
                 length = int.from_bytes(data[at + 2 : at + need])
-            at += need + _MASK_BYTES + length
+            end = at + need + _MASK_BYTES + length
+            self._is_data = not first & _CONTROL
+            if self._is_data:
+                self._message = length + (0 if first & _OPCODE else self._message)
+                self._is_final = bool(first & _FIN)
+                if self._drops or self._message > self._max_bytes:
+                    passed += data[keep_from:at] + (b"" if self._drops else _TOO_LARGE_FRAME)
+                    self._drops = True
+                    keep_from = min(end, size)
+            at = end
         self._skip = at - size
-        return data
+        return passed + data[keep_from:] if keep_from or passed else data
+
+
+class Unfinished:
+    """Counts what has come of messages that are not whole, of all connections together, and cuts the oldest over that.
+
+    `monotonic`: seconds.
+    """
+
+    def __init__(self, *, max_bytes: int = MAX_UNFINISHED_BYTES, monotonic: Callable[[], float]) -> None:
+        self._max_bytes = max_bytes
+        self._monotonic = monotonic
+        self._held: dict[Handler, tuple[int, float]] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def count(self, handler: "Handler", size: int) -> None:
+        """The connection has `size` bytes of such a message now."""
+        before, since = self._held.pop(handler, (0, 0.0)) if size == 0 else self._held.get(handler, (0, 0.0))
+        if size:
+            self._held[handler] = (size, since or self._monotonic())
+        self._bytes += size - before
+        while self._bytes > self._max_bytes:
+            self._cut(next(iter(self._held)), "no room for its unfinished message")
+
+    def cut_late(self) -> None:
+        """Cut who has not sent a whole message in MESSAGE_TIMEOUT_S, but for who could not because we do not read."""
+        now = self._monotonic()
+        for handler, (size, since) in list(self._held.items()):
+            if handler.transport is None or not handler.transport.is_reading():
+                self._held[handler] = (size, now)
+            elif now - since > MESSAGE_TIMEOUT_S:
+                self._cut(handler, "its message was not finished in time")
+
+    def _cut(self, handler: "Handler", why: str) -> None:
+        self._bytes -= self._held.pop(handler)[0]
+        log.info("a connection was cut: %s", why)
+        if handler.transport is not None:
+            handler.transport.abort()
 
 
 class HeadWatch:
@@ -107,19 +188,22 @@ class HeadWatch:
 class Handler(RequestHandler):
     """One TCP connection."""
 
-    __slots__ = ("_guard", "head", "on_lost", "on_pause", "on_resume")
+    __slots__ = ("_counted", "_guard", "_server", "head", "on_lost", "on_pause", "on_resume")
 
-    def __init__(self, manager: web.Server, **options: Any) -> None:
+    def __init__(self, manager: "Server", **options: Any) -> None:
         super().__init__(manager, **options)
-        self._guard: MaskGuard | None = None
+        self._server = manager
+        self._guard: FrameGuard | None = None
+        self._counted = 0
         self.head = HeadWatch()
         self.on_pause: Callable[[], None] | None = None
         self.on_resume: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
 
-    def guard(self) -> None:
-        """From here on the peer's bytes are WebSocket frames, and must be masked."""
-        self._guard = MaskGuard()
+    def guard(self, max_message_bytes: int) -> None:
+        """From here on the peer's bytes are WebSocket frames."""
+        self._guard = FrameGuard(max_message_bytes)
+        self._server.shook_hands(self)
 
     def data_received(self, data: bytes) -> None:
         """Check, then pass on to aiohttp."""
@@ -127,7 +211,13 @@ class Handler(RequestHandler):
             self.head.check(data)
         else:
             data = self._guard.feed(data)
+            self._count(self._guard.unfinished_bytes)
         super().data_received(data)
+
+    def _count(self, unfinished_bytes: int) -> None:
+        if unfinished_bytes != self._counted:
+            self._counted = unfinished_bytes
+            self._server.unfinished.count(self, unfinished_bytes)
 
     def pause_writing(self) -> None:
         """The write buffer is over its high-water mark."""
@@ -143,6 +233,8 @@ class Handler(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        self._count(0)
+        self._server.shook_hands(self)
         if self.on_lost is not None:
             self.on_lost()
 
@@ -184,15 +276,23 @@ class Server(web.Server):
             handler, access_log=None, keepalive_timeout=handshake_timeout_s, lingering_time=0.0, logger=log
         )
         self._max_connections = max_connections
+        self._silent: dict[RequestHandler, asyncio.Transport] = {}
+        self.unfinished = Unfinished(monotonic=self._loop.time)
 
     def __call__(self) -> Handler:
         return Handler(self, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Cut a connection that is one too many before it costs anything."""
+        """Over the limit, cut who has waited longest without a handshake: slots are not for those who say nothing."""
         super().connection_made(handler, transport)
+        self._silent[handler] = transport
         if len(self._connections) > self._max_connections:
-            transport.abort()
+            oldest = next(iter(self._silent))
+            self._silent.pop(oldest).abort()
+
+    def shook_hands(self, handler: RequestHandler) -> None:
+        """The connection is a WebSocket now, or lost."""
+        self._silent.pop(handler, None)
 
 
 def drop_tracebacks(error: BaseException | None) -> None:

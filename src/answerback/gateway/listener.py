@@ -15,14 +15,14 @@ from typing import Any, Final, cast
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from answerback.core.handshake import HandshakeError
-from answerback.gateway.http import Handler, Server, drop_tracebacks
+from answerback.gateway.http import TOO_LARGE, Handler, Server, drop_tracebacks
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Socket, Sockets, TokenBucket
 from answerback.gateway.upgrade import HandshakeValidator, error_response
 from answerback.ports import Connection, Unavailable
-from answerback.protocol.codec import encode
+from answerback.protocol.codec import FrameError, decode_client, encode
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Error
+from answerback.protocol.frames import Error, SendMessage
 from answerback.protocol.limits import SUBPROTOCOL
 from answerback.service.front import Front
 from answerback.tasks import Tasks
@@ -35,8 +35,8 @@ MAX_IN_FLIGHT: Final = 64
 SPARE_CONNECTIONS: Final = 256
 """TCP connections beyond the cap that still get an answer, which says why they are refused."""
 
-TOO_LARGE_FACTOR: Final = 8
-"""A message up to so many times the limit is read to its end, so that its sender gets an error; a larger one is cut."""
+STOPPING_RETRY_MS: Final = 5_000
+"""After that an app asks again, of the gateway that is started next."""
 
 PING_GROUPS: Final = 30
 """The sockets are pinged in so many groups, so that thousands of pings are not sent at once."""
@@ -90,7 +90,7 @@ class Listener:
         return int(self._server.sockets[0].getsockname()[1])
 
     def stop_accepting(self) -> None:
-        """No new sockets, and no new frames of the open ones: a client sends again what was not accepted."""
+        """No new sockets, and no new questions on the open ones: a client asks again what was not accepted."""
         self._is_draining = True
         if self._server is not None:
             self._server.close()
@@ -114,15 +114,14 @@ class Listener:
                 connection = await self._validator.validate(request)
                 handler = cast("Handler", request.protocol)
                 self._check_caps(connection, handler)
-                # Also the length of the message that is one byte too long must come through to `_read`.
                 ws = web.WebSocketResponse(
                     protocols=(SUBPROTOCOL,),
                     autoclose=False,
                     autoping=False,
                     compress=False,
-                    max_msg_size=self._caps.message_bytes * TOO_LARGE_FACTOR + 1,
+                    max_msg_size=self._caps.message_bytes + 1,  # aiohttp's own limit is the first length refused
                 )
-                handler.guard()
+                handler.guard(self._caps.message_bytes)
                 await _prepare(ws, request)
         except HandshakeError as error:
             log.info("a socket was refused with %d", error.status, extra={"remote": request.remote})
@@ -201,19 +200,20 @@ class Listener:
             match message.type:
                 case WSMsgType.TEXT:
                     data: str = message.data
-                    if self._is_too_large(data):
-                        socket.send(self._too_large)
-                        socket.close(WSCloseCode.MESSAGE_TOO_BIG, "the message is too large")
-                        return
                     traffic.frames_in += 1
                     await self._throttle(socket)
-                    if self._is_draining:
+                    if self._is_draining and (refusal := _refusal(data)) is not None:
+                        socket.send(refusal)
                         continue
                     socket.in_flight += 1
                     self._tasks.start(self._handle(socket, data), name="frame")
                 case WSMsgType.PING:
                     await self._throttle(socket)
                     socket.pong(message.data)
+                case WSMsgType.PONG if message.data == TOO_LARGE:
+                    socket.send(self._too_large)
+                    socket.close(WSCloseCode.MESSAGE_TOO_BIG, "the message is too large")
+                    return
                 case WSMsgType.PONG:
                     await self._throttle(socket)
                 case WSMsgType.BINARY:
@@ -234,8 +234,6 @@ class Listener:
 
     async def _throttle(self, socket: Socket) -> None:
         """Wait while the user is over the rate, too much is in flight, or the peer does not read."""
-        if self._is_draining:
-            await socket.until_closed()
         wait_s = socket.bucket.take(now=asyncio.get_running_loop().time())
         if wait_s == 0 and socket.in_flight < MAX_IN_FLIGHT and not socket.is_clogged:
             return
@@ -249,11 +247,6 @@ class Listener:
             await socket.ready()
         finally:
             socket.is_reading = True
-
-    def _is_too_large(self, data: str) -> bool:
-        limit = self._caps.message_bytes
-        # A code point has at most 4 bytes in UTF-8: only the doubtful are counted.
-        return len(data) > limit or (len(data) * 4 > limit and len(data.encode()) > limit)
 
     # --- users
 
@@ -282,6 +275,8 @@ class Listener:
             await asyncio.sleep(self._caps.ping_interval_s / PING_GROUPS)
             for socket in tuple(group):
                 self._check_alive(socket)
+            if self._http is not None:
+                self._http.unfinished.cut_late()
 
     def _check_alive(self, socket: Socket) -> None:
         """Ping a socket, or cut it if its peer is dead."""
@@ -299,6 +294,24 @@ class Listener:
             socket.received_since_ping = False
             socket.ping_sent = True
             socket.ping()
+
+
+def _refusal(data: str) -> bytes | None:
+    """What a gateway that stops answers to a new question. Everything else is handled until the sockets close."""
+    try:
+        frame = decode_client(data)
+    except FrameError:
+        return None
+    if not isinstance(frame, SendMessage):
+        return None
+    return encode(
+        Error(
+            code=ErrorCode.UNAVAILABLE,
+            message="The gateway stops. Send the same frame again after a pause.",
+            request_id=frame.request_id,
+            retry_after_ms=STOPPING_RETRY_MS,
+        )
+    )
 
 
 async def _prepare(ws: web.WebSocketResponse, request: web.BaseRequest) -> None:

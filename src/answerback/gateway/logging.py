@@ -47,9 +47,13 @@ def configure_logging(
     """Send the log of the whole process to `stream` (standard error), replacing what was configured before."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
+    logging.getLogger().handlers[:] = [handler]
+    set_level(level)
+
+
+def set_level(level: int) -> None:
+    """The least severity that is logged from now on."""
+    logging.getLogger().setLevel(level)
     # HTTP clients that log each request, with its URL.
     for name in ("botocore", "urllib3"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

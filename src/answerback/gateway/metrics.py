@@ -100,10 +100,17 @@ class QueueState:
 class Metrics:
     """The registry of one gateway."""
 
-    def __init__(self, *, sockets: Sockets, queue: Callable[[], QueueState], clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        sockets: Sockets,
+        queue: Callable[[], QueueState],
+        clock: Callable[[], int],
+        unread: Callable[[], int] | None = None,
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self.observer = Counts(clock=clock)
-        self._registry.register(_Numbers(self.observer, sockets, queue))
+        self._registry.register(_Numbers(self.observer, sockets, queue, unread))
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
@@ -113,10 +120,13 @@ class Metrics:
 class _Numbers(Collector):
     """Reads the plain counts."""
 
-    def __init__(self, counts: Counts, sockets: Sockets, queue: Callable[[], QueueState]) -> None:
+    def __init__(
+        self, counts: Counts, sockets: Sockets, queue: Callable[[], QueueState], unread: Callable[[], int] | None
+    ) -> None:
         self._counts = counts
         self._sockets = sockets
         self._queue = queue
+        self._unread = unread
 
     def describe(self) -> list[Metric]:
         """Nothing yet: registering must not read what is not there yet."""
@@ -152,6 +162,9 @@ class _Numbers(Collector):
             ("text_code_points", "Code points of answers that were sent as deltas.", counts.text),
         ):
             yield CounterMetricFamily(f"answerback_{name}", text, value=value)
+        if self._unread is not None:
+            text = "Documents of model servers that were skipped in part or whole."
+            yield CounterMetricFamily("answerback_model_documents_unread", text, value=self._unread())
         yield from self._requests()
 
     def _requests(self) -> Iterator[Metric]:

@@ -1,12 +1,11 @@
 """Models of Amazon Bedrock, by ConverseStream. One thread reads each answer; boto3 has no other way."""
 
-import asyncio
+import logging
 import re
 import threading
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from botocore.config import Config
@@ -25,34 +24,29 @@ from botocore.exceptions import (
 from botocore.session import get_session
 from urllib3.exceptions import ReadTimeoutError as SilentStream
 
-from answerback.core.answer import clean
-from answerback.core.context import Message, estimate_tokens
+from answerback.core.context import estimate_tokens
+from answerback.core.finish import STOP
+from answerback.core.masking import masked
+from answerback.model_guard import texts_of
+from answerback.models.errors import NO_SYSTEM, TOO_LONG, allowed_below
+from answerback.models.prompts import system_of, turns_of
+from answerback.models.reader import Found, read_answer, total
 from answerback.models.threads import DaemonThreads, Emit, from_thread
-from answerback.ports import Finish, ModelError, Piece, Prompt
+from answerback.ports import FinalModelError, ModelError, ModelFault, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 5.0
 SILENCE_TIMEOUT_S: Final = 300.0
 """Without a byte for this long Bedrock counts as gone. Long: a reasoning model may think before its first word."""
 
-USAGE_TIMEOUT_S: Final = 5.0
-"""The counts come after the answer has ended; it is not held back for longer than this because of them."""
-
 MIN_CACHED_TOKENS: Final = 512
 """The shortest prefix that any model on Bedrock caches; a shorter one would only be marked in vain."""
 
 _HANG_UP_TIMEOUT_S: Final = 0.5
-_DRAIN_TIMEOUT_S: Final = 0.25
 _AHEAD: Final = 64
-
-_REASONS: Final[Mapping[str, str]] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "guardrail_intervened": "content_filter",
-    "content_filtered": "content_filter",
-}
+_MAX_ADAPTIONS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +62,21 @@ class BedrockOptions:
     cache: str | None = None
     guardrail: tuple[str, str] | None = None
     tier: str | None = None
+    max_tokens: int = 1_000_000
+    has_system: bool = True
+
+    def adapted(self, text: str, prompt: Prompt) -> "BedrockOptions | None":
+        """The options without what `text`, a refusal, names; None: it names nothing that can be spared."""
+        if re.search("temperature|top_?p", text, re.IGNORECASE) and (self.temperature, self.top_p) != (None, None):
+            return replace(self, temperature=None, top_p=None)
+        if re.search("cache_?point|prompt caching", text, re.IGNORECASE) and self.cache is not None:
+            return replace(self, cache=None)
+        allowed = allowed_below(text, min(prompt.max_tokens, self.max_tokens))
+        if allowed is not None and re.search("maximum tokens you requested|max_?tokens", text, re.IGNORECASE):
+            return replace(self, max_tokens=allowed)
+        if NO_SYSTEM.search(text) and self.has_system and system_of(prompt):
+            return replace(self, has_system=False)
+        return None
 
 
 def bedrock_client(
@@ -108,7 +117,8 @@ class BedrockModel:
         options: BedrockOptions | None = None,
         context_tokens: int = 32_768,
         concurrency: int = 32,
-        usage_timeout_s: float = USAGE_TIMEOUT_S,
+        limits: ModelLimits | None = None,
+        usage_timeout_s: float | None = None,
     ) -> None:
         self._client = client
         self._model = model
@@ -116,6 +126,7 @@ class BedrockModel:
         self._options = options or BedrockOptions()
         self.context_tokens: Final = context_tokens
         self.concurrency: Final = concurrency
+        self.limits: Final = limits or ModelLimits()
         self._usage_timeout_s = usage_timeout_s
         self._threads = DaemonThreads("answerback-bedrock")
 
@@ -124,43 +135,51 @@ class BedrockModel:
 
         Raises: ModelError: by the table of errors below; `model_failed` where the stream ends before the answer.
         """
-        reading = _Reading(self._client, converse_request(prompt, self._model, self._options))
-        source = from_thread(self._threads, reading.run, capacity=_AHEAD, stop_timeout_s=_HANG_UP_TIMEOUT_S)
-        async with aclosing(source) as events:
+        for is_last in (False,) * _MAX_ADAPTIONS + (True,):
+            options, has_begun = self._options, False
+            events = self._events(converse_request(prompt, self._model, options))
+            answer = read_answer(events, _found, prompt, usage_timeout_s=self._usage_timeout_s)
             try:
-                async for event in events:
-                    if text := event.get("contentBlockDelta", {}).get("delta", {}).get("text"):
-                        yield text
-                    if "messageStop" in event:
-                        yield await self._finish(event["messageStop"].get("stopReason", "stop"), events)
-                        return
-            except (ClientError, BotoCoreError) as exc:
-                raise model_error(exc) from exc
-            finally:
-                reading.hang_up()
-        raise ModelError(ErrorCode.MODEL_FAILED, "Bedrock's stream ended before the answer did")
+                async with aclosing(answer) as pieces:
+                    async for piece in pieces:
+                        has_begun = True
+                        yield piece
+                return
+            except ModelError as error:
+                is_refusal = isinstance(error, FinalModelError)
+                text = masked(error.detail, texts_of(prompt))
+                adapted = options.adapted(text, prompt) if is_refusal and not has_begun and not is_last else None
+                if adapted is None:
+                    raise
+            logger.warning("model %s: Bedrock refuses a member of the request; from now on: %s", self.name, adapted)
+            self._options = adapted
 
     async def close(self) -> None:
         self._client.close()
 
-    async def _finish(self, stop_reason: str, events: AsyncGenerator[dict[str, Any], None]) -> Finish:
-        """The end of an answer that is whole; whatever goes wrong now costs the counts and nothing else."""
-        usage: Mapping[str, Any] = {}
-        with suppress(ClientError, BotoCoreError, ModelError, TimeoutError):
-            async with asyncio.timeout(self._usage_timeout_s):
+    async def _events(self, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """What Bedrock says, event by event. Raises: ModelError."""
+        reading = _Reading(self._client, request)
+        source = from_thread(self._threads, reading.run, capacity=_AHEAD, stop_timeout_s=_HANG_UP_TIMEOUT_S)
+        async with aclosing(source) as events:
+            try:
                 async for event in events:
-                    if "metadata" in event:
-                        usage = event["metadata"].get("usage", {})
-                        break
-            # Read to its end the connection serves the next answer.
-            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
-                async for _ in events:
-                    pass
-        return Finish(
-            reason=_REASONS.get(stop_reason, stop_reason),
-            input_tokens=_total(usage, "inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
-            output_tokens=_total(usage, "outputTokens"),
-        )
+                    yield event
+            except (ClientError, BotoCoreError) as exc:
+                raise model_error(exc) from exc
+            finally:
+                reading.hang_up()
+
+
+def _found(event: Mapping[str, Any]) -> Found:
+    delta, stop, metadata = (event.get(name) or {} for name in ("contentBlockDelta", "messageStop", "metadata"))
+    usage = metadata.get("usage") or {}
+    return Found(
+        text=(delta.get("delta") or {}).get("text") or "",
+        reason=str(stop.get("stopReason") or STOP) if "messageStop" in event else None,
+        input_tokens=total(usage, "inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
+        output_tokens=total(usage, "outputTokens"),
+    )
 
 
 class _Reading:
@@ -212,16 +231,18 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
     """
     inference: dict[str, Any] = {
         # Always: without it Bedrock reserves the model's maximum of the account's quota for each answer.
-        "maxTokens": prompt.max_tokens,
+        "maxTokens": min(prompt.max_tokens, options.max_tokens),
         "temperature": options.temperature,
         "topP": options.top_p,
     }
     request: dict[str, Any] = {
         "modelId": model,
-        "messages": _messages(prompt.messages, options.cache, estimate_tokens(prompt.system or "")),
+        "messages": _messages(prompt, options.cache),
         "inferenceConfig": {key: value for key, value in inference.items() if value is not None},
     }
-    if system := clean(prompt.system or "").strip():
+    if (system := system_of(prompt)) and not options.has_system:
+        request["messages"][0]["content"].insert(0, {"text": system})
+    elif system:
         request["system"] = [{"text": system}, *_cache_point(options.cache, estimate_tokens(system))]
     if options.guardrail is not None:
         identifier, version = options.guardrail
@@ -231,23 +252,14 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
     return request
 
 
-def _messages(history: Iterable[Message], cache: str | None, tokens_before: int) -> list[dict[str, Any]]:
-    """Roles in turns, the user's first, no blank text: Bedrock refuses everything else.
-
-    The conversation so far ends with a cache point, if it is long enough for one; the question is never marked.
-    """
-    texts = [(str(one.role), clean(one.text)) for one in history]
-    grouped = [
-        {"role": role, "content": [{"text": text} for _, text in group]}
-        for role, group in groupby((pair for pair in texts if pair[1].strip()), key=lambda pair: pair[0])
-    ]
-    if grouped and grouped[0]["role"] != "user":
-        grouped = grouped[1:]
-    if not grouped or grouped[-1]["role"] != "user":
-        raise ModelError(ErrorCode.MODEL_FAILED, "the question is blank, and Bedrock refuses blank messages")
-    before = grouped[:-1]
+def _messages(prompt: Prompt, cache: str | None) -> list[dict[str, Any]]:
+    """The conversation so far ends with a cache point, if it is long enough for one; the question is never marked."""
+    grouped = [{"role": str(role), "content": [{"text": text} for text in texts]} for role, texts in turns_of(prompt)]
+    before: list[dict[str, Any]] = grouped[:-1]
     if before:
-        tokens = tokens_before + sum(estimate_tokens(block["text"]) for one in before for block in one["content"])
+        tokens = estimate_tokens(system_of(prompt)) + sum(
+            estimate_tokens(block["text"]) for one in before for block in one["content"]
+        )
         before[-1]["content"] += _cache_point(cache, tokens)
     return grouped
 
@@ -257,11 +269,6 @@ def _cache_point(cache: str | None, tokens: int) -> list[dict[str, Any]]:
         return []
     # Five minutes is what no `ttl` means, which older versions of boto3 do not know.
     return [{"cachePoint": {"type": "default"} if cache == "5m" else {"type": "default", "ttl": cache}}]
-
-
-def _total(usage: Mapping[str, Any], *names: str) -> int | None:
-    found = [usage[name] for name in names if isinstance(usage.get(name), int)]
-    return sum(found) if found else None
 
 
 # --- errors: what each of Bedrock's means, and what the operator can do about it ---------------------------------
@@ -286,6 +293,12 @@ class _Meaning:
     code: ErrorCode
     transient: bool = False
     advice: str = ""
+
+    @property
+    def fault(self) -> ModelFault | None:
+        """What is not passing and comes with advice is the operator's to repair."""
+        is_setup = self.code is ErrorCode.MODEL_UNAVAILABLE and not self.transient and self.advice
+        return ModelFault.SETUP if is_setup else None
 
 
 _BY_CODE: Final[Mapping[str, _Meaning]] = {
@@ -390,12 +403,12 @@ def _of_answer(exc: ClientError) -> ModelError:
         meaning = _Meaning(ErrorCode.MODEL_UNAVAILABLE, status >= 500 or status == 429)
         # Only a form that was not filled in has a code of its own that no model of botocore lists.
         meaning = next((found for pattern, found in _BY_MESSAGE[:1] if pattern.search(code)), meaning)
-    return ModelError(
-        meaning.code,
-        f"Bedrock: {code}: {message} {meaning.advice}".rstrip(),
-        transient=meaning.transient,
-        retry_after_ms=_retry_after_ms(exc),
-    )
+    detail = f"Bedrock: {code}: {message[:400]} {meaning.advice}".rstrip()
+    fault = meaning.fault or (ModelFault.REFUSED if name == "ValidationException" else None)
+    if fault is not None:
+        is_length = TOO_LONG.search(message) is not None
+        return FinalModelError(meaning.code, detail, ModelFault.TOO_LONG if is_length else fault)
+    return ModelError(meaning.code, detail, transient=meaning.transient, retry_after_ms=_retry_after_ms(exc))
 
 
 def _of_transport(exc: BotoCoreError) -> ModelError:
@@ -412,6 +425,8 @@ def _of_transport(exc: BotoCoreError) -> ModelError:
         advice = "Check the network, and that Bedrock exists in this region (?region=…)."
         transient = True
     detail = f"Bedrock: {type(exc).__name__}: {exc} {advice}".rstrip()
+    if advice and not transient and not isinstance(exc, ReadTimeoutError):
+        return FinalModelError(ErrorCode.MODEL_UNAVAILABLE, detail, ModelFault.SETUP)
     return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, transient=transient)
 
 

@@ -1,6 +1,8 @@
 """Makes the model that a spec names. What a kind needs is imported only when it is named."""
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from answerback.models.echo import EchoModel
@@ -17,6 +19,7 @@ from answerback.models.spec import (
     PythonSpec,
     parse_model_spec,
 )
+from answerback.outbound import CaFileError, ProxyError
 from answerback.ports import Model
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ def build_model(spec: str | ModelSpec) -> Model:
         case BedrockSpec():
             return RetryingModel(_bedrock(spec))
         case PythonSpec():
-            return RetryingModel(load_python_model(module=spec.module, factory=spec.factory, name=spec.name))
+            return RetryingModel(load_python_model(spec))
         case _:
             assert_never(spec)
 
@@ -64,29 +67,50 @@ async def open_model(spec: str | ModelSpec) -> Model:
 
 def _openai(spec: OpenAISpec) -> "OpenAIModel":
     try:
-        from answerback.models.http import ProxyError  # noqa: PLC0415 - an extra
-        from answerback.models.openai import OpenAIModel  # noqa: PLC0415
+        from answerback.models.openai import Dialect, OpenAIModel  # noqa: PLC0415 - an extra
     except ImportError as exc:
         raise ModelSpecError(
             f"{spec.name!r}: openai: models need the package aiohttp. Run: pip install '.[openai]'"
         ) from exc
-    key = os.environ.get(spec.api_key_env, "").strip()
-    if not key.isprintable() or not key.isascii():
-        raise ModelSpecError(f"{spec.name!r}: {spec.api_key_env} does not hold a key: it has characters no key has.")
+    key, source = _key(spec)
+    dialect = Dialect(stream_options=spec.stream_options, has_system=spec.system_role == "system")
+    if spec.max_tokens_field is not None:
+        dialect = replace(dialect, max_tokens_fields=tuple({spec.max_tokens_field} - {"none"}))
     try:
         return OpenAIModel(
             base_url=spec.base_url,
             model=spec.model,
             name=spec.name,
             api_key=key or None,
+            key_source=source,
             query=spec.query,
+            dialect=dialect,
             context_tokens=spec.context_tokens,
             concurrency=spec.concurrency,
+            limits=spec.limits,
+            silence_timeout_s=float(spec.silence_s),
         )
-    except ProxyError as exc:
+    except (ProxyError, CaFileError) as exc:
         raise ModelSpecError(f"{spec.name!r}: {exc}") from exc
     except ValueError as exc:
         raise ModelSpecError(f"{spec.name!r}: the URL {spec.base_url!r} cannot be used ({exc}). Correct it.") from exc
+
+
+def _key(spec: OpenAISpec) -> tuple[str, str]:
+    """The key, empty if there is none, and where it comes from. Raises: ModelSpecError."""
+    key, source = os.environ.get(spec.api_key_env, ""), spec.api_key_env
+    if spec.api_key_file is not None:
+        source = spec.api_key_file
+        try:
+            key = Path(source).read_text("utf-8")
+        except (OSError, ValueError) as exc:
+            raise ModelSpecError(
+                f"{spec.name!r}: the key cannot be read from {source} ({type(exc).__name__})."
+            ) from exc
+    key = key.strip()
+    if not key.isprintable() or not key.isascii():
+        raise ModelSpecError(f"{spec.name!r}: {source} does not hold a key: it has characters no key has.")
+    return key, source
 
 
 def _bedrock(spec: BedrockSpec) -> "BedrockModel":
@@ -123,4 +147,5 @@ def _bedrock(spec: BedrockSpec) -> "BedrockModel":
         ),
         context_tokens=spec.context_tokens,
         concurrency=spec.concurrency,
+        limits=spec.limits,
     )

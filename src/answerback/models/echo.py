@@ -63,10 +63,10 @@ def echo_deltas(text: str, *, tokens: int | None = None) -> Iterator[str]:
     it is set off by a space unless it ended with white space.
     """
     if tokens is None:
-        return _words(text)
+        return iter(_words(text))
     last = text[-1:]
     again = text if not last or last.isspace() else text + " "
-    rounds = max(1, sum(1 for _ in _words(text)))
+    rounds = max(1, len(_words(text)))
     # The last word of the last whole round is the text's own: no space is added at the very end.
     if tokens % rounds == 0 and again is not text:
         return chain(islice(_cycle(again), tokens - rounds), _words(text))
@@ -170,17 +170,16 @@ class EchoModel:
             await _forever()
 
 
-def _words(text: str) -> Iterator[str]:
-    body = text.lstrip()
-    lead = text[: len(text) - len(body)]
-    words = (match.group() for match in _WORD.finditer(body))
+def _words(text: str) -> list[str]:
+    words = _WORD.findall(text)
+    lead = text[: len(text) - len(text.lstrip())]
     if lead:
-        yield lead + next(words, "")
-    yield from words
+        words[:1] = [lead + "".join(words[:1])]
+    return words
 
 
 def _cycle(text: str) -> Iterator[str]:
-    words = tuple(_words(text))
+    words = _words(text)
     return chain.from_iterable(repeat(words)) if words else repeat(" ")
 
 

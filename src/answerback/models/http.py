@@ -4,17 +4,17 @@ import asyncio
 import io
 import ipaddress
 import math
-import os
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from types import SimpleNamespace
 from typing import Final
-from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
 
 from answerback import __version__
+from answerback.outbound import explain_certificate, proxy_for, tls_context
 from answerback.ports import ModelError
 from answerback.protocol.errors import ErrorCode
 
@@ -37,16 +37,12 @@ TRANSPORT_ERRORS: Final = (aiohttp.ClientError, OSError)
 """What `HttpClient.post` and `read` raise."""
 
 
-class ProxyError(Exception):
-    """The environment names a proxy that cannot be used; the text says what to do."""
-
-
 class HttpClient:
     """POSTs JSON to one URL over pooled connections. Durations in seconds. A response may take as long as it moves.
 
     Connections are not counted here: the worker runs at most the model's `concurrency` at a time.
 
-    Raises: ValueError: the URL's host is none. ProxyError: the environment names a proxy that cannot be used.
+    Raises: ValueError: the URL's host is none. ProxyError, CaFileError: the environment names what cannot be used.
     """
 
     def __init__(
@@ -55,7 +51,8 @@ class HttpClient:
         _check_host(url)
         self._url = url
         self._headers = {"Content-Type": "application/json", "User-Agent": f"answerback/{__version__}", **headers}
-        self._proxy = environment_proxy(url)
+        self._proxy = proxy_for(str(url))
+        self._tls = tls_context() if url.scheme == "https" else None
         self._timeout = aiohttp.ClientTimeout(connect=connect_timeout_s)
         self._connect_timeout_s = connect_timeout_s
         self._silence_timeout_s = silence_timeout_s
@@ -72,20 +69,21 @@ class HttpClient:
         read the request before it broke, and then answers it twice. That is what the tries after a pause do as well,
         and nobody has seen a word of the first answer.
         """
-        if self._is_closed:
-            raise ModelError(ErrorCode.MODEL_UNAVAILABLE, "the model is closed")
-        if self._pooled is None or self._fresh is None:
-            # Not in the constructor: a session belongs to the event loop that runs when it is made.
-            self._pooled = self._session(is_pooled=True)
-            self._fresh = self._session(is_pooled=False)
+        pooled, fresh = self._sessions()
         async with asyncio.timeout(self._connect_timeout_s + self._silence_timeout_s):
             connection = SimpleNamespace(is_reused=False)
             try:
-                return await self._send(self._pooled, body, connection)
+                return await self._send(pooled, body, connection)
             except aiohttp.ClientConnectionError as exc:
                 if self._is_closed or not connection.is_reused or not _is_hang_up(exc):
                     raise
-            return await self._send(self._fresh, body, connection)
+            return await self._send(fresh, body, connection)
+
+    async def get(self, url: URL, *, timeout_s: float) -> aiohttp.ClientResponse:
+        """The head of the response for another URL of the server. Raises: as `post`."""
+        pooled, _ = self._sessions()
+        async with asyncio.timeout(timeout_s):
+            return await pooled.get(url, allow_redirects=False, trace_request_ctx=SimpleNamespace())
 
     async def read(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The body as it comes, decompressed. Raises: TRANSPORT_ERRORS."""
@@ -134,6 +132,8 @@ class HttpClient:
     def explain(self, exc: Exception) -> str:
         """What went wrong, for the operator's log. aiohttp's own texts have URLs, in which keys may be."""
         match exc:
+            case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as error):
+                reason = explain_certificate(error)
             case aiohttp.ClientConnectorError():
                 reason = str(exc.os_error)
             case aiohttp.ClientResponseError():
@@ -148,14 +148,24 @@ class HttpClient:
                 reason = str(exc)
             case _:
                 reason = "the connection broke"
-        through = f" (through the proxy of {self._proxy[1]})" if self._proxy else ""
+        through = f" (through {self._proxy})" if self._proxy else ""
         return f"{type(exc).__name__}: {reason}{through}"
 
+    def _sessions(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientSession]:
+        if self._is_closed:
+            raise ModelError(ErrorCode.MODEL_UNAVAILABLE, "the model is closed")
+        if self._pooled is None or self._fresh is None:
+            # Not in the constructor: a session belongs to the event loop that runs when it is made.
+            self._pooled = self._session(is_pooled=True)
+            self._fresh = self._session(is_pooled=False)
+        return self._pooled, self._fresh
+
     def _session(self, *, is_pooled: bool) -> aiohttp.ClientSession:
+        tls = self._tls or True
         connector = (
-            aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
+            aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=tls)
             if is_pooled
-            else aiohttp.TCPConnector(limit=0, force_close=True)
+            else aiohttp.TCPConnector(limit=0, force_close=True, ssl=tls)
         )
         trace = aiohttp.TraceConfig()
         trace.on_connection_reuseconn.append(_note_reuse)
@@ -165,7 +175,7 @@ class HttpClient:
             headers=self._headers,
             max_field_size=_MAX_HEADER_BYTES,
             max_line_size=_MAX_HEADER_BYTES,
-            proxy=self._proxy[0] if self._proxy else None,
+            proxy=self._proxy.url if self._proxy else None,
             timeout=self._timeout,
             trace_configs=[trace] if is_pooled else None,
         )
@@ -185,47 +195,12 @@ def is_transient(exc: Exception) -> bool:
     return next((transient for kind, transient in _TRANSIENT if isinstance(exc, kind)), False)
 
 
-def environment_proxy(url: URL) -> tuple[str, str] | None:
-    """The proxy for `url` and the variable that names it: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`; None: no proxy.
-
-    `NO_PROXY` and the system's settings are obeyed as Python's urllib does. A server on this machine is
-    reached directly.
-
-    Raises: ProxyError: the proxy is of a kind that cannot be used.
-    """
-    host = url.host or ""
-    if _is_loopback(host) or proxy_bypass(host) or proxy_bypass(url.host_port_subcomponent or host):
-        return None
-    proxies = getproxies()
-    scheme = next((scheme for scheme in (url.scheme, "all") if proxies.get(scheme)), None)
-    if scheme is None:
-        return None
-    name = f"{scheme}_proxy"
-    source = next((name for name in (name, name.upper()) if os.environ.get(name)), "the system's settings")
-    proxy = proxies[scheme] if "://" in proxies[scheme] else f"http://{proxies[scheme]}"
-    try:
-        is_usable = URL(proxy).scheme in {"http", "https"} and bool(URL(proxy).host)
-    except ValueError:
-        is_usable = False
-    if not is_usable:
-        # Not its text: it may hold a password.
-        raise ProxyError(f"the proxy of {source} is not http://HOST:PORT. Correct it, or put {host} into NO_PROXY.")
-    return proxy, source
-
-
 def _check_host(url: URL) -> None:
     """Raises: ValueError: a label is empty or too long, or an address has wrong numbers."""
     host = str(url.raw_host)
-    host.encode("idna")
+    str(url.host).encode("idna")
     if host.rpartition(".")[2].isdecimal():
         ipaddress.ip_address(host)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_hang_up(exc: aiohttp.ClientConnectionError) -> bool:

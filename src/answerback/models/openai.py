@@ -1,73 +1,101 @@
 """Models behind any server of the OpenAI chat completions protocol: Ollama, vLLM, llama.cpp, LiteLLM, OpenAI itself."""
 
 import asyncio
-import contextlib
+import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
-from email.utils import parsedate_to_datetime
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
 
+import aiohttp
 import msgspec
-from msgspec import Struct
 from yarl import URL
 
-from answerback.core.answer import clean
+from answerback.core.masking import masked
+from answerback.model_guard import texts_of
+from answerback.models.documents import DocumentDecoder, decode
+from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
-from answerback.models.sse import SseDecoder, SseError
-from answerback.ports import Finish, ModelError, Piece, Prompt
+from answerback.models.prompts import chat_messages
+from answerback.models.reader import chat_completion, read_answer
+from answerback.ports import ModelError, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
-CONNECT_TIMEOUT_S: Final = 5.0
-SILENCE_TIMEOUT_S: Final = 60.0
-"""Without a byte for this long, before or in an answer, the server counts as gone."""
+logger = logging.getLogger(__name__)
 
+CONNECT_TIMEOUT_S: Final = 5.0
+SILENCE_TIMEOUT_S: Final = 300.0
+"""Without a byte for this long, before or in an answer, the server counts as gone: a model may load, or think."""
+
+CHECK_TIMEOUT_S: Final = 10.0
 _DRAIN_TIMEOUT_S: Final = 0.25
-_MAX_ERROR_BYTES: Final = 2_000
-_MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+_MAX_ERROR_BYTES: Final = 64 * 1024
+_MAX_NAMES_SHOWN: Final = 5
+_MAX_DIALECTS: Final = 8
+"""A server that always names another member is not asked for ever."""
 
 _ENCODINGS: Final = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
 """What aiohttp decodes, or refuses by itself where the library is missing. It passes on others as they came."""
 
-# OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
-_MAX_COMPLETION_TOKENS_HOSTS: Final = ("api.openai.com", ".openai.azure.com")
+_MAX_TOKENS: Final = ("max_tokens", "max_completion_tokens")
+"""Most servers know the first only; OpenAI's newer models refuse it."""
 
 
-class _Message(Struct):
-    content: str | None = None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """Which of the protocol's members a server takes. `max_tokens_fields`: the next to try first; none is left: none.
 
+    `has_system` false: the system text goes into the first message.
+    """
 
-class _Choice(Struct):
-    delta: _Message | None = None
-    message: _Message | None = None
-    finish_reason: str | None = None
+    max_tokens_fields: tuple[str, ...] = _MAX_TOKENS
+    max_tokens: int = 1_000_000
+    stream: bool = True
+    stream_options: bool = True
+    has_system: bool = True
 
+    def body(self, model: str, prompt: Prompt) -> dict[str, Any]:
+        """The request. Raises: ModelError: there is nothing to ask."""
+        system, messages = chat_messages(prompt)
+        if system and not self.has_system:
+            messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
+        elif system:
+            messages.insert(0, {"role": "system", "content": system})
+        body: dict[str, Any] = {"model": model, "messages": messages}
+        if self.max_tokens_fields:
+            body[self.max_tokens_fields[0]] = min(prompt.max_tokens, self.max_tokens)
+        if self.stream:
+            body["stream"] = True
+        if self.stream and self.stream_options:
+            body["stream_options"] = {"include_usage": True}
+        return body
 
-class _Usage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Chunk(Struct):
-    """A chunk of a stream, or a whole completion. vLLM sends errors as an object that calls itself `error`."""
-
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    error: Any = None
-    object: str | None = None
-    code: Any = None
-
-
-_decoder: Final = msgspec.json.Decoder(_Chunk)
+    def adapted(self, text: str, body: Mapping[str, Any]) -> "Dialect | None":
+        """The dialect without what `text`, a refusal of `body`, names; None: it names nothing that can be spared."""
+        if "stream_options" in text and "stream_options" in body:
+            return replace(self, stream_options=False)
+        if any(field in text for field in _MAX_TOKENS) and self.max_tokens_fields:
+            sent = body[self.max_tokens_fields[0]]
+            if (allowed := allowed_below(text, sent)) is not None:
+                return replace(self, max_tokens=allowed)
+            return replace(self, max_tokens_fields=self.max_tokens_fields[1:])
+        if NO_SYSTEM.search(text) and body["messages"][0]["role"] == "system":
+            return replace(self, has_system=False)
+        if re.search(r"\bstream(ing)?\b", text) and self.stream:
+            return replace(self, stream=False)
+        return None
 
 
 class OpenAIModel:
     """Streams `POST {base_url}/chat/completions`.
 
-    `api_key` is sent as a bearer token. `query` is added to the URL. Closing a stream closes its connection, on which
-    servers stop generating. Durations in seconds.
+    `api_key` is sent as a bearer token, and `key_source` says where it comes from. `query` is added to the URL.
+    `dialect`: what the server takes, if that is known; else it is learnt from what it refuses. Closing a stream closes
+    its connection, on which servers stop generating. Durations in seconds.
 
-    Raises: ValueError: the URL cannot be used. ProxyError: the environment names a proxy that cannot be used.
+    Raises: ValueError: the URL cannot be used. ProxyError, CaFileError: the environment names what cannot be used.
     """
 
     def __init__(
@@ -77,21 +105,30 @@ class OpenAIModel:
         model: str,
         name: str | None = None,
         api_key: str | None = None,
+        key_source: str = "api_key_env",
         query: Mapping[str, str] | None = None,
+        dialect: Dialect | None = None,
         context_tokens: int = 8192,
         concurrency: int = 32,
+        limits: ModelLimits | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         silence_timeout_s: float = SILENCE_TIMEOUT_S,
+        usage_timeout_s: float | None = None,
     ) -> None:
-        url = URL(f"{base_url}/chat/completions").update_query(query or {})
+        self._base = URL(base_url)
+        self._query = query or {}
+        self._key = api_key
         self._model = model
         self.name: Final = name or model
         self.context_tokens: Final = context_tokens
         self.concurrency: Final = concurrency
-        is_openai = str(url.host).endswith(_MAX_COMPLETION_TOKENS_HOSTS)
-        self._max_tokens_field = "max_completion_tokens" if is_openai else "max_tokens"
+        self.limits: Final = limits or ModelLimits()
+        self.unread_documents = 0
+        self._usage_timeout_s = usage_timeout_s
+        self._dialect = dialect or Dialect()
+        self._setup = f"Check {key_source}, which is {'set' if api_key else 'not set'}, the URL and the model's name."
         self._http = HttpClient(
-            url,
+            self._url("chat/completions"),
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             connect_timeout_s=connect_timeout_s,
             silence_timeout_s=silence_timeout_s,
@@ -100,143 +137,121 @@ class OpenAIModel:
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The answer as the server streams it, then one Finish.
 
-        Raises: ModelError: by `_error_of_status`; `model_unavailable`: no answer came; `model_failed`: it broke off.
+        Raises: ModelError: by `errors.error_of`; `model_unavailable`: no answer came; `model_failed`: it broke off.
         """
-        reason = usage = None
-        has_begun = False
         try:
-            async with (
-                await self._http.post(msgspec.json.encode(self._body(prompt))) as response,
-                aclosing(self._http.read(response)) as body,
-            ):
-                if response.status != HTTPStatus.OK:
-                    raise _error_of_status(response.status, await _beginning(body), response.headers)
-                has_begun = True
-                async with aclosing(_chunks(response.headers, body)) as chunks:
-                    async for chunk in chunks:
-                        usage = chunk.usage or usage
-                        # One answer is asked for; some servers send chunks without any.
-                        for choice in (chunk.choices or ())[:1]:
-                            piece = choice.delta or choice.message
-                            reason = choice.finish_reason or reason
-                            if piece is not None and piece.content:
-                                yield piece.content
+            response = await self._ask(prompt)
         except TRANSPORT_ERRORS as exc:
             detail = self._http.explain(exc)
-            if has_begun:
-                raise _failed(detail) from exc
             raise ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, transient=is_transient(exc)) from exc
-        if reason is None:
-            raise _failed("the stream ended before the answer did")
-        yield Finish(
-            reason=reason,
-            input_tokens=usage.prompt_tokens if usage else None,
-            output_tokens=usage.completion_tokens if usage else None,
+        answer = read_answer(
+            self._documents(response, prompt),
+            chat_completion,
+            prompt,
+            note_odd=self._note_odd,
+            usage_timeout_s=self._usage_timeout_s,
         )
+        async with response, aclosing(answer) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def check(self) -> str | None:
+        """What is wrong with the server, the key or the model's name, as far as the list of its models shows it."""
+        try:
+            async with await self._http.get(self._url("models"), timeout_s=CHECK_TIMEOUT_S) as response:
+                body = decode(await self._beginning(response))
+        except TRANSPORT_ERRORS as exc:
+            return f"{self._base} does not answer: {self._http.explain(exc)}"
+        if response.status in (401, 403):
+            return f"{self._base} refuses the key (HTTP {response.status}). {self._setup}"
+        listed = body.get("data") if isinstance(body, dict) else None
+        names = [str(one.get("id")) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        if response.status == HTTPStatus.OK and names and self._model not in names:
+            shown = ", ".join(names[:_MAX_NAMES_SHOWN]) + (", …" if len(names) > _MAX_NAMES_SHOWN else "")
+            return f"{self._base} does not list a model {self._model!r}. It lists: {shown}"
+        return None
 
     async def close(self) -> None:
         await self._http.close()
 
-    def _body(self, prompt: Prompt) -> dict[str, Any]:
-        messages = [] if prompt.system is None else [{"role": "system", "content": clean(prompt.system)}]
-        messages += ({"role": str(message.role), "content": clean(message.text)} for message in prompt.messages)
-        return {
-            "model": self._model,
-            "messages": messages,
-            self._max_tokens_field: prompt.max_tokens,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+    async def _ask(self, prompt: Prompt) -> aiohttp.ClientResponse:
+        """The response whose body is the answer. A member that the server refuses by name is left out from then on.
 
+        Raises: ModelError; TRANSPORT_ERRORS.
+        """
+        dialect = self._dialect
+        for _ in range(_MAX_DIALECTS):
+            body = dialect.body(self._model, prompt)
+            response = await self._http.post(msgspec.json.encode(body))
+            if response.status == HTTPStatus.OK:
+                self._dialect = dialect
+                return response
+            async with response:
+                data = await self._beginning(response)
+            if self._key:  # some servers repeat it
+                data = data.replace(self._key.encode(), b"KEY")
+            document = decode(data)
+            complaint = Complaint.of(document if isinstance(document, dict | list) else data.decode("utf-8", "replace"))
+            adapted = None
+            if response.status in (400, 422) and not TOO_LONG.search(complaint.text):
+                # Masked: a question that is repeated in the refusal must not name a member.
+                adapted = dialect.adapted(masked(f"{complaint.fields} {complaint.text}", texts_of(prompt)), body)
+            if adapted is None:
+                break
+            logger.warning("model %s: its server refuses a member of the request; from now on: %s", self.name, adapted)
+            dialect = adapted
+        raise error_of(complaint, status=response.status, headers=response.headers, setup=self._setup)
 
-async def _chunks(headers: Mapping[str, str], body: AsyncIterator[bytes]) -> AsyncGenerator[_Chunk, None]:
-    """The chunks of an answer, up to `[DONE]`; a server that does not stream gives the whole as one."""
-    encoding = headers.get("Content-Encoding", "identity").lower()
-    if encoding not in _ENCODINGS:
-        raise _failed(f"an answer in the encoding {encoding!r}, which was not asked for")
-    if headers.get("Content-Type", "").startswith("application/json"):
-        yield _decode(await _whole(body))
-        return
-    decoder = SseDecoder()
-    async for data in body:
-        try:
-            events = decoder.feed(data)
-        except SseError as exc:
-            raise _failed(str(exc)) from exc
-        for event in events:
-            if event == "[DONE]":
-                await _drain(body)
-                return
-            yield _decode(event)
+    async def _documents(self, response: aiohttp.ClientResponse, prompt: Prompt) -> AsyncGenerator[Any, None]:
+        """What the body says, up to `[DONE]`. Raises: ModelError: it breaks off, or it is no answer of a model."""
+        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        if encoding not in _ENCODINGS:
+            raise ModelError(ErrorCode.MODEL_FAILED, f"an answer in the encoding {encoding!r}, which was not asked for")
+        decoder = DocumentDecoder()
+        count = 0
+        broken: Exception | None = None
+        async with aclosing(self._http.read(response)) as body:
+            try:
+                async for data in body:
+                    for document in decoder.feed(data):
+                        count += 1
+                        yield document
+                    if decoder.is_over:
+                        await _drain(body)
+                        break
+            except TRANSPORT_ERRORS as exc:
+                broken = exc
+        for document in decoder.close():
+            count += 1
+            yield document
+        self.unread_documents += decoder.unread
+        if broken is not None:
+            raise ModelError(ErrorCode.MODEL_FAILED, self._http.explain(broken)) from broken
+        if not count and not decoder.is_over:
+            raise ModelError(
+                ErrorCode.MODEL_FAILED, f"neither events nor JSON, but a body that begins {decoder.start!r}"
+            )
+
+    async def _beginning(self, response: aiohttp.ClientResponse) -> bytes:
+        """The start of a body that is no answer."""
+        start = b""
+        async with aclosing(self._http.read(response)) as body:
+            async for part in body:
+                start += part
+                if len(start) >= _MAX_ERROR_BYTES:
+                    break
+        return start[:_MAX_ERROR_BYTES]
+
+    def _url(self, path: str) -> URL:
+        return (self._base / path).update_query(self._query)
+
+    def _note_odd(self) -> None:
+        self.unread_documents += 1
 
 
 async def _drain(body: AsyncIterator[bytes]) -> None:
     """Read the end of the body, so that the connection can be used again; nothing is lost if that fails."""
-    with contextlib.suppress(*TRANSPORT_ERRORS):
+    with suppress(*TRANSPORT_ERRORS):
         async with asyncio.timeout(_DRAIN_TIMEOUT_S):
             async for _ in body:
                 pass
-
-
-def _decode(data: str | bytes) -> _Chunk:
-    try:
-        chunk = _decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError) as exc:
-        raise _failed(f"a chunk that cannot be read ({exc}): {data[:200]!r}") from exc
-    if chunk.error is not None or chunk.object == "error":
-        code = chunk.error.get("code") if isinstance(chunk.error, dict) else chunk.code
-        if isinstance(code, int) and (code == HTTPStatus.TOO_MANY_REQUESTS or code >= 500):
-            raise _error_of_status(code, str(data[:_MAX_ERROR_BYTES]), {})
-        raise _failed(f"an error in the stream: {data[:_MAX_ERROR_BYTES]!r}")
-    return chunk
-
-
-async def _beginning(body: AsyncIterator[bytes]) -> str:
-    """The start of an error's body, for the operator's log."""
-    start = b""
-    async for part in body:
-        start += part
-        if len(start) >= _MAX_ERROR_BYTES:
-            break
-    return start[:_MAX_ERROR_BYTES].decode("utf-8", "replace")
-
-
-async def _whole(body: AsyncIterator[bytes]) -> bytes:
-    whole = bytearray()
-    async for part in body:
-        whole += part
-        if len(whole) > _MAX_BODY_BYTES:
-            raise _failed(f"an answer of more than {_MAX_BODY_BYTES} bytes")
-    return bytes(whole)
-
-
-def _error_of_status(status: int, body: str, headers: Mapping[str, str]) -> ModelError:
-    """What an HTTP status means. 4xx besides those named are about this prompt: another may do."""
-    detail = f"HTTP {status}: {body}"
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        if "insufficient_quota" in body:
-            return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail)
-        return ModelError(ErrorCode.MODEL_THROTTLED, detail, retry_after_ms=_retry_after_ms(headers), transient=True)
-    if status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY} or status >= 500:
-        return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, retry_after_ms=_retry_after_ms(headers), transient=True)
-    if status in {401, 402, 403, 404} or status < 400:
-        return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail)
-    return _failed(detail)
-
-
-def _retry_after_ms(headers: Mapping[str, str]) -> int | None:
-    """`Retry-After-Ms`, or `Retry-After` in seconds or as a date, which is compared with the server's own clock."""
-    for name, unit_ms in (("retry-after-ms", 1), ("retry-after", 1000)):
-        try:
-            return max(0, min(86_400_000, int(float(headers[name]) * unit_ms)))
-        except (KeyError, ValueError, OverflowError):
-            pass
-    try:
-        until, now = parsedate_to_datetime(headers["retry-after"]), parsedate_to_datetime(headers["date"])
-        return max(0, int((until - now).total_seconds() * 1000))
-    except (KeyError, ValueError, TypeError):
-        return None
-
-
-def _failed(detail: str) -> ModelError:
-    return ModelError(ErrorCode.MODEL_FAILED, detail)

@@ -2,17 +2,16 @@
 
 import importlib
 import inspect
-import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 
-from answerback.models.spec import ModelSpecError
-from answerback.models.threads import DaemonThreads, Emit, closable, from_thread
-from answerback.ports import Finish, ModelError, Piece, Prompt
-from answerback.protocol.errors import ErrorCode
+from answerback.model_guard import guarded
+from answerback.models.spec import ModelSpecError, PythonSpec
+from answerback.models.threads import DaemonThreads, Emit, from_thread
+from answerback.ports import ModelLimits, Piece, Prompt, limits_of
 
 Answer: TypeAlias = Callable[[Prompt], Any]
 """Gives an AsyncIterator[Piece] or an Iterator[Piece]; it is other people's code, so that is checked."""
@@ -25,16 +24,13 @@ _SHAPE: Final = (
     "or a model (see answerback.ports.Model)."
 )
 
-logger = logging.getLogger(__name__)
-
 
 class PythonModel:
     """Calls `answer(prompt)` for each question and passes on what it yields.
 
     `answer` returns an async iterator, which runs on the event loop and must not block it, or an iterator, which runs
     in a thread of its own and is stopped between two pieces. Pieces are text, and at the end perhaps one `Finish`;
-    without it the answer is complete when the iterator is. A ModelError passes; any other exception is logged with its
-    traceback, and the client gets `model_failed`.
+    without it the answer is complete when the iterator is. `guarded` says what becomes of exceptions.
     """
 
     def __init__(
@@ -44,45 +40,33 @@ class PythonModel:
         name: str,
         context_tokens: int = CONTEXT_TOKENS,
         concurrency: int = CONCURRENCY,
+        limits: ModelLimits | None = None,
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._answer = answer
         self.name: Final = name
         self.context_tokens: Final = context_tokens
         self.concurrency: Final = concurrency
+        self.limits: Final = limits or ModelLimits()
         self._close = close
         # The queue runs no more than `concurrency` answers, so there are no more threads than that, but for stuck ones.
         self._threads = DaemonThreads(f"answerback-{name}")
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """What `answer` yields, then one Finish. Raises: ModelError: its own, or `model_failed`."""
-        finish = Finish()
-        try:
-            async with aclosing(self._pieces(prompt)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Finish):
-                        finish = piece
-                        break
-                    if not isinstance(piece, str):
-                        raise TypeError(f"a piece must be str or Finish, not {type(piece).__name__}")
-                    if piece:
-                        yield piece
-        except ModelError:
-            raise
-        except Exception as exc:
-            logger.exception("model %s: its code raised an exception", self.name)
-            raise ModelError(ErrorCode.MODEL_FAILED, f"{type(exc).__name__} in the code of {self.name}") from exc
-        yield finish
+        async with aclosing(guarded(self._pieces, prompt, name=self.name)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def close(self) -> None:
         """Close the operator's model, if it can be."""
         if self._close is not None:
             await self._close()
 
-    def _pieces(self, prompt: Prompt) -> AsyncGenerator[Any, None]:
+    def _pieces(self, prompt: Prompt) -> AsyncIterator[Any]:
         answer = self._answer(prompt)
         if isinstance(answer, AsyncIterator):
-            return closable(answer)
+            return answer
         if isinstance(answer, Iterator):
             return from_thread(self._threads, lambda emit: _run(answer, emit))
         if inspect.iscoroutine(answer):
@@ -90,11 +74,12 @@ class PythonModel:
         raise TypeError(f"answer(prompt) must yield its text; it returned {type(answer).__name__}")
 
 
-def load_python_model(*, module: str, factory: str, name: str) -> PythonModel:
-    """Import `module`, call `factory()` of it, and make a model of what it returns.
+def load_python_model(spec: PythonSpec) -> PythonModel:
+    """Import the spec's module, call its function, and make a model of what it returns.
 
     The working directory is importable, after all else. Raises: ModelSpecError: with a sentence for the operator.
     """
+    module, factory = spec.module, spec.factory
     where = f"python:{module}:{factory}"
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -120,16 +105,17 @@ def load_python_model(*, module: str, factory: str, name: str) -> PythonModel:
         made = made()
     except Exception as exc:
         raise ModelSpecError(f"{where}: {factory}() failed ({type(exc).__name__}: {exc}). Repair it.") from exc
-    return _as_model(made, where=where, name=name)
+    return _as_model(made, where=where, spec=spec)
 
 
-def _as_model(made: Any, *, where: str, name: str) -> PythonModel:
+def _as_model(made: Any, *, where: str, spec: PythonSpec) -> PythonModel:
     if all(hasattr(made, part) for part in _MODEL_PARTS):
         return PythonModel(
             made.stream,
-            name=name,
+            name=spec.name,
             context_tokens=made.context_tokens,
             concurrency=made.concurrency,
+            limits=limits_of(made) if spec.limits == ModelLimits() else spec.limits,
             close=made.close,
         )
     if inspect.iscoroutine(made):
@@ -137,7 +123,7 @@ def _as_model(made: Any, *, where: str, name: str) -> PythonModel:
         raise ModelSpecError(f"{where}: the function is async. Make it a plain `def`; open connections when asked.")
     if not callable(made):
         raise ModelSpecError(f"{where}: the function returned {type(made).__name__}. {_SHAPE}")
-    return PythonModel(made, name=name)
+    return PythonModel(made, name=spec.name, limits=spec.limits)
 
 
 def _run(pieces: Iterator[Any], emit: Emit[Any]) -> None:

@@ -6,8 +6,8 @@ from contextlib import aclosing
 from random import random
 from typing import Final
 
-from answerback.models.threads import closable
-from answerback.ports import Model, ModelError, Piece, Prompt
+from answerback.model_guard import guarded
+from answerback.ports import Model, ModelError, ModelLimits, Piece, Prompt, limits_of
 from answerback.protocol.errors import ErrorCode
 
 TRIES: Final = 3
@@ -52,13 +52,27 @@ class RetryingModel:
     def concurrency(self) -> int:
         return self._model.concurrency
 
+    @property
+    def limits(self) -> ModelLimits:
+        return limits_of(self._model)
+
+    @property
+    def unread_documents(self) -> int | None:
+        """How many documents of the model's server could not be read, by models.reader; None: it has no server."""
+        return getattr(self._model, "unread_documents", None)
+
+    async def check(self) -> str | None:
+        """What is wrong with the model's server or its settings, if the model can find that out."""
+        check = getattr(self._model, "check", None)
+        return None if check is None else await check()
+
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The pieces of the first try that gets as far as its first piece. Raises: ModelError: of the last try."""
         failed = 0
         while True:
             begun = False
             try:
-                async with aclosing(closable(self._model.stream(prompt))) as pieces:
+                async with aclosing(guarded(self._model.stream, prompt, name=self.name)) as pieces:
                     async for piece in pieces:
                         begun = True
                         yield piece

@@ -2,7 +2,7 @@
 
     local
     echo    echo:delay_ms=20&fail=throttled
-    openai:http://127.0.0.1:11434/v1#qwen3
+    openai:http://127.0.0.1:11434/v1?answer_timeout=600&max_tokens=16384#qwen3
     python:package.module:factory
     bedrock:anthropic.claude-haiku-4-5-20251001-v1:0?region=us-east-1&cache=5m
 
@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from answerback.models.echo import EchoFailure, EchoOptions
+from answerback.ports import ModelLimits
 from answerback.protocol.frames import is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
 
@@ -27,11 +28,16 @@ class ModelSpecError(Exception):
     """A model spec that cannot be used; the text says what is wrong and what to write instead."""
 
 
+LOCAL: Final = ModelLimits(tokens_per_byte=1.0, languages=("en",), demo=True)
+"""Of the embedded model. Its tokenizer spells rare Hangul byte by byte."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSpec:
     """The embedded model."""
 
     name: str = "local"
+    limits: ModelLimits = LOCAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +46,17 @@ class EchoSpec:
 
     name: str = "echo"
     options: EchoOptions = field(default_factory=EchoOptions)
+    limits: ModelLimits = field(default_factory=ModelLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAISpec:
     """A model of a server that speaks the OpenAI chat completions protocol.
 
-    `base_url` has no trailing slash and no query; `query` is sent with each request. The key is read from the
-    environment variable `api_key_env`; without it none is sent.
+    `base_url` has no trailing slash and no query; `query` is sent with each request. The key is read from the file
+    `api_key_file`, else from the environment variable `api_key_env`; without it none is sent. `max_tokens_field`: what
+    the server calls the limit of tokens; `none`: it takes none. `stream_options`: whether it takes that member.
+    `system_role` `user`: the system text goes into the first message. What is not said is learnt from the server.
     """
 
     name: str
@@ -55,6 +64,12 @@ class OpenAISpec:
     model: str
     query: Mapping[str, str] = field(default_factory=dict)
     api_key_env: str = "OPENAI_API_KEY"
+    api_key_file: str | None = None
+    max_tokens_field: str | None = None
+    stream_options: bool = True
+    system_role: str = "system"
+    silence_s: int = 300
+    limits: ModelLimits = field(default_factory=ModelLimits)
     context_tokens: int = 8192
     concurrency: int = 32
 
@@ -66,6 +81,7 @@ class PythonSpec:
     name: str
     module: str
     factory: str
+    limits: ModelLimits = field(default_factory=ModelLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +101,7 @@ class BedrockSpec:
     guardrail: tuple[str, str] | None = None
     tier: str | None = None
     silence_s: int = 300
+    limits: ModelLimits = field(default_factory=ModelLimits)
     context_tokens: int = 32_768
     concurrency: int = 32
 
@@ -111,9 +128,11 @@ _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 )
 _BEDROCK_OPTIONS: Final = (
     *("region", "temperature", "top_p", "cache", "guardrail", "tier"),
-    *("silence_s", "context_tokens", "concurrency"),
+    *("silence_s", "answer_timeout", "max_tokens", "context_tokens", "concurrency"),
 )
 _CACHES: Final = ("5m", "1h")
+_MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "none")
+_SYSTEM_ROLES: Final = ("system", "user")
 _TIERS: Final = ("default", "priority", "flex", "reserved")
 _ECHO_OPTIONS: Final = (*_ECHO_WHOLE, "fail", "fail_rate", "context")
 
@@ -220,17 +239,22 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
     api_key_env = given.pop("api_key_env", "OPENAI_API_KEY")
     if not _IS_ENVIRONMENT_NAME.fullmatch(api_key_env):
         raise ModelSpecError(f"{text!r}: api_key_env must be the name of an environment variable, not the key itself.")
-    context_tokens = _whole(text, "context_tokens", given.pop("context_tokens", "8192"), 256, 10_000_000)
-    concurrency = _whole(text, "concurrency", given.pop("concurrency", "32"), 1, 10_000)
     _check_name(name or url.fragment, text)
+    # What is left of `given` then goes to the server, as Azure's api-version does.
     return OpenAISpec(
         name=name or url.fragment,
         base_url=urlunsplit((url.scheme, url.netloc, url.path.rstrip("/"), "", "")),
         model=url.fragment,
-        query=MappingProxyType(given),
         api_key_env=api_key_env,
-        context_tokens=context_tokens,
-        concurrency=concurrency,
+        api_key_file=given.pop("api_key_file", None),
+        max_tokens_field=_one_of(text, "max_tokens_field", given.pop("max_tokens_field", None), _MAX_TOKENS_FIELDS),
+        stream_options=_yes(text, "stream_options", given.pop("stream_options", "1")),
+        system_role=_one_of(text, "system_role", given.pop("system_role", "system"), _SYSTEM_ROLES) or "system",
+        silence_s=_whole(text, "silence_s", given.pop("silence_s", "300"), 1, 3600),
+        limits=_limits(text, given),
+        context_tokens=_whole(text, "context_tokens", given.pop("context_tokens", "8192"), 256, 10_000_000),
+        concurrency=_whole(text, "concurrency", given.pop("concurrency", "32"), 1, 10_000),
+        query=MappingProxyType(given),
     )
 
 
@@ -264,20 +288,35 @@ def _bedrock(text: str, argument: str, name: str | None) -> BedrockSpec:
         guardrail=(guardrail["identifier"], guardrail["version"]) if guardrail else None,
         tier=_one_of(text, "tier", given.get("tier"), _TIERS),
         silence_s=_whole(text, "silence_s", given.get("silence_s", "300"), 1, 3600),
+        limits=_limits(text, given),
         context_tokens=_whole(text, "context_tokens", given.get("context_tokens", "32768"), 256, 10_000_000),
         concurrency=_whole(text, "concurrency", given.get("concurrency", "32"), 1, 10_000),
     )
 
 
 def _python(text: str, argument: str, name: str | None) -> PythonSpec:
-    module, _, factory = argument.partition(":")
+    path, _, query = argument.partition("?")
+    module, _, factory = path.partition(":")
     if not _IS_DOTTED_NAME.fullmatch(module) or not _IS_DOTTED_NAME.fullmatch(factory):
         raise ModelSpecError(
             f"{text!r}: python: needs a module and a function in it. Write for example python:my_company.pipeline:make."
         )
     name = name or module.rpartition(".")[2]
     _check_name(name, text)
-    return PythonSpec(name=name, module=module, factory=factory)
+    limits = _limits(text, given := _pairs(text, query))
+    if given:
+        raise ModelSpecError(f"{text!r}: python: has the options answer_timeout and max_tokens only.")
+    return PythonSpec(name=name, module=module, factory=factory, limits=limits)
+
+
+def _limits(text: str, given: dict[str, str]) -> ModelLimits:
+    """The options that every kind of model has; they are taken out of `given`."""
+    read = {
+        key: _whole(text, key, given.pop(key), 1, high)
+        for key, high in (("answer_timeout", 86_400), ("max_tokens", 1_000_000))
+        if key in given
+    }
+    return ModelLimits(answer_timeout_s=read.get("answer_timeout"), max_tokens=read.get("max_tokens"))
 
 
 def _pairs(text: str, query: str) -> dict[str, str]:

@@ -18,7 +18,8 @@ class SseError(Exception):
 class SseDecoder:
     """Feed it bytes as they come; it gives back the data of each event that they complete.
 
-    An event that the stream's end cuts off is dropped, as the standard says.
+    `close` gives back the event that the stream's end cuts off, which the standard drops: it may be whole but for the
+    blank line, and whether it is only its reader can tell.
     """
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -29,7 +30,7 @@ class SseDecoder:
         self._at_start = True
         self._after_return = False
 
-    def feed(self, chunk: bytes) -> list[str]:
+    def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that are now complete, in order. Raises: SseError: an event is too large."""
         buffer = self._rest + chunk
         if self._at_start:
@@ -50,11 +51,18 @@ class SseDecoder:
             raise SseError(f"an event has more than {self._max_event_bytes} bytes")
         return events
 
-    def _line(self, line: bytes) -> str | None:
+    def close(self) -> list[bytes]:
+        """The data of the event that has begun, if it has any."""
+        if self._rest:
+            self._line(self._rest)
+        event = self._line(b"")
+        return [] if event is None else [event]
+
+    def _line(self, line: bytes) -> bytes | None:
         """Take one line; the data, if it ends an event that has any."""
         if not line:
             data, self._data, self._size = self._data, [], 0
-            return b"\n".join(data).decode("utf-8", "replace") if data else None
+            return b"\n".join(data) if data else None
         field, _, value = line.partition(b":")
         if field == b"data":
             value = value.removeprefix(b" ")

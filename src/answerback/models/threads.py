@@ -1,8 +1,8 @@
-"""Streams of models: items that blocking code makes in a thread, and streams that may be closed at any item."""
+"""Streams of models: items that blocking code makes in a thread."""
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
@@ -94,14 +94,3 @@ async def from_thread(
         room.release()
         if not job.cancel() and not job.done():
             await asyncio.wait({asyncio.wrap_future(job)}, timeout=stop_timeout_s)
-
-
-async def closable(stream: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-    """The same items; closing it, or its end, closes `stream` at once if that has `aclose`."""
-    try:
-        async for item in stream:
-            yield item
-    finally:
-        aclose = getattr(stream, "aclose", None)
-        if aclose is not None:
-            await aclose()

@@ -13,9 +13,11 @@ import msgspec
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ClientFrame, SendMessage, ServerFrame, UpdateConversation, is_id
 from answerback.protocol.limits import (
+    MAX_CLIENT_LENGTH,
     MAX_ID_LENGTH,
     MAX_MESSAGE_BYTES,
     MAX_PAGE,
+    MAX_PARTS,
     MAX_RESUME_POINTS,
     MAX_TITLE_LENGTH,
 )
@@ -23,6 +25,7 @@ from answerback.protocol.limits import (
 Data: TypeAlias = bytes | bytearray | memoryview | str
 
 _ID_RULE: Final = f"a string of 1 to {MAX_ID_LENGTH} visible characters"
+_CLIENT_RULE: Final = f"a string of 1 to {MAX_CLIENT_LENGTH} visible characters"
 _NUMBER_RULE: Final = "a whole number, 0 or more"
 _HAS_NUL: Final = "The text has the character U+0000. Remove it and send the message again."
 _RULES: Final = {
@@ -42,6 +45,10 @@ _RULES: Final = {
     "title": f"a string of 1 to {MAX_TITLE_LENGTH} characters",
     "token": "a string that is not empty",
     "resume": f"a list of at most {MAX_RESUME_POINTS} objects with requestId, attempt and offset",
+    "client": f"an object with name and version, each {_CLIENT_RULE}",
+    "name": _CLIENT_RULE,
+    "version": _CLIENT_RULE,
+    "parts": f"a list of at most {MAX_PARTS} names",
     "attempt": _NUMBER_RULE,
     "offset": _NUMBER_RULE,
 }

@@ -8,7 +8,11 @@ from typing import Final
 
 
 class ErrorCode(StrEnum):
-    """Every `code` that a client can meet, in a `messageResponse` or an `error` frame."""
+    """Every `code` that a client can meet, in a `messageResponse` or an `error` frame.
+
+    The list is closed for writers. A reader takes a code of a later version as `internal`, on the wire and in a store:
+    an ending that it does not drop says itself whether trying again can help.
+    """
 
     INVALID_FRAME = "invalid_frame"
     MESSAGE_TOO_LARGE = "message_too_large"
@@ -26,6 +30,10 @@ class ErrorCode(StrEnum):
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "ErrorCode":
+        return cls.INTERNAL
 
 
 class Fault(StrEnum):

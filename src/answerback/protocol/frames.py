@@ -10,7 +10,14 @@ from typing import Annotated, Any, Final, TypeAlias, TypeGuard
 from msgspec import Meta, Struct
 
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.limits import MAX_ID_LENGTH, MAX_PAGE, MAX_RESUME_POINTS, MAX_TITLE_LENGTH
+from answerback.protocol.limits import (
+    MAX_CLIENT_LENGTH,
+    MAX_ID_LENGTH,
+    MAX_PAGE,
+    MAX_PARTS,
+    MAX_RESUME_POINTS,
+    MAX_TITLE_LENGTH,
+)
 
 # Visible: no white space, no controls, no surrogates, no invisible or direction-changing marks. Two ids that
 # look the same to a person should be the same to us, as far as one pattern can say it. A plain `$` would let a line
@@ -19,6 +26,7 @@ VISIBLE = (
     r"^[^\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]+$(?!\n)"
 )
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=VISIBLE)]
+ClientWord: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_CLIENT_LENGTH, pattern=VISIBLE)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Page: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
@@ -34,11 +42,15 @@ def is_id(value: object) -> TypeGuard[str]:
 
 
 class Status(StrEnum):
-    """How a request ended."""
+    """How a request ended. A reader takes a word of a later version as `failed`."""
 
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Status":
+        return cls.FAILED
 
 
 class _Part(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -60,15 +72,26 @@ class ResumePoint(_Part, frozen=True, kw_only=True):
     offset: Count
 
 
+class ClientInfo(_Part, frozen=True, kw_only=True):
+    """Which program a client is. For the operator."""
+
+    name: ClientWord
+    version: ClientWord
+
+
 class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     """Ask for everything that the named requests still owe; answered by it and then by `welcome`."""
 
     hello_id: Id
     resume: Annotated[tuple[ResumePoint, ...], Meta(max_length=MAX_RESUME_POINTS)] = ()
+    client: ClientInfo | None = None
 
 
 class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
-    """One question. `timestamp` is opaque: it is neither read nor kept."""
+    """One question. `timestamp` is opaque: it is neither read nor kept.
+
+    `parts`: the kinds of parts that the client takes beside text. A list, the empty one too, asks for signs of life.
+    """
 
     request_id: Id
     message: Annotated[str, Meta(min_length=1)]
@@ -79,6 +102,7 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     system: str | None = None
     max_tokens: MaxTokens | None = None
     replaces: Id | None = None
+    parts: Annotated[tuple[Id, ...], Meta(max_length=MAX_PARTS)] | None = None
     timestamp: Any = None
 
 
@@ -157,7 +181,10 @@ class Timing(_Part, frozen=True, kw_only=True):
 
 
 class ServerLimits(_Part, frozen=True, kw_only=True):
-    """What this server allows. Sizes in bytes, times in milliseconds, `requests_per_minute` 0 = no limit."""
+    """What this server allows. Sizes in bytes, times in milliseconds, `requests_per_minute` 0 = no limit.
+
+    `progress_ms`: an answer that is worked on gives a sign at least so often, if its question has `parts`.
+    """
 
     max_message_bytes: Count
     max_frame_bytes: Count
@@ -169,6 +196,25 @@ class ServerLimits(_Part, frozen=True, kw_only=True):
     answer_timeout_ms: Count
     queue_timeout_ms: Count
     max_connection_ms: Count | None = None
+    progress_ms: Count | None = None
+
+
+class ServerInfo(_Part, frozen=True, kw_only=True):
+    """Which server this is. `least_client`: clients of a lower version should be updated."""
+
+    version: str
+    store_id: str | None = None
+    least_client: str | None = None
+
+
+class ModelInfo(_Part, frozen=True, kw_only=True):
+    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out."""
+
+    title: str | None = None
+    languages: tuple[str, ...] = ()
+    demo: bool = False
+    answer_timeout_ms: Count | None = None
+    max_tokens: Count | None = None
 
 
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
@@ -181,6 +227,9 @@ class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
     protocol: int
     limits: ServerLimits
     models: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    server: ServerInfo | None = None
+    model_info: dict[str, ModelInfo] = {}
 
 
 class MessageAccepted(_Frame, frozen=True, kw_only=True, tag="messageAccepted"):
@@ -196,6 +245,17 @@ class MessageStarted(_Frame, frozen=True, kw_only=True, tag="messageStarted"):
 
     request_id: str
     attempt: Count
+
+
+class MessageProgress(_Frame, frozen=True, kw_only=True, tag="messageProgress"):
+    """A sign of life: the request is worked on (`attempt` 0: it waits its turn), though no text has come for a while.
+
+    `silent_ms`: since the model last said anything. A hint that is not stored and may be lost.
+    """
+
+    request_id: str
+    attempt: Count
+    silent_ms: Count
 
 
 class MessageDelta(_Frame, frozen=True, kw_only=True, tag="messageDelta"):
@@ -303,6 +363,7 @@ ServerFrame: TypeAlias = (
     Welcome
     | MessageAccepted
     | MessageStarted
+    | MessageProgress
     | MessageDelta
     | MessageResponse
     | Conversations

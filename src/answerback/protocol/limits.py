@@ -17,6 +17,12 @@ MAX_ANSWER_BYTES: Final = 256 * 1024
 MAX_ID_LENGTH: Final = 128
 """Code points of a request, session, conversation or user id."""
 
+MAX_CLIENT_LENGTH: Final = 64
+"""Code points of the name, and of the version, that a client gives itself."""
+
+MAX_PARTS: Final = 8
+"""Kinds of parts that a question may ask for."""
+
 MAX_RESUME_POINTS: Final = 100
 """Requests that one `hello` may name; a client with more sends several."""
 

@@ -12,8 +12,20 @@ from answerback.core import context
 from answerback.core import request as changes
 from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, answer_limit
+from answerback.core.instants import LeaptSince
 from answerback.core.request import Change, Ended, Ending, Fenced, Held, Policy, Question, Record
-from answerback.ports import Finish, Model, ModelError, Prompt, RecentTurns, Requests, Unavailable
+from answerback.model_guard import ask
+from answerback.ports import (
+    Finish,
+    Model,
+    ModelError,
+    ModelFault,
+    Prompt,
+    RecentTurns,
+    Requests,
+    Unavailable,
+    limits_of,
+)
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.delivery_sender import DeliverySender
@@ -27,10 +39,11 @@ STOP_MARGIN_MS: Final = 5_000
 
 RENEW_AGAIN_S: Final = 1.0
 STORE_RETRY_S: Final = 0.5
+ABANDON_S: Final = 3.0
+"""After its Finish a model is stopped; one that does not stop then is not waited for any longer."""
+
 MODEL_STOP_S: Final = 10.0
 """The time a model gets to stop, but at most half a lease, so that the ending can still be stored."""
-
-MODEL_ERRORS: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +70,7 @@ class RunTools:
     observer: Observer
     clock: Callable[[], int]
     monotonic: Callable[[], float]
+    leapt: LeaptSince
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +81,7 @@ class _Outcome:
     finish: Finish | None = None
     code: ErrorCode | None = None
     retry_after_ms: int | None = None
+    fault: ModelFault | None = None
 
 
 class Run:
@@ -84,6 +99,7 @@ class Run:
         self._is_notified = False
         self._text_wakes = record.stream
         self._first_text_ms: int | None = None
+        self._end: _Outcome | None = None
         self._stop_at = self._stop_time(stop_at_ms)
         now = tools.monotonic()
         self._renew_at, self._poll_at = now + settings.renew_every_s, now + settings.poll_every_s
@@ -111,27 +127,34 @@ class Run:
         model = self._tools.models.get(self._record.model)
         if model is None or prompt is None:
             return _Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
-        finish: Finish | None = None
         try:
-            async with aclosing(model.stream(prompt)) as pieces:
+            async with aclosing(ask(model, prompt)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Finish):
-                        finish = piece
-                    elif self._answer.append(piece):
+                        return self._finished(piece)
+                    if self._answer.append(piece):
                         if self._first_text_ms is None:
                             self._first_text_ms = self._tools.clock()
                         if self._text_wakes:
                             self._timer.set()
                     if self._answer.is_full:
-                        return _Outcome(status=Status.COMPLETED, finish=Finish(reason="length"))
+                        return self._finished(Finish(reason="length"))
         except ModelError as exc:
             log.warning("the model failed: %s", exc, extra=self._extra())
-            code = exc.code if exc.code in MODEL_ERRORS else ErrorCode.MODEL_FAILED
-            return _Outcome(status=Status.FAILED, code=code, retry_after_ms=exc.retry_after_ms)
-        except Exception:
-            log.exception("the model failed", extra=self._extra())
-            return _Outcome(status=Status.FAILED, code=ErrorCode.MODEL_FAILED)
-        return _Outcome(status=Status.COMPLETED, finish=finish or Finish())
+            return _Outcome(
+                status=Status.FAILED,
+                code=exc.code,
+                retry_after_ms=exc.retry_after_ms,
+                fault=getattr(exc, "fault", None),
+            )
+        raise AssertionError("a guarded model ends with a Finish")
+
+    def _finished(self, finish: Finish) -> _Outcome:
+        """The end is known. A model that never returns does not hold it back."""
+        self._end = _Outcome(status=Status.COMPLETED, finish=finish)
+        self._stop_at = min(self._stop_at, self._tools.monotonic() + ABANDON_S)
+        self._timer.set()
+        return self._end
 
     async def _stop(self, producer: "asyncio.Task[_Outcome]") -> None:
         """Stop the model. One that does not stop is abandoned: its further text does not belong to the answer."""
@@ -171,11 +194,16 @@ class Run:
         return self._fit(question, turns, model)
 
     def _fit(self, question: Question, turns: list[tuple[str, str]], model: Model) -> Prompt:
-        max_tokens = min(question.max_tokens or self._settings.max_tokens, model.context_tokens // 2)
+        limits = limits_of(model)
+        max_tokens = question.max_tokens or limits.max_tokens or self._settings.max_tokens
+        max_tokens = min(max_tokens, model.context_tokens // 2)
         system = self._settings.system if question.system is None else question.system
-        budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "")
+        if context.is_blank(system or ""):
+            system = None
+        per_byte = limits.tokens_per_byte
+        budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
         return Prompt(
-            messages=context.choose(turns, question.message, budget_tokens=budget),
+            messages=context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte),
             system=system,
             max_tokens=max_tokens,
             user_id=self._record.user_id,
@@ -196,7 +224,7 @@ class Run:
                 return producer.result()
             now = tools.monotonic()
             if now >= self._stop_at:
-                return _Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
+                return self._end or _Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
             if self._is_notified or now >= min(self._renew_at, self._poll_at):
                 held = await self._renew(extends=self._is_notified or now >= self._renew_at)
                 if isinstance(held, Fenced):
@@ -264,6 +292,8 @@ class Run:
             ended_at_ms=now_ms,
             finish_reason=None if finish is None else finish.reason,
             error_code=outcome.code,
+            error_detail=None if outcome.fault is None else outcome.fault.value,
+            retryable=None if outcome.fault is None else False,
             retry_after_ms=outcome.retry_after_ms,
             input_tokens=None if finish is None else finish.input_tokens,
             output_tokens=None if finish is None else finish.output_tokens,
@@ -277,7 +307,7 @@ class Run:
         """The monotonic instant at which this run must end: the request's deadline or the process's."""
         record, now_ms = self._record, self._tools.clock()
         started_at_ms = record.started_at_ms if record.started_at_ms is not None else now_ms
-        stop_ms = started_at_ms + self._settings.policy.answer_timeout_ms
+        stop_ms = started_at_ms + self._settings.policy.answer_timeout_ms + self._tools.leapt(started_at_ms)
         if stop_at_ms is not None:
             stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
         return self._tools.monotonic() + (stop_ms - now_ms) / 1000

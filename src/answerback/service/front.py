@@ -13,7 +13,7 @@ from typing import Final, TypeGuard, assert_never
 from answerback.core import admission, defaults
 from answerback.core import request as changes
 from answerback.core.instants import iso
-from answerback.core.keys import fingerprint, ordering_key
+from answerback.core.keys import fingerprint, normal_id, ordering_key
 from answerback.core.request import (
     Conflict,
     DeliveryTarget,
@@ -167,7 +167,7 @@ class Front:
                 if connection.user_id is None and _names_nobody(frame):
                     await self._error(connection_id, frame.code, detail=frame.detail, request_id=frame.request_id)
                     return
-                bound = await self._bind(connection, named)
+                bound = await self._bind(connection, None if named is None else normal_id(named))
                 if bound is None:
                     return
                 connection = bound
@@ -194,7 +194,7 @@ class Front:
             record = await self._requests.read(key)
             if connection is None or record is None or record.ending is None:
                 return
-            if (record.user_id, record.session_id) == (connection.user_id, connection.session_id):
+            if (normal_id(record.user_id), record.session_id) == (connection.user_id, connection.session_id):
                 await self._serve(record, connection, attempt, offset)
         except Unavailable:
             log.warning("a parked answer could not be read; the client will ask for it", extra=_of(connection_id))
@@ -257,7 +257,7 @@ class Front:
 
     def _why_not(self, connection: Connection, frame: SendMessage) -> tuple[ErrorCode, str | None] | None:
         """The reasons to refuse a new request that need no store."""
-        if frame.user_id is not None and frame.user_id != connection.user_id:
+        if frame.user_id is not None and normal_id(frame.user_id) != connection.user_id:
             return ErrorCode.USER_MISMATCH, None
         if self._is_expired(connection):
             return ErrorCode.UNAUTHORIZED, None
@@ -275,6 +275,7 @@ class Front:
 
     def _new_request(self, connection: Connection, frame: SendMessage) -> tuple[Record, Question]:
         user_id = _user(connection)
+        conversation_id = None if frame.conversation_id is None else normal_id(frame.conversation_id)
         asked = None if frame.max_tokens is None else min(frame.max_tokens, self._settings.max_tokens)
         question = Question(
             message=frame.message,
@@ -287,9 +288,9 @@ class Front:
             user_id=user_id,
             request_id=frame.request_id,
             session_id=connection.session_id,
-            conversation_id=frame.conversation_id or connection.session_id,
-            standalone=frame.conversation_id is None,
-            ordering_key=ordering_key(user_id, frame.conversation_id),
+            conversation_id=conversation_id or normal_id(connection.session_id),
+            standalone=conversation_id is None,
+            ordering_key=ordering_key(user_id, conversation_id),
             fingerprint=fingerprint(frame),
             model=question.model,
             stream=frame.stream,
@@ -458,7 +459,7 @@ class Front:
             user_id=user_id,
             request_id=request_id,
             session_id=connection.session_id,
-            conversation_id=connection.session_id,
+            conversation_id=normal_id(connection.session_id),
             standalone=True,
             ordering_key=ordering_key(user_id, None),
             fingerprint="",
@@ -501,7 +502,7 @@ class Front:
             ),
         )
         if isinstance(outcome, Pending):
-            self._notifier.notify(key)
+            self._notifier.notify(outcome.record.key)
         return outcome
 
     async def _serve(self, record: Record, connection: Connection, attempt: int, offset: int) -> None:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from answerback.core import defaults
 from answerback.core import request as changes
+from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.request import Ended, Policy, Record
 from answerback.core.transitions import State
 from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
@@ -43,6 +44,7 @@ class Janitor:
 
     `last_active_ms`: when the network itself last saw a message of a connection. None: it is gone. May raise
     Unavailable. It is asked before a connection is closed as idle; without it the connection's record counts alone.
+    `leapt`: time that this process alone counts, so deadlines do not; elsewhere `no_leaps`.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Janitor:
         delivery_sender: DeliverySender,
         clock: Callable[[], int],
         last_active_ms: Callable[[str], Awaitable[int | None]] | None = None,
+        leapt: LeaptSince = no_leaps,
     ) -> None:
         self._settings = settings
         self._requests = requests
@@ -67,6 +70,7 @@ class Janitor:
         self._delivery_sender = delivery_sender
         self._clock = clock
         self._last_active_ms = last_active_ms
+        self._leapt = leapt
 
     async def sweep(self, *, stop_at_ms: int | None = None) -> None:
         """Go once through everything, or until `stop_at_ms` (epoch): the next sweep does what is left then."""
@@ -88,6 +92,7 @@ class Janitor:
 
     async def _close_idle(self, is_late: Callable[[], bool]) -> None:
         since_ms = self._clock() - self._settings.idle_timeout_ms
+        since_ms -= self._leapt(since_ms)
         for connection in await self._connections.idle(since_ms=since_ms):
             if is_late():
                 return
@@ -108,7 +113,7 @@ class Janitor:
             if is_late():
                 return
             now_ms = self._clock()
-            if changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy):
+            if changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy, leapt=self._leapt):
                 await self._expire(record, now_ms)
             elif record.state is State.ACCEPTED and self._was_never_queued(record, now_ms):
                 await self._requeue(record)

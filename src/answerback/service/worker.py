@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 
 from answerback.core import defaults
 from answerback.core import request as changes
+from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.request import Busy, Claimed, Ended, Fenced, Policy, Record, RequestKey, Unknown
 from answerback.ports import Model, RecentTurns, Requests, Unavailable
 from answerback.service.attempt import Run, RunSettings, RunTools
@@ -80,6 +81,7 @@ class Worker:
         clock: Callable[[], int],
         monotonic: Callable[[], float],
         new_owner: Callable[[], str],
+        leapt: LeaptSince = no_leaps,
     ) -> None:
         self._settings = settings
         self._requests = requests
@@ -88,6 +90,7 @@ class Worker:
         self._clock = clock
         self._monotonic = monotonic
         self._new_owner = new_owner
+        self._leapt = leapt
         self._tools = RunTools(
             requests=requests,
             history=history,
@@ -97,6 +100,7 @@ class Worker:
             observer=observer,
             clock=clock,
             monotonic=monotonic,
+            leapt=leapt,
         )
         renew_every_s = settings.policy.renew_every_s if settings.renew_every_s is None else settings.renew_every_s
         self._run_settings = RunSettings(
@@ -140,7 +144,7 @@ class Worker:
 
         async def attempt() -> Claimed | Busy | Ended | Unknown:
             claim = partial(changes.claim, owner=owner, now_ms=self._clock(), policy=self._settings.policy)
-            return await self._requests.change(key, claim)
+            return await self._requests.change(key, partial(claim, leapt=self._leapt))
 
         return await _persist(attempt, pauses_s=claim_pauses_s(self._settings.policy))
 

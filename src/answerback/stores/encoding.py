@@ -1,23 +1,22 @@
-"""Records, questions and texts as columns, and back."""
+"""Records and questions as columns, and rows as what the ports return."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from answerback.core.request import SCHEMA, Question, Record
+from answerback.ports import StoredConversation, StoredTurn, StoredUser
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Status
 from answerback.stores.errors import StoreError
 
-PIECE_LENGTH: Final = 16_000
-"""Code points of a text in one row: at 4 bytes each it fits the 64 KB that a row of the RDS Data API may have."""
+_LONG_ROW: Final = 2_000
+"""Code points of texts from which on a row may need more than its page."""
 
-QUESTION: Final = "question"
-SYSTEM: Final = "system"
-ANSWER: Final = "answer"
-
-UPGRADES: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
-"""Version -> what makes the next version of a record of it. Version 1 is the first."""
+_ROOM: Final = 512
+"""By how much a record may grow until it ends: owner, lease, number of the queue, target."""
 
 _encoder: Final = msgspec.json.Encoder()
 _record: Final = msgspec.json.Decoder(Record)
@@ -25,39 +24,86 @@ _question: Final = msgspec.json.Decoder(Question)
 
 
 def encode_record(record: Record) -> str:
-    """The record as JSON. Its version is a column: a field that has its default is not written."""
+    """The record as JSON. Its version is a column. A field that has its default is not written."""
     return _encoder.encode(record).decode()
 
 
 def decode_record(text: str, schema: int) -> Record:
-    """The record, upgraded to this program's version if it is of an older one.
+    """The record. Raises: StoreError: a newer version of the program wrote it."""
+    check_schema(schema)
+    return _record.decode(text)
 
-    Raises: StoreError: it was written by a newer version of the program.
-    """
-    if schema == SCHEMA:
-        return _record.decode(text)
+
+def check_schema(schema: int) -> None:
+    """Raises: StoreError: this program would lose a field of such a record."""
     if schema > SCHEMA:
         raise StoreError(
             f"A request's record has version {schema}; this program reads up to {SCHEMA}. Upgrade the program."
         )
-    raw: dict[str, Any] = msgspec.json.decode(text)
-    for version in range(schema, SCHEMA):
-        raw = UPGRADES[version](raw)
-    return msgspec.convert(raw | {"schema": SCHEMA}, Record)
+
+
+def width_of(record: str, question: Question) -> int:
+    """The length to which every record of this request is filled up with spaces, by `str.ljust`; 0 for a short row.
+
+    SQLite writes a row that has kept its length in place, and of its pages only those that differ. Any other one is
+    written anew, with all pages of a long question, at each note about the request.
+    """
+    is_long = len(question.message) + len(question.system or "") >= _LONG_ROW
+    return len(record) + _ROOM if is_long else 0
 
 
 def encode_options(question: Question) -> str:
-    """The question without its texts, which are kept in pieces."""
+    """The question without its texts, which have columns of their own."""
     bare = replace(question, message="", system=None if question.system is None else "")
     return _encoder.encode(bare).decode()
 
 
-def decode_question(options: str, message: str, system: str) -> Question:
+def decode_question(options: str, message: str, system: str | None) -> Question:
     """The question, whole again."""
     bare = _question.decode(options)
-    return replace(bare, message=message, system=None if bare.system is None else system)
+    return replace(bare, message=message, system=None if bare.system is None else system or "")
 
 
-def pieces(text: str, length: int = PIECE_LENGTH) -> Iterator[tuple[int, str]]:
-    """(number, piece of at most `length` code points) of a text; nothing for the empty text."""
-    return ((start // length, text[start : start + length]) for start in range(0, len(text), length))
+def turn_of(row: Sequence[Any]) -> StoredTurn:
+    """A turn from the columns of statements.TURN."""
+    n, request_id, status, accepted_at_ms, ended_at_ms, model, replaces, code, tokens_in, tokens_out, asked, said = row
+    return StoredTurn(
+        position=n,
+        request_id=request_id,
+        question=asked,
+        answer=said or "",
+        status=Status(status),
+        accepted_at_ms=accepted_at_ms,
+        ended_at_ms=ended_at_ms,
+        model=model,
+        replaces=replaces,
+        error_code=None if code is None else ErrorCode(code),
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+    )
+
+
+def conversation_of(row: Sequence[Any]) -> StoredConversation:
+    """A conversation from a row of SELECT_CONVERSATIONS."""
+    conversation_id, title, created_at_ms, updated_at_ms, deleted_at_ms, turns = row
+    return StoredConversation(
+        conversation_id=conversation_id,
+        title=title,
+        turns=turns,
+        created_at_ms=created_at_ms,
+        updated_at_ms=updated_at_ms,
+        deleted=deleted_at_ms is not None,
+    )
+
+
+def user_of(row: Sequence[Any]) -> StoredUser:
+    """A user from a row of SELECT_USERS."""
+    user_id, per_minute, created_at_ms, counted, asked, conversations, turns = row
+    return StoredUser(
+        user_id=user_id,
+        per_minute=per_minute,
+        created_at_ms=created_at_ms,
+        last_request_at_ms=max((at for at in (counted, asked) if at is not None), default=None),
+        conversations=conversations,
+        turns=turns,
+    )

@@ -16,7 +16,7 @@ from answerback.service.observer import Observer
 from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings
 from answerback.stores.connections import MemoryConnections
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback.testing.model import ScriptedModel, say_question
 from answerback.testing.network import ScriptedSender
 from answerback.testing.queue import LaneQueue

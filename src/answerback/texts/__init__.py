@@ -1,4 +1,4 @@
-"""What people read, in their language. English sentences stand in the code; `korean` has the same in Korean.
+"""What people read, in their language. English sentences stand in the code; `ko.toml` has the same in Korean.
 
 A sentence is looked up where it is shown, by its own text. So logs, JSON and `--help` stay English by themselves.
 """
@@ -7,12 +7,19 @@ import locale
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Mapping
-from typing import Final
+from importlib.resources import files
+from typing import Any, Final
 
 _VARIABLES: Final = ("LC_ALL", "LC_MESSAGES", "LANG")
 """Of POSIX, strongest first."""
 _FRAMES: Final = re.compile(r"(answerback: (?:warning: )?)(.*)()|(\()(.*)(\))|()(.*)()", re.DOTALL)
+
+
+def words_of(language: str) -> Mapping[str, Any]:
+    """What the file of a language (`en`, `ko`) holds."""
+    return tomllib.loads(files(__name__).joinpath(f"{language}.toml").read_text(encoding="utf-8"))
 
 
 def locale_name(environment: Mapping[str, str] = os.environ) -> str:

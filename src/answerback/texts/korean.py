@@ -1,13 +1,12 @@
-"""The Korean sentences by the English ones. `{}` is what a sentence was made with; `{0}` says where it goes.
-
-`이(가)`, `을(를)`, `은(는)`, `과(와)`, `(으)로`, `(이)라` and `(이)어야` become the one that fits what stands before.
-"""
+"""Finds the Korean sentence for an English one, and puts what the sentence was made with in its place."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
-from answerback.texts.catalogue import CATALOGUE
+from answerback.protocol.errors import ERRORS
+from answerback.texts import words_of
 
 _PARTICLE: Final = re.compile(
     r"([^\s'\"`”)\]]?)(['\"`”)\]]*)(이\(가\)|을\(를\)|은\(는\)|과\(와\)|\(으\)로|\(이\)라|\(이\)어야)"
@@ -37,16 +36,31 @@ def with_particles(text: str) -> str:
 
 
 @cache
+def catalogue() -> Mapping[str, str]:
+    """The Korean sentences by the English ones. The code and the pause of an error of the protocol are added."""
+    words = words_of("ko")
+    sentences = {english: korean for group in words["sentences"].values() for english, korean in group.items()}
+    for code, info in ERRORS.items():
+        korean = words["failures"][code]
+        sentences[f"{info.message} ({code})"] = f"{korean} ({code})"
+        sentences[f"{info.message} Try again in {{}} s. ({code})"] = (
+            f"{korean} {{0}}초 뒤에 다시 시도할 수 있어요. ({code})"
+        )
+    return sentences
+
+
+@cache
 def _patterns() -> list[tuple[re.Pattern[str], str]]:
     """A sentence that ends with another one comes before it; then those that say most by themselves."""
+    found = catalogue()
 
     def rank(key: str) -> tuple[bool, int]:
-        frames = key.endswith(": {}") and not any(other.startswith(key) for other in CATALOGUE if other != key)
+        frames = key.endswith(": {}") and not any(other.startswith(key) for other in found if other != key)
         return not frames or key.startswith("{}"), -len(key.replace("{}", ""))
 
     return [
-        (re.compile("(.*?)".join(map(re.escape, key.split("{}"))), re.DOTALL), CATALOGUE[key])
-        for key in sorted(CATALOGUE, key=rank)
+        (re.compile("(.*?)".join(map(re.escape, key.split("{}"))), re.DOTALL), found[key])
+        for key in sorted(found, key=rank)
     ]
 
 

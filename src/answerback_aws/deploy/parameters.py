@@ -80,6 +80,8 @@ def check_times(values: Mapping[str, str]) -> None:
     if not all(text.isdecimal() for text in timeouts):
         return  # CloudFormation says what is wrong with it
     answer_s, worker_s = map(int, timeouts)
+    specs = read_models(values["Models"].split()) if values.get("Models") else ()
+    answer_s = max(answer_s, *(spec.limits.answer_timeout_s or 0 for spec in specs), 0)
     if answer_s + WORKER_SPARE_S > worker_s:
         raise DeployError(
             f"an answer may take {answer_s} s, but its worker is ended after {worker_s} s",

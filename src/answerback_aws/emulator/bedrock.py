@@ -3,14 +3,16 @@
 Real frames of `application/vnd.amazon.eventstream`, each sent as the script yields it.
 """
 
+import asyncio
 import json
+import threading
 from binascii import crc32
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from struct import pack
 from types import TracebackType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -19,11 +21,11 @@ from answerback.core import defaults
 from answerback.core.context import Message, Role
 from answerback.ports import Finish, Model, ModelError, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
-from answerback_aws.emulator.serving import ThreadedServer
 
 T = TypeVar("T")
 
 EVENT_STREAM: Final = "application/vnd.amazon.eventstream"
+_START_S: Final = 10.0
 _MAX_BODY_BYTES: Final = 25 * 1024 * 1024
 _STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "content_filter": "content_filtered"}
 
@@ -62,34 +64,52 @@ Script: TypeAlias = Callable[[Asked], AsyncGenerator[Piece, None]]
 """What is answered: pieces of text, and at most one Finish at the end. May raise Refused, Broken and Cut."""
 
 
-class BedrockServer:
-    """Serves `script` on 127.0.0.1 from a thread with an event loop of its own, as a context manager.
+OpenApp: TypeAlias = Callable[[], AbstractAsyncContextManager[web.Application]]
+"""Makes the application on the server's event loop, and ends what it used."""
 
-    `script` may be changed at any time; `asked` are the calls so far, in the order of arrival.
+
+class ThreadedServer:
+    """Serves an application on 127.0.0.1 from a thread of its own, as a context manager of blocking code.
+
+    It may be stopped and started again, then on the same port. `cancels`: a request whose client has gone is cancelled.
     """
 
-    def __init__(self, script: Script | None = None) -> None:
-        self.script = script or _silent
-        self.asked: list[Asked] = []
-        self._server = ThreadedServer("bedrock", self._app, cancels=True)
+    def __init__(self, name: str, open_app: OpenApp, *, cancels: bool = False) -> None:
+        self._name = name
+        self._open_app = open_app
+        self._cancels = cancels
+        self._port = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
     @property
     def url(self) -> str:
-        return self._server.url
+        return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
         """Start serving. Raises: OSError: no port."""
-        self._server.start()
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name=self._name, daemon=True)
+        self._thread.start()
+        ready.wait(_START_S)
+        if self._failure is not None:
+            raise self._failure
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run something on the server's event loop, where a script's model lives, and wait for it."""
-        return self._server.call(work)
+        """Run something on the server's event loop, and wait for it."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def stop(self) -> None:
-        """Stop; scripts that run are cancelled."""
-        self._server.stop()
+        """Stop; twice is harmless."""
+        thread, self._thread = self._thread, None
+        if thread is not None and self._loop is not None and self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            thread.join()
 
-    def __enter__(self) -> "BedrockServer":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -97,6 +117,36 @@ class BedrockServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _run(self, ready: threading.Event) -> None:
+        try:
+            asyncio.run(self._serve(ready))
+        except BaseException as exc:  # raised in the thread that waits for the start
+            self._failure = exc
+        finally:
+            ready.set()
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with self._open_app() as app:
+            runner = web.AppRunner(app, handler_cancellation=self._cancels, shutdown_timeout=0.1, access_log=None)
+            await runner.setup()
+            try:
+                await web.TCPSite(runner, "127.0.0.1", self._port).start()
+                self._port = runner.addresses[0][1]
+                ready.set()
+                await self._stop.wait()
+            finally:
+                await runner.cleanup()
+
+
+class BedrockServer(ThreadedServer):
+    """Answers by `script`, which may be changed at any time. `asked` are the calls so far, in the order of arrival."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        super().__init__("bedrock", self._app, cancels=True)
+        self.script = script or _silent
+        self.asked: list[Asked] = []
 
     @asynccontextmanager
     async def _app(self) -> AsyncIterator[web.Application]:

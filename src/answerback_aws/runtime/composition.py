@@ -249,6 +249,7 @@ class Composition:
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
         from answerback.service.front import Front, FrontSettings  # noqa: PLC0415
         from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
+        from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms  # noqa: PLC0415
         from answerback.service.wakeup import Notifier  # noqa: PLC0415
 
         settings = self.settings
@@ -263,12 +264,12 @@ class Composition:
                 max_connection_ms=MAX_CONNECTION_MS,
                 queue_survives=True,
             ),
-            requests=self.requests,
+            requests=RequestsInBothForms(self.requests, None, clock=epoch_ms),
             connections=self.connections,
             sender=self.sender,
             queue=self.queue,
             delivery_sender=self.delivery_sender,
-            history_pages=HistoryPages(history=self.history, clock=epoch_ms),
+            history_pages=HistoryPages(history=HistoryInBothForms(self.history), clock=epoch_ms),
             tokens=self.tokens,
             notifier=Notifier(),
             observer=self.observing.counts,
@@ -284,6 +285,7 @@ class Composition:
 
     @cached_property
     def worker(self) -> "Worker":
+        from answerback.service.id_forms import RecentTurnsInBothForms  # noqa: PLC0415
         from answerback.service.wakeup import Notifier  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
@@ -296,7 +298,7 @@ class Composition:
                 system=settings.system,
             ),
             requests=self.requests,
-            history=self.turns,
+            history=RecentTurnsInBothForms(self.turns),
             models=self.models,
             delivery_sender=self.delivery_sender,
             notifier=Notifier(),

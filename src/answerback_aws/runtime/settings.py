@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 from answerback.core import defaults
 from answerback.core.handshake import Rules, origins
 from answerback.core.request import Policy
-from answerback.ports import Quota
+from answerback.ports import ModelLimits, Quota, answer_timeouts_ms
 
 T = TypeVar("T")
 
@@ -118,6 +118,15 @@ class Settings:
     models = _Variable("MODELS", _model_specs)
     """Model specs, the default first."""
 
+    @property
+    def model_limits(self) -> Mapping[str, ModelLimits]:
+        """What the specs say of single models; empty where the function does not know them."""
+        if not self.environment.get(f"{PREFIX}MODELS"):
+            return {}
+        from answerback.models.spec import parse_model_specs  # noqa: PLC0415 - most functions need none
+
+        return {spec.name: spec.limits for spec in parse_model_specs(self.models)}
+
     max_tokens = _Variable("MAX_TOKENS", _whole(1), defaults.MAX_TOKENS)
     system = _Variable[str | None]("SYSTEM", str, None)
     """System prompt of the operator."""
@@ -154,6 +163,7 @@ class Settings:
             answer_timeout_ms=self._answer_timeout_ms,
             queue_timeout_ms=self._queue_timeout_ms,
             max_attempts=self._max_attempts,
+            answer_timeouts_ms=answer_timeouts_ms(self.model_limits),
         )
 
     _allow_origins = _Variable("ALLOW_ORIGINS", str, "")

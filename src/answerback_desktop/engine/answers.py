@@ -22,6 +22,7 @@ from answerback.client import (
     Started,
     Status,
     Text,
+    Thinking,
     clean,
 )
 from answerback.tasks import Tasks
@@ -238,7 +239,7 @@ class LiveAnswer:
             self._parts = ["".join(self._parts)]
         return self._parts[0]
 
-    def receive(self, event: Queued | Started | Restarted | Text) -> TurnChanged | TextAppended | None:
+    def receive(self, event: Queued | Started | Restarted | Thinking | Text) -> TurnChanged | TextAppended | None:
         """The events that an event of the client causes for the person."""
         match event:
             case Queued(position=position):
@@ -252,6 +253,8 @@ class LiveAnswer:
                 return self._become(TurnStatus.STREAMING, attempt=attempt)
             case Text():
                 return self._take_text(event)
+            case Thinking():
+                return None
 
     def _become(self, status: TurnStatus, *, position: int | None = None, attempt: int = 0) -> TurnChanged:
         self._turn = replace(self._turn, status=status, position=position, attempt=attempt or self._turn.attempt)

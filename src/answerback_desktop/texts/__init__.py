@@ -1,14 +1,303 @@
-"""All texts of the app, a frozen record for each language, so that mypy finds a missing one."""
+"""All words of the app: their fields here, the words of each language in a file beside this one."""
 
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 
-from answerback_desktop.settings import Language
-from answerback_desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
-from answerback_desktop.texts.preferences import PREFERENCES_EN, PREFERENCES_KO, PreferencesTexts
-from answerback_desktop.texts.status import STATUS_EN, STATUS_KO, StatusTexts
-from answerback_desktop.texts.window import WINDOW_EN, WINDOW_KO, WindowTexts
+import msgspec
 
-__all__ = ["ChatTexts", "PreferencesTexts", "StatusTexts", "Texts", "WindowTexts", "texts_of"]
+from answerback.texts import words_of
+from answerback_desktop.engine.events import ConnectionReason, NoticeCode
+from answerback_desktop.records import FailureCode
+from answerback_desktop.settings import AuthMode, Field, Language, Theme
+from answerback_desktop.signin.provider import SignInFailure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowTexts:
+    """Sidebar, header, tray, menus and the dialogs over the window. `…_name` are read by screen readers."""
+
+    # The sidebar
+    sidebar_name: str
+    show_sidebar: str
+    hide_sidebar: str
+    new_conversation: str
+    untitled: str
+    search: str
+    search_name: str
+    clear_search: str
+    list_name: str
+    results_name: str
+    no_conversations: str
+    no_conversations_hint: str
+    found_nothing: str
+    found_nothing_hint: str
+    found_title: str
+    draft: str
+    answering: str
+    waiting: str
+    queued: str
+    interrupted: str
+    unread_name: str
+    yesterday: str
+    rename: str
+    rename_name: str
+    export_markdown: str
+    export_json: str
+    delete: str
+    # The header
+    model_name: str
+    model_default: str
+    model_default_named: str
+    model_gone: str
+    more: str
+    settings: str
+    # Passing messages
+    deleted: str
+    undo: str
+    dismiss: str
+    exported: str
+    export_failed: str
+    export_title: str
+    markdown_files: str
+    json_files: str
+    show_file: str
+    something_wrong: str
+    show_log: str
+    # The tray and notifications
+    tray_open: str
+    tray_quit: str
+    tray_unread: str
+    tray_stays: str
+    notify_answered: str
+    notify_failed: str
+    # Help
+    help: str
+    help_title: str
+    help_hint: str
+    keys_conversations: str
+    keys_writing: str
+    keys_window: str
+    key_new: str
+    key_search: str
+    key_next: str
+    key_previous: str
+    key_rename: str
+    key_delete: str
+    key_send: str
+    key_new_line: str
+    key_stop: str
+    key_sidebar: str
+    key_settings: str
+    key_larger: str
+    key_smaller: str
+    key_usual_size: str
+    key_help: str
+    key_close: str
+    key_quit: str
+    # About
+    about: str
+    about_title: str
+    about_version: str
+    about_what: str
+    about_licence: str
+    about_qt: str
+    about_qt_source: str
+    about_others: str
+    about_log: str
+    close: str
+    copy: str
+    copied: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusTexts:
+    """`{names}` are filled in with `str.format`; those of `notices` are the facts of the notice."""
+
+    # The indicator
+    online: str
+    connecting: str
+    offline: str
+    retry_in: str
+    signed_out: str
+    stopped: str
+    indicator_name: str
+    # Its details
+    details_title: str
+    server: str
+    user: str
+    round_trip: str
+    round_trip_ms: str
+    models: str
+    rate: str
+    rate_unlimited: str
+    rate_a_minute: str
+    outbox: str
+    outbox_hint: str
+    nobody_answers: str
+    retry_now: str
+    sign_in: str
+    open_settings: str
+    reasons: Mapping[ConnectionReason, str]
+    notices: Mapping[NoticeCode, str]
+    sign_in_failures: Mapping[SignInFailure, str]
+    # The first run
+    welcome_title: str
+    welcome_text: str
+    start_title: str
+    start_text: str
+    start: str
+    connect_title: str
+    connect_text: str
+    connect: str
+    server_url: str
+    user_name: str
+    user_placeholder: str
+    bad_url: str
+    bad_user: str
+    starting_title: str
+    starting_text: str
+    start_failed_title: str
+    gateway_stopped: str
+    start_failed_text: str
+    start_again: str
+    show_log: str
+    later: str
+    welcome_signin_title: str
+    welcome_signin_text: str
+    browser_title: str
+    browser_text: str
+    browser_copy_link: str
+    cancel: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencesTexts:
+    """`…_hint` stands below a field. `problems` stand beside a field that cannot be used as it is."""
+
+    title: str
+    save: str
+    cancel: str
+    page_server: str
+    page_answers: str
+    page_appearance: str
+    page_manners: str
+    server_url: str
+    server_url_hint: str
+    auth: str
+    auth_modes: Mapping[AuthMode, str]
+    auth_hints: Mapping[AuthMode, str]
+    user: str
+    user_placeholder: str
+    token: str
+    token_kept: str
+    token_hint: str
+    oidc_issuer: str
+    oidc_client_id: str
+    sign_in: str
+    sign_out: str
+    signed_in_as: str
+    signed_in: str
+    signed_out: str
+    sign_in_save_first: str
+    sign_in_waiting: str
+    sign_in_cancel: str
+    starts_gateway: str
+    starts_gateway_hint: str
+    model: str
+    model_default: str
+    model_hint: str
+    system: str
+    system_placeholder: str
+    system_hint: str
+    max_tokens: str
+    max_tokens_default: str
+    max_tokens_hint: str
+    theme: str
+    themes: Mapping[Theme, str]
+    font_size: str
+    font_size_unit: str
+    language: str
+    languages: Mapping[Language, str]
+    notifications: str
+    notifications_hint: str
+    tray: str
+    tray_hint: str
+    tray_missing: str
+    log: str
+    show_log: str
+    problems: Mapping[Field, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTexts:
+    """Every field is shown or read out by a screen reader (`…_name`)."""
+
+    # The input box
+    placeholder: str
+    composer_name: str
+    send: str
+    stop: str
+    too_long: str
+    nearly_full: str
+    # The empty and the loading state
+    empty_title: str
+    empty_text: str
+    examples: tuple[str, ...]
+    loading: str
+    # The transcript
+    transcript_name: str
+    question_name: str
+    answer_name: str
+    newest: str
+    newest_unseen: str
+    show_all: str
+    show_less: str
+    # A turn's line of state
+    outbox: str
+    outbox_offline: str
+    queued: str
+    queued_next: str
+    waiting: str
+    streaming: str
+    paused: str
+    cancelled: str
+    cut: str
+    cut_hint: str
+    tokens_one: str
+    tokens: str
+    seconds: str
+    queued_for: str
+    first_text: str
+    total: str
+    # What can be done with a turn
+    copy: str
+    copied: str
+    regenerate: str
+    edit: str
+    retry: str
+    retry_in: str
+    edit_name: str
+    edit_hint: str
+    edit_send: str
+    cancel: str
+    # Code, tables, links
+    code: str
+    code_name: str
+    copy_code: str
+    table_name: str
+    image: str
+    link_title: str
+    link_text: str
+    link_open: str
+    link_copy: str
+    link_hidden: str
+    # Offline
+    offline: str
+    offline_retry: str
+    # Why it failed
+    failures: Mapping[FailureCode, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,22 +315,10 @@ class Texts:
 def texts_of(language: Language, *, system_locale: str) -> Texts:
     """The words of a language; `system` means that of `system_locale`, English if there is no such translation."""
     is_korean = system_locale.lower().startswith("ko") if language is Language.SYSTEM else language is Language.KOREAN
-    if is_korean:
-        return Texts(
-            language=Language.KOREAN,
-            locale="ko-KR",
-            window=WINDOW_KO,
-            status=STATUS_KO,
-            preferences=PREFERENCES_KO,
-            chat=CHAT_KO,
-        )
+    chosen = Language.KOREAN if is_korean else Language.ENGLISH
     # A system of another language keeps its own way to write dates only if it writes them in English.
     is_english = system_locale.lower().startswith("en")
-    return Texts(
-        language=Language.ENGLISH,
-        locale=system_locale if is_english else "en-GB",
-        window=WINDOW_EN,
-        status=STATUS_EN,
-        preferences=PREFERENCES_EN,
-        chat=CHAT_EN,
-    )
+    locale = "ko-KR" if is_korean else system_locale if is_english else "en-GB"
+    words = tomllib.loads(files(__name__).joinpath(f"{chosen}.toml").read_text(encoding="utf-8"))
+    words["chat"]["failures"] = words_of(chosen)["failures"]
+    return msgspec.convert({"language": chosen, "locale": locale, **words}, Texts)

@@ -4,7 +4,7 @@ from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.changes import Appended, Changes
 from answerback_desktop.viewmodels.connection import ConnectionViewModel
 from answerback_desktop.viewmodels.conversation import ConversationViewModel
-from answerback_desktop.viewmodels.turn import Price, Prices, TurnViewModel
+from answerback_desktop.viewmodels.turn import TurnViewModel
 
 __all__ = [
     "AppViewModel",
@@ -12,7 +12,5 @@ __all__ = [
     "Changes",
     "ConnectionViewModel",
     "ConversationViewModel",
-    "Price",
-    "Prices",
     "TurnViewModel",
 ]

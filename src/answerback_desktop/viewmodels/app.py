@@ -32,7 +32,6 @@ from answerback_desktop.settings import Field, Settings, problems
 from answerback_desktop.viewmodels.changes import Changes, Collector
 from answerback_desktop.viewmodels.connection import ConnectionViewModel
 from answerback_desktop.viewmodels.conversation import ConversationViewModel
-from answerback_desktop.viewmodels.turn import Prices
 
 _NOTICES_KEPT = 50
 
@@ -47,9 +46,8 @@ class AppViewModel:
     the widgets. `current` None: the empty state (no conversation at all is chosen).
     """
 
-    def __init__(self, commands: "Engine", *, prices: Prices | None = None) -> None:
+    def __init__(self, commands: "Engine") -> None:
         self._commands = commands
-        self._prices = prices
         self._by_id: dict[str, ConversationViewModel] = {}
         self._ordered: list[ConversationViewModel] = []
         self._is_shown = True
@@ -258,7 +256,7 @@ class AppViewModel:
         return conversation
 
     def _new(self, conversation_id: str) -> ConversationViewModel:
-        conversation = ConversationViewModel(conversation_id, None, self._commands, self._prices)
+        conversation = ConversationViewModel(conversation_id, None, self._commands)
         self._by_id[conversation_id] = conversation
         return conversation
 

@@ -10,12 +10,10 @@ from answerback_desktop.engine.events import TextAppended, TurnsLoaded
 from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.records import Conversation, Turn, TurnStatus
 from answerback_desktop.viewmodels.changes import Appended, Collector
-from answerback_desktop.viewmodels.turn import Prices, TurnViewModel
+from answerback_desktop.viewmodels.turn import TurnViewModel
 
 if TYPE_CHECKING:
     from answerback_desktop.engine.engine import Engine
-
-_NO_PRICES: Prices = {}
 
 
 class ConversationViewModel:
@@ -25,9 +23,7 @@ class ConversationViewModel:
     the first page came (`is_loading` until then).
     """
 
-    def __init__(
-        self, conversation_id: str, record: Conversation | None, commands: "Engine", prices: Prices | None = None
-    ) -> None:
+    def __init__(self, conversation_id: str, record: Conversation | None, commands: "Engine") -> None:
         self.conversation_id = conversation_id
         self.record = record
         self.draft = ""
@@ -35,7 +31,6 @@ class ConversationViewModel:
         self.is_loaded = False
         self.has_more = False
         self._commands = commands
-        self._prices = _NO_PRICES if prices is None else prices
         self._turns: dict[str, TurnViewModel] = {}
         self._ordered: list[TurnViewModel] = []
         self._pending: dict[str, TurnStatus] = {}
@@ -228,17 +223,15 @@ class ConversationViewModel:
                 self._pending[turn.request_id] = turn.status
 
     def _merge(self, turn: Turn, changes: Collector) -> None:
-        price = self._prices.get(turn.model) if turn.model else None
         known = self._turns.get(turn.request_id)
         if known is None:
-            self._turns[turn.request_id] = TurnViewModel(turn, price)
-        elif known.take(turn, price):
+            self._turns[turn.request_id] = TurnViewModel(turn)
+        elif known.take(turn):
             changes.turns.add(turn.request_id)
         self._note_pending([turn])
 
     def _insert(self, turn: Turn) -> None:
-        price = self._prices.get(turn.model) if turn.model else None
-        model = self._turns[turn.request_id] = TurnViewModel(turn, price)
+        model = self._turns[turn.request_id] = TurnViewModel(turn)
         insort(self._ordered, model, key=lambda one: one.order)
 
     def _is_sorted(self) -> bool:

@@ -1,27 +1,8 @@
 """One question and its answer."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import replace
 
 from answerback_desktop.records import Failure, Times, Tokens, Turn, TurnStatus
-
-_MILLION = 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """US dollars for a million tokens."""
-
-    input_usd: float
-    output_usd: float
-
-    def of(self, tokens: Tokens) -> float:
-        return (tokens.input * self.input_usd + tokens.output * self.output_usd) / _MILLION
-
-
-Prices: TypeAlias = Mapping[str, Price]
-"""By the model's name at the server."""
 
 
 class TurnViewModel:
@@ -31,11 +12,10 @@ class TurnViewModel:
     Markdown, untrusted.
     """
 
-    __slots__ = ("_parts", "_price", "_text", "_turn", "length", "revision")
+    __slots__ = ("_parts", "_text", "_turn", "length", "revision")
 
-    def __init__(self, turn: Turn, price: Price | None) -> None:
+    def __init__(self, turn: Turn) -> None:
         self._turn = turn
-        self._price = price
         self._parts: list[str] = []
         self._text: str | None = turn.answer
         self.length = len(turn.answer)
@@ -106,13 +86,6 @@ class TurnViewModel:
         return self._turn.times
 
     @property
-    def cost_usd(self) -> float | None:
-        """An estimate, where the price of the model is known."""
-        if self._price is None or self._turn.tokens is None:
-            return None
-        return self._price.of(self._turn.tokens)
-
-    @property
     def asked_at_ms(self) -> int:
         """Epoch."""
         return self._turn.asked_at_ms
@@ -128,7 +101,7 @@ class TurnViewModel:
 
     # --- by the conversation ------------------------------------------------------------------------------
 
-    def take(self, turn: Turn, price: Price | None) -> bool:
+    def take(self, turn: Turn) -> bool:
         """Take a new state; returns whether it differs."""
         text = self.answer
         if text == turn.answer and replace(self._turn, answer=text) == turn:
@@ -136,7 +109,6 @@ class TurnViewModel:
         if not turn.answer.startswith(text):
             self.revision += 1
         self._turn = turn
-        self._price = price
         self._parts = [turn.answer]
         self._text = turn.answer
         self.length = len(turn.answer)

@@ -12,10 +12,10 @@ from typing import Final
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.chaos.gateway import GatewayProcess
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.workload import App
 from answerback_proof.faults import FaultKind
 from answerback_proof.history import Fault, History
 from answerback_proof.proxy import Path, Proxy
+from answerback_proof.workload import App, Window
 
 CONNECTION_FAULTS: Final = (
     FaultKind.RESET,
@@ -68,7 +68,7 @@ class ConnectionFaults:
         *,
         history: History,
         proxy: Proxy,
-        apps: Sequence[App],
+        apps: Sequence[App[Window]],
         pauses_s: tuple[float, float] = (0.8, 2.0),
     ) -> None:
         self._history = history
@@ -102,14 +102,13 @@ class ConnectionFaults:
     async def restart_apps(self) -> None:
         """Restart apps until it is over."""
 
-        def cut(session: str) -> None:
-            for path in self._proxy.paths:
-                if path.observer.session == session:
-                    path.reset()
-
         while not await self.is_over(self._app_rng.uniform(0.2, self._pauses_s[1])):
             self._history.add(Fault(name=FaultKind.APP_RESTARTED))
-            await self._app_rng.choice(self._apps).restart(cut)
+            app = self._app_rng.choice(self._apps)
+            for path in self._proxy.paths:
+                if path.observer.session == app.session:
+                    path.reset()
+            await app.restart()
 
     async def is_over(self, after_s: float) -> bool:
         """Wait so long, or until the faults are over; whether it is."""
@@ -138,7 +137,7 @@ class GatewayFaults:
         history: History,
         gateway: GatewayProcess,
         proxy: Proxy,
-        apps: Sequence[App],
+        apps: Sequence[App[Window]],
         postgres: PostgresServer | None,
         notify: Callable[[str], None],
     ) -> None:

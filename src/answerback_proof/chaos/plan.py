@@ -7,6 +7,7 @@ from typing import Final
 from answerback.client import Timing
 
 QUICK: Final = Timing(
+    ask_timeout_s=300.0,
     backoff_min_s=0.1,
     backoff_max_s=2.0,
     silence_s=2.0,

@@ -7,30 +7,43 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Final
 
+from answerback.client import ConnectionState, SessionReplaced, Stopped
 from answerback.stores import open_store
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.chaos.faults import DEATHS, FAULTS, KILLS, GatewayFaults
 from answerback_proof.chaos.gateway import Died, GatewayProcess
-from answerback_proof.chaos.plan import ChaosPlan
+from answerback_proof.chaos.plan import ChaosPlan, trusting
 from answerback_proof.chaos.recording_model import RunRecorder
 from answerback_proof.chaos.report import ChaosReport, conclude
-from answerback_proof.chaos.workload import App
 from answerback_proof.checker import Visible, check
-from answerback_proof.history import History, add_stores
+from answerback_proof.history import History, Result, add_stores
 from answerback_proof.load.process import ProcessFailed
 from answerback_proof.proxy import HOST, Proxy
+from answerback_proof.workload import App, Mix, PlannedRequest, Window
 
 VISIBLE: Final = Visible(deaths=DEATHS)
+MIX: Final = Mix(
+    streamed=0.5,
+    words=(3, 10, 20, 40, 40, 80),
+    cancelled=0.15,
+    cancel_within_s=1.0,
+    timed=0.06,
+    timeouts_s=(0.05, 1.5),
+    repeated=0.12,
+)
 
 _IDLE_S: Final = 60.0
 _ERROR: Final = re.compile(r"^\S+ (ERROR|CRITICAL) (?P<what>.*)$", re.MULTILINE)
 _ERRORS_SHOWN: Final = 10
 _FIRST_ANSWERS: Final = 20
+_BURSTS: Final = (1, 1, 1, 2, 3)
+_TRUSTING_EACH: Final = 3
 _CLIENT_LOG: Final = "answerback.client"
 
 
@@ -59,11 +72,12 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
         await gateway.start()
         proxy = Proxy(f"ws://{HOST}:{gateway.port}", history)
         stack.push_async_callback(proxy.stop)
-        workload = Workload(plan, history, url=await proxy.start())
+        url = await proxy.start()
+        apps = [ChaosApp(number, plan=plan, history=history, url=url) for number in range(plan.apps)]
         faults = GatewayFaults(
-            plan, history=history, gateway=gateway, proxy=proxy, apps=workload.apps, postgres=postgres, notify=notify
+            plan, history=history, gateway=gateway, proxy=proxy, apps=apps, postgres=postgres, notify=notify
         )
-        await workload.run(faults.inject, notify)
+        await run_apps(apps, plan, history, inject=faults.inject, notify=notify)
         await _come_to_rest(gateway, history)
         await proxy.stop()
         runs.close()
@@ -87,47 +101,84 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
     )
 
 
-class Workload:
-    """The apps of a run."""
+class ChaosApp(App[Window]):
+    """An app of a run. It has up to three conversations, in which it asks a few requests at a time."""
 
-    def __init__(self, plan: ChaosPlan, history: History, *, url: str) -> None:
+    def __init__(self, number: int, *, plan: ChaosPlan, history: History, url: str) -> None:
+        user, session = f"u{plan.seed}{plan.name}-{number // plan.apps_a_user}", f"s{plan.seed}{plan.name}-app{number}"
+        super().__init__(user=user, session=session, history=history, is_echo=True)
         self._plan = plan
-        self._history = history
-        self._ended = asyncio.Semaphore(0)
-        self.apps = [
-            App(
-                number,
-                url=url,
-                plan=plan,
-                history=history,
-                rng=random.Random(f"{plan.seed} app {number}"),  # noqa: S311 - chaos that can be repeated
-                on_ended=self._ended.release,
-            )
-            for number in range(plan.apps)
-        ]
+        self._url = url
+        self._timing = trusting(plan.timing) if number % _TRUSTING_EACH == 0 else plan.timing
+        self._rng = random.Random(f"{plan.seed} {session}")  # noqa: S311 - chaos that can be repeated
+        self._numbers = count(1)
+        self.has_answer = asyncio.Event()
 
-    async def run(self, inject: Callable[[], Awaitable[None]], notify: Callable[[str], None]) -> None:
-        """Let the apps ask while `inject` injects faults, then let them come to their endings."""
-        history, plan, stop = self._history, self._plan, asyncio.Event()
-        asking = [asyncio.create_task(app.run(stop), name=app.session) for app in self.apps]
+    def new_window(self, name: str) -> Window:
+        rng = random.Random(self._rng.random())  # noqa: S311
+        options = {"user": self.user, "timing": self._timing, "rng": rng, "on_state": self._state_changed}
+        return Window(self, name, self._url, offline_start=True, **options)
+
+    def _state_changed(self, state: ConnectionState) -> None:
+        if isinstance(state, Stopped) and isinstance(state.error, SessionReplaced):
+            self.history.broke(f"app {self.session}: {state.error}")
+
+    async def use(self, stop: asyncio.Event) -> None:
+        """Ask until `stop`, and return when every request has its ending."""
+        await self.open()
         try:
-            async with asyncio.timeout(plan.settle_s):
-                for _ in range(min(_FIRST_ANSWERS, len(self.apps))):
-                    await self._ended.acquire()
-            await inject()
-        except* TimeoutError:
-            history.broke("the apps got no first answers, before any fault")
-        except* (Died, ProcessFailed) as died:
-            for error in died.exceptions:
-                history.broke(str(error))
-        stop.set()
-        notify(f"no more faults; {history.pending} questions are open")
-        _, waiting = await asyncio.wait(asking, timeout=plan.settle_s)
-        for task in waiting:
-            task.cancel()
-        for app, result in zip(self.apps, await asyncio.gather(*asking, return_exceptions=True), strict=True):
-            if isinstance(result, Exception):
-                history.broke(f"app {app.session}: {result!r}")
+            async with asyncio.TaskGroup() as talks:
+                for conversation in (f"{self.session}-a", f"{self.session}-b", None)[: self._rng.choice((1, 2, 3))]:
+                    talks.create_task(self._talk(conversation, stop))
+        finally:
+            await self.window.close()
+
+    async def _talk(self, conversation: str | None, stop: asyncio.Event) -> None:
+        rng = self._rng
+        while not stop.is_set():
+            async with asyncio.TaskGroup() as burst:
+                for _ in range(rng.choice(_BURSTS)):
+                    request = MIX.draw(rng, f"{self.session}-{next(self._numbers)}", (conversation,))
+                    burst.create_task(self._ask(request))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rng.uniform(0, 2 * self._plan.think_s)):
+                    await stop.wait()
+
+    async def _ask(self, request: PlannedRequest) -> None:
+        ended = await self.ask(request)
+        self.has_answer.set()
+        if request.is_repeated and ended.result is Result.COMPLETED:
+            await self.ask(request, again=True)
+
+
+async def run_apps(
+    apps: Sequence[ChaosApp],
+    plan: ChaosPlan,
+    history: History,
+    *,
+    inject: Callable[[], Awaitable[None]],
+    notify: Callable[[str], None],
+) -> None:
+    """Let the apps ask while `inject` injects faults, then let them come to their endings."""
+    stop = asyncio.Event()
+    asking = [asyncio.create_task(app.use(stop), name=app.session) for app in apps]
+    try:
+        async with asyncio.timeout(plan.settle_s):
+            await asyncio.gather(*(app.has_answer.wait() for app in apps[:_FIRST_ANSWERS]))
+        await inject()
+    except* TimeoutError:
+        history.broke("the apps got no first answers, before any fault")
+    except* (Died, ProcessFailed) as died:
+        for error in died.exceptions:
+            history.broke(str(error))
+    stop.set()
+    notify(f"no more faults; {history.pending} questions are open")
+    _, waiting = await asyncio.wait(asking, timeout=plan.settle_s)
+    for task in waiting:
+        task.cancel()
+    for app, result in zip(apps, await asyncio.gather(*asking, return_exceptions=True), strict=True):
+        if isinstance(result, Exception):
+            history.broke(f"app {app.session}: {result!r}")
 
 
 class _ErrorHandler(logging.Handler):
@@ -158,8 +209,8 @@ def client_errors(history: History) -> Iterator[None]:
 def _check_log(log: Path, history: History) -> None:
     """The gateway logs injected faults as warnings: an error is a defect."""
     found = [match["what"] for match in _ERROR.finditer(log.read_text(encoding="utf-8", errors="replace"))]
-    for what, count in Counter(found).most_common(_ERRORS_SHOWN):
-        history.broke(f"the gateway logged {count} times: {what}")
+    for what, times in Counter(found).most_common(_ERRORS_SHOWN):
+        history.broke(f"the gateway logged {times} times: {what}")
 
 
 async def _come_to_rest(gateway: GatewayProcess, history: History) -> None:

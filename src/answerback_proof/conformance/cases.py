@@ -167,6 +167,13 @@ class Cancel(_Step, frozen=True, kw_only=True, tag="cancel"):
     name: str = "q"
 
 
+class ReadHistory(_Step, frozen=True, kw_only=True, tag="history"):
+    """The app reads a conversation's history; `shows` then has how the newest turn ended, its answer and its code."""
+
+    name: str = "q"
+    conversation_id: Any
+
+
 class Accept(_Step, frozen=True, kw_only=True, tag="accept"):
     """The client connects; `query` is a pattern for the parameters of its URL. `refuse`: with this HTTP status."""
 
@@ -183,10 +190,14 @@ class Alone(_Step, frozen=True, kw_only=True, tag="alone"):
 
 
 class Welcome(_Step, frozen=True, kw_only=True, tag="welcome"):
-    """Answer every `hello` on this connection with `welcome`, unless `resume` (a pattern) does not match."""
+    """Answer every `hello` on this connection with `welcome`, unless `resume` (a pattern) does not match.
+
+    `frame`: fields that this `welcome` has besides those that are required.
+    """
 
     on: str = "a"
     resume: Any = None
+    frame: Mapping[str, Any] = {}
 
 
 class Shows(_Step, frozen=True, kw_only=True, tag="shows"):
@@ -206,7 +217,21 @@ class Pending(_Step, frozen=True, kw_only=True, tag="pending"):
 
 
 ClientStep: TypeAlias = (
-    Ask | Cancel | Accept | Alone | Welcome | Send | Expect | Silent | Shows | Pending | Close | Drop | Closed | Wait
+    Ask
+    | Cancel
+    | ReadHistory
+    | Accept
+    | Alone
+    | Welcome
+    | Send
+    | Expect
+    | Silent
+    | Shows
+    | Pending
+    | Close
+    | Drop
+    | Closed
+    | Wait
 )
 
 # --- cases --------------------------------------------------------------------------------------------------

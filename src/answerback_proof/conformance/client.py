@@ -1,11 +1,10 @@
 """Runs client cases: plays the server that the case scripts, and checks what the app is shown."""
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Protocol, TypeAlias, assert_never
+from typing import Protocol, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -29,19 +28,14 @@ from answerback_proof.conformance.cases import (
     Case,
     ClientCase,
     ClientStep,
-    Close,
-    Closed,
-    Drop,
-    Expect,
     Pending,
-    Send,
+    ReadHistory,
     Shows,
-    Silent,
     Wait,
     Welcome,
 )
-from answerback_proof.conformance.patterns import BrokenPattern, Mismatch, Variables, match, substitute
-from answerback_proof.conformance.peer import CaseFailed, Frame, Peer, Transcript
+from answerback_proof.conformance.patterns import BrokenPattern, Mismatch, match, substitute
+from answerback_proof.conformance.peer import CaseFailed, CaseRun, Frame, Peer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +63,9 @@ class ClientUnderTest(Protocol):
     def ask(self, message: str, *, conversation_id: str | None, stream: bool) -> Asked:
         """Ask, without waiting for anything."""
 
+    def history(self, conversation_id: str) -> Asked:
+        """Read a conversation's history. The outcome is that of its newest turn: status, answer and error code."""
+
     async def close(self) -> None:
         """End the app."""
 
@@ -89,7 +86,7 @@ class _Caller:
 async def run_client_case(case: Case, start: Start) -> None:
     """Run one case. Raises: CaseFailed: with the step and the difference. BrokenCase: the case itself is wrong."""
     assert isinstance(case.case, ClientCase)
-    attempt = _Attempt(case.case.fresh)
+    attempt = _ClientCaseRun(case.case.fresh)
     try:
         await attempt.run(case.case.steps, start)
     except CaseFailed as exc:
@@ -113,16 +110,13 @@ class _Question:
         return await self.asked.outcome()
 
 
-class _Attempt:
+class _ClientCaseRun(CaseRun):
     """One case under way."""
 
     def __init__(self, fresh: Sequence[str]) -> None:
-        self.step = 0
-        self.transcript = Transcript()
-        self._variables: Variables = {name: str(uuid.uuid4()) for name in fresh}
+        super().__init__({}, fresh)
         self._callers: asyncio.Queue[_Caller] = asyncio.Queue()
         self._by_socket: dict[ServerConnection, _Caller] = {}
-        self._peers: dict[str, Peer] = {}
         self._questions: dict[str, _Question] = {}
         self._replies: set[asyncio.Task[None]] = set()
 
@@ -144,7 +138,7 @@ class _Attempt:
                 for step in steps:
                     self.step += 1
                     await self._do(step, client)
-                for peer in self._peers.values():
+                for peer in self.peers.values():
                     peer.check_nothing_is_left()
             finally:
                 await self._end(client)
@@ -157,7 +151,7 @@ class _Attempt:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(peer.leave() for peer in self._peers.values()))
+        await asyncio.gather(*(peer.leave() for peer in self.peers.values()))
 
     # --- the server
 
@@ -190,10 +184,10 @@ class _Attempt:
             return
         socket = await caller.socket
         self.transcript.note(step.on, "--", f"open, {caller.query}")
-        peer = self._peers[step.on] = Peer(step.on, socket, self.transcript, check_frame)
+        peer = self.peers[step.on] = Peer(step.on, socket, self.transcript, check_frame)
         peer.on_frame = lambda frame: self._is_small_talk(peer, frame)
         if step.query is not None:
-            self._match("the query", step.query, caller.query)
+            self.match("the query", step.query, caller.query)
 
     async def _alone(self, step: Alone) -> None:
         try:
@@ -212,8 +206,8 @@ class _Attempt:
         return True
 
     def _welcome(self, step: Welcome) -> None:
-        peer = self._peer(step.on)
-        pattern = None if step.resume is None else substitute(step.resume, self._variables)
+        peer = self.peer(step.on)
+        pattern = None if step.resume is None else substitute(step.resume, self.variables)
         asked = [frame for frame in peer.unread if frame["action"] == "hello"]
         peer.unread = [frame for frame in peer.unread if frame["action"] != "hello"]
 
@@ -223,11 +217,11 @@ class _Attempt:
                 return self._is_small_talk(peer, frame)
             if pattern is not None:
                 try:
-                    match(pattern, frame.get("resume", []), self._variables, "resume")
+                    match(pattern, frame.get("resume", []), self.variables, "resume")
                 except Mismatch as exc:
                     peer.complain(f"in `hello` {exc}")
                 pattern = None
-            self._reply(peer, _welcome(frame["helloId"]))
+            self._reply(peer, {**_welcome(frame["helloId"]), **step.frame})
             return True
 
         peer.on_frame = see
@@ -244,8 +238,11 @@ class _Attempt:
     async def _do(self, step: ClientStep, client: ClientUnderTest) -> None:
         match step:
             case Ask():
-                message, conversation = substitute([step.message, step.conversation_id], self._variables)
+                message, conversation = substitute([step.message, step.conversation_id], self.variables)
                 asked = client.ask(message, conversation_id=conversation, stream=step.stream)
+                self._questions[step.name] = _Question(asked)
+            case ReadHistory():
+                asked = client.history(substitute(step.conversation_id, self.variables))
                 self._questions[step.name] = _Question(asked)
             case Cancel():
                 await self._question(step.name).asked.cancel()
@@ -263,24 +260,7 @@ class _Attempt:
             case Wait():
                 await asyncio.sleep(step.ms / 1000)
             case _:
-                await self._do_on(self._peer(step.on), step)
-
-    async def _do_on(self, peer: Peer, step: Send | Expect | Silent | Close | Drop | Closed) -> None:
-        match step:
-            case Send():
-                await peer.send(step, self._variables)
-            case Expect():
-                await peer.expect(step, self._variables)
-            case Silent():
-                await peer.silent(step)
-            case Close():
-                await peer.close(step)
-            case Drop():
-                await peer.drop()
-            case Closed():
-                await peer.closed(step)
-            case _:
-                assert_never(step)
+                await self.do_on_peer(step)
 
     async def _shows(self, step: Shows) -> None:
         question = self._question(step.name)
@@ -289,22 +269,10 @@ class _Attempt:
                 outcome = await asyncio.shield(question.outcome)
         except TimeoutError:
             raise CaseFailed(f"{step.name}: has no ending after {step.within_ms} ms") from None
-        self._match(f"{step.name}: the status", step.status, outcome.status)
+        self.match(f"{step.name}: the status", step.status, outcome.status)
         for what, pattern, found in (("text", step.text, outcome.text), ("code", step.code, outcome.code)):
             if pattern is not None:
-                self._match(f"{step.name}: the {what}", pattern, found)
-
-    def _match(self, what: str, pattern: Any, found: Any) -> None:
-        try:
-            match(substitute(pattern, self._variables), found, self._variables, what)
-        except Mismatch as exc:
-            raise CaseFailed(str(exc)) from None
-
-    def _peer(self, name: str) -> Peer:
-        peer = self._peers.get(name)
-        if peer is None:
-            raise BrokenPattern(f"the connection {name} was never accepted")
-        return peer
+                self.match(f"{step.name}: the {what}", pattern, found)
 
     def _question(self, name: str) -> _Question:
         question = self._questions.get(name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any, Final, get_args
@@ -14,6 +15,7 @@ from websockets.typing import Subprotocol
 
 from answerback.outbound import tls_context
 from answerback.protocol.codec import FrameError, decode_server
+from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ServerFrame
 from answerback.protocol.limits import MAX_FRAME_BYTES
 from answerback_proof.conformance.cases import Http, Open
@@ -22,6 +24,9 @@ from answerback_proof.conformance.peer import CaseFailed, Frame, Peer, Transcrip
 
 CONNECT_TIMEOUT_S: Final = 10.0
 SERVER_ACTIONS: Final = frozenset(str(frame.__struct_config__.tag) for frame in get_args(ServerFrame))
+
+_CODES: Final = re.compile(r'"(?:code|errorCode)"\s*:\s*"(\w+)"')
+"""A reader takes any word for a code. A server may use those of the protocol only."""
 
 
 class Dialer:
@@ -126,4 +131,5 @@ def check_frame(message: str) -> str | None:
         decode_server(message)
     except FrameError as exc:
         return f"a message came that is no frame of the protocol ({exc.detail}): {message[:200]}"
-    return None
+    unknown = [code for code in _CODES.findall(message) if code not in set(ErrorCode)]
+    return f"a code came that the protocol does not have: {unknown[0]}" if unknown else None

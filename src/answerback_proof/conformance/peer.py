@@ -2,18 +2,28 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, assert_never
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
-from answerback_proof.conformance.cases import Close, Closed, Expect, Send, Silent
-from answerback_proof.conformance.patterns import Mismatch, Variables, match, match_exactly, matches, substitute
+from answerback_proof.conformance.cases import Close, Closed, Drop, Expect, Raw, Send, Silent, Skip
+from answerback_proof.conformance.patterns import (
+    BrokenPattern,
+    Mismatch,
+    Variables,
+    match,
+    match_exactly,
+    matches,
+    substitute,
+)
 
 Frame: TypeAlias = dict[str, Any]
 Check: TypeAlias = Callable[[str], str | None]
+PeerStep: TypeAlias = Send | Raw | Expect | Silent | Skip | Close | Drop | Closed
 
 CLOSE_TIMEOUT_S: Final = 5.0
 SHOWN_CHARACTERS: Final = 300
@@ -213,6 +223,53 @@ class Peer:
         self.check_so_far()
         if surplus := self._surplus():
             raise CaseFailed(f"{self.name}: at the end these frames were not expected: {_all(surplus)}")
+
+
+class CaseRun:
+    """A case under way: its variables, its connections, and the steps that both kinds of cases have."""
+
+    def __init__(self, variables: Variables, fresh: Sequence[str]) -> None:
+        self.step = 0
+        self.transcript = Transcript()
+        self.variables = {**variables, **{name: str(uuid.uuid4()) for name in fresh}}
+        self.peers: dict[str, Peer] = {}
+
+    def peer(self, name: str) -> Peer:
+        """A connection of the case, by its name in there. Raises: BrokenPattern: it was never opened."""
+        peer = self.peers.get(name)
+        if peer is None:
+            raise BrokenPattern(f"the connection {name} was never opened")
+        return peer
+
+    def match(self, what: str, pattern: Any, found: Any) -> None:
+        """Raises: CaseFailed: `found` is not as the pattern says."""
+        try:
+            match(substitute(pattern, self.variables), found, self.variables, what)
+        except Mismatch as exc:
+            raise CaseFailed(str(exc)) from None
+
+    async def do_on_peer(self, step: PeerStep) -> None:
+        """Do a step of one connection."""
+        peer = self.peer(step.on)
+        match step:
+            case Send():
+                await peer.send(step, self.variables)
+            case Raw():
+                peer.write(bytes.fromhex(step.hex))
+            case Expect():
+                await peer.expect(step, self.variables)
+            case Silent():
+                await peer.silent(step)
+            case Skip():
+                peer.unread.clear()
+            case Close():
+                await peer.close(step)
+            case Drop():
+                await peer.drop()
+            case Closed():
+                await peer.closed(step)
+            case _:
+                assert_never(step)
 
 
 def encoded(step: Send, variables: Variables) -> str:

@@ -10,11 +10,25 @@ from typing import Any, Final
 
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
-from answerback_proof.conformance.attempt import Attempt
-from answerback_proof.conformance.cases import DEFAULT_WITHIN_MS, BrokenCase, Case, Needs, Open, ServerCase
+from answerback_proof.answer_text import AnswerText, Flaw
+from answerback_proof.conformance.cases import (
+    DEFAULT_WITHIN_MS,
+    Answer,
+    BrokenCase,
+    Case,
+    Drop,
+    Http,
+    Needs,
+    Open,
+    Read,
+    ServerCase,
+    ServerStep,
+    Wait,
+)
 from answerback_proof.conformance.dialer import Dialer, server_peer
-from answerback_proof.conformance.patterns import BrokenPattern, matches
-from answerback_proof.conformance.peer import CaseFailed, Transcript
+from answerback_proof.conformance.patterns import BrokenPattern, Variables, matches, substitute
+from answerback_proof.conformance.peer import CaseFailed, CaseRun, Frame, Peer, Transcript
+from answerback_proof.history import Kind
 
 RATE_HINT: Final = "the server limited the rate: start it with --rate-limit 0"
 
@@ -57,6 +71,103 @@ class ServerFacts:
     def deployment(self) -> str:
         """API Gateway ends every connection after two hours, and says so; the embedded gateway has no such limit."""
         return "gateway" if self.limits.get("maxConnectionMs") is None else "aws"
+
+
+class _ServerCaseRun(CaseRun):
+    """One case under way."""
+
+    def __init__(self, dialer: Dialer, case: ServerCase, variables: Variables) -> None:
+        super().__init__(variables, case.fresh)
+        self._dialer = dialer
+        self._case = case
+        self._all_peers: list[Peer] = []
+
+    @property
+    def was_rate_limited(self) -> bool:
+        """Whether a question was refused for its rate."""
+        return any("rate_limited" in line and " <- " in line for line in self.transcript.lines)
+
+    async def run(self) -> None:
+        """Every step, then what must hold at the end. Raises: CaseFailed; BrokenPattern."""
+        try:
+            for step in self._case.steps:
+                self.step += 1
+                await self._do(step)
+            for peer in self._all_peers:
+                peer.check_nothing_is_left()
+        finally:
+            await asyncio.gather(*(peer.leave() for peer in self._all_peers))
+
+    async def _do(self, step: ServerStep) -> None:
+        match step:
+            case Open():
+                peer = await self._dialer.open(step, self.variables, self.transcript)
+                self.peers[step.on] = peer
+                self._all_peers.append(peer)
+            case Http():
+                await self._http(step)
+            case Read():
+                await self._read(step)
+            case Answer():
+                await self._answer(step)
+            case Wait():
+                await asyncio.sleep(step.ms / 1000)
+            case Drop():
+                await self.peer(step.on).drop()
+                self.peer(step.on).unread.clear()
+            case _:
+                await self.do_on_peer(step)
+
+    async def _http(self, step: Http) -> None:
+        try:
+            status = await self._dialer.http(step, self.variables)
+        except (OSError, TimeoutError) as exc:
+            raise CaseFailed(f"the server gave no HTTP answer ({type(exc).__name__})") from None
+        self.match("the HTTP status", step.status, status)
+
+    async def _read(self, step: Read) -> None:
+        text, ending = AnswerText(), None
+        request_id = substitute(step.request_id, self.variables)
+        while text.length < step.at_least and ending is None:
+            ending = await self._feed(text, self.peer(step.on), request_id, step.within_ms)
+        if ending is not None:
+            raise CaseFailed(f"{step.on}: the answer ended before {step.at_least} code points had come")
+        self.variables[step.capture] = {"attempt": text.attempt, "offset": text.length, "text": text.text}
+
+    async def _answer(self, step: Answer) -> None:
+        before = substitute(step.after or {}, self.variables)
+        text, ending = AnswerText(attempt=before.get("attempt", 0), text=before.get("text", "")), None
+        request_id = substitute(step.request_id, self.variables)
+        while ending is None:
+            ending = await self._feed(text, self.peer(step.on), request_id, step.within_ms)
+        for what, pattern, found in (
+            ("the text", step.text, text.text),
+            ("the ending", step.frame, ending),
+            ("the offset of the first piece", step.starts_at, text.first_offset),
+        ):
+            if pattern is not None:
+                self.match(f"{step.on}: {what}", pattern, found)
+
+    async def _feed(self, text: AnswerText, peer: Peer, request_id: str, within_ms: int) -> Frame | None:
+        """Take the next frame about the request; the frame, if it is the ending."""
+        frame: Frame = await peer.next_frame(request_id, within_ms=within_ms, what=f"frames about {request_id}")
+        flaw: Flaw | None = None
+        match frame["action"]:
+            case "messageStarted":
+                flaw = text.begin(frame["attempt"])
+            case "messageDelta":
+                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"])
+            case "messageResponse":
+                flaw = text.end(frame["attempt"], frame["length"], frame["response"])
+                if frame["status"] == "failed" and "error" not in frame:
+                    raise CaseFailed(f"{peer.name}: a failed request has no error")
+            case "messageAccepted":
+                pass
+            case action:
+                raise CaseFailed(f"{peer.name}: about {frame.get('requestId')} there came {action}: {frame}")
+        if flaw is not None and flaw.kind is not Kind.REPEATED:  # a server may send known text again
+            raise CaseFailed(f"{peer.name}: {flaw.detail}")
+        return frame if frame["action"] == "messageResponse" else None
 
 
 class ServerRun:
@@ -117,7 +228,9 @@ class ServerRun:
         if missing is not None:
             return Result(name=case.name, section=section, status=CaseStatus.SKIPPED, why=missing)
         user = f"conform-{uuid.uuid4()}" if self._token is None else facts.user_id
-        attempt = Attempt(self._dialer, case.case, {"user": user, "token": self._token, "limits": dict(facts.limits)})
+        attempt = _ServerCaseRun(
+            self._dialer, case.case, {"user": user, "token": self._token, "limits": dict(facts.limits)}
+        )
         try:
             await attempt.run()
         except CaseFailed as exc:

@@ -2,15 +2,16 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from answerback.client import AnswerbackError, Client
-from answerback.client.events import Answer, Done, Queued, Restarted, Started, Text
-from answerback_proof.history import Asked, History
-from answerback_proof.observe import ending, show
+from answerback.client import AnswerbackError
+from answerback.client.events import Answer, Queued, Restarted, Started, Text
+from answerback_proof.history import History
+from answerback_proof.workload import App, PlannedRequest, Window
 
 QUESTIONS: Final = (
     "What is a WebSocket?",
@@ -45,7 +46,7 @@ class OpenQuestion:
 
     number: int
     question: str
-    request_id: str = ""
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     phase: Phase = Phase.ASKED
     position: int = 0
     text: str = ""
@@ -70,51 +71,79 @@ class OpenQuestion:
         """From the question to its ending."""
         return None if self.ended_at is None else self.ended_at - self.asked_at
 
+    def take(self, event: object) -> None:
+        """Something happened to it."""
+        match event:
+            case Queued(position=position):
+                self.phase, self.position = Phase.QUEUED, position
+            case Started() | Restarted():
+                self.phase, self.text = Phase.WRITING, ""
+            case Text():
+                self.phase, self.text = Phase.WRITING, event.snapshot
+                self.first_text_at = self.first_text_at or time.monotonic()
+            case Answer():
+                self.phase, self.answer, self.text = Phase.DONE, event, event.text
+                self.ended_at = time.monotonic()
+            case AnswerbackError():
+                self.phase, self.error, self.ended_at = Phase.FAILED, str(event), time.monotonic()
+            case _:
+                pass
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class App:
-    """One desktop app. `url` is where it connects; with a `token`, that says who its user is, and not `user`."""
 
-    number: int
-    user: str
-    session: str
-    url: str
-    token: str | None = None
-    questions: list[OpenQuestion] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"app {self.number}"
+Changed = Callable[["DemoApp", OpenQuestion], None]
 
 
-def make_apps(count: int, questions: int, *, url: str, name: str = "", token: str | None = None) -> list[App]:
-    """Apps with users and sessions of their own; the first few ask different questions."""
-    return [
-        App(
-            number=number,
-            user=f"{name}user_{number:03}",
-            session=f"{name}session-{number:03}",
-            url=url,
-            token=token,
-            questions=[
-                OpenQuestion(number=place, question=question)
-                for place, question in enumerate(questions_of(number - 1, questions), start=1)
-            ],
-        )
-        for number in range(1, count + 1)
-    ]
+class DemoApp(App[Window]):
+    """One app with its questions. `url` is where it connects; a `token`, if there is one, says who its user is."""
+
+    def __init__(
+        self,
+        number: int,
+        questions: Sequence[str],
+        *,
+        history: History,
+        url: str = "",
+        name: str = "",
+        token: str | None = None,
+    ) -> None:
+        super().__init__(user=f"{name}user_{number:03}", session=f"{name}session-{number:03}", history=history)
+        self.name = f"app {number}"
+        self.url = url
+        self.token = token
+        self.questions = [OpenQuestion(number=place, question=text) for place, text in enumerate(questions, start=1)]
+        self._on_change: Changed = lambda app, asked: None
+
+    def new_window(self, name: str) -> Window:
+        return Window(self, name, self.url, user=None if self.token else self.user, token=self.token)
+
+    def saw(self, request_id: str, event: object) -> None:
+        asked = next(asked for asked in self.questions if asked.request_id == request_id)
+        asked.take(event)
+        self._on_change(self, asked)
+
+    async def run(self, ready: asyncio.Barrier, *, max_tokens: int, on_change: Changed) -> None:
+        """Connect, wait for the others, and ask everything at once."""
+        self._on_change = on_change
+        await self.open()
+        try:
+            await ready.wait()
+            results = []
+            for asked in self.questions:
+                asked.asked_at = time.monotonic()
+                request = PlannedRequest(request_id=asked.request_id, text=asked.question, max_tokens=max_tokens)
+                results.append(self.ask(request))
+                on_change(self, asked)
+            await asyncio.gather(*results)
+        finally:
+            await self.window.close()
 
 
 def questions_of(app: int, count: int) -> tuple[str, ...]:
-    """The questions of one app; those of the first few apps are all different."""
-    return tuple(QUESTIONS[(app * count + number) % len(QUESTIONS)] for number in range(count))
+    """The questions of app 1, 2, …; those of the first few are all different."""
+    return tuple(QUESTIONS[((app - 1) * count + number) % len(QUESTIONS)] for number in range(count))
 
 
-Changed = Callable[[App, OpenQuestion], None]
-
-
-async def ask_all(apps: Sequence[App], *, history: History, max_tokens: int, on_change: Changed) -> None:
+async def ask_all(apps: Sequence[DemoApp], *, max_tokens: int, on_change: Changed) -> None:
     """Connect every app, then let all of them ask everything at once; return when every question has its ending.
 
     Raises: AnswerbackError: an app could not connect.
@@ -123,46 +152,6 @@ async def ask_all(apps: Sequence[App], *, history: History, max_tokens: int, on_
     try:
         async with asyncio.TaskGroup() as group:
             for app in apps:
-                group.create_task(
-                    _run(app, ready, history=history, max_tokens=max_tokens, on_change=on_change), name=app.name
-                )
+                group.create_task(app.run(ready, max_tokens=max_tokens, on_change=on_change), name=app.name)
     except ExceptionGroup as exc:
         raise exc.exceptions[0] from exc
-
-
-async def _run(app: App, ready: asyncio.Barrier, *, history: History, max_tokens: int, on_change: Changed) -> None:
-    async with Client(app.url, user=None if app.token else app.user, token=app.token, session=app.session) as client:
-        await ready.wait()
-        async with asyncio.TaskGroup() as group:
-            for asked in app.questions:
-                group.create_task(_ask(app, client, asked, history=history, max_tokens=max_tokens, on_change=on_change))
-
-
-async def _ask(
-    app: App, client: Client, asked: OpenQuestion, *, history: History, max_tokens: int, on_change: Changed
-) -> None:
-    asked.asked_at = time.monotonic()
-    stream = client.stream(asked.question, max_tokens=max_tokens)
-    request = asked.request_id = stream.request_id
-    history.add(Asked(request=request, user=app.user, session=app.session, conversation=None, text=asked.question))
-    on_change(app, asked)
-    try:
-        async for event in stream.events():
-            show(history, request, app.name, event)
-            match event:
-                case Queued(position=position):
-                    asked.phase, asked.position = Phase.QUEUED, position
-                case Started() | Restarted():
-                    asked.phase, asked.text = Phase.WRITING, ""
-                case Text():
-                    asked.phase, asked.text = Phase.WRITING, event.snapshot
-                    asked.first_text_at = asked.first_text_at or time.monotonic()
-                case Done(answer):
-                    asked.phase, asked.answer, asked.text = Phase.DONE, answer, answer.text
-                    asked.ended_at = time.monotonic()
-                    history.add(ending(request, app.name, answer))
-            on_change(app, asked)
-    except AnswerbackError as exc:
-        history.add(ending(request, app.name, exc))
-        asked.phase, asked.error, asked.ended_at = Phase.FAILED, str(exc), time.monotonic()
-        on_change(app, asked)

@@ -17,7 +17,7 @@ from answerback.models import ModelSpecError
 from answerback.ports import ModelError, Unavailable
 from answerback.stores import StoreError, open_store
 from answerback_proof.checker import Visible, check
-from answerback_proof.demo.apps import make_apps
+from answerback_proof.demo.apps import DemoApp, questions_of
 from answerback_proof.demo.screen import many, say_check, say_results, show_apps
 from answerback_proof.history import History, Violation, add_stores
 from answerback_proof.proxy import Proxy
@@ -64,14 +64,18 @@ async def _run(demo: Demo, data_dir: Path) -> bool:
     history = History()
     async with Gateway(settings) as gateway:
         proxy = Proxy(gateway.url, history)
-        apps = make_apps(demo.apps, demo.questions, url=await proxy.start())
+        url = await proxy.start()
+        apps = [
+            DemoApp(number, questions_of(number, demo.questions), history=history, url=url)
+            for number in range(1, demo.apps + 1)
+        ]
         total = demo.apps * demo.questions
         say(
             f"{many(demo.apps, 'app')} ask {many(total, 'question')}, all at once, at {gateway.url}. "
             f"Answers are cut at {demo.max_tokens} tokens.\n"
         )
         try:
-            await show_apps(apps, history, max_tokens=demo.max_tokens)
+            await show_apps(apps, max_tokens=demo.max_tokens)
         finally:
             await proxy.stop()
     say_results(apps)

@@ -10,7 +10,7 @@ from answerback.cli.talk import explain
 from answerback.client import AnswerbackError, Client
 from answerback.ports import StoredTurn
 from answerback_proof.checker import Visible, check
-from answerback_proof.demo.apps import App, make_apps
+from answerback_proof.demo.apps import DemoApp, questions_of
 from answerback_proof.demo.screen import many, say_check, say_results, show_apps
 from answerback_proof.history import History, Turn, Violation
 from answerback_proof.proxy import Proxy
@@ -45,11 +45,14 @@ async def _run(demo: RemoteDemo) -> bool:
         pass  # a server that refuses us says why here; behind a proxy it would only be unavailable
     history = History()
     proxy = Proxy(demo.url, history)
-    url, name = await proxy.start(), secrets.token_hex(4)
-    apps = make_apps(demo.apps, demo.questions, url=url, name=f"demo-{name}-", token=demo.token)
+    url, name = await proxy.start(), f"demo-{secrets.token_hex(4)}-"
+    apps = [
+        DemoApp(number, questions_of(number, demo.questions), history=history, url=url, name=name, token=demo.token)
+        for number in range(1, demo.apps + 1)
+    ]
     say(f"{many(demo.apps, 'app')} ask {many(demo.apps * demo.questions, 'question')}, all at once, at {demo.url}.\n")
     try:
-        await show_apps(apps, history, max_tokens=demo.max_tokens)
+        await show_apps(apps, max_tokens=demo.max_tokens)
     finally:
         await proxy.stop()
     say_results(apps)
@@ -58,7 +61,7 @@ async def _run(demo: RemoteDemo) -> bool:
     return not violations and not any(asked.error for app in apps for asked in app.questions)
 
 
-async def check_from_outside(apps: Sequence[App], history: History, url: str) -> list[Violation]:
+async def check_from_outside(apps: Sequence[DemoApp], history: History, url: str) -> list[Violation]:
     """Add the conversations that the server gives out, and check everything."""
     for app in apps:
         conversations = {asked.answer.conversation_id for asked in app.questions if asked.answer} - {None}

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from answerback.cli.output import note, say, say_table
 from answerback_proof.checker import count
-from answerback_proof.demo.apps import App, OpenQuestion, Phase, ask_all
-from answerback_proof.history import History, Violation
+from answerback_proof.demo.apps import DemoApp, OpenQuestion, Phase, ask_all
+from answerback_proof.history import Violation
 
 _PANEL_WIDTH = 34
 _FRAME_LINES = 2
@@ -23,17 +23,17 @@ _REFRESHES_A_SECOND = 12
 _MAX_EXAMPLES = 10
 
 
-async def show_apps(apps: Sequence[App], history: History, *, max_tokens: int) -> None:
+async def show_apps(apps: Sequence[DemoApp], *, max_tokens: int) -> None:
     """Let all ask, and show it. Raises: AnswerbackError: an app could not connect."""
     console = Console()
     screen = Panels(apps, console) if Panels.fit(apps, console) else Lines()
     started = time.monotonic()
     with screen:
-        await ask_all(apps, history=history, max_tokens=max_tokens, on_change=screen.changed)
+        await ask_all(apps, max_tokens=max_tokens, on_change=screen.changed)
     say(f"\nAll ended after {time.monotonic() - started:.1f} s.\n")
 
 
-def say_results(apps: Sequence[App]) -> None:
+def say_results(apps: Sequence[DemoApp]) -> None:
     """A row for each question."""
     rows = [
         (
@@ -52,7 +52,7 @@ def say_results(apps: Sequence[App]) -> None:
     say_table(("app", "user", "request", "first words", "in all", "tokens", "characters", "ending"), rows)
 
 
-def say_check(violations: Sequence[Violation], apps: Sequence[App], *, stored: str) -> None:
+def say_check(violations: Sequence[Violation], apps: Sequence[DemoApp], *, stored: str) -> None:
     """Say what was compared, and what the check found. `stored`: what the server's copy is called."""
     total = sum(len(app.questions) for app in apps)
     say(
@@ -87,7 +87,7 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def changed(self, app: App, asked: OpenQuestion) -> None:
+    def changed(self, app: DemoApp, asked: OpenQuestion) -> None:
         """Something happened to this question."""
         before = self._shown.get(asked.request_id)
         if before is asked.phase or (asked.phase is Phase.WRITING and not asked.text):
@@ -110,7 +110,7 @@ class Lines:
 class Panels:
     """On a terminal: a panel for each app, side by side, its answers growing."""
 
-    def __init__(self, apps: Sequence[App], console: Console) -> None:
+    def __init__(self, apps: Sequence[DemoApp], console: Console) -> None:
         self._apps = apps
         self._console = console
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=_REFRESHES_A_SECOND)
@@ -122,11 +122,11 @@ class Panels:
     def __exit__(self, *_: object) -> None:
         self._live.__exit__(None, None, None)
 
-    def changed(self, app: App, asked: OpenQuestion) -> None:
+    def changed(self, app: DemoApp, asked: OpenQuestion) -> None:
         """Nothing to do: the live display looks at the apps by itself."""
 
     @staticmethod
-    def fit(apps: Sequence[App], console: Console) -> bool:
+    def fit(apps: Sequence[DemoApp], console: Console) -> bool:
         """Whether this is a terminal on which every question gets a few lines."""
         return console.is_terminal and _lines_each(apps, console) >= _FEWEST_LINES
 
@@ -143,7 +143,7 @@ class Panels:
         return grid
 
 
-def _panel(app: App, *, lines: int, width: int) -> Panel:
+def _panel(app: DemoApp, *, lines: int, width: int) -> Panel:
     body = Text("\n").join(
         _paragraph(asked, ahead=_ahead(app, asked), lines=lines, width=width) for asked in app.questions
     )
@@ -151,7 +151,7 @@ def _panel(app: App, *, lines: int, width: int) -> Panel:
     return Panel(body, title=f"{app.name} · {app.user}", border_style="green" if is_over else "cyan")
 
 
-def _ahead(app: App, asked: OpenQuestion) -> int:
+def _ahead(app: DemoApp, asked: OpenQuestion) -> int:
     """The app's questions that have to end first, of those that were before this one when it was accepted."""
     unfinished = sum(
         not other.is_over for other in app.questions if other is not asked and other.phase is not Phase.ASKED
@@ -188,11 +188,11 @@ def _status(asked: OpenQuestion, ahead: int, width: int) -> Text:
             return Text(textwrap.shorten(asked.error, width, placeholder="…"), style="red")
 
 
-def _columns(apps: Sequence[App], console: Console) -> int:
+def _columns(apps: Sequence[DemoApp], console: Console) -> int:
     return max(1, min(len(apps), console.width // _PANEL_WIDTH))
 
 
-def _lines_each(apps: Sequence[App], console: Console) -> int:
+def _lines_each(apps: Sequence[DemoApp], console: Console) -> int:
     """Lines that one question may take so that all panels fit, one line below them kept free."""
     rows = -(-len(apps) // _columns(apps, console))
     questions = max((len(app.questions) for app in apps), default=1)

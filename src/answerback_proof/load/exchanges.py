@@ -74,9 +74,11 @@ class Exchanges:
         found = self.violations[:_MAX_EXAMPLES]
         return [f"{'misrouted' if v.kind is Kind.FOREIGN else v.kind}: {v.detail}" for v in found]
 
-    def asked(self, app: int, request_id: str, *, expected: str | None, due_at: float) -> None:
+    def asked(self, app: int, request_id: str, *, expected: str | None, due_at: float) -> Exchange:
         """A question goes out. `expected`: the text of its answer, if it is known before."""
-        self._exchanges[request_id] = Exchange(app=app, request_id=request_id, expected=expected, due_at=due_at)
+        exchange = Exchange(app=app, request_id=request_id, expected=expected, due_at=due_at)
+        self._exchanges[request_id] = exchange
+        return exchange
 
     def received(self, app: int, frame: ServerFrame | None, *, now: float) -> Exchange | None:
         """A frame has come to this app; the exchange that it ends, if it ends one."""

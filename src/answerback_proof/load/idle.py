@@ -7,14 +7,15 @@ They are held by processes of their own, because a process may have only so many
 import asyncio
 import resource
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 from msgspec import Struct, to_builtins
 
+from answerback.client.link import Address
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import Hello
-from answerback_proof.load.load import app_url
 from answerback_proof.load.process import ProcessFailed, Usage, usage_of
 from answerback_proof.load.websocket import LoadConnection, LoadConnectionError, open_connection
 
@@ -48,6 +49,15 @@ class IdleReport(Struct, frozen=True, kw_only=True, rename="camel"):
 
 async def measure_idle(url: str, pid: int, connections: int, *, says_hello: bool = True) -> IdleReport:
     """Open so many connections to the server with this process id, and look at it. Raises: ProcessFailed."""
+    async with quiet_connections(url, pid, connections, says_hello=says_hello) as report:
+        return report
+
+
+@asynccontextmanager
+async def quiet_connections(
+    url: str, pid: int, connections: int, *, says_hello: bool = True
+) -> AsyncIterator[IdleReport]:
+    """The same, and the connections stay open for the length of the block."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = max(1, connections if limit == resource.RLIM_INFINITY else limit - _SPARE_FILES)
     shares = [min(most, connections - start) for start in range(0, connections, most)]
@@ -56,13 +66,13 @@ async def measure_idle(url: str, pid: int, connections: int, *, says_hello: bool
         for number, share in enumerate(shares):
             await _keep_open(stack, url, share, f"idle-{number}", says_hello=says_hello)
         after = _usage(pid)
-    return IdleReport(
-        connections=connections,
-        client_processes=len(shares),
-        bytes_per_connection=round((after.rss_bytes - before.rss_bytes) / connections, 1),
-        cpu_us_per_connection=round((after.cpu_s - before.cpu_s) / connections * 1e6, 1),
-        server_rss_bytes=after.rss_bytes,
-    )
+        yield IdleReport(
+            connections=connections,
+            client_processes=len(shares),
+            bytes_per_connection=round((after.rss_bytes - before.rss_bytes) / connections, 1),
+            cpu_us_per_connection=round((after.cpu_s - before.cpu_s) / connections * 1e6, 1),
+            server_rss_bytes=after.rss_bytes,
+        )
 
 
 def _usage(pid: int) -> Usage:
@@ -111,7 +121,7 @@ async def _open_all(url: str, count: int, prefix: str, *, says_hello: bool) -> l
 
 async def _open_one(url: str, name: str, *, says_hello: bool) -> LoadConnection:
     """A connection as an app leaves it: open, greeted, quiet."""
-    connection = await open_connection(app_url(url, session=name, user=name))
+    connection = await open_connection(Address(url=url, session=name, user=name).uri(with_user=True))
     if says_hello:
         welcomed: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         connection.on_text = lambda text: None if welcomed.done() else welcomed.set_result(text)

@@ -2,19 +2,19 @@
 
 import asyncio
 import gc
-import secrets
 import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from uuid import uuid4
 
+from answerback.client.link import Address
 from answerback.protocol.codec import FrameError, decode_server, encode
-from answerback.protocol.frames import SendMessage
 from answerback_proof.load.exchanges import Exchanges
 from answerback_proof.load.websocket import LoadConnection, LoadConnectionError, open_connection
+from answerback_proof.workload import PlannedRequest, question
 
 _OPENING_AT_ONCE = 200
 _STALLED_S = 30.0
@@ -57,7 +57,7 @@ class Run:
     broken: list[str] = field(default_factory=list)
 
 
-class App:
+class LoadApp:
     """One connection with its questions."""
 
     def __init__(self, number: int, connection: LoadConnection, run: "_Running") -> None:
@@ -78,20 +78,18 @@ class App:
     def ask(self, *, due_at: float) -> None:
         plan = self._run.plan
         number = next(self._questions)
-        request_id = f"{self._run.name}-{self._number}-{number}"
-        text = question(self._number, number, words=plan.words, message_bytes=plan.message_bytes)
-        frame = encode(
-            SendMessage(
-                request_id=request_id,
-                message=text,
-                stream=plan.stream,
-                model=plan.model,
-                max_tokens=plan.max_tokens,
-            )
+        request_id = str(uuid4())
+        request = PlannedRequest(
+            request_id=request_id,
+            text=question(f"{self._number}.{number}", plan.words, min_bytes=plan.message_bytes),
+            stream=plan.stream,
+            model=plan.model,
+            max_tokens=plan.max_tokens,
         )
-        self._run.exchanges.asked(self._number, request_id, expected=text if plan.is_echo else None, due_at=due_at)
+        expected = request.text if plan.is_echo else None
+        self._run.exchanges.asked(self._number, request_id, expected=expected, due_at=due_at)
         try:
-            self._connection.send(frame)
+            self._connection.send(encode(request.frame()))
         except LoadConnectionError:
             pass  # `on_close` was called; the question counts as lost
 
@@ -118,9 +116,8 @@ class App:
 class _Running:
     """What the apps of one run share."""
 
-    def __init__(self, plan: Plan, *, name: str) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.name = name
         self.gaps_s: array[float] = array("d")
         self.exchanges = Exchanges(on_gap=self.gaps_s.append)
         self.broken: list[str] = []
@@ -159,9 +156,6 @@ class Load:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._connections: list[LoadConnection] = []
-        self._runs = 0
-        # An id used in an earlier load would be answered from the store, without any work.
-        self._name = secrets.token_hex(4)
 
     async def __aenter__(self) -> "Load":
         try:
@@ -183,10 +177,9 @@ class Load:
         """Ask everything, `requests` of each app, and wait for every ending."""
         plan = self._plan
         each = plan.requests if requests is None else requests
-        running = _Running(plan, name=f"{self._name}.{self._runs}")
-        self._runs += 1
+        running = _Running(plan)
         running.remaining = each * plan.apps
-        apps = [App(number, connection, running) for number, connection in enumerate(self._connections)]
+        apps = [LoadApp(number, connection, running) for number, connection in enumerate(self._connections)]
         with _no_collection():
             cpu_s, started = time.process_time(), time.perf_counter()
             if plan.rate is None:
@@ -209,11 +202,11 @@ class Load:
     async def _open(self, number: int) -> LoadConnection:
         user = f"{self._plan.user_prefix}-{number}"
         headers = {} if self._plan.token is None else {"Authorization": f"Bearer {self._plan.token}"}
-        url = app_url(self._plan.url, session=user, user=user if self._plan.token is None else None)
-        return await open_connection(url, headers=headers)
+        address = Address(url=self._plan.url, session=user, user=user)
+        return await open_connection(address.uri(with_user=self._plan.token is None), headers=headers)
 
 
-async def _open_loop(apps: list[App], running: _Running, *, total: int, rate: float, started: float) -> None:
+async def _open_loop(apps: list[LoadApp], running: _Running, *, total: int, rate: float, started: float) -> None:
     """Send each question when it is due. A late one is sent at once, and its lateness is part of its latency."""
     for number in range(total):
         due_at = started + number / rate
@@ -237,17 +230,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def app_url(url: str, *, session: str, user: str | None) -> str:
-    """The URL with the app's session, and its user unless a token says who it is."""
-    parts = urlsplit(url)
-    names = {"sessionId": session} if user is None else {"sessionId": session, "userId": user}
-    query = "&".join(filter(None, (parts.query, urlencode(names))))
-    return urlunsplit(parts._replace(path=parts.path or "/", query=query))
-
-
-def question(app: int, number: int, *, words: int, message_bytes: int = 0) -> str:
-    """A question of so many words, each of which names its app and question, filled up to at least so many bytes."""
-    text = " ".join([f"{app}.{number}.{word}" for word in range(words)])
-    return text + "." * (message_bytes - len(text))

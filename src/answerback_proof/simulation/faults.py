@@ -229,7 +229,7 @@ class FaultInjector:
     """
 
     def __init__(self, seed: int, faults: Faults, *, on_death: Callable[[str], None] = lambda _: None) -> None:
-        self._seed = seed
+        self.seed = seed
         self.on_death = on_death
         self._latency_s = faults.latency_s
         self._streams: dict[str, Random] = {}
@@ -247,7 +247,7 @@ class FaultInjector:
         """The random numbers of one concern."""
         stream = self._streams.get(concern)
         if stream is None:
-            stream = self._streams[concern] = Random(f"{self._seed}/{concern}")  # noqa: S311 - repeatable, not secret
+            stream = self._streams[concern] = Random(f"{self.seed}/{concern}")  # noqa: S311 - repeatable, not secret
         return stream
 
     def occurs(self, fault: str, probability: float) -> bool:

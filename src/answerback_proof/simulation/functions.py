@@ -72,7 +72,6 @@ class SimulatedFunctions:
         self._faults = faults
         self._injector = injector
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[str, list[bytes]] = {}
         self._alive: set[Process] = set()
         self._dead: list[Process] = []
         self.dispatched: Counter[RequestKey] = Counter()
@@ -107,30 +106,17 @@ class SimulatedFunctions:
             await self._parts.janitor.sweep()
 
     def connect(self, link: Link, connection: Connection) -> None:
-        self._waiting[link.connection_id] = []
-        self._invoke(
-            FaultKind.FRONT_CRASH, self._faults.front_crash, self._connect(link, connection), self._refuse, link
-        )
+        self._invoke(FaultKind.FRONT_CRASH, self._faults.front_crash, self._connect(link, connection), link.refuse)
 
     async def _connect(self, link: Link, connection: Connection) -> None:
         try:
             await self._parts.front.connect(connection)
         except Unavailable:
-            self._refuse(link)
-            return
-        link.is_connected = True
-        for data in self._waiting.pop(link.connection_id, []):
-            self.message(link, data)
-
-    def _refuse(self, link: Link) -> None:
-        if not link.is_connected:
-            link.server_open = False
-            self._loop.call_later(self._injector.latency_s("down"), link.reset)
+            link.refuse()
+        else:
+            link.accept()
 
     def message(self, link: Link, data: bytes) -> None:
-        if not link.is_connected:
-            self._waiting.setdefault(link.connection_id, []).append(data)
-            return
         self._invoke(
             FaultKind.FRONT_CRASH, self._faults.front_crash, self._parts.front.receive(link.connection_id, data)
         )
@@ -163,15 +149,14 @@ class SimulatedFunctions:
         fault: str,
         probability: float,
         work: Coroutine[Any, Any, Any],
-        crashed: Callable[..., object] | None = None,
-        *args: object,
+        crashed: Callable[[], None] | None = None,
     ) -> "asyncio.Task[Any]":
         def died() -> None:
             self._injector.counts[fault] += 1
             self._injector.on_death(fault)
             self._dead.append(process)
             if crashed is not None:
-                crashed(*args)
+                crashed()
 
         process = Process(died)
         fuse = self._injector.awaits_until(fault, probability)

@@ -73,9 +73,9 @@ class SimulatedGateway:
 
     def connect(self, link: Link, connection: Connection) -> None:
         if self._parts is None:
-            link.server_open = False
-            self._loop.call_later(self._injector.latency_s("down"), link.reset)
+            link.refuse()
             return
+        link.accept()
         self._links[link.connection_id] = link
         inbound = self._inbound[link.connection_id] = asyncio.Queue()
         self._process.spawn(self._serve(self._parts, link, connection, inbound))
@@ -85,7 +85,6 @@ class SimulatedGateway:
     ) -> None:
         """One connection: its messages one after the other."""
         await parts.front.connect(connection)
-        link.is_connected = True
         while (data := await inbound.get()) is not None:
             await parts.front.receive(link.connection_id, data)
         await parts.front.disconnect(link.connection_id)
@@ -121,9 +120,8 @@ class SimulatedGateway:
         self._parts = None
         self._injector.on_death(FaultKind.PROCESS_CRASH)
         self._dead.append(self._process)
-        for link in self._links.values():
-            link.server_open = False
-            self._loop.call_later(self._injector.latency_s("down"), link.reset)
+        for link in list(self._links.values()):
+            link.cut()
         self._links.clear()
         self._inbound.clear()
         spawn_outside(self._start_later())

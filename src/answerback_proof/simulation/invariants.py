@@ -26,11 +26,11 @@ from answerback.protocol.frames import (
     ServerFrame,
 )
 from answerback_proof.history import Kind, Promise, Violation
+from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow
 from answerback_proof.simulation.faults import Faults
 from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
 from answerback_proof.simulation.server import POLICY, Clocks
 from answerback_proof.simulation.store import FaultyStore
-from answerback_proof.simulation.workload import App, Window
 
 MINUTE_MS: Final = 60_000
 
@@ -49,7 +49,7 @@ class Invariants:
         self._clocks = clocks
         self._store = store
         self._violate = violate
-        self.windows: dict[str, Window] = {}
+        self.windows: dict[str, SimulatedWindow] = {}
         """The window at the far end of each connection."""
         self.asked_for: Counter[tuple[str, str]] = Counter()
         """How often a client has asked on a connection for the text of a request."""
@@ -57,7 +57,7 @@ class Invariants:
         """Code points of each attempt sent on each connection."""
 
     def _key(self, connection_id: str, request_id: str) -> RequestKey:
-        return RequestKey(self.windows[connection_id].app.user_id, request_id)
+        return RequestKey(self.windows[connection_id].app.user, request_id)
 
     # --- the store
 
@@ -139,7 +139,8 @@ class Invariants:
         """The model is shown the conversation's completed turns, and only those."""
         store = self._store()
         given_answers = [m.text for m in run.prompt.messages[:-1] if m.role is Role.ASSISTANT]
-        expected = [] if record.standalone else [store.answers[k] for k in self._completed_before(record)]
+        answers = store.answers
+        expected = [] if record.standalone else [answers[k] for k in self._completed_before(record)]
         if given_answers != expected[-20:]:
             detail = f"{run.key.request_id} was asked with the answers {given_answers}, the conversation has {expected}"
             self._violate(broken("history", detail))
@@ -162,7 +163,7 @@ class Evidence:
     """What `check_end` looks at."""
 
     faults: Faults
-    apps: Sequence[App]
+    apps: Sequence[SimulatedApp]
     store: FaultyStore
     model: WordyModel
     invariants: Invariants
@@ -174,29 +175,31 @@ def check_end(evidence: Evidence) -> Iterable[Violation]:
     for app in evidence.apps:
         yield from _windows(app)
         for request_id, outcome in app.outcomes:
-            record = evidence.store.records.get(app.key(request_id))
+            record = evidence.store.records.get(RequestKey(app.user, request_id))
             if isinstance(outcome, Answer):
-                yield from _reported_usage(app.key(request_id), outcome)
+                yield from _reported_usage(RequestKey(app.user, request_id), outcome)
             elif isinstance(outcome, RequestFailed) and record is not None and record.ending is not None:
                 yield from _reason(evidence, record, record.ending)
     yield from _no_redundant_resend(evidence)
     yield from _limits(evidence)
 
 
-def _windows(app: App) -> Iterable[Violation]:
+def _windows(app: SimulatedApp) -> Iterable[Violation]:
     """Of several windows of one session one is left, and the others were notified."""
-    holders = [window.number for window in app.windows if window.is_connected]
+    holders = [window.name for window in app.windows if window.is_connected]
     if len(holders) > 1 or app.window.stopped is not None:
         yield broken(
-            Promise.OWN_ANSWER, f"the session of {app.name} is held by the windows {holders} of {len(app.windows)}"
+            Promise.OWN_ANSWER, f"the session of {app.name} is held by {holders} of {len(app.windows)} windows"
         )
     for window in app.windows:
         if window.stopped is not None and not isinstance(window.stopped, SessionReplaced):
-            yield broken(Promise.ANSWERED, f"window {window.number} of {app.name} was stopped: {window.stopped!r}")
+            yield broken(Promise.ANSWERED, f"{window.name} of {app.name} was stopped: {window.stopped!r}")
+        if window.is_open and (pending := window.client.pending()):
+            names = ", ".join(request.frame.request_id for request in pending)
+            yield broken(Promise.ONE_ENDING, f"{window.name} of {app.name} waits for {names} after the ending")
         if window.stopped is not None and not window.had_rival:
             yield broken(
-                Promise.OWN_ANSWER,
-                f"window {window.number} of {app.name} was notified of another one, and there is none",
+                Promise.OWN_ANSWER, f"{window.name} of {app.name} was notified of another one, and there is none"
             )
 
 
@@ -237,7 +240,7 @@ def _no_redundant_resend(evidence: Evidence) -> Iterable[Violation]:
     invariants = evidence.invariants
     for (connection_id, request_id, attempt), sent in invariants.sent_text.items():
         app = invariants.windows[connection_id].app
-        key = app.key(request_id)
+        key = RequestKey(app.user, request_id)
         length = len(WordyModel.text(key, attempt))
         copies = invariants.asked_for[connection_id, request_id] + max(0, evidence.dispatched[key] - 1)
         if sent > length * max(1, copies):

@@ -2,40 +2,42 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Sequence
 from itertools import count
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
-from answerback.client.timing import Timing
+from websockets.http11 import Request
+
+from answerback.core.handshake import Rules, UpgradeRequest, own_session_id, validate
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Connection
-from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, ResumePoint, SendMessage, ServerFrame
-from answerback.testing.loop import Stuck, run_virtual
+from answerback.protocol.codec import decode_client, encode
+from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, RenewToken, ResumePoint, ServerFrame
+from answerback.testing.loop import Stuck
 from answerback_proof.checker import Visible, check
 from answerback_proof.faults import FaultKind
 from answerback_proof.history import Fault, History, ModelRun, Promise, Stored, Turn, Usage, Violation
+from answerback_proof.simulation.app import SimulatedApp, qualified
 from answerback_proof.simulation.case import Case, Report
 from answerback_proof.simulation.faults import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
 from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
 from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
-from answerback_proof.simulation.network import Link, Network
-from answerback_proof.simulation.process import install
+from answerback_proof.simulation.network import FOR_EVER_S, Link, Network, SimulatedLoop
+from answerback_proof.simulation.process import current, install
 from answerback_proof.simulation.server import Clocks, Parts, Server
 from answerback_proof.simulation.store import FaultyChannel, FaultyStore
-from answerback_proof.simulation.workload import App, Window, qualified
+from answerback_proof.workload import Mix
 
 REST_S: Final = 2_000.0
 SETTLE_S: Final = 60.0
 MAX_POSTS: Final = 20_000
 """The step budget: a run with more posts than this does not end, and fails."""
 
-QUIET_S: Final = 1_000_000.0
-_QUIET: Final = Timing(
-    silence_s=QUIET_S, probe_max_s=QUIET_S, hello_expiry_s=QUIET_S, dead_s=QUIET_S, ping_idle_s=QUIET_S
-)
-"""A client that never asks by itself, so that nothing it asks for can hide what the server forgot."""
+CANCEL_WITHIN_S: Final = 4.0
+RULES: Final = Rules()
 
 
 def simulate(case: Case) -> Report:
@@ -47,22 +49,25 @@ def simulate(case: Case) -> Report:
         return await World(case, faults, lines).run()
 
     try:
-        return run_virtual(main())
+        with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+            return runner.run(main())
     except Stuck as exc:
         return Report(case=case, violations=[broken(Promise.ANSWERED, f"the run hung: {exc}")], trace=lines)
 
 
 class World:
-    """Everything around the apps and the server; workload.Environment for the apps."""
+    """Everything around the apps and the server; network.Listener for the server."""
 
     def __init__(self, case: Case, faults: Faults, lines: list[str]) -> None:
         self._case = case
         self._faults = faults
         self._lines = lines
-        self._loop = asyncio.get_running_loop()
-        install(self._loop)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        loop.dial = self._dial
+        self._loop = loop
+        install(loop)
         self._numbers = count()
-        self._open_links: dict[Link, Window] = {}
         self._violations: list[Violation] = []
         self._injector = injector = FaultInjector(
             case.seed, faults, on_death=lambda fault: self.history.add(Fault(name=fault))
@@ -78,19 +83,25 @@ class World:
         self._owners = count(1)
         server = SimulatedFunctions if faults.split else SimulatedGateway
         self._server: Server = server(faults=faults, injector=injector, clocks=clocks, make=self._make_parts)
-        # Two apps share a user; users, sessions apart, use the same ids: a mix-up of any kind shows.
-        timing = Timing() if faults.probes else _QUIET
         self._apps = [
-            App(
-                f"app{n}",
-                user_id=f"user{n // 2}",
-                environment=self,
-                timing=timing,
-                timeout_s=faults.client_timeout_s,
-                keeps_tokens=bool(faults.token_s),
+            SimulatedApp(
+                number,
+                history=self.history,
+                injector=injector,
+                faults=faults,
+                faults_s=case.faults_s,
+                trace=self.trace,
             )
-            for n in range(case.apps)
+            for number in range(case.apps)
         ]
+        self._mix = Mix(
+            streamed=0.7,
+            words=(2,),
+            cancelled=faults.cancel,
+            cancel_within_s=CANCEL_WITHIN_S,
+            timed=float(faults.client_timeout_s > 0),
+            timeouts_s=(faults.client_timeout_s, faults.client_timeout_s),
+        )
 
     def _make_parts(self, **more: Any) -> Parts:
         return Parts(
@@ -116,24 +127,26 @@ class World:
         self._injector.stop()
         self.trace("faults end")
         deadline = self._loop.time() + REST_S
-        while not all(app.is_quiet for app in self._apps) and self._loop.time() < deadline and not self._violations:
+        while any(app.open_requests for app in self._apps) and self._loop.time() < deadline and not self._violations:
             await self._wait(5.0)
         for app in self._apps:
-            if not app.is_quiet:
-                self._violate(
-                    broken(Promise.ANSWERED, f"{app.name} still waits for {', '.join(app.disk) or 'something'}")
-                )
+            if app.open_requests:
+                self._violate(broken(Promise.ANSWERED, f"{app.name} still waits for {', '.join(app.open_requests)}"))
             for window in app.windows:
-                window.probe()
+                if window.is_open and window.stopped is None:
+                    window.client.reconnect_now()  # its user comes back: is it still connected?
         await self._wait(SETTLE_S)
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await _end(background)
         if not self._violations:
             self._add_store()
             for violation in (*check(self.history, self._visible()), *check_end(self._evidence())):
                 self._violate(violation)
+        windows = [window for app in self._apps for window in app.windows]
+        for window in windows:
+            window.kill()
         await self._server.stop()
+        for window in windows:
+            window.process.dispose()
         return self._report()
 
     async def _wait(self, seconds: float) -> None:
@@ -159,13 +172,13 @@ class World:
 
     def _add_store(self) -> None:
         """Add what the store holds to the history."""
-        store = self._store
+        store, answers = self._store, self._store.answers
         for key, record in store.records.items():
             self.history.add(
                 Stored(
                     request=qualified(key.user_id, key.request_id),
                     record=record,
-                    answer=store.answers.get(key, ""),
+                    answer=answers.get(key, ""),
                     has_question=store.has_question(key),
                 )
             )
@@ -181,7 +194,7 @@ class World:
             violations=self._violations,
             faults=+self._injector.counts,
             endings=Counter(type(o).__name__ if isinstance(o, Exception) else "Answer" for o in outcomes),
-            asked=sum(len(app.asked) for app in self._apps),
+            asked=len(self.history.asked),
             posts=self._network.posts,
             model_runs=len(self._model.runs),
             virtual_s=self._loop.time(),
@@ -216,155 +229,157 @@ class World:
 
     # --- what users do
 
-    async def _use(self, app: App) -> None:
-        random = self._injector.stream(f"user of {app.name}")
-        faults, pause_s = self._faults, self._case.faults_s / self._case.questions
-        prefix = "qr"[int(app.name[3:]) % 2]
-        app.open()
+    async def _use(self, app: SimulatedApp) -> None:
+        injector, faults, rng = self._injector, self._faults, self._injector.stream(f"user of {app.name}")
+        await app.open()
         for number in range(self._case.questions):
-            await asyncio.sleep(random.uniform(0, pause_s))
-            request_id = f"{prefix}{number}"
-            frame = SendMessage(
-                request_id=request_id,
-                message=f"question {request_id}",
-                conversation_id=random.choice([None, f"{prefix}-A", f"{prefix}-B"]),
-                stream=random.random() < 0.7,
-            )
-            app.ask(frame)
-            if self._injector.occurs(FaultKind.CANCELLATION, faults.cancel):
-                self._loop.call_later(random.uniform(0, 4), self._cancel, app, request_id)
-            if self._injector.occurs(FaultKind.SNOOPING, faults.snoop):
+            await asyncio.sleep(rng.uniform(0, self._case.faults_s / self._case.questions))
+            request = self._mix.draw(rng, f"{app.ids}{number}", (None, f"{app.ids}-A", f"{app.ids}-B"))
+            app.ask(request)
+            injector.counts[FaultKind.CANCELLATION] += request.cancel_after_s is not None
+            if injector.occurs(FaultKind.SNOOPING, faults.snoop):
                 self._snoop(app)
-            if self._injector.occurs(FaultKind.HELLO_FLOOD, faults.hello_storm):
-                app.window.greet(20)
+            if injector.occurs(FaultKind.HELLO_FLOOD, faults.hello_storm):
+                accepted = [name for name, pending in app.disk.items() if pending.is_accepted]
+                self._inject(app, *[_hello("again", accepted)] * 20)
 
-    def _cancel(self, app: App, request_id: str) -> None:
-        app.cancel(request_id)
-        if self._injector.occurs(FaultKind.CANCEL_AND_RESUME, self._faults.cancel_and_resume):
-            app.window.connect()
-
-    def _snoop(self, app: App) -> None:
+    def _snoop(self, app: SimulatedApp) -> None:
         """Name the requests of the same user's other session, which must have no effect."""
-        foreign = [r.request_id for r in self._store.records.values() if r.user_id == app.user_id]
-        foreign = [name for name in foreign if name not in app.asked]
-        points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in foreign)
-        app.window.send(Hello(hello_id="snoop", resume=points))
-        for name in foreign[-1:]:
-            app.window.send(CancelMessage(request_id=name))
+        foreign = [r.request_id for r in self._store.records.values() if r.user_id == app.user]
+        foreign = [name for name in foreign if name not in app.results]
+        cancellations = [CancelMessage(request_id=name) for name in foreign[-1:]]
+        self._inject(app, _hello("snoop", foreign), *cancellations)
 
-    async def _cut(self, app: App) -> None:
-        """Connections that break, at both ends at once or not, and that are replaced by newer ones."""
-        faults, random = self._faults, self._injector.stream(f"cuts of {app.name}")
+    async def _cut(self, app: SimulatedApp) -> None:
+        """Connections that break, at both ends at once or not."""
+        faults, rng = self._faults, self._injector.stream(f"cuts of {app.name}")
         while faults.cut_every_s:
-            await asyncio.sleep(self._injector.pause_s(f"cuts of {app.name}", faults.cut_every_s))
+            await asyncio.sleep(
+                self._injector.pause_s(f"cuts of {app.name}", faults.cut_every_s / (1 - faults.rollover))
+            )
             if self._injector.is_over:
                 return
-            if self._injector.occurs(FaultKind.ROLL_OVER, faults.rollover):
-                app.window.connect()
-                while self._injector.occurs(FaultKind.FLAPPING, faults.flapping):
-                    await asyncio.sleep(random.uniform(0, 0.2))
-                    app.window.connect()
-                continue
             link = app.window.link
             if link is None:
                 continue
             if self._injector.occurs(FaultKind.HALF_OPEN, faults.half_open):
                 # Nothing passes any more: the server learns of it late, the client by silence.
-                link.client_open = False
-                self._loop.call_later(random.uniform(5, 90), self._notice, link)
+                link.is_lost = True
+                self._loop.call_later(rng.uniform(5, 90), link.drop)
             elif self._injector.occurs(FaultKind.CUT, 1.0):
-                self._notice(link)
-                link.broken()
+                link.cut()
 
-    async def _crash(self, app: App) -> None:
+    async def _crash(self, app: SimulatedApp) -> None:
         while self._faults.app_crash_every_s:
             await asyncio.sleep(self._injector.pause_s(f"crashes of {app.name}", self._faults.app_crash_every_s))
             if not self._injector.occurs(FaultKind.APP_CRASH, 1.0):
                 return
-            links = [link for link, window in self._open_links.items() if window is app.window]
+            links = [link for link in app.window.links if link.server_open]
             app.crash()
             for link in links:
-                self._loop.call_later(self._injector.pause_s("notice", 2.0), self._notice, link)
+                self._loop.call_later(self._injector.pause_s("notice", 2.0), link.drop)
             await asyncio.sleep(self._injector.pause_s(f"restart of {app.name}", 3.0))
-            app.open()
+            await app.open()
 
-    async def _take_over(self, app: App) -> None:
+    async def _take_over(self, app: SimulatedApp) -> None:
         """The program is opened a second time, with the same session."""
         while self._faults.takeover_every_s:
             await asyncio.sleep(self._injector.pause_s(f"second window of {app.name}", self._faults.takeover_every_s))
             if not self._injector.occurs(FaultKind.TAKE_OVER, 1.0):
                 return
-            if app.window.is_up:
-                app.open()
+            if app.window.is_open:
+                await app.open()
 
-    async def _renew(self, app: App) -> None:
-        """Renew the token in good time; now and then too late."""
-        while self._faults.token_s:
+    async def _renew(self, app: SimulatedApp) -> None:
+        """Renew the token in time, as the driver does; now and then too late."""
+        for number in count():
             share = self._injector.stream(f"renewals of {app.name}").uniform(0.5, 1.1)
-            await asyncio.sleep(self._faults.token_s * share)
+            await asyncio.sleep((self._faults.token_s or FOR_EVER_S) * share)
             self._injector.counts[FaultKind.TOKEN_RENEWAL] += 1
-            app.window.renew_token()
+            self._inject(app, RenewToken(request_id=f"renewal-{number}", token=app.user))
+
+    def _inject(self, app: SimulatedApp, *frames: ClientFrame) -> None:
+        """Send frames from an app past its client."""
+        link = app.window.link
+        for frame in frames if link is not None and link.is_connected else ():
+            self._network.call_at(self._network.due_at("up"), self.received, link, encode(frame))
 
     # --- connections
 
-    def open_link(self, window: Window, number: int) -> Link:
-        connection_id = f"{window.app.name}#{next(self._numbers)}"
-        link = Link(
-            connection_id,
-            deliver=lambda data: window.receive(number, data),
-            broken=lambda: window.broken(number),
-        )
-        self.trace(f"{connection_id} opens")
-        self._invariants.windows[connection_id] = window
-        self._network.links[connection_id] = link
-        self._open_links[link] = window
-        now_ms = self._clocks.front()
-        token_s = self._faults.token_s
+    def _dial(self) -> Link:
+        """An app opens a connection, beside an older one until the new one works."""
+        app, window = next((app, w) for app in self._apps for w in app.windows if w.process is current())
+        link = Link(f"{app.name}#{next(self._numbers)}", self._network, self)
+        if window.link is not None:
+            self._injector.counts[FaultKind.ROLL_OVER] += 1
+            if app.disk and self._injector.occurs(FaultKind.CANCEL_AND_RESUME, self._faults.cancel_and_resume):
+                request_id = self._injector.stream(FaultKind.CANCEL_AND_RESUME).choice(list(app.disk))
+                self._loop.call_later(self._injector.latency_s("cancellation"), app.cancel, request_id)
+        window.links.append(link)
+        self._invariants.windows[link.connection_id] = window
+        self.trace(f"{link.connection_id} opens")
+        return link
+
+    def opened(self, link: Link, request: Request) -> None:
+        url = urlsplit(request.path)
+        upgrade = UpgradeRequest(method="GET", headers=request.headers.raw_items(), query=parse_qsl(url.query))
+        handshake = validate(upgrade, RULES)
+        now_ms, token_s = self._clocks.front(), self._faults.token_s
+        self._network.links[link.connection_id] = link
         self._server.connect(
             link,
             Connection(
-                connection_id=connection_id,
-                session_id=window.app.session_id,
-                user_id=window.app.user_id,
+                connection_id=link.connection_id,
+                session_id=handshake.session_id or own_session_id(link.connection_id),
+                user_id=handshake.user_id,
                 authenticated=bool(token_s),
                 token_expires_at_ms=now_ms + int(token_s * 1000) if token_s else None,
                 connected_at_ms=now_ms,
                 last_activity_ms=now_ms,
             ),
         )
-        return link
 
-    def send(self, link: Link, frame: ClientFrame, data: bytes) -> None:
-        if not link.client_open:
+    def received(self, link: Link, data: bytes) -> None:
+        if not self._faults.split:
+            self._arrive(link, data)
             return
-        self.trace(f"{link.connection_id} -> {_describe(frame)}")
         for _ in range(1 + self._injector.occurs(FaultKind.DUPLICATED_MESSAGE, self._faults.duplicate)):
-            at = self._loop.time() + self._injector.latency_s("up")
-            if not self._faults.split:
-                at = link.up_at = max(at, link.up_at)
-            self._loop.call_at(at, self._arrive, link, frame, data)
+            self._network.call_at(self._network.due_at("invocation"), self._arrive, link, data)
 
-    def _arrive(self, link: Link, frame: ClientFrame, data: bytes) -> None:
+    def _arrive(self, link: Link, data: bytes) -> None:
         if link.server_open:
+            frame = decode_client(data)
+            self.trace(f"{link.connection_id} -> {_describe(frame)}")
             self.history.add_from_app(frame, **self._names(link.connection_id))
             self._invariants.frame_received(link.connection_id, frame)
             self._server.message(link, data)
 
+    def closed(self, link: Link) -> None:
+        self.trace(f"{link.connection_id} is gone")
+        if self._network.links.pop(link.connection_id, None) is not None:
+            self._server.disconnect(link.connection_id)
+
     def _names(self, connection_id: str) -> dict[str, str]:
         """What the history calls a connection and its requests."""
         app = self._invariants.windows[connection_id].app
-        return {"connection": connection_id, "session": app.session_id, "prefix": app.qualified("")}
-
-    def _notice(self, link: Link) -> None:
-        """The server's end learns that the connection is gone."""
-        if self._open_links.pop(link, None) is not None:
-            self.trace(f"{link.connection_id} is gone")
-            link.server_open = False
-            self._network.links.pop(link.connection_id, None)
-            self._server.disconnect(link.connection_id)
+        return {"connection": connection_id, "session": app.session, "prefix": app.prefix}
 
     def _unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
         self._server.unpark(connection_id, key, attempt, offset)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks. Raises: the error of one that has failed."""
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+def _hello(hello_id: str, names: Iterable[str]) -> Hello:
+    """A `hello` that asks for these requests from their start."""
+    return Hello(hello_id=hello_id, resume=tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in names))
 
 
 def _describe(frame: ClientFrame | ServerFrame) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from answerback.stores.errors import StoreError
 from answerback.stores.migrations import parse, shipped
-from answerback.stores.user_operations import users
+from answerback.stores.statements import SELECT_USERS
 from answerback_aws.emulator.emulator import Emulator
 from answerback_aws.runtime.aurora.data_api import StatementFailed
 from answerback_aws.runtime.aurora.migration import apply_migrations
@@ -45,7 +45,9 @@ async def test_an_empty_database_gets_the_tables_once(open_aws):
     api = open_aws().data_api
     assert await apply_migrations(api, now_ms=1) == len(shipped())
     assert await apply_migrations(api, now_ms=2) == 0
-    assert list(await api.read(lambda: users(after=None, limit=9))) == []
+    page = {"after": "", "limit": 9}
+    found = await api.read(lambda statements: statements.execute(SELECT_USERS, page))
+    assert found.rows == []
 
 
 async def test_the_tables_are_those_of_the_other_postgresql_store(open_aws, cluster, postgres_server):

@@ -72,12 +72,12 @@ async def test_what_came_home_is_clean(world: World) -> None:
 @pytest.mark.parametrize(
     ("statement", "found"),
     [
-        ("DELETE FROM turns", (Kind.LOST, "r1")),
-        ("UPDATE turns SET status = 'failed'", (Kind.DIFFERENT, "r1")),
-        ("UPDATE turns SET output_tokens = 99", (Kind.DIFFERENT, "r1")),
+        ("DELETE FROM requests", (Kind.LOST, "r1")),
+        ("UPDATE requests SET status = 'failed'", (Kind.DIFFERENT, "r1")),
+        ("UPDATE requests SET output_tokens = 99", (Kind.DIFFERENT, "r1")),
         ("UPDATE usage SET requests = requests + 1", (Kind.DIFFERENT, "")),
         ("UPDATE usage SET output_tokens = output_tokens + 1", (Kind.DIFFERENT, "")),
-        ("UPDATE turns SET request_id = 'r2'", (Kind.FOREIGN, "r2")),
+        ("UPDATE requests SET request_id = 'r2'", (Kind.FOREIGN, "r2")),
     ],
 )
 async def test_what_aurora_has_is_what_dynamodb_has(world: World, statement: str, found: tuple[Kind, str]) -> None:

@@ -170,3 +170,8 @@ def test_a_worker_has_more_time_than_its_answer() -> None:
     with pytest.raises(DeployError, match="an answer may take 151 s") as refused:
         check_times({"AnswerTimeoutSeconds": "151", "WorkerTimeoutSeconds": "180"})
     assert "WorkerTimeoutSeconds=181" in refused.value.hint
+    times = {"AnswerTimeoutSeconds": "120", "WorkerTimeoutSeconds": "180"}
+    check_times({**times, "Models": "echo bedrock:some.model?answer_timeout=150"})
+    with pytest.raises(DeployError, match="600 s") as refused:
+        check_times({**times, "Models": "echo bedrock:some.model?answer_timeout=600"})
+    assert "WorkerTimeoutSeconds=630" in refused.value.hint

@@ -10,7 +10,6 @@ from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.stores import encoding
 from answerback.stores.errors import StoreError
 from answerback_aws.runtime.dynamodb import items
 from answerback_aws.runtime.dynamodb.items import decode, decode_item, encode, encode_record, update
@@ -57,6 +56,7 @@ records = st.builds(
     cancel_requested=st.booleans(),
     target=st.none() | targets,
     ending=st.none() | endings,
+    parts=st.none() | st.lists(names, max_size=3).map(tuple),
 )
 
 
@@ -77,17 +77,6 @@ def test_only_kinds_of_value_that_are_ours_are_written(record: Record) -> None:
 
 def test_the_schema_is_always_there() -> None:
     assert encode_record(record())["schema"] == {"N": "1"}
-
-
-def test_a_record_of_an_older_schema_is_upgraded(monkeypatch: pytest.MonkeyPatch) -> None:
-    item = encode_record(record(model="old")) | {"schema": {"N": "0"}}
-
-    def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
-        assert raw["accepted_at_ms"] == 1
-        return raw | {"model": "new"}
-
-    monkeypatch.setattr(encoding, "UPGRADES", {0: upgrade})
-    assert decode_item(item) == record(model="new")
 
 
 def test_a_record_of_a_newer_program_is_not_guessed_at() -> None:

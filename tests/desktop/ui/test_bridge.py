@@ -3,8 +3,8 @@
 import pytest
 from PySide6.QtWidgets import QApplication
 
+from answerback_desktop.app import Bridge
 from answerback_desktop.engine.events import NoticeCode, NoticeRaised
-from answerback_desktop.ui.bridge import Bridge
 from answerback_desktop.viewmodels import AppViewModel
 from commands import NotedCommands
 

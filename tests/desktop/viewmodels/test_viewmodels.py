@@ -32,9 +32,9 @@ from answerback_desktop.engine.events import (
     TurnsLoaded,
     TurnsRemoved,
 )
-from answerback_desktop.records import Account, Conversation, Failure, FailureCode, Tokens, Turn, TurnStatus
+from answerback_desktop.records import Account, Conversation, Failure, FailureCode, Turn, TurnStatus
 from answerback_desktop.settings import Settings
-from answerback_desktop.viewmodels import Appended, AppViewModel, Changes, Price
+from answerback_desktop.viewmodels import Appended, AppViewModel, Changes
 
 ACCOUNT = Account(key="k", server_url="ws://h", user="ada")
 
@@ -60,7 +60,7 @@ def commands():
 
 @pytest.fixture
 def app(commands):
-    return AppViewModel(commands, prices={"dear": Price(input_usd=1.0, output_usd=2.0)})
+    return AppViewModel(commands)
 
 
 def record(name, updated_at_ms=1, **more):
@@ -255,13 +255,6 @@ def test_connection(app):
     app.apply([offline])
     assert [app.connection.retry_in_s(now_ms) for now_ms in (0, 9_500, 9_501, 10_500, 99_999)] == [11, 1, 1, 0, 0]
     assert (app.connection.models, app.connection.round_trip_ms) == (("m",), None)
-
-
-def test_costs_only_where_the_price_is_known(app):
-    opened(app, record("c"))
-    tokens = Tokens(input=1_000_000, output=500_000)
-    loaded(app, turn("a", model="dear", tokens=tokens), turn("b", model="free", tokens=tokens), turn("c"))
-    assert [app.current.turn(name).cost_usd for name in "abc"] == [2.0, None, None]
 
 
 def test_search_results_of_an_older_query_are_dropped(app, commands):

@@ -6,8 +6,8 @@ from dataclasses import replace
 from answerback.core.request import Record
 from answerback.ports import DailyUsage, Requests, StoredUser
 from answerback.stores import statements as sql
-from answerback.stores import user_operations as users
-from answerback.stores.query import Operation, Params, Query
+from answerback.stores.encoding import user_of
+from answerback.stores.statements import Params
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.aurora.write_behind import WriteBehind
@@ -30,7 +30,9 @@ class AwsUsers:
         """A user whose first question has not ended is in DynamoDB only."""
         unfinished = await self._requests.unfinished()  # first: what ends from here on is flushed
         await self._write_behind.flush()
-        found = {user.user_id: user for user in await self._api.read(lambda: users.users(after=after, limit=limit))}
+        page: Params = {"after": after or "", "limit": limit}
+        listed = await self._api.read(lambda statements: statements.execute(sql.SELECT_USERS, page))
+        found = {user.user_id: user for user in map(user_of, listed.rows)}
         is_whole = len(found) < limit
         last = max(found, default="")
         for record in unfinished:
@@ -42,24 +44,24 @@ class AwsUsers:
     async def user(self, user_id: str) -> StoredUser | None:
         unfinished = [record for record in await self._requests.unfinished() if record.user_id == user_id]
         await self._write_behind.flush(user_id)
-        found = await self._api.read(lambda: users.user(user_id))
+        found = await self._found(user_id)
         for record in unfinished:
             found = _with_unfinished(found, record)
         return found
 
+    async def _found(self, user_id: str) -> StoredUser | None:
+        found = await self._api.read(lambda statements: statements.execute(sql.SELECT_USER, {"user_id": user_id}))
+        return user_of(found.rows[0]) if found.rows else None
+
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
         """Change Aurora first: if it cannot be reached, nothing has changed."""
         row: Params = {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms}
-
-        def upsert() -> Operation[None]:
-            yield [Query(sql.SET_LIMIT, row)]
-
-        await self._api.write(lambda statements: statements.run(upsert()))
+        await self._api.write(lambda statements: statements.execute(sql.SET_LIMIT, row))
         await self._limits.set_own_limit(user_id, per_minute)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         await self._write_behind.flush(user_id)
-        return await self._api.read(lambda: operations.usage(user_id, since_day=since_day))
+        return await self._api.read(lambda statements: operations.usage(statements, user_id, since_day=since_day or ""))
 
     async def delete_user(self, user_id: str) -> bool:
         """Delete a user from both databases, in an order that no concurrent write can undo.
@@ -69,11 +71,11 @@ class AwsUsers:
 
         A record that the writer saw is written before the lock is ours, and deleted by us. Behind that there is none.
         """
-        known = await self._api.read(lambda: users.user(user_id))  # a paused Aurora wakes before anything is erased
+        known = await self._found(user_id)  # a paused Aurora wakes before anything is erased
 
         async def erase(statements: Statements) -> bool:
-            await statements.run(operations.lock_users([user_id]))
-            return await statements.run(operations.delete_user(user_id))
+            await operations.lock_users(statements, [user_id])
+            return await operations.delete_user(statements, user_id)
 
         was_here = await erase_user(self._database, user_id)
         was_there = await self._api.write(erase)

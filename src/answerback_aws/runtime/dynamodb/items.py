@@ -9,14 +9,14 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from answerback.core.request import SCHEMA, Record
-from answerback.stores.encoding import decode_record
+from answerback.core.request import Record
+from answerback.stores.encoding import check_schema
 
 Value: TypeAlias = str | int | bool
 Item: TypeAlias = Mapping[str, Mapping[str, Any]]
 """As the low-level client has it: `{"attempt": {"N": "1"}}`."""
 
-_NESTED: Final = ("wish", "ending")
+_NESTED: Final = ("wish", "ending", "parts")
 """Fields that are kept as JSON: they are written whole and never asked about."""
 
 _decode_json: Final = msgspec.json.Decoder()
@@ -56,18 +56,16 @@ def encode_record(record: Record) -> dict[str, dict[str, Any]]:
 
 
 def decode_item(item: Item) -> Record:
-    """The record, upgraded to this program's version; attributes that are the store's own are not looked at.
+    """The record; attributes that are the store's own are not looked at.
 
-    Raises: answerback.stores.errors.StoreError: it was written by a newer version of the program.
+    Raises: answerback.stores.errors.StoreError: a newer version of the program wrote it.
     """
     plain: dict[str, Any] = {_snake(name): value for name, value in decode(item).items()}
     for name in _NESTED:
         if name in plain:
             plain[name] = _decode_json.decode(plain[name])
-    schema = int(plain["schema"])
-    if schema == SCHEMA:
-        return msgspec.convert(plain, Record)
-    return decode_record(_encode_json.encode(plain).decode(), schema)
+    check_schema(int(plain["schema"]))
+    return msgspec.convert(plain, Record)
 
 
 def update(before: Item, after: Item) -> dict[str, Any]:

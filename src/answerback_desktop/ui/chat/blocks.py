@@ -8,7 +8,7 @@ from PySide6.QtCore import QEvent, QObject, Signal
 from PySide6.QtGui import QEnterEvent
 from PySide6.QtWidgets import QWidget
 
-from answerback_desktop.texts.chat import ChatTexts
+from answerback_desktop.texts import ChatTexts
 from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.turn import TurnViewModel

@@ -9,7 +9,7 @@ from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QDesktopServices, QGuiApplication, QTextOption
 from PySide6.QtWidgets import QDialog, QDialogButtonBox, QLabel, QPushButton, QTextEdit, QVBoxLayout, QWidget
 
-from answerback_desktop.texts.chat import ChatTexts
+from answerback_desktop.texts import ChatTexts
 from answerback_desktop.ui.theme import Theme
 
 _MAX_LENGTH: Final = 8_192

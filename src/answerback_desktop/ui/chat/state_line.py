@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from answerback_desktop.records import TurnStatus
-from answerback_desktop.texts.chat import ChatTexts
+from answerback_desktop.texts import ChatTexts
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 
@@ -66,13 +66,11 @@ def retry_in_s(turn: TurnViewModel, *, now_ms: int) -> int | None:
 
 
 def _facts(turn: TurnViewModel, texts: ChatTexts) -> str:
-    """`SmolLM2 · 132 tokens · ≈ $0.0004 · 4.2 s`, as much as is known."""
+    """`SmolLM2 · 132 tokens · 4.2 s`, as much as is known."""
     parts = [turn.model or ""]
     if turn.tokens is not None:
         form = texts.tokens_one if turn.tokens.output == 1 else texts.tokens
         parts.append(form.format(count=f"{turn.tokens.output:,}"))
-    if turn.cost_usd is not None:
-        parts.append(texts.cost.format(cost=_money(turn.cost_usd)))
     if turn.times is not None:
         parts.append(_seconds(turn.times.total_ms, texts.seconds))
     return " · ".join(part for part in parts if part)
@@ -91,9 +89,3 @@ def _hint(turn: TurnViewModel, texts: ChatTexts) -> str:
 
 def _seconds(duration_ms: int, form: str) -> str:
     return form.format(seconds=f"{duration_ms / 1000:.2f}" if duration_ms < 950 else f"{duration_ms / 1000:,.1f}")
-
-
-def _money(usd: float) -> str:
-    if usd < 0.00005:
-        return "< $0.0001"
-    return f"${usd:.4f}" if usd < 0.01 else f"${usd:,.2f}"

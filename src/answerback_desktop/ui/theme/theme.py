@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.resources import files
+from string import Template
 from typing import Final
 
 from PySide6.QtCore import Qt
@@ -10,7 +12,6 @@ from PySide6.QtWidgets import QApplication
 
 from answerback_desktop.settings import Settings
 from answerback_desktop.settings import Theme as ThemeChoice
-from answerback_desktop.ui.theme.stylesheet import stylesheet
 from answerback_desktop.ui.theme.tokens import DARK, LIGHT, MONO_FAMILIES, TEXT_FAMILIES, Colours, Scheme
 
 BODY_PX: Final = 15
@@ -131,3 +132,25 @@ def theme_of(settings: Settings, application: QApplication) -> Theme:
         case _:
             scheme = system_scheme(application)
     return Theme(scheme=scheme, body_px=min(MAX_BODY_PX, max(MIN_BODY_PX, round(settings.font_size * _PX_PER_PT))))
+
+
+def stylesheet(colours: Colours, *, body_px: int, small_px: int) -> str:
+    """The style sheet of the application. Sizes: logical pixels."""
+    unit = 4 * (1 + body_px / 15) / 2
+    steps = {"s05": 0.5, "s1": 1, "s15": 1.5, "s2": 2, "s25": 2.5, "s3": 3, "s35": 3.5, "s4": 4, "s6": 6}
+    spaces = {name: round(step * unit) for name, step in steps.items()}
+    template = Template(files(__package__).joinpath("app.qss").read_text(encoding="utf-8"))
+    return template.substitute(
+        {name: getattr(colours, name) for name in colours.__slots__ if name != "code"},
+        **spaces,
+        s15m=max(0, spaces["s15"] - 1),
+        s25m=max(0, spaces["s25"] - 1),
+        s35m=max(0, spaces["s35"] - 1),
+        body=body_px,
+        small=small_px,
+        title=round(body_px * 22 / 15),
+        line=round(body_px * 1.4),
+        bar=12,
+        barhalf=3,
+        chip=round(body_px * 0.95),
+    )

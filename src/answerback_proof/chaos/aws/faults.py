@@ -18,10 +18,10 @@ from answerback_proof.chaos.aws.stack import Stack
 from answerback_proof.chaos.faults import CONNECTION_FAULTS, ConnectionFaults
 from answerback_proof.chaos.gateway import Died
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.workload import App
 from answerback_proof.faults import FaultKind
 from answerback_proof.history import Asked, Fault, History
 from answerback_proof.proxy import Proxy
+from answerback_proof.workload import App, Window
 
 KILLS: Final = (
     *(FaultKind.WORKER_KILLED, FaultKind.WORKERS_KILLED, FaultKind.FRONT_KILLED, FaultKind.FRONTS_KILLED),
@@ -55,7 +55,7 @@ class AwsFaults:
         model: FaultyModel,
         postgres: PostgresServer,
         proxy: Proxy,
-        apps: Sequence[App],
+        apps: Sequence[App[Window]],
         notify: Callable[[str], None],
     ) -> None:
         self._seconds = plan.seconds or 0

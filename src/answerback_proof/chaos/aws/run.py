@@ -21,12 +21,13 @@ from answerback_proof.chaos.aws.model import FaultyModel
 from answerback_proof.chaos.aws.stack import EmulatedAws, Stack, Stores
 from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.report import ChaosReport, conclude
-from answerback_proof.chaos.run import Workload, client_errors
+from answerback_proof.chaos.run import ChaosApp, client_errors, run_apps
 from answerback_proof.checker import Visible, check
 from answerback_proof.history import History, Kind, Promise, Stored, Usage, Violation, add_stores
 from answerback_proof.proxy import HOST, Proxy
 
 SLOW: Final = Timing(
+    ask_timeout_s=300.0,
     backoff_min_s=0.2,
     backoff_max_s=4.0,
     silence_s=5.0,
@@ -78,7 +79,8 @@ async def run_aws_chaos(
         bedrock.script = model
         proxy = Proxy(f"ws://{HOST}:{stack.port}{stack.path}", history)
         exit_stack.push_async_callback(proxy.stop)
-        workload = Workload(plan, history, url=await proxy.start())
+        url = await proxy.start()
+        apps = [ChaosApp(number, plan=plan, history=history, url=url) for number in range(plan.apps)]
         faults = AwsFaults(
             plan,
             history=history,
@@ -86,10 +88,10 @@ async def run_aws_chaos(
             model=model,
             postgres=postgres,
             proxy=proxy,
-            apps=workload.apps,
+            apps=apps,
             notify=notify,
         )
-        await workload.run(faults.inject, notify)
+        await run_apps(apps, plan, history, inject=faults.inject, notify=notify)
         await _come_to_rest(stack, history)
         await proxy.stop()
         stores = stack.stores()

@@ -7,11 +7,10 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from answerback_desktop.records import Turn
-from answerback_desktop.texts.chat import CHAT_EN
 from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.app import AppViewModel
-from chat_samples import Recorder, Scene, pane_of
+from chat_samples import CHAT_EN, Recorder, Scene, pane_of
 
 Opened = tuple[ChatPane, AppViewModel, Recorder]
 

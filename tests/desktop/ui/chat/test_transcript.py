@@ -12,7 +12,6 @@ from pytestqt.qtbot import QtBot
 
 from answerback_desktop.engine.events import TextAppended, TurnChanged, TurnsLoaded, TurnsRemoved
 from answerback_desktop.records import Turn, TurnStatus
-from answerback_desktop.texts.chat import CHAT_KO
 from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.chat.blocks import BlockView
 from answerback_desktop.ui.chat.code import CodeView
@@ -21,7 +20,7 @@ from answerback_desktop.ui.chat.prose import ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.theme import Scheme, Theme
 from answerback_desktop.viewmodels.app import AppViewModel
-from chat_samples import HOME, MARKDOWN, Recorder, turn
+from chat_samples import CHAT_KO, HOME, MARKDOWN, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
 

@@ -11,14 +11,14 @@ from pytestqt.qtbot import QtBot
 
 from answerback_desktop.engine.events import TurnChanged
 from answerback_desktop.records import Failure, FailureCode, Tokens, Turn, TurnStatus
-from answerback_desktop.texts.chat import CHAT_EN, CHAT_KO, ChatTexts
+from answerback_desktop.texts import ChatTexts
 from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
 from answerback_desktop.viewmodels.app import AppViewModel
-from answerback_desktop.viewmodels.turn import Price, TurnViewModel
-from chat_samples import Recorder, turn
+from answerback_desktop.viewmodels.turn import TurnViewModel
+from chat_samples import CHAT_EN, CHAT_KO, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
 NOW_MS = 1_700_000_000_000
@@ -28,8 +28,8 @@ def line(model: TurnViewModel, *, is_online: bool = True, texts: ChatTexts = CHA
     return state_line(model, texts, is_online=is_online, now_ms=NOW_MS)
 
 
-def of(record: Turn, price: Price | None = None) -> TurnViewModel:
-    return TurnViewModel(record, price)
+def of(record: Turn) -> TurnViewModel:
+    return TurnViewModel(record)
 
 
 def failed(code: FailureCode, *, is_retryable: bool, retry_at_ms: int | None = None) -> Turn:
@@ -57,8 +57,7 @@ def test_a_completed_turn_shows_model_tokens_cost_and_time() -> None:
     assert shown.tone is Tone.DONE
     assert shown.text == "smollm2-135m · 2,000 tokens · 4.2 s"
     assert shown.hint.splitlines() == ["In the queue: 0.01 s", "First words after: 0.34 s", "In total: 4.2 s"]
-    price = Price(input_usd=1.0, output_usd=2.0)
-    assert line(of(record, price)).text == "smollm2-135m · 2,000 tokens · ≈ $0.0050 · 4.2 s"
+    assert line(of(record)).text == "smollm2-135m · 2,000 tokens · 4.2 s"
     assert line(of(record), texts=CHAT_KO).text == "smollm2-135m · 토큰 2,000개 · 4.2초"
     assert line(of(turn("r1", "q", "a", finish_reason="length"))).cut == CHAT_EN.cut
     assert line(of(turn("r1", "q", "a", model=None, tokens=None, times=None))).text == ""

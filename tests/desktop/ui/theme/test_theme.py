@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QApplication, QLabel
 from pytestqt.qtbot import QtBot
 
 from answerback_desktop.ui.theme import Icon, Scheme, Theme, apply, contrast, icon, pixmap
-from answerback_desktop.ui.theme.stylesheet import stylesheet
+from answerback_desktop.ui.theme.theme import stylesheet
 from answerback_desktop.ui.theme.tokens import DARK, LIGHT, Colours
 
 GROUNDS = ("window", "surface", "raised", "hover_fill", "selected_fill", "bubble_fill", "code_fill", "accent_fill")

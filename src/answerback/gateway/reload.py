@@ -1,0 +1,123 @@
+"""Reads files anew that change while a gateway runs: certificate, token secret, JWKS file, admin key.
+
+A file that cannot be used leaves what is in force. Sockets stay open; a new certificate counts from the next handshake
+on, a new secret or key from the next token on.
+"""
+
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from answerback.auth import JwtTokens
+from answerback.gateway.admin_key import AdminKey, load_admin_key
+from answerback.gateway.checks import make_tokens, tls_context
+from answerback.gateway.settings import GatewaySettings, SettingsError
+from answerback.ports import Identity
+from answerback.settings import declared
+
+log = logging.getLogger("answerback.reload")
+
+APPLIED: Final = frozenset({"auth_secret", "log_level"})
+"""Settings whose new value counts after a reload. A file that a setting names is read anew under the same name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What was read anew, and why the rest of it stays as it was."""
+
+    read: Sequence[str]
+    kept: Sequence[str]
+
+
+class CurrentTokens:
+    """`ports.Tokens` by the verifier of the last reload."""
+
+    def __init__(self, verifier: JwtTokens) -> None:
+        self.verifier = verifier
+
+    async def identify(self, token: str) -> Identity:
+        return await self.verifier.identify(token)
+
+    async def close(self) -> None:
+        await self.verifier.close()
+
+
+class Reloader:
+    """What a gateway was started with, and what is in force now.
+
+    `read_again`: reads the settings anew, the log level among them, and may raise SettingsError. None: only files are.
+    Making one raises SettingsError: a file cannot be used.
+    """
+
+    def __init__(self, settings: GatewaySettings, read_again: Callable[[], GatewaySettings] | None = None) -> None:
+        self._settings = settings
+        self._read_again = read_again
+        verifier = make_tokens(settings.auth)
+        self.tokens = None if verifier is None else CurrentTokens(verifier)
+        self._admin_key: AdminKey | None = None
+        self.tls = self._tls_now = tls_context(settings.tls_cert, settings.tls_key)
+        if self.tls is not None:
+            # A callback swaps certificate and key in one step, where loading them into a live context takes two.
+            self.tls.sni_callback = self._take_newest_certificate
+
+    def open_admin_key(self) -> AdminKey:
+        """Read the admin key, or make one. Raises: SettingsError; OSError: the data folder cannot be used."""
+        self._admin_key = AdminKey(load_admin_key(self._settings.data_dir))
+        return self._admin_key
+
+    def reload(self) -> Reloaded:
+        """Read everything anew. Each part that cannot be used stays as it was."""
+        read: list[str] = []
+        kept: list[str] = []
+
+        def attempt(what: str, step: Callable[[], None]) -> None:
+            try:
+                step()
+                read.append(what)
+            except (SettingsError, OSError) as exc:
+                kept.append(f"{what}: {exc}")
+
+        if self._read_again is not None:
+            attempt("settings", self._read_settings)
+        if self.tls is not None:
+            attempt("certificate", self._load_certificate)
+        auth = self._settings.auth
+        if auth.secret is not None or auth.jwks_file:
+            attempt("JWKS file" if auth.jwks_file else "token secret", self._load_tokens)
+        if self._admin_key is not None:
+            attempt("admin key", self._load_admin_key)
+        log.info("read anew: %s", ", ".join(read) or "nothing")
+        for why in kept:
+            log.error("not read anew, and kept as it was: %s", why)
+        return Reloaded(read=read, kept=kept)
+
+    def _read_settings(self) -> None:
+        assert self._read_again is not None
+        new = self._read_again()
+        changed = [
+            setting.key
+            for setting in declared(GatewaySettings)
+            if setting.key not in APPLIED and setting.value_in(new) != setting.value_in(self._settings)
+        ]
+        if changed:
+            log.warning("these settings have changed and need a restart: %s", ", ".join(changed))
+        if new.auth.secret is not None and self._settings.auth.secret is not None:
+            self._settings = replace(self._settings, auth=replace(self._settings.auth, secret=new.auth.secret))
+
+    def _load_certificate(self) -> None:
+        self._tls_now = tls_context(self._settings.tls_cert, self._settings.tls_key)
+
+    def _load_tokens(self) -> None:
+        verifier = make_tokens(self._settings.auth)
+        if self.tokens is not None and verifier is not None:
+            self.tokens.verifier = verifier
+
+    def _load_admin_key(self) -> None:
+        if self._admin_key is not None:
+            self._admin_key.change(load_admin_key(self._settings.data_dir))
+
+    def _take_newest_certificate(self, connecting: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+        if self._tls_now is not None:
+            connecting.context = self._tls_now

@@ -1,0 +1,151 @@
+"""Where a model's output comes in: whatever it says or does, what leaves here is text, one Finish, or a ModelError.
+
+A model is foreign code, or speaks for a foreign server. Nothing that it yields or raises reaches a store, a frame or
+the log unchecked. Its end is final: what it does after its Finish changes nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Final
+
+from answerback.core.answer import clean
+from answerback.core.context import shortened
+from answerback.core.finish import finish_reason, token_count
+from answerback.core.masking import masked, masked_error, text_of
+from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Piece, Prompt
+from answerback.protocol.errors import ErrorCode
+
+logger = logging.getLogger(__name__)
+
+MAX_RETRY_AFTER_MS: Final = 86_400_000
+CLEAN_UP_S: Final = 2.0
+"""The time that a model gets after its Finish, before it is stopped."""
+
+_CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
+_END: Final = object()
+_PIECES: Final = (str, Finish)
+
+
+async def ask(model: Model, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+    """The model's answer. A prompt that it refuses for its length is asked once more, with half of the turns.
+
+    What chose the turns is an estimate, and may be wrong for this model's tokenizer. Raises: ModelError.
+    """
+    has_begun = was_shortened = False
+    while True:
+        try:
+            async with aclosing(guarded(model.stream, prompt, name=model.name)) as pieces:
+                async for piece in pieces:
+                    has_begun = True
+                    yield piece
+            return
+        except ModelError as error:
+            fewer = shortened(prompt.messages)
+            is_final = has_begun or was_shortened or len(fewer) == len(prompt.messages)
+            is_length = isinstance(error, FinalModelError) and error.fault is ModelFault.TOO_LONG
+            if is_final or not is_length:
+                raise
+        prompt, was_shortened = replace(prompt, messages=fewer), True
+
+
+async def guarded(
+    stream: Callable[[Prompt], AsyncIterator[Any]], prompt: Prompt, *, name: str
+) -> AsyncGenerator[Piece, None]:
+    """What `stream(prompt)` yields, checked: clean text that is not empty, then exactly one Finish.
+
+    An iterator that just ends has finished. Every exception but the caller's own cancellation, `SystemExit` and another
+    task's cancellation among them, is `model_failed`, and its traceback is logged. Texts for the log lose the words
+    of the conversation. Raises: ModelError.
+    """
+    said = texts_of(prompt)
+    reader = asyncio.current_task()
+    source: AsyncIterator[Any] | None = None
+    is_over = False
+    try:
+        while not is_over:
+            try:
+                source = source or aiter(stream(prompt))
+                piece = _piece(await anext(source, _END))
+            except BaseException as exc:
+                if (error := _error(exc, said, name)) is exc:
+                    raise
+                raise error from exc
+            if reader is not None and reader.cancelling():  # the model has swallowed it
+                raise asyncio.CancelledError
+            if is_over := isinstance(piece, Finish):
+                yield checked_finish(piece, prompt)
+            elif text := clean(piece):
+                yield text
+    finally:
+        try:
+            async with asyncio.timeout(CLEAN_UP_S if is_over else None):
+                if is_over and source is not None:
+                    await anext(source, _END)  # the code after its last yield; what more it says is not heard
+                if (aclose := getattr(source, "aclose", None)) is not None:
+                    await aclose()
+        except BaseException as exc:
+            # Its end is known: only our own cancellation counts now.
+            if isinstance(error := _error(exc, said, name), asyncio.CancelledError | GeneratorExit):
+                raise error from None
+
+
+def _piece(given: object) -> Piece:
+    if given is _END:
+        return Finish()
+    if not isinstance(given, _PIECES):
+        raise TypeError(f"a piece must be str or Finish, not {type(given).__name__}")
+    return given
+
+
+def texts_of(prompt: Prompt) -> tuple[str, ...]:
+    """All text of a prompt: what must not be in the log."""
+    return (prompt.system or "", *(message.text for message in prompt.messages))
+
+
+def checked_finish(finish: Finish, prompt: Prompt) -> Finish:
+    """`finish` as the protocol allows it. Raises: ModelError: its reason says that the model failed."""
+    reason = finish_reason(finish.reason)
+    if reason is None:
+        detail = f"the answer ended with {masked(finish.reason[:40], texts_of(prompt))!r}"
+        raise ModelError(ErrorCode.MODEL_FAILED, detail, transient=True)
+    return Finish(
+        reason=reason, input_tokens=token_count(finish.input_tokens), output_tokens=token_count(finish.output_tokens)
+    )
+
+
+def _error(exc: BaseException, said: Sequence[str], name: str) -> BaseException:
+    """What to raise for an exception of a model."""
+    if isinstance(exc, GeneratorExit) and _loop_is_gone():
+        return exc
+    if _is_cancelled():
+        return asyncio.CancelledError()
+    if not isinstance(exc, ModelError):
+        copy = masked_error(exc, said)
+        logger.error("model %s: its code raised an exception", name, exc_info=(type(copy), copy, copy.__traceback__))
+        return ModelError(ErrorCode.MODEL_FAILED, f"{type(exc).__name__} in the code of {name}")
+    code, retry_ms, fault = (getattr(exc, name, None) for name in ("code", "retry_after_ms", "fault"))
+    is_ours = type(exc) is ModelError or (type(exc) is FinalModelError and isinstance(fault, ModelFault))
+    error = exc if is_ours else ModelError(ErrorCode.MODEL_FAILED)
+    error.code = ErrorCode(code) if isinstance(code, str) and code in _CODES else ErrorCode.MODEL_FAILED
+    error.detail = masked(text_of(getattr(exc, "detail", "")), said)
+    error.args = (error.code, error.detail)
+    error.retry_after_ms = min(max(0, retry_ms), MAX_RETRY_AFTER_MS) if type(retry_ms) is int else None
+    error.transient = getattr(exc, "transient", False) is True
+    return error
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _loop_is_gone() -> bool:
+    """Whether this generator is thrown away, and not closed or run."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False

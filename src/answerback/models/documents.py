@@ -1,0 +1,140 @@
+"""The body of a model server's response: bytes, split anywhere, to the JSON documents in it. Pure.
+
+It is read by its first byte and not by its label: server-sent events up to `[DONE]`, or JSON documents in a row.
+"""
+
+import json
+import re
+from typing import Any, Final
+
+import msgspec
+
+from answerback.models.sse import SseDecoder, SseError
+from answerback.ports import ModelError
+from answerback.protocol.errors import ErrorCode
+
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+"""Of a response that is JSON."""
+
+_BLANK: Final = b" \t\r\n\xef\xbb\xbf"
+_STRUCTURE: Final = re.compile(rb'["\\\\{}\[\]]')
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]|[^"\[\]{}]+', re.DOTALL)
+_MAX_DEPTH: Final = 32
+"""What is read lies at most 6 deep. Python's decoders give up at several hundred."""
+_UNREADABLE: Final = object()
+
+
+class DocumentDecoder:
+    """Feed it bytes as they come; it gives back the documents that they complete. `close` gives back what is left.
+
+    `is_over`: the server has said that nothing more comes. `unread` counts what is no document. `start`: the first
+    bytes, to name a body that holds none. Raises: ModelError: an event or a body is larger than any answer.
+    """
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.unread = 0
+        self.start = b""
+        self._events: SseDecoder | None = None
+        self._is_json = False
+        self._buffer = b""
+        self._scanned = self._depth = 0
+        self._in_string = False
+
+    def feed(self, data: bytes) -> list[Any]:
+        """The documents that are now complete, in order."""
+        self.start = (self.start + data[:100])[:100]
+        if self._is_json:
+            self._buffer += data
+            return self._json()
+        if self._events is None:
+            self._buffer += data
+            if not (content := self._buffer.lstrip(_BLANK)):
+                return []
+            if content[:1] in b"{[":
+                self._is_json = True
+                return self._json()
+            self._events, data = SseDecoder(), self._buffer
+        try:
+            return self._read(self._events.feed(data))
+        except SseError as exc:
+            raise ModelError(ErrorCode.MODEL_FAILED, str(exc)) from exc
+
+    def close(self) -> list[Any]:
+        """The documents that the body's end has cut off from what marks their end."""
+        if self._events is not None:
+            return self._read(self._events.close())
+        self.unread += self._depth > 0
+        return []
+
+    def _read(self, events: list[bytes]) -> list[Any]:
+        documents = []
+        for event in events:
+            if self.is_over or not (event := event.strip()):
+                continue
+            if event == b"[DONE]":
+                self.is_over = True
+            elif (document := decode(event)) is _UNREADABLE:
+                self.unread += 1
+            else:
+                documents.append(document)
+        return documents
+
+    def _json(self) -> list[Any]:
+        """Cut the buffer where brackets close, outside of strings."""
+        found, start = [], 0
+        while mark := _STRUCTURE.search(self._buffer, self._scanned):
+            self._scanned = mark.end()
+            match mark[0]:
+                case b"\\":
+                    self._scanned += self._in_string
+                case b'"':
+                    self._in_string = not self._in_string and self._depth > 0
+                case b"{" | b"[" if not self._in_string:
+                    start = start if self._depth else mark.start()
+                    self._depth += 1
+                case b"}" | b"]" if not self._in_string and self._depth:
+                    self._depth -= 1
+                    if not self._depth:
+                        found.append(self._buffer[start : mark.end()])
+                        start = mark.end()
+        # An escape may reach past the end; between two documents there is nothing to keep.
+        self._scanned = max(self._scanned, len(self._buffer)) - start if self._depth else 0
+        self._buffer = self._buffer[start:] if self._depth else b""
+        if len(self._buffer) > MAX_BODY_BYTES:
+            raise ModelError(ErrorCode.MODEL_FAILED, f"an answer of more than {MAX_BODY_BYTES} bytes")
+        return self._read(found)
+
+
+def decode(data: bytes) -> Any:
+    """One JSON document. What cannot be read strictly is read leniently: a parser must not fail over what nobody reads.
+
+    Bytes that are no UTF-8 come as Python's surrogate escapes, so that halves of a character can be joined.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        text = data.decode("utf-8", "surrogateescape")
+    for prepare in (str, _shallow):
+        try:
+            return json.loads(prepare(text), strict=False, parse_int=_whole)
+        except (ValueError, RecursionError):
+            pass
+    return _UNREADABLE
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)
+
+
+def _shallow(text: str) -> str:
+    """`text` with null for everything that is nested deeper than anything that is read."""
+    depth, kept = 0, []
+    for piece in _TOKEN.findall(text):
+        depth += piece in ("[", "{")
+        if depth <= _MAX_DEPTH:
+            kept.append(piece)
+        elif depth == _MAX_DEPTH + 1 and piece in ("[", "{"):
+            kept.append("null")
+        depth -= piece in ("]", "}")
+    return "".join(kept)

@@ -1,0 +1,154 @@
+"""What an error of a model's server means: one table for statuses and words, before an answer and inside its stream."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from answerback.ports import FinalModelError, ModelError, ModelFault
+from answerback.protocol.errors import ErrorCode
+
+_WORD_KEYS: Final = ("code", "type", "status", "status_code", "error_type", "error_code")
+_TEXT_KEYS: Final = ("message", "msg", "detail", "error", "errors", "error_message", "title", "reason")
+_FIELD_KEYS: Final = ("param", "loc")
+_MAX_DEPTH: Final = 5
+
+_PASSING: Final = (
+    (402, "insufficient_quota|billing|payment|balance|credit"),
+    (413, "context_length|context_window|context_size|prompt_too_long|too_many_tokens|string_above_max|too_large"),
+    (429, "rate_?limit|throttl|too_many|resource_exhausted|quota|slow_down"),
+    (503, "overload|unavailable|capacity|busy|server_error|internal|bad_gateway|not_ready|loading_model"),
+    (504, "time_?out|timed_out|deadline"),
+)
+_FINAL: Final = (
+    (401, "api_key|unauthenticated|unauthorized|authentication|credential"),
+    (403, "permission|forbidden|access_denied"),
+    (404, "not_found|no_such_model|unknown_model"),
+    (400, "invalid|bad_request|unsupported|validation|unprocessable"),
+)
+"""The HTTP status that a word of an error stands for. `_FINAL` are not looked for in sentences."""
+
+TOO_LONG: Final = re.compile(
+    r"context[ _](length|window|size)|maximum context|too many (input )?tokens|too long for|reduce the length"
+    r"|(prompt|input|messages?|request|conversation) (is|are|was) too (long|large)|input length and .?max_tokens"
+    r"|exceeds? the (available|maximum|model).{0,40}\b(context|input|prompt)|exceed.* context limit"
+    r"|(input|prompt) (tokens?|length) .*exceed",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How servers say that a prompt does not fit."""
+_LIMIT: Final = re.compile(
+    r"(?:at most|maximum|limit of|less than|up to|no more than|<=|>|\[\d+,)[^\d]{0,40}(\d{2,6})\b", re.IGNORECASE
+)
+NO_SYSTEM: Final = re.compile(r"system\W+(role|message|prompt|instruction)|roles?\b.{0,60}\bsystem", re.IGNORECASE)
+"""How servers say that a model's template knows no system text."""
+
+
+def allowed_below(text: str, sent: int) -> int | None:
+    """The largest value of a member, as the refusal of a larger one names it."""
+    return max((number for found in _LIMIT.findall(text) if (number := int(found)) < sent), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """What is read of an error's body. `words`: codes and types; `fields`: what it is about; `text`: sentences.
+
+    Members that repeat the request (FastAPI's `input`) are not read.
+    """
+
+    words: str
+    fields: str
+    text: str
+
+    @classmethod
+    def of(cls, body: Any) -> "Complaint":
+        """Of a JSON document, or of text that is none."""
+        found: dict[str, list[str]] = {"words": [], "fields": [], "text": []}
+        for kind, value in _members(body, "text", _MAX_DEPTH):
+            found[kind].append(value)
+        return cls(*(" ".join(found[kind])[:2_000] for kind in ("words", "fields", "text")))
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.words[:100], self.text[:400])))
+
+
+def error_of(
+    complaint: Complaint, *, status: int | None = None, headers: Mapping[str, str] | None = None, setup: str = ""
+) -> ModelError:
+    """The error of the closed list. `status`: the response's; None: inside a stream. `setup`: what to look at.
+
+    4xx besides those named are about the form of the request: it would be refused again.
+    """
+    named = _status(complaint)
+    is_length = named == 413 or TOO_LONG.search(complaint.text) is not None
+    meant = status or named
+    if named == 402 and meant == 429:
+        meant = 402
+    detail = f"HTTP {status}: {complaint}" if status else f"an error in the stream: {complaint}"
+    retry_after_ms = _retry_after_ms(headers or {})
+    if meant == 413 or (is_length and (meant in (None, 400, 422) or (meant or 0) >= 500)):
+        return FinalModelError(ErrorCode.MODEL_FAILED, detail, ModelFault.TOO_LONG)
+    if meant == 429:
+        return ModelError(ErrorCode.MODEL_THROTTLED, detail, retry_after_ms=retry_after_ms, transient=True)
+    if meant is None:
+        return ModelError(ErrorCode.MODEL_FAILED, detail)
+    if meant in (408, 425) or meant >= 500:
+        return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, retry_after_ms=retry_after_ms, transient=True)
+    if meant in (401, 402, 403, 404) or meant < 400:
+        return FinalModelError(ErrorCode.MODEL_UNAVAILABLE, f"{detail} {setup}".rstrip(), ModelFault.SETUP)
+    return FinalModelError(ErrorCode.MODEL_FAILED, detail, ModelFault.REFUSED)
+
+
+def error_in(document: Any) -> ModelError | None:
+    """The error that a document of a stream is, in whatever spelling."""
+    if not isinstance(document, dict):
+        return None
+    error = document.get("error")
+    if not error and isinstance(choices := document.get("choices"), list) and choices and isinstance(choices[0], dict):
+        error = choices[0].get("error")
+    if not error and ("error" in (document.get("object"), document.get("type")) or _is_refusal(document)):
+        error = document
+    return error_of(Complaint.of(error)) if error else None
+
+
+def _is_refusal(document: Mapping[str, Any]) -> bool:
+    """An error without a member that says so."""
+    return "choices" not in document and (_status(Complaint.of(document)) or 0) >= 400 and "id" not in document
+
+
+def _members(value: Any, kind: str, depth: int) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield kind, str(value)
+    elif isinstance(value, list) and depth:
+        for one in value[:8]:
+            yield from _members(one, kind, depth - 1)
+    elif isinstance(value, dict) and depth:
+        for part, keys in (("words", _WORD_KEYS), ("fields", _FIELD_KEYS), ("text", _TEXT_KEYS)):
+            for key in keys:
+                yield from _members(value.get(key), part, depth - 1)
+
+
+def _status(complaint: Complaint) -> int | None:
+    """The status that an error names, by a number or a word; in its sentence only what passes by itself."""
+    for number in re.findall(r"\b[345]\d\d\b", complaint.words):
+        return int(number)
+    return _word_status(complaint.words, (*_PASSING, *_FINAL)) or _word_status(complaint.text, _PASSING)
+
+
+def _word_status(text: str, table: Iterable[tuple[int, str]]) -> int | None:
+    plain = re.sub("[^a-z0-9]+", "_", re.sub("(?<=[a-z])(?=[A-Z])", "_", text).lower())
+    return next((status for status, words in table if re.search(words, plain)), None)
+
+
+def _retry_after_ms(headers: Mapping[str, str]) -> int | None:
+    """`Retry-After-Ms`, or `Retry-After` in seconds or as a date, which is compared with the server's own clock."""
+    for name, unit_ms in (("retry-after-ms", 1), ("retry-after", 1000)):
+        try:
+            return max(0, min(86_400_000, int(float(headers[name]) * unit_ms)))
+        except (KeyError, ValueError, OverflowError):
+            pass
+    try:
+        until, now = parsedate_to_datetime(headers["retry-after"]), parsedate_to_datetime(headers["date"])
+        return max(0, int((until - now).total_seconds() * 1000))
+    except (KeyError, ValueError, TypeError):
+        return None

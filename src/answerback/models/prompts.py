@@ -1,0 +1,32 @@
+"""A prompt as the servers of models take it: roles in turns, the user's first, and no blank text."""
+
+from itertools import groupby
+
+from answerback.core.answer import clean
+from answerback.core.context import Role, is_blank
+from answerback.ports import FinalModelError, ModelFault, Prompt
+from answerback.protocol.errors import ErrorCode
+
+
+def turns_of(prompt: Prompt) -> list[tuple[Role, list[str]]]:
+    """What each has said in turn, cleaned. Servers refuse blank messages, and two of one role in a row.
+
+    Raises: ModelError: `model_failed`: the question is blank.
+    """
+    said = [(message.role, clean(message.text)) for message in prompt.messages if not is_blank(message.text)]
+    turns = [(role, [text for _, text in group]) for role, group in groupby(said, key=lambda one: one[0])]
+    if turns and turns[0][0] is not Role.USER:
+        turns = turns[1:]
+    if not turns or is_blank(prompt.messages[-1].text):
+        raise FinalModelError(ErrorCode.MODEL_FAILED, "the question is blank", ModelFault.BLANK)
+    return turns
+
+
+def system_of(prompt: Prompt) -> str:
+    """The system text, empty if there is none."""
+    return clean(prompt.system or "").strip()
+
+
+def chat_messages(prompt: Prompt) -> tuple[str, list[dict[str, str]]]:
+    """The system text and the messages of the OpenAI protocol. Raises: ModelError: as `turns_of`."""
+    return system_of(prompt), [{"role": str(role), "content": "\n\n".join(texts)} for role, texts in turns_of(prompt)]

@@ -1,1 +1,0 @@
-"""What is made from the protocol's code: the AsyncAPI document and its examples."""

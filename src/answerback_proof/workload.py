@@ -1,0 +1,299 @@
+"""The one workload of the proof: what apps ask, and an app that asks it with the real client.
+
+Chaos, simulation and demo drive `App`s. A load test takes the requests alone: the client would be what it measures.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, Generic, TypeVar
+
+from answerback.client import (
+    Answer,
+    AnswerbackError,
+    Client,
+    Closed,
+    PendingRequest,
+    ProtocolViolation,
+    RequestCancelled,
+    RequestTimeout,
+    Restarted,
+    SessionReplaced,
+    Text,
+)
+from answerback.client.stream import AnswerStream
+from answerback.protocol.frames import SendMessage
+from answerback_proof.history import Asked, Cancelled, Cleared, Ended, History, Result, Shown
+
+_WORDS: Final = ("word", "단어", "слово", "語", "🙂", "é", "\n")
+
+# --- what is asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRequest:
+    """One request of an app. `timeout_s`: when its client gives up. `is_repeated`: asked again once it is completed."""
+
+    request_id: str
+    text: str
+    conversation: str | None = None
+    stream: bool = True
+    model: str | None = None
+    max_tokens: int | None = None
+    timeout_s: float | None = None
+    cancel_after_s: float | None = None
+    is_repeated: bool = False
+
+    def frame(self) -> SendMessage:
+        """The frame that asks it."""
+        return SendMessage(
+            request_id=self.request_id,
+            message=self.text,
+            stream=self.stream,
+            conversation_id=self.conversation,
+            model=self.model,
+            max_tokens=self.max_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """How the requests of a run differ. `streamed`, `cancelled`, `timed` and `repeated` are shares of them.
+
+    `words`: lengths of questions. `cancel_within_s`: of asking. `timeouts_s`: the least and the most of those timed.
+    """
+
+    streamed: float
+    words: Sequence[int]
+    cancelled: float = 0.0
+    cancel_within_s: float = 0.0
+    timed: float = 0.0
+    timeouts_s: tuple[float, float] = (0.0, 0.0)
+    repeated: float = 0.0
+
+    def draw(self, rng: Random, request_id: str, conversations: Sequence[str | None]) -> PlannedRequest:
+        """The next request of an app."""
+        return PlannedRequest(
+            request_id=request_id,
+            text=question(request_id, rng.choice(self.words), rng),
+            conversation=rng.choice(conversations),
+            stream=rng.random() < self.streamed,
+            timeout_s=rng.uniform(*self.timeouts_s) if rng.random() < self.timed else None,
+            cancel_after_s=rng.uniform(0, self.cancel_within_s) if rng.random() < self.cancelled else None,
+            is_repeated=rng.random() < self.repeated,
+        )
+
+
+def question(name: str, words: int, rng: Random | None = None, *, min_bytes: int = 0) -> str:
+    """A question each of whose words names it, filled up to `min_bytes`. With `rng` some words are not ASCII."""
+    text = " ".join([f"{name}:{number}{rng.choice(_WORDS) if rng else ''}" for number in range(words)])
+    return text + "." * (min_bytes - len(text))
+
+
+# --- who asks
+
+
+W = TypeVar("W", bound="Window")
+
+
+class App(ABC, Generic[W]):
+    """One app of one user. Its program may be started again and again; what outlives it is on the `disk`.
+
+    `is_echo`: every answer has to be its question. `prefix` stands before the ids of requests in the history, where
+    users have the same ones.
+    """
+
+    def __init__(self, *, user: str, session: str, history: History, is_echo: bool = False, prefix: str = "") -> None:
+        self.user = user
+        self.session = session
+        self.history = history
+        self.is_echo = is_echo
+        self.prefix = prefix
+        self.disk: dict[str, PendingRequest] = {}
+        self.outcomes: list[tuple[str, Answer | AnswerbackError]] = []
+        self.results: dict[str, asyncio.Future[Ended]] = {}
+        self.windows: list[W] = []
+
+    @abstractmethod
+    def new_window(self, name: str) -> W:
+        """A run of the program, with a client of its own."""
+
+    def saw(self, request_id: str, event: object) -> None:
+        """The client has said something about a request, or how it ended."""
+
+    @property
+    def window(self) -> W:
+        """The one that its user looks at."""
+        return self.windows[-1]
+
+    @property
+    def open_requests(self) -> list[str]:
+        """What has no ending yet."""
+        return [request_id for request_id, result in self.results.items() if not result.done()]
+
+    async def open(self) -> None:
+        """Start the program, which goes on with what is on the disk. Raises: AnswerbackError: it cannot connect."""
+        self.windows.append(self.new_window(f"window {len(self.windows)}"))
+        await self.window.open()
+
+    async def restart(self) -> None:
+        """Start the program again, if it runs."""
+        if self.window.is_open:
+            await self.window.close()
+            await self.open()
+
+    def ask(self, request: PlannedRequest, *, again: bool = False) -> asyncio.Future[Ended]:
+        """Ask; what will be seen of its end. `again`: it has ended before."""
+        request_id = request.request_id
+        if not again:
+            asked = Asked(
+                request=self.prefix + request_id,
+                user=self.user,
+                session=self.session,
+                conversation=request.conversation,
+                text=request.text,
+                answer=request.text if self.is_echo else None,
+                stream=request.stream,
+                may_time_out=request.timeout_s is not None,
+            )
+            self.history.add(asked)
+        self.disk[request_id] = PendingRequest(frame=request.frame())
+        self.results[request_id] = asyncio.get_running_loop().create_future()
+        if self.window.is_open:
+            self.window.ask(request, f"{self.window.name}, again" if again else self.window.name)
+        if request.cancel_after_s is not None and not again:
+            asyncio.get_running_loop().call_later(request.cancel_after_s, self.cancel, request_id)
+        return self.results[request_id]
+
+    def cancel(self, request_id: str) -> None:
+        """The user cancels a request."""
+        self.history.add(Cancelled(request=self.prefix + request_id))
+        if self.window.is_open:
+            self.window.client.cancel(request_id)
+
+    def see(self, request_id: str, observer: str, outcome: Answer | AnswerbackError) -> None:
+        """The user sees how a request ended."""
+        ended = ending(self.prefix + request_id, observer, outcome)
+        self.outcomes.append((request_id, outcome))
+        self.history.add(ended)
+        if isinstance(outcome, ProtocolViolation):
+            self.history.broke(str(outcome), request=ended.request)
+        if (result := self.results.get(request_id)) is not None and not result.done():
+            result.set_result(ended)
+        self.saw(request_id, outcome)
+
+
+class Window:
+    """One run of an app's program: a client, made with `options`, and readers of its answers.
+
+    It is the client's Outbox, over the app's disk.
+    """
+
+    def __init__(self, app: App[Any], name: str, url: str, **options: Any) -> None:
+        self.app = app
+        self.name = name
+        self.is_open = False
+        self.client = Client(url, session=app.session, outbox=self, **options)
+        self._unseen: dict[str, Answer | AnswerbackError] = {}
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Connect, show the endings that came right before the last window went, and read the answers that are due."""
+        self.is_open = True
+        for window in self.app.windows[:-1]:
+            if not window.is_open:
+                for request_id, outcome in window.take_unseen():
+                    self.app.see(request_id, self.name, outcome)
+        await self.client.open()
+        for stream in self.client.restored:
+            self.spawn(self._read(stream.request_id, self.name, stream))
+
+    async def close(self) -> None:
+        """The program ends; what it has asked goes on at the server."""
+        self.is_open = False
+        await self.client.aclose()
+        await asyncio.gather(*self._readers)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """A task of the program."""
+        task = asyncio.create_task(work)
+        self._readers.add(task)
+        task.add_done_callback(self._readers.discard)
+
+    def take_unseen(self) -> list[tuple[str, Answer | AnswerbackError]]:
+        """The endings that were stored and never shown."""
+        unseen, self._unseen = self._unseen, {}
+        return list(unseen.items())
+
+    def ask(self, request: PlannedRequest, observer: str) -> None:
+        self.spawn(self._ask(request, observer))
+
+    async def _ask(self, request: PlannedRequest, observer: str) -> None:
+        options: dict[str, Any] = {
+            "conversation": request.conversation,
+            "request_id": request.request_id,
+            "model": request.model,
+            "max_tokens": request.max_tokens,
+        }
+        try:
+            if request.stream:
+                stream = self.client.stream(request.text, total_timeout=request.timeout_s, **options)
+                await self._read(request.request_id, observer, stream)
+            else:
+                answer = await self.client.ask(request.text, timeout=request.timeout_s, **options)
+                self._see(request.request_id, observer, answer)
+        except AnswerbackError as error:
+            self._see(request.request_id, observer, error)
+
+    async def _read(self, request_id: str, observer: str, stream: AnswerStream) -> None:
+        """Read an answer as an app would show it."""
+        request = self.app.prefix + request_id
+        try:
+            async for event in stream.events():
+                match event:
+                    case Text(offset=offset, delta=delta):
+                        self.app.history.add(Shown(request=request, observer=observer, offset=offset, delta=delta))
+                    case Restarted():
+                        self.app.history.add(Cleared(request=request, observer=observer))
+                    case _:
+                        pass
+                self.app.saw(request_id, event)
+            self._see(request_id, observer, await stream.answer)
+        except AnswerbackError as error:
+            self._see(request_id, observer, error)
+
+    def _see(self, request_id: str, observer: str, outcome: Answer | AnswerbackError) -> None:
+        self._unseen.pop(request_id, None)
+        if not isinstance(outcome, Closed | SessionReplaced):  # endings of this window only
+            self.app.see(request_id, observer, outcome)
+
+    # --- client.Outbox
+
+    def load(self) -> Sequence[PendingRequest]:
+        return list(self.app.disk.values())
+
+    def save(self, pending: PendingRequest) -> None:
+        if self.is_open:
+            self.app.disk[pending.frame.request_id] = pending
+
+    def ended(self, request_id: str, outcome: Answer | AnswerbackError) -> None:
+        if self.is_open and self.app.disk.pop(request_id, None) is not None:
+            self._unseen[request_id] = outcome
+
+
+def ending(request: str, observer: str, outcome: Answer | AnswerbackError) -> Ended:
+    """What the client says about the end of a request, as an event."""
+    answer: Answer | None
+    match outcome:
+        case Answer():
+            result, answer, code = Result.COMPLETED, outcome, ""
+        case RequestCancelled():
+            result, answer, code = Result.CANCELLED, outcome.answer, ""
+        case RequestTimeout():
+            return Ended(request=request, observer=observer, result=Result.TIMED_OUT, text=outcome.text)
+        case _:
+            result, answer, code = Result.FAILED, getattr(outcome, "answer", None), outcome.code
+    text, attempt = ("", 0) if answer is None else (answer.text, answer.attempt)
+    return Ended(request=request, observer=observer, result=result, text=text, attempt=attempt, code=code)

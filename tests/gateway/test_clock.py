@@ -1,0 +1,187 @@
+"""The wall clock leaps under a real gateway: a laptop that slept, a clock that was set."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import websockets
+
+from answerback import clock as clock_module
+from answerback.clock import LEAP_MS, LeapingClock
+from answerback.core.request import Policy
+from answerback.gateway.app import Gateway
+from answerback.gateway.settings import GatewaySettings
+from answerback.ports import Piece, Prompt
+from answerback.service.delivery_sender import DeliverySender
+from answerback.service.janitor import Janitor
+
+HOUR_MS = 3_600_000
+
+
+class Wall:
+    """The wall clock of everything that is ours, and how often the janitor swept since it was last set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead_ms = 0
+        self._sweeps = asyncio.Semaphore(0)
+        monkeypatch.setattr(clock_module, "time", SimpleNamespace(time_ns=self._time_ns, monotonic=time.monotonic))
+        sweep = Janitor.sweep
+
+        async def counted(janitor: Janitor) -> None:
+            await sweep(janitor)
+            self._sweeps.release()
+
+        monkeypatch.setattr(Janitor, "sweep", counted)
+
+    def _time_ns(self) -> int:
+        return time.time_ns() + self._ahead_ms * 1_000_000
+
+    def leap(self, by_ms: int) -> None:
+        self._ahead_ms += by_ms
+
+    async def swept(self, times: int = 3) -> None:
+        for _ in range(times):
+            await self._sweeps.acquire()
+
+
+class OneAtATime:
+    """A model that says one word, and the next when it may."""
+
+    name = "slow"
+    context_tokens = 8_192
+    concurrency = 1
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        yield "one"
+        await self.may_end.wait()
+        yield " two"
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    return Wall(monkeypatch)
+
+
+def gateway(folder: Path, model: OneAtATime, **policy: int) -> Gateway:
+    settings = GatewaySettings(
+        port=0,
+        admin_port=None,
+        data_dir=folder,
+        models=("slow",),
+        rate_limit=0,
+        grace_s=0.0,
+        janitor_interval_s=0.01,
+        policy=Policy(**policy),
+    )
+    return Gateway(settings, models=(model,))
+
+
+async def frames(ws: websockets.ClientConnection, action: str, count: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    async with asyncio.timeout(20):
+        while len(found) < count:
+            frame = json.loads(await ws.recv())
+            if frame["action"] == action:
+                found.append(frame)
+    return found
+
+
+async def ask(ws: websockets.ClientConnection, *request_ids: str) -> None:
+    for name in request_ids:
+        await ws.send(
+            json.dumps(
+                {"action": "sendMessage", "requestId": name, "message": "?", "conversationId": name, "stream": True}
+            )
+        )
+    await frames(ws, "messageAccepted", len(request_ids))
+
+
+@pytest.mark.parametrize("leaps", [[3 * HOUR_MS], [-3 * HOUR_MS], [24 * HOUR_MS, -24 * HOUR_MS], [LEAP_MS * 90] * 5])
+async def test_neither_a_running_nor_a_waiting_request_nor_a_connection_is_ended_by_a_leap(
+    wall: Wall, tmp_path: Path, leaps: list[int]
+) -> None:
+    model = OneAtATime()
+    async with gateway(tmp_path, model) as started, websockets.connect(started.url) as ws:
+        await ask(ws, "running", "waiting")
+        for leap_ms in leaps:
+            wall.leap(leap_ms)
+            await wall.swept()
+        model.may_end.set()
+        endings = await frames(ws, "messageResponse", 2)
+        assert [(frame["requestId"], frame["length"], frame["attempt"]) for frame in endings] == [
+            ("running", 7, 1),
+            ("waiting", 7, 1),
+        ]
+        await ask(ws, "later")
+        assert (await frames(ws, "messageResponse", 1))[0]["length"] == 7
+
+
+async def test_time_that_passes_after_a_leap_counts(wall: Wall, tmp_path: Path) -> None:
+    model = OneAtATime()
+    policy = {"answer_timeout_ms": 1_000, "queue_timeout_ms": 500}
+    async with gateway(tmp_path, model, **policy) as started, websockets.connect(started.url) as ws:
+        await ask(ws, "running", "waiting")
+        wall.leap(3 * HOUR_MS)
+        endings = await frames(ws, "messageResponse", 2)
+        assert [(frame["requestId"], frame["error"]["code"]) for frame in endings] == [
+            ("waiting", "timeout"),
+            ("running", "timeout"),
+        ]
+
+
+async def test_a_later_attempt_is_not_ended_by_a_leap_before_it(
+    wall: Wall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, failed = DeliverySender.flush, asyncio.Event()
+
+    async def fails_once(sender: DeliverySender, delivery: Any) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("planted")
+        return await flush(sender, delivery)
+
+    monkeypatch.setattr(DeliverySender, "flush", fails_once)
+    model = OneAtATime()
+    async with gateway(tmp_path, model, lease_ms=100) as started, websockets.connect(started.url) as ws:
+        await ask(ws, "r1")
+        await failed.wait()
+        wall.leap(3 * HOUR_MS)
+        await frames(ws, "messageStarted", 1)
+        model.may_end.set()
+        (ending,) = await frames(ws, "messageResponse", 1)
+        assert (ending["status"], ending["length"], ending["attempt"]) == ("completed", 7, 2)
+
+
+def test_leaps_are_told_from_time_and_from_corrections() -> None:
+    at = {"wall": 1_000_000, "monotonic": 50.0}
+    clock = LeapingClock(wall=lambda: int(at["wall"]), monotonic=lambda: at["monotonic"])
+
+    def later(*, wall_ms: int, monotonic_ms: int) -> int:
+        at["wall"] += wall_ms
+        at["monotonic"] += monotonic_ms / 1000
+        return clock()
+
+    start = clock()
+    later(wall_ms=HOUR_MS, monotonic_ms=HOUR_MS)
+    later(wall_ms=1_000, monotonic_ms=0)
+    assert clock.leapt_since(start) == 0
+    before = clock()
+    landed = later(wall_ms=2 * HOUR_MS, monotonic_ms=1_000)
+    assert clock.leapt_since(start) == clock.leapt_since(before) == 2 * HOUR_MS
+    assert clock.leapt_since(landed) == 0
+    later(wall_ms=-HOUR_MS, monotonic_ms=0)
+    assert clock.leapt_since(start) == 2 * HOUR_MS, "a clock that is set back takes no time from anybody"
+    for _ in range(10_000):
+        later(wall_ms=10_000, monotonic_ms=0)
+    assert len(clock._leaps) <= 100

@@ -1,0 +1,106 @@
+"""Nothing that a connection, a user or a request brings stays for ever: all maps, before and after load."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+from gateway_peers import CONTINUATION, TEXT, raw_connection
+
+from answerback.core.request import Policy
+from answerback.gateway.app import Gateway
+from answerback.gateway.settings import Caps, GatewaySettings
+from sizes import sizes
+
+CACHES = {
+    "_questions",  # texts just accepted, by their length
+    "_counts",  # of this minute
+    "_windows",  # of three minutes
+    "limits",  # of 50,000 users
+    "endings",  # by code
+    "refusals",  # by code
+}
+"""Maps by name that are caches, each with a bound of its own."""
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+    settings = GatewaySettings(
+        port=0,
+        admin_port=None,
+        data_dir=tmp_path,
+        models=("echo", "broken=echo:fail=midstream", "slow=echo:first_ms=3600000"),
+        rate_limit=20,
+        grace_s=0.0,
+        janitor_interval_s=0.05,
+        policy=Policy(queue_timeout_ms=600_000),
+        caps=Caps(message_bytes=2_000, ping_interval_s=1.0),
+    )
+    async with Gateway(settings) as gateway:
+        yield gateway
+
+
+async def live(gateway: Gateway, user: str) -> None:
+    """Everything that one user can do, ending in every way."""
+    async with websockets.connect(f"{gateway.url}/?userId={user}&sessionId=s-{user}") as ws:
+        for number in range(6):
+            await send(ws, f"{user}-{number}", conversationId=f"c-{number}", stream=bool(number % 2))
+        await send(ws, f"{user}-broken", model="broken")
+        await send(ws, f"{user}-none", model="none")
+        for number in range(2):
+            await send(ws, f"{user}-slow-{number}", model="slow", conversationId="slow")
+        for number in range(2):
+            await ws.send(json.dumps({"action": "cancelMessage", "requestId": f"{user}-slow-{number}"}))
+        await ws.send(json.dumps({"action": "cancelMessage", "requestId": f"{user}-early"}))
+        await ws.send("broken")
+        for number in range(15):
+            await send(ws, f"{user}-limited-{number}")
+        await ws.send(json.dumps({"action": "hello", "helloId": "h"}))
+        endings = 0
+        async with asyncio.timeout(60):
+            while endings < 26:
+                endings += json.loads(await ws.recv())["action"] == "messageResponse"
+    async with websockets.connect(f"{gateway.url}/?sessionId=s-{user}") as ws:  # named by its first frame
+        await send(ws, f"{user}-named", userId=user)
+        await ws.recv()
+        with suppress(websockets.ConnectionClosed):
+            await ws.send("x" * 3_000)
+            await ws.wait_closed()
+    async with raw_connection(gateway.port, path=f"/?userId={user}") as (raw, _):
+        raw.send(TEXT, b"x" * 500, fin=False)
+        raw.send(CONTINUATION, b"x" * 500, fin=False)
+        await raw.writer.drain()
+    for path in (f"/?userId={user}", "/?userId="):
+        async with raw_connection(gateway.port, path=path, headers={"Origin": "https://page.example"}):
+            pass
+
+
+async def send(ws: websockets.ClientConnection, request_id: str, **more: Any) -> None:
+    await ws.send(json.dumps({"action": "sendMessage", "requestId": request_id, "message": "hello there", **more}))
+
+
+def grown(gateway: Gateway, before: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """What holds more than before, caches left out."""
+    return {
+        path: (before.get(path, 0), size)
+        for path, size in sizes(gateway).items()
+        if size > before.get(path, 0) and not CACHES & set(re.split(r"\W+", path))
+    }
+
+
+async def test_nothing_is_kept_of_connections_users_and_requests_that_are_gone(gateway: Gateway) -> None:
+    before = sizes(gateway)
+    for number in range(0, 30, 10):
+        await asyncio.gather(*(live(gateway, f"user-{one}") for one in range(number, number + 10)))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            while grown(gateway, before):  # noqa: ASYNC110 - no event says that everything is over
+                await asyncio.sleep(0.05)
+    assert grown(gateway, before) == {}
+    for name in ("_buckets", "_per_user", "_silent", "_held", "_failures", "_sessions", "_running"):
+        assert any(path.endswith(f".{name}") for path in before), f"the walk has not seen {name}"

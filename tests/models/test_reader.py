@@ -1,0 +1,108 @@
+"""The reader of model servers' answers: what is after the end, and what nobody reads, changes nothing."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from answerback.core.context import Message, Role
+from answerback.models.documents import DocumentDecoder
+from answerback.models.reader import chat_completion, read_answer
+from answerback.ports import Finish, ModelError, Piece, Prompt
+
+PROMPT = Prompt(messages=(Message(Role.USER, "?"),))
+TEXT = "One 둘 😀."
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def answer_to(*parts: bytes) -> list[Piece] | ModelError:
+    """What a body, in these pieces, is read as."""
+
+    async def documents() -> AsyncGenerator[Any, None]:
+        decoder = DocumentDecoder()
+        for part in parts:
+            for document in decoder.feed(part):
+                yield document
+        for document in decoder.close():
+            yield document
+
+    async def main() -> list[Piece] | ModelError:
+        pieces = []
+        try:
+            async for piece in read_answer(documents(), chat_completion, PROMPT):
+                pieces.append(piece)
+        except ModelError as error:
+            return error
+        return pieces
+
+    return asyncio.run(main())
+
+
+def event(document: object) -> bytes:
+    return b"data: " + json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n\n"
+
+
+def choice(text: str, finish: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+
+
+WHOLE = event({"choices": [choice(TEXT)]}) + event({"choices": [choice("", "stop")]})
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_any_bytes_after_the_end_change_nothing(after: bytes, is_event: bool) -> None:
+    got = answer_to(WHOLE + (b"data: " + after + b"\n\n" if is_event else after))
+    assert isinstance(got, list)
+    assert got[:-1] == [TEXT]
+    assert isinstance(got[-1], Finish)
+    assert got[-1].reason == "stop"
+
+
+@given(json_values, st.sampled_from(["error", "choices", "usage", "object"]))
+def test_any_document_after_the_end_changes_nothing_but_the_counts(value: Any, member: str) -> None:
+    got = answer_to(WHOLE + event({member: value}))
+    assert isinstance(got, list)
+    assert got[:-1] == [TEXT]
+
+
+@given(json_values, st.text(max_size=8), st.sampled_from(["document", "choice", "delta", "usage"]))
+def test_any_json_in_a_member_that_nobody_reads_changes_nothing(value: Any, name: str, place: str) -> None:
+    said = choice(TEXT, "stop")
+    document: dict[str, Any] = {"choices": [said], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+    holder = {"document": document, "choice": said, "delta": said["delta"], "usage": document["usage"]}[place]
+    holder.setdefault(f"x-{name}", value)
+    assert answer_to(event(document)) == [TEXT, Finish(input_tokens=1, output_tokens=2)]
+
+
+@given(st.lists(json_values, max_size=4))
+def test_documents_that_say_nothing_cost_nothing(documents: list[Any]) -> None:
+    odd = [document for document in documents if not isinstance(document, dict)]
+    assert answer_to(*map(event, odd), WHOLE) == [TEXT, Finish()]
+
+
+@given(st.lists(st.integers(0, len(WHOLE)), max_size=8))
+def test_any_split_gives_the_same_answer(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(WHOLE)]
+    assert answer_to(*(WHOLE[start:end] for start, end in pairwise(edges))) == [TEXT, Finish()]
+
+
+@given(st.text(), st.integers(1, 7))
+def test_text_that_is_cut_anywhere_is_joined(text: str, size: int) -> None:
+    """In UTF-16, as a server of JavaScript's cuts it: also between the halves of a pair."""
+    units = text.encode("utf-16-be", "surrogatepass")
+    pieces = [units[n : n + 2 * size].decode("utf-16-be", "surrogatepass") for n in range(0, len(units), 2 * size)]
+    body = b"".join(
+        b"data: " + json.dumps({"choices": [choice(piece)]}).encode() + b"\n\n" for piece in pieces
+    ) + event({"choices": [choice("", "stop")]})
+    got = answer_to(body)
+    assert isinstance(got, list)
+    assert "".join(map(str, got[:-1])) == text

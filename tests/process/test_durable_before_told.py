@@ -1,0 +1,85 @@
+"""The order on the disk and on the wire: no frame that promises something leaves before its record is on the disk."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+
+from answerback_aws.emulator.postgres import PostgresServer
+from cli_process import Serve
+from system_calls import SystemCall, traced
+
+pytestmark = pytest.mark.process
+
+COUNT = 20
+MODEL = """
+class Replies:
+    name, context_tokens, concurrency = "replies", 8192, 4
+
+    async def stream(self, prompt):
+        yield prompt.messages[-1].text.replace("question", "reply")
+
+    async def close(self):
+        pass
+
+
+def make():
+    return Replies()
+"""
+
+
+def ask_all(url: str) -> None:
+    with connect(f"{url}/?userId=u&sessionId=s", proxy=None) as app:
+        for number in range(COUNT):
+            frame = {"action": "sendMessage", "requestId": f"id-{number:03}", "message": f"question-{number:03}"}
+            app.send(json.dumps(frame))
+            while (frame := json.loads(app.recv(timeout=60)))["action"] != "messageResponse":
+                pass
+            assert frame["response"] == f"reply-{number:03}"
+            app.send(json.dumps({"action": "cancelMessage", "requestId": f"early-{number:03}"}))
+            assert json.loads(app.recv(timeout=60))["status"] == "cancelled"
+
+
+def assert_durable(calls: Sequence[SystemCall], *, disk: str, told: str, stored: str) -> None:
+    """The first frame with `told` left after a sync that began when the first write of `stored` had ended."""
+    sent = next(call for call in calls if call.is_of_network and told in call.text)
+    written = next(call for call in calls if disk in call.path and stored in call.text)
+    syncs = [call for call in calls if call.is_sync and disk in call.path]
+    assert any(written.ended <= sync.began and sync.ended <= sent.began for sync in syncs), (
+        f"the frame with {told} left {sent.began - written.ended:+.6f} s after its record was written, unsynced"
+    )
+
+
+def assert_all_durable(calls: Sequence[SystemCall], disk: str) -> None:
+    for number in range(COUNT):
+        accepted = rf"\"messageAccepted\",\"requestId\":\"id-{number:03}\""
+        assert_durable(calls, disk=disk, told=accepted, stored=f"question-{number:03}")
+        assert_durable(calls, disk=disk, told=f"reply-{number:03}", stored=f"reply-{number:03}")
+        assert_durable(calls, disk=disk, told=rf"\"early-{number:03}\"", stored=f"early-{number:03}")
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "replies.py").write_text(MODEL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "python:replies:make"
+
+
+def test_sqlite(serve: Serve, tmp_path: Path, model: str) -> None:
+    gateway = serve("--model", model)
+    with traced(gateway.process.pid, file=tmp_path / "calls") as calls:
+        ask_all(gateway.url)
+    assert_all_durable(calls, "answerback.db-wal")
+
+
+def test_postgres(serve: Serve, tmp_path: Path, model: str, postgres_server: PostgresServer) -> None:
+    folder = Path(postgres_server.dsn.partition("host=")[2].partition(" ")[0])
+    postmaster = int((folder / "data/postmaster.pid").read_text().splitlines()[0])
+    with traced(postmaster, file=tmp_path / "calls of the server") as of_server:
+        gateway = serve("--model", model, "--database", postgres_server.url)
+        with traced(gateway.process.pid, file=tmp_path / "calls") as of_gateway:
+            ask_all(gateway.url)
+        gateway.stop()
+    assert_all_durable(sorted([*of_server, *of_gateway], key=lambda call: call.ended), "pg_wal/")
