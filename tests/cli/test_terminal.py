@@ -142,6 +142,7 @@ def hostile_server(ending: str) -> Iterator[str]:
                     "helloId": frame["helloId"],
                     "limits": limits,
                     "models": models,
+                    "modelInfo": {"echo": {"languages": ["en"], "demo": True}},
                     **names,
                 }
                 await socket.send(json.dumps(welcome))
@@ -292,6 +293,16 @@ def test_no_such_encoding(run: Run) -> None:
 
 
 # --- what is asked, and how it is spoken of
+
+
+def test_who_asks_in_a_language_that_the_model_does_not_know_is_told_at_once() -> None:
+    said = "(echo는 영어만 알아요. 한국어로 답하는 모델을 쓰려면: answerback serve --model openai:BASE_URL#MODEL)\n"
+    with hostile_server("failed") as url:
+        assert ran("ask", "안녕?", "--url", url).stderr.decode().startswith(said)  # in Korean, whatever the locale
+        assert "영어만" not in ran("ask", "hello?", "--url", url).stderr.decode()
+        chat = ran("chat", "--url", url, input="안녕?\n뭐 해?\nhello\n".encode()).stderr.decode()
+        assert chat.count(said) == 1
+        assert "(echo knows English only; another:" in ran("ask", "こんにちは", "--url", url).stderr.decode()
 
 
 def test_a_question_that_begins_with_a_dash_gets_the_hint(run: Run, url: str) -> None:

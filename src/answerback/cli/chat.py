@@ -14,7 +14,7 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
 from answerback.cli.reading import MARK_BYTES, STDIN_HINT, checked, decode, encoding_of, not_text, typed
-from answerback.cli.talk import Growing, explain, shortfall, wrong_input
+from answerback.cli.talk import Growing, explain, note_language, shortfall, wrong_input
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -156,6 +156,7 @@ class Chat:
         self._conversation = choice.conversation or _new_id()
         self._asked = _Asked()
         self._shown = _Shown()
+        self._told: set[str] = set()  # models that were said not to know the language
         self._is_person = sys.stdin.isatty()
         self.exit_code = ExitCode.OK
         self._commands: Mapping[str, Callable[[str], None]] = {
@@ -238,6 +239,9 @@ class Chat:
             replaces=replaces,
         )
         self._asked = _Asked(question=question, request_id=stream.request_id)
+        used = self._choice.model or next(iter(self._link.models), "?")
+        if used not in self._told and note_language(question, used, self._client.model_info(self._choice.model)):
+            self._told.add(used)
         answer = self._show(stream)
         if answer is None:
             return

@@ -17,7 +17,9 @@ from answerback.client import (
     Unauthorized,
 )
 from answerback.client.events import Done, Event, Queued, Restarted, Text, Thinking
+from answerback.protocol.frames import ModelInfo
 from answerback.texts import spoken
+from answerback.texts.languages import names_of, unknown_language
 
 _SHORTFALLS: Final = {
     "length": "the answer was cut at its limit of tokens or bytes; see --max-tokens",
@@ -70,6 +72,17 @@ def shortfall(answer: Answer) -> str | None:
     if not answer.text.strip():
         return "the model ended its answer without a word; ask again, or ask another model"
     return _SHORTFALLS.get(answer.finish_reason or "")
+
+
+def note_language(question: str, model: str, info: ModelInfo) -> bool:
+    """Tell who asks in a language that the model does not know; to Koreans in Korean. Whether there was a need."""
+    language = unknown_language(question, info.languages)
+    if language is not None:
+        text = (
+            f"({model} knows {names_of(info.languages)} only; another: answerback serve --model openai:BASE_URL#MODEL)"
+        )
+        note(spoken(text, to_korean=language == "ko"))
+    return language is not None
 
 
 def wrong_input(error: ValueError) -> CliError:

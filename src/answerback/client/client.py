@@ -36,6 +36,7 @@ from answerback.protocol.frames import (
     GetHistory,
     History,
     ListConversations,
+    ModelInfo,
     Ping,
     SendMessage,
     ServerLimits,
@@ -281,6 +282,10 @@ class Client:
     def limits(self) -> ServerLimits | None:
         """What the server allows, once it has said so."""
         return self._session.limits
+
+    def model_info(self, name: str | None = None) -> ModelInfo:
+        """What the server has said of a model (None: its default), once the client is connected."""
+        return self._session.model_info(name)
 
     async def states(self) -> AsyncIterator[ConnectionState]:
         """The state now and each one after it, until `Stopped`. A slow reader misses the oldest."""

@@ -34,8 +34,11 @@ def locale_name(environment: Mapping[str, str] = os.environ) -> str:
 
 def speaks_korean() -> bool:
     """Whether the person at the terminal reads Korean, and the terminal can show it."""
-    if not locale_name().lower().startswith("ko"):
-        return False
+    return locale_name().lower().startswith("ko") and shows_hangul()
+
+
+def shows_hangul() -> bool:
+    """Whether what is written to stderr can be Korean."""
     try:
         "가".encode(getattr(sys.stderr, "encoding", None) or "ascii")
     except (UnicodeError, LookupError):
@@ -43,12 +46,12 @@ def speaks_korean() -> bool:
     return True
 
 
-def spoken(text: str) -> str:
-    """The sentence in the language of the locale, as far as the catalogue has it.
+def spoken(text: str, *, to_korean: bool = False) -> str:
+    """The sentence in the language of the locale, as far as the catalogue has it; `to_korean`: to who reads Korean.
 
     A message and its hint, joined by a dash, are looked up one by one; the command's name and brackets around stay.
     """
-    if not speaks_korean():
+    if not (shows_hangul() if to_korean else speaks_korean()):
         return text
     from answerback.texts.korean import translated  # noqa: PLC0415 - hundreds of patterns for those who need them
 
