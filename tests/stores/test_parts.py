@@ -72,9 +72,8 @@ def test_a_record_of_a_long_row_keeps_its_length_until_it_ends(asker, length):
 
 
 def held(asker, book: Book, request_id: str, user: str = "ann") -> Held:
-    found = Held(asker.record(request_id, user), book.next_n(), Question(message="Why?", model="echo"), width=0)
-    book.hold(found)
-    return found
+    question = Question(message="Why?", model="echo")
+    return book.hold(asker.record(request_id, user), question, n=book.next_n(), width=0)
 
 
 def test_the_book_knows_what_admission_asks_for(asker):
@@ -104,14 +103,10 @@ def test_old_windows_are_forgotten():
 def test_the_questions_in_memory_are_bounded_by_the_length_of_their_texts(asker):
     book = Book()
     question = Question(message="x" * 3_000_000, model="echo")
-    kept = [Held(asker.record(f"r{n}"), book.next_n(), question, width=0) for n in range(4)]
-    for one in kept:
-        book.hold(one)
+    kept = [book.hold(asker.record(f"r{n}"), question, n=book.next_n(), width=0) for n in range(4)]
     assert [one.question is not None for one in kept] == [True, True, False, False]
     book.release(kept[0])
-    again = Held(asker.record("r9"), book.next_n(), question, width=0)
-    book.hold(again)
-    assert again.question is not None
+    assert book.hold(asker.record("r9"), question, n=book.next_n(), width=0).question is not None
 
 
 async def test_the_book_of_some_users_is_read_inside_a_transaction(tmp_path, asker):

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,6 +12,7 @@ import msgspec
 from answerback.cli.options import Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, note, say, say_json
 from answerback.cli.settings import Configuration, load
+from answerback.core.camel import snake
 from answerback.ports import DailyUsage, StoredUser
 
 T = TypeVar("T")
@@ -141,8 +141,5 @@ def _result(status: int, text: bytes, port: int) -> Any:
 
 
 def _rows(rows: list[dict[str, Any]], kind: type[T]) -> list[T]:
-    def snake(name: str) -> str:
-        return re.sub(r"[A-Z]", lambda m: f"_{m[0].lower()}", name)
-
     named = [{snake(name): value for name, value in row.items()} for row in rows]
     return msgspec.convert(named, list[kind])  # type: ignore[valid-type]

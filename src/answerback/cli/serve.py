@@ -4,6 +4,7 @@ import errno
 import inspect
 import logging
 import shlex
+import socket
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -13,10 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from answerback.cli.output import CliError, ExitCode, missing_extra, say, usage_error, why_no_output
-from answerback.cli.probe import port_is_free
 from answerback.cli.settings import SETTINGS, Configuration, defaults, load
 from answerback.gateway.settings import GatewaySettings, SettingsError
+from answerback.ports import ModelError
 from answerback.settings import YES_NO, Setting, toml
+from answerback.stores.errors import StoreError
 from answerback.texts import spoken
 
 log = logging.getLogger("answerback.serve")
@@ -103,9 +105,6 @@ def serve_until_stopped(configuration: Configuration, *, read_again: Callable[[]
             raise
         raise missing_extra("the gateway", "server,local-llm") from exc
 
-    from answerback.ports import ModelError  # noqa: PLC0415
-    from answerback.stores.errors import StoreError  # noqa: PLC0415
-
     def announce(gateway: Gateway) -> None:
         log.info("admin port: %s", gateway.admin_url or "off")
         try:
@@ -161,6 +160,18 @@ def _greet(url: str, configuration: Configuration) -> None:
             )
         )
     say(spoken("Stop:          Ctrl+C\n"))
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a gateway could listen there now."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address[4])
+    except OSError:
+        return False
+    return True
 
 
 def _explain_os(exc: OSError, configuration: Configuration) -> CliError:

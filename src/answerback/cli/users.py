@@ -20,9 +20,11 @@ from answerback.cli.options import AwsOptions, Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, say_table, usage_error
 from answerback.cli.settings import Configuration, load
 from answerback.clock import epoch_ms
+from answerback.core.camel import camel
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
 from answerback.service.id_forms import UsersInBothForms
 from answerback.settings import whole
+from answerback.stores import StoreError, StoreInUse, open_store
 
 T = TypeVar("T")
 COMMANDS: Final = {
@@ -188,8 +190,6 @@ def _users(place: _Place) -> AbstractAsyncContextManager[Users]:
 @asynccontextmanager
 async def _open(configuration: Configuration) -> AsyncIterator[Users]:
     """The store if nobody has it, else the gateway that has it."""
-    from answerback.stores import StoreError, StoreInUse, open_store  # noqa: PLC0415 - sqlite3 is not for `--help`
-
     settings = configuration.gateway
     if settings.database is None and not (settings.data_dir / "answerback.db").exists():
         raise CliError(
@@ -223,7 +223,7 @@ def _row(user: StoredUser) -> Sequence[object]:
 
 
 def _as_json(row: StoredUser | DailyUsage) -> dict[str, Any]:
-    return {re.sub(r"_([a-z])", lambda m: m[1].upper(), name): value for name, value in asdict(row).items()}
+    return {camel(name): value for name, value in asdict(row).items()}
 
 
 def _limit_text(per_minute: int | None) -> str:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Final, Self
 
 from answerback.clock import LeapingClock
@@ -38,7 +38,7 @@ from answerback.service.wakeup import Notifier
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
-from answerback.stores.errors import StoreError
+from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 
@@ -50,6 +50,9 @@ CLOSE_TIMEOUT_S: Final = 5.0
 EXIT_TIMEOUT_S: Final = 2.0
 """How long anything else in the process may take to end when the gateway has stopped."""
 
+STANDBY_EVERY_S: Final = 1.0
+"""How often a gateway that stands by tries to take over."""
+
 SECONDS_PER_DAY: Final = 24 * 3600
 
 SWITCH_INTERVAL_S: Final = 0.0005
@@ -59,6 +62,10 @@ hundred: SQLite's driver gives the interpreter away at every step."""
 COLLECT_AFTER: Final = (50_000, 20, 100)
 """New objects before a collection of the young ones, and so on (`gc.set_threshold`). A request leaves hardly a cycle
 behind, and to look for some among all connections costs more than to keep them a while."""
+
+
+class StoppedEarly(Exception):
+    """The gateway was stopped while it stood by."""
 
 
 class Gateway:
@@ -129,7 +136,7 @@ class Gateway:
         """Open everything, recover what the process before left, and listen.
 
         Raises: SettingsError: the store, a model, or a file cannot be used; the text says what to do. OSError: an
-        address cannot be bound.
+        address cannot be bound. StoppedEarly.
         """
         try:
             await self._open()
@@ -257,6 +264,7 @@ class Gateway:
             notifier=notifier,
             clock=clock,
         )
+        health = Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic)
         admin = Admin(
             key=self._reloader.open_admin_key(),
             reload=self.reload,
@@ -265,7 +273,8 @@ class Gateway:
             requests=requests,
             users=UsersInBothForms(store),
             canceller=canceller,
-            health=Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic),
+            health=health,
+            host=settings.admin_host,
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
             clock=clock,
@@ -283,6 +292,7 @@ class Gateway:
             sockets=self.sockets,
             caps=settings.caps,
             tasks=tasks,
+            health=health.glance,
         )
         await self._recover(store, queue)
         self._stack.callback(remove_admin_port, settings.data_dir)
@@ -299,7 +309,7 @@ class Gateway:
             background.start(_warn_of(model), name=f"check of {model.name}")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
-        log.info("listening on %s", self.url)
+        log.info("listening on %s, address %s", self.url, settings.host or "0.0.0.0")  # noqa: S104 - what '' means
 
     async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
         """The graceful stop: nothing new, the running answers, then the sockets."""
@@ -324,10 +334,22 @@ class Gateway:
     async def _open_store(self) -> SqlStore:
         if self._given_store is not None:
             return self._given_store
-        try:
-            store = await open_store(self._settings.database, self._settings.data_dir)
-        except StoreError as exc:
-            raise SettingsError(str(exc)) from exc
+        is_waiting = False
+        while True:
+            try:
+                store = await open_store(self._settings.database, self._settings.data_dir)
+                break
+            except StoreError as exc:
+                if not (self._settings.standby and isinstance(exc, StoreInUse)):
+                    raise SettingsError(str(exc)) from exc
+            if not is_waiting:
+                log.info("standing by: another gateway uses the store")
+                is_waiting = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STANDBY_EVERY_S):
+                    await self._stop_asked.wait()
+            if self._stop_asked.is_set():
+                raise StoppedEarly
         self._stack.push_async_callback(store.close)
         return store
 
@@ -394,7 +416,7 @@ def run_gateway(
     async def serve() -> None:
         gateway = Gateway(settings, read_again=read_again)
         # From before the start on: a reader of the announcement may send a signal at once.
-        with _signals(gateway):
+        with _signals(gateway), suppress(StoppedEarly):
             async with gateway:
                 gc.freeze()  # what was loaded stays, and need not be looked at again and again
                 announce(gateway)

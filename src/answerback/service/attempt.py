@@ -161,7 +161,8 @@ class Run:
         if producer.done():
             return
         producer.cancel()
-        stop_s = min(MODEL_STOP_S, self._settings.policy.lease_ms / 2000)
+        longest_s = MODEL_STOP_S if self._end is None else ABANDON_S
+        stop_s = min(longest_s, self._settings.policy.lease_ms / 2000)
         _, running = await asyncio.wait([producer], timeout=stop_s)
         if running:
             self._answer.is_full = True

@@ -7,6 +7,7 @@ thrown away and read again.
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
 
 from answerback.core.admission import WINDOW_MS, window_of
@@ -23,40 +24,25 @@ _MAX_CHARACTERS: Final = 8_000_000
 _PAGE: Final = 1_000
 
 
+@dataclass(slots=True, eq=False)
 class Held:
     """A request in memory: unfinished, or with an ending that is being written.
 
-    `n`: its row. `is_stored`: its row is on the disk; before, its id may turn out to be taken (`is_taken`).
-    `counted_at_ms`: in which minute it counts. `written_in`: the number of the batch that has its newest record.
-    `width`: see encoding.width_of.
+    `n`: its row. `title`: of a conversation that begins with it. `width`: see encoding.width_of. `counted_at_ms`: in
+    which minute it counts. `is_stored`: its row is on the disk; before, its id may turn out to be taken (`is_taken`).
+    `written_in`: the number of the batch that has its newest record.
     """
 
-    __slots__ = (
-        "counted_at_ms",
-        "is_stored",
-        "is_taken",
-        "n",
-        "question",
-        "record",
-        "replaces",
-        "title",
-        "width",
-        "written_in",
-    )
-
-    def __init__(
-        self, record: Record, n: int, question: Question, *, width: int, counted_at_ms: int = 0, is_stored: bool = False
-    ) -> None:
-        self.record = record
-        self.n = n
-        self.counted_at_ms = counted_at_ms
-        self.question: Question | None = question
-        self.title = title_of(question.message)
-        self.replaces = question.replaces
-        self.width = width
-        self.is_stored = is_stored
-        self.is_taken = False
-        self.written_in = 0
+    record: Record
+    n: int
+    question: Question | None
+    title: str
+    replaces: str | None
+    width: int
+    counted_at_ms: int = 0
+    written_in: int = 0
+    is_stored: bool = False
+    is_taken: bool = False
 
 
 class Book:
@@ -70,26 +56,27 @@ class Book:
         self._lanes: dict[str, dict[int, None]] = {}
         self._pending: Counter[str] = Counter()
         self._windows: dict[int, Counter[str]] = {}
-        self._last_n = 0
+        self.last_n = 0
+        """The highest number that was given out."""
         self._characters = 0
 
     @classmethod
     def load(cls, database: Database, *, user_ids: Collection[str] | None = None) -> "Book":
         """Read it from the database, in the present transaction if there is one. `user_ids`: of these users alone."""
         params: dict[str, sql.Value] = {}
-        users = "1 = 1"
+        users = sql.ALL_USERS
         if user_ids is not None:
             params = {f"user_{number}": user_id for number, user_id in enumerate(user_ids)}
             users = f"user_id IN ({', '.join(f':{name}' for name in params) or 'NULL'})"
         book = cls()
         top = database.execute(sql.SELECT_MARK, {"name": "n"}).fetchall()
         (last,) = database.execute(sql.SELECT_LAST_NUMBER).fetchall()[0]
-        book._last_n = max(last, *(int(value) for (value,) in top), 0)
+        book.last_n = max(last, *(int(value) for (value,) in top), 0)
         found = database.execute(sql.SELECT_UNFINISHED.format(users=users), params).fetchall()
-        for n, text, schema, options, message, system in found:
+        for n, text, schema, options, message, system in sorted(found):
             question = decode_question(options, message, system)
             width = len(text) if width_of(text, question) else 0
-            book.hold(Held(decode_record(text, schema), n, question, width=width, is_stored=True))
+            book.hold(decode_record(text, schema), question, n=n, width=width).is_stored = True
         book.limits = dict(database.execute(sql.SELECT_LIMITS.format(users=users), params).fetchall())
         book._known = dict.fromkeys(book.limits)
         # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
@@ -108,24 +95,20 @@ class Book:
 
     def next_n(self) -> int:
         """A number above every one that was given out."""
-        self._last_n += 1
-        return self._last_n
+        self.last_n += 1
+        return self.last_n
 
-    @property
-    def last_n(self) -> int:
-        """The highest number that was given out."""
-        return self._last_n
-
-    def hold(self, held: Held) -> None:
+    def hold(self, record: Record, question: Question, *, n: int, width: int, counted_at_ms: int = 0) -> Held:
         """Add an unfinished request."""
-        record = held.record
+        title, replaces = title_of(question.message), question.replaces
+        held = Held(record, n, question, title, replaces, width, counted_at_ms)
         self.held[record.key] = held
-        self._lanes.setdefault(record.ordering_key, {})[held.n] = None
+        self._lanes.setdefault(record.ordering_key, {})[n] = None
         self._pending[record.user_id] += 1
-        if held.question is not None:
-            self._characters += len(held.question.message) + len(held.question.system or "")
-            if self._characters > _MAX_CHARACTERS:
-                self._drop_question(held)
+        self._characters += _size(question)
+        if self._characters > _MAX_CHARACTERS:
+            self._drop_question(held)
+        return held
 
     def release(self, held: Held) -> None:
         """It does not wait or run any more: it has ended, or is gone. Twice is the same as once."""
@@ -143,7 +126,7 @@ class Book:
 
     def _drop_question(self, held: Held) -> None:
         if held.question is not None:
-            self._characters -= len(held.question.message) + len(held.question.system or "")
+            self._characters -= _size(held.question)
             held.question = None
 
     def forget(self, held: Held) -> None:
@@ -202,3 +185,7 @@ class Book:
         self._known.pop(user_id, None)
         for window in self._windows.values():
             window.pop(user_id, None)
+
+
+def _size(question: Question) -> int:
+    return len(question.message) + len(question.system or "")

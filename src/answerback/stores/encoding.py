@@ -18,6 +18,12 @@ _LONG_ROW: Final = 2_000
 _ROOM: Final = 512
 """By how much a record may grow until it ends: owner, lease, number of the queue, target."""
 
+_TURN: Final = (
+    *("position", "request_id", "status", "accepted_at_ms", "ended_at_ms", "model", "replaces", "error_code"),
+    *("input_tokens", "output_tokens", "question", "answer"),
+)
+_CONVERSATION: Final = ("conversation_id", "title", "created_at_ms", "updated_at_ms", "deleted", "turns")
+
 _encoder: Final = msgspec.json.Encoder()
 _record: Final = msgspec.json.Decoder(Record)
 _question: Final = msgspec.json.Decoder(Question)
@@ -65,45 +71,28 @@ def decode_question(options: str, message: str, system: str | None) -> Question:
 
 
 def turn_of(row: Sequence[Any]) -> StoredTurn:
-    """A turn from the columns of statements.TURN."""
-    n, request_id, status, accepted_at_ms, ended_at_ms, model, replaces, code, tokens_in, tokens_out, asked, said = row
-    return StoredTurn(
-        position=n,
-        request_id=request_id,
-        question=asked,
-        answer=said or "",
-        status=Status(status),
-        accepted_at_ms=accepted_at_ms,
-        ended_at_ms=ended_at_ms,
-        model=model,
-        replaces=replaces,
-        error_code=None if code is None else ErrorCode(code),
-        input_tokens=tokens_in,
-        output_tokens=tokens_out,
-    )
+    """A turn from the columns of statements.TURN, the question and the answer."""
+    told = dict(zip(_TURN, row, strict=True))
+    code = told["error_code"]
+    told.update(status=Status(told["status"]), error_code=code and ErrorCode(code), answer=told["answer"] or "")
+    return StoredTurn(**told)
 
 
 def conversation_of(row: Sequence[Any]) -> StoredConversation:
     """A conversation from a row of SELECT_CONVERSATIONS."""
-    conversation_id, title, created_at_ms, updated_at_ms, deleted_at_ms, turns = row
-    return StoredConversation(
-        conversation_id=conversation_id,
-        title=title,
-        turns=turns,
-        created_at_ms=created_at_ms,
-        updated_at_ms=updated_at_ms,
-        deleted=deleted_at_ms is not None,
-    )
+    told = dict(zip(_CONVERSATION, row, strict=True))
+    return StoredConversation(**told | {"deleted": told["deleted"] is not None})
 
 
 def user_of(row: Sequence[Any]) -> StoredUser:
     """A user from a row of SELECT_USERS."""
-    user_id, per_minute, created_at_ms, counted, asked, conversations, turns = row
+    *asked_at_ms, user_id, per_minute, created_at_ms, conversations, turns = row
+    last = max((at for at in asked_at_ms if at is not None), default=None)
     return StoredUser(
         user_id=user_id,
         per_minute=per_minute,
         created_at_ms=created_at_ms,
-        last_request_at_ms=max((at for at in (counted, asked) if at is not None), default=None),
+        last_request_at_ms=last,
         conversations=conversations,
         turns=turns,
     )

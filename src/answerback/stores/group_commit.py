@@ -126,7 +126,7 @@ class GroupCommit:
     async def close(self) -> None:
         """Finish what was called before."""
         while self.batch.waiting or self._is_busy:
-            await asyncio.wait([self._committed()])
+            await asyncio.gather(self._committed(), return_exceptions=True)
         if (thread := self._thread) is not None:
             self._thread, self._book = None, None
             thread.submit(self._connection.close, lambda *_: None)
@@ -178,11 +178,12 @@ class GroupCommit:
         except Undone:
             return await decide()
 
-    async def call(self, make: Callable[[Book], Callable[[Database], T]]) -> T:
-        """Do a rare write, and return what it returned when that is on the disk."""
+    async def call(self, function: Callable[[Database], T], note: Callable[[Book], object] = bool) -> T:
+        """Do a rare write, and return what it returned when that is on the disk. `note` tells the book of it."""
 
         async def decide() -> T:
-            call = self.batch.call(make(await self.book()))
+            note(await self.book())
+            call = self.batch.call(function)
             await self.commit()
             return call.result()
 

@@ -53,9 +53,12 @@ _DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
         "tcp_user_timeout": "10000",
     }
 )
-"""A server that vanished is noticed in about ten seconds; a URL may set other values."""
+"""A server that vanished is noticed in about ten seconds; a URL may set other values. `connect` sets the same on the
+server, whose default is two hours: a machine that lost its power would hold the lock for so long.
+"""
 
 _STATEMENT_TIMEOUT_MS: Final = 10_000
+_POOLER_TRIES: Final = 3
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _OPEN_TIMEOUT_S: Final = 1.0
@@ -69,6 +72,10 @@ def cause_of(error: BaseException) -> str | None:
 
 class _LockHeld(Unavailable):
     """Another session has the lock: a second gateway, or a dead one that the server has not noticed yet."""
+
+
+class _Pooled(Unavailable):
+    """What looks like a session of the server is lent by a pooler, a transaction at a time."""
 
 
 class PostgresDatabase:
@@ -133,6 +140,8 @@ class _Server:
     def _connect_locked(self) -> PostgresDatabase:
         connection = connect(self._url, self._schema)
         try:
+            with contextlib.closing(connect(self._url, self._schema)) as other:
+                _check_session(connection, other)
             found = connection.execute("SELECT pg_try_advisory_lock(%s)", [_key(self._schema)]).fetchone()
             if found != (True,):
                 raise _LockHeld(f"another gateway holds the lock of schema {self._schema}")
@@ -150,7 +159,7 @@ class _Server:
                 return connect_once()
             except (psycopg.Error, Unavailable) as exc:
                 may_pass = isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError | Unavailable)
-                if not may_pass or time.monotonic() + pause_s > deadline:
+                if not may_pass or isinstance(exc, _Pooled) or time.monotonic() + pause_s > deadline:
                     raise Unavailable(str(exc)) from exc
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -159,8 +168,7 @@ class _Server:
 class PostgresStore(SqlStore):
     """A store in the database of `url`, in tables of its own schema. One process uses a schema at a time.
 
-    `reconnect_timeout_s`: how long an operation waits for a server that restarts, before Unavailable. A connection
-    through a pooler in transaction mode does not work: the lock belongs to the session.
+    `reconnect_timeout_s`: how long an operation waits for a server that restarts, before Unavailable.
     """
 
     def __init__(
@@ -174,6 +182,12 @@ class PostgresStore(SqlStore):
         try:
             await super().open()
         except Unavailable as exc:
+            if isinstance(exc.__cause__, _Pooled):
+                raise StoreError(
+                    "The database is reached through a pooler that lends one session to many, so the lock of a gateway "
+                    "would exclude nobody. Name the server itself in --database, or pool by session (PgBouncer: "
+                    "pool_mode = session)."
+                ) from exc
             if isinstance(exc.__cause__, _LockHeld):
                 raise StoreInUse(
                     f"Another gateway uses this database (schema {self._schema}). Stop it, or use another database."
@@ -195,13 +209,32 @@ def connect(url: str, schema: str) -> Connection:
                  set_config('statement_timeout', %(timeout)s, false),
                  set_config('synchronous_commit',
                    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
-                   ELSE current_setting('synchronous_commit') END, false)""",
+                   ELSE current_setting('synchronous_commit') END, false),
+                 set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+                 set_config('tcp_keepalives_count', '3', false)""",
             {"schema": schema, "timeout": str(_STATEMENT_TIMEOUT_MS)},
         )
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_session(connection: Connection, other: Connection) -> None:
+    """Check that the connection has a session of the server to itself, for the lock belongs to the session.
+
+    A pooler by transaction lends an idle session to whoever asks next: the one that was used last, so that another
+    connection gets it, or one after the other, so that this connection gets several. Raises: _Pooled.
+    """
+    mine, others = ({_session(one) for _ in range(_POOLER_TRIES)} for one in (connection, other))
+    if len(mine) > 1 or len(others) > 1 or mine & others:
+        raise _Pooled("a pooler lends the sessions of the database")
+
+
+def _session(connection: Connection) -> int:
+    """The process of the server that runs this."""
+    row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+    return int(row[0]) if row else 0
 
 
 def apply_migrations(connection: Connection, schema: str, migrations: Sequence[Migration], *, now_ms: int) -> int:

@@ -100,10 +100,13 @@ WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 SELECT_ANSWER: Final = """
 SELECT answer FROM requests WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
-# What a writer keeps in memory; `{users}` is a condition on user_id, for a part of it.
+# What a writer keeps in memory; `{users}` is a condition on user_id, for a part of it or for all of it. Its readers
+# sort: to get the order from SQLite would make it go through the whole table.
+ALL_USERS: Final = "user_id >= ''"
+
 SELECT_UNFINISHED: Final = """
 SELECT n, record, record_schema, options, question, system FROM requests
-WHERE ended_at_ms IS NULL AND {users} ORDER BY n"""
+WHERE ended_at_ms IS NULL AND {users}"""
 
 SELECT_ACCEPTED: Final = """
 SELECT n, user_id, accepted_at_ms FROM requests
@@ -117,6 +120,12 @@ SELECT_MARK: Final = "SELECT value FROM marks WHERE name = :name"
 
 PUT_MARK: Final = """
 INSERT INTO marks (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
+
+# Rows are deleted, perhaps the last one: its number must not be given out again.
+KEEP_LAST_NUMBER: Final = """
+INSERT INTO marks (name, value) SELECT 'n', CAST(COALESCE(MAX(n), 0) AS text) FROM requests WHERE true
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
+WHERE CAST(marks.value AS bigint) < CAST(excluded.value AS bigint)"""
 
 NAME_STORE: Final = """
 INSERT INTO marks (name, value) VALUES ('store_id', :value) ON CONFLICT (name) DO NOTHING"""
@@ -220,10 +229,10 @@ INSERT INTO users (user_id, per_minute, created_at_ms) VALUES (:user_id, :per_mi
 ON CONFLICT (user_id) DO UPDATE SET per_minute = excluded.per_minute"""
 
 _USERS: Final = """
-SELECT u.user_id, u.per_minute, u.created_at_ms,
-  (SELECT MAX(g.last_accepted_at_ms) FROM usage g WHERE g.user_id = u.user_id) AS counted,
+SELECT (SELECT MAX(g.last_accepted_at_ms) FROM usage g WHERE g.user_id = u.user_id),
   (SELECT MAX(r.accepted_at_ms) FROM requests r
-    WHERE r.user_id = u.user_id AND r.forgotten IS NULL AND r.question IS NOT NULL) AS asked,
+    WHERE r.user_id = u.user_id AND r.forgotten IS NULL AND r.question IS NOT NULL),
+  u.user_id, u.per_minute, u.created_at_ms,
   (SELECT COUNT(*) FROM conversations c WHERE c.user_id = u.user_id AND c.deleted_at_ms IS NULL) AS conversations,
   (SELECT COUNT(*) FROM requests t JOIN conversations c
       ON c.user_id = t.user_id AND c.conversation_id = t.conversation_id AND c.deleted_at_ms IS NULL
@@ -234,18 +243,17 @@ SELECT_USER: Final = _USERS.format(source="SELECT * FROM users WHERE user_id = :
 
 SELECT_USERS: Final = _USERS.format(source="SELECT * FROM users WHERE user_id > :after ORDER BY user_id LIMIT :limit")
 
-_USED: Final = """
-SELECT user_id, ended_at_ms / 86400000, COUNT(*), CAST(SUM(COALESCE(input_tokens, 0)) AS bigint),
+# What rows used that are not in the table `usage`, by user and day since the epoch.
+SELECT_USED: Final = """
+SELECT user_id, CAST(ended_at_ms / 86400000 AS text), COUNT(*), CAST(SUM(COALESCE(input_tokens, 0)) AS bigint),
   CAST(SUM(COALESCE(output_tokens, 0)) AS bigint), MAX(accepted_at_ms)
-FROM requests WHERE ended_at_ms >= :since_ms AND counted IS NULL AND question IS NOT NULL AND {condition}
+FROM requests
+WHERE ended_at_ms IS NOT NULL AND counted IS NULL AND forgotten IS NULL AND question IS NOT NULL AND {condition}
 GROUP BY 1, 2"""
 
-# What a row used, of those that are not in the table `usage`, by user and day since the epoch.
-SELECT_USED: Final = _USED.format(condition="forgotten IS NULL")
-
-SELECT_USED_BY: Final = _USED.format(condition="user_id = :user_id")
-
-SELECT_USED_OF: Final = _USED.format(condition="n IN ({numbers})")
+SELECT_USAGE: Final = f"""
+SELECT user_id, day, requests, input_tokens, output_tokens, last_accepted_at_ms FROM usage WHERE {{condition}}
+UNION ALL{SELECT_USED}"""  # noqa: S608 - the text above
 
 COUNT_USAGE: Final = """
 INSERT INTO usage (user_id, day, requests, input_tokens, output_tokens, last_accepted_at_ms)
@@ -256,17 +264,14 @@ ON CONFLICT (user_id, day) DO UPDATE SET requests = usage.requests + excluded.re
   last_accepted_at_ms = CASE WHEN usage.last_accepted_at_ms > excluded.last_accepted_at_ms
     THEN usage.last_accepted_at_ms ELSE excluded.last_accepted_at_ms END"""
 
-SELECT_USAGE: Final = """
-SELECT user_id, day, requests, input_tokens, output_tokens FROM usage
-WHERE day >= :since_day ORDER BY day, user_id"""
-
-SELECT_USER_USAGE: Final = """
-SELECT user_id, day, requests, input_tokens, output_tokens FROM usage
-WHERE user_id = :user_id AND day >= :since_day ORDER BY day"""
-
+# What is forgotten is in a conversation. Each of the two has an index.
 DELETE_USER: Final = tuple(
-    f"DELETE FROM {table} WHERE user_id = :user_id"  # noqa: S608 - the names are the ones below
-    for table in ("requests", "conversations", "usage", "users")
+    f"DELETE FROM {rows} AND user_id = :user_id"  # noqa: S608 - the tables are the ones below
+    for rows in (
+        "requests WHERE forgotten IS NULL",
+        "requests WHERE conversation_id IS NOT NULL",
+        *(f"{table} WHERE 1 = 1" for table in ("conversations", "usage", "users")),
+    )
 )
 
 # --- migrations ---------------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
+from operator import add
 from typing import Final, TypeVar
 
 from answerback.core.admission import admit, admit_again
-from answerback.core.instants import day_of
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.ports import (
     Accepted,
@@ -39,7 +39,6 @@ NO_BOUND: Final = 2**62
 """Above every position and every time; one statement then serves the first page as well."""
 
 _AFTER_ANY_ID: Final = "\U0010ffff" * 2
-_DAY_MS: Final = 86_400_000
 
 
 class SqlStore:
@@ -83,9 +82,12 @@ class SqlStore:
             raise Unavailable("the store is not open")
         return await self._readers[next(self._next_reader)].read(function)
 
+    async def _rows(self, statement: str, params: sql.Params | None = None) -> list[sql.Row]:
+        return await self._read(lambda database: database.execute(statement, params).fetchall())
+
     async def store_id(self) -> str:
         """The name of the data: made once, the same for every gateway that serves them."""
-        rows = await self._read(lambda database: database.execute(sql.SELECT_MARK, {"name": "store_id"}).fetchall())
+        rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
         return str(rows[0][0])
 
     # --- ports.Durability
@@ -95,7 +97,8 @@ class SqlStore:
         return self._group.last_write_failed
 
     async def probe(self, *, now_ms: int) -> None:
-        await self._group.call(lambda _: partial(writes.put_mark, name="probe", value=str(now_ms)))
+        mark: sql.Params = {"name": "probe", "value": str(now_ms)}
+        await self._group.call(lambda database: database.execute(sql.PUT_MARK, mark))
 
     # --- ports.Requests
 
@@ -145,17 +148,15 @@ class SqlStore:
                 return admission
 
     def _hold(self, book: Book, record: Record, text: str, question: Question, now_ms: int) -> Held:
-        batch = self._group.batch
-        width = width_of(text, question)
-        held = Held(record, book.next_n(), question, width=width, counted_at_ms=now_ms)
-        held.written_in = batch.number
+        batch, width = self._group.batch, width_of(text, question)
+        held = book.hold(record, question, n=book.next_n(), width=width, counted_at_ms=now_ms)
+        book.count(record.user_id, now_ms)
         rows = batch.rows()
         if not book.is_known(record.user_id):
             rows.add_user(record.user_id, now_ms)
         rows.accept(held, question, text.ljust(width))
         batch.accepted.append(held)
-        book.hold(held)
-        book.count(record.user_id, now_ms)
+        held.written_in = batch.number
         return held
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
@@ -198,38 +199,38 @@ class SqlStore:
         return await self._record(key)
 
     async def _record(self, key: RequestKey) -> Record | None:
-        rows = await self._read(lambda database: database.execute(sql.SELECT_RECORD, key._asdict()).fetchall())
+        rows = await self._rows(sql.SELECT_RECORD, key._asdict())
         return decode_record(*rows[0]) if rows else None
 
     async def question(self, key: RequestKey) -> Question | None:
         held = self._group.held.get(key)
         if held is not None and held.is_stored and held.question is not None:
             return held.question
-        rows = await self._read(lambda database: database.execute(sql.SELECT_QUESTION, key._asdict()).fetchall())
+        rows = await self._rows(sql.SELECT_QUESTION, key._asdict())
         return decode_question(*rows[0]) if rows else None
 
     async def answer(self, key: RequestKey) -> str:
-        rows = await self._read(lambda database: database.execute(sql.SELECT_ANSWER, key._asdict()).fetchall())
+        rows = await self._rows(sql.SELECT_ANSWER, key._asdict())
         return (rows[0][0] or "") if rows else ""
 
     async def unfinished(self) -> Sequence[Record]:
-        select = sql.SELECT_UNFINISHED.format(users="1 = 1")
-        rows = await self._read(lambda database: database.execute(select).fetchall())
-        return [decode_record(text, schema) for _, text, schema, *_ in rows]
+        select = sql.SELECT_UNFINISHED.format(users=sql.ALL_USERS)
+        rows = await self._rows(select)
+        return [decode_record(text, schema) for _, text, schema, *_ in sorted(rows)]
 
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
-        refusals = await self._purge(sql.SELECT_OLD_REFUSALS, refused_before_ms)
-        return refusals + await self._purge(sql.SELECT_OLD, ended_before_ms)
+        refusals = partial(writes.purge, before_ms=refused_before_ms, select=sql.SELECT_OLD_REFUSALS)
+        ended = partial(writes.purge, before_ms=ended_before_ms, select=sql.SELECT_OLD)
+        return await self._repeat(refusals) + await self._repeat(ended)
 
-    async def _purge(self, select: str, before_ms: int) -> int:
-        """A bounded number a transaction, so that others are not kept waiting."""
-        purged, count = 0, writes.STEP
-        while count == writes.STEP:
-            count = await self._group.call(
-                lambda book: partial(writes.purge, before_ms=before_ms, select=select, last_n=book.last_n)
-            )
-            purged += count
-        return purged
+    async def _repeat(self, step: Callable[[Database], int]) -> int:
+        """A bounded number a transaction."""
+        total = 0
+        while count := await self._group.call(step):
+            total += count
+            if count < writes.STEP:
+                break
+        return total
 
     # --- ports.History
 
@@ -248,33 +249,24 @@ class SqlStore:
     async def turns(
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int
     ) -> Sequence[StoredTurn]:
-        page: dict[str, sql.Value] = {
-            "user_id": user_id,
-            "conversation_id": conversation_id,
-            "before": NO_BOUND if before is None else before,
-            "limit": limit,
-        }
-        rows = await self._read(lambda database: database.execute(sql.SELECT_TURNS, page).fetchall())
+        where: dict[str, sql.Value] = {"user_id": user_id, "conversation_id": conversation_id}
+        page = {**where, "before": NO_BOUND if before is None else before, "limit": limit}
+        rows = await self._rows(sql.SELECT_TURNS, page)
         return [turn_of(row) for row in rows]
 
     async def conversations(
         self, user_id: str, *, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredConversation]:
         page = conversations_page(user_id, before=before, limit=limit)
-        rows = await self._read(lambda database: database.execute(sql.SELECT_CONVERSATIONS, page).fetchall())
+        rows = await self._rows(sql.SELECT_CONVERSATIONS, page)
         return [conversation_of(row) for row in rows]
 
     async def update_conversation(
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
     ) -> StoredConversation | None:
         return await self._group.call(
-            lambda _: partial(
-                writes.update_conversation,
-                user_id=user_id,
-                conversation_id=conversation_id,
-                title=title,
-                deleted=deleted,
-                now_ms=now_ms,
+            lambda database: writes.update_conversation(
+                database, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
             )
         )
 
@@ -284,53 +276,34 @@ class SqlStore:
         The texts of a request whose record is still kept go when the record is purged. `before_ms` should lie further
         back than any request can take: a turn of an erased conversation that ends later creates it again.
         """
-        erased = 0
-        while count := await self._group.call(
-            lambda book: partial(writes.purge_deleted, before_ms=before_ms, last_n=book.last_n)
-        ):
-            erased += count
-        return erased
+        return await self._repeat(partial(writes.purge_deleted, before_ms=before_ms))
 
     # --- ports.Users
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
         page: dict[str, sql.Value] = {"after": after or "", "limit": limit}
-        rows = await self._read(lambda database: database.execute(sql.SELECT_USERS, page).fetchall())
+        rows = await self._rows(sql.SELECT_USERS, page)
         return [user_of(row) for row in rows]
 
     async def user(self, user_id: str) -> StoredUser | None:
-        rows = await self._read(lambda database: database.execute(sql.SELECT_USER, {"user_id": user_id}).fetchall())
+        rows = await self._rows(sql.SELECT_USER, {"user_id": user_id})
         return user_of(rows[0]) if rows else None
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        row: dict[str, sql.Value] = {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms}
-
-        def decide(book: Book) -> Callable[[Database], object]:
-            book.set_limit(user_id, per_minute)
-            return lambda database: database.execute(sql.SET_LIMIT, row)
-
-        user_id.encode()
-        await self._group.call(decide)
-
-    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        where: dict[str, sql.Value] = {"since_day": since_day or "", "since_ms": 0, "user_id": user_id}
-        of_rows, counted = (
-            (sql.SELECT_USED, sql.SELECT_USAGE) if user_id is None else (sql.SELECT_USED_BY, sql.SELECT_USER_USAGE)
+        row: sql.Params = {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms}
+        await self._group.call(
+            lambda database: database.execute(sql.SET_LIMIT, row), lambda book: book.set_limit(user_id, per_minute)
         )
 
-        def read(database: Database) -> list[sql.Row]:
-            rows = database.execute(of_rows, where).fetchall()
-            found = [(owner, day_of(day * _DAY_MS), *used[:3]) for owner, day, *used in rows]
-            return [*database.execute(counted, where).fetchall(), *found]
-
-        return sum_usage(await self._read(read), since_day=since_day or "")
+    async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
+        users = sql.ALL_USERS if user_id is None else "user_id = :user_id"
+        rows = await self._rows(sql.SELECT_USAGE.format(condition=users), {"user_id": user_id})
+        return sum_usage(rows, since_day=since_day)
 
     async def delete_user(self, user_id: str) -> bool:
-        def decide(book: Book) -> Callable[[Database], bool]:
-            book.forget_user(user_id)
-            return partial(writes.delete_user, user_id=user_id, last_n=book.last_n)
-
-        return await self._group.call(decide)
+        return await self._group.call(
+            partial(writes.delete_user, user_id=user_id), lambda book: book.forget_user(user_id)
+        )
 
 
 def conversations_page(user_id: str, *, before: tuple[int, str] | None, limit: int) -> sql.Params:
@@ -339,13 +312,14 @@ def conversations_page(user_id: str, *, before: tuple[int, str] | None, limit: i
     return {"user_id": user_id, "before_ms": before_ms, "before_id": before_id, "limit": limit}
 
 
-def sum_usage(rows: Sequence[sql.Row], *, since_day: str) -> list[DailyUsage]:
-    """Usage by day and user, of rows that may have several of a day and a user."""
-    found: dict[tuple[str, str], tuple[int, int, int]] = {}
+def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None) -> list[DailyUsage]:
+    """Usage by day and user, of rows that may have several of a day and a user, and the day as a number."""
+    found: dict[tuple[str, str], list[int]] = {}
     for user_id, day, *used in rows:
-        if day >= since_day:
-            requests, tokens_in, tokens_out = found.get((day, user_id), (0, 0, 0))
-            found[day, user_id] = (requests + used[0], tokens_in + used[1], tokens_out + used[2])
+        name = day if "-" in day else writes.day_named(day)
+        if since_day is None or name >= since_day:
+            sums = found.setdefault((name, user_id), [0, 0, 0])
+            sums[:] = map(add, sums, used)
     return [
         DailyUsage(user_id=user_id, day=day, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
         for (day, user_id), (requests, tokens_in, tokens_out) in sorted(found.items())

@@ -1,6 +1,7 @@
 """What a batch of writes does in the database, in one transaction, on the writer's thread."""
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from answerback.core.instants import day_of
@@ -14,11 +15,12 @@ from answerback.stores.encoding import conversation_of, decode_record, encode_op
 
 T = TypeVar("T")
 
-STEP: Final = 500
-"""Rows that one transaction purges, so that others are not kept waiting."""
+STEP: Final = 200
+"""Records or conversations that one transaction purges, so that others are not kept waiting."""
 
-_ERASE_STEP: Final = 50
 _DAY_MS: Final = 86_400_000
+
+_ACCEPTED: Final = attrgetter("user_id", "request_id", "conversation_id", "accepted_at_ms", "schema")
 
 Function: TypeAlias = Callable[[Database], T]
 
@@ -44,22 +46,9 @@ class Rows:
 
     def accept(self, held: Held, question: Question, text: str) -> None:
         """A new request. `text`: its record."""
-        record = held.record
         self._accepted.append(held)
-        self._accepts.append(
-            (
-                held.n,
-                record.user_id,
-                record.request_id,
-                record.conversation_id,
-                record.accepted_at_ms,
-                record.schema,
-                text,
-                encode_options(question),
-                question.system,
-                question.message,
-            )
-        )
+        texts = (encode_options(question), question.system, question.message)
+        self._accepts.append((held.n, *_ACCEPTED(held.record), text, *texts))
 
     def note(self, held: Held, text: str) -> None:
         """Another record of an unfinished request."""
@@ -67,28 +56,17 @@ class Rows:
 
     def finish(self, held: Held, ending: Ending, record_text: str, answer: str) -> None:
         """The ending of a request, its answer, and the conversation that it belongs to."""
-        record, pair = held.record, _pair(held)
         self._notes.pop(held.n, None)
         self._ended.append(held)
-        self._finishes.append(
-            (
-                ending.ended_at_ms,
-                held.replaces,
-                ending.status.value,
-                ending.model,
-                None if ending.error_code is None else ending.error_code.value,
-                ending.input_tokens,
-                ending.output_tokens,
-                record.schema,
-                record_text,
-                answer,
-                held.n,
-            )
+        code = ending.error_code and ending.error_code.value
+        how = (ending.ended_at_ms, held.replaces, ending.status.value, ending.model, code)
+        used = (ending.input_tokens, ending.output_tokens)
+        self._finishes.append((*how, *used, held.record.schema, record_text, answer, held.n))
+        pair, at_ms = _pair(held), ending.ended_at_ms
+        _, _, title, created_at_ms, last_ms = self._touches.get(
+            pair, (*pair, held.title, held.record.accepted_at_ms, at_ms)
         )
-        _, _, title, created_at_ms, ended_at_ms = self._touches.get(
-            pair, (*pair, held.title, record.accepted_at_ms, ending.ended_at_ms)
-        )
-        self._touches[pair] = (*pair, title, created_at_ms, max(ended_at_ms, ending.ended_at_ms))
+        self._touches[pair] = (*pair, title, created_at_ms, max(last_ms, at_ms))
 
     def run(self, database: Database) -> None:
         with database.together():
@@ -184,33 +162,27 @@ def change(database: Database, key: RequestKey, step_of: Change[T], n: int) -> T
     return step.outcome
 
 
-def put_mark(database: Database, name: str, value: str) -> None:
-    """Write a mark."""
-    database.execute(sql.PUT_MARK, {"name": name, "value": value})
-
-
-def purge(database: Database, *, before_ms: int, select: str, last_n: int) -> int:
+def purge(database: Database, *, before_ms: int, select: str) -> int:
     """Forget up to STEP of the oldest records that `select` finds, and delete the rows that no turn needs.
 
     What they used is counted first. Returns how many records.
     """
     rows = database.execute(select, {"before_ms": before_ms, "limit": STEP}).fetchall()
     if rows:
-        keep_last_number(database, last_n)
-        used = sql.SELECT_USED_OF.format(numbers=", ".join(str(n) for (n,) in rows))
-        for user_id, day, *numbers in database.execute(used, {"since_ms": 0}).fetchall():
+        database.execute(sql.KEEP_LAST_NUMBER)
+        used = sql.SELECT_USED.format(condition=f"n IN ({', '.join(str(n) for (n,) in rows)})")
+        for user_id, day, *numbers in database.execute(used).fetchall():
             counts = zip(("requests", "input_tokens", "output_tokens", "last_accepted_at_ms"), numbers, strict=True)
-            database.execute(sql.COUNT_USAGE, {"user_id": user_id, "day": day_of(day * _DAY_MS), **dict(counts)})
+            database.execute(sql.COUNT_USAGE, {"user_id": user_id, "day": day_named(day), **dict(counts)})
         database.executemany(sql.DELETE_OUTSIDE, rows)
         database.executemany(sql.FORGET, rows)
     return len(rows)
 
 
-def purge_deleted(database: Database, *, before_ms: int, last_n: int) -> int:
-    """Erase up to _ERASE_STEP conversations that were deleted before then. Returns how many."""
-    old = database.execute(sql.SELECT_OLD_DELETED, {"before_ms": before_ms, "limit": _ERASE_STEP}).fetchall()
-    if old:
-        keep_last_number(database, last_n)
+def purge_deleted(database: Database, *, before_ms: int) -> int:
+    """Erase up to STEP conversations that were deleted before then. Returns how many."""
+    old = database.execute(sql.SELECT_OLD_DELETED, {"before_ms": before_ms, "limit": STEP}).fetchall()
+    database.execute(sql.KEEP_LAST_NUMBER)
     for user_id, conversation_id, deleted_at_ms in old:
         erase(database, user_id, conversation_id, deleted_at_ms=deleted_at_ms)
     return len(old)
@@ -235,16 +207,16 @@ def update_conversation(
     return conversation_of(rows[0]) if rows else None
 
 
-def delete_user(database: Database, user_id: str, last_n: int) -> bool:
+def delete_user(database: Database, user_id: str) -> bool:
     """Delete every row of the user. Returns whether there was any."""
-    keep_last_number(database, last_n)
+    database.execute(sql.KEEP_LAST_NUMBER)
     counts = [database.execute(statement, {"user_id": user_id}).rowcount for statement in sql.DELETE_USER]
     return any(counts)
 
 
-def keep_last_number(database: Database, last_n: int) -> None:
-    """Rows are deleted, perhaps the last one: its number must not be given out again."""
-    put_mark(database, "n", str(last_n))
+def day_named(number: str) -> str:
+    """The day that has this number since the epoch."""
+    return day_of(int(number) * _DAY_MS)
 
 
 def _id(key: RequestKey) -> dict[str, sql.Value]:

@@ -13,7 +13,7 @@ from answerback.ports import Unavailable, Users
 try:
     from answerback.stores.errors import StoreError
     from answerback_aws.deploy.account import Account
-    from answerback_aws.deploy.errors import DeployError, Kind, explained
+    from answerback_aws.deploy.errors import DeployError, ErrorKind, explained
     from answerback_aws.deploy.stack import Stack
     from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed
     from answerback_aws.runtime.aurora.users import AwsUsers
@@ -91,9 +91,9 @@ async def open_stack_users(
 
 
 _EXIT: Final = {
-    Kind.FAILED: ExitCode.FAILED,
-    Kind.USAGE: ExitCode.USAGE,
-    Kind.CANNOT_CONNECT: ExitCode.CANNOT_CONNECT,
+    ErrorKind.FAILED: ExitCode.FAILED,
+    ErrorKind.USAGE: ExitCode.USAGE,
+    ErrorKind.CANNOT_CONNECT: ExitCode.CANNOT_CONNECT,
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
-from answerback_aws.deploy.errors import DeployError, Kind, explained
+from answerback_aws.deploy.errors import DeployError, ErrorKind, explained
 
 _ATTEMPTS: Final = 5
 
@@ -38,12 +38,12 @@ class Account:
             raise DeployError(
                 "no AWS region is named",
                 "say --region, for example --region us-east-1, or set AWS_REGION",
-                kind=Kind.USAGE,
+                kind=ErrorKind.USAGE,
             )
         # A region newer than boto3 is let through if it looks like a known one.
         if self.is_real and not any(region.startswith(known.rsplit("-", 1)[0]) for known in self._regions()):
             raise DeployError(
-                f"there is no AWS region {region}", "say --region, for example --region us-east-1", kind=Kind.USAGE
+                f"there is no AWS region {region}", "say --region, for example --region us-east-1", kind=ErrorKind.USAGE
             )
         return region
 

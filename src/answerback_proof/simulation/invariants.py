@@ -25,11 +25,10 @@ from answerback.protocol.frames import (
     SendMessage,
     ServerFrame,
 )
-from answerback_proof.history import Kind, Promise, Violation
+from answerback_proof.history import Promise, Violation, ViolationKind
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow
-from answerback_proof.simulation.faults import Faults
-from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
-from answerback_proof.simulation.server import POLICY, Clocks
+from answerback_proof.simulation.injector import Faults
+from answerback_proof.simulation.server import POLICY, Clocks, GeneratedAnswer, WordyModel
 from answerback_proof.simulation.store import FaultyStore
 
 MINUTE_MS: Final = 60_000
@@ -37,7 +36,7 @@ MINUTE_MS: Final = 60_000
 
 def broken(promise: str, detail: str) -> Violation:
     """A violation of a promise, or of another invariant."""
-    return Violation(promise=promise, kind=Kind.BROKEN, request="", detail=detail)
+    return Violation(promise=promise, kind=ViolationKind.BROKEN, request="", detail=detail)
 
 
 class Invariants:

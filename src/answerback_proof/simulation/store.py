@@ -23,8 +23,8 @@ from answerback.stores.connections import MemoryConnections
 from answerback.stores.encoding import turn_of
 from answerback.stores.sqlite import MemoryStore
 from answerback.stores.statements import TURN
-from answerback_proof.faults import FaultKind
-from answerback_proof.simulation.faults import FaultInjector, Faults
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import STALL_S
 
 

@@ -96,7 +96,7 @@ _DELETE_FORGOTTEN: Final = "DELETE FROM requests WHERE forgotten IS NOT NULL AND
 
 _SELECT_USAGE_PAGE: Final = """
 SELECT user_id, day, requests, input_tokens, output_tokens FROM usage
-WHERE (day, user_id) > (CAST(:after_day AS text), CAST(:after_user AS text)) AND day >= :since_day
+WHERE (day, user_id) > (CAST(:after_day AS text), CAST(:after_user AS text)) AND day >= :since_day AND {users}
 ORDER BY day, user_id LIMIT :limit"""
 
 
@@ -341,18 +341,16 @@ async def _erase(statements: Statements, user_id: str, conversation_id: str, *, 
 # --- users --------------------------------------------------------------------------------------------------
 
 
-async def usage(statements: Statements, user_id: str | None, *, since_day: str) -> Sequence[DailyUsage]:
+async def usage(statements: Statements, user_id: str | None, *, since_day: str | None) -> Sequence[DailyUsage]:
     """Usage by day, read a page at a time."""
-    if user_id is not None:
-        found = await statements.execute(sql.SELECT_USER_USAGE, {"user_id": user_id, "since_day": since_day})
-        return sum_usage(found.rows, since_day=since_day)
     rows: list[Row] = []
     after_day = after_user = ""
+    select = _SELECT_USAGE_PAGE.format(users=sql.ALL_USERS if user_id is None else "user_id = :user_id")
+    page: dict[str, Value] = {"user_id": user_id, "since_day": since_day or "", "limit": _USAGE_PAGE}
     while True:
-        after = {"after_day": after_day, "after_user": after_user}
-        page = await statements.execute(_SELECT_USAGE_PAGE, {**after, "since_day": since_day, "limit": _USAGE_PAGE})
-        rows += page.rows
-        if len(page.rows) < _USAGE_PAGE:
+        found = await statements.execute(select, {**page, "after_day": after_day, "after_user": after_user})
+        rows += found.rows
+        if len(found.rows) < _USAGE_PAGE:
             return sum_usage(rows, since_day=since_day)
         after_user, after_day = rows[-1][:2]
 

@@ -61,7 +61,7 @@ class AwsUsers:
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         await self._write_behind.flush(user_id)
-        return await self._api.read(lambda statements: operations.usage(statements, user_id, since_day=since_day or ""))
+        return await self._api.read(lambda statements: operations.usage(statements, user_id, since_day=since_day))
 
     async def delete_user(self, user_id: str) -> bool:
         """Delete a user from both databases, in an order that no concurrent write can undo.

@@ -2,13 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import log
 from random import Random
 from types import MappingProxyType
 from typing import Any, Final
 
-from answerback_proof.faults import FaultKind
+from answerback_proof.fault_kinds import FaultKind
+
+
+def _counted(kind: FaultKind, default: Any = 0.0) -> Any:
+    """A field that turns a kind of fault on, which is counted."""
+    return field(default=default, metadata={"kind": kind})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,37 +33,37 @@ class Faults:
     split: bool = False
     probes: bool = True
     janitor: bool = True
-    parks: bool = False
+    parks: bool = _counted(FaultKind.PARKED, False)
     latency_s: float = 0.02
     per_minute: int = 0
-    token_s: float = 0.0
+    token_s: float = _counted(FaultKind.TOKEN_RENEWAL)
     client_timeout_s: float = 0.0
-    skew_ms: int = 0
+    skew_ms: int = _counted(FaultKind.CLOCK_SKEW, 0)
 
-    lose: float = 0.0
-    duplicate: float = 0.0
-    late: float = 0.0
-    false_gone: float = 0.0
-    slow: float = 0.0
-    outage_before: float = 0.0
-    outage_after: float = 0.0
-    stall: float = 0.0
-    model_fails: float = 0.0
-    cut_every_s: float = 0.0
-    half_open: float = 0.0
-    rollover: float = 0.0
-    flapping: float = 0.0
-    late_disconnect: float = 0.0
-    app_crash_every_s: float = 0.0
-    takeover_every_s: float = 0.0
-    process_crash_every_s: float = 0.0
-    worker_crash: float = 0.0
-    front_crash: float = 0.0
-    redeliver_every_s: float = 0.0
-    cancel: float = 0.0
-    cancel_and_resume: float = 0.0
-    snoop: float = 0.0
-    hello_storm: float = 0.0
+    lose: float = _counted(FaultKind.LOST_POST)
+    duplicate: float = _counted(FaultKind.DUPLICATED_POST)
+    late: float = _counted(FaultKind.LATE_POST)
+    false_gone: float = _counted(FaultKind.FALSE_GONE)
+    slow: float = _counted(FaultKind.SLOW_READER)
+    outage_before: float = _counted(FaultKind.OUTAGE_BEFORE)
+    outage_after: float = _counted(FaultKind.OUTAGE_AFTER)
+    stall: float = _counted(FaultKind.STALLED_CALL)
+    model_fails: float = _counted(FaultKind.MODEL_FAILS)
+    cut_every_s: float = _counted(FaultKind.CUT)
+    half_open: float = _counted(FaultKind.HALF_OPEN)
+    rollover: float = _counted(FaultKind.ROLL_OVER)
+    flapping: float = _counted(FaultKind.FLAPPING)
+    late_disconnect: float = _counted(FaultKind.LATE_DISCONNECT)
+    app_crash_every_s: float = _counted(FaultKind.APP_CRASH)
+    takeover_every_s: float = _counted(FaultKind.TAKE_OVER)
+    process_crash_every_s: float = _counted(FaultKind.PROCESS_CRASH)
+    worker_crash: float = _counted(FaultKind.WORKER_CRASH)
+    front_crash: float = _counted(FaultKind.FRONT_CRASH)
+    redeliver_every_s: float = _counted(FaultKind.REDELIVERY)
+    cancel: float = _counted(FaultKind.CANCELLATION)
+    cancel_and_resume: float = _counted(FaultKind.CANCEL_AND_RESUME)
+    snoop: float = _counted(FaultKind.SNOOPING)
+    hello_storm: float = _counted(FaultKind.HELLO_FLOOD)
 
     def without(self, names: frozenset[str]) -> "Faults":
         """The same with these faults off. Raises: ValueError: no such fault."""
@@ -81,38 +86,10 @@ class Faults:
 _SET_UP: Final = frozenset(
     {"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "client_timeout_s"}
 )
-FAULT_NAMES: Final = tuple(field.name for field in fields(Faults) if field.name not in _SET_UP)
+FAULT_NAMES: Final = tuple(one.name for one in fields(Faults) if one.name not in _SET_UP)
 
 LABELS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "parks": FaultKind.PARKED,
-        "token_s": FaultKind.TOKEN_RENEWAL,
-        "skew_ms": FaultKind.CLOCK_SKEW,
-        "lose": FaultKind.LOST_POST,
-        "duplicate": FaultKind.DUPLICATED_POST,
-        "late": FaultKind.LATE_POST,
-        "false_gone": FaultKind.FALSE_GONE,
-        "slow": FaultKind.SLOW_READER,
-        "outage_before": FaultKind.OUTAGE_BEFORE,
-        "outage_after": FaultKind.OUTAGE_AFTER,
-        "stall": FaultKind.STALLED_CALL,
-        "model_fails": FaultKind.MODEL_FAILS,
-        "cut_every_s": FaultKind.CUT,
-        "half_open": FaultKind.HALF_OPEN,
-        "rollover": FaultKind.ROLL_OVER,
-        "flapping": FaultKind.FLAPPING,
-        "late_disconnect": FaultKind.LATE_DISCONNECT,
-        "app_crash_every_s": FaultKind.APP_CRASH,
-        "takeover_every_s": FaultKind.TAKE_OVER,
-        "process_crash_every_s": FaultKind.PROCESS_CRASH,
-        "worker_crash": FaultKind.WORKER_CRASH,
-        "front_crash": FaultKind.FRONT_CRASH,
-        "redeliver_every_s": FaultKind.REDELIVERY,
-        "cancel": FaultKind.CANCELLATION,
-        "cancel_and_resume": FaultKind.CANCEL_AND_RESUME,
-        "snoop": FaultKind.SNOOPING,
-        "hello_storm": FaultKind.HELLO_FLOOD,
-    }
+    {one.name: one.metadata["kind"] for one in fields(Faults) if "kind" in one.metadata}
 )
 """What is counted when it is injected, by the field that turns it on."""
 
