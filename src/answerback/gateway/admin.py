@@ -42,7 +42,7 @@ from answerback.ports import (
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error, is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
-from answerback.service.front import BLOCKED
+from answerback.service.questions import BLOCKED
 
 log = logging.getLogger("answerback.admin")
 
