@@ -25,6 +25,7 @@ from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
 from answerback.protocol.frames import is_id
 from answerback.service.id_forms import UsersInBothForms
 from answerback.settings import whole
+from answerback.stores import StoreError, StoreInUse, open_store
 
 T = TypeVar("T")
 COMMANDS: Final = {
@@ -217,8 +218,6 @@ def _users(place: _Place) -> AbstractAsyncContextManager[Users]:
 @asynccontextmanager
 async def _open(configuration: Configuration) -> AsyncIterator[Users]:
     """The store if nobody has it, else the gateway that has it."""
-    from answerback.stores import StoreError, StoreInUse, open_store  # noqa: PLC0415 - sqlite3 is not for `--help`
-
     settings = configuration.gateway
     if settings.database is None and not (settings.data_dir / "answerback.db").exists():
         raise CliError(

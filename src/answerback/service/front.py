@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeGuard, assert_never
 
+from answerback import __version__
 from answerback.core import request as changes
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, Record, RequestKey, Unknown
+from answerback.core.transitions import State
 from answerback.ports import (
     Bound,
     Connection,
@@ -32,10 +34,12 @@ from answerback.protocol.frames import (
     GetHistory,
     Hello,
     ListConversations,
+    MessageProgress,
     Ping,
     Pong,
     RenewToken,
     SendMessage,
+    ServerInfo,
     TokenRenewed,
     UpdateConversation,
     Welcome,
@@ -54,13 +58,15 @@ TOUCH_EVERY_MS: Final = 10_000
 
 UNAVAILABLE_RETRY_MS: Final = 1_000
 
+FEATURES: Final = ("parts",)
+"""What clients may use beyond the first edition of the protocol."""
+
 
 class Front:
     """Handles the frames of every connection. Its methods raise nothing but CancelledError.
 
     `local` and `worker`: of a process that runs what it accepts; None elsewhere. `changed` is called with a record that
-    was changed while its request may run in this process. `is_blocked`: whether the operator has locked a user out. May
-    raise Unavailable.
+    was changed while its request may run in this process.
     """
 
     def __init__(
@@ -75,12 +81,13 @@ class Front:
         tokens: Tokens | None,
         observer: Observer,
         clock: Callable[[], int],
-        is_blocked: Callable[[str], Awaitable[bool]],
         local: Local | None = None,
         worker: Worker | None = None,
         changed: Callable[[Record], None] = lambda _: None,
+        is_blocked: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._settings = settings
+        self._model_info = settings.model_info()
         self._requests = requests
         self._connections = connections
         self._queue = queue
@@ -90,7 +97,6 @@ class Front:
         self._changed = changed
         self._observer = observer
         self._clock = clock
-        self._is_blocked = is_blocked
         self._questions = Questions(
             settings=settings,
             requests=requests,
@@ -102,6 +108,7 @@ class Front:
             observer=observer,
             clock=clock,
         )
+        self._is_blocked = is_blocked
 
     # --- the life of a connection
 
@@ -234,8 +241,12 @@ class Front:
         for point in frame.resume:
             key = RequestKey(user_id, point.request_id)
             match await self._questions.retarget(connection, key, attempt=point.attempt, offset=point.offset):
-                case Pending():
-                    pass
+                case Pending(record=record):
+                    if record.state is State.ACCEPTED and record.parts is not None:
+                        # Nobody works on it yet who could give a sign.
+                        waited_ms = max(0, self._clock() - record.accepted_at_ms)
+                        sign = MessageProgress(request_id=point.request_id, attempt=0, silent_ms=waited_ms)
+                        await self._delivery_sender.reply(connection.connection_id, sign)
                 case Ended(record=record):
                     await self._questions.serve(record, connection, point.attempt, point.offset)
                 case Conflict():
@@ -256,6 +267,9 @@ class Front:
                 protocol=PROTOCOL_VERSION,
                 limits=self._settings.limits(),
                 models=tuple(self._settings.models),
+                features=FEATURES,
+                server=ServerInfo(version=__version__, store_id=self._settings.store_id),
+                model_info=self._model_info,
             ),
         )
 

@@ -99,8 +99,8 @@ class Backend:
             tokens=tokens,
             observer=observer,
             clock=self.clock,
-            is_blocked=self.store.is_blocked,
             changed=self.worker.changed if bells_work else lambda _: None,
+            is_blocked=self.store.is_blocked,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),

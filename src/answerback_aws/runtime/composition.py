@@ -254,7 +254,6 @@ class Composition:
 
     @cached_property
     def front(self) -> "Front":
-        from answerback.models.spec import parse_model_specs  # noqa: PLC0415
         from answerback.service.front import Front  # noqa: PLC0415
         from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
         from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms  # noqa: PLC0415
@@ -263,7 +262,8 @@ class Composition:
         settings = self.settings
         return Front(
             settings=FrontSettings(
-                models=tuple(spec.name for spec in parse_model_specs(settings.models)),
+                models=tuple(settings.model_limits),
+                model_limits=settings.model_limits,
                 quota=settings.quota,
                 policy=settings.policy,
                 max_tokens=settings.max_tokens,
