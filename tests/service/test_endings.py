@@ -93,7 +93,6 @@ class Local:
             delivery_sender=backend.front._delivery_sender,
             history_pages=backend.front._history_pages,
             tokens=None,
-            is_blocked=backend.store.is_blocked,
             observer=Observer(),
             clock=backend.clock,
             local=self.queue,

@@ -237,7 +237,6 @@ class Gateway:
             tokens=tokens,
             observer=metrics.observer,
             clock=clock,
-            is_blocked=store.is_blocked,
             local=queue,
             worker=worker,
             changed=worker.changed,
