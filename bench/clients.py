@@ -20,8 +20,8 @@ import uvloop
 
 from answerback import Client
 from answerback.client import Text
-from answerback_proof.load.load import question
 from answerback_proof.load.process import usage_of
+from answerback_proof.workload import question
 
 _POLL_S = 1 / 30
 """As often as the app looks for events."""
@@ -37,7 +37,7 @@ async def sdk(url: str, clients: int, answers: int, words: int) -> dict[str, flo
 
         async def ask(number: int, client: Client) -> None:
             for turn in range(answers):
-                text, parts = question(number, turn, words=words), []
+                text, parts = question(f"{number}.{turn}", words), []
                 async with client.stream(text) as stream:
                     async for event in stream.events():
                         next(frames)
@@ -68,7 +68,7 @@ def engine(url: str, conversations: int, answers: int, words: int) -> dict[str, 
         app.start()
         after, cpu_s, texts = memory(), time.process_time(), 0
         for turn in range(answers):
-            asked = {str(uuid4()): question(number, turn, words=words) for number in range(conversations)}
+            asked = {str(uuid4()): question(f"{number}.{turn}", words) for number in range(conversations)}
             for number, (request_id, text) in enumerate(asked.items()):
                 app.ask(f"conversation-{number}", request_id, text)
             while asked:

@@ -237,8 +237,8 @@ def section(name: str, scenario: Mapping[str, Any]) -> str:
                 row.append("" if server == OURS or OURS not in servers else _over(servers[OURS], rounds))
             rows.append(row)
     size = "" if scenario["scale"] == 1 else f" A run at {scenario['scale']:g} of the usual size."
-    rounds = max((len(r) for c in cases.values() for r in c.values()), default=0)
-    made = f"Rounds: {rounds}. Measured on {scenario['on']}.{size}"
+    most = max((len(found) for servers in cases.values() for found in servers.values()), default=0)
+    made = f"Rounds: {most}. Measured on {scenario['on']}.{size}"
     return f"### {table.title}\n\n{table.about} {made}\n\n{_table(head, rows)}"
 
 

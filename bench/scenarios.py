@@ -2,13 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import aiohttp
 import msgspec
@@ -16,8 +16,9 @@ import msgspec
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.load.figures import distribution, report_of
 from answerback_proof.load.idle import quiet_connections
-from answerback_proof.load.load import Load, Plan, Run, question
+from answerback_proof.load.load import Load, Plan, Run
 from answerback_proof.load.process import Usage
+from answerback_proof.workload import question
 from servers import (
     BARE_AIOHTTP,
     BARE_BUN,
@@ -36,7 +37,7 @@ from servers import (
 from storms import cancel_all, cut_all, large_question
 
 Figures: TypeAlias = Mapping[str, float]
-Measure: TypeAlias = Callable[[Server], Awaitable[Sequence[Figures]]]
+Measure: TypeAlias = Callable[[Server], Coroutine[Any, Any, Sequence[Figures]]]
 
 WORDS = 50
 DURABLE = (OURS, BUN, NODE)
@@ -299,7 +300,7 @@ async def _ask_litellm(session: aiohttp.ClientSession, *, apps: int, requests: i
 
     async def app(number: int) -> None:
         for turn in range(requests):
-            text, answer, asked = question(number, turn, words=WORDS), "", perf_counter()
+            text, answer, asked = question(f"{number}.{turn}", WORDS), "", perf_counter()
             body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": text}]}
             async with session.post("/v1/chat/completions", json=body) as response:
                 async for line in response.content:

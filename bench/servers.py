@@ -22,10 +22,10 @@ import aiohttp
 import msgspec
 
 from answerback import __version__
+from answerback.client.link import Address
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import SendMessage
 from answerback_proof.load.figures import measured_gateway
-from answerback_proof.load.load import app_url
 from answerback_proof.load.process import ProcessFailed, ServerProcess, Usage, start_server, usage_of
 from answerback_proof.load.websocket import open_connection
 
@@ -274,7 +274,7 @@ async def _ask(url: str, question: str, *, stream: bool) -> list[tuple[float, di
     """Ask once: seconds since the question, and frame."""
     ended = asyncio.Event()
     frames: list[tuple[float, dict[str, object]]] = []
-    connection = await open_connection(app_url(url, session="try-out", user="try-out"))
+    connection = await open_connection(Address(url=url, session="try-out", user="try-out").uri(with_user=True))
 
     def take(text: bytes) -> None:
         frames.append((time.perf_counter() - asked, msgspec.json.decode(text)))

@@ -11,11 +11,12 @@ from uuid import uuid4
 
 import aiohttp
 
+from answerback.client.link import Address
 from answerback.protocol.codec import decode_server, encode
 from answerback.protocol.frames import CancelMessage, Hello, MessageDelta, ResumePoint, SendMessage, Welcome
 from answerback_proof.load.exchanges import Exchange, Exchanges
-from answerback_proof.load.load import app_url, question
 from answerback_proof.load.websocket import LoadConnection, LoadConnectionError, open_connection
+from answerback_proof.workload import question
 from servers import OURS, Setup, WrongServer, model_server, running, usage_of_tree
 
 _AT_ONCE = 1_000
@@ -42,7 +43,7 @@ class App:
         self.text_came = asyncio.Event()
         self.welcomed_at = 0.0
         self._greeted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._url = app_url(url, session=f"app-{number}", user=f"app-{number}")
+        self._url = Address(url=url, session=f"app-{number}", user=f"app-{number}").uri(with_user=True)
         self._exchanges = exchanges
 
     async def connect(self) -> None:
@@ -58,14 +59,15 @@ class App:
         greeted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._greeted = greeted
         self.connection.on_text = self._take
-        self.connection.on_close = lambda _: greeted.done() or greeted.set_result(False)
+        self.connection.on_close = lambda _: None if greeted.done() else greeted.set_result(False)
         self.say_hello()
         return await greeted
 
     def say_hello(self) -> asyncio.Future[bool]:
         """Say what there is of the answer, and so ask for the rest; the future that `welcome` fulfils."""
         assert self.connection is not None
-        owed, points = self.exchange, ()
+        owed = self.exchange
+        points: tuple[ResumePoint, ...] = ()
         if owed is not None and owed.text is not None:
             points = (ResumePoint(request_id=owed.request_id, attempt=owed.text.attempt, offset=owed.text.length),)
         if self._greeted.done():
@@ -113,7 +115,7 @@ async def cut_all(apps: int, *, word_ms: int, words: int) -> Figures:
         everyone = [App(process.url, number, exchanges) for number in range(apps)]
         await _together(everyone, App.connect)
         for app in everyone:
-            app.ask(question(app.number, 0, words=words))
+            app.ask(question(f"{app.number}", words))
             if app.number % 64 == 0:
                 await asyncio.sleep(0)
         for app in everyone:
@@ -162,7 +164,7 @@ async def cancel_all(answers: int, *, apps: int = 100) -> Figures:
             asked: list[tuple[App, str]] = []
             for number in range(answers):
                 app = everyone[number % len(everyone)]
-                text = question(app.number, number, words=20)
+                text = question(f"{app.number}.{number}", 20)
                 asked.append((app, app.ask(text, conversation_id=f"c{number}").request_id))
                 if number % 64 == 0:
                     await asyncio.sleep(0)
@@ -204,7 +206,7 @@ async def large_question(answers: int, *, message_bytes: int, notes: int) -> Fig
         await app.connect()
         before, written = usage_of_tree(process.pid), _written_bytes(process.pid)
         for number in range(answers):
-            exchange = app.ask(question(0, number, words=notes + 20, message_bytes=message_bytes))
+            exchange = app.ask(question(f"0.{number}", notes + 20, min_bytes=message_bytes))
             for _ in range(notes):
                 app.text_came.clear()
                 await app.text_came.wait()

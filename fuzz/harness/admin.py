@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from answerback.gateway.admin_key import KEY_FILE
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback.testing.model import ScriptedModel, say_question
 from harness.memory import MemoryLoop, play, settle
 from harness.reading import Script, cut

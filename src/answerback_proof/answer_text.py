@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-from answerback_proof.history import Kind
+from answerback_proof.history import ViolationKind
 
 
 class Flaw(NamedTuple):
     """What is wrong with a piece of text."""
 
-    kind: Kind
+    kind: ViolationKind
     detail: str
 
 
@@ -37,7 +37,7 @@ class AnswerText:
     def begin(self, attempt: int, text: str = "") -> Flaw | None:
         """An attempt begins; the text of older ones is void."""
         if attempt < self.attempt:
-            return Flaw(Kind.DISORDERED, f"attempt {attempt} came after attempt {self.attempt}")
+            return Flaw(ViolationKind.DISORDERED, f"attempt {attempt} came after attempt {self.attempt}")
         if attempt > self.attempt:
             self.attempt, self.length, self._parts = attempt, len(text), [text]
         return None
@@ -49,30 +49,30 @@ class AnswerText:
             self.first_offset = offset
         length = self.length
         if self.has_ended:
-            return Flaw(Kind.REPEATED, f"a piece at offset {offset} came after the ending")
+            return Flaw(ViolationKind.REPEATED, f"a piece at offset {offset} came after the ending")
         if offset == length:
             self._parts.append(delta)
             self.length = length + len(delta)
             return None
         if offset > length:
-            return Flaw(Kind.LOST, f"a piece at offset {offset} came when the text had {length} code points")
+            return Flaw(ViolationKind.LOST, f"a piece at offset {offset} came when the text had {length} code points")
         text = self.text
         if not delta.startswith(text[offset : offset + len(delta)]):
-            return Flaw(Kind.DIFFERENT, f"a piece at offset {offset} is not the text that came before there")
+            return Flaw(ViolationKind.DIFFERENT, f"a piece at offset {offset} is not the text that came before there")
         if offset + len(delta) > length:
             self._parts = [text[:offset] + delta]
             self.length = offset + len(delta)
-        return Flaw(Kind.REPEATED, f"a piece at offset {offset} came when the text had {length} code points")
+        return Flaw(ViolationKind.REPEATED, f"a piece at offset {offset} came when the text had {length} code points")
 
     def end(self, attempt: int, length: int, response: str | None) -> Flaw | None:
         """The ending comes. Without a response, and before any piece, nothing can be said of its length."""
         if self.has_ended:
-            return Flaw(Kind.REPEATED, "a second ending came")
+            return Flaw(ViolationKind.REPEATED, "a second ending came")
         self.has_ended = True
         if response is not None:
             self.attempt, self.length, self._parts = attempt, len(response), [response]
         else:
             self.begin(attempt)
         if (response is not None or self.first_offset is not None) and length != self.length:
-            return Flaw(Kind.LOST, f"the ending says {length} code points, but {self.length} came")
+            return Flaw(ViolationKind.LOST, f"the ending says {length} code points, but {self.length} came")
         return None

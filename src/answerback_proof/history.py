@@ -15,8 +15,7 @@ from msgspec import Struct
 
 from answerback.clock import epoch_ms
 from answerback.core.request import Question, Record, RequestKey
-from answerback.ports import DailyUsage, Requests, StoredTurn
-from answerback.ports import History as HistoryPort
+from answerback.ports import DailyUsage, History, Requests, StoredTurn
 from answerback.protocol.frames import (
     ClientFrame,
     Hello,
@@ -44,7 +43,7 @@ class Promise(StrEnum):
     ONE_RUN = "G7"
 
 
-class Kind(StrEnum):
+class ViolationKind(StrEnum):
     """What was seen that must not happen: the columns of a report."""
 
     LOST = "lost"
@@ -176,7 +175,7 @@ class Violation(Struct, frozen=True, kw_only=True):
     """A broken promise. `promise` is '' for what is wrong and breaks none; `request` is '' if it is about none."""
 
     promise: str
-    kind: Kind
+    kind: ViolationKind
     request: str
     detail: str
 
@@ -203,7 +202,7 @@ Event: TypeAlias = (
 """A Violation is an event where its writer sees it happen."""
 
 
-class History:
+class RunHistory:
     """An append-only list of events, each with its instant in milliseconds by `clock`.
 
     `asked`, `accepted`, `ended`, `faults` and `noticed` are kept beside it, for a run that looks while it goes on.
@@ -238,7 +237,7 @@ class History:
 
     def broke(self, detail: str, *, request: str = "") -> None:
         """Something went wrong that is no promise of its own, as an error in a log."""
-        self.add(Violation(promise="", kind=Kind.BROKEN, request=request, detail=detail))
+        self.add(Violation(promise="", kind=ViolationKind.BROKEN, request=request, detail=detail))
 
     @property
     def pending(self) -> int:
@@ -272,7 +271,7 @@ class History:
         return {event.request: event.record for _, event in self.events if isinstance(event, Stored)}
 
 
-async def add_stores(history: History, requests: Requests, turns: HistoryPort) -> None:
+async def add_stores(history: RunHistory, requests: Requests, turns: History) -> None:
     """Add what the stores hold of everything asked, whose request ids are the names of the requests.
 
     Raises: Unavailable: a store cannot be read.
@@ -295,7 +294,7 @@ async def add_stores(history: History, requests: Requests, turns: HistoryPort) -
                 history.add(Turn(request=turn.request_id, user=user, turn=turn))
 
 
-async def _conversations(history: HistoryPort, user: str) -> list[str]:
+async def _conversations(history: History, user: str) -> list[str]:
     found: list[str] = []
     before: tuple[int, str] | None = None
     while page := await history.conversations(user, before=before, limit=_PAGE):
@@ -304,7 +303,7 @@ async def _conversations(history: HistoryPort, user: str) -> list[str]:
     return found
 
 
-async def _turns(history: HistoryPort, user: str, conversation_id: str) -> list[StoredTurn]:
+async def _turns(history: History, user: str, conversation_id: str) -> list[StoredTurn]:
     found: list[StoredTurn] = []
     before: int | None = None
     while page := await history.turns(user, conversation_id, before=before, limit=_PAGE):

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from answerback.protocol.codec import FrameError, decode_client, decode_server
-from answerback_proof.history import History
+from answerback_proof.history import RunHistory
 from answerback_proof.load.websocket import TEXT, FrameReader, LoadConnectionError
 
 _READ_BYTES: Final = 64 * 1024
@@ -56,7 +56,7 @@ class TextFrames:
 class FrameObserver:
     """Reads along on one connection and adds its frames to the history. `host`: the server's, for the HTTP head."""
 
-    def __init__(self, history: History, *, number: int = 0, host: str = HOST) -> None:
+    def __init__(self, history: RunHistory, *, number: int = 0, host: str = HOST) -> None:
         self._history = history
         self._host = host.encode()
         self._number = number
@@ -123,7 +123,7 @@ class Path:
 class Proxy:
     """Listens on a loopback port of its own and relays to the server at `url` (`ws://` or `wss://`)."""
 
-    def __init__(self, url: str, history: History) -> None:
+    def __init__(self, url: str, history: RunHistory) -> None:
         self._to = urlsplit(url)
         self._history = history
         self._numbers = count(1)

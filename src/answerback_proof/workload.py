@@ -25,7 +25,7 @@ from answerback.client import (
 )
 from answerback.client.stream import AnswerStream
 from answerback.protocol.frames import SendMessage
-from answerback_proof.history import Asked, Cancelled, Cleared, Ended, History, Result, Shown
+from answerback_proof.history import Asked, Cancelled, Cleared, Ended, Result, RunHistory, Shown
 
 _WORDS: Final = ("word", "단어", "слово", "語", "🙂", "é", "\n")
 
@@ -105,7 +105,9 @@ class App(ABC, Generic[W]):
     users have the same ones.
     """
 
-    def __init__(self, *, user: str, session: str, history: History, is_echo: bool = False, prefix: str = "") -> None:
+    def __init__(
+        self, *, user: str, session: str, history: RunHistory, is_echo: bool = False, prefix: str = ""
+    ) -> None:
         self.user = user
         self.session = session
         self.history = history

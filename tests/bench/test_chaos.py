@@ -28,27 +28,27 @@ from answerback.protocol.frames import (
     ServerFrame,
     Status,
 )
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback_proof.chaos.faults import KILLS, schedule
 from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.report import write_trace
 from answerback_proof.chaos.run import VISIBLE, run_chaos
 from answerback_proof.checker import check
-from answerback_proof.faults import FaultKind
+from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.history import (
     Asked,
     Ended,
     Fault,
-    History,
-    Kind,
     ModelRun,
     Promise,
     Result,
     Resumed,
+    RunHistory,
     ToApp,
     ToServer,
     Turn,
     Violation,
+    ViolationKind,
     add_stores,
 )
 from answerback_proof.load.websocket import Masker
@@ -62,7 +62,7 @@ QUOTA = Quota(per_minute=0, max_pending=1000)
 
 
 async def test_what_the_store_holds_is_added_to_the_history() -> None:
-    store, history = MemoryStore(), History()
+    store, history = MemoryStore(), RunHistory()
     history.add(Asked(request="r1", user="kim", session="s", conversation="c", text="one two", answer="one two"))
     history.add(ModelRun(request="r1", attempt=1))
     record = Record(
@@ -86,7 +86,7 @@ async def test_what_the_store_holds_is_added_to_the_history() -> None:
 
 
 async def test_a_request_of_ours_that_has_no_ending_in_the_store_is_found() -> None:
-    store, history = MemoryStore(), History()
+    store, history = MemoryStore(), RunHistory()
     history.add(Asked(request="r1", user="kim", session="s", conversation="c", text="one"))
     for user in ("kim", "somebody else"):
         record = Record(
@@ -106,12 +106,12 @@ async def test_a_request_of_ours_that_has_no_ending_in_the_store_is_found() -> N
 
 
 def test_the_trace_has_what_happened_to_a_broken_request(tmp_path: Path) -> None:
-    history = History()
+    history = RunHistory()
     history.add(Fault(name=FaultKind.KILL))
     for request in ("r1", "r2"):
         history.add(Asked(request=request, user="kim", session="s", conversation="c", text="one"))
     history.add(to_app_of("r1", MessageAccepted(request_id="r1", conversation_id="c", position=0)))
-    violation = Violation(promise=Promise.ANSWERED, kind=Kind.LOST, request="r1", detail="no ending")
+    violation = Violation(promise=Promise.ANSWERED, kind=ViolationKind.LOST, request="r1", detail="no ending")
     write_trace(tmp_path / "trace.jsonl", history, [violation])
     lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
     assert [line["requestId"] for line in lines if "violation" in line] == ["r1"]
@@ -135,7 +135,7 @@ def unmasked(*frames: ServerFrame) -> bytes:
 
 
 def test_every_frame_is_added_to_the_history_however_the_bytes_are_cut() -> None:
-    history = History()
+    history = RunHistory()
     observer = FrameObserver(history, number=3, host="gateway:1")
     head = b"GET /?sessionId=s HTTP/1.1\r\nHost: proxy:2\r\n\r\n"
     assert b"".join(observer.from_app.feed(head[at : at + 1]) for at in range(len(head))) == head.replace(
@@ -165,7 +165,7 @@ class Echoing:
     async def __aenter__(self) -> "Echoing":
         self.writers: list[asyncio.StreamWriter] = []
         self.server = await asyncio.start_server(self._echo, "127.0.0.1", 0)
-        self.proxy = Proxy(f"ws://127.0.0.1:{self.server.sockets[0].getsockname()[1]}", History())
+        self.proxy = Proxy(f"ws://127.0.0.1:{self.server.sockets[0].getsockname()[1]}", RunHistory())
         url = await self.proxy.start()
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         head = b"GET /?sessionId=s HTTP/1.1\r\n\r\n"

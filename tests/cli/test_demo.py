@@ -18,12 +18,12 @@ from websockets.asyncio.server import ServerConnection, serve
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.protocol.frames import MessageDelta
-from answerback_proof.checker import Counts, Visible, check, count
+from answerback_proof.checker import ViolationCounts, Visible, check, count
 from answerback_proof.demo.apps import DemoApp, Phase, ask_all, questions_of
 from answerback_proof.demo.local import Demo, check_store, run_demo
 from answerback_proof.demo.remote import check_from_outside
 from answerback_proof.demo.screen import Panels
-from answerback_proof.history import Asked, Ended, Event, History, Result, ToApp
+from answerback_proof.history import Asked, Ended, Event, Result, RunHistory, ToApp
 from answerback_proof.proxy import Proxy
 from cli_process import Run, Serve
 
@@ -111,14 +111,14 @@ def test_the_first_apps_ask_different_questions() -> None:
 # --- the check ----------------------------------------------------------------------------------------------
 
 
-Ran = tuple[list[DemoApp], History, Path]
+Ran = tuple[list[DemoApp], RunHistory, Path]
 
 
 @pytest.fixture
 async def ran(tmp_path: Path) -> Ran:
     """Two apps have asked two questions each; the gateway is stopped."""
     settings = GatewaySettings(port=0, admin_port=None, data_dir=tmp_path, models=("echo",))
-    history = History()
+    history = RunHistory()
     async with Gateway(settings) as gateway:
         proxy = Proxy(gateway.url, history)
         url = await proxy.start()
@@ -128,7 +128,7 @@ async def ran(tmp_path: Path) -> Ran:
     return apps, history, tmp_path
 
 
-def spoil(history: History, kind: type, request: str, **facts: Any) -> None:
+def spoil(history: RunHistory, kind: type, request: str, **facts: Any) -> None:
     """Change the last event of this kind about a request."""
     at = max(at for at, (_, e) in enumerate(history.events) if type(e) is kind and e.request == request)
     at_ms, event = history.events[at]
@@ -136,7 +136,7 @@ def spoil(history: History, kind: type, request: str, **facts: Any) -> None:
     history.events[at] = (at_ms, changed)
 
 
-def ending_of(history: History, request: str) -> Ended:
+def ending_of(history: RunHistory, request: str) -> Ended:
     return next(e for _, e in history.events if isinstance(e, Ended) and e.request == request)
 
 
@@ -191,7 +191,7 @@ async def test_the_store_says_something_else(ran: Ran) -> None:
     request = apps[0].questions[0].request_id
     database = sqlite3.connect(data_dir / "answerback.db")
     with database:
-        statement = "UPDATE texts SET text = text || '?' WHERE request_id = ? AND role = 'answer'"
+        statement = "UPDATE requests SET answer = answer || '?' WHERE request_id = ?"
         assert database.execute(statement, (request,)).rowcount == 1
     database.close()
     assert {violation.request for violation in await check_store(history, data_dir)} == {request}
@@ -219,7 +219,7 @@ async def test_the_proxy_sees_frames_that_come_to_a_wrong_app() -> None:
             for other in everybody:
                 await other.send(json.dumps({**ending, "requestId": request_id}))
 
-    history = History()
+    history = RunHistory()
     async with serve(broadcast, "127.0.0.1", 0, compression=None) as server:
         proxy = Proxy(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", history)
         url = await proxy.start()
@@ -232,14 +232,14 @@ async def test_the_proxy_sees_frames_that_come_to_a_wrong_app() -> None:
                 await two.recv()
         await proxy.stop()
     violations = check(history, Visible(records=False, turns=False, runs=False, undisturbed=True))
-    assert count(violations) == Counts(misrouted=2, lost=0, repeated=0)
+    assert count(violations) == ViolationCounts(misrouted=2, lost=0, repeated=0)
 
 
 # --- the screen ---------------------------------------------------------------------------------------------
 
 
 def screen_apps() -> list[DemoApp]:
-    apps = [DemoApp(number, ["What?"] * 3, history=History()) for number in (1, 2, 3)]
+    apps = [DemoApp(number, ["What?"] * 3, history=RunHistory()) for number in (1, 2, 3)]
     for app in apps:
         for position, phase in enumerate((Phase.DONE, Phase.WRITING, Phase.QUEUED)):
             asked = app.questions[position]

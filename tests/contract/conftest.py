@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import pytest
 
 from answerback.ports import History, Requests, Users
-from answerback.stores.memory import MemoryStore
-from answerback.stores.sqlite import SqliteStore
+from answerback.stores.sqlite import MemoryStore, SqliteStore
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.tables import Tables

@@ -22,6 +22,8 @@ CACHES = {
     "_counts",  # of this minute
     "_windows",  # of three minutes
     "limits",  # of 50,000 users
+    "_known",  # of 50,000 users
+    "batch",  # the last one
     "endings",  # by code
     "refusals",  # by code
 }

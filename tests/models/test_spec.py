@@ -4,6 +4,7 @@ import pytest
 
 from answerback.models import EchoFailure, EchoOptions, ModelSpecError, build_model, parse_model_spec, parse_model_specs
 from answerback.models.spec import BedrockSpec, EchoSpec, LocalSpec, ModelSpec, OpenAISpec, PythonSpec
+from answerback.ports import ModelLimits
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,26 @@ from answerback.models.spec import BedrockSpec, EchoSpec, LocalSpec, ModelSpec, 
                 context_tokens=4096,
                 concurrency=3,
             ),
+        ),
+        (
+            "openai:http://x/v1?answer_timeout=600&max_tokens=16384&silence_s=60&api_key_file=/run/key"
+            "&max_tokens_field=none&stream_options=0&system_role=user&v=1#m",
+            OpenAISpec(
+                name="m",
+                base_url="http://x/v1",
+                model="m",
+                query={"v": "1"},
+                api_key_file="/run/key",
+                max_tokens_field="none",
+                stream_options=False,
+                system_role="user",
+                silence_s=60,
+                limits=ModelLimits(answer_timeout_s=600, max_tokens=16384),
+            ),
+        ),
+        (
+            "bedrock:m?answer_timeout=600&max_tokens=16384",
+            BedrockSpec(name="m", model="m", limits=ModelLimits(answer_timeout_s=600, max_tokens=16384)),
         ),
         (
             "bedrock:global.anthropic.claude-haiku-4-5-20251001-v1:0",
@@ -113,6 +134,13 @@ def test_specs(text: str, spec: ModelSpec) -> None:
         ("openai:http://x/v1#a model", "visible characters"),
         ("openai:http://x/v1?api_key_env=sk-1234#m", "name of an environment variable"),
         ("openai:http://x/v1?concurrency=0#m", "whole number from 1"),
+        ("openai:http://x/v1?answer_timeout=0#m", "answer_timeout must be a whole number from 1"),
+        ("openai:http://x/v1?max_tokens=many#m", "max_tokens must be a whole number from 1"),
+        ("openai:http://x/v1?silence_s=0#m", "silence_s must be a whole number from 1"),
+        ("openai:http://x/v1?max_tokens_field=tokens#m", "one of max_tokens, max_completion_tokens, none"),
+        ("openai:http://x/v1?stream_options=yes#m", "1 (yes) or 0 (no)"),
+        ("openai:http://x/v1?system_role=developer#m", "one of system, user"),
+        ("python:a:b?speed=9", "answer_timeout and max_tokens only"),
         ("bedrock:", "bedrock: needs a model's id"),
         ("bedrock:a b", "bedrock: needs a model's id"),
         ("bedrock:m?speed=9", "no option 'speed'"),

@@ -21,11 +21,10 @@ from answerback_proof.history import (
     Ended,
     Event,
     Fault,
-    History,
-    Kind,
     ModelRun,
     Result,
     Resumed,
+    RunHistory,
     Shown,
     Stored,
     ToApp,
@@ -33,6 +32,7 @@ from answerback_proof.history import (
     Turn,
     Usage,
     Violation,
+    ViolationKind,
 )
 
 DEATH = "killed"
@@ -127,8 +127,8 @@ def good() -> list[Event]:
     return [*events, stored("r1"), stored("r2"), turn("r1"), turn("r2"), usage()]
 
 
-def found(events: list[Event], visible: Visible = SEES_ALL) -> set[tuple[str, Kind, str]]:
-    history = History(clock=iter(range(1000)).__next__)
+def found(events: list[Event], visible: Visible = SEES_ALL) -> set[tuple[str, ViolationKind, str]]:
+    history = RunHistory(clock=iter(range(1000)).__next__)
     for event in events:
         history.add(event)
     return {(violation.promise, violation.kind, violation.request) for violation in check(history, visible)}
@@ -180,20 +180,20 @@ def test_a_history_that_keeps_every_promise_passes() -> None:
     assert found(failed_run(3)) == set()
 
 
-ANOTHER_ANSWER = ("G1", Kind.FOREIGN, "r1")
-TWO_ENDINGS = ("G2", Kind.REPEATED, "r1")
-ANOTHER_ENDING = ("G2", Kind.DIFFERENT, "r1")
-ANOTHER_TEXT = ("G3", Kind.DIFFERENT, "r1")
-MISSING_TEXT = ("G3", Kind.LOST, "r1")
-DISORDERED = ("G4", Kind.DISORDERED, "r1")
-LOST = ("G5", Kind.LOST, "r1")
-UNASKED_CANCELLATION = ("G6", Kind.DIFFERENT, "r1")
-SECOND_RUN = ("G7", Kind.REPEATED, "r1")
+ANOTHER_ANSWER = ("G1", ViolationKind.FOREIGN, "r1")
+TWO_ENDINGS = ("G2", ViolationKind.REPEATED, "r1")
+ANOTHER_ENDING = ("G2", ViolationKind.DIFFERENT, "r1")
+ANOTHER_TEXT = ("G3", ViolationKind.DIFFERENT, "r1")
+MISSING_TEXT = ("G3", ViolationKind.LOST, "r1")
+DISORDERED = ("G4", ViolationKind.DISORDERED, "r1")
+LOST = ("G5", ViolationKind.LOST, "r1")
+UNASKED_CANCELLATION = ("G6", ViolationKind.DIFFERENT, "r1")
+SECOND_RUN = ("G7", ViolationKind.REPEATED, "r1")
 
-BROKEN: dict[str, tuple[list[Event], tuple[str, Kind, str]]] = {
+BROKEN: dict[str, tuple[list[Event], tuple[str, ViolationKind, str]]] = {
     # own answer
     "a frame to another session": ([*good(), to_app("r1", response("r1"), session="s2")], ANOTHER_ANSWER),
-    "a frame about what nobody asked": ([*good(), to_app("r9", response("r9"))], ("G1", Kind.FOREIGN, "r9")),
+    "a frame about what nobody asked": ([*good(), to_app("r9", response("r9"))], ("G1", ViolationKind.FOREIGN, "r9")),
     "an error to another session": (
         [*good(), to_app("r1", Error(code=ErrorCode.UNAVAILABLE, message="", request_id="r1"), session="s2")],
         ANOTHER_ANSWER,
@@ -205,9 +205,12 @@ BROKEN: dict[str, tuple[list[Event], tuple[str, Kind, str]]] = {
         [*without(Asked), structs.replace(asked("r1"), session="s2")],
         ANOTHER_ANSWER,
     ),
-    "a model run that nobody asked for": ([*good(), ModelRun(request="r9", attempt=1)], ("G1", Kind.FOREIGN, "r9")),
+    "a model run that nobody asked for": (
+        [*good(), ModelRun(request="r9", attempt=1)],
+        ("G1", ViolationKind.FOREIGN, "r9"),
+    ),
     "completed without a model run": (without(ModelRun), ANOTHER_ANSWER),
-    "a turn that nobody asked for": ([*good(), turn("r9")], ("G1", Kind.FOREIGN, "r9")),
+    "a turn that nobody asked for": ([*good(), turn("r9")], ("G1", ViolationKind.FOREIGN, "r9")),
     "a turn of another user": (instead(turn("r1", user="lee")), ANOTHER_ANSWER),
     "a turn of a request that was never accepted": (without(Stored), ANOTHER_ANSWER),
     # one ending
@@ -253,7 +256,7 @@ BROKEN: dict[str, tuple[list[Event], tuple[str, Kind, str]]] = {
     "no ending at the app": (without(Ended), LOST),
     "no record": (without(Stored), LOST),
     "no ending in the store": (instead(stored("r1", of=record("r1", status=None))), LOST),
-    "no turn": (without(Turn), ("G2", Kind.LOST, "r1")),
+    "no turn": (without(Turn), ("G2", ViolationKind.LOST, "r1")),
     "a client that gives up": (instead(ended("r1", Result.TIMED_OUT)), LOST),
     "given up too early": (failed_run(2), LOST),
     # explicit cancellation only
@@ -266,12 +269,12 @@ BROKEN: dict[str, tuple[list[Event], tuple[str, Kind, str]]] = {
         SECOND_RUN,
     ),
     "another attempt without a death": ([ModelRun(request="r1", attempt=0), *good()], SECOND_RUN),
-    "more usage than turns": (instead(usage(3)), ("G7", Kind.DIFFERENT, "")),
+    "more usage than turns": (instead(usage(3)), ("G7", ViolationKind.DIFFERENT, "")),
     "more tokens in the turn than in the record": (instead(turn("r1", output_tokens=5)), ANOTHER_ENDING),
     # what was noticed on the way
     "a violation that somebody saw": (
-        [*good(), Violation(promise="", kind=Kind.BROKEN, request="", detail="an error in a log")],
-        ("", Kind.BROKEN, ""),
+        [*good(), Violation(promise="", kind=ViolationKind.BROKEN, request="", detail="an error in a log")],
+        ("", ViolationKind.BROKEN, ""),
     ),
 }
 
@@ -282,7 +285,7 @@ def test_every_broken_promise_is_found(what: str) -> None:
     assert violation in found(events)
 
 
-def allowed(*more: Event) -> set[tuple[str, Kind, str]]:
+def allowed(*more: Event) -> set[tuple[str, ViolationKind, str]]:
     return found([*good(), *more])
 
 
@@ -323,7 +326,7 @@ def test_frames_in_any_order_have_no_gaps() -> None:
 
 
 def test_three_numbers() -> None:
-    kinds = (Kind.FOREIGN, Kind.LOST, Kind.DIFFERENT, Kind.REPEATED)
+    kinds = (ViolationKind.FOREIGN, ViolationKind.LOST, ViolationKind.DIFFERENT, ViolationKind.REPEATED)
     violations = [Violation(promise="", kind=kind, request="", detail="") for kind in kinds]
     assert str(count(violations)) == "1 misrouted, 2 lost, 1 repeated"
 
@@ -332,21 +335,24 @@ def test_three_numbers() -> None:
 
 
 Step = Callable[[AnswerText], Any]
-FLAWS: dict[str, tuple[list[Step], list[Kind]]] = {
+FLAWS: dict[str, tuple[list[Step], list[ViolationKind]]] = {
     "whole": ([lambda t: t.add(1, 0, "one "), lambda t: t.add(1, 4, "two"), lambda t: t.end(1, 7, None)], []),
     "a response": ([lambda t: t.end(1, 3, "two")], []),
     "another attempt": (
         [lambda t: t.add(1, 0, "on"), lambda t: t.add(2, 0, "two"), lambda t: t.end(2, 3, None)],
         [],
     ),
-    "an older attempt": ([lambda t: t.begin(2), lambda t: t.add(1, 0, "x")], [Kind.DISORDERED]),
-    "a gap": ([lambda t: t.add(1, 4, "two")], [Kind.LOST]),
-    "a piece twice": ([lambda t: t.add(1, 0, "one"), lambda t: t.add(1, 0, "one two")], [Kind.REPEATED]),
-    "another text at one place": ([lambda t: t.add(1, 0, "one"), lambda t: t.add(1, 0, "two")], [Kind.DIFFERENT]),
-    "a missing end": ([lambda t: t.add(1, 0, "one"), lambda t: t.end(1, 7, None)], [Kind.LOST]),
-    "a response of another length": ([lambda t: t.end(1, 7, "one")], [Kind.LOST]),
-    "a second ending": ([lambda t: t.end(1, 0, None), lambda t: t.end(1, 0, None)], [Kind.REPEATED]),
-    "text after the ending": ([lambda t: t.end(1, 3, "one"), lambda t: t.add(1, 3, "!")], [Kind.REPEATED]),
+    "an older attempt": ([lambda t: t.begin(2), lambda t: t.add(1, 0, "x")], [ViolationKind.DISORDERED]),
+    "a gap": ([lambda t: t.add(1, 4, "two")], [ViolationKind.LOST]),
+    "a piece twice": ([lambda t: t.add(1, 0, "one"), lambda t: t.add(1, 0, "one two")], [ViolationKind.REPEATED]),
+    "another text at one place": (
+        [lambda t: t.add(1, 0, "one"), lambda t: t.add(1, 0, "two")],
+        [ViolationKind.DIFFERENT],
+    ),
+    "a missing end": ([lambda t: t.add(1, 0, "one"), lambda t: t.end(1, 7, None)], [ViolationKind.LOST]),
+    "a response of another length": ([lambda t: t.end(1, 7, "one")], [ViolationKind.LOST]),
+    "a second ending": ([lambda t: t.end(1, 0, None), lambda t: t.end(1, 0, None)], [ViolationKind.REPEATED]),
+    "text after the ending": ([lambda t: t.end(1, 3, "one"), lambda t: t.add(1, 3, "!")], [ViolationKind.REPEATED]),
 }
 
 

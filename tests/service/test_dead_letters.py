@@ -15,7 +15,7 @@ from answerback.service.attempt import Done, Retry
 from answerback.service.dead_letters import DeadLetters
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback.testing import Backend, LaneQueue, run_virtual
 
 KEY = RequestKey("kim", "r1")

@@ -13,7 +13,7 @@ from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import CancelMessage, Hello, MessageResponse, ResumePoint, SendMessage, Status
 from answerback.service.front import Front
 from answerback.service.observer import Observer
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback.testing import Backend, ScriptedModel, run_virtual
 from answerback.testing.backend import Peer
 
@@ -98,6 +98,7 @@ class Local:
             local=self.queue,
             worker=backend.worker,
             changed=backend.worker.changed,
+            is_blocked=backend.store.is_blocked,
         )
 
     async def start(self) -> None:

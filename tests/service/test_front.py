@@ -25,7 +25,7 @@ from answerback.protocol.frames import (
     UpdateConversation,
     Welcome,
 )
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback.testing import Backend, ScriptedModel, run_virtual
 from answerback.testing.backend import Peer
 

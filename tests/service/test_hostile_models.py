@@ -67,6 +67,8 @@ def test_a_hostile_model_ends_its_request_once_and_the_next_question_runs(
         if misbehaviour.is_whole:
             assert (first.status, stored) == (Status.COMPLETED, TEXT)
             assert first.finish_reason in REASONS
+            assert first.timing is not None
+            assert first.timing.total_ms < 10_000, "what comes after the end does not hold it back"
         elif misbehaviour is Misbehaviour.SAYS_A_MEGABYTE:
             assert (first.status, first.finish_reason) == (Status.COMPLETED, "length")
         elif misbehaviour is Misbehaviour.SAYS_NOTHING:

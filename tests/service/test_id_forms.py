@@ -7,7 +7,7 @@ from answerback.core import request as changes
 from answerback.core.request import Ended, Question, Record, RequestKey
 from answerback.ports import Accepted, Existing, Quota
 from answerback.service.id_forms import RequestsInBothForms, forms
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 
 NFC, NFD = "홍길동", unicodedata.normalize("NFD", "홍길동")
 QUOTA = Quota(per_minute=0, max_pending=10)
@@ -37,6 +37,7 @@ def test_the_forms_of_a_name() -> None:
 
 async def test_an_id_that_is_taken_under_the_other_form_is_taken() -> None:
     store = MemoryStore()
+    await store.open()
     requests = RequestsInBothForms(store, None, clock=lambda: 0)
     old = record_of(user_id=NFD, request_id="r1")
     await store.accept(old, QUESTION, QUOTA, now_ms=0)

@@ -8,12 +8,12 @@ from collections import Counter
 import pytest
 
 from answerback.cli.main import run
-from answerback_proof.history import Kind, Violation
+from answerback_proof.history import Violation, ViolationKind
 from answerback_proof.simulation import PROFILES, Case, Report, Tally, run_cases, shrink
 
 
 def violation(promise: str) -> Violation:
-    return Violation(promise=promise, kind=Kind.FOREIGN, request="", detail="mixed up")
+    return Violation(promise=promise, kind=ViolationKind.FOREIGN, request="", detail="mixed up")
 
 
 def fails_with(*needed: str):

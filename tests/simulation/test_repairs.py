@@ -13,7 +13,7 @@ from answerback.ports import T, Unavailable
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error, Hello, MessageAccepted, MessageDelta, MessageResponse, SendMessage
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback.testing import Backend, LaneQueue, ScriptedModel, ScriptedSender, run_virtual
 
 

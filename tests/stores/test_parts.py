@@ -1,17 +1,19 @@
-"""The small parts that the stores are made of: parameters, encodings, the writer's state, the cache, opening."""
+"""The small parts that the stores are made of: parameters, encodings, the book, opening."""
 
 import sys
 
 import pytest
 from msgspec.structs import replace
 
-from answerback.core.request import SCHEMA, Question, RequestKey
+from answerback.core.request import SCHEMA, DeliveryTarget, Question
 from answerback.stores import StoreError, open_store
-from answerback.stores.encoding import PIECE_LENGTH, decode_record, encode_record, pieces
-from answerback.stores.query import to_psycopg
-from answerback.stores.store import QuestionCache
-from answerback.stores.writer_state import Unfinished, WriterState
+from answerback.stores.book import Book, Held
+from answerback.stores.encoding import decode_record, encode_record, width_of
+from answerback.stores.sqlite import SqliteDatabase, connect
+from answerback.stores.statements import to_psycopg
 from answerback_aws.runtime.dynamodb import items
+
+NOW_MS = 1_750_000_000_000
 
 # --- parameters ---------------------------------------------------------------------------------------------
 
@@ -24,6 +26,7 @@ from answerback_aws.runtime.dynamodb import items
         ("SELECT ':a', 'it''s :b', :c", "SELECT ':a', 'it''s :b', %(c)s"),
         ('SELECT ":a" FROM t WHERE x = :a', 'SELECT ":a" FROM t WHERE x = %(a)s'),
         ("SELECT a % b, '100%'", "SELECT a %% b, '100%%'"),
+        ("VALUES (?, ?), '?'", "VALUES (%s, %s), '?'"),
         ("VALUES (:a,:b)", "VALUES (%(a)s,%(b)s)"),
         ("SELECT '12:30'", "SELECT '12:30'"),
     ],
@@ -33,15 +36,6 @@ def test_parameters_are_rewritten_and_nothing_else(sql, psycopg):
 
 
 # --- encodings ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("length", [0, 1, PIECE_LENGTH - 1, PIECE_LENGTH, PIECE_LENGTH + 1, 3 * PIECE_LENGTH])
-def test_pieces_are_the_text(length):
-    text = "🙂" * length
-    parts = list(pieces(text))
-    assert "".join(piece for _, piece in parts) == text
-    assert [number for number, _ in parts] == list(range(len(parts)))
-    assert all(0 < len(piece.encode()) <= 64_000 for _, piece in parts)
 
 
 def test_a_record_of_a_newer_program_is_a_clear_error(asker):
@@ -60,102 +54,91 @@ def test_a_record_has_the_lowest_version_that_can_express_it(asker):
         assert items.decode_item(items.encode_record(record)) == record
 
 
-# --- the writer's state ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_a_record_of_a_long_row_keeps_its_length_until_it_ends(asker, length):
+    question = Question(message="x" * length, model="echo")
+    record = asker.record("r1")
+    text = encode_record(record)
+    width = width_of(text, question)
+    claimed = replace(record, owner="o" * 36, lease_until_ms=NOW_MS, started_at_ms=NOW_MS, queue_no=7, attempt=3)
+    target = DeliveryTarget(no=20, connection_id="c" * 36, generation=2**40, attempt=3, offset=10**6)
+    later = encode_record(replace(claimed, target=target))
+    lengths = {len(one.ljust(width)) for one in (text, later)}
+    assert len(lengths) == (1 if length > 10 else 2)
+    assert decode_record(later.ljust(width), SCHEMA) == replace(claimed, target=target)
 
 
-def state_of(state: WriterState) -> str:
-    return repr({name: value for name, value in vars(state).items() if name not in ("_journal", "_next_seq")})
+# --- the book -----------------------------------------------------------------------------------------------
 
 
-def known(asker, request_id: str, seq: int, user: str = "ann") -> Unfinished:
-    return Unfinished(asker.record(request_id, user), seq, "title", None)
+def held(asker, book: Book, request_id: str, user: str = "ann") -> Held:
+    question = Question(message="Why?", model="echo")
+    return book.hold(asker.record(request_id, user), question, n=book.next_n(), width=0)
 
 
-def test_a_rollback_undoes_everything_since_the_commit(asker):
-    state = WriterState()
-    state.start_seq(0)
-    state.reserve(1)
-    state.put_unfinished(known(asker, "r1", 1))
-    state.know_user("ann", 5)
-    state.count("ann", asker.now_ms)
-    state.delete_conversation("ann", "c1", 7)
-    state.commit()
-    before = state_of(state)
-    state.put_unfinished(known(asker, "r2", 2))
-    state.put_unfinished(known(asker, "r3", 3, "bob"))
-    state.remove_unfinished(RequestKey("ann", "r1"))
-    state.remove_unfinished(RequestKey("ann", "r2"))
-    state.know_user("ann", None)
-    state.know_user("bob", 1)
-    state.count("ann", asker.now_ms)
-    state.count("bob", asker.now_ms)
-    state.delete_conversation("ann", "c1", None)
-    state.reserve(5000)
-    state.forget_user("ann")
-    assert state_of(state) != before
-    state.rollback()
-    assert sorted(state_of(state)) == sorted(before)
-    assert state.position("key of ann") == 1
-    assert state.position("key of bob") == 0
-    assert state.limits == {"ann": 5}
-    assert state.reserve(5000) is not None
+def test_the_book_knows_what_admission_asks_for(asker):
+    book = Book()
+    first, second = held(asker, book, "r1"), held(asker, book, "r2")
+    book.count("ann", asker.now_ms)
+    assert (book.pending("ann"), book.counted("ann", asker.now_ms)) == (2, 1)
+    assert (book.pending("bob"), book.counted("bob", asker.now_ms)) == (0, 0)
+    assert book.counted("ann", asker.now_ms + 60_000) == 0
+    lane = first.record.ordering_key
+    assert (book.position(lane, first.n), book.position(lane, second.n), book.position(lane)) == (0, 1, 2)
+    for _ in range(2):  # twice is the same as once
+        book.release(first)
+    assert (book.pending("ann"), book.position(lane, second.n), book.position(lane)) == (1, 0, 1)
+    book.forget_user("ann")
+    assert (book.pending("ann"), book.position(lane), book.counted("ann", asker.now_ms), book.held) == (0, 0, 0, {})
 
 
-def test_the_writer_state_knows_what_admission_asks_for(asker):
-    state = WriterState()
-    state.put_unfinished(known(asker, "r1", 1))
-    state.count("ann", asker.now_ms)
-    assert (state.pending("ann"), state.counted("ann", asker.now_ms)) == (1, 1)
-    assert (state.pending("bob"), state.counted("bob", asker.now_ms)) == (0, 0)
-    assert state.counted("ann", asker.now_ms + 60_000) == 0
-
-
-def test_old_windows_are_forgotten(asker):
-    state = WriterState()
+def test_old_windows_are_forgotten():
+    book = Book()
     for minute in range(100):
-        state.count("ann", minute * 60_000)
-    assert len(state._windows) <= 3
-    assert state.counted("ann", 99 * 60_000) == 1
+        book.count("ann", minute * 60_000)
+    assert len(book._windows) <= 3
+    assert book.counted("ann", 99 * 60_000) == 1
 
 
-def test_numbers_are_reserved_in_blocks():
-    state = WriterState()
-    state.start_seq(41)
-    first = state.take_seq()
-    assert first == 42
-    raised = state.reserve(first)
-    assert raised is not None
-    assert raised > first
-    assert state.reserve(state.take_seq()) is None
+def test_the_questions_in_memory_are_bounded_by_the_length_of_their_texts(asker):
+    book = Book()
+    question = Question(message="x" * 3_000_000, model="echo")
+    kept = [book.hold(asker.record(f"r{n}"), question, n=book.next_n(), width=0) for n in range(4)]
+    assert [one.question is not None for one in kept] == [True, True, False, False]
+    book.release(kept[0])
+    assert book.hold(asker.record("r9"), question, n=book.next_n(), width=0).question is not None
 
 
-# --- the cache of questions ---------------------------------------------------------------------------------
-
-
-def test_the_cache_is_bounded_by_the_length_of_the_texts():
-    cache = QuestionCache(max_characters=10_000)
-    question = Question(message="x" * 2_000, model="echo", system="y" * 500)
-    for n in range(10):
-        cache.add(RequestKey("ann", str(n)), question)
-    kept = [n for n in range(10) if cache.get(RequestKey("ann", str(n))) is not None]
-    assert kept == [7, 8, 9]
-    cache.add(RequestKey("ann", "9"), replace(question, message="other"))
-    found = cache.get(RequestKey("ann", "9"))
-    assert found is not None
-    assert found.message == "other"
-    cache.add(RequestKey("ann", "huge"), replace(question, message="x" * 20_000))
-    assert cache.get(RequestKey("ann", "huge")) is None
-    cache.clear()
-    assert cache.get(RequestKey("ann", "9")) is None
+async def test_the_book_of_some_users_is_read_inside_a_transaction(tmp_path, asker):
+    store = await open_store(None, tmp_path)
+    await store.set_limit("bob", 7, now_ms=asker.now_ms)
+    for user in ("ann", "bob", "cem"):
+        await asker.accept(store, "r1", user=user)
+    await store.close()
+    database = SqliteDatabase(connect(tmp_path / "answerback.db", busy_timeout_s=1))
+    database.begin()
+    database.execute("UPDATE users SET per_minute = 9 WHERE user_id = 'bob'")
+    book = Book.load(database, user_ids=["bob", "cem", "nobody"])
+    database.close()
+    assert sorted(key.user_id for key in book.held) == ["bob", "cem"]
+    assert book.limits == {"bob": 9}
+    assert [book.counted(user, asker.now_ms) for user in ("ann", "bob", "cem", "nobody")] == [0, 1, 1, 0]
+    assert book.next_n() == 4
+    assert Book.load(SqliteDatabase(connect(tmp_path / "answerback.db", busy_timeout_s=1)), user_ids=[]).held == {}
 
 
 # --- opening ------------------------------------------------------------------------------------------------
 
 
 async def test_the_default_is_a_file_in_the_data_folder(tmp_path, asker):
-    store = await open_store(None, tmp_path / "new" / "folder")
-    await asker.accept(store, "r1")
-    await store.close()
+    names = []
+    for _ in range(2):
+        store = await open_store(None, tmp_path / "new" / "folder")
+        await asker.accept(store, "r1")
+        names.append(await store.store_id())
+        await store.close()
+    assert names[0] == names[1], "the data keep their name"
+    assert len(names[0]) == 36
     assert (tmp_path / "new" / "folder" / "answerback.db").exists()
 
 

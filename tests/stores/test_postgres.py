@@ -1,6 +1,7 @@
 """PostgreSQL: what is acknowledged stays, and the store comes back by itself."""
 
 import asyncio
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -177,11 +178,8 @@ async def test_commits_are_durable_whatever_the_servers_default(postgres_server,
         try:
             from answerback.stores.postgres import connect
 
-            connection = await connect(postgres_server.url, schema)
-            try:
-                assert await (await connection.execute("SHOW synchronous_commit")).fetchone() == ("on",)
-            finally:
-                await connection.close()
+            with closing(connect(postgres_server.url, schema)) as connection:
+                assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
         finally:
             await admin.execute("ALTER DATABASE postgres RESET synchronous_commit")
 

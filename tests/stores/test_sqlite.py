@@ -163,7 +163,7 @@ async def test_a_full_disk_is_unavailable_until_there_is_room(connections, tmp_p
     await store.open()
     try:
         await asker.accept(store, "before")
-        (writer, _) = connections
+        writer = connections[0]
         (pages,) = writer.execute("PRAGMA page_count").fetchone()
         writer.execute(f"PRAGMA max_page_count = {pages + 2}")
         with pytest.raises(Unavailable, match="disk is full"):

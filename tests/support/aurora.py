@@ -220,4 +220,4 @@ def make_migrated(emulator: Emulator) -> Cluster:
 def empty(cluster: Cluster, postgres_url: str) -> None:
     """Delete every row of the history."""
     with psycopg.connect(postgres_url, dbname=cluster.database, autocommit=True) as connection:
-        connection.execute("TRUNCATE requests, texts, turns, conversations, users, usage")
+        connection.execute("TRUNCATE requests, conversations, users, usage")

@@ -16,7 +16,7 @@ from answerback.ports import (
     StoredConversation,
     StoredTurn,
 )
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback_aws.runtime.aurora.users import erase_user
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.limits import RateLimits
@@ -73,7 +73,8 @@ class DynamoStore(DynamoRequests):
             )
             question = Question(message=turn.question, model="", replaces=turn.replaces)
             # An id that was used before and purged: the history keeps both turns.
-            self._aurora.records.pop(key, None)
+            if await self._aurora.read(key) is not None:
+                await self._aurora.purge(ended_before_ms=2**62, refused_before_ms=0)
             quota = Quota(per_minute=0, max_pending=10_000)
             await self._aurora.accept(record, question, quota, now_ms=turn.accepted_at_ms)
             await self._aurora.change(key, _ending(turn))

@@ -10,10 +10,12 @@ from types import ModuleType
 from typing import Any
 
 from botocore.exceptions import ClientError
+from msgspec.structs import replace
 
+from answerback.core.request import Record, RequestKey, Step
 from answerback.ports import Model
 from answerback.stores.connections import MemoryConnections
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback_aws.runtime.composition import Composition
 
 METHOD_ARN = "arn:aws:execute-api:us-east-1:123456789012:abcdef1234/v1/$connect"
@@ -279,6 +281,7 @@ class Functions:
                 "sqs": self.sqs,
                 "connections": self.connections,
                 "requests": self.store,
+                "limits": self.store,
                 "turns": self.store,
                 "history": self.store,
                 "write_behind": self.write_behind,
@@ -322,6 +325,15 @@ class Functions:
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Look at a store."""
         return self.compositions["front"].run(work)
+
+    def alter(self, key: RequestKey, **fields: Any) -> None:
+        """Give a stored record other values."""
+
+        def step(record: Record | None) -> Step[None]:
+            assert record is not None
+            return Step(replace(record, **fields), None)
+
+        self.run(self.store.change(key, step))
 
     @property
     def lines(self) -> list[dict[str, Any]]:

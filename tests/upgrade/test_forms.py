@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import shutil
 import sqlite3
 from enum import Enum
 from pathlib import Path
@@ -47,14 +48,23 @@ def test_so_is_every_record_that_was_kept() -> None:
         assert encode_item(decode_item(item)) == {name: value for name, value in item.items() if name not in OWN}
 
 
-def test_a_new_sqlite_file_has_the_tables_of_the_kept_one(tmp_path: Path) -> None:
-    (tmp_path / "answerback.db").touch()
-    assert command("users", "list", "--json", "--data-dir", str(tmp_path)).out == "[]\n"
-    assert tables_of(tmp_path / "answerback.db") == tables_of(FOLDER / "answerback.db")
+def test_a_new_sqlite_file_has_the_tables_of_the_kept_one_once_it_was_opened(tmp_path: Path) -> None:
+    found = []
+    for name in ("new", "kept"):
+        (tmp_path / name).mkdir()
+        if name == "kept":
+            shutil.copy(FOLDER / "answerback.db", tmp_path / name)
+        else:
+            (tmp_path / name / "answerback.db").touch()
+        assert command("users", "list", "--json", "--data-dir", str(tmp_path / name)).code == 0
+        found.append(tables_of(tmp_path / name / "answerback.db"))
+    assert found[0] == found[1]
 
 
 @pytest.mark.postgres
-def test_a_new_postgresql_database_has_the_tables_of_the_kept_one(postgres_server: Any, tmp_path: Path) -> None:
+def test_a_new_postgresql_database_has_the_tables_of_the_kept_one_once_it_was_opened(
+    postgres_server: Any, tmp_path: Path
+) -> None:
     found = []
     for name in ("new", "kept"):
         with psycopg.connect(postgres_server.url, autocommit=True) as connection:
@@ -63,8 +73,7 @@ def test_a_new_postgresql_database_has_the_tables_of_the_kept_one(postgres_serve
         with psycopg.connect(url, autocommit=True) as connection:
             if name == "kept":
                 connection.execute((FOLDER / "postgres.sql").read_bytes())
-            else:
-                assert command("users", "list", "--json", "--data-dir", str(tmp_path), "--database", url).code == 0
+            assert command("users", "list", "--json", "--data-dir", str(tmp_path), "--database", url).code == 0
             found.append(
                 [
                     connection.execute(statement).fetchall()

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,6 +12,7 @@ import msgspec
 from answerback.cli.options import Json, StoreOptions, with_options
 from answerback.cli.output import CliError, ExitCode, note, say, say_json
 from answerback.cli.settings import Configuration, load
+from answerback.core.camel import snake
 from answerback.ports import DailyUsage, StoredUser
 
 T = TypeVar("T")
@@ -90,6 +90,11 @@ class AdminUsers:
         del now_ms
         self._call("PUT", f"/users/{quote(user_id, safe='')}/limit", {"perMinute": per_minute})
 
+    async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
+        """Block or unblock, and end the sessions of who is blocked; `now_ms` is not used."""
+        del now_ms
+        self._call("PUT", f"/users/{quote(user_id, safe='')}/blocked", {"blocked": blocked})
+
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         query = {name: value for name, value in (("user", user_id), ("since", since_day)) if value is not None}
         return _rows(self._call("GET", f"/usage?{urlencode(query)}")["usage"], DailyUsage)
@@ -141,8 +146,5 @@ def _result(status: int, text: bytes, port: int) -> Any:
 
 
 def _rows(rows: list[dict[str, Any]], kind: type[T]) -> list[T]:
-    def snake(name: str) -> str:
-        return re.sub(r"[A-Z]", lambda m: f"_{m[0].lower()}", name)
-
     named = [{snake(name): value for name, value in row.items()} for row in rows]
     return msgspec.convert(named, list[kind])  # type: ignore[valid-type]

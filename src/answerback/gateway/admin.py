@@ -1,12 +1,14 @@
 """The admin port: health, metrics, live requests, users, and the management API of API Gateway.
 
-On loopback only. Everything but `/healthz` needs the admin key. `/@connections/{id}` speaks as API Gateway does:
+On loopback, and on another address if the operator names one. Everything but `/healthz` needs the admin key.
+`/@connections/{id}` speaks as API Gateway does:
 `boto3.client("apigatewaymanagementapi", endpoint_url="http://127.0.0.1:8766", aws_access_key_id=KEY, ...)` works.
 """
 
 import asyncio
 import json
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, TypeAlias, cast
@@ -37,8 +39,10 @@ from answerback.ports import (
     Unavailable,
     Users,
 )
-from answerback.protocol.frames import is_id
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Error, is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
+from answerback.service.questions import BLOCKED
 
 log = logging.getLogger("answerback.admin")
 
@@ -56,9 +60,11 @@ REQUEST_TIMEOUT_S: Final = 30.0
 HOST: Final = "127.0.0.1"
 
 HEALTH_TIMEOUT_S: Final = 2.0
+GLANCE_EVERY_S: Final = 1.0
 PROBE_EVERY_S: Final = 2.0
 """A probe is a write to the disk, and anybody on this machine may ask for health without a key."""
 
+_LIMIT_WORDS: Final = {None: "default", 0: "off"}
 _IS_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -126,13 +132,14 @@ class _RequestBody(msgspec.Struct, rename="camel"):
         )
 
 
-class _UserBody(msgspec.Struct, rename="camel"):
+class _UserBody(msgspec.Struct, rename="camel", omit_defaults=True):
     user_id: str
     per_minute: int | None
     created_at_ms: int
     last_request_at_ms: int | None
     conversations: int
     turns: int
+    blocked: bool = False
 
     @classmethod
     def of(cls, user: StoredUser) -> "_UserBody":
@@ -157,6 +164,10 @@ class _LimitBody(msgspec.Struct, rename="camel"):
     per_minute: Annotated[int, msgspec.Meta(ge=0, le=MAX_PER_MINUTE)] | None
 
 
+class _BlockedBody(msgspec.Struct, rename="camel"):
+    blocked: bool
+
+
 # --- the port -----------------------------------------------------------------------------------------------
 
 
@@ -174,18 +185,33 @@ class Health:
         self._clock = clock
         self._monotonic = monotonic
         self._probed_at: float | None = None
+        self._glanced: tuple[float, bool] = (-math.inf, False)
+
+    async def glance(self) -> bool:
+        """As `is_good` without a write of its own, and at most one read in GLANCE_EVERY_S: for whoever asks."""
+        now = self._monotonic()
+        if now - self._glanced[0] >= GLANCE_EVERY_S:
+            self._glanced = (now, True)  # who asks meanwhile starts no second read
+            self._glanced = (now, await self._can_read() and not self._durability.last_write_failed)
+        return self._glanced[1]
 
     async def is_good(self) -> bool:
         """Whether the store can be read and written. The last write counts, of any caller."""
         has_failed = self._durability.last_write_failed
-        try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                await self._requests.read(RequestKey("healthz", "healthz"))
-                await self._probe()
-        except (TimeoutError, Unavailable):
+        if not await self._can_read(probe=True):
             return False
         # A write that failed is reported once in any case: room for a probe need not be room for a question.
         return not (has_failed or self._durability.last_write_failed)
+
+    async def _can_read(self, *, probe: bool = False) -> bool:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                await self._requests.read(RequestKey("healthz", "healthz"))
+                if probe:
+                    await self._probe()
+        except (TimeoutError, Unavailable):
+            return False
+        return True
 
     async def _probe(self) -> None:
         now = self._monotonic()
@@ -211,6 +237,7 @@ class Admin:
         queue: Callable[[], QueueState],
         reload: Callable[[], Reloaded],
         clock: Callable[[], int],
+        host: str | None = None,
     ) -> None:
         self._key = key
         self._reload_now = reload
@@ -223,7 +250,8 @@ class Admin:
         self._metrics = metrics
         self._queue = queue
         self._clock = clock
-        self._hosts = Hosts.of(HOST, ())
+        self._hosts = Hosts.of(host or HOST, ())
+        self._host = host
         self._router = web.UrlDispatcher()
         routes: tuple[tuple[str, str, _Handler], ...] = (
             ("GET", "/healthz", self._get_health),
@@ -238,24 +266,30 @@ class Admin:
             ("GET", "/users/{user_id:[^/]*}", self._get_user),
             ("DELETE", "/users/{user_id:[^/]*}", self._delete_user),
             ("PUT", "/users/{user_id:[^/]*}/limit", self._set_limit),
+            ("PUT", "/users/{user_id:[^/]*}/blocked", self._set_blocked),
             ("GET", "/usage", self._list_usage),
             ("POST", "/reload", self._reload),
         )
         for method, path, handler in routes:
             self._router.add_route(method, path, handler)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._http: Server | None = None
 
     async def start(self, port: int) -> int:
-        """Listen on loopback; the port. Raises: OSError: it cannot be bound."""
+        """Listen; the port. Raises: OSError: it cannot be bound."""
         self._http = Server(self.answer, max_connections=MAX_CONNECTIONS, handshake_timeout_s=REQUEST_TIMEOUT_S)
-        self._server = await asyncio.get_running_loop().create_server(self._http, HOST, port)
-        return int(self._server.sockets[0].getsockname()[1])
+        hosts = [HOST] if self._host is None else ["0.0.0.0"] if self._host == "0.0.0.0" else [HOST, self._host]  # noqa: S104
+        for host in dict.fromkeys(hosts):
+            server = await asyncio.get_running_loop().create_server(self._http, host, port)
+            self._servers.append(server)
+            port = int(server.sockets[0].getsockname()[1])
+        return port
 
     async def close(self) -> None:
         """Stop listening and cut what is open."""
-        if self._server is not None and self._http is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
+        if self._http is not None:
             await self._http.shutdown(timeout=1.0)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -283,12 +317,14 @@ class Admin:
                 404,
                 "NotFoundException",
                 "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, "
-                "/users/USER/limit, /usage, /reload and /@connections/ID.",
+                "/users/USER/limit, /users/USER/blocked, /usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
 
-    async def _get_health(self, _: web.BaseRequest) -> web.Response:
+    async def _get_health(self, request: web.BaseRequest) -> web.Response:
         is_good = await self._health.is_good()
+        if self._host is not None and not self._key.opens(request.headers.get("Authorization")):
+            return health_response(is_good=is_good)
         queue = self._queue()
         body = _HealthBody(
             status="ok" if is_good else "unavailable",
@@ -336,10 +372,11 @@ class Admin:
             case Gone():
                 raise _gone()
 
-    async def _delete_connection(self, _: web.BaseRequest, connection_id: str) -> web.Response:
+    async def _delete_connection(self, request: web.BaseRequest, connection_id: str) -> web.Response:
         socket = self._sockets.get(connection_id)
         if socket is None or not socket.is_open:
             raise _gone()
+        _note(request, "a connection was closed", connectionId=connection_id)
         socket.close(WSCloseCode.OK, "Connection Closed Normally")
         return web.Response(status=204)
 
@@ -350,10 +387,11 @@ class Admin:
         shown = [_RequestBody.of(record) for record in records[:MAX_LISTED]]
         return _json(200, {"total": len(records), "requests": shown})
 
-    async def _cancel_request(self, _: web.BaseRequest, user_id: str, request_id: str) -> web.Response:
+    async def _cancel_request(self, request: web.BaseRequest, user_id: str, request_id: str) -> web.Response:
         record = await self._requests.read(RequestKey(normal_id(user_id), request_id))
         if record is None:
             raise _Failure(404, "NotFoundException", "There is no such request. GET /requests lists the live ones.")
+        _note(request, "a request was cancelled", userId=user_id, requestId=request_id)
         match await self._canceller.cancel(record):
             case Pending(record=record):
                 return _json(202, _RequestBody.of(record))
@@ -378,7 +416,8 @@ class Admin:
             raise _no_user()
         return _json(200, _UserBody.of(user))
 
-    async def _delete_user(self, _: web.BaseRequest, user_id: str) -> web.Response:
+    async def _delete_user(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        _note(request, "a user is to be erased", userId=user_id)
         # No app may wait for ever for an answer that is erased.
         await self._canceller.end_sessions(normal_id(user_id))
         if not await self._users.delete_user(user_id):
@@ -393,7 +432,23 @@ class Admin:
         except (msgspec.MsgspecError, RecursionError):
             raise _bad_request('Send {"perMinute": N}: a whole number, 0 for no limit, null for the default.') from None
         await self._users.set_limit(user_id, limit.per_minute, now_ms=self._clock())
+        _note(
+            request, f"a rate limit was set to {_LIMIT_WORDS.get(limit.per_minute, limit.per_minute)}", userId=user_id
+        )
         return _json(200, {"userId": user_id, "perMinute": limit.per_minute})
+
+    async def _set_blocked(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        if not is_id(user_id):
+            raise _bad_request(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
+        try:
+            blocked = msgspec.json.decode(await _body(request), type=_BlockedBody).blocked
+        except (msgspec.MsgspecError, RecursionError):
+            raise _bad_request('Send {"blocked": true} or {"blocked": false}.') from None
+        await self._users.set_blocked(user_id, blocked=blocked, now_ms=self._clock())
+        _note(request, f"a user was {'blocked' if blocked else 'unblocked'}", userId=user_id)
+        if blocked:
+            await self._canceller.end_sessions(normal_id(user_id), why=Error(code=ErrorCode.FORBIDDEN, message=BLOCKED))
+        return _json(200, {"userId": user_id, "blocked": blocked})
 
     async def _list_usage(self, request: web.BaseRequest) -> web.Response:
         """`?user=ID&since=YYYY-MM-DD`"""
@@ -402,6 +457,16 @@ class Admin:
             raise _bad_request("since must be a day, YYYY-MM-DD.")
         found = await self._users.usage(request.query.get("user"), since_day=since)
         return _json(200, {"usage": [_UsageBody.of(day) for day in found]})
+
+
+def _note(request: web.BaseRequest, text: str, **about: str) -> None:
+    """Log what an operator did."""
+    log.info("operator: %s", text, extra={**about, "remote": request.remote})
+
+
+def health_response(*, is_good: bool) -> web.Response:
+    """What anybody may know of a gateway's health."""
+    return _json(200 if is_good else 503, {"status": "ok" if is_good else "unavailable"})
 
 
 def _bad_request(text: str) -> _Failure:

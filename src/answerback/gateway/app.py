@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Final, Self
 
@@ -30,7 +30,7 @@ from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Model, ModelError, Quota, Requests
+from answerback.ports import Model, ModelError, ModelLimits, Quota, Requests, answer_timeouts_ms, limits_of
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.history_pages import HistoryPages
@@ -40,8 +40,7 @@ from answerback.service.questions import FrontSettings
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
-from answerback.stores.errors import StoreError
-from answerback.stores.memory import MemoryStore
+from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
 
@@ -53,6 +52,9 @@ CLOSE_TIMEOUT_S: Final = 5.0
 EXIT_TIMEOUT_S: Final = 2.0
 """How long anything else in the process may take to end when the gateway has stopped."""
 
+STANDBY_EVERY_S: Final = 1.0
+"""How often a gateway that stands by tries to take over."""
+
 SECONDS_PER_DAY: Final = 24 * 3600
 
 SWITCH_INTERVAL_S: Final = 0.0005
@@ -62,6 +64,10 @@ hundred: SQLite's driver gives the interpreter away at every step."""
 COLLECT_AFTER: Final = (50_000, 20, 100)
 """New objects before a collection of the young ones, and so on (`gc.set_threshold`). A request leaves hardly a cycle
 behind, and to look for some among all connections costs more than to keep them a while."""
+
+
+class StoppedEarly(Exception):
+    """The gateway was stopped while it stood by."""
 
 
 class Gateway:
@@ -82,7 +88,7 @@ class Gateway:
         self,
         settings: GatewaySettings,
         *,
-        store: SqlStore | MemoryStore | None = None,
+        store: SqlStore | None = None,
         models: Sequence[Model] | None = None,
         read_again: Callable[[], GatewaySettings] | None = None,
     ) -> None:
@@ -132,7 +138,7 @@ class Gateway:
         """Open everything, recover what the process before left, and listen.
 
         Raises: SettingsError: the store, a model, or a file cannot be used; the text says what to do. OSError: an
-        address cannot be bound.
+        address cannot be bound. StoppedEarly.
         """
         try:
             await self._open()
@@ -191,7 +197,8 @@ class Gateway:
             unread=_unread_documents(models.values()),
         )
         # The process holds the store's lock: that is the lease of all it runs.
-        policy = replace(settings.policy, lease_ms=0)
+        model_limits = {name: limits_of(model) for name, model in models.items()}
+        policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
         connections = MemoryConnections()
         requests = RequestsInBothForms(store, store, clock=clock)
         history = HistoryInBothForms(store)
@@ -221,7 +228,7 @@ class Gateway:
             leapt=clock.leapt_since,
         )
         front = Front(
-            settings=self._front_settings(tuple(models), policy),
+            settings=self._front_settings(model_limits, policy, await store.store_id()),
             requests=requests,
             connections=connections,
             queue=queue,
@@ -233,6 +240,7 @@ class Gateway:
             local=queue,
             worker=worker,
             changed=worker.changed,
+            is_blocked=store.is_blocked,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -260,6 +268,7 @@ class Gateway:
             changed=worker.changed,
             clock=clock,
         )
+        health = Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic)
         admin = Admin(
             key=self._reloader.open_admin_key(),
             reload=self.reload,
@@ -268,7 +277,8 @@ class Gateway:
             requests=requests,
             users=UsersInBothForms(store),
             canceller=canceller,
-            health=Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic),
+            health=health,
+            host=settings.admin_host,
             metrics=metrics,
             queue=lambda: QueueState(depth=queue.depth, running=queue.running),
             clock=clock,
@@ -282,10 +292,12 @@ class Gateway:
                 ),
                 tokens=tokens,
                 clock=clock,
+                is_blocked=store.is_blocked,
             ),
             sockets=self.sockets,
             caps=settings.caps,
             tasks=tasks,
+            health=health.glance,
         )
         await self._recover(store, queue)
         self._stack.callback(remove_admin_port, settings.data_dir)
@@ -302,7 +314,7 @@ class Gateway:
             background.start(_warn_of(model), name=f"check of {model.name}")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
-        log.info("listening on %s", self.url)
+        log.info("listening on %s, address %s", self.url, settings.host or "0.0.0.0")  # noqa: S104 - what '' means
 
     async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
         """The graceful stop: nothing new, the running answers, then the sockets."""
@@ -312,10 +324,12 @@ class Gateway:
         await listener.close(grace_s=CLOSE_TIMEOUT_S)
         await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
-    def _front_settings(self, models: tuple[str, ...], policy: Policy) -> FrontSettings:
+    def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy, store_id: str) -> FrontSettings:
         settings = self._settings
         return FrontSettings(
-            models=models,
+            models=tuple(model_limits),
+            model_limits=model_limits,
+            store_id=store_id,
             quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
             policy=policy,
             max_tokens=settings.max_tokens,
@@ -324,13 +338,25 @@ class Gateway:
             idle_timeout_ms=int(settings.idle_timeout_s * 1000),
         )
 
-    async def _open_store(self) -> SqlStore | MemoryStore:
+    async def _open_store(self) -> SqlStore:
         if self._given_store is not None:
             return self._given_store
-        try:
-            store = await open_store(self._settings.database, self._settings.data_dir)
-        except StoreError as exc:
-            raise SettingsError(str(exc)) from exc
+        is_waiting = False
+        while True:
+            try:
+                store = await open_store(self._settings.database, self._settings.data_dir)
+                break
+            except StoreError as exc:
+                if not (self._settings.standby and isinstance(exc, StoreInUse)):
+                    raise SettingsError(str(exc)) from exc
+            if not is_waiting:
+                log.info("standing by: another gateway uses the store")
+                is_waiting = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STANDBY_EVERY_S):
+                    await self._stop_asked.wait()
+            if self._stop_asked.is_set():
+                raise StoppedEarly
         self._stack.push_async_callback(store.close)
         return store
 
@@ -397,7 +423,7 @@ def run_gateway(
     async def serve() -> None:
         gateway = Gateway(settings, read_again=read_again)
         # From before the start on: a reader of the announcement may send a signal at once.
-        with _signals(gateway):
+        with _signals(gateway), suppress(StoppedEarly):
             async with gateway:
                 gc.freeze()  # what was loaded stays, and need not be looked at again and again
                 announce(gateway)

@@ -10,11 +10,13 @@ import itertools
 import logging
 import socket as sockets_of_os
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from answerback.core.handshake import HandshakeError
+from answerback.gateway.admin import health_response
 from answerback.gateway.http import TOO_LARGE, Handler, Server, drop_tracebacks
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Socket, Sockets, TokenBucket
@@ -35,6 +37,9 @@ MAX_IN_FLIGHT: Final = 64
 SPARE_CONNECTIONS: Final = 256
 """TCP connections beyond the cap that still get an answer, which says why they are refused."""
 
+HEALTH_PATH: Final = "/healthz"
+"""Not for web pages alone, and under any `Host`: what checks a machine's health calls it by its address."""
+
 STOPPING_RETRY_MS: Final = 5_000
 """After that an app asks again, of the gateway that is started next."""
 
@@ -49,13 +54,21 @@ class Listener:
     """Accepts sockets and reads them."""
 
     def __init__(
-        self, *, front: Front, validator: HandshakeValidator, sockets: Sockets, caps: Caps, tasks: Tasks
+        self,
+        *,
+        front: Front,
+        validator: HandshakeValidator,
+        sockets: Sockets,
+        caps: Caps,
+        tasks: Tasks,
+        health: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._front = front
         self._validator = validator
         self._sockets = sockets
         self._caps = caps
         self._tasks = tasks
+        self._health = health
         self._buckets: dict[str, TokenBucket] = {}
         self._http: Server | None = None
         self._server: asyncio.Server | None = None
@@ -109,6 +122,10 @@ class Listener:
     # --- one connection
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._health is not None and request.path == HEALTH_PATH and "Upgrade" not in request.headers:
+            response = health_response(is_good=not self._is_draining and await self._health())
+            response.force_close()
+            return response
         try:
             async with asyncio.timeout(self._caps.handshake_timeout_s):
                 connection = await self._validator.validate(request)
@@ -124,10 +141,9 @@ class Listener:
                 handler.guard(self._caps.message_bytes)
                 await _prepare(ws, request)
         except HandshakeError as error:
-            log.info("a socket was refused with %d", error.status, extra={"remote": request.remote})
-            return error_response(error)
+            return _refused(error, request)
         except TimeoutError:
-            return error_response(HandshakeError(408, "The handshake took too long. Try again."))
+            return _refused(HandshakeError(408, "The handshake took too long. Try again."), request)
         transport = request.transport
         if transport is None:
             return ws
@@ -297,6 +313,11 @@ class Listener:
             socket.received_since_ping = False
             socket.ping_sent = True
             socket.ping()
+
+
+def _refused(error: HandshakeError, request: web.BaseRequest) -> web.Response:
+    log.info("a socket was refused with %s", error, extra={"remote": request.remote})
+    return error_response(error)
 
 
 def _refusal(data: str) -> bytes | None:

@@ -18,7 +18,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback under it if there is one."""
-        facts = "".join(f" {name}={_quoted(value)}" for name, value in _facts(record).items())
+        facts = "".join(f" {name}={quoted(value)}" for name, value in _facts(record).items())
         line = f"{_time(record)} {record.levelname} {record.name} {record.getMessage()}{facts}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -67,7 +67,7 @@ def _time(record: logging.LogRecord) -> str:
     return iso(int(record.created * 1000))
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
     """Ids are the clients' own words: a quote or an escape keeps one from looking like another field."""
     text = str(value)
     return text if text.isascii() and text.isprintable() and not set(text) & set(' "=\\') else json.dumps(text)

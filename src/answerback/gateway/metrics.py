@@ -4,6 +4,7 @@ Everything is a plain number that is read when somebody scrapes: the client libr
 microsecond each, several times a request.
 """
 
+import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,9 +17,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from answerback.core.request import Ending, Record
+from answerback.gateway.logging import quoted
 from answerback.gateway.sockets import Sockets
 from answerback.protocol.errors import ErrorCode
 from answerback.service.observer import Observer
+
+log = logging.getLogger("answerback.requests")
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -77,6 +81,8 @@ class Counts(Observer):
 
     def ended(self, record: Record, ending: Ending) -> None:
         self.endings[ending.status.value, "" if ending.error_code is None else ending.error_code.value] += 1
+        if log.isEnabledFor(logging.INFO):
+            log.info("%s", _summary(record, ending), extra=_about(record))
         self.total.add(ending.total_ms / 1000)
         if ending.first_text_ms is not None:
             self.first_text.add(ending.first_text_ms / 1000)
@@ -87,6 +93,27 @@ class Counts(Observer):
     def sent_text(self, code_points: int) -> None:
         self.deltas += 1
         self.text += code_points
+
+
+def _summary(record: Record, ending: Ending) -> str:
+    """How a request ended, without a word of it: `completed model=echo length=11 queuedMs=0 totalMs=3`."""
+    facts = {
+        "code": ending.error_code,
+        "model": record.model or None,
+        "length": ending.length,
+        "inputTokens": ending.input_tokens,
+        "outputTokens": ending.output_tokens,
+        "queuedMs": ending.queued_ms,
+        "firstTextMs": ending.first_text_ms,
+        "totalMs": ending.total_ms,
+    }
+    return " ".join(
+        [ending.status.value, *(f"{name}={quoted(value)}" for name, value in facts.items() if value is not None)]
+    )
+
+
+def _about(record: Record) -> dict[str, str | int]:
+    return {"requestId": record.request_id, "userId": record.user_id, "attempt": record.attempt}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,6 +159,9 @@ class GatewaySettings:
     admin_port: Annotated[
         int | None, Setting(LISTENING, PORT_OR_OFF, "Loopback port for health, metrics, management; 0 = any.")
     ] = 8766
+    admin_host: Annotated[
+        str | None, Setting(LISTENING, TEXT, "Address of the admin port besides loopback, for a private network.")
+    ] = None
     tls_cert: Annotated[Path | None, Setting(LISTENING, PATH, "Certificate chain (PEM): serve wss://.")] = None
     tls_key: Annotated[Path | None, Setting(LISTENING, PATH, "Its private key (PEM).")] = None
     allow_origins: Annotated[
@@ -180,9 +183,15 @@ class GatewaySettings:
     ] = defaults.CONTEXT_TURNS
     data_dir: Annotated[Path, Setting(DATA, FOLDER, "Folder for the database file and the admin key.")]
     database: Annotated[str | None, Setting(DATA, TEXT, "postgresql:// URL instead of the SQLite file.")] = None
+    standby: Annotated[
+        bool, Setting(DATA, YES_NO, "Wait while another gateway uses the store, and take over when it ends.")
+    ] = False
     retention_days: Annotated[
         int, Setting(DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.")
     ] = defaults.RETENTION_DAYS
+    ca_file: Annotated[
+        Path | None, Setting(AUTHENTICATION, PATH, "PEM file with more authorities: of models' servers and --jwks-url.")
+    ] = None
     auth: AuthSettings = field(default_factory=AuthSettings)
     rate_limit: Annotated[int, Setting(LIMITS, whole(0, 1_000_000), "Requests per minute and user; 0 = no limit.")] = (
         defaults.RATE_LIMIT

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -112,8 +112,10 @@ def error_in(document: Any) -> ModelError | None:
 
 
 def _is_refusal(document: Mapping[str, Any]) -> bool:
-    """An error without a member that says so."""
-    return "choices" not in document and (_status(Complaint.of(document)) or 0) >= 400 and "id" not in document
+    """An error without a member that says so, but with a code; a sentence alone is none."""
+    if "choices" in document or "id" in document:
+        return False
+    return (_status(replace(Complaint.of(document), text="")) or 0) >= 400
 
 
 def _members(value: Any, kind: str, depth: int) -> Iterator[tuple[str, str]]:

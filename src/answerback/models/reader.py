@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from answerback.core.finish import token_count
 from answerback.model_guard import checked_finish
@@ -69,8 +69,11 @@ async def read_answer(
         async for document in documents:
             found = find(document)
             told.learn(found)
-            text = joiner.add(found.text or ("" if has_text else found.whole), is_end=found.reason is not None)
-            if found.is_odd or joiner.is_damaged:
+            text = found.text or ("" if has_text else found.whole)
+            if joiner.is_needed or not text.isascii():
+                text, is_damaged = joiner.add(text, is_end=found.reason is not None)
+                found.is_odd = found.is_odd or is_damaged
+            if found.is_odd:
                 note_odd()
             if text:
                 has_text = True
@@ -103,21 +106,23 @@ def chat_completion(document: Any) -> Found:
     choices = document.get("choices")
     # One answer is asked for; some servers send chunks without any.
     choice = _first(choices)
-    delta, message = choice.get("delta"), choice.get("message")
-    usage = next((one for one in (document.get("usage"), choice.get("usage")) if isinstance(one, dict)), {})
-    found = Found(
-        text=_said(delta) or ("" if message else _text(choice.get("text")) or ""),
-        whole=_said(message),
-        reason=_reason(choice.get("finish_reason")),
-        input_tokens=total(usage, "prompt_tokens"),
-        output_tokens=total(usage, "completion_tokens"),
-    )
-    found.is_odd = choices not in (None, []) and not choice
+    message = choice.get("message")
+    found = Found(text=_said(choice.get("delta")), reason=_reason(choice.get("finish_reason")))
+    if message:
+        found.whole = _said(message)
+    elif not found.text:
+        found.text = _text(choice.get("text"))
+    usage = document.get("usage") or choice.get("usage")
+    if isinstance(usage, dict):
+        found.input_tokens, found.output_tokens = total(usage, "prompt_tokens"), total(usage, "completion_tokens")
+    found.is_odd = bool(choices) and not choice
     return found
 
 
 def total(usage: Mapping[str, Any], *names: str) -> int | None:
     """The sum of the counts that can be read; None if there is none."""
+    if not usage:
+        return None
     counts = [count for name in names if (count := token_count(usage.get(name))) is not None]
     return token_count(sum(counts)) if counts else None
 
@@ -126,7 +131,7 @@ def _first(choices: Any) -> dict[str, Any]:
     for choice in choices if isinstance(choices, list) else [choices]:
         index = choice.get("index") if isinstance(choice, dict) else 1
         if not (isinstance(index, int) and index > 0):
-            return dict(choice)
+            return cast("dict[str, Any]", choice)
     return {}
 
 
@@ -157,25 +162,24 @@ def _reason(word: Any) -> str | None:
 class _Joiner:
     """Joins characters that are cut between two documents: halves of a surrogate pair, bytes of a UTF-8 sequence.
 
-    What never gets its other half is dropped, or as bytes shown as U+FFFD; `is_damaged` says so until the next text.
+    What never gets its other half is dropped, or as bytes shown as U+FFFD. `is_needed`: a half is held, so that the
+    next text has to pass here even if it is plain.
     """
 
     def __init__(self) -> None:
         self._high = ""
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-        self._holds = False
-        self.is_damaged = False
+        self.is_needed = False
 
-    def add(self, text: str, *, is_end: bool) -> str:
-        self.is_damaged = False
-        if not self._holds and not _SURROGATE.search(text):
-            return text
+    def add(self, text: str, *, is_end: bool) -> tuple[str, bool]:
+        """The text that is whole now, and whether something in it was not."""
+        if not self.is_needed and not _SURROGATE.search(text):
+            return text, False
         text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), self._high + text)
         self._high = text[-1:] if not is_end and "\ud800" <= text[-1:] <= "\udbff" else ""
         if self._high:
             text = text[:-1]
         whole = _LONE.sub("", text)
         joined = self._bytes.decode(whole.encode("utf-8", "surrogateescape"), is_end)
-        self._holds = bool(self._high or self._bytes.getstate()[0])
-        self.is_damaged = len(whole) < len(text) or joined.count("\ufffd") > whole.count("\ufffd")
-        return joined
+        self.is_needed = bool(self._high or self._bytes.getstate()[0])
+        return joined, len(whole) < len(text) or joined.count("\ufffd") > whole.count("\ufffd")

@@ -1,20 +1,29 @@
-"""Records, questions and texts as columns, and back."""
+"""Records and questions as columns, and rows as what the ports return."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
+from answerback.core.admission import is_locked, unlocked
 from answerback.core.request import SCHEMA, Question, Record
+from answerback.ports import StoredConversation, StoredTurn, StoredUser
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Status
 from answerback.stores.errors import StoreError
 
-PIECE_LENGTH: Final = 16_000
-"""Code points of a text in one row: at 4 bytes each it fits the 64 KB that a row of the RDS Data API may have."""
+_LONG_ROW: Final = 2_000
+"""Code points of texts from which on a row may need more than its page."""
 
-QUESTION: Final = "question"
-SYSTEM: Final = "system"
-ANSWER: Final = "answer"
+_ROOM: Final = 512
+"""By how much a record may grow until it ends: owner, lease, number of the queue, target."""
+
+_TURN: Final = (
+    *("position", "request_id", "status", "accepted_at_ms", "ended_at_ms", "model", "replaces", "error_code"),
+    *("input_tokens", "output_tokens", "question", "answer"),
+)
+_CONVERSATION: Final = ("conversation_id", "title", "created_at_ms", "updated_at_ms", "deleted", "turns")
 
 _encoder: Final = msgspec.json.Encoder()
 _record: Final = msgspec.json.Decoder(Record)
@@ -40,18 +49,52 @@ def check_schema(schema: int) -> None:
         )
 
 
+def width_of(record: str, question: Question) -> int:
+    """The length to which every record of this request is filled up with spaces, by `str.ljust`; 0 for a short row.
+
+    SQLite writes a row that has kept its length in place, and of its pages only those that differ. Any other one is
+    written anew, with all pages of a long question, at each note about the request.
+    """
+    is_long = len(question.message) + len(question.system or "") >= _LONG_ROW
+    return len(record) + _ROOM if is_long else 0
+
+
 def encode_options(question: Question) -> str:
-    """The question without its texts, which are kept in pieces."""
+    """The question without its texts, which have columns of their own."""
     bare = replace(question, message="", system=None if question.system is None else "")
     return _encoder.encode(bare).decode()
 
 
-def decode_question(options: str, message: str, system: str) -> Question:
+def decode_question(options: str, message: str, system: str | None) -> Question:
     """The question, whole again."""
     bare = _question.decode(options)
-    return replace(bare, message=message, system=None if bare.system is None else system)
+    return replace(bare, message=message, system=None if bare.system is None else system or "")
 
 
-def pieces(text: str, length: int = PIECE_LENGTH) -> Iterator[tuple[int, str]]:
-    """(number, piece of at most `length` code points) of a text; nothing for the empty text."""
-    return ((start // length, text[start : start + length]) for start in range(0, len(text), length))
+def turn_of(row: Sequence[Any]) -> StoredTurn:
+    """A turn from the columns of statements.TURN, the question and the answer."""
+    told = dict(zip(_TURN, row, strict=True))
+    code = told["error_code"]
+    told.update(status=Status(told["status"]), error_code=code and ErrorCode(code), answer=told["answer"] or "")
+    return StoredTurn(**told)
+
+
+def conversation_of(row: Sequence[Any]) -> StoredConversation:
+    """A conversation from a row of SELECT_CONVERSATIONS."""
+    told = dict(zip(_CONVERSATION, row, strict=True))
+    return StoredConversation(**told | {"deleted": told["deleted"] is not None})
+
+
+def user_of(row: Sequence[Any]) -> StoredUser:
+    """A user from a row of SELECT_USERS."""
+    *asked_at_ms, user_id, per_minute, created_at_ms, conversations, turns = row
+    last = max((at for at in asked_at_ms if at is not None), default=None)
+    return StoredUser(
+        user_id=user_id,
+        per_minute=unlocked(per_minute),
+        blocked=is_locked(per_minute),
+        created_at_ms=created_at_ms,
+        last_request_at_ms=last,
+        conversations=conversations,
+        turns=turns,
+    )

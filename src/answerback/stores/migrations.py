@@ -1,13 +1,13 @@
 """Numbered SQL files that bring a database to this program's version, each applied once."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
 from answerback.stores import statements as sql
+from answerback.stores.database import Database
 from answerback.stores.errors import StoreError
-from answerback.stores.query import Operation, Params, Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,21 +44,32 @@ def split(text: str) -> Iterator[str]:
             statement = ""
 
 
-def migrate(migrations: Sequence[Migration], *, now_ms: int) -> Operation[int]:
-    """Apply what is missing; returns how many. The caller holds a transaction that keeps others from doing the same.
-
-    Raises: StoreError: a newer program has been here.
-    """
+def missing(migrations: Sequence[Migration], current: int) -> Sequence[Migration]:
+    """Those that a database of version `current` needs, in order. Raises: StoreError: a newer program has been here."""
     newest = migrations[-1].version
-    _, found = yield [Query(sql.CREATE_MIGRATIONS, {}), Query(sql.SELECT_VERSION, {})]
-    current = found.rows[0][0]
     if current > newest:
         raise StoreError(
             f"The database has version {current}, this program knows versions up to {newest}. "
             "Upgrade the program, or use another database."
         )
-    missing = [migration for migration in migrations if migration.version > current]
-    for migration in missing:
-        applied: Params = {"version": migration.version, "name": migration.name, "applied_at_ms": now_ms}
-        yield [*(Query(text, {}) for text in migration.statements), Query(sql.INSERT_MIGRATION, applied)]
-    return len(missing)
+    return [migration for migration in migrations if migration.version > current]
+
+
+def apply(
+    database: Database, migrations: Sequence[Migration], *, now_ms: int, dialect: Callable[[str], str] = str
+) -> int:
+    """Apply what is missing; returns how many. The caller holds a transaction that keeps others from doing the same.
+
+    `dialect`: a statement in the database's own words.
+
+    Raises: StoreError: a newer program has been here.
+    """
+    database.execute(sql.CREATE_MIGRATIONS)
+    ((current,),) = database.execute(sql.SELECT_VERSION).fetchall()
+    wanted = missing(migrations, current)
+    for migration in wanted:
+        for statement in migration.statements:
+            database.execute(dialect(statement))
+        applied: sql.Params = {"version": migration.version, "name": migration.name, "applied_at_ms": now_ms}
+        database.execute(sql.INSERT_MIGRATION, applied)
+    return len(wanted)

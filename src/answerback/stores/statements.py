@@ -1,164 +1,181 @@
 """Every SQL statement of the stores, once, for SQLite, PostgreSQL and the RDS Data API.
 
-Rules: `:name` parameters; no data modification inside a WITH; upserts that may be repeated; a parameter stands where
-its type is clear from a column, else in a CAST. The texts are constants so that drivers keep them prepared.
+Rules: `:name` parameters, but `?` in what is run for many rows at once; no data modification inside a WITH; upserts
+that may be repeated; a parameter stands where its type is clear from a column, else in a CAST. The texts are constants
+so that drivers keep them prepared.
 """
 
-from typing import Final
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
-# --- requests and their texts -------------------------------------------------------------------------------
+Value: TypeAlias = str | int | None
+Row: TypeAlias = tuple[Any, ...]
+Params: TypeAlias = Mapping[str, Value]
 
-INSERT_REQUEST: Final = """
-INSERT INTO requests (user_id, request_id, seq, conversation_id, accepted_at_ms, ended_at_ms, title, options,
-  record_schema, record)
-VALUES (:user_id, :request_id, :seq, :conversation_id, :accepted_at_ms, :ended_at_ms, :title, :options,
-  :record_schema, :record)
-ON CONFLICT (user_id, request_id) DO NOTHING"""
+_TOKEN: Final = re.compile(
+    r"""
+      '(?:[^']|'')*'          # a string literal
+    | "(?:[^"]|"")*"          # a quoted name
+    | ::\w+                   # a cast
+    | :(?P<name>[a-z_]\w*)    # a parameter
+    | \?                      # a parameter without a name
+    | %                       # psycopg's own sign
+    """,
+    re.VERBOSE,
+)
+
+
+def names(sql: str) -> frozenset[str]:
+    """The names of the statement's parameters."""
+    return frozenset(match["name"] for match in _TOKEN.finditer(sql) if match["name"])
+
+
+def to_psycopg(sql: str) -> str:
+    """The statement with `%(name)s` for `:name` and `%s` for `?`; literals, quoted names and `::casts` stay."""
+    return _TOKEN.sub(_rewrite, sql)
+
+
+def _rewrite(match: re.Match[str]) -> str:
+    name = match.group("name")
+    if name:
+        return f"%({name})s"
+    return "%s" if match.group() == "?" else match.group().replace("%", "%%")
+
+
+# --- the three kinds of write, and what goes with them ------------------------------------------------------------
+
+INSERT_USER: Final = """
+INSERT INTO users (user_id, created_at_ms) VALUES (?, ?) ON CONFLICT (user_id) DO NOTHING"""
+
+ACCEPT: Final = """
+INSERT INTO requests (n, user_id, request_id, conversation_id, accepted_at_ms, record_schema, record, options, system,
+  question)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+
+NOTE: Final = """
+UPDATE requests SET record_schema = ?, record = ? WHERE n = ?"""
+
+FINISH: Final = """
+UPDATE requests SET ended_at_ms = ?, replaces = ?, status = ?, model = ?, error_code = ?, input_tokens = ?,
+  output_tokens = ?, record_schema = ?, record = ?, answer = ? WHERE n = ?"""
+
+# Changes no row of a conversation that is deleted: what ends there is looked at one by one.
+TOUCH: Final = """
+INSERT INTO conversations (user_id, conversation_id, title, created_at_ms, updated_at_ms) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (user_id, conversation_id) DO UPDATE SET updated_at_ms =
+  CASE WHEN conversations.updated_at_ms < excluded.updated_at_ms THEN excluded.updated_at_ms
+  ELSE conversations.updated_at_ms END
+WHERE conversations.deleted_at_ms IS NULL"""
+
+SUPERSEDE: Final = """
+UPDATE requests SET superseded_by = :request_id
+WHERE user_id = :user_id AND conversation_id = :conversation_id AND superseded_by IS NULL AND ended_at_ms IS NOT NULL
+  AND n < :n AND n >= (
+    SELECT MAX(r.n) FROM requests r
+    WHERE r.user_id = :user_id AND r.conversation_id = :conversation_id AND r.request_id = :replaces
+      AND r.ended_at_ms IS NOT NULL AND r.n < :n
+  )"""
+
+# --- requests -----------------------------------------------------------------------------------------------
+
+INSERT_REFUSAL: Final = """
+INSERT INTO requests (n, user_id, request_id, accepted_at_ms, ended_at_ms, record_schema, record)
+VALUES (:n, :user_id, :request_id, :accepted_at_ms, :ended_at_ms, :record_schema, :record)"""
 
 UPDATE_RECORD: Final = """
 UPDATE requests SET record = :record, record_schema = :record_schema
-WHERE user_id = :user_id AND request_id = :request_id"""
+WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
-END_REQUEST: Final = """
-UPDATE requests SET record = :record, record_schema = :record_schema, ended_at_ms = :ended_at_ms
-WHERE user_id = :user_id AND request_id = :request_id"""
-
-SELECT_REQUEST: Final = """
-SELECT record, record_schema FROM requests WHERE user_id = :user_id AND request_id = :request_id"""
-
-SELECT_UNFINISHED: Final = """
-SELECT record, record_schema, seq, title, options FROM requests
-WHERE ended_at_ms IS NULL ORDER BY seq"""
+SELECT_NUMBER: Final = "SELECT n FROM requests WHERE n = :n"
 
 SELECT_QUESTION: Final = """
-SELECT r.options, x.role, x.text
-FROM requests r LEFT JOIN texts x
-  ON x.user_id = r.user_id AND x.request_id = r.request_id AND x.position = r.seq AND x.role IN ('question', 'system')
-WHERE r.user_id = :user_id AND r.request_id = :request_id
-ORDER BY x.role, x.piece"""
+SELECT options, question, system FROM requests
+WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL AND question IS NOT NULL"""
+
+SELECT_RECORD: Final = """
+SELECT record, record_schema FROM requests
+WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 SELECT_ANSWER: Final = """
-SELECT x.text
-FROM requests r JOIN texts x
-  ON x.user_id = r.user_id AND x.request_id = r.request_id AND x.position = r.seq AND x.role = 'answer'
-WHERE r.user_id = :user_id AND r.request_id = :request_id
-ORDER BY x.piece"""
+SELECT answer FROM requests WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
-INSERT_TEXT: Final = """
-INSERT INTO texts (user_id, request_id, position, role, piece, text)
-VALUES (:user_id, :request_id, :position, :role, :piece, :text)
-ON CONFLICT (user_id, request_id, position, role, piece) DO NOTHING"""
+# What a writer keeps in memory; `{users}` is a condition on user_id, for a part of it or for all of it. Its readers
+# sort: to get the order from SQLite would make it go through the whole table.
+ALL_USERS: Final = "user_id >= ''"
 
-DELETE_TEXTS: Final = """
-DELETE FROM texts WHERE user_id = :user_id AND request_id = :request_id AND position = :position"""
+SELECT_UNFINISHED: Final = """
+SELECT n, record, record_schema, options, question, system FROM requests
+WHERE ended_at_ms IS NULL AND {users}"""
 
-RAISE_COUNTER: Final = """
-UPDATE counters SET value = :value WHERE name = :name AND value < :value"""
+SELECT_ACCEPTED: Final = """
+SELECT n, user_id, accepted_at_ms FROM requests
+WHERE n < :before AND question IS NOT NULL AND {users} ORDER BY n DESC LIMIT :limit"""
 
-PUT_COUNTER: Final = """
-INSERT INTO counters (name, value) VALUES (:name, :value)
-ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
+SELECT_LIMITS: Final = "SELECT user_id, per_minute FROM users WHERE per_minute IS NOT NULL AND {users}"
 
-SELECT_COUNTER: Final = """
-SELECT value FROM counters WHERE name = :name"""
+SELECT_LAST_NUMBER: Final = "SELECT COALESCE(MAX(n), 0) FROM requests"
 
-SELECT_LAST_END: Final = """
-SELECT MAX(ended_at_ms) FROM requests WHERE ended_at_ms IS NOT NULL"""
+SELECT_MARK: Final = "SELECT value FROM marks WHERE name = :name"
 
-SELECT_ACCEPTED_SINCE: Final = """
-SELECT user_id, accepted_at_ms FROM requests
-WHERE ended_at_ms IS NULL AND seq IS NOT NULL AND accepted_at_ms >= :since_ms
-UNION ALL
-SELECT user_id, accepted_at_ms FROM requests
-WHERE ended_at_ms >= :since_ms AND seq IS NOT NULL AND accepted_at_ms >= :since_ms"""
+PUT_MARK: Final = """
+INSERT INTO marks (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 
-# A text that a turn needs stays; a purge takes the oldest first, a bounded number at a time.
-PURGE_TEXTS: Final = """
-DELETE FROM texts WHERE (user_id, request_id, position) IN (
-  SELECT r.user_id, r.request_id, r.seq
-  FROM (
-    SELECT user_id, request_id, seq, conversation_id FROM requests
-    WHERE ended_at_ms < :before_ms ORDER BY ended_at_ms, user_id, request_id LIMIT :limit
-  ) AS r
-  WHERE NOT EXISTS (
-    SELECT 1 FROM turns t
-    WHERE t.user_id = r.user_id AND t.conversation_id = r.conversation_id AND t.position = r.seq
-      AND t.request_id = r.request_id
-  )
-)"""
+# Rows are deleted, perhaps the last one: its number must not be given out again.
+KEEP_LAST_NUMBER: Final = """
+INSERT INTO marks (name, value) SELECT 'n', CAST(COALESCE(MAX(n), 0) AS text) FROM requests WHERE true
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
+WHERE CAST(marks.value AS bigint) < CAST(excluded.value AS bigint)"""
 
-PURGE_REQUESTS: Final = """
-DELETE FROM requests WHERE (user_id, request_id) IN (
-  SELECT user_id, request_id FROM requests
-  WHERE ended_at_ms < :before_ms ORDER BY ended_at_ms, user_id, request_id LIMIT :limit
-)"""
+NAME_STORE: Final = """
+INSERT INTO marks (name, value) VALUES ('store_id', :value) ON CONFLICT (name) DO NOTHING"""
 
-PURGE_REFUSALS: Final = """
-DELETE FROM requests WHERE (user_id, request_id) IN (
-  SELECT user_id, request_id FROM requests
-  WHERE seq IS NULL AND ended_at_ms < :before_ms ORDER BY ended_at_ms, user_id, request_id LIMIT :limit
-)"""
+# --- retention ----------------------------------------------------------------------------------------------
+
+SELECT_OLD: Final = """
+SELECT n FROM requests
+WHERE ended_at_ms < :before_ms AND forgotten IS NULL ORDER BY ended_at_ms, n LIMIT :limit"""
+
+SELECT_OLD_REFUSALS: Final = """
+SELECT n FROM requests WHERE question IS NULL AND ended_at_ms < :before_ms ORDER BY ended_at_ms, n LIMIT :limit"""
+
+DELETE_OUTSIDE: Final = "DELETE FROM requests WHERE n = ? AND conversation_id IS NULL"
+
+FORGET: Final = """
+UPDATE requests SET forgotten = 1, counted = 1, record_schema = 0, record = '', options = NULL, system = NULL
+WHERE n = ?"""
 
 # --- history ------------------------------------------------------------------------------------------------
 
-INSERT_TURN: Final = """
-INSERT INTO turns (user_id, conversation_id, position, request_id, status, accepted_at_ms, ended_at_ms, model, replaces,
-  error_code, input_tokens, output_tokens)
-VALUES (:user_id, :conversation_id, :position, :request_id, :status, :accepted_at_ms, :ended_at_ms, :model, :replaces,
-  :error_code, :input_tokens, :output_tokens)
-ON CONFLICT (user_id, conversation_id, position, request_id) DO NOTHING"""
+TURN: Final = """n, request_id, status, accepted_at_ms, ended_at_ms, model, replaces, error_code, input_tokens,
+  output_tokens"""
 
-SUPERSEDE: Final = """
-UPDATE turns SET superseded_by = :request_id
-WHERE user_id = :user_id AND conversation_id = :conversation_id AND superseded_by IS NULL AND position < :position
-  AND position >= (
-    SELECT MAX(r.position) FROM turns r
-    WHERE r.user_id = :user_id AND r.conversation_id = :conversation_id AND r.request_id = :replaces
-      AND r.position < :position
+# Turns of a conversation that is not deleted, and that are shown.
+SHOWN: Final = """user_id = :user_id AND conversation_id = :conversation_id AND superseded_by IS NULL
+  AND ended_at_ms IS NOT NULL AND n < :before AND NOT EXISTS (
+    SELECT 1 FROM conversations c
+    WHERE c.user_id = :user_id AND c.conversation_id = :conversation_id AND c.deleted_at_ms IS NOT NULL
   )"""
 
-UPSERT_CONVERSATION: Final = """
-INSERT INTO conversations (user_id, conversation_id, title, created_at_ms, updated_at_ms)
-VALUES (:user_id, :conversation_id, :title, :created_at_ms, :updated_at_ms)
-ON CONFLICT (user_id, conversation_id) DO UPDATE SET updated_at_ms = excluded.updated_at_ms
-WHERE conversations.updated_at_ms < excluded.updated_at_ms"""
+_TURNS: Final = f"SELECT {TURN}, question, answer FROM requests WHERE {SHOWN}"  # noqa: S608 - the texts above
 
-# One row a piece of text, so that a long turn is never one long row.
-_TURNS_WITH_TEXTS: Final = """
-SELECT t.position, t.request_id, t.status, t.accepted_at_ms, t.ended_at_ms, t.model, t.replaces, t.error_code,
-  t.input_tokens, t.output_tokens, x.role, x.text
-FROM (
-  SELECT * FROM turns
-  WHERE user_id = :user_id AND conversation_id = :conversation_id AND superseded_by IS NULL AND {condition}
-    AND NOT EXISTS (
-      SELECT 1 FROM conversations c
-      WHERE c.user_id = :user_id AND c.conversation_id = :conversation_id AND c.deleted_at_ms IS NOT NULL
-    )
-  ORDER BY position DESC, request_id DESC LIMIT :limit
-) AS t LEFT JOIN texts x
-  ON x.user_id = t.user_id AND x.request_id = t.request_id AND x.position = t.position
-  AND x.role IN ('question', 'answer')
-ORDER BY t.position DESC, t.request_id DESC, x.role, x.piece"""
+SELECT_TURNS: Final = _TURNS + " ORDER BY n DESC LIMIT :limit"
 
-SELECT_TURNS: Final = _TURNS_WITH_TEXTS.format(condition="position < :before")
-
-SELECT_TURNS_BETWEEN: Final = _TURNS_WITH_TEXTS.format(condition="position < :before AND position >= :since")
-
-SELECT_RECENT_TURNS: Final = _TURNS_WITH_TEXTS.format(condition="position < :before AND status = 'completed'")
+SELECT_RECENT_TURNS: Final = _TURNS + " AND status = 'completed' ORDER BY n DESC LIMIT :limit"
 
 SELECT_POSITION: Final = """
-SELECT MAX(p.position) FROM (
-  SELECT seq AS position FROM requests
-  WHERE user_id = :user_id AND request_id = :request_id AND conversation_id = :conversation_id
-  UNION ALL
-  SELECT position FROM turns
-  WHERE user_id = :user_id AND conversation_id = :conversation_id AND request_id = :request_id
-) AS p"""
+SELECT n, record, record_schema FROM requests
+WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL AND question IS NOT NULL"""
+
+SELECT_OLD_POSITION: Final = """
+SELECT MAX(n) FROM requests
+WHERE user_id = :user_id AND conversation_id = :conversation_id AND request_id = :request_id"""
 
 _CONVERSATIONS: Final = """
 SELECT c.conversation_id, c.title, c.created_at_ms, c.updated_at_ms, c.deleted_at_ms, (
-    SELECT COUNT(*) FROM turns t
-    WHERE t.user_id = c.user_id AND t.conversation_id = c.conversation_id AND t.superseded_by IS NULL
+    SELECT COUNT(*) FROM requests t
+    WHERE t.user_id = c.user_id AND t.conversation_id = c.conversation_id AND t.ended_at_ms IS NOT NULL
+      AND t.superseded_by IS NULL
   ) AS turns
 FROM ({source}) AS c
 ORDER BY c.updated_at_ms DESC, c.conversation_id DESC"""
@@ -179,78 +196,82 @@ RENAME_CONVERSATION: Final = """
 UPDATE conversations SET title = :title, updated_at_ms = :now_ms
 WHERE user_id = :user_id AND conversation_id = :conversation_id"""
 
+# Deleting what is deleted changes nothing, nor does restoring what is not.
 DELETE_CONVERSATION: Final = """
 UPDATE conversations SET deleted_at_ms = :deleted_at_ms
-WHERE user_id = :user_id AND conversation_id = :conversation_id"""
+WHERE user_id = :user_id AND conversation_id = :conversation_id
+  AND (deleted_at_ms IS NULL) <> (CAST(:deleted_at_ms AS bigint) IS NULL)"""
 
-SELECT_DELETED_CONVERSATIONS: Final = """
-SELECT user_id, conversation_id, deleted_at_ms FROM conversations WHERE deleted_at_ms IS NOT NULL"""
+SELECT_DELETED_AT: Final = """
+SELECT deleted_at_ms FROM conversations WHERE user_id = :user_id AND conversation_id = :conversation_id"""
 
-# Texts whose request can still be asked for stay until it is purged.
+SELECT_OLD_DELETED: Final = """
+SELECT user_id, conversation_id, deleted_at_ms FROM conversations
+WHERE deleted_at_ms < :before_ms ORDER BY deleted_at_ms, user_id, conversation_id LIMIT :limit"""
+
+# Keeps what was asked since: it begins the conversation anew. Texts whose request can still be asked for stay with it.
 ERASE_CONVERSATION: Final = (
     """
-DELETE FROM texts WHERE (user_id, request_id, position) IN (
-  SELECT t.user_id, t.request_id, t.position FROM turns t
-  WHERE t.user_id = :user_id AND t.conversation_id = :conversation_id
-    AND NOT EXISTS (
-      SELECT 1 FROM requests r
-      WHERE r.user_id = t.user_id AND r.request_id = t.request_id AND r.seq = t.position
-    )
-)""",
-    "DELETE FROM turns WHERE user_id = :user_id AND conversation_id = :conversation_id",
+DELETE FROM requests WHERE user_id = :user_id AND conversation_id = :conversation_id AND forgotten IS NOT NULL
+  AND accepted_at_ms <= :deleted_at_ms""",
+    """
+UPDATE requests SET conversation_id = NULL WHERE user_id = :user_id AND conversation_id = :conversation_id
+  AND ended_at_ms IS NOT NULL AND accepted_at_ms <= :deleted_at_ms""",
     "DELETE FROM conversations WHERE user_id = :user_id AND conversation_id = :conversation_id",
 )
 
-# --- users --------------------------------------------------------------------------------------------------
+UNLINK: Final = "UPDATE requests SET conversation_id = NULL WHERE n = :n"
 
-INSERT_USER: Final = """
-INSERT INTO users (user_id, created_at_ms) VALUES (:user_id, :created_at_ms)
-ON CONFLICT (user_id) DO NOTHING"""
+# --- users --------------------------------------------------------------------------------------------------
 
 SET_LIMIT: Final = """
 INSERT INTO users (user_id, per_minute, created_at_ms) VALUES (:user_id, :per_minute, :created_at_ms)
 ON CONFLICT (user_id) DO UPDATE SET per_minute = excluded.per_minute"""
 
-SELECT_LIMIT: Final = """
-SELECT per_minute FROM users WHERE user_id = :user_id"""
-
 _USERS: Final = """
-SELECT u.user_id, u.per_minute, u.created_at_ms,
-  (SELECT MAX(g.last_accepted_at_ms) FROM usage g WHERE g.user_id = u.user_id) AS ended,
+SELECT (SELECT MAX(g.last_accepted_at_ms) FROM usage g WHERE g.user_id = u.user_id),
   (SELECT MAX(r.accepted_at_ms) FROM requests r
-    WHERE r.user_id = u.user_id AND r.ended_at_ms IS NULL AND r.seq IS NOT NULL) AS unfinished,
+    WHERE r.user_id = u.user_id AND r.forgotten IS NULL AND r.question IS NOT NULL),
+  u.user_id, u.per_minute, u.created_at_ms,
   (SELECT COUNT(*) FROM conversations c WHERE c.user_id = u.user_id AND c.deleted_at_ms IS NULL) AS conversations,
-  (SELECT COUNT(*) FROM turns t JOIN conversations c
+  (SELECT COUNT(*) FROM requests t JOIN conversations c
       ON c.user_id = t.user_id AND c.conversation_id = t.conversation_id AND c.deleted_at_ms IS NULL
-    WHERE t.user_id = u.user_id AND t.superseded_by IS NULL) AS turns
+    WHERE t.user_id = u.user_id AND t.ended_at_ms IS NOT NULL AND t.superseded_by IS NULL) AS turns
 FROM ({source}) AS u ORDER BY u.user_id"""
 
 SELECT_USER: Final = _USERS.format(source="SELECT * FROM users WHERE user_id = :user_id")
 
-SELECT_USERS: Final = _USERS.format(
-    source="SELECT * FROM users WHERE user_id > :after ORDER BY user_id LIMIT :limit",
-)
+SELECT_USERS: Final = _USERS.format(source="SELECT * FROM users WHERE user_id > :after ORDER BY user_id LIMIT :limit")
 
-UPSERT_USAGE: Final = """
+# What rows used that are not in the table `usage`, by user and day since the epoch.
+SELECT_USED: Final = """
+SELECT user_id, CAST(ended_at_ms / 86400000 AS text), COUNT(*), CAST(SUM(COALESCE(input_tokens, 0)) AS bigint),
+  CAST(SUM(COALESCE(output_tokens, 0)) AS bigint), MAX(accepted_at_ms)
+FROM requests
+WHERE ended_at_ms IS NOT NULL AND counted IS NULL AND forgotten IS NULL AND question IS NOT NULL AND {condition}
+GROUP BY 1, 2"""
+
+SELECT_USAGE: Final = f"""
+SELECT user_id, day, requests, input_tokens, output_tokens, last_accepted_at_ms FROM usage WHERE {{condition}}
+UNION ALL{SELECT_USED}"""  # noqa: S608 - the text above
+
+COUNT_USAGE: Final = """
 INSERT INTO usage (user_id, day, requests, input_tokens, output_tokens, last_accepted_at_ms)
-VALUES (:user_id, :day, 1, :input_tokens, :output_tokens, :accepted_at_ms)
-ON CONFLICT (user_id, day) DO UPDATE SET requests = usage.requests + 1,
+VALUES (:user_id, :day, :requests, :input_tokens, :output_tokens, :last_accepted_at_ms)
+ON CONFLICT (user_id, day) DO UPDATE SET requests = usage.requests + excluded.requests,
   input_tokens = usage.input_tokens + excluded.input_tokens,
   output_tokens = usage.output_tokens + excluded.output_tokens,
   last_accepted_at_ms = CASE WHEN usage.last_accepted_at_ms > excluded.last_accepted_at_ms
     THEN usage.last_accepted_at_ms ELSE excluded.last_accepted_at_ms END"""
 
-SELECT_USAGE: Final = """
-SELECT user_id, day, requests, input_tokens, output_tokens FROM usage
-WHERE day >= :since_day ORDER BY day, user_id"""
-
-SELECT_USER_USAGE: Final = """
-SELECT user_id, day, requests, input_tokens, output_tokens FROM usage
-WHERE user_id = :user_id AND day >= :since_day ORDER BY day"""
-
+# What is forgotten is in a conversation. Each of the two has an index.
 DELETE_USER: Final = tuple(
-    f"DELETE FROM {table} WHERE user_id = :user_id"  # noqa: S608 - the names are the ones below
-    for table in ("requests", "texts", "turns", "conversations", "usage", "users")
+    f"DELETE FROM {rows} AND user_id = :user_id"  # noqa: S608 - the tables are the ones below
+    for rows in (
+        "requests WHERE forgotten IS NULL",
+        "requests WHERE conversation_id IS NOT NULL",
+        *(f"{table} WHERE 1 = 1" for table in ("conversations", "usage", "users")),
+    )
 )
 
 # --- migrations ---------------------------------------------------------------------------------------------

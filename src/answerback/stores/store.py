@@ -1,10 +1,12 @@
-"""The store that SQLite and PostgreSQL share: the ports, by operations that a database runs."""
+"""The ports of a store over an SQL database: what SQLite and PostgreSQL share, and memory, which is SQLite as well."""
 
-from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle
+from operator import add
 from typing import Final, TypeVar
 
+from answerback.core.admission import admit, admit_again
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.ports import (
     Accepted,
@@ -16,171 +18,256 @@ from answerback.ports import (
     StoredUser,
     Unavailable,
 )
-from answerback.stores import history_operations as history
-from answerback.stores import request_operations as requests
-from answerback.stores import user_operations as users
-from answerback.stores.query import Read, Write
+from answerback.stores import statements as sql
+from answerback.stores import writes
+from answerback.stores.book import Book, Held
+from answerback.stores.database import Connection, Connector, Database, once_more
+from answerback.stores.encoding import (
+    conversation_of,
+    decode_question,
+    decode_record,
+    encode_record,
+    turn_of,
+    user_of,
+    width_of,
+)
+from answerback.stores.group_commit import GroupCommit
 
 T = TypeVar("T")
 
-_PURGE_STEP: Final = 500
-_ERASE_STEP: Final = 50
-_CACHED_CHARACTERS: Final = 8_000_000
+NO_BOUND: Final = 2**62
+"""Above every position and every time; one statement then serves the first page as well."""
+
+_AFTER_ANY_ID: Final = "\U0010ffff" * 2
 
 
-class QuestionCache:
-    """Questions just accepted, which their workers are about to ask for. Bounded by the length of the texts."""
-
-    def __init__(self, *, max_characters: int) -> None:
-        self._max_characters = max_characters
-        self._characters = 0
-        self._questions: OrderedDict[RequestKey, Question] = OrderedDict()
-
-    def add(self, key: RequestKey, question: Question) -> None:
-        """Keep the question; the oldest ones make room."""
-        self.drop(key)
-        self._questions[key] = question
-        self._characters += _size(question)
-        while self._characters > self._max_characters:
-            _, old = self._questions.popitem(last=False)
-            self._characters -= _size(old)
-
-    def get(self, key: RequestKey) -> Question | None:
-        """The question, if it is still here."""
-        return self._questions.get(key)
-
-    def drop(self, key: RequestKey) -> None:
-        question = self._questions.pop(key, None)
-        if question is not None:
-            self._characters -= _size(question)
-
-    def clear(self) -> None:
-        self._questions.clear()
-        self._characters = 0
-
-
-def _size(question: Question) -> int:
-    return 500 + len(question.message) + len(question.system or "")
-
-
-class SqlStore(ABC):
+class SqlStore:
     """ports.Requests, ports.History and ports.Users over one database that this process alone writes to.
 
     Every method raises ports.Unavailable while the database cannot be read or written. `open` before use.
+    `max_queued`: writes that may wait; more raise Unavailable at once. `readers`: threads that read.
     """
 
-    def __init__(self) -> None:
-        self._questions = QuestionCache(max_characters=_CACHED_CHARACTERS)
-        self._last_write_failed = False
+    def __init__(self, connector: Connector, *, max_queued: int = 100_000, readers: int = 1) -> None:
+        self._connector = connector
+        self._group = GroupCommit(max_queued=max_queued)
+        self._reader_count = readers
+        self._readers: list[Connection] = []
+        self._next_reader = cycle(range(readers))
 
-    @abstractmethod
+    # --- life
+
     async def open(self) -> None:
         """Take the lock, bring the tables up to date. Raises: StoreError: it says what to do."""
+        self._start("answerback-writer", "answerback-reader")
+        try:
+            await self._group.open()
+        except BaseException:
+            await self.close()
+            raise
 
-    @abstractmethod
+    def _start(self, writer: str | None = None, reader: str | None = None) -> None:
+        self._group.start(Connection(self._connector.connect_writer, writer))
+        self._readers = [Connection(self._connector.connect_reader, reader) for _ in range(self._reader_count)]
+
     async def close(self) -> None:
         """Finish what was called before, release everything. May be called twice."""
+        await self._group.close()
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            await reader.close()
 
-    @abstractmethod
-    async def _read(self, operation: Read[T]) -> T:
-        """Run a read."""
+    async def _read(self, function: Callable[[Database], T]) -> T:
+        if not self._readers:
+            raise Unavailable("the store is not open")
+        return await self._readers[next(self._next_reader)].read(function)
 
-    @abstractmethod
-    async def _write(self, user_id: str | None, operation: Write[T], *, key: RequestKey | None = None) -> T:
-        """Run a write in a transaction, and return when that is durable.
+    async def _rows(self, statement: str, params: sql.Params | None = None) -> list[sql.Row]:
+        return await self._read(lambda database: database.execute(statement, params).fetchall())
 
-        Those of one user run one after the other in the order of the calls, or as if they did; one of no user runs by
-        itself. `key`: the operation concerns this request alone (see statement_batching.py).
-        """
-
-    async def _track_write(self, user_id: str | None, operation: Write[T], *, key: RequestKey | None = None) -> T:
-        """Run a write, and remember whether it failed."""
-        try:
-            value = await self._write(user_id, operation, key=key)
-        except Unavailable:
-            self._last_write_failed = True
-            raise
-        self._last_write_failed = False
-        return value
+    async def store_id(self) -> str:
+        """The name of the data: made once, the same for every gateway that serves them."""
+        rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
+        return str(rows[0][0])
 
     # --- ports.Durability
 
     @property
     def last_write_failed(self) -> bool:
-        return self._last_write_failed
+        return self._group.last_write_failed
 
     async def probe(self, *, now_ms: int) -> None:
-        await self._track_write(None, lambda _: requests.probe(now_ms))
+        mark: sql.Params = {"name": "probe", "value": str(now_ms)}
+        await self._group.call(lambda database: database.execute(sql.PUT_MARK, mark))
 
     # --- ports.Requests
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
-        admission = await self._track_write(
-            record.user_id, lambda state: requests.accept(state, record, question, quota, now_ms), key=record.key
-        )
-        if isinstance(admission, Accepted):
-            self._questions.add(record.key, question)
-        return admission
+        """Store a new request, which may be claimed already: the lane and the slot that it runs in are its caller's."""
+        # A text that the database would refuse is found here, before it is in a batch with others.
+        for text in (question.message, question.system or "", question.replaces or ""):
+            text.encode()
+        return await once_more(partial(self._accept, record, encode_record(record), question, quota, now_ms))
+
+    async def _accept(self, record: Record, text: str, question: Question, quota: Quota, now_ms: int) -> Admission:
+        group, key, user_id = self._group, record.key, record.user_id
+        has_waited = False
+        while True:
+            book = await group.book()
+            known = book.held.get(key)
+            if known is not None:
+                if not known.is_stored:  # its id may turn out to be taken
+                    await group.commit()
+                    continue
+                position = book.position(known.record.ordering_key, known.n)
+                existing = admit_again(known.record, position=position)
+                await group.commit(known)
+                return existing
+            admission = admit(
+                existing=None,
+                position=book.position(record.ordering_key),
+                pending=book.pending(user_id),
+                counted=book.counted(user_id, now_ms),
+                own_limit=book.limits.get(user_id),
+                quota=quota,
+                now_ms=now_ms,
+            )
+            if isinstance(admission, Accepted):
+                held = self._hold(book, record, text, question, now_ms)
+                await group.commit()
+                if not held.is_taken:
+                    return admission
+            elif not has_waited and not group.is_settled:  # an id that turns out to be taken does not count
+                has_waited = True
+                await group.commit()
+                continue
+            found = await self._record(key)
+            if found is not None:
+                return admit_again(found, position=0)
+            if not isinstance(admission, Accepted):
+                return admission
+
+    def _hold(self, book: Book, record: Record, text: str, question: Question, now_ms: int) -> Held:
+        batch, width = self._group.batch, width_of(text, question)
+        held = book.hold(record, question, n=book.next_n(), width=width, counted_at_ms=now_ms)
+        book.count(record.user_id, now_ms)
+        rows = batch.rows()
+        if not book.is_known(record.user_id):
+            rows.add_user(record.user_id, now_ms)
+        rows.accept(held, question, text.ljust(width))
+        batch.accepted.append(held)
+        held.written_in = batch.number
+        return held
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
-        return await self._track_write(key.user_id, lambda state: requests.change(state, key, change), key=key)
+        return await once_more(partial(self._change, key, change))
+
+    async def _change(self, key: RequestKey, change: Change[T]) -> T:
+        group = self._group
+        while True:
+            book = await group.book()
+            held = book.held.get(key)
+            if held is None:
+                call = group.batch.call(partial(writes.change, key=key, step_of=change, n=book.next_n()))
+                await group.commit()
+                return call.result()
+            if not held.is_stored:
+                await group.commit()
+                continue
+            step = change(held.record)
+            if step.record is not None:
+                if held.record.ending is not None:  # soon it is not held any more
+                    await group.commit(held)
+                    continue
+                self._put(book, held, step.record, step.text or "")
+            await group.commit(held)
+            return step.outcome
+
+    def _put(self, book: Book, held: Held, record: Record, answer: str) -> None:
+        text, batch = encode_record(record), self._group.batch
+        answer.encode()
+        held.record = record
+        held.written_in = batch.number
+        if record.ending is None:
+            batch.rows().note(held, text.ljust(held.width))
+        else:
+            batch.rows().finish(held, record.ending, text, answer)
+            batch.ended.append(held)
+            book.release(held)
 
     async def read(self, key: RequestKey) -> Record | None:
-        return await self._read(lambda: requests.read(key))
+        return await self._record(key)
+
+    async def _record(self, key: RequestKey) -> Record | None:
+        rows = await self._rows(sql.SELECT_RECORD, key._asdict())
+        return decode_record(*rows[0]) if rows else None
 
     async def question(self, key: RequestKey) -> Question | None:
-        cached = self._questions.get(key)
-        return cached if cached is not None else await self._read(lambda: requests.question(key))
+        held = self._group.held.get(key)
+        if held is not None and held.is_stored and held.question is not None:
+            return held.question
+        rows = await self._rows(sql.SELECT_QUESTION, key._asdict())
+        return decode_question(*rows[0]) if rows else None
 
     async def answer(self, key: RequestKey) -> str:
-        return await self._read(lambda: requests.answer(key))
+        rows = await self._rows(sql.SELECT_ANSWER, key._asdict())
+        return (rows[0][0] or "") if rows else ""
 
     async def unfinished(self) -> Sequence[Record]:
-        return await self._read(requests.unfinished)
+        select = sql.SELECT_UNFINISHED.format(users=sql.ALL_USERS)
+        rows = await self._rows(select)
+        return [decode_record(text, schema) for _, text, schema, *_ in sorted(rows)]
 
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
-        self._questions.clear()
-        purged = await self._repeat(lambda state: requests.purge_refusals(refused_before_ms, _PURGE_STEP))
-        purged += await self._repeat(lambda state: requests.purge(ended_before_ms, _PURGE_STEP))
-        self._questions.clear()
-        return purged
+        refusals = partial(writes.purge, before_ms=refused_before_ms, select=sql.SELECT_OLD_REFUSALS)
+        ended = partial(writes.purge, before_ms=ended_before_ms, select=sql.SELECT_OLD)
+        return await self._repeat(refusals) + await self._repeat(ended)
 
-    async def _repeat(self, step: Write[int]) -> int:
-        """A bounded number a transaction, so that others are not kept waiting."""
+    async def _repeat(self, step: Callable[[Database], int]) -> int:
+        """A bounded number a transaction."""
         total = 0
-        while True:
-            count = await self._track_write(None, step)
+        while count := await self._group.call(step):
             total += count
-            if count < _PURGE_STEP:
-                return total
+            if count < writes.STEP:
+                break
+        return total
 
     # --- ports.History
 
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
-        return await self._read(
-            lambda: history.recent_turns(user_id, conversation_id, limit=limit, before_request=before_request)
-        )
+        where: dict[str, sql.Value] = {"user_id": user_id, "conversation_id": conversation_id}
+
+        def read(database: Database) -> list[sql.Row]:
+            before = None if before_request is None else _position(database, {**where, "request_id": before_request})
+            page = {**where, "before": NO_BOUND if before is None else before, "limit": limit}
+            return database.execute(sql.SELECT_RECENT_TURNS, page).fetchall()
+
+        return [turn_of(row) for row in reversed(await self._read(read))]
 
     async def turns(
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int
     ) -> Sequence[StoredTurn]:
-        return await self._read(lambda: history.turns(user_id, conversation_id, before=before, limit=limit))
+        where: dict[str, sql.Value] = {"user_id": user_id, "conversation_id": conversation_id}
+        page = {**where, "before": NO_BOUND if before is None else before, "limit": limit}
+        rows = await self._rows(sql.SELECT_TURNS, page)
+        return [turn_of(row) for row in rows]
 
     async def conversations(
         self, user_id: str, *, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredConversation]:
-        return await self._read(lambda: history.conversations(user_id, before=before, limit=limit))
+        page = conversations_page(user_id, before=before, limit=limit)
+        rows = await self._rows(sql.SELECT_CONVERSATIONS, page)
+        return [conversation_of(row) for row in rows]
 
     async def update_conversation(
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
     ) -> StoredConversation | None:
-        return await self._track_write(
-            user_id,
-            lambda state: history.update_conversation(
-                state, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
-            ),
+        return await self._group.call(
+            lambda database: writes.update_conversation(
+                database, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
+            )
         )
 
     async def purge_deleted(self, *, before_ms: int) -> int:
@@ -189,31 +276,71 @@ class SqlStore(ABC):
         The texts of a request whose record is still kept go when the record is purged. `before_ms` should lie further
         back than any request can take: a turn of an erased conversation that ends later creates it again.
         """
-        erased = 0
-        while True:
-            count = await self._track_write(
-                None, lambda state: history.purge_deleted(state, before_ms=before_ms, limit=_ERASE_STEP)
-            )
-            erased += count
-            if count < _ERASE_STEP:
-                return erased
+        return await self._repeat(partial(writes.purge_deleted, before_ms=before_ms))
 
     # --- ports.Users
 
     async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
-        return await self._read(lambda: users.users(after=after, limit=limit))
+        page: dict[str, sql.Value] = {"after": after or "", "limit": limit}
+        rows = await self._rows(sql.SELECT_USERS, page)
+        return [user_of(row) for row in rows]
 
     async def user(self, user_id: str) -> StoredUser | None:
-        return await self._read(lambda: users.user(user_id))
+        rows = await self._rows(sql.SELECT_USER, {"user_id": user_id})
+        return user_of(rows[0]) if rows else None
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        await self._track_write(user_id, lambda state: users.set_limit(state, user_id, per_minute, now_ms=now_ms))
+        await self._store_limit(user_id, now_ms, lambda book: book.set_limit(user_id, per_minute))
+
+    async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
+        await self._store_limit(user_id, now_ms, lambda book: book.set_blocked(user_id, blocked=blocked))
+
+    async def _store_limit(self, user_id: str, now_ms: int, change: Callable[[Book], int | None]) -> None:
+        row: dict[str, sql.Value] = {"user_id": user_id, "created_at_ms": now_ms}
+        await self._group.call(
+            lambda database: database.execute(sql.SET_LIMIT, row), lambda book: row.update(per_minute=change(book))
+        )
+
+    async def is_blocked(self, user_id: str) -> bool:
+        """Whether the user is locked out; from memory."""
+        return (await self._group.book()).is_blocked(user_id)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
-        return await self._read(lambda: users.usage(user_id, since_day=since_day))
+        users = sql.ALL_USERS if user_id is None else "user_id = :user_id"
+        rows = await self._rows(sql.SELECT_USAGE.format(condition=users), {"user_id": user_id})
+        return sum_usage(rows, since_day=since_day)
 
     async def delete_user(self, user_id: str) -> bool:
-        try:
-            return await self._track_write(user_id, lambda state: users.delete_user(state, user_id))
-        finally:
-            self._questions.clear()
+        return await self._group.call(
+            partial(writes.delete_user, user_id=user_id), lambda book: book.forget_user(user_id)
+        )
+
+
+def conversations_page(user_id: str, *, before: tuple[int, str] | None, limit: int) -> sql.Params:
+    """The parameters of SELECT_CONVERSATIONS."""
+    before_ms, before_id = (NO_BOUND, _AFTER_ANY_ID) if before is None else before
+    return {"user_id": user_id, "before_ms": before_ms, "before_id": before_id, "limit": limit}
+
+
+def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None) -> list[DailyUsage]:
+    """Usage by day and user, of rows that may have several of a day and a user, and the day as a number."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for user_id, day, *used in rows:
+        name = day if "-" in day else writes.day_named(day)
+        if since_day is None or name >= since_day:
+            sums = found.setdefault((name, user_id), [0, 0, 0])
+            sums[:] = map(add, sums, used)
+    return [
+        DailyUsage(user_id=user_id, day=day, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
+        for (day, user_id), (requests, tokens_in, tokens_out) in sorted(found.items())
+    ]
+
+
+def _position(database: Database, where: sql.Params) -> int | None:
+    """Where the request stands in the conversation: superseded or not, ended or not, perhaps erased from it."""
+    position: int | None
+    for position, record, schema in database.execute(sql.SELECT_POSITION, where).fetchall():
+        if decode_record(record, schema).conversation_id == where["conversation_id"]:
+            return position
+    ((position,),) = database.execute(sql.SELECT_OLD_POSITION, where).fetchall()  # retention has freed its id, perhaps
+    return position

@@ -15,7 +15,7 @@ from answerback.service.observer import Observer
 from answerback.service.questions import FrontSettings
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.connections import MemoryConnections
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback.testing.model import ScriptedModel, say_question
 from answerback.testing.network import ScriptedSender
 from answerback.testing.queue import LaneQueue
@@ -100,6 +100,7 @@ class Backend:
             observer=observer,
             clock=self.clock,
             changed=self.worker.changed if bells_work else lambda _: None,
+            is_blocked=self.store.is_blocked,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),

@@ -60,7 +60,7 @@ def deploy(
     min_acu: Annotated[float | None, typer.Option(min=0, metavar="N", help="Least of Aurora; 0: it pauses.")] = None,
     max_acu: Annotated[float | None, typer.Option(min=1, metavar="N", help="Most of Aurora.")] = None,
     alarm_email: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Who is told of alarms.", show_default=False)
+        str | None, typer.Option(metavar="ADDRESS", help="Who is notified of alarms.", show_default=False)
     ] = None,
     parameter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any parameter of the template; repeatable.")

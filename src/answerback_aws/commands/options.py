@@ -84,9 +84,9 @@ class PackageOptions:
 @contextmanager
 def explained() -> Iterator[None]:
     """Errors of AWS as one line, with what to do. Enter it after `StackOptions.account`."""
-    from answerback_aws.deploy.errors import DeployError, Kind  # noqa: PLC0415 - boto3 is an extra
+    from answerback_aws.deploy.errors import DeployError, ErrorKind  # noqa: PLC0415 - boto3 is an extra
 
-    codes = {Kind.USAGE: ExitCode.USAGE, Kind.CANNOT_CONNECT: ExitCode.CANNOT_CONNECT}
+    codes = {ErrorKind.USAGE: ExitCode.USAGE, ErrorKind.CANNOT_CONNECT: ExitCode.CANNOT_CONNECT}
     try:
         with explained_package():
             yield

@@ -8,7 +8,7 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
-from answerback_aws.deploy.errors import DeployError, Kind, explained
+from answerback_aws.deploy.errors import DeployError, ErrorKind, explained
 
 _ATTEMPTS: Final = 5
 
@@ -38,12 +38,12 @@ class Account:
             raise DeployError(
                 "no AWS region is named",
                 "say --region, for example --region us-east-1, or set AWS_REGION",
-                kind=Kind.USAGE,
+                kind=ErrorKind.USAGE,
             )
         # A region newer than boto3 is let through if it looks like a known one.
         if self.is_real and not any(region.startswith(known.rsplit("-", 1)[0]) for known in self._regions()):
             raise DeployError(
-                f"there is no AWS region {region}", "say --region, for example --region us-east-1", kind=Kind.USAGE
+                f"there is no AWS region {region}", "say --region, for example --region us-east-1", kind=ErrorKind.USAGE
             )
         return region
 
@@ -70,17 +70,17 @@ class Account:
         """`aws`, `aws-cn` or `aws-us-gov`."""
         return str(self._session.get_partition_for_region(self.region))
 
-    def client(self, service: str, *, attempts: int = _ATTEMPTS) -> Any:
+    def client(self, service: str, *, attempts: int = _ATTEMPTS, endpoint: str | None = None) -> Any:
         """The client of a service. Its calls raise botocore's errors: use them within `explained`.
 
-        `attempts`: tries of one call in all, as the one who asks first says it.
+        `attempts`: tries of one call in all, as the one who asks first says it. `endpoint`: of this service alone.
         """
         if service not in self._clients:
             with explained(f"use {service}"):
                 self._clients[service] = self._session.client(
                     service,
                     region_name=self.region,
-                    endpoint_url=self._endpoint,
+                    endpoint_url=endpoint or self._endpoint,
                     config=Config(
                         connect_timeout=5,
                         read_timeout=60,

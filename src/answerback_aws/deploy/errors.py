@@ -23,7 +23,7 @@ from botocore.exceptions import (
 )
 
 
-class Kind(Enum):
+class ErrorKind(Enum):
     """Who has to act on an error."""
 
     FAILED = "failed"
@@ -34,7 +34,7 @@ class Kind(Enum):
 class DeployError(Exception):
     """The command cannot go on. `message` says why, `hint` what to do."""
 
-    def __init__(self, message: str, hint: str = "", *, kind: Kind = Kind.FAILED) -> None:
+    def __init__(self, message: str, hint: str = "", *, kind: ErrorKind = ErrorKind.FAILED) -> None:
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
@@ -144,20 +144,22 @@ def _of_transport(exc: BotoCoreError, what: str) -> DeployError:
         return DeployError(
             "there are no AWS credentials",
             "run `aws configure`, or set AWS_PROFILE, or say --profile NAME",
-            kind=Kind.USAGE,
+            kind=ErrorKind.USAGE,
         )
     if isinstance(exc, NoRegionError):
         return DeployError(
-            "no AWS region is named", "say --region, for example --region us-east-1, or set AWS_REGION", kind=Kind.USAGE
+            "no AWS region is named",
+            "say --region, for example --region us-east-1, or set AWS_REGION",
+            kind=ErrorKind.USAGE,
         )
     if isinstance(exc, ProfileNotFound):
-        return DeployError(str(exc).rstrip("."), "see `aws configure list-profiles`", kind=Kind.USAGE)
+        return DeployError(str(exc).rstrip("."), "see `aws configure list-profiles`", kind=ErrorKind.USAGE)
     if isinstance(exc, SSOError | CredentialRetrievalError) or "Token" in type(exc).__name__:
         return DeployError("the AWS credentials cannot be renewed", _SIGN_IN)
     if isinstance(exc, ConnectionError | HTTPClientError):
         return DeployError(
             f"cannot reach AWS to {what}",
             "check the network, and that the region exists (--region)",
-            kind=Kind.CANNOT_CONNECT,
+            kind=ErrorKind.CANNOT_CONNECT,
         )
     return DeployError(f"cannot {what}: {exc}", "")

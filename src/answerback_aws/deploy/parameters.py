@@ -13,7 +13,7 @@ import answerback_aws
 from answerback.models.spec import BedrockSpec, LocalSpec, ModelSpec, ModelSpecError, OpenAISpec, parse_model_specs
 from answerback.outbound import CaFileError, ProxyError, fetch
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, Kind, error_code, explained
+from answerback_aws.deploy.errors import DeployError, ErrorKind, error_code, explained
 
 _UNKNOWN_MODEL: Final = frozenset({"ResourceNotFoundException", "ValidationException"})
 WORKER_SPARE_S: Final = 30
@@ -39,7 +39,7 @@ def parameter_list(
     for name in given:
         if name not in known:
             near = [one for one in known if one.lower() == name.lower()] or sorted(known)
-            raise DeployError(f"there is no parameter {name}", f"there are: {', '.join(near)}", kind=Kind.USAGE)
+            raise DeployError(f"there is no parameter {name}", f"there are: {', '.join(near)}", kind=ErrorKind.USAGE)
     wanted: list[dict[str, object]] = [
         {"ParameterKey": name, "ParameterValue": value} for name, value in sorted(given.items())
     ]
@@ -64,13 +64,13 @@ def check_sign_in(values: Mapping[str, str]) -> None:
         raise DeployError(
             "anyone who finds the URL could use this stack, as any user",
             "say who signs your users in: --jwt-issuer ISSUER --jwt-audience AUDIENCE, or allow it: --allow-anonymous",
-            kind=Kind.USAGE,
+            kind=ErrorKind.USAGE,
         )
     if not (values.get("JwtIssuer") and values.get("JwtAudience")):
         raise DeployError(
             "a provider signs tokens for other services with the same keys",
             "say --jwt-issuer and --jwt-audience, too",
-            kind=Kind.USAGE,
+            kind=ErrorKind.USAGE,
         )
 
 
@@ -86,7 +86,7 @@ def check_times(values: Mapping[str, str]) -> None:
         raise DeployError(
             f"an answer may take {answer_s} s, but its worker is ended after {worker_s} s",
             f"say --parameter WorkerTimeoutSeconds={answer_s + WORKER_SPARE_S} or more",
-            kind=Kind.USAGE,
+            kind=ErrorKind.USAGE,
         )
 
 
@@ -95,15 +95,17 @@ def read_models(texts: Sequence[str]) -> tuple[ModelSpec, ...]:
     try:
         specs = parse_model_specs(texts)
     except ModelSpecError as exc:
-        raise DeployError(str(exc).rstrip("."), "", kind=Kind.USAGE) from exc
+        raise DeployError(str(exc).rstrip("."), "", kind=ErrorKind.USAGE) from exc
     for spec in specs:
         if isinstance(spec, LocalSpec):
-            raise DeployError("the embedded model does not run on AWS", "say --model bedrock:MODEL_ID", kind=Kind.USAGE)
+            raise DeployError(
+                "the embedded model does not run on AWS", "say --model bedrock:MODEL_ID", kind=ErrorKind.USAGE
+            )
         if isinstance(spec, OpenAISpec):
             raise DeployError(
                 f"{spec.name}: openai: models are not part of the functions' package",
                 "use bedrock:MODEL_ID, or python:MODULE:FACTORY with --include and --requirements",
-                kind=Kind.USAGE,
+                kind=ErrorKind.USAGE,
             )
     return specs
 
@@ -159,7 +161,7 @@ def _check_model(account: Account, spec: BedrockSpec, region: str) -> None:
         raise DeployError(
             f"{spec.model} is only served through an inference profile",
             f"name one, for example --model bedrock:global.{spec.model} (`aws bedrock list-inference-profiles`)",
-            kind=Kind.USAGE,
+            kind=ErrorKind.USAGE,
         )
 
 
@@ -178,7 +180,7 @@ def _ask(account: Account, spec: BedrockSpec, region: str, call: str, **argument
             raise DeployError(
                 f"Bedrock has no model {spec.model} in {region}",
                 "see `aws bedrock list-inference-profiles`, or name another region",
-                kind=Kind.USAGE,
+                kind=ErrorKind.USAGE,
             ) from exc
         return None
     except Exception:  # Asked only to fail early; a region without Bedrock has no such host.
@@ -195,19 +197,19 @@ def keys_of_issuer(issuer: str, *, get: Callable[..., tuple[int, bytes]] = fetch
     """The `jwks_uri` of the provider's discovery document. Raises: DeployError: it has none that can be read."""
     if urlsplit(issuer).scheme != "https":
         raise DeployError(
-            f"the issuer {issuer!r} is no https URL, so its keys cannot be looked up", _HINT, kind=Kind.USAGE
+            f"the issuer {issuer!r} is no https URL, so its keys cannot be looked up", _HINT, kind=ErrorKind.USAGE
         )
     url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
     try:
         found = json.loads(get(url, timeout_s=_TIMEOUT_S, max_bytes=_MAX_BYTES)[1])
         named, keys = found["issuer"], found["jwks_uri"]
     except (OSError, ProxyError, CaFileError) as exc:
-        raise DeployError(f"cannot read {url} ({exc})", _HINT, kind=Kind.CANNOT_CONNECT) from exc
+        raise DeployError(f"cannot read {url} ({exc})", _HINT, kind=ErrorKind.CANNOT_CONNECT) from exc
     except (ValueError, KeyError, TypeError) as exc:
         raise DeployError(f"{url} is not a provider's discovery document", _HINT) from exc
     if named != issuer:
         raise DeployError(
-            f"the provider calls itself {named}", "say it exactly so with --jwt-issuer: tokens do", kind=Kind.USAGE
+            f"the provider calls itself {named}", "say it exactly so with --jwt-issuer: tokens do", kind=ErrorKind.USAGE
         )
     if urlsplit(str(keys)).scheme != "https":
         raise DeployError(f"the provider's keys are not at an https URL: {keys}", _HINT)

@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.deployment import Progress
 from answerback_aws.deploy.errors import DENIED, DeployError, advice_for, error_code, explained
-from answerback_aws.deploy.stack import Stack, StackEvent, StackState
+from answerback_aws.deploy.stack import Stack, StackState
 
 _KEPT_TABLES: Final = ("RequestsTable", "ConversationsTable")
 _FLUSH_ROUNDS: Final = 10
@@ -43,7 +43,7 @@ class Removal:
         state: StackState | None = self._stack.existing()
         if state is not None and state.is_busy:
             self._progress.step(f"{self._stack.name} is {state.status}; following that first")
-            self._follow(state, self._stack.begun(state.stack_id))
+            self._stack.watch(state.stack_id, self._stack.begun(state.stack_id), self._progress.event)
             state = self._stack.state()
         unwritten = 0
         snapshots: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Removal:
             for name in state.parameters
         ]
         self._stack.update_parameters(parameters)
-        self._follow(state, after)
+        self._stack.watch(state.stack_id, after, self._progress.event)
         opened = self._stack.existing()
         if opened.status != "UPDATE_COMPLETE":
             raise DeployError(
@@ -145,7 +145,7 @@ class Removal:
         self._progress.step(f"Deleting the stack {self._stack.name}")
         after = self._stack.last_event()
         self._stack.delete()
-        first = self._follow(state, after)
+        first = self._stack.watch(state.stack_id, after, self._progress.event)
         final = self._stack.state(state.stack_id)
         if final is not None and final.status != "DELETE_COMPLETE":
             if first is None:
@@ -153,14 +153,6 @@ class Removal:
             raise DeployError(
                 f"{first.resource} ({first.kind}) is still there: {first.reason.rstrip('.')}", advice_for(first.reason)
             )
-
-    def _follow(self, state: StackState, after: str | None) -> StackEvent | None:
-        first: StackEvent | None = None
-        for event in self._stack.follow(state.stack_id, after):
-            self._progress.event(event)
-            if event.is_failure and not event.is_stack and first is None:
-                first = event
-        return first
 
     def _physical_id(self, kind: str) -> str | None:
         return next(

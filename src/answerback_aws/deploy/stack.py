@@ -9,7 +9,7 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, Kind, explained, is_missing
+from answerback_aws.deploy.errors import DeployError, ErrorKind, explained, is_missing
 
 POLL_EVERY_S: Final = 2.0
 EMULATED_POLL_EVERY_S: Final = 0.1
@@ -77,7 +77,7 @@ class Stack:
     def __init__(self, account: Account, name: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         if not _NAME.fullmatch(name):
             raise DeployError(
-                f"{name!r} cannot be a stack's name", "use letters, digits and -, a letter first", kind=Kind.USAGE
+                f"{name!r} cannot be a stack's name", "use letters, digits and -, a letter first", kind=ErrorKind.USAGE
             )
         self._account = account
         self._sleep = sleep
@@ -220,6 +220,15 @@ class Stack:
                 return
             quiet += 1
             self._sleep(self._poll_every_s)
+
+    def watch(self, stack_id: str, after: str | None, show: Callable[[StackEvent], None]) -> StackEvent | None:
+        """Follow to the end, and show every event. Returns: the first resource that failed."""
+        first: StackEvent | None = None
+        for event in self.follow(stack_id, after):
+            show(event)
+            if event.is_failure and not event.is_stack and first is None:
+                first = event
+        return first
 
     def begun(self, stack_id: str) -> str | None:
         """The id of the event before the operation under way, to follow it from its beginning."""

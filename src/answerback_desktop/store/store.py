@@ -293,37 +293,6 @@ class AccountStore:
         return Supersession(returned=tuple(turn_of(row) for row in rows))
 
 
-TURN_COLUMNS: Final = (
-    "request_id",
-    "conversation_id",
-    "question",
-    "answer",
-    "status",
-    "is_over",
-    "asked_at_ms",
-    "answered_at_ms",
-    "attempt",
-    "failure",
-    "is_retryable",
-    "retry_at_ms",
-    "model",
-    "replaces",
-    "finish_reason",
-    "input_tokens",
-    "output_tokens",
-    "queued_ms",
-    "first_text_ms",
-    "total_ms",
-    "is_synced",
-)
-SELECT_TURNS: Final = f"SELECT {', '.join(TURN_COLUMNS)} FROM turns "  # noqa: S608 - constants
-SAVE_TURN: Final = (
-    f"INSERT INTO turns ({', '.join(TURN_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in TURN_COLUMNS)}) "  # noqa: S608
-    f"ON CONFLICT (request_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in TURN_COLUMNS)}"
-)
-SELECT_CONVERSATIONS: Final = "SELECT conversation_id, title, created_at_ms, updated_at_ms, unread FROM conversations "
-
-
 def row_of(turn: Turn) -> dict[str, Any]:
     """A turn for `SAVE_TURN`."""
     failure, tokens, times = turn.failure, turn.tokens, turn.times
@@ -350,6 +319,15 @@ def row_of(turn: Turn) -> dict[str, Any]:
         "total_ms": None if times is None else times.total_ms,
         "is_synced": turn.is_synced,
     }
+
+
+TURN_COLUMNS: Final = tuple(row_of(Turn(request_id="", conversation_id="", question="", asked_at_ms=0)))
+SELECT_TURNS: Final = f"SELECT {', '.join(TURN_COLUMNS)} FROM turns "  # noqa: S608 - constants
+SAVE_TURN: Final = (
+    f"INSERT INTO turns ({', '.join(TURN_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in TURN_COLUMNS)}) "  # noqa: S608
+    f"ON CONFLICT (request_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in TURN_COLUMNS)}"
+)
+SELECT_CONVERSATIONS: Final = "SELECT conversation_id, title, created_at_ms, updated_at_ms, unread FROM conversations "
 
 
 def turn_of(row: Sequence[Any]) -> Turn:

@@ -24,7 +24,7 @@ _DELIMITER: Final = re.compile(r"[ \t]{0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:
 _PIPE: Final = re.compile(r"(?<!\\)\|")
 
 
-class Kind(StrEnum):
+class SegmentKind(StrEnum):
     """What a segment is."""
 
     PROSE = "prose"
@@ -40,7 +40,7 @@ class Segment:
     columns that the lines are indented by because they stand in a list item.
     """
 
-    kind: Kind
+    kind: SegmentKind
     text: str
     language: str = ""
     indent: int = 0
@@ -74,7 +74,7 @@ class _State:
     """Where the reading stands: the segment that is open, and what the lines before decide about the next."""
 
     start: int = 0
-    kind: Kind = Kind.PROSE
+    kind: SegmentKind = SegmentKind.PROSE
     language: str = ""
     indent: int = 0
     fence: str = ""
@@ -138,23 +138,23 @@ class Splitter:
             self._end(state, start, out)
             opening.start, opening.is_in_list = start, state.is_in_list or opening.indent > 0
             return opening
-        is_row = state.kind is Kind.TABLE and not state.after_blank and "|" in line
-        if state.kind is not Kind.PROSE and line.strip() and not is_row:
+        is_row = state.kind is SegmentKind.TABLE and not state.after_blank and "|" in line
+        if state.kind is not SegmentKind.PROSE and line.strip() and not is_row:
             state = self._new_prose(state, start, out)
         if state.header_at is not None and _is_delimiter(line, state.header_cells):
             self._end(state, state.header_at, out)
-            return _State(start=state.header_at, kind=Kind.TABLE, after_blank=False)
+            return _State(start=state.header_at, kind=SegmentKind.TABLE, after_blank=False)
         return self._after_text(self._cut(state, start, line, out), start, end, line, out)
 
     def _new_prose(self, state: _State, start: int, out: list[Segment]) -> _State:
         self._end(state, start, out)
-        goes_on = state.kind is Kind.CODE and state.is_in_list
+        goes_on = state.kind is SegmentKind.CODE and state.is_in_list
         return _State(start=start, is_in_list=goes_on, indent=state.indent if goes_on else 0)
 
     def _cut(self, state: _State, start: int, line: str, out: list[Segment]) -> _State:
         """Long prose is cut before this line, if it may be."""
         length = start - state.start
-        if state.kind is not Kind.PROSE or not line.strip() or length < SOFT_CHARACTERS:
+        if state.kind is not SegmentKind.PROSE or not line.strip() or length < SOFT_CHARACTERS:
             return state
         is_gap = state.after_blank and not line[:1].isspace() and not (state.is_in_list and _ITEM.match(line))
         if not is_gap and length < HARD_CHARACTERS:
@@ -166,7 +166,7 @@ class Splitter:
         if not line.strip():
             state.after_blank, state.header_at = True, None
             return state
-        if state.kind is Kind.TABLE:
+        if state.kind is SegmentKind.TABLE:
             return state
         is_item = _ITEM.match(line) is not None
         goes_on = state.is_in_list and not (state.after_blank and not line[:1].isspace())
@@ -211,7 +211,9 @@ def _opening(line: str, state: _State) -> _State | None:
     if len(prefix) > 3 and not prefix.strip() and not state.is_in_list:
         return None  # code by indentation
     language = info.split(maxsplit=1)[0] if info else ""
-    return _State(kind=Kind.CODE, language=language.strip("{}.")[:40], indent=len(prefix), fence=fence, is_closed=False)
+    return _State(
+        kind=SegmentKind.CODE, language=language.strip("{}.")[:40], indent=len(prefix), fence=fence, is_closed=False
+    )
 
 
 def _closes(line: str, state: _State) -> bool:

@@ -12,8 +12,8 @@ from typing import Final
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_proof.chaos.gateway import GatewayProcess
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.faults import FaultKind
-from answerback_proof.history import Fault, History
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.history import Fault, RunHistory
 from answerback_proof.proxy import Path, Proxy
 from answerback_proof.workload import App, Window
 
@@ -66,7 +66,7 @@ class ConnectionFaults:
         self,
         plan: ChaosPlan,
         *,
-        history: History,
+        history: RunHistory,
         proxy: Proxy,
         apps: Sequence[App[Window]],
         pauses_s: tuple[float, float] = (0.8, 2.0),
@@ -134,7 +134,7 @@ class GatewayFaults:
         self,
         plan: ChaosPlan,
         *,
-        history: History,
+        history: RunHistory,
         gateway: GatewayProcess,
         proxy: Proxy,
         apps: Sequence[App[Window]],

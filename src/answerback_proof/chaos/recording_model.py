@@ -15,7 +15,7 @@ from typing import Final
 
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
 from answerback.ports import Piece, Prompt
-from answerback_proof.history import History, ModelRun
+from answerback_proof.history import ModelRun, RunHistory
 
 SPEC: Final = "python:answerback_proof.chaos.recording_model:recording_echo"
 FAIL_RATE: Final = 0.02
@@ -61,7 +61,7 @@ def recording_echo() -> RecordingEcho:
 class RunRecorder:
     """The other end of the pipe: adds every run to the history."""
 
-    def __init__(self, path: Path, history: History, *, delay_ms: float) -> None:
+    def __init__(self, path: Path, history: RunHistory, *, delay_ms: float) -> None:
         self._path = path
         self._history = history
         self._delay_ms = delay_ms

@@ -11,7 +11,7 @@ import msgspec
 
 from answerback.protocol.frames import Error
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.history import Ended, Fault, History, Kind, ModelRun, Result, ToApp, Violation
+from answerback_proof.history import Ended, Fault, ModelRun, Result, RunHistory, ToApp, Violation, ViolationKind
 
 _SHOWN: Final = 20
 
@@ -56,7 +56,7 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         """Kinds of faults that this run says nothing about."""
         return [fault for fault, count in self.faults.items() if not count]
 
-    def broken(self, kind: Kind) -> int:
+    def broken(self, kind: ViolationKind) -> int:
         """Requests with a violation of this kind; those that are about none count each."""
         found = [violation for violation in self.violations if violation.kind is kind]
         return len({violation.request or violation.detail for violation in found})
@@ -65,7 +65,11 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         """With names in camelCase."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         values["violations"] = [{"kind": v.kind, "request_id": v.request, "detail": v.detail} for v in self.violations]
-        return {**values, **{kind.value: self.broken(kind) for kind in Kind}, "neverStruck": self.never_injected}
+        return {
+            **values,
+            **{kind.value: self.broken(kind) for kind in ViolationKind},
+            "neverStruck": self.never_injected,
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """For people: what, and how much."""
@@ -84,20 +88,20 @@ class ChaosReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             ("sent again", ", ".join(f"{count} after {code}" for code, count in self.errors.items()) or "none"),
             ("kills", f"{self.kills} times SIGKILL"),
             *(("fault", f"{count} times {fault}") for fault, count in self.faults.items() if count),
-            *(("never struck", fault) for fault in self.never_injected),
+            *(("never injected", fault) for fault in self.never_injected),
         ]
         rows += [(str(v.kind), f"{v.request or 'the whole'}: {v.detail}") for v in self.violations[:_SHOWN]]
         if len(self.violations) > _SHOWN:
             rows.append(("", f"… and {len(self.violations) - _SHOWN} more"))
         if self.kept is not None:
             rows.append(("kept", self.kept))
-        rows.append(("judged", ", ".join(f"{self.broken(kind)} {kind}" for kind in Kind)))
+        rows.append(("checked", ", ".join(f"{self.broken(kind)} {kind}" for kind in ViolationKind)))
         return rows
 
 
 def conclude(
     plan: ChaosPlan,
-    history: History,
+    history: RunHistory,
     violations: Sequence[Violation],
     *,
     folder: Path,
@@ -151,7 +155,7 @@ def conclude(
     )
 
 
-def write_trace(path: Path, history: History, violations: Sequence[Violation]) -> None:
+def write_trace(path: Path, history: RunHistory, violations: Sequence[Violation]) -> None:
     """JSON lines: the violations, the faults, then every event about a request that shows a violation."""
     broken = {violation.request for violation in violations} - {""}
     with path.open("wb") as trace:

@@ -22,7 +22,7 @@ from answerback_proof.chaos.plan import ChaosPlan, trusting
 from answerback_proof.chaos.recording_model import RunRecorder
 from answerback_proof.chaos.report import ChaosReport, conclude
 from answerback_proof.checker import Visible, check
-from answerback_proof.history import History, Result, add_stores
+from answerback_proof.history import Result, RunHistory, add_stores
 from answerback_proof.load.process import ProcessFailed
 from answerback_proof.proxy import HOST, Proxy
 from answerback_proof.workload import App, Mix, PlannedRequest, Window
@@ -55,7 +55,7 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
     folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if plan.keep is None else plan.keep
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    history = History()
+    history = RunHistory()
     async with AsyncExitStack() as stack:
         stack.enter_context(client_errors(history))
         postgres: PostgresServer | None = None
@@ -104,7 +104,7 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
 class ChaosApp(App[Window]):
     """An app of a run. It has up to three conversations, in which it asks a few requests at a time."""
 
-    def __init__(self, number: int, *, plan: ChaosPlan, history: History, url: str) -> None:
+    def __init__(self, number: int, *, plan: ChaosPlan, history: RunHistory, url: str) -> None:
         user, session = f"u{plan.seed}{plan.name}-{number // plan.apps_a_user}", f"s{plan.seed}{plan.name}-app{number}"
         super().__init__(user=user, session=session, history=history, is_echo=True)
         self._plan = plan
@@ -154,7 +154,7 @@ class ChaosApp(App[Window]):
 async def run_apps(
     apps: Sequence[ChaosApp],
     plan: ChaosPlan,
-    history: History,
+    history: RunHistory,
     *,
     inject: Callable[[], Awaitable[None]],
     notify: Callable[[str], None],
@@ -184,7 +184,7 @@ async def run_apps(
 class _ErrorHandler(logging.Handler):
     """Adds what the client logs as an error to the history."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: RunHistory) -> None:
         super().__init__(logging.ERROR)
         self._history = history
 
@@ -194,7 +194,7 @@ class _ErrorHandler(logging.Handler):
 
 
 @contextmanager
-def client_errors(history: History) -> Iterator[None]:
+def client_errors(history: RunHistory) -> Iterator[None]:
     """The client logs injected faults as warnings: an error is a defect."""
     log, handler = logging.getLogger(_CLIENT_LOG), _ErrorHandler(history)
     is_propagated, log.propagate = log.propagate, False
@@ -206,14 +206,14 @@ def client_errors(history: History) -> Iterator[None]:
         log.propagate = is_propagated
 
 
-def _check_log(log: Path, history: History) -> None:
+def _check_log(log: Path, history: RunHistory) -> None:
     """The gateway logs injected faults as warnings: an error is a defect."""
     found = [match["what"] for match in _ERROR.finditer(log.read_text(encoding="utf-8", errors="replace"))]
     for what, times in Counter(found).most_common(_ERRORS_SHOWN):
         history.broke(f"the gateway logged {times} times: {what}")
 
 
-async def _come_to_rest(gateway: GatewayProcess, history: History) -> None:
+async def _come_to_rest(gateway: GatewayProcess, history: RunHistory) -> None:
     """Stop the gateway gracefully when it has nothing more to do."""
     try:
         gateway.check()

@@ -114,13 +114,18 @@ class ChaosOptions:
     ] = False
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="What strikes when; default: a new one.", show_default=False, rich_help_panel=_CHAOS),
+        typer.Option(
+            min=0,
+            help="Which faults are injected when; default: a new one.",
+            show_default=False,
+            rich_help_panel=_CHAOS,
+        ),
     ] = None
     aws: Annotated[
         bool,
         typer.Option(
             "--aws",
-            help="Strike the emulated AWS instead of a gateway, for --seconds (default: 180).",
+            help="Inject faults into the emulated AWS, not a gateway, for --seconds (default: 180).",
             rich_help_panel=_CHAOS,
         ),
     ] = False
@@ -131,7 +136,7 @@ class ChaosOptions:
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=1, help="Strike for so long, whatever --kills says.", show_default=False, rich_help_panel=_CHAOS
+            min=1, help="Inject faults for so long, whatever --kills says.", show_default=False, rich_help_panel=_CHAOS
         ),
     ] = None
     postgres: Annotated[
@@ -198,9 +203,9 @@ def bench(*, load: LoadOptions, faults: ChaosOptions, as_json: Json = False) -> 
     answer with the question (`serve --model echo --rate-limit 0`), or be told apart by --model: then texts are checked
     for their own wholeness only. Exits with 1 if anything was misrouted, lost, repeated, refused or failed.
 
-    With --chaos it is not measured but struck: killed, stopped, frozen, cut off, left without disk, its database
-    crashed, its apps killed, at random moments drawn from --seed. Then every text is compared with the store. With
-    --aws too the same is done to the stack of `answerback aws deploy`, on the emulator of `answerback aws local`.
+    With --chaos it is not measured. It is killed, stopped, frozen, cut off and left without disk, its database is
+    crashed and its apps are killed, at random moments drawn from --seed. Then every text is compared with the store.
+    With --aws too the same is done to the stack of `answerback aws deploy`, on the emulator of `answerback aws local`.
 
     Examples:
 
@@ -307,7 +312,7 @@ def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("answerback"):
             raise
-        raise missing_extra("The emulated AWS", "aws,server") from exc
+        raise missing_extra("the emulated AWS", "aws,server") from exc
     cache = platformdirs.user_cache_path("answerback")
     slow = replace(plan, timing=SLOW, delay_ms=_AWS_DELAY_MS)
     try:

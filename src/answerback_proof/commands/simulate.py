@@ -148,12 +148,10 @@ def _print(options: SimulateOptions, tallies: Sequence[Tally], smallest: Report 
     labels = sorted(set().union(*(t.faults for t in tallies)))
     if labels:
         say("")
-        say_table(
-            ("what struck", *(t.profile for t in tallies)), [(f, *(t.faults[f] for t in tallies)) for f in labels]
-        )
+        say_table(("fault", *(t.profile for t in tallies)), [(f, *(t.faults[f] for t in tallies)) for f in labels])
     for tally in tallies:
         if len(options.seeds_run) > 1 and tally.never_injected:
-            note(f"{tally.profile}: never struck, so nothing is proved about: {', '.join(tally.never_injected)}")
+            note(f"{tally.profile}: never injected, so nothing is proved about: {', '.join(tally.never_injected)}")
         for report in tally.failures[:5]:
             say(f"\nseed {report.case.seed} of {tally.profile} broke a promise:")
             say("\n".join(f"  {violation}" for violation in report.violations[:5]))

@@ -28,7 +28,7 @@ from answerback_proof.conformance.cases import (
 from answerback_proof.conformance.dialer import Dialer, server_peer
 from answerback_proof.conformance.patterns import BrokenPattern, Variables, matches, substitute
 from answerback_proof.conformance.peer import CaseFailed, CaseRun, Frame, Peer, Transcript
-from answerback_proof.history import Kind
+from answerback_proof.history import ViolationKind
 
 RATE_HINT: Final = "the server limited the rate: start it with --rate-limit 0"
 
@@ -165,7 +165,7 @@ class _ServerCaseRun(CaseRun):
                 pass
             case action:
                 raise CaseFailed(f"{peer.name}: about {frame.get('requestId')} there came {action}: {frame}")
-        if flaw is not None and flaw.kind is not Kind.REPEATED:  # a server may send known text again
+        if flaw is not None and flaw.kind is not ViolationKind.REPEATED:  # a server may send known text again
             raise CaseFailed(f"{peer.name}: {flaw.detail}")
         return frame if frame["action"] == "messageResponse" else None
 

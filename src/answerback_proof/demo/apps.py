@@ -10,7 +10,7 @@ from typing import Final
 
 from answerback.client import AnswerbackError
 from answerback.client.events import Answer, Queued, Restarted, Started, Text
-from answerback_proof.history import History
+from answerback_proof.history import RunHistory
 from answerback_proof.workload import App, PlannedRequest, Window
 
 QUESTIONS: Final = (
@@ -101,7 +101,7 @@ class DemoApp(App[Window]):
         number: int,
         questions: Sequence[str],
         *,
-        history: History,
+        history: RunHistory,
         url: str = "",
         name: str = "",
         token: str | None = None,

@@ -19,7 +19,7 @@ from answerback.stores import StoreError, open_store
 from answerback_proof.checker import Visible, check
 from answerback_proof.demo.apps import DemoApp, questions_of
 from answerback_proof.demo.screen import many, say_check, say_results, show_apps
-from answerback_proof.history import History, Violation, add_stores
+from answerback_proof.history import RunHistory, Violation, add_stores
 from answerback_proof.proxy import Proxy
 
 LOG_FILE: Final = "gateway.log"
@@ -61,7 +61,7 @@ async def _run(demo: Demo, data_dir: Path) -> bool:
     if demo.model == "local":
         say(_LOCAL)
     settings = GatewaySettings(port=0, admin_port=None, data_dir=data_dir, models=(demo.model,), grace_s=2.0)
-    history = History()
+    history = RunHistory()
     async with Gateway(settings) as gateway:
         proxy = Proxy(gateway.url, history)
         url = await proxy.start()
@@ -88,7 +88,7 @@ async def _run(demo: Demo, data_dir: Path) -> bool:
     return not violations and not any(asked.error for app in apps for asked in app.questions)
 
 
-async def check_store(history: History, data_dir: Path) -> list[Violation]:
+async def check_store(history: RunHistory, data_dir: Path) -> list[Violation]:
     """Open the store of the stopped gateway and check everything.
 
     Raises: StoreError: the store cannot be opened. Unavailable: it cannot be read.

@@ -12,7 +12,7 @@ from answerback.ports import StoredTurn
 from answerback_proof.checker import Visible, check
 from answerback_proof.demo.apps import DemoApp, questions_of
 from answerback_proof.demo.screen import many, say_check, say_results, show_apps
-from answerback_proof.history import History, Turn, Violation
+from answerback_proof.history import RunHistory, Turn, Violation
 from answerback_proof.proxy import Proxy
 
 
@@ -43,7 +43,7 @@ def run_remote_demo(demo: RemoteDemo) -> bool:
 async def _run(demo: RemoteDemo) -> bool:
     async with Client(demo.url, token=demo.token, user=None if demo.token else "demo"):
         pass  # a server that refuses us says why here; behind a proxy it would only be unavailable
-    history = History()
+    history = RunHistory()
     proxy = Proxy(demo.url, history)
     url, name = await proxy.start(), f"demo-{secrets.token_hex(4)}-"
     apps = [
@@ -61,7 +61,7 @@ async def _run(demo: RemoteDemo) -> bool:
     return not violations and not any(asked.error for app in apps for asked in app.questions)
 
 
-async def check_from_outside(apps: Sequence[DemoApp], history: History, url: str) -> list[Violation]:
+async def check_from_outside(apps: Sequence[DemoApp], history: RunHistory, url: str) -> list[Violation]:
     """Add the conversations that the server gives out, and check everything."""
     for app in apps:
         conversations = {asked.answer.conversation_id for asked in app.questions if asked.answer} - {None}

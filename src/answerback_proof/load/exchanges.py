@@ -19,8 +19,8 @@ from answerback.protocol.frames import (
     Status,
 )
 from answerback_proof.answer_text import AnswerText, Flaw
-from answerback_proof.checker import Counts, count
-from answerback_proof.history import Kind, Promise, Violation
+from answerback_proof.checker import ViolationCounts, count
+from answerback_proof.history import Promise, Violation, ViolationKind
 
 _MAX_EXAMPLES = 10
 
@@ -64,7 +64,7 @@ class Exchanges:
         return len(self._exchanges) - len(self.ended)
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> ViolationCounts:
         """Violations in three numbers."""
         return count(self.violations)
 
@@ -72,7 +72,7 @@ class Exchanges:
     def examples(self) -> list[str]:
         """The first violations in words."""
         found = self.violations[:_MAX_EXAMPLES]
-        return [f"{'misrouted' if v.kind is Kind.FOREIGN else v.kind}: {v.detail}" for v in found]
+        return [f"{'misrouted' if v.kind is ViolationKind.FOREIGN else v.kind}: {v.detail}" for v in found]
 
     def asked(self, app: int, request_id: str, *, expected: str | None, due_at: float) -> Exchange:
         """A question goes out. `expected`: the text of its answer, if it is known before."""
@@ -108,7 +108,7 @@ class Exchanges:
         """Nothing more comes: what has no ending is lost."""
         for exchange in self._exchanges.values():
             if exchange.ended_at is None:
-                self._violate(Promise.ANSWERED, Kind.LOST, exchange, "no ending")
+                self._violate(Promise.ANSWERED, ViolationKind.LOST, exchange, "no ending")
 
     def _owned(self, app: int, request_id: str) -> Exchange | None:
         exchange = self._exchanges.get(request_id)
@@ -116,7 +116,7 @@ class Exchanges:
             owner = "nobody" if exchange is None else f"app {exchange.app}"
             detail = f"a frame about request {request_id} of {owner} came to app {app}"
             self.violations.append(
-                Violation(promise=Promise.OWN_ANSWER, kind=Kind.FOREIGN, request=request_id, detail=detail)
+                Violation(promise=Promise.OWN_ANSWER, kind=ViolationKind.FOREIGN, request=request_id, detail=detail)
             )
             return None
         return exchange
@@ -124,7 +124,9 @@ class Exchanges:
     def _add(self, exchange: Exchange, frame: MessageDelta, now: float) -> None:
         text = exchange.text
         if text is None:
-            self._violate(Promise.EXACT_TEXT, Kind.REPEATED, exchange, f"text at {frame.offset} after the ending")
+            self._violate(
+                Promise.EXACT_TEXT, ViolationKind.REPEATED, exchange, f"text at {frame.offset} after the ending"
+            )
             return
         flaw = text.add(frame.attempt, frame.offset, frame.delta)
         if flaw is not None:
@@ -138,7 +140,7 @@ class Exchanges:
     def _end(self, exchange: Exchange, frame: MessageResponse, now: float) -> Exchange | None:
         text = exchange.text
         if text is None:
-            self._violate(Promise.ONE_ENDING, Kind.REPEATED, exchange, "a second ending")
+            self._violate(Promise.ONE_ENDING, ViolationKind.REPEATED, exchange, "a second ending")
             return None
         flaw = text.end(frame.attempt, frame.length, frame.response)
         if frame.status is not Status.COMPLETED:
@@ -147,7 +149,7 @@ class Exchanges:
             flaw = None  # the same, said better
             self._wrong(exchange, text.text, exchange.expected)
         elif frame.response is None and text.length != frame.length:
-            flaw = Flaw(Kind.LOST, f"the ending says {frame.length} code points, but {text.length} came")
+            flaw = Flaw(ViolationKind.LOST, f"the ending says {frame.length} code points, but {text.length} came")
         if flaw is not None:
             self._note(exchange, flaw)
         return self._over(exchange, now)
@@ -173,16 +175,16 @@ class Exchanges:
         at = next((at for at, (a, b) in pairs if a != b), min(len(got), len(expected)))
         detail = f"{len(got)} code points instead of {len(expected)}, different from {at} on"
         if any(other.expected == got for other in self._exchanges.values()):
-            self._violate(Promise.OWN_ANSWER, Kind.FOREIGN, exchange, detail)
+            self._violate(Promise.OWN_ANSWER, ViolationKind.FOREIGN, exchange, detail)
         elif len(got) > len(expected):
-            self._violate(Promise.EXACT_TEXT, Kind.REPEATED, exchange, detail)
+            self._violate(Promise.EXACT_TEXT, ViolationKind.REPEATED, exchange, detail)
         else:
-            self._violate(Promise.EXACT_TEXT, Kind.LOST, exchange, detail)
+            self._violate(Promise.EXACT_TEXT, ViolationKind.LOST, exchange, detail)
 
     def _note(self, exchange: Exchange, flaw: Flaw) -> None:
-        if flaw.kind is not Kind.DISORDERED:  # text of an older attempt, which a client ignores
+        if flaw.kind is not ViolationKind.DISORDERED:  # text of an older attempt, which a client ignores
             self._violate(Promise.EXACT_TEXT, flaw.kind, exchange, flaw.detail)
 
-    def _violate(self, promise: Promise, kind: Kind, exchange: Exchange, detail: str) -> None:
+    def _violate(self, promise: Promise, kind: ViolationKind, exchange: Exchange, detail: str) -> None:
         detail = f"request {exchange.request_id} of app {exchange.app}: {detail}"
         self.violations.append(Violation(promise=promise, kind=kind, request=exchange.request_id, detail=detail))

@@ -93,9 +93,6 @@ class LoadApp:
         except LoadConnectionError:
             pass  # `on_close` was called; the question counts as lost
 
-    def close(self) -> None:
-        self._connection.close()
-
     def _ask_next(self) -> None:
         if self._remaining:
             self._remaining -= 1

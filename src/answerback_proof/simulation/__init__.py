@@ -6,7 +6,7 @@ look from the outside: what each app saw, what the store holds, how often the mo
 
 from answerback_proof.simulation.campaign import Tally, run_cases, shrink
 from answerback_proof.simulation.case import Case, Report
-from answerback_proof.simulation.faults import FAULT_NAMES, PROFILES, Faults
+from answerback_proof.simulation.injector import FAULT_NAMES, PROFILES, Faults
 from answerback_proof.simulation.world import simulate
 
 __all__ = [

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from answerback.client import Answer, AnswerbackError, Connected, ConnectionState, SessionReplaced, Stopped
 from answerback.client.timing import Timing
-from answerback_proof.faults import FaultKind
-from answerback_proof.history import Ended, History
-from answerback_proof.simulation.faults import FaultInjector, Faults
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.history import Ended, RunHistory
+from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import FOR_EVER_S, Link
 from answerback_proof.simulation.process import Process, spawn_outside
 from answerback_proof.workload import App, PlannedRequest, Window
@@ -37,7 +37,7 @@ class SimulatedApp(App["SimulatedWindow"]):
         self,
         number: int,
         *,
-        history: History,
+        history: RunHistory,
         injector: FaultInjector,
         faults: Faults,
         faults_s: float,
@@ -49,7 +49,7 @@ class SimulatedApp(App["SimulatedWindow"]):
         self.injector = injector
         self.faults = faults
         self.faults_s = faults_s
-        self.timing = PROBING if faults.probes else QUIET
+        self.timing = Timing() if faults.gives_up else PROBING if faults.probes else QUIET
         self._trace = trace
 
     def new_window(self, name: str) -> "SimulatedWindow":

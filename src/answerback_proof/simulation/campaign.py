@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from answerback_proof.simulation.case import Case, Report
-from answerback_proof.simulation.faults import PROFILES
+from answerback_proof.simulation.injector import PROFILES
 from answerback_proof.simulation.world import simulate
 
 BATCH: Final = 16

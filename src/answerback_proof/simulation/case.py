@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from answerback_proof.history import Violation
-from answerback_proof.simulation.faults import PROFILES, Faults
+from answerback_proof.simulation.injector import PROFILES, Faults
 
 APPS: Final = 4
 QUESTIONS: Final = 6

@@ -11,8 +11,8 @@ from answerback.core.transitions import State
 from answerback.ports import Connection, Unavailable
 from answerback.service.attempt import Done, Retry
 from answerback.testing.queue import LaneQueue
-from answerback_proof.faults import FaultKind
-from answerback_proof.simulation.faults import FaultInjector, Faults
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import Link
 from answerback_proof.simulation.process import Process
 from answerback_proof.simulation.server import POLICY, SWEEP_S, Clocks, Parts

@@ -10,8 +10,8 @@ from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Connection, Unavailable
 from answerback.service.attempt import Turn
 from answerback.stores.connections import MemoryConnections
-from answerback_proof.faults import FaultKind
-from answerback_proof.simulation.faults import FaultInjector, Faults
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import Link
 from answerback_proof.simulation.process import Process, spawn_outside
 from answerback_proof.simulation.server import SWEEP_S, Clocks, Parts

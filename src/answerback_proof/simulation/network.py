@@ -18,8 +18,8 @@ from answerback.ports import Gone, Sent, Slow
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.testing.loop import VirtualLoop
-from answerback_proof.faults import FaultKind
-from answerback_proof.simulation.faults import FaultInjector, Faults
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.simulation.injector import FaultInjector, Faults
 
 FOR_EVER_S: Final = 1_000_000.0
 STALL_S: Final = 25.0
@@ -58,7 +58,7 @@ class Link(asyncio.Transport):
     """One connection, and the transport of its app's end. The two ends may disagree about whether it is open.
 
     `opened_at`: when the upgrade request came. `is_connected`: frames can be posted to it. `is_lost`: nothing passes
-    any more, and nobody was told.
+    any more, and nobody notices.
     """
 
     def __init__(self, connection_id: str, network: "Network", listener: Listener) -> None:
@@ -89,7 +89,7 @@ class Link(asyncio.Transport):
         self._network.call_at(self._up_at, act, *args)
 
     def close(self) -> None:
-        """Close the app's end, in whatever way: the server is told, unless the connection is lost."""
+        """Close the app's end, in whatever way: the server notices, unless the connection is lost."""
         if self.client_open:
             self.client_open = False
             self._network.call_at(self._network.loop.time(), self.protocol.connection_lost, None)
@@ -98,7 +98,7 @@ class Link(asyncio.Transport):
     abort = close
 
     def kill(self) -> None:
-        """The app's process is gone: nobody takes what comes. The server is told by who killed it."""
+        """The app's process is gone: nobody takes what comes. Who killed it lets the server notice."""
         self.client_open = False
 
     def is_closing(self) -> bool:

@@ -1,13 +1,14 @@
 """The store and the table of connections, with latency, outages and calls that take effect late."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Any
 
-from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.core.request import Change, Question, Record, RequestKey, Step
 from answerback.ports import (
+    Accepted,
     Admission,
     Bound,
     Connection,
@@ -19,9 +20,11 @@ from answerback.ports import (
     Unavailable,
 )
 from answerback.stores.connections import MemoryConnections
-from answerback.stores.memory import MemoryStore
-from answerback_proof.faults import FaultKind
-from answerback_proof.simulation.faults import FaultInjector, Faults
+from answerback.stores.encoding import turn_of
+from answerback.stores.sqlite import MemoryStore
+from answerback.stores.statements import TURN
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import STALL_S
 
 
@@ -88,12 +91,42 @@ class FaultyStore(MemoryStore):
         super().__init__()
         self._channel = channel
         self._watch = watch
+        self._seen: dict[RequestKey, Record] = {}
+
+    @property
+    def records(self) -> Mapping[RequestKey, Record]:
+        """Every record, as it was seen to be written: looked at after each frame, so it is not read again."""
+        return self._seen
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
-        return await self._channel.call(partial(MemoryStore.accept, self, record, question, quota, now_ms=now_ms))
+        async def accept() -> Admission:
+            admission = await MemoryStore.accept(self, record, question, quota, now_ms=now_ms)
+            if isinstance(admission, Accepted):
+                self._saw(record)
+            return admission
+
+        return await self._channel.call(accept)
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
-        return await self._channel.call(partial(MemoryStore.change, self, key, change), may_stall=True)
+        async def change_it() -> T:
+            written: list[Record] = []
+
+            def watched(before: Record | None) -> Step[T]:
+                step = change(before)
+                written[:] = [] if step.record is None else [step.record]
+                return step
+
+            outcome = await MemoryStore.change(self, key, watched)
+            for record in written:
+                self._saw(record)
+            return outcome
+
+        return await self._channel.call(change_it, may_stall=True)
+
+    def _saw(self, record: Record) -> None:
+        before = self._seen.get(record.key)
+        self._seen[record.key] = record
+        self._watch(before, record)
 
     async def read(self, key: RequestKey) -> Record | None:
         return await self._channel.call(partial(MemoryStore.read, self, key))
@@ -107,6 +140,12 @@ class FaultyStore(MemoryStore):
     async def unfinished(self) -> Sequence[Record]:
         return await self._channel.call(partial(MemoryStore.unfinished, self))
 
+    async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
+        purged = await super().purge(ended_before_ms=ended_before_ms, refused_before_ms=refused_before_ms)
+        if purged:
+            self._seen = dict(super().records)
+        return purged
+
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
@@ -117,19 +156,18 @@ class FaultyStore(MemoryStore):
 
     def has_question(self, key: RequestKey) -> bool:
         """Whether the request was accepted: refusals and early cancellations have none."""
-        return key in self._questions
+        return now(MemoryStore.question(self, key)) is not None
 
     def all_turns(self) -> list[tuple[str, StoredTurn]]:
         """Every turn with its user, superseded or not."""
-        return [(user, turn) for user, by in self._turns.items() for turns in by.values() for turn in turns]
+        rows = self._database.execute(
+            f"SELECT user_id, {TURN}, question, answer FROM requests "  # noqa: S608 - the columns' names
+            "WHERE conversation_id IS NOT NULL AND ended_at_ms IS NOT NULL ORDER BY n"
+        )
+        return [(user, turn_of(row)) for user, *row in rows]
 
-    def all_usage(self) -> list[DailyUsage]:
-        return list(self._usage.values())
-
-    def _store(self, record: Record) -> None:
-        before = self.records.get(record.key)
-        super()._store(record)
-        self._watch(before, record)
+    def all_usage(self) -> Sequence[DailyUsage]:
+        return now(self.usage(None))
 
 
 class FaultyConnections(MemoryConnections):

@@ -16,18 +16,17 @@ from answerback.protocol.codec import decode_client, encode
 from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, RenewToken, ResumePoint, ServerFrame
 from answerback.testing.loop import Stuck
 from answerback_proof.checker import Visible, check
-from answerback_proof.faults import FaultKind
-from answerback_proof.history import Fault, History, ModelRun, Promise, Stored, Turn, Usage, Violation
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.history import Fault, ModelRun, Promise, RunHistory, Stored, Turn, Usage, Violation
 from answerback_proof.simulation.app import SimulatedApp, qualified
 from answerback_proof.simulation.case import Case, Report
-from answerback_proof.simulation.faults import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.functions import SimulatedFunctions
 from answerback_proof.simulation.gateway import SimulatedGateway
+from answerback_proof.simulation.injector import DEATHS, FaultInjector, Faults
 from answerback_proof.simulation.invariants import Evidence, Invariants, broken, check_end
-from answerback_proof.simulation.model import GeneratedAnswer, WordyModel
 from answerback_proof.simulation.network import FOR_EVER_S, Link, Network, SimulatedLoop
 from answerback_proof.simulation.process import current, install
-from answerback_proof.simulation.server import Clocks, Parts, Server
+from answerback_proof.simulation.server import Clocks, GeneratedAnswer, Parts, Server, WordyModel
 from answerback_proof.simulation.store import FaultyChannel, FaultyStore
 from answerback_proof.workload import Mix
 
@@ -75,7 +74,7 @@ class World:
         skew_ms = injector.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
         injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
         self._clocks = clocks = Clocks(skew_ms)
-        self.history = History(clocks.front)
+        self.history = RunHistory(clocks.front)
         self._invariants = Invariants(clocks=clocks, store=lambda: self._store, violate=self._violate)
         self._model = WordyModel(injector, faults, watch=self._model_started)
         self._network = Network(injector, faults, watch=self._frame_sent, unpark=self._unpark)
@@ -172,13 +171,13 @@ class World:
 
     def _add_store(self) -> None:
         """Add what the store holds to the history."""
-        store = self._store
+        store, answers = self._store, self._store.answers
         for key, record in store.records.items():
             self.history.add(
                 Stored(
                     request=qualified(key.user_id, key.request_id),
                     record=record,
-                    answer=store.answers.get(key, ""),
+                    answer=answers.get(key, ""),
                     has_question=store.has_question(key),
                 )
             )
@@ -224,7 +223,7 @@ class World:
         key, attempt = run.key, run.attempt
         self.trace(f"model: {key.user_id} {key.request_id}, attempt {attempt}")
         request = qualified(key.user_id, key.request_id)
-        self.history.add(ModelRun(request=request, attempt=attempt, text=WordyModel.text(key, attempt)))
+        self.history.add(ModelRun(request=request, attempt=attempt, text=run.text))
         self._invariants.model_started(run)
 
     # --- what users do

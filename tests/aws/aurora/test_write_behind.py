@@ -48,7 +48,7 @@ async def test_the_same_notes_again_change_nothing(aws, actor):
     assert await aws.write_behind.write(entries) == 4
     before = await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)
 
-    again = await aws.data_api.write(lambda statements: statements.run(write_turns(entries)))
+    again = await aws.data_api.write(lambda statements: write_turns(statements, entries))
     assert again == 0
     assert await aws.write_behind.write(entries) == 0  # settled: not even looked at
     assert (await shown(aws), await used(aws), await aws.conversations("ann", before=None, limit=9)) == before
@@ -100,7 +100,7 @@ async def test_an_id_that_is_used_again_is_another_turn(aws, actor):
         ),
     )
     for entries in ([first], [later], [first], [later]):
-        await aws.data_api.write(lambda statements, entries=entries: statements.run(write_turns(entries)))
+        await aws.data_api.write(lambda statements, entries=entries: write_turns(statements, entries))
     assert [text for _, text, _ in await shown(aws)] == ["second?", "first?"]
     assert await used(aws) == [(2, 2, 2)]
 
@@ -194,12 +194,12 @@ async def test_tables_of_another_version_are_not_blamed_on_the_turns(aws, actor,
     for n in range(3):
         await actor.turn(f"r{n}")
     with psycopg.connect(postgres_server.url, dbname=aurora_cluster.database, autocommit=True) as connection:
-        connection.execute("ALTER TABLE turns RENAME COLUMN model TO other")
+        connection.execute("ALTER TABLE requests RENAME COLUMN model TO other")
         try:
             with pytest.raises(StatementFailed):
                 await aws.write_behind.flush()
         finally:
-            connection.execute("ALTER TABLE turns RENAME COLUMN other TO model")
+            connection.execute("ALTER TABLE requests RENAME COLUMN other TO model")
     assert aws.counted.dead == 0
     assert aws.rds_data.calls.count("begin_transaction") == 1
     assert await aws.write_behind.flush() == 3
@@ -311,7 +311,7 @@ async def test_who_waits_for_the_lock_of_one_who_died_gives_up_and_holds_up_nobo
     """Else it would get the lock when it has gone itself, and so on with each that comes meanwhile."""
     await actor.turn("r1", "Why?", "Because.")
     orphan = (await aws.data_api.call("begin_transaction"))["transactionId"]
-    await Statements(aws.data_api, orphan).run(lock_users(["ann"]))
+    await lock_users(Statements(aws.data_api, orphan), ["ann"])
     with pytest.raises(Unavailable, match="another transaction"):
         await aws.write_behind.flush()
     with psycopg.connect(postgres_server.url, dbname=aurora_cluster.database, autocommit=True) as connection:
@@ -374,7 +374,7 @@ async def test_what_ended_before_the_deletion_but_is_written_behind_it_can_be_re
     late = await aws.turns_kept.pending()
     await aws.turns_kept.settled(late)  # as if the index had not shown it yet
     await aws.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
-    await aws.data_api.write(lambda statements: statements.run(write_turns(late)))
+    await aws.data_api.write(lambda statements: write_turns(statements, late))
     assert await shown(aws) == []
     await aws.update_conversation("ann", "c1", title=None, deleted=False, now_ms=actor.now_ms)
     assert [name for name, *_ in await shown(aws)] == ["r2", "r1"]
@@ -426,10 +426,8 @@ async def test_purging_takes_texts_and_receipts_too(aws, actor, aurora_cluster, 
     await aws.write_behind.flush()
     await aws.history.purge_now(before_ms=actor.now_ms + 1)
     with psycopg.connect(postgres_server.url, dbname=aurora_cluster.database) as connection:
-        assert connection.execute("SELECT request_id, text FROM texts WHERE role = 'question'").fetchall() == [
-            ("r2", "kept")
-        ]
-        assert connection.execute("SELECT COUNT(*) FROM requests").fetchone() == (0,)
+        left = connection.execute("SELECT request_id, question, forgotten FROM requests").fetchall()
+    assert left == [("r2", "kept", 1)]
     assert await shown(aws, "c2") == [("r2", "kept", "An answer.")]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from answerback_aws.emulator.emulator import Emulator
 from answerback_proof.chaos.aws.run import check_logs, check_stack
-from answerback_proof.history import Asked, Ended, History, Kind, ModelRun, Result
+from answerback_proof.history import Asked, Ended, ModelRun, Result, RunHistory, ViolationKind
 from asking import Actor
 from aurora import Aws
 from dynamo import own_tables
@@ -32,7 +32,7 @@ class World:
 
     def __init__(self, aws: Aws, cluster: Cluster, postgres_url: str) -> None:
         self.aws = aws
-        self.history = History()
+        self.history = RunHistory()
         self._where = {"conninfo": postgres_url, "dbname": cluster.database}
 
     async def come_home(self) -> None:
@@ -50,7 +50,7 @@ class World:
         with psycopg.connect(**self._where, autocommit=True) as connection:
             assert connection.execute(statement).rowcount == 1
 
-    async def found(self) -> set[tuple[Kind, str]]:
+    async def found(self) -> set[tuple[ViolationKind, str]]:
         violations = await check_stack(self.history, Stores(self.aws))  # type: ignore[arg-type]
         return {(violation.kind, violation.request) for violation in violations}
 
@@ -72,26 +72,28 @@ async def test_what_came_home_is_clean(world: World) -> None:
 @pytest.mark.parametrize(
     ("statement", "found"),
     [
-        ("DELETE FROM turns", (Kind.LOST, "r1")),
-        ("UPDATE turns SET status = 'failed'", (Kind.DIFFERENT, "r1")),
-        ("UPDATE turns SET output_tokens = 99", (Kind.DIFFERENT, "r1")),
-        ("UPDATE usage SET requests = requests + 1", (Kind.DIFFERENT, "")),
-        ("UPDATE usage SET output_tokens = output_tokens + 1", (Kind.DIFFERENT, "")),
-        ("UPDATE turns SET request_id = 'r2'", (Kind.FOREIGN, "r2")),
+        ("DELETE FROM requests", (ViolationKind.LOST, "r1")),
+        ("UPDATE requests SET status = 'failed'", (ViolationKind.DIFFERENT, "r1")),
+        ("UPDATE requests SET output_tokens = 99", (ViolationKind.DIFFERENT, "r1")),
+        ("UPDATE usage SET requests = requests + 1", (ViolationKind.DIFFERENT, "")),
+        ("UPDATE usage SET output_tokens = output_tokens + 1", (ViolationKind.DIFFERENT, "")),
+        ("UPDATE requests SET request_id = 'r2'", (ViolationKind.FOREIGN, "r2")),
     ],
 )
-async def test_what_aurora_has_is_what_dynamodb_has(world: World, statement: str, found: tuple[Kind, str]) -> None:
+async def test_what_aurora_has_is_what_dynamodb_has(
+    world: World, statement: str, found: tuple[ViolationKind, str]
+) -> None:
     world.sql(statement)
     assert found in await world.found()
 
 
 async def test_a_request_without_an_ending_is_lost(world: World) -> None:
     await Actor(world.aws).accept("r2", "and now?")
-    assert (Kind.LOST, "r2") in await world.found()
+    assert (ViolationKind.LOST, "r2") in await world.found()
 
 
 def test_errors_in_the_logs_are_defects() -> None:
-    history = History()
+    history = RunHistory()
     check_logs(
         history,
         [
@@ -108,5 +110,5 @@ def test_errors_in_the_logs_are_defects() -> None:
         ],
     )
     (violation,) = history.noticed
-    assert violation.kind is Kind.BROKEN
+    assert violation.kind is ViolationKind.BROKEN
     assert violation.detail == "logged 2 times by worker: a run failed KeyError: 1"

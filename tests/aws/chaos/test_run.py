@@ -8,7 +8,7 @@ from answerback_proof.chaos.aws.faults import KILLS
 from answerback_proof.chaos.aws.run import SLOW, run_aws_chaos
 from answerback_proof.chaos.aws.stack import EmulatedAws
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.faults import FaultKind
+from answerback_proof.fault_kinds import FaultKind
 from emulation import ENVIRONMENT, emulator_python
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.proof]

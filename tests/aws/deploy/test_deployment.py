@@ -12,8 +12,7 @@ from botocore.config import Config
 
 from answerback.client import Client
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.artefacts import Artefacts
-from answerback_aws.deploy.deployment import Deployment, DeployRequest
+from answerback_aws.deploy.deployment import Artefacts, Deployment, DeployRequest
 from answerback_aws.deploy.errors import DeployError
 from answerback_aws.deploy.logs import Logs
 from answerback_aws.deploy.package import Package, PackageError, Target, build_package

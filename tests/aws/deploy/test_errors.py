@@ -13,7 +13,7 @@ from botocore.exceptions import (
 )
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, Kind, advice_for, explained
+from answerback_aws.deploy.errors import DeployError, ErrorKind, advice_for, explained
 from answerback_aws.deploy.stack import Stack
 
 
@@ -24,32 +24,32 @@ def answer(code: str, message: str = "planted.") -> ClientError:
 @pytest.mark.parametrize(
     ("error", "says", "kind"),
     [
-        (answer("ExpiredToken"), "expired — sign in again", Kind.FAILED),
-        (answer("RequestExpired"), "expired", Kind.FAILED),
-        (answer("InvalidClientTokenId"), "get-caller-identity", Kind.FAILED),
+        (answer("ExpiredToken"), "expired — sign in again", ErrorKind.FAILED),
+        (answer("RequestExpired"), "expired", ErrorKind.FAILED),
+        (answer("InvalidClientTokenId"), "get-caller-identity", ErrorKind.FAILED),
         (
             answer("AccessDenied"),
             "does not allow these credentials to try it: planted — add that permission",
-            Kind.FAILED,
+            ErrorKind.FAILED,
         ),
-        (answer("InsufficientCapabilitiesException"), "update answerback", Kind.FAILED),
-        (answer("OptInRequired"), "not ready", Kind.FAILED),
-        (answer("Throttling"), "in a minute", Kind.FAILED),
+        (answer("InsufficientCapabilitiesException"), "update answerback", ErrorKind.FAILED),
+        (answer("OptInRequired"), "not ready", ErrorKind.FAILED),
+        (answer("Throttling"), "in a minute", ErrorKind.FAILED),
         (
             answer("ValidationError", "Parameter X is wrong."),
             "AWS refused to try it: Parameter X is wrong",
-            Kind.FAILED,
+            ErrorKind.FAILED,
         ),
-        (NoCredentialsError(), "aws configure", Kind.USAGE),
-        (NoRegionError(), "--region", Kind.USAGE),
-        (ProfileNotFound(profile="nix"), "list-profiles", Kind.USAGE),
-        (TokenRetrievalError(provider="sso", error_msg="x"), "sign in again", Kind.FAILED),
-        (SSOTokenLoadError(error_msg="x"), "sign in again", Kind.FAILED),
-        (EndpointConnectionError(endpoint_url="https://x"), "cannot reach AWS to try it", Kind.CANNOT_CONNECT),
-        (BotoCoreError(), "cannot try it", Kind.FAILED),
+        (NoCredentialsError(), "aws configure", ErrorKind.USAGE),
+        (NoRegionError(), "--region", ErrorKind.USAGE),
+        (ProfileNotFound(profile="nix"), "list-profiles", ErrorKind.USAGE),
+        (TokenRetrievalError(provider="sso", error_msg="x"), "sign in again", ErrorKind.FAILED),
+        (SSOTokenLoadError(error_msg="x"), "sign in again", ErrorKind.FAILED),
+        (EndpointConnectionError(endpoint_url="https://x"), "cannot reach AWS to try it", ErrorKind.CANNOT_CONNECT),
+        (BotoCoreError(), "cannot try it", ErrorKind.FAILED),
     ],
 )
-def test_errors(error: Exception, says: str, kind: Kind) -> None:
+def test_errors(error: Exception, says: str, kind: ErrorKind) -> None:
     with pytest.raises(DeployError) as caught, explained("try it"):
         raise error
     assert says in str(caught.value)

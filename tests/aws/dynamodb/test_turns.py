@@ -8,7 +8,7 @@ from answerback.core.request import RequestKey
 from answerback.ports import Connection, StoredTurn
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.stores.memory import MemoryStore
+from answerback.stores.sqlite import MemoryStore
 from answerback_aws.runtime.aurora.users import erase_user
 from answerback_aws.runtime.dynamodb.limits import RateLimits
 from metering import meter

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
@@ -19,8 +18,7 @@ QUESTION = {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "messa
 def accepted_long_ago(functions: Functions, *, queue_no: int) -> None:
     functions.connect("c-1")
     functions.say("c-1", QUESTION)
-    record = functions.store.records[KEY]
-    functions.store.records[KEY] = replace(record, accepted_at_ms=epoch_ms() - 60_000, queue_no=queue_no)
+    functions.alter(KEY, accepted_at_ms=epoch_ms() - 60_000, queue_no=queue_no)
 
 
 def test_what_was_never_queued_is_queued_under_a_new_number(functions: Functions) -> None:
@@ -42,8 +40,7 @@ def test_what_is_queued_is_left_to_the_queue(functions: Functions) -> None:
 
 def test_a_request_past_its_time_ends_and_its_app_gets_the_error(functions: Functions) -> None:
     accepted_long_ago(functions, queue_no=1)
-    record = functions.store.records[KEY]
-    functions.store.records[KEY] = replace(record, accepted_at_ms=epoch_ms() - 601_000)
+    functions.alter(KEY, accepted_at_ms=epoch_ms() - 601_000)
     functions.invoke("janitor", {})
     assert functions.management.to("c-1")[-1]["error"]["code"] == "timeout"
 

@@ -4,8 +4,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from msgspec.structs import replace
-
 from answerback.auth import make_token
 from answerback.core.request import RequestKey
 from answerback.core.transitions import State
@@ -272,7 +270,4 @@ def test_urls_of_the_queues_are_not_mixed_up(functions: Functions, monkeypatch: 
 def occupy(functions: Functions, *, for_ms: int) -> None:
     """Another worker runs the request."""
     key = RequestKey("user_001", str(TWO_FRAME_QUESTION["requestId"]))
-    record = functions.store.records[key]
-    functions.store.records[key] = replace(
-        record, state=State.RUNNING, attempt=1, owner="another", lease_until_ms=epoch_ms() + for_ms
-    )
+    functions.alter(key, state=State.RUNNING, attempt=1, owner="another", lease_until_ms=epoch_ms() + for_ms)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from answerback_desktop.ui.markdown import HARD_CHARACTERS, SOFT_CHARACTERS, Kind, Segment, Splitter, split
+from answerback_desktop.ui.markdown import HARD_CHARACTERS, SOFT_CHARACTERS, Segment, SegmentKind, Splitter, split
 
 PIECES = st.sampled_from(
     [
@@ -31,7 +31,7 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=60).map("".join) | st.text(max_size=200)
 
 
-def kinds(text: str) -> list[Kind]:
+def kinds(text: str) -> list[SegmentKind]:
     return [segment.kind for segment in split(text)]
 
 
@@ -69,7 +69,7 @@ def test_a_text_that_restarts_forgets_the_old_one(old: str, new: str) -> None:
 def test_prose_and_code() -> None:
     prose, code, rest = split("Appearance:\n```python\nprint(1)\n\n```\n\nDone.\n")
     assert (prose.text, rest.text) == ("Appearance:\n", "Done.\n")
-    assert (code.kind, code.language, code.code, code.is_closed) == (Kind.CODE, "python", "print(1)\n", True)
+    assert (code.kind, code.language, code.code, code.is_closed) == (SegmentKind.CODE, "python", "print(1)\n", True)
 
 
 def test_code_that_still_streams() -> None:
@@ -93,13 +93,13 @@ def test_code_that_still_streams() -> None:
 )
 def test_what_is_between_the_fences(text: str, code: str) -> None:
     (segment,) = split(text)
-    assert segment.kind is Kind.CODE
+    assert segment.kind is SegmentKind.CODE
     assert segment.code == code
 
 
 @pytest.mark.parametrize("text", ["``` a ` b\n", "    ```\n    x\n", "``\n", "text ```\n", "> ```\n> x\n> ```\n"])
 def test_what_is_no_fence(text: str) -> None:
-    assert kinds(text) == [Kind.PROSE]
+    assert kinds(text) == [SegmentKind.PROSE]
 
 
 def test_code_in_a_list_item_loses_the_items_indentation() -> None:
@@ -117,18 +117,18 @@ def test_a_fence_on_the_line_of_the_item() -> None:
 
 def test_a_table_is_a_segment_of_its_own() -> None:
     text = "Results:\n| a | b |\n|---|--:|\n| 1 | 2 |\n\nSo.\n"
-    assert kinds(text) == [Kind.PROSE, Kind.TABLE, Kind.PROSE]
+    assert kinds(text) == [SegmentKind.PROSE, SegmentKind.TABLE, SegmentKind.PROSE]
     assert split(text)[1].text == "| a | b |\n|---|--:|\n| 1 | 2 |\n\n"
 
 
 @pytest.mark.parametrize("text", ["a | b\n- | -\n1 | 2", "|a\\|b|\n|-|\n|1|", "| a |\n|:-:|"])
 def test_forms_of_tables(text: str) -> None:
-    assert kinds(text) == [Kind.TABLE]
+    assert kinds(text) == [SegmentKind.TABLE]
 
 
 @pytest.mark.parametrize("text", ["a | b\n", "| a | b |\n|---|\n", "- a | b\n---|---\n", "    a | b\n    -|-\n"])
 def test_what_is_no_table(text: str) -> None:
-    assert Kind.TABLE not in kinds(text)
+    assert SegmentKind.TABLE not in kinds(text)
 
 
 def test_long_prose_is_cut_between_paragraphs_only() -> None:

@@ -1,24 +1,23 @@
-"""Operations (stores/query.py) on Aurora PostgreSQL through the RDS Data API: SQL over HTTPS, no connection kept.
+"""Statements on Aurora PostgreSQL through the RDS Data API: SQL over HTTPS, no connection kept.
 
 Its limits, which a response or request over them is refused for: 4 MiB a request, 1 MiB a response, 64 KB a row, 45 s
 a call, 3 minutes between two calls of a transaction, one statement a call, no arrays. Requests are cut here; that rows
-and responses stay small is the work of the statements (aurora_operations.py).
+and responses stay small is the work of the statements (operations.py).
 """
 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import groupby
 from json.encoder import encode_basestring_ascii
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from botocore.exceptions import ClientError
 
 from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError
-from answerback.stores.query import Operation, Params, Query, Read, Result, Row, Value, names
+from answerback.stores.statements import Params, Row, Value, names
 from answerback_aws.runtime.client import Calls, client, error_code, is_outage
 
 T = TypeVar("T")
@@ -36,6 +35,13 @@ _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 4.0
 
 _INT64: Final = range(-(2**63), 2**63)
+
+
+class Result(NamedTuple):
+    """What a statement gave: its rows (none if it is not a SELECT), and how many rows it changed."""
+
+    rows: Sequence[Row]
+    changed: int
 
 
 class StatementFailed(Exception):
@@ -116,7 +122,7 @@ def data_api_client(
 
 
 class DataApi:
-    """Runs operations on one database. Every method may raise Unavailable, StoreError and StatementFailed.
+    """Runs statements on one database. Every method may raise Unavailable, StoreError and StatementFailed.
 
     `retry_for_s`: how long work is repeated, with jittered pauses, while Aurora wakes up or cannot be reached; a call
     that began before then is waited for. `monotonic`, `sleep`: seconds. `jitter`: a number from 0 to 1. `on_waking`: is
@@ -152,9 +158,9 @@ class DataApi:
         """Seconds since Aurora last answered this process; None: it never did."""
         return None if self._answered_at_s is None else self._monotonic() - self._answered_at_s
 
-    async def read(self, operation: Read[T]) -> T:
-        """Run an operation that only reads, each statement by itself."""
-        return await self._retrying(lambda: Statements(self, None).run(operation()))
+    async def read(self, work: Callable[["Statements"], Awaitable[T]]) -> T:
+        """Run `work` that only reads, each statement by itself."""
+        return await self._retrying(lambda: work(Statements(self, None)))
 
     async def write(self, work: Callable[["Statements"], Awaitable[T]], *, is_ddl: bool = False) -> T:
         """Run `work` in a transaction; all of it or nothing.
@@ -216,7 +222,7 @@ class DataApi:
 
 
 class Statements:
-    """Runs the statements of operations, inside a transaction if it has one."""
+    """Runs statements, inside a transaction if it has one."""
 
     def __init__(self, api: DataApi, transaction_id: str | None, *, is_ddl: bool = False) -> None:
         self._api = api
@@ -226,39 +232,16 @@ class Statements:
         if is_ddl:
             self._options["continueAfterTimeout"] = True
 
-    async def run(self, operation: Operation[T]) -> T:
-        """Run an operation's queries in order, a call each.
-
-        Neighbours in a round that write with the same statement go in one call; how many rows they changed is then not
-        known (-1).
-        """
-        try:
-            queries = next(operation)
-            while True:
-                queries = operation.send(await self._round(queries))
-        except StopIteration as stop:
-            outcome: T = stop.value
-            return outcome
-
-    async def _round(self, queries: Sequence[Query]) -> list[Result]:
-        results: list[Result] = []
-        for sql, equal in groupby(queries, key=lambda query: query.sql):
-            params = [query.params for query in equal]
-            if len(params) == 1 or not _is_write(sql):
-                results += [await self._execute(sql, one) for one in params]
-            else:
-                await self._execute_batch(sql, params)
-                results += [Result((), -1)] * len(params)
-        return results
-
-    async def _execute(self, sql: str, params: Params) -> Result:
+    async def execute(self, sql: str, params: Params = MappingProxyType({})) -> Result:
+        """Run one statement."""
         parameters = _fields(sql, params)
         _check_size(sql, parameters)
         arguments = self._options | ({"parameters": parameters} if parameters else {})
         answer = await self._api.call("execute_statement", sql=bare(sql), **arguments)
         return Result([_row(record) for record in answer.get("records", ())], answer.get("numberOfRecordsUpdated", 0))
 
-    async def _execute_batch(self, sql: str, params: Sequence[Params]) -> None:
+    async def execute_many(self, sql: str, params: Sequence[Params]) -> None:
+        """Run a writing statement with each of `params`, in as few calls as they fit."""
         options = {name: value for name, value in self._options.items() if name != "continueAfterTimeout"}
         for sets in _cut(sql, params):
             await self._api.call("batch_execute_statement", sql=bare(sql), parameterSets=sets, **options)
@@ -277,11 +260,6 @@ def bare(sql: str) -> str:
     if ";" in re.sub(r"'(?:[^']|'')*'", "", text):
         raise ValueError(f"the Data API takes one statement a call, not {text!r}")
     return text
-
-
-@lru_cache(maxsize=256)
-def _is_write(sql: str) -> bool:
-    return not bare(sql).upper().startswith(("SELECT", "WITH"))
 
 
 def _fields(sql: str, params: Params) -> list[dict[str, Any]]:

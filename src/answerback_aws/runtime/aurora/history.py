@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from answerback.ports import StoredConversation, StoredTurn
-from answerback.stores import history_operations as history
-from answerback.stores import request_operations as requests
+from answerback.stores import statements as sql
+from answerback.stores.encoding import conversation_of
+from answerback.stores.store import conversations_page
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.aurora.write_behind import WriteBehind
@@ -52,14 +53,18 @@ class AwsHistory:
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int
     ) -> Sequence[StoredTurn]:
         await self._bring(user_id, conversation_id)
-        return await self._api.read(lambda: operations.turns(user_id, conversation_id, before=before, limit=limit))
+        return await self._api.read(
+            lambda statements: operations.turns(statements, user_id, conversation_id, before=before, limit=limit)
+        )
 
     async def conversations(
         self, user_id: str, *, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredConversation]:
         """List conversations. One that began less than a second ago may be missing."""
         await self._write_behind.flush(user_id)
-        return await self._api.read(lambda: history.conversations(user_id, before=before, limit=limit))
+        page = conversations_page(user_id, before=before, limit=limit)
+        found = await self._api.read(lambda statements: statements.execute(sql.SELECT_CONVERSATIONS, page))
+        return [conversation_of(row) for row in found.rows]
 
     async def update_conversation(
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
@@ -73,9 +78,9 @@ class AwsHistory:
         await self._bring(user_id, conversation_id)
 
         async def change(statements: Statements) -> tuple[StoredConversation, int | None] | None:
-            await statements.run(operations.lock_users([user_id]))
-            return await statements.run(
-                operations.update_conversation(user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms)
+            await operations.lock_users(statements, [user_id])
+            return await operations.update_conversation(
+                statements, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
             )
 
         found = await self._api.write(change)
@@ -114,10 +119,14 @@ class AwsHistory:
 
     async def purge_now(self, *, before_ms: int) -> int:
         """Erase what was deleted before then, and the receipts of turns that ended before; wakes Aurora."""
-        while await self._api.write(lambda statements: statements.run(requests.purge(before_ms, _PURGE_STEP))):
+        while await self._api.write(
+            lambda statements: operations.purge(statements, before_ms=before_ms, limit=_PURGE_STEP)
+        ):
             pass
         erased = 0
-        while old := await self._api.read(lambda: operations.old_deleted(before_ms=before_ms, limit=_ERASE_STEP)):
+        while old := await self._api.read(
+            lambda statements: operations.old_deleted(statements, before_ms=before_ms, limit=_ERASE_STEP)
+        ):
             for user_id, conversation_id in old:
                 erased += await self._erase(user_id, conversation_id, before_ms)
         return erased
@@ -126,8 +135,8 @@ class AwsHistory:
         """The context first: once Aurora has forgotten the conversation, nothing would erase it here."""
 
         async def erase(statements: Statements) -> bool:
-            await statements.run(operations.lock_users([user_id]))
-            return await statements.run(operations.erase_deleted(user_id, conversation_id, before_ms=before_ms))
+            await operations.lock_users(statements, [user_id])
+            return await operations.erase_deleted(statements, user_id, conversation_id, before_ms=before_ms)
 
         await self._turns.erase_conversation(user_id, conversation_id)
         return await self._api.write(erase)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from answerback.stores.migrations import Migration, migrate, shipped
-from answerback.stores.query import Operation, Query
+from answerback.stores import statements as sql
+from answerback.stores.migrations import Migration, missing, shipped
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.aurora.operations import LOCK_TIMEOUT_SQL, lock_key
 
@@ -20,14 +20,24 @@ async def apply_migrations(api: DataApi, *, now_ms: int, migrations: Sequence[Mi
     Of several that do so at once one does and the others wait for it. May be repeated.
     Raises: StoreError: a newer version has been here, or the deployment is wrong; Unavailable.
     """
-    wanted = shipped() if migrations is None else migrations
+    known = shipped() if migrations is None else migrations
 
     async def apply(statements: Statements) -> int:
-        await statements.run(_prepare())
-        return await statements.run(migrate(wanted, now_ms=now_ms))
+        await statements.execute(_LOCK, {"lock_key": lock_key("answerback migrations")})
+        await statements.execute(_CREATE_COLLATION)
+        await statements.execute(sql.CREATE_MIGRATIONS)
+        ((current,),) = (await statements.execute(sql.SELECT_VERSION)).rows
+        wanted = missing(known, current)
+        for migration in wanted:
+            for statement in migration.statements:
+                await statements.execute(_dialect(statement))
+            row: sql.Params = {"version": migration.version, "name": migration.name, "applied_at_ms": now_ms}
+            await statements.execute(sql.INSERT_MIGRATION, row)
+        return len(wanted)
 
     return await api.write(apply, is_ddl=True)
 
 
-def _prepare() -> Operation[None]:
-    yield [Query(_LOCK, {"lock_key": lock_key("answerback migrations")}), Query(_CREATE_COLLATION, {})]
+def _dialect(statement: str) -> str:
+    """A statement of a migration as it is right here: positions on DynamoDB are unique inside a conversation only."""
+    return statement.replace("n bigint PRIMARY KEY", "n bigint NOT NULL")

@@ -1,28 +1,30 @@
-"""What is read and written in Aurora, as operations (stores/query.py), beside those that all SQL stores share.
+"""What is read and written in Aurora beside what all SQL stores share, each within a call of `Statements`.
 
-The tables are the same as in the other SQL stores, two are used differently: `requests` has a receipt for each turn
-that was written, so that the record of a turn may come twice; `counters` is not used. Pieces of text are shorter, as
-the Data API returns rows of at most 64 KB, ids and escapes included.
+The tables are the same as in the other SQL stores, `requests` is used differently: a turn comes here when it has ended,
+perhaps twice, and its row shows that it has come. The record itself is on DynamoDB. What a row used is counted at once.
+A row of the Data API has at most 64 KB, so texts are read in pieces.
 """
 
 import hashlib
+import re
 from collections.abc import Collection, Sequence
+from itertools import groupby
 from typing import Final
 
 from answerback.core.context import title_of
 from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
-from answerback.stores import history_operations as history
 from answerback.stores import statements as sql
-from answerback.stores import user_operations as users
-from answerback.stores.encoding import ANSWER, QUESTION, pieces
-from answerback.stores.query import Operation, Params, Query, Value
-from answerback.stores.writer_state import WriterState
+from answerback.stores.encoding import conversation_of, turn_of
+from answerback.stores.statements import Params, Row, Value
+from answerback.stores.store import NO_BOUND, sum_usage
+from answerback_aws.runtime.aurora.data_api import Statements
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
-PIECE_LENGTH: Final = 5_000
-"""Code points of a text in one row: escaped for JSON each needs at most 12 bytes, so a row has less than 64 KB."""
+PIECE_LENGTH: Final = 2_500
+"""Code points of the question and of the answer in one row: each needs at most 12 bytes in JSON, so a row has less than
+64 KB."""
 
 RESPONSE_BYTES: Final = 900 * 1024
 """Of turns read in one call, of the 1 MiB that a response may have. The longest turn has half of it."""
@@ -49,56 +51,72 @@ INSERT INTO users (user_id, created_at_ms) VALUES {rows}
 ON CONFLICT (user_id) DO UPDATE SET created_at_ms = excluded.created_at_ms
 WHERE users.created_at_ms > excluded.created_at_ms"""
 
-# A receipt of an id that was used again after its first record was purged replaces the first one's.
+# An id that is used again after its record was purged on DynamoDB, though its receipt is still here.
+_FREE_IDS: Final = """
+UPDATE requests SET forgotten = 1 WHERE forgotten IS NULL AND EXISTS (
+  SELECT 1 FROM (VALUES {rows}) AS v (user_id, request_id, n)
+  WHERE v.user_id = requests.user_id AND v.request_id = requests.request_id AND v.n > requests.n
+)"""
+
 _INSERT_RECEIPTS: Final = """
-INSERT INTO requests (record_schema, record, user_id, request_id, seq, conversation_id, accepted_at_ms, ended_at_ms)
+INSERT INTO requests (record, record_schema, counted, n, user_id, request_id, accepted_at_ms, ended_at_ms, replaces,
+  status, model, error_code)
 VALUES {rows}
-ON CONFLICT (user_id, request_id) DO UPDATE SET seq = excluded.seq, conversation_id = excluded.conversation_id,
-  accepted_at_ms = excluded.accepted_at_ms, ended_at_ms = excluded.ended_at_ms
-WHERE requests.seq < excluded.seq
+ON CONFLICT (user_id, request_id) WHERE forgotten IS NULL DO NOTHING
 RETURNING user_id, request_id"""
+
+_KEEP_TURN: Final = """
+UPDATE requests SET conversation_id = :conversation_id, question = :question, answer = :answer,
+  input_tokens = :input_tokens, output_tokens = :output_tokens
+WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 _SELECT_DELETED: Final = """
 SELECT user_id, conversation_id, deleted_at_ms FROM conversations
 WHERE deleted_at_ms IS NOT NULL AND (user_id, conversation_id) IN ({pairs})"""
 
-_SELECT_OLD_DELETED: Final = """
-SELECT user_id, conversation_id FROM conversations
-WHERE deleted_at_ms < :before_ms ORDER BY deleted_at_ms, user_id, conversation_id LIMIT :limit"""
+_SELECT_SIZES: Final = f"""
+SELECT n, octet_length(CAST(to_json(question) AS text)) + octet_length(CAST(to_json(COALESCE(answer, '')) AS text)),
+  1 + GREATEST(length(question), length(answer)) / {PIECE_LENGTH}
+FROM requests WHERE {sql.SHOWN} ORDER BY n DESC LIMIT :limit"""  # noqa: S608 - constants
 
-_SELECT_DELETED_BEFORE: Final = """
-SELECT 1 FROM conversations
-WHERE user_id = :user_id AND conversation_id = :conversation_id AND deleted_at_ms < :before_ms"""
+_SELECT_PIECES: Final = f"""
+SELECT {sql.TURN}, substr(question, 1 + p.piece * {PIECE_LENGTH}, {PIECE_LENGTH}),
+  substr(answer, 1 + p.piece * {PIECE_LENGTH}, {PIECE_LENGTH})
+FROM requests
+  CROSS JOIN LATERAL generate_series(0, GREATEST(length(question), length(answer)) / {PIECE_LENGTH}) AS p (piece)
+WHERE {sql.SHOWN} AND n >= :since ORDER BY n DESC, p.piece"""  # noqa: S608 - constants
 
-_SELECT_SIZES: Final = """
-SELECT t.position, CAST(COALESCE(SUM(octet_length(CAST(to_json(x.text) AS text))), 0) AS bigint), COUNT(*)
-FROM (
-  SELECT user_id, request_id, position FROM turns
-  WHERE user_id = :user_id AND conversation_id = :conversation_id AND superseded_by IS NULL AND position < :before
-    AND NOT EXISTS (
-      SELECT 1 FROM conversations c
-      WHERE c.user_id = :user_id AND c.conversation_id = :conversation_id AND c.deleted_at_ms IS NOT NULL
-    )
-  ORDER BY position DESC, request_id DESC LIMIT :limit
-) AS t LEFT JOIN texts x
-  ON x.user_id = t.user_id AND x.request_id = t.request_id AND x.position = t.position
-  AND x.role IN ('question', 'answer')
-GROUP BY t.position ORDER BY t.position DESC"""
+_FORGET: Final = """
+UPDATE requests SET forgotten = 1 WHERE (user_id, request_id, n) IN (
+  SELECT user_id, request_id, n FROM requests
+  WHERE ended_at_ms < :before_ms AND forgotten IS NULL ORDER BY ended_at_ms LIMIT :limit
+) AND forgotten IS NULL"""
+
+_DELETE_FORGOTTEN: Final = "DELETE FROM requests WHERE forgotten IS NOT NULL AND conversation_id IS NULL"
 
 _SELECT_USAGE_PAGE: Final = """
 SELECT user_id, day, requests, input_tokens, output_tokens FROM usage
-WHERE (day, user_id) > (CAST(:after_day AS text), CAST(:after_user AS text)) AND day >= :since_day
+WHERE (day, user_id) > (CAST(:after_day AS text), CAST(:after_user AS text)) AND day >= :since_day AND {users}
 ORDER BY day, user_id LIMIT :limit"""
 
 
-def lock_users(user_ids: Collection[str]) -> Operation[None]:
+def _named(text: str, *names: str) -> str:
+    """A statement with `:name` for each `?`."""
+    given = iter(names)
+    return re.sub(r"\?", lambda _: f":{next(given)}", text)
+
+
+_TOUCH: Final = _named(sql.TOUCH, "user_id", "conversation_id", "title", "created_at_ms", "updated_at_ms")
+
+
+async def lock_users(statements: Statements, user_ids: Collection[str]) -> None:
     """Keep others from changing what is stored of these users until the transaction ends, in one order everywhere.
 
     A caller that has to wait for longer than LOCK_TIMEOUT gets the error that another transaction was in the way.
     """
     keys: dict[str, Value] = {f"k{n}": key for n, key in enumerate(sorted(set(map(_lock_key, user_ids))))}
     values = ", ".join(f"(CAST(:{name} AS bigint))" for name in keys)
-    yield [Query(_LOCK.format(keys=values, has_timeout=LOCK_TIMEOUT_SQL), keys)]
+    await statements.execute(_LOCK.format(keys=values, has_timeout=LOCK_TIMEOUT_SQL), keys)
 
 
 def lock_key(name: str) -> int:
@@ -113,7 +131,7 @@ def _lock_key(user_id: str) -> int:
 # --- writing turns ------------------------------------------------------------------------------------------
 
 
-def write_turns(entries: Sequence[PendingTurn]) -> Operation[int]:
+async def write_turns(statements: Statements, entries: Sequence[PendingTurn]) -> int:
     """Write the turns and what they used; returns how many were not there yet. The caller has locked the users.
 
     Twice is the same as once: a turn that has its receipt is left alone. A user's turns may come in any order, best in
@@ -123,32 +141,40 @@ def write_turns(entries: Sequence[PendingTurn]) -> Operation[int]:
     first: dict[str, int] = {}
     for entry in entries:
         first[entry.user_id] = min(first.get(entry.user_id, entry.turn.accepted_at_ms), entry.turn.accepted_at_ms)
-    _, receipts = yield [
-        _many(_UPSERT_USERS, "rows", [{"user_id": user, "created_at_ms": at_ms} for user, at_ms in first.items()]),
-        _many(_INSERT_RECEIPTS, "rows", [_receipt(entry) for entry in entries], before="0, '', "),
-    ]
+    users: list[Params] = [{"user_id": user_id, "created_at_ms": at_ms} for user_id, at_ms in first.items()]
+    await statements.execute(*_many(_UPSERT_USERS, "rows", users))
+    ids: list[Params] = [{**_id(entry), "n": entry.turn.position} for entry in entries]
+    await statements.execute(*_many(_FREE_IDS, "rows", ids, casts={"n": "bigint"}))
+    receipts = await statements.execute(
+        *_many(_INSERT_RECEIPTS, "rows", [_receipt(entry) for entry in entries], before="'', 0, 1, ")
+    )
     is_new = set(receipts.rows)
     entries = [entry for entry in entries if (entry.user_id, entry.turn.request_id) in is_new]
     if not entries:
         return 0
-    pairs = sorted(set(map(_pair_of, entries)))
-    (found,) = yield [_many(_SELECT_DELETED, "pairs", [_pair(*pair) for pair in pairs])]
-    deleted = {(user_id, conversation_id): at_ms for user_id, conversation_id, at_ms in found.rows}
+    deleted = await _deleted_at_ms(statements, sorted(set(map(_pair_of, entries))))
     revived = {
-        _pair_of(entry)
-        for entry in entries
-        if entry.turn.accepted_at_ms > deleted.get(_pair_of(entry), history.NO_BOUND)
+        _pair_of(entry) for entry in entries if entry.turn.accepted_at_ms > deleted.get(_pair_of(entry), NO_BOUND)
     }
     kept = [entry for entry in entries if _is_kept(entry, deleted.get(_pair_of(entry)), _pair_of(entry) in revived)]
-    yield [
-        *(query for pair in sorted(revived) for query in history.erase(*pair)),
-        *(query for entry in kept for query in _texts(entry)),
-        *_usage(entries),
-        *(Query(sql.UPSERT_CONVERSATION, _conversation(entry)) for entry in kept),
-        *(Query(sql.INSERT_TURN, _turn(entry)) for entry in kept),
-        *(query for entry in kept for query in _superseding(entry)),
-    ]
+    for pair in sorted(revived):
+        await _erase(statements, *pair, deleted_at_ms=deleted[pair])
+    await statements.execute_many(sql.COUNT_USAGE, [_used(entry) for entry in entries])
+    if kept:
+        await statements.execute_many(_TOUCH, [_conversation(entry) for entry in kept])
+        await statements.execute_many(_KEEP_TURN, [_texts(entry) for entry in kept])
+    for entry in kept:
+        if entry.turn.replaces is not None and entry.turn.status is Status.COMPLETED:
+            where = {**_pair(*_pair_of(entry)), "request_id": entry.turn.request_id}
+            await statements.execute(
+                sql.SUPERSEDE, {**where, "replaces": entry.turn.replaces, "n": entry.turn.position}
+            )
     return len(entries)
+
+
+async def _deleted_at_ms(statements: Statements, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    found = await statements.execute(*_many(_SELECT_DELETED, "pairs", [_pair(*pair) for pair in pairs]))
+    return {(user_id, conversation_id): at_ms for user_id, conversation_id, at_ms in found.rows}
 
 
 def _is_kept(entry: PendingTurn, deleted_at_ms: int | None, is_revived: bool) -> bool:
@@ -162,24 +188,47 @@ def _pair_of(entry: PendingTurn) -> tuple[str, str]:
     return entry.user_id, entry.conversation_id
 
 
-def _many(text: str, place: str, rows: Sequence[Params], *, before: str = "") -> Query:
+def _many(
+    text: str, place: str, rows: Sequence[Params], *, before: str = "", casts: Params | None = None
+) -> tuple[str, Params]:
     """One statement with a list of rows, each beginning with `before`: the Data API has no array parameters."""
-    listed = ", ".join(f"({before}{', '.join(f':{name}_{n}' for name in row)})" for n, row in enumerate(rows))
-    return Query(
-        text.format(**{place: listed}),
-        {f"{name}_{n}": value for n, row in enumerate(rows) for name, value in row.items()},
-    )
+
+    def one(name: str, number: int) -> str:
+        value = f":{name}_{number}"
+        return f"CAST({value} AS {casts[name]})" if casts and name in casts else value
+
+    listed = ", ".join(f"({before}{', '.join(one(name, n) for name in row)})" for n, row in enumerate(rows))
+    params = {f"{name}_{n}": value for n, row in enumerate(rows) for name, value in row.items()}
+    return text.format(**{place: listed}), params
+
+
+def _id(entry: PendingTurn) -> dict[str, Value]:
+    return {"user_id": entry.user_id, "request_id": entry.turn.request_id}
 
 
 def _receipt(entry: PendingTurn) -> Params:
     turn = entry.turn
     return {
-        "user_id": entry.user_id,
-        "request_id": turn.request_id,
-        "seq": turn.position,
-        "conversation_id": entry.conversation_id,
+        "n": turn.position,
+        **_id(entry),
         "accepted_at_ms": turn.accepted_at_ms,
         "ended_at_ms": turn.ended_at_ms,
+        "replaces": turn.replaces,
+        "status": turn.status.value,
+        "model": turn.model,
+        "error_code": None if turn.error_code is None else turn.error_code.value,
+    }
+
+
+def _texts(entry: PendingTurn) -> Params:
+    turn = entry.turn
+    return {
+        **_id(entry),
+        "conversation_id": entry.conversation_id,
+        "question": turn.question,
+        "answer": turn.answer,
+        "input_tokens": turn.input_tokens,
+        "output_tokens": turn.output_tokens,
     }
 
 
@@ -187,31 +236,16 @@ def _pair(user_id: str, conversation_id: str) -> dict[str, Value]:
     return {"user_id": user_id, "conversation_id": conversation_id}
 
 
-def _texts(entry: PendingTurn) -> list[Query]:
-    where: dict[str, Value] = {
+def _used(entry: PendingTurn) -> Params:
+    turn = entry.turn
+    return {
         "user_id": entry.user_id,
-        "request_id": entry.turn.request_id,
-        "position": entry.turn.position,
+        "day": day_of(turn.ended_at_ms),
+        "requests": 1,
+        "input_tokens": turn.input_tokens or 0,
+        "output_tokens": turn.output_tokens or 0,
+        "last_accepted_at_ms": turn.accepted_at_ms,
     }
-    return [
-        Query(sql.INSERT_TEXT, {**where, "role": role, "piece": number, "text": piece})
-        for role, text in ((QUESTION, entry.turn.question), (ANSWER, entry.turn.answer))
-        for number, piece in pieces(text, PIECE_LENGTH)
-    ]
-
-
-def _usage(entries: Sequence[PendingTurn]) -> list[Query]:
-    used: list[Params] = [
-        {
-            "user_id": entry.user_id,
-            "day": day_of(entry.turn.ended_at_ms),
-            "input_tokens": entry.turn.input_tokens or 0,
-            "output_tokens": entry.turn.output_tokens or 0,
-            "accepted_at_ms": entry.turn.accepted_at_ms,
-        }
-        for entry in entries
-    ]
-    return [Query(sql.UPSERT_USAGE, one) for one in used]
 
 
 def _conversation(entry: PendingTurn) -> Params:
@@ -223,50 +257,36 @@ def _conversation(entry: PendingTurn) -> Params:
     }
 
 
-def _turn(entry: PendingTurn) -> Params:
-    turn = entry.turn
-    return {
-        **_pair(entry.user_id, entry.conversation_id),
-        "position": turn.position,
-        "request_id": turn.request_id,
-        "status": turn.status.value,
-        "accepted_at_ms": turn.accepted_at_ms,
-        "ended_at_ms": turn.ended_at_ms,
-        "model": turn.model,
-        "replaces": turn.replaces,
-        "error_code": None if turn.error_code is None else turn.error_code.value,
-        "input_tokens": turn.input_tokens,
-        "output_tokens": turn.output_tokens,
-    }
-
-
-def _superseding(entry: PendingTurn) -> list[Query]:
-    turn = entry.turn
-    if turn.replaces is None or turn.status is not Status.COMPLETED:
-        return []
-    replaced: Params = {
-        **_pair(entry.user_id, entry.conversation_id),
-        "request_id": turn.request_id,
-        "replaces": turn.replaces,
-        "position": turn.position,
-    }
-    return [Query(sql.SUPERSEDE, replaced)]
+async def purge(statements: Statements, *, before_ms: int, limit: int) -> int:
+    """Free the ids of up to `limit` turns that ended before then; returns how many. Their turns stay."""
+    forgotten = await statements.execute(_FORGET, {"before_ms": before_ms, "limit": limit})
+    if forgotten.changed:
+        await statements.execute(_DELETE_FORGOTTEN)
+    return forgotten.changed
 
 
 # --- conversations ------------------------------------------------------------------------------------------
 
 
-def turns(user_id: str, conversation_id: str, *, before: int | None, limit: int) -> Operation[Sequence[StoredTurn]]:
+async def turns(
+    statements: Statements, user_id: str, conversation_id: str, *, before: int | None, limit: int
+) -> Sequence[StoredTurn]:
     """Read a page of turns: first their lengths, then as many texts at a time as fit a response."""
     where: dict[str, Value] = _pair(user_id, conversation_id)
-    (sizes,) = yield [
-        Query(_SELECT_SIZES, {**where, "before": history.NO_BOUND if before is None else before, "limit": limit})
-    ]
+    page: Params = {**where, "before": NO_BOUND if before is None else before, "limit": limit}
+    sizes = await statements.execute(_SELECT_SIZES, page)
     found: list[StoredTurn] = []
-    for newest, oldest in _pages([(position, size + rows * _ROW_BYTES) for position, size, rows in sizes.rows]):
-        bounds: Params = {**where, "before": newest + 1, "since": oldest, "limit": limit - len(found)}
-        found += yield from history.turns_between(bounds)
+    for newest, oldest in _pages([(n, size + rows * _ROW_BYTES) for n, size, rows in sizes.rows]):
+        pieces = await statements.execute(_SELECT_PIECES, {**where, "before": newest + 1, "since": oldest})
+        found += [_whole(list(rows)) for _, rows in groupby(pieces.rows, key=lambda row: row[0])]
     return found
+
+
+def _whole(rows: Sequence[Row]) -> StoredTurn:
+    """A turn of its rows, each of which has a piece of its texts."""
+    *told, _, _ = rows[0]
+    question = "".join(asked for *_, asked, _ in rows)
+    return turn_of((*told, question, "".join(said or "" for *_, said in rows)))
 
 
 def _pages(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -283,58 +303,59 @@ def _pages(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return pages
 
 
-def update_conversation(
-    user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
-) -> Operation[tuple[StoredConversation, int | None] | None]:
+async def update_conversation(
+    statements: Statements, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
+) -> tuple[StoredConversation, int | None] | None:
     """Rename or delete a conversation; also returns when it was deleted. The caller has locked the user."""
-    (found,) = yield [_many(_SELECT_DELETED, "pairs", [_pair(user_id, conversation_id)])]
-    state = WriterState()
-    if found.rows:
-        state.delete_conversation(user_id, conversation_id, found.rows[0][2])
-    updated = yield from history.update_conversation(
-        state, user_id, conversation_id, title=title, deleted=deleted, now_ms=now_ms
-    )
-    return None if updated is None else (updated, state.deleted.get((user_id, conversation_id)))
+    where = _pair(user_id, conversation_id)
+    if deleted is not None:
+        await statements.execute(sql.DELETE_CONVERSATION, {**where, "deleted_at_ms": now_ms if deleted else None})
+    if title is not None:
+        await statements.execute(sql.RENAME_CONVERSATION, {**where, "title": title, "now_ms": now_ms})
+    found = await statements.execute(sql.SELECT_CONVERSATION, where)
+    return (conversation_of(found.rows[0]), found.rows[0][4]) if found.rows else None
 
 
-def old_deleted(*, before_ms: int, limit: int) -> Operation[Sequence[tuple[str, str]]]:
+async def old_deleted(statements: Statements, *, before_ms: int, limit: int) -> Sequence[tuple[str, str]]:
     """(user, conversation) of up to `limit` conversations that were deleted before then."""
-    (found,) = yield [Query(_SELECT_OLD_DELETED, {"before_ms": before_ms, "limit": limit})]
-    return [(user_id, conversation_id) for user_id, conversation_id in found.rows]
+    found = await statements.execute(sql.SELECT_OLD_DELETED, {"before_ms": before_ms, "limit": limit})
+    return [(user_id, conversation_id) for user_id, conversation_id, _ in found.rows]
 
 
-def erase_deleted(user_id: str, conversation_id: str, *, before_ms: int) -> Operation[bool]:
+async def erase_deleted(statements: Statements, user_id: str, conversation_id: str, *, before_ms: int) -> bool:
     """Erase a conversation unless it was restored, or started again. The caller has locked the user."""
-    (found,) = yield [Query(_SELECT_DELETED_BEFORE, {**_pair(user_id, conversation_id), "before_ms": before_ms})]
-    if found.rows:
-        yield history.erase(user_id, conversation_id)
-    return bool(found.rows)
+    found = await statements.execute(sql.SELECT_DELETED_AT, _pair(user_id, conversation_id))
+    deleted_at_ms = found.rows[0][0] if found.rows else None
+    if deleted_at_ms is None or deleted_at_ms >= before_ms:
+        return False
+    await _erase(statements, user_id, conversation_id, deleted_at_ms=deleted_at_ms)
+    return True
+
+
+async def _erase(statements: Statements, user_id: str, conversation_id: str, *, deleted_at_ms: int) -> None:
+    where = {**_pair(user_id, conversation_id), "deleted_at_ms": deleted_at_ms}
+    for statement in sql.ERASE_CONVERSATION:
+        await statements.execute(statement, where)
 
 
 # --- users --------------------------------------------------------------------------------------------------
 
 
-def usage(user_id: str | None, *, since_day: str | None) -> Operation[Sequence[DailyUsage]]:
+async def usage(statements: Statements, user_id: str | None, *, since_day: str | None) -> Sequence[DailyUsage]:
     """Usage by day, read a page at a time."""
-    if user_id is not None:
-        return (yield from users.usage(user_id, since_day=since_day))
-    found: list[DailyUsage] = []
+    rows: list[Row] = []
     after_day = after_user = ""
+    select = _SELECT_USAGE_PAGE.format(users=sql.ALL_USERS if user_id is None else "user_id = :user_id")
+    page: dict[str, Value] = {"user_id": user_id, "since_day": since_day or "", "limit": _USAGE_PAGE}
     while True:
-        page: Params = {
-            "after_day": after_day,
-            "after_user": after_user,
-            "since_day": since_day or "",
-            "limit": _USAGE_PAGE,
-        }
-        (rows,) = yield [Query(_SELECT_USAGE_PAGE, page)]
-        found += users.daily(rows.rows)
-        if len(rows.rows) < _USAGE_PAGE:
-            return found
-        after_day, after_user = found[-1].day, found[-1].user_id
+        found = await statements.execute(select, {**page, "after_day": after_day, "after_user": after_user})
+        rows += found.rows
+        if len(found.rows) < _USAGE_PAGE:
+            return sum_usage(rows, since_day=since_day)
+        after_user, after_day = rows[-1][:2]
 
 
-def delete_user(user_id: str) -> Operation[bool]:
+async def delete_user(statements: Statements, user_id: str) -> bool:
     """Delete every row of the user; whether there was any. The caller has locked the user."""
-    results = yield [Query(statement, {"user_id": user_id}) for statement in sql.DELETE_USER]
+    results = [await statements.execute(statement, {"user_id": user_id}) for statement in sql.DELETE_USER]
     return any(result.changed for result in results)

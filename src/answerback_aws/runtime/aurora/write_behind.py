@@ -129,10 +129,10 @@ class WriteBehind:
 
         So what is written of a record that is present here is deleted after that, and one that is gone is not written.
         """
-        await statements.run(operations.lock_users({entry.user_id for entry in batch}))
+        await operations.lock_users(statements, {entry.user_id for entry in batch})
         present = await self._pending_turns.present(batch)
         try:
-            return await statements.run(operations.write_turns(present)) if present else 0
+            return await operations.write_turns(statements, present) if present else 0
         except (Unavailable, StoreError):
             raise
         except StatementFailed as exc:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from answerback.core.camel import camel, snake
 from answerback.core.request import Record
 from answerback.stores.encoding import check_schema
 
@@ -52,7 +53,7 @@ def encode_record(record: Record) -> dict[str, dict[str, Any]]:
     for name in _NESTED:
         if name in plain:
             plain[name] = _encode_json.encode(plain[name]).decode()
-    return encode({_camel(name): value for name, value in plain.items()})
+    return encode({camel(name): value for name, value in plain.items()})
 
 
 def decode_item(item: Item) -> Record:
@@ -60,7 +61,7 @@ def decode_item(item: Item) -> Record:
 
     Raises: answerback.stores.errors.StoreError: a newer version of the program wrote it.
     """
-    plain: dict[str, Any] = {_snake(name): value for name, value in decode(item).items()}
+    plain: dict[str, Any] = {snake(name): value for name, value in decode(item).items()}
     for name in _NESTED:
         if name in plain:
             plain[name] = _decode_json.decode(plain[name])
@@ -101,12 +102,3 @@ def _value(attribute: Mapping[str, Any]) -> Value:
         case "BOOL":
             return bool(value)
     raise TypeError(f"an attribute of kind {kind} is not ours")
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)

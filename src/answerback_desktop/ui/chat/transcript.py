@@ -14,12 +14,11 @@ from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import QAbstractScrollArea, QApplication, QFrame, QWidget
 
-from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockSignals, BlockView
+from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockSignals, BlockView, TurnBlocks
 from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.prose import ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
-from answerback_desktop.ui.chat.turn_blocks import TurnBlocks
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 COLUMN_PX: Final = 760

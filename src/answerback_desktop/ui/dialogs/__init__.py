@@ -1,1 +1,101 @@
-"""Settings, shortcuts, about: dialogs over the window."""
+"""The dialogs of the window: one of each at a time."""
+
+from pathlib import Path
+
+from PySide6.QtCore import QObject, QStandardPaths, QUrl, Signal
+from PySide6.QtGui import QDesktopServices
+from PySide6.QtWidgets import QFileDialog, QWidget
+
+from answerback_desktop.engine.events import Exported
+from answerback_desktop.settings import Settings
+from answerback_desktop.texts import Texts
+from answerback_desktop.ui.dialogs.about import AboutDialog, HelpDialog
+from answerback_desktop.ui.dialogs.settings_dialog import SettingsDialog
+from answerback_desktop.ui.theme import Theme
+from answerback_desktop.ui.tray import Tray
+from answerback_desktop.ui.window.toast import Toast
+from answerback_desktop.viewmodels import AppViewModel, Changes
+
+
+class Dialogs(QObject):
+    """Signals: `previewed(Settings)`: how they would look; the saved ones again after Cancel."""
+
+    previewed = Signal(object)
+
+    def __init__(self, app: AppViewModel, tray: Tray, log_path: Path, window: QWidget) -> None:
+        super().__init__(window)
+        self._app = app
+        self._tray = tray
+        self._log_path = log_path
+        self._window = window
+        self.settings: SettingsDialog | None = None
+
+    def show_settings(self, texts: Texts, theme: Theme) -> None:
+        if self.settings is not None:
+            self.settings.raise_()
+            return
+        dialog = SettingsDialog(
+            self._app, texts, theme, has_tray=self._tray.is_there, log_path=self._log_path, parent=self._window
+        )
+        self.settings = dialog
+        dialog.previewed.connect(self._preview)
+        dialog.finished.connect(self._settings_closed)
+        dialog.about_button.clicked.connect(lambda: self._show_about(texts, theme))
+        dialog.open()
+
+    def show_help(self, texts: Texts, theme: Theme) -> None:
+        HelpDialog(texts, theme, self._window).open()
+
+    def apply(self, changes: Changes) -> None:
+        """Update open dialogs after a change."""
+        if self.settings is not None:
+            self.settings.apply(changes)
+
+    def _show_about(self, texts: Texts, theme: Theme) -> None:
+        AboutDialog(texts, theme, self._log_path, self.settings or self._window).open()
+
+    def _preview(self, settings: Settings) -> None:
+        self.previewed.emit(settings)
+
+    def _settings_closed(self, result: int) -> None:
+        self.settings = None
+        if not result:
+            self.previewed.emit(self._app.settings)
+
+
+class Exporter(QObject):
+    """Exports a conversation to a file that the person chooses. Signals: `reported(Toast)`: how it went."""
+
+    reported = Signal(object)
+
+    def __init__(self, texts: Texts, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._window = parent
+        self._texts = texts
+        self.dialog: QFileDialog | None = None
+
+    def set_texts(self, texts: Texts) -> None:
+        self._texts = texts
+
+    def save(self, exported: Exported) -> None:
+        words = self._texts.window
+        is_json = exported.file_name.endswith(".json")
+        folder = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
+        dialog = QFileDialog(self._window, words.export_title, str(Path(folder) / exported.file_name))
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        dialog.setNameFilter(words.json_files if is_json else words.markdown_files)
+        dialog.setDefaultSuffix("json" if is_json else "md")
+        dialog.fileSelected.connect(lambda path: self.write(Path(path), exported.text))
+        dialog.finished.connect(dialog.deleteLater)
+        self.dialog = dialog
+        dialog.open()
+
+    def write(self, path: Path, text: str) -> None:
+        words = self._texts.window
+        try:
+            path.write_text(text, encoding="utf-8", newline="\n")
+        except OSError:
+            self.reported.emit(Toast(text=words.export_failed))
+            return
+        show = lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(path.parent)))  # noqa: E731
+        self.reported.emit(Toast(text=words.exported.format(file=path.name), action=words.show_file, act=show))

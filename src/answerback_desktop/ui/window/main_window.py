@@ -11,12 +11,12 @@ from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidg
 from answerback_desktop.settings import Settings
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.chat import Appearance, ChatPane
+from answerback_desktop.ui.dialogs import Dialogs, Exporter
 from answerback_desktop.ui.shortcuts import KEYS, Shortcut
 from answerback_desktop.ui.sidebar.sidebar import Sidebar
 from answerback_desktop.ui.theme import Theme, apply
 from answerback_desktop.ui.theme.theme import theme_of
 from answerback_desktop.ui.tray import Tray
-from answerback_desktop.ui.window.dialogs import Dialogs, Exporter
 from answerback_desktop.ui.window.header import Banner, Header
 from answerback_desktop.ui.window.toast import DesktopNotifier, Toast, ToastStack
 from answerback_desktop.ui.window.welcome import Screen, WelcomePage, screen_of

@@ -18,8 +18,8 @@ from answerback_proof.chaos.aws.stack import Stack
 from answerback_proof.chaos.faults import CONNECTION_FAULTS, ConnectionFaults
 from answerback_proof.chaos.gateway import Died
 from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.faults import FaultKind
-from answerback_proof.history import Asked, Fault, History
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.history import Asked, Fault, RunHistory
 from answerback_proof.proxy import Proxy
 from answerback_proof.workload import App, Window
 
@@ -50,7 +50,7 @@ class AwsFaults:
         self,
         plan: ChaosPlan,
         *,
-        history: History,
+        history: RunHistory,
         stack: Stack,
         model: FaultyModel,
         postgres: PostgresServer,

@@ -9,8 +9,8 @@ from typing import Final
 from answerback.models.echo import echo_deltas
 from answerback.ports import Finish, Piece
 from answerback_aws.emulator.bedrock import Asked, Broken, Cut, Refused
-from answerback_proof.faults import FaultKind
-from answerback_proof.history import Fault, History, ModelRun
+from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.history import Fault, ModelRun, RunHistory
 
 MODEL_FAULTS: Final = (
     FaultKind.THROTTLED,
@@ -31,7 +31,7 @@ class FaultyModel:
     `attempt_of`: the attempt that runs a request now, by request id; what Bedrock is asked does not name it.
     """
 
-    def __init__(self, history: History, *, seed: int, delay_ms: float, attempt_of: Callable[[str], int]) -> None:
+    def __init__(self, history: RunHistory, *, seed: int, delay_ms: float, attempt_of: Callable[[str], int]) -> None:
         self._history = history
         self._seed = seed
         self._delay_s = delay_ms / 1000

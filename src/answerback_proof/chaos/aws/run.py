@@ -23,7 +23,7 @@ from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.report import ChaosReport, conclude
 from answerback_proof.chaos.run import ChaosApp, client_errors, run_apps
 from answerback_proof.checker import Visible, check
-from answerback_proof.history import History, Kind, Promise, Stored, Usage, Violation, add_stores
+from answerback_proof.history import Promise, RunHistory, Stored, Usage, Violation, ViolationKind, add_stores
 from answerback_proof.proxy import HOST, Proxy
 
 SLOW: Final = Timing(
@@ -65,7 +65,7 @@ async def run_aws_chaos(
     folder = Path(tempfile.mkdtemp(prefix="answerback-chaos-")) if plan.keep is None else plan.keep
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    history = History()
+    history = RunHistory()
     async with AsyncExitStack() as exit_stack:
         exit_stack.enter_context(client_errors(history))
         postgres = PostgresServer()
@@ -116,7 +116,7 @@ async def run_aws_chaos(
     return report
 
 
-def _attempts(history: History, stack: Stack) -> Callable[[str], int]:
+def _attempts(history: RunHistory, stack: Stack) -> Callable[[str], int]:
     """The attempt that the record of a question names now, which is the one that asks the model."""
 
     def attempt_of(request_id: str) -> int:
@@ -126,7 +126,7 @@ def _attempts(history: History, stack: Stack) -> Callable[[str], int]:
     return attempt_of
 
 
-async def _come_to_rest(stack: Stack, history: History) -> None:
+async def _come_to_rest(stack: Stack, history: RunHistory) -> None:
     """Wait until nothing is left on the queues."""
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + _REST_S
@@ -138,7 +138,7 @@ async def _come_to_rest(stack: Stack, history: History) -> None:
             await asyncio.sleep(_POLL_S)
 
 
-async def check_stack(history: History, stores: Stores) -> list[Violation]:
+async def check_stack(history: RunHistory, stores: Stores) -> list[Violation]:
     """Add everything that the stack has kept, and check. Raises: Unavailable: a store cannot be read."""
     await add_stores(history, stores.requests, stores.history)
     known = history.records()
@@ -154,13 +154,13 @@ async def check_stack(history: History, stores: Stores) -> list[Violation]:
     if remaining := await stores.turns.pending(limit=1):
         detail = "its turn was never settled with Aurora"
         request = remaining[0].turn.request_id
-        history.add(Violation(promise=Promise.ANSWERED, kind=Kind.LOST, request=request, detail=detail))
+        history.add(Violation(promise=Promise.ANSWERED, kind=ViolationKind.LOST, request=request, detail=detail))
     if stores.unwritable:
         history.broke(f"{stores.unwritable} turns cannot be written to Aurora")
     return check(history, VISIBLE)
 
 
-def check_logs(history: History, lines: Sequence[tuple[str, str]]) -> None:
+def check_logs(history: RunHistory, lines: Sequence[tuple[str, str]]) -> None:
     """The functions log injected faults as warnings: an error is a defect."""
     errors: Counter[str] = Counter()
     for function, line in lines:

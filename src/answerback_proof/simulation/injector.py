@@ -2,13 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import log
 from random import Random
 from types import MappingProxyType
 from typing import Any, Final
 
-from answerback_proof.faults import FaultKind
+from answerback_proof.fault_kinds import FaultKind
+
+
+def _counted(kind: FaultKind, default: Any = 0.0) -> Any:
+    """A field that turns a kind of fault on, which is counted."""
+    return field(default=default, metadata={"kind": kind})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +24,8 @@ class Faults:
     queue survives (AWS); else one process, ordered sockets, a queue rebuilt at start (the gateway). `probes`: the
     client asks when nothing comes; `janitor`: there is one. Both mask holes of the others, so quiet profiles go
     without. `parks`: a slow connection keeps what it is owed. `per_minute`: the rate limit. `token_s`: seconds that a
-    token lasts. `client_timeout_s`: seconds after which a client gives up.
+    token lasts. `client_timeout_s`: seconds after which a client gives up. `gives_up`: its own time-outs hold, 30 s
+    without a sign of life; else it waits for ever.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
@@ -28,37 +34,40 @@ class Faults:
     split: bool = False
     probes: bool = True
     janitor: bool = True
-    parks: bool = False
+    parks: bool = _counted(FaultKind.PARKED, False)
     latency_s: float = 0.02
     per_minute: int = 0
-    token_s: float = 0.0
+    token_s: float = _counted(FaultKind.TOKEN_RENEWAL)
     client_timeout_s: float = 0.0
-    skew_ms: int = 0
+    gives_up: bool = False
+    skew_ms: int = _counted(FaultKind.CLOCK_SKEW, 0)
 
-    lose: float = 0.0
-    duplicate: float = 0.0
-    late: float = 0.0
-    false_gone: float = 0.0
-    slow: float = 0.0
-    outage_before: float = 0.0
-    outage_after: float = 0.0
-    stall: float = 0.0
-    model_fails: float = 0.0
-    cut_every_s: float = 0.0
-    half_open: float = 0.0
-    rollover: float = 0.0
-    flapping: float = 0.0
-    late_disconnect: float = 0.0
-    app_crash_every_s: float = 0.0
-    takeover_every_s: float = 0.0
-    process_crash_every_s: float = 0.0
-    worker_crash: float = 0.0
-    front_crash: float = 0.0
-    redeliver_every_s: float = 0.0
-    cancel: float = 0.0
-    cancel_and_resume: float = 0.0
-    snoop: float = 0.0
-    hello_storm: float = 0.0
+    lose: float = _counted(FaultKind.LOST_POST)
+    duplicate: float = _counted(FaultKind.DUPLICATED_POST)
+    late: float = _counted(FaultKind.LATE_POST)
+    false_gone: float = _counted(FaultKind.FALSE_GONE)
+    slow: float = _counted(FaultKind.SLOW_READER)
+    outage_before: float = _counted(FaultKind.OUTAGE_BEFORE)
+    outage_after: float = _counted(FaultKind.OUTAGE_AFTER)
+    stall: float = _counted(FaultKind.STALLED_CALL)
+    model_fails: float = _counted(FaultKind.MODEL_FAILS)
+    model_misbehaves: float = _counted(FaultKind.MODEL_MISBEHAVES)
+    model_thinks: float = _counted(FaultKind.MODEL_THINKS)
+    cut_every_s: float = _counted(FaultKind.CUT)
+    half_open: float = _counted(FaultKind.HALF_OPEN)
+    rollover: float = _counted(FaultKind.ROLL_OVER)
+    flapping: float = _counted(FaultKind.FLAPPING)
+    late_disconnect: float = _counted(FaultKind.LATE_DISCONNECT)
+    app_crash_every_s: float = _counted(FaultKind.APP_CRASH)
+    takeover_every_s: float = _counted(FaultKind.TAKE_OVER)
+    process_crash_every_s: float = _counted(FaultKind.PROCESS_CRASH)
+    worker_crash: float = _counted(FaultKind.WORKER_CRASH)
+    front_crash: float = _counted(FaultKind.FRONT_CRASH)
+    redeliver_every_s: float = _counted(FaultKind.REDELIVERY)
+    cancel: float = _counted(FaultKind.CANCELLATION)
+    cancel_and_resume: float = _counted(FaultKind.CANCEL_AND_RESUME)
+    snoop: float = _counted(FaultKind.SNOOPING)
+    hello_storm: float = _counted(FaultKind.HELLO_FLOOD)
 
     def without(self, names: frozenset[str]) -> "Faults":
         """The same with these faults off. Raises: ValueError: no such fault."""
@@ -79,40 +88,12 @@ class Faults:
 
 
 _SET_UP: Final = frozenset(
-    {"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "client_timeout_s"}
+    {"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "client_timeout_s", "gives_up"}
 )
-FAULT_NAMES: Final = tuple(field.name for field in fields(Faults) if field.name not in _SET_UP)
+FAULT_NAMES: Final = tuple(one.name for one in fields(Faults) if one.name not in _SET_UP)
 
 LABELS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "parks": FaultKind.PARKED,
-        "token_s": FaultKind.TOKEN_RENEWAL,
-        "skew_ms": FaultKind.CLOCK_SKEW,
-        "lose": FaultKind.LOST_POST,
-        "duplicate": FaultKind.DUPLICATED_POST,
-        "late": FaultKind.LATE_POST,
-        "false_gone": FaultKind.FALSE_GONE,
-        "slow": FaultKind.SLOW_READER,
-        "outage_before": FaultKind.OUTAGE_BEFORE,
-        "outage_after": FaultKind.OUTAGE_AFTER,
-        "stall": FaultKind.STALLED_CALL,
-        "model_fails": FaultKind.MODEL_FAILS,
-        "cut_every_s": FaultKind.CUT,
-        "half_open": FaultKind.HALF_OPEN,
-        "rollover": FaultKind.ROLL_OVER,
-        "flapping": FaultKind.FLAPPING,
-        "late_disconnect": FaultKind.LATE_DISCONNECT,
-        "app_crash_every_s": FaultKind.APP_CRASH,
-        "takeover_every_s": FaultKind.TAKE_OVER,
-        "process_crash_every_s": FaultKind.PROCESS_CRASH,
-        "worker_crash": FaultKind.WORKER_CRASH,
-        "front_crash": FaultKind.FRONT_CRASH,
-        "redeliver_every_s": FaultKind.REDELIVERY,
-        "cancel": FaultKind.CANCELLATION,
-        "cancel_and_resume": FaultKind.CANCEL_AND_RESUME,
-        "snoop": FaultKind.SNOOPING,
-        "hello_storm": FaultKind.HELLO_FLOOD,
-    }
+    {one.name: one.metadata["kind"] for one in fields(Faults) if "kind" in one.metadata}
 )
 """What is counted when it is injected, by the field that turns it on."""
 
@@ -208,6 +189,52 @@ LIMITS: Final = Faults(
     cancel=0.1,
     hello_storm=0.05,
 )
+GATEWAY_HOSTILE: Final = Faults(
+    probes=False,
+    janitor=False,
+    parks=True,
+    model_misbehaves=0.4,
+    slow=0.02,
+    cut_every_s=12.0,
+    app_crash_every_s=60.0,
+    process_crash_every_s=60.0,
+    cancel=0.1,
+)
+AWS_HOSTILE: Final = Faults(
+    split=True,
+    latency_s=0.05,
+    model_misbehaves=0.4,
+    lose=0.02,
+    outage_after=0.01,
+    cut_every_s=15.0,
+    worker_crash=0.002,
+    redeliver_every_s=30.0,
+    cancel=0.1,
+    skew_ms=3_000,
+)
+THINKING: Final = Faults(
+    gives_up=True,
+    model_thinks=0.05,
+    cut_every_s=40.0,
+    rollover=0.5,
+    flapping=0.3,
+    process_crash_every_s=60.0,
+    cancel=0.05,
+    hello_storm=0.05,
+)
+"""No app gives up what waits its turn, nor an attempt that is held, while its connection is up."""
+
+AWS_THINKING: Final = replace(
+    THINKING,
+    split=True,
+    latency_s=0.05,
+    duplicate=0.05,
+    late=0.05,
+    process_crash_every_s=0.0,
+    worker_crash=0.002,
+    redeliver_every_s=30.0,
+    skew_ms=3_000,
+)
 PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
     {
         "calm": CALM,
@@ -217,6 +244,10 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
         "gateway-quiet": GATEWAY_QUIET,
         "aws-quiet": AWS_QUIET,
         "limits": LIMITS,
+        "gateway-hostile": GATEWAY_HOSTILE,
+        "aws-hostile": AWS_HOSTILE,
+        "thinking": THINKING,
+        "aws-thinking": AWS_THINKING,
     }
 )
 

@@ -1,0 +1,204 @@
+"""What a writer keeps in memory of its database: the unfinished requests and the facts that admission asks for.
+
+One process writes a store at a time (it holds the store's lock), so what happens is decided here, on the event loop,
+before it is written. The book is then ahead of the disk, and only the disk counts: after a write that failed it is
+thrown away and read again.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from answerback.core.admission import WINDOW_MS, is_locked, locked, unlocked, window_of
+from answerback.core.context import title_of
+from answerback.core.request import Question, Record, RequestKey
+from answerback.stores import statements as sql
+from answerback.stores.database import Database
+from answerback.stores.encoding import decode_question, decode_record, width_of
+
+_MAX_KNOWN_USERS: Final = 50_000
+_WINDOWS_KEPT: Final = 3
+_MAX_CHARACTERS: Final = 8_000_000
+"""Of the questions in memory; those of further requests are read when they are asked for."""
+_PAGE: Final = 1_000
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A request in memory: unfinished, or with an ending that is being written.
+
+    `n`: its row. `title`: of a conversation that begins with it. `width`: see encoding.width_of. `counted_at_ms`: in
+    which minute it counts. `is_stored`: its row is on the disk; before, its id may turn out to be taken (`is_taken`).
+    `written_in`: the number of the batch that has its newest record.
+    """
+
+    record: Record
+    n: int
+    question: Question | None
+    title: str
+    replaces: str | None
+    width: int
+    counted_at_ms: int = 0
+    written_in: int = 0
+    is_stored: bool = False
+    is_taken: bool = False
+
+
+class Book:
+    """The held requests, counts and limits of all users, or of some. Belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self.held: dict[RequestKey, Held] = {}
+        self.limits: dict[str, int] = {}
+        """Users with a limit of their own a minute, as it is stored."""
+        self._known: dict[str, None] = {}
+        self._lanes: dict[str, dict[int, None]] = {}
+        self._pending: Counter[str] = Counter()
+        self._windows: dict[int, Counter[str]] = {}
+        self.last_n = 0
+        """The highest number that was given out."""
+        self._characters = 0
+
+    @classmethod
+    def load(cls, database: Database, *, user_ids: Collection[str] | None = None) -> "Book":
+        """Read it from the database, in the present transaction if there is one. `user_ids`: of these users alone."""
+        params: dict[str, sql.Value] = {}
+        users = sql.ALL_USERS
+        if user_ids is not None:
+            params = {f"user_{number}": user_id for number, user_id in enumerate(user_ids)}
+            users = f"user_id IN ({', '.join(f':{name}' for name in params) or 'NULL'})"
+        book = cls()
+        top = database.execute(sql.SELECT_MARK, {"name": "n"}).fetchall()
+        (last,) = database.execute(sql.SELECT_LAST_NUMBER).fetchall()[0]
+        book.last_n = max(last, *(int(value) for (value,) in top), 0)
+        found = database.execute(sql.SELECT_UNFINISHED.format(users=users), params).fetchall()
+        for n, text, schema, options, message, system in sorted(found):
+            question = decode_question(options, message, system)
+            width = len(text) if width_of(text, question) else 0
+            book.hold(decode_record(text, schema), question, n=n, width=width).is_stored = True
+        book.limits = dict(database.execute(sql.SELECT_LIMITS.format(users=users), params).fetchall())
+        book._known = dict.fromkeys(book.limits)
+        # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
+        select, before, since_ms = sql.SELECT_ACCEPTED.format(users=users), last + 1, None
+        while rows := database.execute(select, {**params, "before": before, "limit": _PAGE}).fetchall():
+            since_ms = rows[0][2] - 2 * WINDOW_MS if since_ms is None else since_ms
+            recent = [row for row in rows if row[2] >= since_ms]
+            for _, user_id, at_ms in recent:
+                book.count(user_id, at_ms)
+            if not recent:
+                break
+            before = rows[-1][0]
+        return book
+
+    # --- requests
+
+    def next_n(self) -> int:
+        """A number above every one that was given out."""
+        self.last_n += 1
+        return self.last_n
+
+    def hold(self, record: Record, question: Question, *, n: int, width: int, counted_at_ms: int = 0) -> Held:
+        """Add an unfinished request."""
+        title, replaces = title_of(question.message), question.replaces
+        held = Held(record, n, question, title, replaces, width, counted_at_ms)
+        self.held[record.key] = held
+        self._lanes.setdefault(record.ordering_key, {})[n] = None
+        self._pending[record.user_id] += 1
+        self._characters += _size(question)
+        if self._characters > _MAX_CHARACTERS:
+            self._drop_question(held)
+        return held
+
+    def release(self, held: Held) -> None:
+        """It does not wait or run any more: it has ended, or is gone. Twice is the same as once."""
+        record = held.record
+        lane = self._lanes.get(record.ordering_key, {})
+        if held.n not in lane:
+            return
+        del lane[held.n]
+        if not lane:
+            del self._lanes[record.ordering_key]
+        self._pending[record.user_id] -= 1
+        if not self._pending[record.user_id]:
+            del self._pending[record.user_id]
+        self._drop_question(held)
+
+    def _drop_question(self, held: Held) -> None:
+        if held.question is not None:
+            self._characters -= _size(held.question)
+            held.question = None
+
+    def forget(self, held: Held) -> None:
+        """Its row says everything from here on."""
+        self.release(held)
+        if self.held.get(held.record.key) is held:
+            del self.held[held.record.key]
+
+    def position(self, ordering_key: str, n: int | None = None) -> int:
+        """Unfinished requests of the key accepted before number `n`, all of them if it is None."""
+        lane = self._lanes.get(ordering_key, {})
+        return len(lane) if n is None else sum(other < n for other in lane)
+
+    # --- limits
+
+    def is_known(self, user_id: str) -> bool:
+        """Whether the user certainly has a row; from here on this is taken for granted."""
+        if user_id in self._known:
+            return True
+        if len(self._known) >= _MAX_KNOWN_USERS:
+            del self._known[next(iter(self._known))]
+        self._known[user_id] = None
+        return False
+
+    def set_limit(self, user_id: str, per_minute: int | None) -> int | None:
+        """The user has this limit of their own from now on (None: the default's); how it is stored."""
+        return self._keep_limit(user_id, per_minute, is_blocked=self.is_blocked(user_id))
+
+    def set_blocked(self, user_id: str, *, blocked: bool) -> int | None:
+        """The user is locked out or let in from now on; how that is stored."""
+        return self._keep_limit(user_id, unlocked(self.limits.get(user_id)), is_blocked=blocked)
+
+    def is_blocked(self, user_id: str) -> bool:
+        """Whether the user is locked out."""
+        return is_locked(self.limits.get(user_id))
+
+    def _keep_limit(self, user_id: str, own_limit: int | None, *, is_blocked: bool) -> int | None:
+        stored = locked(own_limit) if is_blocked else own_limit
+        self.limits.pop(user_id, None)
+        if stored is not None:
+            self.limits[user_id] = stored
+        return stored
+
+    def pending(self, user_id: str) -> int:
+        """The user's unfinished requests."""
+        return self._pending[user_id]  # a Counter: reading adds nothing
+
+    def counted(self, user_id: str, at_ms: int) -> int:
+        """The user's requests that were accepted in this minute."""
+        window = self._windows.get(window_of(at_ms))
+        return 0 if window is None else window[user_id]
+
+    def count(self, user_id: str, at_ms: int, requests: int = 1) -> None:
+        """Count an accepted request of the user in its minute; -1 takes it back."""
+        number = window_of(at_ms)
+        window = self._windows.get(number)
+        if window is None:
+            # Several are kept because calls near a change of the minute may arrive in either order.
+            window = self._windows[number] = Counter()
+            if len(self._windows) > _WINDOWS_KEPT:
+                del self._windows[min(n for n in self._windows if n != number)]
+        window[user_id] += requests
+
+    def forget_user(self, user_id: str) -> None:
+        """The user is erased."""
+        for held in [held for key, held in self.held.items() if key.user_id == user_id]:
+            self.forget(held)
+        self.limits.pop(user_id, None)
+        self._known.pop(user_id, None)
+        for window in self._windows.values():
+            window.pop(user_id, None)
+
+
+def _size(question: Question) -> int:
+    return len(question.message) + len(question.system or "")

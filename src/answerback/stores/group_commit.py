@@ -1,0 +1,224 @@
+"""Group commit: what is decided in memory meanwhile is written in one transaction, by one thread.
+
+    decide ──► book (memory) and batch ──► writer's thread: BEGIN · rows · COMMIT ──► tell those who wait
+                          ▲                                                       │
+                          └── the next batch gathers while this one is written ◄──┘
+
+The book is ahead of the disk, what anybody is told never is: nobody is told anything before the COMMIT that has it and
+all that it rests on. Batches are written in order. When one fails the book is thrown away, with all that was decided
+upon it, and is read again.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from answerback.core.request import RequestKey
+from answerback.ports import Unavailable
+from answerback.stores import statements as sql
+from answerback.stores.book import Book, Held
+from answerback.stores.database import Connection, Database, Undone, in_our_terms, once_more
+from answerback.stores.writes import Call, Rows
+
+T = TypeVar("T")
+
+
+class Batch:
+    """What gathers for one transaction, and those who wait for its COMMIT."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.waiting: list[asyncio.Future[None]] = []
+        self.accepted: list[Held] = []
+        self.ended: list[Held] = []
+        self._steps: list[Rows | Call[Any]] = []
+
+    def rows(self) -> Rows:
+        """Where rows are put that come now: behind every rare write so far."""
+        if not self._steps or not isinstance(last := self._steps[-1], Rows):
+            self._steps.append(last := Rows())
+        return last
+
+    def call(self, function: Callable[[Database], T]) -> Call[T]:
+        """Add a rare write, behind everything so far."""
+        call = Call(function)
+        self._steps.append(call)
+        return call
+
+    def write(self, database: Database) -> None:
+        """Write everything in order and commit. Raises: Undone: it has no effect. Unavailable: nobody knows."""
+        try:
+            if self._steps:
+                database.begin()
+                for step in self._steps:
+                    step.run(database)
+        except Exception as exc:
+            why = database.cause_of(exc) or "the store failed"
+            raise (Undone if database.is_lost(exc) else Unavailable)(why) from exc
+        try:
+            database.commit()
+        except Exception as exc:  # whether it took effect, and what a failing disk has kept, is not known
+            raise Unavailable(database.cause_of(exc) or "the store failed") from exc
+
+
+class GroupCommit:
+    """The book of a store and the way from it to the disk. `max_queued`: writes that may wait."""
+
+    def __init__(self, *, max_queued: int) -> None:
+        self._max_queued = max_queued
+        self._connection: Connection | None = None
+        self._book: Book | None = None
+        self._loading: asyncio.Future[Exception | None] | None = None
+        self.batch = Batch(1)
+        self._written = 0
+        self._is_busy = False
+        self.last_write_failed = False
+
+    def start(self, connection: Connection) -> None:
+        """Begin, over a connection that `close` closes."""
+        self._connection = connection
+
+    async def open(self) -> None:
+        """Connect and read the book. Raises: StoreError, Unavailable."""
+        if (error := await self._load()) is not None:
+            raise error
+
+    async def close(self) -> None:
+        """Finish what was called before."""
+        while self.batch.waiting or self._is_busy:
+            await asyncio.gather(self._committed(), return_exceptions=True)
+        if (connection := self._connection) is not None:
+            self._connection, self._book = None, None
+            await connection.close()
+
+    # --- the book
+
+    @property
+    def held(self) -> Mapping[RequestKey, Held]:
+        """The requests in memory; none while the book has to be read again."""
+        return {} if self._book is None else self._book.held
+
+    async def book(self) -> Book:
+        """The book, to decide upon. Between this and `commit` nothing else may be awaited.
+
+        Raises: Unavailable: it cannot be read now, or too much is waiting.
+        """
+        while (book := self._book) is None:
+            if (error := await self._load()) is not None:
+                self.last_write_failed = True
+                raise own(error)
+        if len(self.batch.waiting) >= self._max_queued:
+            self.last_write_failed = True
+            raise Unavailable("too many operations are waiting for the disk")
+        return book
+
+    async def _load(self) -> Exception | None:
+        """Read the book, once for all who want it. Returns why it cannot be read."""
+        if (loading := self._loading) is None:
+            connection = self._opened()
+            loading = self._loading = asyncio.get_running_loop().create_future()
+            connection.submit(partial(in_our_terms, _load), partial(self._loaded, loading))
+        if not loading.done():
+            await asyncio.wait([loading])  # whoever is cancelled here stops nobody else
+        return loading.result()
+
+    def _loaded(self, loading: "asyncio.Future[Exception | None]", book: Book | None, error: Exception | None) -> None:
+        self._book, self._loading = book, None
+        loading.set_result(error)
+
+    # --- the batch
+
+    async def call(self, function: Callable[[Database], T], note: Callable[[Book], object] = bool) -> T:
+        """Do a rare write, and return what it returned when that is on the disk. `note` tells the book of it."""
+
+        async def decide() -> T:
+            note(await self.book())
+            call = self.batch.call(function)
+            await self.commit()
+            return call.result()
+
+        return await once_more(decide)
+
+    async def commit(self, held: Held | None = None) -> None:
+        """Return when everything that was decided so far is on the disk; with `held`, its newest record.
+
+        Raises: Unavailable: it may be there or not. Undone: it is not.
+        """
+        if held is None or held.written_in > self._written:
+            await self._committed()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not self._is_busy and not self.batch.waiting
+
+    def _opened(self) -> Connection:
+        if self._connection is None:
+            raise Unavailable("the store is not open")
+        return self._connection
+
+    def _committed(self) -> "asyncio.Future[None]":
+        loop, connection = asyncio.get_running_loop(), self._opened()
+        future: asyncio.Future[None] = loop.create_future()
+        self.batch.waiting.append(future)
+        if connection.is_inline:
+            self._send()
+        elif len(self.batch.waiting) == 1 and not self._is_busy:
+            loop.call_soon(self._send)  # with whatever else is decided in this turn of the loop
+        return future
+
+    def _send(self) -> None:
+        batch, self.batch = self.batch, Batch(self.batch.number + 1)
+        self._is_busy = True
+        self._opened().submit(batch.write, partial(self._sent, batch))
+
+    def _sent(self, batch: Batch, _: None, error: Exception | None) -> None:
+        """A batch is on the disk, or has failed. Tell those who wait for it, and go on with the next one."""
+        self._is_busy = False
+        self.last_write_failed = error is not None
+        if error is None:
+            self._written = batch.number
+            self._settle(batch)
+            _tell(batch, None)
+            if self.batch.waiting:  # those who are told now may have more for it
+                asyncio.get_running_loop().call_soon(self._send)
+            return
+        self._book = None
+        gathered, self.batch = self.batch, Batch(self.batch.number + 1)
+        _tell(batch, error)
+        _tell(gathered, Undone(str(error)))
+
+    def _settle(self, batch: Batch) -> None:
+        book = self._book
+        assert book is not None
+        for held in batch.accepted:
+            held.is_stored = True
+            if held.is_taken:
+                book.forget(held)
+                book.count(held.record.user_id, held.counted_at_ms, -1)
+        for held in batch.ended:
+            book.forget(held)
+
+
+def _load(database: Database) -> Book:
+    database.execute(sql.NAME_STORE, {"value": str(uuid.uuid4())})
+    return Book.load(database)
+
+
+def _tell(batch: Batch, error: Exception | None) -> None:
+    for future in batch.waiting:
+        if future.done():  # its caller was cancelled; what it asked for happened all the same
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(own(error))
+
+
+def own(error: Exception) -> Unavailable:
+    """An Unavailable for one that waits: a shared one would collect the tracebacks of all."""
+    mine = (Undone if isinstance(error, Undone) else Unavailable)(str(error))
+    mine.__cause__ = error
+    return mine

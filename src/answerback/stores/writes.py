@@ -1,0 +1,231 @@
+"""What a batch of writes does in the database, in one transaction, on the writer's thread."""
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from answerback.core.instants import day_of
+from answerback.core.request import Change, Ending, Question, RequestKey
+from answerback.core.transitions import State
+from answerback.ports import StoredConversation
+from answerback.stores import statements as sql
+from answerback.stores.book import Held
+from answerback.stores.database import Database
+from answerback.stores.encoding import conversation_of, decode_record, encode_options, encode_record
+
+T = TypeVar("T")
+
+STEP: Final = 200
+"""Records or conversations that one transaction purges, so that others are not kept waiting."""
+
+_DAY_MS: Final = 86_400_000
+
+_ACCEPTED: Final = attrgetter("user_id", "request_id", "conversation_id", "accepted_at_ms", "schema")
+
+Function: TypeAlias = Callable[[Database], T]
+
+
+class Rows:
+    """The three kinds of write about requests: each kind is one statement that is run for many rows.
+
+    Accepts come first and endings last. Nothing else about a request is written between its own.
+    """
+
+    def __init__(self) -> None:
+        self._users: list[tuple[str, int]] = []
+        self._accepted: list[Held] = []
+        self._accepts: list[sql.Row] = []
+        self._notes: dict[int, sql.Row] = {}
+        self._finishes: list[sql.Row] = []
+        self._ended: list[Held] = []
+        self._touches: dict[tuple[str, str], tuple[str, str, str, int, int]] = {}
+
+    def add_user(self, user_id: str, now_ms: int) -> None:
+        """A user who may be new."""
+        self._users.append((user_id, now_ms))
+
+    def accept(self, held: Held, question: Question, text: str) -> None:
+        """A new request. `text`: its record."""
+        self._accepted.append(held)
+        texts = (encode_options(question), question.system, question.message)
+        self._accepts.append((held.n, *_ACCEPTED(held.record), text, *texts))
+
+    def note(self, held: Held, text: str) -> None:
+        """Another record of an unfinished request."""
+        self._notes[held.n] = (held.record.schema, text, held.n)
+
+    def finish(self, held: Held, ending: Ending, record_text: str, answer: str) -> None:
+        """The ending of a request, its answer, and the conversation that it belongs to."""
+        self._notes.pop(held.n, None)
+        self._ended.append(held)
+        code = ending.error_code and ending.error_code.value
+        how = (ending.ended_at_ms, held.replaces, ending.status.value, ending.model, code)
+        used = (ending.input_tokens, ending.output_tokens)
+        self._finishes.append((*how, *used, held.record.schema, record_text, answer, held.n))
+        pair, at_ms = _pair(held), ending.ended_at_ms
+        _, _, title, created_at_ms, last_ms = self._touches.get(
+            pair, (*pair, held.title, held.record.accepted_at_ms, at_ms)
+        )
+        self._touches[pair] = (*pair, title, created_at_ms, max(last_ms, at_ms))
+
+    def run(self, database: Database) -> None:
+        with database.together():
+            if self._users:
+                database.executemany(sql.INSERT_USER, self._users)
+            if self._accepts:
+                accepted = database.executemany(sql.ACCEPT, self._accepts)
+            if self._notes:
+                database.executemany(sql.NOTE, list(self._notes.values()))
+            if self._finishes:
+                database.executemany(sql.FINISH, self._finishes)
+                touched = database.executemany(sql.TOUCH, list(self._touches.values()))
+        if self._accepts and accepted.rowcount != len(self._accepts):
+            for held in self._accepted:
+                held.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": held.n}).fetchall()
+        if self._finishes:
+            if touched.rowcount != len(self._touches):
+                self._end_in_deleted(database)
+            for held in self._ended:
+                if held.replaces is not None and held.record.state is State.COMPLETED:
+                    where = {**_conversation(*_pair(held)), "request_id": held.record.request_id}
+                    database.execute(sql.SUPERSEDE, {**where, "replaces": held.replaces, "n": held.n})
+
+    def _end_in_deleted(self, database: Database) -> None:
+        """Some of the conversations are deleted: what was asked before that is not kept in them.
+
+        What was asked after it starts the conversation again.
+        """
+        deleted = {}
+        for pair in self._touches:
+            rows = database.execute(sql.SELECT_DELETED_AT, _conversation(*pair)).fetchall()
+            if rows and rows[0][0] is not None:
+                deleted[pair] = rows[0][0]
+        for held in self._ended:
+            if held.record.accepted_at_ms <= deleted.get(_pair(held), -1):
+                database.execute(sql.UNLINK, {"n": held.n})
+        for pair, at_ms in deleted.items():
+            begun = [held for held in self._ended if _pair(held) == pair and held.record.accepted_at_ms > at_ms]
+            if begun:
+                erase(database, *pair, deleted_at_ms=at_ms)
+                _, _, _, _, ended_at_ms = self._touches[pair]
+                row = (*pair, begun[0].title, begun[0].record.accepted_at_ms, ended_at_ms)
+                database.executemany(sql.TOUCH, [row])
+
+
+class Call(Generic[T]):
+    """A rare write: a function, with the effect of all or nothing. Its error is its caller's alone."""
+
+    def __init__(self, function: Function[T]) -> None:
+        self._function = function
+        self._value: T | None = None
+        self._error: Exception | None = None
+
+    def run(self, database: Database) -> None:
+        database.execute("SAVEPOINT rare")
+        try:
+            self._value = self._function(database)
+        except Exception as exc:
+            if database.cause_of(exc) is not None:
+                raise
+            self._error = exc
+            database.execute("ROLLBACK TO SAVEPOINT rare")
+        database.execute("RELEASE SAVEPOINT rare")
+
+    def result(self) -> T:
+        """What the function returned. Raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value] # it has run
+
+
+# --- rare writes ------------------------------------------------------------------------------------------------
+
+
+def change(database: Database, key: RequestKey, step_of: Change[T], n: int) -> T:
+    """Change the record of a request that is not held: one that has ended, or one that is not known.
+
+    `n`: the number of the record that is made if there is none, which is of a refusal or an early cancellation.
+    """
+    found = database.execute(sql.SELECT_RECORD, _id(key)).fetchall()
+    step = step_of(decode_record(*found[0]) if found else None)
+    record = step.record
+    if record is None:
+        return step.outcome
+    row: dict[str, sql.Value] = {**_id(key), "record": encode_record(record), "record_schema": record.schema}
+    if found:
+        database.execute(sql.UPDATE_RECORD, row)
+    else:
+        if record.ending is None:
+            raise ValueError("a request without a question cannot be unfinished")
+        times = {"accepted_at_ms": record.accepted_at_ms, "ended_at_ms": record.ending.ended_at_ms}
+        database.execute(sql.INSERT_REFUSAL, {**row, **times, "n": n})
+    return step.outcome
+
+
+def purge(database: Database, *, before_ms: int, select: str) -> int:
+    """Forget up to STEP of the oldest records that `select` finds, and delete the rows that no turn needs.
+
+    What they used is counted first. Returns how many records.
+    """
+    rows = database.execute(select, {"before_ms": before_ms, "limit": STEP}).fetchall()
+    if rows:
+        database.execute(sql.KEEP_LAST_NUMBER)
+        used = sql.SELECT_USED.format(condition=f"n IN ({', '.join(str(n) for (n,) in rows)})")
+        for user_id, day, *numbers in database.execute(used).fetchall():
+            counts = zip(("requests", "input_tokens", "output_tokens", "last_accepted_at_ms"), numbers, strict=True)
+            database.execute(sql.COUNT_USAGE, {"user_id": user_id, "day": day_named(day), **dict(counts)})
+        database.executemany(sql.DELETE_OUTSIDE, rows)
+        database.executemany(sql.FORGET, rows)
+    return len(rows)
+
+
+def purge_deleted(database: Database, *, before_ms: int) -> int:
+    """Erase up to STEP conversations that were deleted before then. Returns how many."""
+    old = database.execute(sql.SELECT_OLD_DELETED, {"before_ms": before_ms, "limit": STEP}).fetchall()
+    database.execute(sql.KEEP_LAST_NUMBER)
+    for user_id, conversation_id, deleted_at_ms in old:
+        erase(database, user_id, conversation_id, deleted_at_ms=deleted_at_ms)
+    return len(old)
+
+
+def erase(database: Database, user_id: str, conversation_id: str, *, deleted_at_ms: int) -> None:
+    """Erase a conversation as it was when it was deleted."""
+    for statement in sql.ERASE_CONVERSATION:
+        database.execute(statement, {**_conversation(user_id, conversation_id), "deleted_at_ms": deleted_at_ms})
+
+
+def update_conversation(
+    database: Database, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
+) -> StoredConversation | None:
+    """Rename a conversation, delete or restore it."""
+    where = _conversation(user_id, conversation_id)
+    if deleted is not None:
+        database.execute(sql.DELETE_CONVERSATION, {**where, "deleted_at_ms": now_ms if deleted else None})
+    if title is not None:
+        database.execute(sql.RENAME_CONVERSATION, {**where, "title": title, "now_ms": now_ms})
+    rows = database.execute(sql.SELECT_CONVERSATION, where).fetchall()
+    return conversation_of(rows[0]) if rows else None
+
+
+def delete_user(database: Database, user_id: str) -> bool:
+    """Delete every row of the user. Returns whether there was any."""
+    database.execute(sql.KEEP_LAST_NUMBER)
+    counts = [database.execute(statement, {"user_id": user_id}).rowcount for statement in sql.DELETE_USER]
+    return any(counts)
+
+
+def day_named(number: str) -> str:
+    """The day that has this number since the epoch."""
+    return day_of(int(number) * _DAY_MS)
+
+
+def _id(key: RequestKey) -> dict[str, sql.Value]:
+    return {"user_id": key.user_id, "request_id": key.request_id}
+
+
+def _conversation(user_id: str, conversation_id: str) -> dict[str, sql.Value]:
+    return {"user_id": user_id, "conversation_id": conversation_id}
+
+
+def _pair(held: Held) -> tuple[str, str]:
+    return held.record.user_id, held.record.conversation_id
