@@ -16,6 +16,7 @@ from answerback.client.calls import CallFrame, Calls
 from answerback.client.effects import Effect, Note, Ready, Reconnect, Send, Stop
 from answerback.client.errors import (
     AnswerbackError,
+    Forbidden,
     MessageTooLarge,
     ProtocolViolation,
     RequestCancelled,
@@ -353,6 +354,10 @@ class Session:
         if error.code is ErrorCode.SESSION_REPLACED:
             if link == self._link:
                 self._stop(SessionReplaced())
+            return
+        if error.code is ErrorCode.FORBIDDEN and error.request_id is None:  # of the whole connection, not of a call
+            if link == self._link:
+                self._stop(Forbidden(error.message.rstrip(".")))
             return
         effects = self._calls.refused(error, now=now)
         if effects is not None:
