@@ -34,7 +34,10 @@ SOURCE = ROOT / "src"
 BUGS = ROOT / "tests" / "planted" / "bugs.toml"
 TIMEOUT_S = 300
 FINDERS = (
-    *(f"simulate {profile} 60" for profile in ("aws-quiet", "gateway-quiet", "aws", "gateway", "outages", "limits")),
+    *(
+        f"simulate {profile} 60"
+        for profile in ("aws-quiet", "gateway-quiet", "aws", "gateway", "outages", "limits", "gateway-hostile")
+    ),
     *("tests/core", "tests/service", "tests/client", "tests/contract", "tests/gateway", "tests/simulation"),
 )
 """What `--find` tries."""

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -112,6 +113,16 @@ def tls_context(ca_file: str | os.PathLike[str] | None = None, *, source: str = 
         except OSError as exc:
             raise CaFileError(f"the file {ca_file} of {source} cannot be read ({exc.strerror})") from exc
     return context
+
+
+def trust(ca_file: Path | None) -> None:
+    """Trust the authorities of a file, in this process and in those that it starts; None: nothing changes.
+
+    Raises: CaFileError.
+    """
+    if ca_file is not None:
+        tls_context(ca_file)
+        os.environ[CA_VARIABLE] = str(ca_file.absolute())
 
 
 def _system_context() -> ssl.SSLContext:

@@ -77,3 +77,5 @@ class FaultKind(StrEnum):
     CONNECTION_CUT = "Bedrock's connection cut in mid-stream"
     STALLED_STREAM = "Bedrock stalled in mid-stream"
     MODEL_FAILS = "model breaks off"
+    MODEL_MISBEHAVES = "model misbehaves"
+    MODEL_THINKS = "model thinks for longer than a client waits"

@@ -191,7 +191,7 @@ async def test_the_store_says_something_else(ran: Ran) -> None:
     request = apps[0].questions[0].request_id
     database = sqlite3.connect(data_dir / "answerback.db")
     with database:
-        statement = "UPDATE texts SET text = text || '?' WHERE request_id = ? AND role = 'answer'"
+        statement = "UPDATE requests SET answer = answer || '?' WHERE request_id = ?"
         assert database.execute(statement, (request,)).rowcount == 1
     database.close()
     assert {violation.request for violation in await check_store(history, data_dir)} == {request}

@@ -7,8 +7,17 @@ import pytest
 
 from answerback_proof.simulation import FAULT_NAMES, PROFILES, Case, simulate
 
-SEEDS = {"gateway": 120, "aws": 120, "outages": 60, "gateway-quiet": 70, "aws-quiet": 70, "limits": 60}
-"""500 in all, a sixth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+SEEDS = {
+    "gateway": 120,
+    "aws": 120,
+    "outages": 60,
+    "gateway-quiet": 70,
+    "aws-quiet": 70,
+    "limits": 60,
+    "gateway-hostile": 60,
+    "aws-hostile": 60,
+}
+"""620 in all, a sixth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

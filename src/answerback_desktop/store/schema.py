@@ -22,7 +22,7 @@ _MIGRATIONS: Final = (
       is_known INTEGER NOT NULL DEFAULT 0, -- the server has listed it
       synced_at TEXT, -- the server's updatedAt that our turns are at least as new as
       title_to_send TEXT,
-      deleted_at_ms INTEGER -- taken off the list here; it goes to the server when the undo is over
+      deleted_at_ms INTEGER -- taken off the list here; the server is told when the undo is over
     ) WITHOUT ROWID;
     CREATE TABLE turns (
       id INTEGER PRIMARY KEY,

@@ -137,11 +137,11 @@ class Invariants:
         return record.state is State.RUNNING and is_leased
 
     def _check_context(self, run: GeneratedAnswer, record: Record) -> None:
-        """The model is shown the conversation's completed turns, and only those."""
+        """The model is shown the conversation's completed turns in which it said something, and only those."""
         store = self._store()
         given_answers = [m.text for m in run.prompt.messages[:-1] if m.role is Role.ASSISTANT]
         answers = store.answers
-        expected = [] if record.standalone else [answers[k] for k in self._completed_before(record)]
+        expected = [] if record.standalone else [answers[k] for k in self._completed_before(record) if answers[k]]
         if given_answers != expected[-20:]:
             detail = f"{run.key.request_id} was asked with the answers {given_answers}, the conversation has {expected}"
             self._violate(broken("history", detail))
@@ -178,7 +178,7 @@ def check_end(evidence: Evidence) -> Iterable[Violation]:
         for request_id, outcome in app.outcomes:
             record = evidence.store.records.get(RequestKey(app.user, request_id))
             if isinstance(outcome, Answer):
-                yield from _reported_usage(RequestKey(app.user, request_id), outcome)
+                yield from _reported_usage(evidence, RequestKey(app.user, request_id), outcome)
             elif isinstance(outcome, RequestFailed) and record is not None and record.ending is not None:
                 yield from _reason(evidence, record, record.ending)
     yield from _no_redundant_resend(evidence)
@@ -204,9 +204,11 @@ def _windows(app: SimulatedApp) -> Iterable[Violation]:
             )
 
 
-def _reported_usage(key: RequestKey, answer: Answer) -> Iterable[Violation]:
-    """The usage that an app gets is what the model generated."""
+def _reported_usage(evidence: Evidence, key: RequestKey, answer: Answer) -> Iterable[Violation]:
+    """The usage that an app gets is what the model generated, unless that lied."""
     words = WordyModel.words(key)
+    if any(run.key == key and run.misbehaviour for run in evidence.model.runs):
+        return
     if answer.usage is None or answer.usage.output_tokens != words:
         yield broken(Promise.ONE_RUN, f"the model said {words} tokens to {key.request_id}, its app got {answer.usage}")
 
@@ -214,7 +216,7 @@ def _reported_usage(key: RequestKey, answer: Answer) -> Iterable[Violation]:
 def _reason(evidence: Evidence, record: Record, ending: Ending) -> Iterable[Violation]:
     """The error code of a failure is the true reason."""
     name = record.request_id
-    failed = {(run.key, run.attempt) for run in evidence.model.runs if run.has_failed}
+    failed = {(run.key, run.attempt) for run in evidence.model.runs if run.may_fail}
     started_ms = record.started_at_ms
     waited_ms = ending.ended_at_ms - record.accepted_at_ms
     ran_ms = 0 if started_ms is None else ending.ended_at_ms - started_ms
@@ -239,10 +241,14 @@ def _reason(evidence: Evidence, record: Record, ending: Ending) -> Iterable[Viol
 def _no_redundant_resend(evidence: Evidence) -> Iterable[Violation]:
     """Text is sent again only if the client asks again, a later attempt begins, or the queue redelivers the request."""
     invariants = evidence.invariants
+    texts = {(run.key, run.attempt): run.text for run in evidence.model.runs}
     for (connection_id, request_id, attempt), sent in invariants.sent_text.items():
         app = invariants.windows[connection_id].app
         key = RequestKey(app.user, request_id)
-        length = len(WordyModel.text(key, attempt))
+        text = texts.get((key, attempt))
+        if text is None:
+            continue
+        length = len(text)
         copies = invariants.asked_for[connection_id, request_id] + max(0, evidence.dispatched[key] - 1)
         if sent > length * max(1, copies):
             yield broken("redundant text", f"{connection_id} was sent {sent} of {length} code points of {request_id}")

@@ -6,6 +6,7 @@ A task that is cancelled cleans up after itself; a process that is killed does n
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
@@ -127,10 +128,9 @@ def _make_task(
 
 
 def _unwind(coroutine: Coroutine[Any, Any, Any]) -> None:
-    try:
+    """Run its clean-up. The run is over, and its errors mean nothing."""
+    with suppress(BaseException):
         for _ in range(_UNWIND_STEPS):
             coroutine.throw(asyncio.CancelledError())
-    except BaseException:  # noqa: S110 - the run is over, and its errors mean nothing
-        pass
-    finally:
+    with suppress(BaseException):  # a hostile model swallows all of that
         coroutine.close()

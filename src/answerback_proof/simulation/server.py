@@ -29,6 +29,7 @@ from answerback.service.observer import Observer
 from answerback.service.questions import FrontSettings, Local
 from answerback.service.worker import Worker, WorkerSettings
 from answerback_proof.fault_kinds import FaultKind
+from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import Link, Network
 from answerback_proof.simulation.store import FaultyStore
@@ -39,6 +40,16 @@ EPOCH_MS: Final = 1_767_225_600_000
 SWEEP_S: Final = 30.0
 POLICY: Final = Policy()
 WORDS_S: Final = 0.35
+THINKING_S: Final = (36.0, 48.0)
+"""Longer than a client waits without a sign of life."""
+
+_OTHER_TEXTS: Final = frozenset({Misbehaviour.SAYS_NOTHING, Misbehaviour.SAYS_A_MEGABYTE})
+_FAILURES: Final = frozenset(
+    {
+        *(Misbehaviour.RAISES, Misbehaviour.RAISES_A_BAD_ERROR, Misbehaviour.AWAITS_A_CANCELLED_TASK),
+        *(Misbehaviour.ENDS_IN_FAILURE, Misbehaviour.YIELDS_NO_TEXT),
+    }
+)
 
 
 class Clocks:
@@ -72,12 +83,14 @@ class SimulatedTokens:
 
 @dataclass(slots=True, kw_only=True)
 class GeneratedAnswer:
-    """One attempt at the model."""
+    """One attempt at the model. `text`: all that it says, if that is known. `may_fail`: it can be a failure."""
 
     key: RequestKey
     attempt: int
     prompt: Prompt
-    has_failed: bool = False
+    text: str | None
+    misbehaviour: Misbehaviour | None = None
+    may_fail: bool = False
 
 
 class WordyModel:
@@ -103,19 +116,34 @@ class WordyModel:
         """All that it says to this request in this attempt."""
         return " ".join(f"{key.user_id}/{key.request_id}/{attempt}/{n}가😀" for n in range(cls.words(key)))
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+    def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         key = RequestKey(prompt.user_id, prompt.request_id)
-        run = GeneratedAnswer(key=key, attempt=prompt.attempt, prompt=prompt)
+        run = GeneratedAnswer(key=key, attempt=prompt.attempt, prompt=prompt, text=self._text(prompt))
+        if self._injector.occurs(FaultKind.MODEL_MISBEHAVES, self._faults.model_misbehaves):
+            run.misbehaviour = self._injector.stream("misbehaviour").choice(list(Misbehaviour))
+            run.may_fail = run.misbehaviour in _FAILURES
+            run.text = None if run.misbehaviour in _OTHER_TEXTS else run.text
         self.runs.append(run)
         self._watch(run)
-        run.has_failed = self._injector.occurs(FaultKind.MODEL_FAILS, self._faults.model_fails)
-        words = self.text(key, prompt.attempt).split(" ")
+        if run.misbehaviour is None:
+            return self._say(run)
+        pick = self._injector.stream("ways to misbehave").randrange
+        return HostileModel(lambda _: run.misbehaviour, self._text, pick=pick).stream(prompt)
+
+    async def _say(self, run: GeneratedAnswer) -> AsyncGenerator[Piece, None]:
+        run.may_fail = self._injector.occurs(FaultKind.MODEL_FAILS, self._faults.model_fails)
+        words = self._text(run.prompt).split(" ")
         for number, word in enumerate(words):
             await asyncio.sleep(self._injector.pause_s("model", WORDS_S))
-            if run.has_failed and number == len(words) // 2:
+            if self._injector.occurs(FaultKind.MODEL_THINKS, self._faults.model_thinks):
+                await asyncio.sleep(self._injector.stream("thoughts").uniform(*THINKING_S))
+            if run.may_fail and number == len(words) // 2:
                 raise ModelError(ErrorCode.MODEL_FAILED)
             yield word if number == 0 else f" {word}"
-        yield Finish(output_tokens=len(words), input_tokens=len(prompt.messages))
+        yield Finish(output_tokens=len(words), input_tokens=len(run.prompt.messages))
+
+    def _text(self, prompt: Prompt) -> str:
+        return self.text(RequestKey(prompt.user_id, prompt.request_id), prompt.attempt)
 
     async def close(self) -> None:
         pass
@@ -168,6 +196,7 @@ class Parts:
             local=local,
             worker=None if faults.split else worker,
             changed=_nobody if faults.split else worker.changed,
+            is_blocked=store.is_blocked,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),

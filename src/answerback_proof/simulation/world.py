@@ -223,7 +223,7 @@ class World:
         key, attempt = run.key, run.attempt
         self.trace(f"model: {key.user_id} {key.request_id}, attempt {attempt}")
         request = qualified(key.user_id, key.request_id)
-        self.history.add(ModelRun(request=request, attempt=attempt, text=WordyModel.text(key, attempt)))
+        self.history.add(ModelRun(request=request, attempt=attempt, text=run.text))
         self._invariants.model_started(run)
 
     # --- what users do
