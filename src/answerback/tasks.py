@@ -6,9 +6,13 @@ A task that its maker awaits needs none of this: asyncio.create_task makes it.
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 log = logging.getLogger("answerback.tasks")
+
+
+CANCEL_S: Final = 2.0
+"""How long a cancelled task may take to end. One that does not is left behind: it could hold up a stop for ever."""
 
 
 class Tasks:
@@ -28,14 +32,16 @@ class Tasks:
         return task
 
     async def settle(self, *, grace_s: float | None) -> None:
-        """Wait for every task up to `grace_s` (None: without limit), then cancel the rest and wait for them."""
+        """Wait for every task up to `grace_s` (None: without limit), then cancel the rest and wait until they end."""
         running = self._others()
         if running and grace_s != 0:
             await asyncio.wait(running, timeout=grace_s)
         self.cancel()
         running = self._others()
         if running:
-            await asyncio.wait(running)
+            _, left = await asyncio.wait(running, timeout=CANCEL_S)
+            for task in left:
+                log.error("task %s does not stop when it is asked to", task.get_name())
 
     def cancel(self) -> None:
         for task in self._others():

@@ -16,7 +16,7 @@ from answerback.core.keys import ordering_key
 from answerback.core.request import Record, RequestKey
 from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Queue
-from answerback.service.worker import Done, Retry
+from answerback.service.attempt import Done, Retry, Turn
 from answerback.testing import LaneQueue, run_virtual
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
@@ -45,8 +45,11 @@ class Harness(ABC):
 
 class InProcess(Harness):
     def start(self, run: Run) -> None:
+        async def work(key: RequestKey, turn: Turn) -> None:
+            turn.end(await run(key))
+
         self.queue = InProcessQueue(slots={"m": 100}, clock=_now_ms)
-        self.queue.start(run)
+        self.queue.start(work)
 
     async def crash(self, workers: "Workers", key: RequestKey) -> None:
         workers.fail(key)

@@ -17,7 +17,7 @@ from answerback.core.request import Policy
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Piece, Prompt
-from answerback.service.delivery_sender import DeliverySender
+from answerback.service.attempt import Run
 from answerback.service.janitor import Janitor
 
 HOUR_MS = 3_600_000
@@ -143,15 +143,15 @@ async def test_time_that_passes_after_a_leap_counts(wall: Wall, tmp_path: Path) 
 async def test_a_later_attempt_is_not_ended_by_a_leap_before_it(
     wall: Wall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flush, failed = DeliverySender.flush, asyncio.Event()
+    produce, failed = Run.produce, asyncio.Event()
 
-    async def fails_once(sender: DeliverySender, delivery: Any) -> Any:
+    async def fails_once(run: Run) -> Any:
         if not failed.is_set():
             failed.set()
             raise RuntimeError("planted")
-        return await flush(sender, delivery)
+        return await produce(run)
 
-    monkeypatch.setattr(DeliverySender, "flush", fails_once)
+    monkeypatch.setattr(Run, "produce", fails_once)
     model = OneAtATime()
     async with gateway(tmp_path, model, lease_ms=100) as started, websockets.connect(started.url) as ws:
         await ask(ws, "r1")

@@ -104,5 +104,5 @@ async def test_nothing_is_kept_of_connections_users_and_requests_that_are_gone(g
             while grown(gateway, before):  # noqa: ASYNC110 - no event says that everything is over
                 await asyncio.sleep(0.05)
     assert grown(gateway, before) == {}
-    for name in ("_buckets", "_per_user", "_silent", "_held", "_failures", "_sessions", "_running"):
+    for name in ("_buckets", "_per_user", "_silent", "_held", "_turns", "_sessions", "_running"):
         assert any(path.endswith(f".{name}") for path in before), f"the walk has not seen {name}"

@@ -5,7 +5,7 @@ import pytest
 
 from answerback.core.request import Record, RequestKey
 from answerback.gateway.queue import InProcessQueue
-from answerback.service.worker import Done, Retry
+from answerback.service.attempt import Done, Retry, Turn
 
 
 def record(number: int, *, ordering_key: str = "a", model: str = "m") -> Record:
@@ -28,10 +28,10 @@ class Workers:
         self.started: list[str] = []
         self.ends: dict[str, asyncio.Future[Done | Retry]] = {}
 
-    async def run(self, key: RequestKey) -> Done | Retry:
+    async def work(self, key: RequestKey, turn: Turn) -> None:
         self.started.append(key.request_id)
         end = self.ends[key.request_id] = asyncio.get_running_loop().create_future()
-        return await end
+        turn.end(await end)
 
     async def settle(self) -> None:
         for _ in range(10):
@@ -48,7 +48,7 @@ class Workers:
 async def test_one_key_one_at_a_time_others_at_once() -> None:
     queue, workers = InProcessQueue(slots={"m": 2}, clock=lambda: 0), Workers()
     queue.restore([record(1), record(2)])
-    queue.start(workers.run)
+    queue.start(workers.work)
     await queue.put(record(3, ordering_key="b"))
     await queue.put(record(4, ordering_key="c"))
     await queue.put(record(2))
@@ -68,7 +68,7 @@ async def test_one_key_one_at_a_time_others_at_once() -> None:
 async def test_a_request_that_ended_while_it_waited_is_not_dispatched() -> None:
     queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: 0), Workers()
     queue.restore([record(1), record(2), record(3)])
-    queue.start(workers.run)
+    queue.start(workers.work)
     await workers.settle()
     await queue.forget(record(1).key)
     await queue.forget(record(2).key)
@@ -81,7 +81,7 @@ async def test_a_request_that_ended_while_it_waited_is_not_dispatched() -> None:
 async def test_a_retry_waits_and_blocks_its_own_key_alone() -> None:
     queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: 1_000), Workers()
     queue.restore([record(1), record(2), record(3, ordering_key="b")])
-    queue.start(workers.run)
+    queue.start(workers.work)
     await workers.settle()
     await workers.end("r1", Retry(10**12))
     assert workers.started == ["r1", "r3"]
@@ -92,7 +92,7 @@ async def test_a_retry_waits_and_blocks_its_own_key_alone() -> None:
 async def test_a_retry_that_is_due_runs_again_before_the_next_of_its_key() -> None:
     queue, workers = InProcessQueue(slots={"m": 4}, clock=lambda: 1_000), Workers()
     queue.restore([record(1), record(2)])
-    queue.start(workers.run)
+    queue.start(workers.work)
     await workers.settle()
     await workers.end("r1", Retry(1_000))
     assert workers.started == ["r1", "r1"]
@@ -103,7 +103,7 @@ async def test_a_worker_that_fails_is_logged_and_tried_again(caplog: pytest.LogC
     now_ms = 0
     queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: now_ms), Workers()
     queue.restore([record(1)])
-    queue.start(workers.run)
+    queue.start(workers.work)
     await workers.settle()
     with caplog.at_level(logging.ERROR):
         await workers.end("r1", RuntimeError("a bug"))
@@ -116,7 +116,7 @@ async def test_a_worker_that_fails_is_logged_and_tried_again(caplog: pytest.LogC
 async def test_a_stop_lets_running_requests_end_and_starts_nothing_new() -> None:
     queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: 0), Workers()
     queue.restore([record(1), record(2)])
-    queue.start(workers.run)
+    queue.start(workers.work)
     await workers.settle()
     stopping = asyncio.create_task(queue.stop(grace_s=60))
     await workers.settle()
@@ -132,7 +132,7 @@ async def test_a_stop_lets_running_requests_end_and_starts_nothing_new() -> None
 async def test_a_stop_cancels_what_does_not_end_within_the_grace(grace_skipped: bool) -> None:
     queue, workers = InProcessQueue(slots={"m": 1}, clock=lambda: 0), Workers()
     queue.restore([record(1)])
-    queue.start(workers.run)
+    queue.start(workers.work)
     await workers.settle()
     stopping = asyncio.create_task(queue.stop(grace_s=60 if grace_skipped else 0))
     await workers.settle()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from answerback.core.request import RequestKey
-from answerback.gateway.scheduler import UNKNOWN_MODEL_SLOTS, Scheduler
+from answerback.gateway.queue import UNKNOWN_MODEL_SLOTS, Scheduler
 
 SLOTS = {"small": 1, "large": 3}
 

@@ -11,10 +11,10 @@ from answerback.core.transitions import State
 from answerback.ports import Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import MessageResponse, SendMessage, Status
+from answerback.service.attempt import Done, Retry
 from answerback.service.dead_letters import DeadLetters
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.worker import Done, Retry
 from answerback.stores.sqlite import MemoryStore
 from answerback.testing import Backend, LaneQueue, run_virtual
 

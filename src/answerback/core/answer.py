@@ -8,6 +8,8 @@ import msgspec
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _WORST_ESCAPE: Final = 6
 """Bytes that JSON may need for one code point: \\u001f. UTF-8 alone needs at most 4."""
+_GATHER: Final = 4_096
+"""Code points that are gathered before they are cleaned and measured."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -64,7 +66,18 @@ class Answer:
     prefix of the model's.
     """
 
-    __slots__ = ("_counted", "_parts", "_text", "_uncounted", "attempt", "is_full", "length", "max_bytes")
+    __slots__ = (
+        "_counted",
+        "_gathered",
+        "_gathered_length",
+        "_parts",
+        "_text",
+        "_uncounted",
+        "attempt",
+        "is_full",
+        "length",
+        "max_bytes",
+    )
 
     def __init__(self, attempt: int, *, max_bytes: int) -> None:
         self.attempt = attempt
@@ -75,6 +88,26 @@ class Answer:
         self._parts: list[str] = []
         self._counted = 0
         self._uncounted = 0
+        self._gathered: list[str] = []
+        self._gathered_length = 0
+
+    def gather(self, piece: str) -> None:
+        """Add a piece of a text that nobody reads before it is whole: pieces are cleaned and measured together.
+
+        `settle` adds what is left. Until then `length` and `text` lack it.
+        """
+        self._gathered.append(piece)
+        self._gathered_length += len(piece)
+        if self._gathered_length > _GATHER:
+            self.settle()
+
+    def settle(self) -> None:
+        """Append what was gathered."""
+        if self._gathered:
+            gathered = "".join(self._gathered)
+            self._gathered.clear()
+            self._gathered_length = 0
+            self.append(gathered)
 
     def append(self, piece: str) -> int:
         """Add the model's next piece. Returns how many code points were kept."""

@@ -8,26 +8,11 @@ what the first did. Nothing here reads a clock: `now_ms` is an argument.
 
 `TRANSITIONS` (core/transitions.py) decides what an event does in a state. The functions look it up and carry out the
 effect that it names.
-
-          accept            claim                     finish
-    ( ) ---------> accepted -------> running (attempt n) -------> completed | failed | cancelled
-     |                |                 ^  |   |                              ^
-     |                |                 +--+   |                              |
-     |                |     claim after a      | expire after a lost lease    |
-     |                |        lost lease      |                              |
-     | refuse, cancel | cancel, expire         |                              |
-     +----------------+------------------------+------------------------------+
-
-A claim ends the request instead of running it if it was cancelled, is late, or has had its last attempt. A running
-request that is cancelled goes on until its worker, or the next claim, sees the note.
-
-The rules that the comments name are listed in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -139,7 +124,10 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Durations in milliseconds; absolute instants are computed from the record, so every process agrees."""
+    """Durations in milliseconds; absolute instants are computed from the record, so every process agrees.
+
+    `lease_ms` 0: no leases. One process alone has the store, as a gateway has, and knows what it runs.
+    """
 
     lease_ms: int = 20_000
     answer_timeout_ms: int = 120_000
@@ -229,8 +217,8 @@ class Unknown:
 class Facts(NamedTuple):
     """What the caller of a change knows. The guards read it beside the record.
 
-    A fact that is left out never lets an event through: it means no owner, no session, a lease that is not over. The
-    policy has no such value, so to run a request without one raises ValueError.
+    A fact that is left out lets no event through: no owner, no session, a lease that is not over. Running a request
+    without a policy raises ValueError.
     """
 
     now_ms: int = 0
@@ -243,57 +231,35 @@ class Facts(NamedTuple):
     leapt: LeaptSince = no_leaps
 
 
-def _owns_lease(record: Record, facts: Facts) -> bool:
-    return record.owner == facts.owner
-
-
 def _owns_attempt(record: Record, facts: Facts) -> bool:
     # The lease may be over (rule: attempts, not clocks).
     return record.owner == facts.owner and record.attempt == facts.attempt
 
 
-def _lease_is_over(record: Record, facts: Facts) -> bool:
-    return facts.now_ms >= record.lease_until_ms + facts.grace_ms
-
-
-def _is_cancelled(record: Record, _: Facts) -> bool:
-    return record.cancel_requested
-
-
 def _is_late(record: Record, facts: Facts) -> bool:
-    return deadline_passed(record, now_ms=facts.now_ms, policy=_policy_of(facts), leapt=facts.leapt)
+    if facts.policy is None:
+        raise ValueError("a claim needs the policy: without it a late request would run")
+    return deadline_passed(record, now_ms=facts.now_ms, policy=facts.policy, leapt=facts.leapt)
 
 
 def _attempts_are_spent(record: Record, facts: Facts) -> bool:
-    return record.attempt >= _policy_of(facts).max_attempts
-
-
-def _policy_of(facts: Facts) -> Policy:
-    if facts.policy is None:
-        raise ValueError("a claim needs the policy: without it a late request would run")
-    return facts.policy
-
-
-def _asked_it(record: Record, facts: Facts) -> bool:
-    return record.session_id == facts.session_id
+    return facts.policy is not None and record.attempt >= facts.policy.max_attempts
 
 
 def _is_older(record: Record, facts: Facts) -> bool:
     return record.target is not None and facts.generation < record.target.generation
 
 
-_GUARDS: Final[Mapping[Guard, Callable[[Record, Facts], bool]]] = MappingProxyType(
-    {
-        Guard.OWNS_LEASE: _owns_lease,
-        Guard.OWNS_ATTEMPT: _owns_attempt,
-        Guard.LEASE_IS_OVER: _lease_is_over,
-        Guard.IS_CANCELLED: _is_cancelled,
-        Guard.IS_LATE: _is_late,
-        Guard.ATTEMPTS_ARE_SPENT: _attempts_are_spent,
-        Guard.ASKED_IT: _asked_it,
-        Guard.IS_OLDER: _is_older,
-    }
-)
+_GUARDS: Final[Mapping[Guard, Callable[[Record, Facts], bool]]] = {
+    Guard.OWNS_LEASE: lambda record, facts: record.owner == facts.owner,
+    Guard.OWNS_ATTEMPT: _owns_attempt,
+    Guard.LEASE_IS_OVER: lambda record, facts: facts.now_ms >= record.lease_until_ms + facts.grace_ms,
+    Guard.IS_CANCELLED: lambda record, _: record.cancel_requested,
+    Guard.IS_LATE: _is_late,
+    Guard.ATTEMPTS_ARE_SPENT: _attempts_are_spent,
+    Guard.ASKED_IT: lambda record, facts: record.session_id == facts.session_id,
+    Guard.IS_OLDER: _is_older,
+}
 
 
 def _effect(record: Record, event: Event, facts: Facts) -> Effect:
@@ -325,7 +291,7 @@ def claim(
                 state=State.RUNNING,
                 attempt=record.attempt + 1,
                 owner=owner,
-                lease_until_ms=now_ms + policy.lease_ms,
+                lease_until_ms=now_ms + policy.lease_ms if policy.lease_ms else 0,
                 started_at_ms=now_ms if record.started_at_ms is None else record.started_at_ms,
             )
             return Step(claimed, Claimed(claimed))
@@ -333,8 +299,6 @@ def claim(
             return Step(None, Claimed(record))
         case Effect.BUSY:
             return Step(None, Busy(record.lease_until_ms))
-        case Effect.ENDED:
-            return Step(None, Ended(record))
         case Effect.END_CANCELLED:
             return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
         case Effect.END_TIMED_OUT:
@@ -342,7 +306,7 @@ def claim(
         case Effect.END_EXHAUSTED:
             return _end_unowned(record, now_ms=now_ms, status=Status.FAILED, code=ErrorCode.INTERNAL)
         case effect:
-            raise _misplaced(Event.CLAIM, effect)
+            return _unchanged(record, Event.CLAIM, effect)
 
 
 def renew(record: Record | None, *, owner: str, attempt: int, now_ms: int, policy: Policy) -> Step[Held | Fenced]:
@@ -353,10 +317,8 @@ def renew(record: Record | None, *, owner: str, attempt: int, now_ms: int, polic
         case Effect.EXTEND:
             held = replace(record, lease_until_ms=now_ms + policy.lease_ms)
             return Step(held, Held(held))
-        case Effect.FENCED:
-            return Step(None, Fenced(record))
         case effect:
-            raise _misplaced(Event.RENEW, effect)
+            return _unchanged(record, Event.RENEW, effect)
 
 
 def poll(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenced]:
@@ -366,10 +328,8 @@ def poll(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenc
     match _effect(record, Event.POLL, Facts(owner=owner, attempt=attempt)):
         case Effect.OWNED:
             return Step(None, Held(record))
-        case Effect.FENCED:
-            return Step(None, Fenced(record))
         case effect:
-            raise _misplaced(Event.POLL, effect)
+            return _unchanged(record, Event.POLL, effect)
 
 
 def finish(record: Record | None, *, owner: str, attempt: int, ending: Ending, text: str) -> Step[Ended | Fenced]:
@@ -380,60 +340,37 @@ def finish(record: Record | None, *, owner: str, attempt: int, ending: Ending, t
         case Effect.FINISH:
             ended = replace(record, state=State(ending.status.value), ending=ending, lease_until_ms=0)
             return Step(ended, Ended(ended, is_new=True), text)
-        case Effect.ENDED:
-            return Step(None, Ended(record))
-        case Effect.FENCED:
-            return Step(None, Fenced(record))
         case effect:
-            raise _misplaced(Event.FINISH, effect)
+            return _unchanged(record, Event.FINISH, effect)
 
 
 def retarget(
-    record: Record | None,
-    *,
-    session_id: str,
-    connection_id: str,
-    generation: int,
-    attempt: int,
-    offset: int,
+    record: Record | None, *, session_id: str, connection_id: str, generation: int, attempt: int, offset: int
 ) -> Step[Pending | Ended | Conflict | Unknown]:
-    """The front sets where the answer goes: only for the asking session, and never to an older connection of it.
+    """The front sets where the answer goes: only for the asking session (rule: the record holds the target).
 
     A target of a lower generation changes nothing and reports `Pending`: the newer connection is served.
-
-    Rule: the record holds the target.
     """
     if record is None:
         return Step(None, Unknown())
     match _effect(record, Event.RETARGET, Facts(session_id=session_id, generation=generation)):
         case Effect.SET_TARGET:
+            no = 1 if record.target is None else record.target.no + 1
             target = DeliveryTarget(
-                no=1 if record.target is None else record.target.no + 1,
-                connection_id=connection_id,
-                generation=generation,
-                attempt=attempt,
-                offset=offset,
+                no=no, connection_id=connection_id, generation=generation, attempt=attempt, offset=offset
             )
             retargeted = replace(record, target=target)
             return Step(retargeted, Pending(retargeted))
-        case Effect.PENDING:
-            return Step(None, Pending(record))
-        case Effect.ENDED:
-            return Step(None, Ended(record))
-        case Effect.CONFLICT:
-            return Step(None, Conflict())
         case effect:
-            raise _misplaced(Event.RETARGET, effect)
+            return _unchanged(record, Event.RETARGET, effect)
 
 
 def cancel(record: Record | None, *, refusal_record: Record, now_ms: int) -> Step[Pending | Ended | Conflict]:
     """The asking session stops the request.
 
-    Not yet running: it ends here. Running: the cancellation is noted, for this attempt's worker and any later claim.
-    Not known: `refusal_record`, made from the cancelling frame, is stored as cancelled, so that a question that arrives
-    later is not run.
-
-    Rules: a cancellation survives attempts; every answered id has a record.
+    Not yet running: it ends here. Running: the cancellation is noted, for this attempt's worker and any later claim
+    (rule: a cancellation survives attempts). Not known: `refusal_record`, made from the cancelling frame, is stored as
+    cancelled, so that a question that arrives later is not run (rule: every answered id has a record).
     """
     if record is None:
         return _end_unowned(refusal_record, now_ms=now_ms, status=Status.CANCELLED)
@@ -443,14 +380,8 @@ def cancel(record: Record | None, *, refusal_record: Record, now_ms: int) -> Ste
             return Step(noted, Pending(noted))
         case Effect.END_CANCELLED:
             return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
-        case Effect.PENDING:
-            return Step(None, Pending(record))
-        case Effect.ENDED:
-            return Step(None, Ended(record))
-        case Effect.CONFLICT:
-            return Step(None, Conflict())
         case effect:
-            raise _misplaced(Event.CANCEL, effect)
+            return _unchanged(record, Event.CANCEL, effect)
 
 
 def refuse(
@@ -462,26 +393,12 @@ def refuse(
     detail: str | None = None,
     retry_after_ms: int | None = None,
 ) -> Step[Ended | Pending]:
-    """Store the refusal of a new request as its one ending. A known request is left alone.
-
-    Rule: every answered id has a record.
-    """
+    """Store a refusal as the one ending (rule: every answered id has a record). A known request is left alone."""
     if record is None:
         return _end_unowned(
-            refusal_record,
-            now_ms=now_ms,
-            status=Status.FAILED,
-            code=code,
-            detail=detail,
-            retry_after_ms=retry_after_ms,
+            refusal_record, now_ms=now_ms, status=Status.FAILED, code=code, detail=detail, retry_after_ms=retry_after_ms
         )
-    match _effect(record, Event.REFUSE, Facts()):
-        case Effect.PENDING:
-            return Step(None, Pending(record))
-        case Effect.ENDED:
-            return Step(None, Ended(record))
-        case effect:
-            raise _misplaced(Event.REFUSE, effect)
+    return _unchanged(record, Event.REFUSE, _effect(record, Event.REFUSE, Facts()))
 
 
 def expire(record: Record | None, *, now_ms: int, code: ErrorCode, grace_ms: int = 0) -> Step[Ended | Busy | Unknown]:
@@ -495,10 +412,8 @@ def expire(record: Record | None, *, now_ms: int, code: ErrorCode, grace_ms: int
             return _end_unowned(record, now_ms=now_ms, status=Status.CANCELLED)
         case Effect.BUSY:
             return Step(None, Busy(record.lease_until_ms + grace_ms))
-        case Effect.ENDED:
-            return Step(None, Ended(record))
         case effect:
-            raise _misplaced(Event.EXPIRE, effect)
+            return _unchanged(record, Event.EXPIRE, effect)
 
 
 def queued(record: Record | None, *, queue_no: int) -> Step[None]:
@@ -509,10 +424,7 @@ def queued(record: Record | None, *, queue_no: int) -> Step[None]:
 
 
 def recover(record: Record | None) -> Step[None]:
-    """A new process has the store, and the one before it is certainly dead, with its workers and its connections.
-
-    So the lease is void and the target leads nowhere. Its generation must not bar the new process's connections.
-    """
+    """A new process has the store: the one before it is dead, its lease is void, and its target leads nowhere."""
     if record is None or _effect(record, Event.RECOVER, Facts()) is not Effect.RESET:
         return Step(None, None)
     return Step(replace(record, lease_until_ms=0, target=None), None)
@@ -538,9 +450,19 @@ def deadline_passed(record: Record, *, now_ms: int, policy: Policy, leapt: Leapt
 Change: TypeAlias = Callable[[Record | None], Step[T_co]]
 
 
-def _misplaced(event: Event, effect: Effect) -> ValueError:
-    """The table names an effect that the event does not have: our own mistake."""
-    return ValueError(f"{event} cannot {effect}")
+def _unchanged(record: Record, event: Event, effect: Effect) -> Step[Any]:
+    """What the caller learns where an event changes nothing."""
+    match effect:
+        case Effect.PENDING:
+            return Step(None, Pending(record))
+        case Effect.ENDED:
+            return Step(None, Ended(record))
+        case Effect.FENCED:
+            return Step(None, Fenced(record))
+        case Effect.CONFLICT:
+            return Step(None, Conflict())
+        case _:  # the table names an effect that the event does not have: our own mistake
+            raise ValueError(f"{event} cannot {effect}")
 
 
 def _end_unowned(
@@ -552,10 +474,7 @@ def _end_unowned(
     detail: str | None = None,
     retry_after_ms: int | None = None,
 ) -> Step[Ended]:
-    """End without holding the lease. The attempt is raised in the same write, so a late worker is fenced.
-
-    Rule: ending without a lease raises the attempt.
-    """
+    """End without holding the lease: a late worker is fenced (rule: ending without a lease raises the attempt)."""
     attempt = record.attempt + 1
     started = record.started_at_ms
     ended = replace(

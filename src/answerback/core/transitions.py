@@ -3,6 +3,18 @@
 Theory of operation. A cell of `TRANSITIONS` names an effect, or asks a guard which of two cells holds. The table has a
 cell for every state and every event, so that what may happen can be read here as a whole, and a test can visit all of
 it. It knows nothing of the record: the guards are names, and their conditions stand beside the record.
+
+          accept            claim                     finish
+    ( ) ---------> accepted -------> running (attempt n) -------> completed | failed | cancelled
+     |                |                 ^  |   |                              ^
+     |                |                 +--+   |                              |
+     |                |     claim after a      | expire after a lost lease    |
+     |                |        lost lease      |                              |
+     | refuse, cancel | cancel, expire         |                              |
+     +----------------+------------------------+------------------------------+
+
+A claim ends the request instead of running it if it was cancelled, is late, or has had its last attempt. A running
+request that is cancelled goes on until its worker, or the next claim, sees the note.
 """
 
 from collections.abc import Mapping

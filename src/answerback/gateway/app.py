@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Final, Self
 
 from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
 from answerback.core.handshake import Hosts, Rules, origins
+from answerback.core.request import Policy
 from answerback.gateway.admin import Admin, Health
 from answerback.gateway.admin_key import remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
@@ -30,11 +32,11 @@ from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, Quota, Requests
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.front import Front, FrontSettings
+from answerback.service.front import Front
 from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
-from answerback.service.wakeup import Notifier
+from answerback.service.questions import FrontSettings
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
@@ -194,7 +196,8 @@ class Gateway:
             clock=clock,
             unread=_unread_documents(models.values()),
         )
-        notifier = Notifier()
+        # The process holds the store's lock: that is the lease of all it runs.
+        policy = replace(settings.policy, lease_ms=0)
         connections = MemoryConnections()
         requests = RequestsInBothForms(store, store, clock=clock)
         history = HistoryInBothForms(store)
@@ -206,22 +209,9 @@ class Gateway:
             monotonic=time.monotonic,
             observer=metrics.observer,
         )
-        front = Front(
-            settings=self._front_settings(tuple(models)),
-            requests=requests,
-            connections=connections,
-            sender=sender,
-            queue=queue,
-            delivery_sender=delivery_sender,
-            history_pages=HistoryPages(history=history, clock=clock),
-            tokens=tokens,
-            notifier=notifier,
-            observer=metrics.observer,
-            clock=clock,
-        )
         worker = Worker(
             settings=WorkerSettings(
-                policy=settings.policy,
+                policy=policy,
                 max_tokens=settings.max_tokens,
                 context_turns=settings.context_turns,
                 system=settings.system,
@@ -230,16 +220,29 @@ class Gateway:
             history=history,
             models=models,
             delivery_sender=delivery_sender,
-            notifier=notifier,
             observer=metrics.observer,
             clock=clock,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
             leapt=clock.leapt_since,
         )
+        front = Front(
+            settings=self._front_settings(tuple(models), policy),
+            requests=requests,
+            connections=connections,
+            queue=queue,
+            delivery_sender=delivery_sender,
+            history_pages=HistoryPages(history=history, clock=clock),
+            tokens=tokens,
+            observer=metrics.observer,
+            clock=clock,
+            local=queue,
+            worker=worker,
+            changed=worker.changed,
+        )
         janitor = Janitor(
             settings=JanitorSettings(
-                policy=settings.policy,
+                policy=policy,
                 idle_timeout_ms=int(settings.idle_timeout_s * 1000),
                 retention_ms=settings.retention_days * SECONDS_PER_DAY * 1000,
             ),
@@ -253,7 +256,6 @@ class Gateway:
             leapt=clock.leapt_since,
         )
         canceller = Canceller(
-            policy=settings.policy,
             requests=store,
             connections=connections,
             sockets=self.sockets,
@@ -261,7 +263,7 @@ class Gateway:
             queue=queue,
             queued=queue,
             delivery_sender=delivery_sender,
-            notifier=notifier,
+            changed=worker.changed,
             clock=clock,
         )
         health = Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic)
@@ -302,7 +304,7 @@ class Gateway:
             self._admin_port = await admin.start(settings.admin_port)
             save_admin_port(settings.data_dir, self._admin_port)
         self._stack.push_async_callback(self._shut_down, listener, queue, tasks)
-        queue.start(worker.run)
+        queue.start(worker.work)
         background = Tasks()
         background.start(self._sweep(janitor), name="janitor")
         for model in models.values():
@@ -319,12 +321,12 @@ class Gateway:
         await listener.close(grace_s=CLOSE_TIMEOUT_S)
         await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
-    def _front_settings(self, models: tuple[str, ...]) -> FrontSettings:
+    def _front_settings(self, models: tuple[str, ...], policy: Policy) -> FrontSettings:
         settings = self._settings
         return FrontSettings(
             models=models,
             quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
-            policy=settings.policy,
+            policy=policy,
             max_tokens=settings.max_tokens,
             max_message_bytes=settings.caps.message_bytes,
             lock_system=settings.lock_system,

@@ -8,12 +8,11 @@ from typing import Final
 
 from answerback.core import request as changes
 from answerback.core.keys import normal_id
-from answerback.core.request import Conflict, Ended, Pending, Policy, Record, RequestKey
+from answerback.core.request import Conflict, Ended, Pending, Record, RequestKey
 from answerback.gateway.sockets import Sockets
 from answerback.ports import Connections, Queue, Requests, Sender
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.admin")
 
@@ -26,13 +25,13 @@ POLL_EVERY_S: Final = 0.02
 class Canceller:
     """Cancels in the record, as an app's own cancellation does, and sees to it that the app receives the ending.
 
-    `queued`: the requests that the queue has, waiting or running.
+    `queued`: the requests that the queue has, waiting or running. `changed` is called with a record that was changed
+    while its request runs.
     """
 
     def __init__(
         self,
         *,
-        policy: Policy,
         requests: Requests,
         connections: Connections,
         sockets: Sockets,
@@ -40,11 +39,10 @@ class Canceller:
         queue: Queue,
         queued: Container[RequestKey],
         delivery_sender: DeliverySender,
-        notifier: Notifier,
+        changed: Callable[[Record], None],
         clock: Callable[[], int],
         end_timeout_s: float = END_TIMEOUT_S,
     ) -> None:
-        self._policy = policy
         self._requests = requests
         self._connections = connections
         self._sockets = sockets
@@ -52,7 +50,7 @@ class Canceller:
         self._queue = queue
         self._queued = queued
         self._delivery_sender = delivery_sender
-        self._notifier = notifier
+        self._changed = changed
         self._clock = clock
         self._end_timeout_s = end_timeout_s
 
@@ -61,7 +59,7 @@ class Canceller:
         cancel = partial(changes.cancel, refusal_record=record, now_ms=self._clock())
         outcome = await self._requests.change(record.key, cancel)
         if isinstance(outcome, Pending):
-            self._notifier.notify(record.key)
+            self._changed(outcome.record)
         elif isinstance(outcome, Ended):
             await self._announce(outcome)
         return outcome
@@ -93,8 +91,8 @@ class Canceller:
             log.warning("a cancelled answer does not end; the request ends without its worker")
 
     async def _end(self, record: Record) -> None:
-        """End a cancelled request whose worker did not, whatever is left of the lease. That fences the worker."""
-        expire = partial(changes.expire, now_ms=self._clock(), code=ErrorCode.TIMEOUT, grace_ms=-self._policy.lease_ms)
+        """End a cancelled request whose worker did not. That fences the worker."""
+        expire = partial(changes.expire, now_ms=self._clock(), code=ErrorCode.TIMEOUT)
         outcome = await self._requests.change(record.key, expire)
         if isinstance(outcome, Ended):
             await self._announce(outcome)

@@ -243,10 +243,13 @@ class Listener:
                     return
 
     async def _handle(self, socket: Socket, data: str) -> None:
+        """Handle one message. If that begins a request, this task then runs it."""
         try:
-            await self._front.receive(socket.connection_id, data)
+            run = await self._front.receive(socket.connection_id, data)
         finally:
             socket.handled()
+        if run is not None:
+            await run
 
     async def _throttle(self, socket: Socket) -> None:
         """Wait while the user is over the rate, too much is in flight, or the peer does not read."""

@@ -1,37 +1,49 @@
 """The gateway's queue: in this process, rebuilt from the store at start.
 
 It keeps no promise of its own across a crash: the records are the truth, and `recover` queues every unfinished one
-again in the order accepted. Within a process it dispatches a request until its worker returns `Done`.
+again in the order accepted. Within a process it gives a request a turn until one ends as `Done`.
+
+`Scheduler` is its pure part. Requests that share an ordering key stand in one ordered queue, first in first out, and
+run one at a time. Each model has slots, and a run queue of the ordered queues whose head waits for a slot. After each
+run an ordered queue goes to the end of the run queue. So no key waits for another while there is a free slot, and a
+busy key cannot crowd out a quiet one.
+
+    put ---> waiting in its ordered queue ---> ready ---> running ---> done (the next of its key is ready)
+                                                 ^           |
+                                                 +- unblock- blocked (slot free, ordered queue stopped)
 """
 
 import asyncio
-import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 
 from answerback.core import request as changes
 from answerback.core.request import Record, RequestKey
-from answerback.gateway.scheduler import Scheduler
 from answerback.ports import Requests
-from answerback.service.worker import Done, Retry
-from answerback.tasks import Tasks
+from answerback.service.attempt import Done, Retry, Turn
 
-log = logging.getLogger("answerback.queue")
+FAILED_PAUSE_S: Final = 2.0
+"""Before a request is tried again whose run failed for a reason of ours."""
 
-FIRST_BACK_OFF_S: Final = 1.0
-LONGEST_BACK_OFF_S: Final = 30.0
+STOP_S: Final = 10.0
+"""How long a stop waits for runs that it has cancelled. A model that does not stop is left behind."""
 
 
 class InProcessQueue:
-    """`ports.Queue` over asyncio tasks. `slots`: concurrent runs for each model name. `clock`: epoch milliseconds."""
+    """`ports.Queue` for the process that runs the requests. `slots`: concurrent runs for each model name.
+
+    `clock`: epoch milliseconds.
+    """
 
     def __init__(self, *, slots: Mapping[str, int], clock: Callable[[], int]) -> None:
         self._scheduler = Scheduler(slots)
         self._clock = clock
-        self._run: Callable[[RequestKey], Awaitable[Done | Retry]] | None = None
-        self._tasks = Tasks()
+        self._work: Callable[[RequestKey, Turn], Awaitable[None]] | None = None
+        self._turns: dict[RequestKey, Turn] = {}
         self._timers: dict[RequestKey, asyncio.TimerHandle] = {}
-        self._failures: dict[RequestKey, int] = {}
+        self._idle: asyncio.Future[None] | None = None
 
     @property
     def depth(self) -> int:
@@ -40,12 +52,19 @@ class InProcessQueue:
 
     @property
     def running(self) -> int:
-        """Requests that a worker runs now."""
+        """Requests that have their turn now."""
         return self._scheduler.running
 
     def __contains__(self, key: object) -> bool:
         """Whether the queue has this request: it waits or runs."""
         return key in self._scheduler
+
+    def reserve(self, key: RequestKey, record: Record) -> Turn | None:
+        """Let a request that is about to be stored stand in line. Returns its turn, if that has come already.
+
+        The caller runs that turn. The turn of a request that waits is given to `work`, as for any other.
+        """
+        return self._dispatch(key) if self._scheduler.put(key, record.ordering_key, record.model) else None
 
     async def put(self, record: Record) -> None:
         """Queue a request; one that is queued or running already is left where it is."""
@@ -53,7 +72,10 @@ class InProcessQueue:
             self._dispatch()
 
     async def forget(self, key: RequestKey) -> None:
-        """Drop a request that waits; one that runs goes on, and one that waits for a retry comes to its end then."""
+        """Drop a request that waits; one that runs goes on, and the next of its key does not wait for one blocked."""
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+            self._scheduler.unblock(key)
         if self._scheduler.drop(key):
             self._dispatch()
 
@@ -65,7 +87,7 @@ class InProcessQueue:
     async def recover(self, requests: Requests) -> int:
         """Queue every unfinished request of the store; returns how many there are. Call it before `start`.
 
-        The caller holds the store's lock: the workers that had leases are dead, and so are the connections that
+        The caller holds the store's lock: the runs of the process before are dead, and so are the connections that
         targets lead to. Raises: Unavailable.
         """
         records = await requests.unfinished()
@@ -74,58 +96,53 @@ class InProcessQueue:
         self.restore(records)
         return len(records)
 
-    def start(self, run: Callable[[RequestKey], Awaitable[Done | Retry]]) -> None:
-        """Dispatch requests to `run` from now on."""
-        self._run = run
+    def start(self, work: Callable[[RequestKey, Turn], Awaitable[None]]) -> None:
+        """Give turns from now on; `work` runs a request that waited."""
+        self._work = work
         self._dispatch()
 
     async def stop(self, *, grace_s: float) -> None:
-        """Dispatch nothing more, give the running ones `grace_s` to end, then cancel the rest and wait for them."""
-        self._run = None
+        """Give no more turns, let the running ones end for `grace_s`, then cancel the rest and wait for them."""
+        self._work = None
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        await self._tasks.settle(grace_s=grace_s)
+        await self._until_idle(grace_s)
+        self.skip_grace()
+        await self._until_idle(STOP_S)
 
     def skip_grace(self) -> None:
         """Cancel the running requests that a stop still waits for."""
-        self._tasks.cancel()
+        for turn in self._turns.values():
+            if turn.task is not None:
+                turn.task.cancel()
 
-    def _dispatch(self) -> None:
-        run = self._run
-        while run is not None and (key := self._scheduler.take()) is not None:
-            self._tasks.start(self._work(run, key), name="worker")
+    async def _until_idle(self, within_s: float) -> None:
+        if self._turns and within_s > 0:
+            self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._idle,), timeout=within_s)
 
-    async def _work(self, run: Callable[[RequestKey], Awaitable[Done | Retry]], key: RequestKey) -> None:
-        try:
-            outcome = await run(key)
-        except asyncio.CancelledError:
-            # Only a stop cancels: the record stays unfinished, and the next start recovers it.
-            self._scheduler.block(key)
-            raise
-        except Exception:
-            outcome = Retry(self._clock() + self._back_off_ms(key))
-            log.exception("a worker failed; the request is tried again", extra=_of(key))
+    def _dispatch(self, own: RequestKey | None = None) -> Turn | None:
+        """Let run what may. Returns the turn of `own` instead, which was just put and can only be the last."""
+        while (work := self._work) is not None and (key := self._scheduler.take()) is not None:
+            turn = self._turns[key] = Turn(partial(self._ended, key))
+            if key == own:
+                return turn
+            turn.start(partial(work, key, turn))
+        return None
+
+    def _ended(self, key: RequestKey, _: Turn, outcome: Done | Retry | None) -> None:
+        del self._turns[key]
+        if not self._turns and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        if isinstance(outcome, Done):
+            self._scheduler.done(key)
         else:
-            self._failures.pop(key, None)
-        match outcome:
-            case Done():
-                self._scheduler.done(key)
-            case Retry(at_ms=at_ms):
-                self._scheduler.block(key)
-                self._unblock_at(key, at_ms)
+            self._scheduler.block(key)
+            if self._work is not None:  # else the record stays unfinished, and the next start recovers it
+                delay_s = FAILED_PAUSE_S if outcome is None else max(0, outcome.at_ms - self._clock()) / 1000
+                self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self._unblock, key)
         self._dispatch()
-
-    def _back_off_ms(self, key: RequestKey) -> int:
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
-        return int(min(LONGEST_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** min(failures, 10)) * 1000)
-
-    def _unblock_at(self, key: RequestKey, at_ms: int) -> None:
-        if self._run is None:
-            return
-        delay_s = max(0, at_ms - self._clock()) / 1000
-        self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self._unblock, key)
 
     def _unblock(self, key: RequestKey) -> None:
         del self._timers[key]
@@ -133,5 +150,130 @@ class InProcessQueue:
         self._dispatch()
 
 
-def _of(key: RequestKey) -> dict[str, str]:
-    return {"userId": key.user_id, "requestId": key.request_id}
+UNKNOWN_MODEL_SLOTS: Final = 4
+"""Slots of a model that is not configured (any more): its requests end at once, but not all in one moment."""
+
+
+class _OrderedQueue:
+    """The requests of one ordering key, each with its model. The head is ready, running or blocked."""
+
+    __slots__ = ("items", "ordering_key")
+
+    def __init__(self, ordering_key: str) -> None:
+        self.ordering_key = ordering_key
+        self.items: deque[tuple[RequestKey, str]] = deque()
+
+
+class _Slots:
+    """The concurrency slots of one model, and the ordered queues whose head waits for one."""
+
+    __slots__ = ("free", "run_queue")
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self.run_queue: deque[_OrderedQueue] = deque()
+
+
+class Scheduler:
+    """Orders requests by key and limits them by model. `slots`: runs of each model at once, each at least 1."""
+
+    def __init__(self, slots: Mapping[str, int]) -> None:
+        self._slots = {model: _Slots(max(1, count)) for model, count in slots.items()}
+        self._queues: dict[str, _OrderedQueue] = {}
+        self._queue_of: dict[RequestKey, _OrderedQueue] = {}
+        self._running: dict[RequestKey, _Slots] = {}
+        self._blocked: set[RequestKey] = set()
+
+    def __len__(self) -> int:
+        """Requests that are in: waiting, running or blocked."""
+        return len(self._queue_of)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a request is in: waiting, running or blocked."""
+        return key in self._queue_of
+
+    @property
+    def running(self) -> int:
+        """Requests that hold a slot."""
+        return len(self._running)
+
+    def put(self, key: RequestKey, ordering_key: str, model: str) -> bool:
+        """Add a request behind the others of its ordering key; false if it is in already."""
+        if key in self._queue_of:
+            return False
+        queue = self._queues.get(ordering_key)
+        if queue is None:
+            queue = self._queues[ordering_key] = _OrderedQueue(ordering_key)
+        self._queue_of[key] = queue
+        queue.items.append((key, model))
+        if len(queue.items) == 1:
+            self._make_ready(queue)
+        return True
+
+    def take(self) -> RequestKey | None:
+        """The next request that may run; it has a slot until `done` or `block`. None: none may."""
+        for slots in self._slots.values():
+            if slots.free and slots.run_queue:
+                queue = slots.run_queue.popleft()
+                key, _ = queue.items[0]
+                slots.free -= 1
+                self._running[key] = slots
+                return key
+        return None
+
+    def done(self, key: RequestKey) -> None:
+        """A running request is finished: the next of its key is ready, behind the other keys.
+
+        Raises: ValueError: it is not running.
+        """
+        self._free_slot(key)
+        queue = self._queue_of.pop(key)
+        queue.items.popleft()
+        if queue.items:
+            self._make_ready(queue)
+        else:
+            del self._queues[queue.ordering_key]
+
+    def drop(self, key: RequestKey) -> bool:
+        """Take a request out that waits or is ready; false if it is running, blocked, or not in."""
+        queue = self._queue_of.get(key)
+        if queue is None or key in self._running or key in self._blocked:
+            return False
+        head, model = queue.items[0]
+        if head == key:
+            self._slots[model].run_queue.remove(queue)
+        del self._queue_of[key]
+        queue.items = deque(item for item in queue.items if item[0] != key)
+        if not queue.items:
+            del self._queues[queue.ordering_key]
+        elif head == key:
+            self._make_ready(queue)
+        return True
+
+    def block(self, key: RequestKey) -> None:
+        """A running request cannot go on now: its slot is free, and the others of its key wait behind it.
+
+        Raises: ValueError: it is not running.
+        """
+        self._free_slot(key)
+        self._blocked.add(key)
+
+    def unblock(self, key: RequestKey) -> None:
+        """A blocked request may run again. Raises: ValueError: it is not blocked."""
+        if key not in self._blocked:
+            raise ValueError(f"not blocked: {key}")
+        self._blocked.discard(key)
+        self._make_ready(self._queue_of[key])
+
+    def _free_slot(self, key: RequestKey) -> None:
+        slots = self._running.pop(key, None)
+        if slots is None:
+            raise ValueError(f"not running: {key}")
+        slots.free += 1
+
+    def _make_ready(self, queue: _OrderedQueue) -> None:
+        _, model = queue.items[0]
+        slots = self._slots.get(model)
+        if slots is None:
+            slots = self._slots[model] = _Slots(UNKNOWN_MODEL_SLOTS)
+        slots.run_queue.append(queue)

@@ -198,7 +198,7 @@ class GatewaySettings:
         Inner(
             answer_timeout_ms=Setting(TIME, MILLISECONDS, "From an answer's start to its end.", key="answer_timeout"),
             queue_timeout_ms=Setting(TIME, MILLISECONDS, "Waiting for the start.", key="queue_timeout"),
-            lease_ms=Setting(TIME, MILLISECONDS, "Silence after which a worker counts as lost.", key="lease"),
+            lease_ms=Setting(TIME, MILLISECONDS, "Without effect: a gateway needs no lease.", key="lease"),
             max_attempts=Setting(TIME, whole(1, 100), "Times an answer is begun before it counts as failed."),
         ),
     ] = field(default_factory=Policy)

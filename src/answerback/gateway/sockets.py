@@ -347,9 +347,10 @@ class SocketSender:
 
     def __init__(self, sockets: Sockets) -> None:
         self._sockets = sockets
+        self._by_id = sockets._by_id
 
     async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
-        socket = self._sockets.get(connection_id)
+        socket = self._by_id.get(connection_id)
         if socket is None:
             self._sockets.traffic.gone += 1
             return _GONE

@@ -1,25 +1,24 @@
-"""One attempt at a request: the model on one side, the connection on the other, the record in the middle."""
+"""One attempt at a request: the model runs in the request's own task, and anybody may ask it to stop."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from answerback.core import context
-from answerback.core import request as changes
 from answerback.core.answer import Answer
-from answerback.core.delivery import Delivery, answer_limit
+from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
-from answerback.core.request import Change, Ended, Ending, Fenced, Held, Policy, Question, Record
+from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
 from answerback.model_guard import ask
 from answerback.ports import (
     Finish,
     Model,
     ModelError,
     ModelFault,
+    Piece,
     Prompt,
     RecentTurns,
     Requests,
@@ -28,53 +27,90 @@ from answerback.ports import (
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
-from answerback.service.delivery_sender import DeliverySender
-from answerback.service.observer import Observer
-from answerback.service.wakeup import Notifier, WakeUpTimer
+from answerback.service.delivery_sender import DeliverySender, Stream
 
 log = logging.getLogger("answerback.worker")
 
 STOP_MARGIN_MS: Final = 5_000
 """A run ends itself this long before its process must be finished, to store and send the ending."""
 
-RENEW_AGAIN_S: Final = 1.0
 STORE_RETRY_S: Final = 0.5
-ABANDON_S: Final = 3.0
-"""After its Finish a model is stopped; one that does not stop then is not waited for any longer."""
 
 MODEL_STOP_S: Final = 10.0
 """The time a model gets to stop, but at most half a lease, so that the ending can still be stored."""
 
+ABANDON_S: Final = 3.0
+"""After its Finish a model is stopped; one that does not stop then is not waited for any longer."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSettings:
-    """The part of WorkerSettings that one attempt needs."""
 
-    policy: Policy
-    renew_every_s: float
-    poll_every_s: float
-    max_tokens: int
-    context_turns: int
-    system: str | None
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The queue may forget the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The queue dispatches the request again, not before `at_ms` (epoch)."""
+
+    at_ms: int
+
+
+class Turn:
+    """A request's turn to run: it has its ordering key and a slot of its model until `end` is called.
+
+    `ended` gets the outcome, once. None: the run failed for a reason of ours, and is tried again after a pause.
+    """
+
+    __slots__ = ("_ended", "is_over", "task")
+
+    def __init__(self, ended: Callable[["Turn", Done | Retry | None], None]) -> None:
+        self._ended = ended
+        self.is_over = False
+        self.task: asyncio.Task[Any] | None = None
+        """What runs it."""
+
+    def end(self, outcome: Done | Retry | None) -> None:
+        """The turn is over; only the first call counts."""
+        if not self.is_over:
+            self.is_over = True
+            self._ended(self, outcome)
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Call what is to end the turn, in the task of the caller. The turn ends whatever comes of it."""
+        self.task = asyncio.current_task()
+        try:
+            await work()
+        except Exception:
+            log.exception("a worker failed; the request is tried again")
+            self.end(None)
+        except BaseException:
+            self.end(None)
+            raise
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it in a task of its own."""
+        self.task = asyncio.create_task(self.run(work), name="request")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTools:
     """What a run works with."""
 
+    policy: Policy
+    max_tokens: int
+    context_turns: int
+    system: str | None
     requests: Requests
     history: RecentTurns
     models: Mapping[str, Model]
     delivery_sender: DeliverySender
-    notifier: Notifier
-    observer: Observer
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     leapt: LeaptSince
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Outcome:
+class Outcome:
     """Why the text stopped."""
 
     status: Status
@@ -84,89 +120,164 @@ class _Outcome:
     fault: ModelFault | None = None
 
 
+CANCELLED: Final = Outcome(status=Status.CANCELLED)
+TIMED_OUT: Final = Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
+
+
 class Run:
-    """The run of one claimed attempt."""
+    """The run of one claimed attempt. `turn`: to end when it is over. `question`: what was asked, if it is at hand.
+
+    `produce` runs the model in the task of its caller. `stop` cancels it from outside. A model that does not stop is
+    abandoned: `on_abandoned` is called, and what `produce` returns at some later time counts no more.
+    """
 
     def __init__(
-        self, record: Record, *, owner: str, settings: RunSettings, tools: RunTools, stop_at_ms: int | None
+        self,
+        key: RequestKey,
+        record: Record,
+        *,
+        turn: Turn,
+        tools: RunTools,
+        now_ms: int,
+        question: Question | None = None,
+        stop_at_ms: int | None = None,
     ) -> None:
-        self._record = record
-        self._owner = owner
-        self._settings = settings
+        self.key = key
+        self.record = record
+        self.turn = turn
+        self.answer = Answer(record.attempt, max_bytes=answer_limit(record))
+        self.stream: Stream | None = None
+        """What the client gets before the ending: text, signs of life."""
+        if record.stream or record.parts is not None:
+            self.stream = tools.delivery_sender.stream(record, self.answer)
+        self.is_abandoned = False
+        self.on_abandoned: Callable[[], None] = lambda: None
+        self._question = question
         self._tools = tools
-        self._answer = Answer(record.attempt, max_bytes=answer_limit(record))
-        self._timer = WakeUpTimer()
-        self._is_notified = False
-        self._text_wakes = record.stream
+        self._task: asyncio.Task[Any] | None = None
+        self._abandoning: asyncio.TimerHandle | None = None
+        self.stopped: Outcome | Fenced | None = None
+        """Why the text stopped."""
         self._first_text_ms: int | None = None
-        self._end: _Outcome | None = None
-        self._stop_at = self._stop_time(stop_at_ms)
-        now = tools.monotonic()
-        self._renew_at, self._poll_at = now + settings.renew_every_s, now + settings.poll_every_s
-        self.delivery: Delivery = tools.delivery_sender.delivery(record, self._answer)
+        started_at_ms = record.started_at_ms or now_ms
+        stop_ms = started_at_ms + tools.policy.answer_ms(record.model) + tools.leapt(started_at_ms)
+        if stop_at_ms is not None:
+            stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
+        self.stop_at = tools.monotonic() + (stop_ms - now_ms) / 1000
+        """The monotonic instant at which this run must end: the request's deadline, or the process's."""
 
-    async def to_the_end(self) -> Ended | Fenced:
-        """Run the model and store the ending."""
-        with self._tools.notifier.listening(self._record.key, self._notified):
-            producer = asyncio.create_task(self._produce(), name=f"model {self._record.request_id}")
-            producer.add_done_callback(lambda _: self._timer.set())
-            try:
-                stopped = await self._attend(producer)
-            finally:
-                await self._stop(producer)
-                self._timer.close()
-            if isinstance(stopped, Fenced):
-                return stopped
-            return await self._store(stopped)
+    # --- the model
 
-    # --- the model's side
+    async def produce(self) -> Outcome | Fenced:
+        """Run the model. Returns why the text stopped: what `stop` was called with, or how the model ended."""
+        outcome = CANCELLED
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        try:
+            if self.stopped is None:
+                outcome = await self._generate()
+        except asyncio.CancelledError:
+            if self._abandoning is None or task.cancelling() > 1:
+                raise  # not by `stop`, or not by `stop` alone: the process ends
+        finally:
+            self._task = None
+            if self._abandoning is not None:
+                self._abandoning.cancel()
+                task.uncancel()
+        self.answer.settle()
+        if self.stopped is None:
+            self.stopped = outcome
+        return self.stopped
 
-    async def _produce(self) -> _Outcome:
-        """Append the model's text. Returns how it stopped."""
+    async def _generate(self) -> Outcome:
+        """Ask the model; `ask` makes a ModelError of whatever its code raises."""
         prompt = await self._prompt()
-        model = self._tools.models.get(self._record.model)
+        model = self._tools.models.get(self.record.model)
         if model is None or prompt is None:
-            return _Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
+            return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
         try:
             async with aclosing(ask(model, prompt)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Finish):
-                        return self._finished(piece)
-                    if self._answer.append(piece):
-                        if self._first_text_ms is None:
-                            self._first_text_ms = self._tools.clock()
-                        if self._text_wakes:
-                            self._timer.set()
-                    if self._answer.is_full:
-                        return self._finished(Finish(reason="length"))
+                return await self._consume(pieces)
         except ModelError as exc:
-            log.warning("the model failed: %s", exc, extra=self._extra())
-            return _Outcome(
-                status=Status.FAILED,
-                code=exc.code,
-                retry_after_ms=exc.retry_after_ms,
-                fault=getattr(exc, "fault", None),
-            )
+            log.warning("the model failed: %s", exc, extra=self.extra())
+            fault = getattr(exc, "fault", None)
+            return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
+
+    async def _consume(self, pieces: AsyncGenerator[Piece, None]) -> Outcome:
+        """Take the model's text up to its Finish, or to the most that an answer may have."""
+        record, answer, stream, tools = self.record, self.answer, self.stream, self._tools
+        wake = tools.delivery_sender.wake
+        async for piece in pieces:
+            if isinstance(piece, Finish):
+                answer.settle()
+                return self._finished(Finish(reason="length") if answer.is_full else piece)
+            if self._first_text_ms is None:
+                self._first_text_ms = tools.clock()
+            if stream is not None and record.parts is not None:
+                stream.spoke(now=tools.monotonic())
+            if stream is None or not record.stream:
+                answer.gather(piece)
+            elif answer.append(piece) and not stream.is_waiting:
+                wake(stream)
+            if answer.is_full:
+                return self._finished(Finish(reason="length"))
         raise AssertionError("a guarded model ends with a Finish")
 
-    def _finished(self, finish: Finish) -> _Outcome:
-        """The end is known. A model that never returns does not hold it back."""
-        self._end = _Outcome(status=Status.COMPLETED, finish=finish)
-        self._stop_at = min(self._stop_at, self._tools.monotonic() + ABANDON_S)
-        self._timer.set()
-        return self._end
+    def _finished(self, finish: Finish) -> Outcome:
+        """The end is known. A model that never returns does not hold it back, and nothing undoes it."""
+        self.stopped = outcome = Outcome(status=Status.COMPLETED, finish=finish)
+        self.stop_at = min(self.stop_at, self._tools.monotonic() + ABANDON_S)
+        return outcome
 
-    async def _stop(self, producer: "asyncio.Task[_Outcome]") -> None:
-        """Stop the model. One that does not stop is abandoned: its further text does not belong to the answer."""
-        if producer.done():
+    # --- from outside
+
+    def time_out(self) -> None:
+        """The time of the run is over."""
+        if self.stopped is None:
+            self.stop(TIMED_OUT)
+        elif self._task is not None and self._abandoning is None and not self.is_abandoned:
+            self._task.cancel()
+            self._abandon()
+
+    def stop(self, why: Outcome | Fenced) -> None:
+        """End the text, unless it has ended."""
+        if self.stopped is None:
+            self.stopped = why
+            if self._task is not None:
+                lease_s = self._tools.policy.lease_ms / 1000
+                stop_s = min(MODEL_STOP_S, lease_s / 2) if lease_s else MODEL_STOP_S
+                self._abandoning = asyncio.get_running_loop().call_later(stop_s, self._abandon)
+                self._task.cancel()
+
+    def _abandon(self) -> None:
+        log.error("the model does not stop when it is asked to; the request ends without it", extra=self.extra())
+        self.answer.settle()
+        self.answer.is_full = True  # its further text does not belong to the answer
+        self.is_abandoned = True
+        self.on_abandoned()
+
+    def changed(self, record: Record) -> None:
+        """Somebody has changed the record: follow its target, or stop for a cancellation or an ending by others."""
+        mine = self.record
+        if record.attempt < mine.attempt:
+            return  # as it was before it was claimed
+        if record.attempt > mine.attempt or record.owner != mine.owner or record.ending is not None:
+            self.stop(Fenced(record))
             return
-        producer.cancel()
-        longest_s = MODEL_STOP_S if self._end is None else ABANDON_S
-        stop_s = min(longest_s, self._settings.policy.lease_ms / 2000)
-        _, running = await asyncio.wait([producer], timeout=stop_s)
-        if running:
-            self._answer.is_full = True
-            log.error("the model does not stop when it is asked to; the request ends without it", extra=self._extra())
+        self.record = record
+        if self.stream is not None and record.target is not None and self.stream.retarget(record.target):
+            self._tools.delivery_sender.wake(self.stream)
+        if record.cancel_requested:
+            self.stop(CANCELLED)
+
+    def drop_text(self) -> None:
+        """The text cannot be stored: there was none."""
+        self.answer = Answer(self.record.attempt, max_bytes=0)
+        if self.stream is not None:
+            self.stream.is_closed = True
+            self.stream = None
+
+    # --- what goes in and what comes out
 
     async def _prompt(self) -> Prompt | None:
         """What to ask, however long the store is unavailable: giving up here would cost an attempt and its lease."""
@@ -174,31 +285,25 @@ class Run:
             try:
                 return await self._read_prompt()
             except Unavailable:
-                log.warning("the question could not be read yet", extra=self._extra())
+                log.warning("the question could not be read yet", extra=self.extra())
                 await asyncio.sleep(STORE_RETRY_S)
 
     async def _read_prompt(self) -> Prompt | None:
-        record, tools = self._record, self._tools
-        question = await tools.requests.question(record.key)
+        record, tools = self.record, self._tools
+        question = self._question or await tools.requests.question(self.key)
         model = tools.models.get(record.model)
         if question is None or model is None:
             return None
         turns: list[tuple[str, str]] = []
-        if not record.standalone and self._settings.context_turns:
+        if not record.standalone and tools.context_turns:
             recent = await tools.history.recent_turns(
-                record.user_id,
-                record.conversation_id,
-                limit=self._settings.context_turns,
-                before_request=question.replaces,
+                record.user_id, record.conversation_id, limit=tools.context_turns, before_request=question.replaces
             )
             turns = [(turn.question, turn.answer) for turn in recent]
-        return self._fit(question, turns, model)
-
-    def _fit(self, question: Question, turns: list[tuple[str, str]], model: Model) -> Prompt:
         limits = limits_of(model)
-        max_tokens = question.max_tokens or limits.max_tokens or self._settings.max_tokens
+        max_tokens = question.max_tokens or limits.max_tokens or tools.max_tokens
         max_tokens = min(max_tokens, model.context_tokens // 2)
-        system = self._settings.system if question.system is None else question.system
+        system = tools.system if question.system is None else question.system
         if context.is_blank(system or ""):
             system = None
         per_byte = limits.tokens_per_byte
@@ -207,89 +312,20 @@ class Run:
             messages=context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte),
             system=system,
             max_tokens=max_tokens,
-            user_id=self._record.user_id,
-            conversation_id=self._record.conversation_id,
-            request_id=self._record.request_id,
-            attempt=self._record.attempt,
+            user_id=record.user_id,
+            conversation_id=record.conversation_id,
+            request_id=record.request_id,
+            attempt=record.attempt,
         )
 
-    # --- the connection's and the record's side
-
-    async def _attend(self, producer: "asyncio.Task[_Outcome]") -> _Outcome | Fenced:
-        """Send text when it is due, renew the lease, and watch for a cancellation and the deadline."""
-        tools = self._tools
-        while True:
-            is_over = producer.done()  # even then its text need not wait until the ending is stored
-            await tools.delivery_sender.flush(self.delivery)
-            if is_over:
-                return producer.result()
-            now = tools.monotonic()
-            if now >= self._stop_at:
-                return self._end or _Outcome(status=Status.FAILED, code=ErrorCode.TIMEOUT)
-            if self._is_notified or now >= min(self._renew_at, self._poll_at):
-                held = await self._renew(extends=self._is_notified or now >= self._renew_at)
-                if isinstance(held, Fenced):
-                    return held
-                if self._record.cancel_requested:
-                    return _Outcome(status=Status.CANCELLED)
-                continue
-            due_at = self.delivery.due_at()
-            # Text that comes while other text waits for its time goes out with it.
-            self._text_wakes = self._record.stream and due_at is None
-            wake_at = min(self._stop_at, self._renew_at, self._poll_at, self._stop_at if due_at is None else due_at)
-            await self._timer.wait(wake_at - tools.monotonic())
-
-    async def _renew(self, *, extends: bool) -> Held | Fenced | None:
-        """Apply what the front has noted since, and extend the lease if asked to. None: the store is unavailable."""
-        tools = self._tools
-        self._is_notified = False
-        owner, attempt, policy = self._owner, self._record.attempt, self._settings.policy
-        change: Change[Held | Fenced] = partial(changes.poll, owner=owner, attempt=attempt)
-        if extends:
-            change = partial(changes.renew, owner=owner, attempt=attempt, now_ms=tools.clock(), policy=policy)
-        try:
-            outcome = await tools.requests.change(self._record.key, change)
-        except Unavailable:
-            # The lease may be lost then, and that is safe (rule: attempts, not clocks). So go on.
-            log.warning("the lease could not be renewed", extra=self._extra())
-            self._poll_at = tools.monotonic() + RENEW_AGAIN_S
-            self._renew_at = max(self._renew_at, self._poll_at)
-            return None
-        now = tools.monotonic()
-        self._poll_at = now + self._settings.poll_every_s
-        if extends:
-            self._renew_at = now + self._settings.renew_every_s
-        if isinstance(outcome, Held):
-            self._record = outcome.record
-            if outcome.record.target is not None:
-                self.delivery.retarget(outcome.record.target)
-        return outcome
-
-    async def _store(self, outcome: _Outcome) -> Ended | Fenced:
-        """Store the ending, however long the store is unavailable: the text is only here."""
-        tools, record = self._tools, self._record
-        text = self._answer.text
-        ending = self._ending(outcome)
-        finish = partial(changes.finish, owner=self._owner, attempt=record.attempt, ending=ending, text=text)
-        while True:
-            try:
-                stored = await tools.requests.change(record.key, finish)
-                break
-            except Unavailable:
-                log.warning("the ending could not be stored yet", extra=self._extra())
-                await asyncio.sleep(STORE_RETRY_S)
-        if isinstance(stored, Ended):
-            tools.observer.ended(stored.record, ending)
-        return stored
-
-    def _ending(self, outcome: _Outcome) -> Ending:
-        record, now_ms = self._record, self._tools.clock()
-        finish = outcome.finish
-        started_at_ms = record.started_at_ms if record.started_at_ms is not None else now_ms
+    def ending(self, outcome: Outcome) -> Ending:
+        """The ending of this attempt."""
+        record, now_ms, finish = self.record, self._tools.clock(), outcome.finish
+        started_at_ms = record.started_at_ms or now_ms
         return Ending(
             status=outcome.status,
             attempt=record.attempt,
-            length=self._answer.length,
+            length=self.answer.length,
             ended_at_ms=now_ms,
             finish_reason=None if finish is None else finish.reason,
             error_code=outcome.code,
@@ -304,22 +340,6 @@ class Run:
             total_ms=max(0, now_ms - record.accepted_at_ms),
         )
 
-    def _stop_time(self, stop_at_ms: int | None) -> float:
-        """The monotonic instant at which this run must end: the request's deadline or the process's."""
-        record, now_ms = self._record, self._tools.clock()
-        started_at_ms = record.started_at_ms if record.started_at_ms is not None else now_ms
-        stop_ms = started_at_ms + self._settings.policy.answer_timeout_ms + self._tools.leapt(started_at_ms)
-        if stop_at_ms is not None:
-            stop_ms = min(stop_ms, stop_at_ms - STOP_MARGIN_MS)
-        return self._tools.monotonic() + (stop_ms - now_ms) / 1000
-
-    def _notified(self) -> None:
-        self._is_notified = True
-        self._timer.set()
-
-    def _extra(self) -> dict[str, str | int]:
-        return {
-            "requestId": self._record.request_id,
-            "userId": self._record.user_id,
-            "attempt": self._record.attempt,
-        }
+    def extra(self) -> dict[str, str | int]:
+        """Whom a line of the log is about."""
+        return {"requestId": self.record.request_id, "userId": self.record.user_id, "attempt": self.record.attempt}

@@ -9,8 +9,8 @@ from answerback.core import request as changes
 from answerback.core.request import Busy, Ended, RequestKey, Unknown
 from answerback.ports import Requests, Unavailable
 from answerback.protocol.errors import ErrorCode
+from answerback.service.attempt import Done, Retry
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.worker import Done, Retry
 
 log = logging.getLogger("answerback.dead_letters")
 

@@ -1,5 +1,12 @@
-"""Sends the frames of a delivery to its connection: the one place where an answer's text leaves the service."""
+"""Sends what clients get: the one place where frames leave the service.
 
+The text of a running answer leaves when it is due. All streams share one timer that ticks every 5 ms while something
+is waiting, and each tick sends what became due since the last one. So a thousand streams cost no thousand timers, and
+do not all send in one moment.
+"""
+
+import asyncio
+import logging
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
@@ -8,8 +15,13 @@ from answerback.core.answer import Answer
 from answerback.core.delivery import Delivery, Interval
 from answerback.core.request import DeliveryTarget, Ended, Record
 from answerback.ports import Gone, Requests, Sender, Sent, Slow
-from answerback.protocol.frames import MessageDelta
+from answerback.protocol.errors import ERRORS, ErrorCode
+from answerback.protocol.frames import Error, MessageDelta, ServerFrame
 from answerback.service.observer import Observer
+
+log = logging.getLogger("answerback.worker")
+
+TICK_S: Final = 0.005
 
 
 class FlushResult(Enum):
@@ -19,8 +31,22 @@ class FlushResult(Enum):
     SLOW = "the connection cannot take more now"
 
 
+class Stream(Delivery):
+    """A delivery of an answer that still grows.
+
+    `sending` keeps its frames in order, whoever has a reason to send. `is_waiting`: a tick will send its text, and new
+    text goes out with that. `sign_at`: when a tick is to look for a sign of life. `is_closed`: the answer has ended.
+    """
+
+    __slots__ = ("is_closed", "is_waiting", "sending", "sign_at")
+    is_closed: bool
+    is_waiting: bool
+    sending: asyncio.Lock
+    sign_at: float
+
+
 class DeliverySender:
-    """Sends what a `Delivery` says is due, in order, one frame at a time."""
+    """Sends what a `Delivery` says is due, in order, one frame at a time; and single frames of the front."""
 
     def __init__(
         self,
@@ -36,15 +62,73 @@ class DeliverySender:
         self._interval = interval
         self._monotonic = monotonic
         self._observer = observer
+        self._ticks: dict[int, list[Stream]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def delivery(self, record: Record, answer: Answer) -> Delivery:
-        """A delivery of `answer` to the target in `record`."""
-        return Delivery(record, answer, self._interval, now=self._monotonic())
+    # --- an answer that grows
+
+    def stream(self, record: Record, answer: Answer) -> Stream:
+        """A stream of `answer` to the target in `record`."""
+        stream = Stream(record, answer, self._interval, now=self._monotonic())
+        stream.sending = asyncio.Lock()
+        stream.is_waiting = stream.is_closed = False
+        stream.sign_at = 0.0
+        return stream
+
+    def wake(self, stream: Stream) -> None:
+        """Send what there is for the stream, as soon as it is due."""
+        if stream.is_closed:
+            return
+        now = self._monotonic()
+        due_at = stream.text_due_at()
+        stream.is_waiting = due_at is not None
+        if due_at is None:
+            due_at = stream.due_at()
+            if due_at is None or now < stream.sign_at <= due_at:
+                return
+            stream.sign_at = due_at
+        tick = int(due_at / TICK_S) + 1 if due_at > now else 0
+        waiting = self._ticks.get(tick)
+        if waiting is None:
+            self._ticks[tick] = [stream]
+            asyncio.get_running_loop().call_later(tick * TICK_S - now if tick else 0.0, self._tick, tick)
+        else:
+            waiting.append(stream)
+
+    def _tick(self, tick: int) -> None:
+        task = asyncio.create_task(self._send(self._ticks.pop(tick)), name="send the text")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, streams: list[Stream]) -> None:
+        for stream in streams:
+            if not stream.is_closed:
+                stream.is_waiting = True
+                try:
+                    async with stream.sending:
+                        await self.flush(stream)
+                except Exception:
+                    stream.is_waiting = False  # the next text tries again
+                    log.exception("a frame could not be sent")
+                else:
+                    self.wake(stream)
+
+    async def finish(self, stream: Stream, ended: Record) -> bool:
+        """Send the rest of an ended answer to the newest target in its record. Returns false if that is slow."""
+        async with stream.sending:
+            if not stream.is_closed:
+                stream.is_closed = True
+                stream.ended(ended)
+            await self.flush(stream)
+        return stream.is_done or self.park(stream, ended)
+
+    # --- any delivery
 
     async def flush(self, delivery: Delivery) -> FlushResult:
         """Send every frame that is due now."""
         while True:
-            frame = delivery.next_frame(now=self._monotonic())
+            now = self._monotonic()
+            frame = delivery.next_frame(now=now)
             connection_id = delivery.connection_id
             if frame is None or connection_id is None:
                 return FlushResult.DONE
@@ -68,6 +152,8 @@ class DeliverySender:
             return True
         return self._sender.park(connection_id, record.key, delivery.attempt, delivery.offset)
 
+    # --- an answer that has ended
+
     async def stored(self, record: Record, target: DeliveryTarget) -> Delivery:
         """A delivery of a stored ending to `target`. Raises: Unavailable: the text cannot be read now."""
         ending = record.ending
@@ -86,12 +172,53 @@ class DeliverySender:
         record = ended.record
         if ended.is_new and record.ending is not None:
             self._observer.ended(record, record.ending)
-        return record.target is None or await self.serve(record, record.target)
+        if record.target is None:
+            return True
+        delivery = await self.stored(record, record.target)
+        return await self.flush(delivery) is FlushResult.DONE or self.park(delivery, record)
 
-    async def serve(self, record: Record, target: DeliveryTarget) -> bool:
-        """Send a stored ending to `target`, all of it or until the connection is gone. Returns false if it is slow.
+    async def serve(self, record: Record, target: DeliveryTarget) -> None:
+        """Send a stored ending to `target`. Wait for a slow connection that cannot be parked; nothing is sent twice.
 
         Raises: Unavailable: the text cannot be read now.
         """
         delivery = await self.stored(record, target)
-        return await self.flush(delivery) is FlushResult.DONE or self.park(delivery, record)
+        while await self.flush(delivery) is FlushResult.SLOW and not self.park(delivery, record):
+            await self._sender.ready(target.connection_id)
+            delivery.ready()
+
+    # --- single frames
+
+    async def offer(self, connection_id: str, frame: ServerFrame) -> bool:
+        """Send a frame that belongs to no delivery. Returns false if the connection cannot take it now."""
+        match await self._sender.send(connection_id, frame):
+            case Slow():
+                self._observer.found_slow()
+                return False
+            case Gone():
+                self._observer.found_gone()
+        return True
+
+    async def reply(self, connection_id: str, frame: ServerFrame) -> None:
+        """Send a frame that belongs to no delivery. For a slow reader this waits, and so its next frames wait too."""
+        while not await self.offer(connection_id, frame):
+            await self._sender.ready(connection_id)
+
+    async def error(
+        self,
+        connection_id: str,
+        code: ErrorCode,
+        *,
+        detail: str | None = None,
+        request_id: str | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        """Reply with an `error`; `detail` instead of the code's own sentence."""
+        message = detail or ERRORS[code].message
+        await self.reply(
+            connection_id, Error(code=code, message=message, request_id=request_id, retry_after_ms=retry_after_ms)
+        )
+
+    async def close(self, connection_id: str) -> None:
+        """Close a connection after what was sent."""
+        await self._sender.close(connection_id)

@@ -113,7 +113,9 @@ class Janitor:
             if is_late():
                 return
             now_ms = self._clock()
-            if changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy, leapt=self._leapt):
+            if record.state is State.RUNNING and not self._settings.policy.lease_ms:
+                await self._queue.put(record)  # it is there and comes to its end, unless its run was lost
+            elif changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy, leapt=self._leapt):
                 await self._expire(record, now_ms)
             elif record.state is State.ACCEPTED and self._was_never_queued(record, now_ms):
                 await self._requeue(record)

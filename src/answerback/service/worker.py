@@ -1,57 +1,66 @@
-"""The worker: claims a queued request, runs the model, delivers the text as it comes, stores the one ending.
+"""The worker: claims a request, runs the model, stores the one ending, and sends it.
 
                     time ->
     record   claim (attempt n, lease) ......... renew ..... renew ..... finish (running + attempt n) -> ended
     model                     text text text text text text text
     socket                    started delta    delta    delta                    rest of the text, messageResponse
-    queue    [ dispatched .................................................................................. done ]
+    queue    [ its turn ...................................................................................... Done ]
 
-The ending is stored before it is sent, and the queue gets `Done` only after it was sent (rule: the queue forgets last).
-So a crash at any point leaves something that brings the request to its end: the lease, or the queue's redelivery.
+The ending is stored before it is sent, and the turn ends as `Done` only after it was sent (rule: the queue forgets
+last). So a crash at any point leaves something that brings the request to its end: the lease or the store's lock, or
+the queue's redelivery.
+
+A request that is accepted in this process is claimed with its acceptance (`begin`), and its own task runs it
+(`attempt`). Any other is claimed from the store first (`work`).
 """
 
 import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from answerback.core import defaults
 from answerback.core import request as changes
 from answerback.core.instants import LeaptSince, no_leaps
-from answerback.core.request import Busy, Claimed, Ended, Fenced, Policy, Record, RequestKey, Unknown
+from answerback.core.request import (
+    Busy,
+    Change,
+    Claimed,
+    Ended,
+    Fenced,
+    Held,
+    Policy,
+    Question,
+    Record,
+    RequestKey,
+    Unknown,
+)
 from answerback.ports import Model, RecentTurns, Requests, Unavailable
-from answerback.service.attempt import Run, RunSettings, RunTools
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Status
+from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
-from answerback.service.wakeup import Notifier
 
 log = logging.getLogger("answerback.worker")
 
-T = TypeVar("T")
-
 RETRY_AFTER_MS: Final = 2_000
+RENEW_AGAIN_S: Final = 1.0
+CLAIM_S: Final = 10.0
+"""How long a claim is repeated where there is no lease to lose."""
 
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The queue may forget the request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """The queue dispatches the request again, not before `at_ms` (epoch)."""
-
-    at_ms: int
+WATCH_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """`renew_every_s`: how often the lease is extended; that also shows targets and cancellations of other processes.
-    None: as `policy` has it. `poll_every_s`: how often these are read in between; None: not at all.
+    None: as `policy` has it. `poll_every_s`: how often these are read in between; None: not at all. Without leases
+    nothing is read: the process alone has the store, and `Worker.changed` says what happens to a record.
 
     `slow_timeout_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
     """
@@ -66,7 +75,7 @@ class WorkerSettings:
 
 
 class Worker:
-    """Runs requests, one for each call of `run`. Calls may overlap. Holds nothing between calls."""
+    """Runs requests. `changed` tells a running one what this process has noted in its record."""
 
     def __init__(
         self,
@@ -76,7 +85,6 @@ class Worker:
         history: RecentTurns,
         models: Mapping[str, Model],
         delivery_sender: DeliverySender,
-        notifier: Notifier,
         observer: Observer,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
@@ -84,6 +92,7 @@ class Worker:
         leapt: LeaptSince = no_leaps,
     ) -> None:
         self._settings = settings
+        self._policy = settings.policy
         self._requests = requests
         self._delivery_sender = delivery_sender
         self._observer = observer
@@ -92,87 +101,267 @@ class Worker:
         self._new_owner = new_owner
         self._leapt = leapt
         self._tools = RunTools(
+            policy=settings.policy,
+            max_tokens=settings.max_tokens,
+            context_turns=settings.context_turns,
+            system=settings.system,
             requests=requests,
             history=history,
             models=models,
             delivery_sender=delivery_sender,
-            notifier=notifier,
-            observer=observer,
             clock=clock,
             monotonic=monotonic,
             leapt=leapt,
         )
-        renew_every_s = settings.policy.renew_every_s if settings.renew_every_s is None else settings.renew_every_s
-        self._run_settings = RunSettings(
-            policy=settings.policy,
-            renew_every_s=renew_every_s,
-            poll_every_s=renew_every_s if settings.poll_every_s is None else settings.poll_every_s,
-            max_tokens=settings.max_tokens,
-            context_turns=settings.context_turns,
-            system=settings.system,
-        )
+        self._runs: dict[RequestKey, Run] = {}
+        self._claiming: dict[RequestKey, Record | None] = {}
+        """What was changed while a request is claimed: the claim may have been written before."""
+        self.accepting: set[RequestKey] = set()
+        """Requests that wait in the queue while they are stored: their turn may come before that."""
+        self._watching: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- ways in
+
+    def begin(self, key: RequestKey, record: Record, question: Question, turn: Turn) -> Run:
+        """Claim a request that is about to be stored: it is stored as claimed. Then `attempt` or `leave` it."""
+        now_ms = record.accepted_at_ms
+        claim = changes.claim(record, owner=self._new_owner(), now_ms=now_ms, policy=self._policy).outcome
+        if not isinstance(claim, Claimed):
+            raise ValueError("a new request cannot be claimed")  # the policy leaves it no time
+        run = self._runs[key] = Run(key, claim.record, turn=turn, question=question, tools=self._tools, now_ms=now_ms)
+        return run
+
+    def leave(self, run: Run) -> None:
+        """Forget a run: it is over, or never began."""
+        if self._runs.get(run.key) is run:
+            del self._runs[run.key]
 
     async def run(self, key: RequestKey, *, stop_at_ms: int | None = None) -> Done | Retry:
-        """Bring one request to its end, or as far as `stop_at_ms` (epoch: when this process must be finished) allows.
+        """`work`, for a queue that waits for the outcome. Raises nothing but CancelledError."""
+        ended: asyncio.Future[Done | Retry] = asyncio.get_running_loop().create_future()
 
-        Raises nothing but CancelledError; a cancelled run leaves the record to the next attempt.
-        """
-        owner = self._new_owner()
+        def end(_: Turn, outcome: Done | Retry | None) -> None:
+            if not ended.done():
+                ended.set_result(outcome or self._later())
+
+        turn = Turn(end)
+        turn.start(partial(self.work, key, turn, stop_at_ms=stop_at_ms))
         try:
-            claim = await self._claim(key, owner)
-            match claim:
+            return await ended
+        except asyncio.CancelledError:
+            if turn.task is not None:
+                turn.task.cancel()
+            raise
+
+    async def work(
+        self, key: RequestKey, turn: Turn, *, owner: str | None = None, stop_at_ms: int | None = None
+    ) -> None:
+        """Claim a stored request and bring it to its end, or as far as `stop_at_ms` allows; end the turn.
+
+        `owner`: of a claim whose answer was lost. `stop_at_ms` (epoch): when this process must be finished. Raises
+        nothing but CancelledError, which leaves the record to the next attempt.
+        """
+        outcome: Done | Retry | None = None
+        run: Run | None = None
+        self._claiming[key] = None
+        try:
+            match await self._claim(key, owner or self._new_owner()):
                 case Unknown():
-                    return Done()
+                    # It is being stored, or was, since the claim was written: try again.
+                    is_stored = key in self.accepting or self._claiming[key] is not None
+                    outcome = None if is_stored else Done()
                 case Busy(until_ms=until_ms):
-                    return Retry(until_ms)
+                    outcome = Retry(until_ms)
                 case Ended() as ended:
                     # It may have ended before, and its ending may never have been sent (rule: the queue forgets last).
-                    return Done() if await self._delivery_sender.announce(ended) else self._later()
+                    outcome = Done() if await self._delivery_sender.announce(ended) else None
+                case Claimed(record=record) if 0 < record.lease_until_ms <= self._clock():
+                    outcome = Retry(self._clock())  # the answer took longer than the lease: another may run it now
                 case Claimed(record=record):
-                    return await self._run(record, owner, stop_at_ms)
+                    run = self._runs[key] = Run(
+                        key, record, turn=turn, tools=self._tools, now_ms=self._clock(), stop_at_ms=stop_at_ms
+                    )
+                    if (newer := self._claiming[key]) is not None:
+                        run.changed(newer)
         except Unavailable:
             log.warning("the store is unavailable; the request waits", extra={"requestId": key.request_id})
         except Exception:
             log.exception("a run failed; the request is dispatched again", extra={"requestId": key.request_id})
-        return self._later()
+        finally:
+            del self._claiming[key]
+            if run is None:
+                turn.end(outcome)
+        if run is not None:
+            await self.attempt(run)
+
+    async def attempt(self, run: Run) -> None:
+        """Run a claimed attempt in the task of the caller: the model, the ending, the rest of the text; end the turn.
+
+        Raises nothing but CancelledError, which leaves the record to the next attempt.
+        """
+        self._observer.started(run.record)
+        run.on_abandoned = partial(self._abandoned, run)
+        self._watch_one(run)
+        if run.stream is not None:
+            self._delivery_sender.wake(run.stream)
+        keeping = asyncio.create_task(self._keep(run)) if self._policy.lease_ms else None
+        stopped: Outcome | Fenced | None = None
+        try:
+            stopped = await run.produce()
+        except Exception:
+            log.exception("a run failed; the request is dispatched again", extra=run.extra())
+        except asyncio.CancelledError:
+            if not run.is_abandoned:
+                self.leave(run)
+                run.turn.end(None)
+            raise
+        finally:
+            if keeping is not None:
+                keeping.cancel()
+        if not run.is_abandoned:
+            await self._conclude(run, stopped)
+
+    def _abandoned(self, run: Run) -> None:
+        """The model holds the request's task: the request comes to its end in another one."""
+        task = asyncio.create_task(self._conclude(run, run.stopped), name="end without the model")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def changed(self, record: Record) -> None:
+        """The record of a request was changed: tell its run, if it is in this process.
+
+        Where front and worker are different processes nobody calls this, and the run sees it when it polls or renews.
+        """
+        run = self._runs.get(record.key)
+        if run is not None:
+            run.changed(record)
+        elif record.key in self._claiming:
+            self._claiming[record.key] = record
+
+    # --- the record
+
+    async def _claim(self, key: RequestKey, owner: str) -> Claimed | Busy | Ended | Unknown:
+        """Claim under one owner token, and repeat that until an answer arrives (rule: repeat as the same owner)."""
+        for pause_s in (*claim_pauses_s(self._policy), None):
+            try:
+                claim = partial(
+                    changes.claim, owner=owner, now_ms=self._clock(), policy=self._policy, leapt=self._leapt
+                )
+                return await self._requests.change(key, claim)
+            except Unavailable:
+                if pause_s is None:
+                    raise
+                await asyncio.sleep(pause_s)
+        raise AssertionError
+
+    async def _keep(self, run: Run) -> None:
+        """Extend the lease, and see what others have noted in the record."""
+        settings, key = self._settings, run.key
+        owner, attempt = run.record.owner, run.record.attempt
+        renew_every_s = self._policy.renew_every_s if settings.renew_every_s is None else settings.renew_every_s
+        poll_every_s = renew_every_s if settings.poll_every_s is None else settings.poll_every_s
+        renew_at, poll_at = self._monotonic() + renew_every_s, self._monotonic() + poll_every_s
+        while True:
+            await asyncio.sleep(min(renew_at, poll_at) - self._monotonic())
+            extends = self._monotonic() >= renew_at
+            change: Change[Held | Fenced] = partial(changes.poll, owner=owner, attempt=attempt)
+            if extends:
+                change = partial(changes.renew, owner=owner, attempt=attempt, now_ms=self._clock(), policy=self._policy)
+            try:
+                outcome = await self._requests.change(key, change)
+            except Unavailable:
+                # The lease may be lost then, and that is safe (rule: attempts, not clocks). So go on.
+                log.warning("the lease could not be renewed", extra=run.extra())
+                poll_at = self._monotonic() + RENEW_AGAIN_S
+                renew_at = max(renew_at, poll_at)
+                continue
+            poll_at = self._monotonic() + poll_every_s
+            if extends:
+                renew_at = self._monotonic() + renew_every_s
+            if isinstance(outcome, Held):
+                run.changed(outcome.record)
+            else:
+                run.stop(outcome)
+                return
+
+    async def _conclude(self, run: Run, stopped: Outcome | Fenced | None) -> None:
+        """Store the ending and send the rest. None: the run failed, and the request is dispatched again."""
+        outcome: Done | Retry | None = None
+        try:
+            if stopped is not None:
+                outcome = await self._finish(run, stopped)
+        except Unavailable:
+            log.warning("the store is unavailable; the request waits", extra=run.extra())
+        except Exception:
+            log.exception("a run failed; the request is dispatched again", extra=run.extra())
+        finally:
+            self.leave(run)
+            run.turn.end(outcome)
+
+    async def _finish(self, run: Run, stopped: Outcome | Fenced) -> Done | Retry | None:
+        stored = stopped if isinstance(stopped, Fenced) else await self._store(run, stopped)
+        if isinstance(stored, Ended):
+            return Done() if await self._send_rest(run, stored.record) else None
+        if stored.record is None:
+            return Done()
+        self._observer.fenced(run.record)
+        # Another attempt, or an ending: come back when that lease is over, and serve what is there.
+        return Retry(max(self._clock(), stored.record.lease_until_ms))
+
+    async def _store(self, run: Run, outcome: Outcome) -> Ended | Fenced:
+        """Store the ending, however long the store is unavailable: the text is only here.
+
+        What the store refuses for another reason it will refuse again. Then the request has failed.
+        """
+        record, text = run.record, run.answer.text
+        ending = run.ending(outcome)
+        while True:
+            finish = partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, text=text)
+            try:
+                stored = await self._requests.change(run.key, finish)
+                break
+            except Unavailable:
+                log.warning("the ending could not be stored yet", extra=run.extra())
+                await asyncio.sleep(STORE_RETRY_S)
+            except Exception:
+                if ending.error_code is ErrorCode.INTERNAL:
+                    raise
+                log.exception("the ending can never be stored; the request fails", extra=run.extra())
+                run.drop_text()
+                text, ending = "", run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
+        if isinstance(stored, Ended):
+            self._observer.ended(stored.record, ending)
+        return stored
+
+    async def _send_rest(self, run: Run, ended: Record) -> bool:
+        """Send what the connection has not got yet, to the newest target in the ended record."""
+        stream = run.stream or self._delivery_sender.stream(ended, run.answer)
+        deadline = self._monotonic() + self._settings.slow_timeout_s
+        while not await self._delivery_sender.finish(stream, ended):
+            if self._monotonic() >= deadline:
+                return False
+            await asyncio.sleep(max(0.0, (stream.due_at() or 0.0) - self._monotonic()))
+        return True
 
     def _later(self) -> Retry:
         return Retry(self._clock() + RETRY_AFTER_MS)
 
-    async def _claim(self, key: RequestKey, owner: str) -> Claimed | Busy | Ended | Unknown:
-        """Claim under one owner token, and repeat that until an answer arrives (rule: repeat as the same owner)."""
+    # --- deadlines
 
-        async def attempt() -> Claimed | Busy | Ended | Unknown:
-            claim = partial(changes.claim, owner=owner, now_ms=self._clock(), policy=self._settings.policy)
-            return await self._requests.change(key, partial(claim, leapt=self._leapt))
+    def _watch(self) -> None:
+        """Look at all runs once a second: one timer for all of their deadlines."""
+        self._watching = None
+        for run in tuple(self._runs.values()):
+            self._watch_one(run)
 
-        return await _persist(attempt, pauses_s=claim_pauses_s(self._settings.policy))
-
-    async def _run(self, record: Record, owner: str, stop_at_ms: int | None) -> Done | Retry:
-        self._observer.started(record)
-        run = Run(record, owner=owner, settings=self._run_settings, tools=self._tools, stop_at_ms=stop_at_ms)
-        match await run.to_the_end():
-            case Ended(record=ended):
-                return await self._deliver_rest(run, ended)
-            case Fenced(record=None):
-                return Done()
-            case Fenced(record=other):
-                self._observer.fenced(record)
-                # Another attempt, or an ending: come back when that lease is over, and serve what is there.
-                return Retry(max(self._clock(), 0 if other is None else other.lease_until_ms))
-
-    async def _deliver_rest(self, run: Run, ended: Record) -> Done | Retry:
-        """Send what the connection has not got yet, to the newest target in the ended record."""
-        delivery = run.delivery
-        delivery.ended(ended)
-        deadline = self._monotonic() + self._settings.slow_timeout_s
-        while True:
-            await self._delivery_sender.flush(delivery)
-            if delivery.is_done or self._delivery_sender.park(delivery, ended):
-                return Done()
-            if self._monotonic() >= deadline:
-                return self._later()
-            await asyncio.sleep(max(0.0, (delivery.due_at() or 0.0) - self._monotonic()))
+    def _watch_one(self, run: Run) -> None:
+        loop = asyncio.get_running_loop()
+        left_s = run.stop_at - self._monotonic()
+        if left_s < WATCH_S:
+            loop.call_later(max(0.0, left_s), run.time_out)
+        if self._watching is None:
+            self._watching = loop.call_later(WATCH_S, self._watch)
 
 
 def owner_tokens() -> Callable[[], str]:
@@ -186,19 +375,9 @@ def claim_pauses_s(policy: Policy) -> Iterator[float]:
 
     A claim that took effect and whose answer was lost would else cost an attempt and the whole lease.
     """
-    left_s = policy.lease_ms / 2000
+    left_s = policy.lease_ms / 2000 if policy.lease_ms else CLAIM_S
     for pause_s in itertools.chain((0.1, 0.3), itertools.repeat(1.0)):
         if pause_s > left_s:
             return
         left_s -= pause_s
         yield pause_s
-
-
-async def _persist(attempt: Callable[[], Awaitable[T]], *, pauses_s: Iterable[float]) -> T:
-    """Call until it is not Unavailable, with these pauses in between."""
-    for pause_s in pauses_s:
-        try:
-            return await attempt()
-        except Unavailable:
-            await asyncio.sleep(pause_s)
-    return await attempt()

@@ -1,7 +1,6 @@
 """A whole backend in memory: the real front, worker and janitor over fakes. For tests of apps, of adapters, of us."""
 
 import asyncio
-from itertools import count
 
 from answerback.core.delivery import steady
 from answerback.core.request import Policy
@@ -9,12 +8,12 @@ from answerback.ports import Connection, Model, Quota, Sender, Tokens
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.front import Front, FrontSettings
+from answerback.service.front import Front
 from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.wakeup import Notifier
-from answerback.service.worker import Worker, WorkerSettings
+from answerback.service.questions import FrontSettings
+from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.sqlite import MemoryStore
 from answerback.testing.model import ScriptedModel, say_question
@@ -28,7 +27,7 @@ EPOCH_MS = 1_767_225_600_000
 class Backend:
     """Build inside a running loop, best a VirtualLoop.
 
-    `bells_work` False: no notifier joins front and worker, as in different processes. `look_every_s`: how often a
+    `bells_work` False: the front tells the worker nothing, as in different processes. `look_every_s`: how often a
     worker polls its record between renewals. `sender` replaces the scripted one, which then gets no frames.
     `worker_skew_ms`: how far the workers' clock is ahead of the front's.
     """
@@ -63,7 +62,6 @@ class Backend:
         models = {self.model.name: self.model}
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._numbers = count(1)
         delivery_sender = DeliverySender(
             requests=self.store,
             sender=sender,
@@ -71,7 +69,6 @@ class Backend:
             monotonic=self._loop.time,
             observer=observer,
         )
-        notifier = Notifier()
         self.worker = Worker(
             settings=WorkerSettings(
                 policy=policy, renew_every_s=renew_every_s, poll_every_s=look_every_s, system=system
@@ -80,11 +77,10 @@ class Backend:
             history=self.store,
             models=models,
             delivery_sender=delivery_sender,
-            notifier=notifier if bells_work else Notifier(),
             observer=observer,
             clock=lambda: self.clock() + worker_skew_ms,
             monotonic=self._loop.time,
-            new_owner=lambda: f"owner-{next(self._numbers)}",
+            new_owner=owner_tokens(),
         )
         self.queue = queue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
         self.front = Front(
@@ -97,14 +93,13 @@ class Backend:
             ),
             requests=self.store,
             connections=self.connections,
-            sender=sender,
             queue=self.queue,
             delivery_sender=delivery_sender,
             history_pages=HistoryPages(history=self.store, clock=self.clock),
             tokens=tokens,
-            notifier=notifier,
             observer=observer,
             clock=self.clock,
+            changed=self.worker.changed if bells_work else lambda _: None,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),
@@ -160,7 +155,9 @@ class Peer:
     async def say(self, frame: ClientFrame | bytes | str) -> None:
         """Send one message and wait until the front has handled it."""
         data = frame if isinstance(frame, bytes | str) else encode(frame)
-        await self._backend.front.receive(self.connection_id, data)
+        run = await self._backend.front.receive(self.connection_id, data)
+        if run is not None:
+            self._run = asyncio.create_task(run)
 
     async def leave(self) -> None:
         """The socket closes."""

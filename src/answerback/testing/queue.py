@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from answerback.core.request import Record, RequestKey
-from answerback.service.worker import Done, Retry
+from answerback.service.attempt import Done, Retry
 
 
 class LaneQueue:

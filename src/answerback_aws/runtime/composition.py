@@ -247,10 +247,10 @@ class Composition:
     @cached_property
     def front(self) -> "Front":
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
-        from answerback.service.front import Front, FrontSettings  # noqa: PLC0415
+        from answerback.service.front import Front  # noqa: PLC0415
         from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
         from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms  # noqa: PLC0415
-        from answerback.service.wakeup import Notifier  # noqa: PLC0415
+        from answerback.service.questions import FrontSettings  # noqa: PLC0415
 
         settings = self.settings
         return Front(
@@ -266,12 +266,10 @@ class Composition:
             ),
             requests=RequestsInBothForms(self.requests, None, clock=epoch_ms),
             connections=self.connections,
-            sender=self.sender,
             queue=self.queue,
             delivery_sender=self.delivery_sender,
             history_pages=HistoryPages(history=HistoryInBothForms(self.history), clock=epoch_ms),
             tokens=self.tokens,
-            notifier=Notifier(),
             observer=self.observing.counts,
             clock=epoch_ms,
         )
@@ -286,7 +284,6 @@ class Composition:
     @cached_property
     def worker(self) -> "Worker":
         from answerback.service.id_forms import RecentTurnsInBothForms  # noqa: PLC0415
-        from answerback.service.wakeup import Notifier  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
         settings = self.settings
@@ -301,7 +298,6 @@ class Composition:
             history=RecentTurnsInBothForms(self.turns),
             models=self.models,
             delivery_sender=self.delivery_sender,
-            notifier=Notifier(),
             observer=self.observing.counts,
             clock=epoch_ms,
             monotonic=time.monotonic,

@@ -9,7 +9,7 @@ from typing import Any, Final
 from answerback.core.request import Record, RequestKey
 from answerback.core.transitions import State
 from answerback.ports import Connection, Unavailable
-from answerback.service.worker import Done, Retry, Worker
+from answerback.service.attempt import Done, Retry
 from answerback.testing.queue import LaneQueue
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
@@ -84,11 +84,8 @@ class SimulatedFunctions:
             visibility_s=POLICY.lease_ms / 1000,
             is_lost=self._is_lost,
         )
-
-        def queue(_: Worker) -> LaneQueue:
-            return self._queue
-
-        self._parts = make(connections=FaultyConnections(FaultyChannel(injector, faults, "connections")), queue=queue)
+        connections = FaultyConnections(FaultyChannel(injector, faults, "connections"))
+        self._parts = make(connections=connections, queue=self._queue)
         self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -140,7 +137,7 @@ class SimulatedFunctions:
 
     async def _run(self, key: RequestKey) -> Done | Retry:
         self.dispatched[key] += 1
-        work = self._parts.worker.run(key)
+        work = self._parts.new_worker().run(key)
         outcome: Done | Retry = await self._invoke(FaultKind.WORKER_CRASH, self._faults.worker_crash, work)
         return outcome
 

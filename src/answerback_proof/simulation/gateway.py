@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from answerback.core.request import RequestKey
+from answerback.core.request import Record, RequestKey
 from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Connection, Unavailable
-from answerback.service.worker import Done, Retry, Worker
+from answerback.service.attempt import Turn
 from answerback.stores.connections import MemoryConnections
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
@@ -23,6 +23,20 @@ CRASH_AWAITS: Final = 40
 """A process that is to die does so within so many awaits, at any of them."""
 
 START_AGAIN_S: Final = 1.0
+
+
+class CountingQueue(InProcessQueue):
+    """The gateway's queue. It counts the turns that the front gets at once."""
+
+    def __init__(self, dispatched: Counter[RequestKey], *, clock: Callable[[], int]) -> None:
+        super().__init__(slots={"wordy": 1_000}, clock=clock)
+        self._dispatched = dispatched
+
+    def reserve(self, key: RequestKey, record: Record) -> Turn | None:
+        turn = super().reserve(key, record)
+        if turn is not None:
+            self._dispatched[key] += 1
+        return turn
 
 
 class SimulatedGateway:
@@ -46,14 +60,8 @@ class SimulatedGateway:
         self._process.spawn(self._boot())
 
     async def _boot(self) -> None:
-        queues: list[InProcessQueue] = []
-
-        def make_queue(_: Worker) -> InProcessQueue:
-            queues.append(InProcessQueue(slots={"wordy": 1_000}, clock=self._clocks.worker))
-            return queues[0]
-
-        parts = self._make(connections=MemoryConnections(), queue=make_queue)
-        queue = queues[0]
+        queue = CountingQueue(self.dispatched, clock=self._clocks.worker)
+        parts = self._make(connections=MemoryConnections(), queue=queue, local=queue)
         while True:
             try:
                 await queue.recover(parts.store)
@@ -61,11 +69,11 @@ class SimulatedGateway:
             except Unavailable:
                 await asyncio.sleep(START_AGAIN_S)
 
-        async def run(key: RequestKey) -> Done | Retry:
+        async def work(key: RequestKey, turn: Turn) -> None:
             self.dispatched[key] += 1
-            return await parts.worker.run(key)
+            await parts.worker.work(key, turn)
 
-        queue.start(run)
+        queue.start(work)
         self._parts = parts
         while self._faults.janitor:
             await asyncio.sleep(SWEEP_S)
@@ -86,7 +94,9 @@ class SimulatedGateway:
         """One connection: its messages one after the other."""
         await parts.front.connect(connection)
         while (data := await inbound.get()) is not None:
-            await parts.front.receive(link.connection_id, data)
+            run = await parts.front.receive(link.connection_id, data)
+            if run is not None:
+                self._spawn(run)
         await parts.front.disconnect(link.connection_id)
 
     def message(self, link: Link, data: bytes) -> None:

@@ -132,7 +132,9 @@ class Invariants:
         self._check_context(run, record)
 
     def _is_held(self, record: Record) -> bool:
-        return record.state is State.RUNNING and self._clocks.worker() < record.lease_until_ms
+        """Whether a worker runs it. Without a lease that is certain: the next of its key starts when it has ended."""
+        is_leased = not record.lease_until_ms or self._clocks.worker() < record.lease_until_ms
+        return record.state is State.RUNNING and is_leased
 
     def _check_context(self, run: GeneratedAnswer, record: Record) -> None:
         """The model is shown the conversation's completed turns in which it said something, and only those."""

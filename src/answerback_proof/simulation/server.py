@@ -3,11 +3,11 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from answerback.core.delivery import steady
-from answerback.core.request import Policy, RequestKey
+from answerback.core.request import Policy, Record, RequestKey
 from answerback.ports import (
     Connection,
     Connections,
@@ -22,11 +22,11 @@ from answerback.ports import (
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender
-from answerback.service.front import Front, FrontSettings
+from answerback.service.front import Front
 from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.wakeup import Notifier
+from answerback.service.questions import FrontSettings, Local
 from answerback.service.worker import Worker, WorkerSettings
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
@@ -146,7 +146,10 @@ class WordyModel:
 
 
 class Parts:
-    """Front, worker and janitor over given ports: one composition, whatever the processes around it are."""
+    """Front, worker and janitor over given ports: one composition, whatever the processes around it are.
+
+    `queue` makes the queue; where all is one process, that queue is `local` to it.
+    """
 
     def __init__(
         self,
@@ -158,57 +161,75 @@ class Parts:
         model: WordyModel,
         clocks: Clocks,
         owners: Callable[[], str],
-        queue: Callable[[Worker], Queue],
+        queue: Queue,
+        local: Local | None = None,
     ) -> None:
         self.store = store
-        loop = asyncio.get_running_loop()
-        observer = Observer()
-        notifier = Notifier()
-        models = {model.name: model}
-        delivery_sender = DeliverySender(
-            requests=store, sender=network, interval=steady(), monotonic=loop.time, observer=observer
-        )
-        self.worker = Worker(
-            settings=WorkerSettings(policy=POLICY, renew_every_s=3.0),
-            requests=store,
-            history=store,
-            models=models,
-            delivery_sender=delivery_sender,
-            notifier=Notifier() if faults.split else notifier,
-            observer=observer,
-            clock=clocks.worker,
-            monotonic=loop.time,
-            new_owner=owners,
-        )
-        self.queue = queue(self.worker)
+        self._network = network
+        self._model = model
+        self._clocks = clocks
+        self._owners = owners
+        # A gateway's process is all the lease there is: it holds the store's lock.
+        self._policy = POLICY if faults.split else replace(POLICY, lease_ms=0)
+        self.queue = queue
+        self.worker = worker = self.new_worker()
+        delivery_sender = self._new_delivery_sender()
         self.front = Front(
             settings=FrontSettings(
-                models=tuple(models),
+                models=(model.name,),
                 quota=Quota(per_minute=faults.per_minute, max_pending=1_000),
-                policy=POLICY,
+                policy=self._policy,
                 queue_survives=faults.split,
             ),
             requests=store,
             connections=connections,
-            sender=network,
-            queue=self.queue,
+            queue=queue,
             delivery_sender=delivery_sender,
             history_pages=HistoryPages(history=store, clock=clocks.front),
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
-            notifier=notifier,
-            observer=observer,
+            observer=Observer(),
             clock=clocks.front,
+            local=local,
+            worker=None if faults.split else worker,
+            changed=_nobody if faults.split else worker.changed,
         )
         self.janitor = Janitor(
-            settings=JanitorSettings(policy=POLICY, queue_survives=faults.split),
+            settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),
             requests=store,
             history=store,
             connections=connections,
             sender=network,
-            queue=self.queue,
+            queue=queue,
             delivery_sender=delivery_sender,
             clock=clocks.front,
         )
+
+    def new_worker(self) -> Worker:
+        """A worker of a process of its own."""
+        return Worker(
+            settings=WorkerSettings(policy=self._policy, renew_every_s=3.0),
+            requests=self.store,
+            history=self.store,
+            models={self._model.name: self._model},
+            delivery_sender=self._new_delivery_sender(),
+            observer=Observer(),
+            clock=self._clocks.worker,
+            monotonic=asyncio.get_running_loop().time,
+            new_owner=self._owners,
+        )
+
+    def _new_delivery_sender(self) -> DeliverySender:
+        return DeliverySender(
+            requests=self.store,
+            sender=self._network,
+            interval=steady(),
+            monotonic=asyncio.get_running_loop().time,
+            observer=Observer(),
+        )
+
+
+def _nobody(_: Record) -> None:
+    """A worker in another process is told nothing."""
 
 
 class Server(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
-from answerback.service.worker import Done, Retry
+from answerback.service.attempt import Done, Retry
 from answerback.testing import run_virtual
 from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
 from answerback_aws.runtime.sqs import Visibility

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from answerback.core.request import RequestKey
-from answerback.service.worker import Done, Retry
+from answerback.service.attempt import Done, Retry
 from answerback_aws.runtime.sqs import Message, failed, read_event
 from answerback_aws.runtime.telemetry import Counts
 

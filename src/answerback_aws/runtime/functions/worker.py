@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from answerback.clock import epoch_ms
 from answerback.core.request import RequestKey
-from answerback.service.worker import Done, Retry
+from answerback.service.attempt import Done, Retry
 from answerback_aws.runtime.composition import Composition
 from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
 from answerback_aws.runtime.telemetry import LambdaContext

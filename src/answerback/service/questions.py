@@ -1,0 +1,359 @@
+"""Questions: each is accepted once or refused, and a repeat is told how it stands.
+
+A question whose ordering key is free, and for whose model there is a slot in this process, is claimed in the same
+transaction that accepts it. Then the task that received its frame runs it. Otherwise it waits in the queue.
+"""
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Protocol
+
+from answerback.core import admission, defaults
+from answerback.core import request as changes
+from answerback.core.keys import fingerprint, normal_id, ordering_key
+from answerback.core.request import (
+    Conflict,
+    DeliveryTarget,
+    Ended,
+    Pending,
+    Policy,
+    Question,
+    Record,
+    RequestKey,
+    Unknown,
+)
+from answerback.core.transitions import State
+from answerback.ports import Accepted, Connection, Existing, Full, Limited, Queue, Quota, Requests, Unavailable
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import MessageAccepted, SendMessage, ServerLimits
+from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+from answerback.service.attempt import Done, Run, Turn
+from answerback.service.delivery_sender import DeliverySender
+from answerback.service.observer import Observer
+from answerback.service.worker import Worker
+
+ANONYMOUS: Final = "anonymous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontSettings:
+    """`models`: what clients may ask for, the first is the default. Sizes in tokens, times in milliseconds.
+
+    `queue_survives`: the queue keeps what was put (SQS), so a record notes that it was queued. A queue that is rebuilt
+    from the store at start needs no such write. `refusals_per_minute`: refusals and early cancellations of one user
+    that are stored. Beyond them the answer is an `error`, which ends nothing and stores nothing.
+    """
+
+    models: Sequence[str]
+    quota: Quota
+    policy: Policy = field(default_factory=Policy)
+    max_tokens: int = defaults.MAX_TOKENS
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    lock_system: bool = False
+    idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
+    max_connection_ms: int | None = None
+    queue_survives: bool = False
+    refusals_per_minute: int = 100
+
+    def limits(self) -> ServerLimits:
+        """What clients are told of them."""
+        return ServerLimits(
+            max_message_bytes=self.max_message_bytes,
+            max_frame_bytes=MAX_FRAME_BYTES,
+            max_answer_bytes=MAX_ANSWER_BYTES,
+            requests_per_minute=self.quota.per_minute,
+            max_pending=self.quota.max_pending,
+            max_tokens=self.max_tokens,
+            idle_timeout_ms=self.idle_timeout_ms,
+            answer_timeout_ms=self.policy.answer_timeout_ms,
+            queue_timeout_ms=self.policy.queue_timeout_ms,
+            max_connection_ms=self.max_connection_ms,
+        )
+
+
+class Local(Protocol):
+    """The queue of a process that runs what it accepts."""
+
+    def reserve(self, key: RequestKey, record: Record, /) -> Turn | None:
+        """Let a request that is about to be stored stand in line. Returns its turn, if that has come already."""
+
+
+class Questions:
+    """Takes `sendMessage`. `local` and `worker`: of a process that runs what it accepts; None elsewhere.
+
+    `changed` is called with a record that was changed while its request may run in this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: FrontSettings,
+        requests: Requests,
+        queue: Queue,
+        local: Local | None,
+        worker: Worker | None,
+        delivery_sender: DeliverySender,
+        changed: Callable[[Record], None],
+        observer: Observer,
+        clock: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._requests = requests
+        self._queue = queue
+        self._local = local
+        self._worker = worker
+        self._delivery_sender = delivery_sender
+        self._changed = changed
+        self._observer = observer
+        self._clock = clock
+        self._refusals = admission.MinuteCounts()
+
+    # --- a new question
+
+    async def ask(self, connection: Connection, frame: SendMessage, now_ms: int) -> Coroutine[Any, Any, None] | None:
+        """Accept a question or refuse it. Returns the run of its request, if it is the caller's to await.
+
+        Raises: Unavailable: whether the question was stored is not known. The same frame may be sent again.
+        """
+        record, question = self._new_request(connection, frame, now_ms)
+        refusal = self._why_not(connection, frame)
+        if refusal is not None:
+            await self.refuse(connection, record, *refusal)
+            return None
+        run = self._claim_now(record, question)
+        claimed = record if run is None else run.record
+        try:
+            admission = await self._requests.accept(claimed, question, self._settings.quota, now_ms=now_ms)
+        except BaseException as exc:
+            self._give_back(run, may_be_stored=isinstance(exc, Unavailable))
+            raise
+        finally:
+            if self._worker is not None:
+                self._worker.accepting.discard(record.key)
+        if not isinstance(admission, Accepted):
+            self._give_back(run)
+            await self._not_accepted(connection, record, admission)
+            return None
+        accepted = _accepted(record, admission.position)
+        if run is None:
+            await self._enqueue(record)
+            self._changed(record)
+        self._observer.accepted(record)
+        is_sent = await self._delivery_sender.offer(connection.connection_id, accepted)
+        work = None
+        if run is not None and self._worker is not None:
+            attempt = partial(self._worker.attempt, run)
+            if is_sent:
+                work = run.turn.run(attempt)
+            else:
+                run.turn.start(attempt)  # the answer does not wait for a slow reader
+        if not is_sent:
+            await self._delivery_sender.reply(connection.connection_id, accepted)
+        return work
+
+    def _claim_now(self, record: Record, question: Question) -> Run | None:
+        """Claim the request before it is stored, if it may run here at once."""
+        if self._local is None or self._worker is None:
+            return None
+        key = record.key
+        turn = self._local.reserve(key, record)
+        if turn is not None:
+            return self._worker.begin(key, record, question, turn)
+        self._worker.accepting.add(key)
+        return None
+
+    def _give_back(self, run: Run | None, *, may_be_stored: bool = False) -> None:
+        """The request was not accepted, as far as is known: free its ordering key and its slot."""
+        if run is None or self._worker is None:
+            return
+        self._worker.leave(run)
+        if may_be_stored:
+            # Find out by claiming it again (rule: repeat as the same owner).
+            run.turn.start(partial(self._worker.work, run.key, run.turn, owner=run.record.owner))
+        else:
+            run.turn.end(Done())
+
+    async def _not_accepted(self, connection: Connection, record: Record, admission: Existing | Limited | Full) -> None:
+        match admission:
+            case Existing(record=existing, position=position):
+                await self._attach(connection, record, existing, position)
+            case Limited(retry_after_ms=retry_after_ms):
+                await self.refuse(connection, record, ErrorCode.RATE_LIMITED, None, retry_after_ms)
+            case Full():
+                await self.refuse(connection, record, ErrorCode.OVERLOADED)
+
+    def _why_not(self, connection: Connection, frame: SendMessage) -> tuple[ErrorCode, str | None] | None:
+        """The reasons to refuse a new request that need no store."""
+        if frame.user_id is not None and normal_id(frame.user_id) != connection.user_id:
+            return ErrorCode.USER_MISMATCH, None
+        if self.is_expired(connection):
+            return ErrorCode.UNAUTHORIZED, None
+        if frame.model is not None and frame.model not in self._settings.models:
+            return ErrorCode.FORBIDDEN, f"This model is not offered. Models: {', '.join(self._settings.models)}."
+        if frame.system is not None and self._settings.lock_system:
+            return ErrorCode.FORBIDDEN, 'The operator has set the system prompt. Leave "system" out.'
+        if frame.replaces is not None and frame.conversation_id is None:
+            return ErrorCode.INVALID_FRAME, '"replaces" needs the "conversationId" of the request that it replaces.'
+        return None
+
+    def is_expired(self, connection: Connection) -> bool:
+        """Whether the token has expired. Running answers go on, and nothing new starts until it is renewed."""
+        return connection.token_expires_at_ms is not None and self._clock() >= connection.token_expires_at_ms
+
+    def _new_request(self, connection: Connection, frame: SendMessage, now_ms: int) -> tuple[Record, Question]:
+        user_id = connection.user_id or ANONYMOUS
+        conversation_id = None if frame.conversation_id is None else normal_id(frame.conversation_id)
+        asked = None if frame.max_tokens is None else min(frame.max_tokens, self._settings.max_tokens)
+        question = Question(
+            message=frame.message,
+            model=frame.model or self._settings.models[0],
+            system=frame.system,
+            max_tokens=asked,
+            replaces=frame.replaces,
+        )
+        record = Record(
+            user_id=user_id,
+            request_id=frame.request_id,
+            session_id=connection.session_id,
+            conversation_id=conversation_id or normal_id(connection.session_id),
+            standalone=conversation_id is None,
+            ordering_key=ordering_key(user_id, conversation_id),
+            fingerprint=fingerprint(frame),
+            model=question.model,
+            stream=frame.stream,
+            accepted_at_ms=now_ms,
+            queue_no=0 if self._settings.queue_survives else 1,
+            target=target_of(connection),
+        )
+        return record, question
+
+    async def _enqueue(self, record: Record) -> None:
+        """Put the request on the queue. `messageAccepted` may follow only after this."""
+        if not self._settings.queue_survives:
+            await self._queue.put(record)
+        elif record.queue_no == 0:
+            await self._queue.put(record)
+            await self._requests.change(record.key, partial(changes.queued, queue_no=1))
+
+    # --- repeats and refusals
+
+    async def _attach(self, connection: Connection, new: Record, existing: Record, position: int) -> None:
+        """Answer a repeated request id with its request, running or ended. It never runs a second time."""
+        # The record of an early cancellation has no payload: it answers any.
+        if existing.session_id != new.session_id or existing.fingerprint not in ("", new.fingerprint):
+            await self._conflict(connection, new.request_id)
+            return
+        self._observer.attached(existing)
+        match await self.retarget(connection, new.key, attempt=0, offset=0):
+            case Pending(record=record):
+                if record.state is State.ACCEPTED or self._local is not None:
+                    await self._enqueue(record)
+                await self._delivery_sender.reply(connection.connection_id, _accepted(record, position))
+            case Ended(record=record):
+                await self.serve(record, connection, 0, 0)
+            case Conflict() | Unknown():
+                await self._conflict(connection, new.request_id)
+
+    async def retarget(
+        self, connection: Connection, key: RequestKey, *, attempt: int, offset: int
+    ) -> Pending | Ended | Conflict | Unknown:
+        """Send the answer to this connection from now on, if its session asked for it."""
+        outcome = await self._requests.change(
+            key,
+            partial(
+                changes.retarget,
+                session_id=connection.session_id,
+                connection_id=connection.connection_id,
+                generation=connection.generation or 0,
+                attempt=attempt,
+                offset=offset,
+            ),
+        )
+        if isinstance(outcome, Pending):
+            self._changed(outcome.record)
+        return outcome
+
+    async def refuse(
+        self,
+        connection: Connection,
+        new: Record,
+        code: ErrorCode,
+        detail: str | None = None,
+        retry_ms: int | None = None,
+    ) -> None:
+        """Store the refusal and send it (rule: every answered id has a record). A known request shows its own state."""
+        self._observer.refused(code)
+        if not await self.may_keep(connection, new.request_id):
+            return
+        now_ms = self._clock()
+        refuse = partial(
+            changes.refuse, refusal_record=new, now_ms=now_ms, code=code, detail=detail, retry_after_ms=retry_ms
+        )
+        outcome = await self._requests.change(new.key, refuse)
+        known = outcome.record
+        if known.session_id != new.session_id or known.fingerprint not in ("", new.fingerprint):
+            await self._conflict(connection, new.request_id)
+        elif isinstance(outcome, Ended):
+            await self.serve(known, connection, 0, 0)
+        else:
+            await self._attach(connection, new, known, 0)
+
+    async def may_keep(self, connection: Connection, request_id: str) -> bool:
+        """Whether one more record of something never accepted may be stored for this user. If not, send that.
+
+        Without this limit a client could fill the disk with refusals as fast as it can send.
+        """
+        now_ms = self._clock()
+        if self._refusals.count(user_of(connection), now_ms) <= self._settings.refusals_per_minute:
+            return True
+        await self._delivery_sender.error(
+            connection.connection_id,
+            ErrorCode.RATE_LIMITED,
+            request_id=request_id,
+            retry_after_ms=admission.retry_after_ms(now_ms),
+        )
+        return False
+
+    def refusal_record(self, connection: Connection, request_id: str) -> Record:
+        user_id = user_of(connection)
+        return Record(
+            user_id=user_id,
+            request_id=request_id,
+            session_id=connection.session_id,
+            conversation_id=normal_id(connection.session_id),
+            standalone=True,
+            ordering_key=ordering_key(user_id, None),
+            fingerprint="",
+            model="",
+            accepted_at_ms=self._clock(),
+            target=target_of(connection),
+        )
+
+    async def _conflict(self, connection: Connection, request_id: str) -> None:
+        await self._delivery_sender.error(connection.connection_id, ErrorCode.REQUEST_CONFLICT, request_id=request_id)
+
+    async def serve(self, record: Record, connection: Connection, attempt: int, offset: int) -> None:
+        """Send a stored ending, and its text from `offset` on. Raises: Unavailable."""
+        target = target_of(connection, attempt=attempt, offset=offset)
+        await self._delivery_sender.serve(changes.aged(record, now_ms=self._clock()), target)
+
+
+def _accepted(record: Record, position: int) -> MessageAccepted:
+    return MessageAccepted(request_id=record.request_id, conversation_id=record.conversation_id, position=position)
+
+
+def user_of(connection: Connection) -> str:
+    """Whose connection it is."""
+    return connection.user_id or ANONYMOUS
+
+
+def target_of(connection: Connection, *, attempt: int = 0, offset: int = 0) -> DeliveryTarget:
+    """The connection as the first target of a request."""
+    return DeliveryTarget(
+        no=1,
+        connection_id=connection.connection_id,
+        generation=connection.generation or 0,
+        attempt=attempt,
+        offset=offset,
+    )

@@ -1,0 +1,323 @@
+"""Every ending of a model, whatever its code raises, cancels or swallows: the request ends and the next one runs."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import pytest
+
+from answerback.core.request import Change, Policy, RequestKey
+from answerback.gateway.queue import InProcessQueue
+from answerback.ports import Finish, ModelError, Piece, Prompt, Quota, T, Unavailable
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import CancelMessage, Hello, MessageResponse, ResumePoint, SendMessage, Status
+from answerback.service.front import Front
+from answerback.service.observer import Observer
+from answerback.stores.sqlite import MemoryStore
+from answerback.testing import Backend, ScriptedModel, run_virtual
+from answerback.testing.backend import Peer
+
+
+class Wild(ScriptedModel):
+    """Does what `act` does for the first question; answers every other one."""
+
+    def __init__(self, act: Callable[[], Awaitable[None]], *, after_finish: bool = False) -> None:
+        super().__init__(lambda prompt: [])
+        self._act = act
+        self._after_finish = after_finish
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        self.prompts.append(prompt)
+        yield "so far"
+        if prompt.request_id == "r1":
+            if self._after_finish:
+                yield Finish()
+            await self._act()
+
+
+def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
+    async def act() -> None:
+        raise error
+
+    return act
+
+
+async def cancelled_task() -> None:
+    """Awaits a task that somebody else has cancelled."""
+    task = asyncio.ensure_future(asyncio.sleep(10))
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+
+
+async def swallowing() -> None:
+    """Ignores that it is cancelled."""
+    while True:
+        try:
+            await asyncio.sleep(10_000)
+        except asyncio.CancelledError:
+            pass
+
+
+async def hanging() -> None:
+    await asyncio.sleep(10_000)
+
+
+class Base(BaseException):
+    pass
+
+
+FAILURES = {
+    "a model error": raising(ModelError(ErrorCode.MODEL_THROTTLED)),
+    "an exception": raising(ValueError("x")),
+    "exit": raising(SystemExit(3)),
+    "interrupt": raising(KeyboardInterrupt()),
+    "generator exit": raising(GeneratorExit()),
+    "cancelled error": raising(asyncio.CancelledError()),
+    "a cancelled task": cancelled_task,
+    "any other": raising(Base()),
+}
+
+
+class Local:
+    """A backend whose process runs what it accepts, with the gateway's queue."""
+
+    def __init__(self, model: ScriptedModel, *, store: MemoryStore | None = None, quota: Quota | None = None) -> None:
+        self.backend = backend = Backend(model=model, store=store, quota=quota, policy=Policy(lease_ms=0))
+        self.queue = InProcessQueue(slots={model.name: 100}, clock=backend.clock)
+        backend.front = Front(
+            settings=backend.front._settings,
+            requests=backend.store,
+            connections=backend.connections,
+            queue=self.queue,
+            delivery_sender=backend.front._delivery_sender,
+            history_pages=backend.front._history_pages,
+            tokens=None,
+            observer=Observer(),
+            clock=backend.clock,
+            local=self.queue,
+            worker=backend.worker,
+            changed=backend.worker.changed,
+        )
+
+    async def start(self) -> None:
+        await self.queue.recover(self.backend.store)
+        self.queue.start(self.backend.worker.work)
+
+    async def connect(self, connection_id: str, *, session: str | None = None) -> Peer:
+        if not self.queue._work:
+            await self.start()
+        return await self.backend.connect(connection_id, session=session, user="kim")
+
+    async def ask(self, peer: Peer, *request_ids: str, stream: bool = True) -> None:
+        for request_id in request_ids:
+            await peer.say(SendMessage(request_id=request_id, message="hello", conversation_id="A", stream=stream))
+
+
+def endings(peer: Peer) -> dict[str, MessageResponse]:
+    found = [frame for frame in peer.frames if isinstance(frame, MessageResponse)]
+    assert len({frame.request_id for frame in found}) == len(found), "one ending each"
+    return {frame.request_id: frame for frame in found}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", FAILURES)
+def test_whatever_a_model_raises_is_its_failure(name: str, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        local = Local(Wild(FAILURES[name]))
+        peer = await local.connect("c1")
+        await local.ask(peer, "r1", "r2", stream=stream)
+        await asyncio.sleep(1)
+        ended = endings(peer)
+        error = ended["r1"].error
+        assert error is not None
+        code = ErrorCode.MODEL_THROTTLED if name == "a model error" else ErrorCode.MODEL_FAILED
+        assert (error.code, ended["r1"].attempt, ended["r1"].length) == (code, 1, 6)
+        assert ended["r2"].status is Status.COMPLETED
+        assert (local.queue.running, local.queue.depth) == (0, 0)
+
+    with caplog.at_level(logging.WARNING, logger="answerback"):
+        run_virtual(main())
+    assert caplog.records[-1].message.startswith("the model failed: ")
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_comes_after_the_finish_undoes_nothing(name: str) -> None:
+    async def main() -> None:
+        local = Local(Wild(FAILURES[name], after_finish=True))
+        peer = await local.connect("c1")
+        await local.ask(peer, "r1", "r2")
+        await asyncio.sleep(1)
+        assert {ending.status for ending in endings(peer).values()} == {Status.COMPLETED}
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+@pytest.mark.parametrize("act", [hanging, swallowing])
+def test_a_model_that_does_not_end_holds_nothing_up(act: Callable[[], Awaitable[None]], cancels: bool) -> None:
+    async def main() -> None:
+        local = Local(Wild(act))
+        peer = await local.connect("c1")
+        await local.ask(peer, "r1", "r2")
+        await asyncio.sleep(1)
+        if cancels:
+            await peer.say(CancelMessage(request_id="r1"))
+        await asyncio.sleep(12 if cancels else 132)
+        ended = endings(peer)
+        assert ended["r1"].status is (Status.CANCELLED if cancels else Status.FAILED)
+        assert (ended["r1"].length, ended["r2"].status) == (6, Status.COMPLETED)
+        assert (local.queue.running, local.queue.depth) == (0, 0)
+        stopped_at = asyncio.get_running_loop().time()
+        await local.queue.stop(grace_s=0)
+        assert asyncio.get_running_loop().time() == stopped_at, "a stop does not wait for what was abandoned"
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.get_coro().close()  # type: ignore[union-attr]
+
+    run_virtual(main())
+
+
+def test_a_request_is_stored_as_claimed_where_it_runs_at_once() -> None:
+    async def main() -> None:
+        store, seen = MemoryStore(), []
+
+        async def look() -> None:
+            seen.append(store.records[RequestKey("kim", "r1")])
+
+        local = Local(Wild(look), store=store)
+        peer = await local.connect("c1")
+        changes: list[RequestKey] = []
+        change = store.change
+
+        async def noting(key: RequestKey, step: Change[T]) -> T:
+            changes.append(key)
+            return await change(key, step)
+
+        store.change = noting  # type: ignore[method-assign]
+        await local.ask(peer, "r1")
+        await asyncio.sleep(1)
+        assert (seen[0].attempt, seen[0].lease_until_ms) == (1, 0)
+        assert changes == [RequestKey("kim", "r1")], "one write accepts and claims, one ends"
+
+    run_virtual(main())
+
+
+class Lost(MemoryStore):
+    """The answer to the next acceptance is lost; the question is stored or not."""
+
+    stores = True
+
+    async def accept(self, record, question, quota, *, now_ms):  # type: ignore[no-untyped-def]
+        if self.stores:
+            await super().accept(record, question, quota, now_ms=now_ms)
+        raise Unavailable
+
+
+@pytest.mark.parametrize("stores", [False, True])
+def test_an_acceptance_whose_answer_was_lost_costs_neither_an_attempt_nor_the_conversation(stores: bool) -> None:
+    async def main() -> None:
+        store = Lost()
+        store.stores = stores
+        model = Wild(raising(ModelError(ErrorCode.MODEL_FAILED)))
+        local = Local(model, store=store)
+        peer = await local.connect("c1")
+        await local.ask(peer, "r2")
+        await asyncio.sleep(1)
+        del Lost.accept
+        try:
+            await local.ask(peer, "r2", "r3")
+        finally:
+            Lost.accept = lost_accept  # type: ignore[method-assign]
+        await asyncio.sleep(1)
+        assert [(prompt.request_id, prompt.attempt) for prompt in model.prompts] == [("r2", 1), ("r3", 1)]
+        assert local.queue.depth == 0
+
+    lost_accept = Lost.accept
+    run_virtual(main())
+
+
+def test_what_is_refused_gives_its_turn_back() -> None:
+    async def main() -> None:
+        local = Local(Wild(hanging), quota=Quota(per_minute=1, max_pending=10))
+        peer = await local.connect("c1")
+        await local.ask(peer, "r2")
+        await asyncio.sleep(1)
+        await local.ask(peer, "r2", "r3")  # the id is taken; over the rate
+        assert (local.queue.running, local.queue.depth) == (0, 0)
+        ended = [frame for frame in peer.frames if isinstance(frame, MessageResponse)]
+        assert [(end.request_id, end.status) for end in ended] == [
+            ("r2", Status.COMPLETED),
+            ("r2", Status.COMPLETED),
+            ("r3", Status.FAILED),
+        ]
+
+    run_virtual(main())
+
+
+class Dying(MemoryStore):
+    """The process dies when it has stored the question: nothing of it goes on."""
+
+    async def accept(self, record, question, quota, *, now_ms):  # type: ignore[no-untyped-def]
+        await super().accept(record, question, quota, now_ms=now_ms)
+        await asyncio.Event().wait()
+
+
+def test_the_next_start_runs_the_second_attempt_of_what_was_stored_as_claimed() -> None:
+    async def main() -> None:
+        store, model = Dying(), Wild(hanging)
+        dead = Local(model, store=store)
+        peer = await dead.connect("c1", session="s")
+        asking = asyncio.create_task(dead.ask(peer, "r2"))
+        await asyncio.sleep(1)
+        assert store.records[RequestKey("kim", "r2")].attempt == 1
+        assert not model.prompts
+        again = await Local(model, store=store).connect("c2", session="s")
+        await again.say(Hello(hello_id="h", resume=(ResumePoint(request_id="r2", attempt=0, offset=0),)))
+        await asyncio.sleep(1)
+        assert [prompt.attempt for prompt in model.prompts] == [2]
+        assert (endings(again)["r2"].attempt, endings(again)["r2"].status) == (2, Status.COMPLETED)
+        asking.cancel()
+
+    run_virtual(main())
+
+
+class Refusing(MemoryStore):
+    """Can never store an ending that has a text."""
+
+    async def change(self, key: RequestKey, change: Change[T]) -> T:
+        def check(record):  # type: ignore[no-untyped-def]
+            step = change(record)
+            if step.text:
+                raise OverflowError
+            return step
+
+        return await super().change(key, check)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_ending_that_can_never_be_stored_fails_the_request_once(stream: bool) -> None:
+    async def main() -> None:
+        model = Wild(hanging)
+        local = Local(model, store=Refusing())
+        peer = await local.connect("c1")
+        await local.ask(peer, "r2", "r3", stream=stream)
+        await asyncio.sleep(1)
+        for ending in endings(peer).values():
+            assert ending.error is not None
+            assert (ending.error.code, ending.attempt, ending.length) == (ErrorCode.INTERNAL, 1, 0)
+        assert [prompt.request_id for prompt in model.prompts] == ["r2", "r3"]
+
+    run_virtual(main())
+
+
+def test_nothing_is_left_of_a_request_that_ended() -> None:
+    async def main() -> None:
+        local = Local(Wild(hanging))
+        peer = await local.connect("c1")
+        await local.ask(peer, "r2", "r3")
+        await asyncio.sleep(3)
+        worker = local.backend.worker
+        assert set(endings(peer)) == {"r2", "r3"}
+        assert (worker._runs, worker._claiming, worker._watching, local.queue._turns) == ({}, {}, None, {})
+
+    run_virtual(main())
