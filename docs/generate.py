@@ -41,8 +41,9 @@ _CODES: Mapping[ErrorCode, tuple[str, str]] = {
         "gets a fresh token, then asks under a new id",
     ),
     ErrorCode.FORBIDDEN: (
-        "`messageResponse`: the model is not offered, or the system prompt is locked",
-        "asks without that field",
+        "`messageResponse`: the model is not offered, or the system prompt is locked; `error` without a `requestId`: "
+        "the operator has blocked this user, and the connection is closed",
+        "asks without that field; stays away",
     ),
     ErrorCode.USER_MISMATCH: ("`messageResponse`; `error` to `renewToken`", "opens a connection for each user"),
     ErrorCode.SESSION_REPLACED: ("`error`, then the connection is closed", "stays away"),

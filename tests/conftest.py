@@ -13,6 +13,8 @@ from answerback_aws.emulator.postgres import PostgresServer
 from emulation import Cluster, emulator_python
 from spread import Spread, is_of_the_stacks
 
+os.environ["LC_ALL"] = "C.UTF-8"  # whatever the machine speaks: what is said in Korean is tested on purpose
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("answerback", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("answerback")

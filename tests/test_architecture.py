@@ -39,7 +39,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "client": {"protocol", "core", "outbound", "tasks"},
     "gateway": SERVER | {"settings", "tasks"},
     "testing": INNER | {"service", "stores"},
-    "cli": SERVER | {"client", "gateway", "settings"},
+    "texts": {"protocol"},
+    "cli": SERVER | {"client", "gateway", "settings", "texts"},
     "__main__": {"cli"},
     "answerback": {"client"},  # `from answerback import Client`; the package itself
     # The same product on AWS.
@@ -49,10 +50,10 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "answerback_aws.emulator": INNER | {"models", "clock", "outbound", "answerback_aws.deploy"},
     "answerback_aws.cost": {"core"},
     "answerback_aws.commands": INNER
-    | {"cli", "clock", "settings", "stores"}
+    | {"cli", "clock", "settings", "stores", "texts"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},
     # The desktop app.
-    "answerback_desktop": {"client"} | NEUTRAL,
+    "answerback_desktop": {"client", "texts"} | NEUTRAL,
     "answerback_desktop.command": {"cli", "client", "answerback_desktop"},
     # What proves and measures them.
     "answerback_proof": SERVER | {"client", "gateway", "settings", "testing", "cli", "answerback_aws"},

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -114,6 +115,16 @@ def tls_context(ca_file: str | os.PathLike[str] | None = None, *, source: str = 
     return context
 
 
+def trust(ca_file: Path | None) -> None:
+    """Trust the authorities of a file, in this process and in those that it starts; None: nothing changes.
+
+    Raises: CaFileError.
+    """
+    if ca_file is not None:
+        tls_context(ca_file)
+        os.environ[CA_VARIABLE] = str(ca_file.absolute())
+
+
 def _system_context() -> ssl.SSLContext:
     if any(map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR"))):
         return ssl.create_default_context()  # these two are OpenSSL's own; the system's stores know nothing of them
@@ -135,9 +146,13 @@ def explain_certificate(error: ssl.SSLCertVerificationError) -> str:
         return f"the server's certificate is for another name ({error.verify_message}); check the host"
     if error.verify_code in _OUT_OF_TIME:
         return f"the server's certificate does not hold now ({error.verify_message}); check the clocks, or renew it"
-    named = [name for name in (CA_VARIABLE, "SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-    trusted = f"{' and '.join(named)} did not help" if named else f"name its authority with --ca-file or {CA_VARIABLE}"
-    return f"the server's certificate is not trusted ({error.verify_message}); {trusted}"
+    if os.environ.get(CA_VARIABLE):
+        advice = f"{CA_VARIABLE} names another authority"
+    else:
+        advice = f"name its authority with --ca-file or {CA_VARIABLE}"
+        if named := [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]:
+            advice += f" (trusted now: those of {' and '.join(named)})"
+    return f"the server's certificate is not trusted ({error.verify_message}); {advice}"
 
 
 def fetch(

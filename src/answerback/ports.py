@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Protocol, TypeAlias, TypeVar
 
 from answerback.core import defaults
-from answerback.core.admission import Accepted, Admission, Existing, Full, Limited, Quota
+from answerback.core.admission import Accepted, Admission, Blocked, Existing, Full, Limited, Quota
 from answerback.core.context import TOKENS_PER_BYTE, Message
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.protocol.errors import ErrorCode
@@ -19,6 +19,7 @@ from answerback.protocol.frames import ServerFrame, Status
 __all__ = [
     "Accepted",
     "Admission",
+    "Blocked",
     "Bound",
     "Connection",
     "Connections",
@@ -78,7 +79,8 @@ class Requests(Protocol):
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         """Store a new request and count it against its user's calendar minute, in one transaction.
 
-        `core.admission.admit` decides: first the id (Existing), then the pending cap (Full), then the rate (Limited).
+        `core.admission.admit` decides: first the id (Existing), then whether the user is Blocked, then the pending cap
+        (Full), then the rate (Limited).
         """
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
@@ -197,6 +199,7 @@ class StoredUser:
     last_request_at_ms: int | None
     conversations: int
     turns: int
+    blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +224,9 @@ class Users(Protocol):
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
         """Override the rate limit (None: back to the default; 0: no limit). Creates the user if there is none."""
+
+    async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
+        """Lock the user out, or let them in again; their own limit stays. Creates the user if there is none."""
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         """By day and user, ascending; all users if `user_id` is None."""

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from answerback.cli.options import CaFile, trust
 from answerback.cli.output import CliError, ExitCode, missing_extra, note, usage_error
 
 _DEBIAN_PACKAGES: Final = (
@@ -39,6 +40,7 @@ def desktop(
     data_dir: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where profiles are kept.", show_default=False)
     ] = None,
+    ca_file: CaFile = None,
     language: Annotated[
         LanguageName | None, typer.Option(help="Of the window.  [default: the system's]", show_default=False)
     ] = None,
@@ -54,6 +56,7 @@ def desktop(
     from answerback_desktop.profile import Profile, ProfileInUse  # noqa: PLC0415
     from answerback_desktop.settings import Language, is_server_url  # noqa: PLC0415
 
+    trust(ca_file)
     if url is not None and not is_server_url(url):
         raise usage_error(f"{url!r} is not a gateway's address", "it begins with ws:// or wss://")
     if user is not None and not is_id(user):

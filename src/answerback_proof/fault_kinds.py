@@ -78,3 +78,4 @@ class FaultKind(StrEnum):
     STALLED_STREAM = "Bedrock stalled in mid-stream"
     MODEL_FAILS = "model breaks off"
     MODEL_MISBEHAVES = "model misbehaves"
+    MODEL_THINKS = "model thinks for longer than a client waits"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from answerback.client import Client
+from answerback.client import Client, Forbidden
 from stack import Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]
@@ -100,6 +100,23 @@ async def test_who_manages_users_limits_bills_and_erases_them(secured: Stack, op
         assert secured.sql(f"SELECT 1 FROM {table} WHERE user_id = :user", user=user) == []
     assert done(await asyncio.to_thread(operator, "users", "usage", user)).strip() == "Nothing was used."
     assert (await asyncio.to_thread(operator, "users", "show", user)).returncode == 1
+
+
+@pytest.mark.parametrize("operator", ["users"], indirect=True)
+async def test_a_blocked_user_s_connection_is_closed_and_no_other_opens(secured: Stack, operator: Command) -> None:
+    user = secured.name("user")
+    async with asyncio.timeout(90):
+        async with Client(secured.url, token=secured.token(user)) as client:
+            await client.ask("hello")
+            assert done(await asyncio.to_thread(operator, "users", "block", user, "--json"))["blocked"] is True
+            with pytest.raises(Forbidden, match="blocked"):
+                await client.ask("hello again")
+        with pytest.raises(Forbidden, match="blocked"):
+            async with Client(secured.url, token=secured.token(user)) as client:
+                await client.ask("and again")
+        done(await asyncio.to_thread(operator, "users", "unblock", user))
+        async with Client(secured.url, token=secured.token(user)) as client:
+            await client.ask("hello")
 
 
 @pytest.mark.parametrize("operator", ["users"], indirect=True)

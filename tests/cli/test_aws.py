@@ -160,7 +160,7 @@ def test_without_the_packages_for_aws() -> None:
         "sys.exit(run(['aws', 'status', '--region', 'us-east-1']))"
     )
     assert done.returncode == 1
-    assert "pip install 'answerback[aws]'" in done.stderr
+    assert "pip install '.[aws]'" in done.stderr
 
 
 def test_the_help_needs_no_packages_for_aws() -> None:

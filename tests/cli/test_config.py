@@ -41,7 +41,7 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         "max_frames_burst": 12, "max_message_bytes": 2000, "write_buffer_bytes": 3000, "answer_timeout": "13s",
         "queue_timeout": "14s", "lease": "15s", "max_attempts": 16, "idle_timeout": "17s", "handshake_timeout": "18s",
         "ping_interval": "19s", "write_stall_timeout": "20s", "grace": "21s", "janitor_interval": "22s",
-        "coalesce_ms": 23, "log_format": "json", "log_level": "error",
+        "coalesce_ms": 23, "log_format": "json", "log_level": "error", "ca_file": "ca",
     }  # fmt: skip
     assert given.keys() == {setting.key for setting in SETTINGS} - {"auth_secret_file"}
     assert load(given, environment={}).gateway == GatewaySettings(
@@ -49,7 +49,7 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         allow_hosts=("h",), models=("echo",), system="s", lock_system=True, max_tokens=3, context_turns=4,
         data_dir=Path("d"), database="postgresql://x/y", retention_days=5, standby=True,
         rate_limit=7, idle_timeout_s=17,
-        grace_s=21, janitor_interval_s=22, coalesce_ms=23,
+        grace_s=21, janitor_interval_s=22, coalesce_ms=23, ca_file=Path("ca"),
         auth=AuthSettings(
             secret="s" * 32, jwks_url="u", jwks_file=Path("f"), issuer="i", audience="a", user_claim="uid", leeway_s=6
         ),

@@ -22,7 +22,7 @@ def test_without_qt_it_says_what_to_install(bare, capsys):
     found = importlib.util.find_spec
     bare.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "PySide6" else found(name, *rest))
     assert run(["desktop"]) == 1
-    assert "pip install 'answerback[desktop]'" in capsys.readouterr().err
+    assert "pip install '.[desktop]'" in capsys.readouterr().err
 
 
 def test_without_a_display_it_names_the_way_out(bare, capsys):

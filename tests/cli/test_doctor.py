@@ -134,7 +134,7 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(doctor.EXTRAS, "local-llm", ("no_such_module_here",))
     found = doctor.check_installation(GatewaySettings(data_dir=tmp_path, models=("mine=local",)))
     [missing] = [finding for finding in found if finding.level is Level.FAIL]
-    assert missing.advice == "pip install 'answerback[local-llm]', or use --model echo"
+    assert missing.advice == "pip install '.[local-llm]', or use --model echo"
 
 
 @pytest.mark.parametrize(("off_s", "level"), [(0, Level.OK), (-20, Level.OK), (3600, Level.WARN), (-3600, Level.WARN)])

@@ -64,6 +64,18 @@ def test_a_limit_that_could_mean_two_things_is_refused(users: Callable[..., Resu
     assert json.loads(users("show", ASKERS[1], "--json").out)["perMinute"] == 7
 
 
+def test_block_and_unblock(users: Callable[..., Result]) -> None:
+    assert users("set-limit", ASKERS[1], "7").code == 0
+    assert users("block", ASKERS[1]).out == f"{ASKERS[1]} is blocked.\n"
+    shown = json.loads(users("show", ASKERS[1], "--json").out)
+    assert (shown["blocked"], shown["perMinute"], shown["turns"]) == (True, 7, 1)
+    assert [line.split("\t")[1] for line in users("list").out.splitlines()[1:]] == ["default", "blocked"]
+    assert json.loads(users("unblock", ASKERS[1], "--json").out) == {"userId": ASKERS[1], "blocked": False}
+    shown = json.loads(users("show", ASKERS[1], "--json").out)
+    assert ("blocked" in shown, shown["perMinute"]) == (False, 7)
+    assert users("block", "two words").code == 2
+
+
 def test_usage(users: Callable[..., Result]) -> None:
     days = json.loads(users("usage", "--json").out)
     assert {day["userId"]: day["requests"] for day in days} == dict.fromkeys(ASKERS, 1)

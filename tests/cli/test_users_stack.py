@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
+from answerback.core.request import RequestKey
+from answerback.core.transitions import State
+from answerback.ports import Connection
 from answerback_aws.emulator.emulator import CREDENTIALS, Emulator
+from answerback_aws.runtime.dynamodb.connections import DynamoConnections
+from answerback_aws.runtime.dynamodb.limits import RateLimits
 from answerback_aws.runtime.dynamodb.tables import Tables
 from asking import Actor
 from aurora import Aws
@@ -102,6 +107,38 @@ def test_set_limit_decides_at_once_and_is_shown(
     key: dict[str, Any] = {"userId": {"S": ASKERS[1]}, "window": {"S": "limit"}}
     item = emulator.client("dynamodb").get_item(TableName=tables.rate_limits, Key=key).get("Item")
     assert (None if item is None else int(item["perMinute"]["N"])) == kept
+
+
+def test_a_blocked_user_has_no_connection_and_nothing_that_runs(
+    users: Callable[..., Result], emulator: Emulator, aurora_cluster: Cluster, tables: Tables
+) -> None:
+    async def connect_and_ask() -> None:
+        aws = Aws(emulator, aurora_cluster, tables)
+        await Actor(aws).accept("running", user="alice")
+        connections = DynamoConnections(aws.database)
+        for user in ASKERS:
+            await connections.add(
+                Connection(connection_id=f"of {user}", session_id="s", connected_at_ms=1, last_activity_ms=1)
+            )
+            await connections.bind(f"of {user}", user)
+        await aws.close()
+
+    asyncio.run(connect_and_ask())
+    assert users("block", "alice").out == "alice is blocked.\n"
+    assert json.loads(users("show", "alice", "--json").out)["blocked"] is True
+
+    async def look() -> tuple[Any, ...]:
+        aws = Aws(emulator, aurora_cluster, tables)
+        record = await aws.read(RequestKey("alice", "running"))
+        found = [await DynamoConnections(aws.database).get(f"of {user}") is not None for user in ASKERS]
+        limits = RateLimits(aws.database)
+        blocked = [await limits.is_blocked(user) for user in ASKERS]
+        await aws.close()
+        return record.state, found, blocked
+
+    assert asyncio.run(look()) == (State.CANCELLED, [False, True], [True, False])
+    assert users("unblock", "alice").code == 0
+    assert asyncio.run(look())[2] == [False, False]
 
 
 def test_usage(users: Callable[..., Result]) -> None:

@@ -934,3 +934,62 @@ def test_any_schedule_of_losses_ends_with_the_exact_texts_one_ending_each_and_th
     assert endings == {rid: [text] for rid, text in texts.items()}
     assert shown == texts
     assert server.runs == list(texts)
+
+
+# --- frames that cannot be read
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {
+            "action": "messageResponse",
+            "requestId": "a",
+            "status": "completed",
+            "response": 7,
+            "attempt": 1,
+            "length": 2,
+        },
+        {"action": "messageResponse", "requestId": "a", "status": "who knows", "attempt": 1, "length": 2},
+        {"action": "messageDelta", "requestId": "a", "attempt": 1, "offset": -1, "delta": "x"},
+        {"action": "messageStarted", "requestId": "a"},
+        {"action": "messageAccepted", "requestId": "a", "conversationId": "c", "position": "first"},
+        {"action": "error", "requestId": "a", "code": 7},
+    ],
+)
+def test_a_frame_about_a_question_that_cannot_be_read_ends_it_at_once(broken):
+    script = Script()
+    script.connect()
+    script.ask("a", STREAM)
+    effects = script.session.received(script.link, json.dumps(broken), now=script.now)
+    (failed,) = [effect for effect in effects if isinstance(effect, Fail)]
+    assert isinstance(failed.error, ProtocolViolation)
+    assert script.session.pending == 0
+    assert Send(CancelMessage(request_id="a")) in effects
+
+
+def test_a_frame_about_a_call_that_cannot_be_read_ends_it_at_once():
+    script = Script()
+    script.connect()
+    script.session.call("h", GetHistory(request_id="h", conversation_id="c"), timeout_s=30, now=0)
+    broken = {"action": "history", "requestId": "h", "conversationId": "c", "turns": [{"requestId": "t"}]}
+    (failed,) = script.session.received(script.link, json.dumps(broken), now=script.now)
+    assert isinstance(failed, ReplyFailed)
+    assert isinstance(failed.error, ProtocolViolation)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"message": "Internal server error", "requestId": "a"},  # API Gateway's own
+        {"action": "messageProgress", "requestId": "a", "attempt": "x"},
+        {"action": "messageResponse", "requestId": "somebody's", "status": 3},
+    ],
+)
+def test_what_is_about_no_question_or_only_a_hint_ends_none(message):
+    script = Script()
+    script.connect()
+    script.ask("a", STREAM)
+    effects = script.session.received(script.link, json.dumps(message), now=script.now)
+    assert [type(effect) for effect in effects] == [Note]
+    assert script.session.pending == 1

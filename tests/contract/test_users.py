@@ -3,7 +3,7 @@
 import pytest
 
 from answerback.core.request import Fenced, RequestKey
-from answerback.ports import Accepted, DailyUsage, StoredUser
+from answerback.ports import Accepted, Blocked, DailyUsage, Existing, StoredUser
 
 pytestmark = pytest.mark.users
 
@@ -39,6 +39,38 @@ async def test_users_are_listed_by_id_in_pages(store, actor):
         after = listed[-1]
     assert listed == sorted(names)
     assert len(await store.users()) == len(names)
+
+
+@pytest.mark.parametrize("own_limit", [None, 0, 1, 3])
+async def test_a_blocked_user_is_refused_and_keeps_everything(store, actor, own_limit):
+    await actor.turn("r0")
+    if own_limit is not None:
+        await store.set_limit("ann", own_limit, now_ms=actor.now_ms)
+    for _ in range(2):  # twice is the same as once
+        await store.set_blocked("ann", blocked=True, now_ms=actor.now_ms)
+        user = await store.user("ann")
+        assert (user.blocked, user.per_minute, user.turns) == (True, own_limit, 1)
+    assert isinstance(await actor.accept("r1"), Blocked)
+    assert isinstance(await actor.accept("r1", user="bob"), Accepted)
+    assert isinstance(await actor.accept("r0"), Existing), "an id that exists is free"
+    assert [u.user_id for u in await store.users() if u.blocked] == ["ann"]
+    await store.set_limit("ann", 5, now_ms=actor.now_ms)
+    user = await store.user("ann")
+    assert (user.blocked, user.per_minute) == (True, 5)
+    assert isinstance(await actor.accept("r1"), Blocked)
+    for _ in range(2):
+        await store.set_blocked("ann", blocked=False, now_ms=actor.now_ms)
+        user = await store.user("ann")
+        assert (user.blocked, user.per_minute) == (False, 5)
+    actor.now_ms += 60_000
+    assert isinstance(await actor.accept("r1"), Accepted)
+
+
+async def test_who_never_asked_can_be_blocked(store, actor):
+    await store.set_blocked("eve", blocked=True, now_ms=actor.now_ms)
+    assert isinstance(await actor.accept("r1", user="eve"), Blocked)
+    await store.delete_user("eve")
+    assert isinstance(await actor.accept("r1", user="eve"), Accepted), "an erased user is a new one"
 
 
 async def test_a_limit_makes_the_user(store, actor):

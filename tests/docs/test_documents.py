@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import answerback.client as client
 
 Read = Callable[[str], Any]
+FENCES = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
 def test_links_inside_the_repository_lead_somewhere(document: Read, name: str) -> None:
@@ -120,11 +121,19 @@ def _defined(node: ast.stmt) -> set[str]:
 
 def test_the_twins_have_the_same_code_and_the_same_links(document: Read) -> None:
     english, korean = document("README.md"), document("README.ko.md")
-    fences = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-    assert fences.findall(english.text) == fences.findall(korean.text)
+    assert FENCES.findall(english.text) == FENCES.findall(korean.text)
     assert len(list(english.headings())) == len(list(korean.headings()))
     targets = [link for link in english.links() if "README" not in link]
-    assert sorted(targets) == sorted(link for link in korean.links() if "README" not in link)
+    korean_targets = [link.replace("docs/ko/", "docs/") for link in korean.links() if "README" not in link]
+    assert sorted(targets) == sorted(korean_targets)
+
+
+def test_the_korean_tutorial_has_every_step_of_the_english_one(document: Read) -> None:
+    english, korean = document("docs/tutorial.md"), document("docs/ko/tutorial.md")
+    steps, found = FENCES.findall(english.text), FENCES.findall(korean.text)
+    assert found[: len(steps)] == steps  # behind them is how to get a model that answers in Korean
+    numbers = re.compile(r"^## (\d)\.", re.MULTILINE)
+    assert numbers.findall(english.text) == numbers.findall(korean.text)
 
 
 def test_the_sdk_page_names_everything_public(document: Read) -> None:

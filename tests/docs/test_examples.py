@@ -12,7 +12,7 @@ import pytest
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import GatewaySettings
 
-WITH_SCRIPTS = ("README.md", "docs/tutorial.md", "docs/sdk.md")
+WITH_SCRIPTS = ("README.md", "docs/tutorial.md", "docs/ko/tutorial.md", "docs/sdk.md")
 DOCUMENTED_URL = "ws://127.0.0.1:8765"
 
 

@@ -199,7 +199,7 @@ async def test_a_missing_runtime_says_how_to_install_it(monkeypatch: pytest.Monk
     with pytest.raises(ModelError) as caught:
         await open_model("local")
     assert caught.value.code is ErrorCode.MODEL_UNAVAILABLE
-    assert "pip install 'answerback[local-llm]'" in caught.value.detail
+    assert "pip install '.[local-llm]'" in caught.value.detail
 
 
 @pytest.mark.local_llm

@@ -13,7 +13,9 @@ from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
     ClientFrame,
     ErrorBody,
+    GetHistory,
     Hello,
+    ListConversations,
     MessageResponse,
     SendMessage,
     ServerFrame,
@@ -187,3 +189,57 @@ def test_a_response_always_has_its_response_field() -> None:
 def test_every_code_has_its_row() -> None:
     assert set(ERRORS) == set(ErrorCode)
     assert all(row.message.endswith(".") for row in ERRORS.values())
+
+
+# --- members that are wrong and not needed, and null
+
+
+ENDING = {
+    "action": "messageResponse",
+    "requestId": "a",
+    "status": "completed",
+    "response": "hi",
+    "attempt": 1,
+    "length": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"usage": {"inputTokens": 1, "outputTokens": -1}},
+        {"usage": "many"},
+        {"timing": {"queuedMs": "soon"}},
+        {"model": 7},
+        {"usage": 1, "timing": 2, "model": 3, "finishReason": 4},
+    ],
+)
+def test_a_wrong_member_that_is_not_needed_is_left_out(member: dict[str, Any]) -> None:
+    frame = decode_server(json.dumps({**ENDING, **member}))
+    assert isinstance(frame, MessageResponse)
+    assert (frame.response, frame.usage, frame.timing) == ("hi", None, None)
+
+
+@pytest.mark.parametrize("member", ["response", "status", "attempt", "length", "error"])
+def test_a_wrong_member_that_is_needed_tells_whose_it_is(member: str) -> None:
+    with pytest.raises(FrameError) as broken:
+        decode_server(json.dumps({**ENDING, member: [{}]}))
+    assert (broken.value.action, broken.value.request_id) == ("messageResponse", "a")
+    assert member in broken.value.detail
+
+
+OPTIONAL = [
+    ({"action": "sendMessage", "requestId": "a", "message": "hi"}, SendMessage),
+    ({"action": "hello", "helloId": "a"}, Hello),
+    ({"action": "listConversations", "requestId": "a"}, ListConversations),
+    ({"action": "getHistory", "requestId": "a", "conversationId": "c"}, GetHistory),
+]
+
+
+@pytest.mark.parametrize(("frame", "kind"), OPTIONAL)
+def test_null_is_absent_for_every_member_that_may_be(frame: dict[str, Any], kind: type) -> None:
+    for field in msgspec.structs.fields(kind):
+        if not field.required:
+            assert decode_client(json.dumps({**frame, field.encode_name: None})) == decode_client(json.dumps(frame))
+    with pytest.raises(FrameError):
+        decode_client(json.dumps({**frame, next(iter(frame.keys() - {"action"})): None}))

@@ -98,6 +98,7 @@ class Local:
             local=self.queue,
             worker=backend.worker,
             changed=backend.worker.changed,
+            is_blocked=backend.store.is_blocked,
         )
 
     async def start(self) -> None:

@@ -131,9 +131,14 @@ async def test_the_book_of_some_users_is_read_inside_a_transaction(tmp_path, ask
 
 
 async def test_the_default_is_a_file_in_the_data_folder(tmp_path, asker):
-    store = await open_store(None, tmp_path / "new" / "folder")
-    await asker.accept(store, "r1")
-    await store.close()
+    names = []
+    for _ in range(2):
+        store = await open_store(None, tmp_path / "new" / "folder")
+        await asker.accept(store, "r1")
+        names.append(await store.store_id())
+        await store.close()
+    assert names[0] == names[1], "the data keep their name"
+    assert len(names[0]) == 36
     assert (tmp_path / "new" / "folder" / "answerback.db").exists()
 
 

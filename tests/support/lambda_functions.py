@@ -281,6 +281,7 @@ class Functions:
                 "sqs": self.sqs,
                 "connections": self.connections,
                 "requests": self.store,
+                "limits": self.store,
                 "turns": self.store,
                 "history": self.store,
                 "write_behind": self.write_behind,

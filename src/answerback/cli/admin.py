@@ -90,6 +90,11 @@ class AdminUsers:
         del now_ms
         self._call("PUT", f"/users/{quote(user_id, safe='')}/limit", {"perMinute": per_minute})
 
+    async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
+        """Block or unblock, and end the sessions of who is blocked; `now_ms` is not used."""
+        del now_ms
+        self._call("PUT", f"/users/{quote(user_id, safe='')}/blocked", {"blocked": blocked})
+
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         query = {name: value for name, value in (("user", user_id), ("since", since_day)) if value is not None}
         return _rows(self._call("GET", f"/usage?{urlencode(query)}")["usage"], DailyUsage)

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from answerback.cli.options import ClientOptions, PromptOptions, with_options
-from answerback.cli.output import CliError, ExitCode, note, say_json, usage_error
-from answerback.cli.talk import Growing, explain, shortfall, wrong_input
+from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
+from answerback.cli.output import CliError, ExitCode, check_stdout, note, say_exactly, say_json, usage_error
+from answerback.cli.reading import STDIN_HINT, checked, decode, typed
+from answerback.cli.talk import Growing, explain, note_language, shortfall, wrong_input
 from answerback.client import Answer, AnswerbackError, Client
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
@@ -34,6 +35,7 @@ def ask(
         str | None,
         typer.Option(metavar="DURATION", help="For the whole answer, as in 90s.  [default: 30s of silence]"),
     ] = None,
+    encoding: Encoding = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, also if it fails.")] = False,
 ) -> int:
     """Ask one question and print the answer.
@@ -49,8 +51,20 @@ def ask(
 
       answerback ask --conversation trip "And on Sunday?" --json
     """
-    what = _Question(message=_message(question), conversation=conversation, prompt=prompt, timeout_s=_seconds(timeout))
-    return asyncio.run(_ask(asked, what, as_json=as_json))
+    try:
+        what = _Question(
+            message=_message(question, encoding),
+            conversation=conversation,
+            prompt=prompt,
+            timeout_s=_seconds(timeout),
+        )
+        check_stdout()  # an answer that has no place to go is not asked for
+        return asyncio.run(_ask(asked, what, as_json=as_json))
+    except CliError as exc:
+        if as_json and exc.exit_code is ExitCode.USAGE:
+            error = {"code": "usage", "message": str(exc), "retryable": False, "retryAfterMs": None}
+            say_json({"requestId": None, "status": "failed", "response": None, "error": error})
+        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +75,19 @@ class _Question:
     timeout_s: float | None
 
 
-def _message(words: list[str] | None) -> str:
-    message = " ".join(words or ())
-    if message == "-":
-        message = sys.stdin.buffer.read().decode("utf-8", "replace")
+def _message(words: list[str] | None, encoding: str | None) -> str:
+    if encoding:
+        checked(encoding)
+    message = typed(" ".join(words or ()), "the question", encoding=encoding)
+    is_piped = not words and not sys.stdin.isatty()
+    if message == "-" or is_piped:
+        try:
+            data = sys.stdin.buffer.read()
+        except OSError as exc:
+            raise usage_error(f"there is no question: stdin cannot be read ({exc.strerror or exc})") from exc
+        message = decode(data, "stdin", encoding=encoding, hint=STDIN_HINT)
+        if not message.strip() and not is_piped:
+            raise usage_error("there is no question: stdin is empty")
     if not message.strip():
         raise usage_error("there is no question", 'say one: answerback ask "What is a WebSocket?", or - to read stdin')
     return message
@@ -122,6 +145,8 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         system=prompt.system,
         max_tokens=prompt.max_tokens,
     )
+    model = prompt.model or next(iter(getattr(client.state, "models", ())), "?")
+    note_language(question.message, model, client.model_info(prompt.model))
     answer: Answer | None = None
     try:
         async with stream:  # leaving it early, as Ctrl+C does, stops the request at the gateway
@@ -135,8 +160,7 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
     if as_json:
         say_json({**msgspec.to_builtins(_described(answer)), "clientTiming": clock.as_json()})
     elif growing is None:
-        sys.stdout.write(answer.text if answer.text.endswith("\n") else answer.text + "\n")
-        sys.stdout.flush()
+        say_exactly(answer.text)
     if (why := shortfall(answer)) is not None:
         note(f"answerback: {why}")
     return ExitCode.OK

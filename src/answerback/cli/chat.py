@@ -5,14 +5,16 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BufferedReader, TextIOWrapper
 from itertools import islice
 from typing import Annotated, Final
 
 import typer
 
-from answerback.cli.options import ClientOptions, PromptOptions, with_options
-from answerback.cli.output import CliError, ExitCode, note, say, usage_error
-from answerback.cli.talk import Growing, explain, printable, shortfall, wrong_input
+from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
+from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
+from answerback.cli.reading import MARK_BYTES, STDIN_HINT, checked, decode, encoding_of, not_text, typed
+from answerback.cli.talk import Growing, explain, note_language, shortfall, wrong_input
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -25,6 +27,7 @@ from answerback.client import (
 from answerback.client.blocking import BlockingAnswerStream
 from answerback.client.events import Connected, ConnectionState, Disconnected, Done
 from answerback.protocol.frames import ConversationSummary
+from answerback.texts import spoken
 
 
 @with_options
@@ -37,6 +40,7 @@ def chat(
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Go on with the conversation used last.")] = False,
     prompt: PromptOptions,
+    encoding: Encoding = None,
 ) -> int:
     """Talk with a model; it remembers what was said before in the conversation.
 
@@ -47,7 +51,15 @@ def chat(
     if last and conversation is not None:
         raise usage_error("--last and --conversation are two different ones", "keep one of them")
     choice = Choice(conversation=conversation, model=prompt.model, system=prompt.system, max_tokens=prompt.max_tokens)
-    return run_chat(asked, choice, use_last=last)
+    return run_chat(asked, choice, use_last=last, encoding=encoding)
+
+
+def _prepare_stdin(encoding: str | None) -> None:
+    """A pipe is read as its byte order mark, or the user, says; what is something else is refused."""
+    if isinstance(sys.stdin, TextIOWrapper) and not sys.stdin.isatty():
+        beginning = sys.stdin.buffer.peek(MARK_BYTES) if isinstance(sys.stdin.buffer, BufferedReader) else b""
+        name = checked(encoding) if encoding else encoding_of(beginning)
+        sys.stdin.reconfigure(encoding=name, errors="strict")
 
 
 _LISTED: Final = 20
@@ -95,7 +107,7 @@ class _Link:
                 pass
 
 
-def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool) -> ExitCode:
+def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool, encoding: str | None = None) -> ExitCode:
     """Talk until the input ends. In a pipe the exit code is that of the last failure. Raises: CliError: cannot talk."""
     link = _Link()
     try:
@@ -106,6 +118,7 @@ def run_chat(asked: ClientOptions, choice: Choice, *, use_last: bool) -> ExitCod
                 last = next(iter(client.conversations()), None)
                 choice.conversation = None if last is None else last.conversation_id
             chat = Chat(client, link, choice)
+            _prepare_stdin(encoding)
             chat.run()
     except ValueError as exc:
         raise wrong_input(exc) from exc
@@ -143,10 +156,11 @@ class Chat:
         self._conversation = choice.conversation or _new_id()
         self._asked = _Asked()
         self._shown = _Shown()
+        self._told: set[str] = set()  # models that were said not to know the language
         self._is_person = sys.stdin.isatty()
         self.exit_code = ExitCode.OK
         self._commands: Mapping[str, Callable[[str], None]] = {
-            "/help": lambda _: say(_HELP),
+            "/help": lambda _: say(spoken(_HELP)),
             "/new": self._new,
             "/list": self._list,
             "/open": self._open,
@@ -163,12 +177,12 @@ class Chat:
         if self._is_person:
             with suppress(ImportError):
                 import readline  # noqa: F401, PLC0415 - gives input() its editing and history; not on Windows
-            say(f"Connected to the model {self._models()}. /help says what there is, Ctrl+D leaves.")
+            say(spoken(f"Connected to the model {self._models()}. /help says what there is, Ctrl+D leaves."))
         with suppress(_Quit):
             while True:
                 self._take(self._read())
         if self._is_person:
-            say(f"To go on: answerback chat --conversation {self._conversation}")
+            say(spoken(f"To go on: answerback chat --conversation {self._conversation}"))
 
     # --- lines
 
@@ -177,13 +191,16 @@ class Chat:
         is_warned = False
         while True:
             try:
-                return input("> " if self._is_person else "")
+                if self._is_person:
+                    return typed(input("> "), "this line")
+                return decode(input().encode(), "stdin", hint=STDIN_HINT)
             except EOFError:
                 if self._is_person:
                     print()
                 raise _Quit from None
-            except UnicodeDecodeError:
-                raise CliError("the input is not UTF-8 text") from None
+            except UnicodeDecodeError as exc:
+                said = None if exc.encoding.startswith("utf-8") else exc.encoding
+                raise not_text(exc.object, "stdin", encoding=said, hint=STDIN_HINT) from None
             except KeyboardInterrupt:
                 print()
                 if is_warned or not self._is_person:
@@ -222,11 +239,14 @@ class Chat:
             replaces=replaces,
         )
         self._asked = _Asked(question=question, request_id=stream.request_id)
+        used = self._choice.model or next(iter(self._link.models), "?")
+        if used not in self._told and note_language(question, used, self._client.model_info(self._choice.model)):
+            self._told.add(used)
         answer = self._show(stream)
         if answer is None:
             return
         if not sys.stdout.isatty():
-            say(answer.text)
+            say_exactly(answer.text)
         if (why := shortfall(answer)) is not None:
             note(f"({why})")
 
@@ -271,7 +291,8 @@ class Chat:
         for number, found in enumerate(self._shown.conversations, start=1):
             here = "*" if found.conversation_id == self._conversation else " "
             when = found.updated_at[:16].replace("T", " ")
-            say(f"{here}{number:>3}  {when}  {printable(found.title)}  ({found.turns} turns, {found.conversation_id})")
+            turns = spoken(f"({found.turns} turns, {found.conversation_id})")
+            say(f"{here}{number:>3}  {when}  {' '.join(found.title.split())}  {turns}")
 
     def _open(self, wanted: str) -> None:
         shown = self._shown.conversations
@@ -289,8 +310,8 @@ class Chat:
         if not turns:
             note("(nothing was said yet)")
         for turn in reversed(turns):
-            say(f"> {printable(turn.question)}")
-            say(printable(turn.answer) if turn.answer else f"({turn.status})")
+            say(f"> {turn.question}")
+            say(turn.answer or spoken(f"({turn.status})"))
         if turns:
             self._asked = _Asked(question=turns[0].question, request_id=turns[0].request_id)
 
@@ -305,7 +326,7 @@ class Chat:
             note(f"(there is no model {name}; the gateway has {', '.join(self._link.models)})")
             return
         self._choice.model = name or self._choice.model
-        say(f"{self._models()}")
+        say(spoken(self._models()))
 
     def _models(self) -> str:
         used = self._choice.model or next(iter(self._link.models), "?")
@@ -315,7 +336,7 @@ class Chat:
     def _system(self, text: str) -> None:
         if text:
             self._choice.system = None if text == "off" else text
-        say(self._choice.system or "(no system prompt)")
+        say(self._choice.system or spoken("(no system prompt)"))
 
     def _quit(self, _: str) -> None:
         raise _Quit

@@ -1,6 +1,7 @@
 """`answerback doctor`: what is wrong here, and what to do about it."""
 
 import asyncio
+import hashlib
 import importlib.util
 import os
 import platform
@@ -13,12 +14,20 @@ from typing import Annotated, Final
 
 import typer
 
+from answerback.auth import make_token
 from answerback.cli import probe
-from answerback.cli.options import ConfigFile, DatabaseUrl, DataDir, Json
-from answerback.cli.output import ExitCode, say, say_json, usage_error
+from answerback.cli.options import CaFile, ConfigFile, DatabaseUrl, DataDir, Json, trust
+from answerback.cli.output import ExitCode, printable, say, say_json, usage_error
 from answerback.cli.probe import Finding, Level, failure, ok, warning
+from answerback.cli.serve import port_is_free
 from answerback.cli.settings import Configuration, load
+from answerback.core.context import Message, Role
+from answerback.gateway.checks import check_settings, make_tokens, tls_context
 from answerback.gateway.settings import GatewaySettings, SettingsError
+from answerback.models import ModelSpecError, build_model, open_model
+from answerback.models.local import WEIGHTS_SHA256, find_weights
+from answerback.ports import Finish, ModelError, Prompt, TokenRefused, Unavailable
+from answerback.stores import StoreError, StoreInUse, open_store
 
 EXTRAS: Final = {
     "server": ("aiohttp", "prometheus_client"),
@@ -52,6 +61,7 @@ def doctor(
     model: Annotated[
         list[str] | None, typer.Option(metavar="SPEC", help="A model to look at.", show_default=False)
     ] = None,
+    ca_file: CaFile = None,
     as_json: Json = False,
 ) -> int:
     """Check the installation, the data, the port, the store, the model, the token and the clocks.
@@ -60,6 +70,7 @@ def doctor(
     """
     if url is not None and not url.startswith(("ws://", "wss://")):
         raise usage_error(f"--url must begin with ws:// or wss://, not {url!r}", "for example ws://127.0.0.1:8765")
+    trust(ca_file)
     token = os.environ.get("ANSWERBACK_TOKEN") or None
     if url is not None:
         found = asyncio.run(_report(_remote(url, token=token, deep=deep), show=not as_json))
@@ -97,7 +108,7 @@ async def _local(configuration: Configuration, *, token: str | None, deep: bool)
         *check_open_files(settings),
     ):
         yield finding
-    if any(finding.level is Level.FAIL for finding in installation):
+    if any(finding.what == "packages" and finding.level is not Level.OK for finding in installation):
         return
     async for finding in check_store(settings):
         yield finding
@@ -129,7 +140,7 @@ def _port(configuration: Configuration, token: str | None) -> list[Finding]:
     try:
         found = probe.check_gateway(url, token=token, ask=False)
     except probe.NobodyThere:
-        if probe.port_is_free(settings.host, settings.port):
+        if port_is_free(settings.host, settings.port):
             return [ok("port", f"{settings.port} is free; no gateway runs here")]
         return [failure("port", f"{settings.port} cannot be used on {settings.host}", "say another --port or --host")]
     if any(finding.level is Level.FAIL for finding in found) and not configuration.gateway.auth.is_on:
@@ -145,11 +156,13 @@ def _show(finding: Finding) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     styles = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
-    line = Text.assemble((f"{finding.level:<5}", styles[finding.level]), f"{finding.what:<15} {finding.text}")
+    line = Text.assemble(
+        (f"{finding.level:<5}", styles[finding.level]), f"{finding.what:<15} {printable(finding.text)}"
+    )
     console = Console()
     console.print(line, soft_wrap=True)
     if finding.advice:
-        console.print(Text.assemble(" " * 21, ("→ ", "bold"), finding.advice), soft_wrap=True)
+        console.print(Text.assemble(" " * 21, ("→ ", "bold"), printable(finding.advice)), soft_wrap=True)
 
 
 # --- checks of this machine ---------------------------------------------------------------------------------
@@ -165,9 +178,14 @@ def check_installation(settings: GatewaySettings) -> list[Finding]:
         extra for kind, extra in (("local", "local-llm"), ("openai", "openai"), ("bedrock", "aws")) if kind in kinds
     }
     missing = [extra for extra in EXTRAS if not _is_installed(extra)]
+    if "server" in missing:
+        return [
+            *found,
+            warning("packages", "the client only; no gateway can run here", "pip install '.[server,local-llm]'"),
+        ]
     for extra in sorted(needed):
         if extra in missing:
-            advice = f"pip install 'answerback[{extra}]'"
+            advice = f"pip install '.[{extra}]'"
             if extra == "local-llm":
                 advice += ", or use --model echo"
             found.append(failure("packages", f"[{extra}] is not installed", advice))
@@ -182,9 +200,6 @@ def check_weights(settings: GatewaySettings) -> list[Finding]:
     """The embedded model's file, if a setting names that model."""
     if not any(_kind(spec) == "local" for spec in settings.models):
         return []
-    from answerback.models.local import WEIGHTS_SHA256, find_weights  # noqa: PLC0415
-    from answerback.ports import ModelError  # noqa: PLC0415
-
     try:
         path = find_weights()
     except ModelError as exc:
@@ -249,8 +264,6 @@ def check_open_files(settings: GatewaySettings) -> list[Finding]:
 
 async def check_store(settings: GatewaySettings) -> AsyncIterator[Finding]:
     """Whether the store opens, or who has it."""
-    from answerback.stores import StoreError, StoreInUse, open_store  # noqa: PLC0415
-
     name = "PostgreSQL" if settings.database else f"{settings.data_dir / 'answerback.db'}"
     if settings.database is None and not (settings.data_dir / "answerback.db").exists():
         yield ok("store", f"{name} is made at the first start")
@@ -274,10 +287,6 @@ async def check_store(settings: GatewaySettings) -> AsyncIterator[Finding]:
 
 async def check_auth(settings: GatewaySettings, *, token: str | None) -> AsyncIterator[Finding]:
     """Whether the settings fit together, the keys can be used, and the token at hand is accepted with them."""
-    from answerback.auth import make_token  # noqa: PLC0415 - cryptography and aiohttp are slow to import
-    from answerback.gateway.checks import check_settings, make_tokens, tls_context  # noqa: PLC0415
-    from answerback.ports import TokenRefused, Unavailable  # noqa: PLC0415
-
     auth = settings.auth
     try:
         check_settings(settings)
@@ -322,10 +331,6 @@ def check_network() -> list[Finding]:
 
 async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterator[Finding]:
     """Whether each model's spec is well formed; with `deep`, whether the model says something."""
-    from answerback.core.context import Message, Role  # noqa: PLC0415
-    from answerback.models import ModelSpecError, build_model, open_model  # noqa: PLC0415
-    from answerback.ports import Finish, ModelError, Prompt  # noqa: PLC0415
-
     for spec in settings.models:
         try:
             model = await open_model(spec) if deep else build_model(spec)
@@ -362,8 +367,6 @@ def _is_installed(extra: str) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    import hashlib  # noqa: PLC0415
-
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from answerback import __version__
-from answerback.cli.output import CliError, ExitCode, note
+from answerback.cli.output import CliError, ExitCode, note, say, why_no_output
 
 _EXAMPLES: Final = (
     ("answerback demo", "three apps, one model, all checked"),
@@ -73,7 +73,7 @@ class LazyGroup(TyperGroup):
         for panel, table in (PANELS if panels is None else panels).items():
             for name, (summary, place) in table.items():
                 self._places[name] = place
-                self.add_command(TyperCommand(name, help=summary, rich_help_panel=panel or None))
+                self.add_command(TyperCommand(name, help=summary, short_help=summary, rich_help_panel=panel or None))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command that the words name, imported, and the words after it."""
@@ -107,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = build_app(options)(list(arguments), prog_name="answerback", standalone_mode=False)
     except typer.TyperException as exc:
-        return _complain(exc.format_message().rstrip("."), "see --help", ExitCode(exc.exit_code))
+        return _complain(exc.format_message().rstrip("."), _usage_hint(exc, arguments), ExitCode(exc.exit_code))
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     except CliError as exc:
@@ -117,12 +117,20 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as exc:
         if options.debug:
             raise
+        if (why := why_no_output()) is not None:
+            return _complain(f"the output cannot be written: {why}", "", ExitCode.FAILED)
         return _complain(
             f"something went wrong that should not ({type(exc).__name__}: {exc})",
             "repeat it as `answerback --debug ...` and report what it prints",
             ExitCode.FAILED,
         )
     return result if isinstance(result, int) else ExitCode.OK
+
+
+def _usage_hint(exc: typer.TyperException, arguments: Sequence[str]) -> str:
+    if "ask" in arguments and exc.format_message().startswith("No such option"):
+        return "see --help; before a question that begins with a dash put --, as in: answerback ask -- -1 or 1?"
+    return "see --help"
 
 
 def build_app(options: "_Options | None" = None) -> typer.Typer:
@@ -147,10 +155,10 @@ def build_app(options: "_Options | None" = None) -> typer.Typer:
     ) -> int | None:
         settings.debug = debug
         if version:
-            print(f"answerback {__version__}")
+            say(f"answerback {__version__}")
             raise typer.Exit()
         if context.invoked_subcommand is None:
-            print(context.get_help())
+            say(context.get_help())
             raise typer.Exit(ExitCode.USAGE)
         return None
 

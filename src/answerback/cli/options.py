@@ -13,6 +13,10 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar, get_type_hints
 
 import typer
 
+from answerback import outbound
+from answerback.cli.output import usage_error
+from answerback.cli.reading import typed
+
 R = TypeVar("R")
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8765"
@@ -36,6 +40,16 @@ DataDir: TypeAlias = Annotated[
 DatabaseUrl: TypeAlias = Annotated[
     str | None, typer.Option(metavar="URL", help="The gateway's postgresql:// URL.", show_default=False)
 ]
+Encoding: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of a question that is not UTF-8, as in cp949.", show_default=False),
+]
+CaFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        envvar=outbound.CA_VARIABLE, metavar="FILE", help="PEM file with more authorities.", show_default=False
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -50,6 +64,21 @@ class ClientOptions:
         typer.Option(envvar="ANSWERBACK_USER", help="Who asks, where no token is needed.", show_default=False),
     ] = None
     session: Annotated[str | None, typer.Option(help="Session id.  [default: a new one]", show_default=False)] = None
+    ca_file: CaFile = None
+
+    def __post_init__(self) -> None:
+        trust(self.ca_file)
+        for name in ("user", "session"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, typed(given, f"--{name}"))
+
+
+def trust(ca_file: Path | None) -> None:
+    """Trust the authorities of `--ca-file`, in this process and those that it starts. Raises: CliError."""
+    try:
+        outbound.trust(ca_file)
+    except outbound.CaFileError as exc:
+        raise usage_error(str(exc)) from exc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +88,11 @@ class PromptOptions:
     model: ModelName = None
     system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.", show_default=False)] = None
     max_tokens: MaxTokens = None
+
+    def __post_init__(self) -> None:
+        for name in ("model", "system"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, typed(given, f"--{name}"))
 
 
 @dataclass(frozen=True, kw_only=True)

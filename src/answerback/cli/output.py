@@ -1,10 +1,19 @@
 """What every command says, and how: results on stdout, everything else on stderr, colour only on a terminal."""
 
 import json
+import os
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import IntEnum
-from typing import NoReturn
+from io import UnsupportedOperation
+from typing import Final, NoReturn
+
+from answerback.texts import spoken
+
+# All controls but tab and new line, and the marks that turn the direction of text: a server may not steer a terminal.
+_STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class ExitCode(IntEnum):
@@ -39,20 +48,32 @@ def usage_error(message: str, hint: str = "") -> CliError:
 
 def missing_extra(what: str, extra: str, otherwise: str = "") -> CliError:
     """The error of a command whose optional packages are not installed."""
-    hint = f"install them: pip install 'answerback[{extra}]'"
+    hint = f"install them in the clone: pip install '.[{extra}]'"
     return CliError(
         f"{what} needs packages that are not installed", f"{hint}{', or ' + otherwise if otherwise else ''}"
     )
 
 
+def printable(text: str) -> str:
+    """The text without what steers a terminal: most of what is printed comes from elsewhere."""
+    return _STEERING.sub("\ufffd", text)
+
+
 def say(text: str) -> None:
     """A line of the result, at once."""
-    print(text, flush=True)
+    print(printable(text), flush=True)
+
+
+def say_exactly(text: str) -> None:
+    """An answer for a pipe: each character as it came, on lines that end."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """A line for the person at the terminal; programs that read stdout do not see it."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person at the terminal; programs that read stdout do not see it. Nothing fails for its sake."""
+    with suppress(OSError):
+        print(printable(spoken(text)), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -63,7 +84,27 @@ def warn(text: str) -> None:
 def say_json(value: object) -> None:
     """One JSON document, indented for people if they see it."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    say(json.dumps(value, ensure_ascii=not is_unicode, indent=2 if sys.stdout.isatty() else None))
+    text = json.dumps(value, ensure_ascii=not is_unicode, indent=2 if sys.stdout.isatty() else None)
+    say(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def check_stdout() -> None:
+    """Raises: OSError: nothing can be written there. Before work that costs something."""
+    with suppress(UnsupportedOperation):  # it is no file: a program has put its own there
+        os.write(sys.stdout.fileno(), b"")
+
+
+def why_no_output() -> str | None:
+    """Why stdout takes nothing, if so; then what waits for it is dropped, or it would fail again at the end."""
+    try:
+        sys.stdout.flush()
+        check_stdout()
+    except (OSError, ValueError) as exc:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return getattr(exc, "strerror", None) or str(exc)
+    return None
 
 
 def say_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -83,7 +124,7 @@ def say_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     for header, is_numeric in zip(headers, numeric, strict=True):
         table.add_column(header, justify="right" if is_numeric else "left", overflow="fold")
     for line in texts:
-        table.add_row(*map(Text, line))
+        table.add_row(*(Text(printable(cell)) for cell in line))
     Console().print(table)
 
 

@@ -1,24 +1,25 @@
 """The checks of `answerback doctor` that talk to a gateway, as any client would."""
 
-import socket
 import ssl
 import time
 import uuid
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
+
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from answerback import outbound
 from answerback.client.errors import AnswerbackError, CannotConnect, Forbidden, Unauthorized
+from answerback.client.failures import explain
 from answerback.core import defaults
 from answerback.protocol.codec import FrameError, decode_server, encode
 from answerback.protocol.frames import Error, Hello, MessageResponse, SendMessage, Status, Welcome
 from answerback.protocol.limits import PROTOCOL_VERSION, SUBPROTOCOL
-
-if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
 
 TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
@@ -64,26 +65,8 @@ class NobodyThere(Exception):
     text: str
 
 
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a gateway could listen there now."""
-    try:
-        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(address[0], socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address[4])
-    except OSError:
-        return False
-    return True
-
-
 def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
     """Connect, say hello, compare clocks; with `ask`, ask one question. Raises: NobodyThere."""
-    from websockets.exceptions import WebSocketException  # noqa: PLC0415 - as is the client, slow to import
-    from websockets.sync.client import connect  # noqa: PLC0415
-    from websockets.typing import Subprotocol  # noqa: PLC0415
-
-    from answerback.client.failures import explain  # noqa: PLC0415
-
     proxy: outbound.Proxy | None = None
     is_open = False
     try:
@@ -117,7 +100,7 @@ def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
         return [_refused(url, error, has_token=token is not None)]
 
 
-def _hello(connection: "ClientConnection") -> Welcome | None:
+def _hello(connection: ClientConnection) -> Welcome | None:
     connection.send(encode(Hello(hello_id=uuid.uuid4().hex)).decode())
     deadline = time.monotonic() + TIMEOUT_S
     while True:
@@ -158,7 +141,7 @@ def check_clock(date: str | None, *, now_s: float) -> list[Finding]:
     ]
 
 
-def _asked(connection: "ClientConnection") -> Finding:
+def _asked(connection: ClientConnection) -> Finding:
     question = SendMessage(request_id=str(uuid.uuid4()), message="Say hello.", max_tokens=16)
     started = time.monotonic()
     connection.send(encode(question).decode())
@@ -183,6 +166,7 @@ def _refused(url: str, error: AnswerbackError, *, has_token: bool) -> Finding:
             said = f": {error.detail}" if error.detail else ""
             return failure("gateway", f"{url} refuses us{said}", f"start it with --allow-host {urlsplit(url).hostname}")
         case CannotConnect():
-            return failure("gateway", f"{url}: {error.reason}", "say the right --url or --port")
+            advice = "" if ";" in error.reason else "say the right --url or --port"
+            return failure("gateway", f"{url}: {error.reason}", advice)
         case _:
             return failure("gateway", f"{url}: {error}", "see its log")

@@ -4,6 +4,7 @@ import errno
 import inspect
 import logging
 import shlex
+import socket
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -12,10 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-from answerback.cli.output import CliError, ExitCode, missing_extra, say, usage_error
+from answerback.cli.output import CliError, ExitCode, missing_extra, say, usage_error, why_no_output
 from answerback.cli.settings import SETTINGS, Configuration, defaults, load
 from answerback.gateway.settings import GatewaySettings, SettingsError
+from answerback.ports import ModelError
 from answerback.settings import YES_NO, Setting, toml
+from answerback.stores.errors import StoreError
+from answerback.texts import spoken
 
 log = logging.getLogger("answerback.serve")
 
@@ -101,14 +105,16 @@ def serve_until_stopped(configuration: Configuration, *, read_again: Callable[[]
             raise
         raise missing_extra("the gateway", "server,local-llm") from exc
 
-    from answerback.ports import ModelError  # noqa: PLC0415
-    from answerback.stores.errors import StoreError  # noqa: PLC0415
-
     def announce(gateway: Gateway) -> None:
-        say(f"listening on {gateway.url}")
         log.info("admin port: %s", gateway.admin_url or "off")
-        if sys.stdout.isatty():
-            _greet(gateway.url, configuration)
+        try:
+            say(f"listening on {gateway.url}")
+            if sys.stdout.isatty():
+                _greet(gateway.url, configuration)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:  # a service has no stdout, and a full disk is no reason not to serve
+            log.warning("listening on %s; stdout cannot be written: %s", gateway.url, why_no_output() or exc.strerror)
 
     def reload() -> GatewaySettings:
         try:
@@ -144,23 +150,38 @@ def _greet(url: str, configuration: Configuration) -> None:
     if gateway.auth.secret:
         where = gateway.auth.secret_file
         secret = f" --secret-file {shlex.quote(str(where))}" if where else ""
-        say(f"Make a token:  export ANSWERBACK_TOKEN=$(answerback token --user me{secret})")
-    say(f'Now try:       {shlex.join(ask)} "What is a WebSocket?"')
+        say(spoken(f"Make a token:  export ANSWERBACK_TOKEN=$(answerback token --user me{secret})"))
+    say(spoken(f'Now try:       {shlex.join(ask)} "What is a WebSocket?"'))
     if "local" in gateway.models:
         say(
-            "\nThe model `local` is a small English one for trying things out. For real answers:\n"
-            "               answerback serve --model openai:BASE_URL#MODEL   (Ollama, vLLM, LiteLLM, ...)"
+            spoken(
+                "\nThe model `local` is a small English one for trying things out. For real answers:\n"
+                "               answerback serve --model openai:BASE_URL#MODEL   (Ollama, vLLM, LiteLLM, ...)"
+            )
         )
-    say("Stop:          Ctrl+C\n")
+    say(spoken("Stop:          Ctrl+C\n"))
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a gateway could listen there now."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address[4])
+    except OSError:
+        return False
+    return True
 
 
 def _explain_os(exc: OSError, configuration: Configuration) -> CliError:
     gateway = configuration.gateway
     match exc.errno:
         case errno.EADDRINUSE:
-            ports = " or ".join(str(port) for port in (gateway.port, gateway.admin_port) if port)
+            wanted = [(gateway.host, gateway.port), ("127.0.0.1", gateway.admin_port)]
+            ports = [str(port) for host, port in wanted if port and not port_is_free(host, port)]
             return CliError(
-                f"port {ports} is taken, perhaps by another gateway",
+                f"port {', '.join(ports) or gateway.port} is taken, perhaps by another gateway",
                 "use --port 0 --admin-port 0, or see `answerback doctor`",
             )
         case errno.EADDRNOTAVAIL:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import platformdirs
 
 from answerback.cli.output import usage_error, warn
+from answerback.cli.reading import decode
 from answerback.gateway.settings import GatewaySettings
 from answerback.settings import Setting, changed, declared, toml
 
@@ -118,9 +119,9 @@ def load(
 def read_secret(path: Path) -> str:
     """The secret in a file. Raises: CliError: no such file, or too short a secret."""
     try:
-        secret = path.read_text(encoding="utf-8").strip()
+        secret = decode(path.read_bytes(), str(path)).strip()
         mode = path.stat().st_mode
-    except (OSError, UnicodeDecodeError) as exc:
+    except OSError as exc:
         raise usage_error(
             f"the secret file {path} cannot be read ({_why(exc)})",
             f"make one with: answerback token --new-secret {path}",
@@ -145,8 +146,7 @@ def without_password(url: str) -> str:
 
 def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
-        with path.open("rb") as opened:
-            return tomllib.load(opened)
+        return tomllib.loads(decode(path.read_bytes(), str(path)))
     except FileNotFoundError:
         if must_exist:
             raise usage_error(
@@ -155,7 +155,7 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         return {}
     except OSError as exc:
         raise usage_error(f"{path} cannot be read ({_why(exc)})", "correct its path or permissions") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except tomllib.TOMLDecodeError as exc:
         raise usage_error(f"{path} is not valid TOML ({exc})", "correct that line") from exc
 
 
@@ -210,5 +210,5 @@ def _long_enough(secret: str, name: str) -> str:
     return secret
 
 
-def _why(exc: Exception) -> str:
-    return exc.strerror or type(exc).__name__ if isinstance(exc, OSError) else "it is not UTF-8 text"
+def _why(exc: OSError) -> str:
+    return exc.strerror or type(exc).__name__

@@ -1,11 +1,10 @@
 """What `ask` and `chat` share: how an answer is shown while it grows, and what errors mean."""
 
-import re
 import sys
 from datetime import datetime, timedelta
 from typing import Final
 
-from answerback.cli.output import CliError, ExitCode, note, usage_error
+from answerback.cli.output import CliError, ExitCode, note, printable, usage_error
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -18,9 +17,9 @@ from answerback.client import (
     Unauthorized,
 )
 from answerback.client.events import Done, Event, Queued, Restarted, Text, Thinking
-
-# All controls but tab and new line, and the marks that turn the direction of text: an answer may not steer a terminal.
-_STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+from answerback.protocol.frames import ModelInfo
+from answerback.texts import spoken
+from answerback.texts.languages import names_of, unknown_language
 
 _SHORTFALLS: Final = {
     "length": "the answer was cut at its limit of tokens or bytes; see --max-tokens",
@@ -35,13 +34,18 @@ def explain(error: AnswerbackError) -> CliError:
     message = str(error).rstrip(".")
     match error:
         case CannotConnect():
-            hint = "" if "answerback serve" in message else "start one with `answerback serve`, or check --url"
+            has_hint = any(word in error.reason for word in (";", "answerback serve"))
+            hint = "" if has_hint else "start one with `answerback serve`, or check --url"
             return CliError(message, hint, exit_code=ExitCode.CANNOT_CONNECT)
+        case Unauthorized(is_missing=True):
+            hint = "pass one with --token or ANSWERBACK_TOKEN; `answerback token` makes one for development"
+            return CliError("this gateway wants a token; none was given", hint)
         case Unauthorized():
             hint = "pass a fresh one with --token or ANSWERBACK_TOKEN; `answerback token` makes one for development"
             return CliError("the gateway did not accept the token", hint)
         case Forbidden():
-            return CliError("the gateway does not let this app in", "ask its operator")
+            said = f": {error.detail}" if error.detail else ""
+            return CliError(f"the gateway does not let this app in{said}", "ask its operator")
         case RequestTimeout(cause_code="unavailable"):
             message = "the gateway cannot store requests now (unavailable)"
             return CliError(message, "ask its operator", exit_code=ExitCode.TIMED_OUT)
@@ -70,14 +74,20 @@ def shortfall(answer: Answer) -> str | None:
     return _SHORTFALLS.get(answer.finish_reason or "")
 
 
+def note_language(question: str, model: str, info: ModelInfo) -> bool:
+    """Tell who asks in a language that the model does not know; to Koreans in Korean. Whether there was a need."""
+    language = unknown_language(question, info.languages)
+    if language is not None:
+        text = (
+            f"({model} knows {names_of(info.languages)} only; another: answerback serve --model openai:BASE_URL#MODEL)"
+        )
+        note(spoken(text, to_korean=language == "ko"))
+    return language is not None
+
+
 def wrong_input(error: ValueError) -> CliError:
     """What the client says about its arguments."""
     return usage_error(str(error).rstrip("."))
-
-
-def printable(text: str) -> str:
-    """The text as it may be shown on a terminal."""
-    return _STEERING.sub("\ufffd", text)
 
 
 def _when(error: RateLimited) -> str:
@@ -139,7 +149,7 @@ class Growing:
     def _wait(self, text: str) -> None:
         if sys.stderr.isatty():
             self._is_waiting = True
-            print(f"\r\x1b[2m{text}\x1b[0m\x1b[K", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[2m{spoken(text)}\x1b[0m\x1b[K", end="", file=sys.stderr, flush=True)
 
     def _clear(self) -> None:
         if self._is_waiting:

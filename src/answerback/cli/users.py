@@ -22,14 +22,18 @@ from answerback.cli.settings import Configuration, load
 from answerback.clock import epoch_ms
 from answerback.core.camel import camel
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
+from answerback.protocol.frames import is_id
 from answerback.service.id_forms import UsersInBothForms
 from answerback.settings import whole
+from answerback.stores import StoreError, StoreInUse, open_store
 
 T = TypeVar("T")
 COMMANDS: Final = {
     "list": ("List all users.", "answerback.cli.users:list_users"),
     "show": ("Show one user.", "answerback.cli.users:show"),
     "set-limit": ("Set a user's own rate limit.", "answerback.cli.users:set_limit"),
+    "block": ("Lock a user out.", "answerback.cli.users:block"),
+    "unblock": ("Let a user in again.", "answerback.cli.users:unblock"),
     "usage": ("Show requests and tokens by day (UTC).", "answerback.cli.users:usage"),
     "delete": ("Erase everything about a user, for good.", "answerback.cli.users:delete"),
 }
@@ -121,6 +125,31 @@ def set_limit(
 
 
 @with_options
+def block(*, user: _UserId, place: _Place, as_json: Json = False) -> None:
+    """Lock a user out: no connections, no questions. What runs for the user is cancelled, open sockets are closed.
+
+    Nothing is erased, and a token that is still valid does not help. `unblock` lets the user in again.
+    """
+    _set_blocked(user, place, blocked=True, as_json=as_json)
+
+
+@with_options
+def unblock(*, user: _UserId, place: _Place, as_json: Json = False) -> None:
+    """Let a blocked user in again, with the limit that they had."""
+    _set_blocked(user, place, blocked=False, as_json=as_json)
+
+
+def _set_blocked(user: str, place: _Place, *, blocked: bool, as_json: bool) -> None:
+    if not is_id(user):
+        raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
+    _run(lambda users: users.set_blocked(user, blocked=blocked, now_ms=epoch_ms()), place)
+    if as_json:
+        say_json({"userId": user, "blocked": blocked})
+    else:
+        say(f"{user} is blocked." if blocked else f"{user} is not blocked.")
+
+
+@with_options
 def usage(
     *,
     user: Annotated[str | None, typer.Argument(metavar="[USER]", help="One user; everyone without it.")] = None,
@@ -189,8 +218,6 @@ def _users(place: _Place) -> AbstractAsyncContextManager[Users]:
 @asynccontextmanager
 async def _open(configuration: Configuration) -> AsyncIterator[Users]:
     """The store if nobody has it, else the gateway that has it."""
-    from answerback.stores import StoreError, StoreInUse, open_store  # noqa: PLC0415 - sqlite3 is not for `--help`
-
     settings = configuration.gateway
     if settings.database is None and not (settings.data_dir / "answerback.db").exists():
         raise CliError(
@@ -215,7 +242,7 @@ _HEADERS: Final = ("user", "limit", "conversations", "turns", "first seen", "las
 def _row(user: StoredUser) -> Sequence[object]:
     return (
         user.user_id,
-        _limit_text(user.per_minute),
+        "blocked" if user.blocked else _limit_text(user.per_minute),
         user.conversations,
         user.turns,
         _time_text(user.created_at_ms),
@@ -224,7 +251,8 @@ def _row(user: StoredUser) -> Sequence[object]:
 
 
 def _as_json(row: StoredUser | DailyUsage) -> dict[str, Any]:
-    return {camel(name): value for name, value in asdict(row).items()}
+    shown = {name: value for name, value in asdict(row).items() if (name, value) != ("blocked", False)}
+    return {camel(name): value for name, value in shown.items()}
 
 
 def _limit_text(per_minute: int | None) -> str:

@@ -49,6 +49,7 @@ from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     Conversation,
     ConversationSummary,
+    ModelInfo,
     SendMessage,
     ServerLimits,
     Status,
@@ -80,6 +81,7 @@ __all__ = [
     "Event",
     "Forbidden",
     "MessageTooLarge",
+    "ModelInfo",
     "Outbox",
     "Overloaded",
     "PendingRequest",

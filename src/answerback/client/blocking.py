@@ -18,7 +18,7 @@ from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
-from answerback.protocol.frames import Conversation, ConversationSummary, Turn
+from answerback.protocol.frames import Conversation, ConversationSummary, ModelInfo, Turn
 
 T = TypeVar("T")
 
@@ -217,6 +217,10 @@ class BlockingClient:
     def state(self) -> ConnectionState:
         """The connection's state now."""
         return self._client.state
+
+    def model_info(self, name: str | None = None) -> ModelInfo:
+        """What the server has said of a model; see `Client.model_info`."""
+        return self._client.model_info(name)
 
     def ask(
         self,

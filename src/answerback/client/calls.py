@@ -116,6 +116,10 @@ class Calls:
             return []
         return [Reply(frame.request_id, frame)]
 
+    def broken(self, request_id: str, error: AnswerbackError) -> list[Effect] | None:
+        """An answer to a call that cannot be read; None if it is about none of them."""
+        return None if self._calls.pop(request_id, None) is None else [ReplyFailed(request_id, error)]
+
     def pong(self, *, now: float) -> list[Effect]:
         """The answer to the oldest ping of this connection."""
         if not self._pings:

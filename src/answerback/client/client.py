@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import random
+import re
 import ssl as ssl_module
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from answerback import __version__
 from answerback.client.calls import CallFrame
@@ -35,6 +36,7 @@ from answerback.protocol.frames import (
     GetHistory,
     History,
     ListConversations,
+    ModelInfo,
     Ping,
     SendMessage,
     ServerLimits,
@@ -47,6 +49,7 @@ log = logging.getLogger("answerback.client")
 
 ReplyT = TypeVar("ReplyT")
 _STATES_KEPT = 100
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class Client:
@@ -280,6 +283,10 @@ class Client:
         """What the server allows, once it has said so."""
         return self._session.limits
 
+    def model_info(self, name: str | None = None) -> ModelInfo:
+        """What the server has said of a model (None: its default), once the client is connected."""
+        return self._session.model_info(name)
+
     async def states(self) -> AsyncIterator[ConnectionState]:
         """The state now and each one after it, until `Stopped`. A slow reader misses the oldest."""
         queue: deque[ConnectionState] = deque([self._state], maxlen=_STATES_KEPT)
@@ -325,6 +332,11 @@ class Client:
         request_id: str | None,
     ) -> SendMessage:
         text = clean(message)
+        for what, given in (("message", message), ("system prompt", system or "")):
+            if _LONE_SURROGATE.search(given):
+                raise ValueError(
+                    f"the {what} has bytes that were not text (lone surrogates); decode them as what they are"
+                )
         if not text.strip():
             raise ValueError("the message is empty; ask something")
         frame = SendMessage(

@@ -133,7 +133,7 @@ class Driver:
                 case Stop(error):
                     self._stop(error)
                 case Note(detail):
-                    log.warning("from the server: %s", detail)
+                    log.warning("from the server: %r", detail)  # may hold anything
                 case _:
                     assert_never(effect)
         self._schedule()
@@ -338,6 +338,6 @@ class Driver:
         if isinstance(effect, Reply):
             self._tokens.adopted(token)
             return
-        log.warning("the token was not renewed: %s", effect.error)
+        log.warning("the token was not renewed: %r", str(effect.error))
         if effect.error.code == ErrorCode.UNAUTHORIZED and self._link is not None:
             self._link.abort()  # a new connection asks for a fresh token; a refusal there is final

@@ -16,6 +16,7 @@ from answerback.client.calls import CallFrame, Calls
 from answerback.client.effects import Effect, Note, Ready, Reconnect, Send, Stop
 from answerback.client.errors import (
     AnswerbackError,
+    Forbidden,
     MessageTooLarge,
     ProtocolViolation,
     RequestCancelled,
@@ -227,8 +228,7 @@ class Session:
         try:
             frame = decode_server(data)
         except FrameError as exc:
-            self._effects.append(Note(str(exc)))  # API Gateway reports failures in messages that have no action
-            self._questions.probe_soon(now=now)
+            self._take_broken(exc, now)
         else:
             if frame is not None:
                 self._take(link, frame, now)
@@ -268,6 +268,20 @@ class Session:
             case Pong():
                 if link == self._link:
                     self._effects.extend(self._calls.pong(now=now))
+
+    def _take_broken(self, broken: FrameError, now: float) -> None:
+        """A frame that cannot be read ends what it is about: it would come again at every resend."""
+        request_id = broken.request_id or ""
+        error = ProtocolViolation(request_id, broken.detail)
+        exchange = None if broken.action in (None, "messageProgress") else self._questions.get(request_id)
+        if exchange is not None:
+            self._questions.request_stop(exchange, now=now)
+            self._questions.fail(exchange, error, now=now)
+        elif broken.action is None or (effects := self._calls.broken(request_id, error)) is None:
+            self._effects.append(Note(str(broken)))  # API Gateway reports failures in messages that have no action
+            self._questions.probe_soon(now=now)
+        else:
+            self._effects.extend(effects)
 
     def _take_accepted(self, frame: MessageAccepted, now: float) -> None:
         exchange = self._questions.get(frame.request_id)
@@ -340,6 +354,10 @@ class Session:
         if error.code is ErrorCode.SESSION_REPLACED:
             if link == self._link:
                 self._stop(SessionReplaced())
+            return
+        if error.code is ErrorCode.FORBIDDEN and error.request_id is None:  # of the whole connection, not of a call
+            if link == self._link:
+                self._stop(Forbidden(error.message.rstrip(".")))
             return
         effects = self._calls.refused(error, now=now)
         if effects is not None:

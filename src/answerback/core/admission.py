@@ -48,7 +48,35 @@ class Full:
     """The user has `max_pending` unfinished requests; nothing was stored."""
 
 
-Admission: TypeAlias = Accepted | Existing | Limited | Full
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The operator has locked the user out; nothing was stored."""
+
+
+Admission: TypeAlias = Accepted | Existing | Limited | Full | Blocked
+
+
+# A locked-out user is stored as a limit below zero that keeps their own: no table has to change for it, and a program
+# that does not know it refuses the user, too.
+
+
+def locked(own_limit: int | None) -> int:
+    """How the limit of a user is stored who is locked out. Twice is the same as once."""
+    if own_limit is None:
+        return -1
+    return -2 - own_limit if own_limit >= 0 else own_limit
+
+
+def unlocked(stored: int | None) -> int | None:
+    """The user's own limit, whether they are locked out or not."""
+    if stored is None or stored == -1:
+        return None
+    return -2 - stored if stored < 0 else stored
+
+
+def is_locked(stored: int | None) -> bool:
+    """Whether a stored limit says that the user is locked out."""
+    return stored is not None and stored < 0
 
 
 def admit(
@@ -65,10 +93,13 @@ def admit(
 
     `existing`: the record of its id, if there is one. `position`: unfinished requests of its ordering key accepted
     before it (or before `existing`). `pending`: the user's unfinished requests. `counted`: the user's requests that
-    were accepted in this minute. An id that exists is free; only then come the pending cap and the rate.
+    were accepted in this minute. `own_limit`: as it is stored. An id that exists is free; only then come the pending
+    cap and the rate.
     """
     if existing is not None:
         return admit_again(existing, position=position)
+    if is_locked(own_limit):
+        return Blocked()
     if pending >= quota.max_pending:
         return Full()
     limit = quota.limit_of(own_limit)

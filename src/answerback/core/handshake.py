@@ -182,6 +182,11 @@ def check_user(request: UpgradeRequest, user_id: str) -> None:
         raise HandshakeError(403, "userId differs from the token's user. Leave userId out.")
 
 
+def user_blocked() -> HandshakeError:
+    """The error for a user whom the operator has locked out."""
+    return HandshakeError(403, "The operator has blocked this user.")
+
+
 def token_refused() -> HandshakeError:
     """The error for a token that is expired or not accepted. Why is for the operator's log only."""
     return _unauthorized("The token is expired or not accepted. Get a new one.", challenge=', error="invalid_token"')

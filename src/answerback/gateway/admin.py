@@ -39,8 +39,10 @@ from answerback.ports import (
     Unavailable,
     Users,
 )
-from answerback.protocol.frames import is_id
+from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Error, is_id
 from answerback.protocol.limits import MAX_ID_LENGTH
+from answerback.service.questions import BLOCKED
 
 log = logging.getLogger("answerback.admin")
 
@@ -130,13 +132,14 @@ class _RequestBody(msgspec.Struct, rename="camel"):
         )
 
 
-class _UserBody(msgspec.Struct, rename="camel"):
+class _UserBody(msgspec.Struct, rename="camel", omit_defaults=True):
     user_id: str
     per_minute: int | None
     created_at_ms: int
     last_request_at_ms: int | None
     conversations: int
     turns: int
+    blocked: bool = False
 
     @classmethod
     def of(cls, user: StoredUser) -> "_UserBody":
@@ -159,6 +162,10 @@ class _LimitBody(msgspec.Struct, rename="camel"):
     """`per_minute`: None for the server's default, 0 for no limit."""
 
     per_minute: Annotated[int, msgspec.Meta(ge=0, le=MAX_PER_MINUTE)] | None
+
+
+class _BlockedBody(msgspec.Struct, rename="camel"):
+    blocked: bool
 
 
 # --- the port -----------------------------------------------------------------------------------------------
@@ -259,6 +266,7 @@ class Admin:
             ("GET", "/users/{user_id:[^/]*}", self._get_user),
             ("DELETE", "/users/{user_id:[^/]*}", self._delete_user),
             ("PUT", "/users/{user_id:[^/]*}/limit", self._set_limit),
+            ("PUT", "/users/{user_id:[^/]*}/blocked", self._set_blocked),
             ("GET", "/usage", self._list_usage),
             ("POST", "/reload", self._reload),
         )
@@ -309,7 +317,7 @@ class Admin:
                 404,
                 "NotFoundException",
                 "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, "
-                "/users/USER/limit, /usage, /reload and /@connections/ID.",
+                "/users/USER/limit, /users/USER/blocked, /usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
 
@@ -428,6 +436,19 @@ class Admin:
             request, f"a rate limit was set to {_LIMIT_WORDS.get(limit.per_minute, limit.per_minute)}", userId=user_id
         )
         return _json(200, {"userId": user_id, "perMinute": limit.per_minute})
+
+    async def _set_blocked(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        if not is_id(user_id):
+            raise _bad_request(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
+        try:
+            blocked = msgspec.json.decode(await _body(request), type=_BlockedBody).blocked
+        except (msgspec.MsgspecError, RecursionError):
+            raise _bad_request('Send {"blocked": true} or {"blocked": false}.') from None
+        await self._users.set_blocked(user_id, blocked=blocked, now_ms=self._clock())
+        _note(request, f"a user was {'blocked' if blocked else 'unblocked'}", userId=user_id)
+        if blocked:
+            await self._canceller.end_sessions(normal_id(user_id), why=Error(code=ErrorCode.FORBIDDEN, message=BLOCKED))
+        return _json(200, {"userId": user_id, "blocked": blocked})
 
     async def _list_usage(self, request: web.BaseRequest) -> web.Response:
         """`?user=ID&since=YYYY-MM-DD`"""

@@ -30,7 +30,7 @@ from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Model, ModelError, Quota, Requests
+from answerback.ports import Model, ModelError, ModelLimits, Quota, Requests, answer_timeouts_ms, limits_of
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.history_pages import HistoryPages
@@ -197,7 +197,8 @@ class Gateway:
             unread=_unread_documents(models.values()),
         )
         # The process holds the store's lock: that is the lease of all it runs.
-        policy = replace(settings.policy, lease_ms=0)
+        model_limits = {name: limits_of(model) for name, model in models.items()}
+        policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
         connections = MemoryConnections()
         requests = RequestsInBothForms(store, store, clock=clock)
         history = HistoryInBothForms(store)
@@ -227,7 +228,7 @@ class Gateway:
             leapt=clock.leapt_since,
         )
         front = Front(
-            settings=self._front_settings(tuple(models), policy),
+            settings=self._front_settings(model_limits, policy, await store.store_id()),
             requests=requests,
             connections=connections,
             queue=queue,
@@ -239,6 +240,7 @@ class Gateway:
             local=queue,
             worker=worker,
             changed=worker.changed,
+            is_blocked=store.is_blocked,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -290,6 +292,7 @@ class Gateway:
                 ),
                 tokens=tokens,
                 clock=clock,
+                is_blocked=store.is_blocked,
             ),
             sockets=self.sockets,
             caps=settings.caps,
@@ -321,10 +324,12 @@ class Gateway:
         await listener.close(grace_s=CLOSE_TIMEOUT_S)
         await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
-    def _front_settings(self, models: tuple[str, ...], policy: Policy) -> FrontSettings:
+    def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy, store_id: str) -> FrontSettings:
         settings = self._settings
         return FrontSettings(
-            models=models,
+            models=tuple(model_limits),
+            model_limits=model_limits,
+            store_id=store_id,
             quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
             policy=policy,
             max_tokens=settings.max_tokens,

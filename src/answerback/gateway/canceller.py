@@ -12,6 +12,7 @@ from answerback.core.request import Conflict, Ended, Pending, Record, RequestKey
 from answerback.gateway.sockets import Sockets
 from answerback.ports import Connections, Queue, Requests, Sender
 from answerback.protocol.errors import ErrorCode
+from answerback.protocol.frames import Error
 from answerback.service.delivery_sender import DeliverySender
 
 log = logging.getLogger("answerback.admin")
@@ -64,8 +65,8 @@ class Canceller:
             await self._announce(outcome)
         return outcome
 
-    async def end_sessions(self, user_id: str) -> None:
-        """End every request of a user, send the apps the endings, and close the user's connections.
+    async def end_sessions(self, user_id: str, *, why: Error | None = None) -> None:
+        """End every request of a user, send the apps the endings and `why`, and close the user's connections.
 
         Raises: Unavailable: the store cannot be read or written; some requests may be cancelled then.
         """
@@ -79,6 +80,8 @@ class Canceller:
         for socket in self._sockets:
             connection = await self._connections.get(socket.connection_id)
             if connection is not None and connection.user_id == user_id:
+                if why is not None:
+                    await self._sender.send(socket.connection_id, why)
                 await self._sender.close(socket.connection_id)
 
     async def _wait_for(self, running: Sequence[Record]) -> None:

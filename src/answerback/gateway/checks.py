@@ -9,10 +9,15 @@ from pathlib import Path
 from answerback.auth import AuthError, FetchedKeys, FileKeys, JwtTokens, fetched_keys
 from answerback.core.handshake import is_loopback
 from answerback.gateway.settings import AuthSettings, GatewaySettings, SettingsError
+from answerback.outbound import CaFileError, trust
 
 
 def check_settings(settings: GatewaySettings) -> None:
-    """Raises: SettingsError: the gateway must not start like this."""
+    """Trust the authorities of `ca_file`, and check the rest. Raises: SettingsError: it must not start like this."""
+    try:
+        trust(settings.ca_file)
+    except CaFileError as exc:
+        raise SettingsError(f"{str(exc)[:1].upper()}{str(exc)[1:]}.") from exc
     if not is_loopback(settings.host) and not settings.auth.is_on:
         raise SettingsError(
             f"Binding to {settings.host!r} would let everybody who can reach this machine use the gateway. "

@@ -189,6 +189,9 @@ class GatewaySettings:
     retention_days: Annotated[
         int, Setting(DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.")
     ] = defaults.RETENTION_DAYS
+    ca_file: Annotated[
+        Path | None, Setting(AUTHENTICATION, PATH, "PEM file with more authorities: of models' servers and --jwks-url.")
+    ] = None
     auth: AuthSettings = field(default_factory=AuthSettings)
     rate_limit: Annotated[int, Setting(LIMITS, whole(0, 1_000_000), "Requests per minute and user; 0 = no limit.")] = (
         defaults.RATE_LIMIT

@@ -6,7 +6,7 @@ The rules are those of `core.handshake`.
 import base64
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -19,6 +19,7 @@ from answerback.core.handshake import (
     token_of,
     token_refused,
     tokens_unavailable,
+    user_blocked,
     validate,
 )
 from answerback.ports import Connection, Identity, TokenRefused, Tokens, Unavailable
@@ -27,9 +28,20 @@ log = logging.getLogger("answerback.upgrade")
 
 
 class HandshakeValidator:
-    """Validates upgrade requests. `tokens`: None if no token is asked for. `clock`: epoch milliseconds."""
+    """Validates upgrade requests. `tokens`: None if no token is asked for. `clock`: epoch milliseconds.
 
-    def __init__(self, *, rules: Rules, tokens: Tokens | None, clock: Callable[[], int]) -> None:
+    `is_blocked`: whether the operator has locked a user out. May raise Unavailable.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        tokens: Tokens | None,
+        clock: Callable[[], int],
+        is_blocked: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:
+        self._is_blocked = is_blocked
         self._rules = rules
         self._tokens = tokens
         self._clock = clock
@@ -44,6 +56,8 @@ class HandshakeValidator:
             identity = await _identify(self._tokens, token_of(upgrade))
             check_user(upgrade, identity.user_id)
             user_id, expires_at_ms = identity.user_id, identity.expires_at_ms
+        if user_id is not None and self._is_blocked is not None and await _blocked(self._is_blocked, user_id):
+            raise user_blocked()
         now_ms = self._clock()
         # The newer connection of a session wins: by the order here, also if two come in one millisecond or the clock
         # is set back. Else an app that reconnects would be sent away for good.
@@ -71,6 +85,16 @@ def error_response(error: HandshakeError) -> web.Response:
 def new_connection_id() -> str:
     """An unguessable id in the form of API Gateway's: 16 characters, the last one `=`."""
     return base64.urlsafe_b64encode(secrets.token_bytes(11)).decode()
+
+
+async def _blocked(is_blocked: Callable[[str], Awaitable[bool]], user_id: str) -> bool:
+    """Raises: HandshakeError: 503."""
+    try:
+        return await is_blocked(user_id)
+    except Unavailable:
+        raise HandshakeError(
+            503, "The gateway cannot read its store now. Try again later.", {"Retry-After": "5"}
+        ) from None
 
 
 async def _identify(tokens: Tokens, token: str) -> Identity:

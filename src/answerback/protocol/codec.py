@@ -52,6 +52,8 @@ _RULES: Final = {
     "attempt": _NUMBER_RULE,
     "offset": _NUMBER_RULE,
 }
+_UNNEEDED: Final = frozenset({"usage", "timing", "model", "finishReason", "modelInfo", "server", "features"})
+"""Of the server's frames: members that tell more and change nothing."""
 _CLIENT_ACTIONS: Final = tuple(str(frame.__struct_config__.tag) for frame in getattr(ClientFrame, "__args__", ()))
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")
 _PATH: Final = re.compile(r"at `\$\.(\w+)")
@@ -106,7 +108,10 @@ def decode_client(data: Data) -> ClientFrame:
     try:
         frame = _client.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
-        broken = _explain(data, exc)
+        try:
+            frame = msgspec.convert(_without_nulls(data), ClientFrame)
+        except (msgspec.MsgspecError, RecursionError, ValueError):
+            broken = _explain(data, exc)
     if broken is not None:  # raised out here it does not hold the library's error, with all its frames
         raise broken
     if isinstance(frame, SendMessage) and (why := _unspeakable(frame)):
@@ -125,14 +130,44 @@ def decode_client(data: Data) -> ClientFrame:
 def decode_server(data: Data) -> ServerFrame | None:
     """Read one message of a server; None for an `action` that this version does not know.
 
+    What is not needed to go on, such as counts of tokens, is left out where it is wrong.
     Raises: FrameError: the message is not a frame, or a known one with wrong fields.
     """
     try:
         return _server.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
-        if isinstance(exc, msgspec.ValidationError) and "at `$.action`" in str(exc):
-            return None
-        raise _explain(data, exc) from None
+        broken = _explain(data, exc)
+        if isinstance(exc, msgspec.ValidationError):
+            if "at `$.action`" in str(exc):
+                return None
+            if (frame := _without_unneeded(data, exc)) is not None:
+                return frame
+            if broken.action is not None:  # the table's sentences are for clients
+                field = _MISSING.search(str(exc)) or _PATH.search(str(exc))
+                broken.detail = f"{broken.action} has a wrong or no {field[1] if field else 'field'}."
+        raise broken from None
+
+
+def _without_unneeded(data: Data, exc: msgspec.ValidationError) -> ServerFrame | None:
+    """The server's frame without the wrong members that are not needed; None: one that is needed is wrong."""
+    try:
+        loose = _anything.decode(data)
+        while (path := _PATH.search(str(exc))) and path[1] in _UNNEEDED:
+            del loose[path[1]]
+            try:
+                frame: ServerFrame = msgspec.convert(loose, ServerFrame)
+                return frame
+            except msgspec.ValidationError as again:
+                exc = again
+    except (msgspec.MsgspecError, RecursionError, ValueError, KeyError):
+        pass
+    return None
+
+
+def _without_nulls(data: Data) -> Any:
+    """The object, in which null means what leaving a member out means. Raises: as msgspec does."""
+    loose = _anything.decode(data)
+    return {name: value for name, value in loose.items() if value is not None} if isinstance(loose, dict) else loose
 
 
 def _utf8_length(text: str) -> int:

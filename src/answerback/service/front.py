@@ -5,14 +5,16 @@ process. One in this process is told of it, too. An ended answer is served from 
 """
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeGuard, assert_never
 
+from answerback import __version__
 from answerback.core import request as changes
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, Record, RequestKey, Unknown
+from answerback.core.transitions import State
 from answerback.ports import (
     Bound,
     Connection,
@@ -32,10 +34,12 @@ from answerback.protocol.frames import (
     GetHistory,
     Hello,
     ListConversations,
+    MessageProgress,
     Ping,
     Pong,
     RenewToken,
     SendMessage,
+    ServerInfo,
     TokenRenewed,
     UpdateConversation,
     Welcome,
@@ -44,7 +48,7 @@ from answerback.protocol.limits import PROTOCOL_VERSION
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.history_pages import HistoryPages
 from answerback.service.observer import Observer
-from answerback.service.questions import ANONYMOUS, FrontSettings, Local, Questions, user_of
+from answerback.service.questions import ANONYMOUS, BLOCKED, FrontSettings, Local, Questions, user_of
 from answerback.service.worker import Worker
 
 log = logging.getLogger("answerback.front")
@@ -53,6 +57,9 @@ TOUCH_EVERY_MS: Final = 10_000
 """`lastActivity` is accurate to this. An idle limit of an hour needs no write for every frame."""
 
 UNAVAILABLE_RETRY_MS: Final = 1_000
+
+FEATURES: Final = ("parts",)
+"""What clients may use beyond the first edition of the protocol."""
 
 
 class Front:
@@ -77,8 +84,10 @@ class Front:
         local: Local | None = None,
         worker: Worker | None = None,
         changed: Callable[[Record], None] = lambda _: None,
+        is_blocked: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._settings = settings
+        self._model_info = settings.model_info()
         self._requests = requests
         self._connections = connections
         self._queue = queue
@@ -99,6 +108,7 @@ class Front:
             observer=observer,
             clock=clock,
         )
+        self._is_blocked = is_blocked
 
     # --- the life of a connection
 
@@ -177,8 +187,13 @@ class Front:
             log.warning("a parked answer could not be read; the client will ask for it", extra=_of(connection_id))
 
     async def _bind(self, connection: Connection, named_user: str | None) -> Connection | None:
-        """Make the connection its session's address with its first frame. None: the newer connection wins."""
+        """Make the connection its session's address with its first frame. None: it must not, and is closed."""
         user_id = connection.user_id or named_user or ANONYMOUS
+        if await self._is_blocked(user_id):
+            log.info("a blocked user is sent away", extra=_of(connection.connection_id) | {"userId": user_id})
+            await self._delivery_sender.error(connection.connection_id, ErrorCode.FORBIDDEN, detail=BLOCKED)
+            await self._delivery_sender.close(connection.connection_id)
+            return None
         match await self._connections.bind(connection.connection_id, user_id):
             case Superseded():
                 await self._replaced(connection.connection_id)
@@ -226,8 +241,12 @@ class Front:
         for point in frame.resume:
             key = RequestKey(user_id, point.request_id)
             match await self._questions.retarget(connection, key, attempt=point.attempt, offset=point.offset):
-                case Pending():
-                    pass
+                case Pending(record=record):
+                    if record.state is State.ACCEPTED and record.parts is not None:
+                        # Nobody works on it yet who could give a sign.
+                        waited_ms = max(0, self._clock() - record.accepted_at_ms)
+                        sign = MessageProgress(request_id=point.request_id, attempt=0, silent_ms=waited_ms)
+                        await self._delivery_sender.reply(connection.connection_id, sign)
                 case Ended(record=record):
                     await self._questions.serve(record, connection, point.attempt, point.offset)
                 case Conflict():
@@ -248,6 +267,9 @@ class Front:
                 protocol=PROTOCOL_VERSION,
                 limits=self._settings.limits(),
                 models=tuple(self._settings.models),
+                features=FEATURES,
+                server=ServerInfo(version=__version__, store_id=self._settings.store_id),
+                model_info=self._model_info,
             ),
         )
 

@@ -171,6 +171,7 @@ class UsersInBothForms:
             last_request_at_ms=max(last, default=None),
             conversations=now.conversations + then.conversations,
             turns=now.turns + then.turns,
+            blocked=now.blocked,
         )
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
@@ -180,6 +181,10 @@ class UsersInBothForms:
         for other in others:
             if await self._stored.user(other) is not None:
                 await self._stored.set_limit(other, per_minute, now_ms=now_ms)
+
+    async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
+        """Under the form that counts: nobody comes in under the other one."""
+        await self._stored.set_blocked(normal_id(user_id), blocked=blocked, now_ms=now_ms)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         if user_id is None:

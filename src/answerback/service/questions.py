@@ -4,14 +4,16 @@ A question whose ordering key is free, and for whose model there is a slot in th
 transaction that accepts it. Then the task that received its frame runs it. Otherwise it waits in the queue.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
 from answerback.core import admission, defaults
 from answerback.core import request as changes
-from answerback.core.keys import fingerprint, normal_id, ordering_key
+from answerback.core.answer import encoded_size
+from answerback.core.delivery import PROGRESS_S
+from answerback.core.keys import fingerprint, kinds, normal_id, ordering_key
 from answerback.core.request import (
     Conflict,
     DeliveryTarget,
@@ -24,9 +26,21 @@ from answerback.core.request import (
     Unknown,
 )
 from answerback.core.transitions import State
-from answerback.ports import Accepted, Connection, Existing, Full, Limited, Queue, Quota, Requests, Unavailable
+from answerback.ports import (
+    Accepted,
+    Blocked,
+    Connection,
+    Existing,
+    Full,
+    Limited,
+    ModelLimits,
+    Queue,
+    Quota,
+    Requests,
+    Unavailable,
+)
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import MessageAccepted, SendMessage, ServerLimits
+from answerback.protocol.frames import MessageAccepted, ModelInfo, SendMessage, ServerLimits
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from answerback.service.attempt import Done, Run, Turn
 from answerback.service.delivery_sender import DeliverySender
@@ -34,11 +48,17 @@ from answerback.service.observer import Observer
 from answerback.service.worker import Worker
 
 ANONYMOUS: Final = "anonymous"
+BLOCKED: Final = "The operator has blocked this user."
+
+_REST_OF_WELCOME: Final = 4_096
+_INFO_BYTES: Final = 256
+"""Of a `welcome`: everything but the models' names, and the most that one model's information may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontSettings:
-    """`models`: what clients may ask for, the first is the default. Sizes in tokens, times in milliseconds.
+    """`models`: what clients may ask for, the first is the default. `model_limits`: what is known of single ones. Sizes
+    in tokens, times in milliseconds. `store_id`: names the store, for clients that keep what is in it.
 
     `queue_survives`: the queue keeps what was put (SQS), so a record notes that it was queued. A queue that is rebuilt
     from the store at start needs no such write. `refusals_per_minute`: refusals and early cancellations of one user
@@ -48,6 +68,8 @@ class FrontSettings:
     models: Sequence[str]
     quota: Quota
     policy: Policy = field(default_factory=Policy)
+    model_limits: Mapping[str, ModelLimits] = field(default_factory=dict)
+    store_id: str | None = None
     max_tokens: int = defaults.MAX_TOKENS
     max_message_bytes: int = MAX_MESSAGE_BYTES
     lock_system: bool = False
@@ -69,7 +91,30 @@ class FrontSettings:
             answer_timeout_ms=self.policy.answer_timeout_ms,
             queue_timeout_ms=self.policy.queue_timeout_ms,
             max_connection_ms=self.max_connection_ms,
+            progress_ms=round(PROGRESS_S * 1000),
         )
+
+    def model_info(self) -> dict[str, ModelInfo]:
+        """What clients are told of the models: of as many as fit into a `welcome`."""
+        told: dict[str, ModelInfo] = {}
+        room = MAX_FRAME_BYTES - _REST_OF_WELCOME - sum(encoded_size(name) + 3 for name in self.models)
+        for name in self.models:
+            known = self.model_limits.get(name, ModelLimits())
+            info = ModelInfo(
+                languages=known.languages,
+                demo=known.demo,
+                answer_timeout_ms=self.policy.answer_timeouts_ms.get(name),
+                max_tokens=known.max_tokens,
+            )
+            room -= encoded_size(name) + _INFO_BYTES
+            if info != ModelInfo() and room >= 0:
+                told[name] = info
+        return told
+
+    def tokens_of(self, model: str) -> int:
+        """The most tokens of one answer of this model."""
+        known = self.model_limits.get(model)
+        return (None if known is None else known.max_tokens) or self.max_tokens
 
 
 class Local(Protocol):
@@ -174,12 +219,16 @@ class Questions:
         else:
             run.turn.end(Done())
 
-    async def _not_accepted(self, connection: Connection, record: Record, admission: Existing | Limited | Full) -> None:
+    async def _not_accepted(
+        self, connection: Connection, record: Record, admission: Existing | Limited | Blocked | Full
+    ) -> None:
         match admission:
             case Existing(record=existing, position=position):
                 await self._attach(connection, record, existing, position)
             case Limited(retry_after_ms=retry_after_ms):
                 await self.refuse(connection, record, ErrorCode.RATE_LIMITED, None, retry_after_ms)
+            case Blocked():
+                await self.refuse(connection, record, ErrorCode.FORBIDDEN, BLOCKED)
             case Full():
                 await self.refuse(connection, record, ErrorCode.OVERLOADED)
 
@@ -204,12 +253,12 @@ class Questions:
     def _new_request(self, connection: Connection, frame: SendMessage, now_ms: int) -> tuple[Record, Question]:
         user_id = connection.user_id or ANONYMOUS
         conversation_id = None if frame.conversation_id is None else normal_id(frame.conversation_id)
-        asked = None if frame.max_tokens is None else min(frame.max_tokens, self._settings.max_tokens)
+        model = frame.model or self._settings.models[0]
         question = Question(
             message=frame.message,
-            model=frame.model or self._settings.models[0],
+            model=model,
             system=frame.system,
-            max_tokens=asked,
+            max_tokens=None if frame.max_tokens is None else min(frame.max_tokens, self._settings.tokens_of(model)),
             replaces=frame.replaces,
         )
         record = Record(
@@ -225,6 +274,7 @@ class Questions:
             accepted_at_ms=now_ms,
             queue_no=0 if self._settings.queue_survives else 1,
             target=target_of(connection),
+            parts=None if frame.parts is None else kinds(frame.parts),
         )
         return record, question
 

@@ -48,5 +48,5 @@ def _postgres(url: str) -> SqlStore:
     try:
         from answerback.stores.postgres import PostgresStore  # noqa: PLC0415 - psycopg is an extra
     except ImportError as exc:
-        raise StoreError("PostgreSQL needs one more package. Install it: pip install 'answerback[postgres]'") from exc
+        raise StoreError("PostgreSQL needs one more package. Install it: pip install '.[postgres]'") from exc
     return PostgresStore(url)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from answerback.core.admission import WINDOW_MS, window_of
+from answerback.core.admission import WINDOW_MS, is_locked, locked, unlocked, window_of
 from answerback.core.context import title_of
 from answerback.core.request import Question, Record, RequestKey
 from answerback.stores import statements as sql
@@ -51,7 +51,7 @@ class Book:
     def __init__(self) -> None:
         self.held: dict[RequestKey, Held] = {}
         self.limits: dict[str, int] = {}
-        """Users with a limit of their own a minute."""
+        """Users with a limit of their own a minute, as it is stored."""
         self._known: dict[str, None] = {}
         self._lanes: dict[str, dict[int, None]] = {}
         self._pending: Counter[str] = Counter()
@@ -151,11 +151,24 @@ class Book:
         self._known[user_id] = None
         return False
 
-    def set_limit(self, user_id: str, per_minute: int | None) -> None:
-        """The user has this limit of their own from now on; None: the default's."""
+    def set_limit(self, user_id: str, per_minute: int | None) -> int | None:
+        """The user has this limit of their own from now on (None: the default's); how it is stored."""
+        return self._keep_limit(user_id, per_minute, is_blocked=self.is_blocked(user_id))
+
+    def set_blocked(self, user_id: str, *, blocked: bool) -> int | None:
+        """The user is locked out or let in from now on; how that is stored."""
+        return self._keep_limit(user_id, unlocked(self.limits.get(user_id)), is_blocked=blocked)
+
+    def is_blocked(self, user_id: str) -> bool:
+        """Whether the user is locked out."""
+        return is_locked(self.limits.get(user_id))
+
+    def _keep_limit(self, user_id: str, own_limit: int | None, *, is_blocked: bool) -> int | None:
+        stored = locked(own_limit) if is_blocked else own_limit
         self.limits.pop(user_id, None)
-        if per_minute is not None:
-            self.limits[user_id] = per_minute
+        if stored is not None:
+            self.limits[user_id] = stored
+        return stored
 
     def pending(self, user_id: str) -> int:
         """The user's unfinished requests."""

@@ -1,17 +1,21 @@
-"""A database as the stores use it, and the threads that its connections live in."""
+"""A database as the stores use it: its connections, each in a thread of its own, and their errors in our terms."""
 
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from answerback.ports import Unavailable
 from answerback.stores.statements import Params, Row
 
 T = TypeVar("T")
+
+
+class Undone(Unavailable):
+    """The connection was lost, and the work certainly had no effect. It may be tried once more."""
 
 
 class Cursor(Protocol):
@@ -25,7 +29,7 @@ class Cursor(Protocol):
 
 
 class Database(Protocol):
-    """One connection. Any error that it raises may have ended it."""
+    """One connection."""
 
     def execute(self, sql: str, params: Params | None = None, /) -> Cursor: ...
 
@@ -43,123 +47,116 @@ class Database(Protocol):
         """Give up what was not committed. Raises nothing."""
 
     def cause_of(self, error: BaseException) -> str | None:
-        """As Connector.cause_of."""
+        """What happened, for the operator; None if the error is not one of the database's environment."""
 
-    @property
-    def is_lost(self) -> bool:
+    def is_lost(self, error: BaseException) -> bool:
         """Whether the server has ended the connection. What was not committed then had no effect."""
+
+
+class Connector(Protocol):
+    """Makes the connections of a store. Its methods block. Raises: Unavailable, StoreError."""
+
+    def connect_writer(self) -> Database:
+        """A connection that alone may write, with the tables up to date."""
+
+    def connect_reader(self) -> Database:
+        """A connection to read."""
 
 
 Done: TypeAlias = Callable[[Any, Exception | None], None]
 
 
-class DatabaseThread:
-    """A thread that runs work in order, and tells the event loop what came of it."""
+class Connection:
+    """A connection, made when it is needed, and the thread that alone uses it. After Unavailable the next one is made.
 
-    is_inline: Final = False
+    Without a `name` there is no thread: work is done where it is submitted, for a database in memory.
+    """
 
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-
-    def submit(self, work: Callable[[], Any], done: Done) -> None:
-        """Run `work` behind what was submitted before; `done` gets its value or its error."""
-        self._queue.put((work, done))
-
-    async def stop(self) -> None:
-        """Return when everything that was submitted is done."""
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            work, done = job
-            value, error = run(work)
-            try:
-                self._loop.call_soon_threadsafe(done, value, error)
-            except RuntimeError:  # the loop was closed without `stop`: nobody waits any more
-                return
-
-
-def run(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """The value of `work`, or its error."""
-    try:
-        return work(), None
-    except Exception as exc:
-        return None, exc
-
-
-class Inline:
-    """Runs work at once, where it is submitted: for a database in memory, which nobody waits for."""
-
-    is_inline: Final = True
-
-    def submit(self, work: Callable[[], Any], done: Done) -> None:
-        done(*run(work))
-
-    async def stop(self) -> None:
-        """Nothing is left to do."""
-
-
-class Connector(Protocol):
-    """Makes the connections of a store. To connect blocks."""
-
-    def cause_of(self, error: BaseException) -> str | None:
-        """What happened, for the operator; None if the error is not one of the database's environment."""
-
-    def connect_writer(self) -> Database:
-        """A connection that alone may write, with the tables up to date. Raises: Unavailable, StoreError."""
-
-    def connect_reader(self) -> Database:
-        """A connection to read. Raises: Unavailable, StoreError."""
-
-
-class Reader:
-    """A reading connection and its thread."""
-
-    def __init__(self, connector: Connector, thread: "DatabaseThread | Inline") -> None:
-        self._connector = connector
-        self._thread = thread
+    def __init__(self, connect: Callable[[], Database], name: str | None) -> None:
+        self._connect = connect
         self._database: Database | None = None
+        self._queue: queue.SimpleQueue[tuple[Callable[[Database], Any], Done] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        if name is not None:
+            self._thread = threading.Thread(
+                target=self._work, args=(asyncio.get_running_loop(),), name=name, daemon=True
+            )
+            self._thread.start()
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether work is done where it is submitted."""
+        return self._thread is None
+
+    def submit(self, work: Callable[[Database], Any], done: Done) -> None:
+        """Run `work` behind what was submitted before; `done` gets its value or its error, on the event loop."""
+        if self._thread is None:
+            done(*self._run(work))
+        else:
+            self._queue.put((work, done))
 
     async def read(self, function: Callable[[Database], T]) -> T:
         """What `function` returns. Raises: Unavailable."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._thread.submit(partial(self._run, function), partial(_resolve, future))
-        return await future
 
-    def _run(self, function: Callable[[Database], T], *, is_repeated: bool = False) -> T:
-        if self._database is None:
-            self._database = self._connector.connect_reader()
-        database = self._database
-        try:
-            return function(database)
-        except Exception as exc:
-            if (why := self._connector.cause_of(exc)) is None:
-                raise
-            if database.is_lost:
-                self._close()
-                if not is_repeated:  # it is noticed only now; to read twice is harmless
-                    return self._run(function, is_repeated=True)
-            raise Unavailable(why) from exc
+        def once() -> "asyncio.Future[T]":
+            future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            self.submit(partial(in_our_terms, function), partial(_resolve, future))
+            return future
+
+        return await once_more(once)  # that a connection is lost is only noticed by using it
 
     async def close(self) -> None:
-        """Finish what was called before."""
-        self._thread.submit(self._close, lambda *_: None)
-        await self._thread.stop()
+        """Finish what was submitted, then disconnect."""
+        if self._thread is not None:
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+        self._disconnect()
 
-    def _close(self) -> None:
+    def _disconnect(self) -> None:
         if self._database is not None:
             self._database.close()
             self._database = None
 
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        while (job := self._queue.get()) is not None:
+            work, done = job
+            try:
+                loop.call_soon_threadsafe(done, *self._run(work))
+            except RuntimeError:  # the loop was closed without `close`: nobody waits any more
+                return
+
+    def _run(self, work: Callable[[Database], T]) -> tuple[T | None, Exception | None]:
+        try:
+            if self._database is None:
+                self._database = self._connect()
+            return work(self._database), None
+        except Exception as exc:
+            if isinstance(exc, Unavailable):
+                self._disconnect()
+            return None, exc
+
+
+def in_our_terms(function: Callable[[Database], T], database: Database) -> T:
+    """What `function` returns. Raises: Unavailable, for an error of the database's environment."""
+    try:
+        return function(database)
+    except Exception as exc:
+        if (why := database.cause_of(exc)) is None:
+            raise
+        raise (Undone if database.is_lost(exc) else Unavailable)(why) from exc
+
+
+async def once_more(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` returns; it is called again if its first call certainly had no effect."""
+    try:
+        return await attempt()
+    except Undone:
+        return await attempt()
+
 
 def _resolve(future: "asyncio.Future[T]", value: T, error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
+    if not future.done():
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)

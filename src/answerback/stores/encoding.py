@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from answerback.core.admission import is_locked, unlocked
 from answerback.core.request import SCHEMA, Question, Record
 from answerback.ports import StoredConversation, StoredTurn, StoredUser
 from answerback.protocol.errors import ErrorCode
@@ -90,7 +91,8 @@ def user_of(row: Sequence[Any]) -> StoredUser:
     last = max((at for at in asked_at_ms if at is not None), default=None)
     return StoredUser(
         user_id=user_id,
-        per_minute=per_minute,
+        per_minute=unlocked(per_minute),
+        blocked=is_locked(per_minute),
         created_at_ms=created_at_ms,
         last_request_at_ms=last,
         conversations=conversations,

@@ -11,7 +11,7 @@ upon it, and is read again.
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,14 +19,10 @@ from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.stores import statements as sql
 from answerback.stores.book import Book, Held
-from answerback.stores.database import Connector, Database, DatabaseThread, Inline
+from answerback.stores.database import Connection, Database, Undone, in_our_terms, once_more
 from answerback.stores.writes import Call, Rows
 
 T = TypeVar("T")
-
-
-class Undone(Unavailable):
-    """The write certainly had no effect. It may be decided once more."""
 
 
 class Batch:
@@ -51,62 +47,28 @@ class Batch:
         self._steps.append(call)
         return call
 
-    def run(self, database: Database) -> None:
-        """Write everything in order, up to the COMMIT."""
-        if self._steps:
-            database.begin()
-            for step in self._steps:
-                step.run(database)
-
-
-class _Connection:
-    """The writing connection, used by the writer's thread alone."""
-
-    def __init__(self, connector: Connector) -> None:
-        self._connector = connector
-        self._database: Database | None = None
-
-    def load(self) -> Book:
-        if self._database is None:
-            self._database = self._connector.connect_writer()
+    def write(self, database: Database) -> None:
+        """Write everything in order and commit. Raises: Undone: it has no effect. Unavailable: nobody knows."""
         try:
-            self._database.execute(sql.NAME_STORE, {"value": str(uuid.uuid4())})
-            return Book.load(self._database)
-        except BaseException:
-            self.close()
-            raise
-
-    def write(self, batch: Batch) -> None:
-        database = self._database
-        if database is None:
-            raise Undone("the last write failed")
-        is_committing = False
-        try:
-            batch.run(database)
-            is_committing = True
-            database.commit()
+            if self._steps:
+                database.begin()
+                for step in self._steps:
+                    step.run(database)
         except Exception as exc:
-            # Whether a COMMIT that got no answer took effect, and what a failing disk has kept, is not known. A new
-            # connection begins from what can be read.
-            is_undone = database.is_lost and not is_committing
-            self.close()
-            why = self._connector.cause_of(exc) or "the store failed"
-            raise (Undone(why) if is_undone else Unavailable(why)) from exc
-
-    def close(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+            why = database.cause_of(exc) or "the store failed"
+            raise (Undone if database.is_lost(exc) else Unavailable)(why) from exc
+        try:
+            database.commit()
+        except Exception as exc:  # whether it took effect, and what a failing disk has kept, is not known
+            raise Unavailable(database.cause_of(exc) or "the store failed") from exc
 
 
 class GroupCommit:
     """The book of a store and the way from it to the disk. `max_queued`: writes that may wait."""
 
-    def __init__(self, connector: Connector, *, max_queued: int) -> None:
-        self._connector = connector
-        self._connection = _Connection(connector)
+    def __init__(self, *, max_queued: int) -> None:
         self._max_queued = max_queued
-        self._thread: DatabaseThread | Inline | None = None
+        self._connection: Connection | None = None
         self._book: Book | None = None
         self._loading: asyncio.Future[Exception | None] | None = None
         self.batch = Batch(1)
@@ -114,12 +76,12 @@ class GroupCommit:
         self._is_busy = False
         self.last_write_failed = False
 
-    def start(self, thread: DatabaseThread | Inline) -> None:
-        """Begin; `thread` is stopped by `close`."""
-        self._thread = thread
+    def start(self, connection: Connection) -> None:
+        """Begin, over a connection that `close` closes."""
+        self._connection = connection
 
     async def open(self) -> None:
-        """Connect and read the book. Raises: whatever keeps the database from being used."""
+        """Connect and read the book. Raises: StoreError, Unavailable."""
         if (error := await self._load()) is not None:
             raise error
 
@@ -127,10 +89,9 @@ class GroupCommit:
         """Finish what was called before."""
         while self.batch.waiting or self._is_busy:
             await asyncio.gather(self._committed(), return_exceptions=True)
-        if (thread := self._thread) is not None:
-            self._thread, self._book = None, None
-            thread.submit(self._connection.close, lambda *_: None)
-            await thread.stop()
+        if (connection := self._connection) is not None:
+            self._connection, self._book = None, None
+            await connection.close()
 
     # --- the book
 
@@ -145,11 +106,9 @@ class GroupCommit:
         Raises: Unavailable: it cannot be read now, or too much is waiting.
         """
         while (book := self._book) is None:
-            if self._thread is None:
-                raise Unavailable("the store is not open")
             if (error := await self._load()) is not None:
                 self.last_write_failed = True
-                raise own(error, self._connector.cause_of(error))
+                raise own(error)
         if len(self.batch.waiting) >= self._max_queued:
             self.last_write_failed = True
             raise Unavailable("too many operations are waiting for the disk")
@@ -158,9 +117,9 @@ class GroupCommit:
     async def _load(self) -> Exception | None:
         """Read the book, once for all who want it. Returns why it cannot be read."""
         if (loading := self._loading) is None:
-            assert self._thread is not None
+            connection = self._opened()
             loading = self._loading = asyncio.get_running_loop().create_future()
-            self._thread.submit(self._connection.load, partial(self._loaded, loading))
+            connection.submit(partial(in_our_terms, _load), partial(self._loaded, loading))
         if not loading.done():
             await asyncio.wait([loading])  # whoever is cancelled here stops nobody else
         return loading.result()
@@ -171,13 +130,6 @@ class GroupCommit:
 
     # --- the batch
 
-    async def decided(self, decide: Callable[[], Awaitable[T]]) -> T:
-        """What `decide` returns; it is called once more if what it wrote certainly had no effect."""
-        try:
-            return await decide()
-        except Undone:
-            return await decide()
-
     async def call(self, function: Callable[[Database], T], note: Callable[[Book], object] = bool) -> T:
         """Do a rare write, and return what it returned when that is on the disk. `note` tells the book of it."""
 
@@ -187,7 +139,7 @@ class GroupCommit:
             await self.commit()
             return call.result()
 
-        return await self.decided(decide)
+        return await once_more(decide)
 
     async def commit(self, held: Held | None = None) -> None:
         """Return when everything that was decided so far is on the disk; with `held`, its newest record.
@@ -202,23 +154,25 @@ class GroupCommit:
         """Whether nothing waits to be written."""
         return not self._is_busy and not self.batch.waiting
 
-    def _committed(self) -> "asyncio.Future[None]":
-        loop = asyncio.get_running_loop()
-        if self._thread is None:
+    def _opened(self) -> Connection:
+        if self._connection is None:
             raise Unavailable("the store is not open")
+        return self._connection
+
+    def _committed(self) -> "asyncio.Future[None]":
+        loop, connection = asyncio.get_running_loop(), self._opened()
         future: asyncio.Future[None] = loop.create_future()
         self.batch.waiting.append(future)
-        if self._thread.is_inline:
+        if connection.is_inline:
             self._send()
         elif len(self.batch.waiting) == 1 and not self._is_busy:
             loop.call_soon(self._send)  # with whatever else is decided in this turn of the loop
         return future
 
     def _send(self) -> None:
-        assert self._thread is not None
         batch, self.batch = self.batch, Batch(self.batch.number + 1)
         self._is_busy = True
-        self._thread.submit(partial(self._connection.write, batch), partial(self._sent, batch))
+        self._opened().submit(batch.write, partial(self._sent, batch))
 
     def _sent(self, batch: Batch, _: None, error: Exception | None) -> None:
         """A batch is on the disk, or has failed. Tell those who wait for it, and go on with the next one."""
@@ -248,6 +202,11 @@ class GroupCommit:
             book.forget(held)
 
 
+def _load(database: Database) -> Book:
+    database.execute(sql.NAME_STORE, {"value": str(uuid.uuid4())})
+    return Book.load(database)
+
+
 def _tell(batch: Batch, error: Exception | None) -> None:
     for future in batch.waiting:
         if future.done():  # its caller was cancelled; what it asked for happened all the same
@@ -258,8 +217,8 @@ def _tell(batch: Batch, error: Exception | None) -> None:
             future.set_exception(own(error))
 
 
-def own(error: Exception, why: str | None = None) -> Unavailable:
+def own(error: Exception) -> Unavailable:
     """An Unavailable for one that waits: a shared one would collect the tracebacks of all."""
-    mine = (Undone if isinstance(error, Undone) else Unavailable)(why or str(error))
+    mine = (Undone if isinstance(error, Undone) else Unavailable)(str(error))
     mine.__cause__ = error
     return mine

@@ -110,9 +110,9 @@ class PostgresDatabase:
                 self._connection.execute("SELECT pg_advisory_unlock_all()")
         self._connection.close()
 
-    @property
-    def is_lost(self) -> bool:
-        return self._connection.closed
+    def is_lost(self, error: BaseException) -> bool:
+        # Of a session that was ended the error comes first, and the end of the connection after it.
+        return self._connection.closed or isinstance(error, errors.AdminShutdown | errors.CrashShutdown)
 
 
 class _Server:
@@ -120,8 +120,6 @@ class _Server:
 
     A server that restarts is waited for, for `reconnect_timeout_s`; for less when the store is opened.
     """
-
-    cause_of = staticmethod(cause_of)
 
     def __init__(self, url: str, schema: str, *, reconnect_timeout_s: float) -> None:
         self._url = url

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Final
 
 from answerback.clock import epoch_ms
 from answerback.core.request import Record, RequestKey
-from answerback.stores.database import Inline
+from answerback.ports import Unavailable
 from answerback.stores.encoding import decode_record
 from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, shipped
@@ -38,11 +38,6 @@ CAUSES: Final[Mapping[int, str]] = MappingProxyType(
 """Primary result codes of SQLite (sqlite.org/rescode.html) that are states of the world, not mistakes of ours."""
 
 
-_CACHE_KB: Final = 16_384
-_CHECKPOINT_PAGES: Final = 4_000
-"""Of the log, 16 MB: a page that many batches change is written back once."""
-
-
 def cause_of(error: BaseException) -> str | None:
     """What an operator can do about it; None if the error is not one of the database's environment."""
     code: int = getattr(error, "sqlite_errorcode", None) or 0
@@ -52,7 +47,6 @@ def cause_of(error: BaseException) -> str | None:
 class SqliteDatabase:
     """A connection, as the stores use it. `is_kept`: it is all that there is of the database, and is never closed."""
 
-    is_lost: Final = False
     cause_of = staticmethod(cause_of)
 
     def __init__(self, connection: sqlite3.Connection, *, is_kept: bool = False) -> None:
@@ -75,6 +69,9 @@ class SqliteDatabase:
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
 
+    def is_lost(self, _: BaseException) -> bool:
+        return False
+
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             if not self._is_kept:
@@ -86,28 +83,33 @@ class SqliteDatabase:
 class _File:
     """The connector to a file."""
 
-    cause_of = staticmethod(cause_of)
-
     def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
         self._path = path
         self._busy_timeout_s = busy_timeout_s
         self._is_migrated = False
 
     def connect_writer(self) -> SqliteDatabase:
-        connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
-        try:
-            if not self._is_migrated:
-                apply_migrations(connection, shipped(), now_ms=epoch_ms())
-                self._is_migrated = True
-        except BaseException:
-            connection.close()
-            raise
-        return SqliteDatabase(connection)
+        return self._connected(self._migrate)
 
     def connect_reader(self) -> SqliteDatabase:
-        connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
-        connection.execute("PRAGMA query_only = 1")
+        return self._connected(lambda connection: connection.execute("PRAGMA query_only = 1"))
+
+    def _connected(self, prepare: Callable[[sqlite3.Connection], object]) -> SqliteDatabase:
+        try:
+            connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
+            try:
+                prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as exc:
+            raise Unavailable(cause_of(exc) or str(exc)) from exc
         return SqliteDatabase(connection)
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        if not self._is_migrated:
+            apply_migrations(connection, shipped(), now_ms=epoch_ms())
+            self._is_migrated = True
 
 
 class SqliteStore(SqlStore):
@@ -147,11 +149,9 @@ class SqliteStore(SqlStore):
 class _Memory:
     """The connector to a database in memory, which has one connection."""
 
-    cause_of = staticmethod(cause_of)
-
     def __init__(self) -> None:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=128)
-        connection.deserialize(_empty())
+        _empty().backup(connection)
         self.database = SqliteDatabase(connection, is_kept=True)
 
     def connect_writer(self) -> SqliteDatabase:
@@ -162,11 +162,11 @@ class _Memory:
 
 
 @lru_cache(maxsize=1)
-def _empty() -> bytes:
-    """A database with the tables of this version."""
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        apply_migrations(connection, shipped(), now_ms=0)
-        return connection.serialize()
+def _empty() -> sqlite3.Connection:
+    """A database with the tables of this version, to be copied: to make them takes longer."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    apply_migrations(connection, shipped(), now_ms=0)
+    return connection
 
 
 class MemoryStore(SqlStore):
@@ -179,7 +179,7 @@ class MemoryStore(SqlStore):
         memory = _Memory()
         super().__init__(memory)
         self._database = memory.database
-        self._start(lambda _: Inline())
+        self._start()
 
     async def open(self) -> None:
         """It is open from the beginning."""
@@ -208,8 +208,8 @@ def _cannot_open(path: Path, error: BaseException) -> BaseException:
         return StoreError(
             f"{path} cannot be opened for writing ({error.strerror}). Make it and its folder writable for this user."
         )
-    if isinstance(error, sqlite3.Error):
-        return StoreError(f"{path} cannot be used: {cause_of(error) or error}.")
+    if isinstance(error, Unavailable):
+        return StoreError(f"{path} cannot be used: {error}.")
     return error
 
 
@@ -227,8 +227,6 @@ def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
             "synchronous = FULL",
             "secure_delete = ON",
             "journal_size_limit = 67108864",
-            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-            f"cache_size = -{_CACHE_KB}",
             "temp_store = MEMORY",
         ):
             connection.execute(f"PRAGMA {setting}")

@@ -164,8 +164,8 @@ SELECT_TURNS: Final = _TURNS + " ORDER BY n DESC LIMIT :limit"
 SELECT_RECENT_TURNS: Final = _TURNS + " AND status = 'completed' ORDER BY n DESC LIMIT :limit"
 
 SELECT_POSITION: Final = """
-SELECT n FROM requests WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL
-  AND conversation_id = :conversation_id"""
+SELECT n, record, record_schema FROM requests
+WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL AND question IS NOT NULL"""
 
 SELECT_OLD_POSITION: Final = """
 SELECT MAX(n) FROM requests

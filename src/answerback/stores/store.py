@@ -21,7 +21,7 @@ from answerback.ports import (
 from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.book import Book, Held
-from answerback.stores.database import Connector, Database, DatabaseThread, Inline, Reader
+from answerback.stores.database import Connection, Connector, Database, once_more
 from answerback.stores.encoding import (
     conversation_of,
     decode_question,
@@ -50,25 +50,25 @@ class SqlStore:
 
     def __init__(self, connector: Connector, *, max_queued: int = 100_000, readers: int = 1) -> None:
         self._connector = connector
-        self._group = GroupCommit(connector, max_queued=max_queued)
+        self._group = GroupCommit(max_queued=max_queued)
         self._reader_count = readers
-        self._readers: list[Reader] = []
+        self._readers: list[Connection] = []
         self._next_reader = cycle(range(readers))
 
     # --- life
 
     async def open(self) -> None:
         """Take the lock, bring the tables up to date. Raises: StoreError: it says what to do."""
-        self._start(DatabaseThread)
+        self._start("answerback-writer", "answerback-reader")
         try:
             await self._group.open()
         except BaseException:
             await self.close()
             raise
 
-    def _start(self, thread: Callable[[str], DatabaseThread | Inline]) -> None:
-        self._group.start(thread("answerback-writer"))
-        self._readers = [Reader(self._connector, thread("answerback-reader")) for _ in range(self._reader_count)]
+    def _start(self, writer: str | None = None, reader: str | None = None) -> None:
+        self._group.start(Connection(self._connector.connect_writer, writer))
+        self._readers = [Connection(self._connector.connect_reader, reader) for _ in range(self._reader_count)]
 
     async def close(self) -> None:
         """Finish what was called before, release everything. May be called twice."""
@@ -107,7 +107,7 @@ class SqlStore:
         # A text that the database would refuse is found here, before it is in a batch with others.
         for text in (question.message, question.system or "", question.replaces or ""):
             text.encode()
-        return await self._group.decided(partial(self._accept, record, encode_record(record), question, quota, now_ms))
+        return await once_more(partial(self._accept, record, encode_record(record), question, quota, now_ms))
 
     async def _accept(self, record: Record, text: str, question: Question, quota: Quota, now_ms: int) -> Admission:
         group, key, user_id = self._group, record.key, record.user_id
@@ -160,7 +160,7 @@ class SqlStore:
         return held
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
-        return await self._group.decided(partial(self._change, key, change))
+        return await once_more(partial(self._change, key, change))
 
     async def _change(self, key: RequestKey, change: Change[T]) -> T:
         group = self._group
@@ -290,10 +290,20 @@ class SqlStore:
         return user_of(rows[0]) if rows else None
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        row: sql.Params = {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms}
+        await self._store_limit(user_id, now_ms, lambda book: book.set_limit(user_id, per_minute))
+
+    async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
+        await self._store_limit(user_id, now_ms, lambda book: book.set_blocked(user_id, blocked=blocked))
+
+    async def _store_limit(self, user_id: str, now_ms: int, change: Callable[[Book], int | None]) -> None:
+        row: dict[str, sql.Value] = {"user_id": user_id, "created_at_ms": now_ms}
         await self._group.call(
-            lambda database: database.execute(sql.SET_LIMIT, row), lambda book: book.set_limit(user_id, per_minute)
+            lambda database: database.execute(sql.SET_LIMIT, row), lambda book: row.update(per_minute=change(book))
         )
+
+    async def is_blocked(self, user_id: str) -> bool:
+        """Whether the user is locked out; from memory."""
+        return (await self._group.book()).is_blocked(user_id)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         users = sql.ALL_USERS if user_id is None else "user_id = :user_id"
@@ -327,9 +337,10 @@ def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None) -> list[DailyUs
 
 
 def _position(database: Database, where: sql.Params) -> int | None:
-    """Where the request stands in the conversation, superseded or not, ended or not."""
-    rows = database.execute(sql.SELECT_POSITION, where).fetchall()
-    if not rows:  # retention has freed its id, perhaps
-        rows = database.execute(sql.SELECT_OLD_POSITION, where).fetchall()
-    found: int | None = rows[0][0]
-    return found
+    """Where the request stands in the conversation: superseded or not, ended or not, perhaps erased from it."""
+    position: int | None
+    for position, record, schema in database.execute(sql.SELECT_POSITION, where).fetchall():
+        if decode_record(record, schema).conversation_id == where["conversation_id"]:
+            return position
+    ((position,),) = database.execute(sql.SELECT_OLD_POSITION, where).fetchall()  # retention has freed its id, perhaps
+    return position

@@ -100,6 +100,7 @@ class Backend:
             observer=observer,
             clock=self.clock,
             changed=self.worker.changed if bells_work else lambda _: None,
+            is_blocked=self.store.is_blocked,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),

@@ -21,7 +21,7 @@ try:
 except ModuleNotFoundError as exc:
     if (exc.name or "").startswith("answerback"):
         raise
-    raise missing_extra("The emulated AWS", "aws,server,local-llm") from exc
+    raise missing_extra("the emulated AWS", "aws,server,local-llm") from exc
 
 
 def local(

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -11,6 +11,8 @@ from answerback.clock import epoch_ms
 from answerback.ports import Unavailable, Users
 
 try:
+    from botocore.exceptions import ClientError
+
     from answerback.stores.errors import StoreError
     from answerback_aws.deploy.account import Account
     from answerback_aws.deploy.errors import DeployError, ErrorKind, explained
@@ -18,7 +20,7 @@ try:
     from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed
     from answerback_aws.runtime.aurora.users import AwsUsers
     from answerback_aws.runtime.aurora.write_behind import WriteBehind
-    from answerback_aws.runtime.client import Calls
+    from answerback_aws.runtime.client import Calls, error_code
     from answerback_aws.runtime.dynamodb.database import Database
     from answerback_aws.runtime.dynamodb.requests import DynamoRequests
     from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
@@ -85,9 +87,30 @@ async def open_stack_users(
         write_behind = WriteBehind(pending_turns=DynamoTurns(database), api=api, observer=screen, clock=epoch_ms)
         requests = DynamoRequests(database, clock=epoch_ms)
         try:
-            yield AwsUsers(database=database, requests=requests, write_behind=write_behind, api=api)
+            yield AwsUsers(
+                database=database,
+                requests=requests,
+                write_behind=write_behind,
+                api=api,
+                close_connection=_closer(account, outputs.get("ManagementEndpoint"), calls),
+            )
         finally:
             calls.close()
+
+
+def _closer(account: Account, endpoint: str | None, calls: Calls) -> Callable[[str], Awaitable[None]] | None:
+    if endpoint is None:
+        return None
+
+    async def close(connection_id: str) -> None:
+        management = account.client("apigatewaymanagementapi", endpoint=endpoint)
+        try:
+            await calls.run(management.delete_connection, ConnectionId=connection_id)
+        except ClientError as exc:
+            if error_code(exc) != "GoneException":
+                raise
+
+    return close
 
 
 _EXIT: Final = {

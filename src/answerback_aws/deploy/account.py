@@ -70,17 +70,17 @@ class Account:
         """`aws`, `aws-cn` or `aws-us-gov`."""
         return str(self._session.get_partition_for_region(self.region))
 
-    def client(self, service: str, *, attempts: int = _ATTEMPTS) -> Any:
+    def client(self, service: str, *, attempts: int = _ATTEMPTS, endpoint: str | None = None) -> Any:
         """The client of a service. Its calls raise botocore's errors: use them within `explained`.
 
-        `attempts`: tries of one call in all, as the one who asks first says it.
+        `attempts`: tries of one call in all, as the one who asks first says it. `endpoint`: of this service alone.
         """
         if service not in self._clients:
             with explained(f"use {service}"):
                 self._clients[service] = self._session.client(
                     service,
                     region_name=self.region,
-                    endpoint_url=self._endpoint,
+                    endpoint_url=endpoint or self._endpoint,
                     config=Config(
                         connect_timeout=5,
                         read_timeout=60,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from answerback_aws.runtime.aurora.write_behind import WriteBehind
     from answerback_aws.runtime.client import Calls
     from answerback_aws.runtime.dynamodb.database import Database
+    from answerback_aws.runtime.dynamodb.limits import RateLimits
     from answerback_aws.runtime.dynamodb.turns import DynamoTurns
     from answerback_aws.runtime.sqs import SqsQueue, Visibility
 
@@ -164,6 +165,13 @@ class Composition:
         )
 
     @cached_property
+    def limits(self) -> "RateLimits":
+        """The users' own limits, and who is locked out."""
+        from answerback_aws.runtime.dynamodb.limits import RateLimits  # noqa: PLC0415
+
+        return RateLimits(self.database("rate_limits"))
+
+    @cached_property
     def turns(self) -> "DynamoTurns":
         """The ends of conversations, and what Aurora does not have yet."""
         from answerback_aws.runtime.dynamodb.turns import DynamoTurns  # noqa: PLC0415
@@ -246,7 +254,6 @@ class Composition:
 
     @cached_property
     def front(self) -> "Front":
-        from answerback.models.spec import parse_model_specs  # noqa: PLC0415
         from answerback.service.front import Front  # noqa: PLC0415
         from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
         from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms  # noqa: PLC0415
@@ -255,7 +262,8 @@ class Composition:
         settings = self.settings
         return Front(
             settings=FrontSettings(
-                models=tuple(spec.name for spec in parse_model_specs(settings.models)),
+                models=tuple(settings.model_limits),
+                model_limits=settings.model_limits,
                 quota=settings.quota,
                 policy=settings.policy,
                 max_tokens=settings.max_tokens,
@@ -272,6 +280,7 @@ class Composition:
             tokens=self.tokens,
             observer=self.observing.counts,
             clock=epoch_ms,
+            is_blocked=self.limits.is_blocked,
         )
 
     @cached_property

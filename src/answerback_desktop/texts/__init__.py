@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import msgspec
 
+from answerback.texts import words_of
 from answerback_desktop.engine.events import ConnectionReason, NoticeCode
 from answerback_desktop.records import FailureCode
 from answerback_desktop.settings import AuthMode, Field, Language, Theme
@@ -319,4 +320,5 @@ def texts_of(language: Language, *, system_locale: str) -> Texts:
     is_english = system_locale.lower().startswith("en")
     locale = "ko-KR" if is_korean else system_locale if is_english else "en-GB"
     words = tomllib.loads(files(__name__).joinpath(f"{chosen}.toml").read_text(encoding="utf-8"))
+    words["chat"]["failures"] = words_of(chosen)["failures"]
     return msgspec.convert({"language": chosen, "locale": locale, **words}, Texts)

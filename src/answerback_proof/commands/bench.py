@@ -312,7 +312,7 @@ def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("answerback"):
             raise
-        raise missing_extra("The emulated AWS", "aws,server") from exc
+        raise missing_extra("the emulated AWS", "aws,server") from exc
     cache = platformdirs.user_cache_path("answerback")
     slow = replace(plan, timing=SLOW, delay_ms=_AWS_DELAY_MS)
     try:

@@ -49,7 +49,7 @@ class SimulatedApp(App["SimulatedWindow"]):
         self.injector = injector
         self.faults = faults
         self.faults_s = faults_s
-        self.timing = PROBING if faults.probes else QUIET
+        self.timing = Timing() if faults.gives_up else PROBING if faults.probes else QUIET
         self._trace = trace
 
     def new_window(self, name: str) -> "SimulatedWindow":

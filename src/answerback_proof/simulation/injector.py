@@ -24,7 +24,8 @@ class Faults:
     queue survives (AWS); else one process, ordered sockets, a queue rebuilt at start (the gateway). `probes`: the
     client asks when nothing comes; `janitor`: there is one. Both mask holes of the others, so quiet profiles go
     without. `parks`: a slow connection keeps what it is owed. `per_minute`: the rate limit. `token_s`: seconds that a
-    token lasts. `client_timeout_s`: seconds after which a client gives up.
+    token lasts. `client_timeout_s`: seconds after which a client gives up. `gives_up`: its own time-outs hold, 30 s
+    without a sign of life; else it waits for ever.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
@@ -38,6 +39,7 @@ class Faults:
     per_minute: int = 0
     token_s: float = _counted(FaultKind.TOKEN_RENEWAL)
     client_timeout_s: float = 0.0
+    gives_up: bool = False
     skew_ms: int = _counted(FaultKind.CLOCK_SKEW, 0)
 
     lose: float = _counted(FaultKind.LOST_POST)
@@ -50,6 +52,7 @@ class Faults:
     stall: float = _counted(FaultKind.STALLED_CALL)
     model_fails: float = _counted(FaultKind.MODEL_FAILS)
     model_misbehaves: float = _counted(FaultKind.MODEL_MISBEHAVES)
+    model_thinks: float = _counted(FaultKind.MODEL_THINKS)
     cut_every_s: float = _counted(FaultKind.CUT)
     half_open: float = _counted(FaultKind.HALF_OPEN)
     rollover: float = _counted(FaultKind.ROLL_OVER)
@@ -85,7 +88,7 @@ class Faults:
 
 
 _SET_UP: Final = frozenset(
-    {"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "client_timeout_s"}
+    {"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "client_timeout_s", "gives_up"}
 )
 FAULT_NAMES: Final = tuple(one.name for one in fields(Faults) if one.name not in _SET_UP)
 
@@ -209,6 +212,29 @@ AWS_HOSTILE: Final = Faults(
     cancel=0.1,
     skew_ms=3_000,
 )
+THINKING: Final = Faults(
+    gives_up=True,
+    model_thinks=0.05,
+    cut_every_s=40.0,
+    rollover=0.5,
+    flapping=0.3,
+    process_crash_every_s=60.0,
+    cancel=0.05,
+    hello_storm=0.05,
+)
+"""No app gives up what waits its turn, nor an attempt that is held, while its connection is up."""
+
+AWS_THINKING: Final = replace(
+    THINKING,
+    split=True,
+    latency_s=0.05,
+    duplicate=0.05,
+    late=0.05,
+    process_crash_every_s=0.0,
+    worker_crash=0.002,
+    redeliver_every_s=30.0,
+    skew_ms=3_000,
+)
 PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
     {
         "calm": CALM,
@@ -220,6 +246,8 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
         "limits": LIMITS,
         "gateway-hostile": GATEWAY_HOSTILE,
         "aws-hostile": AWS_HOSTILE,
+        "thinking": THINKING,
+        "aws-thinking": AWS_THINKING,
     }
 )
 

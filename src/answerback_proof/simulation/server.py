@@ -43,6 +43,8 @@ SWEEP_S: Final = 30.0
 POLICY: Final = Policy()
 RULES: Final = Rules()
 WORDS_S: Final = 0.35
+THINKING_S: Final = (36.0, 48.0)
+"""Longer than a client waits without a sign of life."""
 
 _OTHER_TEXTS: Final = frozenset({Misbehaviour.SAYS_NOTHING, Misbehaviour.SAYS_A_MEGABYTE})
 _FAILURES: Final = frozenset(
@@ -136,6 +138,8 @@ class WordyModel:
         words = self._text(run.prompt).split(" ")
         for number, word in enumerate(words):
             await asyncio.sleep(self._injector.pause_s("model", WORDS_S))
+            if self._injector.occurs(FaultKind.MODEL_THINKS, self._faults.model_thinks):
+                await asyncio.sleep(self._injector.stream("thoughts").uniform(*THINKING_S))
             if run.may_fail and number == len(words) // 2:
                 raise ModelError(ErrorCode.MODEL_FAILED)
             yield word if number == 0 else f" {word}"
@@ -195,6 +199,7 @@ class Parts:
             local=local,
             worker=None if faults.split else worker,
             changed=_nobody if faults.split else worker.changed,
+            is_blocked=store.is_blocked,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),

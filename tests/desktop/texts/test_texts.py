@@ -20,7 +20,7 @@ NAMES = (
     "Answerback|Apache License|Apache|Ctrl|GNU|ID|JSON|LGPL-3.0|LGPL|msgspec|MB|Markdown|PySide6|"
     "OpenID Connect|Pygments|Qt|SmolLM2|"
     "anonymous|keyring|md|json|ms|pt|websockets|English|WebSocket|Shift|Enter|Esc|URL|HTML|AI|"
-    r"https?://|`answerback token`|pip install 'answerback\[server,local-llm\]'|wss?://[a-z.:]*|"
+    r"https?://|`answerback token`|pip install '\.\[server,local-llm\]'|wss?://[a-z.:]*|"
     "USD|US|TCP|UDP|SQL|Python|HTTP"
 )
 """What is written in Latin letters in Korean too: names, units, commands, addresses."""

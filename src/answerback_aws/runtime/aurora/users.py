@@ -1,9 +1,11 @@
 """ports.Users on AWS: the users and what they used are in Aurora; limits and unfinished requests on DynamoDB."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
-from answerback.core.request import Record
+from answerback.core.admission import is_locked, locked, unlocked
+from answerback.core.request import Record, cancel
 from answerback.ports import DailyUsage, Requests, StoredUser
 from answerback.stores import statements as sql
 from answerback.stores.encoding import user_of
@@ -17,10 +19,22 @@ from answerback_aws.runtime.dynamodb.limits import RateLimits
 
 
 class AwsUsers:
-    """ports.Users in Aurora. Each call first brings to Aurora what it does not have yet, and so wakes it."""
+    """ports.Users in Aurora. Each call first brings to Aurora what it does not have yet, and so wakes it.
 
-    def __init__(self, *, database: Database, requests: Requests, write_behind: WriteBehind, api: DataApi) -> None:
+    `close_connection`: closes a socket; it may be gone already.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        requests: Requests,
+        write_behind: WriteBehind,
+        api: DataApi,
+        close_connection: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
         self._database = database
+        self._close_connection = close_connection
         self._limits = RateLimits(database)
         self._requests = requests
         self._write_behind = write_behind
@@ -55,9 +69,32 @@ class AwsUsers:
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
         """Change Aurora first: if it cannot be reached, nothing has changed."""
-        row: Params = {"user_id": user_id, "per_minute": per_minute, "created_at_ms": now_ms}
+        stored = locked(per_minute) if is_locked(await self._limits.own_limit(user_id)) else per_minute
+        await self._show_limit(user_id, stored, now_ms)
+        await self._limits.set_own_limit(user_id, stored)
+
+    async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
+        """Decide on DynamoDB first, where new frames look. Then end what runs, and close the sockets.
+
+        block     mark on DynamoDB ──► cancel what is unfinished ──► forget and close connections ──► show it in Aurora
+                                    ▲
+                dies here: the user is locked out; the same command again does the rest
+        """
+        own_limit = unlocked(await self._limits.own_limit(user_id))
+        stored = locked(own_limit) if blocked else own_limit
+        await self._limits.set_own_limit(user_id, stored)
+        if blocked:
+            for record in await self._requests.unfinished():
+                if record.user_id == user_id:
+                    await self._requests.change(record.key, partial(cancel, refusal_record=record, now_ms=now_ms))
+            for connection_id in await forget_connections(self._database, user_id):
+                if self._close_connection is not None:
+                    await self._close_connection(connection_id)
+        await self._show_limit(user_id, stored, now_ms)
+
+    async def _show_limit(self, user_id: str, stored: int | None, now_ms: int) -> None:
+        row: Params = {"user_id": user_id, "per_minute": stored, "created_at_ms": now_ms}
         await self._api.write(lambda statements: statements.execute(sql.SET_LIMIT, row))
-        await self._limits.set_own_limit(user_id, per_minute)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         await self._write_behind.flush(user_id)
@@ -98,6 +135,15 @@ def _with_unfinished(user: StoredUser | None, record: Record) -> StoredUser:
         created_at_ms=min(at_ms, user.created_at_ms),
         last_request_at_ms=max(at_ms, user.last_request_at_ms or 0),
     )
+
+
+async def forget_connections(database: Database, user_id: str) -> list[str]:
+    """Delete the items of the user's connections, so that nothing they send counts; their ids. Raises: Unavailable."""
+    tables = database.tables
+    sessions = await database.query(tables.sessions, "userId = :u", {":u": user_id}, ConsistentRead=True)
+    open_now = [connection for item in sessions if (connection := text_of(item, "connectionId")) is not None]
+    await database.delete_many(tables.connections, [{"connectionId": connection} for connection in open_now])
+    return open_now
 
 
 async def erase_user(database: Database, user_id: str) -> bool:

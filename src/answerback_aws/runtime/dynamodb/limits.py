@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from answerback.core.admission import WINDOW_MS, window_of
+from answerback.core.admission import WINDOW_MS, is_locked, window_of
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import decode, encode
+from answerback_aws.runtime.dynamodb.items import decode, encode, number_of
 
 _OWN_LIMIT: Final = "limit"
 """Sorts behind every minute, so that one query reads the present minute and the limit."""
@@ -61,9 +61,19 @@ class RateLimits:
         }
 
     async def own_limit(self, user_id: str) -> int | None:
-        """The user's own limit a minute (0: none); None: the default holds."""
+        """The user's own limit a minute as it is stored (0: none); None: the default holds."""
         found = await self._database.get(self._table, {"userId": user_id, "window": _OWN_LIMIT}, consistent=True)
         return None if found is None else int(found["perMinute"]["N"])
+
+    async def is_blocked(self, user_id: str) -> bool:
+        """Whether the operator has locked the user out: half a read unit."""
+        found = await self._database.query(
+            self._table,
+            "userId = :u AND #w = :l",
+            {":u": user_id, ":l": _OWN_LIMIT},
+            ExpressionAttributeNames={"#w": "window"},
+        )
+        return any(is_locked(number_of(item, "perMinute")) for item in found)
 
     async def set_own_limit(self, user_id: str, per_minute: int | None) -> None:
         """Override the rate limit; None: back to the default, 0: no limit."""

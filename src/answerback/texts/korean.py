@@ -1,0 +1,80 @@
+"""Finds the Korean sentence for an English one, and puts what the sentence was made with in its place."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Final
+
+from answerback.protocol.errors import ERRORS
+from answerback.texts import words_of
+
+_PARTICLE: Final = re.compile(
+    r"([^\s'\"`”)\]]?)(['\"`”)\]]*)(이\(가\)|을\(를\)|은\(는\)|과\(와\)|\(으\)로|\(이\)라|\(이\)어야)"
+)
+_CHOICES: Final = {
+    "이(가)": ("이", "가"),
+    "을(를)": ("을", "를"),
+    "은(는)": ("은", "는"),
+    "과(와)": ("과", "와"),
+    "(이)라": ("이라", "라"),
+    "(이)어야": ("이어야", "여야"),
+}
+
+
+def translated(text: str) -> str | None:
+    """The sentence in Korean; None: the catalogue does not have it."""
+    for pattern, korean in _patterns():
+        if found := pattern.fullmatch(text.removesuffix(".")) or pattern.fullmatch(text):
+            facts = [translated(fact) or fact for fact in found.groups()]
+            return with_particles(korean.format(*facts))
+    return None
+
+
+def with_particles(text: str) -> str:
+    """Choose each particle by the last sound before it, as people do."""
+    return _PARTICLE.sub(lambda found: f"{found[1]}{found[2]}{_fitting(found[3], found[1])}", text)
+
+
+@cache
+def catalogue() -> Mapping[str, str]:
+    """The Korean sentences by the English ones. The code and the pause of an error of the protocol are added."""
+    words = words_of("ko")
+    sentences = {english: korean for group in words["sentences"].values() for english, korean in group.items()}
+    for code, info in ERRORS.items():
+        korean = words["failures"][code]
+        sentences[f"{info.message} ({code})"] = f"{korean} ({code})"
+        sentences[f"{info.message} Try again in {{}} s. ({code})"] = (
+            f"{korean} {{0}}초 뒤에 다시 시도할 수 있어요. ({code})"
+        )
+    return sentences
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], str]]:
+    """A sentence that ends with another one comes before it; then those that say most by themselves."""
+    found = catalogue()
+
+    def rank(key: str) -> tuple[bool, int]:
+        frames = key.endswith(": {}") and not any(other.startswith(key) for other in found if other != key)
+        return not frames or key.startswith("{}"), -len(key.replace("{}", ""))
+
+    return [
+        (re.compile("(.*?)".join(map(re.escape, key.split("{}"))), re.DOTALL), found[key])
+        for key in sorted(found, key=rank)
+    ]
+
+
+def _fitting(particle: str, last: str) -> str:
+    final = _final_sound(last)
+    if particle == "(으)로":
+        return "로" if final in {"", "ㄹ"} else "으로"
+    with_final, without = _CHOICES[particle]
+    return with_final if final else without
+
+
+def _final_sound(character: str) -> str:
+    """`ㄹ`, another consonant (`x`), or none, of how the character is read."""
+    if "가" <= character <= "힣":
+        number = (ord(character) - ord("가")) % 28
+        return "ㄹ" if number == 8 else "x" if number else ""
+    return "ㄹ" if character in "178lL" and character else "x" if character in "036mnMN" and character else ""

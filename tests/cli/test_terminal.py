@@ -1,0 +1,332 @@
+"""What a terminal, a pipe or nothing at all does to the commands: closed and full streams, escapes, other encodings."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as serve_websocket
+
+from cli_process import STOP_TIMEOUT_S, Run, start_gateway
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+
+COMMAND = [sys.executable, "-m", "answerback"]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("terminal")
+    gateway = start_gateway("--rate-limit", "0", data_dir=folder / "data", log=folder / "log")
+    yield gateway.url
+    gateway.process.kill()
+    gateway.process.wait(STOP_TIMEOUT_S)
+    assert gateway.process.stdout is not None
+    gateway.process.stdout.close()
+
+
+def ran(*arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, **options.pop("environment", {})}
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, timeout=STOP_TIMEOUT_S, check=False, env=environment, **options
+    )
+
+
+# --- streams that are closed or full
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", line.replace("answerback", f"{sys.executable} -m answerback", 1)],
+        capture_output=True,
+        text=True,
+        timeout=STOP_TIMEOUT_S,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+COMMANDS = ["--help", "ask hi --url URL", "ask hi --json --url URL", "ask - --url URL", "chat --url URL",
+            "serve --show-config", "doctor --url URL", "users list --data-dir /nowhere"]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"])
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_stream_that_is_closed_or_full_is_no_defect(url: str, line: str, stream: str) -> None:
+    feed = "" if "<" in stream else "</dev/null "
+    done = shell(f"answerback {line.replace('URL', url)} {feed}{stream}")
+    assert "should not" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode in {0, 1, 2, 3}, done.stderr
+    has_result = not re.search("/nowhere|127.0.0.1:1$| - |chat", line)
+    if stream == ">/dev/full" and has_result:
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "the output cannot be written: No space left on device" in done.stderr
+
+
+def test_an_answer_that_has_no_place_to_go_is_not_asked_for(url: str) -> None:
+    done = shell(f"answerback ask hi --user nowhere --url {url} >&-")
+    assert done.returncode == 1
+    assert "the output cannot be written: Bad file descriptor" in done.stderr
+
+
+@pytest.mark.parametrize("stream", [">&-", ">/dev/full", "<&- >&- 2>&-"])
+def test_a_gateway_runs_without_stdout(tmp_path: Path, stream: str, unused_tcp_port: int) -> None:
+    command = f"{sys.executable} -m answerback serve --model echo --port {unused_tcp_port} --admin-port off"
+    process = subprocess.Popen(
+        ["sh", "-c", f"exec {command} --data-dir {tmp_path} {stream}"], stderr=subprocess.DEVNULL
+    )
+    try:
+        asked = ["ask", "hello", "--url", f"ws://127.0.0.1:{unused_tcp_port}"]
+        while (done := ran(*asked, stdin=subprocess.DEVNULL)).returncode == 3:
+            assert process.poll() is None
+        assert done.stdout == b"hello\n"
+    finally:
+        process.terminate()
+        assert process.wait(STOP_TIMEOUT_S) == 0
+
+
+# --- escapes of a hostile server
+
+ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egnp.exe\x85"
+MARKED = ("\x1b", "\x07", "\x9b", "\u202e", "\x85")
+
+
+def hostile(text: str) -> dict[str, Any]:
+    """Frames by the action that they answer, with escapes in every member that takes any text."""
+    usage = {"inputTokens": 1, "outputTokens": 1}
+    turn = {"requestId": "t", "question": text, "answer": text, "status": "completed", "askedAt": text}
+    turn |= {"answeredAt": text, "model": text}
+    row = {"conversationId": "c\u202e", "title": text, "turns": 1, "createdAt": text, "updatedAt": text}
+    return {
+        "listConversations": {"action": "conversations", "conversations": [row]},
+        "getHistory": {"action": "history", "conversationId": "c", "turns": [turn]},
+        "failed": {
+            "action": "messageResponse", "status": "failed", "attempt": 1, "length": 0, "response": None,
+            "error": {"code": "model_failed", "message": text, "retryable": True},
+        },
+        "completed": {
+            "action": "messageResponse", "status": "completed", "attempt": 1, "length": len(text), "response": text,
+            "finishReason": "length", "model": "m", "usage": usage, "conversationId": "c",
+        },
+        "error": {"action": "error", "code": "forbidden", "message": text},
+    }  # fmt: skip
+
+
+@contextmanager
+def hostile_server(ending: str) -> Iterator[str]:
+    """A server that answers questions in this way; its URL."""
+    frames = hostile(ESCAPES)
+    limits = dict.fromkeys(
+        ("maxMessageBytes", "maxFrameBytes", "maxAnswerBytes", "requestsPerMinute", "maxPending", "maxTokens"), 100_000
+    ) | dict.fromkeys(("idleTimeoutMs", "answerTimeoutMs", "queueTimeoutMs"), 100_000)
+
+    async def handle(socket: ServerConnection) -> None:
+        async for message in socket:
+            frame = json.loads(message)
+            if frame["action"] == "hello":
+                names = {"connectionId": ESCAPES, "sessionId": ESCAPES, "userId": ESCAPES, "protocol": 1}
+                models = ["echo", f"evil{ESCAPES}"]
+                welcome = {
+                    "action": "welcome",
+                    "helloId": frame["helloId"],
+                    "limits": limits,
+                    "models": models,
+                    "modelInfo": {"echo": {"languages": ["en"], "demo": True}},
+                    **names,
+                }
+                await socket.send(json.dumps(welcome))
+            else:
+                reply = frames[ending] if frame["action"] == "sendMessage" else frames.get(frame["action"])
+                if reply is not None:
+                    await socket.send(json.dumps({**reply, "requestId": frame["requestId"]}))
+
+    ready, stop = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+    found: list[str] = []
+
+    async def run() -> None:
+        async with serve_websocket(handle, "127.0.0.1", 0) as server:
+            found.append(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    ready.wait()
+    yield found[0]
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+def on_terminal(*arguments: str, typed: str = "") -> str:
+    """All that a command shows on a terminal, stderr as well."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:
+                break
+            if not part:
+                break
+            shown += part
+        process.wait(STOP_TIMEOUT_S)
+    os.close(ours)
+    return shown.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("ending", ["failed", "completed", "error"])
+def test_nothing_of_a_server_steers_the_terminal(ending: str) -> None:
+    with hostile_server(ending) as url:
+        for arguments, typed in (
+            (("ask", "hi"), ""),
+            (("ask", "hi", "--json"), ""),
+            (("chat",), "hi\n/list\n/open 1\n/history\n/model\n/model x\n/retry\n/quit\n"),
+            (("doctor",), ""),
+        ):
+            shown = on_terminal(*arguments, "--url", url, typed=typed)
+            ours = shown.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "").replace("\x1b[K", "")
+            assert "gnp.exe" in ours or arguments[0] == "doctor", ours
+            for mark in MARKED:
+                if arguments[0] == "doctor" and mark == "\x1b":
+                    continue  # colours of its own
+                assert mark not in ours.replace("\x1b[A", ""), (arguments, ours)
+            piped = ran(*arguments, "--url", url, input=typed.encode())
+            is_exact = ending == "completed" and arguments in {("ask", "hi"), ("chat",)}  # an answer in a pipe
+            assert is_exact or not any(mark.encode() in piped.stdout + piped.stderr for mark in MARKED), piped
+
+
+def test_an_answer_in_a_pipe_is_exact_and_json_is_the_same_text() -> None:
+    with hostile_server("completed") as url:
+        assert ran("ask", "hi", "--url", url).stdout.decode() == ESCAPES + "\n"
+        assert json.loads(ran("ask", "hi", "--json", "--url", url).stdout)["response"] == ESCAPES
+
+
+# --- text in another encoding
+
+KOREAN = "안녕하세요, 한글입니다"
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (KOREAN.encode(), ()),
+        (b"\xef\xbb\xbf" + KOREAN.encode(), ()),
+        (KOREAN.encode("utf-16"), ()),
+        (b"\xfe\xff" + KOREAN.encode("utf-16-be"), ()),
+        (KOREAN.encode("utf-32"), ()),
+        (KOREAN.encode("cp949"), ("--encoding", "cp949")),
+        (KOREAN.encode("utf-16-le"), ("--encoding", "utf-16-le")),
+    ],
+)
+def test_text_of_a_known_encoding_is_read(url: str, data: bytes, options: tuple[str, ...]) -> None:
+    for arguments in (("ask", "-"), ("ask",), ("chat",)):
+        done = ran(*arguments, *options, "--url", url, input=data)
+        assert (done.returncode, done.stdout.decode()) == (0, KOREAN + "\n"), done.stderr
+    argument = data.rstrip(b"\0")
+    if b"\0" not in argument:
+        assert ran("ask", argument, *options, "--url", url).stdout.decode() == KOREAN + "\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "guess"),
+    [
+        (KOREAN.encode("cp949"), "cp949"),
+        ("日本語のテキストです".encode("cp932"), "cp932"),
+        ("Grüße aus Köln".encode("cp1252"), "cp1252"),
+        (KOREAN.encode("utf-16-le"), "utf-16-le"),
+        ("plain".encode("utf-16-be"), "utf-16-be"),
+        (b"\xff\xff\xff", None),
+        (KOREAN.encode()[:-1], None),
+    ],
+)
+def test_text_of_an_unknown_encoding_is_refused_and_nothing_is_asked(url: str, data: bytes, guess: str | None) -> None:
+    for arguments in (("ask", "-"), ("ask",), ("chat",)):
+        done = ran(*arguments, "--url", url, input=data)
+        assert (done.returncode, done.stdout) == (2, b""), (arguments, done)
+        assert b"stdin is not UTF-8" in done.stderr
+        if guess:
+            assert f"(it looks like {guess})".encode() in done.stderr
+            assert f"--encoding {guess}".encode() in done.stderr
+    if b"\0" not in data:
+        for arguments in ((data,), (b"hi", b"--system", data), (b"hi", b"--user", data), (b"hi", b"--model", data)):
+            done = ran("ask", *arguments, "--url", url, stdin=subprocess.DEVNULL)
+            assert (done.returncode, done.stdout) == (2, b""), (arguments, done)
+            assert b"is not UTF-8" in done.stderr
+
+
+def test_a_locale_without_utf_8_spoils_no_argument(url: str) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
+    done = ran("ask", KOREAN.encode(), "--url", url, environment=ascii_only, stdin=subprocess.DEVNULL)
+    assert done.stdout.decode() == KOREAN + "\n", done.stderr
+
+
+def test_files_of_powershell_are_read(run: Run, tmp_path: Path) -> None:
+    """`>` of Windows PowerShell writes UTF-16 with a byte order mark."""
+    file = tmp_path / "answerback.toml"
+    for encoding in ("utf-16", "utf-8-sig"):
+        file.write_text("max_tokens = 77\n", encoding=encoding)
+        assert "max_tokens = 77" in run("serve", "--show-config", "--config", str(file)).out
+    file.write_bytes('system = "한글입니다"\n'.encode("cp949"))
+    refused = run("serve", "--show-config", "--config", str(file))
+    assert refused.code == 2
+    assert "is not UTF-8 (it looks like cp949) — save it as UTF-8" in refused.err
+
+
+def test_no_such_encoding(run: Run) -> None:
+    assert "there is no encoding 'klingon'" in run("ask", "é", "--encoding", "klingon").err
+
+
+# --- what is asked, and how it is spoken of
+
+
+def test_who_asks_in_a_language_that_the_model_does_not_know_is_told_at_once() -> None:
+    said = "(echo는 영어만 알아요. 한국어로 답하는 모델을 쓰려면: answerback serve --model openai:BASE_URL#MODEL)\n"
+    with hostile_server("failed") as url:
+        assert ran("ask", "안녕?", "--url", url).stderr.decode().startswith(said)  # in Korean, whatever the locale
+        assert "영어만" not in ran("ask", "hello?", "--url", url).stderr.decode()
+        chat = ran("chat", "--url", url, input="안녕?\n뭐 해?\nhello\n".encode()).stderr.decode()
+        assert chat.count(said) == 1
+        assert "(echo knows English only; another:" in ran("ask", "こんにちは", "--url", url).stderr.decode()
+
+
+def test_a_question_that_begins_with_a_dash_gets_the_hint(run: Run, url: str) -> None:
+    assert "put --, as in: answerback ask -- -1 or 1?" in run("ask", "-1 or 1?").err
+    assert run("ask", "--url", url, "--", "-1 or 1?").out == "-1 or 1?\n"
+
+
+def test_an_empty_stdin_is_not_told_to_be_read(url: str) -> None:
+    done = ran("ask", "-", "--url", url, input=b"")
+    assert (done.returncode, done.stderr) == (2, b"answerback: there is no question: stdin is empty\n")
+
+
+def test_json_says_what_is_wrong_with_the_usage(run: Run) -> None:
+    done = run("ask", "hi", "--json", "--timeout", "soon")
+    assert done.code == 2
+    assert json.loads(done.out)["error"]["code"] == "usage"
+
+
+def test_korean_where_the_locale_is_korean(url: str) -> None:
+    korean = {"LC_ALL": "ko_KR.UTF-8", "PYTHONUTF8": "1"}
+    refused = ran("ask", "hi", "--url", "ws://127.0.0.1:1", environment=korean)
+    assert "연결할 수 없어요" in refused.stderr.decode()
+    as_json = ran("ask", "hi", "--json", "--url", "ws://127.0.0.1:1", environment=korean)
+    assert "nothing listens there" in json.loads(as_json.stdout)["error"]["message"]
+    assert ran("--help", environment=korean).stdout == ran("--help").stdout
+    chat = ran("chat", "--url", url, input=b"/nothing\n/history\n", environment=korean)
+    assert chat.stderr.decode() == "(/nothing 명령이 없어요. /help를 보세요)\n(아직 나눈 대화가 없어요)\n"

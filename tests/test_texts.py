@@ -1,0 +1,134 @@
+"""What people read in Korean: every sentence of the code has one, and finds it."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import answerback
+from answerback.client.failures import _MEANINGS
+from answerback.protocol.errors import ERRORS
+from answerback.texts import locale_name, speaks_korean, spoken, words_of
+from answerback.texts.korean import catalogue, translated, with_particles
+
+SOURCE = Path(answerback.__file__).parents[1]
+SPEAKING = {
+    "CliError": ["answerback/", "answerback_desktop"],
+    "usage_error": ["answerback/", "answerback_desktop"],
+    "note": ["answerback/cli", "answerback_desktop/command.py"],
+    "warn": ["answerback/cli"],
+    "confirm": ["answerback/cli"],
+    "spoken": ["answerback/cli"],
+    "missing_extra": ["answerback/", "answerback_desktop"],
+    "CannotConnect": ["answerback/client"],
+    "ProxyError": ["answerback/outbound.py"],
+    "CaFileError": ["answerback/outbound.py"],
+    "SettingsError": ["answerback/gateway"],
+    "AuthError": ["answerback/auth.py"],
+    "StoreError": ["answerback/stores"],
+    "StoreInUse": ["answerback/stores"],
+    "ModelSpecError": ["answerback/models"],
+}
+"""Calls whose texts a person reads on the terminal, and where they count."""
+NO_SENTENCE = re.compile(r"(answerback: )?(warning: )?[{}\s—:()/\[\]yN]*")
+
+
+def template(node: ast.expr) -> str | None:
+    """The sentence with `{}` for what is filled in."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    return None
+
+
+def sentences() -> Iterator[tuple[str, str]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        place = path.relative_to(SOURCE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if not any(place.startswith(where) for where in SPEAKING.get(name, ())):
+                continue
+            for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
+                for part in [argument.body, argument.orelse] if isinstance(argument, ast.IfExp) else [argument]:
+                    if (text := template(part)) is not None and " " in text and not NO_SENTENCE.fullmatch(text):
+                        yield f"{place}:{node.lineno}", text
+
+
+@pytest.mark.parametrize(("place", "text"), [pytest.param(*found, id=": ".join(found)) for found in sentences()])
+def test_every_sentence_has_its_korean(monkeypatch: pytest.MonkeyPatch, place: str, text: str) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    filled = re.sub(r"(in|time|it)\{\}$", r"\1", text).replace("{}", "7")  # what may follow begins with a mark
+    shown = spoken(filled)
+    assert re.search("[가-힣]", shown), f"{place}: put the Korean of {text!r} into answerback/texts/ko.toml"
+    left = [word for word in re.findall("[a-z]{3,}", re.sub("`[^`]*`|--[a-z-]+", "", text)) if word in shown.split()]
+    assert len(left) < 8, f"half of it is still English: {shown}"
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_every_code_of_the_protocol_has_its_words(code: str) -> None:
+    english, korean = (words_of(language)["failures"] for language in ("en", "ko"))
+    assert english.keys() == korean.keys() >= {code}
+    assert translated(f"{ERRORS[code].message} ({code})") == f"{korean[code]} ({code})"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("meaning", _MEANINGS.values())
+def test_every_status_has_its_words(meaning: str) -> None:
+    assert meaning in catalogue()
+
+
+@pytest.mark.parametrize(("english", "korean"), catalogue().items())
+def test_each_entry_uses_what_it_is_given(english: str, korean: str) -> None:
+    used = {int(number) for number in re.findall(r"\{(\d)\}", korean.replace("{}", "{0}"))}
+    assert used <= set(range(english.count("{}")))
+    facts = [f"fact{n}" for n in range(english.count("{}"))]
+    assert translated(re.sub(r"\{\}", lambda _: facts.pop(0), english)) is not None
+
+
+def test_sentences_within_sentences_and_hints_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    text = "answerback: Cannot connect to ws://h:1: no answer in time — for example --timeout 90s"
+    assert spoken(text) == "answerback: ws://h:1에 연결할 수 없어요: 제때 응답이 없어요 — 예: --timeout 90s"
+    assert spoken("(Request timeout)") == "(제때 답변이 오지 않았어요 (Request timeout))"
+    assert spoken("nobody has translated this") == "nobody has translated this"
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("책을(를)", "책을"), ("나무을(를)", "나무를"), ("`local`이(가)", "`local`이"), ("x이(가)", "x가"),
+        ("8766을(를)", "8766을"), ("8765을(를)", "8765를"), ("길(으)로", "길로"), ("집(으)로", "집으로"),
+        ("나무(으)로", "나무로"), ("홍길동과(와)", "홍길동과"), ("철수은(는)", "철수는"), ("정수(이)어야", "정수여야"),
+        ("말(이)어야", "말이어야"), ("“여행”이(가)", "“여행”이"),
+    ],
+)  # fmt: skip
+def test_particles_follow_the_last_sound(text: str, chosen: str) -> None:
+    assert with_particles(text) == chosen
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, "C"),
+        ({"LANG": "ko_KR.UTF-8"}, "ko_KR.UTF-8"),
+        ({"LANG": "ko_KR.UTF-8", "LC_ALL": "C"}, "C"),
+        ({"LANG": "en_US.UTF-8", "LC_MESSAGES": "ko_KR"}, "ko_KR"),
+        ({"LANG": "ko_KR.UTF-8", "LC_ALL": ""}, "ko_KR.UTF-8"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows says it itself where no variable does")
+def test_the_locale(environment: dict[str, str], name: str) -> None:
+    assert locale_name(environment) == name
+
+
+def test_a_terminal_that_has_no_hangul_is_spoken_to_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    assert speaks_korean()
+    with monkeypatch.context() as patched, open("/dev/null", "w", encoding="ascii") as narrow:
+        patched.setattr(sys, "stderr", narrow)
+        assert not speaks_korean()
