@@ -199,7 +199,8 @@ class GroupCommit:
             tracked.is_stored = True
             if tracked.is_taken:
                 state.forget(tracked)
-                state.count(tracked.record.user_id, tracked.counted_at_ms, -1)
+                if tracked.counted_at_ms is not None:
+                    state.count(tracked.record.user_id, tracked.counted_at_ms, -1)
         for tracked in batch.ended:
             state.forget(tracked)
 

@@ -168,9 +168,22 @@ class SqlStore:
             state = await group.state()
             tracked = state.tracked.get(key)
             if tracked is None:
-                call = group.batch.call(partial(writes.change, key=key, step_of=change, n=state.next_n()))
+                before = await self._record(key)
+                if key in (state := await group.state()).tracked:
+                    continue
+                step = change(before)
+                if step.record is None:
+                    return step.outcome
+                if before is not None:
+                    changed = await group.call(partial(writes.change, key=key, step_of=change))
+                    if changed is None:  # it was erased meanwhile
+                        continue
+                    return changed[0]
+                tracked = self._track_refusal(state, step.record)
                 await group.commit()
-                return call.result()
+                if tracked.is_taken:
+                    continue
+                return step.outcome
             if not tracked.is_stored:
                 await group.commit()
                 continue
@@ -182,6 +195,17 @@ class SqlStore:
                 self._put(state, tracked, step.record, step.text or "")
             await group.commit(tracked)
             return step.outcome
+
+    def _track_refusal(self, state: WriterState, record: Record) -> Tracked:
+        if record.ending is None:
+            raise ValueError("a request without a question cannot be unfinished")
+        text, batch = encode_record(record), self._group.batch
+        tracked = state.track_refusal(record)
+        batch.rows().refuse(tracked, record.ending, text)
+        batch.accepted.append(tracked)
+        batch.ended.append(tracked)
+        tracked.written_in = batch.number
+        return tracked
 
     def _put(self, state: WriterState, tracked: Tracked, record: Record, answer: str) -> None:
         text, batch = encode_record(record), self._group.batch

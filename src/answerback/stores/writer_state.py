@@ -39,7 +39,7 @@ class Tracked:
     title: str
     replaces: str | None
     width: int
-    counted_at_ms: int = 0
+    counted_at_ms: int | None = None
     written_in: int = 0
     is_stored: bool = False
     is_taken: bool = False
@@ -98,7 +98,9 @@ class WriterState:
         self.last_n += 1
         return self.last_n
 
-    def track(self, record: Record, question: Question, *, n: int, width: int, counted_at_ms: int = 0) -> Tracked:
+    def track(
+        self, record: Record, question: Question, *, n: int, width: int, counted_at_ms: int | None = None
+    ) -> Tracked:
         """Add an unfinished request."""
         title, replaces = title_of(question.message), question.replaces
         tracked = Tracked(record, n, question, title, replaces, width, counted_at_ms)
@@ -108,6 +110,11 @@ class WriterState:
         self._characters += _size(question)
         if self._characters > _MAX_CHARACTERS:
             self._drop_question(tracked)
+        return tracked
+
+    def track_refusal(self, record: Record) -> Tracked:
+        """Add a request that ended before it was accepted, until it is on the disk."""
+        tracked = self.tracked[record.key] = Tracked(record, self.next_n(), None, "", None, 0)
         return tracked
 
     def release(self, tracked: Tracked) -> None:

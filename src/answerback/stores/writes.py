@@ -20,7 +20,7 @@ STEP: Final = 200
 
 _DAY_MS: Final = 86_400_000
 
-_ACCEPTED: Final = attrgetter("user_id", "request_id", "conversation_id", "accepted_at_ms", "schema")
+_ACCEPTED: Final = attrgetter("user_id", "request_id", "accepted_at_ms", "schema")
 
 Function: TypeAlias = Callable[[Database], T]
 
@@ -47,8 +47,14 @@ class Rows:
     def accept(self, tracked: Tracked, question: Question, text: str) -> None:
         """A new request. `text`: its record."""
         self._accepted.append(tracked)
-        texts = (encode_options(question), question.system, question.message)
-        self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, *texts))
+        texts = (tracked.record.conversation_id, encode_options(question), question.system, question.message)
+        self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, None, *texts))
+
+    def refuse(self, tracked: Tracked, ending: Ending, text: str) -> None:
+        """A refusal or an early cancellation: it ends where it begins, and has no question."""
+        self._accepted.append(tracked)
+        row = (*_ACCEPTED(tracked.record), text, ending.ended_at_ms)
+        self._accepts.append((tracked.n, *row, None, None, None, None))
 
     def note(self, tracked: Tracked, text: str) -> None:
         """Another record of an unfinished request."""
@@ -140,25 +146,16 @@ class Call(Generic[T]):
 # --- rare writes ------------------------------------------------------------------------------------------------
 
 
-def change(database: Database, key: RequestKey, step_of: Change[T], n: int) -> T:
-    """Change the record of a request that is not tracked: one that has ended, or one that is not known.
-
-    `n`: the number of the record that is made if there is none, which is of a refusal or an early cancellation.
-    """
+def change(database: Database, key: RequestKey, step_of: Change[T]) -> tuple[T] | None:
+    """Change the record of a request that has ended. Returns None if its row is gone, else the outcome."""
     found = database.execute(sql.SELECT_RECORD, _id(key)).fetchall()
-    step = step_of(decode_record(*found[0]) if found else None)
-    record = step.record
-    if record is None:
-        return step.outcome
-    row: dict[str, sql.Value] = {**_id(key), "record": encode_record(record), "record_schema": record.schema}
-    if found:
-        database.execute(sql.UPDATE_RECORD, row)
-    else:
-        if record.ending is None:
-            raise ValueError("a request without a question cannot be unfinished")
-        times = {"accepted_at_ms": record.accepted_at_ms, "ended_at_ms": record.ending.ended_at_ms}
-        database.execute(sql.INSERT_REFUSAL, {**row, **times, "n": n})
-    return step.outcome
+    if not found:
+        return None
+    step = step_of(decode_record(*found[0]))
+    if (record := step.record) is not None:
+        row: dict[str, sql.Value] = {"record": encode_record(record), "record_schema": record.schema}
+        database.execute(sql.UPDATE_RECORD, {**_id(key), **row})
+    return (step.outcome,)
 
 
 def purge(database: Database, *, before_ms: int, select: str) -> int:
