@@ -4,6 +4,8 @@ import asyncio
 from typing import Any
 
 from answerback.core.delivery import steady
+from answerback.core.request import Policy, Record
+from answerback.models.echo import EchoModel, EchoOptions
 from answerback.protocol.frames import GetHistory, ListConversations, SendMessage, UpdateConversation
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.janitor import Janitor, JanitorSettings
@@ -72,17 +74,17 @@ def janitor_of(backend: Backend, **options: Any) -> Janitor:
         monotonic=asyncio.get_running_loop().time,
         observer=Observer(),
     )
-    return Janitor(
-        settings=JanitorSettings(),
-        requests=backend.store,
-        history=backend.store,
-        connections=backend.connections,
-        sender=backend.sender,
-        queue=backend.queue,
-        delivery_sender=delivery_sender,
-        clock=backend.clock,
-        **options,
-    )
+    parts: dict[str, Any] = {
+        "settings": JanitorSettings(),
+        "requests": backend.store,
+        "history": backend.store,
+        "connections": backend.connections,
+        "sender": backend.sender,
+        "queue": backend.queue,
+        "delivery_sender": delivery_sender,
+        "clock": backend.clock,
+    }
+    return Janitor(**parts | options)
 
 
 def test_a_connection_that_only_the_network_saw_alive_is_kept() -> None:
@@ -112,5 +114,48 @@ def test_a_sweep_without_time_leaves_everything_to_the_next() -> None:
         assert await backend.connections.get("c1") is not None
         await janitor.sweep(stop_at_ms=backend.clock() + 1)
         assert await backend.connections.get("c1") is None
+
+    run_virtual(main())
+
+
+class ReadEarlier:
+    """A store whose list of unfinished requests was read a moment before."""
+
+    def __init__(self, store: Any, records: list[Record]) -> None:
+        self._store = store
+        self._records = records
+
+    async def unfinished(self) -> list[Record]:
+        return self._records
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class QueueOfPuts:
+    """Keeps what is put."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    async def put(self, record: Record) -> None:
+        self.records.append(record)
+
+
+def test_what_ended_while_the_sweep_read_is_not_queued_again() -> None:
+    """Its ending would be sent once more. What still runs is put, in case its run was lost."""
+
+    async def main() -> None:
+        backend, queue = Backend(model=EchoModel(EchoOptions(first_ms=1000))), QueueOfPuts()
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(SendMessage(request_id="r1", message="hello"))
+        await asyncio.sleep(0.5)
+        running = list(await backend.store.unfinished())
+        settings = JanitorSettings(policy=Policy(lease_ms=0))
+        requests = ReadEarlier(backend.store, running)
+        await janitor_of(backend, settings=settings, requests=requests, queue=queue).sweep()
+        await backend.queue.idle()
+        await janitor_of(backend, settings=settings, requests=requests, queue=queue).sweep()
+        assert queue.records == running
 
     run_virtual(main())

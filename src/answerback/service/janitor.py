@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from answerback.core import defaults
 from answerback.core import request as changes
 from answerback.core.instants import LeaptSince, no_leaps
-from answerback.core.request import Ended, Policy, Record
+from answerback.core.request import Ended, Held, Policy, Record
 from answerback.core.transitions import State
 from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
 from answerback.protocol.errors import ErrorCode
@@ -114,11 +114,20 @@ class Janitor:
                 return
             now_ms = self._clock()
             if record.state is State.RUNNING and not self._settings.policy.lease_ms:
-                await self._queue.put(record)  # it is there and comes to its end, unless its run was lost
+                await self._queue_again(record)
             elif changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy, leapt=self._leapt):
                 await self._expire(record, now_ms)
             elif record.state is State.ACCEPTED and self._was_never_queued(record, now_ms):
                 await self._requeue(record)
+
+    async def _queue_again(self, record: Record) -> None:
+        """Put a running request on the queue: it is there until its ending was sent, unless its run was lost.
+
+        Since the records were read it may have ended. Its ending would be sent once more.
+        """
+        poll = partial(changes.poll, owner=record.owner, attempt=record.attempt)
+        if isinstance(await self._requests.change(record.key, poll), Held):
+            await self._queue.put(record)
 
     async def _expire(self, record: Record, now_ms: int) -> None:
         expire = partial(changes.expire, now_ms=now_ms, code=ErrorCode.TIMEOUT, grace_ms=self._settings.lost_after_ms)
