@@ -220,8 +220,10 @@ class Delivery:
 
     def due_at(self) -> float | None:
         """When `next_frame` should be asked again, if nothing else happens. None: not before more text or a target."""
-        instants = (self.text_due_at(), self._sign_at())
-        return min((instant for instant in instants if instant is not None), default=None)
+        text_at, sign_at = self.text_due_at(), self._sign_at()
+        if text_at is None or sign_at is None:
+            return sign_at if text_at is None else text_at
+        return min(text_at, sign_at)
 
     def text_due_at(self) -> float | None:
         """When what is there already may go out: more text that comes until then goes with it. None: nothing waits."""
