@@ -146,9 +146,13 @@ def explain_certificate(error: ssl.SSLCertVerificationError) -> str:
         return f"the server's certificate is for another name ({error.verify_message}); check the host"
     if error.verify_code in _OUT_OF_TIME:
         return f"the server's certificate does not hold now ({error.verify_message}); check the clocks, or renew it"
-    named = [name for name in (CA_VARIABLE, "SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-    trusted = f"{' and '.join(named)} did not help" if named else f"name its authority with --ca-file or {CA_VARIABLE}"
-    return f"the server's certificate is not trusted ({error.verify_message}); {trusted}"
+    if os.environ.get(CA_VARIABLE):
+        advice = f"{CA_VARIABLE} names another authority"
+    else:
+        advice = f"name its authority with --ca-file or {CA_VARIABLE}"
+        if named := [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]:
+            advice += f" (trusted now: those of {' and '.join(named)})"
+    return f"the server's certificate is not trusted ({error.verify_message}); {advice}"
 
 
 def fetch(

@@ -283,8 +283,8 @@ class Connections(Protocol):
     async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
         """Make it the address of (user_id, its session), with a generation higher than any before.
 
-        The newer `connected_at_ms` wins; an equal one by the greater id. Binding again changes nothing: the first
-        user stays.
+        The newer `connected_at_ms` wins; of equal ones the one that is bound later, and the other is never bound
+        again. Binding the address again changes nothing: the first user stays.
         """
 
     async def touch(self, connection_id: str, *, now_ms: int) -> None:

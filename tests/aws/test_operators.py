@@ -66,7 +66,7 @@ async def asked(stack: Stack, *questions: str) -> str:
 
 
 def done(result: "subprocess.CompletedProcess[str]") -> Any:
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
     return json.loads(result.stdout) if result.stdout.startswith(("{", "[")) else result.stdout
 
 

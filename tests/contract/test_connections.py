@@ -85,13 +85,14 @@ async def test_the_newer_connection_wins_in_any_order_of_binding(connections: Co
     assert await connections.get("new") == new.connection
 
 
-async def test_of_two_that_are_as_old_the_greater_id_wins(connections: Connections) -> None:
-    await connections.add(connection("b"))
-    await connections.add(connection("a"))
-    await bound(connections, "b")
-    assert await connections.bind("a", "ann") == Superseded()
-    await connections.add(connection("c"))
-    assert (await bound(connections, "c")).replaced == "b"
+async def test_of_two_of_one_millisecond_the_one_wins_that_comes_later(connections: Connections) -> None:
+    for old, new in (("b", "a"), ("c", "d")):  # whatever their ids are
+        await connections.add(connection(old, session=old))
+        await connections.add(connection(new, session=old))
+        await bound(connections, old)
+        assert (await bound(connections, new)).replaced == old
+        assert await connections.bind(old, "ann") == Superseded()
+        assert (await bound(connections, new)).replaced is None
 
 
 async def test_a_connection_that_is_gone_is_superseded(connections: Connections) -> None:

@@ -64,6 +64,7 @@ from answerback.ports import ModelLimits
                 system_role="user",
                 silence_s=60,
                 limits=ModelLimits(answer_timeout_s=600, max_tokens=16384),
+                context_tokens=32768,
             ),
         ),
         (

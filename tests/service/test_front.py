@@ -2,8 +2,9 @@
 
 import asyncio
 
-from answerback.core.request import Change, RequestKey
-from answerback.ports import Identity, T, TokenRefused, Unavailable
+from answerback.core.request import Change, Policy, RequestKey
+from answerback.ports import Identity, ModelLimits, Quota, T, TokenRefused, Unavailable, answer_timeouts_ms
+from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     CancelMessage,
@@ -14,7 +15,9 @@ from answerback.protocol.frames import (
     Hello,
     History,
     ListConversations,
+    MessageProgress,
     MessageResponse,
+    ModelInfo,
     Ping,
     Pong,
     RenewToken,
@@ -25,6 +28,8 @@ from answerback.protocol.frames import (
     UpdateConversation,
     Welcome,
 )
+from answerback.protocol.limits import MAX_FRAME_BYTES
+from answerback.service.questions import FrontSettings
 from answerback.stores.sqlite import MemoryStore
 from answerback.testing import Backend, ScriptedModel, run_virtual
 from answerback.testing.backend import Peer
@@ -44,6 +49,63 @@ def refusal(peer: Peer) -> ErrorCode:
     assert frame.status is Status.FAILED
     assert frame.error is not None
     return frame.error.code
+
+
+def test_clients_are_told_what_single_models_may_and_know() -> None:
+    limits = {
+        "plain": ModelLimits(),
+        "thinker": ModelLimits(answer_timeout_s=600, max_tokens=16_384),
+        "little": ModelLimits(languages=("en",), demo=True),
+    }
+    policy = Policy(answer_timeouts_ms=answer_timeouts_ms(limits))
+    settings = FrontSettings(
+        models=tuple(limits), model_limits=limits, policy=policy, quota=Quota(per_minute=0, max_pending=1)
+    )
+    assert settings.model_info() == {
+        "thinker": ModelInfo(answer_timeout_ms=600_000, max_tokens=16_384),
+        "little": ModelInfo(languages=("en",), demo=True),
+    }
+    assert [settings.tokens_of(name) for name in ("plain", "thinker", "unknown")] == [1024, 16_384, 1024]
+
+
+def test_a_welcome_fits_a_frame_however_many_models_there_are() -> None:
+    names = [f"{number:03}" + "모" * 125 for number in range(60)]
+    limits = {name: ModelLimits(answer_timeout_s=600, max_tokens=16_384, languages=("en", "ko")) for name in names}
+    policy = Policy(answer_timeouts_ms=answer_timeouts_ms(limits))
+    settings = FrontSettings(models=names, model_limits=limits, policy=policy, quota=Quota(per_minute=0, max_pending=1))
+    told = settings.model_info()
+    assert 0 < len(told) < len(names)
+    welcome = Welcome(
+        hello_id="h" * 128,
+        connection_id="c" * 128,
+        session_id="s" * 128,
+        user_id="u" * 128,
+        protocol=1,
+        limits=settings.limits(),
+        models=tuple(names),
+        model_info=told,
+    )
+    assert len(encode(welcome)) <= MAX_FRAME_BYTES
+
+
+def test_a_hello_about_what_waits_its_turn_brings_a_sign_to_those_who_take_signs() -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(lambda prompt: (60.0, "late")))
+        peer = await backend.connect("c1", session="s", user="kim")
+        await peer.say(ask("first", parts=()))
+        await peer.say(ask("with", parts=()))
+        await peer.say(ask("without"))
+        await asyncio.sleep(5.0)
+        points = tuple(ResumePoint(request_id=name, attempt=0, offset=0) for name in ("with", "without"))
+        await peer.say(Hello(hello_id="h", resume=points))
+        signs = [frame for frame in peer.frames if isinstance(frame, MessageProgress)]
+        assert signs == [MessageProgress(request_id="with", attempt=0, silent_ms=5000)]
+        await backend.queue.idle()
+        signs = [frame for frame in peer.frames if isinstance(frame, MessageProgress)]
+        assert {sign.request_id for sign in signs} == {"first", "with"}
+        assert [s.silent_ms // 1000 for s in signs if s.request_id == "first"] == [8, 16, 24, 32, 40, 48, 56]
+
+    run_virtual(main())
 
 
 def test_bad_frames_get_an_error_that_says_what_to_do_and_the_connection_lives() -> None:

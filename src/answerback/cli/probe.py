@@ -166,6 +166,7 @@ def _refused(url: str, error: AnswerbackError, *, has_token: bool) -> Finding:
             said = f": {error.detail}" if error.detail else ""
             return failure("gateway", f"{url} refuses us{said}", f"start it with --allow-host {urlsplit(url).hostname}")
         case CannotConnect():
-            return failure("gateway", f"{url}: {error.reason}", "say the right --url or --port")
+            advice = "" if ";" in error.reason else "say the right --url or --port"
+            return failure("gateway", f"{url}: {error.reason}", advice)
         case _:
             return failure("gateway", f"{url}: {error}", "see its log")

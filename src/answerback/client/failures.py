@@ -1,5 +1,6 @@
 """What a failed opening of a connection means: the error for the app, and whether to try again."""
 
+import os
 import re
 import socket
 import ssl
@@ -137,7 +138,8 @@ def _explain_tls(exc: ssl.SSLError) -> str:
 
 
 def _os_reason(exc: OSError) -> str:
-    return exc.strerror or str(exc) or "the network refused it"
+    known = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else ""  # asyncio writes sentences of its own
+    return known or exc.strerror or str(exc) or "the network refused it"
 
 
 def _explain_status(url: str, response: Response, *, has_token: bool) -> OpenFailed:

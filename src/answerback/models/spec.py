@@ -240,6 +240,7 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
     if not _IS_ENVIRONMENT_NAME.fullmatch(api_key_env):
         raise ModelSpecError(f"{text!r}: api_key_env must be the name of an environment variable, not the key itself.")
     _check_name(name or url.fragment, text)
+    limits = _limits(text, given)
     # What is left of `given` then goes to the server, as Azure's api-version does.
     return OpenAISpec(
         name=name or url.fragment,
@@ -251,8 +252,8 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
         stream_options=_yes(text, "stream_options", given.pop("stream_options", "1")),
         system_role=_one_of(text, "system_role", given.pop("system_role", "system"), _SYSTEM_ROLES) or "system",
         silence_s=_whole(text, "silence_s", given.pop("silence_s", "300"), 1, 3600),
-        limits=_limits(text, given),
-        context_tokens=_whole(text, "context_tokens", given.pop("context_tokens", "8192"), 256, 10_000_000),
+        limits=limits,
+        context_tokens=_context(text, given, 8192, limits),
         concurrency=_whole(text, "concurrency", given.pop("concurrency", "32"), 1, 10_000),
         query=MappingProxyType(given),
     )
@@ -278,6 +279,7 @@ def _bedrock(text: str, argument: str, name: str | None) -> BedrockSpec:
             f"{text!r}: guardrail must be ID:VERSION, for example abc123def456:1 or abc123def456:DRAFT."
         )
     _check_name(name or model, text)
+    limits = _limits(text, given)
     return BedrockSpec(
         name=name or model,
         model=model,
@@ -288,8 +290,8 @@ def _bedrock(text: str, argument: str, name: str | None) -> BedrockSpec:
         guardrail=(guardrail["identifier"], guardrail["version"]) if guardrail else None,
         tier=_one_of(text, "tier", given.get("tier"), _TIERS),
         silence_s=_whole(text, "silence_s", given.get("silence_s", "300"), 1, 3600),
-        limits=_limits(text, given),
-        context_tokens=_whole(text, "context_tokens", given.get("context_tokens", "32768"), 256, 10_000_000),
+        limits=limits,
+        context_tokens=_context(text, given, 32_768, limits),
         concurrency=_whole(text, "concurrency", given.get("concurrency", "32"), 1, 10_000),
     )
 
@@ -317,6 +319,12 @@ def _limits(text: str, given: dict[str, str]) -> ModelLimits:
         if key in given
     }
     return ModelLimits(answer_timeout_s=read.get("answer_timeout"), max_tokens=read.get("max_tokens"))
+
+
+def _context(text: str, given: dict[str, str], usual: int, limits: ModelLimits) -> int:
+    """The model's context. An answer gets at most half of it, so it has room for twice what `max_tokens` says."""
+    default = max(usual, 2 * (limits.max_tokens or 0))
+    return _whole(text, "context_tokens", given.pop("context_tokens", str(default)), 256, 10_000_000)
 
 
 def _pairs(text: str, query: str) -> dict[str, str]:

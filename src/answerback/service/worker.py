@@ -166,7 +166,7 @@ class Worker:
         run: Run | None = None
         self._claiming[key] = None
         try:
-            match await self._claim(key, owner or self._new_owner()):
+            match await self._claim(key, owner or self._new_owner(), is_stored=owner is None):
                 case Unknown():
                     # It is being stored, or was, since the claim was written: try again.
                     is_stored = key in self.accepting or self._claiming[key] is not None
@@ -241,10 +241,16 @@ class Worker:
 
     # --- the record
 
-    async def _claim(self, key: RequestKey, owner: str) -> Claimed | Busy | Ended | Unknown:
-        """Claim under one owner token, and repeat that until an answer arrives (rule: repeat as the same owner)."""
+    async def _claim(self, key: RequestKey, owner: str, *, is_stored: bool) -> Claimed | Busy | Ended | Unknown:
+        """Claim under one owner token, and repeat that until an answer arrives (rule: repeat as the same owner).
+
+        What may not be stored is read first: to claim nothing is a write that succeeds, and would hide from operators
+        that the store cannot write.
+        """
         for pause_s in (*claim_pauses_s(self._policy), None):
             try:
+                if not is_stored and await self._requests.read(key) is None:
+                    return Unknown()
                 claim = partial(
                     changes.claim, owner=owner, now_ms=self._clock(), policy=self._policy, leapt=self._leapt
                 )

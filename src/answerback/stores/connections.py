@@ -33,7 +33,7 @@ class MemoryConnections:
             _, connected_at_ms, holder = address
             if holder == connection_id:
                 return Bound(connection, None)
-            if (connection.connected_at_ms, connection_id) < (connected_at_ms, holder):
+            if connection.connected_at_ms < connected_at_ms + (connection.generation is not None):
                 return Superseded()
         # One counter for all sessions: higher than any before also after a session was forgotten.
         self._generation += 1

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -92,25 +92,29 @@ async def open_stack_users(
                 requests=requests,
                 write_behind=write_behind,
                 api=api,
-                close_connection=_closer(account, outputs.get("ManagementEndpoint"), calls),
+                close_connection=_closer(account, _management_endpoint(outputs, endpoint), calls),
             )
         finally:
             calls.close()
 
 
-def _closer(account: Account, endpoint: str | None, calls: Calls) -> Callable[[str], Awaitable[None]] | None:
-    if endpoint is None:
-        return None
-
+def _closer(account: Account, endpoint: str, calls: Calls) -> Callable[[str], Awaitable[None]]:
     async def close(connection_id: str) -> None:
-        management = account.client("apigatewaymanagementapi", endpoint=endpoint)
+        management = account.client("apigatewaymanagementapi", endpoint=endpoint, attempts=2)
         try:
             await calls.run(management.delete_connection, ConnectionId=connection_id)
-        except ClientError as exc:
-            if error_code(exc) != "GoneException":
-                raise
+        except (ClientError, Unavailable) as exc:
+            if not (isinstance(exc, ClientError) and error_code(exc) == "GoneException"):
+                note("A connection could not be closed. Nothing that it sends counts, and it ends within two hours.")
 
     return close
+
+
+def _management_endpoint(outputs: Mapping[str, str], emulator: str | None) -> str:
+    """Where connections are closed. An emulator has that under its own address, by LocalStack's convention."""
+    if emulator is None:
+        return outputs.get("ManagementEndpoint", "")
+    return f"{emulator.rstrip('/')}/_aws/execute-api/{outputs.get('ApiId')}/{outputs.get('StageName')}"
 
 
 _EXIT: Final = {

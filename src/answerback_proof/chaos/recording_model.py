@@ -7,6 +7,7 @@ first word of a run, so that no run can go unnoticed, whatever kills the gateway
 import asyncio
 import fcntl
 import os
+import random
 import stat
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -16,18 +17,23 @@ from typing import Final
 from answerback.models.echo import EchoFailure, EchoModel, EchoOptions
 from answerback.ports import Piece, Prompt
 from answerback_proof.history import ModelRun, RunHistory
+from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 
 SPEC: Final = "python:answerback_proof.chaos.recording_model:recording_echo"
 FAIL_RATE: Final = 0.02
+MISBEHAVES: Final = 0.02
+MISBEHAVIOURS: Final = tuple(set(Misbehaviour) - {Misbehaviour.SAYS_NOTHING, Misbehaviour.SAYS_A_MEGABYTE})
+"""All but those whose answers are completed and no echo."""
 CONCURRENCY: Final = 64
 """As a real model's: at most so many answers are lost when the gateway dies, and begun again."""
+_RNG: Final = random.Random()  # noqa: S311 - chaos, not secret
 _PIPE: Final = "CHAOS_PIPE"
 _DELAY: Final = "CHAOS_DELAY_MS"
 _PIPE_BYTES: Final = 1 << 20
 
 
 class RecordingEcho:
-    """ports.Model: an echo that fails one answer in fifty midway, so that failures are checked too."""
+    """ports.Model: an echo that fails one answer in fifty midway, and misbehaves in another one."""
 
     def __init__(self, pipe: int, *, delay_ms: float) -> None:
         self._pipe = pipe
@@ -45,7 +51,11 @@ class RecordingEcho:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         os.write(self._pipe, f"{prompt.request_id} {prompt.attempt}\n".encode())  # shorter than PIPE_BUF: whole
-        async with aclosing(self._echo.stream(prompt)) as pieces:
+        model: EchoModel | HostileModel = self._echo
+        if _RNG.random() < MISBEHAVES:
+            misbehaviour = _RNG.choice(MISBEHAVIOURS)
+            model = HostileModel(lambda _: misbehaviour, lambda it: it.messages[-1].text, pick=_RNG.randrange)
+        async with aclosing(model.stream(prompt)) as pieces:
             async for piece in pieces:
                 yield piece
 

@@ -5,7 +5,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
+from websockets.http11 import Request
+
+from answerback.core.handshake import UpgradeRequest, own_session_id, validate
 from answerback.core.request import Record, RequestKey
 from answerback.core.transitions import State
 from answerback.ports import Connection, Unavailable
@@ -15,7 +19,7 @@ from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import Link
 from answerback_proof.simulation.process import Process
-from answerback_proof.simulation.server import POLICY, SWEEP_S, Clocks, Parts
+from answerback_proof.simulation.server import POLICY, RULES, SWEEP_S, Clocks, Parts
 from answerback_proof.simulation.store import FaultyChannel, FaultyConnections
 
 WATCH_S: Final = 2.0
@@ -102,7 +106,17 @@ class SimulatedFunctions:
             await asyncio.sleep(SWEEP_S)
             await self._parts.janitor.sweep()
 
-    def connect(self, link: Link, connection: Connection) -> None:
+    def connect(self, link: Link, request: Request) -> None:
+        url = urlsplit(request.path)
+        upgrade = UpgradeRequest(method="GET", headers=request.headers.raw_items(), query=parse_qsl(url.query))
+        handshake, now_ms = validate(upgrade, RULES), self._clocks.front()
+        connection = Connection(
+            connection_id=link.connection_id,
+            session_id=handshake.session_id or own_session_id(link.connection_id),
+            user_id=handshake.user_id,
+            connected_at_ms=now_ms,
+            last_activity_ms=now_ms,
+        )
         self._invoke(FaultKind.FRONT_CRASH, self._faults.front_crash, self._connect(link, connection), link.refuse)
 
     async def _connect(self, link: Link, connection: Connection) -> None:

@@ -2,19 +2,29 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import parse_qsl, urlsplit
+
+from websockets.http11 import Request
 
 from answerback.core.request import Record, RequestKey
+from answerback.gateway.listener import MAX_IN_FLIGHT
 from answerback.gateway.queue import InProcessQueue
-from answerback.ports import Connection, Unavailable
+from answerback.gateway.upgrade import HandshakeValidator
+from answerback.ports import Unavailable
 from answerback.service.attempt import Turn
 from answerback.stores.connections import MemoryConnections
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import Link
 from answerback_proof.simulation.process import Process, spawn_outside
-from answerback_proof.simulation.server import SWEEP_S, Clocks, Parts
+from answerback_proof.simulation.server import RULES, SWEEP_S, Clocks, Parts
+
+if TYPE_CHECKING:
+    from aiohttp.web import BaseRequest
 
 DOWN_S: Final = 2.0
 """Mean seconds between the death of a process and the next start."""
@@ -53,6 +63,7 @@ class SimulatedGateway:
         self._process = Process()
         self._dead: list[Process] = []
         self._parts: Parts | None = None
+        self._validator = HandshakeValidator(rules=RULES, tokens=None, clock=clocks.front)
         self.dispatched: Counter[RequestKey] = Counter()
 
     def start(self) -> None:
@@ -74,30 +85,52 @@ class SimulatedGateway:
             await parts.worker.work(key, turn)
 
         queue.start(work)
+        self._validator = HandshakeValidator(rules=RULES, tokens=None, clock=self._clocks.front)
         self._parts = parts
         while self._faults.janitor:
             await asyncio.sleep(SWEEP_S)
             await parts.janitor.sweep()
 
-    def connect(self, link: Link, connection: Connection) -> None:
+    def connect(self, link: Link, request: Request) -> None:
         if self._parts is None:
             link.refuse()
             return
-        link.accept()
         self._links[link.connection_id] = link
         inbound = self._inbound[link.connection_id] = asyncio.Queue()
-        self._process.spawn(self._serve(self._parts, link, connection, inbound))
+        self._process.spawn(self._serve(self._parts, link, request, inbound))
 
-    async def _serve(
-        self, parts: Parts, link: Link, connection: Connection, inbound: "asyncio.Queue[bytes | None]"
-    ) -> None:
-        """One connection: its messages one after the other."""
-        await parts.front.connect(connection)
+    async def _serve(self, parts: Parts, link: Link, request: Request, inbound: "asyncio.Queue[bytes | None]") -> None:
+        """One connection, as the listener serves it: messages are handled at the same time, up to a number of them."""
+        url = urlsplit(request.path)
+        upgrade = SimpleNamespace(
+            method="GET", headers=dict(request.headers.raw_items()), query=dict(parse_qsl(url.query)), remote=""
+        )
+        connection = await self._validator.validate(cast("BaseRequest", upgrade))
+        token_s = self._faults.token_s
+        expires_at_ms = connection.last_activity_ms + int(token_s * 1000) if token_s else None
+        link.accept()
+        await parts.front.connect(
+            replace(
+                connection,
+                connection_id=link.connection_id,
+                authenticated=bool(token_s),
+                token_expires_at_ms=expires_at_ms,
+            )
+        )
+        places = asyncio.Semaphore(MAX_IN_FLIGHT)
         while (data := await inbound.get()) is not None:
-            run = await parts.front.receive(link.connection_id, data)
-            if run is not None:
-                self._spawn(run)
+            await places.acquire()
+            self._process.spawn(self._handle(parts, link, data, places))
         await parts.front.disconnect(link.connection_id)
+
+    async def _handle(self, parts: Parts, link: Link, data: bytes, places: asyncio.Semaphore) -> None:
+        """One message. If that begins a request, this task then runs it."""
+        try:
+            run = await parts.front.receive(link.connection_id, data)
+        finally:
+            places.release()
+        if run is not None:
+            await run
 
     def message(self, link: Link, data: bytes) -> None:
         if link.connection_id in self._inbound:
@@ -110,10 +143,7 @@ class SimulatedGateway:
 
     def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
         if self._parts is not None:
-            self._spawn(self._parts.front.unpark(connection_id, key, attempt, offset))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._process.spawn(work)
+            self._process.spawn(self._parts.front.unpark(connection_id, key, attempt, offset))
 
     async def inject_faults(self) -> None:
         injector, every_s = self._injector, self._faults.process_crash_every_s

@@ -57,8 +57,8 @@ class SimulatedLoop(VirtualLoop):
 class Link(asyncio.Transport):
     """One connection, and the transport of its app's end. The two ends may disagree about whether it is open.
 
-    `opened_at`: when the upgrade request came. `is_connected`: frames can be posted to it. `is_lost`: nothing passes
-    any more, and nobody notices.
+    `opened_at`: when the upgrade request came, to the millisecond. `is_connected`: frames can be posted to it.
+    `is_lost`: nothing passes any more, and nobody notices.
     """
 
     def __init__(self, connection_id: str, network: "Network", listener: Listener) -> None:
@@ -168,7 +168,7 @@ class Link(asyncio.Transport):
         for event in self._server.events_received():
             match event:
                 case Request():
-                    self._request, self.opened_at = event, self._network.loop.time()
+                    self._request, self.opened_at = event, round(self._network.loop.time(), 3)
                     self._listener.opened(self, event)
                 case Frame(opcode=Opcode.TEXT):
                     self._listener.received(self, bytes(event.data))

@@ -6,10 +6,12 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from websockets.http11 import Request
+
 from answerback.core.delivery import steady
+from answerback.core.handshake import Rules
 from answerback.core.request import Policy, Record, RequestKey
 from answerback.ports import (
-    Connection,
     Connections,
     Finish,
     Identity,
@@ -39,6 +41,7 @@ EPOCH_MS: Final = 1_767_225_600_000
 
 SWEEP_S: Final = 30.0
 POLICY: Final = Policy()
+RULES: Final = Rules()
 WORDS_S: Final = 0.35
 THINKING_S: Final = (36.0, 48.0)
 """Longer than a client waits without a sign of life."""
@@ -247,8 +250,8 @@ class Server(Protocol):
     def start(self) -> None:
         """Start the server."""
 
-    def connect(self, link: Link, connection: Connection) -> None:
-        """A client opens a connection."""
+    def connect(self, link: Link, request: Request) -> None:
+        """A client asks for a connection."""
 
     def message(self, link: Link, data: bytes) -> None:
         """A message has arrived."""

@@ -5,13 +5,10 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from itertools import count
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
 
 from websockets.http11 import Request
 
-from answerback.core.handshake import Rules, UpgradeRequest, own_session_id, validate
 from answerback.core.request import Record, RequestKey
-from answerback.ports import Connection
 from answerback.protocol.codec import decode_client, encode
 from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, RenewToken, ResumePoint, ServerFrame
 from answerback.testing.loop import Stuck
@@ -36,7 +33,6 @@ MAX_POSTS: Final = 20_000
 """The step budget: a run with more posts than this does not end, and fails."""
 
 CANCEL_WITHIN_S: Final = 4.0
-RULES: Final = Rules()
 
 
 def simulate(case: Case) -> Report:
@@ -320,23 +316,8 @@ class World:
         return link
 
     def opened(self, link: Link, request: Request) -> None:
-        url = urlsplit(request.path)
-        upgrade = UpgradeRequest(method="GET", headers=request.headers.raw_items(), query=parse_qsl(url.query))
-        handshake = validate(upgrade, RULES)
-        now_ms, token_s = self._clocks.front(), self._faults.token_s
         self._network.links[link.connection_id] = link
-        self._server.connect(
-            link,
-            Connection(
-                connection_id=link.connection_id,
-                session_id=handshake.session_id or own_session_id(link.connection_id),
-                user_id=handshake.user_id,
-                authenticated=bool(token_s),
-                token_expires_at_ms=now_ms + int(token_s * 1000) if token_s else None,
-                connected_at_ms=now_ms,
-                last_activity_ms=now_ms,
-            ),
-        )
+        self._server.connect(link, request)
 
     def received(self, link: Link, data: bytes) -> None:
         if not self._faults.split:

@@ -68,7 +68,9 @@ class DynamoConnections:
                     return Bound(connection, None)
                 if holder == connection_id:
                     continue  # another frame of it has bound it between the two reads
-                if (connection.connected_at_ms, connection_id) < (number_of(session, "connectedAtMs") or 0, holder):
+                held_at_ms = number_of(session, "connectedAtMs") or 0
+                # Of one millisecond: the one that had the session and lost it is the older one.
+                if connection.connected_at_ms < held_at_ms + (connection.generation is not None):
                     return Superseded()
             bound = replace(connection, user_id=user_id, generation=_next_generation(connection, session))
             if await self._take(connection, bound, session):
