@@ -217,6 +217,37 @@ async def test_one_of_two_that_refuse_an_unknown_id_at_once_decides(store, actor
     assert second.record.ending.ended_at_ms == 1
 
 
+async def test_refusals_of_one_turn_of_the_loop_are_one_statement(store, disk, actor):
+    disk.written.clear()
+    steps = [
+        (RequestKey("ann", name), partial(refuse, refusal_record=actor.record(name), now_ms=1, code=ErrorCode.TIMEOUT))
+        for name in (f"r{n}" for n in range(20))
+    ]
+    outcomes = await asyncio.gather(*(store.change(key, step) for key, step in steps))
+    assert all(outcome.is_new for outcome in outcomes)
+    assert len(disk.written) < 5
+    again = await asyncio.gather(*(store.change(key, step) for key, step in steps))
+    assert [outcome.record for outcome in again] == [outcome.record for outcome in outcomes]
+    assert await actor.accept("r1") == Existing(outcomes[1].record, 0)
+    assert await actor.accept("new", per_minute=1) == Accepted(0), "a refusal does not count"
+
+
+async def test_the_record_of_an_ended_request_may_be_changed_and_an_erased_one_is_gone(store, actor):
+    await actor.turn("r1")
+
+    def step(record: Any) -> Step[None]:
+        return Step(None, None) if record is None else _retargeted(record, n=7)
+
+    erased = RequestKey("bob", "r1")
+    await actor.turn("r1", user="bob")
+    changed, _, gone = await asyncio.gather(
+        store.change(KEY, step), store.delete_user("bob"), store.change(erased, step)
+    )
+    assert (changed, gone) == (None, None)
+    assert (await store.read(KEY)).queue_no == 7
+    assert await store.read(erased) is None
+
+
 # --- claimed when it is accepted ------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The small parts that the stores are made of: parameters, encodings, the book, opening."""
+"""The small parts that the stores are made of: parameters, encodings, the writer's state, opening."""
 
 import sys
 
@@ -7,10 +7,10 @@ from msgspec.structs import replace
 
 from answerback.core.request import SCHEMA, DeliveryTarget, Question
 from answerback.stores import StoreError, open_store
-from answerback.stores.book import Book, Held
 from answerback.stores.encoding import decode_record, encode_record, width_of
 from answerback.stores.sqlite import SqliteDatabase, connect
 from answerback.stores.statements import to_psycopg
+from answerback.stores.writer_state import Tracked, WriterState
 from answerback_aws.runtime.dynamodb import items
 
 NOW_MS = 1_750_000_000_000
@@ -68,63 +68,72 @@ def test_a_record_of_a_long_row_keeps_its_length_until_it_ends(asker, length):
     assert decode_record(later.ljust(width), SCHEMA) == replace(claimed, target=target)
 
 
-# --- the book -----------------------------------------------------------------------------------------------
+# --- the writer's state -----------------------------------------------------------------------------------------------
 
 
-def held(asker, book: Book, request_id: str, user: str = "ann") -> Held:
+def tracked(asker, state: WriterState, request_id: str, user: str = "ann") -> Tracked:
     question = Question(message="Why?", model="echo")
-    return book.hold(asker.record(request_id, user), question, n=book.next_n(), width=0)
+    return state.track(asker.record(request_id, user), question, n=state.next_n(), width=0)
 
 
-def test_the_book_knows_what_admission_asks_for(asker):
-    book = Book()
-    first, second = held(asker, book, "r1"), held(asker, book, "r2")
-    book.count("ann", asker.now_ms)
-    assert (book.pending("ann"), book.counted("ann", asker.now_ms)) == (2, 1)
-    assert (book.pending("bob"), book.counted("bob", asker.now_ms)) == (0, 0)
-    assert book.counted("ann", asker.now_ms + 60_000) == 0
-    lane = first.record.ordering_key
-    assert (book.position(lane, first.n), book.position(lane, second.n), book.position(lane)) == (0, 1, 2)
+def test_the_writer_state_knows_what_admission_asks_for(asker):
+    state = WriterState()
+    first, second = tracked(asker, state, "r1"), tracked(asker, state, "r2")
+    state.count("ann", asker.now_ms)
+    assert (state.pending("ann"), state.counted("ann", asker.now_ms)) == (2, 1)
+    assert (state.pending("bob"), state.counted("bob", asker.now_ms)) == (0, 0)
+    assert state.counted("ann", asker.now_ms + 60_000) == 0
+    queue = first.record.ordering_key
+    assert (state.position(queue, first.n), state.position(queue, second.n), state.position(queue)) == (0, 1, 2)
     for _ in range(2):  # twice is the same as once
-        book.release(first)
-    assert (book.pending("ann"), book.position(lane, second.n), book.position(lane)) == (1, 0, 1)
-    book.forget_user("ann")
-    assert (book.pending("ann"), book.position(lane), book.counted("ann", asker.now_ms), book.held) == (0, 0, 0, {})
+        state.release(first)
+    assert (state.pending("ann"), state.position(queue, second.n), state.position(queue)) == (1, 0, 1)
+    state.forget_user("ann")
+    assert (state.pending("ann"), state.position(queue), state.counted("ann", asker.now_ms), state.tracked) == (
+        0,
+        0,
+        0,
+        {},
+    )
 
 
 def test_old_windows_are_forgotten():
-    book = Book()
+    state = WriterState()
     for minute in range(100):
-        book.count("ann", minute * 60_000)
-    assert len(book._windows) <= 3
-    assert book.counted("ann", 99 * 60_000) == 1
+        state.count("ann", minute * 60_000)
+    assert len(state._windows) <= 3
+    assert state.counted("ann", 99 * 60_000) == 1
 
 
 def test_the_questions_in_memory_are_bounded_by_the_length_of_their_texts(asker):
-    book = Book()
+    state = WriterState()
     question = Question(message="x" * 3_000_000, model="echo")
-    kept = [book.hold(asker.record(f"r{n}"), question, n=book.next_n(), width=0) for n in range(4)]
+    kept = [state.track(asker.record(f"r{n}"), question, n=state.next_n(), width=0) for n in range(4)]
     assert [one.question is not None for one in kept] == [True, True, False, False]
-    book.release(kept[0])
-    assert book.hold(asker.record("r9"), question, n=book.next_n(), width=0).question is not None
+    state.release(kept[0])
+    assert state.track(asker.record("r9"), question, n=state.next_n(), width=0).question is not None
 
 
-async def test_the_book_of_some_users_is_read_inside_a_transaction(tmp_path, asker):
+def database_of(folder) -> SqliteDatabase:
+    return SqliteDatabase(connect(folder / "answerback.db", busy_timeout_s=1))
+
+
+async def test_the_writer_state_of_some_users_is_read_inside_a_transaction(tmp_path, asker):
     store = await open_store(None, tmp_path)
     await store.set_limit("bob", 7, now_ms=asker.now_ms)
     for user in ("ann", "bob", "cem"):
         await asker.accept(store, "r1", user=user)
     await store.close()
-    database = SqliteDatabase(connect(tmp_path / "answerback.db", busy_timeout_s=1))
+    database = database_of(tmp_path)
     database.begin()
     database.execute("UPDATE users SET per_minute = 9 WHERE user_id = 'bob'")
-    book = Book.load(database, user_ids=["bob", "cem", "nobody"])
+    state = WriterState.load(database, user_ids=["bob", "cem", "nobody"])
     database.close()
-    assert sorted(key.user_id for key in book.held) == ["bob", "cem"]
-    assert book.limits == {"bob": 9}
-    assert [book.counted(user, asker.now_ms) for user in ("ann", "bob", "cem", "nobody")] == [0, 1, 1, 0]
-    assert book.next_n() == 4
-    assert Book.load(SqliteDatabase(connect(tmp_path / "answerback.db", busy_timeout_s=1)), user_ids=[]).held == {}
+    assert sorted(key.user_id for key in state.tracked) == ["bob", "cem"]
+    assert state.limits == {"bob": 9}
+    assert [state.counted(user, asker.now_ms) for user in ("ann", "bob", "cem", "nobody")] == [0, 1, 1, 0]
+    assert state.next_n() == 4
+    assert WriterState.load(database_of(tmp_path), user_ids=[]).tracked == {}
 
 
 # --- opening ------------------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """Group commit: what is decided in memory meanwhile is written in one transaction, by one thread.
 
-    decide ──► book (memory) and batch ──► writer's thread: BEGIN · rows · COMMIT ──► tell those who wait
+    decide ──► state (memory) and batch ──► writer's thread: BEGIN · rows · COMMIT ──► the callers return
                           ▲                                                       │
                           └── the next batch gathers while this one is written ◄──┘
 
-The book is ahead of the disk, what anybody is told never is: nobody is told anything before the COMMIT that has it and
-all that it rests on. Batches are written in order. When one fails the book is thrown away, with all that was decided
-upon it, and is read again.
+The state is ahead of the disk, answers never are: a call returns after the COMMIT that has its write and all that it
+rests on. Batches are written in order. When one fails the state is thrown away, with all that was decided upon it, and
+is read again.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from answerback.core.request import RequestKey
 from answerback.ports import Unavailable
 from answerback.stores import statements as sql
-from answerback.stores.book import Book, Held
 from answerback.stores.database import Connection, Database, Undone, in_our_terms, once_more
+from answerback.stores.writer_state import Tracked, WriterState
 from answerback.stores.writes import Call, Rows
 
 T = TypeVar("T")
@@ -31,8 +31,8 @@ class Batch:
     def __init__(self, number: int) -> None:
         self.number = number
         self.waiting: list[asyncio.Future[None]] = []
-        self.accepted: list[Held] = []
-        self.ended: list[Held] = []
+        self.accepted: list[Tracked] = []
+        self.ended: list[Tracked] = []
         self._steps: list[Rows | Call[Any]] = []
 
     def rows(self) -> Rows:
@@ -64,12 +64,12 @@ class Batch:
 
 
 class GroupCommit:
-    """The book of a store and the way from it to the disk. `max_queued`: writes that may wait."""
+    """The state of a store and the way from it to the disk. `max_queued`: writes that may wait."""
 
     def __init__(self, *, max_queued: int) -> None:
         self._max_queued = max_queued
         self._connection: Connection | None = None
-        self._book: Book | None = None
+        self._state: WriterState | None = None
         self._loading: asyncio.Future[Exception | None] | None = None
         self.batch = Batch(1)
         self._written = 0
@@ -81,7 +81,7 @@ class GroupCommit:
         self._connection = connection
 
     async def open(self) -> None:
-        """Connect and read the book. Raises: StoreError, Unavailable."""
+        """Connect and read the state. Raises: StoreError, Unavailable."""
         if (error := await self._load()) is not None:
             raise error
 
@@ -90,32 +90,32 @@ class GroupCommit:
         while self.batch.waiting or self._is_busy:
             await asyncio.gather(self._committed(), return_exceptions=True)
         if (connection := self._connection) is not None:
-            self._connection, self._book = None, None
+            self._connection, self._state = None, None
             await connection.close()
 
-    # --- the book
+    # --- the state
 
     @property
-    def held(self) -> Mapping[RequestKey, Held]:
-        """The requests in memory; none while the book has to be read again."""
-        return {} if self._book is None else self._book.held
+    def tracked(self) -> Mapping[RequestKey, Tracked]:
+        """The requests in memory; none while the state has to be read again."""
+        return {} if self._state is None else self._state.tracked
 
-    async def book(self) -> Book:
-        """The book, to decide upon. Between this and `commit` nothing else may be awaited.
+    async def state(self) -> WriterState:
+        """The state, to decide upon. Between this and `commit` nothing else may be awaited.
 
         Raises: Unavailable: it cannot be read now, or too much is waiting.
         """
-        while (book := self._book) is None:
+        while (state := self._state) is None:
             if (error := await self._load()) is not None:
                 self.last_write_failed = True
                 raise own(error)
         if len(self.batch.waiting) >= self._max_queued:
             self.last_write_failed = True
             raise Unavailable("too many operations are waiting for the disk")
-        return book
+        return state
 
     async def _load(self) -> Exception | None:
-        """Read the book, once for all who want it. Returns why it cannot be read."""
+        """Read the state, once for all who want it. Returns why it cannot be read."""
         if (loading := self._loading) is None:
             connection = self._opened()
             loading = self._loading = asyncio.get_running_loop().create_future()
@@ -124,29 +124,31 @@ class GroupCommit:
             await asyncio.wait([loading])  # whoever is cancelled here stops nobody else
         return loading.result()
 
-    def _loaded(self, loading: "asyncio.Future[Exception | None]", book: Book | None, error: Exception | None) -> None:
-        self._book, self._loading = book, None
+    def _loaded(
+        self, loading: "asyncio.Future[Exception | None]", state: WriterState | None, error: Exception | None
+    ) -> None:
+        self._state, self._loading = state, None
         loading.set_result(error)
 
     # --- the batch
 
-    async def call(self, function: Callable[[Database], T], note: Callable[[Book], object] = bool) -> T:
-        """Do a rare write, and return what it returned when that is on the disk. `note` tells the book of it."""
+    async def call(self, function: Callable[[Database], T], note: Callable[[WriterState], object] = bool) -> T:
+        """Do a rare write, and return what it returned when that is on the disk. `note` changes the state."""
 
         async def decide() -> T:
-            note(await self.book())
+            note(await self.state())
             call = self.batch.call(function)
             await self.commit()
             return call.result()
 
         return await once_more(decide)
 
-    async def commit(self, held: Held | None = None) -> None:
-        """Return when everything that was decided so far is on the disk; with `held`, its newest record.
+    async def commit(self, tracked: Tracked | None = None) -> None:
+        """Return when everything that was decided so far is on the disk; with `tracked`, its newest record.
 
         Raises: Unavailable: it may be there or not. Undone: it is not.
         """
-        if held is None or held.written_in > self._written:
+        if tracked is None or tracked.written_in > self._written:
             await self._committed()
 
     @property
@@ -175,39 +177,40 @@ class GroupCommit:
         self._opened().submit(batch.write, partial(self._sent, batch))
 
     def _sent(self, batch: Batch, _: None, error: Exception | None) -> None:
-        """A batch is on the disk, or has failed. Tell those who wait for it, and go on with the next one."""
+        """A batch is on the disk, or has failed. Wake its callers, and go on with the next one."""
         self._is_busy = False
         self.last_write_failed = error is not None
         if error is None:
             self._written = batch.number
             self._settle(batch)
-            _tell(batch, None)
-            if self.batch.waiting:  # those who are told now may have more for it
+            _notify(batch, None)
+            if self.batch.waiting:  # callers that wake now may have more for it
                 asyncio.get_running_loop().call_soon(self._send)
             return
-        self._book = None
+        self._state = None
         gathered, self.batch = self.batch, Batch(self.batch.number + 1)
-        _tell(batch, error)
-        _tell(gathered, Undone(str(error)))
+        _notify(batch, error)
+        _notify(gathered, Undone(str(error)))
 
     def _settle(self, batch: Batch) -> None:
-        book = self._book
-        assert book is not None
-        for held in batch.accepted:
-            held.is_stored = True
-            if held.is_taken:
-                book.forget(held)
-                book.count(held.record.user_id, held.counted_at_ms, -1)
-        for held in batch.ended:
-            book.forget(held)
+        state = self._state
+        assert state is not None
+        for tracked in batch.accepted:
+            tracked.is_stored = True
+            if tracked.is_taken:
+                state.forget(tracked)
+                if tracked.counted_at_ms is not None:
+                    state.count(tracked.record.user_id, tracked.counted_at_ms, -1)
+        for tracked in batch.ended:
+            state.forget(tracked)
 
 
-def _load(database: Database) -> Book:
+def _load(database: Database) -> WriterState:
     database.execute(sql.NAME_STORE, {"value": str(uuid.uuid4())})
-    return Book.load(database)
+    return WriterState.load(database)
 
 
-def _tell(batch: Batch, error: Exception | None) -> None:
+def _notify(batch: Batch, error: Exception | None) -> None:
     for future in batch.waiting:
         if future.done():  # its caller was cancelled; what it asked for happened all the same
             continue

@@ -49,9 +49,9 @@ INSERT_USER: Final = """
 INSERT INTO users (user_id, created_at_ms) VALUES (?, ?) ON CONFLICT (user_id) DO NOTHING"""
 
 ACCEPT: Final = """
-INSERT INTO requests (n, user_id, request_id, conversation_id, accepted_at_ms, record_schema, record, options, system,
-  question)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+INSERT INTO requests (n, user_id, request_id, accepted_at_ms, record_schema, record, ended_at_ms, conversation_id,
+  options, system, question)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 NOTE: Final = """
 UPDATE requests SET record_schema = ?, record = ? WHERE n = ?"""
@@ -78,10 +78,6 @@ WHERE user_id = :user_id AND conversation_id = :conversation_id AND superseded_b
   )"""
 
 # --- requests -----------------------------------------------------------------------------------------------
-
-INSERT_REFUSAL: Final = """
-INSERT INTO requests (n, user_id, request_id, accepted_at_ms, ended_at_ms, record_schema, record)
-VALUES (:n, :user_id, :request_id, :accepted_at_ms, :ended_at_ms, :record_schema, :record)"""
 
 UPDATE_RECORD: Final = """
 UPDATE requests SET record = :record, record_schema = :record_schema

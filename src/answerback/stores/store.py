@@ -20,7 +20,6 @@ from answerback.ports import (
 )
 from answerback.stores import statements as sql
 from answerback.stores import writes
-from answerback.stores.book import Book, Held
 from answerback.stores.database import Connection, Connector, Database, once_more
 from answerback.stores.encoding import (
     conversation_of,
@@ -32,6 +31,7 @@ from answerback.stores.encoding import (
     width_of,
 )
 from answerback.stores.group_commit import GroupCommit
+from answerback.stores.writer_state import Tracked, WriterState
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class SqlStore:
     # --- ports.Requests
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
-        """Store a new request, which may be claimed already: the lane and the slot that it runs in are its caller's."""
+        """Store a new request, which may be claimed already. Its slot in the queue is then its caller's affair."""
         # A text that the database would refuse is found here, before it is in a batch with others.
         for text in (question.message, question.system or "", question.replaces or ""):
             text.encode()
@@ -113,29 +113,29 @@ class SqlStore:
         group, key, user_id = self._group, record.key, record.user_id
         has_waited = False
         while True:
-            book = await group.book()
-            known = book.held.get(key)
+            state = await group.state()
+            known = state.tracked.get(key)
             if known is not None:
                 if not known.is_stored:  # its id may turn out to be taken
                     await group.commit()
                     continue
-                position = book.position(known.record.ordering_key, known.n)
+                position = state.position(known.record.ordering_key, known.n)
                 existing = admit_again(known.record, position=position)
                 await group.commit(known)
                 return existing
             admission = admit(
                 existing=None,
-                position=book.position(record.ordering_key),
-                pending=book.pending(user_id),
-                counted=book.counted(user_id, now_ms),
-                own_limit=book.limits.get(user_id),
+                position=state.position(record.ordering_key),
+                pending=state.pending(user_id),
+                counted=state.counted(user_id, now_ms),
+                own_limit=state.limits.get(user_id),
                 quota=quota,
                 now_ms=now_ms,
             )
             if isinstance(admission, Accepted):
-                held = self._hold(book, record, text, question, now_ms)
+                tracked = self._track(state, record, text, question, now_ms)
                 await group.commit()
-                if not held.is_taken:
+                if not tracked.is_taken:
                     return admission
             elif not has_waited and not group.is_settled:  # an id that turns out to be taken does not count
                 has_waited = True
@@ -147,17 +147,17 @@ class SqlStore:
             if not isinstance(admission, Accepted):
                 return admission
 
-    def _hold(self, book: Book, record: Record, text: str, question: Question, now_ms: int) -> Held:
+    def _track(self, state: WriterState, record: Record, text: str, question: Question, now_ms: int) -> Tracked:
         batch, width = self._group.batch, width_of(text, question)
-        held = book.hold(record, question, n=book.next_n(), width=width, counted_at_ms=now_ms)
-        book.count(record.user_id, now_ms)
+        tracked = state.track(record, question, n=state.next_n(), width=width, counted_at_ms=now_ms)
+        state.count(record.user_id, now_ms)
         rows = batch.rows()
-        if not book.is_known(record.user_id):
+        if not state.is_known(record.user_id):
             rows.add_user(record.user_id, now_ms)
-        rows.accept(held, question, text.ljust(width))
-        batch.accepted.append(held)
-        held.written_in = batch.number
-        return held
+        rows.accept(tracked, question, text.ljust(width))
+        batch.accepted.append(tracked)
+        tracked.written_in = batch.number
+        return tracked
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         return await once_more(partial(self._change, key, change))
@@ -165,35 +165,59 @@ class SqlStore:
     async def _change(self, key: RequestKey, change: Change[T]) -> T:
         group = self._group
         while True:
-            book = await group.book()
-            held = book.held.get(key)
-            if held is None:
-                call = group.batch.call(partial(writes.change, key=key, step_of=change, n=book.next_n()))
+            state = await group.state()
+            tracked = state.tracked.get(key)
+            if tracked is None:
+                before = await self._record(key)
+                if key in (state := await group.state()).tracked:
+                    continue
+                step = change(before)
+                if step.record is None:
+                    return step.outcome
+                if before is not None:
+                    changed = await group.call(partial(writes.change, key=key, step_of=change))
+                    if changed is None:  # it was erased meanwhile
+                        continue
+                    return changed[0]
+                tracked = self._track_refusal(state, step.record)
                 await group.commit()
-                return call.result()
-            if not held.is_stored:
+                if tracked.is_taken:
+                    continue
+                return step.outcome
+            if not tracked.is_stored:
                 await group.commit()
                 continue
-            step = change(held.record)
+            step = change(tracked.record)
             if step.record is not None:
-                if held.record.ending is not None:  # soon it is not held any more
-                    await group.commit(held)
+                if tracked.record.ending is not None:  # soon it is not tracked any more
+                    await group.commit(tracked)
                     continue
-                self._put(book, held, step.record, step.text or "")
-            await group.commit(held)
+                self._put(state, tracked, step.record, step.text or "")
+            await group.commit(tracked)
             return step.outcome
 
-    def _put(self, book: Book, held: Held, record: Record, answer: str) -> None:
+    def _track_refusal(self, state: WriterState, record: Record) -> Tracked:
+        if record.ending is None:
+            raise ValueError("a request without a question cannot be unfinished")
+        text, batch = encode_record(record), self._group.batch
+        tracked = state.track_refusal(record)
+        batch.rows().refuse(tracked, record.ending, text)
+        batch.accepted.append(tracked)
+        batch.ended.append(tracked)
+        tracked.written_in = batch.number
+        return tracked
+
+    def _put(self, state: WriterState, tracked: Tracked, record: Record, answer: str) -> None:
         text, batch = encode_record(record), self._group.batch
         answer.encode()
-        held.record = record
-        held.written_in = batch.number
+        tracked.record = record
+        tracked.written_in = batch.number
         if record.ending is None:
-            batch.rows().note(held, text.ljust(held.width))
+            batch.rows().note(tracked, text.ljust(tracked.width))
         else:
-            batch.rows().finish(held, record.ending, text, answer)
-            batch.ended.append(held)
-            book.release(held)
+            batch.rows().finish(tracked, record.ending, text, answer)
+            batch.ended.append(tracked)
+            state.release(tracked)
 
     async def read(self, key: RequestKey) -> Record | None:
         return await self._record(key)
@@ -203,9 +227,9 @@ class SqlStore:
         return decode_record(*rows[0]) if rows else None
 
     async def question(self, key: RequestKey) -> Question | None:
-        held = self._group.held.get(key)
-        if held is not None and held.is_stored and held.question is not None:
-            return held.question
+        tracked = self._group.tracked.get(key)
+        if tracked is not None and tracked.is_stored and tracked.question is not None:
+            return tracked.question
         rows = await self._rows(sql.SELECT_QUESTION, key._asdict())
         return decode_question(*rows[0]) if rows else None
 
@@ -290,20 +314,20 @@ class SqlStore:
         return user_of(rows[0]) if rows else None
 
     async def set_limit(self, user_id: str, per_minute: int | None, *, now_ms: int) -> None:
-        await self._store_limit(user_id, now_ms, lambda book: book.set_limit(user_id, per_minute))
+        await self._store_limit(user_id, now_ms, lambda state: state.set_limit(user_id, per_minute))
 
     async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
-        await self._store_limit(user_id, now_ms, lambda book: book.set_blocked(user_id, blocked=blocked))
+        await self._store_limit(user_id, now_ms, lambda state: state.set_blocked(user_id, blocked=blocked))
 
-    async def _store_limit(self, user_id: str, now_ms: int, change: Callable[[Book], int | None]) -> None:
+    async def _store_limit(self, user_id: str, now_ms: int, change: Callable[[WriterState], int | None]) -> None:
         row: dict[str, sql.Value] = {"user_id": user_id, "created_at_ms": now_ms}
         await self._group.call(
-            lambda database: database.execute(sql.SET_LIMIT, row), lambda book: row.update(per_minute=change(book))
+            lambda database: database.execute(sql.SET_LIMIT, row), lambda state: row.update(per_minute=change(state))
         )
 
     async def is_blocked(self, user_id: str) -> bool:
         """Whether the user is locked out; from memory."""
-        return (await self._group.book()).is_blocked(user_id)
+        return (await self._group.state()).is_blocked(user_id)
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         users = sql.ALL_USERS if user_id is None else "user_id = :user_id"
@@ -312,7 +336,7 @@ class SqlStore:
 
     async def delete_user(self, user_id: str) -> bool:
         return await self._group.call(
-            partial(writes.delete_user, user_id=user_id), lambda book: book.forget_user(user_id)
+            partial(writes.delete_user, user_id=user_id), lambda state: state.forget_user(user_id)
         )
 
 

@@ -9,9 +9,9 @@ from answerback.core.request import Change, Ending, Question, RequestKey
 from answerback.core.transitions import State
 from answerback.ports import StoredConversation
 from answerback.stores import statements as sql
-from answerback.stores.book import Held
 from answerback.stores.database import Database
 from answerback.stores.encoding import conversation_of, decode_record, encode_options, encode_record
+from answerback.stores.writer_state import Tracked
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ STEP: Final = 200
 
 _DAY_MS: Final = 86_400_000
 
-_ACCEPTED: Final = attrgetter("user_id", "request_id", "conversation_id", "accepted_at_ms", "schema")
+_ACCEPTED: Final = attrgetter("user_id", "request_id", "accepted_at_ms", "schema")
 
 Function: TypeAlias = Callable[[Database], T]
 
@@ -33,38 +33,44 @@ class Rows:
 
     def __init__(self) -> None:
         self._users: list[tuple[str, int]] = []
-        self._accepted: list[Held] = []
+        self._accepted: list[Tracked] = []
         self._accepts: list[sql.Row] = []
         self._notes: dict[int, sql.Row] = {}
         self._finishes: list[sql.Row] = []
-        self._ended: list[Held] = []
+        self._ended: list[Tracked] = []
         self._touches: dict[tuple[str, str], tuple[str, str, str, int, int]] = {}
 
     def add_user(self, user_id: str, now_ms: int) -> None:
         """A user who may be new."""
         self._users.append((user_id, now_ms))
 
-    def accept(self, held: Held, question: Question, text: str) -> None:
+    def accept(self, tracked: Tracked, question: Question, text: str) -> None:
         """A new request. `text`: its record."""
-        self._accepted.append(held)
-        texts = (encode_options(question), question.system, question.message)
-        self._accepts.append((held.n, *_ACCEPTED(held.record), text, *texts))
+        self._accepted.append(tracked)
+        texts = (tracked.record.conversation_id, encode_options(question), question.system, question.message)
+        self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, None, *texts))
 
-    def note(self, held: Held, text: str) -> None:
+    def refuse(self, tracked: Tracked, ending: Ending, text: str) -> None:
+        """A refusal or an early cancellation: it ends where it begins, and has no question."""
+        self._accepted.append(tracked)
+        row = (*_ACCEPTED(tracked.record), text, ending.ended_at_ms)
+        self._accepts.append((tracked.n, *row, None, None, None, None))
+
+    def note(self, tracked: Tracked, text: str) -> None:
         """Another record of an unfinished request."""
-        self._notes[held.n] = (held.record.schema, text, held.n)
+        self._notes[tracked.n] = (tracked.record.schema, text, tracked.n)
 
-    def finish(self, held: Held, ending: Ending, record_text: str, answer: str) -> None:
+    def finish(self, tracked: Tracked, ending: Ending, record_text: str, answer: str) -> None:
         """The ending of a request, its answer, and the conversation that it belongs to."""
-        self._notes.pop(held.n, None)
-        self._ended.append(held)
+        self._notes.pop(tracked.n, None)
+        self._ended.append(tracked)
         code = ending.error_code and ending.error_code.value
-        how = (ending.ended_at_ms, held.replaces, ending.status.value, ending.model, code)
+        how = (ending.ended_at_ms, tracked.replaces, ending.status.value, ending.model, code)
         used = (ending.input_tokens, ending.output_tokens)
-        self._finishes.append((*how, *used, held.record.schema, record_text, answer, held.n))
-        pair, at_ms = _pair(held), ending.ended_at_ms
+        self._finishes.append((*how, *used, tracked.record.schema, record_text, answer, tracked.n))
+        pair, at_ms = _pair(tracked), ending.ended_at_ms
         _, _, title, created_at_ms, last_ms = self._touches.get(
-            pair, (*pair, held.title, held.record.accepted_at_ms, at_ms)
+            pair, (*pair, tracked.title, tracked.record.accepted_at_ms, at_ms)
         )
         self._touches[pair] = (*pair, title, created_at_ms, max(last_ms, at_ms))
 
@@ -80,15 +86,15 @@ class Rows:
                 database.executemany(sql.FINISH, self._finishes)
                 touched = database.executemany(sql.TOUCH, list(self._touches.values()))
         if self._accepts and accepted.rowcount != len(self._accepts):
-            for held in self._accepted:
-                held.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": held.n}).fetchall()
+            for tracked in self._accepted:
+                tracked.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": tracked.n}).fetchall()
         if self._finishes:
             if touched.rowcount != len(self._touches):
                 self._end_in_deleted(database)
-            for held in self._ended:
-                if held.replaces is not None and held.record.state is State.COMPLETED:
-                    where = {**_conversation(*_pair(held)), "request_id": held.record.request_id}
-                    database.execute(sql.SUPERSEDE, {**where, "replaces": held.replaces, "n": held.n})
+            for tracked in self._ended:
+                if tracked.replaces is not None and tracked.record.state is State.COMPLETED:
+                    where = {**_conversation(*_pair(tracked)), "request_id": tracked.record.request_id}
+                    database.execute(sql.SUPERSEDE, {**where, "replaces": tracked.replaces, "n": tracked.n})
 
     def _end_in_deleted(self, database: Database) -> None:
         """Some of the conversations are deleted: what was asked before that is not kept in them.
@@ -100,15 +106,14 @@ class Rows:
             rows = database.execute(sql.SELECT_DELETED_AT, _conversation(*pair)).fetchall()
             if rows and rows[0][0] is not None:
                 deleted[pair] = rows[0][0]
-        for held in self._ended:
-            if held.record.accepted_at_ms <= deleted.get(_pair(held), -1):
-                database.execute(sql.UNLINK, {"n": held.n})
+        for tracked in self._ended:
+            if tracked.record.accepted_at_ms <= deleted.get(_pair(tracked), -1):
+                database.execute(sql.UNLINK, {"n": tracked.n})
         for pair, at_ms in deleted.items():
-            begun = [held for held in self._ended if _pair(held) == pair and held.record.accepted_at_ms > at_ms]
-            if begun:
+            new = [one for one in self._ended if _pair(one) == pair and one.record.accepted_at_ms > at_ms]
+            if new:
                 erase(database, *pair, deleted_at_ms=at_ms)
-                _, _, _, _, ended_at_ms = self._touches[pair]
-                row = (*pair, begun[0].title, begun[0].record.accepted_at_ms, ended_at_ms)
+                row = (*pair, new[0].title, new[0].record.accepted_at_ms, self._touches[pair][-1])
                 database.executemany(sql.TOUCH, [row])
 
 
@@ -141,25 +146,16 @@ class Call(Generic[T]):
 # --- rare writes ------------------------------------------------------------------------------------------------
 
 
-def change(database: Database, key: RequestKey, step_of: Change[T], n: int) -> T:
-    """Change the record of a request that is not held: one that has ended, or one that is not known.
-
-    `n`: the number of the record that is made if there is none, which is of a refusal or an early cancellation.
-    """
+def change(database: Database, key: RequestKey, step_of: Change[T]) -> tuple[T] | None:
+    """Change the record of a request that has ended. Returns None if its row is gone, else the outcome."""
     found = database.execute(sql.SELECT_RECORD, _id(key)).fetchall()
-    step = step_of(decode_record(*found[0]) if found else None)
-    record = step.record
-    if record is None:
-        return step.outcome
-    row: dict[str, sql.Value] = {**_id(key), "record": encode_record(record), "record_schema": record.schema}
-    if found:
-        database.execute(sql.UPDATE_RECORD, row)
-    else:
-        if record.ending is None:
-            raise ValueError("a request without a question cannot be unfinished")
-        times = {"accepted_at_ms": record.accepted_at_ms, "ended_at_ms": record.ending.ended_at_ms}
-        database.execute(sql.INSERT_REFUSAL, {**row, **times, "n": n})
-    return step.outcome
+    if not found:
+        return None
+    step = step_of(decode_record(*found[0]))
+    if (record := step.record) is not None:
+        row: dict[str, sql.Value] = {"record": encode_record(record), "record_schema": record.schema}
+        database.execute(sql.UPDATE_RECORD, {**_id(key), **row})
+    return (step.outcome,)
 
 
 def purge(database: Database, *, before_ms: int, select: str) -> int:
@@ -227,5 +223,5 @@ def _conversation(user_id: str, conversation_id: str) -> dict[str, sql.Value]:
     return {"user_id": user_id, "conversation_id": conversation_id}
 
 
-def _pair(held: Held) -> tuple[str, str]:
-    return held.record.user_id, held.record.conversation_id
+def _pair(tracked: Tracked) -> tuple[str, str]:
+    return tracked.record.user_id, tracked.record.conversation_id

@@ -1,7 +1,7 @@
 """What a writer keeps in memory of its database: the unfinished requests and the facts that admission asks for.
 
 One process writes a store at a time (it holds the store's lock), so what happens is decided here, on the event loop,
-before it is written. The book is then ahead of the disk, and only the disk counts: after a write that failed it is
+before it is written. The state is then ahead of the disk, and only the disk counts: after a write that failed it is
 thrown away and read again.
 """
 
@@ -25,7 +25,7 @@ _PAGE: Final = 1_000
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class Tracked:
     """A request in memory: unfinished, or with an ending that is being written.
 
     `n`: its row. `title`: of a conversation that begins with it. `width`: see encoding.width_of. `counted_at_ms`: in
@@ -39,21 +39,21 @@ class Held:
     title: str
     replaces: str | None
     width: int
-    counted_at_ms: int = 0
+    counted_at_ms: int | None = None
     written_in: int = 0
     is_stored: bool = False
     is_taken: bool = False
 
 
-class Book:
-    """The held requests, counts and limits of all users, or of some. Belongs to the event loop."""
+class WriterState:
+    """The tracked requests, counts and limits of all users, or of some. Belongs to the event loop."""
 
     def __init__(self) -> None:
-        self.held: dict[RequestKey, Held] = {}
+        self.tracked: dict[RequestKey, Tracked] = {}
         self.limits: dict[str, int] = {}
         """Users with a limit of their own a minute, as it is stored."""
         self._known: dict[str, None] = {}
-        self._lanes: dict[str, dict[int, None]] = {}
+        self._queues: dict[str, dict[int, None]] = {}
         self._pending: Counter[str] = Counter()
         self._windows: dict[int, Counter[str]] = {}
         self.last_n = 0
@@ -61,35 +61,35 @@ class Book:
         self._characters = 0
 
     @classmethod
-    def load(cls, database: Database, *, user_ids: Collection[str] | None = None) -> "Book":
+    def load(cls, database: Database, *, user_ids: Collection[str] | None = None) -> "WriterState":
         """Read it from the database, in the present transaction if there is one. `user_ids`: of these users alone."""
         params: dict[str, sql.Value] = {}
         users = sql.ALL_USERS
         if user_ids is not None:
             params = {f"user_{number}": user_id for number, user_id in enumerate(user_ids)}
             users = f"user_id IN ({', '.join(f':{name}' for name in params) or 'NULL'})"
-        book = cls()
+        state = cls()
         top = database.execute(sql.SELECT_MARK, {"name": "n"}).fetchall()
         (last,) = database.execute(sql.SELECT_LAST_NUMBER).fetchall()[0]
-        book.last_n = max(last, *(int(value) for (value,) in top), 0)
+        state.last_n = max(last, *(int(value) for (value,) in top), 0)
         found = database.execute(sql.SELECT_UNFINISHED.format(users=users), params).fetchall()
         for n, text, schema, options, message, system in sorted(found):
             question = decode_question(options, message, system)
             width = len(text) if width_of(text, question) else 0
-            book.hold(decode_record(text, schema), question, n=n, width=width).is_stored = True
-        book.limits = dict(database.execute(sql.SELECT_LIMITS.format(users=users), params).fetchall())
-        book._known = dict.fromkeys(book.limits)
+            state.track(decode_record(text, schema), question, n=n, width=width).is_stored = True
+        state.limits = dict(database.execute(sql.SELECT_LIMITS.format(users=users), params).fetchall())
+        state._known = dict.fromkeys(state.limits)
         # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
         select, before, since_ms = sql.SELECT_ACCEPTED.format(users=users), last + 1, None
         while rows := database.execute(select, {**params, "before": before, "limit": _PAGE}).fetchall():
             since_ms = rows[0][2] - 2 * WINDOW_MS if since_ms is None else since_ms
             recent = [row for row in rows if row[2] >= since_ms]
             for _, user_id, at_ms in recent:
-                book.count(user_id, at_ms)
+                state.count(user_id, at_ms)
             if not recent:
                 break
             before = rows[-1][0]
-        return book
+        return state
 
     # --- requests
 
@@ -98,47 +98,54 @@ class Book:
         self.last_n += 1
         return self.last_n
 
-    def hold(self, record: Record, question: Question, *, n: int, width: int, counted_at_ms: int = 0) -> Held:
+    def track(
+        self, record: Record, question: Question, *, n: int, width: int, counted_at_ms: int | None = None
+    ) -> Tracked:
         """Add an unfinished request."""
         title, replaces = title_of(question.message), question.replaces
-        held = Held(record, n, question, title, replaces, width, counted_at_ms)
-        self.held[record.key] = held
-        self._lanes.setdefault(record.ordering_key, {})[n] = None
+        tracked = Tracked(record, n, question, title, replaces, width, counted_at_ms)
+        self.tracked[record.key] = tracked
+        self._queues.setdefault(record.ordering_key, {})[n] = None
         self._pending[record.user_id] += 1
         self._characters += _size(question)
         if self._characters > _MAX_CHARACTERS:
-            self._drop_question(held)
-        return held
+            self._drop_question(tracked)
+        return tracked
 
-    def release(self, held: Held) -> None:
+    def track_refusal(self, record: Record) -> Tracked:
+        """Add a request that ended before it was accepted, until it is on the disk."""
+        tracked = self.tracked[record.key] = Tracked(record, self.next_n(), None, "", None, 0)
+        return tracked
+
+    def release(self, tracked: Tracked) -> None:
         """It does not wait or run any more: it has ended, or is gone. Twice is the same as once."""
-        record = held.record
-        lane = self._lanes.get(record.ordering_key, {})
-        if held.n not in lane:
+        record = tracked.record
+        queue = self._queues.get(record.ordering_key, {})
+        if tracked.n not in queue:
             return
-        del lane[held.n]
-        if not lane:
-            del self._lanes[record.ordering_key]
+        del queue[tracked.n]
+        if not queue:
+            del self._queues[record.ordering_key]
         self._pending[record.user_id] -= 1
         if not self._pending[record.user_id]:
             del self._pending[record.user_id]
-        self._drop_question(held)
+        self._drop_question(tracked)
 
-    def _drop_question(self, held: Held) -> None:
-        if held.question is not None:
-            self._characters -= _size(held.question)
-            held.question = None
+    def _drop_question(self, tracked: Tracked) -> None:
+        if tracked.question is not None:
+            self._characters -= _size(tracked.question)
+            tracked.question = None
 
-    def forget(self, held: Held) -> None:
+    def forget(self, tracked: Tracked) -> None:
         """Its row says everything from here on."""
-        self.release(held)
-        if self.held.get(held.record.key) is held:
-            del self.held[held.record.key]
+        self.release(tracked)
+        if self.tracked.get(tracked.record.key) is tracked:
+            del self.tracked[tracked.record.key]
 
     def position(self, ordering_key: str, n: int | None = None) -> int:
         """Unfinished requests of the key accepted before number `n`, all of them if it is None."""
-        lane = self._lanes.get(ordering_key, {})
-        return len(lane) if n is None else sum(other < n for other in lane)
+        queue = self._queues.get(ordering_key, {})
+        return len(queue) if n is None else sum(other < n for other in queue)
 
     # --- limits
 
@@ -192,8 +199,8 @@ class Book:
 
     def forget_user(self, user_id: str) -> None:
         """The user is erased."""
-        for held in [held for key, held in self.held.items() if key.user_id == user_id]:
-            self.forget(held)
+        for tracked in [tracked for key, tracked in self.tracked.items() if key.user_id == user_id]:
+            self.forget(tracked)
         self.limits.pop(user_id, None)
         self._known.pop(user_id, None)
         for window in self._windows.values():
