@@ -16,8 +16,10 @@ from answerback.texts.korean import catalogue, translated, with_particles
 
 SOURCE = Path(answerback.__file__).parents[1]
 SPEAKING = {
-    "CliError": ["answerback/", "answerback_desktop"],
-    "usage_error": ["answerback/", "answerback_desktop"],
+    "CliError": ["answerback/", "answerback_desktop", "answerback_aws"],
+    "usage_error": ["answerback/", "answerback_desktop", "answerback_aws"],
+    "DeployError": ["answerback_aws"],
+    "LocalFailed": ["answerback_aws"],
     "note": ["answerback/cli", "answerback_desktop/command.py"],
     "warn": ["answerback/cli"],
     "confirm": ["answerback/cli"],

@@ -175,5 +175,5 @@ async def test_another_url_is_an_error_with_advice(tmp_path, url):
 
 async def test_without_psycopg_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "answerback.stores.postgres", None)
-    with pytest.raises(StoreError, match=r"pip install 'answerback\[postgres\]'"):
+    with pytest.raises(StoreError, match=r"pip install '\.\[postgres\]'"):
         await open_store("postgresql://127.0.0.1/x", tmp_path)

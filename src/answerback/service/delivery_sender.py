@@ -91,7 +91,9 @@ class DeliverySender:
         waiting = self._ticks.get(tick)
         if waiting is None:
             self._ticks[tick] = [stream]
-            asyncio.get_running_loop().call_later(tick * TICK_S - now if tick else 0.0, self._tick, tick)
+            # A microsecond later, because a rounding error too early nothing would be due.
+            delay_s = tick * TICK_S - now + 1e-6 if tick else 0.0
+            asyncio.get_running_loop().call_later(delay_s, self._tick, tick)
         else:
             waiting.append(stream)
 

@@ -4,10 +4,12 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 
+from answerback.outbound import is_loopback
 from answerback_aws.deploy.errors import DeployError, ErrorKind, explained
 
 _ATTEMPTS: Final = 5
@@ -76,6 +78,7 @@ class Account:
         `attempts`: tries of one call in all, as the one who asks first says it. `endpoint`: of this service alone.
         """
         if service not in self._clients:
+            where = endpoint or self._endpoint or os.environ.get("AWS_ENDPOINT_URL") or ""
             with explained(f"use {service}"):
                 self._clients[service] = self._session.client(
                     service,
@@ -86,6 +89,8 @@ class Account:
                         read_timeout=60,
                         retries={"mode": "standard", "total_max_attempts": attempts},
                         tcp_keepalive=True,
+                        # An emulator on this machine is reached directly; None: as boto3 finds it.
+                        proxies={} if is_loopback(urlsplit(where).hostname or "") else None,
                     ),
                 )
         return self._clients[service]

@@ -117,7 +117,15 @@ class Emulator:
 
     def client(self, service: str, **options: Any) -> Any:
         """A boto3 client of the account's owner; `options` are boto3's and win."""
-        client_options = {"endpoint_url": self.endpoint, "region_name": REGION, **CREDENTIALS, **options}
+        direct = import_module("botocore.config").Config(proxies={})  # it is on this machine
+        config = direct.merge(options.pop("config")) if "config" in options else direct
+        client_options = {
+            "endpoint_url": self.endpoint,
+            "region_name": REGION,
+            **CREDENTIALS,
+            "config": config,
+            **options,
+        }
         with self._making_client:
             if self._session is None:  # kept: it has read what describes the services, which takes 100 ms
                 self._session = import_module("boto3.session").Session()

@@ -1,11 +1,13 @@
 """Where a provider keeps its keys, by its discovery document."""
 
 import json
+import os
 from typing import Any
 
 import pytest
 
 from answerback.outbound import FetchError
+from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.errors import DeployError
 from answerback_aws.deploy.parameters import keys_of_issuer
 
@@ -49,3 +51,15 @@ def test_what_is_wrong_is_reported(document: object, says: str) -> None:
 def test_only_https_is_asked() -> None:
     with pytest.raises(DeployError, match="--jwks-url"):
         keys_of_issuer("http://127.0.0.1:1", get=provider({}))
+
+
+@pytest.mark.parametrize(("endpoint", "proxies"), [("http://127.0.0.1:9", {}), (None, {"https": "http://p.example:1"})])
+def test_an_emulator_on_this_machine_is_reached_directly(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str | None, proxies: dict[str, str]
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name == "AWS_ENDPOINT_URL"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HTTPS_PROXY", "http://p.example:1")
+    keys = {"aws_access_key_id": "x", "aws_secret_access_key": "y"}
+    client = Account(region="us-east-1", endpoint=endpoint, **keys).client("sts")
+    assert client._endpoint.http_session._proxy_config._proxies == proxies
