@@ -96,4 +96,5 @@ async def test_the_welcome_says_what_limits_there_are(stack: Stack) -> None:
         "answerTimeoutMs": 120_000,
         "queueTimeoutMs": 600_000,
         "maxConnectionMs": 7_200_000,
+        "progressMs": 8_000,
     }

@@ -149,7 +149,8 @@ async def test_a_long_answer_renews_its_lease_seldom_and_polls_every_second(warm
         measured.write_units - measured.refused_units
         == COUNTS.answer["write_units"] + 1 + renewals(measured) * COUNTS.renewal["write_units"]
     )
-    assert COUNTS.renewal["every_s"] / 2 <= polls(measured) <= measured.seconds / COUNTS.poll["every_s"]
+    # A renewal reads the record, too, and the next poll comes a second after it.
+    assert COUNTS.renewal["every_s"] / 2 <= polls(measured) <= measured.seconds / COUNTS.poll["every_s"] + most
 
 
 async def test_turns_are_written_behind_in_batches(warm: Measuring) -> None:

@@ -449,7 +449,7 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
     for name in ("botocore.exceptions", "answerback.models.bedrock"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "botocore", None)
-    with pytest.raises(ModelSpecError, match=r"pip install 'answerback\[aws\]'"):
+    with pytest.raises(ModelSpecError, match=r"pip install '\.\[aws\]'"):
         build_model("bedrock:m")
 
 

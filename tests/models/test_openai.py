@@ -838,5 +838,5 @@ def test_a_key_that_is_no_key_is_refused_and_not_repeated(monkeypatch: pytest.Mo
 def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "answerback.models.openai")
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    with pytest.raises(ModelSpecError, match=r"pip install 'answerback\[openai\]'"):
+    with pytest.raises(ModelSpecError, match=r"pip install '\.\[openai\]'"):
         build_model("openai:http://127.0.0.1/v1#m")

@@ -87,6 +87,7 @@ class SqlStore:
 
     async def store_id(self) -> str:
         """The name of the data: made once, the same for every gateway that serves them."""
+        await self._group.state()  # whoever loads it first names the store
         rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
         return str(rows[0][0])
 

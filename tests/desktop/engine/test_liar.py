@@ -111,7 +111,6 @@ LIES = {
     "an offset that jumps": [delta(1_000_000, LIE)],
     "malformed frames": ["", "{", "[]", "null", '{"action":"messageDelta"}', b"\x00\xff", '{"action": 7}', "x" * 9],
     "deep JSON": ["[" * 50_000],
-    "wrong types": [delta("0", LIE), delta(-1, LIE), delta(0, 7), {"action": "messageResponse", "status": "great"}],
     "an unknown action": [{"action": "exec", "delta": LIE}],
     "another's acceptance": [
         {"action": "messageAccepted", "requestId": "other", "conversationId": LIE, "position": 2**53 - 1}
@@ -133,6 +132,16 @@ async def test_lies_before_the_truth(open_app, liar, lies):
     turn = await app.ask("?")
     await app.until(lambda: turn.status.is_over)
     assert (turn.status, turn.answer) == (TurnStatus.COMPLETED, "true words")
+    assert LIE not in str(app.events)
+
+
+@pytest.mark.parametrize("lie", [delta("0", LIE), delta(-1, LIE), delta(0, 7), ending(-1, status="great")])
+async def test_a_frame_about_a_question_that_cannot_be_read_ends_it(open_app, liar, lie):
+    liar.about_a_question = [lie, *HONEST]
+    app = await open_app(url=liar.url)
+    turn = await app.ask("?")
+    await app.until(lambda: turn.status.is_over)
+    assert (turn.status, turn.answer) == (TurnStatus.FAILED, "")
     assert LIE not in str(app.events)
 
 
