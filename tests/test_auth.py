@@ -326,7 +326,10 @@ async def test_a_server_that_drips_keeps_no_thread_and_a_rotated_key_comes_when_
     monkeypatch.setattr(auth, "FETCH_TIMEOUT_S", 0.3)
     is_well = False
 
+    drips: set[asyncio.Task[Any] | None] = set()
+
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        drips.add(asyncio.current_task())
         with suppress(ConnectionError):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"" if is_well else first)
@@ -337,7 +340,9 @@ async def test_a_server_that_drips_keeps_no_thread_and_a_rotated_key_comes_when_
                     await asyncio.wait_for(reader.read(1), 0.01)
             body = BOTH.encode()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        writer.close()
+        with suppress(ConnectionError):
+            writer.close()
+            await writer.wait_closed()
 
     # Fewer threads than fetches: one that is kept would keep the last fetch from running.
     executor = ThreadPoolExecutor(2)
@@ -353,6 +358,7 @@ async def test_a_server_that_drips_keeps_no_thread_and_a_rotated_key_comes_when_
         is_well = True
         assert await keys.key_of("ec")
         await keys.close()
+    await asyncio.gather(*(one for one in drips if one is not None))
     await asyncio.to_thread(lambda: None)
     executor.shutdown(wait=True)
 
@@ -393,9 +399,10 @@ async def test_keys_of_a_file(tmp_path: Path) -> None:
     assert await FileKeys(path).key_of("rsa")
     with pytest.raises(AuthError, match="cannot be read"):
         FileKeys(tmp_path / "missing.json")
-    path.write_text("[]")
-    with pytest.raises(AuthError, match="cannot be used"):
-        FileKeys(path)
+    for wrong in (b"[]", b"\xff\xfe"):
+        path.write_bytes(wrong)
+        with pytest.raises(AuthError, match="cannot be used"):
+            FileKeys(path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The one rule for proxies and certificates, against real sockets."""
 
+import http.client
 import os
 import socket
 import ssl
@@ -154,6 +155,33 @@ def test_a_server_that_drips_is_given_up_in_time(drip: bytes) -> None:
         with pytest.raises(FetchError, match="no answer in time"):
             fetch(f"http://127.0.0.1:{port}/", timeout_s=0.3, max_bytes=10_000)
         assert time.monotonic() - started < 5
+        is_over.set()
+
+
+def test_a_server_that_drips_after_a_slow_connection_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the time is over there is no socket yet that could be shut down."""
+    is_over = threading.Event()
+    connect, real_timer, fire = http.client.HTTPConnection.connect, threading.Timer, []
+
+    class Timer(real_timer):  # type: ignore[misc, valid-type]
+        def start(self) -> None:
+            fire.append(self.function)
+
+    def connect_late(connection: http.client.HTTPConnection) -> None:
+        fire[0]()
+        connect(connection)
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        while not is_over.wait(0.02):
+            connection.sendall(b"x")
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", connect_late)
+    with listening(serve) as port:
+        with pytest.raises(FetchError, match="no answer in time"):
+            fetch(f"http://127.0.0.1:{port}/", timeout_s=30, max_bytes=10_000)
         is_over.set()
 
 

@@ -170,11 +170,11 @@ class FileKeys:
 
     def __init__(self, path: Path) -> None:
         try:
-            text = path.read_text(encoding="utf-8")
+            content = path.read_bytes()
         except OSError as exc:
             raise AuthError(f"The JWKS file {path} cannot be read: {exc.strerror}.") from None
         try:
-            self._keys = read_jwks(text)
+            self._keys = read_jwks(content.decode())
         except ValueError as exc:
             raise AuthError(f"The JWKS file {path} cannot be used: {exc}.") from None
 

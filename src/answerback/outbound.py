@@ -199,6 +199,8 @@ def fetch(
     try:
         connection.connect()
         sockets.append(connection.sock)
+        if is_late.is_set():  # while there was no socket yet that could be shut down
+            raise TimeoutError
         connection.request("GET" if data is None else "POST", target, data, {**(headers or {}), **authorization})
         response = connection.getresponse()
         body = response.read(max_bytes + 1)

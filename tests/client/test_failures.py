@@ -9,8 +9,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidStatus
+from websockets.http11 import Response
 
 from answerback.client import AnswerbackError, CannotConnect, Client, Forbidden, Timing, Unauthorized
+from answerback.client.failures import MAX_RETRY_AFTER_S, explain
 from certificates import make_certificate
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.01, open_timeout_s=0.5)
@@ -191,3 +195,11 @@ async def test_a_token_out_of_a_file_is_shown_without_what_is_around_it(space: s
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         await why(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", token=space.format("a.b.c"))
     assert b"Authorization: Bearer a.b.c\r\n" in heard[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "pause_s"), [("2", 2.0), ("86400", MAX_RETRY_AFTER_S), ("9" * 400, MAX_RETRY_AFTER_S)]
+)
+def test_a_server_keeps_no_app_away_for_longer_than_minutes(said: str, pause_s: float) -> None:
+    refused = InvalidStatus(Response(503, "busy", Headers({"Retry-After": said})))
+    assert explain("ws://127.0.0.1/", refused, proxy=None, has_token=False).retry_after_s == pause_s

@@ -15,7 +15,9 @@ import websockets
 from answerback.auth import make_token
 from answerback.client import Client, Forbidden
 from answerback.gateway.app import Gateway
+from answerback.gateway.canceller import Canceller
 from answerback.gateway.settings import AuthSettings, GatewaySettings
+from answerback.ports import Unavailable
 
 SECRET = "a secret of thirty-two characters"
 MODELS = ("echo", "slow=echo:first_ms=3600000")
@@ -87,6 +89,23 @@ async def test_open_sockets_are_closed_and_no_door_opens(tmp_path: Path) -> None
         assert not await is_let_in(f"{gateway.url}/?userId=ann"), "a restart changes nothing"
         assert await set_blocked(gateway, tmp_path, "ann", False) == 200
         assert await is_let_in(f"{gateway.url}/?userId=ann")
+
+
+async def test_sockets_close_although_the_requests_cannot_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Gateway(settings(tmp_path)) as gateway, websockets.connect(f"{gateway.url}/?userId=ann") as ws:
+        await ws.send(question("r1", model="slow"))
+        assert json.loads(await ws.recv())["action"] == "messageAccepted"
+
+        async def fail(*_: object) -> None:
+            raise Unavailable("the disk is full")
+
+        monkeypatch.setattr(Canceller, "cancel", fail)
+        assert await set_blocked(gateway, tmp_path, "ann", True) == 503
+        (*_, last) = await rest(ws)
+        assert (last["action"], last["code"]) == ("error", "forbidden")
+    monkeypatch.undo()
 
 
 async def test_a_token_that_is_valid_does_not_help_in_either_form(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PA
 """What versions of OpenSSL say to an answer that is no TLS."""
 
 _BUSY: Final = frozenset({408, 425, 429, 503})
+MAX_RETRY_AFTER_S: Final = 300.0
+"""A server, or a proxy before it, keeps no app away for longer."""
+
 _MEANINGS: Final = {
     200: "a web server answers there and no gateway (HTTP 200); check host, port and path",
     404: "nothing is served at this path (HTTP 404); check the path of the URL",
@@ -155,7 +158,8 @@ def _explain_status(url: str, response: Response, *, has_token: bool) -> OpenFai
     error = CannotConnect(url, reason)
     if status in _BUSY or status >= 500:
         after = response.headers.get("Retry-After", "")
-        return OpenFailed(error, retry_after_s=float(after) if after.isascii() and after.isdigit() else None)
+        is_number = after.isascii() and after.isdigit()
+        return OpenFailed(error, retry_after_s=min(float(after[:9]), MAX_RETRY_AFTER_S) if is_number else None)
     return OpenFailed(error, is_absent=True)
 
 

@@ -70,6 +70,12 @@ class Canceller:
 
         Raises: Unavailable: the store cannot be read or written; some requests may be cancelled then.
         """
+        try:
+            await self._end_requests(user_id)
+        finally:
+            await self._close_connections(user_id, why)
+
+    async def _end_requests(self, user_id: str) -> None:
         unfinished = [record for record in await self._requests.unfinished() if normal_id(record.user_id) == user_id]
         # The newest first: were a running one to end before them, the next of its ordering key would begin.
         outcomes = [await self.cancel(record) for record in reversed(unfinished)]
@@ -77,6 +83,8 @@ class Canceller:
         await self._wait_for(running)
         for record in running:
             await self._end(record)
+
+    async def _close_connections(self, user_id: str, why: Error | None) -> None:
         for socket in self._sockets:
             connection = await self._connections.get(socket.connection_id)
             if connection is not None and connection.user_id == user_id:
