@@ -154,6 +154,30 @@ def test_what_comes_after_the_finish_undoes_nothing(name: str) -> None:
     run_virtual(main())
 
 
+async def swallowing_once() -> None:
+    """Ignores only that it is cancelled for the first time."""
+    try:
+        await asyncio.sleep(10_000)
+    except asyncio.CancelledError:
+        await asyncio.sleep(10_000)
+
+
+@pytest.mark.parametrize("act", [hanging, swallowing, swallowing_once])
+def test_a_model_that_does_not_return_after_its_finish_is_told_once(act: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        local = Local(Wild(act, after_finish=True))
+        peer = await local.connect("c1")
+        await local.ask(peer, "r1", "r2")
+        await asyncio.sleep(20)
+        assert {ending.status for ending in endings(peer).values()} == {Status.COMPLETED}
+        assert [prompt.request_id for prompt in local.backend.model.prompts] == ["r1", "r2"]
+        assert (local.queue.running, local.queue.depth) == (0, 0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.get_coro().close()  # type: ignore[union-attr]
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("cancels", [False, True])
 @pytest.mark.parametrize("act", [hanging, swallowing])
 def test_a_model_that_does_not_end_holds_nothing_up(act: Callable[[], Awaitable[None]], cancels: bool) -> None:
@@ -251,6 +275,23 @@ def test_what_is_refused_gives_its_turn_back() -> None:
             ("r2", Status.COMPLETED),
             ("r3", Status.FAILED),
         ]
+
+    run_virtual(main())
+
+
+def test_what_is_refused_while_its_conversation_is_busy_does_not_stand_in_line() -> None:
+    async def main() -> None:
+        local = Local(Wild(hanging), quota=Quota(per_minute=2, max_pending=10))
+        peer = await local.connect("c1")
+        await local.ask(peer, "r2", "r1")
+        await asyncio.sleep(1)
+        await local.ask(peer, "r2", "r3")  # the id is taken; over the rate
+        assert (local.queue.running, local.queue.depth) == (1, 0)
+        await peer.say(CancelMessage(request_id="r1"))
+        await asyncio.sleep(20)
+        ended = [frame.request_id for frame in peer.frames if isinstance(frame, MessageResponse)]
+        assert ended == ["r2", "r2", "r3", "r1"]
+        assert (local.queue.running, local.queue.depth) == (0, 0)
 
     run_virtual(main())
 

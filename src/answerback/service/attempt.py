@@ -155,6 +155,7 @@ class Run:
         self._question = question
         self._tools = tools
         self._task: asyncio.Task[Any] | None = None
+        self._is_told_to_stop = False
         self._abandoning: asyncio.TimerHandle | None = None
         self.stopped: Outcome | Fenced | None = None
         """Why the text stopped."""
@@ -177,12 +178,13 @@ class Run:
             if self.stopped is None:
                 outcome = await self._generate()
         except asyncio.CancelledError:
-            if self._abandoning is None or task.cancelling() > 1:
-                raise  # not by `stop`, or not by `stop` alone: the process ends
+            if not self._is_told_to_stop or task.cancelling() > 1:
+                raise  # not by us, or not by us alone: the process ends
         finally:
             self._task = None
             if self._abandoning is not None:
                 self._abandoning.cancel()
+            if self._is_told_to_stop:
                 task.uncancel()
         self.answer.settle()
         if self.stopped is None:
@@ -235,7 +237,8 @@ class Run:
         """The time of the run is over."""
         if self.stopped is None:
             self.stop(TIMED_OUT)
-        elif self._task is not None and self._abandoning is None and not self.is_abandoned:
+        elif self._task is not None and not self._is_told_to_stop:
+            self._is_told_to_stop = True
             self._task.cancel()
             self._abandon()
 
@@ -246,6 +249,7 @@ class Run:
             if self._task is not None:
                 lease_s = self._tools.policy.lease_ms / 1000
                 stop_s = min(MODEL_STOP_S, lease_s / 2) if lease_s else MODEL_STOP_S
+                self._is_told_to_stop = True
                 self._abandoning = asyncio.get_running_loop().call_later(stop_s, self._abandon)
                 self._task.cancel()
 

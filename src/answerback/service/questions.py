@@ -123,6 +123,9 @@ class Local(Protocol):
     def reserve(self, key: RequestKey, record: Record, /) -> Turn | None:
         """Let a request that is about to be stored stand in line. Returns its turn, if that has come already."""
 
+    def __contains__(self, key: object, /) -> bool:
+        """Whether a request stands in line or runs."""
+
 
 class Questions:
     """Takes `sendMessage`. `local` and `worker`: of a process that runs what it accepts; None elsewhere.
@@ -166,6 +169,7 @@ class Questions:
         if refusal is not None:
             await self.refuse(connection, record, *refusal)
             return None
+        is_first = self._local is not None and record.key not in self._local
         run = self._claim_now(record, question)
         claimed = record if run is None else run.record
         try:
@@ -178,6 +182,8 @@ class Questions:
                 self._worker.accepting.discard(record.key)
         if not isinstance(admission, Accepted):
             self._give_back(run)
+            if run is None and is_first:
+                await self._queue.forget(record.key)  # it is not to be answered a second time when its turn comes
             await self._not_accepted(connection, record, admission)
             return None
         accepted = _accepted(record, admission.position)
@@ -204,7 +210,11 @@ class Questions:
         key = record.key
         turn = self._local.reserve(key, record)
         if turn is not None:
-            return self._worker.begin(key, record, question, turn)
+            try:
+                return self._worker.begin(key, record, question, turn)
+            except BaseException:
+                turn.end(Done())
+                raise
         self._worker.accepting.add(key)
         return None
 
