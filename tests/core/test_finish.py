@@ -30,6 +30,7 @@ from answerback.core.finish import MAX_COUNT, REASONS, finish_reason, token_coun
         (None, "other"),
         (7, "other"),
         ("error", None),
+        *((word, None) for word in ("rate_limited", "throttled", "SHUTDOWN", "terminated", "out of memory", "expired")),
         ("Error: overloaded", None),
         ("abort", None),
         ("aborted", None),

@@ -33,6 +33,7 @@ _REASON_OF: Final = {word: reason for reason, words in _WORDS.items() for word i
 _IS_FAILURE: Final = re.compile(
     "error|fail|abort|cancel|time_?out|timed_out|interrupt|disconnect|unavailable|overload|crash|kill|exhaust"
     "|evict|preempt|insufficient|malformed|incomplete|exception|invalid|panic|dropped|lost|repetition|loop"
+    "|rate_?limit|throttl|quota|capacity|busy|shut_?down|terminat|restart|reset|closed|stall|expired|out_of_memory|oom$"
 )
 """No ending, whatever else the word says: the text may stop in the middle of a sentence."""
 
