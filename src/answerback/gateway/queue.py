@@ -59,12 +59,16 @@ class InProcessQueue:
         """Whether the queue has this request: it waits or runs."""
         return key in self._scheduler
 
-    def reserve(self, key: RequestKey, record: Record) -> Turn | None:
+    def reserve(self, key: RequestKey, record: Record) -> Turn | bool:
         """Let a request that is about to be stored stand in line. Returns its turn, if that has come already.
+
+        True: it waits. False: it stood in line or ran before.
 
         The caller runs that turn. The turn of a request that waits is given to `work`, as for any other.
         """
-        return self._dispatch(key) if self._scheduler.put(key, record.ordering_key, record.model) else None
+        if not self._scheduler.put(key, record.ordering_key, record.model):
+            return False
+        return self._dispatch(key) or True
 
     async def put(self, record: Record) -> None:
         """Queue a request; one that is queued or running already is left where it is."""

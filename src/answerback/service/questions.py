@@ -120,11 +120,11 @@ class FrontSettings:
 class Local(Protocol):
     """The queue of a process that runs what it accepts."""
 
-    def reserve(self, key: RequestKey, record: Record, /) -> Turn | None:
-        """Let a request that is about to be stored stand in line. Returns its turn, if that has come already."""
+    def reserve(self, key: RequestKey, record: Record, /) -> Turn | bool:
+        """Let a request that is about to be stored stand in line.
 
-    def __contains__(self, key: object, /) -> bool:
-        """Whether a request stands in line or runs."""
+        Returns its turn, if that has come already; True: it waits; False: it stood in line or ran before.
+        """
 
 
 class Questions:
@@ -169,8 +169,8 @@ class Questions:
         if refusal is not None:
             await self.refuse(connection, record, *refusal)
             return None
-        is_first = self._local is not None and record.key not in self._local
-        run = self._claim_now(record, question)
+        place = self._claim_now(record, question)
+        run = place if isinstance(place, Run) else None
         claimed = record if run is None else run.record
         try:
             admission = await self._requests.accept(claimed, question, self._settings.quota, now_ms=now_ms)
@@ -178,11 +178,11 @@ class Questions:
             self._give_back(run, may_be_stored=isinstance(exc, Unavailable))
             raise
         finally:
-            if self._worker is not None:
+            if place is True and self._worker is not None:
                 self._worker.accepting.discard(record.key)
         if not isinstance(admission, Accepted):
             self._give_back(run)
-            if run is None and is_first:
+            if place is True:
                 await self._queue.forget(record.key)  # it is not to be answered a second time when its turn comes
             await self._not_accepted(connection, record, admission)
             return None
@@ -203,20 +203,21 @@ class Questions:
             await self._delivery_sender.reply(connection.connection_id, accepted)
         return work
 
-    def _claim_now(self, record: Record, question: Question) -> Run | None:
-        """Claim the request before it is stored, if it may run here at once."""
+    def _claim_now(self, record: Record, question: Question) -> Run | bool:
+        """Claim the request before it is stored, if it may run here at once; else, whether it was put in line here."""
         if self._local is None or self._worker is None:
-            return None
+            return False
         key = record.key
         turn = self._local.reserve(key, record)
-        if turn is not None:
-            try:
-                return self._worker.begin(key, record, question, turn)
-            except BaseException:
-                turn.end(Done())
-                raise
-        self._worker.accepting.add(key)
-        return None
+        if isinstance(turn, bool):
+            if turn:
+                self._worker.accepting.add(key)
+            return turn
+        try:
+            return self._worker.begin(key, record, question, turn)
+        except BaseException:
+            turn.end(Done())
+            raise
 
     def _give_back(self, run: Run | None, *, may_be_stored: bool = False) -> None:
         """The request was not accepted, as far as is known: free its ordering key and its slot."""

@@ -42,9 +42,9 @@ class CountingQueue(InProcessQueue):
         super().__init__(slots={"wordy": 1_000}, clock=clock)
         self._dispatched = dispatched
 
-    def reserve(self, key: RequestKey, record: Record) -> Turn | None:
+    def reserve(self, key: RequestKey, record: Record) -> Turn | bool:
         turn = super().reserve(key, record)
-        if turn is not None:
+        if isinstance(turn, Turn):
             self._dispatched[key] += 1
         return turn
 
