@@ -10,7 +10,7 @@ from websockets.sync.client import connect
 
 from answerback_aws.emulator.postgres import PostgresServer
 from cli_process import Serve
-from system_calls import SystemCall, traced
+from system_calls import SystemCall, parsed, traced
 
 pytestmark = pytest.mark.process
 
@@ -99,3 +99,13 @@ def test_postgres(serve: Serve, tmp_path: Path, model: str, postgres_server: Pos
             ask_all(gateway.url)
         gateway.stop()
     assert_all_durable(sorted([*of_server, *of_gateway], key=lambda call: call.ended), "pg_wal/")
+
+
+def test_a_call_that_others_interrupt_keeps_its_file() -> None:
+    lines = [
+        "7 1.000001 fdatasync(72</data/pg_wal/1> <unfinished ...>",
+        '8 1.000002 write(5<TCP:[a->b]>, "told", 4) = 4 <0.000010>',
+        "7 1.000100 <... fdatasync resumed>) = 0 <0.000200>",
+    ]
+    told, sync = parsed(lines)
+    assert (told.path, sync.path, sync.is_sync, sync.began) == ("TCP:[a->b]", "/data/pg_wal/1", True, 1.000001)

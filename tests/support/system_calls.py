@@ -57,10 +57,11 @@ def traced(*pids: int, file: Path) -> Iterator[list[SystemCall]]:
     finally:
         tracer.terminate()
         tracer.communicate()
-    calls.extend(_parsed(file.read_text(errors="replace").splitlines()))
+    calls.extend(parsed(file.read_text(errors="replace").splitlines()))
 
 
-def _parsed(lines: Sequence[str]) -> list[SystemCall]:
+def parsed(lines: Sequence[str]) -> list[SystemCall]:
+    """The calls in a log of strace, each whole, in the order in which they ended."""
     waiting: dict[str, tuple[float, str]] = {}
     found: list[SystemCall] = []
     for line in lines:
@@ -69,7 +70,7 @@ def _parsed(lines: Sequence[str]) -> list[SystemCall]:
             continue
         pid, at, rest = parts[1], float(parts[2]), parts[3]
         if rest.endswith("<unfinished ...>"):
-            waiting[pid] = (at, rest.removesuffix("<unfinished ...>"))
+            waiting[pid] = (at, rest.removesuffix("<unfinished ...>").rstrip())  # the parenthesis comes when it resumes
             continue
         if resumed := _RESUMED.fullmatch(rest):
             began, start = waiting.pop(pid, (at, f"{resumed[1]}("))
