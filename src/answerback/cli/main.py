@@ -42,7 +42,7 @@ PANELS: Final[Mapping[str, Table]] = {
         "aws": ("The backend on AWS: deploy, watch, remove.", "answerback_aws.commands:COMMANDS"),
     },
     "Manage and check": {
-        "users": ("Users: list, show, limit, usage, erase.", "answerback.cli.users:COMMANDS"),
+        "users": ("Users: list, show, limit, block, usage, erase.", "answerback.cli.users:COMMANDS"),
         "doctor": ("Say what is wrong here, and what to do.", "answerback.cli.doctor:doctor"),
         "bench": ("Load a gateway with many apps, or inject faults.", "answerback_proof.commands.bench:bench"),
         "conform": ("Run the conformance cases against a server.", "answerback_proof.commands.conform:conform"),

@@ -184,7 +184,7 @@ class _Numbers(Collector):
             ("accepted", "Requests that were accepted.", counts.was_accepted),
             ("attached", "Repeated request ids that were attached to their request.", counts.was_attached),
             ("attempts", "Attempts that were started.", counts.was_started),
-            ("fenced", "Attempts that lost their lease.", counts.was_fenced),
+            ("fenced", "Attempts whose request another attempt took over.", counts.was_fenced),
             ("deltas", "Deltas that were sent.", counts.deltas),
             ("text_code_points", "Code points of answers that were sent as deltas.", counts.text),
         ):
