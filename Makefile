@@ -80,7 +80,7 @@ fuzz: $(VENV)/tools .cache/atheris/installed ## Look for inputs that break somet
 proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the proofs that take longer than the tests (40 minutes)
 	@echo "--- Planted bugs: the loss of any rule is noticed"
 	@$(BIN)/python scripts/planted_bugs.py
-	@echo "--- Simulation: every promise holds in 1,800 faulty schedules of the real parts"
+	@echo "--- Simulation: every promise holds in 3,000 faulty schedules of the real parts"
 	@$(BIN)/answerback simulate --seeds 300
 	@echo "--- Chaos on SQLite: a real gateway that is killed, frozen and cut off loses and mixes up nothing"
 	@$(BIN)/answerback bench --chaos --apps 200 --kills 50 --seed 5
