@@ -84,7 +84,7 @@ class Local:
 
     def __init__(self, model: ScriptedModel, *, store: MemoryStore | None = None, quota: Quota | None = None) -> None:
         self.backend = backend = Backend(model=model, store=store, quota=quota, policy=Policy(lease_ms=0))
-        self.queue = InProcessQueue(slots={model.name: 100}, clock=backend.clock)
+        self.queue = backend.worker._local = InProcessQueue(slots={model.name: 100}, clock=backend.clock)
         backend.front = Front(
             settings=backend.front._settings,
             requests=backend.store,
@@ -95,9 +95,7 @@ class Local:
             tokens=None,
             observer=Observer(),
             clock=backend.clock,
-            local=self.queue,
             worker=backend.worker,
-            changed=backend.worker.changed,
             is_blocked=backend.store.is_blocked,
         )
 

@@ -226,6 +226,7 @@ class Gateway:
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
             leapt=clock.leapt_since,
+            local=queue,
         )
         front = Front(
             settings=self._front_settings(model_limits, policy, await store.store_id()),
@@ -237,9 +238,7 @@ class Gateway:
             tokens=tokens,
             observer=metrics.observer,
             clock=clock,
-            local=queue,
             worker=worker,
-            changed=worker.changed,
             is_blocked=store.is_blocked,
         )
         janitor = Janitor(

@@ -48,7 +48,7 @@ from answerback.protocol.limits import PROTOCOL_VERSION
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.history_pages import HistoryPages
 from answerback.service.observer import Observer
-from answerback.service.questions import ANONYMOUS, BLOCKED, FrontSettings, Local, Questions, user_of
+from answerback.service.questions import ANONYMOUS, BLOCKED, FrontSettings, Questions, user_of
 from answerback.service.worker import Worker
 
 log = logging.getLogger("answerback.front")
@@ -65,8 +65,7 @@ FEATURES: Final = ("parts",)
 class Front:
     """Handles the frames of every connection. Its methods raise nothing but CancelledError.
 
-    `local` and `worker`: of a process that runs what it accepts; None elsewhere. `changed` is called with a record that
-    was changed while its request may run in this process.
+    `worker`: the one of this process, if it has one.
     """
 
     def __init__(
@@ -81,9 +80,7 @@ class Front:
         tokens: Tokens | None,
         observer: Observer,
         clock: Callable[[], int],
-        local: Local | None = None,
         worker: Worker | None = None,
-        changed: Callable[[Record], None] = lambda _: None,
         is_blocked: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._settings = settings
@@ -94,17 +91,14 @@ class Front:
         self._delivery_sender = delivery_sender
         self._history_pages = history_pages
         self._tokens = tokens
-        self._changed = changed
         self._observer = observer
         self._clock = clock
         self._questions = Questions(
             settings=settings,
             requests=requests,
             queue=queue,
-            local=local,
             worker=worker,
             delivery_sender=delivery_sender,
-            changed=changed,
             observer=observer,
             clock=clock,
         )
@@ -290,7 +284,7 @@ class Front:
                     retargeted = await self._questions.retarget(connection, record.key, attempt=0, offset=0)
                     if isinstance(retargeted, Ended):
                         await self._serve_ending(retargeted.record, connection)
-                self._changed(record)
+                self._questions.changed(record)
             case Ended(record=record, is_new=is_new):
                 if is_new and record.ending is not None:
                     self._observer.ended(record, record.ending)

@@ -7,7 +7,7 @@ transaction that accepts it. Then the task that received its frame runs it. Othe
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from answerback.core import admission, defaults
 from answerback.core import request as changes
@@ -28,6 +28,7 @@ from answerback.core.request import (
 from answerback.core.transitions import State
 from answerback.ports import (
     Accepted,
+    Admission,
     Blocked,
     Connection,
     Existing,
@@ -42,7 +43,7 @@ from answerback.ports import (
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import MessageAccepted, ModelInfo, SendMessage, ServerLimits
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
-from answerback.service.attempt import Done, Run, Turn
+from answerback.service.attempt import Run
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
 from answerback.service.worker import Worker
@@ -117,21 +118,8 @@ class FrontSettings:
         return (None if known is None else known.max_tokens) or self.max_tokens
 
 
-class Local(Protocol):
-    """The queue of a process that runs what it accepts."""
-
-    def reserve(self, key: RequestKey, record: Record, /) -> Turn | bool:
-        """Let a request that is about to be stored stand in line.
-
-        Returns its turn, if that has come already; True: it waits; False: it stood in line or ran before.
-        """
-
-
 class Questions:
-    """Takes `sendMessage`. `local` and `worker`: of a process that runs what it accepts; None elsewhere.
-
-    `changed` is called with a record that was changed while its request may run in this process.
-    """
+    """Takes `sendMessage`. `worker`: the one of this process, if it has one. It is told of every changed record."""
 
     def __init__(
         self,
@@ -139,20 +127,16 @@ class Questions:
         settings: FrontSettings,
         requests: Requests,
         queue: Queue,
-        local: Local | None,
         worker: Worker | None,
         delivery_sender: DeliverySender,
-        changed: Callable[[Record], None],
         observer: Observer,
         clock: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._requests = requests
         self._queue = queue
-        self._local = local
         self._worker = worker
         self._delivery_sender = delivery_sender
-        self._changed = changed
         self._observer = observer
         self._clock = clock
         self._refusals = admission.MinuteCounts()
@@ -169,71 +153,45 @@ class Questions:
         if refusal is not None:
             await self.refuse(connection, record, *refusal)
             return None
-        place = self._claim_now(record, question)
+        worker = self._worker
+        place = False if worker is None else worker.begin(record, question)
         run = place if isinstance(place, Run) else None
-        claimed = record if run is None else run.record
+        admitted: Admission | None = None
+        may_be_stored = False
         try:
-            admission = await self._requests.accept(claimed, question, self._settings.quota, now_ms=now_ms)
-        except BaseException as exc:
-            self._give_back(run, may_be_stored=isinstance(exc, Unavailable))
+            admitted = await self._requests.accept(
+                record if run is None else run.record, question, self._settings.quota, now_ms=now_ms
+            )
+        except Unavailable:
+            may_be_stored = True
             raise
         finally:
-            if place is True and self._worker is not None:
-                self._worker.accepting.discard(record.key)
-        if not isinstance(admission, Accepted):
-            self._give_back(run)
+            if worker is not None and not isinstance(admitted, Accepted):
+                worker.give_back(record.key, place, may_be_stored=may_be_stored)
+        if not isinstance(admitted, Accepted):
             if place is True:
                 await self._queue.forget(record.key)  # it is not to be answered a second time when its turn comes
-            await self._not_accepted(connection, record, admission)
+            await self._not_accepted(connection, record, admitted)
             return None
-        accepted = _accepted(record, admission.position)
+        accepted = _accepted(record, admitted.position)
         if run is None:
             await self._enqueue(record)
-            self._changed(record)
+            self.changed(record)
         self._observer.accepted(record)
         is_sent = await self._delivery_sender.offer(connection.connection_id, accepted)
-        work = None
-        if run is not None and self._worker is not None:
-            attempt = partial(self._worker.attempt, run)
+        if run is not None and worker is not None:
+            attempt = partial(worker.attempt, run)
             if is_sent:
-                work = run.turn.run(attempt)
-            else:
-                run.turn.start(attempt)  # the answer does not wait for a slow reader
+                return run.turn.run(attempt)
+            run.turn.start(attempt)  # the answer does not wait for a slow reader
         if not is_sent:
             await self._delivery_sender.reply(connection.connection_id, accepted)
-        return work
-
-    def _claim_now(self, record: Record, question: Question) -> Run | bool:
-        """Claim the request before it is stored, if it may run here at once; else, whether it was put in line here."""
-        if self._local is None or self._worker is None:
-            return False
-        key = record.key
-        turn = self._local.reserve(key, record)
-        if isinstance(turn, bool):
-            if turn:
-                self._worker.accepting.add(key)
-            return turn
-        try:
-            return self._worker.begin(key, record, question, turn)
-        except BaseException:
-            turn.end(Done())
-            raise
-
-    def _give_back(self, run: Run | None, *, may_be_stored: bool = False) -> None:
-        """The request was not accepted, as far as is known: free its ordering key and its slot."""
-        if run is None or self._worker is None:
-            return
-        self._worker.leave(run)
-        if may_be_stored:
-            # Find out by claiming it again (rule: repeat as the same owner).
-            run.turn.start(partial(self._worker.work, run.key, run.turn, owner=run.record.owner))
-        else:
-            run.turn.end(Done())
+        return None
 
     async def _not_accepted(
-        self, connection: Connection, record: Record, admission: Existing | Limited | Blocked | Full
+        self, connection: Connection, record: Record, admitted: Existing | Limited | Blocked | Full
     ) -> None:
-        match admission:
+        match admitted:
             case Existing(record=existing, position=position):
                 await self._attach(connection, record, existing, position)
             case Limited(retry_after_ms=retry_after_ms):
@@ -308,7 +266,7 @@ class Questions:
         self._observer.attached(existing)
         match await self.retarget(connection, new.key, attempt=0, offset=0):
             case Pending(record=record):
-                if record.state is State.ACCEPTED or self._local is not None:
+                if record.state is State.ACCEPTED or (self._worker is not None and self._worker.is_local):
                     await self._enqueue(record)
                 await self._delivery_sender.reply(connection.connection_id, _accepted(record, position))
             case Ended(record=record):
@@ -332,8 +290,13 @@ class Questions:
             ),
         )
         if isinstance(outcome, Pending):
-            self._changed(outcome.record)
+            self.changed(outcome.record)
         return outcome
+
+    def changed(self, record: Record) -> None:
+        """Tell the worker of this process that the record of a request, which it may run, was changed."""
+        if self._worker is not None:
+            self._worker.changed(record)
 
     async def refuse(
         self,

@@ -99,7 +99,7 @@ class Backend:
             tokens=tokens,
             observer=observer,
             clock=self.clock,
-            changed=self.worker.changed if bells_work else lambda _: None,
+            worker=self.worker if bells_work else None,
             is_blocked=self.store.is_blocked,
         )
         self.janitor = Janitor(

@@ -10,7 +10,7 @@ from websockets.http11 import Request
 
 from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
-from answerback.core.request import Policy, Record, RequestKey
+from answerback.core.request import Policy, RequestKey
 from answerback.ports import (
     Connections,
     Finish,
@@ -28,8 +28,8 @@ from answerback.service.front import Front
 from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.questions import FrontSettings, Local
-from answerback.service.worker import Worker, WorkerSettings
+from answerback.service.questions import FrontSettings
+from answerback.service.worker import Local, Worker, WorkerSettings
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 from answerback_proof.simulation.injector import FaultInjector, Faults
@@ -179,7 +179,7 @@ class Parts:
         # A gateway's process is all the lease there is: it holds the store's lock.
         self._policy = POLICY if faults.split else replace(POLICY, lease_ms=0)
         self.queue = queue
-        self.worker = worker = self.new_worker()
+        self.worker = self.new_worker(local)
         delivery_sender = self._new_delivery_sender()
         self.front = Front(
             settings=FrontSettings(
@@ -196,9 +196,7 @@ class Parts:
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
             observer=Observer(),
             clock=clocks.front,
-            local=local,
-            worker=None if faults.split else worker,
-            changed=_nobody if faults.split else worker.changed,
+            worker=None if faults.split else self.worker,
             is_blocked=store.is_blocked,
         )
         self.janitor = Janitor(
@@ -212,7 +210,7 @@ class Parts:
             clock=clocks.front,
         )
 
-    def new_worker(self) -> Worker:
+    def new_worker(self, local: Local | None = None) -> Worker:
         """A worker of a process of its own."""
         return Worker(
             settings=WorkerSettings(policy=self._policy, renew_every_s=3.0),
@@ -224,6 +222,7 @@ class Parts:
             clock=self._clocks.worker,
             monotonic=asyncio.get_running_loop().time,
             new_owner=self._owners,
+            local=local,
         )
 
     def _new_delivery_sender(self) -> DeliverySender:
@@ -234,10 +233,6 @@ class Parts:
             monotonic=asyncio.get_running_loop().time,
             observer=Observer(),
         )
-
-
-def _nobody(_: Record) -> None:
-    """A worker in another process is told nothing."""
 
 
 class Server(Protocol):
