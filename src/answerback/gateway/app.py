@@ -33,10 +33,11 @@ from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, ModelLimits, Quota, Requests, answer_timeouts_ms, limits_of
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
+from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
-from answerback.service.questions import FrontSettings
+from answerback.service.questions import Questions
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
@@ -228,17 +229,23 @@ class Gateway:
             leapt=clock.leapt_since,
             local=queue,
         )
+        front_settings = self._front_settings(model_limits, policy, await store.store_id())
         front = Front(
-            settings=self._front_settings(model_limits, policy, await store.store_id()),
-            requests=requests,
+            settings=front_settings,
+            questions=Questions(
+                settings=front_settings,
+                requests=requests,
+                queue=queue,
+                delivery_sender=delivery_sender,
+                observer=metrics.observer,
+                clock=clock,
+                worker=worker,
+            ),
             connections=connections,
-            queue=queue,
-            delivery_sender=delivery_sender,
             history_pages=HistoryPages(history=history, clock=clock),
+            delivery_sender=delivery_sender,
             tokens=tokens,
-            observer=metrics.observer,
             clock=clock,
-            worker=worker,
             is_blocked=store.is_blocked,
         )
         janitor = Janitor(

@@ -25,10 +25,11 @@ from answerback.ports import (
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
+from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.questions import FrontSettings
+from answerback.service.questions import Questions
 from answerback.service.worker import Local, Worker, WorkerSettings
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
@@ -181,22 +182,28 @@ class Parts:
         self.queue = queue
         self.worker = self.new_worker(local)
         delivery_sender = self._new_delivery_sender()
+        settings = FrontSettings(
+            models=(model.name,),
+            quota=Quota(per_minute=faults.per_minute, max_pending=1_000),
+            policy=self._policy,
+            queue_survives=faults.split,
+        )
         self.front = Front(
-            settings=FrontSettings(
-                models=(model.name,),
-                quota=Quota(per_minute=faults.per_minute, max_pending=1_000),
-                policy=self._policy,
-                queue_survives=faults.split,
+            settings=settings,
+            questions=Questions(
+                settings=settings,
+                requests=store,
+                queue=queue,
+                delivery_sender=delivery_sender,
+                observer=Observer(),
+                clock=clocks.front,
+                worker=None if faults.split else self.worker,
             ),
-            requests=store,
             connections=connections,
-            queue=queue,
-            delivery_sender=delivery_sender,
             history_pages=HistoryPages(history=store, clock=clocks.front),
+            delivery_sender=delivery_sender,
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
-            observer=Observer(),
             clock=clocks.front,
-            worker=None if faults.split else self.worker,
             is_blocked=store.is_blocked,
         )
         self.janitor = Janitor(
