@@ -11,7 +11,7 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final, TypeAlias, cast
+from typing import Annotated, Any, Final, Self, TypeAlias, cast
 
 import msgspec
 from aiohttp import WSCloseCode, web
@@ -24,18 +24,17 @@ from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.admin_key import AdminKey
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.http import Server
-from answerback.gateway.metrics import CONTENT_TYPE, Metrics, QueueState
+from answerback.gateway.metrics import CONTENT_TYPE, Metrics
+from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.reload import Reloaded
 from answerback.gateway.sockets import Sockets
 from answerback.ports import (
     Connections,
-    DailyUsage,
     Durability,
     Gone,
     Requests,
     Sent,
     Slow,
-    StoredUser,
     Unavailable,
     Users,
 )
@@ -81,7 +80,13 @@ class _Failure(Exception):
 # --- bodies -------------------------------------------------------------------------------------------------
 
 
-class _HealthBody(msgspec.Struct, rename="camel"):
+class _Body(msgspec.Struct, rename="camel"):
+    @classmethod
+    def of(cls, stored: object) -> Self:
+        return msgspec.convert(stored, cls, from_attributes=True)
+
+
+class _HealthBody(_Body):
     status: str
     version: str
     connections: int
@@ -132,7 +137,7 @@ class _RequestBody(msgspec.Struct, rename="camel"):
         )
 
 
-class _UserBody(msgspec.Struct, rename="camel", omit_defaults=True):
+class _UserBody(_Body, omit_defaults=True):
     user_id: str
     per_minute: int | None
     created_at_ms: int
@@ -141,21 +146,13 @@ class _UserBody(msgspec.Struct, rename="camel", omit_defaults=True):
     turns: int
     blocked: bool = False
 
-    @classmethod
-    def of(cls, user: StoredUser) -> "_UserBody":
-        return msgspec.convert(user, cls, from_attributes=True)
 
-
-class _UsageBody(msgspec.Struct, rename="camel"):
+class _UsageBody(_Body):
     user_id: str
     day: str
     requests: int
     input_tokens: int
     output_tokens: int
-
-    @classmethod
-    def of(cls, usage: DailyUsage) -> "_UsageBody":
-        return msgspec.convert(usage, cls, from_attributes=True)
 
 
 class _LimitBody(msgspec.Struct, rename="camel"):
@@ -234,7 +231,7 @@ class Admin:
         canceller: Canceller,
         health: Health,
         metrics: Metrics,
-        queue: Callable[[], QueueState],
+        queue: InProcessQueue,
         reload: Callable[[], Reloaded],
         clock: Callable[[], int],
         host: str | None = None,
@@ -325,13 +322,12 @@ class Admin:
         is_good = await self._health.is_good()
         if self._host is not None and not self._key.opens(request.headers.get("Authorization")):
             return health_response(is_good=is_good)
-        queue = self._queue()
         body = _HealthBody(
             status="ok" if is_good else "unavailable",
             version=answerback.__version__,
             connections=len(self._sockets),
-            queue_depth=queue.depth,
-            running=queue.running,
+            queue_depth=self._queue.depth,
+            running=self._queue.running,
         )
         return _json(200 if is_good else 503, body)
 

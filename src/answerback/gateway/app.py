@@ -22,7 +22,7 @@ from answerback.gateway.admin_key import remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings
 from answerback.gateway.listener import Listener
-from answerback.gateway.metrics import Metrics, QueueState
+from answerback.gateway.metrics import Metrics
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.reload import Reloaded, Reloader
 from answerback.gateway.settings import GatewaySettings, SettingsError
@@ -193,7 +193,7 @@ class Gateway:
         queue = self._queue = InProcessQueue(slots=slots, clock=clock)
         metrics = Metrics(
             sockets=self.sockets,
-            queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            queue=queue,
             clock=clock,
             unread=_unread_documents(models.values()),
         )
@@ -269,7 +269,6 @@ class Gateway:
             sockets=self.sockets,
             sender=sender,
             queue=queue,
-            queued=queue,
             delivery_sender=delivery_sender,
             changed=worker.changed,
             clock=clock,
@@ -286,7 +285,7 @@ class Gateway:
             health=health,
             host=settings.admin_host,
             metrics=metrics,
-            queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            queue=queue,
             clock=clock,
         )
         tasks = Tasks()

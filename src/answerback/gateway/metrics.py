@@ -8,7 +8,6 @@ import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
@@ -18,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from answerback.core.request import Ending, Record
 from answerback.gateway.logging import quoted
+from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.sockets import Sockets
 from answerback.protocol.errors import ErrorCode
 from answerback.service.observer import Observer
@@ -116,14 +116,6 @@ def _about(record: Record) -> dict[str, str | int]:
     return {"requestId": record.request_id, "userId": record.user_id, "attempt": record.attempt}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueState:
-    """How full the queue is."""
-
-    depth: int
-    running: int
-
-
 class Metrics:
     """The registry of one gateway."""
 
@@ -131,7 +123,7 @@ class Metrics:
         self,
         *,
         sockets: Sockets,
-        queue: Callable[[], QueueState],
+        queue: InProcessQueue,
         clock: Callable[[], int],
         unread: Callable[[], int] | None = None,
     ) -> None:
@@ -148,7 +140,7 @@ class _Numbers(Collector):
     """Reads the plain counts."""
 
     def __init__(
-        self, counts: Counts, sockets: Sockets, queue: Callable[[], QueueState], unread: Callable[[], int] | None
+        self, counts: Counts, sockets: Sockets, queue: InProcessQueue, unread: Callable[[], int] | None
     ) -> None:
         self._counts = counts
         self._sockets = sockets
@@ -160,7 +152,7 @@ class _Numbers(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        traffic, counts, queue = self._sockets.traffic, self._counts, self._queue()
+        traffic, counts, queue = self._sockets.traffic, self._counts, self._queue
         for name, text, value in (
             ("connections", "Open connections.", len(self._sockets)),
             ("queue_depth", "Requests that wait for a model.", queue.depth),
