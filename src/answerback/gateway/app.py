@@ -30,7 +30,7 @@ from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Model, ModelError, ModelLimits, Quota, Requests, answer_timeouts_ms, limits_of
+from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
@@ -304,7 +304,8 @@ class Gateway:
             tasks=tasks,
             health=health.glance,
         )
-        await self._recover(store, queue)
+        if recovered := await queue.recover(store):
+            log.info("%d unfinished requests are recovered", recovered)
         self._stack.callback(remove_admin_port, settings.data_dir)
         remove_admin_port(settings.data_dir)
         if settings.admin_port is not None:
@@ -379,12 +380,6 @@ class Gateway:
         except ModelError as exc:
             raise SettingsError(exc.detail or str(exc)) from exc
         return models
-
-    async def _recover(self, store: Requests, queue: InProcessQueue) -> None:
-        """Queue what the process before left."""
-        recovered = await queue.recover(store)
-        if recovered:
-            log.info("%d unfinished requests are recovered", recovered)
 
     async def _sweep(self, janitor: Janitor) -> None:
         while True:

@@ -116,8 +116,8 @@ def _about(record: Record) -> dict[str, str | int]:
     return {"requestId": record.request_id, "userId": record.user_id, "attempt": record.attempt}
 
 
-class Metrics:
-    """The registry of one gateway."""
+class Metrics(Collector):
+    """The metrics of one gateway. Reads the plain counts when it is asked."""
 
     def __init__(
         self,
@@ -127,32 +127,23 @@ class Metrics:
         clock: Callable[[], int],
         unread: Callable[[], int] | None = None,
     ) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
         self.observer = Counts(clock=clock)
-        self._registry.register(_Numbers(self.observer, sockets, queue, unread))
+        self._sockets = sockets
+        self._queue = queue
+        self._unread = unread
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)
-
-
-class _Numbers(Collector):
-    """Reads the plain counts."""
-
-    def __init__(
-        self, counts: Counts, sockets: Sockets, queue: InProcessQueue, unread: Callable[[], int] | None
-    ) -> None:
-        self._counts = counts
-        self._sockets = sockets
-        self._queue = queue
-        self._unread = unread
 
     def describe(self) -> list[Metric]:
         """Nothing yet: registering must not read what is not there yet."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        traffic, counts, queue = self._sockets.traffic, self._counts, self._queue
+        traffic, counts, queue = self._sockets.traffic, self.observer, self._queue
         for name, text, value in (
             ("connections", "Open connections.", len(self._sockets)),
             ("queue_depth", "Requests that wait for a model.", queue.depth),
@@ -187,7 +178,7 @@ class _Numbers(Collector):
         yield from self._requests()
 
     def _requests(self) -> Iterator[Metric]:
-        counts = self._counts
+        counts = self.observer
         requests = CounterMetricFamily("answerback_requests", "Requests by how they ended.", labels=["status", "code"])
         for (status, code), number in counts.endings.items():
             requests.add_metric([status, code], number)
