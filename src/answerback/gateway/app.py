@@ -17,10 +17,11 @@ from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
 from answerback.core.handshake import Hosts, Rules, origins
 from answerback.core.request import Policy
-from answerback.gateway.admin import Admin, Health
+from answerback.gateway.admin import Admin
 from answerback.gateway.admin_key import remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings
+from answerback.gateway.health import Health
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics
 from answerback.gateway.queue import InProcessQueue

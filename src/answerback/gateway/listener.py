@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from answerback.core.handshake import HandshakeError
-from answerback.gateway.admin import health_response
+from answerback.gateway.health import health_response
 from answerback.gateway.http import TOO_LARGE, Handler, Server, drop_tracebacks
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Socket, Sockets, TokenBucket
