@@ -23,8 +23,7 @@ class FrontSettings:
     in tokens, times in milliseconds. `store_id`: names the store, for clients that keep what is in it.
 
     `queue_survives`: the queue keeps what was put (SQS), so a record notes that it was queued. A queue that is rebuilt
-    from the store at start needs no such write. `refusals_per_minute`: refusals and early cancellations of one user
-    that are stored. Beyond them the answer is an `error`, which ends nothing and stores nothing.
+    from the store at start needs no such write.
     """
 
     models: Sequence[str]
@@ -38,7 +37,6 @@ class FrontSettings:
     idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
     max_connection_ms: int | None = None
     queue_survives: bool = False
-    refusals_per_minute: int = 100
 
     def limits(self) -> ServerLimits:
         """What clients are told of them."""

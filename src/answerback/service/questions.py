@@ -45,6 +45,10 @@ from answerback.service.worker import Worker
 ANONYMOUS: Final = "anonymous"
 BLOCKED: Final = "The operator has blocked this user."
 
+REFUSALS_PER_MINUTE: Final = 100
+"""Refusals and early cancellations of one user that are stored. Beyond them the answer is an `error`, which ends and
+stores nothing."""
+
 
 class Questions:
     """Takes `sendMessage` and `cancelMessage`.
@@ -260,7 +264,7 @@ class Questions:
         Without this limit a client could fill the disk with refusals as fast as it can send.
         """
         now_ms = self._clock()
-        if self._refusals.count(user_of(connection), now_ms) <= self._settings.refusals_per_minute:
+        if self._refusals.count(user_of(connection), now_ms) <= REFUSALS_PER_MINUTE:
             return True
         await self._delivery_sender.error(
             connection.connection_id,

@@ -55,20 +55,20 @@ CLAIM_S: Final = 10.0
 
 WATCH_S: Final = 1.0
 
+SLOW_TIMEOUT_S: Final = 10.0
+"""How long an ended answer is offered to a slow connection whose sender cannot park it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """`renew_every_s`: how often the lease is extended; that also shows targets and cancellations of other processes.
     None: as `policy` has it. `poll_every_s`: how often these are read in between; None: not at all. Without leases
     nothing is read: the process alone has the store, and `Worker.changed` says what happens to a record.
-
-    `slow_timeout_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
     """
 
     policy: Policy = field(default_factory=Policy)
     renew_every_s: float | None = None
     poll_every_s: float | None = None
-    slow_timeout_s: float = 10.0
     max_tokens: int = defaults.MAX_TOKENS
     context_turns: int = defaults.CONTEXT_TURNS
     system: str | None = None
@@ -389,7 +389,7 @@ class Worker:
     async def _send_rest(self, run: Run, ended: Record) -> bool:
         """Send what the connection has not got yet, to the newest target in the ended record."""
         stream = run.stream or self._delivery_sender.stream(ended, run.answer)
-        deadline = self._monotonic() + self._settings.slow_timeout_s
+        deadline = self._monotonic() + SLOW_TIMEOUT_S
         while not await self._delivery_sender.finish(stream, ended):
             if self._monotonic() >= deadline:
                 return False
