@@ -10,8 +10,8 @@ import pytest
 import websockets
 
 from answerback.core.request import Question, Record
-from answerback.gateway.admin import GLANCE_EVERY_S, PROBE_EVERY_S, Health
 from answerback.gateway.app import Gateway
+from answerback.gateway.health import GLANCE_EVERY_S, PROBE_EVERY_S, Health
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Accepted, Quota, Unavailable
 from answerback.stores import sqlite as sqlite_module
@@ -126,7 +126,7 @@ async def test_a_gateway_on_a_full_disk_is_not_healthy(disk: Disk, tmp_path: Pat
 async def test_health_on_the_port_of_the_sockets_is_the_status_alone_and_writes_nothing(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("answerback.gateway.admin.GLANCE_EVERY_S", 0.0)
+    monkeypatch.setattr("answerback.gateway.health.GLANCE_EVERY_S", 0.0)
     settings = GatewaySettings(port=0, admin_port=None, data_dir=tmp_path, models=("echo",), rate_limit=0, grace_s=0.0)
     async with Gateway(settings) as gateway, aiohttp.ClientSession() as session:
         url = gateway.url.replace("ws:", "http:") + "/healthz"

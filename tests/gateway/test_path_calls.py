@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MOST_CALLS = 188
+MOST_CALLS = 186
 MOST_FILES = 32
 """What it takes today. Lower them when it takes less; raise them for a good reason only."""
 

@@ -11,8 +11,8 @@ from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Finish, ModelError, Piece, Prompt, Quota, T, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import CancelMessage, Hello, MessageResponse, ResumePoint, SendMessage, Status
-from answerback.service.front import Front
 from answerback.service.observer import Observer
+from answerback.service.questions import Questions
 from answerback.stores.sqlite import MemoryStore
 from answerback.testing import Backend, ScriptedModel, run_virtual
 from answerback.testing.backend import Peer
@@ -84,21 +84,15 @@ class Local:
 
     def __init__(self, model: ScriptedModel, *, store: MemoryStore | None = None, quota: Quota | None = None) -> None:
         self.backend = backend = Backend(model=model, store=store, quota=quota, policy=Policy(lease_ms=0))
-        self.queue = InProcessQueue(slots={model.name: 100}, clock=backend.clock)
-        backend.front = Front(
+        self.queue = backend.worker._local = InProcessQueue(slots={model.name: 100}, clock=backend.clock)
+        backend.front._questions = Questions(
             settings=backend.front._settings,
             requests=backend.store,
-            connections=backend.connections,
             queue=self.queue,
             delivery_sender=backend.front._delivery_sender,
-            history_pages=backend.front._history_pages,
-            tokens=None,
             observer=Observer(),
             clock=backend.clock,
-            local=self.queue,
             worker=backend.worker,
-            changed=backend.worker.changed,
-            is_blocked=backend.store.is_blocked,
         )
 
     async def start(self) -> None:

@@ -29,7 +29,7 @@ from answerback.protocol.frames import (
     Welcome,
 )
 from answerback.protocol.limits import MAX_FRAME_BYTES
-from answerback.service.questions import FrontSettings
+from answerback.service.front_settings import FrontSettings
 from answerback.stores.sqlite import MemoryStore
 from answerback.testing import Backend, ScriptedModel, run_virtual
 from answerback.testing.backend import Peer

@@ -6,12 +6,10 @@ On loopback, and on another address if the operator names one. Everything but `/
 """
 
 import asyncio
-import json
 import logging
-import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final, TypeAlias, cast
+from typing import Annotated, Final, Self, TypeAlias, cast
 
 import msgspec
 from aiohttp import WSCloseCode, web
@@ -23,19 +21,18 @@ from answerback.core.keys import normal_id
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.admin_key import AdminKey
 from answerback.gateway.canceller import Canceller
-from answerback.gateway.http import Server
-from answerback.gateway.metrics import CONTENT_TYPE, Metrics, QueueState
+from answerback.gateway.health import Health, health_response
+from answerback.gateway.http import Server, json_response
+from answerback.gateway.metrics import CONTENT_TYPE, Metrics
+from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.reload import Reloaded
 from answerback.gateway.sockets import Sockets
 from answerback.ports import (
     Connections,
-    DailyUsage,
-    Durability,
     Gone,
     Requests,
     Sent,
     Slow,
-    StoredUser,
     Unavailable,
     Users,
 )
@@ -59,11 +56,6 @@ MAX_CONNECTIONS: Final = 64
 REQUEST_TIMEOUT_S: Final = 30.0
 HOST: Final = "127.0.0.1"
 
-HEALTH_TIMEOUT_S: Final = 2.0
-GLANCE_EVERY_S: Final = 1.0
-PROBE_EVERY_S: Final = 2.0
-"""A probe is a write to the disk, and anybody on this machine may ask for health without a key."""
-
 _LIMIT_WORDS: Final = {None: "default", 0: "off"}
 _IS_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -81,7 +73,13 @@ class _Failure(Exception):
 # --- bodies -------------------------------------------------------------------------------------------------
 
 
-class _HealthBody(msgspec.Struct, rename="camel"):
+class _Body(msgspec.Struct, rename="camel"):
+    @classmethod
+    def of(cls, stored: object) -> Self:
+        return msgspec.convert(stored, cls, from_attributes=True)
+
+
+class _HealthBody(_Body):
     status: str
     version: str
     connections: int
@@ -132,7 +130,7 @@ class _RequestBody(msgspec.Struct, rename="camel"):
         )
 
 
-class _UserBody(msgspec.Struct, rename="camel", omit_defaults=True):
+class _UserBody(_Body, omit_defaults=True):
     user_id: str
     per_minute: int | None
     created_at_ms: int
@@ -141,21 +139,13 @@ class _UserBody(msgspec.Struct, rename="camel", omit_defaults=True):
     turns: int
     blocked: bool = False
 
-    @classmethod
-    def of(cls, user: StoredUser) -> "_UserBody":
-        return msgspec.convert(user, cls, from_attributes=True)
 
-
-class _UsageBody(msgspec.Struct, rename="camel"):
+class _UsageBody(_Body):
     user_id: str
     day: str
     requests: int
     input_tokens: int
     output_tokens: int
-
-    @classmethod
-    def of(cls, usage: DailyUsage) -> "_UsageBody":
-        return msgspec.convert(usage, cls, from_attributes=True)
 
 
 class _LimitBody(msgspec.Struct, rename="camel"):
@@ -169,55 +159,6 @@ class _BlockedBody(msgspec.Struct, rename="camel"):
 
 
 # --- the port -----------------------------------------------------------------------------------------------
-
-
-class Health:
-    """Whether the gateway can do its work: reads and writes the store to see. Without traffic nobody else would notice.
-
-    `clock`: epoch milliseconds. `monotonic`: seconds.
-    """
-
-    def __init__(
-        self, *, requests: Requests, durability: Durability, clock: Callable[[], int], monotonic: Callable[[], float]
-    ) -> None:
-        self._requests = requests
-        self._durability = durability
-        self._clock = clock
-        self._monotonic = monotonic
-        self._probed_at: float | None = None
-        self._glanced: tuple[float, bool] = (-math.inf, False)
-
-    async def glance(self) -> bool:
-        """As `is_good` without a write of its own, and at most one read in GLANCE_EVERY_S: for whoever asks."""
-        now = self._monotonic()
-        if now - self._glanced[0] >= GLANCE_EVERY_S:
-            self._glanced = (now, True)  # who asks meanwhile starts no second read
-            self._glanced = (now, await self._can_read() and not self._durability.last_write_failed)
-        return self._glanced[1]
-
-    async def is_good(self) -> bool:
-        """Whether the store can be read and written. The last write counts, of any caller."""
-        has_failed = self._durability.last_write_failed
-        if not await self._can_read(probe=True):
-            return False
-        # A write that failed is reported once in any case: room for a probe need not be room for a question.
-        return not (has_failed or self._durability.last_write_failed)
-
-    async def _can_read(self, *, probe: bool = False) -> bool:
-        try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                await self._requests.read(RequestKey("healthz", "healthz"))
-                if probe:
-                    await self._probe()
-        except (TimeoutError, Unavailable):
-            return False
-        return True
-
-    async def _probe(self) -> None:
-        now = self._monotonic()
-        if self._probed_at is None or now - self._probed_at >= PROBE_EVERY_S:
-            self._probed_at = now
-            await self._durability.probe(now_ms=self._clock())
 
 
 class Admin:
@@ -234,7 +175,7 @@ class Admin:
         canceller: Canceller,
         health: Health,
         metrics: Metrics,
-        queue: Callable[[], QueueState],
+        queue: InProcessQueue,
         reload: Callable[[], Reloaded],
         clock: Callable[[], int],
         host: str | None = None,
@@ -296,10 +237,10 @@ class Admin:
         try:
             return await self._answer(request)
         except _Failure as failure:
-            return _json(failure.status, {"message": failure.text}, {"x-amzn-ErrorType": failure.kind})
+            return json_response(failure.status, {"message": failure.text}, {"x-amzn-ErrorType": failure.kind})
         except Unavailable as exc:
             log.warning("the store is unavailable: %s", exc)
-            return _json(503, {"message": "The store is unavailable now. Try again after a pause."})
+            return json_response(503, {"message": "The store is unavailable now. Try again after a pause."})
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         # A web page can neither forge Origin nor, after DNS rebinding, hide its name in Host.
@@ -325,21 +266,20 @@ class Admin:
         is_good = await self._health.is_good()
         if self._host is not None and not self._key.opens(request.headers.get("Authorization")):
             return health_response(is_good=is_good)
-        queue = self._queue()
         body = _HealthBody(
             status="ok" if is_good else "unavailable",
             version=answerback.__version__,
             connections=len(self._sockets),
-            queue_depth=queue.depth,
-            running=queue.running,
+            queue_depth=self._queue.depth,
+            running=self._queue.running,
         )
-        return _json(200 if is_good else 503, body)
+        return json_response(200 if is_good else 503, body)
 
     async def _get_metrics(self, _: web.BaseRequest) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _reload(self, _: web.BaseRequest) -> web.Response:
-        return _json(200, self._reload_now())
+        return json_response(200, self._reload_now())
 
     # --- the management API
 
@@ -353,7 +293,7 @@ class Admin:
             identity=_Peer(source_ip=connection.source_ip, user_agent=connection.user_agent),
             last_active_at=iso(connection.last_activity_ms),
         )
-        return _json(200, body)
+        return json_response(200, body)
 
     async def _post_to_connection(self, request: web.BaseRequest, connection_id: str) -> web.Response:
         data = await _body(request)
@@ -385,7 +325,7 @@ class Admin:
     async def _list_requests(self, _: web.BaseRequest) -> web.Response:
         records = await self._requests.unfinished()
         shown = [_RequestBody.of(record) for record in records[:MAX_LISTED]]
-        return _json(200, {"total": len(records), "requests": shown})
+        return json_response(200, {"total": len(records), "requests": shown})
 
     async def _cancel_request(self, request: web.BaseRequest, user_id: str, request_id: str) -> web.Response:
         record = await self._requests.read(RequestKey(normal_id(user_id), request_id))
@@ -394,9 +334,9 @@ class Admin:
         _note(request, "a request was cancelled", userId=user_id, requestId=request_id)
         match await self._canceller.cancel(record):
             case Pending(record=record):
-                return _json(202, _RequestBody.of(record))
+                return json_response(202, _RequestBody.of(record))
             case Ended(record=record):
-                return _json(200, _RequestBody.of(record))
+                return json_response(200, _RequestBody.of(record))
             case _:
                 raise _Failure(409, "ConflictException", "The request has changed. Look again with GET /requests.")
 
@@ -408,13 +348,13 @@ class Admin:
         if not (limit.isascii() and limit.isdigit() and len(limit) < 9 and 1 <= int(limit) <= MAX_LISTED):
             raise _bad_request(f"limit must be a whole number from 1 to {MAX_LISTED}.")
         found = await self._users.users(after=request.query.get("after"), limit=int(limit))
-        return _json(200, {"users": [_UserBody.of(user) for user in found]})
+        return json_response(200, {"users": [_UserBody.of(user) for user in found]})
 
     async def _get_user(self, _: web.BaseRequest, user_id: str) -> web.Response:
         user = await self._users.user(user_id)
         if user is None:
             raise _no_user()
-        return _json(200, _UserBody.of(user))
+        return json_response(200, _UserBody.of(user))
 
     async def _delete_user(self, request: web.BaseRequest, user_id: str) -> web.Response:
         _note(request, "a user is to be erased", userId=user_id)
@@ -422,7 +362,7 @@ class Admin:
         await self._canceller.end_sessions(normal_id(user_id))
         if not await self._users.delete_user(user_id):
             raise _no_user()
-        return _json(200, {"userId": user_id, "deleted": True})
+        return json_response(200, {"userId": user_id, "deleted": True})
 
     async def _set_limit(self, request: web.BaseRequest, user_id: str) -> web.Response:
         if not is_id(user_id):
@@ -435,7 +375,7 @@ class Admin:
         _note(
             request, f"a rate limit was set to {_LIMIT_WORDS.get(limit.per_minute, limit.per_minute)}", userId=user_id
         )
-        return _json(200, {"userId": user_id, "perMinute": limit.per_minute})
+        return json_response(200, {"userId": user_id, "perMinute": limit.per_minute})
 
     async def _set_blocked(self, request: web.BaseRequest, user_id: str) -> web.Response:
         if not is_id(user_id):
@@ -448,7 +388,7 @@ class Admin:
         _note(request, f"a user was {'blocked' if blocked else 'unblocked'}", userId=user_id)
         if blocked:
             await self._canceller.end_sessions(normal_id(user_id), why=Error(code=ErrorCode.FORBIDDEN, message=BLOCKED))
-        return _json(200, {"userId": user_id, "blocked": blocked})
+        return json_response(200, {"userId": user_id, "blocked": blocked})
 
     async def _list_usage(self, request: web.BaseRequest) -> web.Response:
         """`?user=ID&since=YYYY-MM-DD`"""
@@ -456,17 +396,12 @@ class Admin:
         if since is not None and not _IS_DAY.fullmatch(since):
             raise _bad_request("since must be a day, YYYY-MM-DD.")
         found = await self._users.usage(request.query.get("user"), since_day=since)
-        return _json(200, {"usage": [_UsageBody.of(day) for day in found]})
+        return json_response(200, {"usage": [_UsageBody.of(day) for day in found]})
 
 
 def _note(request: web.BaseRequest, text: str, **about: str) -> None:
     """Log what an operator did."""
     log.info("operator: %s", text, extra={**about, "remote": request.remote})
-
-
-def health_response(*, is_good: bool) -> web.Response:
-    """What anybody may know of a gateway's health."""
-    return _json(200 if is_good else 503, {"status": "ok" if is_good else "unavailable"})
 
 
 def _bad_request(text: str) -> _Failure:
@@ -479,11 +414,6 @@ def _no_user() -> _Failure:
 
 def _gone() -> _Failure:
     return _Failure(410, "GoneException", "There is no connection with this id any more.")
-
-
-def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> web.Response:
-    body = json.dumps(msgspec.to_builtins(content)).encode()
-    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
 async def _body(request: web.BaseRequest) -> bytes:

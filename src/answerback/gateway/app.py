@@ -17,12 +17,13 @@ from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
 from answerback.core.handshake import Hosts, Rules, origins
 from answerback.core.request import Policy
-from answerback.gateway.admin import Admin, Health
+from answerback.gateway.admin import Admin
 from answerback.gateway.admin_key import remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings
+from answerback.gateway.health import Health
 from answerback.gateway.listener import Listener
-from answerback.gateway.metrics import Metrics, QueueState
+from answerback.gateway.metrics import Metrics
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.reload import Reloaded, Reloader
 from answerback.gateway.settings import GatewaySettings, SettingsError
@@ -30,13 +31,14 @@ from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Model, ModelError, ModelLimits, Quota, Requests, answer_timeouts_ms, limits_of
+from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
+from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
-from answerback.service.questions import FrontSettings
+from answerback.service.questions import Questions
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import open_store
 from answerback.stores.connections import MemoryConnections
@@ -192,7 +194,7 @@ class Gateway:
         queue = self._queue = InProcessQueue(slots=slots, clock=clock)
         metrics = Metrics(
             sockets=self.sockets,
-            queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            queue=queue,
             clock=clock,
             unread=_unread_documents(models.values()),
         )
@@ -226,20 +228,25 @@ class Gateway:
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
             leapt=clock.leapt_since,
-        )
-        front = Front(
-            settings=self._front_settings(model_limits, policy, await store.store_id()),
-            requests=requests,
-            connections=connections,
-            queue=queue,
-            delivery_sender=delivery_sender,
-            history_pages=HistoryPages(history=history, clock=clock),
-            tokens=tokens,
-            observer=metrics.observer,
-            clock=clock,
             local=queue,
-            worker=worker,
-            changed=worker.changed,
+        )
+        front_settings = self._front_settings(model_limits, policy, await store.store_id())
+        front = Front(
+            settings=front_settings,
+            questions=Questions(
+                settings=front_settings,
+                requests=requests,
+                queue=queue,
+                delivery_sender=delivery_sender,
+                observer=metrics.observer,
+                clock=clock,
+                worker=worker,
+            ),
+            connections=connections,
+            history_pages=HistoryPages(history=history, clock=clock),
+            delivery_sender=delivery_sender,
+            tokens=tokens,
+            clock=clock,
             is_blocked=store.is_blocked,
         )
         janitor = Janitor(
@@ -263,7 +270,6 @@ class Gateway:
             sockets=self.sockets,
             sender=sender,
             queue=queue,
-            queued=queue,
             delivery_sender=delivery_sender,
             changed=worker.changed,
             clock=clock,
@@ -280,7 +286,7 @@ class Gateway:
             health=health,
             host=settings.admin_host,
             metrics=metrics,
-            queue=lambda: QueueState(depth=queue.depth, running=queue.running),
+            queue=queue,
             clock=clock,
         )
         tasks = Tasks()
@@ -299,7 +305,8 @@ class Gateway:
             tasks=tasks,
             health=health.glance,
         )
-        await self._recover(store, queue)
+        if recovered := await queue.recover(store):
+            log.info("%d unfinished requests are recovered", recovered)
         self._stack.callback(remove_admin_port, settings.data_dir)
         remove_admin_port(settings.data_dir)
         if settings.admin_port is not None:
@@ -374,12 +381,6 @@ class Gateway:
         except ModelError as exc:
             raise SettingsError(exc.detail or str(exc)) from exc
         return models
-
-    async def _recover(self, store: Requests, queue: InProcessQueue) -> None:
-        """Queue what the process before left."""
-        recovered = await queue.recover(store)
-        if recovered:
-            log.info("%d unfinished requests are recovered", recovered)
 
     async def _sweep(self, janitor: Janitor) -> None:
         while True:

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from answerback.core import request as changes
 from answerback.core.keys import normal_id
-from answerback.core.request import Conflict, Ended, Pending, Record, RequestKey
+from answerback.core.request import Conflict, Ended, Pending, Record
+from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.sockets import Sockets
-from answerback.ports import Connections, Queue, Requests, Sender
+from answerback.ports import Connections, Requests, Sender
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error
 from answerback.service.delivery_sender import DeliverySender
@@ -26,8 +27,7 @@ POLL_EVERY_S: Final = 0.02
 class Canceller:
     """Cancels in the record, as an app's own cancellation does, and sees to it that the app receives the ending.
 
-    `queued`: the requests that the queue has, waiting or running. `changed` is called with a record that was changed
-    while its request runs.
+    `changed` is called with a record that was changed while its request runs.
     """
 
     def __init__(
@@ -37,8 +37,7 @@ class Canceller:
         connections: Connections,
         sockets: Sockets,
         sender: Sender,
-        queue: Queue,
-        queued: Container[RequestKey],
+        queue: InProcessQueue,
         delivery_sender: DeliverySender,
         changed: Callable[[Record], None],
         clock: Callable[[], int],
@@ -49,7 +48,6 @@ class Canceller:
         self._sockets = sockets
         self._sender = sender
         self._queue = queue
-        self._queued = queued
         self._delivery_sender = delivery_sender
         self._changed = changed
         self._clock = clock
@@ -96,7 +94,7 @@ class Canceller:
         """Return when the workers have stored and sent the endings, or after a while."""
         try:
             async with asyncio.timeout(self._end_timeout_s):
-                while any(record.key in self._queued for record in running):  # noqa: ASYNC110 - rare and short
+                while any(record.key in self._queue for record in running):  # noqa: ASYNC110 - rare and short
                     await asyncio.sleep(POLL_EVERY_S)
         except TimeoutError:
             log.warning("a cancelled answer does not end; the request ends without its worker")

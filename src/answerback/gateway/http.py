@@ -6,11 +6,13 @@ aiohttp's reader accepts.
 """
 
 import asyncio
+import json
 import logging
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
@@ -293,6 +295,12 @@ class Server(web.Server):
     def shook_hands(self, handler: RequestHandler) -> None:
         """The connection is a WebSocket now, or lost."""
         self._silent.pop(handler, None)
+
+
+def json_response(status: int, content: Any, headers: dict[str, str] | None = None) -> web.Response:
+    """An answer in JSON. A record of msgspec has its own names there."""
+    body = json.dumps(msgspec.to_builtins(content)).encode()
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
 def drop_tracebacks(error: BaseException | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from answerback.core.handshake import HandshakeError
-from answerback.gateway.admin import health_response
+from answerback.gateway.health import health_response
 from answerback.gateway.http import TOO_LARGE, Handler, Server, drop_tracebacks
 from answerback.gateway.settings import Caps
 from answerback.gateway.sockets import Socket, Sockets, TokenBucket
@@ -197,16 +197,14 @@ class Listener:
             group.discard(socket)
             self._sockets.remove(socket)
             self._release(bucket_name, socket.bucket)
-            self._tasks.start(self._disconnect(socket), name=f"disconnect {connection.connection_id}")
+            # In a task of its own: aiohttp may cancel this one.
+            leave = self._front.disconnect(connection.connection_id)
+            self._tasks.start(leave, name=f"disconnect {connection.connection_id}")
             await socket.released()
             # aiohttp would do this after us, and keep the error of a lost connection with all that was not read.
             await ws.close()
             drop_tracebacks(ws.exception())
             log.debug("disconnected", extra=context)
-
-    async def _disconnect(self, socket: Socket) -> None:
-        """Notify the front, whatever becomes of the handler: aiohttp may cancel that."""
-        await self._front.disconnect(socket.connection_id)
 
     async def _read(self, socket: Socket, ws: web.WebSocketResponse) -> None:
         traffic = self._sockets.traffic

@@ -8,7 +8,6 @@ import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
@@ -18,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from answerback.core.request import Ending, Record
 from answerback.gateway.logging import quoted
+from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.sockets import Sockets
 from answerback.protocol.errors import ErrorCode
 from answerback.service.observer import Observer
@@ -116,51 +116,34 @@ def _about(record: Record) -> dict[str, str | int]:
     return {"requestId": record.request_id, "userId": record.user_id, "attempt": record.attempt}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueState:
-    """How full the queue is."""
-
-    depth: int
-    running: int
-
-
-class Metrics:
-    """The registry of one gateway."""
+class Metrics(Collector):
+    """The metrics of one gateway. Reads the plain counts when it is asked."""
 
     def __init__(
         self,
         *,
         sockets: Sockets,
-        queue: Callable[[], QueueState],
+        queue: InProcessQueue,
         clock: Callable[[], int],
         unread: Callable[[], int] | None = None,
     ) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
         self.observer = Counts(clock=clock)
-        self._registry.register(_Numbers(self.observer, sockets, queue, unread))
+        self._sockets = sockets
+        self._queue = queue
+        self._unread = unread
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)
-
-
-class _Numbers(Collector):
-    """Reads the plain counts."""
-
-    def __init__(
-        self, counts: Counts, sockets: Sockets, queue: Callable[[], QueueState], unread: Callable[[], int] | None
-    ) -> None:
-        self._counts = counts
-        self._sockets = sockets
-        self._queue = queue
-        self._unread = unread
 
     def describe(self) -> list[Metric]:
         """Nothing yet: registering must not read what is not there yet."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        traffic, counts, queue = self._sockets.traffic, self._counts, self._queue()
+        traffic, counts, queue = self._sockets.traffic, self.observer, self._queue
         for name, text, value in (
             ("connections", "Open connections.", len(self._sockets)),
             ("queue_depth", "Requests that wait for a model.", queue.depth),
@@ -195,7 +178,7 @@ class _Numbers(Collector):
         yield from self._requests()
 
     def _requests(self) -> Iterator[Metric]:
-        counts = self._counts
+        counts = self.observer
         requests = CounterMetricFamily("answerback_requests", "Requests by how they ended.", labels=["status", "code"])
         for (status, code), number in counts.endings.items():
             requests.add_metric([status, code], number)

@@ -135,7 +135,7 @@ class InProcessQueue:
             turn.start(partial(work, key, turn))
         return None
 
-    def _ended(self, key: RequestKey, _: Turn, outcome: Done | Retry | None) -> None:
+    def _ended(self, key: RequestKey, outcome: Done | Retry | None) -> None:
         del self._turns[key]
         if not self._turns and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)

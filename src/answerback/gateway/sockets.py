@@ -78,7 +78,6 @@ class Socket:
     """One open WebSocket."""
 
     __slots__ = (
-        "_closed",
         "_closing",
         "_corked",
         "_corked_bytes",
@@ -138,10 +137,9 @@ class Socket:
         self._stalled_since: float | None = None
         self._closing: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
-        self._closed = asyncio.Event()
         handler.on_pause = self._paused
         handler.on_resume = self._resumed
-        handler.on_lost = self._lost
+        handler.on_lost = self._wake
 
     # --- sending --------------------------------------------------------------------------------------------
 
@@ -274,17 +272,8 @@ class Socket:
         if self._closing is None:
             self._flush()
             self._closing = self._tasks.start(self._close(code, reason), name=f"close {self.connection_id}")
-            self._closed.set()
             self._wake()
         return self._closing
-
-    async def until_closed(self) -> None:
-        """Return when the socket is being closed or its connection is lost."""
-        await self._closed.wait()
-
-    def _lost(self) -> None:
-        self._closed.set()
-        self._wake()
 
     async def _close(self, code: int, reason: str) -> None:
         try:
@@ -299,7 +288,7 @@ class Socket:
     async def released(self) -> None:
         """The reader has ended: wake the waiters, forget what was parked, wait for a close that is under way."""
         self._parked.clear()
-        self._lost()
+        self._wake()
         if self._closing is not None:
             await asyncio.wait((self._closing,))
         # Breaks the cycle socket -> handler -> socket, so that a closed connection is freed at once.

@@ -63,7 +63,7 @@ class Turn:
 
     __slots__ = ("_ended", "is_over", "task")
 
-    def __init__(self, ended: Callable[["Turn", Done | Retry | None], None]) -> None:
+    def __init__(self, ended: Callable[[Done | Retry | None], None]) -> None:
         self._ended = ended
         self.is_over = False
         self.task: asyncio.Task[Any] | None = None
@@ -73,7 +73,7 @@ class Turn:
         """The turn is over; only the first call counts."""
         if not self.is_over:
             self.is_over = True
-            self._ended(self, outcome)
+            self._ended(outcome)
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Call what is to end the turn, in the task of the caller. The turn ends whatever comes of it."""

@@ -6,21 +6,17 @@ process. One in this process is told of it, too. An ended answer is served from 
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
 from typing import Any, Final, TypeGuard, assert_never
 
 from answerback import __version__
-from answerback.core import request as changes
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
-from answerback.core.request import Conflict, Ended, Pending, Record, RequestKey, Unknown
+from answerback.core.request import Conflict, Ended, Pending, RequestKey, Unknown
 from answerback.core.transitions import State
 from answerback.ports import (
     Bound,
     Connection,
     Connections,
-    Queue,
-    Requests,
     Superseded,
     TokenRefused,
     Tokens,
@@ -46,10 +42,9 @@ from answerback.protocol.frames import (
 )
 from answerback.protocol.limits import PROTOCOL_VERSION
 from answerback.service.delivery_sender import DeliverySender
+from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
-from answerback.service.observer import Observer
-from answerback.service.questions import ANONYMOUS, BLOCKED, FrontSettings, Local, Questions, user_of
-from answerback.service.worker import Worker
+from answerback.service.questions import ANONYMOUS, BLOCKED, Questions, user_of
 
 log = logging.getLogger("answerback.front")
 
@@ -63,51 +58,28 @@ FEATURES: Final = ("parts",)
 
 
 class Front:
-    """Handles the frames of every connection. Its methods raise nothing but CancelledError.
-
-    `local` and `worker`: of a process that runs what it accepts; None elsewhere. `changed` is called with a record that
-    was changed while its request may run in this process.
-    """
+    """Handles the frames of every connection. Its methods raise nothing but CancelledError."""
 
     def __init__(
         self,
         *,
         settings: FrontSettings,
-        requests: Requests,
+        questions: Questions,
         connections: Connections,
-        queue: Queue,
-        delivery_sender: DeliverySender,
         history_pages: HistoryPages,
+        delivery_sender: DeliverySender,
         tokens: Tokens | None,
-        observer: Observer,
         clock: Callable[[], int],
-        local: Local | None = None,
-        worker: Worker | None = None,
-        changed: Callable[[Record], None] = lambda _: None,
         is_blocked: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._settings = settings
         self._model_info = settings.model_info()
-        self._requests = requests
+        self._questions = questions
         self._connections = connections
-        self._queue = queue
-        self._delivery_sender = delivery_sender
         self._history_pages = history_pages
+        self._delivery_sender = delivery_sender
         self._tokens = tokens
-        self._changed = changed
-        self._observer = observer
         self._clock = clock
-        self._questions = Questions(
-            settings=settings,
-            requests=requests,
-            queue=queue,
-            local=local,
-            worker=worker,
-            delivery_sender=delivery_sender,
-            changed=changed,
-            observer=observer,
-            clock=clock,
-        )
         self._is_blocked = is_blocked
 
     # --- the life of a connection
@@ -178,11 +150,8 @@ class Front:
         """A slow connection takes frames again: serve what was parked with it."""
         try:
             connection = await self._connections.get(connection_id)
-            record = await self._requests.read(key)
-            if connection is None or record is None or record.ending is None:
-                return
-            if (normal_id(record.user_id), record.session_id) == (connection.user_id, connection.session_id):
-                await self._questions.serve(record, connection, attempt, offset)
+            if connection is not None:
+                await self._questions.serve_parked(key, connection, attempt, offset)
         except Unavailable:
             log.warning("a parked answer could not be read; the client will ask for it", extra=_of(connection_id))
 
@@ -218,7 +187,7 @@ class Front:
             case Hello():
                 await self._hello(connection, frame)
             case CancelMessage():
-                await self._cancel(connection, frame)
+                await self._questions.cancel(connection, frame)
             case Ping():
                 await self._delivery_sender.reply(connection.connection_id, Pong())
             case RenewToken():
@@ -273,35 +242,6 @@ class Front:
             ),
         )
 
-    async def _cancel(self, connection: Connection, frame: CancelMessage) -> None:
-        now_ms = self._clock()
-        refusal_record = self._questions.refusal_record(connection, frame.request_id)
-        if await self._requests.read(refusal_record.key) is None and not await self._questions.may_keep(
-            connection, frame.request_id
-        ):
-            return
-        outcome = await self._requests.change(
-            refusal_record.key, partial(changes.cancel, refusal_record=refusal_record, now_ms=now_ms)
-        )
-        match outcome:
-            case Pending(record=record):
-                # The answer to the cancellation is the request's ending: it goes to the connection that cancelled.
-                if record.target is None or record.target.connection_id != connection.connection_id:
-                    retargeted = await self._questions.retarget(connection, record.key, attempt=0, offset=0)
-                    if isinstance(retargeted, Ended):
-                        await self._serve_ending(retargeted.record, connection)
-                self._changed(record)
-            case Ended(record=record, is_new=is_new):
-                if is_new and record.ending is not None:
-                    self._observer.ended(record, record.ending)
-                await self._serve_ending(record, connection)
-                if is_new:
-                    await self._queue.forget(record.key)
-            case Conflict():
-                await self._delivery_sender.error(
-                    connection.connection_id, ErrorCode.REQUEST_CONFLICT, request_id=frame.request_id
-                )
-
     async def _renew_token(self, connection: Connection, frame: RenewToken) -> None:
         expires_at_ms: int | None = None
         if self._tokens is not None:
@@ -324,12 +264,6 @@ class Front:
             connection.connection_id,
             TokenRenewed(request_id=frame.request_id, expires_at=None if expires_at_ms is None else iso(expires_at_ms)),
         )
-
-    async def _serve_ending(self, record: Record, connection: Connection) -> None:
-        """Send the terminal frame alone. A streaming client that lacks text asks for it."""
-        ending = record.ending
-        if ending is not None:
-            await self._questions.serve(record, connection, ending.attempt, ending.length)
 
     async def _refuse_frame(self, connection: Connection, broken: FrameError) -> None:
         """A broken question under a readable id is a refused request; anything else broken is an `error`."""

@@ -63,8 +63,8 @@ class RequestsInBothForms:
         return await self._stored.change(await self._key(key), change)
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
-        key = await self._key(record.key)
-        if key != record.key and (old := await self._stored.read(key)) is not None:
+        key = await self._key(new := record.key)
+        if key != new and (old := await self._stored.read(key)) is not None:
             return admission.admit_again(old, position=0)
         return await self._stored.accept(record, question, quota, now_ms=now_ms)
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -18,24 +19,21 @@ from answerback.service.delivery_sender import DeliverySender
 
 log = logging.getLogger("answerback.janitor")
 
+REQUEUE_AFTER_MS: Final = 10_000
+"""An accepted request this old that was never queued is queued."""
+
+LOST_AFTER_MS: Final = 60_000
+"""A running request past its deadline whose lease is over for this long ends as `timeout`. Until then the queue's
+redelivery is expected to bring it to its end."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JanitorSettings:
-    """`retention_ms`: how long ended records and deleted conversations are kept. `refusal_retention_ms`: the same for
-    what was never accepted; longer than a late copy of its frame can be on the way.
-
-    `requeue_after_ms`: an accepted request this old that was never queued is queued.
-
-    `lost_after_ms`: a running request past its deadline whose lease is over for this long ends as `timeout`. Until then
-    the queue's redelivery is expected to bring it to its end. `queue_survives`: see FrontSettings.
-    """
+    """`retention_ms`: how long ended records and deleted conversations stay. `queue_survives`: see FrontSettings."""
 
     policy: Policy = field(default_factory=Policy)
     idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
-    requeue_after_ms: int = 10_000
-    lost_after_ms: int = 60_000
     retention_ms: int = defaults.RETENTION_MS
-    refusal_retention_ms: int = defaults.REFUSAL_RETENTION_MS
     queue_survives: bool = False
 
 
@@ -130,14 +128,14 @@ class Janitor:
             await self._queue.put(record)
 
     async def _expire(self, record: Record, now_ms: int) -> None:
-        expire = partial(changes.expire, now_ms=now_ms, code=ErrorCode.TIMEOUT, grace_ms=self._settings.lost_after_ms)
+        expire = partial(changes.expire, now_ms=now_ms, code=ErrorCode.TIMEOUT, grace_ms=LOST_AFTER_MS)
         outcome = await self._requests.change(record.key, expire)
         if isinstance(outcome, Ended) and outcome.is_new:
             await self._delivery_sender.announce(outcome)
             await self._queue.forget(record.key)
 
     def _was_never_queued(self, record: Record, now_ms: int) -> bool:
-        if now_ms - record.accepted_at_ms < self._settings.requeue_after_ms:
+        if now_ms - record.accepted_at_ms < REQUEUE_AFTER_MS:
             return False
         # A queue that is rebuilt from the store ignores what it already has: always put.
         return record.queue_no == 0 or not self._settings.queue_survives
@@ -152,6 +150,6 @@ class Janitor:
     async def _forget_old(self) -> None:
         before_ms = self._clock() - self._settings.retention_ms
         await self._requests.purge(
-            ended_before_ms=before_ms, refused_before_ms=self._clock() - self._settings.refusal_retention_ms
+            ended_before_ms=before_ms, refused_before_ms=self._clock() - defaults.REFUSAL_RETENTION_MS
         )
         await self._history.purge_deleted(before_ms=before_ms)

@@ -1,25 +1,21 @@
-"""Questions: each is accepted once or refused, and a repeat is told how it stands.
+"""Questions: each is accepted once or refused, and a repeat is told how it stands. Each may be cancelled.
 
 A question whose ordering key is free, and for whose model there is a slot in this process, is claimed in the same
 transaction that accepts it. Then the task that received its frame runs it. Otherwise it waits in the queue.
 """
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from answerback.core import admission, defaults
+from answerback.core import admission
 from answerback.core import request as changes
-from answerback.core.answer import encoded_size
-from answerback.core.delivery import PROGRESS_S
 from answerback.core.keys import fingerprint, kinds, normal_id, ordering_key
 from answerback.core.request import (
     Conflict,
     DeliveryTarget,
     Ended,
     Pending,
-    Policy,
     Question,
     Record,
     RequestKey,
@@ -28,109 +24,36 @@ from answerback.core.request import (
 from answerback.core.transitions import State
 from answerback.ports import (
     Accepted,
+    Admission,
     Blocked,
     Connection,
     Existing,
     Full,
     Limited,
-    ModelLimits,
     Queue,
-    Quota,
     Requests,
     Unavailable,
 )
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import MessageAccepted, ModelInfo, SendMessage, ServerLimits
-from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
-from answerback.service.attempt import Done, Run, Turn
+from answerback.protocol.frames import CancelMessage, MessageAccepted, SendMessage
+from answerback.service.attempt import Run
 from answerback.service.delivery_sender import DeliverySender
+from answerback.service.front_settings import FrontSettings
 from answerback.service.observer import Observer
 from answerback.service.worker import Worker
 
 ANONYMOUS: Final = "anonymous"
 BLOCKED: Final = "The operator has blocked this user."
 
-_REST_OF_WELCOME: Final = 4_096
-_INFO_BYTES: Final = 256
-"""Of a `welcome`: everything but the models' names, and the most that one model's information may have."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrontSettings:
-    """`models`: what clients may ask for, the first is the default. `model_limits`: what is known of single ones. Sizes
-    in tokens, times in milliseconds. `store_id`: names the store, for clients that keep what is in it.
-
-    `queue_survives`: the queue keeps what was put (SQS), so a record notes that it was queued. A queue that is rebuilt
-    from the store at start needs no such write. `refusals_per_minute`: refusals and early cancellations of one user
-    that are stored. Beyond them the answer is an `error`, which ends nothing and stores nothing.
-    """
-
-    models: Sequence[str]
-    quota: Quota
-    policy: Policy = field(default_factory=Policy)
-    model_limits: Mapping[str, ModelLimits] = field(default_factory=dict)
-    store_id: str | None = None
-    max_tokens: int = defaults.MAX_TOKENS
-    max_message_bytes: int = MAX_MESSAGE_BYTES
-    lock_system: bool = False
-    idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
-    max_connection_ms: int | None = None
-    queue_survives: bool = False
-    refusals_per_minute: int = 100
-
-    def limits(self) -> ServerLimits:
-        """What clients are told of them."""
-        return ServerLimits(
-            max_message_bytes=self.max_message_bytes,
-            max_frame_bytes=MAX_FRAME_BYTES,
-            max_answer_bytes=MAX_ANSWER_BYTES,
-            requests_per_minute=self.quota.per_minute,
-            max_pending=self.quota.max_pending,
-            max_tokens=self.max_tokens,
-            idle_timeout_ms=self.idle_timeout_ms,
-            answer_timeout_ms=self.policy.answer_timeout_ms,
-            queue_timeout_ms=self.policy.queue_timeout_ms,
-            max_connection_ms=self.max_connection_ms,
-            progress_ms=round(PROGRESS_S * 1000),
-        )
-
-    def model_info(self) -> dict[str, ModelInfo]:
-        """What clients are told of the models: of as many as fit into a `welcome`."""
-        told: dict[str, ModelInfo] = {}
-        room = MAX_FRAME_BYTES - _REST_OF_WELCOME - sum(encoded_size(name) + 3 for name in self.models)
-        for name in self.models:
-            known = self.model_limits.get(name, ModelLimits())
-            info = ModelInfo(
-                languages=known.languages,
-                demo=known.demo,
-                answer_timeout_ms=self.policy.answer_timeouts_ms.get(name),
-                max_tokens=known.max_tokens,
-            )
-            room -= encoded_size(name) + _INFO_BYTES
-            if info != ModelInfo() and room >= 0:
-                told[name] = info
-        return told
-
-    def tokens_of(self, model: str) -> int:
-        """The most tokens of one answer of this model."""
-        known = self.model_limits.get(model)
-        return (None if known is None else known.max_tokens) or self.max_tokens
-
-
-class Local(Protocol):
-    """The queue of a process that runs what it accepts."""
-
-    def reserve(self, key: RequestKey, record: Record, /) -> Turn | bool:
-        """Let a request that is about to be stored stand in line.
-
-        Returns its turn, if that has come already; True: it waits; False: it stood in line or ran before.
-        """
+REFUSALS_PER_MINUTE: Final = 100
+"""Refusals and early cancellations of one user that are stored. Beyond them the answer is an `error`, which ends and
+stores nothing."""
 
 
 class Questions:
-    """Takes `sendMessage`. `local` and `worker`: of a process that runs what it accepts; None elsewhere.
+    """Takes `sendMessage` and `cancelMessage`.
 
-    `changed` is called with a record that was changed while its request may run in this process.
+    `worker`: the one of this process, if it has one. It is told of every record that is stored or changed.
     """
 
     def __init__(
@@ -139,20 +62,16 @@ class Questions:
         settings: FrontSettings,
         requests: Requests,
         queue: Queue,
-        local: Local | None,
-        worker: Worker | None,
         delivery_sender: DeliverySender,
-        changed: Callable[[Record], None],
         observer: Observer,
         clock: Callable[[], int],
+        worker: Worker | None = None,
     ) -> None:
         self._settings = settings
         self._requests = requests
         self._queue = queue
-        self._local = local
         self._worker = worker
         self._delivery_sender = delivery_sender
-        self._changed = changed
         self._observer = observer
         self._clock = clock
         self._refusals = admission.MinuteCounts()
@@ -169,71 +88,45 @@ class Questions:
         if refusal is not None:
             await self.refuse(connection, record, *refusal)
             return None
-        place = self._claim_now(record, question)
+        worker = self._worker
+        place = False if worker is None else worker.begin(record, question)
         run = place if isinstance(place, Run) else None
-        claimed = record if run is None else run.record
+        admitted: Admission | None = None
+        may_be_stored = False
         try:
-            admission = await self._requests.accept(claimed, question, self._settings.quota, now_ms=now_ms)
-        except BaseException as exc:
-            self._give_back(run, may_be_stored=isinstance(exc, Unavailable))
+            admitted = await self._requests.accept(
+                record if run is None else run.record, question, self._settings.quota, now_ms=now_ms
+            )
+        except Unavailable:
+            may_be_stored = True
             raise
         finally:
-            if place is True and self._worker is not None:
-                self._worker.accepting.discard(record.key)
-        if not isinstance(admission, Accepted):
-            self._give_back(run)
+            if worker is not None and not isinstance(admitted, Accepted):
+                worker.give_back(record.key, place, may_be_stored=may_be_stored)
+        if not isinstance(admitted, Accepted):
             if place is True:
                 await self._queue.forget(record.key)  # it is not to be answered a second time when its turn comes
-            await self._not_accepted(connection, record, admission)
+            await self._not_accepted(connection, record, admitted)
             return None
-        accepted = _accepted(record, admission.position)
+        accepted = _accepted(record, admitted.position)
         if run is None:
             await self._enqueue(record)
-            self._changed(record)
+            self.changed(record)
         self._observer.accepted(record)
         is_sent = await self._delivery_sender.offer(connection.connection_id, accepted)
-        work = None
-        if run is not None and self._worker is not None:
-            attempt = partial(self._worker.attempt, run)
+        if run is not None and worker is not None:
+            attempt = partial(worker.attempt, run)
             if is_sent:
-                work = run.turn.run(attempt)
-            else:
-                run.turn.start(attempt)  # the answer does not wait for a slow reader
+                return run.turn.run(attempt)
+            run.turn.start(attempt)  # the answer does not wait for a slow reader
         if not is_sent:
             await self._delivery_sender.reply(connection.connection_id, accepted)
-        return work
-
-    def _claim_now(self, record: Record, question: Question) -> Run | bool:
-        """Claim the request before it is stored, if it may run here at once; else, whether it was put in line here."""
-        if self._local is None or self._worker is None:
-            return False
-        key = record.key
-        turn = self._local.reserve(key, record)
-        if isinstance(turn, bool):
-            if turn:
-                self._worker.accepting.add(key)
-            return turn
-        try:
-            return self._worker.begin(key, record, question, turn)
-        except BaseException:
-            turn.end(Done())
-            raise
-
-    def _give_back(self, run: Run | None, *, may_be_stored: bool = False) -> None:
-        """The request was not accepted, as far as is known: free its ordering key and its slot."""
-        if run is None or self._worker is None:
-            return
-        self._worker.leave(run)
-        if may_be_stored:
-            # Find out by claiming it again (rule: repeat as the same owner).
-            run.turn.start(partial(self._worker.work, run.key, run.turn, owner=run.record.owner))
-        else:
-            run.turn.end(Done())
+        return None
 
     async def _not_accepted(
-        self, connection: Connection, record: Record, admission: Existing | Limited | Blocked | Full
+        self, connection: Connection, record: Record, admitted: Existing | Limited | Blocked | Full
     ) -> None:
-        match admission:
+        match admitted:
             case Existing(record=existing, position=position):
                 await self._attach(connection, record, existing, position)
             case Limited(retry_after_ms=retry_after_ms):
@@ -308,7 +201,7 @@ class Questions:
         self._observer.attached(existing)
         match await self.retarget(connection, new.key, attempt=0, offset=0):
             case Pending(record=record):
-                if record.state is State.ACCEPTED or self._local is not None:
+                if record.state is State.ACCEPTED or (self._worker is not None and self._worker.is_local):
                     await self._enqueue(record)
                 await self._delivery_sender.reply(connection.connection_id, _accepted(record, position))
             case Ended(record=record):
@@ -332,8 +225,13 @@ class Questions:
             ),
         )
         if isinstance(outcome, Pending):
-            self._changed(outcome.record)
+            self.changed(outcome.record)
         return outcome
+
+    def changed(self, record: Record) -> None:
+        """Tell the worker of this process that the record of a request, which it may run, was changed."""
+        if self._worker is not None:
+            self._worker.changed(record)
 
     async def refuse(
         self,
@@ -366,7 +264,7 @@ class Questions:
         Without this limit a client could fill the disk with refusals as fast as it can send.
         """
         now_ms = self._clock()
-        if self._refusals.count(user_of(connection), now_ms) <= self._settings.refusals_per_minute:
+        if self._refusals.count(user_of(connection), now_ms) <= REFUSALS_PER_MINUTE:
             return True
         await self._delivery_sender.error(
             connection.connection_id,
@@ -375,6 +273,40 @@ class Questions:
             retry_after_ms=admission.retry_after_ms(now_ms),
         )
         return False
+
+    async def cancel(self, connection: Connection, frame: CancelMessage) -> None:
+        """Cancel a request, or what arrives under its id later. Raises: Unavailable."""
+        now_ms = self._clock()
+        refusal_record = self.refusal_record(connection, frame.request_id)
+        if await self._requests.read(refusal_record.key) is None and not await self.may_keep(
+            connection, frame.request_id
+        ):
+            return
+        outcome = await self._requests.change(
+            refusal_record.key, partial(changes.cancel, refusal_record=refusal_record, now_ms=now_ms)
+        )
+        match outcome:
+            case Pending(record=record):
+                # The answer to the cancellation is the request's ending: it goes to the connection that cancelled.
+                if record.target is None or record.target.connection_id != connection.connection_id:
+                    retargeted = await self.retarget(connection, record.key, attempt=0, offset=0)
+                    if isinstance(retargeted, Ended):
+                        await self._serve_ending(retargeted.record, connection)
+                self.changed(record)
+            case Ended(record=record, is_new=is_new):
+                if is_new and record.ending is not None:
+                    self._observer.ended(record, record.ending)
+                await self._serve_ending(record, connection)
+                if is_new:
+                    await self._queue.forget(record.key)
+            case Conflict():
+                await self._conflict(connection, frame.request_id)
+
+    async def _serve_ending(self, record: Record, connection: Connection) -> None:
+        """Send the terminal frame alone. A streaming client that lacks text asks for it."""
+        ending = record.ending
+        if ending is not None:
+            await self.serve(record, connection, ending.attempt, ending.length)
 
     def refusal_record(self, connection: Connection, request_id: str) -> Record:
         user_id = user_of(connection)
@@ -398,6 +330,14 @@ class Questions:
         """Send a stored ending, and its text from `offset` on. Raises: Unavailable."""
         target = target_of(connection, attempt=attempt, offset=offset)
         await self._delivery_sender.serve(changes.aged(record, now_ms=self._clock()), target)
+
+    async def serve_parked(self, key: RequestKey, connection: Connection, attempt: int, offset: int) -> None:
+        """Serve an ended request that was parked with this connection, if it is its session's. Raises: Unavailable."""
+        record = await self._requests.read(key)
+        if record is None or record.ending is None:
+            return
+        if (normal_id(record.user_id), record.session_id) == (connection.user_id, connection.session_id):
+            await self.serve(record, connection, attempt, offset)
 
 
 def _accepted(record: Record, position: int) -> MessageAccepted:

@@ -21,7 +21,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from answerback.core import defaults
 from answerback.core import request as changes
@@ -55,27 +55,37 @@ CLAIM_S: Final = 10.0
 
 WATCH_S: Final = 1.0
 
+SLOW_TIMEOUT_S: Final = 10.0
+"""How long an ended answer is offered to a slow connection whose sender cannot park it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """`renew_every_s`: how often the lease is extended; that also shows targets and cancellations of other processes.
     None: as `policy` has it. `poll_every_s`: how often these are read in between; None: not at all. Without leases
     nothing is read: the process alone has the store, and `Worker.changed` says what happens to a record.
-
-    `slow_timeout_s`: how long an ended answer is offered to a slow connection whose sender cannot park it.
     """
 
     policy: Policy = field(default_factory=Policy)
     renew_every_s: float | None = None
     poll_every_s: float | None = None
-    slow_timeout_s: float = 10.0
     max_tokens: int = defaults.MAX_TOKENS
     context_turns: int = defaults.CONTEXT_TURNS
     system: str | None = None
 
 
+class Local(Protocol):
+    """The queue of a process that runs what it accepts."""
+
+    def reserve(self, key: RequestKey, record: Record, /) -> Turn | bool:
+        """Let a request that is about to be stored stand in line.
+
+        Returns its turn, if that has come already; True: it waits; False: it stood in line or ran before.
+        """
+
+
 class Worker:
-    """Runs requests. `changed` tells a running one what this process has noted in its record."""
+    """Runs requests. `local`: the queue of a process that runs what it accepts."""
 
     def __init__(
         self,
@@ -90,6 +100,7 @@ class Worker:
         monotonic: Callable[[], float],
         new_owner: Callable[[], str],
         leapt: LeaptSince = no_leaps,
+        local: Local | None = None,
     ) -> None:
         self._settings = settings
         self._policy = settings.policy
@@ -100,6 +111,7 @@ class Worker:
         self._monotonic = monotonic
         self._new_owner = new_owner
         self._leapt = leapt
+        self._local = local
         self._tools = RunTools(
             policy=settings.policy,
             max_tokens=settings.max_tokens,
@@ -116,24 +128,57 @@ class Worker:
         self._runs: dict[RequestKey, Run] = {}
         self._claiming: dict[RequestKey, Record | None] = {}
         """What was changed while a request is claimed: the claim may have been written before."""
-        self.accepting: set[RequestKey] = set()
+        self._accepting: set[RequestKey] = set()
         """Requests that wait in the queue while they are stored: their turn may come before that."""
         self._watching: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- ways in
 
-    def begin(self, key: RequestKey, record: Record, question: Question, turn: Turn) -> Run:
-        """Claim a request that is about to be stored: it is stored as claimed. Then `attempt` or `leave` it."""
-        now_ms = record.accepted_at_ms
-        claim = changes.claim(record, owner=self._new_owner(), now_ms=now_ms, policy=self._policy).outcome
-        if not isinstance(claim, Claimed):
-            raise ValueError("a new request cannot be claimed")  # the policy leaves it no time
-        run = self._runs[key] = Run(key, claim.record, turn=turn, question=question, tools=self._tools, now_ms=now_ms)
+    @property
+    def is_local(self) -> bool:
+        """Whether its process runs what it accepts."""
+        return self._local is not None
+
+    def begin(self, record: Record, question: Question) -> Run | bool:
+        """Let a request that is about to be stored stand in line here, and claim it if its turn has come already.
+
+        Returns its run: the record to store is in it, and `attempt` follows. True: it waits, and `changed` follows.
+        False: it stood in line or ran before, or nothing is run here. If it is not stored, `give_back` follows.
+        """
+        if self._local is None:
+            return False
+        key, now_ms = record.key, record.accepted_at_ms
+        turn = self._local.reserve(key, record)
+        if isinstance(turn, bool):
+            if turn:
+                self._accepting.add(key)
+            return turn
+        try:
+            claim = changes.claim(record, owner=self._new_owner(), now_ms=now_ms, policy=self._policy).outcome
+            if not isinstance(claim, Claimed):
+                raise ValueError("a new request cannot be claimed")  # the policy leaves it no time
+            run = Run(key, claim.record, turn=turn, question=question, tools=self._tools, now_ms=now_ms)
+        except BaseException:
+            turn.end(Done())
+            raise
+        self._runs[key] = run
         return run
 
-    def leave(self, run: Run) -> None:
-        """Forget a run: it is over, or never began."""
+    def give_back(self, key: RequestKey, run: Run | bool, *, may_be_stored: bool) -> None:
+        """What `begin` returned was not accepted, as far as is known: free its ordering key and its slot."""
+        if isinstance(run, bool):
+            if run:
+                self._accepting.discard(key)
+            return
+        self._leave(run)
+        if may_be_stored:
+            # Find out by claiming it again (rule: repeat as the same owner).
+            run.turn.start(partial(self.work, run.key, run.turn, owner=run.record.owner))
+        else:
+            run.turn.end(Done())
+
+    def _leave(self, run: Run) -> None:
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
 
@@ -141,7 +186,7 @@ class Worker:
         """`work`, for a queue that waits for the outcome. Raises nothing but CancelledError."""
         ended: asyncio.Future[Done | Retry] = asyncio.get_running_loop().create_future()
 
-        def end(_: Turn, outcome: Done | Retry | None) -> None:
+        def end(outcome: Done | Retry | None) -> None:
             if not ended.done():
                 ended.set_result(outcome or self._later())
 
@@ -169,7 +214,7 @@ class Worker:
             match await self._claim(key, owner or self._new_owner(), is_stored=owner is None):
                 case Unknown():
                     # It is being stored, or was, since the claim was written: try again.
-                    is_stored = key in self.accepting or self._claiming[key] is not None
+                    is_stored = key in self._accepting or self._claiming[key] is not None
                     outcome = None if is_stored else Done()
                 case Busy(until_ms=until_ms):
                     outcome = Retry(until_ms)
@@ -213,7 +258,7 @@ class Worker:
             log.exception("a run failed; the request is dispatched again", extra=run.extra())
         except asyncio.CancelledError:
             if not run.is_abandoned:
-                self.leave(run)
+                self._leave(run)
                 run.turn.end(None)
             raise
         finally:
@@ -229,10 +274,11 @@ class Worker:
         task.add_done_callback(self._tasks.discard)
 
     def changed(self, record: Record) -> None:
-        """The record of a request was changed: tell its run, if it is in this process.
+        """The record of a request is stored, or was changed: tell its run, if it is in this process.
 
         Where front and worker are different processes nobody calls this, and the run sees it when it polls or renews.
         """
+        self._accepting.discard(record.key)
         run = self._runs.get(record.key)
         if run is not None:
             run.changed(record)
@@ -302,7 +348,7 @@ class Worker:
         except Exception:
             log.exception("a run failed; the request is dispatched again", extra=run.extra())
         finally:
-            self.leave(run)
+            self._leave(run)
             run.turn.end(outcome)
 
     async def _finish(self, run: Run, stopped: Outcome | Fenced) -> Done | Retry | None:
@@ -343,7 +389,7 @@ class Worker:
     async def _send_rest(self, run: Run, ended: Record) -> bool:
         """Send what the connection has not got yet, to the newest target in the ended record."""
         stream = run.stream or self._delivery_sender.stream(ended, run.answer)
-        deadline = self._monotonic() + self._settings.slow_timeout_s
+        deadline = self._monotonic() + SLOW_TIMEOUT_S
         while not await self._delivery_sender.finish(stream, ended):
             if self._monotonic() >= deadline:
                 return False

@@ -1,5 +1,6 @@
 """Numbered SQL files that bring a database to this program's version, each applied once."""
 
+import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ def split(text: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement.strip()
             statement = ""
+
+
+def lock_key(name: str) -> int:
+    """The number of an advisory lock of PostgreSQL: 63 bits of a digest."""
+    return int.from_bytes(hashlib.sha256(f"answerback {name}".encode()).digest()[:8]) >> 1
 
 
 def missing(migrations: Sequence[Migration], current: int) -> Sequence[Migration]:

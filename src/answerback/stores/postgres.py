@@ -8,7 +8,6 @@ rows of a batch are sent together, in pipeline mode: they cost a network round t
 """
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,8 +23,8 @@ from psycopg.types.numeric import Int8Dumper
 from answerback.clock import epoch_ms
 from answerback.ports import Unavailable
 from answerback.stores.errors import StoreError, StoreInUse
-from answerback.stores.migrations import Migration, apply, shipped
-from answerback.stores.statements import Params, Row, to_psycopg
+from answerback.stores.migrations import Migration, apply, lock_key, shipped
+from answerback.stores.statements import CREATE_COLLATION, Params, Row, to_psycopg
 from answerback.stores.store import SqlStore
 
 Connection: TypeAlias = psycopg.Connection[Row]
@@ -140,7 +139,7 @@ class _Server:
         try:
             with contextlib.closing(connect(self._url, self._schema)) as other:
                 _check_session(connection, other)
-            found = connection.execute("SELECT pg_try_advisory_lock(%s)", [_key(self._schema)]).fetchone()
+            found = connection.execute("SELECT pg_try_advisory_lock(%s)", [lock_key(self._schema)]).fetchone()
             if found != (True,):
                 raise _LockHeld(f"another gateway holds the lock of schema {self._schema}")
             apply_migrations(connection, self._schema, shipped(), now_ms=epoch_ms())
@@ -238,18 +237,13 @@ def _session(connection: Connection) -> int:
 def apply_migrations(connection: Connection, schema: str, migrations: Sequence[Migration], *, now_ms: int) -> int:
     """Apply what is missing; of several processes that do so at once, one does and the others wait for it."""
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_key(f"migrations of {schema}")])
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"migrations of {schema}")])
         connection.execute("SET LOCAL statement_timeout = 0")  # of a large database a migration takes its time
         connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(psycopg.sql.Identifier(schema)))
-        connection.execute("""CREATE COLLATION IF NOT EXISTS "binary" FROM "C" """)
+        connection.execute(CREATE_COLLATION)
         return apply(PostgresDatabase(connection), migrations, now_ms=now_ms)
 
 
 @lru_cache(maxsize=256)
 def _translated(sql: str) -> bytes:
     return to_psycopg(sql).encode()  # bytes: psycopg's type for a text that is not a literal
-
-
-def _key(name: str) -> int:
-    """The number of an advisory lock: 63 bits of a digest."""
-    return int.from_bytes(hashlib.sha256(f"answerback {name}".encode()).digest()[:8]) >> 1

@@ -272,6 +272,9 @@ DELETE_USER: Final = tuple(
 
 # --- migrations ---------------------------------------------------------------------------------------------
 
+CREATE_COLLATION: Final = """CREATE COLLATION IF NOT EXISTS "binary" FROM "C" """
+"""PostgreSQL's alone: SQLite has a collation by that name."""
+
 CREATE_MIGRATIONS: Final = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
   version integer NOT NULL, name text NOT NULL, applied_at_ms bigint NOT NULL, PRIMARY KEY (version))"""

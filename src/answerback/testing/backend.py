@@ -9,10 +9,11 @@ from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
+from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.questions import FrontSettings
+from answerback.service.questions import Questions
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.sqlite import MemoryStore
@@ -83,23 +84,29 @@ class Backend:
             new_owner=owner_tokens(),
         )
         self.queue = queue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
+        settings = FrontSettings(
+            models=tuple(models),
+            quota=quota or Quota(per_minute=0, max_pending=1_000),
+            policy=policy,
+            lock_system=lock_system,
+            queue_survives=queue_survives,
+        )
         self.front = Front(
-            settings=FrontSettings(
-                models=tuple(models),
-                quota=quota or Quota(per_minute=0, max_pending=1_000),
-                policy=policy,
-                lock_system=lock_system,
-                queue_survives=queue_survives,
+            settings=settings,
+            questions=Questions(
+                settings=settings,
+                requests=self.store,
+                queue=self.queue,
+                delivery_sender=delivery_sender,
+                observer=observer,
+                clock=self.clock,
+                worker=self.worker if bells_work else None,
             ),
-            requests=self.store,
             connections=self.connections,
-            queue=self.queue,
-            delivery_sender=delivery_sender,
             history_pages=HistoryPages(history=self.store, clock=self.clock),
+            delivery_sender=delivery_sender,
             tokens=tokens,
-            observer=observer,
             clock=self.clock,
-            changed=self.worker.changed if bells_work else lambda _: None,
             is_blocked=self.store.is_blocked,
         )
         self.janitor = Janitor(

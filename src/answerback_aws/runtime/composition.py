@@ -255,30 +255,36 @@ class Composition:
     @cached_property
     def front(self) -> "Front":
         from answerback.service.front import Front  # noqa: PLC0415
+        from answerback.service.front_settings import FrontSettings  # noqa: PLC0415
         from answerback.service.history_pages import HistoryPages  # noqa: PLC0415
         from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms  # noqa: PLC0415
-        from answerback.service.questions import FrontSettings  # noqa: PLC0415
+        from answerback.service.questions import Questions  # noqa: PLC0415
 
-        settings = self.settings
+        settings = FrontSettings(
+            models=tuple(self.settings.model_limits),
+            model_limits=self.settings.model_limits,
+            quota=self.settings.quota,
+            policy=self.settings.policy,
+            max_tokens=self.settings.max_tokens,
+            lock_system=self.settings.lock_system,
+            idle_timeout_ms=min(self.settings.idle_timeout_ms, API_IDLE_MS),
+            max_connection_ms=MAX_CONNECTION_MS,
+            queue_survives=True,
+        )
         return Front(
-            settings=FrontSettings(
-                models=tuple(settings.model_limits),
-                model_limits=settings.model_limits,
-                quota=settings.quota,
-                policy=settings.policy,
-                max_tokens=settings.max_tokens,
-                lock_system=settings.lock_system,
-                idle_timeout_ms=min(settings.idle_timeout_ms, API_IDLE_MS),
-                max_connection_ms=MAX_CONNECTION_MS,
-                queue_survives=True,
+            settings=settings,
+            questions=Questions(
+                settings=settings,
+                requests=RequestsInBothForms(self.requests, None, clock=epoch_ms),
+                queue=self.queue,
+                delivery_sender=self.delivery_sender,
+                observer=self.observing.counts,
+                clock=epoch_ms,
             ),
-            requests=RequestsInBothForms(self.requests, None, clock=epoch_ms),
             connections=self.connections,
-            queue=self.queue,
-            delivery_sender=self.delivery_sender,
             history_pages=HistoryPages(history=HistoryInBothForms(self.history), clock=epoch_ms),
+            delivery_sender=self.delivery_sender,
             tokens=self.tokens,
-            observer=self.observing.counts,
             clock=epoch_ms,
             is_blocked=self.limits.is_blocked,
         )

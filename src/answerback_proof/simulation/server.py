@@ -10,7 +10,7 @@ from websockets.http11 import Request
 
 from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
-from answerback.core.request import Policy, Record, RequestKey
+from answerback.core.request import Policy, RequestKey
 from answerback.ports import (
     Connections,
     Finish,
@@ -25,11 +25,12 @@ from answerback.ports import (
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
+from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
-from answerback.service.questions import FrontSettings, Local
-from answerback.service.worker import Worker, WorkerSettings
+from answerback.service.questions import Questions
+from answerback.service.worker import Local, Worker, WorkerSettings
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 from answerback_proof.simulation.injector import FaultInjector, Faults
@@ -179,26 +180,30 @@ class Parts:
         # A gateway's process is all the lease there is: it holds the store's lock.
         self._policy = POLICY if faults.split else replace(POLICY, lease_ms=0)
         self.queue = queue
-        self.worker = worker = self.new_worker()
+        self.worker = self.new_worker(local)
         delivery_sender = self._new_delivery_sender()
+        settings = FrontSettings(
+            models=(model.name,),
+            quota=Quota(per_minute=faults.per_minute, max_pending=1_000),
+            policy=self._policy,
+            queue_survives=faults.split,
+        )
         self.front = Front(
-            settings=FrontSettings(
-                models=(model.name,),
-                quota=Quota(per_minute=faults.per_minute, max_pending=1_000),
-                policy=self._policy,
-                queue_survives=faults.split,
+            settings=settings,
+            questions=Questions(
+                settings=settings,
+                requests=store,
+                queue=queue,
+                delivery_sender=delivery_sender,
+                observer=Observer(),
+                clock=clocks.front,
+                worker=None if faults.split else self.worker,
             ),
-            requests=store,
             connections=connections,
-            queue=queue,
-            delivery_sender=delivery_sender,
             history_pages=HistoryPages(history=store, clock=clocks.front),
+            delivery_sender=delivery_sender,
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
-            observer=Observer(),
             clock=clocks.front,
-            local=local,
-            worker=None if faults.split else worker,
-            changed=_nobody if faults.split else worker.changed,
             is_blocked=store.is_blocked,
         )
         self.janitor = Janitor(
@@ -212,7 +217,7 @@ class Parts:
             clock=clocks.front,
         )
 
-    def new_worker(self) -> Worker:
+    def new_worker(self, local: Local | None = None) -> Worker:
         """A worker of a process of its own."""
         return Worker(
             settings=WorkerSettings(policy=self._policy, renew_every_s=3.0),
@@ -224,6 +229,7 @@ class Parts:
             clock=self._clocks.worker,
             monotonic=asyncio.get_running_loop().time,
             new_owner=self._owners,
+            local=local,
         )
 
     def _new_delivery_sender(self) -> DeliverySender:
@@ -234,10 +240,6 @@ class Parts:
             monotonic=asyncio.get_running_loop().time,
             observer=Observer(),
         )
-
-
-def _nobody(_: Record) -> None:
-    """A worker in another process is told nothing."""
 
 
 class Server(Protocol):

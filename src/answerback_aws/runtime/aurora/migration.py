@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from answerback.stores import statements as sql
-from answerback.stores.migrations import Migration, missing, shipped
+from answerback.stores.migrations import Migration, lock_key, missing, shipped
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
-from answerback_aws.runtime.aurora.operations import LOCK_TIMEOUT_SQL, lock_key
+from answerback_aws.runtime.aurora.operations import LOCK_TIMEOUT_SQL
 
 _LOCK: Final = f"SELECT CAST(pg_advisory_xact_lock(:lock_key) AS text) WHERE {LOCK_TIMEOUT_SQL}"
-
-# SQLite's own collation by that name; a name of "C" here.
-_CREATE_COLLATION: Final = """CREATE COLLATION IF NOT EXISTS "binary" FROM "C" """
 
 
 async def apply_migrations(api: DataApi, *, now_ms: int, migrations: Sequence[Migration] | None = None) -> int:
@@ -23,8 +20,8 @@ async def apply_migrations(api: DataApi, *, now_ms: int, migrations: Sequence[Mi
     known = shipped() if migrations is None else migrations
 
     async def apply(statements: Statements) -> int:
-        await statements.execute(_LOCK, {"lock_key": lock_key("answerback migrations")})
-        await statements.execute(_CREATE_COLLATION)
+        await statements.execute(_LOCK, {"lock_key": lock_key("migrations")})
+        await statements.execute(sql.CREATE_COLLATION)
         await statements.execute(sql.CREATE_MIGRATIONS)
         ((current,),) = (await statements.execute(sql.SELECT_VERSION)).rows
         wanted = missing(known, current)

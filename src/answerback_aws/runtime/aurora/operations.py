@@ -5,7 +5,6 @@ perhaps twice, and its row shows that it has come. The record itself is on Dynam
 A row of the Data API has at most 64 KB, so texts are read in pieces.
 """
 
-import hashlib
 import re
 from collections.abc import Collection, Sequence
 from itertools import groupby
@@ -17,6 +16,7 @@ from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
 from answerback.stores import statements as sql
 from answerback.stores.encoding import conversation_of, turn_of
+from answerback.stores.migrations import lock_key
 from answerback.stores.statements import Params, Row, Value
 from answerback.stores.store import NO_BOUND, sum_usage
 from answerback_aws.runtime.aurora.data_api import Statements
@@ -114,18 +114,11 @@ async def lock_users(statements: Statements, user_ids: Collection[str]) -> None:
 
     A caller that has to wait for longer than LOCK_TIMEOUT gets the error that another transaction was in the way.
     """
-    keys: dict[str, Value] = {f"k{n}": key for n, key in enumerate(sorted(set(map(_lock_key, user_ids))))}
+    keys: dict[str, Value] = {
+        f"k{n}": key for n, key in enumerate(sorted({lock_key(f"user {user_id}") for user_id in user_ids}))
+    }
     values = ", ".join(f"(CAST(:{name} AS bigint))" for name in keys)
     await statements.execute(_LOCK.format(keys=values, has_timeout=LOCK_TIMEOUT_SQL), keys)
-
-
-def lock_key(name: str) -> int:
-    """The number of an advisory lock: 63 bits of a digest."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1
-
-
-def _lock_key(user_id: str) -> int:
-    return lock_key(f"answerback user {user_id}")
 
 
 # --- writing turns ------------------------------------------------------------------------------------------

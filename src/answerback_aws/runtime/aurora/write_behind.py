@@ -14,6 +14,7 @@ log = logging.getLogger("answerback.archiver")
 
 MAX_AGE_MS: Final = 15 * 60_000
 MAX_WAITING: Final = 200
+"""From so many turns on they are written, however young they are."""
 
 _PAGE: Final = 500
 _MOST: Final = 2_000
@@ -51,8 +52,8 @@ class WriteBehind:
                           ▲                                                                              ▲
           dies here: nothing happened                            dies here: the receipts show that it is done
 
-    `max_age_ms`, `max_waiting`: from when on, or from how many on, `flush_if_due` writes; between two flushes Aurora
-    has the time to pause. `clock`: epoch milliseconds.
+    `max_age_ms`: from when on `flush_if_due` writes; between two flushes Aurora has the time to pause. `clock`: epoch
+    milliseconds.
     """
 
     def __init__(
@@ -63,22 +64,20 @@ class WriteBehind:
         observer: WriteBehindObserver,
         clock: Callable[[], int],
         max_age_ms: int = MAX_AGE_MS,
-        max_waiting: int = MAX_WAITING,
     ) -> None:
         self._pending_turns = pending_turns
         self._api = api
         self._observer = observer
         self._clock = clock
         self._max_age_ms = max_age_ms
-        self._max_waiting = max_waiting
 
     def due(self, *, oldest_ms: int, turns: int) -> bool:
         """Whether so many turns, the oldest of which waits for so long, are worth waking Aurora."""
-        return turns > 0 and (turns >= self._max_waiting or oldest_ms >= self._max_age_ms)
+        return turns > 0 and (turns >= MAX_WAITING or oldest_ms >= self._max_age_ms)
 
     async def flush_if_due(self) -> int:
         """Write what waits, if it is due; returns how many turns were new. Raises as `flush`."""
-        ended = await self._pending_turns.waiting(limit=self._max_waiting)
+        ended = await self._pending_turns.waiting(limit=MAX_WAITING)
         oldest_ms = max(0, self._clock() - min(ended)) if ended else 0
         self._observer.waiting(len(ended), oldest_ms)
         return await self.flush() if self.due(oldest_ms=oldest_ms, turns=len(ended)) else 0

@@ -16,24 +16,20 @@ CONNECTION_S: Final = 2 * 3_600 + 600
 """API Gateway closes a connection after two hours; an item that `$disconnect` did not remove goes soon after."""
 
 SESSION_S: Final = 90 * 24 * 3_600
-"""Far beyond the retention of records, whose targets hold generations of it."""
+"""How long the item of a session stays after it was opened: far beyond the retention of records, whose targets name its
+generation."""
 
 
 class DynamoConnections:
-    """ports.Connections in two DynamoDB tables.
+    """ports.Connections in two DynamoDB tables."""
 
-    `connection_s`, `session_s`: how long the items of a connection and of a session stay after it was opened.
-    """
-
-    def __init__(self, database: Database, *, connection_s: int = CONNECTION_S, session_s: int = SESSION_S) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
         self._connections = database.tables.connections
         self._sessions = database.tables.sessions
-        self._connection_s = connection_s
-        self._session_s = session_s
 
     async def add(self, connection: Connection) -> None:
-        expires_at = connection.connected_at_ms // 1000 + self._connection_s
+        expires_at = connection.connected_at_ms // 1000 + CONNECTION_S
         await self._database.put(self._connections, _encode(connection) | encode({TTL_ATTRIBUTE: expires_at}))
 
     async def get(self, connection_id: str) -> Connection | None:
@@ -100,7 +96,7 @@ class DynamoConnections:
                     ":c": bound.connection_id,
                     ":at": bound.connected_at_ms,
                     ":g": bound.generation,
-                    ":e": bound.connected_at_ms // 1000 + self._session_s,
+                    ":e": bound.connected_at_ms // 1000 + SESSION_S,
                     ":seen": seen,
                 }
             ),

@@ -63,7 +63,7 @@ class DynamoRequests:
     """ports.Requests and ports.Durability in DynamoDB tables.
 
     `clock`: epoch milliseconds; it decides only what is past its retention and how long a seen record is trusted to be
-    worth a try. `new_version` names a write; no two writes have one name.
+    worth a try.
     """
 
     def __init__(
@@ -72,14 +72,12 @@ class DynamoRequests:
         *,
         clock: Callable[[], int],
         retention: Retention | None = None,
-        new_version: Callable[[], str] | None = None,
     ) -> None:
         self._database = database
         self._table = database.tables.requests
         self._conversations = database.tables.conversations
         self._clock = clock
         self._retention = Retention() if retention is None else retention
-        self._new_version = _random_version if new_version is None else new_version
         self._limits = RateLimits(database)
         self._texts = Texts(database, keep_ms=max(self._retention.turns_ms, self._retention.requests_ms))
         self._turns = DynamoTurns(database, turns_ms=self._retention.turns_ms)
@@ -163,7 +161,7 @@ class DynamoRequests:
     ) -> Refused | None:
         own = encode(
             {
-                "version": self._new_version(),
+                "version": _new_version(),
                 "position": place.position,
                 UNFINISHED: place.position,
                 "replaces": question.replaces,
@@ -233,7 +231,7 @@ class DynamoRequests:
         raise Unavailable("others changed the record again and again")
 
     async def _write(self, key: RequestKey, held: _Held | None, after: Record, step: Step[Any]) -> _Held | Refused:
-        version = self._new_version()
+        version = _new_version()
         if held is None:
             item = self._new_item(after, version)
             refused = await self._database.put(
@@ -399,7 +397,8 @@ def _seconds(epoch_ms: int) -> int:
     return epoch_ms // 1000
 
 
-def _random_version() -> str:
+def _new_version() -> str:
+    """The name of a write; no two writes have one."""
     return secrets.token_hex(6)
 
 

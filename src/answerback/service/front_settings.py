@@ -1,0 +1,77 @@
+"""What the front is told by its operator, and what clients are told of that."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from answerback.core import defaults
+from answerback.core.answer import encoded_size
+from answerback.core.delivery import PROGRESS_S
+from answerback.core.request import Policy
+from answerback.ports import ModelLimits, Quota
+from answerback.protocol.frames import ModelInfo, ServerLimits
+from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+
+_REST_OF_WELCOME: Final = 4_096
+_INFO_BYTES: Final = 256
+"""Of a `welcome`: everything but the models' names, and the most that one model's information may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontSettings:
+    """`models`: what clients may ask for, the first is the default. `model_limits`: what is known of single ones. Sizes
+    in tokens, times in milliseconds. `store_id`: names the store, for clients that keep what is in it.
+
+    `queue_survives`: the queue keeps what was put (SQS), so a record notes that it was queued. A queue that is rebuilt
+    from the store at start needs no such write.
+    """
+
+    models: Sequence[str]
+    quota: Quota
+    policy: Policy = field(default_factory=Policy)
+    model_limits: Mapping[str, ModelLimits] = field(default_factory=dict)
+    store_id: str | None = None
+    max_tokens: int = defaults.MAX_TOKENS
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    lock_system: bool = False
+    idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
+    max_connection_ms: int | None = None
+    queue_survives: bool = False
+
+    def limits(self) -> ServerLimits:
+        """What clients are told of them."""
+        return ServerLimits(
+            max_message_bytes=self.max_message_bytes,
+            max_frame_bytes=MAX_FRAME_BYTES,
+            max_answer_bytes=MAX_ANSWER_BYTES,
+            requests_per_minute=self.quota.per_minute,
+            max_pending=self.quota.max_pending,
+            max_tokens=self.max_tokens,
+            idle_timeout_ms=self.idle_timeout_ms,
+            answer_timeout_ms=self.policy.answer_timeout_ms,
+            queue_timeout_ms=self.policy.queue_timeout_ms,
+            max_connection_ms=self.max_connection_ms,
+            progress_ms=round(PROGRESS_S * 1000),
+        )
+
+    def model_info(self) -> dict[str, ModelInfo]:
+        """What clients are told of the models: of as many as fit into a `welcome`."""
+        told: dict[str, ModelInfo] = {}
+        room = MAX_FRAME_BYTES - _REST_OF_WELCOME - sum(encoded_size(name) + 3 for name in self.models)
+        for name in self.models:
+            known = self.model_limits.get(name, ModelLimits())
+            info = ModelInfo(
+                languages=known.languages,
+                demo=known.demo,
+                answer_timeout_ms=self.policy.answer_timeouts_ms.get(name),
+                max_tokens=known.max_tokens,
+            )
+            room -= encoded_size(name) + _INFO_BYTES
+            if info != ModelInfo() and room >= 0:
+                told[name] = info
+        return told
+
+    def tokens_of(self, model: str) -> int:
+        """The most tokens of one answer of this model."""
+        known = self.model_limits.get(model)
+        return (None if known is None else known.max_tokens) or self.max_tokens
