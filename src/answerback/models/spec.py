@@ -198,7 +198,6 @@ def _check_name(name: str, text: str) -> None:
 
 
 def _echo_options(text: str, argument: str) -> EchoOptions:
-    options = EchoOptions()
     given = _pairs(text, argument)
     whole: dict[str, int] = {}
     for key, value in given.items():
@@ -210,16 +209,10 @@ def _echo_options(text: str, argument: str) -> EchoOptions:
     if fail is None and ("fail_every" in given or "fail_rate" in given):
         raise ModelSpecError(f"{text!r}: fail_every and fail_rate need fail=HOW, for example fail=midstream.")
     return EchoOptions(
-        first_ms=whole.get("first_ms", 0),
-        delay_ms=whole.get("delay_ms", 0),
-        tokens=whole.get("tokens"),
         fail=fail,
-        fail_every=whole.get("fail_every", options.fail_every),
         fail_rate=_share(text, "fail_rate", given.get("fail_rate", "1")),
-        retry_after_ms=whole.get("retry_after_ms", options.retry_after_ms),
         context=_yes(text, "context", given.get("context", "0")),
-        concurrency=whole.get("concurrency", options.concurrency),
-        context_tokens=whole.get("context_tokens", options.context_tokens),
+        **whole,
     )
 
 
