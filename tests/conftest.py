@@ -83,6 +83,14 @@ def unused_port() -> Iterator[int]:
         yield keeping.getsockname()[1]
 
 
+@pytest.fixture
+def own_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names no proxy, no authority and no key."""
+    for name in os.environ:
+        if name.lower().endswith("_proxy") or name.startswith(("SSL_CERT_", "ANSWERBACK_", "OPENAI_")):
+            monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def emulator(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """One emulator a test run, without IAM; its Data API runs on `postgres_server`. Take names of your own on it."""

@@ -1,7 +1,6 @@
 """The one rule for proxies and certificates, against real sockets."""
 
 import http.client
-import os
 import socket
 import ssl
 import threading
@@ -15,12 +14,7 @@ import pytest
 from answerback.outbound import CaFileError, FetchError, ProxyError, fetch, is_loopback, proxy_for, tls_context
 from certificates import make_certificate
 
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.lower().endswith("_proxy") or name.startswith(("SSL_CERT_", "ANSWERBACK_")):
-            monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("own_network")
 
 
 @contextmanager

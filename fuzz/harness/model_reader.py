@@ -22,8 +22,8 @@ def model_reader(data: bytes) -> None:
     script = Script(data)
     sizes = script.block()
     body = script.rest()
-    got = _read(cut(body, sizes))
-    assert got == _read([body] if body else [])
+    got = answer_to(*cut(body, sizes))
+    assert got == answer_to(body)
     if isinstance(got, list):
         *texts, last = got
         for text in texts:
@@ -34,7 +34,7 @@ def model_reader(data: bytes) -> None:
         assert last.reason in REASONS
         assert all(count is None or 0 <= count <= MAX_COUNT for count in (last.input_tokens, last.output_tokens))
 
-    told = _read([_WHOLE, *cut(body, sizes)])
+    told = answer_to(_WHOLE, *cut(body, sizes))
     assert isinstance(told, list)
     assert told[:-1] == ["One 둘."]
     unread = {"choices": [_SAID | {"x": decode(body)}], "x": decode(body)}
@@ -42,11 +42,11 @@ def model_reader(data: bytes) -> None:
         event = b"data: " + json.dumps(unread).encode() + b"\n\n"
     except (TypeError, ValueError, RecursionError):
         return  # the bytes are no JSON, or the encoder itself gives up
-    assert _read([event]) == ["One 둘.", Finish()]
+    assert answer_to(event) == ["One 둘.", Finish()]
 
 
-def _read(parts: list[bytes]) -> list[Piece] | str:
-    """The pieces, or the error's code."""
+def answer_to(*parts: bytes) -> list[Piece] | str:
+    """What a body, in these parts, is read as; an error by its code."""
 
     async def documents() -> AsyncGenerator[Any, None]:
         decoder = DocumentDecoder()

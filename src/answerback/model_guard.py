@@ -126,7 +126,7 @@ def _error(exc: BaseException, said: Sequence[str], name: str) -> BaseException:
         copy = masked_error(exc, said)
         logger.error("model %s: its code raised an exception", name, exc_info=(type(copy), copy, copy.__traceback__))
         return ModelError(ErrorCode.MODEL_FAILED, f"{type(exc).__name__} in the code of {name}")
-    code, retry_ms, fault = (getattr(exc, name, None) for name in ("code", "retry_after_ms", "fault"))
+    code, retry_ms, fault = (getattr(exc, part, None) for part in ("code", "retry_after_ms", "fault"))
     is_ours = type(exc) is ModelError or (type(exc) is FinalModelError and isinstance(fault, ModelFault))
     error = exc if is_ours else ModelError(ErrorCode.MODEL_FAILED)
     error.code = ErrorCode(code) if isinstance(code, str) and code in _CODES else ErrorCode.MODEL_FAILED

@@ -1,7 +1,6 @@
 """What a connection that cannot be opened says: each status, each way in which a proxy or TLS fails."""
 
 import asyncio
-import os
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -19,12 +18,7 @@ from certificates import make_certificate
 
 QUICK = Timing(backoff_min_s=0.001, backoff_max_s=0.01, open_timeout_s=0.5)
 
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.lower().endswith("_proxy") or name.startswith(("SSL_CERT_", "ANSWERBACK_")):
-            monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("own_network")
 
 
 @asynccontextmanager

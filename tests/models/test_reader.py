@@ -1,20 +1,15 @@
 """The reader of model servers' answers: what is after the end, and what nobody reads, changes nothing."""
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator
 from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.context import Message, Role
-from answerback.models.documents import DocumentDecoder
-from answerback.models.reader import chat_completion, read_answer
-from answerback.ports import Finish, ModelError, Piece, Prompt
+from answerback.ports import Finish
+from harness.model_reader import answer_to
 
-PROMPT = Prompt(messages=(Message(Role.USER, "?"),))
 TEXT = "One 둘 😀."
 
 json_values = st.recursive(
@@ -22,29 +17,6 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-
-
-def answer_to(*parts: bytes) -> list[Piece] | ModelError:
-    """What a body, in these pieces, is read as."""
-
-    async def documents() -> AsyncGenerator[Any, None]:
-        decoder = DocumentDecoder()
-        for part in parts:
-            for document in decoder.feed(part):
-                yield document
-        for document in decoder.close():
-            yield document
-
-    async def main() -> list[Piece] | ModelError:
-        pieces = []
-        try:
-            async for piece in read_answer(documents(), chat_completion, PROMPT):
-                pieces.append(piece)
-        except ModelError as error:
-            return error
-        return pieces
-
-    return asyncio.run(main())
 
 
 def event(document: object) -> bytes:

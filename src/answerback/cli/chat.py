@@ -4,7 +4,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BufferedReader, TextIOWrapper
 from itertools import islice
 from typing import Annotated, Final
@@ -139,13 +139,6 @@ class _Asked:
     request_id: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class _Shown:
-    """The conversations of the last /list, for /open."""
-
-    conversations: list[ConversationSummary] = field(default_factory=list)
-
-
 class Chat:
     """One run of the command."""
 
@@ -155,7 +148,7 @@ class Chat:
         self._choice = choice
         self._conversation = choice.conversation or _new_id()
         self._asked = _Asked()
-        self._shown = _Shown()
+        self._listed: list[ConversationSummary] = []  # by the last /list, for /open
         self._told: set[str] = set()  # models that were said not to know the language
         self._is_person = sys.stdin.isatty()
         self.exit_code = ExitCode.OK
@@ -285,22 +278,21 @@ class Chat:
         note("(a new conversation)")
 
     def _list(self, _: str) -> None:
-        self._shown.conversations = list(islice(self._client.conversations(), _LISTED))
-        if not self._shown.conversations:
+        self._listed = list(islice(self._client.conversations(), _LISTED))
+        if not self._listed:
             note("(there is none yet)")
-        for number, found in enumerate(self._shown.conversations, start=1):
+        for number, found in enumerate(self._listed, start=1):
             here = "*" if found.conversation_id == self._conversation else " "
             when = found.updated_at[:16].replace("T", " ")
             turns = spoken(f"({found.turns} turns, {found.conversation_id})")
             say(f"{here}{number:>3}  {when}  {' '.join(found.title.split())}  {turns}")
 
     def _open(self, wanted: str) -> None:
-        shown = self._shown.conversations
         if not wanted:
             note("(which one? /open and its number in /list, or its id)")
             return
-        if wanted.isdecimal() and 1 <= int(wanted) <= len(shown):
-            wanted = shown[int(wanted) - 1].conversation_id
+        if wanted.isdecimal() and 1 <= int(wanted) <= len(self._listed):
+            wanted = self._listed[int(wanted) - 1].conversation_id
         self._conversation = wanted
         self._asked = _Asked()
         self._history("")

@@ -240,7 +240,7 @@ class Client:
         before: str | None = None
         while True:
             request_id = _id()
-            page = await self._call(ListConversations(request_id=request_id, before=before), Conversations)
+            page = await self._call(request_id, ListConversations(request_id=request_id, before=before), Conversations)
             for summary in page.conversations:
                 yield summary
             if page.next is None:
@@ -254,7 +254,7 @@ class Client:
 
         async def page(before: str | None) -> History:
             frame = GetHistory(request_id=_id(), conversation_id=conversation, before=before)
-            return await self._call(frame, History)
+            return await self._call(frame.request_id, frame, History)
 
         async for turn in turns(conversation, page):
             yield turn
@@ -306,11 +306,7 @@ class Client:
 
     async def ping(self) -> float:
         """The round trip to the server and back, in seconds. Raises: RequestTimeout, Closed, SessionReplaced."""
-        request_id = _id()
-        seconds = await self._wait(request_id, Ping())
-        if not isinstance(seconds, float):
-            raise ProtocolViolation(request_id, "the answer is of another kind")
-        return seconds
+        return await self._call(_id(), Ping(), float)
 
     def reconnect_now(self) -> None:
         """The network changed or came back: try at once instead of waiting."""
@@ -402,13 +398,7 @@ class Client:
         self._driver.carry_out(self._session.abandon(request_id, now=self._driver.now))
 
     async def _update(self, frame: UpdateConversation) -> Conversation:
-        return await self._call(frame, Conversation)
-
-    async def _call(self, frame: CallFrame, kind: type[ReplyT]) -> ReplyT:
-        reply = await self._wait(frame.request_id, frame)
-        if not isinstance(reply, kind):
-            raise ProtocolViolation(frame.request_id, "the answer is of another kind")
-        return reply
+        return await self._call(frame.request_id, frame, Conversation)
 
     def _check_loop(self) -> None:
         """Raises: RuntimeError: not open, or another event loop, in which nothing of this client runs."""
@@ -417,7 +407,7 @@ class Client:
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("the client was opened in another event loop; open a new Client in this one")
 
-    async def _wait(self, request_id: str, frame: CallFrame | Ping) -> object:
+    async def _call(self, request_id: str, frame: CallFrame | Ping, kind: type[ReplyT]) -> ReplyT:
         self._check_loop()
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         timeout_s = self._timing.call_timeout_s
@@ -425,10 +415,13 @@ class Client:
         self._replies[request_id] = future
         self._driver.carry_out(effects)
         try:
-            return await future
+            reply = await future
         finally:
             self._replies.pop(request_id, None)
             self._session.drop_call(request_id)
+        if not isinstance(reply, kind):
+            raise ProtocolViolation(request_id, "the answer is of another kind")
+        return reply
 
     def _note_accepted(self, request_id: str) -> None:
         pending = self._session.exported(request_id)

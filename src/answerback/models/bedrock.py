@@ -28,7 +28,7 @@ from answerback.core.context import estimate_tokens
 from answerback.core.finish import STOP
 from answerback.core.masking import masked
 from answerback.model_guard import texts_of
-from answerback.models.errors import NO_SYSTEM, TOO_LONG, allowed_below
+from answerback.models.errors import NO_SYSTEM, TOO_LONG, allowed_below, retry_after_ms_of
 from answerback.models.prompts import system_of, turns_of
 from answerback.models.reader import Found, read_answer, total
 from answerback.models.threads import DaemonThreads, Emit, from_thread
@@ -47,6 +47,11 @@ MIN_CACHED_TOKENS: Final = 512
 _HANG_UP_TIMEOUT_S: Final = 0.5
 _AHEAD: Final = 64
 _MAX_ADAPTIONS: Final = 4
+
+_ABOUT_SAMPLING: Final = re.compile("temperature|top_?p", re.IGNORECASE)
+_ABOUT_CACHE: Final = re.compile("cache_?point|prompt caching", re.IGNORECASE)
+_ABOUT_MAX_TOKENS: Final = re.compile("maximum tokens you requested|max_?tokens", re.IGNORECASE)
+"""How refusals name what they are about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +72,12 @@ class BedrockOptions:
 
     def adapted(self, text: str, prompt: Prompt) -> "BedrockOptions | None":
         """The options without what `text`, a refusal, names; None: it names nothing that can be spared."""
-        if re.search("temperature|top_?p", text, re.IGNORECASE) and (self.temperature, self.top_p) != (None, None):
+        if _ABOUT_SAMPLING.search(text) and (self.temperature, self.top_p) != (None, None):
             return replace(self, temperature=None, top_p=None)
-        if re.search("cache_?point|prompt caching", text, re.IGNORECASE) and self.cache is not None:
+        if _ABOUT_CACHE.search(text) and self.cache is not None:
             return replace(self, cache=None)
         allowed = allowed_below(text, min(prompt.max_tokens, self.max_tokens))
-        if allowed is not None and re.search("maximum tokens you requested|max_?tokens", text, re.IGNORECASE):
+        if allowed is not None and _ABOUT_MAX_TOKENS.search(text):
             return replace(self, max_tokens=allowed)
         if NO_SYSTEM.search(text) and self.has_system and system_of(prompt):
             return replace(self, has_system=False)
@@ -301,6 +306,11 @@ class _Meaning:
         return ModelFault.SETUP if is_setup else None
 
 
+def _setup(advice: str) -> _Meaning:
+    """What the operator has to repair."""
+    return _Meaning(ErrorCode.MODEL_UNAVAILABLE, advice=advice)
+
+
 _BY_CODE: Final[Mapping[str, _Meaning]] = {
     # Calls too fast, or too many tokens a minute.
     "ThrottlingException": _Meaning(
@@ -320,14 +330,12 @@ _BY_CODE: Final[Mapping[str, _Meaning]] = {
     "ModelErrorException": _Meaning(ErrorCode.MODEL_FAILED, True),
     "ModelTimeoutException": _Meaning(ErrorCode.MODEL_FAILED, False, "Ask for fewer tokens, or use a faster model."),
     # The operator's to repair.
-    "AccessDeniedException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, False, _MODEL_ACCESS),
-    "ResourceNotFoundException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, False, _MODEL_ID),
-    "UnrecognizedClientException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, False, _CREDENTIALS),
-    "InvalidSignatureException": _Meaning(
-        ErrorCode.MODEL_UNAVAILABLE, False, f"{_CREDENTIALS} Check this machine's clock, too."
-    ),
-    "ExpiredTokenException": _Meaning(ErrorCode.MODEL_UNAVAILABLE, False, "The credentials have expired: renew them."),
-    "ExpiredToken": _Meaning(ErrorCode.MODEL_UNAVAILABLE, False, "The credentials have expired: renew them."),
+    "AccessDeniedException": _setup(_MODEL_ACCESS),
+    "ResourceNotFoundException": _setup(_MODEL_ID),
+    "UnrecognizedClientException": _setup(_CREDENTIALS),
+    "InvalidSignatureException": _setup(f"{_CREDENTIALS} Check this machine's clock, too."),
+    "ExpiredTokenException": _setup("The credentials have expired: renew them."),
+    "ExpiredToken": _setup("The credentials have expired: renew them."),
     # This prompt; another may do.
     "ValidationException": _Meaning(ErrorCode.MODEL_FAILED),
 }
@@ -335,36 +343,18 @@ _BY_CODE: Final[Mapping[str, _Meaning]] = {
 _BY_MESSAGE: Final[tuple[tuple[re.Pattern[str], _Meaning], ...]] = (
     (
         re.compile("FTUFormNotFilled|use case details", re.I),
-        _Meaning(
-            ErrorCode.MODEL_UNAVAILABLE, False, "Fill in the provider's use case form in the Bedrock console, once."
-        ),
+        _setup("Fill in the provider's use case form in the Bedrock console, once."),
     ),
     (
         re.compile("on-demand throughput", re.I),
-        _Meaning(
-            ErrorCode.MODEL_UNAVAILABLE,
-            False,
-            "Name the model's inference profile instead, for example global.MODEL_ID or us.MODEL_ID.",
-        ),
+        _setup("Name the model's inference profile instead, for example global.MODEL_ID or us.MODEL_ID."),
     ),
+    (re.compile("model identifier is invalid|end of its life|legacy", re.I), _setup(_MODEL_ID)),
+    (_ABOUT_SAMPLING, _setup("Leave temperature and top_p out of the model's spec.")),
+    (re.compile("guardrail", re.I), _setup("Check guardrail=ID:VERSION and bedrock:ApplyGuardrail.")),
+    (_ABOUT_CACHE, _setup("This model caches no prompts: leave cache= out of its spec.")),
     (
-        re.compile("model identifier is invalid|end of its life|legacy", re.I),
-        _Meaning(ErrorCode.MODEL_UNAVAILABLE, False, _MODEL_ID),
-    ),
-    (
-        re.compile("temperature|top_?p", re.I),
-        _Meaning(ErrorCode.MODEL_UNAVAILABLE, False, "Leave temperature and top_p out of the model's spec."),
-    ),
-    (
-        re.compile("guardrail", re.I),
-        _Meaning(ErrorCode.MODEL_UNAVAILABLE, False, "Check guardrail=ID:VERSION and bedrock:ApplyGuardrail."),
-    ),
-    (
-        re.compile("cache_?point|prompt caching", re.I),
-        _Meaning(ErrorCode.MODEL_UNAVAILABLE, False, "This model caches no prompts: leave cache= out of its spec."),
-    ),
-    (
-        re.compile("maximum tokens you requested|max_?tokens", re.I),
+        _ABOUT_MAX_TOKENS,
         _Meaning(ErrorCode.MODEL_FAILED, False, "The model writes shorter answers: lower --max-tokens."),
     ),
 )
@@ -391,7 +381,7 @@ def broken_stream(exc: Exception) -> ModelError:
 
 
 def _of_answer(exc: ClientError) -> ModelError:
-    error = exc.response.get("Error", {})
+    error, metadata = (exc.response.get(part, {}) for part in ("Error", "ResponseMetadata"))
     code, message = str(error.get("Code", "")), str(error.get("Message", ""))
     # Refusals of a stream have the same names, in lower camel case.
     name = code[:1].upper() + code[1:]
@@ -399,7 +389,7 @@ def _of_answer(exc: ClientError) -> ModelError:
     if name in _REFUSALS:
         meaning = next((found for pattern, found in _BY_MESSAGE if pattern.search(f"{code} {message}")), meaning)
     if meaning is None:
-        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        status = metadata.get("HTTPStatusCode", 0)
         meaning = _Meaning(ErrorCode.MODEL_UNAVAILABLE, status >= 500 or status == 429)
         # Only a form that was not filled in has a code of its own that no model of botocore lists.
         meaning = next((found for pattern, found in _BY_MESSAGE[:1] if pattern.search(code)), meaning)
@@ -408,7 +398,8 @@ def _of_answer(exc: ClientError) -> ModelError:
     if fault is not None:
         is_length = TOO_LONG.search(message) is not None
         return FinalModelError(meaning.code, detail, ModelFault.TOO_LONG if is_length else fault)
-    return ModelError(meaning.code, detail, transient=meaning.transient, retry_after_ms=_retry_after_ms(exc))
+    retry_after_ms = retry_after_ms_of(metadata.get("HTTPHeaders", {}))
+    return ModelError(meaning.code, detail, transient=meaning.transient, retry_after_ms=retry_after_ms)
 
 
 def _of_transport(exc: BotoCoreError) -> ModelError:
@@ -428,11 +419,3 @@ def _of_transport(exc: BotoCoreError) -> ModelError:
     if advice and not transient and not isinstance(exc, ReadTimeoutError):
         return FinalModelError(ErrorCode.MODEL_UNAVAILABLE, detail, ModelFault.SETUP)
     return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, transient=transient)
-
-
-def _retry_after_ms(exc: ClientError) -> int | None:
-    headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    try:
-        return max(0, min(86_400_000, int(float(headers["retry-after"]) * 1000)))
-    except (KeyError, ValueError, OverflowError):
-        return None

@@ -85,7 +85,7 @@ def error_of(
     if named == 402 and meant == 429:
         meant = 402
     detail = f"HTTP {status}: {complaint}" if status else f"an error in the stream: {complaint}"
-    retry_after_ms = _retry_after_ms(headers or {})
+    retry_after_ms = retry_after_ms_of(headers or {})
     if meant == 413 or (is_length and (meant in (None, 400, 422) or (meant or 0) >= 500)):
         return FinalModelError(ErrorCode.MODEL_FAILED, detail, ModelFault.TOO_LONG)
     if meant == 429:
@@ -142,15 +142,15 @@ def _word_status(text: str, table: Iterable[tuple[int, str]]) -> int | None:
     return next((status for status, words in table if re.search(words, plain)), None)
 
 
-def _retry_after_ms(headers: Mapping[str, str]) -> int | None:
+def retry_after_ms_of(headers: Mapping[str, str]) -> int | None:
     """`Retry-After-Ms`, or `Retry-After` in seconds or as a date, which is compared with the server's own clock."""
     for name, unit_ms in (("retry-after-ms", 1), ("retry-after", 1000)):
         try:
-            return max(0, min(86_400_000, int(float(headers[name]) * unit_ms)))
+            return int(float(headers[name]) * unit_ms)
         except (KeyError, ValueError, OverflowError):
             pass
     try:
         until, now = parsedate_to_datetime(headers["retry-after"]), parsedate_to_datetime(headers["date"])
-        return max(0, int((until - now).total_seconds() * 1000))
+        return int((until - now).total_seconds() * 1000)
     except (KeyError, ValueError, TypeError):
         return None

@@ -19,7 +19,7 @@ from answerback.models.documents import DocumentDecoder, decode
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
 from answerback.models.prompts import chat_messages
-from answerback.models.reader import chat_completion, read_answer
+from answerback.models.reader import DRAIN_TIMEOUT_S, chat_completion, read_answer
 from answerback.ports import ModelError, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
@@ -30,7 +30,6 @@ SILENCE_TIMEOUT_S: Final = 300.0
 """Without a byte for this long, before or in an answer, the server counts as gone: a model may load, or think."""
 
 CHECK_TIMEOUT_S: Final = 10.0
-_DRAIN_TIMEOUT_S: Final = 0.25
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_NAMES_SHOWN: Final = 5
 _MAX_DIALECTS: Final = 8
@@ -252,6 +251,6 @@ class OpenAIModel:
 async def _drain(body: AsyncIterator[bytes]) -> None:
     """Read the end of the body, so that the connection can be used again; nothing is lost if that fails."""
     with suppress(*TRANSPORT_ERRORS):
-        async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
             async for _ in body:
                 pass

@@ -22,7 +22,7 @@ from answerback.protocol.errors import ErrorCode
 USAGE_TIMEOUT_S: Final = 5.0
 """The counts may come after the end of the answer; it is not held back for longer than this because of them."""
 
-_DRAIN_TIMEOUT_S: Final = 0.25
+DRAIN_TIMEOUT_S: Final = 0.25
 """After the counts: a connection that is read to its end serves the next answer."""
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -88,7 +88,7 @@ async def read_answer(
                 async for document in documents:
                     told.learn(find(document))
                     if told.input_tokens is not None and told.output_tokens is not None:
-                        drained_at = asyncio.get_running_loop().time() + _DRAIN_TIMEOUT_S
+                        drained_at = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
                         limit.reschedule(min(drained_at, limit.when() or drained_at))
     yield replace(finish, input_tokens=told.input_tokens, output_tokens=told.output_tokens)
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from answerback.models.echo import EchoFailure, EchoOptions
@@ -30,6 +30,9 @@ class ModelSpecError(Exception):
 
 LOCAL: Final = ModelLimits(tokens_per_byte=1.0, languages=("en",), demo=True)
 """Of the embedded model. Its tokenizer spells rare Hangul byte by byte."""
+
+OPENAI_CONTEXT_TOKENS: Final = 8192
+BEDROCK_CONTEXT_TOKENS: Final = 32_768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,19 @@ class EchoSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAISpec:
+class _ServerSpec:
+    """A model of a server. `silence_s`: how long it may say nothing."""
+
+    name: str
+    model: str
+    silence_s: int = 300
+    limits: ModelLimits = field(default_factory=ModelLimits)
+    context_tokens: int = OPENAI_CONTEXT_TOKENS
+    concurrency: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAISpec(_ServerSpec):
     """A model of a server that speaks the OpenAI chat completions protocol.
 
     `base_url` has no trailing slash and no query; `query` is sent with each request. The key is read from the file
@@ -59,19 +74,13 @@ class OpenAISpec:
     `system_role` `user`: the system text goes into the first message. What is not said is learnt from the server.
     """
 
-    name: str
     base_url: str
-    model: str
     query: Mapping[str, str] = field(default_factory=dict)
     api_key_env: str = "OPENAI_API_KEY"
     api_key_file: str | None = None
     max_tokens_field: str | None = None
     stream_options: bool = True
     system_role: str = "system"
-    silence_s: int = 300
-    limits: ModelLimits = field(default_factory=ModelLimits)
-    context_tokens: int = 8192
-    concurrency: int = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,25 +94,20 @@ class PythonSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BedrockSpec:
+class BedrockSpec(_ServerSpec):
     """A model of Amazon Bedrock: its id, or an inference profile's id or ARN.
 
     `region` None: that of the environment. `temperature` and `top_p` None: the model's own. `cache`: how long Bedrock
-    keeps a prompt's beginning. `guardrail`: (id, version). `silence_s`: how long it may say nothing.
+    keeps a prompt's beginning. `guardrail`: (id, version).
     """
 
-    name: str
-    model: str
+    context_tokens: int = BEDROCK_CONTEXT_TOKENS
     region: str | None = None
     temperature: float | None = None
     top_p: float | None = None
     cache: str | None = None
     guardrail: tuple[str, str] | None = None
     tier: str | None = None
-    silence_s: int = 300
-    limits: ModelLimits = field(default_factory=ModelLimits)
-    context_tokens: int = 32_768
-    concurrency: int = 32
 
 
 ModelSpec: TypeAlias = LocalSpec | EchoSpec | OpenAISpec | BedrockSpec | PythonSpec
@@ -194,7 +198,6 @@ def _check_name(name: str, text: str) -> None:
 
 
 def _echo_options(text: str, argument: str) -> EchoOptions:
-    options = EchoOptions()
     given = _pairs(text, argument)
     whole: dict[str, int] = {}
     for key, value in given.items():
@@ -206,16 +209,10 @@ def _echo_options(text: str, argument: str) -> EchoOptions:
     if fail is None and ("fail_every" in given or "fail_rate" in given):
         raise ModelSpecError(f"{text!r}: fail_every and fail_rate need fail=HOW, for example fail=midstream.")
     return EchoOptions(
-        first_ms=whole.get("first_ms", 0),
-        delay_ms=whole.get("delay_ms", 0),
-        tokens=whole.get("tokens"),
         fail=fail,
-        fail_every=whole.get("fail_every", options.fail_every),
         fail_rate=_share(text, "fail_rate", given.get("fail_rate", "1")),
-        retry_after_ms=whole.get("retry_after_ms", options.retry_after_ms),
         context=_yes(text, "context", given.get("context", "0")),
-        concurrency=whole.get("concurrency", options.concurrency),
-        context_tokens=whole.get("context_tokens", options.context_tokens),
+        **whole,
     )
 
 
@@ -240,7 +237,7 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
     if not _IS_ENVIRONMENT_NAME.fullmatch(api_key_env):
         raise ModelSpecError(f"{text!r}: api_key_env must be the name of an environment variable, not the key itself.")
     _check_name(name or url.fragment, text)
-    limits = _limits(text, given)
+    options = _server_options(text, given, OPENAI_CONTEXT_TOKENS)
     # What is left of `given` then goes to the server, as Azure's api-version does.
     return OpenAISpec(
         name=name or url.fragment,
@@ -251,11 +248,8 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
         max_tokens_field=_one_of(text, "max_tokens_field", given.pop("max_tokens_field", None), _MAX_TOKENS_FIELDS),
         stream_options=_yes(text, "stream_options", given.pop("stream_options", "1")),
         system_role=_one_of(text, "system_role", given.pop("system_role", "system"), _SYSTEM_ROLES) or "system",
-        silence_s=_whole(text, "silence_s", given.pop("silence_s", "300"), 1, 3600),
-        limits=limits,
-        context_tokens=_context(text, given, 8192, limits),
-        concurrency=_whole(text, "concurrency", given.pop("concurrency", "32"), 1, 10_000),
         query=MappingProxyType(given),
+        **options,
     )
 
 
@@ -279,7 +273,6 @@ def _bedrock(text: str, argument: str, name: str | None) -> BedrockSpec:
             f"{text!r}: guardrail must be ID:VERSION, for example abc123def456:1 or abc123def456:DRAFT."
         )
     _check_name(name or model, text)
-    limits = _limits(text, given)
     return BedrockSpec(
         name=name or model,
         model=model,
@@ -289,10 +282,7 @@ def _bedrock(text: str, argument: str, name: str | None) -> BedrockSpec:
         cache=_one_of(text, "cache", given.get("cache"), _CACHES),
         guardrail=(guardrail["identifier"], guardrail["version"]) if guardrail else None,
         tier=_one_of(text, "tier", given.get("tier"), _TIERS),
-        silence_s=_whole(text, "silence_s", given.get("silence_s", "300"), 1, 3600),
-        limits=limits,
-        context_tokens=_context(text, given, 32_768, limits),
-        concurrency=_whole(text, "concurrency", given.get("concurrency", "32"), 1, 10_000),
+        **_server_options(text, given, BEDROCK_CONTEXT_TOKENS),
     )
 
 
@@ -321,10 +311,18 @@ def _limits(text: str, given: dict[str, str]) -> ModelLimits:
     return ModelLimits(answer_timeout_s=read.get("answer_timeout"), max_tokens=read.get("max_tokens"))
 
 
-def _context(text: str, given: dict[str, str], usual: int, limits: ModelLimits) -> int:
-    """The model's context. An answer gets at most half of it, so it has room for twice what `max_tokens` says."""
-    default = max(usual, 2 * (limits.max_tokens or 0))
-    return _whole(text, "context_tokens", given.pop("context_tokens", str(default)), 256, 10_000_000)
+def _server_options(text: str, given: dict[str, str], context_tokens: int) -> dict[str, Any]:
+    """The options of every model of a server; they are taken out of `given`. `context_tokens`: what is usual.
+
+    An answer gets at most half of the context, so there is room for twice what `max_tokens` says.
+    """
+    limits = _limits(text, given)
+    read = {
+        key: _whole(text, key, given.pop(key), low, high)
+        for key, low, high in (("silence_s", 1, 3600), ("context_tokens", 256, 10_000_000), ("concurrency", 1, 10_000))
+        if key in given
+    }
+    return {"limits": limits, "context_tokens": max(context_tokens, 2 * (limits.max_tokens or 0)), **read}
 
 
 def _pairs(text: str, query: str) -> dict[str, str]:
