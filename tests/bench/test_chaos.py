@@ -263,6 +263,17 @@ async def test_a_short_run_over_sqlite() -> None:
 
 
 @pytest.mark.process
+def test_without_postgresql_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("answerback_aws.emulator.postgres._PLACES", ())
+    monkeypatch.setenv("PATH", "")
+    assert run(["bench", "--chaos", "--postgres"]) == ExitCode.FAILED
+    said = capsys.readouterr().err
+    assert said.startswith("answerback: a PostgreSQL server is needed")
+    assert "apt-get install postgresql" in said
+
+
 @pytest.mark.postgres
 @pytest.mark.proof
 @pytest.mark.timeout(200)

@@ -16,6 +16,7 @@ import typer
 from answerback.cli.options import Json, MaxTokens, ModelName, TokenText, with_options
 from answerback.cli.output import CliError, ExitCode, extra_needed, note, say, say_json, usage_error
 from answerback.stores.errors import StoreError
+from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed, emulator_python
 from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.report import ChaosReport
 from answerback_proof.chaos.run import run_chaos
@@ -294,6 +295,8 @@ def _run_chaos(plan: ChaosPlan) -> ChaosReport:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(run_chaos(plan, notify=note))
+    except LocalFailed as exc:
+        raise CliError(exc.message, exc.hint) from exc
     except (ProcessFailed, StoreError) as exc:
         raise CliError(str(exc)) from exc
 
@@ -302,11 +305,6 @@ def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     """The same on the emulated AWS. Raises: CliError: it cannot be run."""
     with extra_needed("the emulated AWS", "aws,server"):
         from answerback_aws.deploy.errors import DeployError  # noqa: PLC0415 - an extra
-        from answerback_aws.emulator.emulator import (  # noqa: PLC0415
-            EmulatorFailed,
-            LocalFailed,
-            emulator_python,
-        )
         from answerback_proof.chaos.aws.run import SLOW, run_aws_chaos  # noqa: PLC0415
         from answerback_proof.chaos.aws.stack import EmulatedAws  # noqa: PLC0415
     cache = platformdirs.user_cache_path("answerback")
