@@ -24,20 +24,18 @@ from answerback.ports import Finish, Piece
 from answerback_aws.cost.bill import deployed, month, plain
 from answerback_aws.cost.counts import load_counts, load_prices
 from answerback_aws.cost.workload import Workload
-from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.deployment import Deployment, DeployRequest
-from answerback_aws.deploy.package import Target, build_package, measure
+from answerback_aws.deploy.package import build_package, measure
 from answerback_aws.deploy.stack import StackEvent
 from answerback_aws.emulator.bedrock import Asked, BedrockServer
-from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, emulator_python
+from answerback_aws.emulator.emulator import Emulator, emulator_python
 from answerback_aws.emulator.postgres import PostgresServer
+from answerback_aws.emulator.run import deploy_on, target_of
 from measuring import Measured, Measuring
 
 TOKENS_PER_SECOND = 80
 FIRST_TOKEN_S = 0.6
 ROUND_TRIPS = 15
 TURNS = 20
-MODEL_ID = "amazon.nova-lite-v1:0"
 CACHE = user_cache_path("answerback")
 
 
@@ -72,17 +70,7 @@ def deploy(started: ExitStack, python: Path) -> tuple[Emulator, dict[str, str]]:
     emulator = started.enter_context(
         Emulator(python=python, folder=folder, postgres=postgres.dsn, bedrock_url=bedrock.url)
     )
-    account = Account(region=REGION, endpoint=emulator.endpoint, **CREDENTIALS)
-    parameters = {"AllowAnonymous": "true", "DeletionProtection": "false", "WorkerConcurrency": "4"}
-    request = DeployRequest(
-        target=target(python), models=(f"bedrock:{MODEL_ID}",), parameters=parameters, cache=CACHE / "wheels"
-    )
-    return emulator, dict(Deployment(account, "bench", Quiet()).deploy(request).outputs)
-
-
-def target(python: Path) -> Target:
-    """This machine, with the emulator's Python."""
-    return Target.here(python=next((python.parents[1] / "lib").glob("python3*")).name.removeprefix("python"))
+    return emulator, dict(deploy_on(emulator, "bench", Quiet(), python=python, cache=CACHE / "wheels"))
 
 
 async def count(measuring: Measuring, tokens: int) -> dict[str, Any]:
@@ -142,7 +130,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     python = options.emulator.absolute() if options.emulator else emulator_python(CACHE, Quiet().step)
-    package = build_package(target(python), cache=CACHE / "wheels")
+    package = build_package(target_of(python), cache=CACHE / "wheels")
     imports = {one.module.rpartition(".")[2]: round(one.cpu_ms) for one in measure(package.data, rounds=5)}
     with ExitStack() as started:
         emulator, outputs = deploy(started, python)

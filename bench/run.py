@@ -127,7 +127,7 @@ def save(results: dict[str, Any]) -> None:
         scenarios_of_both = kept["scenarios"] | results["scenarios"]
         results["scenarios"] = {name: scenarios_of_both[name] for name in TABLES if name in scenarios_of_both}
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    runpy.run_path(str(ROOT / "docs" / "generate.py"))["main"]([])
+    runpy.run_path(str(ROOT / "scripts" / "generate_docs.py"))["main"]([])
 
 
 def main() -> None:

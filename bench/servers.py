@@ -6,7 +6,6 @@ A peer must do our job before its figures count: `try_out` refuses one that prom
 import asyncio
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from answerback import __version__
 from answerback.client.link import Address
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import SendMessage
+from answerback_aws.emulator.emulator import free_ports
 from answerback_proof.load.figures import measured_gateway
 from answerback_proof.load.process import ProcessFailed, ServerProcess, Usage, start_server, usage_of
 from answerback_proof.load.websocket import open_connection
@@ -205,9 +205,7 @@ async def model_server(*, word_ms: int) -> AsyncIterator[str]:
 @asynccontextmanager
 async def litellm(upstream: str) -> AsyncIterator[ServerProcess]:
     """LiteLLM's proxy before a model server; its URL is of HTTP. Raises: ProcessFailed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_ports(1)[0])
     words = [str(LITELLM_PROGRAM), "--config", str(PEERS / "litellm.yaml"), "--host", "127.0.0.1", "--port", port]
     nowhere = asyncio.subprocess.DEVNULL
     # No key: the gateway asks for none here either. And no call of the internet at the start.

@@ -25,6 +25,7 @@ SPEAKING = {
     "confirm": ["answerback/cli"],
     "spoken": ["answerback/cli"],
     "missing_extra": ["answerback/", "answerback_desktop"],
+    "extra_needed": ["answerback/", "answerback_desktop"],
     "CannotConnect": ["answerback/client"],
     "ProxyError": ["answerback/outbound.py"],
     "CaFileError": ["answerback/outbound.py"],

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from answerback.cli.options import CaFile, trust
-from answerback.cli.output import CliError, ExitCode, missing_extra, note, usage_error
+from answerback.cli.output import CliError, ExitCode, extra_needed, missing_extra, note, usage_error
 
 _DEBIAN_PACKAGES: Final = (
     "libegl1 libgl1 libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 libxcb-cursor0 libxcb-icccm4 libxcb-image0 "
@@ -67,11 +67,8 @@ def desktop(
         raise usage_error(f"{profile!r} cannot be a profile", str(exc)) from exc
     _check_qt()
     try:
-        from answerback_desktop.app import Options, Outcome, run  # noqa: PLC0415 - Qt is an extra, and slow to import
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("answerback"):
-            raise
-        raise missing_extra("the desktop app", "desktop") from exc
+        with extra_needed("the desktop app", "desktop"):
+            from answerback_desktop.app import Options, Outcome, run  # noqa: PLC0415 - Qt is an extra, slow to import
     except ImportError as exc:
         raise _missing_library(str(exc)) from exc
     try:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from answerback_aws.deploy.package import Target, build_package
+from answerback_aws.deploy.package import build_package
 from answerback_aws.emulator.bedrock import BedrockServer
 from answerback_aws.emulator.emulator import Emulator
+from answerback_aws.emulator.run import target_of
 from answerback_proof.conformance import load_models
 from emulation import ENVIRONMENT, emulator_python
 from stack import IDLE_S, JWT_SECRET, LIFE_S, PAGE, Stack
@@ -18,9 +19,7 @@ from stack import IDLE_S, JWT_SECRET, LIFE_S, PAGE, Stack
 @pytest.fixture(scope="session")
 def package() -> bytes:
     """The package of the functions for this machine and the emulator's Python."""
-    emulator_python()
-    version = next((ENVIRONMENT / "lib").glob("python3*")).name.removeprefix("python")
-    return build_package(Target.here(python=version), cache=ENVIRONMENT.parent / "wheels").data
+    return build_package(target_of(emulator_python()), cache=ENVIRONMENT.parent / "wheels").data
 
 
 @pytest.fixture(scope="session")

@@ -10,21 +10,12 @@ from answerback.core.keys import ordering_key
 from answerback.core.request import Record, RequestKey
 from answerback.ports import Unavailable
 from answerback_aws.runtime.sqs import SqsQueue, read_event
+from asking import record_of
 from lambda_functions import QUEUE_URL, DirectCalls, FakeSqs, sqs_event
 
 
 def record(request_id: str = "r-1", *, user: str = "kim", queue_no: int = 1) -> Record:
-    return Record(
-        user_id=user,
-        request_id=request_id,
-        session_id="s",
-        conversation_id="k",
-        ordering_key=ordering_key(user, "k"),
-        fingerprint="f",
-        model="m",
-        accepted_at_ms=0,
-        queue_no=queue_no,
-    )
+    return record_of(request_id, user, conversation_id="k", queue_no=queue_no)
 
 
 def put(sqs: FakeSqs, *records: Record, correlation_id: str | None = None) -> list[dict[str, Any]]:

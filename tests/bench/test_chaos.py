@@ -14,7 +14,7 @@ import pytest
 from answerback.cli.main import run
 from answerback.cli.output import ExitCode
 from answerback.core import request as changes
-from answerback.core.request import Ending, Policy, Question, Record
+from answerback.core.request import Ending, Policy, Question
 from answerback.ports import Quota
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import (
@@ -54,6 +54,7 @@ from answerback_proof.history import (
 from answerback_proof.load.websocket import Masker
 from answerback_proof.proxy import FrameObserver, Proxy
 from answerback_proof.proxy import Path as ProxyPath
+from asking import record_of
 
 QUOTA = Quota(per_minute=0, max_pending=1000)
 
@@ -65,16 +66,7 @@ async def test_what_the_store_holds_is_added_to_the_history() -> None:
     store, history = MemoryStore(), RunHistory()
     history.add(Asked(request="r1", user="kim", session="s", conversation="c", text="one two", answer="one two"))
     history.add(ModelRun(request="r1", attempt=1))
-    record = Record(
-        user_id="kim",
-        request_id="r1",
-        session_id="s",
-        conversation_id="c",
-        ordering_key="k",
-        fingerprint="f",
-        model="echo",
-        accepted_at_ms=10,
-    )
+    record = record_of("r1", "kim", accepted_at_ms=10)
     await store.accept(record, Question(message="one two", model="echo"), QUOTA, now_ms=10)
     await store.change(record.key, partial(changes.claim, owner="o", now_ms=20, policy=Policy()))
     ending = Ending(status=Status.COMPLETED, attempt=1, length=7, ended_at_ms=30)
@@ -89,16 +81,7 @@ async def test_a_request_of_ours_that_has_no_ending_in_the_store_is_found() -> N
     store, history = MemoryStore(), RunHistory()
     history.add(Asked(request="r1", user="kim", session="s", conversation="c", text="one"))
     for user in ("kim", "somebody else"):
-        record = Record(
-            user_id=user,
-            request_id="r2",
-            session_id="s",
-            conversation_id="c",
-            ordering_key="k",
-            fingerprint="f",
-            model="echo",
-            accepted_at_ms=10,
-        )
+        record = record_of("r2", user, accepted_at_ms=10)
         await store.accept(record, Question(message="one", model="echo"), QUOTA, now_ms=10)
     await add_stores(history, store, store)
     lost = [violation.request for violation in check(history, VISIBLE) if "in the store" in violation.detail]
@@ -280,6 +263,17 @@ async def test_a_short_run_over_sqlite() -> None:
 
 
 @pytest.mark.process
+def test_without_postgresql_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("answerback_aws.emulator.postgres._PLACES", ())
+    monkeypatch.setenv("PATH", "")
+    assert run(["bench", "--chaos", "--postgres"]) == ExitCode.FAILED
+    said = capsys.readouterr().err
+    assert said.startswith("answerback: a PostgreSQL server is needed")
+    assert "apt-get install postgresql" in said
+
+
 @pytest.mark.postgres
 @pytest.mark.proof
 @pytest.mark.timeout(200)

@@ -123,6 +123,6 @@ def test_the_page_shows_least_and_median_and_the_ratios() -> None:
 
 def test_the_page_in_docs_is_made_from_the_figures_that_are_kept() -> None:
     kept = json.loads((ROOT / "bench" / "results.json").read_text(encoding="utf-8"))
-    parts = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PARTS"]
+    parts = runpy.run_path(str(ROOT / "scripts" / "generate_docs.py"))["PARTS"]
     assert parts["benchmarks"]() == page.rendered(kept)
     assert page.rendered(kept) in (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")

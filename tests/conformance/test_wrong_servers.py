@@ -4,12 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from answerback_proof.conformance import CaseStatus, ServerRun, load_cases
 from answerback_proof.conformance.dialer import check_frame
@@ -202,6 +204,19 @@ async def test_a_server_with_a_mistake_fails_the_case_for_it(mistake: str, gatew
         assert result.status is CaseStatus.FAILED
         assert result.why
         assert result.transcript
+
+
+async def test_a_server_that_knows_one_path_alone_fails(gateway: GatewayProcess) -> None:
+    facts = await ServerRun(gateway.url).probe()
+
+    def only_root(socket: ServerConnection, request: Request) -> Response | None:
+        return None if request.path.partition("?")[0] == "/" else socket.respond(HTTPStatus.NOT_FOUND, "")
+
+    proxy = Proxy(gateway.url, lambda frame, _: iter((frame,)), {})
+    async with serve(proxy.handle, "127.0.0.1", 0, process_request=only_root) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        result = await ServerRun(url).run_case(CASES["01-connecting/any path is accepted"], facts)
+    assert result.status is CaseStatus.FAILED
 
 
 def test_a_code_that_the_protocol_does_not_have_is_wrong_though_readers_take_it() -> None:

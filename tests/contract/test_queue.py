@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from answerback.core.keys import ordering_key
 from answerback.core.request import Record, RequestKey
 from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Queue
@@ -21,6 +20,7 @@ from answerback.testing import LaneQueue, run_virtual
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.functions.sqs_handler import HiddenTime, SqsHandler
 from answerback_aws.runtime.sqs import SqsQueue, Visibility
+from asking import record_of
 
 Run = Callable[[RequestKey], Awaitable[Done | Retry]]
 
@@ -219,17 +219,7 @@ class Scene:
         self.workers = Workers()
 
     async def put(self, name: str, *, conversation: str = "c1", user: str = "ann") -> Record:
-        record = Record(
-            user_id=user,
-            request_id=name,
-            session_id="s",
-            conversation_id=conversation,
-            ordering_key=ordering_key(user, conversation),
-            fingerprint="f",
-            model="m",
-            accepted_at_ms=0,
-            queue_no=1,
-        )
+        record = record_of(name, user, conversation_id=conversation, queue_no=1)
         self.workers.key_of[name] = record.ordering_key
         await self.harness.queue.put(record)
         return record

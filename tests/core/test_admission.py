@@ -20,21 +20,12 @@ from answerback.core.admission import (
     retry_after_ms,
     window_of,
 )
-from answerback.core.request import Record
 from answerback.core.transitions import State
+from asking import record_of
 
 NOW_MS = 1_767_225_600_000 + 20_000
 WAIT_MS = 40_000
-RECORD = Record(
-    user_id="u",
-    request_id="r",
-    session_id="s",
-    conversation_id="c",
-    ordering_key="k",
-    fingerprint="f",
-    model="m",
-    accepted_at_ms=NOW_MS,
-)
+RECORD = record_of(accepted_at_ms=NOW_MS)
 QUOTA = Quota(per_minute=3, max_pending=5)
 
 decide = partial(admit, existing=None, position=2, pending=0, counted=0, own_limit=None, quota=QUOTA, now_ms=NOW_MS)

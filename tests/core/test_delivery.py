@@ -12,6 +12,7 @@ from answerback.core.transitions import State
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import MessageDelta, MessageProgress, MessageResponse, MessageStarted, Pong, Status
 from answerback.protocol.limits import MAX_FRAME_BYTES
+from asking import record_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"))
 
@@ -19,15 +20,10 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"
 def record(
     *, stream: bool = True, target: DeliveryTarget | None = None, parts: tuple[str, ...] | None = None
 ) -> Record:
-    return Record(
-        user_id="가" * 128,
-        request_id="나" * 128,
-        session_id="s",
-        conversation_id="c",
-        ordering_key="k",
-        fingerprint="f",
+    return record_of(
+        "나" * 128,
+        "가" * 128,
         model="다" * 128,
-        accepted_at_ms=0,
         state=State.RUNNING,
         attempt=1,
         stream=stream,

@@ -135,8 +135,8 @@ def test_the_transcript_has_frames_only(protocol: Any) -> None:
 
 
 def test_what_is_made_from_the_code_is_not_stale(root: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Error codes, states, sizes, settings, the transcript, the evidence. To repair it: python docs/generate.py."""
-    generator = runpy.run_path(str(root / "docs" / "generate.py"))
+    """Tables, the transcript, the evidence. To repair it: python scripts/generate_docs.py."""
+    generator = runpy.run_path(str(root / "scripts" / "generate_docs.py"))
     assert generator["main"](["--check"]) == 0, capsys.readouterr().out
 
 

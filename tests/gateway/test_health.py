@@ -9,13 +9,14 @@ import aiohttp
 import pytest
 import websockets
 
-from answerback.core.request import Question, Record
+from answerback.core.request import Question
 from answerback.gateway.app import Gateway
 from answerback.gateway.health import GLANCE_EVERY_S, PROBE_EVERY_S, Health
 from answerback.gateway.settings import GatewaySettings
 from answerback.ports import Accepted, Quota, Unavailable
 from answerback.stores import sqlite as sqlite_module
 from answerback.stores.sqlite import SqliteStore
+from asking import record_of
 
 
 class Disk:
@@ -68,16 +69,7 @@ class Clock:
 
 
 async def accept(store: SqliteStore, request_id: str) -> object:
-    record = Record(
-        user_id="u",
-        request_id=request_id,
-        session_id="s",
-        conversation_id="c",
-        ordering_key="k",
-        fingerprint="f",
-        model="echo",
-        accepted_at_ms=1_750_000_000_000,
-    )
+    record = record_of(request_id, accepted_at_ms=1_750_000_000_000)
     quota = Quota(per_minute=0, max_pending=10)
     return await store.accept(record, Question(message="x", model="echo"), quota, now_ms=1_750_000_000_000)
 

@@ -15,13 +15,14 @@ import websockets
 from answerback.auth import make_token
 from answerback.core import request as changes
 from answerback.core.context import Message
-from answerback.core.keys import fingerprint, ordering_key
-from answerback.core.request import Ending, Policy, Question, Record
+from answerback.core.keys import fingerprint
+from answerback.core.request import Ending, Policy, Question
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import AuthSettings, GatewaySettings
 from answerback.ports import Piece, Prompt, Quota
 from answerback.protocol.frames import SendMessage, Status
 from answerback.stores.sqlite import SqliteStore
+from asking import record_of
 
 NFC, NFD = "홍길동", unicodedata.normalize("NFD", "홍길동")
 TRIP, TRIP_NFD = "여행", unicodedata.normalize("NFD", "여행")
@@ -122,16 +123,8 @@ async def old(tmp_path: Path) -> Path:
     await store.set_limit(NFD, 7, now_ms=NOW_MS)
     for number, user_id in enumerate((NFD, NFD, NFD, "kim")):
         frame = SendMessage(request_id=f"old-{number}", message="hello there", conversation_id=TRIP_NFD)
-        record = Record(
-            user_id=user_id,
-            request_id=frame.request_id,
-            session_id="s",
-            conversation_id=TRIP_NFD,
-            ordering_key=ordering_key(user_id, TRIP_NFD),
-            fingerprint=fingerprint(frame),
-            model="echo",
-            accepted_at_ms=NOW_MS + number,
-        )
+        facts = {"fingerprint": fingerprint(frame), "accepted_at_ms": NOW_MS + number}
+        record = record_of(frame.request_id, user_id, conversation_id=TRIP_NFD, **facts)
         question = Question(message=frame.message, model="echo")
         await store.accept(record, question, Quota(per_minute=0, max_pending=10), now_ms=NOW_MS + number)
         if number == 2:

@@ -6,19 +6,11 @@ import pytest
 from answerback.core.request import Record, RequestKey
 from answerback.gateway.queue import InProcessQueue
 from answerback.service.attempt import Done, Retry, Turn
+from asking import record_of
 
 
 def record(number: int, *, ordering_key: str = "a", model: str = "m") -> Record:
-    return Record(
-        user_id="u",
-        request_id=f"r{number}",
-        session_id="s",
-        conversation_id="c",
-        ordering_key=ordering_key,
-        fingerprint="f",
-        model=model,
-        accepted_at_ms=number,
-    )
+    return record_of(f"r{number}", ordering_key=ordering_key, model=model, accepted_at_ms=number)
 
 
 class Workers:

@@ -34,6 +34,7 @@ from answerback_proof.history import (
     Violation,
     ViolationKind,
 )
+from asking import record_of
 
 DEATH = "killed"
 SEES_ALL = Visible(usage=True, deaths=frozenset({DEATH}))
@@ -65,19 +66,8 @@ def record(request: str, *, status: Status | None = Status.COMPLETED, **more: An
     length = more.pop("length", len(text_of(request)))
     facts = {"attempt": 1, "ended_at_ms": 90, "input_tokens": 3, "output_tokens": 4} | more
     ending = None if status is None else Ending(status=status, length=length, **facts)
-    return Record(
-        user_id="kim",
-        request_id=request,
-        session_id="s",
-        conversation_id="c",
-        ordering_key="k",
-        fingerprint="f",
-        model="echo",
-        accepted_at_ms=0,
-        attempt=facts["attempt"],
-        state=State.RUNNING if status is None else State(status.value),
-        ending=ending,
-    )
+    state = State.RUNNING if status is None else State(status.value)
+    return record_of(request, "kim", attempt=facts["attempt"], state=state, ending=ending)
 
 
 def stored(request: str, *, answer: str | None = None, of: Record | None = None) -> Stored:

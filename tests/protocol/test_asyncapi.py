@@ -37,12 +37,12 @@ def resolve(path: str) -> Any:
 
 
 def test_the_kept_file_is_up_to_date() -> None:
-    """To repair it: docs/asyncapi.py > asyncapi.json"""
+    """To repair it: scripts/asyncapi.py > asyncapi.json"""
     assert FILE.read_text(encoding="utf-8") == text()
 
 
 def test_the_module_writes_it() -> None:
-    command = [sys.executable, str(FILE.parent / "docs/asyncapi.py")]
+    command = [sys.executable, str(FILE.parent / "scripts/asyncapi.py")]
     assert subprocess.run(command, capture_output=True, check=True).stdout.decode() == text()
 
 

@@ -4,29 +4,17 @@ import unicodedata
 from functools import partial
 
 from answerback.core import request as changes
-from answerback.core.request import Ended, Question, Record, RequestKey
+from answerback.core.request import Ended, Question, RequestKey
 from answerback.ports import Accepted, Existing, Quota
 from answerback.service.id_forms import RequestsInBothForms, forms
 from answerback.stores.sqlite import MemoryStore
+from asking import record_of
 
 NFC, NFD = "홍길동", unicodedata.normalize("NFD", "홍길동")
 QUOTA = Quota(per_minute=0, max_pending=10)
 
 
 QUESTION = Question(message="hello", model="echo")
-
-
-def record_of(user_id: str, request_id: str) -> Record:
-    return Record(
-        user_id=user_id,
-        request_id=request_id,
-        session_id="s",
-        conversation_id="c",
-        ordering_key="k",
-        fingerprint="f",
-        model="echo",
-        accepted_at_ms=0,
-    )
 
 
 def test_the_forms_of_a_name() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from answerback.core.request import Question, Record
 from answerback.ports import Quota
+from asking import record_of
 
 NOW_MS = 1_750_000_020_000
 
@@ -15,16 +16,7 @@ class Asker:
     quota = Quota(per_minute=0, max_pending=1_000_000)
 
     def record(self, request_id: str, user: str = "ann") -> Record:
-        return Record(
-            user_id=user,
-            request_id=request_id,
-            session_id="s1",
-            conversation_id="c1",
-            ordering_key=f"key of {user}",
-            fingerprint="f",
-            model="echo",
-            accepted_at_ms=self.now_ms,
-        )
+        return record_of(request_id, user, conversation_id="c1", session_id="s1", accepted_at_ms=self.now_ms)
 
     async def accept(self, store, request_id: str, text: str = "What is it?", user: str = "ann"):
         question = Question(message=text, model="echo")

@@ -1,4 +1,4 @@
-"""An actor that asks a store and answers, in the terms of the domain."""
+"""Records, and an actor that asks a store and answers, in the terms of the domain."""
 
 from functools import partial
 from typing import Any
@@ -8,6 +8,13 @@ from answerback.core.request import Ending, Policy, Question, Record, RequestKey
 from answerback.ports import Admission, Quota
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
+
+
+def record_of(request_id: str = "r", user_id: str = "u", *, conversation_id: str = "c", **fields: Any) -> Record:
+    """The record of a request that was just accepted. What is not said does not matter."""
+    usual = {"session_id": "s", "ordering_key": ordering_key(user_id, conversation_id), "fingerprint": "f" * 64}
+    usual |= {"model": "echo", "accepted_at_ms": 0}
+    return Record(user_id=user_id, request_id=request_id, conversation_id=conversation_id, **usual | fields)
 
 
 class Actor:
@@ -20,17 +27,9 @@ class Actor:
         self.now_ms = 29_166_667 * 60_000 + 20_000
 
     def record(self, request_id: str, *, user: str = "ann", conversation: str | None = "c1", **fields: Any) -> Record:
-        return Record(
-            user_id=user,
-            request_id=request_id,
-            session_id=fields.pop("session", "s1"),
-            conversation_id=conversation or "s1",
-            ordering_key=ordering_key(user, conversation),
-            fingerprint="f" * 64,
-            model="echo",
-            accepted_at_ms=self.now_ms,
-            **fields,
-        )
+        usual = {"session_id": fields.pop("session", "s1"), "accepted_at_ms": self.now_ms}
+        usual["ordering_key"] = ordering_key(user, conversation)
+        return record_of(request_id, user, conversation_id=conversation or "s1", **usual | fields)
 
     async def accept(
         self,

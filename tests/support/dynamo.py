@@ -7,7 +7,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from answerback.core.keys import ordering_key
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
 from answerback.core.transitions import State
 from answerback.ports import (
@@ -23,6 +22,7 @@ from answerback_aws.runtime.dynamodb.limits import RateLimits
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
 from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+from asking import record_of
 from template import RESOURCES
 
 NOW_MS = 29_166_667 * 60_000
@@ -61,15 +61,9 @@ class DynamoStore(DynamoRequests):
         entries = await self.turns_table.pending(limit=10_000)
         for entry in entries:
             turn, key = entry.turn, RequestKey(entry.user_id, entry.turn.request_id)
-            record = Record(
-                user_id=entry.user_id,
-                request_id=turn.request_id,
-                session_id="",
-                conversation_id=entry.conversation_id,
-                ordering_key=ordering_key(entry.user_id, entry.conversation_id),
-                fingerprint="",
-                model="",
-                accepted_at_ms=turn.accepted_at_ms,
+            conversation = entry.conversation_id
+            record = record_of(
+                turn.request_id, entry.user_id, conversation_id=conversation, accepted_at_ms=turn.accepted_at_ms
             )
             question = Question(message=turn.question, model="", replaces=turn.replaces)
             # An id that was used before and purged: the history keeps both turns.

@@ -4,8 +4,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from io import UnsupportedOperation
 from typing import Final, NoReturn
@@ -46,12 +46,22 @@ def usage_error(message: str, hint: str = "") -> CliError:
     return CliError(message, hint, exit_code=ExitCode.USAGE)
 
 
-def missing_extra(what: str, extra: str, otherwise: str = "") -> CliError:
+def missing_extra(what: str, extra: str) -> CliError:
     """The error of a command whose optional packages are not installed."""
-    hint = f"install them in the clone: pip install '.[{extra}]'"
     return CliError(
-        f"{what} needs packages that are not installed", f"{hint}{', or ' + otherwise if otherwise else ''}"
+        f"{what} needs packages that are not installed", f"install them in the clone: pip install '.[{extra}]'"
     )
+
+
+@contextmanager
+def extra_needed(what: str, extra: str) -> Iterator[None]:
+    """Import the modules of optional packages within this. Raises: CliError: they are not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("answerback"):
+            raise
+        raise missing_extra(what, extra) from exc
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from answerback.cli.output import CliError, ExitCode, missing_extra, say, usage_error, why_no_output
+from answerback.cli.output import CliError, ExitCode, extra_needed, say, usage_error, why_no_output
 from answerback.cli.settings import SETTINGS, Configuration, defaults, load
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.ports import ModelError
@@ -97,13 +97,9 @@ def serve_until_stopped(configuration: Configuration, *, read_again: Callable[[]
 
     Raises: CliError: it cannot start; the text says what to do.
     """
-    try:
+    with extra_needed("the gateway", "server,local-llm"):
         from answerback.gateway.app import Gateway, run_gateway  # noqa: PLC0415 - the server's packages are an extra
         from answerback.gateway.logging import configure_logging, set_level  # noqa: PLC0415
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("answerback"):
-            raise
-        raise missing_extra("the gateway", "server,local-llm") from exc
 
     def announce(gateway: Gateway) -> None:
         log.info("admin port: %s", gateway.admin_url or "off")

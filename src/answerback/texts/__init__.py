@@ -17,9 +17,9 @@ _VARIABLES: Final = ("LC_ALL", "LC_MESSAGES", "LANG")
 _FRAMES: Final = re.compile(r"(answerback: (?:warning: )?)(.*)()|(\()(.*)(\))|()(.*)()", re.DOTALL)
 
 
-def words_of(language: str) -> Mapping[str, Any]:
-    """What the file of a language (`en`, `ko`) holds."""
-    return tomllib.loads(files(__name__).joinpath(f"{language}.toml").read_text(encoding="utf-8"))
+def words_of(language: str, *, package: str = __name__) -> dict[str, Any]:
+    """What a package's file of a language (`en`, `ko`) holds."""
+    return tomllib.loads(files(package).joinpath(f"{language}.toml").read_text(encoding="utf-8"))
 
 
 def locale_name(environment: Mapping[str, str] = os.environ) -> str:

@@ -10,18 +10,14 @@ import platformdirs
 import typer
 
 from answerback.cli.options import Json
-from answerback.cli.output import CliError, ExitCode, missing_extra, note, say, say_json
+from answerback.cli.output import CliError, ExitCode, extra_needed, note, say, say_json
 from answerback_aws.commands.options import pairs
 from answerback_aws.commands.progress import shown_progress
 
-try:
+with extra_needed("the emulated AWS", "aws,server,local-llm"):
     from answerback_aws.deploy.errors import DeployError
     from answerback_aws.emulator.emulator import LocalFailed
     from answerback_aws.emulator.run import STACK, LocalRun, LocalSettings, LocalStack
-except ModuleNotFoundError as exc:
-    if (exc.name or "").startswith("answerback"):
-        raise
-    raise missing_extra("the emulated AWS", "aws,server,local-llm") from exc
 
 
 def local(
@@ -56,9 +52,7 @@ def local(
             with shown_progress() as progress:
                 stack = LocalStack(settings, progress)
                 run = stack.__enter__()
-        except LocalFailed as exc:
-            raise CliError(exc.message, exc.hint) from exc
-        except DeployError as exc:
+        except (LocalFailed, DeployError) as exc:
             raise CliError(exc.message, exc.hint) from exc
         try:
             _show(run, as_json=as_json)

@@ -10,7 +10,7 @@ import platformdirs
 import typer
 
 from answerback.cli.options import AwsOptions
-from answerback.cli.output import CliError, ExitCode, missing_extra, usage_error
+from answerback.cli.output import CliError, ExitCode, extra_needed, usage_error
 from answerback_aws.deploy.package import ImportFailed, PackageError, Target
 
 if TYPE_CHECKING:
@@ -30,13 +30,8 @@ class StackOptions(AwsOptions):
 
         Raises: CliError: there is no such profile, or the packages for AWS are not installed.
         """
-        try:
+        with extra_needed("AWS", "aws"):
             from answerback_aws.deploy.account import Account  # noqa: PLC0415 - help needs no boto3, which is an extra
-        except ModuleNotFoundError as exc:
-            if (exc.name or "").startswith("answerback"):
-                raise
-            raise missing_extra("AWS", "aws") from exc
-
         with explained():
             return Account(region=self.region, profile=self.profile, endpoint=self.endpoint_url)
 

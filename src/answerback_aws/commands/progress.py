@@ -11,8 +11,7 @@ from answerback.cli.output import note
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from answerback_aws.deploy.deployment import Progress
-    from answerback_aws.deploy.stack import StackEvent
+    from answerback_aws.deploy.stack import Progress, StackEvent
 
 
 class PlainProgress:

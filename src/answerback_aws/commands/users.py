@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
-from answerback.cli.output import CliError, ExitCode, missing_extra, note
+from answerback.cli.output import CliError, ExitCode, extra_needed, note
 from answerback.clock import epoch_ms
 from answerback.ports import Unavailable, Users
 
-try:
+with extra_needed("AWS", "aws"):
     from botocore.exceptions import ClientError
 
     from answerback.stores.errors import StoreError
+    from answerback_aws.commands import options
     from answerback_aws.deploy.account import Account
-    from answerback_aws.deploy.errors import DeployError, ErrorKind, explained
+    from answerback_aws.deploy.errors import explained
     from answerback_aws.deploy.stack import Stack
     from answerback_aws.runtime.aurora.data_api import DataApi, StatementFailed
     from answerback_aws.runtime.aurora.users import AwsUsers
@@ -25,10 +26,6 @@ try:
     from answerback_aws.runtime.dynamodb.requests import DynamoRequests
     from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
     from answerback_aws.runtime.dynamodb.turns import DynamoTurns
-except ModuleNotFoundError as exc:
-    if (exc.name or "").startswith("answerback"):
-        raise
-    raise missing_extra("AWS", "aws") from exc
 
 RETRY_FOR_S: Final = 120.0
 """A paused Aurora takes 15 s to wake up, after a day and more at least 30."""
@@ -117,21 +114,12 @@ def _management_endpoint(outputs: Mapping[str, str], emulator: str | None) -> st
     return f"{emulator.rstrip('/')}/_aws/execute-api/{outputs.get('ApiId')}/{outputs.get('StageName')}"
 
 
-_EXIT: Final = {
-    ErrorKind.FAILED: ExitCode.FAILED,
-    ErrorKind.USAGE: ExitCode.USAGE,
-    ErrorKind.CANNOT_CONNECT: ExitCode.CANNOT_CONNECT,
-}
-
-
 @contextmanager
 def _plain_errors(stack: str) -> Iterator[None]:
     """The errors of AWS in a sentence."""
     try:
-        with explained(f"use the tables and the database of the stack {stack}"):
+        with options.explained(), explained(f"use the tables and the database of the stack {stack}"):
             yield
-    except DeployError as exc:
-        raise CliError(exc.message, exc.hint, exit_code=_EXIT[exc.kind]) from exc
     except StoreError as exc:
         raise CliError(str(exc).rstrip(".")) from exc
     except StatementFailed as exc:

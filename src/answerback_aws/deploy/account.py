@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import NoRegionError
 
 from answerback.outbound import is_loopback
 from answerback_aws.deploy.errors import DeployError, ErrorKind, explained
@@ -37,11 +38,8 @@ class Account:
         """The region's name. Raises: DeployError: none is named, or there is no such region."""
         region: str | None = self._session.region_name
         if region is None:
-            raise DeployError(
-                "no AWS region is named",
-                "say --region, for example --region us-east-1, or set AWS_REGION",
-                kind=ErrorKind.USAGE,
-            )
+            with explained("find the region"):
+                raise NoRegionError
         # A region newer than boto3 is let through if it looks like a known one.
         if self.is_real and not any(region.startswith(known.rsplit("-", 1)[0]) for known in self._regions()):
             raise DeployError(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
@@ -24,9 +24,8 @@ from answerback_aws.deploy.parameters import (
     read_models,
     template_text,
 )
-from answerback_aws.deploy.stack import Change, Stack, StackEvent, StackState
+from answerback_aws.deploy.stack import Change, Progress, Stack, StackState
 
-_ARCHITECTURES: Final = {"arm64": "arm64", "x86_64": "x86_64"}
 _DEAD: Final = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"})
 
 
@@ -47,16 +46,6 @@ class DeployRequest:
     parameters: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     cache: Path
-
-
-class Progress(Protocol):
-    """Shows how a deployment proceeds."""
-
-    def step(self, text: str) -> None:
-        """Something begins."""
-
-    def event(self, event: StackEvent) -> None:
-        """Something happened to the stack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,11 +221,7 @@ class Deployment:
 
     def _ready(self) -> StackState | None:
         """The stack at rest; None: it is to be created. One at work is waited for."""
-        state = self._stack.state()
-        if state is not None and state.is_busy:
-            self._progress.step(f"{self._stack.name} is {state.status}; following that first")
-            self._stack.watch(state.stack_id, self._stack.begun(state.stack_id), self._progress.event)
-            state = self._stack.state()
+        state = self._stack.at_rest(self._progress)
         if state is None or state.is_draft:
             return None
         name = self._stack.name
@@ -268,7 +253,7 @@ class Deployment:
     def _of_target(self, target: Target) -> Mapping[str, str]:
         found = {"Runtime": f"python{target.python}"}
         if target.architecture is not None:
-            found["Architecture"] = _ARCHITECTURES[target.architecture]
+            found["Architecture"] = target.architecture
         return found
 
     def _of_models(self, request: DeployRequest) -> Mapping[str, str]:

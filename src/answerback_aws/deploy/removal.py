@@ -8,9 +8,9 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.deployment import Progress
+from answerback_aws.deploy.deployment import Artefacts
 from answerback_aws.deploy.errors import DENIED, DeployError, advice_for, error_code, explained
-from answerback_aws.deploy.stack import Stack, StackState
+from answerback_aws.deploy.stack import Progress, Stack, StackState
 
 _KEPT_TABLES: Final = ("RequestsTable", "ConversationsTable")
 _FLUSH_ROUNDS: Final = 10
@@ -40,11 +40,8 @@ class Removal:
 
     def destroy(self, *, delete_history: bool = False) -> Removed:
         """Delete everything but, unless `delete_history`, a snapshot of the database with the whole history in it."""
-        state: StackState | None = self._stack.existing()
-        if state is not None and state.is_busy:
-            self._progress.step(f"{self._stack.name} is {state.status}; following that first")
-            self._stack.watch(state.stack_id, self._stack.begun(state.stack_id), self._progress.event)
-            state = self._stack.state()
+        self._stack.existing()
+        state = self._stack.at_rest(self._progress)
         unwritten = 0
         snapshots: tuple[str, ...] = ()
         if state is not None:
@@ -61,8 +58,7 @@ class Removal:
             if delete_history:
                 self._delete_snapshots(snapshots)
                 snapshots = ()
-        bucket = f"answerback-artefacts-{self._account.identity}-{self._account.region}"
-        return Removed(snapshots=snapshots, unwritten=unwritten, bucket=bucket)
+        return Removed(snapshots=snapshots, unwritten=unwritten, bucket=Artefacts(self._account).bucket)
 
     def _open(self, state: StackState) -> StackState:
         """Lift the protection, and let the janitor write what is waiting without delay."""

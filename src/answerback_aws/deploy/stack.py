@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from botocore.exceptions import ClientError
 
@@ -71,6 +71,16 @@ class Change:
     replaced: str
 
 
+class Progress(Protocol):
+    """Shows how a deployment proceeds."""
+
+    def step(self, text: str) -> None:
+        """Something begins."""
+
+    def event(self, event: StackEvent) -> None:
+        """Something happened to the stack."""
+
+
 class Stack:
     """One stack by its name. `sleep` takes seconds. All calls raise DeployError."""
 
@@ -116,6 +126,15 @@ class Stack:
                 f"deploy it: answerback aws deploy --stack {self.name}, or say --region",
             )
         return state
+
+    def at_rest(self, progress: Progress) -> StackState | None:
+        """Its state; one at work is followed to the end of that first. None: there is none."""
+        state = self.state()
+        if state is None or not state.is_busy:
+            return state
+        progress.step(f"{self.name} is {state.status}; following that first")
+        self.watch(state.stack_id, self.begun(state.stack_id), progress.event)
+        return self.state()
 
     def resources(self) -> Sequence[Mapping[str, str]]:
         """Its resources: LogicalResourceId, PhysicalResourceId, ResourceType, ResourceStatus."""

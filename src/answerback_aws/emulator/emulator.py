@@ -189,7 +189,7 @@ class Emulator:
         return self._temporary / _PAUSED
 
     def _start_once(self) -> None:
-        self.port = self._wanted_port or _free_port()
+        self.port = self._wanted_port or free_ports(1)[0]
         self._temporary = Path(tempfile.mkdtemp(prefix="answerback-emulator-"))
         with self.log_path.open("wb") as log:
             self._process = self._popen(log)
@@ -246,11 +246,16 @@ class Emulator:
         return "\n".join(self.log().splitlines()[-15:])
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that were free a moment ago."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
 
 
 class LocalFailed(Exception):

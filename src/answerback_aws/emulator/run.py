@@ -1,27 +1,26 @@
 """The whole backend on this machine: the very template and functions of AWS, on the emulator."""
 
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final
 
 from answerback.models import ModelSpecError, open_model, parse_model_spec
 from answerback.models.spec import BedrockSpec
 from answerback.ports import Model, ModelError
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.deployment import Deployment, DeployRequest, Progress
+from answerback_aws.deploy.deployment import Deployment, DeployRequest
 from answerback_aws.deploy.package import Target
+from answerback_aws.deploy.stack import Progress
 from answerback_aws.emulator.bedrock import BedrockServer, of_model
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator, EmulatorFailed, LocalFailed, emulator_python
 from answerback_aws.emulator.postgres import PostgresServer
 
 STACK: Final = "answerback"
-_MODEL_ID: Final = "answerback.emulated-v1:0"
-_POLL_S: Final = 0.1
+MODEL_ID: Final = "answerback.emulated-v1:0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +90,15 @@ class LocalStack:
             started.enter_context(emulator)
         except EmulatorFailed as exc:
             raise LocalFailed(str(exc), "choose another --port, or try again") from exc
-        outputs = self._deploy(emulator, python, model)
+        outputs = deploy_on(
+            emulator,
+            STACK,
+            progress,
+            python=python,
+            cache=settings.cache / "wheels",
+            model=f"{model.name}=bedrock:{MODEL_ID}",
+            parameters=settings.parameters,
+        )
         return LocalRun(
             url=emulator.websocket_url(outputs["ApiId"], outputs["StageName"]),
             endpoint=emulator.endpoint,
@@ -117,20 +124,28 @@ class LocalStack:
         server.script = of_model(model)
         return server, model
 
-    def _deploy(self, emulator: Emulator, python: Path, model: Model) -> Mapping[str, str]:
-        account = Account(region=REGION, endpoint=emulator.endpoint, **CREDENTIALS)
-        version = next((python.parents[1] / "lib").glob("python3*")).name.removeprefix("python")
-        request = DeployRequest(
-            target=Target.here(python=version),
-            models=(f"{model.name}=bedrock:{_MODEL_ID}",),
-            parameters={
-                "AllowAnonymous": "true",
-                "DeletionProtection": "false",
-                "ModelArns": f"arn:aws:bedrock:*::foundation-model/{_MODEL_ID}",
-                "WorkerConcurrency": "4",
-                **self._settings.parameters,
-            },
-            cache=self._settings.cache / "wheels",
-        )
-        deployment = Deployment(account, STACK, self._progress, sleep=lambda _s: time.sleep(_POLL_S))
-        return deployment.deploy(request).outputs
+
+def target_of(python: Path) -> Target:
+    """This machine, with the Python of the emulator's environment."""
+    return Target.here(python=next((python.parents[1] / "lib").glob("python3*")).name.removeprefix("python"))
+
+
+def deploy_on(
+    emulator: Emulator,
+    name: str,
+    progress: Progress,
+    *,
+    python: Path,
+    cache: Path,
+    model: str = f"bedrock:{MODEL_ID}",
+    parameters: Mapping[str, str] = MappingProxyType({}),
+) -> Mapping[str, str]:
+    """Deploy the stack `name` on an emulator, open to everyone and without protection; its outputs.
+
+    `python`: of the emulator's environment. `cache`: of wheels. `parameters` win. Raises: DeployError.
+    """
+    account = Account(region=REGION, endpoint=emulator.endpoint, **CREDENTIALS)
+    usual = {"AllowAnonymous": "true", "DeletionProtection": "false", "WorkerConcurrency": "4"}
+    usual["ModelArns"] = f"arn:aws:bedrock:*::foundation-model/{MODEL_ID}"
+    request = DeployRequest(target=target_of(python), models=(model,), parameters={**usual, **parameters}, cache=cache)
+    return Deployment(account, name, progress).deploy(request).outputs

@@ -42,8 +42,7 @@ class KeyringVault:
         self._memory = MemoryVault()
 
     def get(self, name: str) -> str | None:
-        import keyring  # noqa: PLC0415 - slow to load, and only wanted by those who sign in
-        import keyring.errors  # noqa: PLC0415
+        import keyring.errors  # noqa: PLC0415 - slow to load, and only wanted by those who sign in
 
         kept = self._memory.get(name)
         if kept is not None:
@@ -54,7 +53,6 @@ class KeyringVault:
             return None
 
     def set(self, name: str, secret: str) -> bool:
-        import keyring  # noqa: PLC0415
         import keyring.errors  # noqa: PLC0415
 
         try:
@@ -65,7 +63,6 @@ class KeyringVault:
         return True
 
     def forget(self, name: str) -> None:
-        import keyring  # noqa: PLC0415
         import keyring.errors  # noqa: PLC0415
 
         self._memory.forget(name)

@@ -1,9 +1,7 @@
 """All words of the app: their fields here, the words of each language in a file beside this one."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 
 import msgspec
 
@@ -319,6 +317,6 @@ def texts_of(language: Language, *, system_locale: str) -> Texts:
     # A system of another language keeps its own way to write dates only if it writes them in English.
     is_english = system_locale.lower().startswith("en")
     locale = "ko-KR" if is_korean else system_locale if is_english else "en-GB"
-    words = tomllib.loads(files(__name__).joinpath(f"{chosen}.toml").read_text(encoding="utf-8"))
+    words = words_of(chosen, package=__name__)
     words["chat"]["failures"] = words_of(chosen)["failures"]
     return msgspec.convert({"language": chosen, "locale": locale, **words}, Texts)

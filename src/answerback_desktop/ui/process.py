@@ -163,7 +163,6 @@ class StopSignals(QObject):
             pass
 
 
-log = logging.getLogger("answerback.desktop")
 _RAISE: Final = b"raise\n"
 _RAISED: Final = b"raised\n"
 _WAIT_MS: Final = 2_000

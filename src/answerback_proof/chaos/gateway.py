@@ -5,13 +5,13 @@ import logging
 import os
 import resource
 import signal
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from answerback_aws.emulator.emulator import free_ports
 from answerback_proof.chaos.recording_model import SPEC
 from answerback_proof.load.figures import NO_LIMITS
 from answerback_proof.load.process import ProcessFailed, ServerProcess, gateway_command, start_server
@@ -146,15 +146,3 @@ class GatewayProcess:
             return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=_Health)
         except (OSError, TimeoutError, msgspec.DecodeError):
             return None
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that were free a moment ago."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

@@ -14,8 +14,9 @@ import platformdirs
 import typer
 
 from answerback.cli.options import Json, MaxTokens, ModelName, TokenText, with_options
-from answerback.cli.output import CliError, ExitCode, missing_extra, note, say, say_json, usage_error
+from answerback.cli.output import CliError, ExitCode, extra_needed, note, say, say_json, usage_error
 from answerback.stores.errors import StoreError
+from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed, emulator_python
 from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.chaos.report import ChaosReport
 from answerback_proof.chaos.run import run_chaos
@@ -280,7 +281,7 @@ async def _server(load: LoadOptions) -> AsyncIterator[tuple[str, int | None]]:
 
 
 class _Steps:
-    """deploy.deployment.Progress as a line for each step; resources are not shown."""
+    """deploy.stack.Progress as a line for each step; resources are not shown."""
 
     def step(self, text: str) -> None:
         note(f"{text} ...")
@@ -294,25 +295,18 @@ def _run_chaos(plan: ChaosPlan) -> ChaosReport:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(run_chaos(plan, notify=note))
+    except LocalFailed as exc:
+        raise CliError(exc.message, exc.hint) from exc
     except (ProcessFailed, StoreError) as exc:
         raise CliError(str(exc)) from exc
 
 
 def _run_aws_chaos(plan: ChaosPlan) -> ChaosReport:
     """The same on the emulated AWS. Raises: CliError: it cannot be run."""
-    try:
+    with extra_needed("the emulated AWS", "aws,server"):
         from answerback_aws.deploy.errors import DeployError  # noqa: PLC0415 - an extra
-        from answerback_aws.emulator.emulator import (  # noqa: PLC0415
-            EmulatorFailed,
-            LocalFailed,
-            emulator_python,
-        )
         from answerback_proof.chaos.aws.run import SLOW, run_aws_chaos  # noqa: PLC0415
         from answerback_proof.chaos.aws.stack import EmulatedAws  # noqa: PLC0415
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("answerback"):
-            raise
-        raise missing_extra("the emulated AWS", "aws,server") from exc
     cache = platformdirs.user_cache_path("answerback")
     slow = replace(plan, timing=SLOW, delay_ms=_AWS_DELAY_MS)
     try:

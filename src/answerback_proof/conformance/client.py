@@ -104,10 +104,7 @@ class _Question:
     outcome: "asyncio.Task[Outcome]" = field(init=False)
 
     def __post_init__(self) -> None:
-        self.outcome = asyncio.create_task(self._wait(), name="outcome")
-
-    async def _wait(self) -> Outcome:
-        return await self.asked.outcome()
+        self.outcome = asyncio.create_task(self.asked.outcome(), name="outcome")
 
 
 class _ClientCaseRun(CaseRun):

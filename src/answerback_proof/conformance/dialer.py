@@ -97,7 +97,7 @@ class Dialer:
         target = urlsplit(self._with_query(query))._replace(scheme="", netloc="")
         if step.path is not None:
             target = target._replace(path=step.path)
-        lines = [f"{step.method} {urlsplit(self._with_query(query))._replace(scheme='', netloc='').geturl()} HTTP/1.1"]
+        lines = [f"{step.method} {target.geturl()} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in headers.items() if value is not None]
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls)

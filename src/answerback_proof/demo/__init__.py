@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from answerback.cli.options import TokenText
-from answerback.cli.output import ExitCode, missing_extra, usage_error
+from answerback.cli.output import ExitCode, extra_needed, usage_error
 
 MOST_APPS: Final = 100
 MOST_QUESTIONS: Final = 10
@@ -54,11 +54,7 @@ def demo(
             raise usage_error("--keep is about the gateway that the demo starts", "leave it out with --url")
         remote = RemoteDemo(url=url, token=token, apps=apps, questions=questions, max_tokens=max_tokens)
         return ExitCode.OK if run_remote_demo(remote) else ExitCode.FAILED
-    try:
+    with extra_needed("the demo's gateway", "server,local-llm"):
         from answerback_proof.demo.local import Demo, run_demo  # noqa: PLC0415 - the server's packages are an extra
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("answerback"):
-            raise
-        raise missing_extra("the demo's gateway", "server,local-llm") from exc
     is_right = run_demo(Demo(apps=apps, questions=questions, model=model, max_tokens=max_tokens, keep=keep))
     return ExitCode.OK if is_right else ExitCode.FAILED

@@ -126,15 +126,9 @@ def report_of(plan: Plan, run: Run, *, before: Usage | None = None, after: Usage
         requests_per_s=round(len(ended) / run.seconds, 1),
         frames=exchanges.frames,
         frames_per_s=round(exchanges.frames / run.seconds, 1),
-        latency=distribution(
-            exchange.ended_at - exchange.due_at for exchange in ended if exchange.ended_at is not None
-        ),
-        accepted=distribution(
-            exchange.accepted_at - exchange.due_at for exchange in ended if exchange.accepted_at is not None
-        ),
-        first_text=distribution(
-            exchange.first_text_at - exchange.due_at for exchange in ended if exchange.first_text_at is not None
-        ),
+        latency=distribution(one.ended_at - one.due_at for one in ended if one.ended_at is not None),
+        accepted=distribution(one.accepted_at - one.due_at for one in ended if one.accepted_at is not None),
+        first_text=distribution(one.first_text_at - one.due_at for one in ended if one.first_text_at is not None),
         between_texts=distribution(run.gaps_s),
         cpu_us_per_request=None if cpu_s is None else round(cpu_s / requests * 1e6, 1),
         cpu_us_per_frame=None if cpu_s is None else round(cpu_s / max(1, exchanges.frames) * 1e6, 2),

@@ -84,17 +84,11 @@ def _usage(pid: int) -> Usage:
 
 async def _keep_open(stack: AsyncExitStack, url: str, count: int, prefix: str, *, says_hello: bool) -> None:
     """Start a process that holds connections until the stack is left."""
-    command = (
-        sys.executable,
-        "-m",
-        "answerback_proof.load.idle",
-        url,
-        str(count),
-        prefix,
-        "hello" if says_hello else "-",
-    )
+    module, greeting = ("-m", "answerback_proof.load.idle"), "hello" if says_hello else "-"
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *module, url, str(count), prefix, greeting, stdin=pipe, stdout=pipe, stderr=pipe
+    )
 
     async def end() -> None:
         if process.stdin is not None:

@@ -102,152 +102,93 @@ DEATHS: Final = frozenset(
 )
 """After each of these the model may be run once more for a request: its worker is dead, or its lease is over."""
 
-CALM: Final = Faults()
-GATEWAY: Final = Faults(
-    parks=True,
-    slow=0.02,
+_ON_AWS: Final[Mapping[str, Any]] = MappingProxyType({"split": True, "latency_s": 0.05, "skew_ms": 3_000})
+_QUIET: Final = Faults(probes=False, janitor=False)
+_USUAL: Final = Faults(
     outage_before=0.02,
     outage_after=0.02,
     model_fails=0.05,
-    cut_every_s=12.0,
     half_open=0.3,
     rollover=0.2,
     flapping=0.3,
     app_crash_every_s=60.0,
     takeover_every_s=60.0,
-    process_crash_every_s=25.0,
     cancel=0.1,
     cancel_and_resume=0.3,
     snoop=0.05,
     hello_storm=0.02,
 )
-AWS: Final = Faults(
-    split=True,
-    latency_s=0.05,
-    lose=0.03,
-    duplicate=0.05,
-    late=0.05,
-    false_gone=0.01,
-    slow=0.05,
-    outage_before=0.02,
-    outage_after=0.02,
-    stall=0.005,
-    model_fails=0.05,
-    cut_every_s=15.0,
-    half_open=0.3,
-    rollover=0.2,
-    flapping=0.3,
-    late_disconnect=0.3,
-    app_crash_every_s=60.0,
-    takeover_every_s=60.0,
-    worker_crash=0.004,
-    front_crash=0.01,
-    redeliver_every_s=15.0,
-    cancel=0.1,
-    cancel_and_resume=0.3,
-    snoop=0.05,
-    hello_storm=0.02,
-    skew_ms=3_000,
-)
-OUTAGES: Final = Faults(outage_before=0.06, outage_after=0.06, slow=0.05, cancel=0.05)
-GATEWAY_QUIET: Final = Faults(
-    probes=False,
-    janitor=False,
-    parks=True,
-    slow=0.05,
-    cut_every_s=8.0,
-    rollover=0.3,
-    flapping=0.3,
-    process_crash_every_s=20.0,
-    cancel=0.15,
-    cancel_and_resume=0.5,
-)
-AWS_QUIET: Final = Faults(
-    split=True,
-    probes=False,
-    janitor=False,
-    latency_s=0.05,
-    cut_every_s=8.0,
-    rollover=0.5,
-    flapping=0.3,
-    slow=0.03,
-    late_disconnect=0.3,
-    worker_crash=0.003,
-    redeliver_every_s=30.0,
-    cancel=0.15,
-    cancel_and_resume=0.5,
-    skew_ms=3_000,
-)
-LIMITS: Final = Faults(
-    parks=True,
-    per_minute=8,
-    token_s=25.0,
-    client_timeout_s=6.0,
-    slow=0.02,
-    cut_every_s=20.0,
-    rollover=0.3,
-    cancel=0.1,
-    hello_storm=0.05,
-)
-GATEWAY_HOSTILE: Final = Faults(
-    probes=False,
-    janitor=False,
-    parks=True,
-    model_misbehaves=0.4,
-    slow=0.02,
-    cut_every_s=12.0,
-    app_crash_every_s=60.0,
-    process_crash_every_s=60.0,
-    cancel=0.1,
-)
-AWS_HOSTILE: Final = Faults(
-    split=True,
-    latency_s=0.05,
-    model_misbehaves=0.4,
-    lose=0.02,
-    outage_after=0.01,
-    cut_every_s=15.0,
-    worker_crash=0.002,
-    redeliver_every_s=30.0,
-    cancel=0.1,
-    skew_ms=3_000,
-)
-THINKING: Final = Faults(
-    gives_up=True,
-    model_thinks=0.05,
-    cut_every_s=40.0,
-    rollover=0.5,
-    flapping=0.3,
-    process_crash_every_s=60.0,
-    cancel=0.05,
-    hello_storm=0.05,
+_IMPATIENT: Final = replace(_QUIET, cut_every_s=8.0, flapping=0.3, cancel=0.15, cancel_and_resume=0.5)
+_THINKING: Final = Faults(
+    gives_up=True, model_thinks=0.05, cut_every_s=40.0, rollover=0.5, flapping=0.3, cancel=0.05, hello_storm=0.05
 )
 """No app gives up what waits its turn, nor an attempt that is held, while its connection is up."""
 
-AWS_THINKING: Final = replace(
-    THINKING,
-    split=True,
-    latency_s=0.05,
-    duplicate=0.05,
-    late=0.05,
-    process_crash_every_s=0.0,
-    worker_crash=0.002,
-    redeliver_every_s=30.0,
-    skew_ms=3_000,
-)
 PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
     {
-        "calm": CALM,
-        "gateway": GATEWAY,
-        "aws": AWS,
-        "outages": OUTAGES,
-        "gateway-quiet": GATEWAY_QUIET,
-        "aws-quiet": AWS_QUIET,
-        "limits": LIMITS,
-        "gateway-hostile": GATEWAY_HOSTILE,
-        "aws-hostile": AWS_HOSTILE,
-        "thinking": THINKING,
-        "aws-thinking": AWS_THINKING,
+        "calm": Faults(),
+        "gateway": replace(_USUAL, parks=True, slow=0.02, cut_every_s=12.0, process_crash_every_s=25.0),
+        "aws": replace(
+            _USUAL,
+            **_ON_AWS,
+            lose=0.03,
+            duplicate=0.05,
+            late=0.05,
+            false_gone=0.01,
+            slow=0.05,
+            stall=0.005,
+            cut_every_s=15.0,
+            late_disconnect=0.3,
+            worker_crash=0.004,
+            front_crash=0.01,
+            redeliver_every_s=15.0,
+        ),
+        "outages": Faults(outage_before=0.06, outage_after=0.06, slow=0.05, cancel=0.05),
+        "gateway-quiet": replace(_IMPATIENT, parks=True, slow=0.05, rollover=0.3, process_crash_every_s=20.0),
+        "aws-quiet": replace(
+            _IMPATIENT,
+            **_ON_AWS,
+            rollover=0.5,
+            slow=0.03,
+            late_disconnect=0.3,
+            worker_crash=0.003,
+            redeliver_every_s=30.0,
+        ),
+        "limits": Faults(
+            parks=True,
+            per_minute=8,
+            token_s=25.0,
+            client_timeout_s=6.0,
+            slow=0.02,
+            cut_every_s=20.0,
+            rollover=0.3,
+            cancel=0.1,
+            hello_storm=0.05,
+        ),
+        "gateway-hostile": replace(
+            _QUIET,
+            parks=True,
+            model_misbehaves=0.4,
+            slow=0.02,
+            cut_every_s=12.0,
+            app_crash_every_s=60.0,
+            process_crash_every_s=60.0,
+            cancel=0.1,
+        ),
+        "aws-hostile": Faults(
+            **_ON_AWS,
+            model_misbehaves=0.4,
+            lose=0.02,
+            outage_after=0.01,
+            cut_every_s=15.0,
+            worker_crash=0.002,
+            redeliver_every_s=30.0,
+            cancel=0.1,
+        ),
+        "thinking": replace(_THINKING, process_crash_every_s=60.0),
+        "aws-thinking": replace(
+            _THINKING, **_ON_AWS, duplicate=0.05, late=0.05, worker_crash=0.002, redeliver_every_s=30.0
+        ),
     }
 )
 

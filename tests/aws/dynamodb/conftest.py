@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
-from answerback.core.keys import ordering_key
 from answerback.core.request import Ending, Policy, Record
 from answerback.core.request import claim as claim_step
 from answerback.core.request import finish as finish_step
@@ -19,6 +18,7 @@ from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.requests import DynamoRequests
 from answerback_aws.runtime.dynamodb.tables import Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
+from asking import record_of
 from dynamo import NOW_MS, own_tables
 
 
@@ -79,17 +79,8 @@ class World:
         return self.client.scan(TableName=table, ConsistentRead=True)["Items"]  # type: ignore[no-any-return]
 
     def record(self, request_id: str = "r1", *, user: str = "ann", conversation: str = "c1", **fields: Any) -> Record:
-        return Record(
-            user_id=user,
-            request_id=request_id,
-            session_id="s1",
-            conversation_id=conversation,
-            ordering_key=ordering_key(user, conversation),
-            fingerprint="f" * 64,
-            model="echo",
-            accepted_at_ms=self.now_ms,
-            **fields,
-        )
+        usual = {"session_id": "s1", "accepted_at_ms": self.now_ms}
+        return record_of(request_id, user, conversation_id=conversation, **usual | fields)
 
     async def accept(
         self,

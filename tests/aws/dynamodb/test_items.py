@@ -13,6 +13,7 @@ from answerback.protocol.frames import Status
 from answerback.stores.errors import StoreError
 from answerback_aws.runtime.dynamodb import items
 from answerback_aws.runtime.dynamodb.items import decode, decode_item, encode, encode_record, update
+from asking import record_of
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 numbers = st.integers(0, 2**53)
@@ -76,12 +77,12 @@ def test_only_kinds_of_value_that_are_ours_are_written(record: Record) -> None:
 
 
 def test_the_schema_is_always_there() -> None:
-    assert encode_record(record())["schema"] == {"N": "1"}
+    assert encode_record(record_of())["schema"] == {"N": "1"}
 
 
 def test_a_record_of_a_newer_program_is_not_guessed_at() -> None:
     with pytest.raises(StoreError, match="Upgrade the program"):
-        decode_item(encode_record(record()) | {"schema": {"N": "99"}})
+        decode_item(encode_record(record_of()) | {"schema": {"N": "99"}})
 
 
 def test_an_attribute_that_is_not_ours_is_refused() -> None:
@@ -107,7 +108,7 @@ def test_names_that_are_words_of_the_language_never_stand_in_an_expression() -> 
 def test_a_record_of_usual_length_fits_the_unit_that_a_write_is_billed_by() -> None:
     """Also with everything in it that an ended, streamed request has: 1 KB, names and values in UTF-8."""
     uuid = "0123abcd-0123-4567-89ab-0123456789ab"
-    full = record(
+    full = record_of(
         user_id="auth0|0123456789abcdef01234567",
         request_id=uuid,
         session_id=uuid,
@@ -146,13 +147,6 @@ def test_a_record_of_usual_length_fits_the_unit_that_a_write_is_billed_by() -> N
         for name, attribute in {**encode_record(full), **own}.items()
     )
     assert size <= 1024
-
-
-def record(**fields: Any) -> Record:
-    named = dict.fromkeys(
-        ("user_id", "request_id", "session_id", "conversation_id", "ordering_key", "fingerprint", "model"), "x"
-    )
-    return Record(**{**named, "accepted_at_ms": 1, **fields})
 
 
 def apply(item: items.Item, change: dict[str, Any]) -> items.Item:

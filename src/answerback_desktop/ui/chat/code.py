@@ -21,12 +21,11 @@ from PySide6.QtWidgets import QFrame, QLabel, QTextEdit, QToolButton, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import line_height_percent
+from answerback_desktop.ui.chat.footer import COPIED_MS
 from answerback_desktop.ui.highlight import Highlighter, language_name
 from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels.turn import TurnViewModel
-
-_COPIED_MS = 1_600
 
 
 class CodeView(BlockView):
@@ -45,9 +44,7 @@ class CodeView(BlockView):
         self.copy_button.clicked.connect(self._copy)
         self.editor = _CodeText(theme, self)
         self._painted = _Colours(self.editor.document(), theme)
-        self._back = QTimer(self)
-        self._back.setSingleShot(True)
-        self._back.setInterval(_COPIED_MS)
+        self._back = QTimer(self, singleShot=True, interval=COPIED_MS)
         self._back.timeout.connect(self._show_copy)
         self._show_copy()
 

@@ -1,7 +1,7 @@
 """The line under an answer: where the turn stands, and what can be done with it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt, QTimer
@@ -15,7 +15,7 @@ from answerback_desktop.ui.markdown import Segment
 from answerback_desktop.ui.theme import Icon, Theme, icon, pixmap
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
-_COPIED_MS: Final = 1_600
+COPIED_MS: Final = 1_600
 _PULSE_MS: Final = 80
 _COUNTDOWN_MS: Final = 500
 
@@ -35,15 +35,13 @@ class FooterView(BlockView):
         self.cut_label = QLabel(self)
         self.cut_label.setProperty("variant", "warning")
         self.cut_label.setToolTip(texts.cut_hint)
-        self.copy_button = QuietButton(Icon.COPY, texts.copy, theme, self)
+        self.copy_button = CopyButton(lambda: turn.answer, appearance, self)
         self.again_button = QuietButton(Icon.REGENERATE, texts.regenerate, theme, self)
         self.retry_button = QPushButton(self)
         self.stop_button = QToolButton(self)
         self.stop_button.setText(texts.stop)
-        self._copied = self._timer(_COPIED_MS, lambda: self.copy_button.draw(Icon.COPY, texts.copy), once=True)
         self._pulse = self._timer(_PULSE_MS, self._beat)
         self._countdown = self._timer(_COUNTDOWN_MS, lambda: self.take(None))
-        self.copy_button.clicked.connect(self._copy)
         self.again_button.clicked.connect(lambda: signals.regenerate.emit(turn.request_id))
         self.retry_button.clicked.connect(lambda: signals.retry.emit(turn.request_id))
         self.stop_button.clicked.connect(lambda: signals.stop.emit(turn.request_id))
@@ -192,20 +190,13 @@ class FooterView(BlockView):
         self._phase += 1
         self.update(0, 0, self.appearance.theme.space(8), self.height())
 
-    def _copy(self) -> None:
-        QGuiApplication.clipboard().setText(self.turn.answer)
-        self.copy_button.draw(Icon.CHECK, self.appearance.texts.copied, colour="success")
-        self._copied.start()
-
     def _say(self, line: StateLine) -> None:
         """Announce the new state to screen readers."""
         self.setAccessibleName(line.text or self.appearance.texts.answer_name)
         QAccessible.updateAccessibility(QAccessibleEvent(self, QAccessible.Event.NameChanged))
 
-    def _timer(self, interval_ms: int, slot: object, *, once: bool = False) -> QTimer:
-        timer = QTimer(self)
-        timer.setInterval(interval_ms)
-        timer.setSingleShot(once)
+    def _timer(self, interval_ms: int, slot: object) -> QTimer:
+        timer = QTimer(self, interval=interval_ms)
         timer.timeout.connect(slot)
         return timer
 
@@ -251,3 +242,21 @@ class QuietButton(QToolButton):
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         if self._is_revealed or self.hasFocus() or self.underMouse():
             super().paintEvent(event)
+
+
+class CopyButton(QuietButton):
+    """Copies what `text` returns, and says so for a moment."""
+
+    def __init__(self, text: Callable[[], str], appearance: Appearance, parent: QWidget) -> None:
+        words = appearance.texts
+        super().__init__(Icon.COPY, words.copy, appearance.theme, parent)
+        self._text = text
+        self._copied = words.copied
+        self._back = QTimer(self, singleShot=True, interval=COPIED_MS)
+        self._back.timeout.connect(lambda: self.draw(Icon.COPY, words.copy))
+        self.clicked.connect(self._copy)
+
+    def _copy(self) -> None:
+        QGuiApplication.clipboard().setText(self._text())
+        self.draw(Icon.CHECK, self._copied, colour="success")
+        self._back.start()

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Final
 
-from PySide6.QtCore import QRectF, Qt, QTimer
-from PySide6.QtGui import QGuiApplication, QPainter, QPaintEvent
+from PySide6.QtCore import QRectF, Qt
+from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import show_plain
-from answerback_desktop.ui.chat.footer import QuietButton
+from answerback_desktop.ui.chat.footer import CopyButton, QuietButton
 from answerback_desktop.ui.chat.input_box import InputBox
 from answerback_desktop.ui.chat.text_view import TextView, wrap_mode
 from answerback_desktop.ui.markdown import Segment
@@ -18,7 +18,6 @@ from answerback_desktop.viewmodels.turn import TurnViewModel
 
 SHORT_LINES: Final = 14
 SHORT_CHARACTERS: Final = 1_200
-_COPIED_MS: Final = 1_600
 
 
 class QuestionView(BlockView):
@@ -30,16 +29,11 @@ class QuestionView(BlockView):
         self._is_unfolded = False
         self._bubble = QRectF()
         self.text = TextView(theme, self)
-        self.copy_button = QuietButton(Icon.COPY, texts.copy, theme, self)
+        self.copy_button = CopyButton(lambda: turn.question, appearance, self)
         self.edit_button = QuietButton(Icon.EDIT, texts.edit, theme, self)
         self.fold_button = QToolButton(self)
         self.editor: InputBox | None = None
         self._edit_parts: list[QWidget] = []
-        self._back = QTimer(self)
-        self._back.setSingleShot(True)
-        self._back.setInterval(_COPIED_MS)
-        self._back.timeout.connect(lambda: self.copy_button.draw(Icon.COPY, texts.copy))
-        self.copy_button.clicked.connect(self._copy)
         self.edit_button.clicked.connect(self.start_edit)
         self.fold_button.clicked.connect(self._fold)
         self._show()
@@ -187,11 +181,6 @@ class QuestionView(BlockView):
             hint.setGeometry(pad + 4, top, hint_width, row)
         self._bubble = QRectF(0, gap, width, top + row + pad - gap)
         return top + row + pad + theme.space(1)
-
-    def _copy(self) -> None:
-        QGuiApplication.clipboard().setText(self.turn.question)
-        self.copy_button.draw(Icon.CHECK, self.appearance.texts.copied, colour="success")
-        self._back.start()
 
     def _fold(self) -> None:
         self._is_unfolded = not self._is_unfolded

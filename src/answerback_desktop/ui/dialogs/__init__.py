@@ -7,7 +7,6 @@ from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QFileDialog, QWidget
 
 from answerback_desktop.engine.events import Exported
-from answerback_desktop.settings import Settings
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.dialogs.about import AboutDialog, HelpDialog
 from answerback_desktop.ui.dialogs.settings_dialog import SettingsDialog
@@ -38,7 +37,7 @@ class Dialogs(QObject):
             self._app, texts, theme, has_tray=self._tray.is_there, log_path=self._log_path, parent=self._window
         )
         self.settings = dialog
-        dialog.previewed.connect(self._preview)
+        dialog.previewed.connect(self.previewed)
         dialog.finished.connect(self._settings_closed)
         dialog.about_button.clicked.connect(lambda: self._show_about(texts, theme))
         dialog.open()
@@ -53,9 +52,6 @@ class Dialogs(QObject):
 
     def _show_about(self, texts: Texts, theme: Theme) -> None:
         AboutDialog(texts, theme, self._log_path, self.settings or self._window).open()
-
-    def _preview(self, settings: Settings) -> None:
-        self.previewed.emit(settings)
 
     def _settings_closed(self, result: int) -> None:
         self.settings = None

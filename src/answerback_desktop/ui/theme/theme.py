@@ -109,7 +109,7 @@ def apply(application: QApplication, theme: Theme) -> None:
         application.setStyle("Fusion")
     application.setPalette(theme.palette)
     application.setFont(theme.font())
-    application.setStyleSheet(stylesheet(theme.colours, body_px=theme.body_px, small_px=theme.small_px))
+    application.setStyleSheet(stylesheet(theme))
 
 
 def system_scheme(application: QApplication) -> Scheme:
@@ -134,11 +134,11 @@ def theme_of(settings: Settings, application: QApplication) -> Theme:
     return Theme(scheme=scheme, body_px=min(MAX_BODY_PX, max(MIN_BODY_PX, round(settings.font_size * _PX_PER_PT))))
 
 
-def stylesheet(colours: Colours, *, body_px: int, small_px: int) -> str:
+def stylesheet(theme: Theme) -> str:
     """The style sheet of the application. Sizes: logical pixels."""
-    unit = 4 * (1 + body_px / 15) / 2
+    colours, body_px = theme.colours, theme.body_px
     steps = {"s05": 0.5, "s1": 1, "s15": 1.5, "s2": 2, "s25": 2.5, "s3": 3, "s35": 3.5, "s4": 4, "s6": 6}
-    spaces = {name: round(step * unit) for name, step in steps.items()}
+    spaces = {name: theme.space(step) for name, step in steps.items()}
     template = Template(files(__package__).joinpath("app.qss").read_text(encoding="utf-8"))
     return template.substitute(
         {name: getattr(colours, name) for name in colours.__slots__ if name != "code"},
@@ -147,7 +147,7 @@ def stylesheet(colours: Colours, *, body_px: int, small_px: int) -> str:
         s25m=max(0, spaces["s25"] - 1),
         s35m=max(0, spaces["s35"] - 1),
         body=body_px,
-        small=small_px,
+        small=theme.small_px,
         title=round(body_px * 22 / 15),
         line=round(body_px * 1.4),
         bar=12,

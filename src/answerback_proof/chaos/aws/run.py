@@ -12,7 +12,7 @@ from typing import Final
 
 from answerback.client import Timing
 from answerback.core.request import RequestKey
-from answerback_aws.deploy.deployment import Progress
+from answerback_aws.deploy.stack import Progress
 from answerback_aws.emulator.bedrock import BedrockServer
 from answerback_aws.emulator.postgres import PostgresServer
 from answerback_aws.runtime.dynamodb.items import decode_item, number_of

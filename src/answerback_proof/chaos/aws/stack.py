@@ -14,11 +14,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from answerback.clock import epoch_ms
 from answerback.core.request import RequestKey
-from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.deployment import Deployment, DeployRequest, Progress
-from answerback_aws.deploy.package import Target
+from answerback_aws.deploy.stack import Progress
 from answerback_aws.emulator.bedrock import BedrockServer
-from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
+from answerback_aws.emulator.emulator import Emulator
+from answerback_aws.emulator.run import deploy_on
 from answerback_aws.runtime.aurora.data_api import DataApi
 from answerback_aws.runtime.aurora.history import AwsHistory
 from answerback_aws.runtime.aurora.users import AwsUsers
@@ -30,8 +29,6 @@ from answerback_aws.runtime.dynamodb.tables import TABLES, Tables
 from answerback_aws.runtime.dynamodb.turns import DynamoTurns
 
 _STACK: Final = "chaos"
-_MODEL_ID: Final = "answerback.emulated-v1:0"
-_POLL_S: Final = 0.1
 _TIMEOUT_S: Final = 30.0
 _ANSWER_TIMEOUT_S: Final = 60
 """The worker has half a minute more, and the queue hides the message of a worker that dies early for as long.
@@ -71,25 +68,14 @@ class Stack:
 
     def start(self, progress: Progress) -> None:
         self._stop.enter_context(self._emulator)
-        account = Account(region=REGION, endpoint=self._emulator.endpoint, **CREDENTIALS)
-        version = next((self._aws.python.parents[1] / "lib").glob("python3*")).name.removeprefix("python")
-        request = DeployRequest(
-            target=Target.here(python=version),
-            models=(f"bedrock:{_MODEL_ID}",),
-            parameters={
-                "AllowAnonymous": "true",
-                "DeletionProtection": "false",
-                "ModelArns": f"arn:aws:bedrock:*::foundation-model/{_MODEL_ID}",
-                "WorkerConcurrency": "4",
-                "AnswerTimeoutSeconds": str(_ANSWER_TIMEOUT_S),
-                "WorkerTimeoutSeconds": str(_ANSWER_TIMEOUT_S + 30),
-                "RateLimit": "0",
-                "HistoryDelaySeconds": "5",
-            },
-            cache=self._aws.wheels,
-        )
-        deployment = Deployment(account, _STACK, progress, sleep=lambda _s: time.sleep(_POLL_S))
-        self.outputs = deployment.deploy(request).outputs
+        parameters = {
+            "AnswerTimeoutSeconds": str(_ANSWER_TIMEOUT_S),
+            "WorkerTimeoutSeconds": str(_ANSWER_TIMEOUT_S + 30),
+            "RateLimit": "0",
+            "HistoryDelaySeconds": "5",
+        }
+        python, cache = self._aws.python, self._aws.wheels
+        self.outputs = deploy_on(self._emulator, _STACK, progress, python=python, cache=cache, parameters=parameters)
         for service in ("dynamodb", "sqs", "lambda", "logs"):
             self._clients[service] = self._emulator.client(service)
         management = self._emulator.management_endpoint(self.outputs["ApiId"], self.outputs["StageName"])

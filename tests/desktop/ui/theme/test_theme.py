@@ -56,7 +56,7 @@ def test_every_size_follows_the_font() -> None:
     assert small.space(4) < large.space(4)
     assert Theme().space(4) == 16
     assert large.font().pixelSize() == 24
-    assert "font-size: 21px" in stylesheet(LIGHT, body_px=24, small_px=large.small_px)
+    assert "font-size: 21px" in stylesheet(large)
 
 
 @pytest.mark.parametrize("body_px", [9, 45])

@@ -1,7 +1,7 @@
 """Write the parts of the documents that are made from the code: tables, and the transcript.
 
-    python docs/generate.py          write them
-    python docs/generate.py --check  say what is stale; exit status 1 if anything is
+    python scripts/generate_docs.py          write them
+    python scripts/generate_docs.py --check  say what is stale; exit status 1 if anything is
 
 A part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
@@ -147,9 +147,9 @@ def settings() -> str:
 
 
 def transcript() -> str:
-    """What docs/transcript.py prints."""
+    """What scripts/transcript.py prints."""
     with redirect_stdout(StringIO()) as printed:
-        runpy.run_path(str(ROOT / "docs" / "transcript.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / "scripts" / "transcript.py"), run_name="__main__")
     return f"```text\n{printed.getvalue()}```\n"
 
 
@@ -221,7 +221,7 @@ def main(arguments: Sequence[str]) -> int:
         if "--check" not in arguments:
             path.write_text(new, encoding="utf-8")
     for name in stale:
-        print(f"{name} {'is stale: run docs/generate.py' if '--check' in arguments else 'was written'}")
+        print(f"{name} {'is stale: run scripts/generate_docs.py' if '--check' in arguments else 'was written'}")
     return 1 if stale and "--check" in arguments else 0
 
 

@@ -1,6 +1,6 @@
 """Print the transcript of PROTOCOL.md, section 15: a real run of the front, the worker and the store, on virtual time.
 
-    python docs/transcript.py
+    python scripts/transcript.py
 
 An app asks two questions. It loses its connection in the middle of the streamed answer, comes back in the same
 session, says how far it got, and the text goes on with the next character.

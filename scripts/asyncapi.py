@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The AsyncAPI 3 document of the protocol, made from the message types.
 
-    docs/asyncapi.py > asyncapi.json
+    scripts/asyncapi.py > asyncapi.json
 
 It describes the server: what it receives, what it replies, and what it sends by itself. PROTOCOL.md says what the
 frames mean; this says how they look, for tools.

@@ -1,6 +1,0 @@
-"""The tests import the scripts that they are about."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
