@@ -6,13 +6,9 @@ the log unchecked. Its end is final: what it does after its Finish changes nothi
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable
+from typing import Final
 
-from answerback.core.answer import clean
-from answerback.core.context import shortened
 from answerback.core.finish import finish_reason, token_count
 from answerback.core.masking import masked, masked_error, text_of
 from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Piece, Prompt
@@ -26,59 +22,35 @@ CLEAN_UP_S: Final = 2.0
 
 _CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 _END: Final = object()
-_PIECES: Final = (str, Finish)
 
 
-async def ask(model: Model, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-    """The model's answer. A prompt that it refuses for its length is asked once more, with half of the turns.
+async def ask(model: Model, prompt: Prompt, take: Callable[[Piece], bool | None]) -> None:
+    """Give `take` what the model says: text, then exactly one Finish. It stops where `take` returns true.
 
-    What chose the turns is an estimate, and may be wrong for this model's tokenizer. Raises: ModelError.
-    """
-    has_begun = was_shortened = False
-    while True:
-        try:
-            async with aclosing(guarded(model.stream, prompt, name=model.name)) as pieces:
-                async for piece in pieces:
-                    has_begun = True
-                    yield piece
-            return
-        except ModelError as error:
-            fewer = shortened(prompt.messages)
-            is_final = has_begun or was_shortened or len(fewer) == len(prompt.messages)
-            is_length = isinstance(error, FinalModelError) and error.fault is ModelFault.TOO_LONG
-            if is_final or not is_length:
-                raise
-        prompt, was_shortened = replace(prompt, messages=fewer), True
-
-
-async def guarded(
-    stream: Callable[[Prompt], AsyncIterator[Any]], prompt: Prompt, *, name: str
-) -> AsyncGenerator[Piece, None]:
-    """What `stream(prompt)` yields, checked: clean text that is not empty, then exactly one Finish.
-
-    An iterator that just ends has finished. Every exception but the caller's own cancellation, `SystemExit` and another
+    A model that just ends has finished. Every exception but the caller's own cancellation, `SystemExit` and another
     task's cancellation among them, is `model_failed`, and its traceback is logged. Texts for the log lose the words
     of the conversation. Raises: ModelError.
     """
-    said = texts_of(prompt)
-    reader = asyncio.current_task()
-    source: AsyncIterator[Any] | None = None
+    task = asyncio.current_task()
+    source: AsyncIterator[object] | None = None
     is_over = False
+    is_enough: bool | None = False
     try:
-        while not is_over:
+        while not (is_over or is_enough):
             try:
-                source = source or aiter(stream(prompt))
-                piece = _piece(await anext(source, _END))
+                source = source or aiter(model.stream(prompt))
+                piece = await anext(source, _END)
+                if not isinstance(piece, str):
+                    is_over = piece is _END or isinstance(piece, Finish)
+                    piece = _finish(piece, prompt)
             except BaseException as exc:
-                if (error := _error(exc, said, name)) is exc:
+                if (error := _error(exc, prompt, model.name)) is exc:
                     raise
                 raise error from exc
-            if reader is not None and reader.cancelling():  # the model has swallowed it
+            if task is not None and task.cancelling():  # the model has swallowed it
                 raise asyncio.CancelledError
-            if is_over := isinstance(piece, Finish):
-                yield checked_finish(piece, prompt)
-            elif text := clean(piece):
-                yield text
+            if piece:
+                is_enough = take(piece)
     finally:
         try:
             async with asyncio.timeout(CLEAN_UP_S if is_over else None):
@@ -88,16 +60,17 @@ async def guarded(
                     await aclose()
         except BaseException as exc:
             # Its end is known: only our own cancellation counts now.
-            if isinstance(error := _error(exc, said, name), asyncio.CancelledError | GeneratorExit):
+            if isinstance(error := _error(exc, prompt, model.name), asyncio.CancelledError | GeneratorExit):
                 raise error from None
 
 
-def _piece(given: object) -> Piece:
+def _finish(given: object, prompt: Prompt) -> Finish:
+    """What comes behind the text. Raises: TypeError, ModelError."""
     if given is _END:
         return Finish()
-    if not isinstance(given, _PIECES):
+    if not isinstance(given, Finish):
         raise TypeError(f"a piece must be str or Finish, not {type(given).__name__}")
-    return given
+    return checked_finish(given, prompt)
 
 
 def texts_of(prompt: Prompt) -> tuple[str, ...]:
@@ -116,12 +89,13 @@ def checked_finish(finish: Finish, prompt: Prompt) -> Finish:
     )
 
 
-def _error(exc: BaseException, said: Sequence[str], name: str) -> BaseException:
+def _error(exc: BaseException, prompt: Prompt, name: str) -> BaseException:
     """What to raise for an exception of a model."""
     if isinstance(exc, GeneratorExit) and _loop_is_gone():
         return exc
     if _is_cancelled():
         return asyncio.CancelledError()
+    said = texts_of(prompt)
     if not isinstance(exc, ModelError):
         copy = masked_error(exc, said)
         logger.error("model %s: its code raised an exception", name, exc_info=(type(copy), copy, copy.__traceback__))

@@ -187,8 +187,9 @@ def prompt(text: str = WORDS, *, max_tokens: int = 24) -> Prompt:
 
 
 async def read(model: Model, asked: Prompt) -> list[Piece]:
-    async with aclosing(model.stream(asked)) as stream:
-        return [piece async for piece in stream]
+    pieces: list[Piece] = []
+    await ask(model, asked, pieces.append)
+    return pieces
 
 
 every_model = pytest.mark.parametrize("source", ALL, indirect=True)
@@ -295,11 +296,7 @@ async def answer_of(model: Model, asked: Prompt) -> tuple[list[Piece], ModelErro
     """What a worker gets: the pieces up to the Finish, and the error that ended them, if one did."""
     pieces: list[Piece] = []
     try:
-        async with aclosing(ask(model, asked)) as stream:
-            async for piece in stream:
-                pieces.append(piece)
-                if isinstance(piece, Finish):
-                    break
+        await ask(model, asked, pieces.append)
     except ModelError as error:
         return pieces, error
     return pieces, None

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from answerback import model_guard
 from answerback.core.context import Message, Role
 from answerback.models.local import LocalModel, find_weights
 from answerback.ports import Model, ModelError, Piece, Prompt
@@ -45,13 +46,12 @@ def ask() -> Callable[..., Prompt]:
 
 @pytest.fixture
 def read() -> Callable[[Model, Prompt], object]:
-    """All pieces up to the end, and the error that ended them, if one did."""
+    """All pieces that a worker gets, and the error that ended them, if one did."""
 
     async def read_all(model: Model, prompt: Prompt) -> tuple[list[Piece], ModelError | None]:
         pieces: list[Piece] = []
         try:
-            async for piece in model.stream(prompt):
-                pieces.append(piece)
+            await model_guard.ask(model, prompt, pieces.append)
         except ModelError as error:
             return pieces, error
         return pieces, None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from answerback import model_guard
 from answerback.models import ModelSpecError, build_model
 from answerback.models.python import PythonModel
 from answerback.ports import Finish, ModelError, ModelLimits, Prompt, limits_of
@@ -165,8 +166,7 @@ async def test_a_cancellation_of_ours_stays_one(ask: Callable) -> None:
             yield "swallowed"
 
     async def run() -> None:
-        async for _ in PythonModel(answer, name="mine").stream(ask("?")):
-            begun.set()
+        await model_guard.ask(PythonModel(answer, name="mine"), ask("?"), lambda _: begun.set())
 
     begun = asyncio.Event()
     task = asyncio.create_task(run())

@@ -5,10 +5,9 @@ import inspect
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, TypeAlias
 
-from answerback.model_guard import guarded
 from answerback.models.spec import ModelSpecError, PythonSpec
 from answerback.models.threads import DaemonThreads, Emit, from_thread
 from answerback.ports import ModelLimits, Piece, Prompt, limits_of
@@ -30,7 +29,7 @@ class PythonModel:
 
     `answer` returns an async iterator, which runs on the event loop and must not block it, or an iterator, which runs
     in a thread of its own and is stopped between two pieces. Pieces are text, and at the end perhaps one `Finish`;
-    without it the answer is complete when the iterator is. `guarded` says what becomes of exceptions.
+    without it the answer is complete when the iterator is. `model_guard.ask` says what becomes of exceptions.
     """
 
     def __init__(
@@ -53,25 +52,25 @@ class PythonModel:
         self._threads = DaemonThreads(f"answerback-{name}")
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-        """What `answer` yields, then one Finish. Raises: ModelError: its own, or `model_failed`."""
-        async with aclosing(guarded(self._pieces, prompt, name=self.name)) as pieces:
-            async for piece in pieces:
+        """What `answer` yields, unchecked. Raises: what it raises."""
+        answer = self._answer(prompt)
+        if isinstance(answer, Iterator):
+            answer = from_thread(self._threads, partial(_run, answer))
+        elif not isinstance(answer, AsyncIterator):
+            if inspect.iscoroutine(answer):
+                answer.close()
+            raise TypeError(f"answer(prompt) must yield its text; it returned {type(answer).__name__}")
+        try:
+            async for piece in answer:
                 yield piece
+        finally:
+            if (aclose := getattr(answer, "aclose", None)) is not None:
+                await aclose()
 
     async def close(self) -> None:
         """Close the operator's model, if it can be."""
         if self._close is not None:
             await self._close()
-
-    def _pieces(self, prompt: Prompt) -> AsyncIterator[Any]:
-        answer = self._answer(prompt)
-        if isinstance(answer, AsyncIterator):
-            return answer
-        if isinstance(answer, Iterator):
-            return from_thread(self._threads, lambda emit: _run(answer, emit))
-        if inspect.iscoroutine(answer):
-            answer.close()
-        raise TypeError(f"answer(prompt) must yield its text; it returned {type(answer).__name__}")
 
 
 def load_python_model(spec: PythonSpec) -> PythonModel:

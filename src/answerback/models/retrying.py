@@ -6,8 +6,8 @@ from contextlib import aclosing
 from random import random
 from typing import Final
 
-from answerback.model_guard import guarded
-from answerback.ports import Model, ModelError, ModelLimits, Piece, Prompt, limits_of
+from answerback.model_guard import checked_finish
+from answerback.ports import Finish, Model, ModelError, ModelLimits, Piece, Prompt, limits_of
 from answerback.protocol.errors import ErrorCode
 
 TRIES: Final = 3
@@ -72,8 +72,10 @@ class RetryingModel:
         while True:
             begun = False
             try:
-                async with aclosing(guarded(self._model.stream, prompt, name=self.name)) as pieces:
+                async with aclosing(self._model.stream(prompt)) as pieces:
                     async for piece in pieces:
+                        if isinstance(piece, Finish) and not begun:
+                            checked_finish(piece, prompt)
                         begun = True
                         yield piece
                 return
@@ -89,7 +91,7 @@ class RetryingModel:
 
     def _pause_s(self, error: ModelError, failed: int) -> float | None:
         """How long to wait after so many failures; None: give up."""
-        if failed >= self._tries or not (error.transient or error.code is ErrorCode.MODEL_THROTTLED):
+        if failed >= self._tries or not (error.transient or error.code == ErrorCode.MODEL_THROTTLED):
             return None
         asked_s = (error.retry_after_ms or 0) / 1000
         if asked_s > self._max_pause_s:

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from answerback.core import context
@@ -14,6 +13,7 @@ from answerback.core.instants import LeaptSince
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
 from answerback.model_guard import ask
 from answerback.ports import (
+    FinalModelError,
     Finish,
     Model,
     ModelError,
@@ -171,12 +171,12 @@ class Run:
 
     async def produce(self) -> Outcome | Fenced:
         """Run the model. Returns why the text stopped: what `stop` was called with, or how the model ended."""
-        outcome = CANCELLED
+        failed: Outcome | None = None
         task = self._task = asyncio.current_task()
         assert task is not None
         try:
             if self.stopped is None:
-                outcome = await self._generate()
+                failed = await self._generate()
         except asyncio.CancelledError:
             if not self._is_told_to_stop or task.cancelling() > 1:
                 raise  # not by us, or not by us alone: the process ends
@@ -188,48 +188,55 @@ class Run:
                 task.uncancel()
         self.answer.settle()
         if self.stopped is None:
-            self.stopped = outcome
+            self.stopped = failed or CANCELLED
         return self.stopped
 
-    async def _generate(self) -> Outcome:
-        """Ask the model; `ask` makes a ModelError of whatever its code raises."""
+    async def _generate(self) -> Outcome | None:
+        """Ask the model. A prompt that it refuses for its length is asked once more, with half of the turns.
+
+        What chose the turns is an estimate, and may be wrong for this model's tokenizer. Returns how it failed.
+        """
         prompt = await self._prompt()
         model = self._tools.models.get(self.record.model)
         if model is None or prompt is None:
             return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
-        try:
-            async with aclosing(ask(model, prompt)) as pieces:
-                return await self._consume(pieces)
-        except ModelError as exc:
-            log.warning("the model failed: %s", exc, extra=self.extra())
-            fault = getattr(exc, "fault", None)
-            return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
+        was_shortened = False
+        while True:
+            try:
+                await ask(model, prompt, self._take)
+                return None
+            except ModelError as exc:
+                fault = exc.fault if isinstance(exc, FinalModelError) else None
+                fewer = context.shortened(prompt.messages)
+                is_final = was_shortened or self._first_text_ms is not None or len(fewer) == len(prompt.messages)
+                if is_final or fault is not ModelFault.TOO_LONG:
+                    log.warning("the model failed: %s", exc, extra=self.extra())
+                    return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
+            prompt, was_shortened = replace(prompt, messages=fewer), True
 
-    async def _consume(self, pieces: AsyncGenerator[Piece, None]) -> Outcome:
-        """Take the model's text up to its Finish, or to the most that an answer may have."""
-        record, answer, stream, tools = self.record, self.answer, self.stream, self._tools
-        wake = tools.delivery_sender.wake
-        async for piece in pieces:
-            if isinstance(piece, Finish):
-                answer.settle()
-                return self._finished(Finish(reason="length") if answer.is_full else piece)
-            if self._first_text_ms is None:
-                self._first_text_ms = tools.clock()
-            if stream is not None and record.parts is not None:
-                stream.spoke(now=tools.monotonic())
-            if stream is None or not record.stream:
-                answer.gather(piece)
-            elif answer.append(piece) and not stream.is_waiting:
-                wake(stream)
-            if answer.is_full:
-                return self._finished(Finish(reason="length"))
-        raise AssertionError("a guarded model ends with a Finish")
+    def _take(self, piece: Piece) -> bool:
+        """Take what the model says next. Returns whether that is enough: its Finish, or the most that fits."""
+        answer, stream = self.answer, self.stream
+        if isinstance(piece, Finish):
+            answer.settle()
+            self._finished(Finish(reason="length") if answer.is_full else piece)
+            return True
+        if self._first_text_ms is None:
+            self._first_text_ms = self._tools.clock()
+        if stream is None or not self.record.stream:
+            answer.gather(piece)
+        elif answer.append(piece) and not stream.is_waiting:
+            self._tools.delivery_sender.wake(stream)
+        if stream is not None and self.record.parts is not None:
+            stream.spoke(now=self._tools.monotonic())
+        if answer.is_full:
+            self._finished(Finish(reason="length"))
+        return answer.is_full
 
-    def _finished(self, finish: Finish) -> Outcome:
+    def _finished(self, finish: Finish) -> None:
         """The end is known. A model that never returns does not hold it back, and nothing undoes it."""
-        self.stopped = outcome = Outcome(status=Status.COMPLETED, finish=finish)
+        self.stopped = Outcome(status=Status.COMPLETED, finish=finish)
         self.stop_at = min(self.stop_at, self._tools.monotonic() + ABANDON_S)
-        return outcome
 
     # --- from outside
 
