@@ -1,6 +1,7 @@
 """Nothing that a connection, a user or a request brings stays for ever: all maps, before and after load."""
 
 import asyncio
+import gc
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -106,3 +107,20 @@ async def test_nothing_is_kept_of_connections_users_and_requests_that_are_gone(g
     assert grown(gateway, before) == {}
     for name in ("_buckets", "_per_user", "_silent", "_held", "_turns", "_sessions", "_running"):
         assert any(path.endswith(f".{name}") for path in before), f"the walk has not seen {name}"
+
+
+async def test_an_answer_leaves_no_cycle_to_the_garbage_collector(gateway: Gateway) -> None:
+    async with websockets.connect(f"{gateway.url}/?userId=u&sessionId=s") as ws:
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for number in range(10):
+                await send(ws, f"r-{number}", stream=bool(number % 2), model="broken" if number % 5 == 0 else "echo")
+                while json.loads(await ws.recv())["action"] != "messageResponse":
+                    pass
+            gc.collect()
+            left = {type(thing).__qualname__ for thing in gc.garbage if type(thing).__module__.startswith("answerback")}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+    assert left == set()

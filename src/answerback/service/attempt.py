@@ -107,6 +107,7 @@ class RunTools:
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     leapt: LeaptSince
+    abandoned: "Callable[[Run], None]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,7 @@ class Run:
     """The run of one claimed attempt. `turn`: to end when it is over. `question`: what was asked, if it is at hand.
 
     `produce` runs the model in the task of its caller. `stop` cancels it from outside. A model that does not stop is
-    abandoned: `on_abandoned` is called, and what `produce` returns at some later time counts no more.
+    abandoned: `RunTools.abandoned` is called, and what `produce` returns at some later time counts no more.
     """
 
     def __init__(
@@ -151,7 +152,6 @@ class Run:
         if record.stream or record.parts is not None:
             self.stream = tools.delivery_sender.stream(record, self.answer)
         self.is_abandoned = False
-        self.on_abandoned: Callable[[], None] = lambda: None
         self._question = question
         self._tools = tools
         self._task: asyncio.Task[Any] | None = None
@@ -265,7 +265,7 @@ class Run:
         self.answer.settle()
         self.answer.is_full = True  # its further text does not belong to the answer
         self.is_abandoned = True
-        self.on_abandoned()
+        self._tools.abandoned(self)
 
     def changed(self, record: Record) -> None:
         """Somebody has changed the record: follow its target, or stop for a cancellation or an ending by others."""

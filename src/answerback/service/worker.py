@@ -124,6 +124,7 @@ class Worker:
             clock=clock,
             monotonic=monotonic,
             leapt=leapt,
+            abandoned=self._abandoned,
         )
         self._runs: dict[RequestKey, Run] = {}
         self._claiming: dict[RequestKey, Record | None] = {}
@@ -246,7 +247,6 @@ class Worker:
         Raises nothing but CancelledError, which leaves the record to the next attempt.
         """
         self._observer.started(run.record)
-        run.on_abandoned = partial(self._abandoned, run)
         self._watch_one(run)
         if run.stream is not None:
             self._delivery_sender.wake(run.stream)
