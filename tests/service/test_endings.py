@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import pytest
 
 from answerback.core.request import Change, Policy, RequestKey
+from answerback.core.transitions import State
 from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Finish, ModelError, Piece, Prompt, Quota, T, Unavailable
 from answerback.protocol.errors import ErrorCode
@@ -252,6 +253,39 @@ def test_an_acceptance_whose_answer_was_lost_costs_neither_an_attempt_nor_the_co
         assert local.queue.depth == 0
 
     lost_accept = Lost.accept
+    run_virtual(main())
+
+
+class Slow(MemoryStore):
+    """Stores a question at once, and says so much later."""
+
+    async def accept(self, record, question, quota, *, now_ms):  # type: ignore[no-untyped-def]
+        admitted = await super().accept(record, question, quota, now_ms=now_ms)
+        if record.request_id == "r2":
+            await asyncio.sleep(3_600)
+        return admitted
+
+
+@pytest.mark.parametrize("others", [(), ("r1",)], ids=["its turn has come", "it waits"])
+def test_a_question_whose_task_is_cancelled_while_it_is_stored_is_answered(others: tuple[str, ...]) -> None:
+    async def main() -> None:
+        model = Wild(hanging)
+        local = Local(model, store=Slow())
+        peer = await local.connect("c1")
+        await local.ask(peer, *others)
+        asking = asyncio.create_task(local.ask(peer, "r2"))
+        await asyncio.sleep(1)
+        asking.cancel()
+        await local.ask(peer, "r3")
+        for request_id in others:
+            await peer.say(CancelMessage(request_id=request_id))
+        await asyncio.sleep(60)
+        assert [prompt.request_id for prompt in model.prompts] == [*others, "r2", "r3"]
+        record = await local.backend.store.read(RequestKey("kim", "r2"))
+        assert record is not None
+        assert (record.attempt, record.state) == (1, State.COMPLETED)
+        assert local.queue.depth == 0
+
     run_virtual(main())
 
 

@@ -4,6 +4,7 @@ A question whose ordering key is free, and for whose model there is a slot in th
 transaction that accepts it. Then the task that received its frame runs it. Otherwise it waits in the queue.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
@@ -97,7 +98,7 @@ class Questions:
             admitted = await self._requests.accept(
                 record if run is None else run.record, question, self._settings.quota, now_ms=now_ms
             )
-        except Unavailable:
+        except (Unavailable, asyncio.CancelledError):
             may_be_stored = True
             raise
         finally:
