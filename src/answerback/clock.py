@@ -24,18 +24,20 @@ class LeapingClock:
     Who measures a duration from an instant takes `leapt_since` that instant off.
     """
 
-    def __init__(self, *, wall: Callable[[], int] = epoch_ms, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._wall = wall
+    def __init__(
+        self, *, wall_ns: Callable[[], int] = time.time_ns, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wall_ns = wall_ns
         self._monotonic = monotonic
-        self._ahead_ms = self._measure()[1]
+        self._ahead_ms = wall_ns() // 1_000_000 - int(monotonic() * 1000)
         self._leaps: deque[tuple[int, int]] = deque(maxlen=100)
         """Where each leap landed, and how far it went."""
 
     def __call__(self) -> int:
-        now_ms, ahead_ms = self._measure()
-        leap_ms = ahead_ms - self._ahead_ms
+        now_ms = self._wall_ns() // 1_000_000
+        leap_ms = now_ms - int(self._monotonic() * 1000) - self._ahead_ms
         if abs(leap_ms) > LEAP_MS:
-            self._ahead_ms = ahead_ms
+            self._ahead_ms += leap_ms
             if leap_ms > 0:
                 self._leaps.append((now_ms, leap_ms))
                 log.warning("the clock has leapt ahead by %d s, which no deadline counts", leap_ms // 1000)
@@ -43,8 +45,4 @@ class LeapingClock:
 
     def leapt_since(self, at_ms: int) -> int:
         """Milliseconds that the clock has leapt ahead since `at_ms`."""
-        return sum(leap_ms for landed_ms, leap_ms in self._leaps if landed_ms > at_ms)
-
-    def _measure(self) -> tuple[int, int]:
-        now_ms = self._wall()
-        return now_ms, now_ms - int(self._monotonic() * 1000)
+        return sum(leap_ms for landed_ms, leap_ms in self._leaps if landed_ms > at_ms) if self._leaps else 0

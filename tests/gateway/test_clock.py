@@ -165,7 +165,7 @@ async def test_a_later_attempt_is_not_ended_by_a_leap_before_it(
 
 def test_leaps_are_told_from_time_and_from_corrections() -> None:
     at = {"wall": 1_000_000, "monotonic": 50.0}
-    clock = LeapingClock(wall=lambda: int(at["wall"]), monotonic=lambda: at["monotonic"])
+    clock = LeapingClock(wall_ns=lambda: int(at["wall"]) * 1_000_000, monotonic=lambda: at["monotonic"])
 
     def later(*, wall_ms: int, monotonic_ms: int) -> int:
         at["wall"] += wall_ms

@@ -40,6 +40,8 @@ _IS_FAILURE: Final = re.compile(
 
 def finish_reason(word: object) -> str | None:
     """One of `REASONS` for a model's word; None: the word says that the model failed."""
+    if word == STOP:
+        return STOP
     plain = re.sub("[^a-z0-9]+", "_", word[:100].lower()).strip("_") if isinstance(word, str) else ""
     plain = plain.removeprefix("finish_reason_")
     if (reason := _REASON_OF.get(plain)) is not None:

@@ -213,13 +213,13 @@ class Handler(RequestHandler):
             self.head.check(data)
         else:
             data = self._guard.feed(data)
-            self._count(self._guard.unfinished_bytes)
+            if (unfinished_bytes := self._guard.unfinished_bytes) != self._counted:
+                self._count(unfinished_bytes)
         super().data_received(data)
 
     def _count(self, unfinished_bytes: int) -> None:
-        if unfinished_bytes != self._counted:
-            self._counted = unfinished_bytes
-            self._server.unfinished.count(self, unfinished_bytes)
+        self._counted = unfinished_bytes
+        self._server.unfinished.count(self, unfinished_bytes)
 
     def pause_writing(self) -> None:
         """The write buffer is over its high-water mark."""

@@ -101,8 +101,8 @@ def decode_client(data: Data) -> ClientFrame:
 
     Raises: FrameError: `message_too_large` or `invalid_frame`, with a sentence for the peer.
     """
-    size = len(data)
-    if size > MAX_MESSAGE_BYTES or (isinstance(data, str) and _utf8_length(data) > MAX_MESSAGE_BYTES):
+    size = len(data)  # of text in code points, which have 4 bytes at most
+    if size > MAX_MESSAGE_BYTES // 4 and _size_of(data) > MAX_MESSAGE_BYTES:
         raise FrameError(ErrorCode.MESSAGE_TOO_LARGE, f"A message may have {MAX_MESSAGE_BYTES} bytes. Shorten it.")
     broken: FrameError | None = None
     try:
@@ -170,8 +170,8 @@ def _without_nulls(data: Data) -> Any:
     return {name: value for name, value in loose.items() if value is not None} if isinstance(loose, dict) else loose
 
 
-def _utf8_length(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+def _size_of(data: Data) -> int:
+    return len(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
 
 
 def _unspeakable(frame: SendMessage) -> str | None:

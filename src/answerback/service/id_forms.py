@@ -7,10 +7,10 @@ are stored under NFC.
 
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from answerback.core import admission
 from answerback.core.keys import normal_id
@@ -62,7 +62,14 @@ class RequestsInBothForms:
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         return await self._stored.change(await self._key(key), change)
 
-    async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
+    def accept(
+        self, record: Record, question: Question, quota: Quota, *, now_ms: int
+    ) -> Coroutine[Any, Any, Admission]:
+        if record.user_id.isascii():
+            return self._stored.accept(record, question, quota, now_ms=now_ms)
+        return self._accept(record, question, quota, now_ms)
+
+    async def _accept(self, record: Record, question: Question, quota: Quota, now_ms: int) -> Admission:
         key = await self._key(new := record.key)
         if key != new and (old := await self._stored.read(key)) is not None:
             return admission.admit_again(old, position=0)
@@ -101,6 +108,8 @@ class RecentTurnsInBothForms:
     async def recent_turns(
         self, user_id: str, conversation_id: str, *, limit: int, before_request: str | None = None
     ) -> Sequence[StoredTurn]:
+        if user_id.isascii() and conversation_id.isascii():
+            return await self._recent.recent_turns(user_id, conversation_id, limit=limit, before_request=before_request)
         found = await _of_each(
             _pairs(user_id, conversation_id),
             lambda pair: self._recent.recent_turns(*pair, limit=limit, before_request=before_request),
