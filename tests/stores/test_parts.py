@@ -5,6 +5,7 @@ import sys
 import pytest
 from msgspec.structs import replace
 
+from answerback.core.admission import Accepted, Full, Limited, Quota
 from answerback.core.request import SCHEMA, DeliveryTarget, Question
 from answerback.stores import StoreError, open_store
 from answerback.stores.encoding import decode_record, encode_record, width_of
@@ -72,46 +73,49 @@ def test_a_record_of_a_long_row_keeps_its_length_until_it_ends(asker, length):
 
 
 def tracked(asker, state: WriterState, request_id: str, user: str = "ann") -> Tracked:
-    question = Question(message="Why?", model="echo")
-    return state.track(asker.record(request_id, user), question, n=state.next_n(), width=0)
+    question, record = Question(message="Why?", model="echo"), asker.record(request_id, user)
+    return state.track(record.key, record, question, width=0)
+
+
+ANY, ONE_A_MINUTE, TWO_PENDING = (Quota(per_minute=rate, max_pending=most) for rate, most in ((0, 9), (1, 9), (0, 2)))
 
 
 def test_the_writer_state_knows_what_admission_asks_for(asker):
-    state = WriterState()
+    state, now_ms = WriterState(), asker.now_ms
     first, second = tracked(asker, state, "r1"), tracked(asker, state, "r2")
-    state.count("ann", asker.now_ms)
-    assert (state.pending("ann"), state.counted("ann", asker.now_ms)) == (2, 1)
-    assert (state.pending("bob"), state.counted("bob", asker.now_ms)) == (0, 0)
-    assert state.counted("ann", asker.now_ms + 60_000) == 0
+    state.count("ann", now_ms)
+    new, of_bob = asker.record("new"), asker.record("new", "bob")
     queue = first.record.ordering_key
-    assert (state.position(queue, first.n), state.position(queue, second.n), state.position(queue)) == (0, 1, 2)
+    assert (state.position(queue, first.n), state.position(queue, second.n)) == (0, 1)
+    assert isinstance(state.admit(new, TWO_PENDING, now_ms), Full)
+    assert isinstance(state.admit(new, ONE_A_MINUTE, now_ms), Limited)
+    assert state.admit(new, ONE_A_MINUTE, now_ms + 60_000) == Accepted(2)
+    assert state.admit(of_bob, ONE_A_MINUTE, now_ms) == state.admit(of_bob, TWO_PENDING, now_ms) == Accepted(0)
     for _ in range(2):  # twice is the same as once
         state.release(first)
-    assert (state.pending("ann"), state.position(queue, second.n), state.position(queue)) == (1, 0, 1)
+    assert state.position(queue, second.n) == 0
+    assert state.admit(new, TWO_PENDING, now_ms) == Accepted(1)
     state.forget_user("ann")
-    assert (state.pending("ann"), state.position(queue), state.counted("ann", asker.now_ms), state.tracked) == (
-        0,
-        0,
-        0,
-        {},
-    )
+    assert state.admit(new, ONE_A_MINUTE, now_ms) == Accepted(0)
+    assert state.tracked == {}
 
 
-def test_old_windows_are_forgotten():
+def test_old_windows_are_forgotten(asker):
     state = WriterState()
     for minute in range(100):
         state.count("ann", minute * 60_000)
     assert len(state._windows) <= 3
-    assert state.counted("ann", 99 * 60_000) == 1
+    assert isinstance(state.admit(asker.record("new"), ONE_A_MINUTE, 99 * 60_000), Limited)
 
 
 def test_the_questions_in_memory_are_bounded_by_the_length_of_their_texts(asker):
     state = WriterState()
     question = Question(message="x" * 3_000_000, model="echo")
-    kept = [state.track(asker.record(f"r{n}"), question, n=state.next_n(), width=0) for n in range(4)]
+    records = [asker.record(f"r{n}") for n in range(5)]
+    kept = [state.track(record.key, record, question, width=0) for record in records[:4]]
     assert [one.question is not None for one in kept] == [True, True, False, False]
     state.release(kept[0])
-    assert state.track(asker.record("r9"), question, n=state.next_n(), width=0).question is not None
+    assert state.track(records[4].key, records[4], question, width=0).question is not None
 
 
 def database_of(folder) -> SqliteDatabase:
@@ -131,7 +135,9 @@ async def test_the_writer_state_of_some_users_is_read_inside_a_transaction(tmp_p
     database.close()
     assert sorted(key.user_id for key in state.tracked) == ["bob", "cem"]
     assert state.limits == {"bob": 9}
-    assert [state.counted(user, asker.now_ms) for user in ("ann", "bob", "cem", "nobody")] == [0, 1, 1, 0]
+    state.limits.clear()
+    asked = [state.admit(asker.record("r2", user), ONE_A_MINUTE, asker.now_ms) for user in ("ann", "bob", "cem")]
+    assert [isinstance(one, Limited) for one in asked] == [False, True, True]
     assert state.next_n() == 4
     assert WriterState.load(database_of(tmp_path), user_ids=[]).tracked == {}
 

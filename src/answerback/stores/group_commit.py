@@ -88,7 +88,7 @@ class GroupCommit:
     async def close(self) -> None:
         """Finish what was called before."""
         while self.batch.waiting or self._is_busy:
-            await asyncio.gather(self._committed(), return_exceptions=True)
+            await asyncio.gather(self.commit(), return_exceptions=True)
         if (connection := self._connection) is not None:
             self._connection, self._state = None, None
             await connection.close()
@@ -143,13 +143,10 @@ class GroupCommit:
 
         return await once_more(decide)
 
-    async def commit(self, tracked: Tracked | None = None) -> None:
-        """Return when everything that was decided so far is on the disk; with `tracked`, its newest record.
-
-        Raises: Unavailable: it may be there or not. Undone: it is not.
-        """
-        if tracked is None or tracked.written_in > self._written:
-            await self._committed()
+    async def written(self, tracked: Tracked) -> None:
+        """Return when the newest record of a request is on the disk. Raises: as `commit`."""
+        if tracked.written_in > self._written:
+            await self.commit()
 
     @property
     def is_settled(self) -> bool:
@@ -161,7 +158,11 @@ class GroupCommit:
             raise Unavailable("the store is not open")
         return self._connection
 
-    def _committed(self) -> "asyncio.Future[None]":
+    def commit(self) -> "asyncio.Future[None]":
+        """Commit everything that was decided so far.
+
+        The future raises Unavailable: it may be on the disk or not. Undone: it is not.
+        """
         loop, connection = asyncio.get_running_loop(), self._opened()
         future: asyncio.Future[None] = loop.create_future()
         self.batch.waiting.append(future)

@@ -6,7 +6,7 @@ from itertools import cycle
 from operator import add
 from typing import Final, TypeVar
 
-from answerback.core.admission import admit, admit_again
+from answerback.core.admission import admit_again
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.ports import (
     Accepted,
@@ -20,7 +20,7 @@ from answerback.ports import (
 )
 from answerback.stores import statements as sql
 from answerback.stores import writes
-from answerback.stores.database import Connection, Connector, Database, once_more
+from answerback.stores.database import Connection, Connector, Database, Undone
 from answerback.stores.encoding import (
     conversation_of,
     decode_question,
@@ -108,10 +108,13 @@ class SqlStore:
         # A text that the database would refuse is found here, before it is in a batch with others.
         for text in (question.message, question.system or "", question.replaces or ""):
             text.encode()
-        return await once_more(partial(self._accept, record, encode_record(record), question, quota, now_ms))
+        try:
+            return await self._accept(record, question, quota, now_ms)
+        except Undone:
+            return await self._accept(record, question, quota, now_ms)
 
-    async def _accept(self, record: Record, text: str, question: Question, quota: Quota, now_ms: int) -> Admission:
-        group, key, user_id = self._group, record.key, record.user_id
+    async def _accept(self, record: Record, question: Question, quota: Quota, now_ms: int) -> Admission:
+        group, key = self._group, record.key
         has_waited = False
         while True:
             state = await group.state()
@@ -122,19 +125,11 @@ class SqlStore:
                     continue
                 position = state.position(known.record.ordering_key, known.n)
                 existing = admit_again(known.record, position=position)
-                await group.commit(known)
+                await group.written(known)
                 return existing
-            admission = admit(
-                existing=None,
-                position=state.position(record.ordering_key),
-                pending=state.pending(user_id),
-                counted=state.counted(user_id, now_ms),
-                own_limit=state.limits.get(user_id),
-                quota=quota,
-                now_ms=now_ms,
-            )
+            admission = state.admit(record, quota, now_ms)
             if isinstance(admission, Accepted):
-                tracked = self._track(state, record, text, question, now_ms)
+                tracked = self._track(state, key, record, question, now_ms)
                 await group.commit()
                 if not tracked.is_taken:
                     return admission
@@ -148,9 +143,10 @@ class SqlStore:
             if not isinstance(admission, Accepted):
                 return admission
 
-    def _track(self, state: WriterState, record: Record, text: str, question: Question, now_ms: int) -> Tracked:
-        batch, width = self._group.batch, width_of(text, question)
-        tracked = state.track(record, question, n=state.next_n(), width=width, counted_at_ms=now_ms)
+    def _track(self, state: WriterState, key: RequestKey, record: Record, question: Question, now_ms: int) -> Tracked:
+        batch, text = self._group.batch, encode_record(record)
+        width = width_of(text, question)
+        tracked = state.track(key, record, question, width=width, counted_at_ms=now_ms)
         state.count(record.user_id, now_ms)
         rows = batch.rows()
         if not state.is_known(record.user_id):
@@ -161,7 +157,10 @@ class SqlStore:
         return tracked
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
-        return await once_more(partial(self._change, key, change))
+        try:
+            return await self._change(key, change)
+        except Undone:
+            return await self._change(key, change)
 
     async def _change(self, key: RequestKey, change: Change[T]) -> T:
         group = self._group
@@ -180,7 +179,7 @@ class SqlStore:
                     if changed is None:  # it was erased meanwhile
                         continue
                     return changed[0]
-                tracked = self._track_refusal(state, step.record)
+                tracked = self._track_refusal(state, key, step.record)
                 await group.commit()
                 if tracked.is_taken:
                     continue
@@ -191,17 +190,17 @@ class SqlStore:
             step = change(tracked.record)
             if step.record is not None:
                 if tracked.record.ending is not None:  # soon it is not tracked any more
-                    await group.commit(tracked)
+                    await group.written(tracked)
                     continue
                 self._put(state, tracked, step.record, step.text or "")
-            await group.commit(tracked)
+            await group.written(tracked)
             return step.outcome
 
-    def _track_refusal(self, state: WriterState, record: Record) -> Tracked:
+    def _track_refusal(self, state: WriterState, key: RequestKey, record: Record) -> Tracked:
         if record.ending is None:
             raise ValueError("a request without a question cannot be unfinished")
         text, batch = encode_record(record), self._group.batch
-        tracked = state.track_refusal(record)
+        tracked = state.track_refusal(key, record)
         batch.rows().refuse(tracked, record.ending, text)
         batch.accepted.append(tracked)
         batch.ended.append(tracked)

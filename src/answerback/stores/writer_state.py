@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from answerback.core.admission import WINDOW_MS, is_locked, locked, unlocked, window_of
+from answerback.core.admission import WINDOW_MS, Admission, Quota, admit, is_locked, locked, unlocked, window_of
 from answerback.core.context import title_of
 from answerback.core.request import Question, Record, RequestKey
 from answerback.stores import statements as sql
@@ -33,6 +33,7 @@ class Tracked:
     `written_in`: the number of the batch that has its newest record.
     """
 
+    key: RequestKey
     record: Record
     n: int
     question: Question | None
@@ -76,7 +77,8 @@ class WriterState:
         for n, text, schema, options, message, system in sorted(found):
             question = decode_question(options, message, system)
             width = len(text) if width_of(text, question) else 0
-            state.track(decode_record(text, schema), question, n=n, width=width).is_stored = True
+            record = decode_record(text, schema)
+            state.track(record.key, record, question, n=n, width=width).is_stored = True
         state.limits = dict(database.execute(sql.SELECT_LIMITS.format(users=users), params).fetchall())
         state._known = dict.fromkeys(state.limits)
         # Only the newest minute can still be counted in; the one before it is for calls that arrive late.
@@ -99,12 +101,19 @@ class WriterState:
         return self.last_n
 
     def track(
-        self, record: Record, question: Question, *, n: int, width: int, counted_at_ms: int | None = None
+        self,
+        key: RequestKey,
+        record: Record,
+        question: Question,
+        *,
+        width: int,
+        n: int | None = None,
+        counted_at_ms: int | None = None,
     ) -> Tracked:
-        """Add an unfinished request."""
+        """Add an unfinished request. `n`: its number, if it has one."""
+        n = self.next_n() if n is None else n
         title, replaces = title_of(question.message), question.replaces
-        tracked = Tracked(record, n, question, title, replaces, width, counted_at_ms)
-        self.tracked[record.key] = tracked
+        tracked = self.tracked[key] = Tracked(key, record, n, question, title, replaces, width, counted_at_ms)
         self._queues.setdefault(record.ordering_key, {})[n] = None
         self._pending[record.user_id] += 1
         self._characters += _size(question)
@@ -112,9 +121,9 @@ class WriterState:
             self._drop_question(tracked)
         return tracked
 
-    def track_refusal(self, record: Record) -> Tracked:
+    def track_refusal(self, key: RequestKey, record: Record) -> Tracked:
         """Add a request that ended before it was accepted, until it is on the disk."""
-        tracked = self.tracked[record.key] = Tracked(record, self.next_n(), None, "", None, 0)
+        tracked = self.tracked[key] = Tracked(key, record, self.next_n(), None, "", None, 0)
         return tracked
 
     def release(self, tracked: Tracked) -> None:
@@ -139,13 +148,25 @@ class WriterState:
     def forget(self, tracked: Tracked) -> None:
         """Its row says everything from here on."""
         self.release(tracked)
-        if self.tracked.get(tracked.record.key) is tracked:
-            del self.tracked[tracked.record.key]
+        if self.tracked.get(tracked.key) is tracked:
+            del self.tracked[tracked.key]
 
-    def position(self, ordering_key: str, n: int | None = None) -> int:
-        """Unfinished requests of the key accepted before number `n`, all of them if it is None."""
-        queue = self._queues.get(ordering_key, {})
-        return len(queue) if n is None else sum(other < n for other in queue)
+    def position(self, ordering_key: str, n: int) -> int:
+        """Unfinished requests of the key accepted before number `n`."""
+        return sum(other < n for other in self._queues.get(ordering_key, {}))
+
+    def admit(self, record: Record, quota: Quota, now_ms: int) -> Admission:
+        """Decide about a request whose id is new."""
+        user_id, window = record.user_id, self._windows.get(window_of(now_ms))
+        return admit(
+            existing=None,
+            position=len(self._queues.get(record.ordering_key, ())),
+            pending=self._pending.get(user_id, 0),
+            counted=0 if window is None else window[user_id],
+            own_limit=self.limits.get(user_id),
+            quota=quota,
+            now_ms=now_ms,
+        )
 
     # --- limits
 
@@ -176,15 +197,6 @@ class WriterState:
         if stored is not None:
             self.limits[user_id] = stored
         return stored
-
-    def pending(self, user_id: str) -> int:
-        """The user's unfinished requests."""
-        return self._pending[user_id]  # a Counter: reading adds nothing
-
-    def counted(self, user_id: str, at_ms: int) -> int:
-        """The user's requests that were accepted in this minute."""
-        window = self._windows.get(window_of(at_ms))
-        return 0 if window is None else window[user_id]
 
     def count(self, user_id: str, at_ms: int, requests: int = 1) -> None:
         """Count an accepted request of the user in its minute; -1 takes it back."""
