@@ -43,6 +43,8 @@ def estimate_tokens(text: str, per_byte: float = TOKENS_PER_BYTE) -> int:
     Small Latin letters and spaces are prose, 3 to a token. A digit, a mark or a capital may be a token of its own.
     Other scripts cost `per_byte` for each byte of UTF-8.
     """
+    if not text:
+        return TURN_OVERHEAD_TOKENS
     data = text.encode("utf-8", "replace")
     foreign = len(data.translate(None, _ASCII))
     marks = len(data.translate(None, _PROSE)) - foreign
@@ -63,6 +65,8 @@ def choose(
     A turn whose question or answer is blank is left out: no model accepts it. The question is always there, even if it
     alone is over the budget. The model may then refuse it.
     """
+    if not turns:
+        return (Message(Role.USER, question),)
     remaining = budget_tokens - estimate_tokens(question, per_byte)
     chosen: list[tuple[str, str]] = []
     for asked, answered in reversed(turns):

@@ -149,8 +149,7 @@ class Policy:
 # --- outcomes -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Step(Generic[T_co]):
+class Step(Struct, Generic[T_co], frozen=True):
     """Write `record` (None: leave it as it is), then return `outcome`. `text`: the answer that goes with an ending."""
 
     record: Record | None
@@ -158,56 +157,48 @@ class Step(Generic[T_co]):
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(Struct, frozen=True):
     """The caller runs this attempt until the lease ends."""
 
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(Struct, frozen=True):
     """Another worker holds the lease until then."""
 
     until_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """The request has ended; its ending is in `record`. `is_new`: this change has ended it."""
 
     record: Record
     is_new: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """The request is unfinished. Its worker will see what was noted."""
 
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """The lease was extended. `record` has the newest target and cancellation."""
 
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
-class Fenced:
+class Fenced(Struct, frozen=True):
     """The attempt is not the caller's any more: it may write nothing. None: the record is gone."""
 
     record: Record | None
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(Struct, frozen=True):
     """The id belongs to another session of the user, or to another payload."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """No such request."""
 
 

@@ -172,7 +172,7 @@ class Run:
     async def produce(self) -> Outcome | Fenced:
         """Run the model. Returns why the text stopped: what `stop` was called with, or how the model ended."""
         failed: Outcome | None = None
-        task = self._task = asyncio.current_task()
+        task = self._task = self.turn.task
         assert task is not None
         try:
             if self.stopped is None:
@@ -196,8 +196,8 @@ class Run:
 
         What chose the turns is an estimate, and may be wrong for this model's tokenizer. Returns how it failed.
         """
-        prompt = await self._prompt()
         model = self._tools.models.get(self.record.model)
+        prompt = None if model is None else await self._prompt(model)
         if model is None or prompt is None:
             return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
         was_shortened = False
@@ -290,32 +290,32 @@ class Run:
 
     # --- what goes in and what comes out
 
-    async def _prompt(self) -> Prompt | None:
+    async def _prompt(self, model: Model) -> Prompt | None:
         """What to ask, however long the store is unavailable: giving up here would cost an attempt and its lease."""
+        record, tools = self.record, self._tools
+        turns: list[tuple[str, str]] = []
         while True:
             try:
-                return await self._read_prompt()
+                question = self._question or await tools.requests.question(self.key)
+                if question is None:
+                    return None
+                if not record.standalone and tools.context_turns:
+                    recent = await tools.history.recent_turns(
+                        record.user_id,
+                        record.conversation_id,
+                        limit=tools.context_turns,
+                        before_request=question.replaces,
+                    )
+                    turns = [(turn.question, turn.answer) for turn in recent]
+                break
             except Unavailable:
                 log.warning("the question could not be read yet", extra=self.extra())
                 await asyncio.sleep(STORE_RETRY_S)
-
-    async def _read_prompt(self) -> Prompt | None:
-        record, tools = self.record, self._tools
-        question = self._question or await tools.requests.question(self.key)
-        model = tools.models.get(record.model)
-        if question is None or model is None:
-            return None
-        turns: list[tuple[str, str]] = []
-        if not record.standalone and tools.context_turns:
-            recent = await tools.history.recent_turns(
-                record.user_id, record.conversation_id, limit=tools.context_turns, before_request=question.replaces
-            )
-            turns = [(turn.question, turn.answer) for turn in recent]
         limits = limits_of(model)
         max_tokens = question.max_tokens or limits.max_tokens or tools.max_tokens
         max_tokens = min(max_tokens, model.context_tokens // 2)
         system = tools.system if question.system is None else question.system
-        if context.is_blank(system or ""):
+        if system is not None and context.is_blank(system):
             system = None
         per_byte = limits.tokens_per_byte
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)

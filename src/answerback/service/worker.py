@@ -341,8 +341,15 @@ class Worker:
         """Store the ending and send the rest. None: the run failed, and the request is dispatched again."""
         outcome: Done | Retry | None = None
         try:
-            if stopped is not None:
-                outcome = await self._finish(run, stopped)
+            stored = await self._store(run, stopped) if isinstance(stopped, Outcome) else stopped
+            if isinstance(stored, Ended):
+                outcome = Done() if await self._send_rest(run, stored.record) else None
+            elif stored is not None and stored.record is None:
+                outcome = Done()
+            elif stored is not None and stored.record is not None:
+                self._observer.fenced(run.record)
+                # Another attempt, or an ending: come back when that lease is over, and serve what is there.
+                outcome = Retry(max(self._clock(), stored.record.lease_until_ms))
         except Unavailable:
             log.warning("the store is unavailable; the request waits", extra=run.extra())
         except Exception:
@@ -350,16 +357,6 @@ class Worker:
         finally:
             self._leave(run)
             run.turn.end(outcome)
-
-    async def _finish(self, run: Run, stopped: Outcome | Fenced) -> Done | Retry | None:
-        stored = stopped if isinstance(stopped, Fenced) else await self._store(run, stopped)
-        if isinstance(stored, Ended):
-            return Done() if await self._send_rest(run, stored.record) else None
-        if stored.record is None:
-            return Done()
-        self._observer.fenced(run.record)
-        # Another attempt, or an ending: come back when that lease is over, and serve what is there.
-        return Retry(max(self._clock(), stored.record.lease_until_ms))
 
     async def _store(self, run: Run, outcome: Outcome) -> Ended | Fenced:
         """Store the ending, however long the store is unavailable: the text is only here.
