@@ -16,12 +16,14 @@ from answerback.protocol.errors import ErrorCode
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 """Of a response that is JSON."""
 
+_START: Final = 100
 _BLANK: Final = b" \t\r\n\xef\xbb\xbf"
 _STRUCTURE: Final = re.compile(rb'["\\\\{}\[\]]')
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]|[^"\[\]{}]+', re.DOTALL)
 _MAX_DEPTH: Final = 32
 """What is read lies at most 6 deep. Python's decoders give up at several hundred."""
 _UNREADABLE: Final = object()
+_strict: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder()
 
 
 class DocumentDecoder:
@@ -43,7 +45,8 @@ class DocumentDecoder:
 
     def feed(self, data: bytes) -> list[Any]:
         """The documents that are now complete, in order."""
-        self.start = (self.start + data[:100])[:100]
+        if len(self.start) < _START:
+            self.start = (self.start + data[:_START])[:_START]
         if self._is_json:
             self._buffer += data
             return self._json()
@@ -112,7 +115,7 @@ def decode(data: bytes) -> Any:
     Bytes that are no UTF-8 come as Python's surrogate escapes, so that halves of a character can be joined.
     """
     try:
-        return msgspec.json.decode(data)
+        return _strict.decode(data)
     except (ValueError, RecursionError):
         text = data.decode("utf-8", "surrogateescape")
     for prepare in (str, _shallow):

@@ -133,26 +133,18 @@ class OpenAIModel:
             silence_timeout_s=silence_timeout_s,
         )
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+    def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The answer as the server streams it, then one Finish.
 
         Raises: ModelError: by `errors.error_of`; `model_unavailable`: no answer came; `model_failed`: it broke off.
         """
-        try:
-            response = await self._ask(prompt)
-        except TRANSPORT_ERRORS as exc:
-            detail = self._http.explain(exc)
-            raise ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, transient=is_transient(exc)) from exc
-        answer = read_answer(
-            self._documents(response, prompt),
+        return read_answer(
+            self._documents(prompt),
             chat_completion,
             prompt,
             note_odd=self._note_odd,
             usage_timeout_s=self._usage_timeout_s,
         )
-        async with response, aclosing(answer) as pieces:
-            async for piece in pieces:
-                yield piece
 
     async def check(self) -> str | None:
         """What is wrong with the server, the key or the model's name, as far as the list of its models shows it."""
@@ -201,15 +193,20 @@ class OpenAIModel:
             dialect = adapted
         raise error_of(complaint, status=response.status, headers=response.headers, setup=self._setup)
 
-    async def _documents(self, response: aiohttp.ClientResponse, prompt: Prompt) -> AsyncGenerator[Any, None]:
-        """What the body says, up to `[DONE]`. Raises: ModelError: it breaks off, or it is no answer of a model."""
+    async def _documents(self, prompt: Prompt) -> AsyncGenerator[Any, None]:
+        """What the server says, up to `[DONE]`. Raises: ModelError: it breaks off, or it is no answer of a model."""
+        try:
+            response = await self._ask(prompt)
+        except TRANSPORT_ERRORS as exc:
+            detail = self._http.explain(exc)
+            raise ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, transient=is_transient(exc)) from exc
         encoding = response.headers.get("Content-Encoding", "identity").lower()
         if encoding not in _ENCODINGS:
             raise ModelError(ErrorCode.MODEL_FAILED, f"an answer in the encoding {encoding!r}, which was not asked for")
         decoder = DocumentDecoder()
         count = 0
         broken: Exception | None = None
-        async with aclosing(self._http.read(response)) as body:
+        async with response, aclosing(self._http.read(response)) as body:
             try:
                 async for data in body:
                     for document in decoder.feed(data):

@@ -32,7 +32,7 @@ class SseDecoder:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that are now complete, in order. Raises: SseError: an event is too large."""
-        buffer = self._rest + chunk
+        buffer = self._rest + chunk if self._rest else chunk
         if self._at_start:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
                 self._rest = buffer
@@ -42,9 +42,11 @@ class SseDecoder:
         if self._after_return and buffer:
             buffer = buffer.removeprefix(b"\n")
             self._after_return = False
-        # A carriage return ends the line at once; if a line feed follows in the next chunk, it belongs to it.
-        self._after_return = self._after_return or buffer.endswith(b"\r")
-        lines = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        if b"\r" in buffer:
+            # A carriage return ends the line at once; if a line feed follows in the next chunk, it belongs to it.
+            self._after_return = buffer.endswith(b"\r")
+            buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = buffer.split(b"\n")
         self._rest = lines.pop()
         events = [data for line in lines if (data := self._line(line)) is not None]
         if self._size + len(self._rest) > self._max_event_bytes:
