@@ -17,9 +17,6 @@ from answerback.protocol.errors import ErrorCode
 logger = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_MS: Final = 86_400_000
-CLEAN_UP_S: Final = 2.0
-"""The time that a model gets after its Finish, before it is stopped."""
-
 _CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 _END: Final = object()
 
@@ -29,7 +26,7 @@ async def ask(model: Model, prompt: Prompt, take: Callable[[Piece], bool | None]
 
     A model that just ends has finished. Every exception but the caller's own cancellation, `SystemExit` and another
     task's cancellation among them, is `model_failed`, and its traceback is logged. Texts for the log lose the words
-    of the conversation. Raises: ModelError.
+    of the conversation. How long its code after its Finish may take is the caller's affair. Raises: ModelError.
     """
     task = asyncio.current_task()
     source: AsyncIterator[object] | None = None
@@ -53,11 +50,10 @@ async def ask(model: Model, prompt: Prompt, take: Callable[[Piece], bool | None]
                 is_enough = take(piece)
     finally:
         try:
-            async with asyncio.timeout(CLEAN_UP_S if is_over else None):
-                if is_over and source is not None:
-                    await anext(source, _END)  # the code after its last yield; what more it says is not heard
-                if (aclose := getattr(source, "aclose", None)) is not None:
-                    await aclose()
+            if is_over and source is not None:
+                await anext(source, _END)  # the code after its last yield; what more it says is not heard
+            if (aclose := getattr(source, "aclose", None)) is not None:
+                await aclose()
         except BaseException as exc:
             # Its end is known: only our own cancellation counts now.
             if isinstance(error := _error(exc, prompt, model.name), asyncio.CancelledError | GeneratorExit):

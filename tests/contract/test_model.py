@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 
 import pytest
 import pytest_asyncio
@@ -295,8 +295,16 @@ every_server = pytest.mark.parametrize("upstream", SERVERS.values(), ids=list(SE
 async def answer_of(model: Model, asked: Prompt) -> tuple[list[Piece], ModelError | None]:
     """What a worker gets: the pieces up to the Finish, and the error that ended them, if one did."""
     pieces: list[Piece] = []
+
+    def take(piece: Piece) -> None:
+        pieces.append(piece)
+        if isinstance(piece, Finish):
+            limit.reschedule(asyncio.get_running_loop().time() + 0.1)  # a worker stops it then
+
     try:
-        await ask(model, asked, pieces.append)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as limit:
+                await ask(model, asked, take)
     except ModelError as error:
         return pieces, error
     return pieces, None
@@ -307,7 +315,6 @@ async def answer_of(model: Model, asked: Prompt) -> tuple[list[Piece], ModelErro
 async def test_nothing_after_the_end_overturns_it(
     upstream: Upstream, then: Then, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("answerback.model_guard.CLEAN_UP_S", 0.1)
     monkeypatch.setattr("answerback.models.reader.USAGE_TIMEOUT_S", 0.1)
     async with upstream(Script(then=then)) as model:
         assert await answer_of(model, prompt()) == (["one ", "two", Finish()], None)

@@ -12,7 +12,7 @@ import pytest
 from answerback import model_guard
 from answerback.models import ModelSpecError, build_model
 from answerback.models.python import PythonModel
-from answerback.ports import Finish, ModelError, ModelLimits, Prompt, limits_of
+from answerback.ports import Finish, ModelError, ModelLimits, Piece, Prompt, limits_of
 from answerback.protocol.errors import ErrorCode
 
 MODULE = """
@@ -176,10 +176,7 @@ async def test_a_cancellation_of_ours_stays_one(ask: Callable) -> None:
     assert task.cancelled()
 
 
-async def test_a_model_that_does_not_return_after_its_finish_is_stopped(
-    read: Callable, ask: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("answerback.model_guard.CLEAN_UP_S", 0.05)
+async def test_a_model_that_does_not_return_after_its_finish_can_be_stopped(ask: Callable) -> None:
     stopped = False
 
     async def answer(prompt: Prompt) -> AsyncIterator[str | Finish]:
@@ -190,7 +187,11 @@ async def test_a_model_that_does_not_return_after_its_finish_is_stopped(
         finally:
             stopped = True
 
-    assert await read(PythonModel(answer, name="mine"), ask("?")) == ([Finish()], None)
+    pieces: list[Piece] = []
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await model_guard.ask(PythonModel(answer, name="mine"), ask("?"), pieces.append)
+    assert pieces == [Finish()]
     assert stopped
 
 

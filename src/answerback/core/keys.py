@@ -21,15 +21,9 @@ def normal_id(text: str) -> str:
 
 def digest(*parts: str | None) -> str:
     """Hexadecimal SHA-256 of the parts. None differs from the empty string."""
-    state = hashlib.sha256()
-    for part in parts:
-        if part is None:
-            state.update(b"-;")
-        else:
-            data = part.encode()
-            state.update(b"%d:" % len(data))
-            state.update(data)
-    return state.hexdigest()
+    encoded = [None if part is None else part.encode() for part in parts]
+    prefixed = [b"-;" if data is None else b"%d:%b" % (len(data), data) for data in encoded]
+    return hashlib.sha256(b"".join(prefixed)).hexdigest()
 
 
 @lru_cache(maxsize=8192)

@@ -39,8 +39,11 @@ STORE_RETRY_S: Final = 0.5
 MODEL_STOP_S: Final = 10.0
 """The time a model gets to stop, but at most half a lease, so that the ending can still be stored."""
 
-ABANDON_S: Final = 3.0
-"""After its Finish a model is stopped; one that does not stop then is not waited for any longer."""
+CLEAN_UP_S: Final = 2.0
+"""The time that a model gets after its Finish, before it is told to stop."""
+
+ABANDON_S: Final = 1.0
+"""The time that it gets to stop then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +239,7 @@ class Run:
     def _finished(self, finish: Finish) -> None:
         """The end is known. A model that never returns does not hold it back, and nothing undoes it."""
         self.stopped = Outcome(status=Status.COMPLETED, finish=finish)
-        self.stop_at = min(self.stop_at, self._tools.monotonic() + ABANDON_S)
+        self.stop_at = min(self.stop_at, self._tools.monotonic() + CLEAN_UP_S)
 
     # --- from outside
 
@@ -245,9 +248,7 @@ class Run:
         if self.stopped is None:
             self.stop(TIMED_OUT)
         elif self._task is not None and not self._is_told_to_stop:
-            self._is_told_to_stop = True
-            self._task.cancel()
-            self._abandon()
+            self._cancel(self._task, ABANDON_S)
 
     def stop(self, why: Outcome | Fenced) -> None:
         """End the text, unless it has ended."""
@@ -255,10 +256,13 @@ class Run:
             self.stopped = why
             if self._task is not None:
                 lease_s = self._tools.policy.lease_ms / 1000
-                stop_s = min(MODEL_STOP_S, lease_s / 2) if lease_s else MODEL_STOP_S
-                self._is_told_to_stop = True
-                self._abandoning = asyncio.get_running_loop().call_later(stop_s, self._abandon)
-                self._task.cancel()
+                self._cancel(self._task, min(MODEL_STOP_S, lease_s / 2) if lease_s else MODEL_STOP_S)
+
+    def _cancel(self, task: asyncio.Task[Any], within_s: float) -> None:
+        """Tell the model to stop; one that does not within that time is not waited for any longer."""
+        self._is_told_to_stop = True
+        self._abandoning = asyncio.get_running_loop().call_later(within_s, self._abandon)
+        task.cancel()
 
     def _abandon(self) -> None:
         log.error("the model does not stop when it is asked to; the request ends without it", extra=self.extra())
