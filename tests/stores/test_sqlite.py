@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import pytest
@@ -238,6 +239,22 @@ async def test_too_many_waiting_operations_are_unavailable_at_once(tmp_path, ask
     kept = await asyncio.gather(*pending)
     assert sorted(a.position for a in kept) == list(range(len(pending)))
     await store.close()
+
+
+async def test_a_long_scan_holds_up_no_other_read(store, asker):
+    await asker.accept(store, "r1")
+    may_end = threading.Event()
+    scan = asyncio.create_task(store._read(lambda _: may_end.wait(10)))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        assert await store.read(RequestKey("ann", "r1")) is not None
+    assert not scan.done()
+    scan.cancel()  # whoever asked for it is gone, and the thread is as busy as before
+    await asyncio.wait((scan,))
+    for _ in range(3):
+        assert await store.read(RequestKey("ann", "r1")) is not None
+    assert not may_end.is_set()
+    may_end.set()
 
 
 async def test_a_closed_store_is_unavailable(store, asker):

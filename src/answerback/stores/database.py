@@ -75,6 +75,8 @@ class Connection:
     def __init__(self, connect: Callable[[], Database], name: str | None) -> None:
         self._connect = connect
         self._database: Database | None = None
+        self.waiting = 0
+        """Reads that are not done."""
         self._queue: queue.SimpleQueue[tuple[Callable[[Database], Any], Done] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if name is not None:
@@ -100,10 +102,19 @@ class Connection:
 
         def once() -> "asyncio.Future[T]":
             future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-            self.submit(partial(in_our_terms, function), partial(_resolve, future))
+            self.waiting += 1
+            self.submit(partial(in_our_terms, function), partial(self._read, future))
             return future
 
         return await once_more(once)  # that a connection is lost is only noticed by using it
+
+    def _read(self, future: "asyncio.Future[T]", value: T, error: Exception | None) -> None:
+        self.waiting -= 1
+        if not future.done():
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
 
     async def close(self) -> None:
         """Finish what was submitted, then disconnect."""
@@ -152,11 +163,3 @@ async def once_more(attempt: Callable[[], Awaitable[T]]) -> T:
         return await attempt()
     except Undone:
         return await attempt()
-
-
-def _resolve(future: "asyncio.Future[T]", value: T, error: Exception | None) -> None:
-    if not future.done():
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)

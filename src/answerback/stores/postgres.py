@@ -172,7 +172,7 @@ class PostgresStore(SqlStore):
         self, url: str, *, schema: str = "answerback", reconnect_timeout_s: float = 3.0, max_queued: int = 100_000
     ) -> None:
         server = _Server(url, schema, reconnect_timeout_s=reconnect_timeout_s)
-        super().__init__(server, max_queued=max_queued, readers=2)
+        super().__init__(server, max_queued=max_queued)
         self._schema = schema
 
     async def open(self) -> None:

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import cycle
-from operator import add
+from operator import add, attrgetter
 from typing import Final, TypeVar
 
 from answerback.core.admission import admit_again
@@ -35,6 +34,9 @@ from answerback.stores.writer_state import Tracked, WriterState
 
 T = TypeVar("T")
 
+READERS: Final = 2
+"""Threads that read. An operator may ask for the usage of all users, and answers are read meanwhile."""
+
 NO_BOUND: Final = 2**62
 """Above every position and every time; one statement then serves the first page as well."""
 
@@ -45,15 +47,13 @@ class SqlStore:
     """ports.Requests, ports.History and ports.Users over one database that this process alone writes to.
 
     Every method raises ports.Unavailable while the database cannot be read or written. `open` before use.
-    `max_queued`: writes that may wait; more raise Unavailable at once. `readers`: threads that read.
+    `max_queued`: writes that may wait; more raise Unavailable at once.
     """
 
-    def __init__(self, connector: Connector, *, max_queued: int = 100_000, readers: int = 1) -> None:
+    def __init__(self, connector: Connector, *, max_queued: int = 100_000) -> None:
         self._connector = connector
         self._group = GroupCommit(max_queued=max_queued)
-        self._reader_count = readers
         self._readers: list[Connection] = []
-        self._next_reader = cycle(range(readers))
 
     # --- life
 
@@ -68,7 +68,7 @@ class SqlStore:
 
     def _start(self, writer: str | None = None, reader: str | None = None) -> None:
         self._group.start(Connection(self._connector.connect_writer, writer))
-        self._readers = [Connection(self._connector.connect_reader, reader) for _ in range(self._reader_count)]
+        self._readers = [Connection(self._connector.connect_reader, reader) for _ in range(READERS)]
 
     async def close(self) -> None:
         """Finish what was called before, release everything. May be called twice."""
@@ -80,7 +80,7 @@ class SqlStore:
     async def _read(self, function: Callable[[Database], T]) -> T:
         if not self._readers:
             raise Unavailable("the store is not open")
-        return await self._readers[next(self._next_reader)].read(function)
+        return await min(self._readers, key=attrgetter("waiting")).read(function)
 
     async def _rows(self, statement: str, params: sql.Params | None = None) -> list[sql.Row]:
         return await self._read(lambda database: database.execute(statement, params).fetchall())
