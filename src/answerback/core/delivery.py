@@ -111,16 +111,16 @@ class Delivery:
     __slots__ = (
         "_answer",
         "_applied_no",
-        "_connection_id",
         "_interval",
         "_last_sent",
         "_not_before",
-        "_offset",
         "_record",
         "_spoke_at",
         "_start_sent",
         "_started_at",
         "_told_at",
+        "connection_id",
+        "offset",
     )
 
     def __init__(
@@ -131,8 +131,10 @@ class Delivery:
         self._answer = answer
         self._interval = interval
         self._started_at = self._spoke_at = now
-        self._connection_id: str | None = None
-        self._offset = 0
+        self.connection_id: str | None = None
+        """Where frames go now. None: to no connection."""
+        self.offset = 0
+        """Code points sent to the present connection."""
         self._applied_no = 0
         self._start_sent = False
         self._last_sent: float | None = None
@@ -148,16 +150,6 @@ class Delivery:
         """Which attempt's text this is."""
         return self._answer.attempt
 
-    @property
-    def connection_id(self) -> str | None:
-        """Where frames go now. None: to no connection."""
-        return self._connection_id
-
-    @property
-    def offset(self) -> int:
-        """Code points sent to the present connection."""
-        return self._offset
-
     def retarget(self, target: DeliveryTarget) -> bool:
         """Apply a target (rule: each target once). Returns whether the cursor was set.
 
@@ -167,9 +159,9 @@ class Delivery:
         if target.no <= self._applied_no:
             return False
         self._applied_no = target.no
-        self._connection_id = target.connection_id
+        self.connection_id = target.connection_id
         same = target.attempt == self._answer.attempt
-        self._offset = target.offset if same and target.offset <= self._answer.length else 0
+        self.offset = target.offset if same and target.offset <= self._answer.length else 0
         self._start_sent = same
         self._last_sent = None
         self._not_before = 0.0
@@ -189,24 +181,24 @@ class Delivery:
     @property
     def is_done(self) -> bool:
         """Whether only a new target can bring more: the ending is out, or the connection is gone."""
-        return self._connection_id is None
+        return self.connection_id is None
 
     def next_frame(self, *, now: float) -> ServerFrame | None:
         """The frame that is due now. None: nothing, until `due_at`."""
-        if self._connection_id is None or now < self._not_before:
+        if self.connection_id is None or now < self._not_before:
             return None
         ending = self._record.ending
         if self._record.stream:
             if not self._start_sent and (ending is None or self._answer.length):
                 return MessageStarted(request_id=self._record.request_id, attempt=self._answer.attempt)
-            if self._offset < self._answer.length and (ending is not None or self._is_due(now)):
+            if self.offset < self._answer.length and (ending is not None or now >= self._next_text_at()):
                 text = self._answer.text
-                end = cut(text, self._offset, MAX_TEXT_BYTES)
+                end = cut(text, self.offset, MAX_TEXT_BYTES)
                 return MessageDelta(
                     request_id=self._record.request_id,
                     attempt=self._answer.attempt,
-                    offset=self._offset,
-                    delta=text[self._offset : end],
+                    offset=self.offset,
+                    delta=text[self.offset : end],
                 )
         if ending is not None:
             return response_frame(self._record, self._answer.text)
@@ -227,7 +219,7 @@ class Delivery:
 
     def text_due_at(self) -> float | None:
         """When what is there already may go out: more text that comes until then goes with it. None: nothing waits."""
-        if self._connection_id is None:
+        if self.connection_id is None:
             return None
         if self._record.ending is not None:
             return self._not_before
@@ -235,12 +227,12 @@ class Delivery:
             return None
         if not self._start_sent:
             return self._not_before
-        if self._offset >= self._answer.length:
+        if self.offset >= self._answer.length:
             return None
         return max(self._not_before, self._next_text_at())
 
     def _sign_at(self) -> float | None:
-        if self._connection_id is None or self._record.parts is None or self._record.ending is not None:
+        if self.connection_id is None or self._record.parts is None or self._record.ending is not None:
             return None
         return max(self._not_before, self._told_at + PROGRESS_S)
 
@@ -253,16 +245,16 @@ class Delivery:
             case MessageStarted():
                 self._start_sent = True
             case MessageDelta():
-                self._offset = frame.offset + len(frame.delta)
+                self.offset = frame.offset + len(frame.delta)
                 self._last_sent = now
             case MessageResponse():
-                self._connection_id = None
+                self.connection_id = None
             case _:
                 raise ValueError(f"not a frame of a delivery: {type(frame).__name__}")
 
     def gone(self) -> None:
         """The connection is gone: detach the cursor. The model goes on, for only an explicit cancellation stops it."""
-        self._connection_id = None
+        self.connection_id = None
 
     def slow(self, *, now: float) -> None:
         """The connection cannot take more now: keep the offset and try again later, with one bigger piece.
@@ -280,6 +272,3 @@ class Delivery:
         if self._last_sent is None:
             return 0.0
         return self._last_sent + self._interval(self._last_sent - self._started_at)
-
-    def _is_due(self, now: float) -> bool:
-        return now >= self._next_text_at()

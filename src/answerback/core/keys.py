@@ -21,8 +21,13 @@ def normal_id(text: str) -> str:
 
 def digest(*parts: str | None) -> str:
     """Hexadecimal SHA-256 of the parts. None differs from the empty string."""
-    encoded = [None if part is None else part.encode() for part in parts]
-    prefixed = [b"-;" if data is None else b"%d:%b" % (len(data), data) for data in encoded]
+    prefixed = []
+    for part in parts:
+        if part is None:
+            prefixed.append(b"-;")
+        else:
+            data = part.encode()
+            prefixed.append(b"%d:%b" % (len(data), data))
     return hashlib.sha256(b"".join(prefixed)).hexdigest()
 
 

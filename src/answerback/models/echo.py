@@ -110,10 +110,9 @@ class EchoModel:
         """The words of the question, then one Finish. Raises: ModelError: as `fail` says."""
         options = self._options
         text = prompt_text(prompt) if options.context else prompt.messages[-1].text
-        failure = self._failure(prompt)
-        await self._fail_early(failure)
-        stop_after = None
+        failure, stop_after = options.fail and self._failure(prompt, options.fail), None
         if failure is not None:
+            await self._fail_early(failure)
             stop_after = max(1, sum(1 for _ in echo_deltas(text, tokens=options.tokens)) // 2)
         max_tokens = prompt.max_tokens if options.tokens is None else None
         delay_s = options.delay_ms / 1000
@@ -144,17 +143,18 @@ class EchoModel:
     async def close(self) -> None:
         """Nothing is held."""
 
-    def _failure(self, prompt: Prompt) -> EchoFailure | None:
+    def _failure(self, prompt: Prompt, fail: EchoFailure) -> EchoFailure | None:
+        """`fail`, if this is one of the answers that fail."""
         options = self._options
-        if options.fail is None or next(self._numbers) % options.fail_every:
+        if next(self._numbers) % options.fail_every:
             return None
         if options.fail_rate < 1:
             name = f"{prompt.user_id}\n{prompt.request_id}\n{prompt.attempt}"
             if zlib.crc32(name.encode()) / 2**32 >= options.fail_rate:
                 return None
-        return options.fail
+        return fail
 
-    async def _fail_early(self, failure: EchoFailure | None) -> None:
+    async def _fail_early(self, failure: EchoFailure) -> None:
         if failure is EchoFailure.THROTTLED:
             raise ModelError(
                 ErrorCode.MODEL_THROTTLED,

@@ -6,6 +6,7 @@ from a library's exception text, so they may be sent to the peer.
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -58,7 +59,9 @@ _CLIENT_ACTIONS: Final = tuple(str(frame.__struct_config__.tag) for frame in get
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")
 _PATH: Final = re.compile(r"at `\$\.(\w+)")
 
-_encoder: Final = msgspec.json.Encoder()
+encode: Final[Callable[[ClientFrame | ServerFrame], bytes]] = msgspec.json.Encoder().encode
+"""The frame as UTF-8 JSON. Lone surrogates must have been removed before (`core.answer.clean`)."""
+
 _client: Final[msgspec.json.Decoder[ClientFrame]] = msgspec.json.Decoder(ClientFrame)
 _server: Final[msgspec.json.Decoder[ServerFrame]] = msgspec.json.Decoder(ServerFrame)
 _anything: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder()
@@ -89,11 +92,6 @@ class FrameError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
-
-
-def encode(frame: ClientFrame | ServerFrame) -> bytes:
-    """The frame as UTF-8 JSON. Lone surrogates must have been removed before (`core.answer.clean`)."""
-    return _encoder.encode(frame)
 
 
 def decode_client(data: Data) -> ClientFrame:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from answerback.ports import Unavailable
 from answerback.stores.statements import Params, Row
@@ -79,16 +79,13 @@ class Connection:
         """Reads that are not done."""
         self._queue: queue.SimpleQueue[tuple[Callable[[Database], Any], Done] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self.is_inline: Final = name is None
+        """Whether work is done where it is submitted."""
         if name is not None:
             self._thread = threading.Thread(
                 target=self._work, args=(asyncio.get_running_loop(),), name=name, daemon=True
             )
             self._thread.start()
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether work is done where it is submitted."""
-        return self._thread is None
 
     def submit(self, work: Callable[[Database], Any], done: Done) -> None:
         """Run `work` behind what was submitted before; `done` gets its value or its error, on the event loop."""
