@@ -18,12 +18,12 @@ from answerback.ports import (
     Model,
     ModelError,
     ModelFault,
+    ModelLimits,
     Piece,
     Prompt,
     RecentTurns,
     Requests,
     Unavailable,
-    limits_of,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -106,6 +106,7 @@ class RunTools:
     requests: Requests
     history: RecentTurns
     models: Mapping[str, Model]
+    limits: Mapping[str, ModelLimits]
     delivery_sender: DeliverySender
     clock: Callable[[], int]
     monotonic: Callable[[], float]
@@ -315,7 +316,7 @@ class Run:
             except Unavailable:
                 log.warning("the question could not be read yet", extra=self.extra())
                 await asyncio.sleep(STORE_RETRY_S)
-        limits = limits_of(model)
+        limits = tools.limits[record.model]
         max_tokens = question.max_tokens or limits.max_tokens or tools.max_tokens
         max_tokens = min(max_tokens, model.context_tokens // 2)
         system = tools.system if question.system is None else question.system

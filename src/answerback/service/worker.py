@@ -39,7 +39,7 @@ from answerback.core.request import (
     RequestKey,
     Unknown,
 )
-from answerback.ports import Model, RecentTurns, Requests, Unavailable
+from answerback.ports import Model, RecentTurns, Requests, Unavailable, limits_of
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
@@ -120,6 +120,7 @@ class Worker:
             requests=requests,
             history=history,
             models=models,
+            limits={name: limits_of(model) for name, model in models.items()},
             delivery_sender=delivery_sender,
             clock=clock,
             monotonic=monotonic,
@@ -156,7 +157,9 @@ class Worker:
                 self._accepting.add(key)
             return turn
         try:
-            claim = changes.claim(record, owner=self._new_owner(), now_ms=now_ms, policy=self._policy).outcome
+            claim = changes.claim(
+                record, owner=self._new_owner(), now_ms=now_ms, policy=self._policy, leapt=self._leapt
+            ).outcome
             if not isinstance(claim, Claimed):
                 raise ValueError("a new request cannot be claimed")  # the policy leaves it no time
             run = Run(key, claim.record, turn=turn, question=question, tools=self._tools, now_ms=now_ms)
