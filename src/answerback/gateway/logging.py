@@ -77,4 +77,4 @@ def _time(record: logging.LogRecord) -> str:
 def quoted(value: object) -> str:
     """Ids are the clients' own words: a quote or an escape keeps one from looking like another field."""
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    return text if isinstance(value, int) or _PLAIN.fullmatch(text) else json.dumps(text)
