@@ -27,6 +27,7 @@ CACHES = {
     "batch",  # the last one
     "endings",  # by code
     "refusals",  # by code
+    "tokens",  # by model and direction
 }
 """Maps by name that are caches, each with a bound of its own."""
 
