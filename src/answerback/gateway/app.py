@@ -8,10 +8,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
@@ -432,7 +432,33 @@ def run_gateway(
         _exit_within(EXIT_TIMEOUT_S, asyncio.get_running_loop())
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve())
+        _run_to_end(runner.get_loop(), serve())
+
+
+def _run_to_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Run the gateway, whatever the code of a model raises in tasks and callbacks of its own.
+
+    Out of any of them `SystemExit` and `KeyboardInterrupt` leave the loop. The loop is whole then and can be entered
+    again; who awaits such a task gets the exception from it.
+    """
+    main = loop.create_task(work, name="gateway")
+    is_interrupted = False
+    while True:
+        try:
+            return loop.run_until_complete(main)
+        except asyncio.CancelledError:
+            if is_interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        except (SystemExit, KeyboardInterrupt) as exc:
+            if main.done():
+                raise
+            # Where the loop does not handle SIGINT (Windows), Python raises Ctrl-C itself.
+            is_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            if isinstance(exc, KeyboardInterrupt) and is_ctrl_c:
+                is_interrupted = main.cancel()
+            else:
+                log.error("a task of a model raised %s; the gateway goes on", type(exc).__name__, exc_info=exc)
 
 
 def _exit_within(delay_s: float, loop: asyncio.AbstractEventLoop) -> None:
@@ -488,7 +514,7 @@ def _signals(gateway: Gateway) -> Iterator[None]:
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
     except (NotImplementedError, RuntimeError, ValueError):
-        # Windows: asyncio.Runner turns Ctrl-C into a cancellation, and that exits the `async with`, too.
+        # Windows: `_run_to_end` turns Ctrl-C into a cancellation, and that exits the `async with`, too.
         # Not the main thread: the caller calls `stop`.
         yield
         return
