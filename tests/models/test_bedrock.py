@@ -139,7 +139,7 @@ async def test_text_without_the_thoughts_and_the_usage_after_the_stop(
         ("guardrail_intervened", "content_filter"),
         ("content_filtered", "content_filter"),
         ("tool_use", "tool_calls"),
-        ("a_word_of_next_year", "other"),
+        ("other", "other"),
     ],
 )
 async def test_reasons(model_of: Callable, read: Callable, ask: Callable, theirs: str, ours: str) -> None:
