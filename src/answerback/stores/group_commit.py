@@ -143,6 +143,10 @@ class GroupCommit:
 
         return await once_more(decide)
 
+    async def alone(self, function: Callable[[Database], T]) -> T:
+        """Do what is done outside of a transaction, behind what is being written. Raises: Unavailable."""
+        return await self._opened().read(function)
+
     async def commit(self, tracked: Tracked | None = None) -> None:
         """Return when everything that was decided so far is on the disk; with `tracked`, its newest record.
 
