@@ -195,6 +195,20 @@ async def test_a_wildcard_bind_with_tokens(start: Start) -> None:
         assert (await ending(ws, "r1"))["response"] == "hello there"
     with pytest.raises(websockets.InvalidStatus, match="401"):
         await websockets.connect(gateway.url)
+    for url in gateway.urls:
+        async with websockets.connect(url, additional_headers={"Authorization": f"Bearer {token}"}, proxy=None):
+            pass
+
+
+async def test_what_other_machines_use_is_said(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("answerback.gateway.app.own_addresses", lambda host: ["192.0.2.7", "2001:db8::7"])
+    options = {"host": "0.0.0.0", "auth": AuthSettings(secret=SECRET)}
+    gateway = await start(**options)
+    assert gateway.urls[1:] == (f"ws://192.0.2.7:{gateway.port}", f"ws://[2001:db8::7]:{gateway.port}")
+    gateway = await start(**options, data_dir=gateway._settings.data_dir / "named", allow_hosts=("chat.example",))
+    assert gateway.urls[1:] == (f"ws://chat.example:{gateway.port}",), "the only name that it goes by"
+    gateway = await start(data_dir=gateway._settings.data_dir / "loopback")
+    assert gateway.urls == (gateway.url,)
 
 
 # --- TLS

@@ -5,17 +5,19 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any, Final, Self
 
 from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
-from answerback.core.handshake import Hosts, Rules, origins
+from answerback.core.handshake import WILDCARD_HOSTS, Hosts, Rules, origins
 from answerback.core.request import Policy
 from answerback.gateway.admin import Admin
 from answerback.gateway.admin_key import remove_admin_port, save_admin_port
@@ -116,10 +118,20 @@ class Gateway:
 
     @property
     def url(self) -> str:
+        """Where it is reached on this machine."""
+        host = self._settings.host
+        return self._url(("::1" if host == "::" else "127.0.0.1") if host in WILDCARD_HOSTS else host)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where it is reached: `url`, and what other machines use if it listens on every address."""
+        settings = self._settings
+        if settings.host not in WILDCARD_HOSTS:
+            return (self.url,)
+        return (self.url, *map(self._url, settings.allow_hosts or own_addresses(settings.host)))
+
+    def _url(self, host: str) -> str:
         scheme = "ws" if self._settings.tls_cert is None else "wss"
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(  # noqa: S104 - what a wildcard is reached by
-            self._settings.host, self._settings.host
-        )
         return f"{scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self._port}"
 
     @property
@@ -294,7 +306,9 @@ class Gateway:
             front=front,
             validator=HandshakeValidator(
                 rules=Rules(
-                    hosts=Hosts.of(settings.host, settings.allow_hosts), allow_origins=origins(settings.allow_origins)
+                    hosts=Hosts.of(settings.host, settings.allow_hosts),
+                    allow_origins=origins(settings.allow_origins),
+                    proxies=[ip_network(name) for name in settings.trust_proxies],
                 ),
                 tokens=tokens,
                 clock=clock,
@@ -321,7 +335,7 @@ class Gateway:
             background.start(_warn_of(model), name=f"check of {model.name}")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
-        log.info("listening on %s, address %s", self.url, settings.host or "0.0.0.0")  # noqa: S104 - what '' means
+        log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
 
     async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
         """The graceful stop: nothing new, the running answers, then the sockets."""
@@ -342,6 +356,7 @@ class Gateway:
             max_tokens=settings.max_tokens,
             max_message_bytes=settings.caps.message_bytes,
             lock_system=settings.lock_system,
+            least_client=settings.least_client,
             idle_timeout_ms=int(settings.idle_timeout_s * 1000),
         )
 
@@ -389,6 +404,17 @@ class Gateway:
                 await janitor.sweep()
             except Exception:
                 log.exception("the janitor failed; it tries again")
+
+
+def own_addresses(host: str) -> list[str]:
+    """The addresses by which other machines reach this one, if it listens on `host`, a wildcard. Nothing is sent."""
+    found = []
+    for family, peer in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        if (family is socket.AF_INET6) == (host == "::") or not host:
+            with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((peer, 9))  # an address of documentation: it chooses the way out
+                found.append(str(probe.getsockname()[0]))
+    return found
 
 
 def _unread_documents(models: Iterable[Model]) -> Callable[[], int] | None:

@@ -141,14 +141,18 @@ class Listener:
                 handler.guard(self._caps.message_bytes)
                 await _prepare(ws, request)
         except HandshakeError as error:
-            return _refused(error, request)
+            return self._refused(error, request)
         except TimeoutError:
-            return _refused(HandshakeError(408, "The handshake took too long. Try again."), request)
+            return self._refused(HandshakeError(408, "The handshake took too long. Try again."), request)
         transport = request.transport
         if transport is None:
             return ws
         await self._live(connection, ws, handler, transport)
         return ws
+
+    def _refused(self, error: HandshakeError, request: web.BaseRequest) -> web.Response:
+        log.info("a socket was refused with %s", error, extra={"remote": self._validator.address(request)})
+        return error_response(error)
 
     def _check_caps(self, connection: Connection, handler: Handler) -> None:
         if handler.head.too_early:
@@ -311,11 +315,6 @@ class Listener:
             socket.received_since_ping = False
             socket.ping_sent = True
             socket.ping()
-
-
-def _refused(error: HandshakeError, request: web.BaseRequest) -> web.Response:
-    log.info("a socket was refused with %s", error, extra={"remote": request.remote})
-    return error_response(error)
 
 
 def _refusal(data: str) -> bytes | None:

@@ -9,7 +9,7 @@ from answerback.core.instants import iso
 
 LogFormat: TypeAlias = Literal["text", "json"]
 
-FIELDS: Final = ("requestId", "connectionId", "userId", "attempt", "remote")
+FIELDS: Final = ("requestId", "connectionId", "userId", "attempt", "remote", "client")
 """The `extra` fields that a formatter shows."""
 
 

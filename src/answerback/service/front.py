@@ -126,6 +126,10 @@ class Front:
                 bound = await self._bind(connection, None if named is None else normal_id(named))
                 if bound is None:
                     return None
+                if isinstance(frame, Hello) and frame.client is not None and connection.generation is None:
+                    client = f"{frame.client.name}/{frame.client.version}"
+                    about = {**_of(connection_id), "userId": user_of(bound), "client": client}
+                    log.info("an app has connected", extra=about)
                 connection = bound
             if isinstance(frame, FrameError):
                 await self._refuse_frame(connection, frame)
@@ -237,7 +241,9 @@ class Front:
                 limits=self._settings.limits(),
                 models=tuple(self._settings.models),
                 features=FEATURES,
-                server=ServerInfo(version=__version__, store_id=self._settings.store_id),
+                server=ServerInfo(
+                    version=__version__, store_id=self._settings.store_id, least_client=self._settings.least_client
+                ),
                 model_info=self._model_info,
             ),
         )
