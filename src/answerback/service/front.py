@@ -126,10 +126,8 @@ class Front:
                 bound = await self._bind(connection, None if named is None else normal_id(named))
                 if bound is None:
                     return None
-                if isinstance(frame, Hello) and frame.client is not None and connection.generation is None:
-                    client = f"{frame.client.name}/{frame.client.version}"
-                    about = {**_of(connection_id), "userId": user_of(bound), "client": client}
-                    log.info("an app has connected", extra=about)
+                if connection.generation is None:
+                    _log_app(bound, frame)
                 connection = bound
             if isinstance(frame, FrameError):
                 await self._refuse_frame(connection, frame)
@@ -285,6 +283,13 @@ class Front:
 def _names_nobody(frame: ClientFrame | FrameError) -> TypeGuard[FrameError]:
     """Whether a broken frame leaves the connection's user open. A broken question without a name is anonymous."""
     return isinstance(frame, FrameError) and frame.user_id is None and frame.action != "sendMessage"
+
+
+def _log_app(connection: Connection, frame: ClientFrame | FrameError) -> None:
+    """Say which app has connected, if its first frame tells."""
+    if isinstance(frame, Hello) and (app := frame.client) is not None:
+        about = {"userId": user_of(connection), "client": f"{app.name}/{app.version}"}
+        log.info("an app has connected", extra={**_of(connection.connection_id), **about})
 
 
 def _request_id(frame: ClientFrame | FrameError) -> str | None:
