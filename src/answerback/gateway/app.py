@@ -33,7 +33,7 @@ from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of
+from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
@@ -211,7 +211,10 @@ class Gateway:
             unread=_unread_documents(models.values()),
         )
         # The process holds the store's lock: that is the lease of all it runs.
-        model_limits = {name: limits_of(model) for name, model in models.items()}
+        model_limits = {
+            name: within(limits_of(model), model.context_tokens, max_tokens=settings.max_tokens)
+            for name, model in models.items()
+        }
         policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
         connections = MemoryConnections()
         requests = RequestsInBothForms(store, store, clock=clock)
@@ -242,7 +245,7 @@ class Gateway:
             leapt=clock.leapt_since,
             local=queue,
         )
-        front_settings = self._front_settings(model_limits, policy, await store.store_id())
+        front_settings = self._front_settings(model_limits, policy)
         front = Front(
             settings=front_settings,
             questions=Questions(
@@ -260,6 +263,7 @@ class Gateway:
             tokens=tokens,
             clock=clock,
             is_blocked=store.is_blocked,
+            store_id=store.store_id,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -345,12 +349,11 @@ class Gateway:
         await listener.close(grace_s=CLOSE_TIMEOUT_S)
         await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
-    def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy, store_id: str) -> FrontSettings:
+    def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy) -> FrontSettings:
         settings = self._settings
         return FrontSettings(
             models=tuple(model_limits),
             model_limits=model_limits,
-            store_id=store_id,
             quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
             policy=policy,
             max_tokens=settings.max_tokens,

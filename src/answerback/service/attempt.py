@@ -24,6 +24,7 @@ from answerback.ports import (
     Requests,
     Unavailable,
     limits_of,
+    within,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -304,9 +305,9 @@ class Run:
                 record.user_id, record.conversation_id, limit=tools.context_turns, before_request=question.replaces
             )
             turns = [(turn.question, turn.answer) for turn in recent]
-        limits = limits_of(model)
-        max_tokens = question.max_tokens or limits.max_tokens or tools.max_tokens
-        max_tokens = min(max_tokens, model.context_tokens // 2)
+        limits = within(limits_of(model), model.context_tokens, max_tokens=tools.max_tokens)
+        most = limits.max_tokens or tools.max_tokens
+        max_tokens = min(question.max_tokens or most, most)
         system = tools.system if question.system is None else question.system
         if context.is_blank(system or ""):
             system = None

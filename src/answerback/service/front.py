@@ -58,7 +58,10 @@ FEATURES: Final = ("parts",)
 
 
 class Front:
-    """Handles the frames of every connection. Its methods raise nothing but CancelledError."""
+    """Handles the frames of every connection. Its methods raise nothing but CancelledError.
+
+    `store_id`: names the store, for clients that keep what is in it; None: nobody knows now.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Front:
         tokens: Tokens | None,
         clock: Callable[[], int],
         is_blocked: Callable[[str], Awaitable[bool]],
+        store_id: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._settings = settings
         self._model_info = settings.model_info()
@@ -81,6 +85,7 @@ class Front:
         self._tokens = tokens
         self._clock = clock
         self._is_blocked = is_blocked
+        self._store_id = store_id
 
     # --- the life of a connection
 
@@ -240,7 +245,7 @@ class Front:
                 models=tuple(self._settings.models),
                 features=FEATURES,
                 server=ServerInfo(
-                    version=__version__, store_id=self._settings.store_id, least_client=self._settings.least_client
+                    version=__version__, store_id=await self._store_id(), least_client=self._settings.least_client
                 ),
                 model_info=self._model_info,
             ),

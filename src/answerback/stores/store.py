@@ -56,6 +56,7 @@ class SqlStore:
         self._readers: list[Connection] = []
         self._next_reader = cycle(range(readers))
         self._is_log_to_clear = False
+        self._store_id: str | None = None
 
     # --- life
 
@@ -89,9 +90,11 @@ class SqlStore:
 
     async def store_id(self) -> str:
         """The name of the data: made once, the same for every gateway that serves them."""
-        await self._group.state()  # whoever loads it first names the store
-        rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
-        return str(rows[0][0])
+        if self._store_id is None:
+            await self._group.state()  # whoever loads it first names the store
+            rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
+            self._store_id = str(rows[0][0])
+        return self._store_id
 
     # --- ports.Durability
 
