@@ -57,6 +57,10 @@ FEATURES: Final = ("parts",)
 """What clients may use beyond the first edition of the protocol."""
 
 
+async def _nameless() -> None:
+    return None
+
+
 class Front:
     """Handles the frames of every connection. Its methods raise nothing but CancelledError.
 
@@ -74,7 +78,7 @@ class Front:
         tokens: Tokens | None,
         clock: Callable[[], int],
         is_blocked: Callable[[str], Awaitable[bool]],
-        store_id: Callable[[], Awaitable[str | None]],
+        store_id: Callable[[], Awaitable[str | None]] = _nameless,
     ) -> None:
         self._settings = settings
         self._model_info = settings.model_info()

@@ -108,7 +108,6 @@ class Backend:
             tokens=tokens,
             clock=self.clock,
             is_blocked=self.store.is_blocked,
-            store_id=self.store.store_id,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),

@@ -205,7 +205,6 @@ class Parts:
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
             clock=clocks.front,
             is_blocked=store.is_blocked,
-            store_id=store.store_id,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),
