@@ -271,6 +271,7 @@ class Gateway:
             clock=clock,
             is_blocked=store.is_blocked,
             store_id=store.store_id,
+            has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
         )
         janitor = Janitor(
             settings=JanitorSettings(

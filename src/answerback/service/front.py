@@ -53,6 +53,8 @@ TOUCH_EVERY_MS: Final = 10_000
 
 UNAVAILABLE_RETRY_MS: Final = 1_000
 
+TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
+
 FEATURES: Final = ("parts",)
 """What clients may use beyond the first edition of the protocol."""
 
@@ -64,7 +66,8 @@ async def _nameless() -> None:
 class Front:
     """Handles the frames of every connection. Its methods raise nothing but CancelledError.
 
-    `store_id`: names the store, for clients that keep what is in it; None: nobody knows now.
+    `store_id`: names the store, for clients that keep what is in it; None: nobody knows now. `has_room`: whether a user
+    whom the first frame of a connection names may have one more.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Front:
         clock: Callable[[], int],
         is_blocked: Callable[[str], Awaitable[bool]],
         store_id: Callable[[], Awaitable[str | None]] = _nameless,
+        has_room: Callable[[str, str], bool] = lambda _, __: True,
     ) -> None:
         self._settings = settings
         self._model_info = settings.model_info()
@@ -90,6 +94,7 @@ class Front:
         self._clock = clock
         self._is_blocked = is_blocked
         self._store_id = store_id
+        self._has_room = has_room
 
     # --- the life of a connection
 
@@ -172,6 +177,16 @@ class Front:
         if await self._is_blocked(user_id):
             log.info("a blocked user is sent away", extra=_of(connection.connection_id) | {"userId": user_id})
             await self._delivery_sender.error(connection.connection_id, ErrorCode.FORBIDDEN, detail=BLOCKED)
+            await self._delivery_sender.close(connection.connection_id)
+            return None
+        if (
+            connection.user_id is None
+            and named_user is not None
+            and not self._has_room(connection.connection_id, named_user)
+        ):
+            await self._delivery_sender.error(
+                connection.connection_id, ErrorCode.OVERLOADED, detail=TOO_MANY_CONNECTIONS
+            )
             await self._delivery_sender.close(connection.connection_id)
             return None
         match await self._connections.bind(connection.connection_id, user_id):
