@@ -48,7 +48,10 @@ _CODES: Mapping[ErrorCode, tuple[str, str]] = {
     ErrorCode.USER_MISMATCH: ("`messageResponse`; `error` to `renewToken`", "opens a connection for each user"),
     ErrorCode.SESSION_REPLACED: ("`error`, then the connection is closed", "stays away"),
     ErrorCode.RATE_LIMITED: ("`messageResponse`", "waits `retryAfterMs`, then asks under a new id"),
-    ErrorCode.OVERLOADED: ("`messageResponse`", "waits for an answer, then asks under a new id"),
+    ErrorCode.OVERLOADED: (
+        "`messageResponse`; `error` without a `requestId`: the user has too many connections, and this one is closed",
+        "waits for an answer, then asks under a new id; closes another connection",
+    ),
     ErrorCode.REQUEST_CONFLICT: (
         "`error` to `sendMessage`, `cancelMessage` or a resume point",
         "uses a new id for each question",

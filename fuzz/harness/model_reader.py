@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from answerback.core.context import Message, Role
-from answerback.core.finish import MAX_COUNT, REASONS
+from answerback.core.finish import MAX_TOKENS, REASONS
 from answerback.models.documents import DocumentDecoder, decode
 from answerback.models.reader import chat_completion, read_answer
 from answerback.ports import Finish, ModelError, Piece, Prompt
@@ -32,7 +32,7 @@ def model_reader(data: bytes) -> None:
             text.encode()
         assert isinstance(last, Finish)
         assert last.reason in REASONS
-        assert all(count is None or 0 <= count <= MAX_COUNT for count in (last.input_tokens, last.output_tokens))
+        assert all(count is None or 0 <= count <= MAX_TOKENS for count in (last.input_tokens, last.output_tokens))
 
     told = answer_to(_WHOLE, *cut(body, sizes))
     assert isinstance(told, list)

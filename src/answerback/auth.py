@@ -6,6 +6,7 @@ token that says `none`, or HS256 where public keys are configured, is refused be
 """
 
 import asyncio
+import base64
 import json
 import logging
 import re
@@ -94,6 +95,8 @@ class JwtTokens:
             raise TokenRefused("the token is too long")
         if not token.isascii():
             raise TokenRefused("not a token: it is not ASCII")
+        if not all(map(_is_base64url, token.split("."))):
+            raise TokenRefused("not a token: it is not base64url")
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, RecursionError) as exc:  # nested too deeply, for PyJWT 2.10
@@ -156,6 +159,15 @@ _REASONS: Final[Mapping[type[Exception], str]] = {
     jwt.InvalidIssuerError: "another issuer",
     jwt.InvalidAudienceError: "another audience",
 }
+
+
+def _is_base64url(part: str) -> bool:
+    """Whether this is the one spelling of some bytes: no padding, and no bits behind the last byte (RFC 7515, 2)."""
+    try:
+        data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    except ValueError:
+        return False
+    return base64.urlsafe_b64encode(data).rstrip(b"=") == part.encode()
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,7 @@ API Gateway for the sender, five kinds of model. One contract suite (tests/contr
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -461,6 +461,12 @@ def limits_of(model: Model) -> ModelLimits:
     """The model's own limits. A model may have them as an attribute `limits`; none has to."""
     limits = getattr(model, "limits", None)
     return limits if isinstance(limits, ModelLimits) else ModelLimits()
+
+
+def within(limits: ModelLimits, context_tokens: int, *, max_tokens: int) -> ModelLimits:
+    """The limits of a model where `max_tokens` is the setting: an answer gets at most half of the model's context."""
+    most = context_tokens // 2
+    return replace(limits, max_tokens=most) if most < (limits.max_tokens or max_tokens) else limits
 
 
 def answer_timeouts_ms(limits: Mapping[str, ModelLimits]) -> dict[str, int]:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, TypeVar, get_args, get_origin, get_type_hints
 
@@ -57,7 +58,7 @@ class Setting:
     @property
     def repeats(self) -> bool:
         """Whether its flag may be given several times."""
-        return self.kind is TEXTS
+        return self.kind in (TEXTS, NETWORKS)
 
     def value_in(self, settings: object) -> object:
         """The value that `settings` has for it."""
@@ -159,6 +160,20 @@ def _read_texts(value: object) -> tuple[str, ...]:
     return tuple(map(_read_text, value))
 
 
+def _read_networks(value: object) -> tuple[str, ...]:
+    found = _read_texts(value)
+    for text in found:
+        ip_network(text)
+    return found
+
+
+def _read_version(value: object) -> str:
+    text = _read_text(value)
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}", text):
+        raise ValueError(value)
+    return text
+
+
 def _read_path(value: object) -> Path:
     return (value if isinstance(value, Path) else Path(_read_text(value))).expanduser()
 
@@ -182,6 +197,8 @@ def _read_port_or_off(value: object) -> int | None:
 _DURATION_RULE: Final = "a duration such as 90s, 10m or 1h"
 TEXT: Final = Kind("TEXT", "a text that is not empty", _read_text)
 TEXTS: Final = Kind("TEXT", "a list of texts", _read_texts)
+NETWORKS: Final = Kind("ADDRESS", "a list of IP addresses and networks such as 10.0.0.0/8", _read_networks)
+VERSION: Final = Kind("VERSION", "a version such as 1.2.0", _read_version)
 PATH: Final = Kind("FILE", "a path", _read_path)
 FOLDER: Final = Kind("FOLDER", "a path", PATH.read)
 YES_NO: Final = Kind("", "true or false", _read_yes_no)

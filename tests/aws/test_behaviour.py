@@ -84,7 +84,9 @@ async def test_the_welcome_says_what_limits_there_are(stack: Stack) -> None:
     """API Gateway's own where they are narrower than the operator's."""
     async with asyncio.timeout(60), connect(f"{stack.url}?userId={stack.name('user')}", proxy=None) as socket:
         await socket.send(json.dumps({"action": "hello", "helloId": "h"}))
-        limits = json.loads(await socket.recv())["limits"]
+        welcome = json.loads(await socket.recv())
+    limits = welcome["limits"]
+    assert len(welcome["server"]["storeId"]) == 36
     assert limits == {
         "maxMessageBytes": 128 * 1024,
         "maxFrameBytes": 32 * 1024,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -265,3 +266,11 @@ def test_a_terminal_too_small_for_panels_gets_lines() -> None:
 
 def test_run_demo_says_whether_it_was_right(tmp_path: Path) -> None:
     assert run_demo(Demo(apps=1, questions=1, model="echo", max_tokens=60, keep=tmp_path / "kept"))
+
+
+def test_it_speaks_korean_where_the_locale_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    result = run("demo", "--model", "echo", "--apps", "2", "--questions", "1")
+    assert "잘못 배달 0개, 잃어버림 0개, 반복 0개" in result.out.splitlines()
+    english = [line for line in result.out.splitlines() if line and not re.search("[가-힣]", line)]
+    assert all("\t" in line for line in english), "a table for programs"

@@ -1,6 +1,7 @@
 """`answerback doctor`: what it finds on a good machine and on bad ones."""
 
 import json
+import re
 import socket
 import threading
 from email.utils import formatdate
@@ -142,3 +143,12 @@ def test_clocks_are_compared(off_s: float, level: Level) -> None:
     [finding] = probe.check_clock(formatdate(1_000_000 + off_s, usegmt=True), now_s=1_000_000)
     assert finding.level is level
     assert ("ahead" in finding.text) == (off_s > 60)
+
+
+def test_it_speaks_korean_where_the_locale_does(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    arguments = ("doctor", "--model", "echo", "--port", "0", "--data-dir", str(tmp_path))
+    lines = run(*arguments).out.splitlines()
+    assert all(re.search("[가-힣]", line) for line in lines if "\tdata folder\t" not in line), lines
+    assert {line.split("\t")[0] for line in lines} <= {"ok", "warn", "fail"}, "for scripts"
+    assert not re.search("[가-힣]", run(*arguments, "--json").out)

@@ -146,6 +146,40 @@ def test_the_log_level_counts_and_what_needs_a_restart_is_named(serve: Serve, tm
     assert " DEBUG " in gateway.log.read_text()
 
 
+def test_tokens_cannot_be_turned_on_or_off_by_a_reload(serve: Serve, tmp_path: Path, run: Run) -> None:
+    secret, config = tmp_path / "secret.txt", tmp_path / "answerback.toml"
+    secret.write_text(OLD)
+    secret.chmod(0o600)
+    naming = f'auth_secret_file = "{secret}"\n'
+    for before, after, is_open in (("", naming, True), (naming, "", False)):
+        config.write_text(before)
+        gateway = serve("--config", str(config))
+        config.write_text(after)
+        result = run("reload", "--data-dir", str(gateway.data_dir), "--json")
+        assert json.loads(result.out)["restart"] == ["auth_secret", "auth_secret_file"]
+        assert (
+            "needs a restart: auth_secret, auth_secret_file" in run("reload", "--data-dir", str(gateway.data_dir)).err
+        )
+        by_signal(gateway, run)
+        assert "need a restart: auth_secret, auth_secret_file\n" in gateway.log.read_text()
+        assert let_in(gateway, OLD), "as before"
+        assert let_in(gateway, NEW) == is_open
+        assert gateway.stop() == 0
+
+
+def test_a_secret_in_another_file_counts(serve: Serve, tmp_path: Path, run: Run) -> None:
+    for name, text in (("old", OLD), ("new", NEW)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    config = tmp_path / "answerback.toml"
+    config.write_text(f'auth_secret_file = "{tmp_path / "old"}"\n')
+    gateway = serve("--config", str(config))
+    config.write_text(f'auth_secret_file = "{tmp_path / "new"}"\n')
+    result = run("reload", "--data-dir", str(gateway.data_dir), "--json")
+    assert json.loads(result.out)["restart"] == []
+    assert (let_in(gateway, OLD), let_in(gateway, NEW)) == (False, True)
+
+
 def test_a_closed_terminal_stops_gracefully(serve: Serve) -> None:
     keyboard, terminal = pty.openpty()
     gateway = serve(terminal=terminal)

@@ -15,6 +15,16 @@ from cli_process import Run, Serve
 pytestmark = pytest.mark.process
 
 
+def test_the_second_line_says_what_other_machines_use(serve: Serve, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of more than thirty-two bytes")
+    secret.chmod(0o600)
+    gateway = serve("--host", "0.0.0.0", "--auth-secret-file", str(secret), "--allow-host", "chat.example")
+    assert gateway.process.stdout is not None
+    port = gateway.url.rpartition(":")[2]
+    assert gateway.process.stdout.readline() == f"from other machines: ws://chat.example:{port}\n"
+
+
 def test_the_first_line_says_where_it_listens_and_it_does(serve: Serve) -> None:
     gateway = serve()
     assert gateway.first_line.startswith("listening on ws://127.0.0.1:")

@@ -315,10 +315,15 @@ def test_an_empty_stdin_is_not_told_to_be_read(url: str) -> None:
     assert (done.returncode, done.stderr) == (2, b"answerback: there is no question: stdin is empty\n")
 
 
-def test_json_says_what_is_wrong_with_the_usage(run: Run) -> None:
-    done = run("ask", "hi", "--json", "--timeout", "soon")
+@pytest.mark.parametrize(
+    "arguments",
+    [("hi", "--timeout", "soon"), ("hi", "--no-such-flag"), ("hi", "--max-tokens", "x"), ("hi", "--url", "x:y")],
+)
+def test_json_says_what_is_wrong_with_the_usage(run: Run, arguments: tuple[str, ...]) -> None:
+    done = run("ask", "--json", *arguments)
     assert done.code == 2
     assert json.loads(done.out)["error"]["code"] == "usage"
+    assert run("ask", *arguments, "--", "--json").out == "", "that is a question"
 
 
 def test_korean_where_the_locale_is_korean(url: str) -> None:

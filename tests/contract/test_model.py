@@ -7,6 +7,7 @@ OpenAI-compatible server are among them.
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 
@@ -32,7 +33,7 @@ from answerback.protocol.errors import ErrorCode
 from answerback.testing import ScriptedModel
 from answerback.testing.model import say_question
 from embedded import api_key, base_url
-from model_upstreams import SERVERS, UPSTREAMS, Script, Then, Upstream
+from model_upstreams import REMOTE, SERVERS, UPSTREAMS, Script, Then, Upstream
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -329,8 +330,7 @@ async def test_nothing_after_the_end_overturns_it(
         ("content_filter", "content_filter"),
         ("eos_token", "stop"),
         ("MAX_TOKENS", "length"),
-        ("a_word_of_next_year", "other"),
-        ("x" * 33_000, "other"),
+        ("OTHER", "other"),
     ],
 )
 async def test_every_ending_is_a_word_of_the_table(upstream: Upstream, theirs: str, ours: str) -> None:
@@ -339,7 +339,13 @@ async def test_every_ending_is_a_word_of_the_table(upstream: Upstream, theirs: s
 
 
 @every_upstream
-@pytest.mark.parametrize("word", ["error", "abort", "ABORTED", "cancelled", "timeout", "network_error"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("error", "abort", "ABORTED", "cancelled", "timeout", "network_error", "rate_limited", "shutdown"),
+        *("a_word_of_next_year", "x" * 33_000),
+    ],
+)
 async def test_an_ending_that_is_a_failure_is_no_answer(upstream: Upstream, word: str) -> None:
     async with upstream(Script(reason=word)) as model:
         pieces, error = await answer_of(model, prompt())
@@ -409,6 +415,50 @@ async def test_a_blank_question_is_told_to_be_blank(upstream: Upstream, blank: s
     assert isinstance(error, FinalModelError)
     assert error.fault is ModelFault.BLANK
     assert not script.asked
+
+
+NUMBER = re.compile(r'"max(?:Tokens|_tokens|_completion_tokens)": ?(\d+)')
+
+
+def over_the_limit(request: str) -> str | None:
+    found = NUMBER.search(request)
+    return None if found is None or int(found[1]) <= 10 else f"max_tokens: {found[1]} > 10, the maximum for this model"
+
+
+@pytest.mark.parametrize("upstream", REMOTE.values(), ids=list(REMOTE))
+@pytest.mark.parametrize(
+    "refuses",
+    [
+        over_the_limit,
+        lambda request: "extraneous key max_tokens" if NUMBER.search(request) else None,
+        lambda request: "system messages are not supported" if '"system"' in request else None,
+        lambda request: "streaming is not supported" if "stream" in request else None,
+        lambda request: over_the_limit(request) or ("no role system here" if '"system"' in request else None),
+    ],
+    ids=["too many tokens", "no tokens", "no system", "no stream", "two at once"],
+)
+async def test_what_is_refused_by_its_name_is_left_out_and_that_is_remembered(
+    upstream: Upstream, refuses: Callable[[str], str | None]
+) -> None:
+    script = Script(refuses=refuses)
+    asked = Prompt(messages=(Message(Role.USER, "Hi"),), system="Be brief.", max_tokens=24)
+    async with upstream(script) as model:
+        for _ in range(2):
+            pieces, error = await answer_of(model, asked)
+            assert error is None
+            assert "".join(piece for piece in pieces if isinstance(piece, str)) == "one two"
+            assert "Be brief." in script.asked[-1], "no text is lost"
+    assert [refuses(request) is None for request in script.asked][-3:] == [False, True, True], "once"
+
+
+@pytest.mark.parametrize("upstream", REMOTE.values(), ids=list(REMOTE))
+async def test_who_refuses_everything_is_not_asked_for_ever(upstream: Upstream) -> None:
+    script = Script(refuses=lambda _: "max_tokens, stream, system messages, temperature: nothing is supported")
+    async with upstream(script) as model:
+        pieces, error = await answer_of(model, prompt())
+    assert pieces == []
+    assert isinstance(error, FinalModelError)
+    assert len(script.asked) <= 9
 
 
 @pytest.mark.parametrize("spec", ["openai:http://127.0.0.1:9/v1#m", "bedrock:m?region=us-east-1"])

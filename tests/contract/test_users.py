@@ -69,7 +69,19 @@ async def test_a_blocked_user_is_refused_and_keeps_everything(store, actor, own_
 async def test_who_never_asked_can_be_blocked(store, actor):
     await store.set_blocked("eve", blocked=True, now_ms=actor.now_ms)
     assert isinstance(await actor.accept("r1", user="eve"), Blocked)
-    await store.delete_user("eve")
+    assert not await store.delete_user("eve"), "nothing but the lock-out, which stays"
+
+
+async def test_who_is_erased_stays_blocked(store, actor):
+    await actor.turn("r1", user="eve")
+    await store.set_blocked("eve", blocked=True, now_ms=actor.now_ms)
+    assert await store.delete_user("eve")
+    assert isinstance(await actor.accept("r1", user="eve"), Blocked)
+    user = await store.user("eve")
+    assert (user.blocked, user.turns, user.last_request_at_ms) == (True, 0, None)
+    await store.set_blocked("eve", blocked=False, now_ms=actor.now_ms)
+    assert await store.delete_user("eve")
+    assert await store.user("eve") is None
     assert isinstance(await actor.accept("r1", user="eve"), Accepted), "an erased user is a new one"
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answerback.core.finish import MAX_COUNT, REASONS, finish_reason, token_count
+from answerback.core.finish import MAX_TOKENS, REASONS, finish_reason, token_count
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,16 @@ from answerback.core.finish import MAX_COUNT, REASONS, finish_reason, token_coun
         ("SAFETY", "content_filter"),
         ("tool_use", "tool_calls"),
         ("function_call", "tool_calls"),
-        ("unspecified", "other"),
-        ("한국어", "other"),
+        ("FINISH_REASON_UNSPECIFIED", "other"),
+        ("REASON_MAX_LEN", "length"),
+        ("OTHER", "other"),
         ("", "other"),
         (None, "other"),
         (7, "other"),
+        *(
+            (word, None)
+            for word in ("한국어", "…", "unknown", "done_early", "draining", "not_stop", "stop because of a fire")
+        ),
         ("error", None),
         *((word, None) for word in ("rate_limited", "throttled", "SHUTDOWN", "terminated", "out of memory", "expired")),
         ("Error: overloaded", None),
@@ -58,8 +63,8 @@ def test_every_reason_means_itself() -> None:
 
 @pytest.mark.parametrize(
     ("given_count", "count"),
-    [(0, 0), (3, 3), (3.0, 3), (MAX_COUNT, MAX_COUNT)]
-    + [(bad, None) for bad in (-1, MAX_COUNT + 1, 2**63, 0.5, float("nan"), float("inf"), True, "3", None, [3])],
+    [(0, 0), (3, 3), (3.0, 3), (MAX_TOKENS, MAX_TOKENS)]
+    + [(bad, None) for bad in (-1, MAX_TOKENS + 1, 2**63, 0.5, float("nan"), float("inf"), True, "3", None, [3])],
 )
 def test_counts(given_count: object, count: int | None) -> None:
     assert token_count(given_count) == count

@@ -3,12 +3,13 @@
 import asyncio
 import unicodedata
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from urllib.parse import urlencode
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from answerback.core.handshake import HandshakeError, Hosts, Rules, is_loopback, origins
+from answerback.core.handshake import HandshakeError, Hosts, Rules, client_address, is_loopback, origins
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.ports import Connection, Identity, TokenRefused, Unavailable
 from answerback.stores.connections import MemoryConnections
@@ -209,3 +210,31 @@ def test_what_is_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "192.168.1.4", "localhost.evil.example", "::"])
 def test_what_is_not_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+PROXIES = [ip_network(name) for name in ("10.0.0.0/8", "127.0.0.1", "fd00::/8")]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("203.0.113.1", "", "203.0.113.1"),
+        ("203.0.113.1", "198.51.100.7", "203.0.113.1"),  # no proxy of ours
+        ("10.0.0.1", "198.51.100.7", "198.51.100.7"),
+        ("10.0.0.1", "6.6.6.6, 198.51.100.7", "198.51.100.7"),  # the first is the client's own invention
+        ("127.0.0.1", "6.6.6.6,198.51.100.7,10.1.2.3", "198.51.100.7"),  # two proxies
+        ("10.0.0.1", "10.0.0.2", "10.0.0.2"),
+        ("10.0.0.1", "198.51.100.7:4711", "198.51.100.7"),
+        ("fd00::1", "[2001:db8::7]:4711", "2001:db8::7"),
+        ("fd00::1", "2001:db8::7", "2001:db8::7"),
+        ("::ffff:10.0.0.1", "198.51.100.7", "198.51.100.7"),
+        ("10.0.0.1", "unknown", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.7 evil=1", "10.0.0.1"),
+        ("10.0.0.1", "1.2.3.4.5", "10.0.0.1"),
+        ("10.0.0.1.evil", "198.51.100.7", "10.0.0.1.evil"),
+        ("", "198.51.100.7", ""),
+    ],
+)
+def test_who_is_behind_a_proxy(peer: str, forwarded: str, address: str) -> None:
+    assert client_address(peer, [item.strip() for item in forwarded.split(",") if item], PROXIES) == address
+    assert client_address(peer, forwarded.split(","), []) == peer, "nobody is trusted"

@@ -103,6 +103,17 @@ async def test_a_secret_signs_whole(secret: str) -> None:
     assert await refused(signed(secret or "x"))
 
 
+async def test_a_token_has_one_spelling() -> None:
+    token = signed()
+    assert not await refused(token)
+    head, claims, signature = token.split(".")
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    last = [f"{token[:-1]}{letter}" for letter in letters if letter != token[-1]]
+    padded = [f"{token}=", f"{token}==", f"{head}=.{claims}.{signature}", f"{head}.{claims}=.{signature}", f"{token}\n"]
+    for other in (*last, *padded, f"{token}.", f".{token}", f"{head}.{claims}.", f"{token[:50]}+{token[50:]}"):
+        assert await refused(other), other
+
+
 @pytest.mark.parametrize("issuer", near_misses(ISSUER))
 async def test_an_issuer_is_pinned_whole(issuer: str) -> None:
     assert await refused(signed(iss=issuer))

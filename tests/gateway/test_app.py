@@ -195,6 +195,43 @@ async def test_a_wildcard_bind_with_tokens(start: Start) -> None:
         assert (await ending(ws, "r1"))["response"] == "hello there"
     with pytest.raises(websockets.InvalidStatus, match="401"):
         await websockets.connect(gateway.url)
+    for url in gateway.urls:
+        async with websockets.connect(url, additional_headers={"Authorization": f"Bearer {token}"}, proxy=None):
+            pass
+
+
+async def test_who_is_named_by_the_first_frame_counts_as_well(start: Start) -> None:
+    gateway = await start(caps=Caps(connections_per_user=2))
+    async with AsyncExitStack() as stack:
+        sockets = [await stack.enter_async_context(websockets.connect(gateway.url)) for _ in range(4)]
+        first, second, third, nobody = sockets
+        for number, ws in enumerate((first, second, first)):
+            await ws.send(question(f"r{number}", userId="ann"))
+            assert (await ending(ws, f"r{number}"))["status"] == "completed"
+        await third.send(question("r3", userId="ann"))
+        refused = json.loads(await third.recv())
+        assert (refused["action"], refused["code"]) == ("error", "overloaded")
+        await third.wait_closed()
+        await nobody.send(question("r4"))
+        assert (await ending(nobody, "r4"))["status"] == "completed"
+        with pytest.raises(websockets.InvalidStatus, match="429"):
+            await websockets.connect(gateway.url + "/?userId=ann")
+        assert len({socket.bucket for socket in gateway.sockets}) == 2, "one rate of frames for ann"
+        await first.close()
+        async with websockets.connect(gateway.url) as again:
+            await again.send(question("r5", userId="ann"))
+            assert (await ending(again, "r5"))["status"] == "completed"
+
+
+async def test_what_other_machines_use_is_said(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("answerback.gateway.app.own_addresses", lambda host: ["192.0.2.7", "2001:db8::7"])
+    options = {"host": "0.0.0.0", "auth": AuthSettings(secret=SECRET)}
+    gateway = await start(**options)
+    assert gateway.urls[1:] == (f"ws://192.0.2.7:{gateway.port}", f"ws://[2001:db8::7]:{gateway.port}")
+    gateway = await start(**options, data_dir=gateway._settings.data_dir / "named", allow_hosts=("chat.example",))
+    assert gateway.urls[1:] == (f"ws://chat.example:{gateway.port}",), "the only name that it goes by"
+    gateway = await start(data_dir=gateway._settings.data_dir / "loopback")
+    assert gateway.urls == (gateway.url,)
 
 
 # --- TLS

@@ -11,6 +11,8 @@ import pytest
 import websockets
 from gateway_peers import raw_connection
 
+from answerback import __version__
+from answerback.client import Client
 from answerback.gateway.app import Gateway
 from answerback.gateway.logging import TextFormatter
 from answerback.gateway.settings import AuthSettings, Caps, GatewaySettings
@@ -52,6 +54,33 @@ async def test_a_refused_socket_is_logged_with_the_reason_and_the_address(
     found = lines(caplog, "answerback.listener")
     assert [line for line in found if f"a socket was refused with {why}" in line and "remote=127.0.0.1" in line]
     assert "evil.example" not in caplog.text
+
+
+@pytest.mark.parametrize(("trusted", "address"), [((), "127.0.0.1"), (("127.0.0.0/8",), "198.51.100.7")])
+async def test_behind_a_trusted_proxy_the_log_names_the_client(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, trusted: tuple[str, ...], address: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    headers = {"X-Forwarded-For": "6.6.6.6, 198.51.100.7", "Host": "evil.example"}
+    async with Gateway(settings(tmp_path, trust_proxies=trusted)) as gateway:
+        for _ in range(2):
+            async with raw_connection(gateway.port, headers=headers):
+                pass
+    assert [line.rpartition("remote=")[2] for line in lines(caplog, "answerback.listener")] == [address] * 2
+    assert len(lines(caplog, "answerback.upgrade")) == 1, "who reaches the proxy can be any user: once"
+
+
+async def test_an_app_is_logged_and_told_the_least_version(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with Gateway(settings(tmp_path, least_client="2.1")) as gateway:
+        async with Client(gateway.url, user="ann") as app:
+            await app.ask("hello")
+        async with websockets.connect(gateway.url) as ws:
+            await ws.send(json.dumps({"action": "hello", "helloId": "h"}))
+            welcome = json.loads(await ws.recv())
+    assert welcome["server"]["leastClient"] == "2.1"
+    (line,) = lines(caplog, "answerback.front")
+    assert line.endswith(f"userId=ann client=answerback-python/{__version__}")
 
 
 async def test_a_request_leaves_one_line_without_its_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import websockets
 
+from answerback.gateway.app import _run_to_end
+
 pytestmark = pytest.mark.process
 
 SCRIPT = """
@@ -65,6 +67,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Callable[[str], Awaitable[Process
             model,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            cwd=tmp_path,
         )
         started.append(process)
         assert process.stdout is not None
@@ -129,3 +132,61 @@ async def test_what_was_accepted_before_a_kill_is_answered_after_it(run: Callabl
                     assert frame["requestId"] not in answers, "one ending"
                     answers[frame["requestId"]] = frame["response"]
     assert answers == {f"r{number}": "hello there" for number in range(20)}
+
+
+LEAVING = """
+import asyncio, sys
+
+def make():
+    async def answer(prompt):
+        question = prompt.messages[-1].text
+        if question == "task":
+            await asyncio.create_task(leave(SystemExit(3)))
+        if question == "interrupt":
+            await asyncio.gather(leave(KeyboardInterrupt()))
+        if question == "callback":
+            asyncio.get_running_loop().call_soon(sys.exit, 3)
+            await asyncio.sleep(0)
+        yield "here"
+    return answer
+
+async def leave(how):
+    raise how
+"""
+
+
+async def test_a_model_cannot_end_the_gateway(run: Callable[[str], Awaitable[Process]], tmp_path: Path) -> None:
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    gateway = await run("python:leaving:make")
+    async with websockets.connect(gateway.url + "/?sessionId=s&userId=u") as ws:
+        ended = []
+        for question in ("task", "interrupt", "callback", "plain"):
+            await ws.send(json.dumps({"action": "sendMessage", "requestId": question, "message": question}))
+            async with asyncio.timeout(20):
+                while (frame := json.loads(await ws.recv()))["action"] != "messageResponse":
+                    pass
+            ended.append((frame["status"], frame.get("error", {}).get("code")))
+        assert ended == [
+            ("failed", "model_failed"),
+            ("failed", "model_failed"),
+            ("completed", None),
+            ("completed", None),
+        ]
+    gateway.process.send_signal(signal.SIGTERM)
+    assert await gateway.ended() == 0
+
+
+def test_ctrl_c_stops_where_the_loop_does_not_handle_it() -> None:
+    """As on Windows: Python raises it out of the loop."""
+    seen: list[str] = []
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append("closed")
+
+    with asyncio.Runner() as runner, pytest.raises(KeyboardInterrupt):
+        _run_to_end(runner.get_loop(), work())
+    assert seen == ["closed"]

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -15,6 +17,7 @@ from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_clie
 from answerback.ports import FinalModelError, Finish, ModelError, ModelFault, Prompt
 from answerback.protocol.errors import ErrorCode
 from bedrock_frames import Handler, broken, delta, reasoning, refuses, serving, stop, streams, usage
+from certificates import make_certificate
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +142,7 @@ async def test_text_without_the_thoughts_and_the_usage_after_the_stop(
         ("guardrail_intervened", "content_filter"),
         ("content_filtered", "content_filter"),
         ("tool_use", "tool_calls"),
-        ("a_word_of_next_year", "other"),
+        ("other", "other"),
     ],
 )
 async def test_reasons(model_of: Callable, read: Callable, ask: Callable, theirs: str, ours: str) -> None:
@@ -236,7 +239,7 @@ async def test_a_call_that_fails(
         calls += 1
         return await refuses(status, code, message)(request)
 
-    async with model_of(handler) as model:
+    async with model_of(handler, options=BedrockOptions(max_tokens=None)) as model:
         pieces, error = await read(model, ask("?"))
     assert pieces == []
     assert (error.code, error.transient) == meaning
@@ -277,6 +280,8 @@ async def test_a_stream_that_breaks(
             "The maximum tokens you requested exceeds the model limit of 4096.",
             lambda body: body["inferenceConfig"]["maxTokens"] <= 4096,
         ),
+        ({}, "extraneous key [maxTokens] is not permitted", lambda body: "maxTokens" not in str(body)),
+        ({"tier": "flex"}, "serviceTier flex is not supported here", lambda body: "serviceTier" not in body),
         ({}, "This model doesn't support system messages", lambda body: "system" not in body),
     ],
 )
@@ -297,6 +302,122 @@ async def test_what_bedrock_refuses_by_its_name_is_left_out_and_that_is_remember
             pieces, error = await read(model, prompt)
             assert (pieces[0], error) == ("a", None)
     assert list(map(is_spared, seen)) == [False, True, True]
+
+
+async def test_of_two_options_the_refused_one_is_left_out(model_of: Callable, read: Callable, ask: Callable) -> None:
+    seen: list[dict] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append((await request.json())["inferenceConfig"])
+        if len(seen) == 1:
+            message = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+            return await refuses(400, "ValidationException", message)(request)
+        return await streams(delta("a"), stop(), usage(1, 1))(request)
+
+    options = BedrockOptions(temperature=0.5, top_p=0.5, guardrail=("abc", "1"))
+    async with model_of(handler, options=options) as model:
+        assert (await read(model, ask("?")))[1] is None
+    assert [sorted(one) for one in seen] == [["maxTokens", "temperature", "topP"], ["maxTokens", "temperature"]]
+
+
+async def test_a_guardrail_is_never_left_out(model_of: Callable, read: Callable, ask: Callable) -> None:
+    handler = refuses(400, "ValidationException", "guardrailConfig: the guardrail is not supported with streaming")
+    async with model_of(handler, options=BedrockOptions(guardrail=("abc", "1"), streams=False)) as model:
+        _, error = await read(model, ask("?"))
+    assert "guardrail" in error.detail
+
+
+async def test_a_model_that_cannot_stream_is_asked_for_the_whole(
+    model_of: Callable, read: Callable, ask: Callable
+) -> None:
+    paths: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        paths.append(request.path.rpartition("/")[2])
+        if paths[-1] == "converse-stream":
+            return await refuses(400, "ValidationException", "This model doesn't support streaming.")(request)
+        content = [{"reasoningContent": {"reasoningText": {"text": "hm"}}}, {"text": "one "}, {"text": "two"}]
+        usage = {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}
+        message = {"message": {"role": "assistant", "content": content}}
+        return web.json_response({"output": message, "stopReason": "max_tokens", "usage": usage})
+
+    async with model_of(handler) as model:
+        for _ in range(2):
+            pieces, error = await read(model, ask("?"))
+            assert (pieces, error) == (["one ", "two", Finish(reason="length", input_tokens=3, output_tokens=2)], None)
+    assert paths == ["converse-stream", "converse", "converse"]
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ThrottlingException"])
+async def test_only_a_refusal_of_the_form_changes_the_form(
+    model_of: Callable, read: Callable, ask: Callable, code: str
+) -> None:
+    calls = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal calls
+        calls += 1
+        return await refuses(400, code, "not authorized for streaming with temperature and maxTokens")(request)
+
+    async with model_of(handler, options=BedrockOptions(temperature=0.5)) as model:
+        assert (await read(model, ask("?")))[1] is not None
+    assert calls == 1
+
+
+# --- proxies and certificates: the one rule of `outbound` -----------------------------------------------------------
+
+
+def tls_bedrock(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> BedrockModel:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", endpoint)
+    return BedrockModel(client=bedrock_client(), model="m")
+
+
+@pytest.mark.usefixtures("own_network")
+async def test_an_authority_of_ones_own_is_trusted(
+    read: Callable, ask: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cert, key = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    async with serving(streams(delta("a"), stop(), usage(1, 1)), tls=context) as endpoint:
+        for name in (None, "AWS_CA_BUNDLE", "SSL_CERT_FILE", "ANSWERBACK_CA_FILE"):
+            with monkeypatch.context() as patch:
+                if name is not None:
+                    patch.setenv(name, str(cert))
+                model = tls_bedrock(patch, endpoint)
+                pieces, error = await read(model, ask("?"))
+                await model.close()
+            if name is None:
+                assert (error.code, error.transient) == (UNAVAILABLE, True)
+                assert "--ca-file or ANSWERBACK_CA_FILE" in error.detail
+            else:
+                assert (pieces[0], error) == ("a", None), name
+
+
+@pytest.mark.usefixtures("own_network")
+async def test_a_proxy_counts_but_not_for_this_machine(
+    read: Callable, ask: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret@127.0.0.1:9")
+    async with serving(streams(delta("a"), stop(), usage(1, 1))) as endpoint:
+        model = tls_bedrock(monkeypatch, endpoint)
+        assert (await read(model, ask("?")))[1] is None
+        await model.close()
+    model = tls_bedrock(monkeypatch, "http://bedrock.example")
+    _, error = await read(model, ask("?"))
+    await model.close()
+    assert "through the proxy 127.0.0.1:9 of HTTP_PROXY" in error.detail
+    assert "secret" not in error.detail
+
+
+@pytest.mark.usefixtures("own_network")
+@pytest.mark.parametrize(
+    ("name", "value"), [("HTTPS_PROXY", "socks5://127.0.0.1:9"), ("ANSWERBACK_CA_FILE", "/nowhere.pem")]
+)
+def test_what_the_environment_names_and_cannot_be_used(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ModelSpecError, match=name):
+        build_model("bedrock:m?region=us-east-1")
 
 
 async def test_a_prompt_that_is_too_long_says_so(model_of: Callable, read: Callable, ask: Callable) -> None:

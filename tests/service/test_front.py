@@ -3,7 +3,7 @@
 import asyncio
 
 from answerback.core.request import Change, Policy, RequestKey
-from answerback.ports import Identity, ModelLimits, Quota, T, TokenRefused, Unavailable, answer_timeouts_ms
+from answerback.ports import Identity, ModelLimits, Quota, T, TokenRefused, Unavailable, answer_timeouts_ms, within
 from answerback.protocol.codec import encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
@@ -66,6 +66,13 @@ def test_clients_are_told_what_single_models_may_and_know() -> None:
         "little": ModelInfo(languages=("en",), demo=True),
     }
     assert [settings.tokens_of(name) for name in ("plain", "thinker", "unknown")] == [1024, 16_384, 1024]
+
+
+def test_an_answer_gets_at_most_half_of_the_context() -> None:
+    assert within(ModelLimits(), 4096, max_tokens=1024) == ModelLimits()
+    assert within(ModelLimits(), 512, max_tokens=1024) == ModelLimits(max_tokens=256)
+    assert within(ModelLimits(max_tokens=9000), 16_384, max_tokens=1024) == ModelLimits(max_tokens=8192)
+    assert within(ModelLimits(max_tokens=100), 512, max_tokens=1024) == ModelLimits(max_tokens=100)
 
 
 def test_a_welcome_fits_a_frame_however_many_models_there_are() -> None:

@@ -3,12 +3,19 @@
 import unicodedata
 from functools import partial
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from answerback.core import request as changes
+from answerback.core.keys import normal_id
 from answerback.core.request import Ended, Question, RequestKey
 from answerback.ports import Accepted, Existing, Quota
-from answerback.service.id_forms import RequestsInBothForms, forms
+from answerback.protocol.frames import Conversations, ListConversations
+from answerback.service.history_pages import HistoryPages
+from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms, forms
 from answerback.stores.sqlite import MemoryStore
-from asking import record_of
+from asking import Actor, record_of
 
 NFC, NFD = "홍길동", unicodedata.normalize("NFD", "홍길동")
 QUOTA = Quota(per_minute=0, max_pending=10)
@@ -39,3 +46,57 @@ async def test_an_id_that_is_taken_under_the_other_form_is_taken() -> None:
         assert outcome.record.key == RequestKey(user_id, request_id)
         assert await requests.read(RequestKey(NFC, request_id)) == outcome.record
         assert await requests.read(outcome.record.key) == outcome.record, "who has the record has its key"
+
+
+# --- lists in pages
+
+USERS = (NFC, NFD)
+NAMES = ("a", "여행", unicodedata.normalize("NFD", "여행"), "日本", "요리", unicodedata.normalize("NFD", "요리"), "z")
+asked = st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from(NAMES), st.integers(0, 1)), max_size=24)
+
+
+@given(asked=asked, limit=st.integers(1, 4))
+async def test_each_conversation_is_listed_once_whatever_forms_it_is_stored_under(
+    asked: list[tuple[str, str, int]], limit: int
+) -> None:
+    """Some turns end in the same second, so that places are equal."""
+    store = MemoryStore()
+    await store.open()
+    actor = Actor(store)
+    for number, (user, name, passed_s) in enumerate(asked):
+        actor.now_ms += passed_s * 1000 - 1000
+        await actor.turn(f"r{number}", user=user, conversation=name)
+    history = HistoryInBothForms(store)
+    pages = HistoryPages(history=history, clock=lambda: 0)
+    listed: list[str] = []
+    before = None
+    for _ in range(40):
+        frame = ListConversations(request_id="l", before=before, limit=limit)
+        page = await pages.answer(NFC, frame)
+        assert isinstance(page, Conversations)
+        listed += [one.conversation_id for one in page.conversations]
+        assert page.next is None or len(page.conversations) == limit, "no page ends early"
+        if (before := page.next) is None:
+            break
+    assert before is None
+    assert sorted(listed) == sorted({normal_id(name) for _, name, _ in asked})
+    if limit == 4 and len(set(listed)) <= 4:
+        whole = await history.conversations(NFC, before=None, limit=100)
+        assert sum(one.turns for one in whole) == len(asked)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_each_user_is_listed_once_with_all_there_is(limit: int) -> None:
+    store = MemoryStore()
+    await store.open()
+    actor = Actor(store)
+    only_old = unicodedata.normalize("NFD", "김")
+    people = ("ann", NFC, NFD, only_old, "日本", "이", "zoe")
+    for number, user in enumerate(people):
+        await actor.turn(f"r{number}", user=user)
+    users = UsersInBothForms(store)
+    found = []
+    while page := await users.users(after=found[-1].user_id if found else None, limit=limit):
+        found += page
+    assert sorted(user.user_id for user in found) == sorted(normal_id(user) for user in people if user != NFD)
+    assert {user.user_id: user.turns for user in found}[NFC] == 2

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -396,9 +397,35 @@ async def test_what_was_erased_is_nowhere_in_the_files(disk, tmp_path):
     actor = Actor(store)
     await actor.turn("r1", "a secret question " * 500, "a secret answer", user="ann")
     await actor.turn("r1", user="bob")
+    assert is_in_files("secret", tmp_path)
     await store.delete_user("ann")
+    assert not is_in_files("secret", tmp_path), "while the store is open"
+    await actor.turn("r2", "a secret question " * 500, "a secret answer", conversation="c1")
+    await store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms + 1)
+    await store.purge(ended_before_ms=actor.now_ms + 9, refused_before_ms=0)
+    await store.purge_deleted(before_ms=actor.now_ms + 9)
+    assert not is_in_files("secret", tmp_path), "a conversation alone"
     await store.close()
-    assert not any(b"secret" in file.read_bytes() for file in tmp_path.iterdir())
+
+
+async def test_a_log_that_somebody_reads_is_cleared_when_they_are_done(disk, tmp_path):
+    store = SqliteStore(tmp_path / "a.db")
+    await store.open()
+    actor = Actor(store)
+    await actor.turn("r1", "a secret question", "a secret answer", user="ann")
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as backup:
+        backup.execute("BEGIN")
+        backup.execute("SELECT COUNT(*) FROM requests").fetchall()
+        assert await store.delete_user("ann")
+        assert is_in_files("secret", tmp_path)
+        await actor.turn("r1", user="bob")
+    await store.purge(ended_before_ms=0, refused_before_ms=0)
+    assert not is_in_files("secret", tmp_path)
+    await store.close()
+
+
+def is_in_files(text: str, folder: Path) -> bool:
+    return any(text.encode() in file.read_bytes() for file in folder.iterdir())
 
 
 async def test_a_note_about_a_long_question_does_not_write_the_question(store, tmp_path, actor):

@@ -1,6 +1,7 @@
 """SQLite: what is acknowledged stays, whatever happens to the process, the file and the disk."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 import stat
@@ -90,6 +91,37 @@ async def test_a_second_gateway_is_refused_with_advice(store, tmp_path):
     other = SqliteStore(tmp_path / "b.db")
     await other.open()
     await other.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the name of the lock is all there is")
+async def test_the_lock_is_on_the_file_itself(store, tmp_path):
+    (tmp_path / "a.db.lock").unlink()
+    (tmp_path / "hard.db").hardlink_to(tmp_path / "a.db")
+    for name in ("a.db", "hard.db"):
+        with pytest.raises(StoreInUse):
+            await SqliteStore(tmp_path / name).open()
+
+
+async def test_a_link_to_the_file_is_the_file(store, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b.db").symlink_to(tmp_path / "a.db")
+    with pytest.raises(StoreInUse, match=r"a\.db"):
+        await SqliteStore(tmp_path / "other" / "b.db").open()
+    assert not (tmp_path / "other" / "b.db.lock").exists()
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_a_log_without_its_database_is_damage(tmp_path, asker, is_gone):
+    store = SqliteStore(tmp_path / "a.db")
+    await store.open()
+    await asker.accept(store, "r1")
+    for suffix in ("", "-wal"):  # as a crash leaves them
+        (tmp_path / f"copy.db{suffix}").write_bytes((tmp_path / f"a.db{suffix}").read_bytes())
+    await store.close()
+    (tmp_path / "copy.db").unlink() if is_gone else os.truncate(tmp_path / "copy.db", 0)
+    with pytest.raises(StoreError, match=r"damaged.*copy\.db-wal away"):
+        await SqliteStore(tmp_path / "copy.db").open()
+    assert (tmp_path / "copy.db-wal").stat().st_size > 0
 
 
 async def test_the_lock_is_free_again_after_close(store, tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from binascii import crc32
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -84,15 +85,16 @@ def refuses(status: int, code: str, message: str = "planted", **headers: str) ->
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[str]:
-    """A Bedrock on loopback whose ConverseStream is `handler`; yields its endpoint."""
+async def serving(handler: Handler, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A Bedrock on loopback whose Converse and ConverseStream are `handler`; yields its endpoint."""
     app = web.Application()
-    app.router.add_post("/model/{model:.+}/converse-stream", handler)
+    for call in ("converse-stream", "converse"):
+        app.router.add_post("/model/{model:.+}/" + call, handler)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()

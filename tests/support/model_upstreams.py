@@ -27,13 +27,14 @@ Then: TypeAlias = Literal["ends", "breaks", "is silent", "says more"]
 class Script:
     """What the other side says to each question. `reason` in the words of the OpenAI protocol; None: no end is told.
 
-    `asked` keeps what it got, as text.
+    `asked` keeps what it got, as text. `refuses`: what a server has against a request, which it then refuses with 400.
     """
 
     texts: tuple[str, ...] = ("one ", "two")
     reason: str | None = "stop"
     then: Then = "ends"
     asked: list[str] = field(default_factory=list)
+    refuses: Callable[[str], str | None] = lambda _: None
 
 
 Upstream: TypeAlias = Callable[[Script], AbstractAsyncContextManager[Model]]
@@ -54,7 +55,12 @@ def _chunks(script: Script) -> list[dict[str, Any]]:
 @asynccontextmanager
 async def openai(script: Script) -> AsyncIterator[Model]:
     async def handle(request: web.Request) -> web.StreamResponse:
-        script.asked.append(await request.text())
+        script.asked.append(text := await request.text())
+        if (message := script.refuses(text)) is not None:
+            return web.json_response({"error": {"message": message}}, status=400)
+        if "stream" not in json.loads(text):
+            whole = {"message": {"content": "".join(script.texts)}, "finish_reason": script.reason}
+            return web.json_response({"choices": [whole]})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for one in _chunks(script):
@@ -80,7 +86,17 @@ async def openai(script: Script) -> AsyncIterator[Model]:
 @asynccontextmanager
 async def bedrock(script: Script) -> AsyncIterator[Model]:
     async def handle(request: web.Request) -> web.StreamResponse:
-        script.asked.append(await request.text())
+        is_stream = request.path.endswith("-stream")
+        body = await request.json() | ({"stream": True} if is_stream else {})  # as the other protocol has it
+        script.asked.append(text := json.dumps(body))
+        if (message := script.refuses(text)) is not None:
+            return await bedrock_frames.refuses(400, "ValidationException", message)(request)
+        if not is_stream:
+            content = [{"text": text} for text in script.texts]
+            reason = _BEDROCK_REASONS.get(script.reason or "", script.reason)
+            return web.json_response(
+                {"output": {"message": {"role": "assistant", "content": content}}, "stopReason": reason}
+            )
         parts = [bedrock_frames.delta(text) for text in script.texts]
         if script.reason is not None:
             parts.append(bedrock_frames.stop(_BEDROCK_REASONS.get(script.reason, script.reason)))
@@ -163,5 +179,6 @@ async def python_blocking(script: Script) -> AsyncIterator[Model]:
     yield PythonModel(answer, name="mine")
 
 
-SERVERS: dict[str, Upstream] = {"openai": openai, "bedrock": bedrock, "local": local}
+REMOTE: dict[str, Upstream] = {"openai": openai, "bedrock": bedrock}
+SERVERS: dict[str, Upstream] = {**REMOTE, "local": local}
 UPSTREAMS: dict[str, Upstream] = {**SERVERS, "python, async": python_async, "python, blocking": python_blocking}

@@ -56,7 +56,8 @@ def admin_of(configuration: Configuration) -> "AdminUsers":
 def reload(*, place: StoreOptions, as_json: Json = False) -> None:
     """Let a running gateway read its certificate, token secret, JWKS file, admin key and log level anew.
 
-    Sockets stay open. What cannot be used stays as it was, and the exit code is 1.
+    Sockets stay open. What cannot be used stays as it was, and the exit code is 1. Other settings that have changed
+    need a restart, and are named.
     """
     given = {"data_dir": place.data_dir, "admin_port": place.admin_port}
     answer = admin_of(load(given, file=place.config)).reload()
@@ -66,6 +67,8 @@ def reload(*, place: StoreOptions, as_json: Json = False) -> None:
         say(f"read anew: {', '.join(answer['read']) or 'nothing'}")
         for why in answer["kept"]:
             note(f"kept as it was: {why}")
+        if restart := answer.get("restart"):
+            note(f"changed, and needs a restart: {', '.join(restart)}")
     if answer["kept"]:
         raise CliError("something could not be read anew", "correct it and repeat the command")
 
@@ -103,7 +106,7 @@ class AdminUsers:
         return self._call("DELETE", f"/users/{quote(user_id, safe='')}") is not None
 
     def reload(self) -> dict[str, list[str]]:
-        """What was read anew, and what was kept and why."""
+        """What was read anew, what was kept and why, and what needs a restart."""
         answer: dict[str, list[str]] = self._call("POST", "/reload")
         return answer
 

@@ -51,20 +51,11 @@ def ask(
 
       answerback ask --conversation trip "And on Sunday?" --json
     """
-    try:
-        what = _Question(
-            message=_message(question, encoding),
-            conversation=conversation,
-            prompt=prompt,
-            timeout_s=_seconds(timeout),
-        )
-        check_stdout()  # an answer that has no place to go is not asked for
-        return asyncio.run(_ask(asked, what, as_json=as_json))
-    except CliError as exc:
-        if as_json and exc.exit_code is ExitCode.USAGE:
-            error = {"code": "usage", "message": str(exc), "retryable": False, "retryAfterMs": None}
-            say_json({"requestId": None, "status": "failed", "response": None, "error": error})
-        raise
+    what = _Question(
+        message=_message(question, encoding), conversation=conversation, prompt=prompt, timeout_s=_seconds(timeout)
+    )
+    check_stdout()  # an answer that has no place to go is not asked for
+    return asyncio.run(_ask(asked, what, as_json=as_json))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

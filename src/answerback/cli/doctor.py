@@ -28,6 +28,7 @@ from answerback.models import ModelSpecError, build_model, open_model
 from answerback.models.local import WEIGHTS_SHA256, find_weights
 from answerback.ports import Finish, ModelError, Prompt, TokenRefused, Unavailable
 from answerback.stores import StoreError, StoreInUse, open_store
+from answerback.texts import spoken
 
 EXTRAS: Final = {
     "server": ("aiohttp", "prometheus_client"),
@@ -149,20 +150,19 @@ def _port(configuration: Configuration, token: str | None) -> list[Finding]:
 
 
 def _show(finding: Finding) -> None:
+    text, advice = spoken(finding.text), spoken(finding.advice)
     if not sys.stdout.isatty():
-        say("\t".join(filter(None, (finding.level, finding.what, finding.text, finding.advice))))
+        say("\t".join(filter(None, (finding.level, finding.what, text, advice))))
         return
     from rich.console import Console  # noqa: PLC0415 - not needed in a pipe
     from rich.text import Text  # noqa: PLC0415
 
     styles = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
-    line = Text.assemble(
-        (f"{finding.level:<5}", styles[finding.level]), f"{finding.what:<15} {printable(finding.text)}"
-    )
+    line = Text.assemble((f"{finding.level:<5}", styles[finding.level]), f"{finding.what:<15} {printable(text)}")
     console = Console()
     console.print(line, soft_wrap=True)
-    if finding.advice:
-        console.print(Text.assemble(" " * 21, ("→ ", "bold"), printable(finding.advice)), soft_wrap=True)
+    if advice:
+        console.print(Text.assemble(" " * 21, ("→ ", "bold"), printable(advice)), soft_wrap=True)
 
 
 # --- checks of this machine ---------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _show(finding: Finding) -> None:
 
 def check_installation(settings: GatewaySettings) -> list[Finding]:
     """Python, and the optional packages that these settings need."""
-    found = [ok("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    found = [ok("python", f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")]
     needed = {"server"}
     needed |= {"postgres"} if settings.database else set()
     kinds = {_kind(spec) for spec in settings.models}
@@ -191,9 +191,10 @@ def check_installation(settings: GatewaySettings) -> list[Finding]:
             found.append(failure("packages", f"[{extra}] is not installed", advice))
     present = [extra for extra in EXTRAS if extra not in missing]
     unneeded = [extra for extra in missing if extra not in needed]
-    rest = f"; not needed here: {', '.join(unneeded)}" if unneeded else ""
-    found.append(ok("packages", f"installed: {', '.join(present) or 'the client only'}{rest}"))
-    return found
+    text = f"installed: {', '.join(present)}"
+    if unneeded:
+        text = f"installed: {', '.join(present)}; not needed here: {', '.join(unneeded)}"
+    return [*found, ok("packages", text)]
 
 
 def check_weights(settings: GatewaySettings) -> list[Finding]:
@@ -228,8 +229,7 @@ def check_data_dir(settings: GatewaySettings) -> list[Finding]:
                 "data folder", f"{existing} cannot be written", "correct its permissions, or say another --data-dir"
             )
         ]
-    state = "" if folder.exists() else " (made at the first start)"
-    found = [ok("data folder", f"{folder}{state}")]
+    found = [ok("data folder", str(folder) if folder.exists() else f"{folder} (made at the first start)")]
     free = shutil.disk_usage(existing).free
     text = f"{free / (1 << 30):.1f} GB free"
     if free < NO_DISK_BYTES:
@@ -250,14 +250,16 @@ def check_open_files(settings: GatewaySettings) -> list[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.caps.connections + SPARE_FILES
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return [ok("open files", f"{soft} allowed")]
+        return [ok("open files", f"{soft} open files are allowed")]
     if hard == resource.RLIM_INFINITY or hard >= wanted:
         advice = f"before serve: ulimit -n {wanted}"
     else:
         advice = f"raise the system's limit to {wanted}, or say --max-connections {max(1, soft - SPARE_FILES)}"
     return [
         warning(
-            "open files", f"{soft} allowed, which is room for about {max(0, soft - SPARE_FILES)} connections", advice
+            "open files",
+            f"{soft} open files are allowed, room for about {max(0, soft - SPARE_FILES)} connections",
+            advice,
         )
     ]
 
@@ -316,7 +318,7 @@ async def check_auth(settings: GatewaySettings, *, token: str | None) -> AsyncIt
         elif not auth.secret:
             yield ok("authentication", "by public keys; set ANSWERBACK_TOKEN to have a token checked")
     except TokenRefused as exc:
-        yield failure("token", f"refused: {exc}", "get a new one: answerback token --user USER")
+        yield failure("token", f"the token is refused: {exc}", "get a new one: answerback token --user USER")
     except Unavailable:
         yield failure("authentication", f"the keys cannot be fetched from {auth.jwks_url}", "correct --jwks-url")
     finally:
@@ -335,10 +337,10 @@ async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterato
         try:
             model = await open_model(spec) if deep else build_model(spec)
         except ModelSpecError as exc:
-            yield failure("model", f"{spec} cannot be used", str(exc))
+            yield failure("model", f"the model {spec} cannot be used", str(exc))
             continue
         except ModelError as exc:
-            yield failure("model", f"{spec} cannot be loaded", exc.detail)
+            yield failure("model", f"the model {spec} cannot be loaded", exc.detail)
             continue
         if not deep:
             yield ok("model", f"{model.name}: the spec is well formed; --deep asks the model something")
@@ -373,4 +375,6 @@ def _sha256(path: Path) -> str:
 
 def check_sources(configuration: Configuration) -> Finding:
     """Which file the settings came from."""
-    return ok("settings", f"from {configuration.file}" if configuration.file else "no file; flags, variables, defaults")
+    if configuration.file is None:
+        return ok("settings", "no file; flags, variables, defaults")
+    return ok("settings", f"from the file {configuration.file}")

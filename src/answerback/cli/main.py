@@ -1,7 +1,9 @@
 """The entry point: commands, help, and how errors become one line and an exit code."""
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -9,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from answerback import __version__
-from answerback.cli.output import CliError, ExitCode, note, say, why_no_output
+from answerback.cli.output import CliError, ExitCode, note, say, say_json, why_no_output
 
 _EXAMPLES: Final = (
     ("answerback demo", "three apps, one model, all checked"),
@@ -107,12 +109,16 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = build_app(options)(list(arguments), prog_name="answerback", standalone_mode=False)
     except typer.TyperException as exc:
-        return _complain(exc.format_message().rstrip("."), _usage_hint(exc, arguments), ExitCode(exc.exit_code))
+        message, hint = exc.format_message().rstrip("."), _usage_hint(exc, arguments)
+        _show_as_json(message, hint, arguments)
+        return _complain(message, hint, ExitCode(exc.exit_code))
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     except CliError as exc:
         if options.debug:
             raise
+        if exc.exit_code is ExitCode.USAGE:
+            _show_as_json(exc.message, exc.hint, arguments)
         return _complain(exc.message, exc.hint, exc.exit_code)
     except Exception as exc:
         if options.debug:
@@ -131,6 +137,15 @@ def _usage_hint(exc: typer.TyperException, arguments: Sequence[str]) -> str:
     if "ask" in arguments and exc.format_message().startswith("No such option"):
         return "see --help; before a question that begins with a dash put --, as in: answerback ask -- -1 or 1?"
     return "see --help"
+
+
+def _show_as_json(message: str, hint: str, arguments: Sequence[str]) -> None:
+    """Wrong usage of `ask --json` is JSON as well: programs read that."""
+    if "ask" in arguments and "--json" in itertools.takewhile(lambda one: one != "--", arguments):
+        text = f"{message} — {hint}" if hint else message
+        error = {"code": "usage", "message": text, "retryable": False, "retryAfterMs": None}
+        with suppress(OSError, ValueError, AttributeError):  # closed or full
+            say_json({"requestId": None, "status": "failed", "response": None, "error": error})
 
 
 def build_app(options: "_Options | None" = None) -> typer.Typer:

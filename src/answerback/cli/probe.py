@@ -92,8 +92,10 @@ def check_gateway(url: str, *, token: str | None, ask: bool) -> list[Finding]:
         return [failure("gateway", f"{url} is not tried: {exc}", "correct the variable")]
     except (WebSocketException, FrameError, OSError, EOFError, UnicodeError, ImportError) as exc:
         if is_open:
-            ended = "does not answer" if isinstance(exc, TimeoutError) else "broke the conversation off"
-            return [failure("gateway", f"{url} accepts, but {ended}", "see its log; is it a gateway?")]
+            text = f"{url} accepts, but broke the conversation off"
+            if isinstance(exc, TimeoutError):
+                text = f"{url} accepts, but does not answer"
+            return [failure("gateway", text, "see its log; is it a gateway?")]
         error = explain(url, exc, proxy=proxy, has_token=token is not None).error
         if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError | TimeoutError) and proxy is None:
             raise NobodyThere(exc.strerror or type(exc).__name__) from exc
@@ -131,14 +133,11 @@ def check_clock(date: str | None, *, now_s: float) -> list[Finding]:
     except ValueError:
         return []
     if abs(skew_s) <= defaults.LEEWAY_S:
-        return [ok("clock", "the gateway's and ours agree")]
-    return [
-        warning(
-            "clock",
-            f"the gateway's is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} ours",
-            "synchronise both (NTP): tokens fail when clocks disagree",
-        )
-    ]
+        return [ok("clock", "the gateway's clock and ours agree")]
+    text = f"the gateway's clock is {abs(skew_s):.0f} s behind ours"
+    if skew_s > 0:
+        text = f"the gateway's clock is {skew_s:.0f} s ahead of ours"
+    return [warning("clock", text, "synchronise both (NTP): tokens fail when clocks disagree")]
 
 
 def _asked(connection: ClientConnection) -> Finding:
@@ -151,7 +150,7 @@ def _asked(connection: ClientConnection) -> Finding:
             continue
         if frame.status is Status.COMPLETED:
             text = (frame.response or "").strip()[:60]
-            return ok("answer", f"{text!r} after {time.monotonic() - started:.1f} s")
+            return ok("answer", f"'{text}' after {time.monotonic() - started:.1f} s")
         error = frame.error
         why = f"{error.code}: {error.message}" if error else str(frame.status)
         return failure("answer", f"the question failed ({why})", "see the gateway's log")
@@ -163,10 +162,10 @@ def _refused(url: str, error: AnswerbackError, *, has_token: bool) -> Finding:
             advice = "get a new token: answerback token --user USER" if has_token else "set ANSWERBACK_TOKEN"
             return failure("token", f"{url} refuses the token" if has_token else f"{url} wants a token", advice)
         case Forbidden():
-            said = f": {error.detail}" if error.detail else ""
-            return failure("gateway", f"{url} refuses us{said}", f"start it with --allow-host {urlsplit(url).hostname}")
+            text = f"{url} refuses us: {error.detail}" if error.detail else f"{url} refuses us"
+            return failure("gateway", text, f"start it with --allow-host {urlsplit(url).hostname}")
         case CannotConnect():
             advice = "" if ";" in error.reason else "say the right --url or --port"
-            return failure("gateway", f"{url}: {error.reason}", advice)
+            return failure("gateway", str(error), advice)
         case _:
             return failure("gateway", f"{url}: {error}", "see its log")

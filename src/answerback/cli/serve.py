@@ -70,7 +70,8 @@ def serve(
 ) -> None:
     """Run a gateway on this machine.
 
-    Its first line is `listening on ws://HOST:PORT`, as soon as it accepts connections. SIGINT or SIGTERM stops it
+    Its first line is `listening on ws://HOST:PORT`, as soon as it accepts connections. With --host 0.0.0.0 the second
+    one says what other machines use. SIGINT or SIGTERM stops it
     gracefully: answers that end within --grace are finished, the others go on at the next start. A second signal
     stops it at once. SIGHUP, where there is no terminal, and `answerback reload` read certificate, token secret, JWKS
     file, admin key and log level anew.
@@ -105,6 +106,8 @@ def serve_until_stopped(configuration: Configuration, *, read_again: Callable[[]
         log.info("admin port: %s", gateway.admin_url or "off")
         try:
             say(f"listening on {gateway.url}")
+            if others := gateway.urls[1:]:
+                say(spoken(f"from other machines: {' '.join(others)}"))
             if sys.stdout.isatty():
                 _greet(gateway.url, configuration)
         except BrokenPipeError:

@@ -179,7 +179,7 @@ def delete(
     place: _Place,
     as_json: Json = False,
 ) -> None:
-    """Erase everything about a user, for good: requests, answers, conversations, usage, limit."""
+    """Erase everything about a user, for good: requests, answers, conversations, usage, limit. A block stays."""
     if not yes:
         confirm(f"Erase everything about {user}? This cannot be undone.")
     if not _run(lambda users: users.delete_user(user), place):

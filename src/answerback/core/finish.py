@@ -9,48 +9,49 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-MAX_COUNT: Final = 2**53 - 1
-"""The largest count of the protocol: a JavaScript number is exact up to here."""
+MAX_TOKENS: Final = 10**9
+"""More than any answer takes. What a user needs in a day, summed up, stays far below the 2^63 of the stores."""
 
 STOP: Final = "stop"
 OTHER: Final = "other"
-"""The model ended its answer, and gave a reason that says neither that the text is whole nor that it is not."""
+"""The model ended its answer, and gave no reason, or one that does not say whether the text is whole."""
 
 _WORDS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        STOP: "stop stopped end ended eos eos_token end_turn end_of_turn stop_sequence stop_token stop_str complete "
-        "completed finish finished done success natural normal",
-        "length": "length max_tokens max_token max_length max_output_tokens max_new_tokens max_completion_tokens "
-        "model_length token_limit limit model_context_window_exceeded context_length context_length_exceeded truncated",
-        "content_filter": "content_filter content_filtered guardrail_intervened safety refusal recitation blocked "
-        "blocklist prohibited_content spii image_safety language moderation sensitive",
-        "tool_calls": "tool_calls tool_call tool_use function_call function_calls tool",
+        STOP: "stop stopped end ended eos eos_id eos_token eot eot_id im_end end_turn end_of_turn end_of_text "
+        "endoftext end_of_sequence end_of_message stop_sequence stop_token stop_str stop_string stop_word stop_words "
+        "word stop_criteria stop_criteria_met stopping_criteria complete completed finish finished done success "
+        "natural normal",
+        "length": "length max_length max_len max_token max_tokens max_tokens_reached max_output_tokens max_new_tokens "
+        "max_new_tokens_reached max_completion_tokens maximum_tokens maximum_length model_length token_limit "
+        "token_limit_reached length_limit limit context model_context_window_exceeded context_length "
+        "context_length_exceeded truncated",
+        "content_filter": "content_filter content_filtered guardrail_intervened safety refusal refused recitation "
+        "blocked blocklist prohibited_content spii image_safety language moderation sensitive error_toxic",
+        "tool_calls": "tool_calls tool_call tool_use function_call function_calls tool tools",
+        OTHER: "other unspecified pause_turn",
     }
 )
-REASONS: Final = (*_WORDS, OTHER)
+REASONS: Final = tuple(_WORDS)
 
 _REASON_OF: Final = {word: reason for reason, words in _WORDS.items() for word in words.split()}
-_IS_FAILURE: Final = re.compile(
-    "error|fail|abort|cancel|time_?out|timed_out|interrupt|disconnect|unavailable|overload|crash|kill|exhaust"
-    "|evict|preempt|insufficient|malformed|incomplete|exception|invalid|panic|dropped|lost|repetition|loop"
-    "|rate_?limit|throttl|quota|capacity|busy|shut_?down|terminat|restart|reset|closed|stall|expired|out_of_memory|oom$"
-)
-"""No ending, whatever else the word says: the text may stop in the middle of a sentence."""
 
 
 def finish_reason(word: object) -> str | None:
-    """One of `REASONS` for a model's word; None: the word says that the model failed."""
+    """One of `REASONS` for a model's word; None: the model failed, as far as anybody can tell.
+
+    A word that is not in the table may mean that the text stops in the middle of a sentence, so it is no success.
+    """
     if word == STOP:
         return STOP
-    plain = re.sub("[^a-z0-9]+", "_", word[:100].lower()).strip("_") if isinstance(word, str) else ""
-    plain = plain.removeprefix("finish_reason_")
-    if (reason := _REASON_OF.get(plain)) is not None:
-        return reason
-    return None if _IS_FAILURE.search(plain) else OTHER
+    if not isinstance(word, str) or not word.strip():
+        return OTHER
+    plain = re.sub("[^a-z0-9]+", "_", word[:100].lower()).strip("_")
+    return _REASON_OF.get(re.sub("^(finish_)?reason_", "", plain))
 
 
 def token_count(value: object) -> int | None:
     """The count that a model gave, None if it gave none that can be."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and 0 <= value <= MAX_COUNT else None
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None

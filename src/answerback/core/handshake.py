@@ -11,9 +11,9 @@ forge `Origin`, and after DNS rebinding it cannot hide its own name in `Host`. B
 import base64
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from answerback.core.keys import normal_id
 from answerback.protocol.frames import is_id
@@ -22,6 +22,11 @@ from answerback.protocol.limits import MAX_ID_LENGTH, SUBPROTOCOL
 BEARER_PROTOCOL: Final = "bearer."
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARD_HOSTS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - names to compare with, not to bind
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+_FORWARDED: Final = re.compile(r"\[([0-9a-fA-F:.]+)\](?::\d+)?|([0-9.]+)(?::\d+)?|([0-9a-fA-F:.]+)")
+"""An address as proxies write it, some of them with a port."""
+
 MAX_USER_AGENT: Final = 256
 """Characters of `User-Agent` that are kept with a connection."""
 
@@ -109,12 +114,37 @@ class Rules:
     """What one deployment accepts.
 
     `allow_origins`: made by `origins`. `origin_setting`: how the operator allows one more. `hosts`: None where no
-    other `Host` leads to the server, which is so on API Gateway.
+    other `Host` leads to the server, which is so on API Gateway. `proxies`: whose `X-Forwarded-For` is believed.
     """
 
     allow_origins: frozenset[str] = field(default_factory=frozenset)
     origin_setting: str = "--allow-origin"
     hosts: Hosts | None = None
+    proxies: Sequence[Network] = ()
+
+
+def client_address(peer: str, forwarded: Sequence[str], proxies: Sequence[Network]) -> str:
+    """Whose request it is, for the log. `forwarded`: the items of `X-Forwarded-For`, the proxy next to us last.
+
+    What a client writes there itself stands on the left of what the proxies add, and is not believed.
+    """
+    address = peer
+    for item in reversed(forwarded):
+        known, found = _address(address), _FORWARDED.fullmatch(item)
+        if known is None or found is None or not any(known in network for network in proxies):
+            break
+        if _address(plain := found[1] or found[2] or found[3]) is None:
+            break
+        address = plain
+    return address
+
+
+def _address(text: str) -> _Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

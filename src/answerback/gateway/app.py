@@ -5,18 +5,20 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
-from answerback.core.handshake import Hosts, Rules, origins
+from answerback.core.handshake import WILDCARD_HOSTS, Hosts, Rules, origins
 from answerback.core.request import Policy
 from answerback.gateway.admin import Admin
 from answerback.gateway.admin_key import KEY_FILE, METRICS_KEY_FILE, remove_admin_port, save_admin_port
@@ -33,7 +35,7 @@ from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of
+from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
@@ -118,10 +120,20 @@ class Gateway:
 
     @property
     def url(self) -> str:
+        """Where it is reached on this machine."""
+        host = self._settings.host
+        return self._url(("::1" if host == "::" else "127.0.0.1") if host in WILDCARD_HOSTS else host)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where it is reached: `url`, and what other machines use if it listens on every address."""
+        settings = self._settings
+        if settings.host not in WILDCARD_HOSTS:
+            return (self.url,)
+        return (self.url, *map(self._url, settings.allow_hosts or own_addresses(settings.host)))
+
+    def _url(self, host: str) -> str:
         scheme = "ws" if self._settings.tls_cert is None else "wss"
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(  # noqa: S104 - what a wildcard is reached by
-            self._settings.host, self._settings.host
-        )
         return f"{scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self._port}"
 
     @property
@@ -206,7 +218,10 @@ class Gateway:
             database_bytes=_size_of(settings.data_dir / FILE_NAME) if settings.database is None else None,
         )
         # The process holds the store's lock: that is the lease of all it runs.
-        model_limits = {name: limits_of(model) for name, model in models.items()}
+        model_limits = {
+            name: within(limits_of(model), model.context_tokens, max_tokens=settings.max_tokens)
+            for name, model in models.items()
+        }
         policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
         connections = MemoryConnections()
         requests = RequestsInBothForms(store, store, clock=clock)
@@ -237,7 +252,7 @@ class Gateway:
             leapt=clock.leapt_since,
             local=queue,
         )
-        front_settings = self._front_settings(model_limits, policy, await store.store_id())
+        front_settings = self._front_settings(model_limits, policy)
         front = Front(
             settings=front_settings,
             questions=Questions(
@@ -255,6 +270,8 @@ class Gateway:
             tokens=tokens,
             clock=clock,
             is_blocked=store.is_blocked,
+            store_id=store.store_id,
+            has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -302,7 +319,9 @@ class Gateway:
             front=front,
             validator=HandshakeValidator(
                 rules=Rules(
-                    hosts=Hosts.of(settings.host, settings.allow_hosts), allow_origins=origins(settings.allow_origins)
+                    hosts=Hosts.of(settings.host, settings.allow_hosts),
+                    allow_origins=origins(settings.allow_origins),
+                    proxies=[ip_network(name) for name in settings.trust_proxies],
                 ),
                 tokens=tokens,
                 clock=clock,
@@ -329,7 +348,7 @@ class Gateway:
             background.start(_warn_of(model), name=f"check of {model.name}")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
-        log.info("listening on %s, address %s", self.url, settings.host or "0.0.0.0")  # noqa: S104 - what '' means
+        log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
 
     async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
         """The graceful stop: nothing new, the running answers, then the sockets."""
@@ -340,17 +359,17 @@ class Gateway:
         await listener.close(grace_s=CLOSE_TIMEOUT_S)
         await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
-    def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy, store_id: str) -> FrontSettings:
+    def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy) -> FrontSettings:
         settings = self._settings
         return FrontSettings(
             models=tuple(model_limits),
             model_limits=model_limits,
-            store_id=store_id,
             quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
             policy=policy,
             max_tokens=settings.max_tokens,
             max_message_bytes=settings.caps.message_bytes,
             lock_system=settings.lock_system,
+            least_client=settings.least_client,
             idle_timeout_ms=int(settings.idle_timeout_s * 1000),
         )
 
@@ -399,6 +418,17 @@ class Gateway:
                 await janitor.sweep()
             except Exception:
                 log.exception("the janitor failed; it tries again")
+
+
+def own_addresses(host: str) -> list[str]:
+    """The addresses by which other machines reach this one, if it listens on `host`, a wildcard. Nothing is sent."""
+    found = []
+    for family, peer in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        if (family is socket.AF_INET6) == (host == "::") or not host:
+            with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((peer, 9))  # an address of documentation: it chooses the way out
+                found.append(str(probe.getsockname()[0]))
+    return found
 
 
 def _unread_documents(models: Iterable[Model]) -> Callable[[], int] | None:
@@ -459,7 +489,33 @@ def run_gateway(
         _exit_within(EXIT_TIMEOUT_S, asyncio.get_running_loop())
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve())
+        _run_to_end(runner.get_loop(), serve())
+
+
+def _run_to_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Run the gateway, whatever the code of a model raises in tasks and callbacks of its own.
+
+    Out of any of them `SystemExit` and `KeyboardInterrupt` leave the loop. The loop is whole then and can be entered
+    again; who awaits such a task gets the exception from it.
+    """
+    main = loop.create_task(work, name="gateway")
+    is_interrupted = False
+    while True:
+        try:
+            return loop.run_until_complete(main)
+        except asyncio.CancelledError:
+            if is_interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        except (SystemExit, KeyboardInterrupt) as exc:
+            if main.done():
+                raise
+            # Where the loop does not handle SIGINT (Windows), Python raises Ctrl-C itself.
+            is_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            if isinstance(exc, KeyboardInterrupt) and is_ctrl_c:
+                is_interrupted = main.cancel()
+            else:
+                log.error("a task of a model raised %s; the gateway goes on", type(exc).__name__, exc_info=exc)
 
 
 def _exit_within(delay_s: float, loop: asyncio.AbstractEventLoop) -> None:
@@ -515,7 +571,7 @@ def _signals(gateway: Gateway) -> Iterator[None]:
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
     except (NotImplementedError, RuntimeError, ValueError):
-        # Windows: asyncio.Runner turns Ctrl-C into a cancellation, and that exits the `async with`, too.
+        # Windows: `_run_to_end` turns Ctrl-C into a cancellation, and that exits the `async with`, too.
         # Not the main thread: the caller calls `stop`.
         yield
         return

@@ -26,7 +26,7 @@ from answerback.protocol.codec import FrameError, decode_client, encode
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Error, SendMessage
 from answerback.protocol.limits import SUBPROTOCOL
-from answerback.service.front import Front
+from answerback.service.front import TOO_MANY_CONNECTIONS, Front
 from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.listener")
@@ -144,14 +144,18 @@ class Listener:
                 handler.guard(self._caps.message_bytes)
                 await _prepare(ws, request)
         except HandshakeError as error:
-            return _refused(error, request)
+            return self._refused(error, request)
         except TimeoutError:
-            return _refused(HandshakeError(408, "The handshake took too long. Try again."), request)
+            return self._refused(HandshakeError(408, "The handshake took too long. Try again."), request)
         transport = request.transport
         if transport is None:
             return ws
         await self._live(connection, ws, handler, transport)
         return ws
+
+    def _refused(self, error: HandshakeError, request: web.BaseRequest) -> web.Response:
+        log.info("a socket was refused with %s", error, extra={"remote": self._validator.address(request)})
+        return error_response(error)
 
     def _check_caps(self, connection: Connection, handler: Handler) -> None:
         if handler.head.too_early:
@@ -163,8 +167,23 @@ class Listener:
                 503, "The gateway has no room for more connections. Try again later.", {"Retry-After": "30"}
             )
         user_id = connection.user_id
-        if user_id is not None and self._sockets.of_user(user_id) >= self._caps.connections_per_user:
-            raise HandshakeError(429, "This user has too many connections. Close one first.", {"Retry-After": "30"})
+        if user_id is not None and self._is_full(user_id):
+            raise HandshakeError(429, TOO_MANY_CONNECTIONS, {"Retry-After": "30"})
+
+    def name(self, connection_id: str, user_id: str) -> bool:
+        """Count a connection for the user whom its first frame names. False: the user has as many as there may be."""
+        socket = self._sockets.get(connection_id)
+        if socket is None or socket.user_id is not None:
+            return True
+        if self._is_full(user_id):
+            return False
+        self._release(socket)
+        self._sockets.name(socket, user_id)
+        socket.bucket = self._bucket(_bucket_name(connection_id, user_id))
+        return True
+
+    def _is_full(self, user_id: str) -> bool:
+        return self._sockets.of_user(user_id) >= self._caps.connections_per_user
 
     async def _live(
         self, connection: Connection, ws: web.WebSocketResponse, handler: Handler, transport: asyncio.Transport
@@ -172,14 +191,13 @@ class Listener:
         """From the upgrade to the end of a connection."""
         high = self._caps.write_buffer_bytes
         transport.set_write_buffer_limits(high=high, low=high // 4)
-        bucket_name = connection.connection_id if connection.user_id is None else "user " + connection.user_id
         socket = Socket(
             connection_id=connection.connection_id,
             user_id=connection.user_id,
             ws=ws,
             handler=handler,
             transport=transport,
-            bucket=self._bucket(bucket_name),
+            bucket=self._bucket(_bucket_name(connection.connection_id, connection.user_id)),
             unpark=self._front.unpark,
             tasks=self._tasks,
             traffic=self._sockets.traffic,
@@ -199,7 +217,7 @@ class Listener:
         finally:
             group.discard(socket)
             self._sockets.remove(socket)
-            self._release(bucket_name, socket.bucket)
+            self._release(socket)
             # In a task of its own: aiohttp may cancel this one.
             leave = self._front.disconnect(connection.connection_id)
             self._tasks.start(leave, name=f"disconnect {connection.connection_id}")
@@ -282,10 +300,10 @@ class Listener:
         bucket.users += 1
         return bucket
 
-    def _release(self, name: str, bucket: TokenBucket) -> None:
-        bucket.users -= 1
-        if bucket.users == 0:
-            self._buckets.pop(name, None)
+    def _release(self, socket: Socket) -> None:
+        socket.bucket.users -= 1
+        if socket.bucket.users == 0:
+            self._buckets.pop(_bucket_name(socket.connection_id, socket.user_id), None)
 
     # --- dead peers
 
@@ -316,9 +334,8 @@ class Listener:
             socket.ping()
 
 
-def _refused(error: HandshakeError, request: web.BaseRequest) -> web.Response:
-    log.info("a socket was refused with %s", error, extra={"remote": request.remote})
-    return error_response(error)
+def _bucket_name(connection_id: str, user_id: str | None) -> str:
+    return connection_id if user_id is None else "user " + user_id
 
 
 def _refusal(data: str) -> bytes | None:

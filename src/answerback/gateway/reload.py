@@ -21,16 +21,19 @@ from answerback.settings import declared
 
 log = logging.getLogger("answerback.reload")
 
-APPLIED: Final = frozenset({"auth_secret", "log_level"})
-"""Settings whose new value counts after a reload. A file that a setting names is read anew under the same name."""
+LOG_LEVEL: Final = "log_level"
+SECRET: Final = frozenset({"auth_secret", "auth_secret_file"})
+"""The settings whose new value counts after a reload, of the secret only if there was one and is one. A file that
+another setting names is read anew under the same name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded:
-    """What was read anew, and why the rest of it stays as it was."""
+    """What was read anew, why the rest of it stays as it was, and which settings have changed but need a restart."""
 
     read: Sequence[str]
     kept: Sequence[str]
+    restart: Sequence[str] = ()
 
 
 class CurrentTokens:
@@ -74,6 +77,7 @@ class Reloader:
         """Read everything anew. Each part that cannot be used stays as it was."""
         read: list[str] = []
         kept: list[str] = []
+        restart: list[str] = []
 
         def attempt(what: str, step: Callable[[], None]) -> None:
             try:
@@ -83,7 +87,7 @@ class Reloader:
                 kept.append(f"{what}: {exc}")
 
         if self._read_again is not None:
-            attempt("settings", self._read_settings)
+            attempt("settings", lambda: restart.extend(self._read_settings()))
         if self.tls is not None:
             attempt("certificate", self._load_certificate)
         auth = self._settings.auth
@@ -94,20 +98,24 @@ class Reloader:
         log.info("read anew: %s", ", ".join(read) or "nothing")
         for why in kept:
             log.error("not read anew, and kept as it was: %s", why)
-        return Reloaded(read=read, kept=kept)
+        if restart:
+            log.warning("these settings have changed and need a restart: %s", ", ".join(restart))
+        return Reloaded(read=read, kept=kept, restart=restart)
 
-    def _read_settings(self) -> None:
+    def _read_settings(self) -> list[str]:
+        """Take over what can be. Returns the settings that have changed and need a restart."""
         assert self._read_again is not None
-        new = self._read_again()
-        changed = [
+        new, old = self._read_again(), self._settings
+        applied = {LOG_LEVEL}
+        if new.auth.secret is not None and old.auth.secret is not None:
+            applied |= SECRET
+            auth = replace(old.auth, secret=new.auth.secret, secret_file=new.auth.secret_file)
+            self._settings = replace(old, auth=auth)
+        return [
             setting.key
             for setting in declared(GatewaySettings)
-            if setting.key not in APPLIED and setting.value_in(new) != setting.value_in(self._settings)
+            if setting.key not in applied and setting.value_in(new) != setting.value_in(old)
         ]
-        if changed:
-            log.warning("these settings have changed and need a restart: %s", ", ".join(changed))
-        if new.auth.secret is not None and self._settings.auth.secret is not None:
-            self._settings = replace(self._settings, auth=replace(self._settings.auth, secret=new.auth.secret))
 
     def _load_certificate(self) -> None:
         self._tls_now = tls_context(self._settings.tls_cert, self._settings.tls_key)

@@ -11,12 +11,14 @@ from answerback.protocol.limits import MAX_MESSAGE_BYTES
 from answerback.settings import (
     FOLDER,
     MILLISECONDS,
+    NETWORKS,
     PATH,
     PORT,
     PORT_OR_OFF,
     SECONDS,
     TEXT,
     TEXTS,
+    VERSION,
     WHOLE_SECONDS,
     YES_NO,
     Inner,
@@ -174,6 +176,18 @@ class GatewaySettings:
     allow_hosts: Annotated[
         tuple[str, ...],
         Setting(LISTENING, TEXTS, "Host name that clients may use besides --host; repeatable.", key="allow_host"),
+    ] = ()
+    least_client: Annotated[
+        str | None, Setting(LISTENING, VERSION, "Version of apps below which they tell to update, such as 1.4.")
+    ] = None
+    trust_proxies: Annotated[
+        tuple[str, ...],
+        Setting(
+            LISTENING,
+            NETWORKS,
+            "Address or network of a proxy whose X-Forwarded-For the log believes; repeatable.",
+            key="trust_proxy",
+        ),
     ] = ()
     models: Annotated[tuple[str, ...], Setting(MODEL, TEXTS, _MODEL_HELP, key="model")] = ("local",)
     system: Annotated[str | None, Setting(MODEL, TEXT, "System prompt of questions that bring none.")] = None

@@ -319,7 +319,12 @@ class Sockets:
     def add(self, socket: Socket) -> None:
         self._by_id[socket.connection_id] = socket
         if socket.user_id is not None:
-            self._per_user[socket.user_id] = self.of_user(socket.user_id) + 1
+            self.name(socket, socket.user_id)
+
+    def name(self, socket: Socket, user_id: str) -> None:
+        """Count a socket for the user whom its first frame has named."""
+        socket.user_id = user_id
+        self._per_user[user_id] = self.of_user(user_id) + 1
 
     def remove(self, socket: Socket) -> None:
         if self._by_id.pop(socket.connection_id, None) is None or socket.user_id is None:

@@ -15,6 +15,7 @@ from answerback.core.handshake import (
     Rules,
     UpgradeRequest,
     check_user,
+    client_address,
     own_session_id,
     token_of,
     token_refused,
@@ -46,6 +47,17 @@ class HandshakeValidator:
         self._tokens = tokens
         self._clock = clock
         self._last_connected_ms = 0
+        self._has_warned = False
+
+    def address(self, request: web.BaseRequest) -> str:
+        """Whose request it is, also behind a proxy that is trusted."""
+        items = UpgradeRequest(headers=request.headers.items(), query=()).items("x-forwarded-for")
+        if items and self._tokens is None and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "a proxy passes requests on, and no tokens are asked for: who reaches the proxy can be any user"
+            )
+        return client_address(request.remote or "", items, self._rules.proxies)
 
     async def validate(self, request: web.BaseRequest) -> Connection:
         """The connection that this request may open. Raises: HandshakeError: it may open none."""
@@ -70,7 +82,7 @@ class HandshakeValidator:
             user_id=user_id,
             authenticated=self._tokens is not None,
             token_expires_at_ms=expires_at_ms,
-            source_ip=request.remote or "",
+            source_ip=self.address(request),
             user_agent=handshake.user_agent,
         )
 

@@ -2,11 +2,13 @@
 
 import logging
 import re
+import ssl
 import threading
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from botocore.config import Config
 from botocore.exceptions import (
@@ -21,6 +23,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     SSOError,
 )
+from botocore.httpsession import URLLib3Session
 from botocore.session import get_session
 from urllib3.exceptions import ReadTimeoutError as SilentStream
 
@@ -32,6 +35,7 @@ from answerback.models.errors import NO_SYSTEM, TOO_LONG, allowed_below, retry_a
 from answerback.models.prompts import system_of, turns_of
 from answerback.models.reader import Found, read_answer, total
 from answerback.models.threads import DaemonThreads, Emit, from_thread
+from answerback.outbound import Proxy, explain_certificate, proxy_for, tls_context
 from answerback.ports import FinalModelError, ModelError, ModelFault, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
@@ -46,11 +50,16 @@ MIN_CACHED_TOKENS: Final = 512
 
 _HANG_UP_TIMEOUT_S: Final = 0.5
 _AHEAD: Final = 64
-_MAX_ADAPTIONS: Final = 4
+_MAX_ADAPTIONS: Final = 8
+"""A model that always names another member is not asked for ever."""
 
+_ABOUT_TEMPERATURE: Final = re.compile("temperature", re.IGNORECASE)
+_ABOUT_TOP_P: Final = re.compile("top_?p", re.IGNORECASE)
 _ABOUT_SAMPLING: Final = re.compile("temperature|top_?p", re.IGNORECASE)
 _ABOUT_CACHE: Final = re.compile("cache_?point|prompt caching", re.IGNORECASE)
 _ABOUT_MAX_TOKENS: Final = re.compile("maximum tokens you requested|max_?tokens", re.IGNORECASE)
+_ABOUT_TIER: Final = re.compile("service_? ?tier", re.IGNORECASE)
+_ABOUT_STREAMING: Final = re.compile(r"\bstream(ing)?\b|converse_?stream", re.IGNORECASE)
 """How refusals name what they are about."""
 
 
@@ -59,7 +68,8 @@ class BedrockOptions:
     """What is sent with each request besides the prompt; None is left to the model.
 
     Newer models refuse `temperature` and `top_p`. `cache` (`5m` or `1h`): mark the system text and the conversation so
-    far for reuse. `guardrail`: (id, version). `tier`: the service tier.
+    far for reuse. `guardrail`: (id, version). `tier`: the service tier. `max_tokens`: the
+    most that the model takes, None if it takes no such member. A guardrail is never left out by itself: it protects.
     """
 
     temperature: float | None = None
@@ -67,20 +77,26 @@ class BedrockOptions:
     cache: str | None = None
     guardrail: tuple[str, str] | None = None
     tier: str | None = None
-    max_tokens: int = 1_000_000
+    max_tokens: int | None = 1_000_000
     has_system: bool = True
+    streams: bool = True
 
     def adapted(self, text: str, prompt: Prompt) -> "BedrockOptions | None":
         """The options without what `text`, a refusal, names; None: it names nothing that can be spared."""
-        if _ABOUT_SAMPLING.search(text) and (self.temperature, self.top_p) != (None, None):
-            return replace(self, temperature=None, top_p=None)
+        if _ABOUT_TOP_P.search(text) and self.top_p is not None:  # before the other: of both it is the one to spare
+            return replace(self, top_p=None)
+        if _ABOUT_TEMPERATURE.search(text) and self.temperature is not None:
+            return replace(self, temperature=None)
         if _ABOUT_CACHE.search(text) and self.cache is not None:
             return replace(self, cache=None)
-        allowed = allowed_below(text, min(prompt.max_tokens, self.max_tokens))
-        if allowed is not None and _ABOUT_MAX_TOKENS.search(text):
-            return replace(self, max_tokens=allowed)
+        if _ABOUT_MAX_TOKENS.search(text) and self.max_tokens is not None:
+            return replace(self, max_tokens=allowed_below(text, min(prompt.max_tokens, self.max_tokens)))
+        if _ABOUT_TIER.search(text) and self.tier is not None:
+            return replace(self, tier=None)
         if NO_SYSTEM.search(text) and self.has_system and system_of(prompt):
             return replace(self, has_system=False)
+        if _ABOUT_STREAMING.search(text) and self.streams:
+            return replace(self, streams=False)
         return None
 
 
@@ -95,7 +111,8 @@ def bedrock_client(
 
     It never tries again by itself: the caller would not see that, and could not stop it.
 
-    Raises: BotoCoreError: no region, or a profile that does not exist.
+    Raises: BotoCoreError: no region, or a profile that does not exist. ProxyError, CaFileError: the environment names
+    what cannot be used.
     """
     config = Config(
         region_name=region,
@@ -104,7 +121,30 @@ def bedrock_client(
         max_pool_connections=connections,
         retries={"total_max_attempts": 1, "mode": "standard"},
     )
-    return get_session().create_client("bedrock-runtime", config=config)
+    client = get_session().create_client("bedrock-runtime", config=config)
+    url = client.meta.endpoint_url
+    proxy, made = proxy_for(url), client._endpoint.http_session
+    client._endpoint.http_session = _HttpSession(
+        verify=made._verify,
+        proxies={} if proxy is None else {urlsplit(url).scheme: proxy.url},
+        timeout=(connect_timeout_s, silence_timeout_s),
+        max_pool_connections=connections,
+        socket_options=made._socket_options,
+    )
+    made.close()
+    return client
+
+
+class _HttpSession(URLLib3Session):  # type: ignore[misc] # botocore has no types
+    """botocore's, with the trust of all our clients. A bundle of `AWS_CA_BUNDLE` is trusted besides."""
+
+    def _get_ssl_context(self) -> ssl.SSLContext:
+        return tls_context()
+
+    def _setup_ssl_cert(self, conn: Any, url: str, verify: Any) -> None:
+        super()._setup_ssl_cert(conn, url, verify)
+        if verify is True:  # what botocore brings along is not what the system trusts
+            conn.ca_certs = None
 
 
 class BedrockModel:
@@ -133,6 +173,7 @@ class BedrockModel:
         self.concurrency: Final = concurrency
         self.limits: Final = limits or ModelLimits()
         self._usage_timeout_s = usage_timeout_s
+        self._proxy = proxy_for(client.meta.endpoint_url)
         self._threads = DaemonThreads("answerback-bedrock")
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
@@ -142,7 +183,7 @@ class BedrockModel:
         """
         for is_last in (False,) * _MAX_ADAPTIONS + (True,):
             options, has_begun = self._options, False
-            events = self._events(converse_request(prompt, self._model, options))
+            events = self._events(converse_request(prompt, self._model, options), streams=options.streams)
             answer = read_answer(events, _found, prompt, usage_timeout_s=self._usage_timeout_s)
             try:
                 async with aclosing(answer) as pieces:
@@ -151,9 +192,9 @@ class BedrockModel:
                         yield piece
                 return
             except ModelError as error:
-                is_refusal = isinstance(error, FinalModelError)
-                text = masked(error.detail, texts_of(prompt))
-                adapted = options.adapted(text, prompt) if is_refusal and not has_begun and not is_last else None
+                refusal = masked(_refusal(error), texts_of(prompt))
+                may_adapt = not (has_begun or is_last or TOO_LONG.search(refusal))
+                adapted = options.adapted(refusal, prompt) if may_adapt else None
                 if adapted is None:
                     raise
             logger.warning("model %s: Bedrock refuses a member of the request; from now on: %s", self.name, adapted)
@@ -162,18 +203,27 @@ class BedrockModel:
     async def close(self) -> None:
         self._client.close()
 
-    async def _events(self, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def _events(self, request: Mapping[str, Any], *, streams: bool) -> AsyncGenerator[dict[str, Any], None]:
         """What Bedrock says, event by event. Raises: ModelError."""
-        reading = _Reading(self._client, request)
+        reading = _Reading(self._client, request, streams=streams)
         source = from_thread(self._threads, reading.run, capacity=_AHEAD, stop_timeout_s=_HANG_UP_TIMEOUT_S)
         async with aclosing(source) as events:
             try:
                 async for event in events:
                     yield event
             except (ClientError, BotoCoreError) as exc:
-                raise model_error(exc) from exc
+                raise model_error(exc, through=self._proxy) from exc
             finally:
                 reading.hang_up()
+
+
+def _refusal(error: ModelError) -> str:
+    """What Bedrock, or boto3 before it, has against the form of a request; empty: the error is of another kind."""
+    cause = error.__cause__
+    if isinstance(cause, ClientError):
+        found = cause.response.get("Error", {})
+        return str(found.get("Message", "")) if str(found.get("Code")).lower() == "validationexception" else ""
+    return str(cause) if isinstance(cause, ParamValidationError) else ""
 
 
 def _found(event: Mapping[str, Any]) -> Found:
@@ -190,15 +240,20 @@ def _found(event: Mapping[str, Any]) -> Found:
 class _Reading:
     """One call, read in a thread; the event loop may hang up at any time."""
 
-    def __init__(self, client: Any, request: Mapping[str, Any]) -> None:
+    def __init__(self, client: Any, request: Mapping[str, Any], *, streams: bool) -> None:
         self._client = client
         self._request = request
+        self._streams = streams
         self._lock = threading.Lock()
         self._over = False
         self._raw: Any = None
 
     def run(self, emit: Emit[dict[str, Any]]) -> None:
         """Emit each event as it comes. Raises: BotoCoreError, ClientError, ModelError."""
+        if not self._streams:
+            for event in _events_of(self._client.converse(**self._request)):
+                emit(event)
+            return
         events = self._client.converse_stream(**self._request)["stream"]
         try:
             with self._lock:
@@ -229,14 +284,22 @@ class _Reading:
                     shutdown()
 
 
+def _events_of(response: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A whole answer as the events that a stream of it would have."""
+    for block in response["output"]["message"]["content"]:
+        yield {"contentBlockDelta": {"delta": block}}
+    yield {"messageStop": {"stopReason": response["stopReason"]}}
+    yield {"metadata": {"usage": response.get("usage")}}
+
+
 def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dict[str, Any]:
     """The request's members for `converse_stream`.
 
     Raises: ModelError: `model_failed`: there is nothing to ask.
     """
     inference: dict[str, Any] = {
-        # Always: without it Bedrock reserves the model's maximum of the account's quota for each answer.
-        "maxTokens": min(prompt.max_tokens, options.max_tokens),
+        # If the model takes it: without it Bedrock reserves the model's maximum of the account's quota for each answer.
+        "maxTokens": None if options.max_tokens is None else min(prompt.max_tokens, options.max_tokens),
         "temperature": options.temperature,
         "topP": options.top_p,
     }
@@ -363,11 +426,11 @@ _BY_MESSAGE: Final[tuple[tuple[re.Pattern[str], _Meaning], ...]] = (
 _REFUSALS: Final = frozenset({"AccessDeniedException", "ResourceNotFoundException", "ValidationException"})
 
 
-def model_error(exc: BotoCoreError | ClientError) -> ModelError:
-    """The error of the closed list; its detail names Bedrock's own and says what to do."""
+def model_error(exc: BotoCoreError | ClientError, *, through: Proxy | None = None) -> ModelError:
+    """The error of the closed list; its detail names Bedrock's own and says what to do. `through`: the proxy."""
     if isinstance(exc, ClientError):
         return _of_answer(exc)
-    return _of_transport(exc)
+    return _of_transport(exc, through)
 
 
 def broken_stream(exc: Exception) -> ModelError:
@@ -402,8 +465,12 @@ def _of_answer(exc: ClientError) -> ModelError:
     return ModelError(meaning.code, detail, transient=meaning.transient, retry_after_ms=retry_after_ms)
 
 
-def _of_transport(exc: BotoCoreError) -> ModelError:
+def _of_transport(exc: BotoCoreError, through: Proxy | None) -> ModelError:
     advice, transient = "", False
+    reason = exc.kwargs.get("error")
+    untrusted = next(
+        (one for one in getattr(reason, "args", ()) if isinstance(one, ssl.SSLCertVerificationError)), None
+    )
     if isinstance(exc, NoCredentialsError | PartialCredentialsError):
         advice = f"Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. {_CREDENTIALS}"
     elif isinstance(exc, SSOError | CredentialRetrievalError) or "Token" in type(exc).__name__:
@@ -412,10 +479,13 @@ def _of_transport(exc: BotoCoreError) -> ModelError:
         advice = "Check the options of the model's spec, and that boto3 is new enough to know them."
     elif isinstance(exc, ReadTimeoutError):
         advice = _SILENCE
+    elif untrusted is not None:
+        advice, transient = f"{explain_certificate(untrusted)}.", True
     elif isinstance(exc, ConnectionError | HTTPClientError):
         advice = "Check the network, and that Bedrock exists in this region (?region=…)."
         transient = True
-    detail = f"Bedrock: {type(exc).__name__}: {exc} {advice}".rstrip()
+    way = "" if through is None else f" (through {through})"
+    detail = f"Bedrock: {type(exc).__name__}: {exc}{way} {advice}".rstrip()
     if advice and not transient and not isinstance(exc, ReadTimeoutError):
         return FinalModelError(ErrorCode.MODEL_UNAVAILABLE, detail, ModelFault.SETUP)
     return ModelError(ErrorCode.MODEL_UNAVAILABLE, detail, transient=transient)

@@ -129,6 +129,8 @@ def _bedrock(spec: BedrockSpec) -> "BedrockModel":
             connections=spec.concurrency,
             silence_timeout_s=float(spec.silence_s),
         )
+    except (ProxyError, CaFileError) as exc:
+        raise ModelSpecError(f"{spec.name!r}: {exc}") from exc
     except (BotoCoreError, ValueError) as exc:
         raise ModelSpecError(
             f"{spec.name!r}: Bedrock cannot be used like this: {str(exc).rstrip('.')}. Name the region with "

@@ -317,8 +317,8 @@ class Run:
                 log.warning("the question could not be read yet", extra=self.extra())
                 await asyncio.sleep(STORE_RETRY_S)
         limits = tools.limits[record.model]
-        max_tokens = question.max_tokens or limits.max_tokens or tools.max_tokens
-        max_tokens = min(max_tokens, model.context_tokens // 2)
+        most = limits.max_tokens or tools.max_tokens
+        max_tokens = min(question.max_tokens or most, most)
         system = tools.system if question.system is None else question.system
         if system is not None and context.is_blank(system):
             system = None

@@ -53,12 +53,22 @@ TOUCH_EVERY_MS: Final = 10_000
 
 UNAVAILABLE_RETRY_MS: Final = 1_000
 
+TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
+
 FEATURES: Final = ("parts",)
 """What clients may use beyond the first edition of the protocol."""
 
 
+async def _nameless() -> None:
+    return None
+
+
 class Front:
-    """Handles the frames of every connection. Its methods raise nothing but CancelledError."""
+    """Handles the frames of every connection. Its methods raise nothing but CancelledError.
+
+    `store_id`: names the store, for clients that keep what is in it; None: nobody knows now. `has_room`: whether a user
+    whom the first frame of a connection names may have one more.
+    """
 
     def __init__(
         self,
@@ -71,6 +81,8 @@ class Front:
         tokens: Tokens | None,
         clock: Callable[[], int],
         is_blocked: Callable[[str], Awaitable[bool]],
+        store_id: Callable[[], Awaitable[str | None]] = _nameless,
+        has_room: Callable[[str, str], bool] = lambda _, __: True,
     ) -> None:
         self._settings = settings
         self._model_info = settings.model_info()
@@ -81,6 +93,8 @@ class Front:
         self._tokens = tokens
         self._clock = clock
         self._is_blocked = is_blocked
+        self._store_id = store_id
+        self._has_room = has_room
 
     # --- the life of a connection
 
@@ -126,6 +140,8 @@ class Front:
                 bound = await self._bind(connection, None if named is None else normal_id(named))
                 if bound is None:
                     return None
+                if connection.generation is None:
+                    _log_app(bound, frame)
                 connection = bound
             if isinstance(frame, FrameError):
                 await self._refuse_frame(connection, frame)
@@ -161,6 +177,16 @@ class Front:
         if await self._is_blocked(user_id):
             log.info("a blocked user is sent away", extra=_of(connection.connection_id) | {"userId": user_id})
             await self._delivery_sender.error(connection.connection_id, ErrorCode.FORBIDDEN, detail=BLOCKED)
+            await self._delivery_sender.close(connection.connection_id)
+            return None
+        if (
+            connection.user_id is None
+            and named_user is not None
+            and not self._has_room(connection.connection_id, named_user)
+        ):
+            await self._delivery_sender.error(
+                connection.connection_id, ErrorCode.OVERLOADED, detail=TOO_MANY_CONNECTIONS
+            )
             await self._delivery_sender.close(connection.connection_id)
             return None
         match await self._connections.bind(connection.connection_id, user_id):
@@ -237,7 +263,9 @@ class Front:
                 limits=self._settings.limits(),
                 models=tuple(self._settings.models),
                 features=FEATURES,
-                server=ServerInfo(version=__version__, store_id=self._settings.store_id),
+                server=ServerInfo(
+                    version=__version__, store_id=await self._store_id(), least_client=self._settings.least_client
+                ),
                 model_info=self._model_info,
             ),
         )
@@ -279,6 +307,13 @@ class Front:
 def _names_nobody(frame: ClientFrame | FrameError) -> TypeGuard[FrameError]:
     """Whether a broken frame leaves the connection's user open. A broken question without a name is anonymous."""
     return isinstance(frame, FrameError) and frame.user_id is None and frame.action != "sendMessage"
+
+
+def _log_app(connection: Connection, frame: ClientFrame | FrameError) -> None:
+    """Say which app has connected, if its first frame tells."""
+    if isinstance(frame, Hello) and (app := frame.client) is not None:
+        about = {"userId": user_of(connection), "client": f"{app.name}/{app.version}"}
+        log.info("an app has connected", extra={**_of(connection.connection_id), **about})
 
 
 def _request_id(frame: ClientFrame | FrameError) -> str | None:

@@ -9,7 +9,7 @@ import unicodedata
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Final, TypeVar
 
 from answerback.core import admission
@@ -136,18 +136,45 @@ class HistoryInBothForms(RecentTurnsInBothForms):
     async def conversations(
         self, user_id: str, *, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredConversation]:
-        found = await _of_each(
-            forms(user_id), lambda name: self._stored.conversations(name, before=before, limit=limit)
-        )
-        listed = sorted(
-            (one for page in found for one in page), key=lambda one: (one.updated_at_ms, one.conversation_id)
-        )
+        """A conversation of both forms stands where its newer form is, NFC. Its numbers are of what is read here."""
+        names = forms(user_id)
+        if before is not None:
+            before = (before[0], await self._stored_as(names, before[1]))
         whole: dict[str, StoredConversation] = {}
-        for one in reversed(listed[-limit:]):
-            name = normal_id(one.conversation_id)
-            newer = whole.get(name)
-            whole[name] = replace(one, conversation_id=name) if newer is None else _joined(newer, one)
-        return list(whole.values())
+        while True:
+            pages = await _of_each(names, partial(self._stored.conversations, before=before, limit=limit))
+            listed = [(name, one) for name, page in zip(names, pages, strict=True) for one in page]
+            # A stable order: of two equal places that of the newer form comes first.
+            listed.sort(key=lambda row: (row[1].updated_at_ms, row[1].conversation_id), reverse=True)
+            others = []
+            for name, one in listed[:limit]:
+                shown = normal_id(one.conversation_id)
+                if await self._is_first(names, name, one.conversation_id):
+                    whole[shown] = replace(one, conversation_id=shown)
+                else:
+                    others.append((shown, one))
+            for shown, one in others:
+                if (first := whole.get(shown)) is not None:
+                    whole[shown] = replace(_joined(first, one), updated_at_ms=first.updated_at_ms)
+            if len(whole) >= limit or len(listed) < limit:
+                return list(whole.values())[:limit]
+            before = (listed[limit - 1][1].updated_at_ms, listed[limit - 1][1].conversation_id)
+
+    async def _is_first(self, names: Sequence[str], name: str, conversation_id: str) -> bool:
+        """Whether a conversation is stored under no form that comes before this one."""
+        pairs = _pairs(names[0], conversation_id)
+        return pairs[0] == (name, conversation_id) or await self._first(pairs) in (None, (name, conversation_id))
+
+    async def _stored_as(self, names: Sequence[str], conversation_id: str) -> str:
+        """The form of the id under which a listed conversation is stored."""
+        pairs = _pairs(names[0], conversation_id)
+        return conversation_id if len(pairs) == 1 else (await self._first(pairs) or pairs[0])[1]
+
+    async def _first(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+        for pair in pairs:
+            if await self._stored.turns(*pair, before=None, limit=1):
+                return pair
+        return None
 
     async def update_conversation(
         self, user_id: str, conversation_id: str, *, title: str | None, deleted: bool | None, now_ms: int
@@ -165,7 +192,25 @@ class UsersInBothForms:
 
     def __init__(self, stored: Users) -> None:
         self._stored = stored
-        self.users = stored.users
+
+    async def users(self, *, after: str | None = None, limit: int = 100) -> Sequence[StoredUser]:
+        """By the id as it is stored. A user of both forms stands where NFC is."""
+        if after is not None and await self._stored.user(after) is None:
+            after = forms(after)[-1]
+        found: list[StoredUser] = []
+        while len(found) < limit:
+            page = await self._stored.users(after=after, limit=limit)
+            for user in page:
+                if user.user_id.isascii():
+                    found.append(user)
+                elif (
+                    user.user_id == normal_id(user.user_id) or await self._stored.user(normal_id(user.user_id)) is None
+                ):
+                    found.append(await self.user(user.user_id) or user)
+            if len(page) < limit:
+                break
+            after = page[-1].user_id
+        return found[:limit]
 
     async def user(self, user_id: str) -> StoredUser | None:
         found = [user for user in await _of_each(forms(user_id), self._stored.user) if user is not None]

@@ -39,7 +39,7 @@ from answerback.core.request import (
     RequestKey,
     Unknown,
 )
-from answerback.ports import Model, RecentTurns, Requests, Unavailable, limits_of
+from answerback.ports import Model, RecentTurns, Requests, Unavailable, limits_of, within
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
@@ -120,7 +120,10 @@ class Worker:
             requests=requests,
             history=history,
             models=models,
-            limits={name: limits_of(model) for name, model in models.items()},
+            limits={
+                name: within(limits_of(model), model.context_tokens, max_tokens=settings.max_tokens)
+                for name, model in models.items()
+            },
             delivery_sender=delivery_sender,
             clock=clock,
             monotonic=monotonic,

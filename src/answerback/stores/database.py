@@ -43,6 +43,9 @@ class Database(Protocol):
 
     def commit(self) -> None: ...
 
+    def clear_log(self) -> bool:
+        """Take what was deleted out of the log that the database keeps beside it. False: not now, somebody reads it."""
+
     def close(self) -> None:
         """Give up what was not committed. Raises nothing."""
 

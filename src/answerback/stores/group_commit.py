@@ -143,6 +143,10 @@ class GroupCommit:
 
         return await once_more(decide)
 
+    async def alone(self, function: Callable[[Database], T]) -> T:
+        """Do what is done outside of a transaction, behind what is being written. Raises: Unavailable."""
+        return await self._opened().read(function)
+
     async def written(self, tracked: Tracked) -> None:
         """Return when the newest record of a request is on the disk. Raises: as `commit`."""
         if tracked.written_in > self._written:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -69,6 +70,15 @@ class SqliteDatabase:
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
 
+    def clear_log(self) -> bool:
+        ((waits_ms,),) = self.execute("PRAGMA busy_timeout").fetchall()
+        self.execute("PRAGMA busy_timeout = 100")  # all writes wait for this one
+        try:
+            ((is_busy, *_),) = self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self.execute(f"PRAGMA busy_timeout = {waits_ms}")
+        return not is_busy
+
     def is_lost(self, _: BaseException) -> bool:
         return False
 
@@ -113,7 +123,10 @@ class _File:
 
 
 class SqliteStore(SqlStore):
-    """A store in the file `path`. One process uses a file at a time; the lock is `<path>.lock`.
+    """A store in the file `path`. One process uses a file at a time.
+
+    Two locks see to that. `<path>.lock` works everywhere, and can be removed. The lock of the file itself cannot, and
+    Linux keeps it apart from the locks that SQLite takes on the file.
 
     `busy_timeout_s`: how long a write waits for another program that has locked the file, before Unavailable.
     `max_queued`: writes that may wait; more raise Unavailable at once.
@@ -123,26 +136,51 @@ class SqliteStore(SqlStore):
         from answerback.file_lock import process_lock  # noqa: PLC0415 - what uses memory alone has no package for it
 
         super().__init__(_File(path, busy_timeout_s=busy_timeout_s), max_queued=max_queued)
-        self._path = path
-        # In a file of its own: closing a database file would drop a lock on the file itself.
+        self._path = path = path.resolve()  # one file by two links is one file
         self._lock = process_lock(path.with_name(path.name + ".lock"))
+        self._file: int | None = None
+        """Open as long as the store is: to close it drops the locks that SQLite has on the file."""
 
     async def open(self) -> None:
         try:
             await asyncio.to_thread(self._take)
             await super().open()
         except BaseException as exc:
-            self._lock.release()
+            self._release()
             raise _cannot_open(self._path, exc) from exc
 
     def _take(self) -> None:
         os.stat(self._path.parent)  # the lock would make the folder, readable by everybody
         self._lock.acquire()
+        self._check_whole()
         # Conversations are private: SQLite gives its other files the mode of this one.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        if sys.platform == "linux":
+            import fcntl  # noqa: PLC0415 - not on Windows
+
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise TimeoutError from exc
+
+    def _check_whole(self) -> None:
+        """Raises: StoreError: the file is gone, and its log is there. SQLite would begin anew without a word."""
+        log = Path(f"{self._path}-wal")
+        has_log = log.exists() and log.stat().st_size > 0
+        if has_log and not (self._path.exists() and self._path.stat().st_size > 0):
+            raise StoreError(
+                f"{self._path} is missing or empty, and its log {log.name} is not: the database is damaged. Restore a "
+                f"copy. To begin with an empty database, move {log.name} away."
+            )
 
     async def close(self) -> None:
         await super().close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
         self._lock.release()
 
 

@@ -260,13 +260,13 @@ ON CONFLICT (user_id, day) DO UPDATE SET requests = usage.requests + excluded.re
   last_accepted_at_ms = CASE WHEN usage.last_accepted_at_ms > excluded.last_accepted_at_ms
     THEN usage.last_accepted_at_ms ELSE excluded.last_accepted_at_ms END"""
 
-# What is forgotten is in a conversation. Each of the two has an index.
+# What is forgotten is in a conversation. Each of the two has an index. A user who is locked out stays so.
 DELETE_USER: Final = tuple(
     f"DELETE FROM {rows} AND user_id = :user_id"  # noqa: S608 - the tables are the ones below
     for rows in (
         "requests WHERE forgotten IS NULL",
         "requests WHERE conversation_id IS NOT NULL",
-        *(f"{table} WHERE 1 = 1" for table in ("conversations", "usage", "users")),
+        *("conversations WHERE 1 = 1", "usage WHERE 1 = 1", "users WHERE (per_minute IS NULL OR per_minute >= 0)"),
     )
 )
 

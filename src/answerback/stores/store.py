@@ -1,6 +1,7 @@
 """The ports of a store over an SQL database: what SQLite and PostgreSQL share, and memory, which is SQLite as well."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from operator import add, attrgetter
 from typing import Final, TypeVar
@@ -54,6 +55,8 @@ class SqlStore:
         self._connector = connector
         self._group = GroupCommit(max_queued=max_queued)
         self._readers: list[Connection] = []
+        self._is_log_to_clear = False
+        self._store_id: str | None = None
 
     # --- life
 
@@ -87,9 +90,11 @@ class SqlStore:
 
     async def store_id(self) -> str:
         """The name of the data: made once, the same for every gateway that serves them."""
-        await self._group.state()  # whoever loads it first names the store
-        rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
-        return str(rows[0][0])
+        if self._store_id is None:
+            await self._group.state()  # whoever loads it first names the store
+            rows = await self._rows(sql.SELECT_MARK, {"name": "store_id"})
+            self._store_id = str(rows[0][0])
+        return self._store_id
 
     # --- ports.Durability
 
@@ -245,7 +250,10 @@ class SqlStore:
     async def purge(self, *, ended_before_ms: int, refused_before_ms: int) -> int:
         refusals = partial(writes.purge, before_ms=refused_before_ms, select=sql.SELECT_OLD_REFUSALS)
         ended = partial(writes.purge, before_ms=ended_before_ms, select=sql.SELECT_OLD)
-        return await self._repeat(refusals) + await self._repeat(ended)
+        count = await self._repeat(refusals) + await self._repeat(ended)
+        if self._is_log_to_clear:
+            await self._clear_log()
+        return count
 
     async def _repeat(self, step: Callable[[Database], int]) -> int:
         """A bounded number a transaction."""
@@ -300,7 +308,9 @@ class SqlStore:
         The texts of a request whose record is still kept go when the record is purged. `before_ms` should lie further
         back than any request can take: a turn of an erased conversation that ends later creates it again.
         """
-        return await self._repeat(partial(writes.purge_deleted, before_ms=before_ms))
+        if count := await self._repeat(partial(writes.purge_deleted, before_ms=before_ms)):
+            await self._clear_log()
+        return count
 
     # --- ports.Users
 
@@ -335,9 +345,17 @@ class SqlStore:
         return sum_usage(rows, since_day=since_day)
 
     async def delete_user(self, user_id: str) -> bool:
-        return await self._group.call(
+        was_there = await self._group.call(
             partial(writes.delete_user, user_id=user_id), lambda state: state.forget_user(user_id)
         )
+        await self._clear_log()
+        return was_there
+
+    async def _clear_log(self) -> None:
+        """Leave nothing of what was erased in the database's log. If somebody reads it now, the next purge does it."""
+        self._is_log_to_clear = True
+        with suppress(Unavailable):
+            self._is_log_to_clear = not await self._group.alone(lambda database: database.clear_log())
 
 
 def conversations_page(user_id: str, *, before: tuple[int, str] | None, limit: int) -> sql.Params:

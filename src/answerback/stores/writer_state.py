@@ -210,10 +210,11 @@ class WriterState:
         window[user_id] += requests
 
     def forget_user(self, user_id: str) -> None:
-        """The user is erased."""
+        """The user is erased. One who is locked out stays so."""
         for tracked in [tracked for key, tracked in self.tracked.items() if key.user_id == user_id]:
             self.forget(tracked)
-        self.limits.pop(user_id, None)
+        if not self.is_blocked(user_id):
+            self.limits.pop(user_id, None)
         self._known.pop(user_id, None)
         for window in self._windows.values():
             window.pop(user_id, None)

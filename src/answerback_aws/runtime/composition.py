@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from answerback_aws.runtime.client import Calls
     from answerback_aws.runtime.dynamodb.database import Database
     from answerback_aws.runtime.dynamodb.limits import RateLimits
+    from answerback_aws.runtime.dynamodb.store_id import StoreId
     from answerback_aws.runtime.dynamodb.turns import DynamoTurns
     from answerback_aws.runtime.sqs import SqsQueue, Visibility
 
@@ -172,6 +173,13 @@ class Composition:
         return RateLimits(self.database("rate_limits"))
 
     @cached_property
+    def store_id(self) -> "StoreId":
+        """The name of the data."""
+        from answerback_aws.runtime.dynamodb.store_id import StoreId  # noqa: PLC0415
+
+        return StoreId(self.database("conversations"))
+
+    @cached_property
     def turns(self) -> "DynamoTurns":
         """The ends of conversations, and what Aurora does not have yet."""
         from answerback_aws.runtime.dynamodb.turns import DynamoTurns  # noqa: PLC0415
@@ -287,6 +295,7 @@ class Composition:
             tokens=self.tokens,
             clock=epoch_ms,
             is_blocked=self.limits.is_blocked,
+            store_id=self.store_id.read,
         )
 
     @cached_property

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 from answerback.core import defaults
 from answerback.core.handshake import Rules, origins
 from answerback.core.request import Policy
-from answerback.ports import ModelLimits, Quota, answer_timeouts_ms
+from answerback.ports import ModelLimits, Quota, answer_timeouts_ms, within
 
 T = TypeVar("T")
 
@@ -125,7 +125,10 @@ class Settings:
             return {}
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415 - most functions need none
 
-        return {spec.name: spec.limits for spec in parse_model_specs(self.models)}
+        return {
+            spec.name: within(spec.limits, getattr(spec, "context_tokens", 1_000_000), max_tokens=self.max_tokens)
+            for spec in parse_model_specs(self.models)
+        }
 
     max_tokens = _Variable("MAX_TOKENS", _whole(1), defaults.MAX_TOKENS)
     system = _Variable[str | None]("SYSTEM", str, None)

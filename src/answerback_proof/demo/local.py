@@ -16,14 +16,14 @@ from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.models import ModelSpecError
 from answerback.ports import ModelError, Unavailable
 from answerback.stores import StoreError, open_store
+from answerback.texts import spoken
 from answerback_proof.checker import Visible, check
 from answerback_proof.demo.apps import DemoApp, questions_of
-from answerback_proof.demo.screen import many, say_check, say_results, show_apps
+from answerback_proof.demo.screen import say_check, say_results, show_apps
 from answerback_proof.history import RunHistory, Violation, add_stores
 from answerback_proof.proxy import Proxy
 
 LOG_FILE: Final = "gateway.log"
-_LOCAL: Final = "The model `local` is a small English one (135 million parameters): fluent, fast, and often wrong."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,9 @@ def run_demo(demo: Demo) -> bool:
 
 
 async def _run(demo: Demo, data_dir: Path) -> bool:
-    say(f"Starting a gateway with the model {demo.model} …")
+    say(spoken(f"Starting a gateway with the model {demo.model} …"))
     if demo.model == "local":
-        say(_LOCAL)
+        say(spoken("The model `local` is a small English one (135 million parameters): fluent, fast, and often wrong."))
     settings = GatewaySettings(port=0, admin_port=None, data_dir=data_dir, models=(demo.model,), grace_s=2.0)
     history = RunHistory()
     async with Gateway(settings) as gateway:
@@ -70,10 +70,8 @@ async def _run(demo: Demo, data_dir: Path) -> bool:
             for number in range(1, demo.apps + 1)
         ]
         total = demo.apps * demo.questions
-        say(
-            f"{many(demo.apps, 'app')} ask {many(total, 'question')}, all at once, at {gateway.url}. "
-            f"Answers are cut at {demo.max_tokens} tokens.\n"
-        )
+        say(spoken(f"Apps: {demo.apps}. Questions: {total}, all at once, at {gateway.url}."))
+        say(spoken(f"Answers are cut at {demo.max_tokens} tokens.\n"))
         try:
             await show_apps(apps, max_tokens=demo.max_tokens)
         finally:
@@ -82,9 +80,9 @@ async def _run(demo: Demo, data_dir: Path) -> bool:
     violations = await check_store(history, data_dir)
     say_check(violations, apps, stored="what the store has")
     if demo.keep:
-        say(f"Kept: {data_dir}")
+        say(spoken(f"Kept: {data_dir}"))
     elif not violations:
-        say("Next: answerback serve, and in another terminal: answerback chat")
+        say(spoken("Next: answerback serve, and in another terminal: answerback chat"))
     return not violations and not any(asked.error for app in apps for asked in app.questions)
 
 

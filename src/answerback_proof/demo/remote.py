@@ -9,9 +9,10 @@ from answerback.cli.output import say, usage_error
 from answerback.cli.talk import explain
 from answerback.client import AnswerbackError, Client
 from answerback.ports import StoredTurn
+from answerback.texts import spoken
 from answerback_proof.checker import Visible, check
 from answerback_proof.demo.apps import DemoApp, questions_of
-from answerback_proof.demo.screen import many, say_check, say_results, show_apps
+from answerback_proof.demo.screen import say_check, say_results, show_apps
 from answerback_proof.history import RunHistory, Turn, Violation
 from answerback_proof.proxy import Proxy
 
@@ -50,7 +51,8 @@ async def _run(demo: RemoteDemo) -> bool:
         DemoApp(number, questions_of(number, demo.questions), history=history, url=url, name=name, token=demo.token)
         for number in range(1, demo.apps + 1)
     ]
-    say(f"{many(demo.apps, 'app')} ask {many(demo.apps * demo.questions, 'question')}, all at once, at {demo.url}.\n")
+    total = demo.apps * demo.questions
+    say(spoken(f"Apps: {demo.apps}. Questions: {total}, all at once, at {demo.url}.\n"))
     try:
         await show_apps(apps, max_tokens=demo.max_tokens)
     finally:

@@ -1,5 +1,6 @@
 """What the demo shows: the apps while they ask, then their results and what the check found."""
 
+import sys
 import textwrap
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from answerback.cli.output import note, say, say_table
+from answerback.texts import spoken
 from answerback_proof.checker import count
 from answerback_proof.demo.apps import DemoApp, OpenQuestion, Phase, ask_all
 from answerback_proof.history import Violation
@@ -30,7 +32,7 @@ async def show_apps(apps: Sequence[DemoApp], *, max_tokens: int) -> None:
     started = time.monotonic()
     with screen:
         await ask_all(apps, max_tokens=max_tokens, on_change=screen.changed)
-    say(f"\nAll ended after {time.monotonic() - started:.1f} s.\n")
+    say(spoken(f"\nAll ended after {time.monotonic() - started:.1f} s.\n"))
 
 
 def say_results(apps: Sequence[DemoApp]) -> None:
@@ -49,30 +51,38 @@ def say_results(apps: Sequence[DemoApp]) -> None:
         for app in apps
         for asked in app.questions
     ]
-    say_table(("app", "user", "request", "first words", "in all", "tokens", "characters", "ending"), rows)
+    headers = ("app", "user", "request", "first words", "in all", "tokens", "characters", "ending")
+    say_table([spoken(header) for header in headers] if sys.stdout.isatty() else headers, rows)
 
 
 def say_check(violations: Sequence[Violation], apps: Sequence[DemoApp], *, stored: str) -> None:
     """Say what was compared, and what the check found. `stored`: what the server's copy is called."""
     total = sum(len(app.questions) for app in apps)
-    say(
-        f"Checked {many(total, 'request')} of {many(len(apps), 'app')}: "
-        f"what each app got, what went over the wire, {stored}."
-    )
-    say(str(count(violations)))
+    say(spoken(f"Checked requests: {total}, of apps: {len(apps)}."))
+    say(spoken(f"Compared: what each app got, what went over the wire, {stored}."))
+    say(spoken(str(count(violations))))
     if failed := sum(bool(asked.error) for app in apps for asked in app.questions):
-        say(f"{failed} failed, as its app was informed")
+        say(spoken(f"{failed} failed, as its app was informed"))
     for violation in violations[:_MAX_EXAMPLES]:
         note(f"  {violation}")
 
 
-def many(count: int, noun: str) -> str:
-    """A number and its noun."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _seconds(value: float | None) -> str | None:
     return None if value is None else f"{value:.2f} s"
+
+
+def _news(asked: OpenQuestion) -> str:
+    match asked.phase:
+        case Phase.ASKED:
+            return asked.question
+        case Phase.QUEUED:
+            return spoken(f"accepted, {asked.position} of this user before it")
+        case Phase.WRITING:
+            return spoken(f"first words after {asked.first_text_s or 0:.2f} s")
+        case Phase.DONE:
+            return f"{spoken(f'answered after {asked.total_s or 0:.2f} s')}: {' '.join(asked.text.split())}"
+        case Phase.FAILED:
+            return spoken(f"failed: {asked.error}")
 
 
 class Lines:
@@ -93,18 +103,7 @@ class Lines:
         if before is asked.phase or (asked.phase is Phase.WRITING and not asked.text):
             return
         self._shown[asked.request_id] = asked.phase
-        who = f"{app.name}, question {asked.number}"
-        match asked.phase:
-            case Phase.ASKED:
-                say(f"{who}: {asked.question}")
-            case Phase.QUEUED:
-                say(f"{who}: accepted, {asked.position} of this user before it")
-            case Phase.WRITING:
-                say(f"{who}: first words after {asked.first_text_s or 0:.2f} s")
-            case Phase.DONE:
-                say(f"{who}: answered after {asked.total_s or 0:.2f} s: {' '.join(asked.text.split())}")
-            case Phase.FAILED:
-                say(f"{who}: failed: {asked.error}")
+        say(f"{app.name}, {spoken(f'question {asked.number}')}: {_news(asked)}")
 
 
 class Panels:
@@ -176,14 +175,14 @@ def _paragraph(asked: OpenQuestion, *, ahead: int, lines: int, width: int) -> Te
 def _status(asked: OpenQuestion, ahead: int, width: int) -> Text:
     match asked.phase:
         case Phase.ASKED:
-            return Text("sent", style="dim")
+            return Text(spoken("just sent"), style="dim")
         case Phase.QUEUED:
             waited_s = time.monotonic() - asked.asked_at
-            return Text(f"queued, {ahead} before it · {waited_s:.1f} s", style="yellow")
+            return Text(spoken(f"queued, {ahead} before it · {waited_s:.1f} s"), style="yellow")
         case Phase.WRITING:
-            return Text("writing", style="cyan")
+            return Text(spoken("being written"), style="cyan")
         case Phase.DONE:
-            return Text(f"came home after {asked.total_s or 0:.1f} s", style="green")
+            return Text(spoken(f"came home after {asked.total_s or 0:.1f} s"), style="green")
         case Phase.FAILED:
             return Text(textwrap.shorten(asked.error, width, placeholder="…"), style="red")
 

@@ -10,7 +10,18 @@ from answerback.ports import Finish, ModelError, Piece, Prompt
 _LIES: Final[tuple[Any, ...]] = (-1, 2**53, 2**63, 10**400, 0.5, float("nan"), float("inf"), True, "7", None, b"7", [1])
 """Counts that are none. Others of the same kind: any object."""
 
-_REASONS: Final[tuple[Any, ...]] = ("x" * 33_000, "\ud800\0", "", "한국어", None, 7, ["stop"], "a word of next year")
+_REASONS: Final[tuple[Any, ...]] = ("", None, 7, ["stop"], "other")
+"""Reasons that say nothing."""
+
+_FAILURES: Final = (
+    "error",
+    "ABORT",
+    "finish_reason: cancelled",
+    "x" * 33_000,
+    "\ud800\0",
+    "한국어",
+    "a word of next year",
+)
 
 _RAISED: Final[tuple[type[BaseException], ...]] = (
     *(ValueError, RecursionError, MemoryError, TimeoutError, StopIteration, OSError),
@@ -24,7 +35,7 @@ class Misbehaviour(StrEnum):
     RAISES = "raises anything"
     RAISES_A_BAD_ERROR = "raises a ModelError with impossible facts"
     AWAITS_A_CANCELLED_TASK = "awaits a task that somebody else has cancelled"
-    ENDS_IN_FAILURE = "ends with a reason that is a failure"
+    ENDS_IN_FAILURE = "ends with a word for a failure, or one that nobody knows"
     LIES = "lies about counts and reasons; the text is whole"
     SAYS_NOTHING = "ends without a word"
     YIELDS_NO_TEXT = "yields what is neither text nor Finish"
@@ -110,7 +121,7 @@ class HostileModel:
 
     def _finish(self, misbehaviour: Misbehaviour | None) -> Finish:
         if misbehaviour is Misbehaviour.ENDS_IN_FAILURE:
-            return Finish(reason=self._one_of(("error", "ABORT", "network_error", "finish_reason: cancelled")))
+            return Finish(reason=self._one_of(_FAILURES))
         if misbehaviour is not Misbehaviour.LIES:
             return Finish()
         lies = (self._one_of(_REASONS), self._one_of(_LIES), self._one_of(_LIES))

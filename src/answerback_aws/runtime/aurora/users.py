@@ -14,7 +14,7 @@ from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import Value, text_of
+from answerback_aws.runtime.dynamodb.items import Value, number_of, text_of
 from answerback_aws.runtime.dynamodb.limits import RateLimits
 
 
@@ -101,7 +101,7 @@ class AwsUsers:
         return await self._api.read(lambda statements: operations.usage(statements, user_id, since_day=since_day))
 
     async def delete_user(self, user_id: str) -> bool:
-        """Delete a user from both databases, in an order that no concurrent write can undo.
+        """Delete a user from both databases, in an order that no concurrent write can undo. A lock-out stays.
 
         delete      Aurora answers ──► everything on DynamoDB ──► [ lock the user ──► everything in Aurora ]
         write_behind    [ lock the user ──► is the entry there? ──► write it ]
@@ -116,7 +116,7 @@ class AwsUsers:
 
         was_here = await erase_user(self._database, user_id)
         was_there = await self._api.write(erase)
-        return was_here or was_there or known is not None
+        return was_here or was_there or (known is not None and not known.blocked)
 
 
 def _with_unfinished(user: StoredUser | None, record: Record) -> StoredUser:
@@ -147,7 +147,9 @@ async def forget_connections(database: Database, user_id: str) -> list[str]:
 
 
 async def erase_user(database: Database, user_id: str) -> bool:
-    """Delete every item of the user, for good; whether there was any. May be repeated. Raises: Unavailable.
+    """Delete every item of the user but a lock-out, for good; whether there was any. May be repeated.
+
+    Raises: Unavailable.
 
     erase     records ──► texts and turns ──► minutes and limit ──► sessions and their connections
                       ▲
@@ -166,12 +168,16 @@ async def erase_user(database: Database, user_id: str) -> bool:
             table,
             "userId = :u",
             {":u": user_id},
-            ProjectionExpression="#s, connectionId",
+            ProjectionExpression="#s, connectionId, perMinute",
             ExpressionAttributeNames={"#s": sort_key},
             ConsistentRead=True,
         )
-        found = found or bool(items)
-        keys: list[dict[str, Value]] = [{"userId": user_id, sort_key: item[sort_key]["S"]} for item in items]
+        keys: list[dict[str, Value]] = [
+            {"userId": user_id, sort_key: item[sort_key]["S"]}
+            for item in items
+            if not is_locked(number_of(item, "perMinute"))
+        ]
+        found = found or bool(keys)
         open_now = [text_of(item, "connectionId") for item in items]
         await database.delete_many(
             tables.connections, [{"connectionId": connection} for connection in open_now if connection is not None]
