@@ -184,8 +184,14 @@ class Driver:
         return failed.is_final
 
     async def _pause(self, at_least_s: float | None) -> None:
-        """Full jitter: a server that comes back is not met by everybody at once."""
-        pause_s = self._rng.uniform(0, self._ceiling_s(self._failures)) if at_least_s is None else at_least_s
+        """Full jitter: a server that comes back is not met by everybody at once.
+
+        It ends early enough for another try before a question is given up.
+        """
+        pause_s = at_least_s
+        if pause_s is None:
+            pause_s = self._rng.uniform(0, self._ceiling_s(self._failures))
+            pause_s = min(pause_s, self._session.last_call_s(now=self.now))
         self._on_state(Disconnected(retry_in_s=pause_s, reason=self._reason))
         self._skip_pause.clear()
         try:

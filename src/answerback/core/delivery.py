@@ -137,11 +137,10 @@ class Delivery:
         self._start_sent = False
         self._last_sent: float | None = None
         self._not_before = 0.0
-        self._told_at = now
+        # A later attempt gives a sign at once: its client has heard nothing for a whole lease.
+        self._told_at = now if answer.attempt == 1 else now - PROGRESS_S
         if (first := target or record.target) is not None:
             self.retarget(first)
-            if answer.attempt == 1:  # a later attempt says so at once: its client has heard nothing for a whole lease
-                self._told_at = now
 
     @property
     def attempt(self) -> int:
@@ -161,8 +160,8 @@ class Delivery:
     def retarget(self, target: DeliveryTarget) -> bool:
         """Apply a target (rule: each target once). Returns whether the cursor was set.
 
-        Another attempt, or an offset past the end, means from the start. A sign is due at once: a client that asks
-        again and again must not put it off.
+        Another attempt, or an offset past the end, means from the start. That puts no sign off: a client may ask again
+        and again.
         """
         if target.no <= self._applied_no:
             return False
@@ -173,7 +172,6 @@ class Delivery:
         self._start_sent = same
         self._last_sent = None
         self._not_before = 0.0
-        self._told_at = -PROGRESS_S
         return True
 
     def spoke(self, *, now: float) -> None:

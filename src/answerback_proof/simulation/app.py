@@ -156,7 +156,7 @@ class ClientRandom(Random):
         rolls_over = sum(link.client_open for link in self._window.links) > 1
         if rolls_over and injector.occurs(FaultKind.FLAPPING, faults.flapping):
             return super().uniform(0, FLAPPING_S)
-        if faults.rollover:
+        if faults.rollover and faults.cut_every_s:
             age_s = injector.pause_s(f"roll-overs of {app.name}", faults.cut_every_s / faults.rollover)
             if asyncio.get_running_loop().time() + age_s < app.faults_s:
                 return age_s
