@@ -357,3 +357,35 @@ def test_nothing_is_left_of_a_request_that_ended() -> None:
         assert (worker._runs, worker._claiming, worker._watching, local.queue._turns) == ({}, {}, None, {})
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("ends_unread", [True, False])
+def test_a_connection_that_reads_nothing_holds_its_conversation_for_half_a_minute_and_gets_the_ending_later(
+    ends_unread: bool,
+) -> None:
+    """Where the sender cannot park, as on AWS: the next question may be another device's."""
+
+    async def main() -> None:
+        backend = Backend(parks=False, queue_survives=True)
+        frozen = await backend.connect("c1", session="desk", user="kim")
+        await frozen.say(SendMessage(request_id="r1", message="one two", conversation_id="k", stream=True))
+        if not ends_unread:
+            await backend.queue.idle()
+        backend.sender.slow.add("c1")
+        peer = await backend.connect("c2", session="phone", user="kim")
+        ended_at = asyncio.get_running_loop().time()
+        await peer.say(SendMessage(request_id="r2", message="three", conversation_id="k"))
+        async with asyncio.timeout(600):
+            await backend.queue.idle()
+        waited_s = asyncio.get_running_loop().time() - ended_at
+        assert waited_s == pytest.approx(31.5 if ends_unread else 1.0, abs=1.5)
+        assert [frame.response for frame in peer.frames if isinstance(frame, MessageResponse)] == ["three"]
+
+        backend.sender.drain("c1")
+        if ends_unread:
+            assert not [frame for frame in frozen.frames if isinstance(frame, MessageResponse)]
+        await frozen.say(Hello(hello_id="h", resume=(ResumePoint(request_id="r1", attempt=1, offset=0),)))
+        ending = [frame for frame in frozen.frames if isinstance(frame, MessageResponse)][-1]
+        assert (ending.request_id, ending.status, ending.length) == ("r1", Status.COMPLETED, 7)
+
+    run_virtual(main())

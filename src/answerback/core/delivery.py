@@ -153,6 +153,11 @@ class Delivery:
         return self._connection_id
 
     @property
+    def target_no(self) -> int:
+        """Which target it goes to."""
+        return self._applied_no
+
+    @property
     def offset(self) -> int:
         """Code points sent to the present connection."""
         return self._offset

@@ -113,6 +113,16 @@ class SimulatedWindow(Window):
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.process.spawn(work)
 
+    def freeze(self, until: float) -> None:
+        """The process stops reading and writing until then, its connections open. Then it notices that it slept."""
+        for link in self.links:
+            link.slow_until = link.frozen_until = until
+        asyncio.get_running_loop().call_at(until, self._thaw)
+
+    def _thaw(self) -> None:
+        if self.is_open:
+            self.client.reconnect_now()
+
     def kill(self) -> None:
         """The process is killed."""
         self.is_open = False

@@ -151,7 +151,7 @@ class SimulatedFunctions:
 
     async def _run(self, key: RequestKey) -> Done | Retry:
         self.dispatched[key] += 1
-        work = self._parts.new_worker().run(key)
+        work = self._parts.run(key)
         outcome: Done | Retry = await self._invoke(FaultKind.WORKER_CRASH, self._faults.worker_crash, work)
         return outcome
 

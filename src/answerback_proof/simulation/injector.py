@@ -59,6 +59,7 @@ class Faults:
     flapping: float = _counted(FaultKind.FLAPPING)
     late_disconnect: float = _counted(FaultKind.LATE_DISCONNECT)
     app_crash_every_s: float = _counted(FaultKind.APP_CRASH)
+    freeze_every_s: float = _counted(FaultKind.FROZEN_APP)
     takeover_every_s: float = _counted(FaultKind.TAKE_OVER)
     process_crash_every_s: float = _counted(FaultKind.PROCESS_CRASH)
     worker_crash: float = _counted(FaultKind.WORKER_CRASH)
@@ -137,6 +138,7 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
             false_gone=0.01,
             slow=0.05,
             stall=0.005,
+            freeze_every_s=120.0,
             cut_every_s=15.0,
             late_disconnect=0.3,
             worker_crash=0.004,
@@ -150,6 +152,7 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
             **_ON_AWS,
             rollover=0.5,
             slow=0.03,
+            freeze_every_s=60.0,
             late_disconnect=0.3,
             worker_crash=0.003,
             redeliver_every_s=30.0,

@@ -58,7 +58,8 @@ class Link(asyncio.Transport):
     """One connection, and the transport of its app's end. The two ends may disagree about whether it is open.
 
     `opened_at`: when the upgrade request came, to the millisecond. `is_connected`: frames can be posted to it.
-    `is_lost`: nothing passes any more, and nobody notices.
+    `is_lost`: nothing passes any more, and nobody notices. `slow_until`: the app's end takes nothing before.
+    `frozen_until`: nor does it send anything.
     """
 
     def __init__(self, connection_id: str, network: "Network", listener: Listener) -> None:
@@ -71,6 +72,7 @@ class Link(asyncio.Transport):
         self.is_connected = False
         self.is_lost = False
         self.slow_until = 0.0
+        self.frozen_until = 0.0
         self.parked: list[tuple[RequestKey, int, int]] = []
         self._network = network
         self._listener = listener
@@ -85,7 +87,7 @@ class Link(asyncio.Transport):
         self._up(self._arrive, bytes(data))
 
     def _up(self, act: Callable[..., object], *args: object) -> None:
-        self._up_at = max(self._network.due_at("up"), self._up_at)
+        self._up_at = max(self._network.due_at("up"), self._up_at, self.frozen_until)
         self._network.call_at(self._up_at, act, *args)
 
     def close(self) -> None:

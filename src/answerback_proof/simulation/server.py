@@ -23,6 +23,7 @@ from answerback.ports import (
     TokenRefused,
 )
 from answerback.protocol.errors import ErrorCode
+from answerback.service.attempt import Done, Retry
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
@@ -156,7 +157,8 @@ class WordyModel:
 class Parts:
     """Front, worker and janitor over given ports: one composition, whatever the processes around it are.
 
-    `queue` makes the queue; where all is one process, that queue is `local` to it.
+    `queue` makes the queue; where all is one process, that queue is `local` to it. `redelivered` is called for each
+    request that a worker of its own gives back to the queue.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class Parts:
         network: Network,
         model: WordyModel,
         clocks: Clocks,
+        redelivered: Callable[[RequestKey], None],
         owners: Callable[[], str],
         queue: Queue,
         local: Local | None = None,
@@ -176,11 +179,12 @@ class Parts:
         self._network = network
         self._model = model
         self._clocks = clocks
+        self._redelivered = redelivered
         self._owners = owners
         # A gateway's process is all the lease there is: it holds the store's lock.
         self._policy = POLICY if faults.split else replace(POLICY, lease_ms=0)
         self.queue = queue
-        self.worker = self.new_worker(local)
+        self.worker = self._new_worker(local)
         delivery_sender = self._new_delivery_sender()
         settings = FrontSettings(
             models=(model.name,),
@@ -217,8 +221,14 @@ class Parts:
             clock=clocks.front,
         )
 
-    def new_worker(self, local: Local | None = None) -> Worker:
-        """A worker of a process of its own."""
+    async def run(self, key: RequestKey) -> Done | Retry:
+        """One dispatched request, by a worker of its own."""
+        outcome = await self._new_worker(None).run(key)
+        if isinstance(outcome, Retry):
+            self._redelivered(key)
+        return outcome
+
+    def _new_worker(self, local: Local | None) -> Worker:
         return Worker(
             settings=WorkerSettings(policy=self._policy, renew_every_s=3.0),
             requests=self.store,

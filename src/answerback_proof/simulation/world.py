@@ -33,6 +33,8 @@ MAX_POSTS: Final = 20_000
 """The step budget: a run with more posts than this does not end, and fails."""
 
 CANCEL_WITHIN_S: Final = 4.0
+FROZEN_S: Final = (35.0, 70.0)
+"""Longer than an ending is offered."""
 
 
 def simulate(case: Case) -> Report:
@@ -71,7 +73,7 @@ class World:
         injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
         self._clocks = clocks = Clocks(skew_ms)
         self.history = RunHistory(clocks.front)
-        self._invariants = Invariants(clocks=clocks, store=lambda: self._store, violate=self._violate)
+        self._invariants = Invariants(faults=faults, clocks=clocks, store=lambda: self._store, violate=self._violate)
         self._model = WordyModel(injector, faults, watch=self._model_started)
         self._network = Network(injector, faults, watch=self._frame_sent, unpark=self._unpark)
         self._store = FaultyStore(FaultyChannel(injector, faults, "store"), watch=self._record_changed)
@@ -105,6 +107,7 @@ class World:
             network=self._network,
             model=self._model,
             clocks=self._clocks,
+            redelivered=self._invariants.redelivered,
             owners=lambda: f"owner-{next(self._owners)}",
             **more,
         )
@@ -116,7 +119,8 @@ class World:
         self._server.start()
         work: list[Coroutine[Any, Any, None]] = [self._server.inject_faults()]
         for app in self._apps:
-            work += [self._use(app), self._cut(app), self._crash(app), self._take_over(app), self._renew(app)]
+            work += [self._use(app), self._cut(app), self._crash(app), self._freeze(app)]
+            work += [self._take_over(app), self._renew(app)]
         background = [self._loop.create_task(coroutine) for coroutine in work]
         await self._wait(self._case.faults_s)
         self._injector.stop()
@@ -275,6 +279,15 @@ class World:
                 self._loop.call_later(self._injector.pause_s("notice", 2.0), link.drop)
             await asyncio.sleep(self._injector.pause_s(f"restart of {app.name}", 3.0))
             await app.open()
+
+    async def _freeze(self, app: SimulatedApp) -> None:
+        while self._faults.freeze_every_s:
+            await asyncio.sleep(self._injector.pause_s(f"freezes of {app.name}", self._faults.freeze_every_s))
+            if not self._injector.occurs(FaultKind.FROZEN_APP, 1.0):
+                return
+            lasts_s = self._injector.stream(FaultKind.FROZEN_APP).uniform(*FROZEN_S)
+            self.trace(f"{app.name} is frozen for {lasts_s:.0f} s")
+            app.window.freeze(self._loop.time() + lasts_s)
 
     async def _take_over(self, app: SimulatedApp) -> None:
         """The program is opened a second time, with the same session."""
