@@ -110,7 +110,6 @@ class Delivery:
 
     __slots__ = (
         "_answer",
-        "_applied_no",
         "_connection_id",
         "_interval",
         "_last_sent",
@@ -121,6 +120,7 @@ class Delivery:
         "_start_sent",
         "_started_at",
         "_told_at",
+        "target_no",
     )
 
     def __init__(
@@ -133,7 +133,8 @@ class Delivery:
         self._started_at = self._spoke_at = now
         self._connection_id: str | None = None
         self._offset = 0
-        self._applied_no = 0
+        self.target_no = 0
+        """Which target it goes to."""
         self._start_sent = False
         self._last_sent: float | None = None
         self._not_before = 0.0
@@ -153,11 +154,6 @@ class Delivery:
         return self._connection_id
 
     @property
-    def target_no(self) -> int:
-        """Which target it goes to."""
-        return self._applied_no
-
-    @property
     def offset(self) -> int:
         """Code points sent to the present connection."""
         return self._offset
@@ -168,9 +164,9 @@ class Delivery:
         Another attempt, or an offset past the end, means from the start. That puts no sign off: a client may ask again
         and again.
         """
-        if target.no <= self._applied_no:
+        if target.no <= self.target_no:
             return False
-        self._applied_no = target.no
+        self.target_no = target.no
         self._connection_id = target.connection_id
         same = target.attempt == self._answer.attempt
         self._offset = target.offset if same and target.offset <= self._answer.length else 0

@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from websockets.http11 import Request
-
 from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
 from answerback.core.request import Policy, RequestKey
@@ -20,6 +18,7 @@ from answerback.ports import (
     Prompt,
     Queue,
     Quota,
+    Sender,
     TokenRefused,
 )
 from answerback.protocol.errors import ErrorCode
@@ -35,7 +34,7 @@ from answerback.service.worker import Local, Worker, WorkerSettings
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 from answerback_proof.simulation.injector import FaultInjector, Faults
-from answerback_proof.simulation.network import Link, Network
+from answerback_proof.simulation.network import Link
 from answerback_proof.simulation.store import FaultyStore
 
 EPOCH_MS: Final = 1_767_225_600_000
@@ -167,7 +166,7 @@ class Parts:
         faults: Faults,
         store: FaultyStore,
         connections: Connections,
-        network: Network,
+        sender: Sender,
         model: WordyModel,
         clocks: Clocks,
         redelivered: Callable[[RequestKey], None],
@@ -176,7 +175,7 @@ class Parts:
         local: Local | None = None,
     ) -> None:
         self.store = store
-        self._network = network
+        self._sender = sender
         self._model = model
         self._clocks = clocks
         self._redelivered = redelivered
@@ -215,7 +214,7 @@ class Parts:
             requests=store,
             history=store,
             connections=connections,
-            sender=network,
+            sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
             clock=clocks.front,
@@ -245,7 +244,7 @@ class Parts:
     def _new_delivery_sender(self) -> DeliverySender:
         return DeliverySender(
             requests=self.store,
-            sender=self._network,
+            sender=self._sender,
             interval=steady(),
             monotonic=asyncio.get_running_loop().time,
             observer=Observer(),
@@ -262,17 +261,8 @@ class Server(Protocol):
     def start(self) -> None:
         """Start the server."""
 
-    def connect(self, link: Link, request: Request) -> None:
-        """A client asks for a connection."""
-
-    def message(self, link: Link, data: bytes) -> None:
-        """A message has arrived."""
-
-    def disconnect(self, connection_id: str) -> None:
-        """The server notices that a connection is gone."""
-
-    def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
-        """A slow connection takes frames again."""
+    def dial(self, connection_id: str) -> Link:
+        """A client opens a connection. Raises: ConnectionRefusedError: nobody listens."""
 
     async def inject_faults(self) -> None:
         """Inject faults of the server's own, until the injector stops."""
