@@ -5,12 +5,13 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
+from msgspec.structs import replace
 
 from answerback.core.request import Change, Policy, RequestKey
 from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Finish, ModelError, Piece, Prompt, Quota, T, Unavailable
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import CancelMessage, Hello, MessageResponse, ResumePoint, SendMessage, Status
+from answerback.protocol.frames import CancelMessage, Hello, MessageResponse, ResumePoint, SendMessage, Status, Timing
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.stores.sqlite import MemoryStore
@@ -387,5 +388,44 @@ def test_a_connection_that_reads_nothing_holds_its_conversation_for_half_a_minut
         await frozen.say(Hello(hello_id="h", resume=(ResumePoint(request_id="r1", attempt=1, offset=0),)))
         ending = [frame for frame in frozen.frames if isinstance(frame, MessageResponse)][-1]
         assert (ending.request_id, ending.status, ending.length) == ("r1", Status.COMPLETED, 7)
+
+    run_virtual(main())
+
+
+def test_a_run_whose_request_was_ended_by_others_stops_its_model_at_once() -> None:
+    """The attempt in the record is not the run's any more, so nothing that it says can be stored."""
+
+    async def main() -> None:
+        model = ScriptedModel(lambda prompt: ["so far", 60.0, "too late"])
+        backend = Backend(model=model)
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(SendMessage(request_id="r1", message="hello"))
+        await asyncio.sleep(0.5)
+        record = await backend.store.read(RequestKey("kim", "r1"))
+        assert record is not None
+        backend.worker.changed(replace(record, attempt=2, owner="another"))
+        await asyncio.sleep(0.01)
+        assert model.running == 0
+        await backend.queue.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("skew_ms", [0, -60_000])
+def test_the_times_of_an_answer_are_told_and_a_clock_that_is_behind_makes_none_negative(skew_ms: int) -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(lambda _: [1.0, "one", 2.0, "two"]), worker_skew_ms=skew_ms)
+        peer = await backend.connect("c1", user="kim")
+        for name in ("r1", "r2"):
+            await peer.say(SendMessage(request_id=name, message="hello", conversation_id="k"))
+        await backend.queue.idle()
+        times = [frame.timing for frame in peer.frames if isinstance(frame, MessageResponse)]
+        if skew_ms:
+            assert times == [Timing(queued_ms=0, first_text_ms=0, total_ms=0)] * 2
+        else:
+            assert times == [
+                Timing(queued_ms=0, first_text_ms=1_000, total_ms=3_000),
+                Timing(queued_ms=3_000, first_text_ms=4_000, total_ms=6_000),
+            ]
 
     run_virtual(main())
