@@ -77,9 +77,11 @@ fuzz: $(VENV)/tools .cache/atheris/installed ## Look for inputs that break somet
 
 # What each command proves is in docs/evidence.md, the chaos runs' parameters are those of docs/chaos.md.
 .PHONY: proof
-proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the proofs that take longer than the tests (40 minutes)
+proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the proofs that take longer than the tests (an hour)
 	@echo "--- Planted bugs: the loss of any rule is noticed"
 	@$(BIN)/python scripts/planted_bugs.py
+	@echo "--- Mutants: every small change of the decisions is noticed, or somebody has said why it may not be"
+	@$(BIN)/python scripts/mutate.py --minutes 10
 	@echo "--- Simulation: every promise holds in 3,000 faulty schedules of the real parts"
 	@$(BIN)/answerback simulate --seeds 300
 	@echo "--- Chaos on SQLite: a real gateway that is killed, frozen and cut off loses and mixes up nothing"

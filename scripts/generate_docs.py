@@ -157,9 +157,13 @@ def transcript() -> str:
 
 
 def runs() -> str:
-    """What docs/evidence.toml keeps of the runs that test the promises."""
+    """What docs/evidence.toml keeps of the runs that test the promises. `{planted}` in it: the length of their list."""
     kept = _toml("docs/evidence.toml")["run"]
-    rows = [(run["what"], f"`{run['command']}`", str(run["on"]), run["result"].strip()) for run in kept]
+    planted = str(len(_toml("tests/planted/bugs.toml")["bug"]))
+    results = [run["result"].strip().replace("{planted}", planted) for run in kept]
+    rows = [
+        (run["what"], f"`{run['command']}`", str(run["on"]), result) for run, result in zip(kept, results, strict=True)
+    ]
     details = [f"\n{run['details'].strip()}\n" for run in kept if "details" in run]
     return _table(("What", "Command", "Date", "Result"), rows) + "".join(details)
 

@@ -26,6 +26,7 @@ class FaultKind(StrEnum):
     LATE_POST = "late post"
     FALSE_GONE = "false gone"
     STALLED_POST = "stalled post"
+    FROZEN_APP = "frozen app"
 
     # apps and their users
     APP_RESTARTED = "app killed and started again"

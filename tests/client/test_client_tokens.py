@@ -65,6 +65,29 @@ async def test_a_token_is_renewed_before_it_expires(gateway):
         assert (await asking).text == "still here"
 
 
+async def test_a_token_that_was_renewed_is_not_renewed_again_before_it_expires(gateway, monkeypatch):
+    real, looked, calls = time.time, asyncio.Event(), 0
+    tokens = (jwt(exp=real() + (30 if number == 0 else 7200 + number)) for number in range(1_000))
+
+    def wall():
+        nonlocal calls
+        calls += 1
+        if calls > 30:
+            looked.set()
+        return real()
+
+    async with Client(gateway.url, token=lambda: next(tokens), timing=Timing(watch_s=0.001)) as app:
+        peer = await gateway.peer()
+        renewal = await peer.get("renewToken")
+        await peer.send({"action": "tokenRenewed", "requestId": renewal["requestId"]})
+        monkeypatch.setattr("answerback.client.driver.time.time", wall)
+        await looked.wait()
+        asking = asyncio.create_task(app.ask("?"))
+        question = await peer.get("sendMessage")  # and no other renewal before it
+        await peer.answer(question["requestId"], "still here")
+        assert (await asking).text == "still here"
+
+
 async def test_a_renewal_that_is_refused_means_a_new_connection(gateway):
     tokens = iter([jwt(exp=time.time() + 30), jwt(exp=time.time() + 40), "third"])
     timing = Timing(watch_s=0.01, backoff_min_s=0.001, close_s=0.1)

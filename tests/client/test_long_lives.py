@@ -41,6 +41,26 @@ async def test_every_trouble_has_the_pauses_of_the_first(gateway) -> None:
     assert lives == [[0.001, 0.002, 0.004]] * 40
 
 
+async def test_no_pause_is_so_long_that_a_question_is_given_up_without_another_try(gateway) -> None:
+    pauses = []
+
+    def note(state: ConnectionState) -> None:
+        if isinstance(state, Disconnected):
+            pauses.append(state.retry_in_s)
+
+    timing = Timing(backoff_min_s=3600.0, backoff_max_s=3600.0, ask_timeout_s=20.0, hello_expiry_s=19.9)
+    async with Client(gateway.url, timing=timing, rng=Longest(), on_state=note) as app:
+        asking = asyncio.create_task(app.ask("?"))
+        peer = await gateway.peer()
+        question = await peer.get("sendMessage")
+        await peer.cut()
+        peer = await gateway.peer()
+        assert await peer.get("sendMessage") == question
+        await peer.answer(question["requestId"], "in time")
+        assert (await asking).text == "in time"
+    assert [pause_s < 0.1 for pause_s in pauses] == [True]
+
+
 def test_every_silence_is_given_the_time_of_the_first() -> None:
     liveness = Liveness(Timing(dead_s=8.0, hello_expiry_s=4.0, probe_max_s=60.0))
     for life in range(1_000):

@@ -27,6 +27,15 @@ from session_script import (
 )
 
 
+def test_a_new_connection_beside_the_old_one_gets_all_that_was_not_accepted_there():
+    """A roll-over: what was sent on the old connection may be lost with it."""
+    script = connected()
+    script.ask("a", STREAM)
+    script.hear(delta("a", 0, "abc"))
+    script.ask("b")
+    assert sent(script.connect()) == ["hello a@1:3", "ask b"]
+
+
 def test_resume_the_accepted_and_send_the_unaccepted_again():
     script = connected()
     script.ask("a", STREAM)

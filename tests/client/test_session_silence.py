@@ -6,7 +6,7 @@ from answerback.client.effects import Reconnect, Send
 from answerback.client.events import Done, Text
 from answerback.client.exchange import Timeouts
 from answerback.protocol.frames import Pong
-from session_script import STREAM, accepted, connected, delta, end, events, hellos, sent
+from session_script import PATIENT, STREAM, accepted, connected, delta, end, events, failures, hellos, sent
 
 
 def test_a_silent_accepted_question_is_asked_for_with_growing_pauses():
@@ -19,6 +19,19 @@ def test_a_silent_accepted_question_is_asked_for_with_growing_pauses():
             instants.append(script.now)
             script.welcome(hello)
     assert instants == [10, 30, 55, 80]
+
+
+def test_a_silent_question_is_asked_for_once_more_before_it_is_given_up():
+    """Its sign of life may have got lost, and is not repeated."""
+    script = connected(progress_ms=8000)
+    script.ask("a", PATIENT)
+    script.hear(accepted("a"))
+    instants = []
+    while not failures(effects := script.wait(script.now + 1)):
+        for hello in hellos(effects):
+            instants.append(script.now)
+            script.welcome(hello, 8000)
+    assert (instants, script.now) == ([12, 26], 30)
 
 
 def test_a_silent_unaccepted_question_is_sent_again_once_the_connection_has_answered():

@@ -2,8 +2,10 @@ import asyncio
 import logging
 
 import pytest
+from msgspec.structs import replace
 
 from answerback.core.request import Record, RequestKey
+from answerback.core.transitions import State
 from answerback.gateway.queue import InProcessQueue
 from answerback.service.attempt import Done, Retry, Turn
 from asking import record_of
@@ -54,6 +56,18 @@ async def test_one_key_one_at_a_time_others_at_once() -> None:
     await workers.end("r4", Done())
     await workers.end("r2", Done())
     assert (queue.running, queue.depth) == (0, 0)
+    await queue.stop(grace_s=0)
+
+
+async def test_after_a_restart_the_one_that_ran_goes_first_in_its_key() -> None:
+    """Of two that came together the later one may be stored first, and the model may have run for the other."""
+    queue, workers = InProcessQueue(slots={"m": 2}, clock=lambda: 0), Workers()
+    queue.restore([record(2), replace(record(1), state=State.RUNNING, attempt=1), record(3)])
+    queue.start(workers.work)
+    for number in (1, 2, 3):
+        await workers.settle()
+        assert workers.started[-1] == f"r{number}"
+        await workers.end(f"r{number}", Done())
     await queue.stop(grace_s=0)
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import mutate
 import planted_bugs
 import pytest
 
@@ -68,3 +69,46 @@ def test_a_found_seed_finds_its_bug_again(what: str) -> None:
     case = FOUND[what]
     with planted_bugs.planted(BUGS[what]) as source:
         assert planted_bugs.catches(source, f"simulate {case.profile} seed {case.seed}")
+
+
+@pytest.mark.parametrize("number", range(len(mutate.survivors())))
+def test_a_decided_survivor_fits_the_source_and_says_why_it_may_live(number: int) -> None:
+    bug, why = mutate.survivors()[number]
+    assert why
+    assert mutate.fits(bug), f"{bug.at}: {bug.what}"
+    assert bug in list(mutate.mutants(bug.file)), "no operator makes this mutant"
+
+
+def test_the_operators_make_each_kind_of_mutant() -> None:
+    text = """
+class Till:
+    def pay(self, sum_, paid):
+        if not paid:
+            raise ValueError
+        self.paid = max(paid, 0)
+        log(sum_)
+        return sum_ < paid and sum_ + 1 == paid
+
+    async def close(self):
+        while self.open:
+            await self.drain()
+            continue
+"""
+    made = {(bug.at, bug.what) for bug in mutate.mutants("till.py", text)}
+    assert made == {
+        ("till.py:Till.pay", "not paid -> paid"),
+        ("till.py:Till.pay", "without raise ValueError"),
+        ("till.py:Till.pay", "without self.paid = max(paid, 0)"),
+        ("till.py:Till.pay", "max(paid, 0) -> min(paid, 0)"),
+        ("till.py:Till.pay", "0 -> 1"),
+        ("till.py:Till.pay", "without log(sum_)"),
+        ("till.py:Till.pay", "return sum_ < paid and sum_ + 1 == paid -> return None"),
+        ("till.py:Till.pay", "sum_ < paid and sum_ + 1 == paid -> sum_ < paid or sum_ + 1 == paid"),
+        ("till.py:Till.pay", "sum_ < paid -> sum_ <= paid"),
+        ("till.py:Till.pay", "sum_ + 1 == paid -> sum_ + 1 != paid"),
+        ("till.py:Till.pay", "sum_ + 1 -> sum_ - 1"),
+        ("till.py:Till.pay", "1 -> 2"),
+        ("till.py:Till.close", "self.open -> not self.open"),
+        ("till.py:Till.close", "without await self.drain()"),
+        ("till.py:Till.close", "without continue"),
+    }

@@ -5,13 +5,14 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
+from msgspec.structs import replace
 
 from answerback.core.request import Change, Policy, RequestKey
 from answerback.core.transitions import State
 from answerback.gateway.queue import InProcessQueue
 from answerback.ports import Finish, ModelError, Piece, Prompt, Quota, T, Unavailable
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import CancelMessage, Hello, MessageResponse, ResumePoint, SendMessage, Status
+from answerback.protocol.frames import CancelMessage, Hello, MessageResponse, ResumePoint, SendMessage, Status, Timing
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.stores.sqlite import MemoryStore
@@ -389,5 +390,76 @@ def test_nothing_is_left_of_a_request_that_ended() -> None:
         worker = local.backend.worker
         assert set(endings(peer)) == {"r2", "r3"}
         assert (worker._runs, worker._claiming, worker._watching, local.queue._turns) == ({}, {}, None, {})
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("ends_unread", [True, False])
+def test_a_connection_that_reads_nothing_holds_its_conversation_for_half_a_minute_and_gets_the_ending_later(
+    ends_unread: bool,
+) -> None:
+    """Where the sender cannot park, as on AWS: the next question may be another device's."""
+
+    async def main() -> None:
+        backend = Backend(parks=False, queue_survives=True)
+        frozen = await backend.connect("c1", session="desk", user="kim")
+        await frozen.say(SendMessage(request_id="r1", message="one two", conversation_id="k", stream=True))
+        if not ends_unread:
+            await backend.queue.idle()
+        backend.sender.slow.add("c1")
+        peer = await backend.connect("c2", session="phone", user="kim")
+        ended_at = asyncio.get_running_loop().time()
+        await peer.say(SendMessage(request_id="r2", message="three", conversation_id="k"))
+        async with asyncio.timeout(600):
+            await backend.queue.idle()
+        waited_s = asyncio.get_running_loop().time() - ended_at
+        assert waited_s == pytest.approx(31.5 if ends_unread else 1.0, abs=1.5)
+        assert [frame.response for frame in peer.frames if isinstance(frame, MessageResponse)] == ["three"]
+
+        backend.sender.drain("c1")
+        if ends_unread:
+            assert not [frame for frame in frozen.frames if isinstance(frame, MessageResponse)]
+        await frozen.say(Hello(hello_id="h", resume=(ResumePoint(request_id="r1", attempt=1, offset=0),)))
+        ending = [frame for frame in frozen.frames if isinstance(frame, MessageResponse)][-1]
+        assert (ending.request_id, ending.status, ending.length) == ("r1", Status.COMPLETED, 7)
+
+    run_virtual(main())
+
+
+def test_a_run_whose_request_was_ended_by_others_stops_its_model_at_once() -> None:
+    """The attempt in the record is not the run's any more, so nothing that it says can be stored."""
+
+    async def main() -> None:
+        model = ScriptedModel(lambda prompt: ["so far", 60.0, "too late"])
+        backend = Backend(model=model)
+        peer = await backend.connect("c1", user="kim")
+        await peer.say(SendMessage(request_id="r1", message="hello"))
+        await asyncio.sleep(0.5)
+        record = await backend.store.read(RequestKey("kim", "r1"))
+        assert record is not None
+        backend.worker.changed(replace(record, attempt=2, owner="another"))
+        await asyncio.sleep(0.01)
+        assert model.running == 0
+        await backend.queue.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("skew_ms", [0, -60_000])
+def test_the_times_of_an_answer_are_told_and_a_clock_that_is_behind_makes_none_negative(skew_ms: int) -> None:
+    async def main() -> None:
+        backend = Backend(model=ScriptedModel(lambda _: [1.0, "one", 2.0, "two"]), worker_skew_ms=skew_ms)
+        peer = await backend.connect("c1", user="kim")
+        for name in ("r1", "r2"):
+            await peer.say(SendMessage(request_id=name, message="hello", conversation_id="k"))
+        await backend.queue.idle()
+        times = [frame.timing for frame in peer.frames if isinstance(frame, MessageResponse)]
+        if skew_ms:
+            assert times == [Timing(queued_ms=0, first_text_ms=0, total_ms=0)] * 2
+        else:
+            assert times == [
+                Timing(queued_ms=0, first_text_ms=1_000, total_ms=3_000),
+                Timing(queued_ms=3_000, first_text_ms=4_000, total_ms=6_000),
+            ]
 
     run_virtual(main())

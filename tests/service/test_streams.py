@@ -8,7 +8,7 @@ import pytest
 
 from answerback.core.delivery import COALESCE_MS, PROGRESS_S
 from answerback.ports import Finish, Gone, Sent, Slow
-from answerback.protocol.frames import MessageDelta, MessageProgress, SendMessage, ServerFrame
+from answerback.protocol.frames import Hello, MessageDelta, MessageProgress, ResumePoint, SendMessage, ServerFrame
 from answerback.service.delivery_sender import TICK_S
 from answerback.testing import Backend, ScriptedModel, ScriptedSender, run_virtual
 
@@ -79,5 +79,33 @@ def test_a_sign_of_life_is_given_in_time_and_holds_no_text_back(stream: bool) ->
         signs = [at for at, frame in sender.sent["c1"] if isinstance(frame, MessageProgress)]
         start = 1.1 if stream else 0.0
         assert signs == pytest.approx([start + PROGRESS_S, start + 2 * PROGRESS_S], abs=4 * TICK_S)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("outcome", [Sent(), Gone(), Slow()])
+def test_what_became_of_a_frame_says_nothing_about_a_target_that_came_meanwhile(outcome: Sent | Gone | Slow) -> None:
+    """A post takes its time, and the app may have moved to another connection before it is known how it went."""
+
+    class Late(ScriptedSender):
+        async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
+            if connection_id != "c1" or not isinstance(frame, MessageDelta) or not frame.offset:
+                return await super().send(connection_id, frame)
+            await asyncio.sleep(5.0)
+            return outcome
+
+    async def main() -> None:
+        sender = Late()
+        backend = Backend(model=ScriptedModel(lambda _: ["one ", 1.0, "two ", 10.0, "three"]), sender=sender)
+        sender.open("c1")
+        sender.open("c2")
+        first = await backend.connect("c1", session="desk", user="kim")
+        await first.say(SendMessage(request_id="r1", message="hello", stream=True))
+        await asyncio.sleep(2.0)
+        second = await backend.connect("c2", session="desk", user="kim")
+        await second.say(Hello(hello_id="h", resume=(ResumePoint(request_id="r1", attempt=1, offset=0),)))
+        await backend.queue.idle()
+        deltas = [(frame.offset, frame.delta) for frame in sender.frames["c2"] if isinstance(frame, MessageDelta)]
+        assert deltas == [(0, "one two "), (8, "three")]
 
     run_virtual(main())

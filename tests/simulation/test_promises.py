@@ -16,8 +16,10 @@ SEEDS = {
     "limits": 60,
     "gateway-hostile": 60,
     "aws-hostile": 60,
+    "thinking": 60,
+    "aws-thinking": 60,
 }
-"""620 in all, a sixth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""740 in all, a sixth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import closing
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from answerback.core.request import RequestKey
 from answerback.ports import Accepted, Unavailable
 from answerback.stores import StoreError, StoreInUse
-from answerback.stores.postgres import PostgresStore, cause_of
+from answerback.stores.postgres import PostgresDatabase, PostgresStore, cause_of
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(90)]
 
@@ -209,3 +210,10 @@ def test_the_table_of_causes(error, why):
 def test_a_mistake_of_ours_has_no_cause():
     assert cause_of(psycopg.errors.UndefinedColumn()) is None
     assert cause_of(ValueError()) is None
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+@pytest.mark.parametrize("error", [psycopg.errors.AdminShutdown(), psycopg.errors.CrashShutdown(), OSError()])
+def test_a_connection_is_lost_when_it_is_closed_and_when_the_server_says_that_it_ends_it(is_closed, error) -> None:
+    database = PostgresDatabase(SimpleNamespace(closed=is_closed))
+    assert database.is_lost(error) is (is_closed or not isinstance(error, OSError))

@@ -6,7 +6,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable
-from typing import assert_never
+from typing import Final, assert_never
 
 from answerback.client.effects import (
     Effect,
@@ -33,6 +33,9 @@ from answerback.protocol.frames import RenewToken, Welcome
 from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.client")
+
+SHORT_PAUSE_S: Final = 1.0
+"""Between two tries there is no less to halve."""
 
 
 class Driver:
@@ -184,8 +187,15 @@ class Driver:
         return failed.is_final
 
     async def _pause(self, at_least_s: float | None) -> None:
-        """Full jitter: a server that comes back is not met by everybody at once."""
-        pause_s = self._rng.uniform(0, self._ceiling_s(self._failures)) if at_least_s is None else at_least_s
+        """Full jitter: a server that comes back is not met by everybody at once.
+
+        It takes at most half of the time in which a question may still be asked for before it is given up.
+        """
+        pause_s = at_least_s
+        if pause_s is None:
+            left_s = self._session.last_call_s(now=self.now)
+            pause_s = self._rng.uniform(0, self._ceiling_s(self._failures))
+            pause_s = min(pause_s, max(left_s / 2, min(left_s, SHORT_PAUSE_S)))
         self._on_state(Disconnected(retry_in_s=pause_s, reason=self._reason))
         self._skip_pause.clear()
         try:

@@ -72,10 +72,15 @@ class Exchange:
         """What the client holds of it."""
         return ResumePoint(request_id=self.request_id, attempt=self.assembly.attempt, offset=self.assembly.length)
 
+    @property
+    def gives_up_at(self) -> float:
+        """When it ends as a time-out, if nothing more is heard of it."""
+        return self.deadline if self.silent_at is None else min(self.deadline, self.silent_at)
+
     def due_at(self) -> float:
         """The first instant at which something is to be done about it."""
-        due = self.deadline
-        for instant in (self.silent_at, self.probe_at, self.resume_at, self.resend_at):
+        due = self.gives_up_at
+        for instant in (self.probe_at, self.resume_at, self.resend_at):
             if instant is not None and instant < due:
                 due = instant
         return due

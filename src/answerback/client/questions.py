@@ -7,6 +7,7 @@ WAITING --sent--> SENT --accepted, started, delta--> ACCEPTED --ending, time-out
 
 from collections import deque
 from collections.abc import Iterator
+from math import inf
 
 from answerback.client.calls import Calls
 from answerback.client.effects import Effect, Emit, Fail, Send
@@ -254,15 +255,26 @@ class Questions:
             self.want_resume(exchange, now=now)
 
     def _probe_later(self, exchange: Exchange, now: float) -> None:
-        """The `hello` has brought nothing about it: ask again later and later."""
+        """The `hello` has brought nothing about it: ask again later and later, and once more before it is given up.
+
+        Signs are not repeated, and one lost on the way must not end a question that the server works on.
+        """
         doubled = max(self._timing.silence_s, exchange.probe_pause_s * 2)
         exchange.probe_pause_s = min(self._timing.probe_max_s, doubled)
-        self._probe_at(exchange, now + exchange.probe_pause_s)
+        self._probe_at(exchange, now + min(exchange.probe_pause_s, self._last_call_s(exchange, now)))
 
     def _probe_at(self, exchange: Exchange, instant: float) -> None:
         if exchange.hello_id is None and exchange.phase in (Phase.SENT, Phase.ACCEPTED):
             exchange.probe_at = instant
             self._at(instant)
+
+    def last_call_s(self, *, now: float) -> float:
+        """In how many seconds to ask the server at the latest, before some question is given up; may be infinite."""
+        return min((self._last_call_s(exchange, now) for exchange in self._exchanges.values()), default=inf)
+
+    def _last_call_s(self, exchange: Exchange, now: float) -> float:
+        left_s = exchange.gives_up_at - self._timing.hello_expiry_s - now
+        return left_s if left_s > 0 else inf
 
     # --- time -------------------------------------------------------------------------------------------
 

@@ -99,6 +99,10 @@ class Session:
         """Questions without an ending."""
         return len(self._questions)
 
+    def last_call_s(self, *, now: float) -> float:
+        """In how many seconds to ask the server at the latest, before some question is given up; may be infinite."""
+        return self._questions.last_call_s(now=now)
+
     def due_at(self) -> float | None:
         """When to call `tick`: may be early, never late. None: not before another input."""
         if self._stopped is not None:

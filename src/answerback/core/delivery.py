@@ -110,7 +110,6 @@ class Delivery:
 
     __slots__ = (
         "_answer",
-        "_applied_no",
         "_interval",
         "_last_sent",
         "_not_before",
@@ -121,6 +120,7 @@ class Delivery:
         "_told_at",
         "connection_id",
         "offset",
+        "target_no",
     )
 
     def __init__(
@@ -135,15 +135,15 @@ class Delivery:
         """Where frames go now. None: to no connection."""
         self.offset = 0
         """Code points sent to the present connection."""
-        self._applied_no = 0
+        self.target_no = 0
+        """Which target it goes to."""
         self._start_sent = False
         self._last_sent: float | None = None
         self._not_before = 0.0
-        self._told_at = now
+        # A later attempt gives a sign at once: its client has heard nothing for a whole lease.
+        self._told_at = now if answer.attempt == 1 else now - PROGRESS_S
         if (first := target or record.target) is not None:
             self.retarget(first)
-            if answer.attempt == 1:  # a later attempt says so at once: its client has heard nothing for a whole lease
-                self._told_at = now
 
     @property
     def attempt(self) -> int:
@@ -153,19 +153,18 @@ class Delivery:
     def retarget(self, target: DeliveryTarget) -> bool:
         """Apply a target (rule: each target once). Returns whether the cursor was set.
 
-        Another attempt, or an offset past the end, means from the start. A sign is due at once: a client that asks
-        again and again must not put it off.
+        Another attempt, or an offset past the end, means from the start. That puts no sign off: a client may ask again
+        and again.
         """
-        if target.no <= self._applied_no:
+        if target.no <= self.target_no:
             return False
-        self._applied_no = target.no
+        self.target_no = target.no
         self.connection_id = target.connection_id
         same = target.attempt == self._answer.attempt
         self.offset = target.offset if same and target.offset <= self._answer.length else 0
         self._start_sent = same
         self._last_sent = None
         self._not_before = 0.0
-        self._told_at = -PROGRESS_S
         return True
 
     def spoke(self, *, now: float) -> None:

@@ -1,7 +1,8 @@
 """The gateway's queue: in this process, rebuilt from the store at start.
 
 It keeps no promise of its own across a crash: the records are the truth, and `recover` queues every unfinished one
-again in the order accepted. Within a process it gives a request a turn until one ends as `Done`.
+again, those that ran first and then the others in the order accepted. Within a process it gives a request a turn until
+one ends as `Done`.
 
 `Scheduler` is its pure part. Requests that share an ordering key stand in one ordered queue, first in first out, and
 run one at a time. Each model has slots, and a run queue of the ordered queues whose head waits for a slot. After each
@@ -21,6 +22,7 @@ from typing import Final
 
 from answerback.core import request as changes
 from answerback.core.request import Record, RequestKey
+from answerback.core.transitions import State
 from answerback.ports import Requests
 from answerback.service.attempt import Done, Retry, Turn
 
@@ -84,8 +86,11 @@ class InProcessQueue:
             self._dispatch()
 
     def restore(self, records: Iterable[Record]) -> None:
-        """Queue unfinished requests, given in the order accepted. Call it before `start`."""
-        for record in records:
+        """Queue unfinished requests, given in the order accepted. Call it before `start`.
+
+        What ran goes first: it had its turn. Of two that came together the later one may have been stored first.
+        """
+        for record in sorted(records, key=lambda record: record.state is not State.RUNNING):
             self._scheduler.put(record.key, record.ordering_key, record.model)
 
     async def recover(self, requests: Requests) -> int:

@@ -131,10 +131,13 @@ class DeliverySender:
         while True:
             now = self._monotonic()
             frame = delivery.next_frame(now=now)
-            connection_id = delivery.connection_id
+            connection_id, target_no = delivery.connection_id, delivery.target_no
             if frame is None or connection_id is None:
                 return FlushResult.DONE
-            match await self._sender.send(connection_id, frame):
+            outcome = await self._sender.send(connection_id, frame)
+            if delivery.target_no != target_no:
+                continue  # meanwhile it was turned to another connection, and this outcome says nothing about that
+            match outcome:
                 case Sent():
                     delivery.sent(frame, now=self._monotonic())
                     if isinstance(frame, MessageDelta):

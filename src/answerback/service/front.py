@@ -12,7 +12,6 @@ from answerback import __version__
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
 from answerback.core.request import Conflict, Ended, Pending, RequestKey, Unknown
-from answerback.core.transitions import State
 from answerback.ports import (
     Bound,
     Connection,
@@ -237,8 +236,9 @@ class Front:
             key = RequestKey(user_id, point.request_id)
             match await self._questions.retarget(connection, key, attempt=point.attempt, offset=point.offset):
                 case Pending(record=record):
-                    if record.state is State.ACCEPTED and record.parts is not None:
-                        # Nobody works on it yet who could give a sign.
+                    if record.parts is not None:
+                        # Perhaps nobody works on it who could give a sign: it waits, or its worker is dead and the
+                        # lease is not over. The record says that it will have an ending.
                         waited_ms = max(0, self._clock() - record.accepted_at_ms)
                         sign = MessageProgress(request_id=point.request_id, attempt=0, silent_ms=waited_ms)
                         await self._delivery_sender.reply(connection.connection_id, sign)

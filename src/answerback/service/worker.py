@@ -56,7 +56,11 @@ CLAIM_S: Final = 10.0
 WATCH_S: Final = 1.0
 
 SLOW_TIMEOUT_S: Final = 10.0
-"""How long an ended answer is offered to a slow connection whose sender cannot park it."""
+"""How long an ended answer is offered to a slow connection whose sender cannot park it. Then it is dispatched again."""
+
+LET_GO_MS: Final = 30_000
+"""How long after its ending it is offered. A frozen app, its socket open, must not hold its conversation for longer:
+another device may have a question in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +231,8 @@ class Worker:
                     outcome = Retry(until_ms)
                 case Ended() as ended:
                     # It may have ended before, and its ending may never have been sent (rule: the queue forgets last).
-                    outcome = Done() if await self._delivery_sender.announce(ended) else None
+                    is_sent = await self._delivery_sender.announce(ended)
+                    outcome = Done() if is_sent or self._is_let_go(ended.record) else None
                 case Claimed(record=record) if 0 < record.lease_until_ms <= self._clock():
                     outcome = Retry(self._clock())  # the answer took longer than the lease: another may run it now
                 case Claimed(record=record):
@@ -349,7 +354,8 @@ class Worker:
         try:
             stored = await self._store(run, stopped) if isinstance(stopped, Outcome) else stopped
             if isinstance(stored, Ended):
-                outcome = Done() if await self._send_rest(run, stored.record) else None
+                is_sent = await self._send_rest(run, stored.record)
+                outcome = Done() if is_sent or self._is_let_go(stored.record) else None
             elif stored is not None and stored.record is None:
                 outcome = Done()
             elif stored is not None and stored.record is not None:
@@ -398,6 +404,10 @@ class Worker:
                 return False
             await asyncio.sleep(max(0.0, (stream.due_at() or 0.0) - self._monotonic()))
         return True
+
+    def _is_let_go(self, ended: Record) -> bool:
+        """Whether the ending was offered for long enough. An app that reads again asks (rule: no acknowledgements)."""
+        return ended.ending is not None and self._clock() >= ended.ending.ended_at_ms + LET_GO_MS
 
     def _later(self) -> Retry:
         return Retry(self._clock() + RETRY_AFTER_MS)

@@ -113,6 +113,16 @@ class SimulatedWindow(Window):
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.process.spawn(work)
 
+    def freeze(self, until: float) -> None:
+        """The process stops reading and writing until then, its connections open. Then it notices that it slept."""
+        for link in self.links:
+            link.slow_until = link.frozen_until = until
+        asyncio.get_running_loop().call_at(until, self._thaw)
+
+    def _thaw(self) -> None:
+        if self.is_open:
+            self.client.reconnect_now()
+
     def kill(self) -> None:
         """The process is killed."""
         self.is_open = False
@@ -156,7 +166,7 @@ class ClientRandom(Random):
         rolls_over = sum(link.client_open for link in self._window.links) > 1
         if rolls_over and injector.occurs(FaultKind.FLAPPING, faults.flapping):
             return super().uniform(0, FLAPPING_S)
-        if faults.rollover:
+        if faults.rollover and faults.cut_every_s:
             age_s = injector.pause_s(f"roll-overs of {app.name}", faults.cut_every_s / faults.rollover)
             if asyncio.get_running_loop().time() + age_s < app.faults_s:
                 return age_s

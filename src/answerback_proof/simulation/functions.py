@@ -17,7 +17,7 @@ from answerback.service.attempt import Done, Retry
 from answerback.testing.queue import LaneQueue
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
-from answerback_proof.simulation.network import Link
+from answerback_proof.simulation.network import ApiGatewayLink, Link, Network
 from answerback_proof.simulation.process import Process
 from answerback_proof.simulation.server import POLICY, RULES, SWEEP_S, Clocks, Parts
 from answerback_proof.simulation.store import FaultyChannel, FaultyConnections
@@ -72,7 +72,10 @@ class FaultyQueue(LaneQueue):
 class SimulatedFunctions:
     """server.Server as Lambda functions. The queue and the table of connections outlive every process."""
 
-    def __init__(self, *, faults: Faults, injector: FaultInjector, clocks: Clocks, make: Callable[..., Parts]) -> None:
+    def __init__(
+        self, *, faults: Faults, injector: FaultInjector, clocks: Clocks, network: Network, make: Callable[..., Parts]
+    ) -> None:
+        self._network = network
         self._faults = faults
         self._injector = injector
         self._loop = asyncio.get_running_loop()
@@ -89,7 +92,7 @@ class SimulatedFunctions:
             is_lost=self._is_lost,
         )
         connections = FaultyConnections(FaultyChannel(injector, faults, "connections"))
-        self._parts = make(connections=connections, queue=self._queue)
+        self._parts = make(connections=connections, queue=self._queue, sender=network)
         self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -106,7 +109,13 @@ class SimulatedFunctions:
             await asyncio.sleep(SWEEP_S)
             await self._parts.janitor.sweep()
 
-    def connect(self, link: Link, request: Request) -> None:
+    def dial(self, connection_id: str) -> Link:
+        return ApiGatewayLink(connection_id, self._network, self)
+
+    # --- network.Listener: API Gateway calls the functions
+
+    def opened(self, link: ApiGatewayLink, request: Request) -> None:
+        self._network.links[link.connection_id] = link
         url = urlsplit(request.path)
         upgrade = UpgradeRequest(method="GET", headers=request.headers.raw_items(), query=parse_qsl(url.query))
         handshake, now_ms = validate(upgrade, RULES), self._clocks.front()
@@ -119,7 +128,7 @@ class SimulatedFunctions:
         )
         self._invoke(FaultKind.FRONT_CRASH, self._faults.front_crash, self._connect(link, connection), link.refuse)
 
-    async def _connect(self, link: Link, connection: Connection) -> None:
+    async def _connect(self, link: ApiGatewayLink, connection: Connection) -> None:
         try:
             await self._parts.front.connect(connection)
         except Unavailable:
@@ -127,12 +136,21 @@ class SimulatedFunctions:
         else:
             link.accept()
 
-    def message(self, link: Link, data: bytes) -> None:
-        self._invoke(
-            FaultKind.FRONT_CRASH, self._faults.front_crash, self._parts.front.receive(link.connection_id, data)
-        )
+    def received(self, link: ApiGatewayLink, data: bytes) -> None:
+        for _ in range(1 + self._injector.occurs(FaultKind.DUPLICATED_MESSAGE, self._faults.duplicate)):
+            self._network.call_at(self._network.due_at("invocation"), self._message, link, data)
 
-    def disconnect(self, connection_id: str) -> None:
+    def _message(self, link: ApiGatewayLink, data: bytes) -> None:
+        if link.server_open:
+            self._network.watcher.heard(link.connection_id, data)
+            work = self._parts.front.receive(link.connection_id, data)
+            self._invoke(FaultKind.FRONT_CRASH, self._faults.front_crash, work)
+
+    def closed(self, link: Link) -> None:
+        connection_id = link.connection_id
+        self._network.watcher.gone(connection_id)
+        if self._network.links.pop(connection_id, None) is None:
+            return
         if self._injector.occurs(FaultKind.LATE_DISCONNECT, self._faults.late_disconnect):
             self._loop.call_later(
                 self._injector.pause_s("late $disconnect by", LATE_DISCONNECT_S), self._disconnect, connection_id
@@ -143,15 +161,12 @@ class SimulatedFunctions:
     def _disconnect(self, connection_id: str) -> None:
         self._invoke(FaultKind.FRONT_CRASH, self._faults.front_crash, self._parts.front.disconnect(connection_id))
 
-    def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
-        """Does nothing: API Gateway parks nothing."""
-
     async def inject_faults(self) -> None:
         await self._queue.inject_faults(self._injector, self._faults)
 
     async def _run(self, key: RequestKey) -> Done | Retry:
         self.dispatched[key] += 1
-        work = self._parts.new_worker().run(key)
+        work = self._parts.run(key)
         outcome: Done | Retry = await self._invoke(FaultKind.WORKER_CRASH, self._faults.worker_crash, work)
         return outcome
 

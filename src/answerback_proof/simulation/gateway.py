@@ -2,29 +2,32 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final, cast
-from urllib.parse import parse_qsl, urlsplit
-
-from websockets.http11 import Request
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from answerback.core.request import Record, RequestKey
-from answerback.gateway.listener import MAX_IN_FLIGHT
+from answerback.gateway.listener import Listener
 from answerback.gateway.queue import InProcessQueue
+from answerback.gateway.settings import Caps
+from answerback.gateway.sockets import Sockets
 from answerback.gateway.upgrade import HandshakeValidator
-from answerback.ports import Unavailable
+from answerback.ports import Connection, Unavailable
 from answerback.service.attempt import Turn
+from answerback.service.front import Front
 from answerback.stores.connections import MemoryConnections
+from answerback.tasks import Tasks
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
-from answerback_proof.simulation.network import Link
+from answerback_proof.simulation.network import GatewayLink, Link, Network, ServerEnd, SimulatedLoop, WatchedSender
 from answerback_proof.simulation.process import Process, spawn_outside
 from answerback_proof.simulation.server import RULES, SWEEP_S, Clocks, Parts
 
 if TYPE_CHECKING:
     from aiohttp.web import BaseRequest
+
+CAPS: Final = Caps(write_buffer_bytes=1024, frames_per_second=20, frames_burst=40)
+"""Small, so that slow readers and floods meet them."""
 
 DOWN_S: Final = 2.0
 """Mean seconds between the death of a process and the next start."""
@@ -49,21 +52,63 @@ class CountingQueue(InProcessQueue):
         return turn
 
 
-class SimulatedGateway:
-    """server.Server as a gateway process. `make` composes front, worker and janitor around connections and a queue."""
+class NamingValidator(HandshakeValidator):
+    """Gives a connection the name that its link has, and the token that its user would have."""
 
-    def __init__(self, *, faults: Faults, injector: FaultInjector, clocks: Clocks, make: Callable[..., Parts]) -> None:
+    def __init__(self, *, network: Network, token_s: float, clock: Callable[[], int]) -> None:
+        super().__init__(rules=RULES, tokens=None, clock=clock)
+        self._network = network
+        self._token_s = token_s
+
+    async def validate(self, request: "BaseRequest") -> Connection:
+        connection = await super().validate(request)
+        end = request.transport
+        assert isinstance(end, ServerEnd)
+        link = end.link
+        link.upgraded()
+        self._network.links[link.connection_id] = link
+        expires_at_ms = connection.last_activity_ms + int(self._token_s * 1000) if self._token_s else None
+        return replace(
+            connection,
+            connection_id=link.connection_id,
+            authenticated=bool(self._token_s),
+            token_expires_at_ms=expires_at_ms,
+        )
+
+
+class WatchedFront:
+    """The front as the listener uses it. What comes is watched."""
+
+    def __init__(self, front: Front, network: Network) -> None:
+        self._front = front
+        self._network = network
+        self.connect, self.disconnect, self.unpark = front.connect, front.disconnect, front.unpark
+
+    async def receive(self, connection_id: str, data: str) -> Coroutine[Any, Any, None] | None:
+        self._network.watcher.heard(connection_id, data.encode())
+        return await self._front.receive(connection_id, data)
+
+
+class SimulatedGateway:
+    """server.Server as a gateway process: the real listener, over simulated TCP.
+
+    `make` composes front, worker and janitor around connections, a sender and a queue.
+    """
+
+    def __init__(
+        self, *, faults: Faults, injector: FaultInjector, clocks: Clocks, network: Network, make: Callable[..., Parts]
+    ) -> None:
         self._faults = faults
         self._injector = injector
         self._clocks = clocks
+        self._network = network
         self._make = make
-        self._loop = asyncio.get_running_loop()
-        self._links: dict[str, Link] = {}
-        self._inbound: dict[str, asyncio.Queue[bytes | None]] = {}
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        self._loop = loop
+        self._links: list[Link] = []
         self._process = Process()
         self._dead: list[Process] = []
-        self._parts: Parts | None = None
-        self._validator = HandshakeValidator(rules=RULES, tokens=None, clock=clocks.front)
         self.dispatched: Counter[RequestKey] = Counter()
 
     def start(self) -> None:
@@ -71,8 +116,9 @@ class SimulatedGateway:
         self._process.spawn(self._boot())
 
     async def _boot(self) -> None:
-        queue = CountingQueue(self.dispatched, clock=self._clocks.worker)
-        parts = self._make(connections=MemoryConnections(), queue=queue, local=queue)
+        queue, sockets = CountingQueue(self.dispatched, clock=self._clocks.worker), Sockets()
+        sender = WatchedSender(sockets, self._network, self._injector, self._faults)
+        parts = self._make(connections=MemoryConnections(), queue=queue, local=queue, sender=sender)
         while True:
             try:
                 await queue.recover(parts.store)
@@ -85,71 +131,36 @@ class SimulatedGateway:
             await parts.worker.work(key, turn)
 
         queue.start(work)
-        self._validator = HandshakeValidator(rules=RULES, tokens=None, clock=self._clocks.front)
-        self._parts = parts
+        listener = Listener(
+            front=cast("Front", WatchedFront(parts.front, self._network)),
+            validator=NamingValidator(network=self._network, token_s=self._faults.token_s, clock=self._clocks.front),
+            sockets=sockets,
+            caps=CAPS,
+            tasks=Tasks(),
+        )
+        await listener.start("localhost", 0)
         while self._faults.janitor:
             await asyncio.sleep(SWEEP_S)
             await parts.janitor.sweep()
 
-    def connect(self, link: Link, request: Request) -> None:
-        if self._parts is None:
-            link.refuse()
-            return
-        self._links[link.connection_id] = link
-        inbound = self._inbound[link.connection_id] = asyncio.Queue()
-        self._process.spawn(self._serve(self._parts, link, request, inbound))
+    def dial(self, connection_id: str) -> Link:
+        listening = self._loop.listening
+        if listening is None or listening.process.is_dead:
+            raise ConnectionRefusedError
+        link = GatewayLink(connection_id, self._network, listening, closed=self._closed)
+        self._links.append(link)
+        return link
 
-    async def _serve(self, parts: Parts, link: Link, request: Request, inbound: "asyncio.Queue[bytes | None]") -> None:
-        """One connection, as the listener serves it: messages are handled at the same time, up to a number of them."""
-        url = urlsplit(request.path)
-        upgrade = SimpleNamespace(
-            method="GET", headers=dict(request.headers.raw_items()), query=dict(parse_qsl(url.query)), remote=""
-        )
-        connection = await self._validator.validate(cast("BaseRequest", upgrade))
-        token_s = self._faults.token_s
-        expires_at_ms = connection.last_activity_ms + int(token_s * 1000) if token_s else None
-        link.accept()
-        await parts.front.connect(
-            replace(
-                connection,
-                connection_id=link.connection_id,
-                authenticated=bool(token_s),
-                token_expires_at_ms=expires_at_ms,
-            )
-        )
-        places = asyncio.Semaphore(MAX_IN_FLIGHT)
-        while (data := await inbound.get()) is not None:
-            await places.acquire()
-            self._process.spawn(self._handle(parts, link, data, places))
-        await parts.front.disconnect(link.connection_id)
-
-    async def _handle(self, parts: Parts, link: Link, data: bytes, places: asyncio.Semaphore) -> None:
-        """One message. If that begins a request, this task then runs it."""
-        try:
-            run = await parts.front.receive(link.connection_id, data)
-        finally:
-            places.release()
-        if run is not None:
-            await run
-
-    def message(self, link: Link, data: bytes) -> None:
-        if link.connection_id in self._inbound:
-            self._inbound[link.connection_id].put_nowait(data)
-
-    def disconnect(self, connection_id: str) -> None:
-        self._links.pop(connection_id, None)
-        if inbound := self._inbound.pop(connection_id, None):
-            inbound.put_nowait(None)
-
-    def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
-        if self._parts is not None:
-            self._process.spawn(self._parts.front.unpark(connection_id, key, attempt, offset))
+    def _closed(self, link: Link) -> None:
+        self._links.remove(link)
+        self._network.watcher.gone(link.connection_id)
+        self._network.links.pop(link.connection_id, None)
 
     async def inject_faults(self) -> None:
         injector, every_s = self._injector, self._faults.process_crash_every_s
         while every_s:
             await asyncio.sleep(injector.pause_s(FaultKind.PROCESS_CRASH, every_s))
-            if self._parts is None or not injector.occurs(FaultKind.PROCESS_CRASH, 1.0):
+            if self._process.is_dead or not injector.occurs(FaultKind.PROCESS_CRASH, 1.0):
                 if injector.is_over:
                     return
                 continue
@@ -157,13 +168,10 @@ class SimulatedGateway:
             self._loop.call_later(2.0, self._process.kill)
 
     def _died(self) -> None:
-        self._parts = None
         self._injector.on_death(FaultKind.PROCESS_CRASH)
         self._dead.append(self._process)
-        for link in list(self._links.values()):
+        for link in list(self._links):
             link.cut()
-        self._links.clear()
-        self._inbound.clear()
         spawn_outside(self._start_later())
 
     async def _start_later(self) -> None:

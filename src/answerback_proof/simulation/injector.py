@@ -21,11 +21,10 @@ class Faults:
     """A profile: how the system is set up, and which faults are injected.
 
     Set-up. `split`: front and worker are processes of their own without a notifier, frames may overtake each other, the
-    queue survives (AWS); else one process, ordered sockets, a queue rebuilt at start (the gateway). `probes`: the
+    queue survives (AWS); else one process with the real listener, a queue rebuilt at start (the gateway). `probes`: the
     client asks when nothing comes; `janitor`: there is one. Both mask holes of the others, so quiet profiles go
-    without. `parks`: a slow connection keeps what it is owed. `per_minute`: the rate limit. `token_s`: seconds that a
-    token lasts. `client_timeout_s`: seconds after which a client gives up. `gives_up`: its own time-outs hold, 30 s
-    without a sign of life; else it waits for ever.
+    without. `per_minute`: the rate limit. `token_s`: seconds that a token lasts. `client_timeout_s`: seconds after
+    which a client gives up. `gives_up`: its own time-outs hold, 30 s without a sign of life; else it waits for ever.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
@@ -34,7 +33,6 @@ class Faults:
     split: bool = False
     probes: bool = True
     janitor: bool = True
-    parks: bool = _counted(FaultKind.PARKED, False)
     latency_s: float = 0.02
     per_minute: int = 0
     token_s: float = _counted(FaultKind.TOKEN_RENEWAL)
@@ -59,6 +57,7 @@ class Faults:
     flapping: float = _counted(FaultKind.FLAPPING)
     late_disconnect: float = _counted(FaultKind.LATE_DISCONNECT)
     app_crash_every_s: float = _counted(FaultKind.APP_CRASH)
+    freeze_every_s: float = _counted(FaultKind.FROZEN_APP)
     takeover_every_s: float = _counted(FaultKind.TAKE_OVER)
     process_crash_every_s: float = _counted(FaultKind.PROCESS_CRASH)
     worker_crash: float = _counted(FaultKind.WORKER_CRASH)
@@ -80,7 +79,8 @@ class Faults:
     @property
     def labels(self) -> frozenset[str]:
         """What must happen at least once in enough seeds: a fault that was never injected proves nothing."""
-        return frozenset(label for name, label in LABELS.items() if getattr(self, name))
+        parks = {FaultKind.PARKED} if self.slow and not self.split else frozenset()
+        return frozenset(label for name, label in LABELS.items() if getattr(self, name)) | parks
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class Faults:
 
 
 _SET_UP: Final = frozenset(
-    {"split", "probes", "janitor", "parks", "latency_s", "per_minute", "token_s", "client_timeout_s", "gives_up"}
+    {"split", "probes", "janitor", "latency_s", "per_minute", "token_s", "client_timeout_s", "gives_up"}
 )
 FAULT_NAMES: Final = tuple(one.name for one in fields(Faults) if one.name not in _SET_UP)
 
@@ -127,7 +127,7 @@ _THINKING: Final = Faults(
 PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
     {
         "calm": Faults(),
-        "gateway": replace(_USUAL, parks=True, slow=0.02, cut_every_s=12.0, process_crash_every_s=25.0),
+        "gateway": replace(_USUAL, slow=0.02, cut_every_s=12.0, process_crash_every_s=25.0),
         "aws": replace(
             _USUAL,
             **_ON_AWS,
@@ -137,6 +137,7 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
             false_gone=0.01,
             slow=0.05,
             stall=0.005,
+            freeze_every_s=120.0,
             cut_every_s=15.0,
             late_disconnect=0.3,
             worker_crash=0.004,
@@ -144,18 +145,18 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
             redeliver_every_s=15.0,
         ),
         "outages": Faults(outage_before=0.06, outage_after=0.06, slow=0.05, cancel=0.05),
-        "gateway-quiet": replace(_IMPATIENT, parks=True, slow=0.05, rollover=0.3, process_crash_every_s=20.0),
+        "gateway-quiet": replace(_IMPATIENT, slow=0.05, rollover=0.3, process_crash_every_s=20.0),
         "aws-quiet": replace(
             _IMPATIENT,
             **_ON_AWS,
             rollover=0.5,
             slow=0.03,
+            freeze_every_s=60.0,
             late_disconnect=0.3,
             worker_crash=0.003,
             redeliver_every_s=30.0,
         ),
         "limits": Faults(
-            parks=True,
             per_minute=8,
             token_s=25.0,
             client_timeout_s=6.0,
@@ -167,7 +168,6 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
         ),
         "gateway-hostile": replace(
             _QUIET,
-            parks=True,
             model_misbehaves=0.4,
             slow=0.02,
             cut_every_s=12.0,

@@ -25,6 +25,7 @@ from answerback.protocol.frames import (
     SendMessage,
     ServerFrame,
 )
+from answerback.service.worker import LET_GO_MS
 from answerback_proof.history import Promise, Violation, ViolationKind
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow
 from answerback_proof.simulation.injector import Faults
@@ -43,8 +44,9 @@ class Invariants:
     """Checks each change of a record, each frame and each model run when it happens."""
 
     def __init__(
-        self, *, clocks: Clocks, store: Callable[[], FaultyStore], violate: Callable[[Violation], None]
+        self, *, faults: Faults, clocks: Clocks, store: Callable[[], FaultyStore], violate: Callable[[Violation], None]
     ) -> None:
+        self._faults = faults
         self._clocks = clocks
         self._store = store
         self._violate = violate
@@ -79,6 +81,17 @@ class Invariants:
     def _displaced(self, before: Record, after: Record) -> None:
         if self._clocks.worker() < before.lease_until_ms:
             self._violate(broken(Promise.ONE_RUN, f"the live lease of {after.request_id} was displaced"))
+
+    # --- the queue
+
+    def redelivered(self, key: RequestKey) -> None:
+        """Each request that a worker gives back to the queue, to be dispatched again."""
+        record, faults = self._store().records.get(key), self._faults
+        if record is None or record.ending is None or faults.outage_before or faults.outage_after:
+            return  # in an outage the ending cannot be read and sent
+        held_ms = self._clocks.worker() - record.ending.ended_at_ms
+        if held_ms > LET_GO_MS + faults.skew_ms:
+            self._violate(broken(Promise.ANSWERED, f"{key.request_id} ended {held_ms} ms ago and is held for its app"))
 
     # --- the network
 

@@ -14,12 +14,14 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from answerback.core.request import RequestKey
+from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.ports import Gone, Sent, Slow
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ServerFrame
 from answerback.testing.loop import VirtualLoop
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
+from answerback_proof.simulation.process import Process, current
 
 FOR_EVER_S: Final = 1_000_000.0
 STALL_S: Final = 25.0
@@ -27,22 +29,65 @@ STALL_S: Final = 25.0
 
 
 class Listener(Protocol):
-    """What happens to connections at the server's end."""
+    """What API Gateway calls."""
 
-    def opened(self, link: "Link", request: Request) -> None:
+    def opened(self, link: "ApiGatewayLink", request: Request) -> None:
         """An upgrade request has come; `link.accept` or `link.refuse` answers it."""
 
-    def received(self, link: "Link", data: bytes) -> None:
+    def received(self, link: "ApiGatewayLink", data: bytes) -> None:
         """A message has come."""
 
     def closed(self, link: "Link") -> None:
         """The connection is over, as the server sees it."""
 
 
+class Watcher(Protocol):
+    """Sees what passes a server's end of connections."""
+
+    def heard(self, connection_id: str, data: bytes) -> None:
+        """A message of an app's is about to be handled."""
+
+    def sent(self, connection_id: str, frame: ServerFrame) -> None:
+        """A frame was taken for a connection."""
+
+    def gone(self, connection_id: str) -> None:
+        """A connection is over, as the server sees it."""
+
+
+class ListeningSocket:
+    """What a server gets that begins to listen; its own process and `protocol_factory` accept connections."""
+
+    def __init__(self, protocol_factory: Callable[[], asyncio.Protocol], process: Process) -> None:
+        self.protocol_factory = protocol_factory
+        self.process = process
+
+    @property
+    def sockets(self) -> "tuple[ListeningSocket]":
+        """As of asyncio.Server: the one socket."""
+        return (self,)
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 80
+
+    def setsockopt(self, *_: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class SimulatedLoop(VirtualLoop):
-    """An event loop on virtual time whose TCP connections are simulated. `dial` opens one."""
+    """An event loop on virtual time whose TCP connections are simulated. `dial` opens one to what listens."""
 
     dial: Callable[[], "Link"]
+    listening: ListeningSocket | None = None
+
+    async def create_server(  # type: ignore[override]
+        self, protocol_factory: Callable[[], asyncio.Protocol], *_: Any, **__: Any
+    ) -> ListeningSocket:
+        """Listen, in place of who did before."""
+        process = current()
+        assert process is not None
+        self.listening = ListeningSocket(protocol_factory, process)
+        return self.listening
 
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.Protocol], *_: Any, **__: Any
@@ -57,11 +102,12 @@ class SimulatedLoop(VirtualLoop):
 class Link(asyncio.Transport):
     """One connection, and the transport of its app's end. The two ends may disagree about whether it is open.
 
-    `opened_at`: when the upgrade request came, to the millisecond. `is_connected`: frames can be posted to it.
-    `is_lost`: nothing passes any more, and nobody notices.
+    `closed` is called when the server learns that it is over. `opened_at`: when the upgrade request came, to the
+    millisecond. `is_connected`: frames can be posted to it. `is_lost`: nothing passes any more, and nobody notices.
+    `slow_until`: the app's end takes nothing before. `frozen_until`: nor does it send anything.
     """
 
-    def __init__(self, connection_id: str, network: "Network", listener: Listener) -> None:
+    def __init__(self, connection_id: str, network: "Network", closed: Callable[["Link"], None]) -> None:
         super().__init__()
         self.connection_id = connection_id
         self.protocol = asyncio.Protocol()
@@ -71,11 +117,9 @@ class Link(asyncio.Transport):
         self.is_connected = False
         self.is_lost = False
         self.slow_until = 0.0
-        self.parked: list[tuple[RequestKey, int, int]] = []
+        self.frozen_until = 0.0
         self._network = network
-        self._listener = listener
-        self._server = ServerProtocol()
-        self._request: Request | None = None
+        self._closed = closed
         self._up_at = 0.0
         self._down_at = 0.0
 
@@ -85,7 +129,7 @@ class Link(asyncio.Transport):
         self._up(self._arrive, bytes(data))
 
     def _up(self, act: Callable[..., object], *args: object) -> None:
-        self._up_at = max(self._network.due_at("up"), self._up_at)
+        self._up_at = max(self._network.due_at("up"), self._up_at, self.frozen_until)
         self._network.call_at(self._up_at, act, *args)
 
     def close(self) -> None:
@@ -113,7 +157,54 @@ class Link(asyncio.Transport):
 
     def resume_reading(self) -> None: ...
 
+    def inject(self, data: bytes) -> None:
+        """Let a message of the app's arrive, past its client."""
+        raise NotImplementedError
+
     # --- the server's end
+
+    def cut(self) -> None:
+        """The server's end is gone, or takes it for gone; the app learns of it, unless the connection is lost."""
+        self.drop()
+        self._down(self._lost)
+
+    def drop(self) -> None:
+        """The server's end learns that the connection is over."""
+        if self.server_open:
+            self.server_open = self.is_connected = False
+            self._closed(self)
+
+    def _down(self, act: Callable[..., object], *args: object) -> None:
+        self._down_at = max(self._network.due_at("down"), self._down_at)
+        self._network.call_at(self._down_at, act, *args)
+
+    # --- what comes through
+
+    def _arrive(self, data: bytes) -> None:
+        """Bytes of the app's come to the server."""
+        raise NotImplementedError
+
+    def _hung_up(self) -> None:
+        if not self.is_lost:
+            self.drop()
+
+    def _lost(self) -> None:
+        if self.client_open and not self.is_lost:
+            self.client_open = False
+            self.protocol.connection_lost(ConnectionResetError())
+
+
+class ApiGatewayLink(Link):
+    """A connection whose server's end is API Gateway, which speaks WebSocket for the functions behind it."""
+
+    def __init__(self, connection_id: str, network: "Network", listener: Listener) -> None:
+        super().__init__(connection_id, network, listener.closed)
+        self._listener = listener
+        self._server = ServerProtocol()
+        self._request: Request | None = None
+
+    def inject(self, data: bytes) -> None:
+        self._network.call_at(self._network.due_at("up"), self._listener.received, self, data)
 
     def accept(self) -> None:
         """Answer the upgrade request: it is a WebSocket."""
@@ -131,35 +222,15 @@ class Link(asyncio.Transport):
         self._server.send_response(response)
         self._down(self._flush)
 
-    def post(self, data: bytes, *, after_s: float, ordered: bool) -> None:
-        """Send a message. `ordered`: after all that was sent before it."""
-        if ordered:
-            self._down(self._send, data, after_s=after_s)
-        else:
-            self._network.call_at(self._network.due_at("down") + after_s, self._send, data)
+    def post(self, data: bytes, *, after_s: float) -> None:
+        """Send a message. It may overtake others."""
+        self._network.call_at(self._network.due_at("down") + after_s, self._send, data)
 
     def shut(self) -> None:
         """The server begins to close, after what was sent."""
         if self.is_connected:
             self.is_connected = False
             self._down(self._close)
-
-    def cut(self) -> None:
-        """The server's end is gone, or takes it for gone; the app learns of it, unless the connection is lost."""
-        self.drop()
-        self._down(self._lost)
-
-    def drop(self) -> None:
-        """The server's end learns that the connection is over."""
-        if self.server_open:
-            self.server_open = self.is_connected = False
-            self._listener.closed(self)
-
-    def _down(self, act: Callable[..., object], *args: object, after_s: float = 0.0) -> None:
-        self._down_at = max(self._network.due_at("down") + after_s, self._down_at)
-        self._network.call_at(self._down_at, act, *args)
-
-    # --- what comes through
 
     def _arrive(self, data: bytes) -> None:
         if not self.server_open or self.is_lost:
@@ -176,10 +247,6 @@ class Link(asyncio.Transport):
                     pass  # pings are answered, and closing begins, in what there is to send now
         if self._server.writes:
             self._down(self._flush)
-
-    def _hung_up(self) -> None:
-        if not self.is_lost:
-            self.drop()
 
     def _send(self, data: bytes) -> None:
         if self.server_open and self._server.state is State.OPEN:
@@ -199,30 +266,156 @@ class Link(asyncio.Transport):
             elif self.client_open and not self.is_lost:
                 self.protocol.data_received(data)
 
-    def _lost(self) -> None:
-        if self.client_open and not self.is_lost:
-            self.client_open = False
-            self.protocol.connection_lost(ConnectionResetError())
 
-
-class Network:
-    """ports.Sender over links with latency, loss, duplication and reordering.
-
-    `watch` sees every frame that was taken for a connection. `unpark` is called for what a connection was owed.
-    """
+class GatewayLink(Link):
+    """A connection whose server's end is a transport of the gateway: bytes in, bytes out, in order."""
 
     def __init__(
         self,
-        injector: FaultInjector,
-        faults: Faults,
+        connection_id: str,
+        network: "Network",
+        listening: ListeningSocket,
         *,
-        watch: Callable[[str, ServerFrame], None],
-        unpark: Callable[[str, RequestKey, int, int], None],
+        closed: Callable[[Link], None],
     ) -> None:
+        super().__init__(connection_id, network, closed)
+        self._end = ServerEnd(self, network, listening)
+
+    def inject(self, data: bytes) -> None:
+        self.write(Frame(Opcode.TEXT, data).serialize(mask=True))
+
+    def upgraded(self) -> None:
+        """The gateway takes it for a WebSocket."""
+        self.opened_at = round(self._network.loop.time(), 3)
+        self.is_connected = self.server_open
+
+    def drop(self) -> None:
+        super().drop()
+        self._end.lost()
+
+    def down(self, data: bytes) -> None:
+        """The gateway has sent bytes."""
+        self._down(self._deliver, data)
+
+    def _arrive(self, data: bytes) -> None:
+        if self.server_open and not self.is_lost:
+            self._end.received(data)
+
+    def _deliver(self, data: bytes) -> None:
+        if self.client_open and not self.is_lost:
+            self.protocol.data_received(data)
+
+
+class ServerEnd(asyncio.Transport):
+    """The gateway's end of a connection. While the app takes nothing, what is written stays in a buffer."""
+
+    def __init__(self, link: GatewayLink, network: "Network", listening: ListeningSocket) -> None:
+        super().__init__()
+        self.link = link
+        self._network = network
+        self._process = listening.process
+        self._high, self._low = 64 * 1024, 16 * 1024
+        self._unsent = bytearray()
+        self._unread: list[bytes] = []
+        self._is_reading = True
+        self._is_clogged = False
+        self._is_closing = False
+        self._is_lost = False
+        self._drains_at: float | None = None
+        self._context = listening.process.context()
+        self._protocol = self._context.run(listening.protocol_factory)
+        self._context.run(self._protocol.connection_made, self)
+
+    def _call(self, act: Callable[..., object], *args: object) -> None:
+        """Call into the gateway, unless its process is dead."""
+        if not self._process.is_dead:
+            self._context.run(act, *args)
+
+    # --- what the gateway does
+
+    def write(self, data: Any) -> None:
+        if not self._is_closing and not self._is_lost:
+            self._unsent += data
+            self._drain()
+
+    def _drain(self) -> None:
+        now, taken_at = self._network.loop.time(), self.link.slow_until
+        if now < taken_at:
+            if self._drains_at != taken_at:
+                self._drains_at = taken_at
+                self._network.call_at(taken_at, self._drain)
+            if len(self._unsent) > self._high and not self._is_clogged:
+                self._is_clogged = True
+                self._protocol.pause_writing()
+            return
+        if self._unsent and not self._is_lost and not self._process.is_dead:
+            self.link.down(bytes(self._unsent))
+        self._unsent.clear()
+        if self._is_closing:
+            self.abort()
+        elif self._is_clogged:
+            self._is_clogged = False
+            self._call(self._protocol.resume_writing)
+
+    def close(self) -> None:
+        self._is_closing = True
+        self._drain()
+
+    def abort(self) -> None:
+        self._is_closing = True
+        if not self._is_lost:
+            self._network.call_at(self._network.loop.time(), self.link.cut)
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._is_lost
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high, self._low = high or 0, low or 0
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._unsent)
+
+    def pause_reading(self) -> None:
+        self._is_reading = False
+
+    def resume_reading(self) -> None:
+        self._is_reading = True
+        self._network.call_at(self._network.loop.time(), self._read)
+
+    def is_reading(self) -> bool:
+        return self._is_reading
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 40_000) if name == "peername" else default
+
+    # --- what comes to it
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the app."""
+        self._unread.append(data)
+        self._read()
+
+    def _read(self) -> None:
+        while self._unread and self._is_reading and not self._is_lost:
+            self._call(self._protocol.data_received, self._unread.pop(0))
+
+    def lost(self) -> None:
+        """The connection is over, as this end sees it."""
+        if not self._is_lost:
+            self._is_lost = True
+            self._network.call_at(self._network.loop.time(), self._call, self._protocol.connection_lost, None)
+
+
+class Network:
+    """ports.Sender over the links of API Gateway, with latency, loss, duplication and reordering.
+
+    `links`: by the server's name of each connection that it knows.
+    """
+
+    def __init__(self, injector: FaultInjector, faults: Faults, watcher: Watcher) -> None:
+        self.watcher = watcher
         self._injector = injector
         self._faults = faults
-        self._watch = watch
-        self._unpark = unpark
         self._context = Context()  # what arrives there is done by nobody here
         self.loop = asyncio.get_running_loop()
         self.links: dict[str, Link] = {}
@@ -236,9 +429,9 @@ class Network:
         """Do something outside of every process."""
         self.loop.call_at(at, act, *args, context=self._context)
 
-    def _way_to(self, connection_id: str) -> Link | None:
+    def _way_to(self, connection_id: str) -> ApiGatewayLink | None:
         link = self.links.get(connection_id)
-        return link if link is not None and link.is_connected else None
+        return link if isinstance(link, ApiGatewayLink) and link.is_connected else None
 
     async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
         self.posts += 1
@@ -255,14 +448,14 @@ class Network:
         if self._injector.occurs(FaultKind.SLOW_READER, self._faults.slow):
             link.slow_until = now + self._injector.pause_s("slow reader for", 2.0)
             return Slow()
-        self._watch(connection_id, frame)
+        self.watcher.sent(connection_id, frame)
         if self._injector.occurs(FaultKind.LOST_POST, self._faults.lose):
             return Sent()
         data = encode(frame)
         for _ in range(1 + self._injector.occurs(FaultKind.DUPLICATED_POST, self._faults.duplicate)):
             is_late = self._injector.occurs(FaultKind.LATE_POST, self._faults.late)
             late_s = self._injector.pause_s("late by", 3.0) if is_late else 0.0
-            link.post(data, after_s=late_s, ordered=not self._faults.split)
+            link.post(data, after_s=late_s)
         return Sent()
 
     async def ready(self, connection_id: str) -> None:
@@ -276,18 +469,30 @@ class Network:
             link.shut()
 
     def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
-        """Park the connection, which the gateway can do and API Gateway cannot."""
-        link = self._way_to(connection_id)
-        if not self._faults.parks:
-            return False
-        if link is not None:
-            self._injector.counts[FaultKind.PARKED] += 1
-            link.parked.append((key, attempt, offset))
-            self.call_at(max(link.slow_until, self.loop.time()) + 0.01, self._drain, link)
-        return True
+        """Refuse, as API Gateway does."""
+        return False
 
-    def _drain(self, link: Link) -> None:
-        parked, link.parked = link.parked, []
-        if link.is_connected:
-            for key, attempt, offset in parked:
-                self._unpark(link.connection_id, key, attempt, offset)
+
+class WatchedSender(SocketSender):
+    """The gateway's sender. Its frames are watched, and some readers become slow."""
+
+    def __init__(self, sockets: Sockets, network: Network, injector: FaultInjector, faults: Faults) -> None:
+        super().__init__(sockets)
+        self._network = network
+        self._injector = injector
+        self._faults = faults
+
+    async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
+        self._network.posts += 1
+        link = self._network.links.get(connection_id)
+        if link is not None and self._injector.occurs(FaultKind.SLOW_READER, self._faults.slow):
+            link.slow_until = self._network.loop.time() + self._injector.pause_s("slow reader for", 2.0)
+        outcome = await super().send(connection_id, frame)
+        if isinstance(outcome, Sent):
+            self._network.watcher.sent(connection_id, frame)
+        return outcome
+
+    def park(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> bool:
+        is_parked = super().park(connection_id, key, attempt, offset)
+        self._injector.counts[FaultKind.PARKED] += is_parked
+        return is_parked

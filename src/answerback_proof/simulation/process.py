@@ -45,9 +45,13 @@ class Process:
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """A task of this process; it ends as cancelled if the process dies."""
+        return asyncio.get_running_loop().create_task(coroutine, context=self.context())
+
+    def context(self) -> Context:
+        """A context for calls into this process: the tasks that they make are its own."""
         context = copy_context()
         context.run(_current.set, self)
-        return asyncio.get_running_loop().create_task(coroutine, context=context)
+        return context
 
     def kill_after(self, awaits: int) -> None:
         """Die right after so many more awaits have come back, instead of going on."""

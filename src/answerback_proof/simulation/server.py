@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from websockets.http11 import Request
-
 from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
 from answerback.core.request import Policy, RequestKey
@@ -20,9 +18,11 @@ from answerback.ports import (
     Prompt,
     Queue,
     Quota,
+    Sender,
     TokenRefused,
 )
 from answerback.protocol.errors import ErrorCode
+from answerback.service.attempt import Done, Retry
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
@@ -34,7 +34,7 @@ from answerback.service.worker import Local, Worker, WorkerSettings
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 from answerback_proof.simulation.injector import FaultInjector, Faults
-from answerback_proof.simulation.network import Link, Network
+from answerback_proof.simulation.network import Link
 from answerback_proof.simulation.store import FaultyStore
 
 EPOCH_MS: Final = 1_767_225_600_000
@@ -156,7 +156,8 @@ class WordyModel:
 class Parts:
     """Front, worker and janitor over given ports: one composition, whatever the processes around it are.
 
-    `queue` makes the queue; where all is one process, that queue is `local` to it.
+    `queue` makes the queue; where all is one process, that queue is `local` to it. `redelivered` is called for each
+    request that a worker of its own gives back to the queue.
     """
 
     def __init__(
@@ -165,22 +166,24 @@ class Parts:
         faults: Faults,
         store: FaultyStore,
         connections: Connections,
-        network: Network,
+        sender: Sender,
         model: WordyModel,
         clocks: Clocks,
+        redelivered: Callable[[RequestKey], None],
         owners: Callable[[], str],
         queue: Queue,
         local: Local | None = None,
     ) -> None:
         self.store = store
-        self._network = network
+        self._sender = sender
         self._model = model
         self._clocks = clocks
+        self._redelivered = redelivered
         self._owners = owners
         # A gateway's process is all the lease there is: it holds the store's lock.
         self._policy = POLICY if faults.split else replace(POLICY, lease_ms=0)
         self.queue = queue
-        self.worker = self.new_worker(local)
+        self.worker = self._new_worker(local)
         delivery_sender = self._new_delivery_sender()
         settings = FrontSettings(
             models=(model.name,),
@@ -211,14 +214,20 @@ class Parts:
             requests=store,
             history=store,
             connections=connections,
-            sender=network,
+            sender=sender,
             queue=queue,
             delivery_sender=delivery_sender,
             clock=clocks.front,
         )
 
-    def new_worker(self, local: Local | None = None) -> Worker:
-        """A worker of a process of its own."""
+    async def run(self, key: RequestKey) -> Done | Retry:
+        """One dispatched request, by a worker of its own."""
+        outcome = await self._new_worker(None).run(key)
+        if isinstance(outcome, Retry):
+            self._redelivered(key)
+        return outcome
+
+    def _new_worker(self, local: Local | None) -> Worker:
         return Worker(
             settings=WorkerSettings(policy=self._policy, renew_every_s=3.0),
             requests=self.store,
@@ -235,7 +244,7 @@ class Parts:
     def _new_delivery_sender(self) -> DeliverySender:
         return DeliverySender(
             requests=self.store,
-            sender=self._network,
+            sender=self._sender,
             interval=steady(),
             monotonic=asyncio.get_running_loop().time,
             observer=Observer(),
@@ -252,17 +261,8 @@ class Server(Protocol):
     def start(self) -> None:
         """Start the server."""
 
-    def connect(self, link: Link, request: Request) -> None:
-        """A client asks for a connection."""
-
-    def message(self, link: Link, data: bytes) -> None:
-        """A message has arrived."""
-
-    def disconnect(self, connection_id: str) -> None:
-        """The server notices that a connection is gone."""
-
-    def unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
-        """A slow connection takes frames again."""
+    def dial(self, connection_id: str) -> Link:
+        """A client opens a connection. Raises: ConnectionRefusedError: nobody listens."""
 
     async def inject_faults(self) -> None:
         """Inject faults of the server's own, until the injector stops."""

@@ -6,9 +6,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from itertools import count
 from typing import Any, Final
 
-from websockets.http11 import Request
-
-from answerback.core.request import Record, RequestKey
+from answerback.core.request import Record
 from answerback.protocol.codec import decode_client, encode
 from answerback.protocol.frames import CancelMessage, ClientFrame, Hello, RenewToken, ResumePoint, ServerFrame
 from answerback.testing.loop import Stuck
@@ -33,6 +31,8 @@ MAX_POSTS: Final = 20_000
 """The step budget: a run with more posts than this does not end, and fails."""
 
 CANCEL_WITHIN_S: Final = 4.0
+FROZEN_S: Final = (35.0, 70.0)
+"""Longer than an ending is offered."""
 
 
 def simulate(case: Case) -> Report:
@@ -51,7 +51,7 @@ def simulate(case: Case) -> Report:
 
 
 class World:
-    """Everything around the apps and the server; network.Listener for the server."""
+    """Everything around the apps and the server; network.Watcher."""
 
     def __init__(self, case: Case, faults: Faults, lines: list[str]) -> None:
         self._case = case
@@ -71,13 +71,15 @@ class World:
         injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
         self._clocks = clocks = Clocks(skew_ms)
         self.history = RunHistory(clocks.front)
-        self._invariants = Invariants(clocks=clocks, store=lambda: self._store, violate=self._violate)
+        self._invariants = Invariants(faults=faults, clocks=clocks, store=lambda: self._store, violate=self._violate)
         self._model = WordyModel(injector, faults, watch=self._model_started)
-        self._network = Network(injector, faults, watch=self._frame_sent, unpark=self._unpark)
+        self._network = Network(injector, faults, self)
         self._store = FaultyStore(FaultyChannel(injector, faults, "store"), watch=self._record_changed)
         self._owners = count(1)
         server = SimulatedFunctions if faults.split else SimulatedGateway
-        self._server: Server = server(faults=faults, injector=injector, clocks=clocks, make=self._make_parts)
+        self._server: Server = server(
+            faults=faults, injector=injector, clocks=clocks, network=self._network, make=self._make_parts
+        )
         self._apps = [
             SimulatedApp(
                 number,
@@ -102,9 +104,9 @@ class World:
         return Parts(
             faults=self._faults,
             store=self._store,
-            network=self._network,
             model=self._model,
             clocks=self._clocks,
+            redelivered=self._invariants.redelivered,
             owners=lambda: f"owner-{next(self._owners)}",
             **more,
         )
@@ -116,7 +118,8 @@ class World:
         self._server.start()
         work: list[Coroutine[Any, Any, None]] = [self._server.inject_faults()]
         for app in self._apps:
-            work += [self._use(app), self._cut(app), self._crash(app), self._take_over(app), self._renew(app)]
+            work += [self._use(app), self._cut(app), self._crash(app), self._freeze(app)]
+            work += [self._take_over(app), self._renew(app)]
         background = [self._loop.create_task(coroutine) for coroutine in work]
         await self._wait(self._case.faults_s)
         self._injector.stop()
@@ -210,7 +213,7 @@ class World:
             self.trace(f"store: {after.user_id} {after.request_id} is {after.state}, attempt {after.attempt}")
         self._invariants.record_changed(before, after)
 
-    def _frame_sent(self, connection_id: str, frame: ServerFrame) -> None:
+    def sent(self, connection_id: str, frame: ServerFrame) -> None:
         self.trace(f"{connection_id} <- {_describe(frame)}")
         self.history.add_to_app(frame, **self._names(connection_id))
         self._invariants.frame_sent(connection_id, frame)
@@ -276,6 +279,15 @@ class World:
             await asyncio.sleep(self._injector.pause_s(f"restart of {app.name}", 3.0))
             await app.open()
 
+    async def _freeze(self, app: SimulatedApp) -> None:
+        while self._faults.freeze_every_s:
+            await asyncio.sleep(self._injector.pause_s(f"freezes of {app.name}", self._faults.freeze_every_s))
+            if not self._injector.occurs(FaultKind.FROZEN_APP, 1.0):
+                return
+            lasts_s = self._injector.stream(FaultKind.FROZEN_APP).uniform(*FROZEN_S)
+            self.trace(f"{app.name} is frozen for {lasts_s:.0f} s")
+            app.window.freeze(self._loop.time() + lasts_s)
+
     async def _take_over(self, app: SimulatedApp) -> None:
         """The program is opened a second time, with the same session."""
         while self._faults.takeover_every_s:
@@ -296,15 +308,16 @@ class World:
     def _inject(self, app: SimulatedApp, *frames: ClientFrame) -> None:
         """Send frames from an app past its client."""
         link = app.window.link
-        for frame in frames if link is not None and link.is_connected else ():
-            self._network.call_at(self._network.due_at("up"), self.received, link, encode(frame))
+        if link is not None and link.is_connected:
+            for frame in frames:
+                link.inject(encode(frame))
 
     # --- connections
 
     def _dial(self) -> Link:
         """An app opens a connection, beside an older one until the new one works."""
         app, window = next((app, w) for app in self._apps for w in app.windows if w.process is current())
-        link = Link(f"{app.name}#{next(self._numbers)}", self._network, self)
+        link = self._server.dial(f"{app.name}#{next(self._numbers)}")
         if window.link is not None:
             self._injector.counts[FaultKind.ROLL_OVER] += 1
             if app.disk and self._injector.occurs(FaultKind.CANCEL_AND_RESUME, self._faults.cancel_and_resume):
@@ -315,37 +328,19 @@ class World:
         self.trace(f"{link.connection_id} opens")
         return link
 
-    def opened(self, link: Link, request: Request) -> None:
-        self._network.links[link.connection_id] = link
-        self._server.connect(link, request)
+    def heard(self, connection_id: str, data: bytes) -> None:
+        frame = decode_client(data)
+        self.trace(f"{connection_id} -> {_describe(frame)}")
+        self.history.add_from_app(frame, **self._names(connection_id))
+        self._invariants.frame_received(connection_id, frame)
 
-    def received(self, link: Link, data: bytes) -> None:
-        if not self._faults.split:
-            self._arrive(link, data)
-            return
-        for _ in range(1 + self._injector.occurs(FaultKind.DUPLICATED_MESSAGE, self._faults.duplicate)):
-            self._network.call_at(self._network.due_at("invocation"), self._arrive, link, data)
-
-    def _arrive(self, link: Link, data: bytes) -> None:
-        if link.server_open:
-            frame = decode_client(data)
-            self.trace(f"{link.connection_id} -> {_describe(frame)}")
-            self.history.add_from_app(frame, **self._names(link.connection_id))
-            self._invariants.frame_received(link.connection_id, frame)
-            self._server.message(link, data)
-
-    def closed(self, link: Link) -> None:
-        self.trace(f"{link.connection_id} is gone")
-        if self._network.links.pop(link.connection_id, None) is not None:
-            self._server.disconnect(link.connection_id)
+    def gone(self, connection_id: str) -> None:
+        self.trace(f"{connection_id} is gone")
 
     def _names(self, connection_id: str) -> dict[str, str]:
         """What the history calls a connection and its requests."""
         app = self._invariants.windows[connection_id].app
         return {"connection": connection_id, "session": app.session, "prefix": app.prefix}
-
-    def _unpark(self, connection_id: str, key: RequestKey, attempt: int, offset: int) -> None:
-        self._server.unpark(connection_id, key, attempt, offset)
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

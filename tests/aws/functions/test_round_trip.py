@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from answerback.auth import make_token
 from answerback.core.request import RequestKey
 from answerback.core.transitions import State
@@ -99,6 +101,26 @@ def test_what_was_done_and_is_redelivered_is_sent_again(functions: Functions) ->
     before = functions.management.to("c-1")
     assert functions.invoke("worker", event, remaining_ms=180_000) == {"batchItemFailures": []}
     assert functions.management.to("c-1") == [*before, before[-1]]
+
+
+def test_an_app_that_reads_nothing_holds_its_conversation_for_half_a_minute(functions: Functions) -> None:
+    """A frozen app, its socket open. It was held until the message had been received 60 times, some 20 minutes."""
+    functions.connect("c-1", query={"sessionId": "s", "userId": "kim"})
+    functions.say("c-1", {"action": "sendMessage", "requestId": "r", "message": "hello"})
+    key = RequestKey("kim", "r")
+    (event,) = functions.sqs.events()
+    functions.work()
+    ending = functions.store.records[key].ending
+    assert ending is not None
+    functions.management.errors += [client_error("LimitExceededException", status=429)] * 1_000
+    for ago_ms, is_held in ((29_000, True), (31_000, False)):
+        functions.alter(key, ending=replace(ending, ended_at_ms=epoch_ms() - ago_ms))
+        answer = functions.invoke("worker", event, remaining_ms=180_000)
+        assert bool(answer["batchItemFailures"]) is is_held
+    functions.management.errors.clear()
+    points = [{"requestId": "r", "attempt": 1, "offset": 0}]
+    functions.say("c-1", {"action": "hello", "helloId": "h", "resume": points})
+    assert [frame["action"] for frame in functions.management.to("c-1")][-2:] == ["messageResponse", "welcome"]
 
 
 def test_a_request_that_kills_its_workers_ends_as_failed(make_functions: Callable[..., Functions]) -> None:
