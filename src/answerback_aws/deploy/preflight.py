@@ -5,6 +5,7 @@ All of it is read, but for one answer of one token by each model of Bedrock (`as
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -92,15 +93,17 @@ class Preflight:
     def facts(self) -> tuple[Fact, ...]:
         """What is good, bad (False: a deployment would fail, or every answer) and unknown (None), and what to do."""
         parts: list[tuple[str, Callable[[], Sequence[Fact]]]] = [("identity", self._identity)]
-        for spec in read_models(self._values["Models"].split()):
-            if isinstance(spec, BedrockSpec):
-                parts += [
-                    (f"model {spec.name}", lambda spec=spec: self._model(spec)),  # type: ignore[misc]
-                    (f"quota of {spec.name}", lambda spec=spec: self._quota(spec)),  # type: ignore[misc]
-                ]
+        specs = [spec for spec in read_models(self._values["Models"].split()) if isinstance(spec, BedrockSpec)]
+        for spec in specs if self._account.is_real else ():
+            parts += [
+                (f"model {spec.name}", partial(self._model, spec)),
+                (f"quota of {spec.name}", partial(self._quota, spec)),
+            ]
         parts.append(("lambda concurrency", self._concurrency))
         if self._is_new:
-            parts += [("database network", self._network), ("database engine", self._engine)]
+            parts.append(("database network", self._network))
+            if self._account.is_real:  # an emulator knows neither Bedrock's models nor Aurora's versions
+                parts.append(("database engine", self._engine))
         if self._values.get("AccessLogs", "none") != "none":
             parts.append(("api log role", self._log_role))
         if self._values.get("CertificateArn"):

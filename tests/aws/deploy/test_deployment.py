@@ -314,15 +314,6 @@ async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snaps
         Removal(account, stack_name, recorder).destroy()
 
 
-def test_the_history_goes_only_on_request(
-    account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
-) -> None:
-    Deployment(account, stack_name, recorder, build=build).deploy(wanted())
-    assert Removal(account, stack_name, recorder).destroy(delete_history=True).snapshots == ()
-    snapshots = account.client("rds").describe_db_cluster_snapshots()["DBClusterSnapshots"]
-    assert not [one for one in snapshots if stack_name in one["DBClusterSnapshotIdentifier"]]
-
-
 def test_deploying_while_it_is_being_made_follows_that_first(
     account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
@@ -335,7 +326,9 @@ def test_deploying_while_it_is_being_made_follows_that_first(
     assert recorder.events[0].is_stack
     assert recorder.steps[-1].startswith("Updating")
     assert is_protected(account, state)
-    Removal(account, stack_name, recorder).destroy(delete_history=True)
+    assert Removal(account, stack_name, recorder).destroy(delete_history=True).snapshots == ()
+    snapshots = account.client("rds").describe_db_cluster_snapshots()["DBClusterSnapshots"]
+    assert not [one for one in snapshots if stack_name in one["DBClusterSnapshotIdentifier"]]
 
 
 def test_what_failed_first_is_reported_and_nothing_is_left_of_it(
