@@ -292,7 +292,8 @@ def _ask(state: "StackState", account: "Account", *, token: str | None, secret: 
 
 def _show_changes(changes: Sequence["Change"], *, as_json: bool) -> None:
     if as_json:
-        say_json([asdict(change) for change in changes])
+        shown = ("action", "resource", "kind", "replaced")
+        say_json([{name: getattr(change, name) for name in shown} for change in changes])
     elif not changes:
         say("Nothing would change.")
     else:

@@ -70,17 +70,23 @@ class StackEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A resource that would be added, modified, removed, or replaced by a new one."""
+    """A resource that would be added, modified, removed, or replaced by a new one.
+
+    `replaced`: `True`, `Conditional` (CloudFormation knows only when it does it) or else. `is_by_reference`: a new one
+    would only come of what it refers to, and so of another change of the plan that is a replacement itself.
+    """
 
     action: str
     resource: str
     kind: str
     replaced: str
+    is_by_reference: bool = False
 
     @property
     def loss(self) -> str:
         """What users notice of the replacement; empty: nothing, or nothing is replaced."""
-        return _LOSSES.get(self.kind, "") if self.replaced in {"True", "Conditional"} else ""
+        is_likely = self.replaced == "True" or (self.replaced == "Conditional" and not self.is_by_reference)
+        return _LOSSES.get(self.kind, "") if is_likely else ""
 
 
 class Progress(Protocol):
@@ -317,6 +323,7 @@ class Stack:
                         resource=one["LogicalResourceId"],
                         kind=one["ResourceType"],
                         replaced=one.get("Replacement", ""),
+                        is_by_reference=_is_by_reference(one.get("Details", ())),
                     )
                     for one in (entry["ResourceChange"] for entry in page["Changes"] if "ResourceChange" in entry)
                 )
@@ -325,6 +332,12 @@ class Stack:
     @property
     def _client(self) -> Any:
         return self._account.client("cloudformation")
+
+
+def _is_by_reference(details: Sequence[Mapping[str, Any]]) -> bool:
+    """Tags of a stack, for one, modify the API, and the stage refers to that."""
+    sources = [one.get("ChangeSource") for one in details if one["Target"].get("RequiresRecreation") != "Never"]
+    return bool(sources) and set(sources) <= {"ResourceReference", "ResourceAttribute"}
 
 
 def _event(one: Mapping[str, Any]) -> StackEvent:

@@ -12,6 +12,7 @@ from answerback_aws.commands.options import StackOptions
 from answerback_aws.deploy.deployment import Deployment, DeployRequest
 from answerback_aws.deploy.errors import DeployError
 from answerback_aws.deploy.package import Package, Target
+from answerback_aws.deploy.stack import Stack
 from answerback_aws.deploy.status import Fact
 from fake_aws import FakeAccount, refused
 
@@ -362,3 +363,35 @@ def test_a_stack_that_can_only_be_deleted_says_so(status: str) -> None:
         Deployment(ACCOUNT.answering({"DescribeStacks": told}), "chat", Silent()).plan(
             DeployRequest(cache=Path("unused"))
         )
+
+
+def change(kind: str, replaced: str, *details: tuple[str, str]) -> dict[str, Any]:
+    told = [
+        {"Target": {"Attribute": "Properties", "RequiresRecreation": recreation}, "ChangeSource": source}
+        for recreation, source in details
+    ]
+    one = {"Action": "Modify", "LogicalResourceId": "R", "ResourceType": kind, "Replacement": replaced, "Details": told}
+    return {"Type": "Resource", "ResourceChange": one}
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (change("AWS::ApiGatewayV2::Stage", "True", ("Always", "ParameterReference")), "another URL"),
+        (change("AWS::RDS::DBCluster", "Conditional", ("Conditionally", "DirectModification")), "empty database"),
+        (change("AWS::DynamoDB::Table", "True", ("Always", "DirectModification")), "the new table is empty"),
+        (change("AWS::ApiGatewayV2::Stage", "Conditional", ("Always", "ResourceReference")), ""),  # a tag of the stack
+        (change("AWS::ApiGatewayV2::Stage", "Conditional", ("Always", "ResourceReference"), ("Never", "")), ""),
+        (change("AWS::RDS::DBCluster", "False", ("Never", "DirectModification")), ""),
+        (change("AWS::IAM::Role", "True", ("Always", "ParameterReference")), ""),  # nobody notices
+    ],
+)
+def test_what_a_replacement_would_cost_is_announced(told: dict[str, Any], says: str) -> None:
+    account = ACCOUNT.answering(
+        {
+            "CreateChangeSet": {"Id": "arn:change-set"},
+            "DescribeChangeSet": {"Status": "CREATE_COMPLETE", "Changes": [told]},
+        }
+    )
+    (one,) = Stack(account, "chat").plan(template_url="https://x", parameters=[], tags={}, name="n", is_new=False)
+    assert (says in one.loss, bool(one.loss)) == (True, bool(says))
