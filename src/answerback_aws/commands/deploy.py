@@ -264,7 +264,7 @@ class _Asked:
 def _ask(state: "StackState", account: "Account", *, token: str | None, secret: str | None) -> _Asked:
     """One question through the whole stack, by the URL that needs no DNS record of a domain."""
     from answerback.client.blocking import BlockingClient  # noqa: PLC0415
-    from answerback.client.errors import AnswerbackError  # noqa: PLC0415
+    from answerback.client.errors import AnswerbackError, RequestTimeout  # noqa: PLC0415
 
     values = state.parameters
     if "AuthorizerFunction" in state.outputs and token is None:
@@ -285,6 +285,8 @@ def _ask(state: "StackState", account: "Account", *, token: str | None, secret: 
     try:
         with BlockingClient(account.stage_url(state.outputs), token=token, user=user, connect_timeout=60) as app:
             app.ask("Say yes.", max_tokens=32, timeout=_ANSWER_S)
+    except RequestTimeout:
+        return _Asked(error=f"no answer within {_ANSWER_S} s")
     except AnswerbackError as exc:
         return _Asked(error=str(exc).rstrip("."))
     return _Asked(answer_ms=round(1000 * (time.monotonic() - begun)))
