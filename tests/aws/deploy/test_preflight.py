@@ -25,6 +25,7 @@ class Silent:
     def event(self, event: object) -> None: ...
 
 
+PACKAGE = Package(data=b"zip", content_sha256="0" * 64, names=(), unzipped_bytes=3)
 KEY = "arn:aws:kms:ap-northeast-2:123456789012:key/k"
 LITE = "amazon.nova-lite-v1:0"
 PROFILE = f"arn:aws:bedrock:ap-northeast-2:123456789012:inference-profile/apac.{LITE}"
@@ -304,6 +305,31 @@ def test_the_command_prints_what_it_found_and_exits_by_it(
     assert "--no-ask" in err
 
 
+UPLOADS: Mapping[str, Any] = {
+    "HeadObject": refused("404"),
+    "HeadBucket": {},
+    "PutObject": {},
+    "CreateChangeSet": {"Id": "arn:change-set"},
+    "DescribeChangeSet": {"Status": "CREATE_COMPLETE", "Changes": []},
+}
+
+
+@pytest.mark.parametrize(("protection", "first"), [({}, "true"), ({"DeletionProtection": "false"}, "false")])
+def test_a_new_stack_is_made_so_that_it_can_be_rolled_back(protection: dict[str, str], first: str) -> None:
+    """aws-cloudformation/aws-cloudformation-resource-providers-rds#2: protection refuses in rollbacks, too."""
+    account = ACCOUNT.answering({**SEOUL, **UPLOADS})
+    deployment = Deployment(account, "chat", Silent(), build=lambda *_, **__: PACKAGE)
+    given = {"AllowAnonymous": "true", **protection}
+    plan = deployment.plan(DeployRequest(target=Target(), parameters=given, cache=Path("unused")))
+    (asked,) = [told for name, told in account.calls if name == "CreateChangeSet"]
+    told = {one["ParameterKey"]: one["ParameterValue"] for one in asked["Parameters"]}
+    assert (told["FirstDeployment"], plan.is_protected_after) == (first, first == "true")
+    assert asked["OnStackFailure"] == "DELETE"
+    assert told["Models"] == f"bedrock:apac.{LITE}"
+    assert told["ModelArns"].startswith(PROFILE)
+    assert told["WorkerConcurrency"] == "5"
+
+
 ALARMS = ("ErrorsAlarm", "FailedAnswersAlarm", "ModelUnavailableAlarm", "ThrottlesAlarm")
 
 
@@ -333,14 +359,10 @@ def test_an_update_is_taken_back_by_the_alarms_that_are_quiet_before_it() -> Non
             "DescribeStacks": stack(**was),
             "ListStackResources": {"StackResourceSummaries": resources},
             "DescribeAlarms": alarms,
-            "HeadObject": refused("404"),
-            "PutObject": {},
-            "CreateChangeSet": {"Id": "arn:change-set"},
-            "DescribeChangeSet": {"Status": "CREATE_COMPLETE", "Changes": []},
+            **UPLOADS,
         }
     )
-    package = Package(data=b"zip", content_sha256="0" * 64, names=(), unzipped_bytes=3)
-    deployment = Deployment(account, "chat", Silent(), build=lambda *_, **__: package)
+    deployment = Deployment(account, "chat", Silent(), build=lambda *_, **__: PACKAGE)
     role = "arn:aws:iam::123456789012:role/deployer"
     request = DeployRequest(target=Target(), watch_minutes=10, role_arn=role, cache=Path("unused"))
     deployment.plan(request)
@@ -349,6 +371,7 @@ def test_an_update_is_taken_back_by_the_alarms_that_are_quiet_before_it() -> Non
     assert asked["RollbackConfiguration"] == {"RollbackTriggers": triggers, "MonitoringTimeInMinutes": 10}
     assert asked["RoleARN"] == role
     assert "OnStackFailure" not in asked
+    assert {"ParameterKey": "FirstDeployment", "ParameterValue": "false"} in asked["Parameters"]
     # The bucket and the key of the company, as they were.
     puts = [told for name, told in account.calls if name == "PutObject"]
     assert {(told["Bucket"], told["SSEKMSKeyId"]) for told in puts} == {("theirs", KEY)}
