@@ -283,6 +283,7 @@ async def test_failed_answers_ring_though_no_function_failed(
     assert facts["answers"].is_good is False
     assert "model_unavailable 2" in facts["answers"].value
     assert facts["answers"].advice.startswith(f"answerback aws check --stack {name}")
+    assert facts["alarm"].value.startswith(f"{name}-ModelUnavailableAlarm")
 
 
 def test_a_function_that_is_not_there(account: Account, deployed: tuple[str, StackState]) -> None:
