@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -91,14 +92,15 @@ def test_the_stage_waits_for_its_routes() -> None:
     assert RESOURCES["Stage"]["Properties"]["AutoDeploy"] is True
 
 
-def waits_for(name: str) -> set[str]:
+@cache
+def waits_for(name: str) -> frozenset[str]:
     """The resources that are there before this one is made, by DependsOn or because it names them."""
     text = json.dumps(RESOURCES[name])
     named = set(re.findall(r'"Ref": "(\w+)"|"Fn::GetAtt": \["(\w+)"|\$\{(\w+)[.}]', text))
     before = {one for parts in named for one in parts if one in RESOURCES} | set(
         listed(RESOURCES[name].get("DependsOn", []))
     )
-    return before | {earlier for one in before for earlier in waits_for(one)}
+    return frozenset(before) | {earlier for one in before for earlier in waits_for(one)}
 
 
 def test_an_api_is_changed_by_one_resource_at_a_time() -> None:
