@@ -46,11 +46,11 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     # The same product on AWS.
     "answerback_aws": set(),
     "answerback_aws.runtime": SERVER,
-    "answerback_aws.deploy": {"models", "clock", "outbound"},
+    "answerback_aws.deploy": INNER | {"models", "clock", "outbound"},
     "answerback_aws.emulator": INNER | {"models", "clock", "outbound", "answerback_aws.deploy"},
     "answerback_aws.cost": {"core"},
     "answerback_aws.commands": INNER
-    | {"cli", "clock", "settings", "stores", "texts"}
+    | {"auth", "cli", "client", "clock", "settings", "stores", "texts"}
     | {f"answerback_aws.{part}" for part in ("cost", "deploy", "emulator", "runtime")},
     # The desktop app.
     "answerback_desktop": {"client", "texts"} | NEUTRAL,

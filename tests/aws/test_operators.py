@@ -7,39 +7,58 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import cfnlint
 import pytest
 
 from answerback.client import Client, Forbidden
+from answerback_aws.deploy.account import Account
+from answerback_aws.deploy.deployment import Deployment, DeployRequest
+from answerback_aws.deploy.errors import DeployError
+from answerback_aws.deploy.removal import Removal
+from answerback_aws.emulator.emulator import REGION
+from answerback_aws.emulator.run import target_of
+from emulation import ENVIRONMENT, emulator_python
 from stack import Stack
+from template import RESOURCES, listed
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]
 
-MANUAL = Path(__file__).resolve().parents[2] / "docs" / "aws-operate.md"
+MANUAL = Path(__file__).resolve().parents[2] / "docs"
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def policy(name: str, stack: str) -> str:
     """A policy of the manual, for the stack of this name."""
-    found = re.search(rf"<!-- policy: {name} -->\n```json\n(.*?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return json.dumps(json.loads(found[1])).replace("chat", stack)
+    pages = "".join(page.read_text(encoding="utf-8") for page in sorted(MANUAL.glob("aws-*.md")))
+    (found,) = re.findall(rf"<!-- policy: {name} -->\n```json\n(.*?)```", pages, re.DOTALL)
+    return json.dumps(json.loads(found)).replace("chat", stack)
+
+
+@contextmanager
+def somebody(secured: Stack, document: str) -> Iterator[dict[str, str]]:
+    """The credentials of a user with this policy."""
+    iam, user = secured.emulator.client("iam"), secured.name("operator")
+    iam.create_user(UserName=user)
+    iam.put_user_policy(UserName=user, PolicyName="p", PolicyDocument=document)
+    key = iam.create_access_key(UserName=user)["AccessKey"]
+    yield {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
+    iam.delete_access_key(UserName=user, AccessKeyId=key["AccessKeyId"])
+    iam.delete_user_policy(UserName=user, PolicyName="p")
+    iam.delete_user(UserName=user)
 
 
 @pytest.fixture
 def operator(secured: Stack, request: pytest.FixtureRequest) -> Iterator[Command]:
     """Runs `answerback` as somebody with the policy that the test names."""
-    iam, user = secured.emulator.client("iam"), secured.name("operator")
-    iam.create_user(UserName=user)
-    iam.put_user_policy(UserName=user, PolicyName="p", PolicyDocument=policy(request.param, secured.stack_name))
-    key = iam.create_access_key(UserName=user)["AccessKey"]
 
     def run(*command: str) -> "subprocess.CompletedProcess[str]":
         where = ("--stack", secured.stack_name, "--region", "us-east-1", "--endpoint-url", secured.emulator.endpoint)
-        credentials = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
         return subprocess.run(
             [sys.executable, "-m", "answerback", *command, *where],
@@ -47,13 +66,11 @@ def operator(secured: Stack, request: pytest.FixtureRequest) -> Iterator[Command
             text=True,
             check=False,
             timeout=90,
-            env={**kept, **credentials},
+            env={**kept, **{name.upper(): value for name, value in credentials.items()}},
         )
 
-    yield run
-    iam.delete_access_key(UserName=user, AccessKeyId=key["AccessKeyId"])
-    iam.delete_user_policy(UserName=user, PolicyName="p")
-    iam.delete_user(UserName=user)
+    with somebody(secured, policy(request.param, secured.stack_name)) as credentials:
+        yield run
 
 
 async def asked(stack: Stack, *questions: str) -> str:
@@ -129,3 +146,67 @@ async def test_a_user_s_limit_is_that_of_the_front(secured: Stack, operator: Com
             answers = await asyncio.gather(*(client.ask(f"question {n}") for n in range(3)), return_exceptions=True)
             limits = {getattr(answer, "code", None) for answer in answers} - {None}
     assert limits == {"rate_limited"}
+
+
+class Silent:
+    """Progress that nobody sees."""
+
+    def step(self, text: str) -> None: ...
+
+    def event(self, event: object) -> None: ...
+
+
+def test_who_deploys_makes_changes_and_deletes_a_stack_and_no_other(secured: Stack) -> None:
+    """CloudFormation's own calls are not checked by the emulator: the next test reads those.
+
+    The bucket is the company's. One of ours refuses what comes without TLS, and so everything on the emulator.
+    """
+    secured.emulator.client("s3").create_bucket(Bucket="our-packages")
+    document = policy("deploy", "crew").replace("answerback-artefacts-*", "our-packages*")
+    with somebody(secured, document) as credentials:
+        account = Account(region=REGION, endpoint=secured.emulator.endpoint, **credentials)
+        python = emulator_python()
+        request = DeployRequest(
+            target=target_of(python),
+            models=("echo",),
+            parameters={"AllowAnonymous": "true", "HistoryDelaySeconds": "0"},
+            bucket="our-packages",
+            cache=ENVIRONMENT.parent / "wheels",
+        )
+        state = Deployment(account, "crew", Silent()).deploy(request)
+        assert state.status == "UPDATE_COMPLETE"
+        assert [
+            fact for fact in Deployment(account, "crew", Silent()).facts(request)[0] if fact.is_good is not True
+        ] == []
+        removed = Removal(account, "crew", Silent()).destroy()
+        assert (len(removed.snapshots), removed.bucket) == (1, "our-packages")
+        with pytest.raises(DeployError, match="does not allow these credentials"):
+            Removal(account, secured.stack_name, Silent()).destroy()
+    rds = secured.emulator.client("rds")
+    rds.delete_db_cluster_snapshot(
+        DBClusterSnapshotIdentifier=removed.snapshots[0]
+    )  # the emulator checks no name of it
+
+
+SCHEMAS = Path(cfnlint.__file__).parent / "data" / "schemas"
+UNUSED = re.compile(
+    r"(kinesis|firehose|elasticfilesystem|s3files|lambda:GetLayerVersion|lambda:PassCapacityProvider|s3:REST|s3:getObject$"
+    r"|s3:GetObjectMetadata|lambda:GetCodeSigningConfig|iam:(Attach|Detach)(Group|User)Policy|dynamodb:DescribeImport"
+    r"|logs:(PutLogEvents|CreateLogStream|DescribeLogStreams)|ec2:CreateNetworkInterface)"
+)
+"""Of properties that the template does not use, as CloudFormation's schemas list them with the rest."""
+
+
+def test_who_deploys_has_what_cloudformation_calls_for_every_resource_of_the_template() -> None:
+    """By the handlers' permissions in the registry's schemas, which cfn-lint brings."""
+    document = json.loads(policy("deploy", "chat"))
+    allowed = [action for one in document["Statement"] for action in listed(one["Action"])]
+    index = json.loads((SCHEMAS / "providers" / "us-east-1.json").read_text(encoding="utf-8"))
+    kinds = {resource["Type"] for resource in RESOURCES.values() if not resource["Type"].startswith("Custom::")}
+    needed = set()
+    for kind in kinds:
+        schema = json.loads((SCHEMAS / "resources" / f"{index[kind]}.json").read_text(encoding="utf-8"))
+        needed |= {action for handler in schema["handlers"].values() for action in handler.get("permissions", [])}
+    assert len(needed) > 200
+    missing = {one for one in needed if not any(fnmatch(one.lower(), pattern.lower()) for pattern in allowed)}
+    assert {one for one in missing if not UNUSED.match(one)} == set()

@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from answerback_aws.runtime.dynamodb.tables import TABLES, TTL_ATTRIBUTE
 from template import PATH, RESOURCES, TEMPLATE, TEXT, listed, of_type, plain
 
 FUNCTIONS = of_type("AWS::Lambda::Function")
+SERVICES = {one["Properties"]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"]: n for n, one in FUNCTIONS.items()}
 ROUTES = {route["Properties"]["RouteKey"]: route for route in of_type("AWS::ApiGatewayV2::Route").values()}
 
 
@@ -36,7 +39,8 @@ def test_a_table_is_paid_by_use_and_can_be_restored(told: Any) -> None:
     assert told["BillingMode"] == "PAY_PER_REQUEST"
     assert told["TimeToLiveSpecification"] == {"AttributeName": TTL_ATTRIBUTE, "Enabled": True}
     assert told["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
-    assert "SSESpecification" not in told  # encrypted by default; this would only choose a key that costs
+    # Encrypted by default: this only chooses a key, which costs.
+    assert told["SSESpecification"]["Fn::If"][0] == "HasKey"
 
 
 def test_the_tables_are_those_that_the_code_expects() -> None:
@@ -49,6 +53,7 @@ def test_the_tables_are_those_that_the_code_expects() -> None:
 
 def test_what_users_said_outlives_a_slip() -> None:
     protected = {"Fn::If": ["IsProtected", True, False]}
+    assert TEMPLATE["Parameters"]["FirstDeployment"]["Default"] == "false", "whoever deploys without the command"
     cluster = RESOURCES["Cluster"]
     assert (cluster["DeletionPolicy"], cluster["UpdateReplacePolicy"]) == ("Snapshot", "Snapshot")
     assert cluster["Properties"]["DeletionProtection"] == protected
@@ -85,6 +90,45 @@ def test_every_action_of_the_protocol_has_its_route() -> None:
 def test_the_stage_waits_for_its_routes() -> None:
     assert sorted(RESOURCES["Stage"]["DependsOn"]) == sorted(of_type("AWS::ApiGatewayV2::Route"))
     assert RESOURCES["Stage"]["Properties"]["AutoDeploy"] is True
+
+
+@cache
+def waits_for(name: str) -> frozenset[str]:
+    """The resources that are there before this one is made, by DependsOn or because it names them."""
+    text = json.dumps(RESOURCES[name])
+    named = set(re.findall(r'"Ref": "(\w+)"|"Fn::GetAtt": \["(\w+)"|\$\{(\w+)[.}]', text))
+    before = {one for parts in named for one in parts if one in RESOURCES} | set(
+        listed(RESOURCES[name].get("DependsOn", []))
+    )
+    return frozenset(before) | {earlier for one in before for earlier in waits_for(one)}
+
+
+def test_an_api_is_changed_by_one_resource_at_a_time() -> None:
+    """API Gateway answers a second change of the same API with a ConflictException."""
+    kinds = ("Integration", "Authorizer", "Route", "Stage", "ApiMapping")
+    parts = [name for kind in kinds for name in of_type(f"AWS::ApiGatewayV2::{kind}")]
+    assert len(parts) >= 16
+    for one, other in combinations(parts, 2):
+        assert one in waits_for(other) or other in waits_for(one), (one, other)
+
+
+def test_access_logs_wait_for_the_role_that_writes_them() -> None:
+    assert "ApiLogAccount" in waits_for("Stage")
+    for name in ("ApiLogRole", "ApiLogAccount"):
+        assert RESOURCES[name]["DeletionPolicy"] == "RetainExceptOnCreate", "a failed try leaves nothing"
+
+
+def test_frames_go_to_the_endpoint_that_is_there() -> None:
+    """By the stage's own URL, which serves connections of a domain too, unless that is switched off."""
+    stage = "https://${Api}.execute-api.${AWS::Region}.${AWS::URLSuffix}/${StageName}"
+    chosen = {"Fn::If": ["HasNoDefaultEndpoint", {"Fn::Sub": "https://${DomainName}"}, {"Fn::Sub": stage}]}
+    wanted = {"Fn::If": ["HasManagementEndpoint", {"Ref": "ManagementEndpoint"}, chosen]}
+    assert TEMPLATE["Outputs"]["ManagementEndpoint"]["Value"] == wanted
+    for function in FUNCTIONS.values():
+        variables = function["Properties"]["Environment"]["Variables"]
+        assert variables.get("ANSWERBACK_MANAGEMENT_ENDPOINT", wanted) == wanted
+    assert RESOURCES["Api"]["Properties"]["DisableExecuteApiEndpoint"]["Fn::If"][0] == "HasNoDefaultEndpoint"
+    assert "DomainHasCertificate" in TEMPLATE["Rules"]
 
 
 def test_without_tokens_nobody_connects_unless_it_is_allowed() -> None:
@@ -179,7 +223,7 @@ def test_the_queues_are_ordered_fast_and_encrypted() -> None:
         queue = RESOURCES[name]["Properties"]
         assert queue["FifoQueue"] is True
         assert (queue["DeduplicationScope"], queue["FifoThroughputLimit"]) == ("messageGroup", "perMessageGroupId")
-        assert queue["SqsManagedSseEnabled"] is True
+        assert queue["SqsManagedSseEnabled"] == {"Fn::If": ["HasKey", {"Ref": "AWS::NoValue"}, True]}
     redrive = RESOURCES["Queue"]["Properties"]["RedrivePolicy"]
     assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetters", "Arn"]}
     assert redrive["maxReceiveCount"] > 3  # the record decides first
@@ -202,6 +246,56 @@ def test_every_function_and_queue_is_watched() -> None:
     assert "DeadLetters.QueueName" in {
         plain(dimension["Value"])[2:-1] for dimension in RESOURCES["DeadLettersDepthAlarm"]["Properties"]["Dimensions"]
     }
+
+
+def test_failed_answers_ring_though_no_function_fails() -> None:
+    one = RESOURCES["ModelUnavailableAlarm"]["Properties"]
+    assert (one["MetricName"], one["Threshold"], one["Period"]) == ("Failed", 1, 300)
+    assert {"Name": "code", "Value": "model_unavailable"} in one["Dimensions"]
+    metrics = RESOURCES["FailedAnswersAlarm"]["Properties"]["Metrics"]
+    counted = {
+        tuple(
+            sorted(
+                (dimension["Name"], dimension["Value"]) for dimension in metric["MetricStat"]["Metric"]["Dimensions"]
+            )
+        )
+        for metric in metrics
+        if "MetricStat" in metric
+    }
+    services = {
+        service
+        for service, function in SERVICES.items()
+        if function in {"WorkerFunction", "JanitorFunction", "DeadLettersFunction"}
+    }
+    failed = {(("service", service), ("status", "failed")) for service in services}
+    assert counted == failed | {(("service", "worker"), ("status", "completed"))}
+    assert "Failed" in plain(RESOURCES["Dashboard"]["Properties"]["DashboardBody"])
+
+
+# --- rules of a company
+
+
+@pytest.mark.parametrize("name", of_type("AWS::IAM::Role"))
+def test_a_role_has_the_path_and_the_boundary_of_the_company(name: str) -> None:
+    told = RESOURCES[name]["Properties"]
+    nothing = {"Ref": "AWS::NoValue"}  # and no default: to give an old role its path would replace it
+    assert told["Path"] == {"Fn::If": ["HasRolePath", {"Ref": "RolePath"}, nothing]}
+    assert told["PermissionsBoundary"] == {"Fn::If": ["HasBoundary", {"Ref": "PermissionsBoundary"}, nothing]}
+
+
+def test_a_key_of_the_company_encrypts_all_that_is_stored_and_who_reads_it_may_use_it() -> None:
+    stored = ("AWS::DynamoDB::Table", "AWS::SQS::Queue", "AWS::Logs::LogGroup", "AWS::RDS::DBCluster")
+    for kind in stored:
+        for name, resource in of_type(kind).items():
+            assert '"HasKey"' in json.dumps(resource), name
+    policy = RESOURCES["KeyPolicy"]["Properties"]
+    users = {function["Properties"]["Role"]["Fn::GetAtt"][0] for function in FUNCTIONS.values()}
+    assert {role["Ref"] for role in policy["Roles"]} == users - {"AuthorizerRole"}  # which reads nothing
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert statement["Resource"] == {"Ref": "KeyArn"}
+    services = {plain(one).partition(".")[0] for one in statement["Condition"]["StringEquals"]["kms:ViaService"]}
+    assert services == {"dynamodb", "sqs", "secretsmanager"}
+    assert "KeyPolicy" in waits_for("Schema"), "the first function to open the secret"
 
 
 def test_every_alarm_reaches_somebody_if_somebody_is_named() -> None:

@@ -37,7 +37,7 @@ def aws(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "us-east-1")
 
 
-@pytest.mark.parametrize("command", ["deploy", "status", "logs", "outputs", "destroy", "package"])
+@pytest.mark.parametrize("command", ["check", "deploy", "status", "logs", "outputs", "destroy", "package"])
 def test_help_has_examples(run: Run, command: str) -> None:
     result = run("aws", command, "--help")
     assert result.code == 0
@@ -115,21 +115,26 @@ def test_a_stack_from_the_first_day_to_the_last(run: Run, aws: None, tmp_path: P
         "from answerback.models import EchoModel\ndef make():\n    return EchoModel(name='mine')\n"
     )
     stack = ("--stack", "cli")
+    checked = run("aws", "check", *stack)
+    assert (checked.code, checked.out.count("\nok\t")) == (0, 3), checked.out
     mine = ("--model", "python:mine:make", "--include", str(tmp_path / "mine.py"))
     planned = run("aws", "deploy", *stack, *HERE, *mine, "--allow-anonymous", "--dry-run", "--json")
     assert {"action": "Add", "resource": "Api", "kind": "AWS::ApiGatewayV2::Api", "replaced": ""} in json.loads(
         planned.out
     )
-    made = run("aws", "deploy", *stack, *HERE, *mine, "--allow-anonymous", "--rate-limit", "30", "--max-acu", "2.5")
+    assert run("token", "--new-secret", str(tmp_path / "secret")).code == 0
+    secret = ("--jwt-secret-file", str(tmp_path / "secret"))
+    made = run("aws", "deploy", *stack, *HERE, *mine, *secret, "--rate-limit", "30", "--max-acu", "2.5")
     assert made.code == 0, made.err
-    url = made.out.strip()
+    assert "It answered a question in " in made.err
+    url, token = made.out.strip(), run("token", "--user", "ann", "--secret-file", str(tmp_path / "secret")).out.strip()
     assert url.startswith("ws://127.0.0.1:")
     assert "WorkerFunction CREATE_COMPLETE" in made.err
     assert f"answerback ask --url {url} " in made.err
     outputs = json.loads(run("aws", "outputs", *stack, "--json").out)
     assert run("aws", "outputs", "ApiId", *stack).out.strip() == outputs["ApiId"]
     assert "there are: ApiId" in run("aws", "outputs", "Nix", *stack).err
-    asked = run("ask", "--url", url, "--user", "ann", "one two")
+    asked = run("ask", "--url", url, "--token", token, "one two")
     assert (asked.code, asked.out.strip()) == (0, "one two"), asked.err
     status = run("aws", "status", *stack)
     assert status.code == 0, status.out
@@ -140,6 +145,14 @@ def test_a_stack_from_the_first_day_to_the_last(run: Run, aws: None, tmp_path: P
     assert "START RequestId" not in logs.out
     again = run("aws", "deploy", *stack, *HERE, "--include", str(tmp_path / "mine.py"), "--dry-run")
     assert again.out == "Nothing would change.\n"
+    replaced = run(
+        "aws", "deploy", *stack, *HERE, "--include", str(tmp_path / "mine.py"), "--parameter", "StageName=v2"
+    )
+    assert (replaced.code, "apps need another URL" in replaced.err, "--replace" in replaced.err) == (2, True, True)
+    away = run("aws", "deploy", *stack, *HERE, "--model", "echo:fail=unavailable", "--token", token)
+    assert away.code == 1
+    assert away.out.strip() == url
+    assert "does not answer: The model cannot be reached" in away.err
     unsure = run("aws", "destroy", *stack)
     assert unsure.code == 2
     assert "--yes" in unsure.err

@@ -346,8 +346,8 @@ def _cache_point(cache: str | None, tokens: int) -> list[dict[str, Any]]:
 
 _CREDENTIALS: Final = "Check the credentials: `aws sts get-caller-identity` must work with them."
 _MODEL_ACCESS: Final = (
-    "Ask for access to the model in the Bedrock console of this region, and allow "
-    "bedrock:InvokeModelWithResponseStream on the model and on the inference profile."
+    "Allow bedrock:InvokeModelWithResponseStream on the model and on the inference profile. A model that is sold "
+    "through AWS Marketplace has to be asked once by somebody with Marketplace rights (`answerback aws check`)."
 )
 _MODEL_ID: Final = (
     "Check the model id and the region (?region=…): `aws bedrock list-inference-profiles` shows what can be used there."

@@ -5,6 +5,7 @@ from typing import Final
 __all__ = ["COMMANDS"]
 
 COMMANDS: Final = {
+    "check": ("See whether account and region are ready for it.", "answerback_aws.commands.deploy:check"),
     "deploy": ("Create the stack, or update it.", "answerback_aws.commands.deploy:deploy"),
     "status": ("Show how it is doing.", "answerback_aws.commands.stack:status"),
     "logs": ("Show the logs of all functions, in order of time.", "answerback_aws.commands.stack:logs"),

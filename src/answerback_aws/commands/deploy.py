@@ -1,32 +1,43 @@
-"""`answerback aws deploy`: create the stack, or update it."""
+"""`answerback aws deploy | check`: create the stack, or update it, and see before whether it could be."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
-from answerback.cli.options import Json, with_options
-from answerback.cli.output import ExitCode, note, say, say_json, say_table, usage_error
+from answerback.cli.options import Json, TokenText, with_options
+from answerback.cli.output import CliError, ExitCode, confirm, note, say, say_json, say_table, usage_error
 from answerback_aws.commands.options import PackageOptions, StackOptions, explained, pairs, wheel_cache
 from answerback_aws.commands.progress import shown_progress
+from answerback_aws.commands.stack import fact_json, say_facts
 
 if TYPE_CHECKING:
     from answerback_aws.deploy.account import Account
     from answerback_aws.deploy.stack import Change, StackState
 
 
+Models: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", metavar="SPEC", help="bedrock:MODEL_ID | python:MODULE:FACTORY | echo; repeatable."),
+]
+Parameters: TypeAlias = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any parameter of the template; repeatable.")
+]
+NoAsk: TypeAlias = Annotated[bool, typer.Option("--no-ask", help="Ask neither the models nor the stack a question.")]
+
+_ASKING: Final = "answerback-deploy"
+"""The user who asks."""
+_ANSWER_S: Final = 90
+
+
 @with_options
 def deploy(
     *,
     where: StackOptions,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", "-m", metavar="SPEC", help="bedrock:MODEL_ID | python:MODULE:FACTORY | echo; repeatable."
-        ),
-    ] = None,
+    model: Models = None,
     jwt_issuer: Annotated[
         str | None, typer.Option(metavar="URL", help="Who signs your users' tokens.", show_default=False)
     ] = None,
@@ -62,18 +73,47 @@ def deploy(
     alarm_email: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Who is notified of alarms.", show_default=False)
     ] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any parameter of the template; repeatable.")
+    domain: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of yours that apps connect to.", show_default=False)
     ] = None,
+    certificate: Annotated[
+        str | None, typer.Option(metavar="ARN", help="Its certificate in ACM, in this region.", show_default=False)
+    ] = None,
+    permissions_boundary: Annotated[
+        str | None, typer.Option(metavar="ARN", help="Policy that bounds every role.", show_default=False)
+    ] = None,
+    role_path: Annotated[
+        str | None, typer.Option(metavar="PATH", help="IAM path of the roles: /teams/chat/.", show_default=False)
+    ] = None,
+    role_arn: Annotated[
+        str | None, typer.Option(metavar="ARN", help="What CloudFormation acts as.  [default: you]", show_default=False)
+    ] = None,
+    bucket: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of yours, for packages.  [default: one is made]")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="ARN", help="KMS key of yours for all that is stored.", show_default=False)
+    ] = None,
+    parameter: Parameters = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A tag of the stack; repeatable.")] = None,
     built: PackageOptions,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Do not ask before the URL, a table or the database is replaced.")
+    ] = False,
+    watch: Annotated[
+        int, typer.Option(min=0, max=180, metavar="MINUTES", help="How long alarms take an update back.")
+    ] = 0,
+    no_ask: NoAsk = False,
+    token: TokenText = None,
     as_json: Json = False,
 ) -> int:
     """Create the stack, or update it. What is not said stays as it was.
 
-    Packages the functions, uploads them, and lets CloudFormation do the rest: about 10 minutes the first time, most of
-    them for the database. Interrupted, it goes on by itself; deploying again follows it.
+    Checks the account and the models (`answerback aws check`), packages the functions, uploads them, and lets
+    CloudFormation do the rest: about 10 minutes the first time, most of them for the database. Then it asks the stack a
+    question, as the user answerback-deploy or with --token. Interrupted, it goes on by itself; deploying again follows
+    it. A first deployment that fails leaves nothing behind.
 
     Examples:
 
@@ -99,6 +139,11 @@ def deploy(
         "MinCapacity": min_acu,
         "MaxCapacity": max_acu,
         "AlarmEmail": alarm_email,
+        "DomainName": domain,
+        "CertificateArn": certificate,
+        "PermissionsBoundary": permissions_boundary,
+        "RolePath": role_path,
+        "KeyArn": key,
     }
     parameters = {
         **{
@@ -127,28 +172,130 @@ def deploy(
             requirements=built.requirements,
             parameters=_one_sign_in(parameters),
             tags=tags,
+            bucket=bucket,
+            role_arn=role_arn,
+            watch_minutes=watch,
+            ask=not (no_ask or dry_run),
             cache=wheel_cache(),
         )
-        deployment = Deployment(account, where.stack, progress)
+        deployment = Deployment(account, where.stack, progress, say=note)
         if dry_run:
             plan = deployment.plan(request)
             deployment.drop(plan)
         else:
             try:
-                state = deployment.deploy(request)
+                state = deployment.deploy(request, approve=_announce if replace else _confirm)
             except KeyboardInterrupt:
                 note(f"\nCloudFormation goes on. Follow it: answerback aws deploy {where.flags}")
                 raise
     if dry_run:
         _show_changes(plan.changes, as_json=as_json)
     else:
-        _show_deployed(where, account, state, as_json=as_json)
+        with explained():
+            asked = None if no_ask else _ask(state, account, token=token, secret=parameters.get("JwtSecret"))
+        _show_deployed(where, account, state, asked, as_json=as_json)
+        if asked is not None and asked.error is not None:
+            raise CliError(
+                f"the stack is there, and does not answer: {asked.error}",
+                f"answerback aws logs {where.flags} --since 10m, and answerback aws check {where.flags}",
+            )
     return ExitCode.OK
+
+
+@with_options
+def check(
+    *,
+    where: StackOptions,
+    model: Models = None,
+    parameter: Parameters = None,
+    no_ask: NoAsk = False,
+    as_json: Json = False,
+) -> int:
+    """See whether the account and the region are ready for the stack, new or as it is. Exits with 1 if not.
+
+    It takes seconds and only reads, but for one answer of one token by each model of Bedrock: that is billed, and
+    subscribes to a model that is sold through AWS Marketplace.
+
+    Examples:
+
+      answerback aws check --region ap-northeast-2
+
+      answerback aws check --stack chat --model bedrock:global.anthropic.claude-haiku-4-5-20251001-v1:0 --json
+    """
+    account = where.account()
+    from answerback_aws.deploy.deployment import Deployment, DeployRequest  # noqa: PLC0415 - help needs no boto3
+
+    with explained(), shown_progress() as progress:
+        progress.step("Asking AWS")
+        parameters = pairs("--parameter", parameter)
+        request = DeployRequest(models=model or [], parameters=parameters, ask=not no_ask, cache=wheel_cache())
+        facts, values = Deployment(account, where.stack, progress, say=note).facts(request)
+    is_ready = all(fact.is_good is not False for fact in facts)
+    if as_json:
+        chosen = {name: values[name] for name in ("Models", "ModelArns", "WorkerConcurrency", "EngineVersion")}
+        say_json({"ready": is_ready, "facts": [fact_json(fact) for fact in facts], "parameters": chosen})
+    else:
+        say_facts(facts)
+    return ExitCode.OK if is_ready else ExitCode.FAILED
+
+
+def _announce(losses: Sequence["Change"]) -> None:
+    for one in losses:
+        note(f"{one.resource} {'is' if one.replaced == 'True' else 'may be'} replaced: {one.loss}.")
+
+
+def _confirm(losses: Sequence["Change"]) -> None:
+    _announce(losses)
+    try:
+        confirm("Deploy all the same?")
+    except CliError as exc:
+        raise CliError(exc.message, "say --replace to deploy it all the same", exit_code=exc.exit_code) from exc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """The question at the end. `why_not`: it was not asked. `error`: what came instead of an answer."""
+
+    answer_ms: int | None = None
+    why_not: str | None = None
+    error: str | None = None
+
+
+def _ask(state: "StackState", account: "Account", *, token: str | None, secret: str | None) -> _Asked:
+    """One question through the whole stack, by the URL that needs no DNS record of a domain."""
+    from answerback.client.blocking import BlockingClient  # noqa: PLC0415
+    from answerback.client.errors import AnswerbackError, RequestTimeout  # noqa: PLC0415
+
+    values = state.parameters
+    if "AuthorizerFunction" in state.outputs and token is None:
+        if secret is None:
+            return _Asked(why_not="users sign in; with --token (ANSWERBACK_TOKEN) it asks as that user")
+        from answerback.auth import make_token  # noqa: PLC0415 - cryptography is slow to import
+
+        token = make_token(
+            _ASKING,
+            secret=secret,
+            ttl_s=600,
+            issuer=values.get("JwtIssuer") or None,
+            audience=values.get("JwtAudience") or None,
+            user_claim=values.get("UserClaim") or "sub",
+        )
+    user = None if token is not None else _ASKING
+    begun = time.monotonic()
+    try:
+        with BlockingClient(account.stage_url(state.outputs), token=token, user=user, connect_timeout=60) as app:
+            app.ask("Say yes.", max_tokens=32, timeout=_ANSWER_S)
+    except RequestTimeout:
+        return _Asked(error=f"no answer within {_ANSWER_S} s")
+    except AnswerbackError as exc:
+        return _Asked(error=str(exc).rstrip("."))
+    return _Asked(answer_ms=round(1000 * (time.monotonic() - begun)))
 
 
 def _show_changes(changes: Sequence["Change"], *, as_json: bool) -> None:
     if as_json:
-        say_json([asdict(change) for change in changes])
+        shown = ("action", "resource", "kind", "replaced")
+        say_json([{name: getattr(change, name) for name in shown} for change in changes])
     elif not changes:
         say("Nothing would change.")
     else:
@@ -159,13 +306,22 @@ def _show_changes(changes: Sequence["Change"], *, as_json: bool) -> None:
         note(f"{len(changes)} changes; nothing was changed.")
 
 
-def _show_deployed(where: StackOptions, account: "Account", state: "StackState", *, as_json: bool) -> None:
+def _show_deployed(
+    where: StackOptions, account: "Account", state: "StackState", asked: _Asked | None, *, as_json: bool
+) -> None:
     with explained():
         url = account.websocket_url(state.outputs)
     if as_json:
-        say_json({"stack": where.stack, "status": state.status, "url": url, "outputs": dict(state.outputs)})
+        found = {"stack": where.stack, "status": state.status, "url": url, "outputs": dict(state.outputs)}
+        say_json({**found, "asked": asdict(asked) if asked is not None else None})
         return
     say(url)
+    if asked is not None and asked.answer_ms is not None:
+        note(f"It answered a question in {asked.answer_ms / 1000:.1f} s.")
+    elif asked is None or asked.why_not is not None:
+        note(f"It was not asked a question: {asked.why_not if asked is not None else '--no-ask'}.")
+    if "DomainTarget" in state.outputs:
+        note(f"Point {state.parameters.get('DomainName')} to {state.outputs['DomainTarget']} (CNAME or alias).")
     # A secret parameter is shown as **** also when it is empty; only with tokens there is an authorizer.
     is_open = "AuthorizerFunction" not in state.outputs
     if not is_open and state.parameters.get("AllowAnonymous") == "true":

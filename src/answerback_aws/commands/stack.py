@@ -1,6 +1,7 @@
 """`answerback aws status | logs | outputs | destroy`: watch a stack, and remove it."""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -29,7 +30,7 @@ def status(
     where: StackOptions,
     as_json: Json = False,
 ) -> int:
-    """Show how it is doing: alarms, dead letters, queue, errors, database. Exits with 1 if something is wrong.
+    """Show how it is doing: alarms, answers, queue, errors, database. Exits with 1 if something is wrong.
 
     Examples:
 
@@ -42,11 +43,9 @@ def status(
         facts = stack_facts(account, where.stack)
     is_good = all(fact.is_good is not False for fact in facts)
     if as_json:
-        say_json({"healthy": is_good, "facts": [_fact_json(fact) for fact in facts]})
+        say_json({"healthy": is_good, "facts": [fact_json(fact) for fact in facts]})
     else:
-        say_table(
-            ("", "what", "is", "do"), [(_mark(fact), fact.name, fact.value, fact.advice or None) for fact in facts]
-        )
+        say_facts(facts)
     return ExitCode.OK if is_good else ExitCode.FAILED
 
 
@@ -166,7 +165,13 @@ def destroy(
     return ExitCode.OK
 
 
-def _fact_json(fact: "Fact") -> dict[str, Any]:
+def say_facts(facts: Sequence["Fact"]) -> None:
+    """Facts as a table, each with what to do."""
+    say_table(("", "what", "is", "do"), [(_mark(fact), fact.name, fact.value, fact.advice or None) for fact in facts])
+
+
+def fact_json(fact: "Fact") -> dict[str, Any]:
+    """A fact as programs get it."""
     return {"name": fact.name, "value": fact.value, "good": fact.is_good, "advice": fact.advice or None}
 
 

@@ -59,6 +59,12 @@ class Account:
         endpoint = self.client("cloudformation").meta.endpoint_url
         return f"ws{endpoint.removeprefix('http')}/_aws/execute-api/{outputs['ApiId']}/{outputs['StageName']}"
 
+    def stage_url(self, outputs: Mapping[str, str]) -> str:
+        """The same without a domain of one's own, whose DNS record may not be there yet."""
+        if self.is_real:
+            return f"ws{outputs['ManagementEndpoint'].removeprefix('http')}"
+        return self.websocket_url(outputs)
+
     @cached_property
     def identity(self) -> str:
         """The account's number. Raises: DeployError: no or wrong credentials."""
@@ -70,17 +76,21 @@ class Account:
         """`aws`, `aws-cn` or `aws-us-gov`."""
         return str(self._session.get_partition_for_region(self.region))
 
-    def client(self, service: str, *, attempts: int = _ATTEMPTS, endpoint: str | None = None) -> Any:
+    def client(
+        self, service: str, *, attempts: int = _ATTEMPTS, endpoint: str | None = None, region: str | None = None
+    ) -> Any:
         """The client of a service. Its calls raise botocore's errors: use them within `explained`.
 
-        `attempts`: tries of one call in all, as the one who asks first says it. `endpoint`: of this service alone.
+        `attempts`: tries of one call in all, as the one who asks first says it. `endpoint`, `region`: of this client
+        alone.
         """
-        if service not in self._clients:
+        key = service if region in {None, self.region} else f"{service} {region}"
+        if key not in self._clients:
             where = endpoint or self._endpoint or os.environ.get("AWS_ENDPOINT_URL") or ""
             with explained(f"use {service}"):
-                self._clients[service] = self._session.client(
+                self._clients[key] = self._session.client(
                     service,
-                    region_name=self.region,
+                    region_name=region or self.region,
                     endpoint_url=endpoint or self._endpoint,
                     config=Config(
                         connect_timeout=5,
@@ -91,7 +101,7 @@ class Account:
                         proxies={} if is_loopback(urlsplit(where).hostname or "") else None,
                     ),
                 )
-        return self._clients[service]
+        return self._clients[key]
 
     def _regions(self) -> list[str]:
         return [

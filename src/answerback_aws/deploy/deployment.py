@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +20,15 @@ from answerback_aws.deploy.parameters import (
     check_times,
     declared,
     effective,
-    model_arns,
     parameter_list,
     read_models,
     template_text,
 )
+from answerback_aws.deploy.preflight import Preflight, of_account, of_models
 from answerback_aws.deploy.stack import Change, Progress, Stack, StackState
+from answerback_aws.deploy.status import Fact
 
+_TAKE_BACK: Final = frozenset({"ErrorsAlarm", "FailedAnswersAlarm", "ModelUnavailableAlarm"})
 _DEAD: Final = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"})
 
 
@@ -34,7 +37,9 @@ class DeployRequest:
     """What the user asked for. `models` empty: as it is, or the template's default. `parameters` by their names.
 
     `target` None: `python` and `architecture`, and for what they leave open what the stack has; on an emulator this
-    machine.
+    machine. `bucket`: one of the user's for packages; None: as it was, or one that is made. `role_arn`: what
+    CloudFormation acts as; None: as it was, or as who deploys. `watch_minutes`: how long after an update alarms take it
+    back. `ask`: whether each model of Bedrock is asked for one token before.
     """
 
     target: Target | None = None
@@ -45,16 +50,25 @@ class DeployRequest:
     requirements: Path | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    bucket: str | None = None
+    role_arn: str | None = None
+    watch_minutes: int = 0
+    ask: bool = True
     cache: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What executing the change set `name` would do. `is_new`: the stack is created."""
+    """What executing the change set `name` would do. `is_new`: the stack is created.
+
+    `is_protected_after`: deletion protection would keep a failed creation from being rolled back, so it is switched on
+    when the stack stands.
+    """
 
     name: str
     is_new: bool
     changes: tuple[Change, ...]
+    is_protected_after: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +84,15 @@ class Artefact:
 class Artefacts:
     """The bucket of packages and templates: one for an account and region, private, encrypted. Names are hashes.
 
-    What is not there yet is uploaded. What was uploaded never changes, so that a stack can always be rolled back."""
+    What is not there yet is uploaded. What was uploaded never changes, so that a stack can always be rolled back.
+    `bucket`: one of the user's instead, which is used as it is. `key_arn`: a KMS key for what is uploaded.
+    """
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, *, bucket: str | None = None, key_arn: str = "") -> None:
         self._account = account
-
-    @property
-    def bucket(self) -> str:
-        return f"answerback-artefacts-{self._account.identity}-{self._account.region}"
+        self._ours = f"answerback-artefacts-{account.identity}-{account.region}"
+        self.bucket = bucket or self._ours
+        self._encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key_arn} if key_arn else {}
 
     def put(self, key: str, data: bytes) -> Artefact:
         """Upload `data` unless `key` is there; the bucket is made if need be. Raises: DeployError."""
@@ -85,8 +100,9 @@ class Artefacts:
         is_new = not self.has(key)
         if is_new:
             with explained("upload to the bucket of packages"):
-                self._make(s3, mine)
-                s3.put_object(**mine, Key=key, Body=data)
+                if self.bucket == self._ours:
+                    self._make(s3, mine)
+                s3.put_object(**mine, Key=key, Body=data, **self._encryption)
         return Artefact(self.bucket, key, f"{s3.meta.endpoint_url}/{self.bucket}/{key}", is_new)
 
     def has(self, key: str) -> bool:
@@ -100,14 +116,16 @@ class Artefacts:
                 if error_code(exc) == "403":
                     raise DeployError(
                         f"the bucket {self.bucket} is not this account's, or these credentials may not read it",
-                        "allow s3:GetObject, s3:PutObject, s3:ListBucket and s3:CreateBucket on it",
+                        "allow s3:GetObject, s3:PutObject, s3:ListBucket, s3:CreateBucket on it, or say --bucket NAME",
                     ) from exc
                 raise
         return True
 
     @property
     def _mine(self) -> dict[str, str]:
-        return {"Bucket": self.bucket, "ExpectedBucketOwner": self._account.identity}
+        # A company's bucket may belong to another account of it.
+        owner = {"ExpectedBucketOwner": self._account.identity} if self.bucket == self._ours else {}
+        return {"Bucket": self.bucket, **owner}
 
     def _make(self, s3: Any, mine: dict[str, str]) -> None:
         """Private from its first moment on: new buckets of S3 are; what follows holds it so."""
@@ -165,39 +183,59 @@ class Deployment:
         *,
         sleep: Callable[[float], None] = time.sleep,
         build: Callable[..., Package] = build_package,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._account = account
         self._stack = Stack(account, name, sleep=sleep)
         self._progress = progress
         self._build = build
+        self._say = say
 
-    def deploy(self, request: DeployRequest) -> StackState:
-        """Bring the stack to the requested state, and return it; nothing is done if it is there already."""
+    def deploy(
+        self, request: DeployRequest, *, approve: Callable[[Sequence[Change]], None] = lambda _: None
+    ) -> StackState:
+        """Bring the stack to the requested state, and return it; nothing is done if it is there already.
+
+        `approve` gets the changes whose replacement loses something, and raises to stop there.
+        """
         plan = self.plan(request)
         if not plan.changes:
             self._progress.step("Nothing to change")
             return self._stack.existing()
+        if losses := [change for change in plan.changes if change.loss]:
+            try:
+                approve(losses)
+            except BaseException:
+                self.drop(plan)
+                raise
         self._progress.step(f"{'Creating' if plan.is_new else 'Updating'} the stack {self._stack.name}")
         after = self._stack.last_event()
         self._stack.execute(plan.name)
-        return self._settle(after)
+        state = self._settle(after)
+        return self._protected(state) if plan.is_protected_after else state
 
     def plan(self, request: DeployRequest) -> Plan:
-        """Package, upload, and ask CloudFormation what would change. `drop` the plan if it is not deployed."""
+        """Check, package, upload, and ask CloudFormation what would change. `drop` the plan if it is not deployed."""
         state = self._ready()
         previous = state.parameters if state is not None else None
-        artefacts = Artefacts(self._account)
-        text = template_text().encode()
-        self._progress.step("Reading the template")
-        template = artefacts.put(f"templates/{hashlib.sha256(text).hexdigest()}.yaml", text)
-        known = declared(self._account, template.url)
+        text = template_text()
+        known = declared(text)
         target = self._target(request, previous)
-        given = {**self._of_target(target), **self._of_models(request), **request.parameters}
-        parameter_list(given, known=known, previous=previous)
+        given = self._given(request, target, known, previous)
         values = effective(given, known=known, previous=previous)
         check_sign_in(values)
         check_times(values)
+        given |= of_models(self._account, given, default=str(known["Models"]), previous=previous)
+        given |= of_account(self._account, given, known=known, previous=previous)
+        is_first = previous is None and values["DeletionProtection"] == "true"
+        given["FirstDeployment"] = "true" if is_first else "false"
+        values = effective(given, known=known, previous=previous)
+        if self._account.is_real:
+            self._check(request, values, is_new=state is None)
         package = self._package(request, target, values)
+        bucket = request.bucket or (previous or {}).get("CodeBucket")
+        artefacts = Artefacts(self._account, bucket=bucket, key_arn=values["KeyArn"])
+        template = artefacts.put(f"templates/{hashlib.sha256(text.encode()).hexdigest()}.yaml", text.encode())
         key = f"packages/{package.content_sha256}-{target.name}.zip"
         if not artefacts.has(key):
             self._progress.step(f"Uploading {len(package.data) / 1e6:.1f} MB")
@@ -211,8 +249,24 @@ class Deployment:
             tags={**(state.tags if state is not None else {}), **request.tags},
             name=name,
             is_new=state is None,
+            role_arn=request.role_arn,
+            rollback=self._rollback(request.watch_minutes) if state is not None else None,
         )
-        return Plan(name=name, is_new=state is None, changes=changes)
+        return Plan(name=name, is_new=state is None, changes=changes, is_protected_after=is_first)
+
+    def facts(self, request: DeployRequest) -> tuple[tuple[Fact, ...], Mapping[str, str]]:
+        """What deploying this would meet, and the parameters that it would have. Nothing is made."""
+        state = self._stack.state()
+        is_new = state is None or state.is_draft
+        previous = None if state is None or is_new else state.parameters
+        known = declared(template_text())
+        given = self._given(request, self._target(request, previous), known, previous)
+        with suppress(DeployError):  # a fact says it
+            given |= of_models(self._account, given, default=str(known["Models"]), previous=previous)
+        given |= of_account(self._account, given, known=known, previous=previous)
+        values = effective(given, known=known, previous=previous)
+        preflight = Preflight(self._account, values, is_new=is_new, ask=request.ask, say=self._say)
+        return preflight.facts(), values
 
     def drop(self, plan: Plan) -> None:
         """Forget a plan; nothing of it is left."""
@@ -256,15 +310,49 @@ class Deployment:
             found["Architecture"] = target.architecture
         return found
 
-    def _of_models(self, request: DeployRequest) -> Mapping[str, str]:
-        if not request.models:
+    def _given(
+        self,
+        request: DeployRequest,
+        target: Target,
+        known: Mapping[str, str | None],
+        previous: Mapping[str, str] | None,
+    ) -> dict[str, str]:
+        """The parameters that are given. Raises: DeployError: the template does not have one of them."""
+        given = {**self._of_target(target), **request.parameters}
+        if request.models:
+            read_models(request.models)
+            given = {"Models": " ".join(request.models), **given}
+        parameter_list(given, known=known, previous=previous)
+        return given
+
+    def _check(self, request: DeployRequest, values: Mapping[str, str], *, is_new: bool) -> None:
+        """Raises: DeployError: the stack would fail, or every answer of it."""
+        self._progress.step("Checking the account and the models")
+        facts = Preflight(self._account, values, is_new=is_new, ask=request.ask, say=self._say).facts()
+        for fact in facts:
+            if fact.is_good is None:
+                self._say(f"{fact.name}: {fact.value}. {fact.advice}")
+        bad = [fact for fact in facts if fact.is_good is False]
+        if bad:
+            raise DeployError("; ".join(f"{fact.name}: {fact.value}" for fact in bad), bad[0].advice)
+
+    def _rollback(self, minutes: int) -> Mapping[str, object]:
+        """The alarms that take an update back. One that rings already does not: the update may be its repair."""
+        if not minutes:
             return {}
-        arns = request.parameters.get("ModelArns")
-        specs = read_models(request.models)
-        return {
-            "Models": " ".join(request.models),
-            "ModelArns": arns if arns is not None else ",".join(model_arns(self._account, specs)),
-        }
+        names = [one["PhysicalResourceId"] for one in self._stack.resources() if one["LogicalResourceId"] in _TAKE_BACK]
+        with explained("read the alarms"):
+            alarms = self._account.client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
+        quiet = [one["AlarmArn"] for one in alarms if one["StateValue"] != "ALARM"]
+        triggers = [{"Arn": arn, "Type": "AWS::CloudWatch::Alarm"} for arn in quiet]
+        return {"RollbackTriggers": triggers, "MonitoringTimeInMinutes": minutes}
+
+    def _protected(self, state: StackState) -> StackState:
+        self._progress.step("Protecting the history from deletion")
+        state = self._stack.update_parameters(state, {"FirstDeployment": "false"}, self._progress.event)
+        if state.status != "UPDATE_COMPLETE":
+            raise DeployError("the stack works, but its history is not protected from deletion", "deploy again")
+        return state
 
     def _package(self, request: DeployRequest, target: Target, values: Mapping[str, str]) -> Package:
         self._progress.step(f"Packaging the functions for {target.name}")

@@ -68,6 +68,8 @@ _ADVICE: Final = (
         "Cannot find version|engine version|InvalidParameterCombination",
         "choose a version that the region has, 16.3 or newer: --parameter EngineVersion=VERSION",
     ),
+    ("concurrent modification|ConflictException", "API Gateway was busy with another change; deploy again"),
+    ("bucket name is not available", "name a bucket of yours: --bucket NAME"),
     ("already exists", "something of that name is there; delete it or choose another --stack"),
     ("service.?linked role", "let an administrator create the service-linked role once, and deploy again"),
     ("limit|quota|exceeded", "ask for more in Service Quotas, and deploy again"),

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 import answerback_aws
 from answerback.models.spec import BedrockSpec, LocalSpec, ModelSpec, ModelSpecError, OpenAISpec, parse_model_specs
 from answerback.outbound import CaFileError, ProxyError, fetch
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.errors import DeployError, ErrorKind, error_code, explained
+from answerback_aws.deploy.errors import DeployError, ErrorKind, error_code
 
 _UNKNOWN_MODEL: Final = frozenset({"ResourceNotFoundException", "ValidationException"})
 WORKER_SPARE_S: Final = 30
@@ -22,11 +22,16 @@ WORKER_SPARE_S: Final = 30
 _IS_PROFILE: Final = re.compile(r"(global|us|us-gov|eu|apac|jp|au|ca|sa|il|me|af)\.(?P<model>.+)")
 
 
-def declared(account: Account, template_url: str) -> Mapping[str, str | None]:
-    """The template's parameters and their defaults; None: without one. Raises: DeployError."""
-    with explained("read the template"):
-        summary = account.client("cloudformation").get_template_summary(TemplateURL=template_url)
-    return {one["ParameterKey"]: one.get("DefaultValue") for one in summary["Parameters"]}
+def declared(template: str) -> Mapping[str, str | None]:
+    """The template's parameters and their defaults; None: without one."""
+    part = template.partition("\nParameters:\n")[2].partition("\nRules:\n")[0]
+    found: dict[str, str | None] = {}
+    for indent, key, value in re.findall(r"^( +)(\w+):(.*)$", part, re.MULTILINE):
+        if len(indent) == 2:
+            found[key] = None
+        elif len(indent) == 4 and key == "Default":
+            found[next(reversed(found))] = value.strip().strip('"')
+    return found
 
 
 def parameter_list(
@@ -158,11 +163,53 @@ def _check_model(account: Account, spec: BedrockSpec, region: str) -> None:
         return
     types = answer.get("modelDetails", {}).get("inferenceTypesSupported", [])
     if types and "ON_DEMAND" not in types:
+        found = profiles_of(account, spec.model)
+        names = " or ".join(f"--model bedrock:{name}" for name in found) or "another model"
         raise DeployError(
-            f"{spec.model} is only served through an inference profile",
-            f"name one, for example --model bedrock:global.{spec.model} (`aws bedrock list-inference-profiles`)",
+            f"{spec.model} is only served through an inference profile in {region}",
+            f"say {names} (`aws bedrock list-inference-profiles` has all)",
             kind=ErrorKind.USAGE,
         )
+
+
+def profiles_of(account: Account, model: str) -> list[str]:
+    """The inference profiles of the region through which a model is served, those that stay near it first.
+
+    Empty: there is none, or these credentials may not ask.
+    """
+    try:
+        pages = account.client("bedrock").get_paginator("list_inference_profiles").paginate(typeEquals="SYSTEM_DEFINED")
+        found = [
+            one["inferenceProfileId"]
+            for page in pages
+            for one in page["inferenceProfileSummaries"]
+            if any(part["modelArn"].endswith(f"foundation-model/{model}") for part in one["models"])
+        ]
+    except (ClientError, BotoCoreError, DeployError):
+        return []
+    return sorted(found, key=lambda name: (name.startswith("global."), name))
+
+
+def default_model(account: Account, text: str) -> str:
+    """The template's model as the region serves it: on demand, or through a profile of the region.
+
+    Raises: DeployError: the region does not have it.
+    """
+    (spec,) = parse_model_specs([text])
+    if not isinstance(spec, BedrockSpec) or not account.is_real:
+        return text
+    try:
+        _check_model(account, spec, account.region)
+    except DeployError:
+        found = profiles_of(account, spec.model)
+        if not found:
+            raise DeployError(
+                f"Bedrock does not serve {spec.model}, the default, in {account.region}",
+                "choose another one: --model bedrock:ID (`aws bedrock list-inference-profiles`)",
+                kind=ErrorKind.USAGE,
+            ) from None
+        return text.replace(spec.model, found[0])
+    return text
 
 
 def _profile(account: Account, spec: BedrockSpec, region: str) -> Mapping[str, Any] | None:

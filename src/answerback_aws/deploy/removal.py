@@ -8,7 +8,6 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from answerback_aws.deploy.account import Account
-from answerback_aws.deploy.deployment import Artefacts
 from answerback_aws.deploy.errors import DENIED, DeployError, advice_for, error_code, explained
 from answerback_aws.deploy.stack import Progress, Stack, StackState
 
@@ -40,7 +39,7 @@ class Removal:
 
     def destroy(self, *, delete_history: bool = False) -> Removed:
         """Delete everything but, unless `delete_history`, a snapshot of the database with the whole history in it."""
-        self._stack.existing()
+        bucket = self._stack.existing().parameters.get("CodeBucket", "")
         state = self._stack.at_rest(self._progress)
         unwritten = 0
         snapshots: tuple[str, ...] = ()
@@ -58,7 +57,7 @@ class Removal:
             if delete_history:
                 self._delete_snapshots(snapshots)
                 snapshots = ()
-        return Removed(snapshots=snapshots, unwritten=unwritten, bucket=Artefacts(self._account).bucket)
+        return Removed(snapshots=snapshots, unwritten=unwritten, bucket=bucket)
 
     def _open(self, state: StackState) -> StackState:
         """Lift the protection, and let the janitor write what is waiting without delay."""
@@ -66,16 +65,7 @@ class Removal:
         if all(state.parameters.get(name) == value for name, value in wanted.items()):
             return state
         self._progress.step("Lifting the deletion protection")
-        after = self._stack.last_event()
-        parameters: list[dict[str, object]] = [
-            {"ParameterKey": name, "ParameterValue": wanted[name]}
-            if name in wanted
-            else {"ParameterKey": name, "UsePreviousValue": True}
-            for name in state.parameters
-        ]
-        self._stack.update_parameters(parameters)
-        self._stack.watch(state.stack_id, after, self._progress.event)
-        opened = self._stack.existing()
+        opened = self._stack.update_parameters(state, wanted, self._progress.event)
         if opened.status != "UPDATE_COMPLETE":
             raise DeployError(
                 f"the protection could not be lifted: the stack is {opened.status}", "see the reasons above"

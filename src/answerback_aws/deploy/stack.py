@@ -20,6 +20,13 @@ _QUIET_POLLS: Final = 30
 """Polls of a stack that shows no sign yet of the operation that was begun."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
+_LOSSES: Final[Mapping[str, str]] = {
+    "AWS::ApiGatewayV2::Api": "apps need another URL, and every connection is lost",
+    "AWS::ApiGatewayV2::Stage": "apps need another URL, and every connection is lost",
+    "AWS::RDS::DBCluster": "the history begins anew in an empty database; the old one stays as a snapshot",
+    "AWS::DynamoDB::Table": "the new table is empty: running requests and turns that Aurora does not have yet are lost",
+}
+"""Of what is replaced, by type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +70,23 @@ class StackEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A resource that would be added, modified, removed, or replaced by a new one."""
+    """A resource that would be added, modified, removed, or replaced by a new one.
+
+    `replaced`: `True`, `Conditional` (CloudFormation knows only when it does it) or else. `is_by_reference`: a new one
+    would only come of what it refers to, and so of another change of the plan that is a replacement itself.
+    """
 
     action: str
     resource: str
     kind: str
     replaced: str
+    is_by_reference: bool = False
+
+    @property
+    def loss(self) -> str:
+        """What users notice of the replacement; empty: nothing, or nothing is replaced."""
+        is_likely = self.replaced == "True" or (self.replaced == "Conditional" and not self.is_by_reference)
+        return _LOSSES.get(self.kind, "") if is_likely else ""
 
 
 class Progress(Protocol):
@@ -152,8 +170,12 @@ class Stack:
         tags: Mapping[str, str],
         name: str,
         is_new: bool,
+        role_arn: str | None = None,
+        rollback: Mapping[str, object] | None = None,
     ) -> tuple[Change, ...]:
         """Make the change set `name` and return what it would do; nothing: there is no difference, and no change set.
+
+        A new stack whose creation fails is deleted. `rollback`: CloudFormation's RollbackConfiguration.
 
         Raises: DeployError: CloudFormation refuses the template or a parameter.
         """
@@ -166,6 +188,9 @@ class Stack:
                 Parameters=list(parameters),
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
                 Capabilities=list(CAPABILITIES),
+                **({"OnStackFailure": "DELETE"} if is_new else {}),
+                **({"RoleARN": role_arn} if role_arn else {}),
+                RollbackConfiguration={"RollbackTriggers": [], "MonitoringTimeInMinutes": 0} | dict(rollback or {}),
             )
         try:
             status, reason, changes = self._read_plan(name)
@@ -198,15 +223,27 @@ class Stack:
         with explained("execute the change set"):
             self._client.execute_change_set(StackName=self.name, ChangeSetName=name)
 
-    def update_parameters(self, parameters: Sequence[Mapping[str, object]]) -> None:
-        """Begin an update to other parameters, the template as it is."""
+    def update_parameters(
+        self, state: StackState, wanted: Mapping[str, str], show: Callable[[StackEvent], None]
+    ) -> StackState:
+        """Give these parameters other values, leave all else as it is, and follow to the end."""
+        after = self.last_event()
+        parameters: list[dict[str, object]] = [
+            {"ParameterKey": name, "ParameterValue": wanted[name]}
+            if name in wanted
+            else {"ParameterKey": name, "UsePreviousValue": True}
+            for name in state.parameters
+        ]
         with explained("update the stack"):
             self._client.update_stack(
                 StackName=self.name,
                 UsePreviousTemplate=True,
-                Parameters=list(parameters),
+                Parameters=parameters,
                 Capabilities=list(CAPABILITIES),
+                RollbackConfiguration={"RollbackTriggers": []},  # those of the last deployment would count again
             )
+        self.watch(state.stack_id, after, show)
+        return self.existing()
 
     def delete(self) -> None:
         """Begin to delete the stack."""
@@ -286,6 +323,7 @@ class Stack:
                         resource=one["LogicalResourceId"],
                         kind=one["ResourceType"],
                         replaced=one.get("Replacement", ""),
+                        is_by_reference=_is_by_reference(one.get("Details", ())),
                     )
                     for one in (entry["ResourceChange"] for entry in page["Changes"] if "ResourceChange" in entry)
                 )
@@ -294,6 +332,12 @@ class Stack:
     @property
     def _client(self) -> Any:
         return self._account.client("cloudformation")
+
+
+def _is_by_reference(details: Sequence[Mapping[str, Any]]) -> bool:
+    """Tags of a stack, for one, modify the API, and the stage refers to that."""
+    sources = [one.get("ChangeSource") for one in details if one["Target"].get("RequiresRecreation") != "Never"]
+    return bool(sources) and set(sources) <= {"ResourceReference", "ResourceAttribute"}
 
 
 def _event(one: Mapping[str, Any]) -> StackEvent:

@@ -1,10 +1,13 @@
 """The status of a stack: what an operator checks first."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
+from answerback.protocol.errors import ErrorCode
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.errors import DeployError, explained
 from answerback_aws.deploy.stack import Stack, StackState
@@ -14,6 +17,8 @@ _QUARTER: Final = timedelta(minutes=15)
 _GOOD: Final = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE"})
 _FUNCTIONS: Final = ("Connections", "Front", "Worker", "DeadLetters", "Janitor")
 """Not the authorizer: each token that it refuses counts as an error of it."""
+_ENDING: Final = ("worker", "janitor", "dead-letters")
+"""The services that end requests as failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +46,20 @@ def stack_facts(account: Account, name: str, *, now: datetime | None = None) -> 
     ]
     if "WebSocketUrl" in state.outputs:
         found.append(Fact(name="url", value=account.websocket_url(state.outputs)))
-    for part in (_alarms, _dead_letters, _queue, _errors, _database):
-        try:
-            with explained(f"read the {part.__name__.strip('_').replace('_', ' ')}"):
-                found += part(account, stack, state, now)
-        except DeployError as exc:
-            found.append(
-                Fact(name=part.__name__.strip("_").replace("_", " "), value="unknown", is_good=None, advice=str(exc))
-            )
+    for part in (_alarms, _answers, _dead_letters, _queue, _errors, _database):
+        name = part.__name__.strip("_").replace("_", " ")
+        found += gathered([(name, partial(part, account, stack, state, now))])
     return tuple(found)
+
+
+def gathered(parts: Iterable[tuple[str, Callable[[], Sequence[Fact]]]]) -> Iterator[Fact]:
+    """The facts of each part, by its name. One that cannot be read is unknown, and does not hide the others."""
+    for name, read in parts:
+        try:
+            with explained(f"read the {name}"):
+                yield from read()
+        except DeployError as exc:
+            yield Fact(name=name, value="unknown", is_good=None, advice=str(exc))
 
 
 def _alarms(account: Account, stack: Stack, state: StackState, now: datetime) -> Sequence[Fact]:
@@ -95,29 +105,40 @@ def _queue(account: Account, stack: Stack, state: StackState, now: datetime) -> 
     ]
 
 
+def _answers(account: Account, stack: Stack, state: StackState, now: datetime) -> Sequence[Fact]:
+    """What users got, as the functions count it: a failed answer is no error of a function."""
+    metrics = [("Ended", {"service": "worker", "status": "completed"})]
+    metrics += [("Ended", {"service": service, "status": "failed"}) for service in _ENDING]
+    metrics += [("Failed", {"code": code.value, "service": service}) for code in ErrorCode for service in _ENDING]
+    sums = _sums(account, [(f"Answerback/{stack.name}", name, dimensions) for name, dimensions in metrics], now)
+    completed, failed = sums[0], sum(sums[1 : 1 + len(_ENDING)])
+    if not completed + failed:
+        return [Fact(name="answers", value="none in the last hour")]
+    if not failed:
+        return [Fact(name="answers", value=f"{completed} in the last hour, none failed")]
+    codes: Counter[str] = Counter()
+    for (_, dimensions), count in zip(metrics, sums, strict=True):
+        codes[dimensions.get("code", "")] += count
+    del codes[""]
+    percent = float(state.parameters.get("FailedAnswersPercent") or 20)
+    text = ", ".join(f"{code} {count}" for code, count in codes.most_common() if count)
+    advice = f"answerback aws logs --stack {stack.name} --function worker --since 1h"
+    if codes[ErrorCode.MODEL_UNAVAILABLE]:
+        advice = f"answerback aws check --stack {stack.name}, then {advice}"
+    return [
+        Fact(
+            name="answers",
+            value=f"{failed} of {completed + failed} failed in the last hour: {text}",
+            is_good=100 * failed < percent * (completed + failed),
+            advice=advice,
+        )
+    ]
+
+
 def _errors(account: Account, stack: Stack, state: StackState, now: datetime) -> Sequence[Fact]:
     functions = [(name, state.outputs[f"{name}Function"]) for name in _FUNCTIONS if f"{name}Function" in state.outputs]
-    wanted = [
-        {
-            "Id": f"m{number}",
-            "ReturnData": True,
-            "MetricStat": {
-                "Metric": {
-                    "Namespace": "AWS/Lambda",
-                    "MetricName": "Errors",
-                    "Dimensions": [{"Name": "FunctionName", "Value": function}],
-                },
-                "Period": 3600,
-                "Stat": "Sum",
-            },
-        }
-        for number, (_, function) in enumerate(functions)
-    ]
-    answer = account.client("cloudwatch").get_metric_data(
-        MetricDataQueries=wanted, StartTime=now - _HOUR, EndTime=now + timedelta(minutes=1)
-    )
-    sums = {one["Id"]: int(sum(one["Values"])) for one in answer["MetricDataResults"]}
-    failing = [(name, sums.get(f"m{n}", 0)) for n, (name, _) in enumerate(functions) if sums.get(f"m{n}", 0)]
+    sums = _sums(account, [("AWS/Lambda", "Errors", {"FunctionName": function}) for _, function in functions], now)
+    failing = [(name, count) for (name, _), count in zip(functions, sums, strict=True) if count]
     if not failing:
         return [Fact(name="errors", value="none in the last hour")]
     worst = max(failing, key=lambda pair: pair[1])[0].lower()
@@ -145,6 +166,30 @@ def _depth(account: Account, url: str) -> tuple[int, int]:
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     found = account.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
     return int(found[names[0]]), int(found[names[1]])
+
+
+def _sums(account: Account, metrics: Sequence[tuple[str, str, Mapping[str, str]]], now: datetime) -> list[int]:
+    """Of the last hour, for each (namespace, name, dimensions)."""
+    wanted = [
+        {
+            "Id": f"m{number}",
+            "MetricStat": {
+                "Metric": {
+                    "Namespace": namespace,
+                    "MetricName": name,
+                    "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
+                },
+                "Period": 3600,
+                "Stat": "Sum",
+            },
+        }
+        for number, (namespace, name, dimensions) in enumerate(metrics)
+    ]
+    answer = account.client("cloudwatch").get_metric_data(
+        MetricDataQueries=wanted, StartTime=now - _HOUR, EndTime=now + timedelta(minutes=1)
+    )
+    sums = {one["Id"]: int(sum(one["Values"])) for one in answer["MetricDataResults"]}
+    return [sums.get(one["Id"], 0) for one in wanted]
 
 
 def _latest(

@@ -3,21 +3,21 @@
 import asyncio
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from botocore.config import Config
 
-from answerback.client import Client
+from answerback.client import Client, RequestFailed
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.deployment import Artefacts, Deployment, DeployRequest
 from answerback_aws.deploy.errors import DeployError
 from answerback_aws.deploy.logs import Logs
 from answerback_aws.deploy.package import Package, PackageError, Target, build_package
 from answerback_aws.deploy.removal import Removal
-from answerback_aws.deploy.stack import Stack, StackState
+from answerback_aws.deploy.stack import Change, Stack, StackState
 from answerback_aws.deploy.status import stack_facts
 from answerback_aws.emulator.emulator import CREDENTIALS, REGION, Emulator
 
@@ -57,7 +57,8 @@ def deployed(account: Account, wanted: MakeRequest, build: Build) -> Iterator[tu
         def event(self, event: object) -> None: ...
 
     name = "looked-at"
-    state = Deployment(account, name, Silent(), build=build).deploy(wanted())
+    asked = replace(wanted(), models=("echo", "away=echo:fail=unavailable"))
+    state = Deployment(account, name, Silent(), build=build).deploy(asked)
     yield name, state
     Removal(account, name, Silent()).destroy(delete_history=True)
 
@@ -90,6 +91,28 @@ def test_a_dry_run_of_a_change_leaves_no_change_set(
     assert [one for one in left if one["ExecutionStatus"] == "AVAILABLE"] == []
     now = Stack(account, name).existing()
     assert (now.status, now.parameters) == (state.status, state.parameters)
+
+
+def test_what_would_be_replaced_is_announced_and_nothing_happens_without_a_yes(
+    account: Account, wanted: MakeRequest, deployed: tuple[str, StackState], recorder: Any, build: Build
+) -> None:
+    name, state = deployed
+    announced: list[Change] = []
+
+    def refuse(losses: Sequence[Change]) -> None:
+        announced.extend(losses)
+        raise DeployError("no")
+
+    with pytest.raises(DeployError, match="no"):
+        Deployment(account, name, recorder, build=build).deploy(
+            replace(wanted(), models=(), parameters={"StageName": "v2", "RateLimit": "78"}), approve=refuse
+        )
+    assert [(one.resource, one.loss) for one in announced] == [
+        ("Stage", "apps need another URL, and every connection is lost")
+    ]
+    left = account.client("cloudformation").list_change_sets(StackName=name)["Summaries"]
+    assert [one for one in left if one["ExecutionStatus"] == "AVAILABLE"] == []
+    assert Stack(account, name).existing().parameters == state.parameters
 
 
 def test_deploying_the_same_again_changes_nothing(
@@ -150,6 +173,19 @@ def test_what_the_functions_run_on_stays_as_it_was(
     with pytest.raises(DeployError, match="not built"):
         Deployment(account, name, recorder, build=refuse).plan(replace(wanted(), models=(), target=None))
     assert built[-1] == Target.here(python=was)
+
+
+def is_protected(account: Account, state: StackState) -> bool:
+    """Whether all that holds what users said refuses to be deleted."""
+    dynamodb, rds = account.client("dynamodb"), account.client("rds")
+    kept = [
+        dynamodb.describe_table(TableName=state.outputs[name])["Table"]
+        for name in ("RequestsTable", "ConversationsTable")
+    ]
+    (cluster,) = rds.describe_db_clusters(DBClusterIdentifier=state.outputs["ClusterArn"].rpartition(":")[2])[
+        "DBClusters"
+    ]
+    return bool(cluster["DeletionProtection"]) and all(table["DeletionProtectionEnabled"] for table in kept)
 
 
 # --- a stack's life -----------------------------------------------------------------------------------------
@@ -223,8 +259,31 @@ def test_what_cannot_be_read_does_not_hide_the_rest(
     facts = {fact.name: fact for fact in stack_facts(partial, deployed[0])}
     assert facts["stack"].is_good is True
     assert facts["dead letters"].is_good is True
-    assert {name for name, fact in facts.items() if fact.is_good is None} == {"alarms", "queue", "errors", "database"}
+    assert {name for name, fact in facts.items() if fact.is_good is None} == {
+        "alarms",
+        "answers",
+        "queue",
+        "errors",
+        "database",
+    }
     assert "cannot reach AWS" in facts["alarms"].advice
+
+
+async def test_failed_answers_ring_though_no_function_failed(
+    account: Account, deployed: tuple[str, StackState]
+) -> None:
+    name, state = deployed
+    async with Client(account.websocket_url(state.outputs), user="ann", connect_timeout=60) as app:
+        for _ in range(2):
+            with pytest.raises(RequestFailed) as failed:
+                await app.ask("anybody?", model="away", timeout=60)
+            assert failed.value.code == "model_unavailable"
+    facts = {fact.name: fact for fact in await asyncio.to_thread(stack_facts, account, name)}
+    assert facts["errors"].is_good is True
+    assert facts["answers"].is_good is False
+    assert "model_unavailable 2" in facts["answers"].value
+    assert facts["answers"].advice.startswith(f"answerback aws check --stack {name}")
+    assert facts["alarm"].value.startswith(f"{name}-ModelUnavailableAlarm")
 
 
 def test_a_function_that_is_not_there(account: Account, deployed: tuple[str, StackState]) -> None:
@@ -237,7 +296,8 @@ async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snaps
 ) -> None:
     deployment = Deployment(account, stack_name, recorder, build=build)
     made = await asyncio.to_thread(deployment.deploy, replace(wanted(), tags={"team": "chat"}))
-    assert made.status == "CREATE_COMPLETE"
+    assert "CREATE_COMPLETE" in {event.status for event in recorder.events if event.is_stack}
+    assert is_protected(account, made), "switched on when the stack stood"
     assert made.tags["team"] == "chat"
     assert recorder.events[-1].is_stack
     changed = await asyncio.to_thread(deployment.deploy, replace(wanted(), models=(), parameters={"RateLimit": "77"}))
@@ -255,41 +315,34 @@ async def test_a_stack_is_made_changed_and_deleted_and_its_history_is_in_a_snaps
         Removal(account, stack_name, recorder).destroy()
 
 
-def test_the_history_goes_only_on_request(
-    account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
-) -> None:
-    Deployment(account, stack_name, recorder, build=build).deploy(wanted())
-    assert Removal(account, stack_name, recorder).destroy(delete_history=True).snapshots == ()
-    snapshots = account.client("rds").describe_db_cluster_snapshots()["DBClusterSnapshots"]
-    assert not [one for one in snapshots if stack_name in one["DBClusterSnapshotIdentifier"]]
-
-
 def test_deploying_while_it_is_being_made_follows_that_first(
     account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     first = Deployment(account, stack_name, recorder, build=build)
     plan = first.plan(wanted())
     Stack(account, stack_name).execute(plan.name)
-    recorder.steps.clear()
+    recorder.steps.clear()  # its process died there, before it could protect the history
     state = Deployment(account, stack_name, recorder, build=build).deploy(wanted())
     assert recorder.steps[0] == f"{stack_name} is CREATE_IN_PROGRESS; following that first"
     assert recorder.events[0].is_stack
-    assert recorder.steps[-1] == "Nothing to change"
-    assert state.status == "CREATE_COMPLETE"
-    Removal(account, stack_name, recorder).destroy(delete_history=True)
+    assert recorder.steps[-1].startswith("Updating")
+    assert is_protected(account, state)
+    assert Removal(account, stack_name, recorder).destroy(delete_history=True).snapshots == ()
+    snapshots = account.client("rds").describe_db_cluster_snapshots()["DBClusterSnapshots"]
+    assert not [one for one in snapshots if stack_name in one["DBClusterSnapshotIdentifier"]]
 
 
-def test_what_failed_first_is_reported_and_the_way_out_works(
+def test_what_failed_first_is_reported_and_nothing_is_left_of_it(
     account: Account, wanted: MakeRequest, stack_name: str, recorder: Any, build: Build
 ) -> None:
     with pytest.raises(DeployError) as caught:
         Deployment(account, stack_name, recorder, build=build_failing).deploy(wanted())
     assert caught.value.message.startswith("Schema (Custom::Schema) failed:")
     assert "planted" in caught.value.message
-    with pytest.raises(DeployError, match=r"ROLLBACK_(COMPLETE|FAILED).*answerback aws destroy"):
-        Deployment(account, stack_name, recorder, build=build).deploy(wanted())
-    Removal(account, stack_name, recorder).destroy()
-    assert Stack(account, stack_name).state() is None
+    assert Stack(account, stack_name).state() is None, "so that the next try begins anew"
+    assert not [name for name in account.client("dynamodb").list_tables()["TableNames"] if stack_name in name]
+    clusters = account.client("rds").describe_db_clusters()["DBClusters"]
+    assert not [one for one in clusters if stack_name in one["DBClusterIdentifier"].lower()]
 
 
 # --- the bucket ---------------------------------------------------------------------------------------------

@@ -11,11 +11,15 @@ from answerback_aws.deploy.errors import DeployError, ErrorKind
 from answerback_aws.deploy.parameters import (
     check_sign_in,
     check_times,
+    declared,
+    default_model,
     effective,
     model_arns,
     parameter_list,
     read_models,
+    template_text,
 )
+from template import TEMPLATE
 
 KNOWN = {"RateLimit": "10", "Models": "echo", "CodeKey": None, "JwtSecret": ""}
 
@@ -100,9 +104,34 @@ def test_a_model_of_the_region(real: Account, bedrock: Stubber) -> None:
 
 
 def test_a_model_that_needs_a_profile_says_so(real: Account, bedrock: Stubber) -> None:
+    """Named by asking: not every model has a global one."""
     bedrock.add_response("get_foundation_model", {"modelDetails": details("PROVISIONED")})
-    with pytest.raises(DeployError, match=r"--model bedrock:global\.anthropic\.m"):
-        arns(real, "bedrock:anthropic.m")
+    bedrock.add_response("list_inference_profiles", profiles("apac.amazon.m", "global.amazon.m", "apac.amazon.other"))
+    with pytest.raises(
+        DeployError, match=r"say --model bedrock:apac\.amazon\.m or --model bedrock:global\.amazon\.m \("
+    ):
+        arns(real, "bedrock:amazon.m")
+
+
+def test_the_default_model_is_asked_for_as_the_region_serves_it(real: Account, bedrock: Stubber) -> None:
+    """aws-samples/generative-ai-use-cases#918: the id that works in us-east-1 alone, and every answer fails."""
+    bedrock.add_response("get_foundation_model", {"modelDetails": details("INFERENCE_PROFILE")})
+    for _ in range(2):
+        bedrock.add_response("list_inference_profiles", profiles("global.amazon.m", "apac.amazon.m"))
+    assert default_model(real, "bedrock:amazon.m") == "bedrock:apac.amazon.m"
+    bedrock.add_response("get_foundation_model", {"modelDetails": details("ON_DEMAND")})
+    assert default_model(real, "bedrock:amazon.m") == "bedrock:amazon.m"
+    bedrock.add_client_error("get_foundation_model", "ResourceNotFoundException")
+    bedrock.add_response("list_inference_profiles", profiles())
+    with pytest.raises(DeployError, match=r"does not serve amazon\.m, the default, in ap-northeast-2"):
+        default_model(real, "bedrock:amazon.m")
+
+
+def test_the_parameters_of_the_template_are_read_as_cloudformation_reads_them() -> None:
+    defaults = {
+        name: None if "Default" not in one else str(one["Default"]) for name, one in TEMPLATE["Parameters"].items()
+    }
+    assert declared(template_text()) == defaults
 
 
 def test_a_profile_allows_itself_and_all_that_it_may_choose(real: Account, bedrock: Stubber) -> None:
@@ -150,6 +179,18 @@ def details(kind: str) -> dict[str, Any]:
         "modelArn": "arn:aws:bedrock:ap-northeast-2::foundation-model/amazon.m",
         "modelId": "amazon.m",
         "inferenceTypesSupported": [kind],
+    }
+
+
+def profiles(*names: str) -> dict[str, Any]:
+    return {
+        "inferenceProfileSummaries": [
+            {
+                **profile([f"arn:aws:bedrock:ap-northeast-1::foundation-model/{name.partition('.')[2]}"]),
+                "inferenceProfileId": name,
+            }
+            for name in names
+        ]
     }
 
 
