@@ -161,13 +161,14 @@ def _show_changes(changes: Sequence["Change"], *, as_json: bool) -> None:
 
 def _show_deployed(where: StackOptions, account: "Account", state: "StackState", *, as_json: bool) -> None:
     with explained():
-        url = account.websocket_url(state.outputs)
+        outputs = account.outputs(state.outputs)
+    url = outputs.get("WebSocketUrl", "")
     if as_json:
-        say_json({"stack": where.stack, "status": state.status, "url": url, "outputs": dict(state.outputs)})
+        say_json({"stack": where.stack, "status": state.status, "url": url, "outputs": outputs})
         return
     say(url)
     # A secret parameter is shown as **** also when it is empty; only with tokens there is an authorizer.
-    is_open = "AuthorizerFunction" not in state.outputs
+    is_open = "AuthorizerFunction" not in outputs
     if not is_open and state.parameters.get("AllowAnonymous") == "true":
         note("It asks for tokens still. To let everyone in: --parameter JwksUrl= --parameter JwtSecret=")
     token = "" if is_open else ' --token "$TOKEN"'

@@ -22,9 +22,10 @@ from pathlib import Path
 
 def _patch(temporary: Path) -> None:
     """Apply the patches. The emulator's own variables must not reach the functions, which inherit the environment."""
-    from answerback_aws.emulator.patches import bedrock, data_api, formation, functions, sockets  # noqa: PLC0415
+    from answerback_aws.emulator.patches import bedrock, data_api, formation, functions, ready, sockets  # noqa: PLC0415
 
     options = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
+    ready.patch(options["EMULATED_SECRET"])
     formation.patch()
     functions.patch(f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/_aws/execute-api", temporary)
     sockets.patch_frames()

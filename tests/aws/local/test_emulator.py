@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from answerback_aws.emulator.emulator import Emulator, EmulatorFailed
+from answerback_aws.emulator.patches.functions import timed
 from emulation import Cluster, emulator_python, make_cluster
 
 pytestmark = pytest.mark.emulator
@@ -92,6 +93,22 @@ def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(EmulatorFailed, match=r"the emulator's ministack has no"):
         emulator.start()
     emulator.stop()
+
+
+def test_two_on_one_port_do_not_meet(emulator: Emulator, tmp_path: Path) -> None:
+    second = Emulator(python=emulator_python(), folder=tmp_path, port=emulator.port)
+    with pytest.raises(EmulatorFailed, match=f"^port {emulator.port} is in use$"), second:
+        pass
+    assert emulator.client("sqs").list_queues() is not None
+
+
+def test_a_line_has_the_time_at_which_it_was_written() -> None:
+    """The emulator reads the lines of an invocation when it has ended."""
+    line = '{"message": "m", "timestamp": "2026-11-30 03:35:31,123+0000"}'
+    texts = ["START RequestId: r", line, "END RequestId: r"]
+    told = timed([{"timestamp": 9_999_999_999_999, "message": text} for text in texts])
+    assert [event["timestamp"] for event in told] == [1_796_009_731_123, 1_796_009_731_123, 9_999_999_999_999]
+    assert [event["message"] for event in told] == texts
 
 
 def test_the_data_api_runs_sql(sql: Sql) -> None:
