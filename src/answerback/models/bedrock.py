@@ -1,5 +1,6 @@
 """Models of Amazon Bedrock, by ConverseStream. One thread reads each answer; boto3 has no other way."""
 
+import hashlib
 import logging
 import re
 import threading
@@ -7,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from urllib.parse import quote
 
 from botocore.config import Config
 from botocore.exceptions import (
@@ -47,6 +49,8 @@ MIN_CACHED_TOKENS: Final = 512
 _HANG_UP_TIMEOUT_S: Final = 0.5
 _AHEAD: Final = 64
 _MAX_ADAPTIONS: Final = 4
+
+_MAX_METADATA_CHARS: Final = 256
 
 _ABOUT_SAMPLING: Final = re.compile("temperature|top_?p", re.IGNORECASE)
 _ABOUT_CACHE: Final = re.compile("cache_?point|prompt caching", re.IGNORECASE)
@@ -254,7 +258,22 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
         request["guardrailConfig"] = {"guardrailIdentifier": identifier, "guardrailVersion": version}
     if options.tier is not None:
         request["serviceTier"] = {"type": options.tier}
+    # Bedrock's log of invocations has these beside the tokens, so that a bill can be split by user.
+    told = {"userId": prompt.user_id, "requestId": prompt.request_id}
+    if metadata := {name: metadata_value(value) for name, value in told.items() if value}:
+        request["requestMetadata"] = metadata
     return request
+
+
+def metadata_value(text: str) -> str:
+    """The text in the 72 characters that a value of `requestMetadata` may have; any other byte is `=XX`.
+
+    What is then longer than such a value may be is named by its hash.
+    """
+    written = quote(text, safe=":_@$#/+,. -", errors="replace").replace("~", "%7E").replace("%", "=")
+    if len(written) <= _MAX_METADATA_CHARS:
+        return written
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _messages(prompt: Prompt, cache: str | None) -> list[dict[str, Any]]:
