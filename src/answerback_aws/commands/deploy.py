@@ -53,7 +53,21 @@ def deploy(
         int | None, typer.Option(min=0, metavar="N", help="Requests a user and minute; 0: no limit.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Longest answer.")] = None,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.", show_default=False)] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System prompt, of any length.", show_default=False)
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Variable of a pipeline, NAME= takes it away; repeatable."),
+    ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=ARN", help="Variable whose value is a secret of AWS; repeatable."),
+    ] = None,
+    worker_policy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARN", help="Policy with what a pipeline may call; repeatable."),
+    ] = None,
     retention_days: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="How long ended requests can be resumed.")
     ] = None,
@@ -84,6 +98,8 @@ def deploy(
       answerback aws deploy --stack chat --model bedrock:global.anthropic.claude-haiku-4-5-20251001-v1:0 --dry-run
 
       answerback aws deploy --stack chat --model python:rag.pipeline:make --include rag --requirements rag.txt
+
+      answerback aws deploy --stack chat --env KNOWLEDGE_BASE_ID=ABCD1234EF --worker-policy ARN --secret API_KEY=ARN
     """
     built.check()
     given = {
@@ -94,7 +110,7 @@ def deploy(
         "AllowOrigins": " ".join(allow_origin) if allow_origin else None,
         "RateLimit": rate_limit,
         "MaxTokens": max_tokens,
-        "SystemPrompt": system,
+        "WorkerPolicyArns": ",".join(worker_policy) if worker_policy else None,
         "RetentionDays": retention_days,
         "MinCapacity": min_acu,
         "MaxCapacity": max_acu,
@@ -110,9 +126,11 @@ def deploy(
         **pairs("--parameter", parameter),
     }
     tags = pairs("--tag", tag)
+    environment, secrets = pairs("--env", env), pairs("--secret", secret)
     account = where.account()
     from answerback_aws.deploy.deployment import Deployment, DeployRequest  # noqa: PLC0415 - help needs no boto3
     from answerback_aws.deploy.parameters import keys_of_issuer  # noqa: PLC0415
+    from answerback_aws.deploy.worker import WorkerRequest  # noqa: PLC0415
 
     with explained(), shown_progress() as progress:
         if jwt_issuer is not None and not {"JwksUrl", "JwtSecret"} & set(parameters):
@@ -126,6 +144,7 @@ def deploy(
             include=built.include or [],
             requirements=built.requirements,
             parameters=_one_sign_in(parameters),
+            worker=WorkerRequest(system=system, environment=environment, secrets=secrets),
             tags=tags,
             cache=wheel_cache(),
         )

@@ -19,12 +19,14 @@ from answerback_aws.deploy.parameters import (
     check_times,
     declared,
     effective,
+    guardrail_arns,
     model_arns,
     parameter_list,
     read_models,
     template_text,
 )
 from answerback_aws.deploy.stack import Change, Progress, Stack, StackState
+from answerback_aws.deploy.worker import WorkerRequest, worker_parameters
 
 _DEAD: Final = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"})
 
@@ -44,6 +46,7 @@ class DeployRequest:
     include: Sequence[Path] = ()
     requirements: Path | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    worker: WorkerRequest = field(default_factory=WorkerRequest)
     tags: Mapping[str, str] = field(default_factory=dict)
     cache: Path
 
@@ -88,6 +91,12 @@ class Artefacts:
                 self._make(s3, mine)
                 s3.put_object(**mine, Key=key, Body=data)
         return Artefact(self.bucket, key, f"{s3.meta.endpoint_url}/{self.bucket}/{key}", is_new)
+
+    def get(self, bucket: str, key: str) -> bytes:
+        """What was uploaded to this bucket, or to the one of an earlier deployment. Raises: DeployError."""
+        with explained("read the bucket of packages"):
+            found = self._account.client("s3").get_object(Bucket=bucket, Key=key)
+            return bytes(found["Body"].read())
 
     def has(self, key: str) -> bool:
         """Whether `key` was uploaded before. Raises: DeployError."""
@@ -192,7 +201,12 @@ class Deployment:
         template = artefacts.put(f"templates/{hashlib.sha256(text).hexdigest()}.yaml", text)
         known = declared(self._account, template.url)
         target = self._target(request, previous)
-        given = {**self._of_target(target), **self._of_models(request), **request.parameters}
+        given = {
+            **self._of_target(target),
+            **self._of_models(request),
+            **worker_parameters(request.worker, previous or {}, artefacts),
+            **request.parameters,
+        }
         parameter_list(given, known=known, previous=previous)
         values = effective(given, known=known, previous=previous)
         check_sign_in(values)
@@ -264,6 +278,7 @@ class Deployment:
         return {
             "Models": " ".join(request.models),
             "ModelArns": arns if arns is not None else ",".join(model_arns(self._account, specs)),
+            "GuardrailArns": ",".join(guardrail_arns(self._account, specs)),
         }
 
     def _package(self, request: DeployRequest, target: Target, values: Mapping[str, str]) -> Package:
