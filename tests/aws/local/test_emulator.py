@@ -104,7 +104,7 @@ def test_two_on_one_port_do_not_meet(emulator: Emulator, tmp_path: Path) -> None
 
 def test_a_line_has_the_time_at_which_it_was_written() -> None:
     """The emulator reads the lines of an invocation when it has ended."""
-    line = '{"message": "m", "timestamp": "2026-11-30 03:35:31,123+0000"}'
+    line = '{"message": "m", "timestamp": "2026-11-30T03:35:31.123+00:00"}'
     texts = ["START RequestId: r", line, "END RequestId: r"]
     told = timed([{"timestamp": 9_999_999_999_999, "message": text} for text in texts])
     assert [event["timestamp"] for event in told] == [1_796_009_731_123, 1_796_009_731_123, 9_999_999_999_999]

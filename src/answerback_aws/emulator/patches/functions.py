@@ -35,7 +35,7 @@ def _logged(handler, event, context):
         sys.stderr.flush()
 """
 _POLL_EVERY_S: Final = 0.05
-_TIMESTAMP: Final = re.compile(r'"timestamp": ?"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}[+-]\d{4})"')
+_TIMESTAMP: Final = re.compile(r'"timestamp": ?"([-\d]+T[:.\d]+[+-][:\d]+)"')
 _STAGE_URL: Final = re.compile(r"https://([a-z0-9]+)\.execute-api\.[a-z0-9-]+\.amazonaws\.com/")
 
 
@@ -109,7 +109,7 @@ def timed(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for event in reversed(events):
         named = _TIMESTAMP.search(event["message"])
         if named is not None:
-            at_ms = int(datetime.strptime(named[1], "%Y-%m-%d %H:%M:%S,%f%z").timestamp() * 1000)
+            at_ms = round(datetime.fromisoformat(named[1]).timestamp() * 1000)
         found.append(event if at_ms is None else {**event, "timestamp": at_ms})
     return found[::-1]
 
