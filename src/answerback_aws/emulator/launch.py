@@ -4,8 +4,8 @@
 
 Emulated as on AWS: DynamoDB (conditions, transactions), SQS FIFO, dead letters, the authorizer, EventBridge, roles
 (with AUTH=true), change sets, custom resources, rules of the template, the 51,200 bytes of a template in a call.
-Put right by the patches: concurrency, failures and limits of the API, the Data API on a real PostgreSQL, managed
-secrets, ConverseStream's permission.
+Put right by the patches: concurrency, failures and limits of the API, the Data API on a real PostgreSQL with
+typed parameters, managed secrets, ConverseStream's permission.
 Not emulated: the account's throttles, the permission of API Gateway and EventBridge to call a function, that of a
 mapping to read its queue (tests/aws/test_template.py reads those from the template), alarms on sums. Posts come out of
 order and twice only if it is asked for.

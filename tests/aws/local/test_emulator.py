@@ -119,6 +119,14 @@ def test_the_data_api_runs_sql(sql: Sql) -> None:
     assert sql.run("SELECT count(*) FROM said WHERE what LIKE '%x'") == [[{"longValue": 1}]]
 
 
+@pytest.mark.parametrize("place", ["CAST('{}' AS jsonb) = :what", "3 = :what", "gen_random_uuid() = :what"])
+def test_a_parameter_has_a_type_as_one_that_is_bound(sql: Sql, place: str) -> None:
+    """A literal of the same text would become what its place wants: Aurora refuses what that hides."""
+    with pytest.raises(ClientError, match="operator does not exist"):
+        sql.run(f"SELECT {place}", what="3")
+    assert sql.run("SELECT :what || '%'", what="50 it's \\ ' ü") == [[{"stringValue": "50 it's \\ ' ü%"}]]
+
+
 def test_two_transactions_on_one_row_wait_for_each_other(sql: Sql) -> None:
     sql.run("CREATE TABLE counted (n integer)")
     sql.run("INSERT INTO counted VALUES (0)")
