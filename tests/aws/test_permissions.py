@@ -63,7 +63,7 @@ async def test_everything_an_app_can_do(secured: Stack) -> None:
 
 
 async def test_a_system_prompt_of_any_length_reaches_the_model(secured: Stack) -> None:
-    """The worker has read it from the bucket, and a secret beside it."""
+    """The worker has read it from the bucket, and a secret beside it. Users ask for it: aws-genai-llm-chatbot#583."""
     question = secured.name("question")
     async with Client(secured.url, token=secured.token(secured.name("user"))) as client:
         await client.ask(question, timeout=100)

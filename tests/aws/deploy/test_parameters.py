@@ -178,6 +178,7 @@ def guardrails(account: Account, text: str) -> list[str]:
 
 
 def test_a_guardrail_is_allowed_with_the_profile_that_crosses_regions(real: Account, bedrock: Stubber) -> None:
+    """Without it every answer is refused: aws-solutions/generative-ai-application-builder-on-aws#132."""
     here = "arn:aws:bedrock:ap-northeast-2:123456789012"
     spec = "bedrock:amazon.m?guardrail=abc123:1"
     told: dict[str, Any] = {
