@@ -46,7 +46,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     # The same product on AWS.
     "answerback_aws": set(),
     "answerback_aws.runtime": SERVER,
-    "answerback_aws.deploy": INNER | {"models", "clock", "outbound"},
+    # What it writes for the worker is what the worker reads.
+    "answerback_aws.deploy": INNER | {"models", "clock", "outbound", "answerback_aws.runtime.worker_settings"},
     "answerback_aws.emulator": INNER | {"models", "clock", "outbound", "answerback_aws.deploy"},
     "answerback_aws.cost": {"core"},
     "answerback_aws.commands": INNER

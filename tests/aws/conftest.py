@@ -1,6 +1,6 @@
 """The stack on the emulator, deployed once for all tests; what its functions logged is shown with a failed one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from answerback_aws.deploy.package import build_package
 from answerback_aws.emulator.bedrock import BedrockServer
 from answerback_aws.emulator.emulator import Emulator
 from answerback_aws.emulator.run import target_of
+from answerback_aws.runtime.worker_settings import StoredSettings
 from answerback_proof.conformance import load_models
 from emulation import ENVIRONMENT, emulator_python
-from stack import IDLE_S, JWT_SECRET, LIFE_S, PAGE, Stack
+from stack import IDLE_S, JWT_SECRET, LIFE_S, LONG_SYSTEM, PAGE, Stack
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,17 @@ def stack(package: bytes, postgres_server: object, tmp_path_factory: pytest.Temp
 def secured(package: bytes, postgres_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The stack with tokens, and IAM enforced: a permission that the template forgets is missing here."""
     folder, emulated = tmp_path_factory.mktemp("secured"), {"auth": True}
-    with _deployed(folder, package, postgres_server, emulated, name="secured", JwtSecret=JWT_SECRET) as deployed:
+
+    def prepare(emulator: Emulator) -> Mapping[str, str]:
+        """What the worker reads as it starts: without the permissions for it, it would not."""
+        arn = emulator.client("secretsmanager").create_secret(Name="key", SecretString="swordfish")["ARN"]
+        settings = StoredSettings(system=LONG_SYSTEM, environment={"A": "1"}, secrets={"KEY": arn})
+        emulator.client("s3").put_object(Bucket="code", Key="settings.json", Body=settings.encode())
+        return {"WorkerSettingsKey": "settings.json", "SecretArns": arn}
+
+    with _deployed(
+        folder, package, postgres_server, emulated, name="secured", prepare=prepare, JwtSecret=JWT_SECRET
+    ) as deployed:
         yield deployed
 
 
@@ -57,7 +68,7 @@ def conforming(package: bytes, postgres_server: object, tmp_path_factory: pytest
 
 @contextmanager
 def _deployed(
-    folder: Path, package: bytes, postgres: object, emulated: dict[str, Any] | None = None, **parameters: str
+    folder: Path, package: bytes, postgres: object, emulated: dict[str, Any] | None = None, **parameters: Any
 ) -> Iterator[Stack]:
     dsn = postgres.dsn  # type: ignore[attr-defined]
     python = emulator_python()

@@ -9,7 +9,7 @@ from websockets.exceptions import InvalidStatus
 
 from answerback.client import Client, RequestCancelled
 from answerback_aws.emulator.bedrock import Asked
-from stack import Stack
+from stack import LONG_SYSTEM, Stack
 
 pytestmark = [pytest.mark.emulator, pytest.mark.postgres, pytest.mark.timeout(180)]
 
@@ -60,6 +60,16 @@ async def test_everything_an_app_can_do(secured: Stack) -> None:
         await client.rename(conversation, "a title")
         await client.delete(conversation)
     assert denied(secured) == []
+
+
+async def test_a_system_prompt_of_any_length_reaches_the_model(secured: Stack) -> None:
+    """The worker has read it from the bucket, and a secret beside it. Users ask for it: aws-genai-llm-chatbot#583."""
+    question = secured.name("question")
+    async with Client(secured.url, token=secured.token(secured.name("user"))) as client:
+        await client.ask(question, timeout=100)
+    (asked,) = [one for one in secured.bedrock.asked if one.question == question]
+    assert asked.body["system"][0]["text"] == LONG_SYSTEM.strip()
+    assert "swordfish" not in secured.logs()
 
 
 async def test_the_janitor_and_dead_letters(secured: Stack) -> None:

@@ -65,7 +65,9 @@ MAY: Mapping[str, set[tuple[str, str]]] = {
     | END_REQUEST
     | consume("Queue")
     | posts("POST")
-    | {("bedrock:InvokeModelWithResponseStream", "${ModelArns}")},
+    | {("bedrock:InvokeModelWithResponseStream", "${ModelArns}"), ("bedrock:ApplyGuardrail", "${GuardrailArns}")}
+    | {("s3:GetObject", "arn:${AWS::Partition}:s3:::${CodeBucket}/${WorkerSettingsKey}")}
+    | {(action, "${SecretArns}") for action in ("secretsmanager:GetSecretValue", "ssm:GetParameter")},
     "DeadLettersFunction": FORGET_CONNECTION | END_REQUEST | consume("DeadLetters") | posts("POST"),
     "JanitorFunction": FORGET_CONNECTION
     | dynamodb("Connections", "Scan GetItem UpdateItem")
@@ -108,7 +110,9 @@ def test_no_role_has_a_wildcard_that_could_be_narrower(name: str) -> None:
         assert "*" not in action
         assert resource != "*" or action.startswith("xray:")
         assert resource.count("*") == resource.endswith("@connections/*") or resource == "*"
-    assert "ManagedPolicyArns" not in role_of(name)["Properties"]
+    managed = role_of(name)["Properties"].get("ManagedPolicyArns")
+    own = {"Fn::If": ["HasWorkerPolicies", {"Ref": "WorkerPolicyArns"}, {"Ref": "AWS::NoValue"}]}
+    assert managed == (own if name == "WorkerFunction" else None), "only those that the operator names"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -207,7 +211,7 @@ def _sample(variable: str) -> str:
         "JWT_SECRET": "s" * 32,
     }
     name = variable.removeprefix("ANSWERBACK_")
-    if name in {"JWKS_URL"}:
-        return ""  # a secret is set, and one of them is enough
+    if name in {"JWKS_URL", "SETTINGS_URL"}:
+        return ""  # a secret is set, and one of them is enough; nothing is stored
     numeric = re.search(r"_S$|_DAYS$|^MAX_|RATE_LIMIT$", name)
     return samples.get(name, "10" if numeric else "INFO" if name.endswith("LOG_LEVEL") else "text")

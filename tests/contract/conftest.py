@@ -5,14 +5,18 @@ A further store joins with one subclass of Backend and its name in BACKENDS.
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from answerback.ports import History, Requests, Users
 from answerback.stores.sqlite import MemoryStore, SqliteStore
+from answerback_aws.emulator.emulator import CREDENTIALS, REGION
 from answerback_aws.runtime.client import Calls
 from answerback_aws.runtime.dynamodb.database import Database
 from answerback_aws.runtime.dynamodb.tables import Tables
@@ -90,11 +94,11 @@ class PostgresBackend(Backend):
 class DynamoBackend(Backend):
     """Requests and context on the emulated DynamoDB; memory stands for Aurora, behind."""
 
-    def __init__(self, client: Any, tables: Tables) -> None:
+    def __init__(self, client: Any, tables: Tables, *, threads: int) -> None:
         super().__init__()
         self._client = client
         self._tables = tables
-        self._calls = Calls(threads=8)
+        self._calls = Calls(threads=threads)
         self._aurora = MemoryStore()
 
     async def make(self) -> Any:
@@ -117,18 +121,21 @@ class AwsBackend(Backend):
 
 SQL_BACKENDS = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 BACKENDS = ["memory", *SQL_BACKENDS]
-DYNAMODB = pytest.param("dynamodb", marks=pytest.mark.emulator)
+DYNAMODB = [pytest.param("dynamodb", marks=pytest.mark.emulator), "moto"]
+"""On the emulator, and a second opinion by people who never saw it: where they differ, one is not as AWS."""
 AWS = pytest.param("aws", marks=[pytest.mark.emulator, pytest.mark.postgres])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         marks = {mark.name for mark in metafunc.definition.iter_markers()}
-        backends = SQL_BACKENDS if "sql_stores" in marks else [*BACKENDS, DYNAMODB]
+        backends = SQL_BACKENDS if "sql_stores" in marks else [*BACKENDS, *DYNAMODB]
         if "encoded" in marks:
-            backends = [*SQL_BACKENDS, DYNAMODB]
+            backends = [*SQL_BACKENDS, *DYNAMODB]
         if marks & {"purging", "sql_stores", "users"}:
-            backends = [backend for backend in backends if backend is not DYNAMODB]
+            backends = [backend for backend in backends if backend not in DYNAMODB]
+        if "crowd" in marks:
+            backends = [backend for backend in backends if backend != "moto"]
         if marks & {"history", "users"}:
             backends = [*backends, AWS]
         metafunc.parametrize("backend", backends, indirect=True)
@@ -136,10 +143,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sql_stores: about what only the SQL stores have")
+    config.addinivalue_line("markers", "crowd: of hundreds of calls, which moto answers slowly and no differently")
     config.addinivalue_line("markers", "encoded: about how records are written, which the memory store does not")
     config.addinivalue_line("markers", "purging: about records that are deleted when told to, not by a time to live")
     config.addinivalue_line("markers", "history: about the history, which on AWS is behind in Aurora")
     config.addinivalue_line("markers", "users: about users and usage, which DynamoDB does not keep")
+
+
+@pytest.fixture(scope="session")
+def moto_client() -> Callable[[str], Any]:
+    """A client of a service, made once: while `mock_aws` is on, moto answers it in this process."""
+    return cache(partial(boto3.client, region_name=REGION, **CREDENTIALS))
 
 
 @pytest.fixture
@@ -153,7 +167,15 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         case "dynamodb":
             client = request.getfixturevalue("emulator").client("dynamodb")
             with own_tables(client) as tables:
-                backend = DynamoBackend(client, tables)
+                backend = DynamoBackend(client, tables, threads=8)
+                yield backend
+                backend.end()
+            return
+        case "moto":
+            client = request.getfixturevalue("moto_client")("dynamodb")
+            with mock_aws(), own_tables(client) as tables:
+                # It is not safe for threads: of two writes in the same moment both may pass their condition.
+                backend = DynamoBackend(client, tables, threads=1)
                 yield backend
                 backend.end()
             return

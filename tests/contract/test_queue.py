@@ -7,10 +7,12 @@ import asyncio
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from moto import mock_aws
 
 from answerback.core.request import Record, RequestKey
 from answerback.gateway.queue import InProcessQueue
@@ -80,12 +82,13 @@ class Deaf:
 
 
 class Sqs(Harness):
-    """SQS FIFO on the emulator. Some pollers do what Lambda's event source mapping does, with batches of one."""
+    """SQS FIFO, of the emulator or of moto. Some pollers do what Lambda's mapping does, with batches of one."""
 
     POLLERS = 4
 
-    def __init__(self, emulator: Any) -> None:
-        self._client = emulator.client("sqs")
+    def __init__(self, client: Any, *, threads: int = 16, wait_s: int = 1) -> None:
+        self._client = client
+        self._wait_s = wait_s
         self._url = self._client.create_queue(
             QueueName=f"{uuid.uuid4().hex}.fifo",
             Attributes={
@@ -95,7 +98,7 @@ class Sqs(Harness):
                 "VisibilityTimeout": "30",
             },
         )["QueueUrl"]
-        self._calls = Calls(threads=16)
+        self._calls = Calls(threads=threads)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, run: Run) -> None:
@@ -121,7 +124,7 @@ class Sqs(Harness):
                 AttributeNames=["All"],
                 MessageAttributeNames=["All"],
                 MaxNumberOfMessages=1,
-                WaitTimeSeconds=1,
+                WaitTimeSeconds=self._wait_s,
             )
             for message in found.get("Messages", ()):
                 event = {
@@ -155,8 +158,11 @@ QUEUES: dict[str, Callable[[Any], Harness]] = {
     "in process": lambda _: InProcess(),
     "ordered": lambda _: Ordered(),
     "sqs": Sqs,
+    # It is not safe for threads: two that receive in the same moment may both get of one group.
+    "moto": lambda client: Sqs(client, threads=1, wait_s=0),
 }
-ON_EMULATOR = "sqs"
+SQS = ("sqs", "moto")
+"""On the emulator, and in moto: a second opinion on its order, its groups and its visibility."""
 
 
 class Planted(Exception):
@@ -232,16 +238,18 @@ def _now_ms() -> int:
 Play = Callable[[Callable[[Scene], Coroutine[Any, Any, None]]], None]
 
 
-@pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.emulator if name == ON_EMULATOR else ()) for name in QUEUES]
-)
-def play(request: pytest.FixtureRequest) -> Play:
-    is_real = request.param == ON_EMULATOR
-    emulator = request.getfixturevalue("emulator") if is_real else None
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.emulator if name == "sqs" else ()) for name in QUEUES])
+def play(request: pytest.FixtureRequest) -> Iterator[Play]:
+    is_real = request.param in SQS
+    client = None
+    if request.param == "sqs":
+        client = request.getfixturevalue("emulator").client("sqs")
+    elif request.param == "moto":
+        client = request.getfixturevalue("moto_client")("sqs")
 
     def play(act: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:
-            scene = Scene(QUEUES[request.param](emulator))
+            scene = Scene(QUEUES[request.param](client))
             scene.harness.start(scene.workers.run)
             try:
                 async with asyncio.timeout(60 if is_real else 36_000):
@@ -254,7 +262,8 @@ def play(request: pytest.FixtureRequest) -> Play:
         else:
             run_virtual(main())
 
-    return play
+    with mock_aws() if request.param == "moto" else nullcontext():
+        yield play
 
 
 def test_one_key_one_at_a_time_in_the_order_put(play: Play) -> None:

@@ -103,6 +103,7 @@ async def test_a_repeated_id_of_an_ended_request_has_position_0(store, actor):
     assert await store.answer(KEY) == "Because."
 
 
+@pytest.mark.crowd
 async def test_a_hundred_at_once_with_one_id_are_one_request(store, actor):
     admissions = await asyncio.gather(*(actor.accept("r1", f"question {n}") for n in range(100)))
     assert Counter(type(a) for a in admissions) == {Accepted: 1, Existing: 99}
@@ -124,6 +125,7 @@ async def test_position_counts_the_unfinished_of_the_ordering_key(store, actor):
     assert again.position == 1
 
 
+@pytest.mark.crowd
 async def test_unfinished_is_in_the_order_accepted(store, actor, backend):
     accepted: list[str] = []
 
@@ -141,6 +143,7 @@ async def test_unfinished_is_in_the_order_accepted(store, actor, backend):
     assert [r.request_id for r in await again.unfinished()] == ids
 
 
+@pytest.mark.crowd
 async def test_those_of_one_key_are_unfinished_in_the_order_of_the_calls(store, actor):
     await asyncio.gather(*(actor.accept(f"r{n:03}") for n in range(50)))
     assert [r.request_id for r in await store.unfinished()] == [f"r{n:03}" for n in range(50)]

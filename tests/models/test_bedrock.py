@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -10,14 +11,20 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from botocore.session import get_session
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from answerback.core.context import Message, Role
 from answerback.models import ModelSpecError, build_model
-from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_client, converse_request
+from answerback.models.bedrock import BedrockModel, BedrockOptions, bedrock_client, converse_request, metadata_value
 from answerback.ports import FinalModelError, Finish, ModelError, ModelFault, Prompt
 from answerback.protocol.errors import ErrorCode
 from bedrock_frames import Handler, broken, delta, reasoning, refuses, serving, stop, streams, usage
 from certificates import make_certificate
+
+_ASKED = get_session().get_service_model("bedrock-runtime").operation_model("ConverseStream").input_shape
+VALUE_OF_METADATA = re.compile(_ASKED.members["requestMetadata"].value.metadata["pattern"])
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +89,22 @@ def test_everything_that_can_be_asked_for() -> None:
         "guardrailConfig": {"guardrailIdentifier": "g", "guardrailVersion": "1"},
         "serviceTier": {"type": "flex"},
     }
+
+
+def test_the_bill_can_be_split_by_user() -> None:
+    prompt = Prompt(messages=(Message(Role.USER, "q"),), user_id="ann@example.com", request_id="3f0e7a3a-58a6")
+    told = converse_request(prompt, "m", BedrockOptions())["requestMetadata"]
+    assert told == {"userId": "ann@example.com", "requestId": "3f0e7a3a-58a6"}
+
+
+@given(st.text(max_size=128), st.text(max_size=128))
+@example("김철수", "김철=수")
+@example("가" * 128, "가" * 127 + "나")
+@example("a~b", "a=7Eb")
+def test_metadata_is_of_the_characters_that_bedrock_takes_and_tells_users_apart(one: str, other: str) -> None:
+    written = metadata_value(one)
+    assert VALUE_OF_METADATA.fullmatch(written)
+    assert (written == metadata_value(other)) == (one == other)
 
 
 def test_roles_take_turns_and_nothing_is_blank() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,8 @@ from answerback_aws.emulator.emulator import Emulator
 TEMPLATE = Path(__file__).resolve().parents[2] / "infra" / "template.yaml"
 IDLE_S, LIFE_S = 4.0, 12.0
 """Of connections of the hasty stack."""
+LONG_SYSTEM = "Answer as the handbook of the secured stack says. " * 100
+"""The system prompt of the secured stack, which is longer than the template's parameter."""
 JWT_SECRET = "a secret of thirty-two characters"
 PAGE = "https://app.example"
 """The web page that may connect."""
@@ -53,7 +55,14 @@ class Stack:
     """One deployed stack. Users, sessions and questions of your own keep tests apart: `stack.name("user")`."""
 
     def __init__(
-        self, emulator: Emulator, bedrock: BedrockServer, package: bytes, *, name: str = "chat", **parameters: str
+        self,
+        emulator: Emulator,
+        bedrock: BedrockServer,
+        package: bytes,
+        *,
+        name: str = "chat",
+        prepare: Callable[[Emulator], Mapping[str, str]] = lambda _emulator: {},
+        **parameters: str,
     ) -> None:
         self.emulator = emulator
         self.bedrock = bedrock
@@ -61,6 +70,7 @@ class Stack:
         bedrock.script = self.scripts
         self.stack_name = name
         self._package = package
+        self._prepare = prepare
         self._parameters = parameters
         self.outputs: Mapping[str, str] = {}
 
@@ -78,6 +88,7 @@ class Stack:
             "WorkerConcurrency": "4",
             "RateLimit": "0",
             **self._parameters,
+            **self._prepare(self.emulator),
         }
         formation.create_stack(
             StackName=self.stack_name,

@@ -1,5 +1,6 @@
 """Models of Amazon Bedrock, by ConverseStream. One thread reads each answer; boto3 has no other way."""
 
+import hashlib
 import logging
 import re
 import ssl
@@ -8,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from botocore.config import Config
 from botocore.exceptions import (
@@ -55,6 +56,8 @@ _MAX_ADAPTIONS: Final = 8
 
 _ABOUT_TEMPERATURE: Final = re.compile("temperature", re.IGNORECASE)
 _ABOUT_TOP_P: Final = re.compile("top_?p", re.IGNORECASE)
+_MAX_METADATA_CHARS: Final = 256
+
 _ABOUT_SAMPLING: Final = re.compile("temperature|top_?p", re.IGNORECASE)
 _ABOUT_CACHE: Final = re.compile("cache_?point|prompt caching", re.IGNORECASE)
 _ABOUT_MAX_TOKENS: Final = re.compile("maximum tokens you requested|max_?tokens", re.IGNORECASE)
@@ -317,7 +320,22 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
         request["guardrailConfig"] = {"guardrailIdentifier": identifier, "guardrailVersion": version}
     if options.tier is not None:
         request["serviceTier"] = {"type": options.tier}
+    # Bedrock's log of invocations has these beside the tokens, so that a bill can be split by user.
+    told = {"userId": prompt.user_id, "requestId": prompt.request_id}
+    if metadata := {name: metadata_value(value) for name, value in told.items() if value}:
+        request["requestMetadata"] = metadata
     return request
+
+
+def metadata_value(text: str) -> str:
+    """The text in the 72 characters that a value of `requestMetadata` may have; any other byte is `=XX`.
+
+    What is then longer than such a value may be is named by its hash.
+    """
+    written = quote(text, safe=":_@$#/+,. -", errors="replace").replace("~", "%7E").replace("%", "=")
+    if len(written) <= _MAX_METADATA_CHARS:
+        return written
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _messages(prompt: Prompt, cache: str | None) -> list[dict[str, Any]]:

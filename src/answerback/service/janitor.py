@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from msgspec.structs import replace
-
 from answerback.core import defaults
 from answerback.core import request as changes
 from answerback.core.instants import LeaptSince, no_leaps
@@ -115,7 +113,7 @@ class Janitor:
                 await self._queue_again(record)
             elif changes.deadline_passed(record, now_ms=now_ms, policy=self._settings.policy, leapt=self._leapt):
                 await self._expire(record, now_ms)
-            elif record.state is State.ACCEPTED and self._was_never_queued(record, now_ms):
+            elif record.state is State.ACCEPTED and self._may_not_be_queued(record, now_ms):
                 await self._requeue(record)
 
     async def _queue_again(self, record: Record) -> None:
@@ -134,18 +132,17 @@ class Janitor:
             await self._delivery_sender.announce(outcome)
             await self._queue.forget(record.key)
 
-    def _was_never_queued(self, record: Record, now_ms: int) -> bool:
+    def _may_not_be_queued(self, record: Record, now_ms: int) -> bool:
         if now_ms - record.accepted_at_ms < REQUEUE_AFTER_MS:
             return False
         # A queue that is rebuilt from the store ignores what it already has: always put.
         return record.queue_no == 0 or not self._settings.queue_survives
 
     async def _requeue(self, record: Record) -> None:
-        """Put it under a new queue number, or the queue would drop it as a duplicate (rule: redelivery only)."""
-        number = record.queue_no + 1 if self._settings.queue_survives else record.queue_no
-        await self._queue.put(replace(record, queue_no=number))
+        """Put it as the front did: a queue that has it drops the copy. The note keeps the next sweep from it."""
+        await self._queue.put(record)
         if self._settings.queue_survives:
-            await self._requests.change(record.key, partial(changes.queued, queue_no=number))
+            await self._requests.change(record.key, partial(changes.queued, queue_no=record.queue_no + 1))
 
     async def _forget_old(self) -> None:
         before_ms = self._clock() - self._settings.retention_ms

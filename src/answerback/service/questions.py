@@ -184,12 +184,12 @@ class Questions:
         return record, question
 
     async def _enqueue(self, record: Record) -> None:
-        """Put the request on the queue. `messageAccepted` may follow only after this."""
-        if not self._settings.queue_survives:
+        """Put the request on the queue. `messageAccepted` may follow only after this.
+
+        The record does not note it: a worker claims it within moments, and what waits longer the janitor puts again.
+        """
+        if record.queue_no == 0 or not self._settings.queue_survives:
             await self._queue.put(record)
-        elif record.queue_no == 0:
-            await self._queue.put(record)
-            await self._requests.change(record.key, partial(changes.queued, queue_no=1))
 
     # --- repeats and refusals
 

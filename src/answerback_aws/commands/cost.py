@@ -24,6 +24,9 @@ def cost(
     tokens_out: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 400,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Text as it comes, or whole.")] = True,
     speed: Annotated[float, typer.Option(min=1.0, help="Tokens a second that the model writes.")] = 80.0,
+    cached: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the questions' tokens that is read from Bedrock's cache.")
+    ] = 0.0,
     model: Annotated[str, typer.Option(help="A Bedrock model id; `none` leaves the tokens out.")] = DEFAULT_MODEL,
     region: Annotated[str, typer.Option(help="us-east-1 or ap-northeast-2.")] = "us-east-1",
     as_json: Json = False,
@@ -40,6 +43,8 @@ def cost(
       answerback cost --apps 1000 --hours 8 --requests 50 --region ap-northeast-2
 
       answerback cost --model none --no-stream --json
+
+      answerback cost --model global.anthropic.claude-haiku-4-5-20251001-v1:0 --tokens-in 4000 --cached 0.8
     """
     workload = Workload(
         apps=apps,
@@ -50,6 +55,7 @@ def cost(
         tokens_out=tokens_out,
         stream=stream,
         tokens_per_second=speed,
+        cached=cached,
     )
     try:
         found = estimate(workload, region=region, model=None if model == "none" else model)

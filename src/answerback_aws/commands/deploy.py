@@ -64,7 +64,21 @@ def deploy(
         int | None, typer.Option(min=0, metavar="N", help="Requests a user and minute; 0: no limit.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Longest answer.")] = None,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.", show_default=False)] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System prompt, of any length.", show_default=False)
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Variable of a pipeline, NAME= takes it away; repeatable."),
+    ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=ARN", help="Variable whose value is a secret of AWS; repeatable."),
+    ] = None,
+    worker_policy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARN", help="Policy with what a pipeline may call; repeatable."),
+    ] = None,
     retention_days: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="How long ended requests can be resumed.")
     ] = None,
@@ -124,6 +138,8 @@ def deploy(
       answerback aws deploy --stack chat --model bedrock:global.anthropic.claude-haiku-4-5-20251001-v1:0 --dry-run
 
       answerback aws deploy --stack chat --model python:rag.pipeline:make --include rag --requirements rag.txt
+
+      answerback aws deploy --stack chat --env KNOWLEDGE_BASE_ID=ABCD1234EF --worker-policy ARN --secret API_KEY=ARN
     """
     built.check()
     given = {
@@ -134,7 +150,7 @@ def deploy(
         "AllowOrigins": " ".join(allow_origin) if allow_origin else None,
         "RateLimit": rate_limit,
         "MaxTokens": max_tokens,
-        "SystemPrompt": system,
+        "WorkerPolicyArns": ",".join(worker_policy) if worker_policy else None,
         "RetentionDays": retention_days,
         "MinCapacity": min_acu,
         "MaxCapacity": max_acu,
@@ -155,9 +171,11 @@ def deploy(
         **pairs("--parameter", parameter),
     }
     tags = pairs("--tag", tag)
+    environment, secrets = pairs("--env", env), pairs("--secret", secret)
     account = where.account()
     from answerback_aws.deploy.deployment import Deployment, DeployRequest  # noqa: PLC0415 - help needs no boto3
     from answerback_aws.deploy.parameters import keys_of_issuer  # noqa: PLC0415
+    from answerback_aws.deploy.worker import WorkerRequest  # noqa: PLC0415
 
     with explained(), shown_progress() as progress:
         if jwt_issuer is not None and not {"JwksUrl", "JwtSecret"} & set(parameters):
@@ -171,6 +189,7 @@ def deploy(
             include=built.include or [],
             requirements=built.requirements,
             parameters=_one_sign_in(parameters),
+            worker=WorkerRequest(system=system, environment=environment, secrets=secrets),
             tags=tags,
             bucket=bucket,
             role_arn=role_arn,
@@ -310,9 +329,10 @@ def _show_deployed(
     where: StackOptions, account: "Account", state: "StackState", asked: _Asked | None, *, as_json: bool
 ) -> None:
     with explained():
-        url = account.websocket_url(state.outputs)
+        outputs = account.outputs(state.outputs)
+    url = outputs.get("WebSocketUrl", "")
     if as_json:
-        found = {"stack": where.stack, "status": state.status, "url": url, "outputs": dict(state.outputs)}
+        found = {"stack": where.stack, "status": state.status, "url": url, "outputs": outputs}
         say_json({**found, "asked": asdict(asked) if asked is not None else None})
         return
     say(url)
@@ -323,7 +343,7 @@ def _show_deployed(
     if "DomainTarget" in state.outputs:
         note(f"Point {state.parameters.get('DomainName')} to {state.outputs['DomainTarget']} (CNAME or alias).")
     # A secret parameter is shown as **** also when it is empty; only with tokens there is an authorizer.
-    is_open = "AuthorizerFunction" not in state.outputs
+    is_open = "AuthorizerFunction" not in outputs
     if not is_open and state.parameters.get("AllowAnonymous") == "true":
         note("It asks for tokens still. To let everyone in: --parameter JwksUrl= --parameter JwtSecret=")
     token = "" if is_open else ' --token "$TOKEN"'

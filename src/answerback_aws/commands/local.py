@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -11,13 +11,14 @@ import typer
 
 from answerback.cli.options import Json
 from answerback.cli.output import CliError, ExitCode, extra_needed, note, say, say_json
+from answerback.core import defaults
 from answerback_aws.commands.options import pairs
 from answerback_aws.commands.progress import shown_progress
 
 with extra_needed("the emulated AWS", "aws,server,local-llm"):
     from answerback_aws.deploy.errors import DeployError
     from answerback_aws.emulator.emulator import LocalFailed
-    from answerback_aws.emulator.run import STACK, LocalRun, LocalSettings, LocalStack
+    from answerback_aws.emulator.run import CONCURRENCY, STACK, LocalRun, LocalSettings, LocalStack
 
 
 def local(
@@ -55,7 +56,7 @@ def local(
         except (LocalFailed, DeployError) as exc:
             raise CliError(exc.message, exc.hint) from exc
         try:
-            _show(run, as_json=as_json)
+            _show(run, settings.parameters, as_json=as_json)
             threading.Event().wait()
         except KeyboardInterrupt:
             note("\nStopping ...")
@@ -65,7 +66,7 @@ def local(
     return ExitCode.OK
 
 
-def _show(run: LocalRun, *, as_json: bool) -> None:
+def _show(run: LocalRun, parameters: Mapping[str, str], *, as_json: bool) -> None:
     if as_json:
         say_json({"emulated": True, "url": run.url, "endpoint": run.endpoint, "model": run.model, **run.outputs})
         return
@@ -75,6 +76,11 @@ def _show(run: LocalRun, *, as_json: bool) -> None:
     say(f"The model {run.model!r} answers in Bedrock's place. Who asks is believed: anyone here may, as any user.\n")
     say(f"Chat with it:    answerback chat --url {run.url}")
     say(f"See its logs:    {aws} logs --follow {where}")
+    limits = {"WorkerConcurrency": CONCURRENCY, "RateLimit": str(defaults.RATE_LIMIT), **parameters}
+    say(
+        f"At a time it makes {limits['WorkerConcurrency']} answers; a user has {limits['RateLimit']} a minute (0: any)."
+    )
+    say("For more:        answerback aws local --parameter WorkerConcurrency=16 --parameter RateLimit=0")
     say("\nCtrl-C stops it and deletes everything.")
 
 

@@ -109,7 +109,7 @@ def outputs(
     from answerback_aws.deploy.stack import Stack  # noqa: PLC0415 - help needs no boto3
 
     with explained():
-        found = Stack(account, where.stack).existing().outputs
+        found = account.outputs(Stack(account, where.stack).existing().outputs)
     if name is not None:
         if name not in found:
             raise usage_error(f"there is no output {name}", f"there are: {', '.join(sorted(found))}")

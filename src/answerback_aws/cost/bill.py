@@ -81,7 +81,11 @@ def bill(usage: Usage, workload: Workload, design: Design, prices: Prices, token
     """Every line above zero, in US dollars a month; the model's tokens only if their price is given."""
     lines = [_line(row, prices) for row in _rows(usage, design)]
     if tokens is not None:
-        lines.append(_tokens("questions", workload.answers * workload.tokens_in, tokens.input_usd))
+        asked = workload.answers * workload.tokens_in
+        # With a cache, what is not read from it is taken to be written to it, which costs the same or more.
+        write_usd = tokens.cache_write_usd if workload.cached else None
+        lines.append(_tokens("questions", asked * (1 - workload.cached), write_usd or tokens.input_usd))
+        lines.append(_tokens("questions, cached", asked * workload.cached, tokens.cache_read_usd or 0.0))
         lines.append(_tokens("answers", workload.answers * workload.tokens_out, tokens.output_usd))
     return [line for line in lines if line.quantity > 0]
 
@@ -205,7 +209,10 @@ def assumptions(workload: Workload, counts: UnitCounts) -> Sequence[str]:
         f"The bill is one of the first year: the database holds {COPIES_KEPT} months of history, DynamoDB one.",
         f"Lambda's own log lines have {PLATFORM_LOG_BYTES} bytes a call. {METRICS} custom metrics; no traces or access "
         "logs.",
-        "Prices of the first tier, without free tiers, taxes and support plans. Bedrock without prompt caching.",
+        "Prices of the first tier, without free tiers, taxes and support plans.",
+        f"{workload.cached:.0%} of the questions' tokens are read from Bedrock's cache, the others are written to it."
+        if workload.cached
+        else "Bedrock without prompt caching.",
     )
 
 
@@ -235,7 +242,7 @@ class Estimate:
 def estimate(workload: Workload, *, region: str, model: str | None) -> Estimate:
     """Estimate a month; `model` None leaves the tokens out. Raises: UnknownPrice."""
     prices = load_prices(region)
-    tokens = None if model is None else load_token_price(model)
+    tokens = None if model is None else load_token_price(model, is_cached=workload.cached > 0)
     counts = load_counts()
     design = deployed()
     usage = use(workload, design, counts)

@@ -57,13 +57,15 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPrice:
-    """US dollars a million tokens."""
+    """US dollars a million tokens. `cache_read_usd`, `cache_write_usd` None: the model caches no prompts."""
 
     model: str
     input_usd: float
     output_usd: float
     date: str
     source: str
+    cache_read_usd: float | None = None
+    cache_write_usd: float | None = None
 
 
 def load_counts() -> UnitCounts:
@@ -80,18 +82,28 @@ def load_prices(region: str) -> Prices:
     return Prices(region=region, items={name: Price(*entry) for name, entry in table[region].items()})
 
 
-def load_token_price(model: str) -> TokenPrice:
-    """Raises: UnknownPrice."""
+def load_token_price(model: str, *, is_cached: bool = False) -> TokenPrice:
+    """`is_cached`: prices of cached tokens are needed, too. Raises: UnknownPrice."""
     models = _table("prices.toml")["models"]
     name = model.removeprefix("bedrock:")
     if name not in models:
         raise UnknownPrice(f"no price is known for the model {name!r}; known are {', '.join(models)}")
-    return _token_price(name, models[name])
-
-
-def _token_price(model: str, entry: list[Any]) -> TokenPrice:
-    input_usd, output_usd, date, source = entry
-    return TokenPrice(model=model, input_usd=input_usd, output_usd=output_usd, date=date, source=source)
+    input_usd, output_usd, date, source, *cache = models[name]
+    if is_cached and not cache:
+        caching = ", ".join(
+            other for other, entry in models.items() if len(entry) > len(("in", "out", "date", "source"))
+        )
+        raise UnknownPrice(f"no price of cached tokens is known for the model {name!r}; known are {caching}")
+    read, write = cache or (None, None)
+    return TokenPrice(
+        model=name,
+        input_usd=input_usd,
+        output_usd=output_usd,
+        date=date,
+        source=source,
+        cache_read_usd=read,
+        cache_write_usd=write,
+    )
 
 
 def _table(name: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Workload:
     """`apps` are open `hours` a day on `days` days a month and ask `requests` questions a day each.
 
     Tokens are of one question (with its context) and one answer. `first_token_s`: the model's wait before it speaks.
+    `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts.
     """
 
     apps: int = 1000
@@ -51,6 +52,7 @@ class Workload:
     stream: bool = True
     tokens_per_second: float = 80.0
     first_token_s: float = 0.6
+    cached: float = 0.0
 
     @property
     def answers(self) -> float:
@@ -164,7 +166,6 @@ def answer_use(workload: Workload, design: Design, counts: UnitCounts) -> Answer
         invocations=a["invocations"],
         busy_ms=a["front_ms"] + a["worker_ms"] + late["busy_ms"] + late["batch_busy_ms"] / late["batch_turns"],
         write_units=a["write_units"]
-        + a["raced_write_units"]
         + math.ceil((text_bytes + a["answer_item_bytes"]) / WRITE_BYTES)
         + renewals * counts.renewal["write_units"]
         + workload.tokens_out * design.items_a_token

@@ -52,12 +52,18 @@ class Account:
         """Whether it is AWS and not an emulator."""
         return self._endpoint is None and "AWS_ENDPOINT_URL" not in os.environ
 
-    def websocket_url(self, outputs: Mapping[str, str]) -> str:
-        """Where the apps of a stack with these outputs connect; an emulator has other hosts than its outputs say."""
-        if self.is_real:
-            return outputs.get("WebSocketUrl", "")
+    def outputs(self, told: Mapping[str, str]) -> dict[str, str]:
+        """A stack's outputs as they hold here: an emulator has other hosts than they say, and shows no dashboard."""
+        if self.is_real or not {"ApiId", "StageName"} <= told.keys():
+            return dict(told)
         endpoint = self.client("cloudformation").meta.endpoint_url
-        return f"ws{endpoint.removeprefix('http')}/_aws/execute-api/{outputs['ApiId']}/{outputs['StageName']}"
+        stage = f"{endpoint}/_aws/execute-api/{told['ApiId']}/{told['StageName']}"
+        here = {"WebSocketUrl": f"ws{stage.removeprefix('http')}", "ManagementEndpoint": stage}
+        return {name: value for name, value in {**told, **here}.items() if name != "DashboardUrl"}
+
+    def websocket_url(self, outputs: Mapping[str, str]) -> str:
+        """Where the apps of a stack with these outputs connect."""
+        return self.outputs(outputs).get("WebSocketUrl", "")
 
     def stage_url(self, outputs: Mapping[str, str]) -> str:
         """The same without a domain of one's own, whose DNS record may not be there yet."""

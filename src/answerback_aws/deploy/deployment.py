@@ -27,6 +27,7 @@ from answerback_aws.deploy.parameters import (
 from answerback_aws.deploy.preflight import Preflight, of_account, of_models
 from answerback_aws.deploy.stack import Change, Progress, Stack, StackState
 from answerback_aws.deploy.status import Fact
+from answerback_aws.deploy.worker import WorkerRequest, worker_parameters
 
 _TAKE_BACK: Final = frozenset({"ErrorsAlarm", "FailedAnswersAlarm", "ModelUnavailableAlarm"})
 _DEAD: Final = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"})
@@ -49,6 +50,7 @@ class DeployRequest:
     include: Sequence[Path] = ()
     requirements: Path | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    worker: WorkerRequest = field(default_factory=WorkerRequest)
     tags: Mapping[str, str] = field(default_factory=dict)
     bucket: str | None = None
     role_arn: str | None = None
@@ -104,6 +106,12 @@ class Artefacts:
                     self._make(s3, mine)
                 s3.put_object(**mine, Key=key, Body=data, **self._encryption)
         return Artefact(self.bucket, key, f"{s3.meta.endpoint_url}/{self.bucket}/{key}", is_new)
+
+    def get(self, bucket: str, key: str) -> bytes:
+        """What was uploaded to this bucket, or to the one of an earlier deployment. Raises: DeployError."""
+        with explained("read the bucket of packages"):
+            found = self._account.client("s3").get_object(Bucket=bucket, Key=key)
+            return bytes(found["Body"].read())
 
     def has(self, key: str) -> bool:
         """Whether `key` was uploaded before. Raises: DeployError."""
@@ -235,6 +243,7 @@ class Deployment:
         package = self._package(request, target, values)
         bucket = request.bucket or (previous or {}).get("CodeBucket")
         artefacts = Artefacts(self._account, bucket=bucket, key_arn=values["KeyArn"])
+        given = {**worker_parameters(request.worker, previous or {}, artefacts), **given}
         template = artefacts.put(f"templates/{hashlib.sha256(text.encode()).hexdigest()}.yaml", text.encode())
         key = f"packages/{package.content_sha256}-{target.name}.zip"
         if not artefacts.has(key):
@@ -318,6 +327,7 @@ class Deployment:
         previous: Mapping[str, str] | None,
     ) -> dict[str, str]:
         """The parameters that are given. Raises: DeployError: the template does not have one of them."""
+        request.worker.check()
         given = {**self._of_target(target), **request.parameters}
         if request.models:
             read_models(request.models)

@@ -127,38 +127,89 @@ def model_arns(account: Account, specs: Sequence[ModelSpec]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def guardrail_arns(account: Account, specs: Sequence[ModelSpec]) -> list[str]:
+    """What the worker must be allowed to apply: the models' guardrails, and the profiles that cross regions for them.
+
+    Raises: DeployError: Bedrock says that there is no such guardrail in the model's region.
+    """
+    found: list[str] = []
+    for spec in specs:
+        if isinstance(spec, BedrockSpec) and spec.guardrail is not None:
+            found += _guardrail(account, spec, *spec.guardrail)
+    return list(dict.fromkeys(found))
+
+
+def _guardrail(account: Account, spec: BedrockSpec, identifier: str, version: str) -> list[str]:
+    region = spec.region or account.region
+    here = f"arn:{account.partition}:bedrock:{region}:{account.identity}"
+    # A profile is there in each region that it may choose.
+    anywhere = f"arn:{account.partition}:bedrock:*:{account.identity}:guardrail-profile"
+    guardrail = identifier if identifier.startswith("arn:") else f"{here}:guardrail/{identifier}"
+    told = _ask(
+        account,
+        f"guardrail {identifier}:{version}",
+        region,
+        "get_guardrail",
+        guardrailIdentifier=identifier,
+        guardrailVersion=version,
+    )
+    if told is None:
+        return [guardrail, f"{anywhere}/*"]
+    profile = told.get("crossRegionDetails", {}).get("guardrailProfileId")
+    return [told["guardrailArn"], *([f"{anywhere}/{profile}"] if profile else ())]
+
+
 def _arns(account: Account, spec: BedrockSpec) -> list[str]:
     region, partition = spec.region or account.region, account.partition
-    if spec.model.startswith("arn:") and ":foundation-model/" in spec.model:
-        return [spec.model]
+    if spec.model.startswith("arn:"):
+        return _of_arn(account, spec, spec.model)
     match = _IS_PROFILE.fullmatch(spec.model)
-    if match is None and not spec.model.startswith("arn:"):
+    if match is None:
         _check_model(account, spec, region)
         return [f"arn:{partition}:bedrock:{region}::foundation-model/{spec.model}"]
-    profile = _profile(account, spec, region)
-    own = (
-        [spec.model]
-        if spec.model.startswith("arn:")
-        else [f"arn:{partition}:bedrock:{region}:{account.identity}:inference-profile/{spec.model}"]
-    )
+    profile = _profile(account, spec.model, region)
+    own = f"arn:{partition}:bedrock:{region}:{account.identity}:inference-profile/{spec.model}"
     if profile is not None:
-        return [profile.get("inferenceProfileArn", own[0]), *(one["modelArn"] for one in profile["models"])]
-    if match is None:
-        raise DeployError(
-            f"cannot find out which models {spec.model} uses",
-            "allow bedrock:GetInferenceProfile, or say --parameter ModelArns=ARN,ARN",
-        )
+        return [profile.get("inferenceProfileArn", own), *(one["modelArn"] for one in profile["models"])]
     # A global profile calls the model by an ARN without a region, too.
     base = match["model"]
     return [
-        *own,
+        own,
         f"arn:{partition}:bedrock:*::foundation-model/{base}",
         f"arn:{partition}:bedrock:::foundation-model/{base}",
     ]
 
 
+def _of_arn(account: Account, spec: BedrockSpec, arn: str) -> list[str]:
+    """By the kind of ARN: profiles and prompt routers call other models, which must be allowed too.
+
+    Every other kind is what is invoked: foundation, provisioned, imported and custom models, deployments of those,
+    endpoints of the marketplace, and kinds that come after this version.
+    """
+    kind = arn.split(":", 5)[-1].partition("/")[0]
+    region = spec.region or account.region
+    if kind in {"inference-profile", "application-inference-profile"}:
+        profile = _profile(account, arn, region)
+        if profile is None:
+            raise _unknown_models(arn, "bedrock:GetInferenceProfile")
+        return [profile.get("inferenceProfileArn", arn), *(one["modelArn"] for one in profile["models"])]
+    if kind in {"prompt-router", "default-prompt-router"}:
+        router = _ask(account, f"prompt router {arn}", region, "get_prompt_router", promptRouterArn=arn)
+        if router is None:
+            raise _unknown_models(arn, "bedrock:GetPromptRouter")
+        models = [*router["models"], router["fallbackModel"]]
+        return [arn, *(found for one in models for found in _of_arn(account, spec, one["modelArn"]))]
+    return [arn]
+
+
+def _unknown_models(arn: str, action: str) -> DeployError:
+    return DeployError(
+        f"cannot find out which models {arn} uses", f"allow {action}, or say --parameter ModelArns=ARN,ARN"
+    )
+
+
 def _check_model(account: Account, spec: BedrockSpec, region: str) -> None:
-    answer = _ask(account, spec, region, "get_foundation_model", modelIdentifier=spec.model)
+    answer = _ask(account, f"model {spec.model}", region, "get_foundation_model", modelIdentifier=spec.model)
     if answer is None:
         return
     types = answer.get("modelDetails", {}).get("inferenceTypesSupported", [])
@@ -212,11 +263,11 @@ def default_model(account: Account, text: str) -> str:
     return text
 
 
-def _profile(account: Account, spec: BedrockSpec, region: str) -> Mapping[str, Any] | None:
-    return _ask(account, spec, region, "get_inference_profile", inferenceProfileIdentifier=spec.model)
+def _profile(account: Account, model: str, region: str) -> Mapping[str, Any] | None:
+    return _ask(account, f"model {model}", region, "get_inference_profile", inferenceProfileIdentifier=model)
 
 
-def _ask(account: Account, spec: BedrockSpec, region: str, call: str, **arguments: str) -> Mapping[str, Any] | None:
+def _ask(account: Account, what: str, region: str, call: str, **arguments: str) -> Mapping[str, Any] | None:
     """What Bedrock says; None: it cannot be asked, which does not keep anyone from deploying."""
     if region != account.region or not account.is_real:
         return None
@@ -225,8 +276,8 @@ def _ask(account: Account, spec: BedrockSpec, region: str, call: str, **argument
     except ClientError as exc:
         if error_code(exc) in _UNKNOWN_MODEL:
             raise DeployError(
-                f"Bedrock has no model {spec.model} in {region}",
-                "see `aws bedrock list-inference-profiles`, or name another region",
+                f"Bedrock has no {what} in {region}",
+                "see `aws bedrock list-inference-profiles` and `list-guardrails`, or name another region",
                 kind=ErrorKind.USAGE,
             ) from exc
         return None

@@ -15,7 +15,7 @@ from answerback.models.spec import BedrockSpec
 from answerback.ports import ModelFault
 from answerback_aws.deploy.account import Account
 from answerback_aws.deploy.errors import DeployError, is_missing
-from answerback_aws.deploy.parameters import default_model, model_arns, read_models
+from answerback_aws.deploy.parameters import default_model, guardrail_arns, model_arns, read_models
 from answerback_aws.deploy.status import Fact, gathered
 
 MOST_WORKERS: Final = 100
@@ -49,8 +49,10 @@ def of_models(
     if not texts:
         return {}
     found = {"Models": " ".join(texts)}
+    specs = read_models(texts)
     if "ModelArns" not in given:
-        found["ModelArns"] = ",".join(model_arns(account, read_models(texts)))
+        found["ModelArns"] = ",".join(model_arns(account, specs))
+    found["GuardrailArns"] = ",".join(guardrail_arns(account, specs))
     return found
 
 

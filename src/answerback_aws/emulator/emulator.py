@@ -6,6 +6,7 @@ pins botocore exactly. What it emulates, and what not, stands in `launch.py`.
 
 import hashlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -91,6 +92,7 @@ class Emulator:
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None
+        self._secret = secrets.token_hex(16)  # what only its own process answers to
         self._session: Any = None
         self._making_client = threading.Lock()
         self._wanted_port = port
@@ -137,9 +139,13 @@ class Emulator:
         for attempt in range(_TRIES):
             try:
                 self._start_once()
-            except EmulatorFailed:
+            except EmulatorFailed as exc:
                 self.stop()
-                if attempt + 1 == _TRIES or "is already in use" not in self.log():
+                if "already in use" not in self.log():
+                    raise
+                if self._wanted_port:
+                    raise EmulatorFailed(f"port {self._wanted_port} is in use") from exc
+                if attempt + 1 == _TRIES:
                     raise
             except BaseException:
                 self.stop()
@@ -232,13 +238,15 @@ class Emulator:
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "NO_PROXY": "*",
+            "EMULATED_SECRET": self._secret,
             **self._options,
             **self._environment,
         }
 
     def _answers(self) -> bool:
+        """Whether it is this emulator that answers: another program may hold the port, or another emulator."""
         try:
-            return fetch(f"{self.endpoint}/_ministack/health", timeout_s=1, max_bytes=1 << 20)[0] == 200
+            return fetch(f"{self.endpoint}/{self._secret}", timeout_s=1, max_bytes=1 << 20)[0] == 204
         except OSError:
             return False
 

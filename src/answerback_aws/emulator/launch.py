@@ -4,8 +4,8 @@
 
 Emulated as on AWS: DynamoDB (conditions, transactions), SQS FIFO, dead letters, the authorizer, EventBridge, roles
 (with AUTH=true), change sets, custom resources, rules of the template, the 51,200 bytes of a template in a call.
-Put right by the patches: concurrency, failures and limits of the API, the Data API on a real PostgreSQL, managed
-secrets, ConverseStream's permission, metrics in logs.
+Put right by the patches: concurrency, failures and limits of the API, the Data API on a real PostgreSQL with
+typed parameters, managed secrets, ConverseStream's permission, metrics in logs.
 Not emulated: the account's throttles, the permission of API Gateway and EventBridge to call a function, that of a
 mapping to read its queue (tests/aws/test_template.py reads those from the template), alarms on sums. Posts come out of
 order and twice only if it is asked for.
@@ -22,9 +22,18 @@ from pathlib import Path
 
 def _patch(temporary: Path) -> None:
     """Apply the patches. The emulator's own variables must not reach the functions, which inherit the environment."""
-    from answerback_aws.emulator.patches import bedrock, data_api, formation, functions, metrics, sockets  # noqa: PLC0415
+    from answerback_aws.emulator.patches import (  # noqa: PLC0415
+        bedrock,
+        data_api,
+        formation,
+        functions,
+        metrics,
+        ready,
+        sockets,
+    )
 
     options = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMULATED_")}
+    ready.patch(options["EMULATED_SECRET"])
     formation.patch()
     functions.patch(f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/_aws/execute-api", temporary)
     metrics.patch()

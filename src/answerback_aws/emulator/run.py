@@ -21,6 +21,8 @@ from answerback_aws.emulator.postgres import PostgresServer
 
 STACK: Final = "answerback"
 MODEL_ID: Final = "answerback.emulated-v1:0"
+CONCURRENCY: Final = "4"
+"""Answers at a time; more start more processes than most machines have room for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ class LocalStack:
         try:
             started.enter_context(emulator)
         except EmulatorFailed as exc:
-            raise LocalFailed(str(exc), "choose another --port, or try again") from exc
+            raise LocalFailed(str(exc), "choose another --port, or leave it out for a free one") from exc
         outputs = deploy_on(
             emulator,
             STACK,
@@ -100,7 +102,7 @@ class LocalStack:
             parameters=settings.parameters,
         )
         return LocalRun(
-            url=emulator.websocket_url(outputs["ApiId"], outputs["StageName"]),
+            url=outputs["WebSocketUrl"],
             endpoint=emulator.endpoint,
             model=model.name,
             outputs=outputs,
@@ -145,7 +147,7 @@ def deploy_on(
     `python`: of the emulator's environment. `cache`: of wheels. `parameters` win. Raises: DeployError.
     """
     account = Account(region=REGION, endpoint=emulator.endpoint, **CREDENTIALS)
-    usual = {"AllowAnonymous": "true", "DeletionProtection": "false", "WorkerConcurrency": "4"}
+    usual = {"AllowAnonymous": "true", "DeletionProtection": "false", "WorkerConcurrency": CONCURRENCY}
     usual["ModelArns"] = f"arn:aws:bedrock:*::foundation-model/{MODEL_ID}"
     request = DeployRequest(target=target_of(python), models=(model,), parameters={**usual, **parameters}, cache=cache)
-    return Deployment(account, name, progress).deploy(request).outputs
+    return account.outputs(Deployment(account, name, progress).deploy(request).outputs)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from answerback_aws.runtime.dynamodb.store_id import StoreId
     from answerback_aws.runtime.dynamodb.turns import DynamoTurns
     from answerback_aws.runtime.sqs import SqsQueue, Visibility
+    from answerback_aws.runtime.worker_settings import StoredSettings
 
 T = TypeVar("T")
 
@@ -299,7 +300,18 @@ class Composition:
         )
 
     @cached_property
+    def stored_settings(self) -> "StoredSettings | None":
+        """What the deployment stored for the worker; its variables are in the environment from then on."""
+        url = self.settings.stored_settings_url
+        if url is None:
+            return None
+        from answerback_aws.runtime.worker_settings import load  # noqa: PLC0415
+
+        return load(url, self.client)
+
+    @cached_property
     def models(self) -> Mapping[str, Model]:
+        _ = self.stored_settings  # a pipeline may read its variables as it is imported
         from answerback.models.build import build_model  # noqa: PLC0415
         from answerback.models.spec import parse_model_specs  # noqa: PLC0415
 
@@ -316,7 +328,7 @@ class Composition:
                 policy=settings.policy,
                 poll_every_s=POLL_EVERY_S,
                 max_tokens=settings.max_tokens,
-                system=settings.system,
+                system=(self.stored_settings and self.stored_settings.system) or settings.system,
             ),
             requests=self.requests,
             history=RecentTurnsInBothForms(self.turns),

@@ -134,6 +134,9 @@ class Settings:
     system = _Variable[str | None]("SYSTEM", str, None)
     """System prompt of the operator."""
 
+    stored_settings_url = _Variable[str | None]("SETTINGS_URL", str, None)
+    """Where the rest is that the worker reads at its start (worker_settings.py)."""
+
     lock_system = _Variable("LOCK_SYSTEM", _flag, False)
     """Whether clients may not set another system prompt."""
 

@@ -80,6 +80,27 @@ def test_the_models_tokens_are_on_the_bill():
     ]
 
 
+def test_cached_tokens_have_prices_of_their_own():
+    model = "global.anthropic.claude-haiku-4-5-20251001-v1:0"
+    tokens = load_token_price(model, is_cached=True)
+    workload = Workload(apps=1, days=1, requests=1, tokens_in=1_000_000, tokens_out=1, cached=0.75)
+    lines = bill(use(workload, deployed(), COUNTS), workload, deployed(), load_prices("us-east-1"), tokens)
+    usd = {line.what: line.usd for line in lines if line.service == "Bedrock"}
+    assert (usd["questions"], usd["questions, cached"]) == (pytest.approx(0.25 * 1.25), pytest.approx(0.75 * 0.10))
+    none, most = (
+        estimate(replace(Workload(), cached=cached), region="us-east-1", model=model) for cached in (0.0, 0.9)
+    )
+    assert most.usd < none.usd
+    assert most.stack_usd == none.stack_usd
+
+
+def test_a_model_that_caches_nothing_has_no_such_price(capsys):
+    assert run(["cost", "--model", "us.meta.llama3-3-70b-instruct-v1:0", "--cached", "0.5"]) == 2
+    said = capsys.readouterr().err
+    assert "no price of cached tokens is known" in said
+    assert "amazon.nova-lite-v1:0" in said
+
+
 def test_nobody_asking_still_costs_what_stands_there():
     found = estimate(Workload(requests=0), region="us-east-1", model=None)
     assert found.workload.answers == 0

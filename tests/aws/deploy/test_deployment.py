@@ -5,6 +5,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -206,6 +207,11 @@ async def test_it_answers_and_is_healthy_and_its_logs_follow_one_request(
     lines = list(logs.read(groups, since_ms=0, containing=answer.request_id))
     assert [line.at_ms for line in lines] == sorted(line.at_ms for line in lines)
     assert {line.function for line in lines} >= {"front", "worker"}
+    times = [
+        (line.at_ms, datetime.fromisoformat(line.fields["timestamp"])) for line in lines if "timestamp" in line.fields
+    ]
+    assert times
+    assert [at_ms for at_ms, _ in times] == [round(written.timestamp() * 1000) for _, written in times]
     assert {line.fields.get("requestId") for line in lines} == {answer.request_id}
     assert "secretword" not in "".join(line.text for line in logs.read(groups, since_ms=0))
 

@@ -14,6 +14,7 @@ from answerback_aws.deploy.parameters import (
     declared,
     default_model,
     effective,
+    guardrail_arns,
     model_arns,
     parameter_list,
     read_models,
@@ -165,6 +166,71 @@ def test_an_application_profile_has_to_be_looked_up(real: Account, bedrock: Stub
         arns(real, f"mine=bedrock:{arn}")
     bedrock.add_response("get_inference_profile", profile(["arn:aws:bedrock:us-east-1::foundation-model/a.m"]))
     assert len(arns(real, f"mine=bedrock:{arn}")) == 2
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("provisioned-model/abc123def456", "imported-model/abc123def456", "custom-model-deployment/abc123def456"),
+        *("custom-model/amazon.nova-lite-v1:0:300k/abc123def456", "a-kind-of-tomorrow/abc"),
+    ],
+)
+def test_what_is_no_profile_is_granted_as_it_is(real: Account, bedrock: Stubber, kind: str) -> None:
+    arn = f"arn:aws:bedrock:ap-northeast-2:123456789012:{kind}"
+    assert arns(real, f"mine=bedrock:{arn}") == [arn]
+    endpoint = "arn:aws:sagemaker:ap-northeast-2:123456789012:endpoint/mine"
+    assert arns(real, f"mine=bedrock:{endpoint}") == [endpoint]
+
+
+def test_a_prompt_router_is_allowed_with_all_that_it_may_choose(real: Account, bedrock: Stubber) -> None:
+    router = "arn:aws:bedrock:ap-northeast-2:123456789012:default-prompt-router/nova:1"
+    small, large = (f"arn:aws:bedrock:ap-northeast-2::foundation-model/{name}" for name in ("small", "large"))
+    told = {
+        "promptRouterName": "nova",
+        "promptRouterArn": router,
+        "routingCriteria": {"responseQualityDifference": 0.2},
+        "models": [{"modelArn": small}, {"modelArn": PROFILE}],
+        "fallbackModel": {"modelArn": small},
+        "status": "AVAILABLE",
+        "type": "default",
+    }
+    bedrock.add_response("get_prompt_router", told, {"promptRouterArn": router})
+    bedrock.add_response("get_inference_profile", profile([large]), {"inferenceProfileIdentifier": PROFILE})
+    assert arns(real, f"r=bedrock:{router}") == [router, small, PROFILE, large]
+    bedrock.add_client_error("get_prompt_router", "AccessDeniedException")
+    with pytest.raises(DeployError, match="GetPromptRouter, or say --parameter ModelArns="):
+        arns(real, f"r=bedrock:{router}")
+
+
+def guardrails(account: Account, text: str) -> list[str]:
+    return guardrail_arns(account, read_models([text, "echo"]))
+
+
+def test_a_guardrail_is_allowed_with_the_profile_that_crosses_regions(real: Account, bedrock: Stubber) -> None:
+    """Without it every answer is refused: aws-solutions/generative-ai-application-builder-on-aws#132."""
+    here = "arn:aws:bedrock:ap-northeast-2:123456789012"
+    spec = "bedrock:amazon.m?guardrail=abc123:1"
+    told: dict[str, Any] = {
+        **{"name": "g", "guardrailId": "abc123", "guardrailArn": f"{here}:guardrail/abc123", "version": "1"},
+        **{"status": "READY", "createdAt": 0, "updatedAt": 0},
+        **{"blockedInputMessaging": "no", "blockedOutputsMessaging": "no"},
+    }
+    asked = {"guardrailIdentifier": "abc123", "guardrailVersion": "1"}
+    bedrock.add_response("get_guardrail", told, asked)
+    assert guardrails(real, spec) == [f"{here}:guardrail/abc123"]
+    crossing = {
+        "guardrailProfileId": "apac.guardrail.v1:0",
+        "guardrailProfileArn": f"{here}:guardrail-profile/apac.guardrail.v1:0",
+    }
+    bedrock.add_response("get_guardrail", {**told, "crossRegionDetails": crossing}, asked)
+    anywhere = "arn:aws:bedrock:*:123456789012:guardrail-profile"
+    assert guardrails(real, spec) == [f"{here}:guardrail/abc123", f"{anywhere}/apac.guardrail.v1:0"]
+    bedrock.add_client_error("get_guardrail", "AccessDeniedException")
+    assert guardrails(real, spec) == [f"{here}:guardrail/abc123", f"{anywhere}/*"]
+    bedrock.add_client_error("get_guardrail", "ResourceNotFoundException")
+    with pytest.raises(DeployError, match="no guardrail abc123:1 in ap-northeast-2"):
+        guardrails(real, spec)
+    assert guardrails(real, "bedrock:amazon.m") == []
 
 
 def test_another_region_is_not_asked(real: Account, bedrock: Stubber) -> None:

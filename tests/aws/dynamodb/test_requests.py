@@ -369,7 +369,6 @@ async def test_what_one_answer_costs(world) -> None:
     # Question 1, record 2, its index 1, minute 2. Reads: the record, the waiting ones, the minute.
     assert await cost(world.accept(front, per_minute=10, max_pending=20)) == (6, 2)
     assert await cost(world.accept(front, per_minute=10, max_pending=20)) == (0, 2)
-    assert await cost(front.change(KEY, partial(queued, queue_no=1))) == (1, 0)
     assert await cost(worker.change(KEY, world.claim())) == (1, 1)
     assert await cost(worker.question(KEY)) == (0, 0.5)
     assert await cost(worker.change(KEY, renewed(world))) == (1, 0)

@@ -21,7 +21,15 @@ def accepted_long_ago(functions: Functions, *, queue_no: int) -> None:
     functions.alter(KEY, accepted_at_ms=epoch_ms() - 60_000, queue_no=queue_no)
 
 
-def test_what_was_never_queued_is_queued_under_a_new_number(functions: Functions) -> None:
+def test_what_waits_is_put_once_more_and_the_queue_drops_the_copy(functions: Functions) -> None:
+    accepted_long_ago(functions, queue_no=0)
+    put = dict(functions.sqs.sent)
+    functions.invoke("janitor", {})
+    assert functions.sqs.sent == put
+    assert functions.store.records[KEY].queue_no == 1
+
+
+def test_what_was_never_queued_is_queued(functions: Functions) -> None:
     accepted_long_ago(functions, queue_no=0)
     functions.sqs.sent.clear()
     functions.invoke("janitor", {})

@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from answerback_aws.emulator.emulator import Emulator, EmulatorFailed
+from answerback_aws.emulator.patches.functions import timed
 from emulation import Cluster, emulator_python, make_cluster
 
 pytestmark = pytest.mark.emulator
@@ -94,12 +95,36 @@ def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
     emulator.stop()
 
 
+def test_two_on_one_port_do_not_meet(emulator: Emulator, tmp_path: Path) -> None:
+    second = Emulator(python=emulator_python(), folder=tmp_path, port=emulator.port)
+    with pytest.raises(EmulatorFailed, match=f"^port {emulator.port} is in use$"), second:
+        pass
+    assert emulator.client("sqs").list_queues() is not None
+
+
+def test_a_line_has_the_time_at_which_it_was_written() -> None:
+    """The emulator reads the lines of an invocation when it has ended."""
+    line = '{"message": "m", "timestamp": "2026-11-30T03:35:31.123+00:00"}'
+    texts = ["START RequestId: r", line, "END RequestId: r"]
+    told = timed([{"timestamp": 9_999_999_999_999, "message": text} for text in texts])
+    assert [event["timestamp"] for event in told] == [1_796_009_731_123, 1_796_009_731_123, 9_999_999_999_999]
+    assert [event["message"] for event in told] == texts
+
+
 def test_the_data_api_runs_sql(sql: Sql) -> None:
     sql.run("CREATE TABLE said (who text PRIMARY KEY, what text)")
     sql.run("INSERT INTO said VALUES (:who, :what)", who="a", what="50 % of x")
     found = sql.run("SELECT what FROM said WHERE who = :who AND what LIKE '%x'", who="a")
     assert found == [[{"stringValue": "50 % of x"}]]
     assert sql.run("SELECT count(*) FROM said WHERE what LIKE '%x'") == [[{"longValue": 1}]]
+
+
+@pytest.mark.parametrize("place", ["CAST('{}' AS jsonb) = :what", "3 = :what", "gen_random_uuid() = :what"])
+def test_a_parameter_has_a_type_as_one_that_is_bound(sql: Sql, place: str) -> None:
+    """A literal of the same text would become what its place wants: Aurora refuses what that hides."""
+    with pytest.raises(ClientError, match="operator does not exist"):
+        sql.run(f"SELECT {place}", what="3")
+    assert sql.run("SELECT :what || '%'", what="50 it's \\ ' ü") == [[{"stringValue": "50 it's \\ ' ü%"}]]
 
 
 def test_two_transactions_on_one_row_wait_for_each_other(sql: Sql) -> None:

@@ -97,5 +97,7 @@ def test_it_answers_and_leaves_nothing(temporary: Path) -> None:
     settings = LocalSettings(model="echo", cache=ENVIRONMENT.parent, python=emulator_python())
     with LocalStack(settings, steps) as run:
         assert asyncio.run(ask(run.url)) == "is anybody there"
+        assert run.outputs["WebSocketUrl"] == run.url
+        assert not [value for value in run.outputs.values() if "amazonaws.com" in value], "nothing of this is AWS"
     assert list(temporary.iterdir()) == []
     assert "Creating the stack answerback" in steps.said

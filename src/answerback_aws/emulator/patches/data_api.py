@@ -1,4 +1,4 @@
-"""RDS Data API: on a PostgreSQL that is already running, in threads, with the limits and states of Aurora."""
+"""RDS Data API: on a PostgreSQL that is already running, in threads, with the limits, states and types of Aurora."""
 
 import asyncio
 import json
@@ -19,6 +19,35 @@ _HANDLERS: Final = {
     "/CommitTransaction": "_commit_transaction",
     "/RollbackTransaction": "_rollback_transaction",
 }
+
+
+_TYPES: Final[dict[type, bytes]] = {str: b"text", int: b"bigint"}
+"""What the kinds of value that we send are bound as."""
+
+
+class _Typed:
+    """A parameter whose type PostgreSQL knows, as Aurora's are bound; the driver's own way is a literal.
+
+    A literal becomes what its place wants, so a text would pass for a uuid, a number or JSON. It adapts itself.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._connection: Any = None
+
+    def __conform__(self, _protocol: object) -> "_Typed":
+        return self
+
+    def prepare(self, connection: Any) -> None:
+        """Called by the driver: how a text is quoted is the connection's."""
+        self._connection = connection
+
+    def getquoted(self) -> bytes:
+        """What stands in the statement."""
+        adapted = import_module("psycopg2.extensions").adapt(self._value)
+        if hasattr(adapted, "prepare"):
+            adapted.prepare(self._connection)
+        return b"CAST(" + bytes(adapted.getquoted()) + b" AS " + _TYPES[type(self._value)] + b")"
 
 
 def patch(postgres: str, paused: Path, *, transaction_idle_s: float) -> None:
@@ -56,6 +85,10 @@ def patch(postgres: str, paused: Path, *, transaction_idle_s: float) -> None:
         """The driver reads `%` in a statement that has parameters, so `LIKE '%x%'` has to be doubled."""
         return was_substituted(sql.replace("%", "%%"), names) if names else sql
 
+    def convert(parameters: Any) -> Any:
+        values = was_converted(parameters)
+        return {name: _Typed(value) if type(value) in _TYPES else value for name, value in values.items()}
+
     def backed(_instance: Any) -> bool:
         return True
 
@@ -75,6 +108,7 @@ def patch(postgres: str, paused: Path, *, transaction_idle_s: float) -> None:
     private("services.rds", "_clusters")
     was_handled = replace(_MODULE, "handle_request", handle)
     was_substituted = replace(_MODULE, "_substitute_named_params", substitute)
+    was_converted = replace(_MODULE, "_convert_parameters", convert)
     replace(_MODULE, "_connect", connect)
     replace(_MODULE, "_sql_execution_error", failed)
     replace(_MODULE, "_has_real_endpoint", backed)

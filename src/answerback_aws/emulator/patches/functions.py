@@ -7,7 +7,8 @@ whole when the invocation ends, however busy the machine is.
 import hashlib
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from queue import Empty
 from threading import Lock
@@ -34,6 +35,7 @@ def _logged(handler, event, context):
         sys.stderr.flush()
 """
 _POLL_EVERY_S: Final = 0.05
+_TIMESTAMP: Final = re.compile(r'"timestamp": ?"([-\d]+T[:.\d]+[+-][:\d]+)"')
 _STAGE_URL: Final = re.compile(r"https://([a-z0-9]+)\.execute-api\.[a-z0-9-]+\.amazonaws\.com/")
 
 
@@ -97,6 +99,21 @@ def logged(worker: Any) -> str:
     return "\n".join(lines)
 
 
+def timed(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Events with the time that their line names; all of one invocation come with that of its end.
+
+    A line without a time, such as START, has that of the next line.
+    """
+    at_ms: int | None = None
+    found = []
+    for event in reversed(events):
+        named = _TIMESTAMP.search(event["message"])
+        if named is not None:
+            at_ms = round(datetime.fromisoformat(named[1]).timestamp() * 1000)
+        found.append(event if at_ms is None else {**event, "timestamp": at_ms})
+    return found[::-1]
+
+
 def patch(stage_url: str, folder: Path) -> None:
     """Apply. `stage_url`: where the emulator serves stages; functions get it instead of AWS's host name.
 
@@ -131,6 +148,11 @@ def patch(stage_url: str, folder: Path) -> None:
     replace(_RUNTIME, "get_or_create_worker", worker)
     _log_to_the_end()
     replace(_LAMBDA, "_sqs_esm_concurrency", concurrency)
+
+    def append(stream: Any, events: Any) -> Any:
+        return append_was(stream, timed(events))
+
+    append_was = replace("services.cloudwatch_logs", "_append_log_events", append)
     handlers = private(_PROVISIONERS, "_RESOURCE_HANDLERS")["AWS::Lambda::Function"]
     create_was, update_was = handlers["create"], handlers["update"]
     handlers.update(create=create, update=update)

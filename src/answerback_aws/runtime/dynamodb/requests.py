@@ -1,7 +1,7 @@
 """ports.Requests on DynamoDB.
 
 What one answer costs (write units; a text counts its KB): question text 1+, accept 2 record + 1 index + 2 minute,
-queued 1, claim 1, renew or retarget 1, answer text 1+, end 2 record + 1 index + 2 turn + 1 index, settled 1 + 1 index.
+claim 1, renew or retarget 1, answer text 1+, end 2 record + 1 index + 2 turn + 1 index, settled 1 + 1 index.
 """
 
 import asyncio
