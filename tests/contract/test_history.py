@@ -116,6 +116,29 @@ async def test_a_completed_replacement_supersedes_what_it_replaces_and_what_foll
     assert await ids(store) == ["next", "edit", "r0"]
 
 
+async def test_what_was_superseded_is_there_for_who_asks_for_it(store, actor):
+    """The turns of the first edit stay with it when that one is replaced; positions, pages and texts are as of all."""
+    for n in range(3):
+        await actor.turn(f"r{n}", f"question {n}", f"answer {n}")
+    await actor.turn("edit", replaces="r1")
+    await actor.turn("again", replaces="edit")
+    found, before = [], None
+    while page := await store.turns("ann", "c1", before=before, limit=2, superseded=True):
+        found += page
+        before = page[-1].position
+    assert [(t.request_id, t.superseded_by, t.replaces) for t in found] == [
+        ("again", None, "edit"),
+        ("edit", "again", "r1"),
+        ("r2", "edit", None),
+        ("r1", "edit", None),
+        ("r0", None, None),
+    ]
+    assert (found[3].question, found[3].answer) == ("question 1", "answer 1")
+    assert await ids(store) == ["again", "r0"], "and nobody else sees them"
+    await store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
+    assert list(await store.turns("ann", "c1", before=None, limit=9, superseded=True)) == []
+
+
 async def test_a_replacement_that_did_not_complete_supersedes_nothing(store, actor):
     await actor.turn("r0")
     await actor.turn("again", replaces="r0", status=Status.FAILED)

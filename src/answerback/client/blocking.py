@@ -295,9 +295,9 @@ class BlockingClient:
         """The user's conversations, last used first."""
         return _iterate(self._client.conversations(), self._thread)
 
-    def history(self, conversation: str) -> Iterator[Turn]:
-        """A conversation's turns, newest first, each whole."""
-        return _iterate(self._client.history(conversation), self._thread)
+    def history(self, conversation: str, *, superseded: bool = False) -> Iterator[Turn]:
+        """A conversation's turns, newest first, each whole; with `superseded` those too whose place another took."""
+        return _iterate(self._client.history(conversation, superseded=superseded), self._thread)
 
     def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""

@@ -249,11 +249,15 @@ class Client:
                 raise ProtocolViolation(request_id, "a page of conversations follows itself")
             before = page.next
 
-    async def history(self, conversation: str) -> AsyncIterator[Turn]:
-        """A conversation's turns, newest first, each whole."""
+    async def history(self, conversation: str, *, superseded: bool = False) -> AsyncIterator[Turn]:
+        """A conversation's turns, newest first, each whole.
+
+        `superseded`: also those whose place a later one took, which have `superseded_by`. A server that does not know
+        this gives the others only.
+        """
 
         async def page(before: str | None) -> History:
-            frame = GetHistory(request_id=_id(), conversation_id=conversation, before=before)
+            frame = GetHistory(request_id=_id(), conversation_id=conversation, before=before, superseded=superseded)
             return await self._call(frame.request_id, frame, History)
 
         async for turn in turns(conversation, page):

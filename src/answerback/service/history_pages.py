@@ -30,8 +30,8 @@ DEFAULT_LIMIT: Final = 50
 PAGE_BYTES: Final = MAX_FRAME_BYTES - 2_048
 """Room for items; the rest is for the frame's own fields."""
 
-TURN_BYTES: Final = 2_048
-"""The most that a turn needs besides its texts: two ids and a model of 128 four-byte characters, times, usage."""
+TURN_BYTES: Final = 2_560
+"""The most that a turn needs besides its texts: three ids and a model of 128 four-byte characters, times, usage."""
 
 _MAX_POSITION: Final = 2**63 - 1
 """The largest integer of the stores; a position must leave room for the one after it."""
@@ -113,7 +113,9 @@ class HistoryPages:
             return Error(code=ErrorCode.INVALID_FRAME, message=_BAD_PAGE, request_id=frame.request_id)
         limit = frame.limit or DEFAULT_LIMIT
         before = None if place is None else place.position + (place.ends is not None)
-        found = await self._history.turns(user_id, frame.conversation_id, before=before, limit=limit + 1)
+        found = await self._history.turns(
+            user_id, frame.conversation_id, before=before, limit=limit + 1, superseded=frame.superseded
+        )
         page: list[Turn] = []
         room = PAGE_BYTES
         following: _Place | None = None
@@ -183,6 +185,7 @@ def _turn(stored: StoredTurn, question: str, question_offset: int, answer: str, 
         answered_at=iso(stored.ended_at_ms),
         model=stored.model,
         replaces=stored.replaces,
+        superseded_by=stored.superseded_by,
         error_code=stored.error_code,
         usage=(
             None
