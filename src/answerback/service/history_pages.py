@@ -30,8 +30,11 @@ DEFAULT_LIMIT: Final = 50
 PAGE_BYTES: Final = MAX_FRAME_BYTES - 2_048
 """Room for items; the rest is for the frame's own fields."""
 
-TURN_BYTES: Final = 2_560
-"""The most that a turn needs besides its texts: three ids and a model of 128 four-byte characters, times, usage."""
+TURN_BYTES: Final = 2_048
+"""The most that a turn needs besides its texts: two ids and a model of 128 four-byte characters, times, usage."""
+
+SUPERSEDED_BYTES: Final = 640
+"""The most that the id of the turn that took its place adds."""
 
 _MAX_POSITION: Final = 2**63 - 1
 """The largest integer of the stores; a position must leave room for the one after it."""
@@ -124,15 +127,16 @@ class HistoryPages:
             ends = place.ends if place is not None and inside else None
             question_end, answer_end = ends or (len(stored.question), len(stored.answer))
             question, answer = stored.question[:question_end], stored.answer[:answer_end]
-            size = encoded_size(question) + encoded_size(answer) + TURN_BYTES
+            facts = TURN_BYTES + SUPERSEDED_BYTES * (stored.superseded_by is not None)
+            size = encoded_size(question) + encoded_size(answer) + facts
             if size <= room:
                 page.append(_turn(stored, question, 0, answer, 0))
                 room -= size
                 following = _Place(stored.position)
                 continue
             if not page:
-                answer_from = cut_back(answer, answer_end, room - TURN_BYTES)
-                remaining = room - TURN_BYTES - encoded_size(answer[answer_from:])
+                answer_from = cut_back(answer, answer_end, room - facts)
+                remaining = room - facts - encoded_size(answer[answer_from:])
                 question_from = cut_back(question, question_end, remaining) if answer_from == 0 else question_end
                 page.append(_turn(stored, question[question_from:], question_from, answer[answer_from:], answer_from))
                 following = _Place(stored.position, (question_from, answer_from))

@@ -22,7 +22,7 @@ from answerback.stores.store import NO_BOUND, sum_usage
 from answerback_aws.runtime.aurora.data_api import Statements
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
-PIECE_LENGTH: Final = 2_500
+PIECE_LENGTH: Final = 2_400
 """Code points of the question and of the answer in one row: each needs at most 12 bytes in JSON, so a row has less than
 64 KB."""
 
