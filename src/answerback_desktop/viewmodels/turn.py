@@ -8,11 +8,13 @@ from answerback_desktop.records import Failure, Times, Tokens, Turn, TurnStatus
 class TurnViewModel:
     """Read it; only `ConversationViewModel` changes it.
 
+    `versions`: the ids of its earlier versions, of itself and of its later ones, oldest first; `version`: its place
+    among them.
     `answer` only grows while `revision` stays; when `revision` has risen, the text is another one (a new attempt).
     Markdown, untrusted.
     """
 
-    __slots__ = ("_parts", "_text", "_turn", "length", "revision")
+    __slots__ = ("_parts", "_text", "_turn", "length", "revision", "version", "versions")
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
@@ -20,6 +22,8 @@ class TurnViewModel:
         self._text: str | None = turn.answer
         self.length = len(turn.answer)
         self.revision = 0
+        self.versions: tuple[str, ...] = (turn.request_id,)
+        self.version = 0
 
     @property
     def request_id(self) -> str:
@@ -70,6 +74,11 @@ class TurnViewModel:
     def replaces(self) -> str | None:
         """The turn whose place this one takes."""
         return self._turn.replaces
+
+    @property
+    def superseded_by(self) -> str | None:
+        """The turn that took its place, or the place of a turn before it."""
+        return self._turn.superseded_by
 
     @property
     def model(self) -> str | None:

@@ -16,7 +16,9 @@ _TITLE_LENGTH: Final = 200
 
 
 class ConversationDelegate(QStyledItemDelegate):
-    """Two lines: the title; below it the time, or what goes on. A badge counts answers that nobody has seen."""
+    """Two lines: the title; below it the tags and the time, or what goes on. A badge counts answers that nobody has
+    seen. Over the first conversation of a day stands the day.
+    """
 
     def __init__(self, theme: Theme, texts: Texts, parent: QWidget) -> None:
         super().__init__(parent)
@@ -35,12 +37,23 @@ class ConversationDelegate(QStyledItemDelegate):
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:  # noqa: N802
         lines = QFontMetrics(self._title).height() + QFontMetrics(self._small).height()
-        return QSize(80, lines + self._theme.space(4.5))
+        return QSize(80, lines + self._theme.space(4.5) + self._heading_height(index))
+
+    def _heading_height(self, index: Index) -> int:
+        if not index.data(Role.HEADING):
+            return 0
+        return QFontMetrics(self._small).height() + self._theme.space(2 if index.row() == 0 else 4)
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        box = option.rect.adjusted(0, 1, 0, -1)
+        heading = self._heading_height(index)
+        if heading:
+            small = QFontMetrics(self._small).height()
+            line = QRect(option.rect.left(), option.rect.top() + heading - small - self._theme.space(1), 0, small)
+            line = line.adjusted(self._theme.space(3), 0, option.rect.width() - self._theme.space(6), 0)
+            self._draw(painter, line, self._badge, self._theme.colour("text_muted"), str(index.data(Role.HEADING)))
+        box = option.rect.adjusted(0, 1 + heading, 0, -1)
         self._paint_ground(painter, option, box)
         inner = box.adjusted(
             self._theme.space(3), self._theme.space(1.5), -self._theme.space(3), -self._theme.space(1.5)
@@ -121,5 +134,5 @@ class ConversationDelegate(QStyledItemDelegate):
     def updateEditorGeometry(self, editor: QWidget, option: QStyleOptionViewItem, index: Index) -> None:  # noqa: N802
         """As high as a line wants to be, in the middle of the row."""
         height = editor.sizeHint().height()
-        box = option.rect.adjusted(self._theme.space(1), 0, -self._theme.space(1), 0)
+        box = option.rect.adjusted(self._theme.space(1), self._heading_height(index), -self._theme.space(1), 0)
         editor.setGeometry(box.left(), box.center().y() - height // 2, box.width(), height)

@@ -1,7 +1,7 @@
 """The list of conversations as Qt's model: what a row says, and the fewest changes from one order to the next."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from enum import IntEnum
 from typing import Any, Final
 
@@ -33,6 +33,8 @@ class Role(IntEnum):
     NOTE = Qt.ItemDataRole.UserRole + 2
     UNREAD = Qt.ItemDataRole.UserRole + 3
     IS_STREAMING = Qt.ItemDataRole.UserRole + 4
+    HEADING = Qt.ItemDataRole.UserRole + 5
+    """What stands over the row: a day, where another one than that of the row above begins."""
 
 
 class ConversationListModel(QAbstractListModel):
@@ -43,6 +45,7 @@ class ConversationListModel(QAbstractListModel):
         self._rows: list[ConversationViewModel] = []
         self._row_of: dict[str, int] = {}
         self._is_online = False
+        self._headings: dict[int, str] = {}
         self.set_texts(texts)
 
     def set_texts(self, texts: Texts) -> None:
@@ -61,8 +64,11 @@ class ConversationListModel(QAbstractListModel):
     def show(self, conversations: Sequence[ConversationViewModel]) -> None:
         """A new order or set. Rows that stay keep their selection and the view its place."""
         wanted = list(conversations)
-        if wanted == self._rows:
-            return
+        if wanted != self._rows:
+            self._change(wanted)
+        self._head()
+
+    def _change(self, wanted: list[ConversationViewModel]) -> None:
         if self._distance(wanted) > _RESET_ABOVE:
             self.beginResetModel()
             self._rows = wanted
@@ -89,6 +95,7 @@ class ConversationListModel(QAbstractListModel):
 
     def touch(self) -> None:
         """Every row says something else now: another day, another language."""
+        self._head()
         if self._rows:
             self.dataChanged.emit(self.index(0), self.index(len(self._rows) - 1))
 
@@ -122,6 +129,33 @@ class ConversationListModel(QAbstractListModel):
 
     def _index(self) -> None:
         self._row_of = {conversation.conversation_id: row for row, conversation in enumerate(self._rows)}
+
+    def _head(self) -> None:
+        """Find the rows over which a heading stands; the view lays out again what changed."""
+        today, above, found = datetime.now().date(), "", dict[int, str]()
+        for row, conversation in enumerate(self._rows):
+            section = self._section(conversation, today)
+            if section and section != above:
+                found[row] = section
+            above = section
+        if found != self._headings:
+            self._headings = found
+            self.layoutChanged.emit()
+
+    def _section(self, conversation: ConversationViewModel, today: date) -> str:
+        words, at_ms = self._texts.window, conversation.updated_at_ms
+        if at_ms is None:
+            return ""
+        if conversation.traits.is_pinned:
+            return words.pinned
+        day = datetime.fromtimestamp(at_ms / 1000).date()
+        days = (today - day).days
+        for limit, name in ((0, words.today), (1, words.yesterday), (6, words.past_week), (29, words.past_month)):
+            if days <= limit:
+                return name
+        if self._locale.language() == QLocale.Language.Korean:
+            return f"{day.year}년 {day.month}월"
+        return self._locale.toString(QDate(day.year, day.month, 1), "MMMM yyyy")
 
     # --- Qt's questions
 
@@ -162,6 +196,8 @@ class ConversationListModel(QAbstractListModel):
                 return self._time(conversation)
             case Role.NOTE:
                 return self._note(conversation)
+            case Role.HEADING:
+                return self._headings.get(index.row(), "")
             case Role.UNREAD:
                 return conversation.unread
             case Role.IS_STREAMING:
@@ -173,11 +209,15 @@ class ConversationListModel(QAbstractListModel):
         return conversation.title or self._texts.window.untitled
 
     def _time(self, conversation: ConversationViewModel) -> str:
+        """When it was used last, behind its tags."""
         at_ms = conversation.updated_at_ms
         if at_ms is None:
             return ""
-        now = datetime.now()
-        return when(at_ms, now=now, locale=self._locale, yesterday=self._texts.window.yesterday)
+        return " ".join([*(f"#{tag}" for tag in conversation.traits.tags), self.time_of(at_ms)])
+
+    def time_of(self, at_ms: int) -> str:
+        """A moment, as short as it can be."""
+        return when(at_ms, now=datetime.now(), locale=self._locale, yesterday=self._texts.window.yesterday)
 
     def _note(self, conversation: ConversationViewModel) -> str:
         """The second line, if it is more than the time."""
