@@ -189,8 +189,10 @@ async def test_a_conversation_is_named_by_its_first_question(store, actor):
 
 async def test_a_title_has_at_most_60_characters(store, actor):
     await actor.turn("r1", " " * 300 + "가" * 100)
-    (conversation,) = await store.conversations("ann", before=None, limit=9)
-    assert conversation.title == "가" * 60
+    await actor.turn("r2", "word " * 30, conversation="c2")
+    await actor.turn("r3", "가" * 60, conversation="c3")
+    titles = [conversation.title for conversation in await store.conversations("ann", before=None, limit=9)]
+    assert titles == ["가" * 60, "word " * 11 + "word…", "가" * 59 + "…"]
 
 
 async def test_conversations_come_last_updated_first_in_pages(store, actor):

@@ -8,7 +8,6 @@ from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import QAccessible, QAccessibleEvent, QGuiApplication, QPainter, QPaintEvent
 from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
-from answerback.clock import epoch_ms
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
 from answerback_desktop.ui.markdown import Segment
@@ -76,7 +75,7 @@ class FooterView(BlockView):
 
     def take(self, segment: Segment | None) -> None:
         texts, turn = self.appearance.texts, self.turn
-        line = state_line(turn, texts, is_online=self._is_online, now_ms=epoch_ms())
+        line = state_line(turn, texts, is_online=self._is_online)
         _run(self._pulse, line.tone is Tone.RUNNING)
         _run(self._countdown, bool(line.retry_in_s))
         versions = (turn.version, len(turn.versions))

@@ -1,6 +1,7 @@
 """What each state of a turn says and offers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -16,6 +17,7 @@ from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
+from answerback_desktop.viewmodels import countdown
 from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.turn import TurnViewModel
 from chat_samples import CHAT_EN, CHAT_KO, Recorder, turn
@@ -25,11 +27,20 @@ NOW_MS = 1_700_000_000_000
 
 
 def line(model: TurnViewModel, *, is_online: bool = True, texts: ChatTexts = CHAT_EN) -> StateLine:
-    return state_line(model, texts, is_online=is_online, now_ms=NOW_MS)
+    return state_line(model, texts, is_online=is_online)
 
 
 def of(record: Turn) -> TurnViewModel:
     return TurnViewModel(record)
+
+
+class Clock:
+    """The two clocks of a countdown."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.epoch_ms, self.monotonic = NOW_MS, 100.0
+        monkeypatch.setattr(countdown, "epoch_ms", lambda: self.epoch_ms)
+        monkeypatch.setattr(countdown.time, "monotonic", lambda: self.monotonic)
 
 
 def failed(code: FailureCode, *, is_retryable: bool, retry_at_ms: int | None = None) -> Turn:
@@ -74,9 +85,21 @@ def test_every_failure_is_a_sentence(code: FailureCode, texts: ChatTexts) -> Non
 
 
 @pytest.mark.parametrize(("after_ms", "seconds"), [(-5_000, 0), (0, 0), (1, 1), (1_000, 1), (22_500, 23)])
-def test_the_countdown_of_a_rate_limit(after_ms: int, seconds: int) -> None:
-    record = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=NOW_MS + after_ms)
+def test_the_countdown_of_a_rate_limit(after_ms: int, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    record = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=clock.epoch_ms + after_ms)
     assert line(of(record)).retry_in_s == seconds
+
+
+def test_a_clock_that_is_set_changes_no_countdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    record = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=clock.epoch_ms + 45_000)
+    record = replace(record, answered_at_ms=clock.epoch_ms)
+    model = of(record)
+    clock.epoch_ms -= 3_600_000
+    clock.monotonic += 5.0
+    assert line(model).retry_in_s == 40
+    assert line(of(record)).retry_in_s == 45, "shown again, it knows how long it was"
 
 
 # --- the widgets
