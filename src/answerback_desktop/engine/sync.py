@@ -218,7 +218,7 @@ class Sync:
             log.warning("the history of a conversation does not end; it is looked at again later")
             return
         unread = 0 if is_first or self._watcher.is_seen(conversation_id) else merged.added
-        self._history.synced(conversation_id, None if merged.under_way else wanted.updated_at, new_answers=unread)
+        self._history.synced(conversation_id, None if merged.under_way else wanted.state, new_answers=unread)
         if unread:
             self._watcher.conversations_changed([conversation_id])
 

@@ -29,6 +29,11 @@ class Listed:
     updated_at_ms: int
     updated_at: str
 
+    @property
+    def state(self) -> str:
+        """What changes with its turns: two of them may have ended in one millisecond."""
+        return f"{self.updated_at} {self.turns}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListMerge:
@@ -121,7 +126,7 @@ class HistoryStore:
                     )
                     if deleted_at_ms is None:
                         changed.append(one.conversation_id)
-                if synced_at != one.updated_at and deleted_at_ms is None:
+                if synced_at not in (one.state, one.updated_at) and deleted_at_ms is None:
                     stale.append(one)
         missing = tuple(name for name, (*_, deleted_at_ms, is_known) in known.items() if is_known and not deleted_at_ms)
         return ListMerge(changed=tuple(changed), stale=tuple(stale), missing=missing, known=count)
@@ -133,8 +138,9 @@ class HistoryStore:
     def is_current(self, listed: Listed) -> bool:
         """Whether all that the server says of it is here."""
         with self._db.reading():
-            query = "SELECT 1 FROM conversations WHERE conversation_id = ? AND synced_at = ?"
-            return self._db.run(query, listed.conversation_id, listed.updated_at).fetchone() is not None
+            query = "SELECT 1 FROM conversations WHERE conversation_id = ? AND synced_at IN (?, ?)"
+            values = (listed.conversation_id, listed.state, listed.updated_at)
+            return self._db.run(query, *values).fetchone() is not None
 
     def is_new(self, conversation_id: str) -> bool:
         """Whether its turns were never fetched."""
@@ -227,15 +233,13 @@ class HistoryStore:
         with self._db.reading():
             return tuple(name for (name,) in self._db.run(_SELECT_MISSING_TURNS))
 
-    def synced(self, conversation_id: str, updated_at: str | None, *, new_answers: int) -> None:
-        """The turns are as new as the server's `updated_at` (None: not all of them); `new_answers` of them nobody has
-        looked at.
-        """
+    def synced(self, conversation_id: str, state: str | None, *, new_answers: int) -> None:
+        """The turns are as in this `Listed.state` (None: not all of them); `new_answers` of them are unread."""
         with self._db.writing():
             self._db.run(
                 "UPDATE conversations SET synced_at = coalesce(?, synced_at), unread = unread + ? "
                 "WHERE conversation_id = ?",
-                updated_at,
+                state,
                 new_answers,
                 conversation_id,
             )

@@ -20,7 +20,7 @@ _MIGRATIONS: Final = (
       updated_at_ms INTEGER NOT NULL,
       unread INTEGER NOT NULL DEFAULT 0,
       is_known INTEGER NOT NULL DEFAULT 0, -- the server has listed it
-      synced_at TEXT, -- the server's updatedAt that our turns are at least as new as
+      synced_at TEXT, -- the server's updatedAt (and count of turns) that our turns are at least as new as
       title_to_send TEXT,
       deleted_at_ms INTEGER -- taken off the list here; the server is told when the undo is over
     ) WITHOUT ROWID;

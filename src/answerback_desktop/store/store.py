@@ -1,7 +1,7 @@
 """The data of one account in one SQLite file. Used from one thread; every method is one transaction."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -28,7 +28,9 @@ _OLDER: Final = """
       SELECT request_id FROM turns WHERE superseded_by IN (SELECT value FROM json_each(?))
       UNION SELECT t.request_id FROM turns t JOIN older ON t.superseded_by = older.request_id
     ) """
-_IN_OLDER: Final = " WHERE request_id IN older ORDER BY is_over DESC, asked_at_ms, request_id"
+_IN_ORDER: Final = "ORDER BY is_over DESC, asked_at_ms, request_id"
+_OLDEST: Final = f" WHERE request_id IN (SELECT value FROM json_each(?)) {_IN_ORDER} LIMIT 1"  # noqa: S608 - constants
+_IN_OLDER: Final = f" WHERE request_id IN older {_IN_ORDER}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +229,13 @@ class AccountStore:
             msgspec.json.encode(request_ids).decode(),
         )
         return tuple(turn_of(row) for row in rows)
+
+    def oldest(self, request_ids: Collection[str]) -> tuple[bool, int, str] | None:
+        """The order of the oldest of these turns; None: none of them is here."""
+        with self._db.reading():
+            names = msgspec.json.encode(list(request_ids)).decode()
+            row = self._db.run(SELECT_TURNS + _OLDEST, names).fetchone()
+            return None if row is None else turn_of(row).order
 
     def pending(self) -> tuple[Turn, ...]:
         """Those that are not over, in the order asked."""
