@@ -191,3 +191,28 @@ def test_two_devices_in_one_conversation(tmp_path: Path, seed: int):
         assert app.shown() == [turn.request_id for turn in server.turns]
     finally:
         app.database.close()
+
+
+def test_opened_while_its_only_question_waited(tmp_path: Path):
+    """As after a restart: the loaded part began with a question that had not ended, which sorts last."""
+    server = Server(random.Random(0))
+    app = App(tmp_path / "account.db", server, 0)
+    app.ask("own")
+    app.pages.forget("c")
+    app.open()
+    for name in ("other", "own"):
+        server.accept(name)
+        server.end()
+    app.ended("own")
+
+    async def main():
+        running = asyncio.ensure_future(app.sync.run())
+        app.sync.request("c")
+        await asyncio.sleep(1)
+        running.cancel()
+
+    try:
+        run_virtual(main())
+        assert app.shown() == ["other", "own"]
+    finally:
+        app.database.close()
