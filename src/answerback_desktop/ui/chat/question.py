@@ -101,7 +101,7 @@ class QuestionView(BlockView):
         self._bubble = QRectF(left, gap, width - left, bottom - gap)
         top = gap + max(0, min(bottom - gap - button, (bottom - gap - button) // 2))
         self.edit_button.move(left - theme.space(1) - button, top)
-        self.copy_button.move(left - theme.space(1) - 2 * button, top)
+        self.copy_button.move(left - theme.space(1) - (1 if self.appearance.is_read_only else 2) * button, top)
         return bottom + theme.space(1.5)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
