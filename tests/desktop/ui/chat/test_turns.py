@@ -168,6 +168,27 @@ def test_a_new_state_is_reported_to_screen_readers(opened: Opened) -> None:
     assert footer(pane).accessibleName() == CHAT_EN.failures[FailureCode.TIMEOUT]
 
 
+def test_the_versions_of_a_turn_are_paged_through(opened: Opened) -> None:
+    old = replace(turn("r1", "Old?", "old"), superseded_by="r2")
+    pane, _, recorder = opened(old, replace(turn("r2", "New?", "new"), replaces="r1"))
+    view = footer(pane)
+    assert view.version_label.text() == "2/2"
+    assert offers(view) == ["Earlier version", "Copy", "Regenerate the answer"]
+    view.earlier_button.click()
+    assert question(pane).text.toPlainText() == "Old?"
+    assert (footer(pane).version_label.text(), offers(footer(pane))[0]) == ("1/2", "Later version")
+    footer(pane).again_button.click()
+    ((_, _, text, replaces),) = recorder.named("ask")
+    assert (text, replaces) == ("Old?", "r1")
+    footer(pane).later_button.click()
+    assert question(pane).text.toPlainText() == "New?"
+
+
+def test_one_version_has_no_arrows(opened: Opened) -> None:
+    pane, _, _ = opened(turn("r1", "q", "a"))
+    assert footer(pane).version_label.isHidden()
+
+
 def test_edit_and_send_again(opened: Opened, qtbot: QtBot) -> None:
     pane, _, recorder = opened(turn("r1", "Old?", "a"))
     question(pane).edit_button.click()

@@ -1,5 +1,7 @@
 """Keys, notifications, the tray, what is kept: how the app behaves on a desktop."""
 
+import dataclasses
+
 import pytest
 from PySide6.QtCore import QSettings, Qt
 from PySide6.QtGui import QInputMethodEvent, QKeySequence
@@ -8,6 +10,7 @@ from PySide6.QtWidgets import QAbstractButton, QAbstractItemView, QApplication, 
 
 from answerback_desktop.engine.events import (
     AccountOpened,
+    ConversationsChanged,
     NoticeCode,
     NoticeRaised,
     SettingsChanged,
@@ -15,11 +18,21 @@ from answerback_desktop.engine.events import (
     TurnChanged,
     TurnsLoaded,
 )
-from answerback_desktop.records import Account, Conversation, Failure, FailureCode, Turn, TurnStatus
+from answerback_desktop.records import (
+    Account,
+    Conversation,
+    Failure,
+    FailureCode,
+    KeptHistory,
+    Traits,
+    Turn,
+    TurnStatus,
+)
 from answerback_desktop.settings import AuthMode, Language, Settings
 from answerback_desktop.signin.provider import SignInFailure
 from answerback_desktop.texts import texts_of
 from answerback_desktop.ui.chat.question import QuestionView
+from answerback_desktop.ui.dialogs.conversation_dialog import ConversationDialog
 from answerback_desktop.ui.shortcuts import GROUPS, KEYS, Shortcut
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.ui.tray import Tray
@@ -349,3 +362,63 @@ def test_sign_in_is_offered_for_what_is_saved(session_controller):
     assert page.user.isVisibleTo(page)
     assert not page.issuer.isVisibleTo(page)
     one.window.dialogs.settings.reject()
+
+
+def test_another_server_is_told_with_two_ways(session_controller):
+    one = session_controller()
+    kept = KeptHistory(name="k.db", conversations=5, changed_at_ms=1, is_copy=False)
+    notice = NoticeRaised(code=NoticeCode.OTHER_STORE, facts={"url": "ws://h", "count": 5})
+    one.feed(dataclasses.replace(one.account(()), kept=(kept,)), notice)
+    banner = one.window.banner
+    assert "ws://h" in banner.text.text()
+    assert [banner.button.text(), banner.second_button.text()] == [TEXTS.status.show_kept, TEXTS.status.go_on]
+    banner.button.click()
+    assert one.commands.of("open_kept") == [("k.db",)]
+    banner.second_button.click()
+    assert banner.isHidden()
+    menu = one.window.sidebar.list_menu(one.window)
+    assert TEXTS.window.kept in [action.text() for action in menu.actions()], "and there is always a way to them"
+
+
+def test_kept_conversations_are_read_and_nothing_is_asked_in_them(session_controller):
+    one = session_controller("a")
+    first = one.account(("b",))
+    one.feed(dataclasses.replace(first, account=dataclasses.replace(first.account, is_kept=True)))
+    done = turn(TurnStatus.COMPLETED)
+    one.feed(TurnsLoaded(conversation_id="b", turns=(dataclasses.replace(done, answer="a"),), has_more=False))
+    window = one.window
+    assert window.chat.composer.isHidden()
+    view = next(view for view in window.chat.transcript.views if isinstance(view, QuestionView))
+    assert view.edit_button.isHidden()
+    view.start_edit()
+    assert view.editor is None
+    window.banner.button.click()
+    assert one.commands.of("open_kept") == [(None,)]
+    one.feed(one.account(("b",)))
+    assert not window.chat.composer.isHidden()
+
+
+def test_what_the_server_lost_is_asked_about(session_controller):
+    one = session_controller("a", "b")
+    lost = dataclasses.replace(one.model.conversation("a").record, is_missing=True)
+    one.feed(ConversationsChanged(changed=(lost,)))
+    assert one.window.banner.isVisible()
+    one.window.banner.second_button.click()
+    assert one.commands.of("settle_missing") == [(True,)]
+    one.window.banner.button.click()
+    assert one.commands.of("settle_missing")[-1] == (False,)
+    one.feed(ConversationsChanged(changed=(dataclasses.replace(lost, is_missing=False),)))
+    assert not one.window.banner.isVisible()
+
+
+def test_what_a_conversation_has_of_its_own(session_controller):
+    one = session_controller("a", settings=Settings(language=Language.ENGLISH, system="Of the settings."))
+    dialog = ConversationDialog(one.model, one.model.conversation("a"), TEXTS, Theme(), one.window)
+    assert dialog.system.toPlainText() == "Of the settings."
+    dialog.tags.setText("#work, 여행 , ,work")
+    dialog.save_button.click()
+    assert one.commands.of("set_traits")[-1] == ("a", Traits(tags=("work", "여행")))
+    dialog.own_system.setChecked(True)
+    dialog.system.setPlainText("")
+    dialog.save_button.click()
+    assert one.commands.of("set_traits")[-1][1].system == "", "none at all"
