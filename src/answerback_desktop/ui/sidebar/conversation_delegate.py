@@ -1,5 +1,6 @@
 """How a row of the list looks, and the box in which a title is typed."""
 
+from collections.abc import Callable, Container
 from typing import Final
 
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRect, QRectF, QSize, Qt
@@ -20,8 +21,10 @@ class ConversationDelegate(QStyledItemDelegate):
     seen. Over the first conversation of a day stands the day.
     """
 
-    def __init__(self, theme: Theme, texts: Texts, parent: QWidget) -> None:
+    def __init__(self, theme: Theme, texts: Texts, parent: QWidget, *, headed: Callable[[], Container[int]]) -> None:
+        """`headed`: the rows over which a heading stands."""
         super().__init__(parent)
+        self._headed = headed
         self.set_theme(theme)
         self.set_texts(texts)
 
@@ -30,19 +33,25 @@ class ConversationDelegate(QStyledItemDelegate):
         self._title = theme.font()
         self._title_unread = theme.font(weight=QFont.Weight.DemiBold)
         self._small = theme.font(px=theme.small_px)
+        small = QFontMetrics(self._small).height()
+        height = QFontMetrics(self._title).height() + small + theme.space(4.5)
+        self._size = QSize(80, height)
+        self._first_size = QSize(80, height + small + theme.space(2))
+        self._headed_size = QSize(80, height + small + theme.space(4))
         self._badge = theme.font(px=theme.small_px - 2, weight=QFont.Weight.DemiBold)
 
     def set_texts(self, texts: Texts) -> None:
         self._texts = texts
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:  # noqa: N802
-        lines = QFontMetrics(self._title).height() + QFontMetrics(self._small).height()
-        return QSize(80, lines + self._theme.space(4.5) + self._heading_height(index))
+        """Asked for each row whenever a row changes, so it only looks up."""
+        row = index.row()
+        if row not in self._headed():
+            return self._size
+        return self._first_size if row == 0 else self._headed_size
 
     def _heading_height(self, index: Index) -> int:
-        if not index.data(Role.HEADING):
-            return 0
-        return QFontMetrics(self._small).height() + self._theme.space(2 if index.row() == 0 else 4)
+        return self.sizeHint(QStyleOptionViewItem(), index).height() - self._size.height()
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         painter.save()

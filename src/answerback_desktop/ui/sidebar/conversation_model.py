@@ -25,6 +25,10 @@ _RESET_ABOVE: Final = 64
 """More rows than this that changed places are one new list, not that many moves."""
 
 
+_QUARTER_MS: Final = 15 * 60 * 1000
+"""Of an hour: the days of all time zones begin with one."""
+
+
 class Role(IntEnum):
     """What the delegate asks for, besides Qt's own roles."""
 
@@ -45,12 +49,15 @@ class ConversationListModel(QAbstractListModel):
         self._rows: list[ConversationViewModel] = []
         self._row_of: dict[str, int] = {}
         self._is_online = False
-        self._headings: dict[int, str] = {}
+        self.headings: dict[int, str] = {}
+        self._today = date.min
+        self._days: dict[int, str] = {}
         self.set_texts(texts)
 
     def set_texts(self, texts: Texts) -> None:
         self._texts = texts
         self._locale = QLocale(texts.locale)
+        self._days = {}
         self.touch()
 
     def set_online(self, is_online: bool) -> None:
@@ -132,24 +139,31 @@ class ConversationListModel(QAbstractListModel):
 
     def _head(self) -> None:
         """Find the rows over which a heading stands; the view lays out again what changed."""
-        today, above, found = datetime.now().date(), "", dict[int, str]()
+        if (today := datetime.now().date()) != self._today:
+            self._today, self._days = today, {}
+        above, found = "", dict[int, str]()
         for row, conversation in enumerate(self._rows):
-            section = self._section(conversation, today)
+            section = self._section(conversation)
             if section and section != above:
                 found[row] = section
             above = section
-        if found != self._headings:
-            self._headings = found
+        if found != self.headings:
+            self.headings = found
             self.layoutChanged.emit()
 
-    def _section(self, conversation: ConversationViewModel, today: date) -> str:
-        words, at_ms = self._texts.window, conversation.updated_at_ms
+    def _section(self, conversation: ConversationViewModel) -> str:
+        at_ms = conversation.updated_at_ms
         if at_ms is None:
             return ""
         if conversation.traits.is_pinned:
-            return words.pinned
-        day = datetime.fromtimestamp(at_ms / 1000).date()
-        days = (today - day).days
+            return self._texts.window.pinned
+        quarter = at_ms // _QUARTER_MS
+        if quarter not in self._days:
+            self._days[quarter] = self._day(datetime.fromtimestamp(at_ms / 1000).date())
+        return self._days[quarter]
+
+    def _day(self, day: date) -> str:
+        words, days = self._texts.window, (self._today - day).days
         for limit, name in ((0, words.today), (1, words.yesterday), (6, words.past_week), (29, words.past_month)):
             if days <= limit:
                 return name
@@ -197,7 +211,7 @@ class ConversationListModel(QAbstractListModel):
             case Role.NOTE:
                 return self._note(conversation)
             case Role.HEADING:
-                return self._headings.get(index.row(), "")
+                return self.headings.get(index.row(), "")
             case Role.UNREAD:
                 return conversation.unread
             case Role.IS_STREAMING:

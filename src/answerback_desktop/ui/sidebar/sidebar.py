@@ -154,7 +154,9 @@ class Sidebar(QFrame):
         self.settings_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._search_icon.setIcon(icon(Icon.SEARCH, muted, theme.space(4)))
         self._clear_action.setIcon(icon(Icon.CLOSE, muted, theme.space(4)))
-        self.list.setItemDelegate(ConversationDelegate(theme, self._texts, self.list))
+        self.list.setItemDelegate(
+            ConversationDelegate(theme, self._texts, self.list, headed=lambda: self._model.headings)
+        )
         self.results.setItemDelegate(SearchResultDelegate(theme, self._texts, self.results))
         self.setStyleSheet(
             f"#sidebar {{ background: {theme.colours.window}; border: none; "
