@@ -20,7 +20,7 @@ _MIGRATIONS: Final = (
       updated_at_ms INTEGER NOT NULL,
       unread INTEGER NOT NULL DEFAULT 0,
       is_known INTEGER NOT NULL DEFAULT 0, -- the server has listed it
-      synced_at TEXT, -- the server's updatedAt (and count of turns) that our turns are at least as new as
+      synced_at TEXT, -- the server's updatedAt that our turns are at least as new as
       title_to_send TEXT,
       deleted_at_ms INTEGER -- taken off the list here; the server is told when the undo is over
     ) WITHOUT ROWID;
@@ -47,7 +47,7 @@ _MIGRATIONS: Final = (
       first_text_ms INTEGER,
       total_ms INTEGER,
       is_synced INTEGER NOT NULL,
-      superseded_by TEXT, -- a later turn that is under way and takes its place if it completes, or that did
+      superseded_by TEXT, -- a later turn that is under way and takes its place if it completes
       pending TEXT -- what the outbox keeps of an unfinished question
     );
     CREATE INDEX turns_of_a_conversation ON turns (conversation_id, is_over DESC, asked_at_ms, request_id);
@@ -55,7 +55,8 @@ _MIGRATIONS: Final = (
     CREATE INDEX turns_replaced ON turns (superseded_by) WHERE superseded_by IS NOT NULL;
     CREATE TABLE drafts (conversation_id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
     """,
-    # Turns that were replaced were deleted before: what can have had some is fetched again, with them.
+    # `superseded_by` stays when the later turn has completed, and `synced_at` has the count of turns as well. Turns that
+    # were replaced were deleted before: what can have had some is fetched again, with them.
     """
     ALTER TABLE turns ADD COLUMN is_kept INTEGER NOT NULL DEFAULT 0; -- imported, or lost by the server
     ALTER TABLE conversations ADD COLUMN is_missing INTEGER NOT NULL DEFAULT 0;
