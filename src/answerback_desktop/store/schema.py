@@ -55,8 +55,8 @@ _MIGRATIONS: Final = (
     CREATE INDEX turns_replaced ON turns (superseded_by) WHERE superseded_by IS NOT NULL;
     CREATE TABLE drafts (conversation_id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
     """,
-    # `superseded_by` stays when the later turn has completed, and `synced_at` has the count of turns as well. Turns that
-    # were replaced were deleted before: what can have had some is fetched again, with them.
+    # From here on `superseded_by` stays when the later turn has completed, and `synced_at` has the count of turns too.
+    # Turns that were replaced were deleted before: what can have had some is fetched again, with them.
     """
     ALTER TABLE turns ADD COLUMN is_kept INTEGER NOT NULL DEFAULT 0; -- imported, or lost by the server
     ALTER TABLE conversations ADD COLUMN is_missing INTEGER NOT NULL DEFAULT 0;
