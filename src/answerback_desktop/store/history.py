@@ -204,7 +204,7 @@ class HistoryStore:
         with self._db.writing():
             for conversation_id in conversation_ids:
                 self._db.run(
-                    "UPDATE turns SET is_synced = 0, is_kept = 1 WHERE conversation_id = ? AND is_synced = 1",
+                    "UPDATE turns SET is_synced = 0, is_kept = 1 WHERE conversation_id = ? AND is_over = 1",
                     conversation_id,
                 )
                 self._db.run(

@@ -363,3 +363,14 @@ class Conversation(RuleBasedStateMachine):
 
 TestConversation = Conversation.TestCase
 TestConversation.settings = settings(max_examples=40, stateful_step_count=25)
+
+
+def test_what_the_server_lost_is_kept_whether_or_not_its_turns_were_fetched(store, history):
+    put(store, "mine", answer="!")
+    history.merge_list([listed("c", "1", title="mine?")])
+    history.keep_missing(["c"])
+    history.settle_missing(keep=True)
+    history.merge_list([listed("c", "2", title="begun anew")])
+    assert store.conversation("c").title == "mine?"
+    assert not history.gone("c").removed
+    assert names(store) == ["mine"]
