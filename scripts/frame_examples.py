@@ -73,6 +73,10 @@ def _from_client() -> Sequence[Example]:
         ),
         Example("newest turns of a conversation", frames.GetHistory(request_id="history-1", conversation_id="intro")),
         Example(
+            "all turns, also those whose place another took",
+            frames.GetHistory(request_id="history-2", conversation_id="intro", superseded=True),
+        ),
+        Example(
             "rename", frames.UpdateConversation(request_id="rename-1", conversation_id="intro", title="First questions")
         ),
         Example("delete", frames.UpdateConversation(request_id="delete-1", conversation_id="intro", deleted=True)),

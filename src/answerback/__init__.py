@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         RequestFailed,
         RequestTimeout,
         SessionReplaced,
+        StoreChanged,
         Unauthorized,
     )
 
@@ -46,6 +47,7 @@ __all__ = [
     "RequestFailed",
     "RequestTimeout",
     "SessionReplaced",
+    "StoreChanged",
     "Unauthorized",
     "__version__",
 ]

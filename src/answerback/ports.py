@@ -126,7 +126,10 @@ class Durability(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTurn:
-    """One question and its ending. `position` orders the turns of a user by acceptance."""
+    """One question and its ending. `position` orders the turns of a user by acceptance.
+
+    `superseded_by`: the request that took its place, or the place of a turn before it.
+    """
 
     position: int
     request_id: str
@@ -140,6 +143,7 @@ class StoredTurn:
     error_code: ErrorCode | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    superseded_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,9 +175,9 @@ class History(RecentTurns, Protocol):
     """
 
     async def turns(
-        self, user_id: str, conversation_id: str, *, before: int | None, limit: int
+        self, user_id: str, conversation_id: str, *, before: int | None, limit: int, superseded: bool = False
     ) -> Sequence[StoredTurn]:
-        """Turns with a position below `before`, whatever their status, newest first."""
+        """Turns with a position below `before`, whatever their status, newest first; with `superseded` those too."""
 
     async def conversations(
         self, user_id: str, *, before: tuple[int, str] | None, limit: int

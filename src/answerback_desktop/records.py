@@ -78,7 +78,8 @@ class Turn:
 
     `answer` belongs to `attempt`. `position`: unfinished requests before it, while it is queued. `asked_at_ms` is epoch
     and orders the turns of a conversation, those that are not over last (`order`). `replaces`: the turn whose place
-    this one takes. `is_synced`: the server's history has it.
+    this one takes. `is_synced`: the server's history has it. `superseded_by`: the turn that took its place, or the
+    place of a turn before it; such turns are earlier versions.
     """
 
     request_id: str
@@ -97,6 +98,7 @@ class Turn:
     times: Times | None = None
     answered_at_ms: int | None = None
     is_synced: bool = False
+    superseded_by: str | None = None
 
     @property
     def order(self) -> tuple[bool, int, str]:
@@ -106,22 +108,57 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """One line of the list. Times are epoch milliseconds. `unread`: answers that ended and were not looked at."""
+    """One line of the list. Times are epoch milliseconds. `unread`: answers that ended and were not looked at.
+
+    `is_missing`: the server had it and lost it together with most others; the person has not said yet what to do.
+    """
 
     conversation_id: str
     title: str
     created_at_ms: int
     updated_at_ms: int
     unread: int = 0
+    is_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a person has said of a conversation. It is kept in this app only.
+
+    `model`, `system` None: those of the settings; an empty `system`: none at all.
+    """
+
+    is_pinned: bool = False
+    is_archived: bool = False
+    tags: tuple[str, ...] = ()
+    model: str | None = None
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The owner of local data. `server_url`: as in the settings. `user` None: unknown before the first connection."""
+    """The owner of local data. `server_url`: as in the settings. `user` None: unknown before the first connection.
+
+    `is_kept`: data of another server, or a copy: it is read and exported, and nothing is asked in it.
+    """
 
     key: str
     server_url: str
     user: str | None
+    is_kept: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptHistory:
+    """Conversations of this user at this address that are kept beside those of the present server.
+
+    `name`: of the file. `is_copy`: made before something was deleted because the server did not have it any more.
+    """
+
+    name: str
+    conversations: int
+    changed_at_ms: int
+    is_copy: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,6 +116,29 @@ async def test_a_completed_replacement_supersedes_what_it_replaces_and_what_foll
     assert await ids(store) == ["next", "edit", "r0"]
 
 
+async def test_what_was_superseded_is_there_for_who_asks_for_it(store, actor):
+    """The turns of the first edit stay with it when that one is replaced; positions, pages and texts are as of all."""
+    for n in range(3):
+        await actor.turn(f"r{n}", f"question {n}", f"answer {n}")
+    await actor.turn("edit", replaces="r1")
+    await actor.turn("again", replaces="edit")
+    found, before = [], None
+    while page := await store.turns("ann", "c1", before=before, limit=2, superseded=True):
+        found += page
+        before = page[-1].position
+    assert [(t.request_id, t.superseded_by, t.replaces) for t in found] == [
+        ("again", None, "edit"),
+        ("edit", "again", "r1"),
+        ("r2", "edit", None),
+        ("r1", "edit", None),
+        ("r0", None, None),
+    ]
+    assert (found[3].question, found[3].answer) == ("question 1", "answer 1")
+    assert await ids(store) == ["again", "r0"], "and nobody else sees them"
+    await store.update_conversation("ann", "c1", title=None, deleted=True, now_ms=actor.now_ms)
+    assert list(await store.turns("ann", "c1", before=None, limit=9, superseded=True)) == []
+
+
 async def test_a_replacement_that_did_not_complete_supersedes_nothing(store, actor):
     await actor.turn("r0")
     await actor.turn("again", replaces="r0", status=Status.FAILED)
@@ -166,8 +189,10 @@ async def test_a_conversation_is_named_by_its_first_question(store, actor):
 
 async def test_a_title_has_at_most_60_characters(store, actor):
     await actor.turn("r1", " " * 300 + "가" * 100)
-    (conversation,) = await store.conversations("ann", before=None, limit=9)
-    assert conversation.title == "가" * 60
+    await actor.turn("r2", "word " * 30, conversation="c2")
+    await actor.turn("r3", "가" * 60, conversation="c3")
+    titles = [conversation.title for conversation in await store.conversations("ann", before=None, limit=9)]
+    assert titles == ["가" * 60, "word " * 11 + "word…", "가" * 59 + "…"]
 
 
 async def test_conversations_come_last_updated_first_in_pages(store, actor):

@@ -18,6 +18,7 @@ from answerback.protocol.frames import (
     MessageProgress,
     MessageResponse,
     SendMessage,
+    ServerInfo,
     ServerLimits,
     Status,
     Welcome,
@@ -71,8 +72,8 @@ def error(code, rid=None, *, retry_after_ms=None):
 class Script:
     """A session with a clock in the test's hand; `link` is the connection that frames come on."""
 
-    def __init__(self, **timing):
-        self.session = Session(timing=Timing(**timing))
+    def __init__(self, *, store=None, **timing):
+        self.session = Session(timing=Timing(**timing), store=store)
         self.now = 0.0
         self.link = 0
 
@@ -96,7 +97,7 @@ class Script:
             effects += self.session.received(link, data, now=self.now)
         return effects
 
-    def welcome(self, hello, progress_ms=None):
+    def welcome(self, hello, progress_ms=None, store_id=None):
         return self.hear(
             Welcome(
                 hello_id=hello.hello_id,
@@ -106,6 +107,7 @@ class Script:
                 protocol=1,
                 limits=replace(LIMITS, progress_ms=progress_ms),
                 models=("m",),
+                server=ServerInfo(version="9", store_id=store_id),
             )
         )
 

@@ -89,15 +89,19 @@ def test_a_new_postgresql_database_has_the_tables_of_the_kept_one_once_it_was_op
     assert found[0] == found[1]
 
 
-async def test_a_new_account_of_the_desktop_app_has_the_tables_of_the_kept_one(tmp_path: Path) -> None:
-    async with DesktopApp(tmp_path, "new"):
-        pass
-    (new,) = (tmp_path / "new" / "accounts").glob("*.db")
-    (old,) = (FOLDER / "desktop" / "home" / "accounts").glob("*.db")
-    assert tables_of(new) == tables_of(old)
-    for path in (new, old):
+async def test_a_new_account_of_the_desktop_app_has_the_tables_of_the_kept_one_once_it_was_opened(
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(FOLDER / "desktop" / "home", tmp_path / "kept")
+    found = []
+    for name in ("new", "kept"):
+        async with DesktopApp(tmp_path, name):
+            pass
+        (path,) = (tmp_path / name / "accounts").glob("*.db")
         with sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True) as database:
-            assert database.execute("PRAGMA user_version").fetchone() == (1,)
+            assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        found.append(tables_of(path))
+    assert found[0] == found[1]
 
 
 def test_the_keyring_entry_of_the_desktop_app_is_read_and_written_as_it_was() -> None:

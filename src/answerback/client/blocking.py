@@ -161,6 +161,7 @@ class BlockingClient:
         connect_timeout: float = 10.0,
         request_timeout: float | None = None,
         offline_start: bool = False,
+        store: str | None = None,
         outbox: Outbox | None = None,
         on_state: Callable[[ConnectionState], None] | None = None,
         ssl: ssl_module.SSLContext | None = None,
@@ -175,6 +176,7 @@ class BlockingClient:
             connect_timeout=connect_timeout,
             request_timeout=request_timeout,
             offline_start=offline_start,
+            store=store,
             outbox=outbox,
             on_state=on_state,
             ssl=ssl,
@@ -295,9 +297,9 @@ class BlockingClient:
         """The user's conversations, last used first."""
         return _iterate(self._client.conversations(), self._thread)
 
-    def history(self, conversation: str) -> Iterator[Turn]:
-        """A conversation's turns, newest first, each whole."""
-        return _iterate(self._client.history(conversation), self._thread)
+    def history(self, conversation: str, *, superseded: bool = False) -> Iterator[Turn]:
+        """A conversation's turns, newest first, each whole; with `superseded` those too whose place another took."""
+        return _iterate(self._client.history(conversation, superseded=superseded), self._thread)
 
     def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""

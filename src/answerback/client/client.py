@@ -39,6 +39,7 @@ from answerback.protocol.frames import (
     ModelInfo,
     Ping,
     SendMessage,
+    ServerInfo,
     ServerLimits,
     Turn,
     UpdateConversation,
@@ -70,6 +71,8 @@ class Client:
         request_timeout: seconds that each question may take in all, unless it says otherwise itself. Default: no such
             limit; a question is given up when nothing was heard of it for 30 s (see `ask` and `stream`).
         offline_start: do not wait for the first connection, and do not fail without one: questions are kept.
+        store: the `store_id` of the `server` that earlier questions were asked, "" if there is none yet. A server with
+            another one stops the client with StoreChanged, and nothing is sent to it. Default: any will do.
         outbox: keeps unfinished questions across runs of the app; see `Outbox` and `restored`.
         on_state: called with every `ConnectionState`.
         ssl: for a server whose certificate the system does not know.
@@ -87,6 +90,7 @@ class Client:
         connect_timeout: float = 10.0,
         request_timeout: float | None = None,
         offline_start: bool = False,
+        store: str | None = None,
         outbox: Outbox | None = None,
         on_state: Callable[[ConnectionState], None] | None = None,
         ssl: ssl_module.SSLContext | None = None,
@@ -100,7 +104,7 @@ class Client:
         self._outbox = outbox
         self._listener = on_state
         client = ClientInfo(name="answerback-python", version=__version__)
-        self._session = Session(timing=self._timing, client=client)
+        self._session = Session(timing=self._timing, client=client, store=store)
         self._streams: dict[str, AnswerStream] = {}
         self._replies: dict[str, asyncio.Future[object]] = {}
         self._state: ConnectionState = Connecting(1)
@@ -249,11 +253,15 @@ class Client:
                 raise ProtocolViolation(request_id, "a page of conversations follows itself")
             before = page.next
 
-    async def history(self, conversation: str) -> AsyncIterator[Turn]:
-        """A conversation's turns, newest first, each whole."""
+    async def history(self, conversation: str, *, superseded: bool = False) -> AsyncIterator[Turn]:
+        """A conversation's turns, newest first, each whole.
+
+        `superseded`: also those whose place a later one took, which have `superseded_by`. A server that does not know
+        this gives the others only.
+        """
 
         async def page(before: str | None) -> History:
-            frame = GetHistory(request_id=_id(), conversation_id=conversation, before=before)
+            frame = GetHistory(request_id=_id(), conversation_id=conversation, before=before, superseded=superseded)
             return await self._call(frame.request_id, frame, History)
 
         async for turn in turns(conversation, page):
@@ -282,6 +290,11 @@ class Client:
     def limits(self) -> ServerLimits | None:
         """What the server allows, once it has said so."""
         return self._session.limits
+
+    @property
+    def server(self) -> ServerInfo | None:
+        """Which server it is, once it has said so."""
+        return self._session.server
 
     def model_info(self, name: str | None = None) -> ModelInfo:
         """What the server has said of a model (None: its default), once the client is connected."""

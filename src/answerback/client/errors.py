@@ -5,6 +5,7 @@
     ├── Unauthorized                is_missing: the server did not accept the token, or wants one
     ├── Forbidden                   detail: the server does not let this app in
     ├── SessionReplaced             another app uses the same session now
+    ├── StoreChanged                store_id: the server has another store than the one named
     ├── Closed                      the client was closed
     ├── MessageTooLarge             size_bytes, limit_bytes
     ├── ProtocolViolation           request_id, detail
@@ -41,6 +42,7 @@ __all__ = [
     "RequestFailed",
     "RequestTimeout",
     "SessionReplaced",
+    "StoreChanged",
     "Unauthorized",
     "is_retryable",
     "request_failed",
@@ -105,6 +107,21 @@ class SessionReplaced(AnswerbackError):
 
     def __str__(self) -> str:
         return "Another app uses this session now. Give each running app a session of its own."
+
+
+class StoreChanged(AnswerbackError):
+    """The server has another store than the one that the client was told to expect; nothing was sent to it."""
+
+    code = "store_changed"
+
+    def __init__(self, store_id: str) -> None:
+        super().__init__(store_id)
+        self.store_id = store_id
+
+    def __str__(self) -> str:
+        return (
+            "Another server answers at this address, or one with another store. It does not have what you asked before."
+        )
 
 
 class Closed(AnswerbackError):

@@ -46,6 +46,11 @@ class Questions:
         """In the order asked."""
         return iter(tuple(self._exchanges.values()))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether questions may be sent on the connection."""
+        return self._is_open
+
     def get(self, request_id: str | None) -> Exchange | None:
         """A question that has no ending yet."""
         return None if request_id is None else self._exchanges.get(request_id)

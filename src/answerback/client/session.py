@@ -21,6 +21,7 @@ from answerback.client.errors import (
     ProtocolViolation,
     RequestCancelled,
     SessionReplaced,
+    StoreChanged,
     request_failed,
 )
 from answerback.client.events import Answer, Done, Queued, Thinking, answer_of
@@ -49,6 +50,7 @@ from answerback.protocol.frames import (
     Pong,
     SendMessage,
     ServerFrame,
+    ServerInfo,
     ServerLimits,
     Status,
     TokenRenewed,
@@ -66,8 +68,10 @@ class Session:
     idempotent), but what such a connection says about itself does not.
     """
 
-    def __init__(self, *, timing: Timing, client: ClientInfo | None = None) -> None:
+    def __init__(self, *, timing: Timing, client: ClientInfo | None = None, store: str | None = None) -> None:
+        """`store`: the server's store, "" for that of the first server; None: any."""
         self._timing = timing
+        self._store = store
         self._effects: list[Effect] = []
         self._calls = Calls(timing)
         self._liveness = Liveness(timing)
@@ -86,6 +90,11 @@ class Session:
     def limits(self) -> ServerLimits | None:
         """What the server allows, once it has said so."""
         return None if self._welcome is None else self._welcome.limits
+
+    @property
+    def server(self) -> ServerInfo | None:
+        """Which server it is, once it has said so."""
+        return None if self._welcome is None else self._welcome.server
 
     def model_info(self, name: str | None) -> ModelInfo:
         """What the server has said of a model; None: of its default."""
@@ -134,7 +143,7 @@ class Session:
         exchange.was_sent = True  # who kept it may have sent it before a reply came: a cancellation must be sent
         if pending.is_accepted:
             self._questions.accept(exchange, now=now)
-            if self._link is not None:
+            if self._questions.is_open:
                 self._questions.hello([exchange], now=now)
         self._questions.pump(exchange.key, now=now)
         return self._flush()
@@ -159,7 +168,7 @@ class Session:
         exchange.is_cancelled = True
         if not exchange.was_sent:
             self._questions.fail(exchange, RequestCancelled(_so_far(exchange)), now=now)
-        elif self._link is not None:
+        elif self._questions.is_open:
             self._effects.append(Send(CancelMessage(request_id=request_id)))
             self._questions.restart_timers(exchange, now=now)
         return self._flush()
@@ -197,8 +206,12 @@ class Session:
             return []
         self._link = link
         self._liveness.opened(now=now)
-        self._questions.opened(now=now)
-        self._effects.extend(self._calls.opened(now=now))
+        if self._store:  # another one would not know what is resumed, and would take what is sent again
+            self._questions.lost()
+            self._calls.lost()
+            self._questions.hello([], now=now)
+        else:
+            self._begin(now)
         return self._flush()
 
     def disconnected(self, link: int, *, now: float, too_large: bool = False) -> list[Effect]:
@@ -218,7 +231,7 @@ class Session:
 
     def probe(self, *, now: float) -> list[Effect]:
         """The machine slept, or the network changed: find out at once whether the connection is still good."""
-        if self._link is not None:
+        if self._questions.is_open:
             accepted = (e for e in self._questions if e.phase is Phase.ACCEPTED and e.hello_id is None)
             self._questions.hello(list(accepted), now=now)
         return self._flush()
@@ -259,12 +272,14 @@ class Session:
             case MessageProgress():
                 self._take_progress(frame, now)
             case Welcome():
-                if link == self._link:
+                if link == self._link and self._is_our_store(frame.server):
                     self._welcome = frame
                     every_ms = frame.limits.progress_ms
                     self._questions.progress_s = None if every_ms is None else every_ms / 1000
                     self._effects.append(Ready(frame))
                     self._questions.welcomed(frame.hello_id, now=now)
+                    if not self._questions.is_open:
+                        self._begin(now)
             case Error():
                 self._take_error(link, frame, now)
             case History() | Conversations() | Conversation() | TokenRenewed():
@@ -393,6 +408,20 @@ class Session:
         elif self._liveness.wants_ping(now=now):
             self._effects.extend(self._calls.ping(now=now))
             self._liveness.asked(now=now)
+        return True
+
+    def _begin(self, now: float) -> None:
+        self._questions.opened(now=now)
+        self._effects.extend(self._calls.opened(now=now))
+
+    def _is_our_store(self, server: ServerInfo | None) -> bool:
+        """Whether it is the one expected, as far as the server says; if not, the session is stopped."""
+        if self._store is None or server is None or server.store_id is None:
+            return True
+        if self._store and self._store != server.store_id:
+            self._stop(StoreChanged(server.store_id))
+            return False
+        self._store = server.store_id
         return True
 
     def _lose_link(self) -> None:

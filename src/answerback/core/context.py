@@ -93,6 +93,10 @@ def _messages(turns: Iterable[tuple[str, str]]) -> Iterable[Message]:
 
 
 def title_of(question: str) -> str:
-    """A conversation's first title: the start of the first line of its first question."""
-    lines = question.lstrip()[:TITLE_LENGTH].splitlines()
-    return lines[0].rstrip() if lines else ""
+    """A conversation's first title: the first line of its first question; a long one is cut at a word."""
+    lines = question.lstrip()[: TITLE_LENGTH + 1].splitlines()
+    line = lines[0] if lines else ""
+    if len(line) <= TITLE_LENGTH:
+        return line.rstrip()
+    words = line[:TITLE_LENGTH].rpartition(" ")[0]
+    return (words if len(words) >= TITLE_LENGTH / 2 else line[: TITLE_LENGTH - 1]).rstrip() + "…"

@@ -121,12 +121,16 @@ class ListConversations(_Frame, frozen=True, kw_only=True, tag="listConversation
 
 
 class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
-    """A page of a conversation's turns, newest page first, oldest turn first within a page."""
+    """A page of a conversation's turns, newest page first, oldest turn first within a page.
+
+    `superseded`: those too whose place a later one took.
+    """
 
     request_id: Id
     conversation_id: Id
     before: Page | None = None
     limit: Limit | None = None
+    superseded: bool = False
 
 
 class UpdateConversation(_Frame, frozen=True, kw_only=True, tag="updateConversation"):
@@ -309,6 +313,7 @@ class Turn(_Part, frozen=True, kw_only=True):
     answered_at: str
     model: str | None = None
     replaces: str | None = None
+    superseded_by: str | None = None
     error_code: ErrorCode | None = None
     usage: Usage | None = None
 

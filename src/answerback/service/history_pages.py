@@ -33,6 +33,9 @@ PAGE_BYTES: Final = MAX_FRAME_BYTES - 2_048
 TURN_BYTES: Final = 2_048
 """The most that a turn needs besides its texts: two ids and a model of 128 four-byte characters, times, usage."""
 
+SUPERSEDED_BYTES: Final = 640
+"""The most that the id of the turn that took its place adds."""
+
 _MAX_POSITION: Final = 2**63 - 1
 """The largest integer of the stores; a position must leave room for the one after it."""
 
@@ -113,7 +116,9 @@ class HistoryPages:
             return Error(code=ErrorCode.INVALID_FRAME, message=_BAD_PAGE, request_id=frame.request_id)
         limit = frame.limit or DEFAULT_LIMIT
         before = None if place is None else place.position + (place.ends is not None)
-        found = await self._history.turns(user_id, frame.conversation_id, before=before, limit=limit + 1)
+        found = await self._history.turns(
+            user_id, frame.conversation_id, before=before, limit=limit + 1, superseded=frame.superseded
+        )
         page: list[Turn] = []
         room = PAGE_BYTES
         following: _Place | None = None
@@ -122,15 +127,16 @@ class HistoryPages:
             ends = place.ends if place is not None and inside else None
             question_end, answer_end = ends or (len(stored.question), len(stored.answer))
             question, answer = stored.question[:question_end], stored.answer[:answer_end]
-            size = encoded_size(question) + encoded_size(answer) + TURN_BYTES
+            facts = TURN_BYTES + SUPERSEDED_BYTES * (stored.superseded_by is not None)
+            size = encoded_size(question) + encoded_size(answer) + facts
             if size <= room:
                 page.append(_turn(stored, question, 0, answer, 0))
                 room -= size
                 following = _Place(stored.position)
                 continue
             if not page:
-                answer_from = cut_back(answer, answer_end, room - TURN_BYTES)
-                remaining = room - TURN_BYTES - encoded_size(answer[answer_from:])
+                answer_from = cut_back(answer, answer_end, room - facts)
+                remaining = room - facts - encoded_size(answer[answer_from:])
                 question_from = cut_back(question, question_end, remaining) if answer_from == 0 else question_end
                 page.append(_turn(stored, question[question_from:], question_from, answer[answer_from:], answer_from))
                 following = _Place(stored.position, (question_from, answer_from))
@@ -183,6 +189,7 @@ def _turn(stored: StoredTurn, question: str, question_offset: int, answer: str, 
         answered_at=iso(stored.ended_at_ms),
         model=stored.model,
         replaces=stored.replaces,
+        superseded_by=stored.superseded_by,
         error_code=stored.error_code,
         usage=(
             None

@@ -126,10 +126,11 @@ class HistoryInBothForms(RecentTurnsInBothForms):
         self.purge_deleted = stored.purge_deleted
 
     async def turns(
-        self, user_id: str, conversation_id: str, *, before: int | None, limit: int
+        self, user_id: str, conversation_id: str, *, before: int | None, limit: int, superseded: bool = False
     ) -> Sequence[StoredTurn]:
         found = await _of_each(
-            _pairs(user_id, conversation_id), lambda pair: self._stored.turns(*pair, before=before, limit=limit)
+            _pairs(user_id, conversation_id),
+            lambda pair: self._stored.turns(*pair, before=before, limit=limit, superseded=superseded),
         )
         return _merged(found, newest_first=True)[:limit]
 

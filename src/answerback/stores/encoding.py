@@ -21,7 +21,7 @@ _ROOM: Final = 512
 
 _TURN: Final = (
     *("position", "request_id", "status", "accepted_at_ms", "ended_at_ms", "model", "replaces", "error_code"),
-    *("input_tokens", "output_tokens", "question", "answer"),
+    *("input_tokens", "output_tokens", "superseded_by", "question", "answer"),
 )
 _CONVERSATION: Final = ("conversation_id", "title", "created_at_ms", "updated_at_ms", "deleted", "turns")
 

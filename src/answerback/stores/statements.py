@@ -144,14 +144,18 @@ WHERE n = ?"""
 # --- history ------------------------------------------------------------------------------------------------
 
 TURN: Final = """n, request_id, status, accepted_at_ms, ended_at_ms, model, replaces, error_code, input_tokens,
-  output_tokens"""
+  output_tokens, superseded_by"""
 
-# Turns of a conversation that is not deleted, and that are shown.
-SHOWN: Final = """user_id = :user_id AND conversation_id = :conversation_id AND superseded_by IS NULL
+# Turns of a conversation that is not deleted: those that are shown, and all of them.
+ALL_TURNS: Final = """user_id = :user_id AND conversation_id = :conversation_id
   AND ended_at_ms IS NOT NULL AND n < :before AND NOT EXISTS (
     SELECT 1 FROM conversations c
     WHERE c.user_id = :user_id AND c.conversation_id = :conversation_id AND c.deleted_at_ms IS NOT NULL
   )"""
+SHOWN: Final = f"{ALL_TURNS} AND superseded_by IS NULL"
+
+SELECT_ALL_TURNS: Final = f"""
+SELECT {TURN}, question, answer FROM requests WHERE {ALL_TURNS} ORDER BY n DESC LIMIT :limit"""  # noqa: S608 - the texts above
 
 _TURNS: Final = f"SELECT {TURN}, question, answer FROM requests WHERE {SHOWN}"  # noqa: S608 - the texts above
 

@@ -279,11 +279,11 @@ class SqlStore:
         return [turn_of(row) for row in reversed(await self._read(read))]
 
     async def turns(
-        self, user_id: str, conversation_id: str, *, before: int | None, limit: int
+        self, user_id: str, conversation_id: str, *, before: int | None, limit: int, superseded: bool = False
     ) -> Sequence[StoredTurn]:
         where: dict[str, sql.Value] = {"user_id": user_id, "conversation_id": conversation_id}
         page = {**where, "before": NO_BOUND if before is None else before, "limit": limit}
-        rows = await self._rows(sql.SELECT_TURNS, page)
+        rows = await self._rows(sql.SELECT_ALL_TURNS if superseded else sql.SELECT_TURNS, page)
         return [turn_of(row) for row in rows]
 
     async def conversations(

@@ -4,13 +4,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
+
+import msgspec
 
 from answerback.client import (
     AnswerbackError,
     Client,
     Connected,
     ConnectionState,
+    Stopped,
+    StoreChanged,
     Timing,
     Token,
     clean,
@@ -23,24 +28,27 @@ from answerback_desktop.engine.events import (
     ConnectionReason,
     ConnectionStatus,
     ConversationsChanged,
+    DraftReturned,
     Event,
     Exported,
     NoticeCode,
     NoticeRaised,
     RoundTripMeasured,
     SearchFound,
+    TraitsChanged,
     TurnChanged,
     TurnsLoaded,
     TurnsRemoved,
 )
-from answerback_desktop.engine.export import ExportFormat, exported, file_name
+from answerback_desktop.engine.export import ExportFormat, Kept, exported, file_name, imported
 from answerback_desktop.engine.status import ConnectionTracker
 from answerback_desktop.engine.sync import Sync
-from answerback_desktop.records import Account, Turn
+from answerback_desktop.records import Account, Traits, Turn
 from answerback_desktop.settings import Settings
+from answerback_desktop.store.accounts import AccountFiles, keep_copy
 from answerback_desktop.store.history import HistoryStore, TurnMerge
 from answerback_desktop.store.schema import Database, StoreError
-from answerback_desktop.store.store import AccountStore
+from answerback_desktop.store.store import PAGE, AccountStore, Page
 
 log = logging.getLogger("answerback.desktop")
 
@@ -62,13 +70,15 @@ class _Unwritten:
     """Changes that are written to the store soon."""
 
     drafts: dict[str, str] = field(default_factory=dict)
+    edits: dict[tuple[str, str], str] = field(default_factory=dict)
     timer: asyncio.TimerHandle | None = None
 
 
 class AccountEngine:
     """The open account: its store, client, answers and sync, in the engine's loop.
 
-    Call `open`, then commands (they do what `Engine` says), then `close`.
+    Call `open`, then commands (they do what `Engine` says), then `close`. `on_other_store` is called with the id of
+    the server's store when that is not the one of this data. `is_own_gateway`: the app runs the server itself.
     """
 
     def __init__(
@@ -77,6 +87,9 @@ class AccountEngine:
         database: Database,
         credentials: Credentials,
         *,
+        files: AccountFiles,
+        on_other_store: Callable[[str], None],
+        is_own_gateway: Callable[[], bool],
         emit: Callable[[Event], None],
         clock: Callable[[], int],
         settings: Callable[[], Settings],
@@ -85,12 +98,16 @@ class AccountEngine:
         self.account = account
         self._database = database
         self._credentials = credentials
+        self._files = files
+        self._on_other_store = on_other_store
+        self._is_own_gateway = is_own_gateway
         self._emit = emit
         self._clock = clock
         self._settings = settings
         self._timing = timing
         self._store = AccountStore(database)
         self._history = HistoryStore(database)
+        self._traits: dict[str, Traits] = {}
         self.tracker = ConnectionTracker(clock)
         self._client: Client | None = None
         self._sync: Sync | None = None
@@ -113,12 +130,16 @@ class AccountEngine:
 
     def open(self) -> None:
         """Emit what is stored, and begin to connect. Raises: StoreError."""
+        self._traits = self._store.traits()
         self._emit(
             AccountOpened(
                 account=self.account,
                 conversations=self._store.conversations(),
                 pending=self._store.pending(),
                 drafts=self._store.drafts(),
+                edits=self._store.edits(),
+                traits=dict(self._traits),
+                kept=self._files.kept(self._database.path),
             )
         )
         if self._database.moved_aside is not None:
@@ -148,7 +169,20 @@ class AccountEngine:
         await self._disconnect()
         self._emit(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=ConnectionReason.SIGN_IN_NEEDED))
 
+    @property
+    def conversations(self) -> int:
+        """How many there are."""
+        return len(self._store.conversations())
+
+    @property
+    def may_start_gateway(self) -> bool:
+        """Whether the app's own gateway may serve these conversations: another server's are not there."""
+        return not self.account.is_kept and self._store.is_of_own_gateway()
+
     def _connect(self) -> None:
+        if self.account.is_kept:
+            self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.KEPT))
+            return
         try:
             client = Client(
                 self.account.server_url,
@@ -156,6 +190,7 @@ class AccountEngine:
                 user=self._credentials.user,
                 session=self._store.session_id(),
                 offline_start=True,
+                store=self._store.store_id(),
                 outbox=self._answers.outbox,
                 on_state=self._state_changed,
                 timing=self._timing,
@@ -166,8 +201,7 @@ class AccountEngine:
         self._client = client
         self._sync = Sync(
             client,
-            store=self._store,
-            history=self._history,
+            database=self._database,
             watcher=self,
             clock=self._clock,
             is_online=lambda: self._client is client and isinstance(client.state, Connected),
@@ -206,6 +240,10 @@ class AccountEngine:
     def _state_changed(self, state: ConnectionState) -> None:
         if self._client is None:
             return
+        if (other := self._other_store(state, self._client)) is not None:
+            self._tasks.start(self._disconnect(), name="disconnect")
+            self._on_other_store(other)
+            return
         changed = self.tracker.changed(state, self._client.limits)
         if isinstance(state, Connected) and not self._is_ours(state.user_id):
             changed = ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.USER_MISMATCH)
@@ -215,6 +253,21 @@ class AccountEngine:
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
             self._sync.connected()
         self._emit(changed)
+
+    def _other_store(self, state: ConnectionState, client: Client) -> str | None:
+        """The server's store, if this data is not of it; if it is, that is recorded."""
+        if isinstance(state, Stopped) and isinstance(state.error, StoreChanged):
+            return state.error.store_id
+        store_id = None if client.server is None else client.server.store_id
+        if not isinstance(state, Connected) or not store_id:
+            return None
+        try:
+            if not self._store.store_id() and self._files.is_elsewhere(store_id, self._database.path):
+                return store_id
+            self._store.claim_store(store_id, is_own=self._is_own_gateway())
+        except StoreError:
+            self.store_failed()
+        return None
 
     def _is_ours(self, user_id: str) -> bool:
         try:
@@ -226,7 +279,15 @@ class AccountEngine:
     # --- questions ------------------------------------------------------------------------------------------
 
     def ask(self, conversation_id: str, request_id: str, text: str, *, replaces: str | None) -> None:
-        self._answers.ask(self._client, conversation_id, request_id, text, replaces=replaces, settings=self._settings())
+        if self.account.is_kept:
+            self._emit(DraftReturned(conversation_id=conversation_id, text=text))
+            return
+        settings, traits = self._settings(), self._traits.get(conversation_id, Traits())
+        if traits.model is not None:
+            settings = msgspec.structs.replace(settings, model=traits.model)
+        if traits.system is not None:
+            settings = msgspec.structs.replace(settings, system=traits.system)
+        self._answers.ask(self._client, conversation_id, request_id, text, replaces=replaces, settings=settings)
 
     def stop(self, request_id: str) -> None:
         self._answers.stop(self._client, request_id)
@@ -263,6 +324,24 @@ class AccountEngine:
         self._unwritten.drafts[conversation_id] = clean(text)
         self._write_soon()
 
+    def save_edit(self, conversation_id: str, request_id: str, text: str) -> None:
+        self._unwritten.edits[conversation_id, request_id] = clean(text)
+        self._write_soon()
+
+    def set_traits(self, conversation_id: str, traits: Traits) -> None:
+        self._store.save_traits(conversation_id, traits)
+        self._traits[conversation_id] = traits
+        self._emit(TraitsChanged(conversation_id=conversation_id, traits=traits))
+
+    def settle_missing(self, *, keep: bool) -> None:
+        if not keep:
+            keep_copy(self._database, self._history.missing_turns())
+        settled = self._history.settle_missing(keep=keep)
+        if keep:
+            self.conversations_changed(settled)
+        else:
+            self._emit(ConversationsChanged(removed=settled))
+
     def rename(self, conversation_id: str, title: str) -> None:
         self._store.rename(conversation_id, clean(title), now_ms=self._clock())
         self.conversations_changed([conversation_id])
@@ -295,17 +374,42 @@ class AccountEngine:
     def search(self, query: str) -> None:
         self._emit(SearchFound(query=query, hits=self._store.search(clean(query), limit=HITS)))
 
-    def export(self, conversation_id: str, form: ExportFormat) -> None:
-        conversation = self._store.conversation(conversation_id)
-        if conversation is not None:
-            turns = self._pages.with_live(self._store.page(conversation_id, limit=None).turns)
-            self._emit(
-                Exported(
-                    conversation_id=conversation_id,
-                    text=exported(conversation, turns, form),
-                    file_name=file_name(conversation, form),
-                )
-            )
+    def export(self, conversation_id: str | None, form: ExportFormat) -> None:
+        """One conversation as it is shown, or all with the earlier versions of their turns."""
+        is_all = conversation_id is None
+        found = self._store.conversations() if is_all else [self._store.conversation(conversation_id or "")]
+        kept = []
+        for one in found:
+            if one is not None:
+                page = self._store.page(one.conversation_id, limit=None)
+                turns = self._pages.with_live(page.turns)
+                if is_all:
+                    turns = tuple(sorted((*page.versions, *turns), key=lambda turn: turn.order))
+                traits = self._traits.get(one.conversation_id, Traits())
+                kept.append(Kept(conversation=one, turns=turns, traits=traits))
+        if kept or is_all:
+            day = datetime.fromtimestamp(self._clock() / 1000).date()
+            title = f"answerback {day}" if is_all else kept[0].conversation.title
+            text = exported(kept, form, is_all=is_all)
+            self._emit(Exported(conversation_id=conversation_id, text=text, file_name=file_name(title, form)))
+
+    def import_text(self, text: str, name: str) -> None:
+        """Add what is not here of an export; what is here stays as it is."""
+        try:
+            kept = imported(text, now_ms=self._clock())
+        except ValueError:
+            self._notice(NoticeCode.IMPORT_FAILED, name=name)
+            return
+        turns = 0
+        for one in kept:
+            added = self._store.import_turns(one.conversation, one.turns)
+            turns += len(added)
+            conversation_id = one.conversation.conversation_id
+            if conversation_id not in self._traits and one.traits != Traits():
+                self.set_traits(conversation_id, one.traits)
+            self.turns_merged(conversation_id, TurnMerge(changed=added))
+        self.conversations_changed(one.conversation.conversation_id for one in kept)
+        self._notice(NoticeCode.IMPORTED, count=len(kept), turns=turns)
 
     # --- what the sync reports -------------------------------------------------------------------------------
 
@@ -348,14 +452,19 @@ class AccountEngine:
             self._unwritten.timer.cancel()
             self._unwritten.timer = None
         drafts, self._unwritten.drafts = self._unwritten.drafts, {}
+        edits, self._unwritten.edits = self._unwritten.edits, {}
         try:
             for conversation_id, text in drafts.items():
                 self._store.save_draft(conversation_id, text)
             drafts = {}
+            for (conversation_id, request_id), text in edits.items():
+                self._store.save_edit(conversation_id, request_id, text)
+            edits = {}
             self._answers.write()
             self._is_store_broken = False
         except StoreError:
             self._unwritten.drafts = {**drafts, **self._unwritten.drafts}
+            self._unwritten.edits = {**edits, **self._unwritten.edits}
             self.store_failed()
 
     def store_failed(self, *, is_act: bool = False) -> None:
@@ -370,12 +479,17 @@ class AccountEngine:
         self._emit(NoticeRaised(code=code, facts=facts))
 
 
-_BEFORE_ALL: Final = (False, -1, "")
-"""Of a conversation that was begun here: all of it is loaded."""
+@dataclass(slots=True, kw_only=True)
+class _Loaded:
+    """What a view has of a conversation. `has_more`: older turns that it has not, and knows of."""
+
+    request_ids: set[str] = field(default_factory=set)
+    has_more: bool = False
+    is_begun: bool = False
 
 
 class Pages:
-    """The loaded part of each open conversation: the order of its oldest loaded turn, None if it had no turns.
+    """The loaded part of each open conversation, by id: the order of a turn may change as long as its place is a guess.
 
     `so_far` gives a turn that still streams as it is shown, the store's text being older.
     """
@@ -386,50 +500,58 @@ class Pages:
         self._store = store
         self._emit = emit
         self._so_far = so_far
-        self._oldest: dict[str, tuple[bool, int, str] | None] = {}
+        self._open: dict[str, _Loaded] = {}
 
     def open(self, conversation_id: str) -> None:
         """Emit the newest page."""
         page = self._store.page(conversation_id)
-        known = self._oldest.get(conversation_id)
-        if page.turns:
-            first = page.turns[0].order
-            self._oldest[conversation_id] = first if known is None else min(known, first)
-        else:
-            self._oldest.setdefault(conversation_id, None)
-        turns = self.with_live(page.turns)
-        self._emit(TurnsLoaded(conversation_id=conversation_id, turns=turns, has_more=page.has_more))
+        loaded = self._open.setdefault(conversation_id, _Loaded(has_more=page.has_more))
+        loaded.has_more = page.has_more and (loaded.has_more or not loaded.request_ids)
+        self._emit_page(conversation_id, page, loaded)
 
     def more(self, conversation_id: str, before_request_id: str) -> None:
         """Emit the page before a turn."""
         page = self._store.page(conversation_id, before=before_request_id)
-        if page.turns:
-            self._oldest[conversation_id] = page.turns[0].order
-        turns = self.with_live(page.turns)
+        loaded = self._open.setdefault(conversation_id, _Loaded())
+        loaded.has_more = page.has_more
+        self._emit_page(conversation_id, page, loaded)
+
+    def _emit_page(self, conversation_id: str, page: Page, loaded: _Loaded) -> None:
+        loaded.request_ids.update(turn.request_id for turn in page.turns)
+        turns = (*page.versions, *self.with_live(page.turns))
         self._emit(TurnsLoaded(conversation_id=conversation_id, turns=turns, has_more=page.has_more))
 
     def begun(self, conversation_id: str) -> None:
         """A question was asked in it: what was never opened is new, and so is loaded whole."""
-        self._oldest.setdefault(conversation_id, _BEFORE_ALL)
+        self._open.setdefault(conversation_id, _Loaded(is_begun=True))
 
     def forget(self, conversation_id: str) -> None:
         """Forget a conversation that was removed."""
-        self._oldest.pop(conversation_id, None)
+        self._open.pop(conversation_id, None)
 
     def merged(self, conversation_id: str, merge: TurnMerge) -> None:
         """Emit what of it is in the loaded part, and whether there is more before that."""
-        if conversation_id not in self._oldest:
+        loaded = self._open.get(conversation_id)
+        if loaded is None:
             return
-        oldest = self._oldest[conversation_id]
-        if oldest is None:
+        if not loaded.request_ids and not loaded.is_begun:
             self.open(conversation_id)
             return
         if merge.removed:
             self._emit(TurnsRemoved(conversation_id=conversation_id, request_ids=tuple(merge.removed)))
+        shown, oldest = [], self._store.oldest(loaded.request_ids)
         for turn in merge.changed:
-            if turn.order >= oldest:
-                self._emit(TurnChanged(turn))
-        if any(turn.order < oldest for turn in merge.changed):
+            is_old = oldest is not None and turn.order < oldest and turn.superseded_by is None
+            if not is_old or turn.request_id in loaded.request_ids:
+                shown.append(turn)
+        older = [turn for turn in merge.changed if turn not in shown]
+        if older and not loaded.has_more and len(older) <= PAGE:
+            shown, older = merge.changed, []
+        for turn in shown:
+            self._emit(TurnChanged(turn))
+        loaded.request_ids.update(turn.request_id for turn in shown if turn.superseded_by is None)
+        if older:
+            loaded.has_more = True
             self._emit(TurnsLoaded(conversation_id=conversation_id, turns=(), has_more=True))
 
     def with_live(self, turns: Iterable[Turn]) -> tuple[Turn, ...]:

@@ -39,7 +39,7 @@ from answerback_desktop.engine.events import (
 from answerback_desktop.engine.outbox import StoredOutbox
 from answerback_desktop.records import Conversation, Turn, TurnStatus
 from answerback_desktop.settings import Settings
-from answerback_desktop.store.store import AccountStore, Supersession
+from answerback_desktop.store.store import AccountStore
 
 log = logging.getLogger("answerback.desktop")
 
@@ -176,21 +176,17 @@ class Answers:
         except AnswerbackError:
             pass  # reported by the outbox, or only this client's end
 
-    def _asked(self, turn: Turn, conversation: Conversation | None, replaced: Sequence[str]) -> None:
+    def _asked(self, turn: Turn, conversation: Conversation | None, superseded: Sequence[Turn]) -> None:
         if conversation is not None:
             self._emit(ConversationsChanged(changed=(conversation,)))
         self._on_asked(turn.conversation_id)
-        if replaced:
-            self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=tuple(replaced)))
-        self._emit(TurnChanged(turn))
+        for one in (*superseded, turn):
+            self._emit(TurnChanged(one))
 
-    def _ended(self, turn: Turn, supersession: Supersession) -> None:
+    def _ended(self, turn: Turn, returned: Sequence[Turn]) -> None:
         self._live.pop(turn.request_id, None)
-        self._emit(TurnChanged(turn))
-        for returned in supersession.returned:
-            self._emit(TurnChanged(returned))
-        if supersession.removed:
-            self._emit(TurnsRemoved(conversation_id=turn.conversation_id, request_ids=supersession.removed))
+        for one in (turn, *returned):
+            self._emit(TurnChanged(one))
         self._on_ended(turn.conversation_id)
 
 

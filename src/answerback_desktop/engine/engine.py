@@ -6,12 +6,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 
 from answerback_desktop.engine.account import AccountEngine
 from answerback_desktop.engine.environment import Environment
 from answerback_desktop.engine.events import EngineStopped, Event
 from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.engine.session_controller import SessionController
+from answerback_desktop.records import Traits
 from answerback_desktop.settings import Settings
 
 log = logging.getLogger("answerback.desktop")
@@ -81,7 +83,7 @@ class Engine:
         """Ask a question, with the model, system prompt and limit of the settings. `TurnChanged` follows at once.
 
         `request_id`: a new uuid4. `replaces`: the turn whose place it takes (regenerate, edit); that turn and all
-        after it are removed, and come back if the new one does not complete.
+        after it become earlier versions, and come back if the new one does not complete.
         """
         self._do(lambda controller: controller.ask(conversation_id, request_id, text, replaces=replaces))
 
@@ -125,9 +127,29 @@ class Engine:
         """`SearchFound` follows."""
         self._on_account(lambda account: account.search(query))
 
-    def export(self, conversation_id: str, form: ExportFormat) -> None:
-        """`Exported` follows."""
+    def export(self, conversation_id: str | None, form: ExportFormat) -> None:
+        """`Exported` follows. None: all conversations, with the earlier versions of their turns."""
         self._on_account(lambda account: account.export(conversation_id, form))
+
+    def import_file(self, path: Path) -> None:
+        """Add what an export has and this account has not. A notice says what became of it."""
+        self._do(lambda controller: controller.import_file(path))
+
+    def save_edit(self, conversation_id: str, request_id: str, text: str) -> None:
+        """Keep a question that was changed and not asked again; empty: nothing."""
+        self._on_account(lambda account: account.save_edit(conversation_id, request_id, text))
+
+    def set_traits(self, conversation_id: str, traits: Traits) -> None:
+        """Pin, archive, tag; give it a model and a system prompt. `TraitsChanged` follows."""
+        self._on_account(lambda account: account.set_traits(conversation_id, traits))
+
+    def settle_missing(self, *, keep: bool) -> None:
+        """What the server has lost stays here for good, or goes."""
+        self._on_account(lambda account: account.settle_missing(keep=keep))
+
+    def open_kept(self, name: str | None) -> None:
+        """Show what is kept of another server (`AccountOpened.kept`), to read and export; None: the server again."""
+        self._do(lambda controller: controller.open_kept(name))
 
     def refresh(self) -> None:
         """Poll for changes of other devices: the window has got the focus."""

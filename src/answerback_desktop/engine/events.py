@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeAlias
 
-from answerback_desktop.records import Account, Conversation, SearchHit, Turn
+from answerback_desktop.records import Account, Conversation, KeptHistory, SearchHit, Traits, Turn
 from answerback_desktop.settings import Settings
 
 
@@ -40,6 +40,8 @@ class ConnectionReason(StrEnum):
     """The server takes us for another user than the one whose data is shown."""
     BAD_URL = "bad-url"
     """The server URL of the settings is none."""
+    KEPT = "kept"
+    """Conversations that are kept of another server are shown: nothing is asked in them."""
     CLOSED = "closed"
     """The app is ending, or the client failed."""
 
@@ -51,6 +53,12 @@ class NoticeCode(StrEnum):
     """size_bytes, limit_bytes: the question was not sent and is back in the draft."""
     CONVERSATION_GONE = "conversation-gone"
     """conversation_id: the server has no such conversation any more."""
+    OTHER_STORE = "other-store"
+    """url, count: another server, or an emptied one, answers there; so many conversations from before are kept."""
+    IMPORTED = "imported"
+    """count, turns: so many conversations of a file were read, and so many questions in them were not here before."""
+    IMPORT_FAILED = "import-failed"
+    """name: the file is no export of this app, or cannot be read."""
     UPDATE_FAILED = "update-failed"
     """conversation_id: a rename or delete was refused."""
     STORE_MOVED_ASIDE = "store-moved-aside"
@@ -125,12 +133,16 @@ class AccountOpened:
     """Forget everything shown: this account's data follows. `pending`: the turns that are not over.
 
     `drafts`: text by conversation id; an id that is in no conversation is one that was begun and not asked in yet.
+    `edits`: conversation id, request id and text of each question that was changed and not asked again.
     """
 
     account: Account
     conversations: tuple[Conversation, ...]
     pending: tuple[Turn, ...]
     drafts: Mapping[str, str]
+    edits: tuple[tuple[str, str, str], ...] = ()
+    traits: Mapping[str, Traits] = field(default_factory=lambda: MappingProxyType({}))
+    kept: tuple[KeptHistory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +159,19 @@ class ConversationsChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TraitsChanged:
+    """What a person has said of a conversation, which may be one that nothing was asked in yet."""
+
+    conversation_id: str
+    traits: Traits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnsLoaded:
-    """A page of a conversation, answer to `open_conversation` and `load_more`. `has_more`: there are older ones."""
+    """A page of a conversation, answer to `open_conversation` and `load_more`, with the turns that those superseded.
+
+    `has_more`: there are older ones.
+    """
 
     conversation_id: str
     turns: tuple[Turn, ...]
@@ -175,7 +198,7 @@ class TextAppended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnsRemoved:
-    """Replaced by a later turn, or gone at the server."""
+    """Gone at the server, or forgotten here."""
 
     conversation_id: str
     request_ids: tuple[str, ...]
@@ -199,9 +222,9 @@ class SearchFound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """Answer to `export`: the whole conversation as text, and a file name for it."""
+    """Answer to `export` and `export_all`: the text, and a name for its file. `conversation_id` None: it has all."""
 
-    conversation_id: str
+    conversation_id: str | None
     text: str
     file_name: str
 
@@ -250,6 +273,7 @@ Event: TypeAlias = (
     | AccountOpened
     | AccountClosed
     | ConversationsChanged
+    | TraitsChanged
     | TurnsLoaded
     | TurnChanged
     | TextAppended

@@ -12,7 +12,7 @@ from answerback.client import (
     RequestFailed,
 )
 from answerback_desktop.records import Conversation, Failure, FailureCode, Times, Tokens, Turn, TurnStatus
-from answerback_desktop.store.store import AccountStore, Supersession
+from answerback_desktop.store.store import AccountStore
 
 _CODES: Final = frozenset(FailureCode)
 
@@ -30,8 +30,8 @@ class StoredOutbox:
         clock: Callable[[], int],
         so_far: Callable[[str], Turn | None],
         is_seen: Callable[[str], bool],
-        on_asked: Callable[[Turn, Conversation | None, Sequence[str]], None],
-        on_ended: Callable[[Turn, Supersession], None],
+        on_asked: Callable[[Turn, Conversation | None, Sequence[Turn]], None],
+        on_ended: Callable[[Turn, Sequence[Turn]], None],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -59,11 +59,11 @@ class StoredOutbox:
         now_ms = self._clock()
         turn = ended(before, outcome, now_ms=now_ms)
         is_unread = turn.status is not TurnStatus.CANCELLED and not self._is_seen(turn.conversation_id)
-        supersession = Supersession()
+        returned: Sequence[Turn] = ()
         try:
-            turn, supersession = self._store.end(turn, is_unread=is_unread, now_ms=now_ms)
+            turn, returned = self._store.end(turn, is_unread=is_unread, now_ms=now_ms)
         finally:
-            self._on_ended(turn, supersession)
+            self._on_ended(turn, returned)
 
 
 def ended(turn: Turn, outcome: Answer | AnswerbackError, *, now_ms: int) -> Turn:

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace as with_fields
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -28,9 +30,13 @@ from answerback_desktop.engine.identity import IdentityKeeper, Who, is_same_logi
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
 from answerback_desktop.settings import AuthMode, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError
+from answerback_desktop.store.accounts import AccountFiles
 from answerback_desktop.store.schema import Database, StoreError
 
 log = logging.getLogger("answerback.desktop")
+
+MAX_IMPORT_BYTES = 512 << 20
+"""A file above this is no export that fits the memory."""
 
 
 class SessionController:
@@ -87,12 +93,18 @@ class SessionController:
             self._emit(AccountClosed())
             self._emit(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=ConnectionReason.SIGN_IN_NEEDED))
             return
+        files = AccountFiles(self._environment.profile.accounts_folder, who.account)
+        self._open_data(who, files, files.open)
+
+    def _open_data(self, who: Who, files: AccountFiles, open_database: Callable[[], Database]) -> None:
         try:
-            database = Database(self._environment.profile.accounts_folder / f"{who.account.key}.db")
             self._account = AccountEngine(
                 who.account,
-                database,
+                open_database(),
                 who.credentials,
+                files=files,
+                on_other_store=lambda store_id: self._start_following(who, files, store_id),
+                is_own_gateway=lambda: self._gateway is not None and self._gateway.is_running,
                 emit=self._emit,
                 clock=self._environment.clock,
                 settings=lambda: self._settings,
@@ -104,6 +116,41 @@ class SessionController:
             self._account = None
             self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
             self._emit(ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.CLOSED))
+
+    def _start_following(self, who: Who, files: AccountFiles, store_id: str) -> None:
+        self._tasks.start(self._follow_store(who, files, store_id), name="other-store")
+
+    async def _follow_store(self, who: Who, files: AccountFiles, store_id: str) -> None:
+        """Another store answers at the address: its conversations are others. Those from before stay as they are."""
+        async with self._lock:
+            if self._who is not who or self._account is None:
+                return
+            count = self._account.conversations
+            await self._close_account()
+            self._who = who
+            try:
+                files.met(store_id)
+            except StoreError:
+                log.exception("the file of the other store cannot be opened")
+                self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
+                return
+            self._open_data(who, files, files.open)
+            if count:
+                facts: dict[str, str | int] = {"url": who.account.server_url, "count": count}
+                self._emit(NoticeRaised(code=NoticeCode.OTHER_STORE, facts=facts))
+
+    async def _open_kept(self, name: str) -> None:
+        async with self._lock:
+            if (who := self._who) is None:
+                return
+            files = AccountFiles(self._environment.profile.accounts_folder, who.account)
+            database = files.open_kept(name)
+            if database is None:
+                return
+            await self._close_account()
+            self._who = who
+            kept = with_fields(who, account=with_fields(who.account, is_kept=True))
+            self._open_data(kept, files, lambda: database)
 
     async def _close_account(self) -> None:
         account, self._account, self._who = self._account, None, None
@@ -128,6 +175,23 @@ class SessionController:
             self._emit(DraftReturned(conversation_id=conversation_id, text=text))
             return
         self.on_account(lambda account: account.ask(conversation_id, request_id, text, replaces=replaces))
+
+    def open_kept(self, name: str | None) -> None:
+        """Show conversations that are kept beside those of the server; None: those of the server again."""
+        self._tasks.start(self._switch() if name is None else self._open_kept(name), name="account")
+
+    def import_file(self, path: Path) -> None:
+        self._tasks.start(self._import(path), name="import")
+
+    async def _import(self, path: Path) -> None:
+        try:
+            if (await asyncio.to_thread(path.stat)).st_size > MAX_IMPORT_BYTES:
+                raise ValueError
+            text = (await asyncio.to_thread(path.read_bytes)).decode("utf-8")
+        except (OSError, ValueError):
+            self._emit(NoticeRaised(code=NoticeCode.IMPORT_FAILED, facts={"name": path.name}))
+            return
+        self.on_account(lambda account: account.import_text(text, path.name))
 
     def reconnect(self) -> None:
         if self._account is None and self._signing_in is None:
@@ -218,7 +282,7 @@ class SessionController:
 
     async def _start_gateway(self) -> None:
         profile, address = self._environment.profile, address_of(self._settings.server_url)
-        if address is None or self._gateway_status is GatewayStatus.STARTING:
+        if address is None or self._gateway_status is GatewayStatus.STARTING or not self._may_start_gateway():
             return
         self._emit_gateway(GatewayStatus.STARTING)
         gateway = LocalGateway(
@@ -252,13 +316,23 @@ class SessionController:
         """What the connection says about a gateway on this machine."""
         if self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING, GatewayStatus.FAILED):
             return
-        if connection.status is ConnectionStatus.ONLINE or address_of(self._settings.server_url) is None:
+        is_nowhere = connection.reason is ConnectionReason.UNREACHABLE
+        is_elsewhere = address_of(self._settings.server_url) is None
+        is_anothers = is_nowhere and not self._may_start_gateway()
+        if connection.status is ConnectionStatus.ONLINE or is_elsewhere or is_anothers:
             self._emit_gateway(GatewayStatus.NOT_OURS)
-        elif connection.reason is ConnectionReason.UNREACHABLE and can_start():
+        elif is_nowhere and can_start():
             if self._settings.starts_gateway:
                 self.start_gateway()
             else:
                 self._emit_gateway(GatewayStatus.OFFERED)
+
+    def _may_start_gateway(self) -> bool:
+        """Not where another server had the conversations that are shown: ours does not have them."""
+        try:
+            return self._account is None or self._account.may_start_gateway
+        except StoreError:
+            return False
 
     # --- inside
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from answerback.client import (
@@ -18,10 +17,12 @@ from answerback.client import (
     is_retryable,
 )
 from answerback.client import Turn as HistoryTurn
+from answerback_desktop.engine.export import instant_ms
 from answerback_desktop.engine.outbox import code_of
 from answerback_desktop.records import Failure, Tokens, Turn, TurnStatus
+from answerback_desktop.store.accounts import keep_copy
 from answerback_desktop.store.history import HistoryStore, Listed, TurnMerge
-from answerback_desktop.store.schema import StoreError
+from answerback_desktop.store.schema import Database, StoreError
 from answerback_desktop.store.store import AccountStore, Unsent
 
 if TYPE_CHECKING:
@@ -49,16 +50,16 @@ class Sync:
         self,
         server: Client,
         *,
-        store: AccountStore,
-        history: HistoryStore,
+        database: Database,
         watcher: "AccountEngine",
         clock: Callable[[], int],
         is_online: Callable[[], bool],
         is_watched: Callable[[], bool],
     ) -> None:
         self._server = server
-        self._store = store
-        self._history = history
+        self._database = database
+        self._store = AccountStore(database)
+        self._history = HistoryStore(database)
         self._watcher = watcher
         self._clock = clock
         self._is_online = is_online
@@ -193,9 +194,15 @@ class Sync:
         first, self._first = self._first, None
         for stale in sorted(merge.stale, key=lambda one: one.conversation_id != first):
             await self._fetch(stale)
+        if is_whole and merge.is_loss:
+            log.warning("the server has lost %d of %d conversations; they are kept", len(merge.missing), merge.known)
+            self._history.keep_missing(merge.missing)
+            self._watcher.conversations_changed(merge.missing)
+            return
         for conversation_id in merge.missing if is_whole else ():
             # A list that moves while its pages are read can miss one: only an empty history says that it is gone.
             if await anext(self._server.history(conversation_id), None) is None:
+                keep_copy(self._database, self._history.loses(conversation_id))
                 gone = self._history.gone(conversation_id)
                 self._watcher.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
                 self._watcher.conversation_gone(conversation_id, is_kept=gone.is_kept)
@@ -206,21 +213,21 @@ class Sync:
         is_first = self._history.is_new(conversation_id)
         try:
             async with asyncio.timeout(CONVERSATION_S):
-                merged = await self._read(wanted)
+                merged = await self._read(wanted, is_first=is_first)
         except TimeoutError:
             log.warning("the history of a conversation does not end; it is looked at again later")
             return
         unread = 0 if is_first or self._watcher.is_seen(conversation_id) else merged.added
-        self._history.synced(conversation_id, None if merged.under_way else wanted.updated_at, new_answers=unread)
+        self._history.synced(conversation_id, None if merged.under_way else wanted.state, new_answers=unread)
         if unread:
             self._watcher.conversations_changed([conversation_id])
 
-    async def _read(self, wanted: Listed) -> TurnMerge:
-        """How much is new. Merged piece by piece, the newest first; what is gone is known at the end."""
+    async def _read(self, wanted: Listed, *, is_first: bool) -> TurnMerge:
+        """How much is new. Merged piece by piece, the newest first; what the server lacks is known at the end."""
         conversation_id = wanted.conversation_id
         total, batch, seen = TurnMerge(), list[Turn](), set[str]()
         newer: Turn | None = None
-        async for raw in self._server.history(conversation_id):
+        async for raw in self._server.history(conversation_id, superseded=True):
             turn = turn_of(conversation_id, raw, now_ms=self._clock())
             if turn is None or turn.request_id in seen:
                 continue
@@ -236,11 +243,11 @@ class Sync:
                 batch = []
                 # A known turn that moved may have moved past older ones.
                 is_settled = is_known and all(one.request_id != turn.request_id for one in changed)
-                if is_settled and self._history.count_synced(conversation_id) == wanted.turns:
+                if not is_first and is_settled and self._history.count_synced(conversation_id) == wanted.turns:
                     return total
         self._merge(conversation_id, batch, total)
-        rest = self._history.remove_others(conversation_id, seen)
-        if rest.removed:
+        rest = self._history.settle_others(conversation_id, seen)
+        if rest.changed:
             self._watcher.turns_merged(conversation_id, rest)
         return total
 
@@ -249,7 +256,7 @@ class Sync:
         if not batch:
             return []
         merge = self._history.merge_turns(conversation_id, reversed(batch))
-        if merge.changed or merge.removed:
+        if merge.changed:
             self._watcher.turns_merged(conversation_id, merge)
         total.added += merge.added
         total.under_way += merge.under_way
@@ -295,17 +302,8 @@ def turn_of(conversation_id: str, turn: HistoryTurn, *, now_ms: int) -> Turn | N
         replaces=turn.replaces if turn.replaces is not None and is_id(turn.replaces) else None,
         tokens=None if usage is None else Tokens(input=usage.input_tokens, output=usage.output_tokens),
         is_synced=True,
+        superseded_by=turn.superseded_by if turn.superseded_by is not None and is_id(turn.superseded_by) else None,
     )
-
-
-def instant_ms(instant: str, now_ms: int) -> int:
-    """ISO 8601 in UTC as epoch milliseconds; what is none, or not of our time, is now."""
-    try:
-        found = datetime.fromisoformat(instant)
-        at_ms = int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError, OSError):
-        return now_ms
-    return at_ms if 0 <= at_ms <= now_ms + 366 * 24 * 3600 * 1000 else now_ms
 
 
 def is_unknown(error: AnswerbackError) -> bool:

@@ -1,11 +1,21 @@
 """Merges the server's history into the local store and never overwrites what only the app has."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from answerback_desktop.records import Turn, TurnStatus
 from answerback_desktop.store.schema import Database
-from answerback_desktop.store.store import SAVE_TURN, SELECT_TURNS, row_of, turn_of
+from answerback_desktop.store.store import SAVE_TURN, SELECT_TURNS, SUPERSEDE, row_of, turn_of
+
+_SELECT_MISSING: Final = (
+    "SELECT conversation_id FROM conversations "
+    "WHERE is_missing = 1 AND conversation_id NOT IN (SELECT conversation_id FROM turns WHERE is_over = 0)"
+)
+_MISSING: Final = f"conversation_id IN ({_SELECT_MISSING})"
+_SELECT_MISSING_TURNS: Final = f"SELECT request_id FROM turns WHERE {_MISSING}"  # noqa: S608 - constants
+_LOST: Final = "conversation_id = ? AND is_synced = 1 AND is_kept = 0"
+_SELECT_LOST: Final = f"SELECT request_id FROM turns WHERE {_LOST}"  # noqa: S608 - constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,20 +29,34 @@ class Listed:
     updated_at_ms: int
     updated_at: str
 
+    @property
+    def state(self) -> str:
+        """What changes with its turns: two of them may have ended in one millisecond."""
+        return f"{self.updated_at} {self.turns}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListMerge:
-    """What a whole list changed. `stale`: their turns have to be fetched. `missing`: known before, not listed now."""
+    """What a whole list changed. `stale`: their turns have to be fetched. `missing`: known before, not listed now.
+
+    `known`: how many were known before.
+    """
 
     changed: tuple[str, ...]
     stale: tuple[Listed, ...]
     missing: tuple[str, ...]
+    known: int
+
+    @property
+    def is_loss(self) -> bool:
+        """Most are missing at once: that is no person who deletes, but another server, or one that lost them."""
+        return len(self.missing) > 1 and 2 * len(self.missing) > self.known
 
 
 @dataclass(slots=True, kw_only=True)
 class TurnMerge:
     """What a page of history changed. `added`: answers that were not here before. `under_way`: turns that have ended
-    at the server and not here yet, so that nothing of them was taken.
+    at the server and not here yet, so that nothing of them was taken. `removed`: of a conversation that is gone.
     """
 
     added: int = 0
@@ -66,6 +90,7 @@ class HistoryStore:
                     "FROM conversations"
                 )
             }
+            count = sum(bool(is_known) and not deleted_at_ms for *_, deleted_at_ms, is_known in known.values())
             unended = {row[0] for row in db.run("SELECT conversation_id FROM turns WHERE is_over = 0")}
             for one in listed:
                 before = known.pop(one.conversation_id, None)
@@ -82,28 +107,40 @@ class HistoryStore:
                     stale.append(one)
                     continue
                 title, title_to_send, updated_at_ms, synced_at, deleted_at_ms, is_known = before
+                if not is_known and title != one.title and title_to_send is None and self._is_kept(one.conversation_id):
+                    # It was lost, or imported, and begins anew at the server: the person knows it by our title.
+                    title_to_send = title
+                    db.run(
+                        "UPDATE conversations SET title_to_send = title WHERE conversation_id = ?", one.conversation_id
+                    )
                 new_title = one.title if title_to_send is None else title
                 # A question still without an ending is not in the server's history: the list keeps its place.
                 new_ms = max(one.updated_at_ms, updated_at_ms) if one.conversation_id in unended else one.updated_at_ms
                 if (title, updated_at_ms, is_known) != (new_title, new_ms, 1):
                     db.run(
-                        "UPDATE conversations SET title = ?, updated_at_ms = ?, is_known = 1 WHERE conversation_id = ?",
+                        "UPDATE conversations SET title = ?, updated_at_ms = ?, is_known = 1, is_missing = 0 "
+                        "WHERE conversation_id = ?",
                         new_title,
                         new_ms,
                         one.conversation_id,
                     )
                     if deleted_at_ms is None:
                         changed.append(one.conversation_id)
-                if synced_at != one.updated_at and deleted_at_ms is None:
+                if synced_at not in (one.state, one.updated_at) and deleted_at_ms is None:
                     stale.append(one)
         missing = tuple(name for name, (*_, deleted_at_ms, is_known) in known.items() if is_known and not deleted_at_ms)
-        return ListMerge(changed=tuple(changed), stale=tuple(stale), missing=missing)
+        return ListMerge(changed=tuple(changed), stale=tuple(stale), missing=missing, known=count)
+
+    def _is_kept(self, conversation_id: str) -> bool:
+        query = "SELECT 1 FROM turns WHERE conversation_id = ? AND is_kept = 1"
+        return self._db.run(query, conversation_id).fetchone() is not None
 
     def is_current(self, listed: Listed) -> bool:
         """Whether all that the server says of it is here."""
         with self._db.reading():
-            query = "SELECT 1 FROM conversations WHERE conversation_id = ? AND synced_at = ?"
-            return self._db.run(query, listed.conversation_id, listed.updated_at).fetchone() is not None
+            query = "SELECT 1 FROM conversations WHERE conversation_id = ? AND synced_at IN (?, ?)"
+            values = (listed.conversation_id, listed.state, listed.updated_at)
+            return self._db.run(query, *values).fetchone() is not None
 
     def is_new(self, conversation_id: str) -> bool:
         """Whether its turns were never fetched."""
@@ -119,9 +156,9 @@ class HistoryStore:
             return self._db.run(query, request_id, conversation_id).fetchone() is not None
 
     def count_synced(self, conversation_id: str) -> int:
-        """How many of the server's turns are here."""
+        """How many of the turns that the server shows are here."""
         with self._db.reading():
-            query = "SELECT count(*) FROM turns WHERE conversation_id = ? AND is_synced = 1"
+            query = "SELECT count(*) FROM turns WHERE conversation_id = ? AND is_synced = 1 AND superseded_by IS NULL"
             return int(self._db.run(query, conversation_id).fetchone()[0])
 
     def merge_turns(self, conversation_id: str, turns: Iterable[Turn]) -> TurnMerge:
@@ -134,42 +171,90 @@ class HistoryStore:
         with self._db.writing():
             for turn in turns:
                 self._merge(conversation_id, turn, merge)
-        gone = set(merge.removed)
-        merge.changed = [turn for turn in merge.changed if turn.request_id not in gone]
+        merge.changed = list({turn.request_id: turn for turn in merge.changed}.values())
         return merge
 
-    def remove_others(self, conversation_id: str, request_ids: Set[str]) -> TurnMerge:
-        """The server has these turns only."""
+    def settle_others(self, conversation_id: str, request_ids: Set[str]) -> TurnMerge:
+        """The server gives these turns only. Of the others nothing is deleted.
+
+        Those before a turn that replaced one are earlier versions, which an older server does not give. The server has
+        lost the rest, and they are ours alone from now on.
+        """
         merge = TurnMerge()
         with self._db.writing():
-            query = "SELECT request_id FROM turns WHERE conversation_id = ? AND is_synced = 1"
-            names = [name for (name,) in self._db.run(query, conversation_id)]
-            self._remove([name for name in names if name not in request_ids], merge)
+            query = f"{SELECT_TURNS} WHERE conversation_id = ? AND is_synced = 1 AND superseded_by IS NULL "
+            known = sorted((turn_of(row) for row in self._db.run(query, conversation_id)), key=lambda turn: turn.order)
+            newer: str | None = None
+            for turn in reversed(known):
+                if turn.request_id not in request_ids:
+                    self._db.run(
+                        "UPDATE turns SET superseded_by = ?, is_synced = ?, is_kept = ? WHERE request_id = ?",
+                        newer,
+                        newer is not None,
+                        newer is None,
+                        turn.request_id,
+                    )
+                    merge.changed.append(replace(turn, superseded_by=newer, is_synced=newer is not None))
+                elif turn.replaces is not None and turn.status is TurnStatus.COMPLETED:
+                    newer = turn.request_id
         return merge
 
-    def synced(self, conversation_id: str, updated_at: str | None, *, new_answers: int) -> None:
-        """The turns are as new as the server's `updated_at` (None: not all of them); `new_answers` of them nobody has
-        looked at.
-        """
+    def keep_missing(self, conversation_ids: Collection[str]) -> None:
+        """The server has lost these: they are ours alone, until the person says what to do (`settle_missing`)."""
+        with self._db.writing():
+            for conversation_id in conversation_ids:
+                self._db.run(
+                    "UPDATE turns SET is_synced = 0, is_kept = 1 WHERE conversation_id = ? AND is_over = 1",
+                    conversation_id,
+                )
+                self._db.run(
+                    "UPDATE conversations SET is_known = 0, is_missing = 1, synced_at = NULL WHERE conversation_id = ?",
+                    conversation_id,
+                )
+
+    def settle_missing(self, *, keep: bool) -> tuple[str, ...]:
+        """The person has decided about what the server lost. Returns the conversations."""
+        with self._db.writing():
+            names = tuple(name for (name,) in self._db.run(_SELECT_MISSING))
+            if not keep:
+                self._db.searcher.forget(_MISSING, ())
+                for table in ("drafts", "edits", "traits", "turns", "conversations"):
+                    self._db.run(f"DELETE FROM {table} WHERE {_MISSING}")  # noqa: S608 - constants
+            self._db.run("UPDATE conversations SET is_missing = 0")
+        return names
+
+    def loses(self, conversation_id: str) -> tuple[str, ...]:
+        """The turns that `gone` would delete."""
+        with self._db.reading():
+            return tuple(name for (name,) in self._db.run(_SELECT_LOST, conversation_id))
+
+    def missing_turns(self) -> tuple[str, ...]:
+        """The turns that `settle_missing` would delete."""
+        with self._db.reading():
+            return tuple(name for (name,) in self._db.run(_SELECT_MISSING_TURNS))
+
+    def synced(self, conversation_id: str, state: str | None, *, new_answers: int) -> None:
+        """The turns are as in this `Listed.state` (None: not all of them); `new_answers` of them are unread."""
         with self._db.writing():
             self._db.run(
                 "UPDATE conversations SET synced_at = coalesce(?, synced_at), unread = unread + ? "
                 "WHERE conversation_id = ?",
-                updated_at,
+                state,
                 new_answers,
                 conversation_id,
             )
 
     def gone(self, conversation_id: str) -> Gone:
-        """Deleted at the server. What only this app has (questions under way, a draft) is kept."""
+        """Deleted at the server. What only this app has (questions under way, imported turns, a draft) is kept."""
         db = self._db
         with db.writing():
-            names = db.run("SELECT request_id FROM turns WHERE conversation_id = ? AND is_synced = 1", conversation_id)
-            removed = tuple(name for (name,) in names)
-            db.searcher.forget("conversation_id = ? AND is_synced = 1", (conversation_id,))
-            db.run("DELETE FROM turns WHERE conversation_id = ? AND is_synced = 1", conversation_id)
+            removed = tuple(name for (name,) in db.run(_SELECT_LOST, conversation_id))
+            db.searcher.forget(_LOST, (conversation_id,))
+            db.run(f"DELETE FROM turns WHERE {_LOST}", conversation_id)  # noqa: S608 - constants
             (own,) = db.run_named(
-                "SELECT (SELECT count(*) FROM turns WHERE conversation_id = :conversation AND is_over = 0) "
+                "SELECT "
+                "(SELECT count(*) FROM turns WHERE conversation_id = :conversation AND (is_over = 0 OR is_kept)) "
+                "+ (SELECT count(*) FROM edits WHERE conversation_id = :conversation) "
                 "+ (SELECT count(*) FROM drafts WHERE conversation_id = :conversation)",
                 {"conversation": conversation_id},
             ).fetchone()
@@ -180,7 +265,7 @@ class HistoryStore:
             )
             if not own:
                 db.searcher.forget("conversation_id = ?", (conversation_id,))
-                for table in ("turns", "conversations"):
+                for table in ("turns", "traits", "conversations"):
                     db.run(f"DELETE FROM {table} WHERE conversation_id = ?", conversation_id)  # noqa: S608 - constants
         return Gone(removed=removed, is_kept=bool(own))
 
@@ -197,15 +282,15 @@ class HistoryStore:
         if merged == before:
             return
         db.run_named(SAVE_TURN, row_of(merged))
+        db.run("UPDATE turns SET is_kept = 0 WHERE request_id = ?", merged.request_id)
         db.searcher.add(merged)
         merge.changed.append(merged)
-        merge.added += before is None and merged.status is TurnStatus.COMPLETED
-        if merged.replaces is not None and merged.status is TurnStatus.COMPLETED:
+        is_shown = merged.status is TurnStatus.COMPLETED and merged.superseded_by is None
+        merge.added += before is None and is_shown
+        if merged.replaces is not None and is_shown:
+            # A server that does not give superseded turns says no more of them than this.
             rows = db.run_named(
-                "SELECT request_id FROM turns WHERE conversation_id = :conversation AND is_over = 1 "
-                "AND request_id <> :own AND (asked_at_ms, request_id) < (:asked_at_ms, :own) "
-                "AND (asked_at_ms, request_id) >= (SELECT asked_at_ms, request_id FROM turns "
-                "  WHERE conversation_id = :conversation AND request_id = :replaced AND is_over = 1)",
+                SUPERSEDE,
                 {
                     "conversation": conversation_id,
                     "own": merged.request_id,
@@ -213,17 +298,13 @@ class HistoryStore:
                     "replaced": merged.replaces,
                 },
             ).fetchall()
-            self._remove([name for (name,) in rows], merge)
-
-    def _remove(self, request_ids: list[str], merge: TurnMerge) -> None:
-        for request_id in request_ids:
-            self._db.searcher.forget("request_id = ?", (request_id,))
-            self._db.run("DELETE FROM turns WHERE request_id = ?", request_id)
-        merge.removed.extend(request_ids)
+            merge.changed.extend(turn_of(row) for row in rows)
 
 
 def _merged(before: Turn, turn: Turn) -> Turn:
     """A turn that ended here and at the server."""
+    superseded_by = turn.superseded_by or before.superseded_by
     if before.status is TurnStatus.COMPLETED or (before.is_synced and turn.answer == before.answer):
-        return replace(before, asked_at_ms=turn.asked_at_ms, is_synced=True)
+        return replace(before, asked_at_ms=turn.asked_at_ms, is_synced=True, superseded_by=superseded_by)
+    turn = replace(turn, superseded_by=superseded_by)
     return replace(turn, times=before.times, finish_reason=before.finish_reason, attempt=before.attempt)

@@ -55,6 +55,16 @@ _MIGRATIONS: Final = (
     CREATE INDEX turns_replaced ON turns (superseded_by) WHERE superseded_by IS NOT NULL;
     CREATE TABLE drafts (conversation_id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
     """,
+    # From here on `superseded_by` stays when the later turn has completed, and `synced_at` has the count of turns too.
+    # Turns that were replaced were deleted before: what can have had some is fetched again, with them.
+    """
+    ALTER TABLE turns ADD COLUMN is_kept INTEGER NOT NULL DEFAULT 0; -- imported, or lost by the server
+    ALTER TABLE conversations ADD COLUMN is_missing INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE edits (request_id TEXT PRIMARY KEY, conversation_id TEXT NOT NULL, text TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE traits (conversation_id TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    UPDATE conversations SET synced_at = NULL
+    WHERE conversation_id IN (SELECT conversation_id FROM turns WHERE replaces IS NOT NULL);
+    """,
 )
 """Number n brings a file from user_version n to n + 1. Never change one that was released; add another."""
 
@@ -148,6 +158,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         """Open or make the file. Raises: StoreError."""
+        self.path = path
         try:
             opened = open_database(path)
         except (sqlite3.Error, OSError) as exc:
@@ -167,6 +178,12 @@ class Database:
     def run_named(self, query: str, values: Mapping[str, Value]) -> sqlite3.Cursor:
         """One statement, with named values."""
         return self._connection.execute(query, values)
+
+    def copy_to(self, path: Path) -> None:
+        """Write all of it into another file. Raises: StoreError."""
+        path.unlink(missing_ok=True)
+        with self.reading():
+            self._connection.execute("VACUUM INTO ?", (str(path),))
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -1,35 +1,45 @@
 """The data of one account in one SQLite file. Used from one thread; every method is one transaction."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
 from answerback.client import MAX_TITLE_LENGTH, PendingRequest, title_of
-from answerback_desktop.records import Conversation, Failure, FailureCode, SearchHit, Times, Tokens, Turn, TurnStatus
+from answerback_desktop.records import (
+    Conversation,
+    Failure,
+    FailureCode,
+    SearchHit,
+    Times,
+    Tokens,
+    Traits,
+    Turn,
+    TurnStatus,
+)
 from answerback_desktop.store.schema import Database, Value
 
 PAGE: Final = 20
 _LAST_FIRST: Final = "ORDER BY is_over, asked_at_ms DESC, request_id DESC"
+_OLDER: Final = """
+    WITH RECURSIVE older (request_id) AS (
+      SELECT request_id FROM turns WHERE superseded_by IN (SELECT value FROM json_each(?))
+      UNION SELECT t.request_id FROM turns t JOIN older ON t.superseded_by = older.request_id
+    ) """
 _IN_ORDER: Final = "ORDER BY is_over DESC, asked_at_ms, request_id"
+_OLDEST: Final = f" WHERE request_id IN (SELECT value FROM json_each(?)) {_IN_ORDER} LIMIT 1"  # noqa: S608 - constants
+_IN_OLDER: Final = f" WHERE request_id IN older {_IN_ORDER}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Turns, oldest first. `has_more`: there are older ones."""
+    """Turns, oldest first. `has_more`: there are older ones. `versions`: the turns that these ones superseded."""
 
     turns: tuple[Turn, ...]
     has_more: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Supersession:
-    """The effect of an ending on the turns that the ended one replaces."""
-
-    removed: tuple[str, ...] = ()
-    returned: tuple[Turn, ...] = ()
+    versions: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +70,55 @@ class AccountStore:
         with self._db.writing():
             self._db.run("INSERT OR IGNORE INTO meta VALUES ('user_id', ?)", user_id)
             return bool(self._db.run("SELECT value FROM meta WHERE key = 'user_id'").fetchone()[0] == user_id)
+
+    def store_id(self) -> str:
+        """The server's store that this data belongs to; "" if none is known yet."""
+        return self.mark("store_id")
+
+    def claim_store(self, store_id: str, *, is_own: bool) -> None:
+        """Record the server's store, once. `is_own`: of the gateway that this app runs."""
+        with self._db.writing():
+            self._db.run("INSERT OR IGNORE INTO meta VALUES ('store_id', ?)", store_id)
+            self._db.run("INSERT OR REPLACE INTO meta VALUES ('is_own_gateway', ?)", "1" if is_own else "")
+
+    def is_of_own_gateway(self) -> bool:
+        """Whether the gateway that this app runs may be started for it: it has these conversations, or nobody has."""
+        return not self.store_id() or bool(self.mark("is_own_gateway"))
+
+    def mark(self, key: str) -> str:
+        """A fact about the file; "" if there is none of that name."""
+        with self._db.reading():
+            row = self._db.run("SELECT value FROM meta WHERE key = ?", key).fetchone()
+            return "" if row is None else str(row[0])
+
+    def set_mark(self, key: str, value: str) -> None:
+        with self._db.writing():
+            self._db.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
+
+    def edits(self) -> tuple[tuple[str, str, str], ...]:
+        """Questions that were changed and not asked again: conversation, request, text."""
+        with self._db.reading():
+            return tuple(self._db.run("SELECT conversation_id, request_id, text FROM edits"))
+
+    def save_edit(self, conversation_id: str, request_id: str, text: str) -> None:
+        """Store a changed question; an empty text deletes it."""
+        with self._db.writing():
+            self._db.run("DELETE FROM edits WHERE request_id = ?", request_id)
+            if text:
+                self._db.run("INSERT INTO edits VALUES (?, ?, ?)", request_id, conversation_id, text)
+
+    def traits(self) -> dict[str, Traits]:
+        """By conversation id."""
+        with self._db.reading():
+            rows = self._db.run("SELECT conversation_id, value FROM traits").fetchall()
+            return {name: msgspec.json.decode(value, type=Traits) for name, value in rows}
+
+    def save_traits(self, conversation_id: str, traits: Traits) -> None:
+        with self._db.writing():
+            self._db.run("DELETE FROM traits WHERE conversation_id = ?", conversation_id)
+            if traits != Traits():
+                value = msgspec.json.encode(traits).decode()
+                self._db.run("INSERT INTO traits VALUES (?, ?)", conversation_id, value)
 
     def drafts(self) -> dict[str, str]:
         """By conversation id."""
@@ -133,7 +192,7 @@ class AccountStore:
         """Delete a conversation for good, with its turns and its draft."""
         with self._db.writing():
             self._db.searcher.forget("conversation_id = ?", (conversation_id,))
-            for table in ("turns", "drafts", "conversations"):
+            for table in ("turns", "drafts", "edits", "traits", "conversations"):
                 self._db.run(f"DELETE FROM {table} WHERE conversation_id = ?", conversation_id)  # noqa: S608 - constants
 
     # --- turns ----------------------------------------------------------------------------------------------
@@ -157,8 +216,26 @@ class AccountStore:
             size = -1 if limit is None else limit + 1
             rows = self._db.run(f"{SELECT_TURNS} {where} {_LAST_FIRST} LIMIT ?", *values, size).fetchall()
             has_more = limit is not None and len(rows) > limit
-            kept = rows[:limit] if has_more else rows
-            return Page(turns=tuple(turn_of(row) for row in reversed(kept)), has_more=has_more)
+            kept = tuple(turn_of(row) for row in reversed(rows[:limit] if has_more else rows))
+            versions = self._versions([turn.request_id for turn in kept if turn.replaces is not None])
+            return Page(turns=kept, has_more=has_more, versions=versions)
+
+    def _versions(self, request_ids: list[str]) -> tuple[Turn, ...]:
+        """All turns that these ones superseded, and those that were superseded by them before."""
+        if not request_ids:
+            return ()
+        rows = self._db.run(
+            _OLDER + SELECT_TURNS + _IN_OLDER,
+            msgspec.json.encode(request_ids).decode(),
+        )
+        return tuple(turn_of(row) for row in rows)
+
+    def oldest(self, request_ids: Collection[str]) -> tuple[bool, int, str] | None:
+        """The order of the oldest of these turns; None: none of them is here."""
+        with self._db.reading():
+            names = msgspec.json.encode(list(request_ids)).decode()
+            row = self._db.run(SELECT_TURNS + _OLDEST, names).fetchone()
+            return None if row is None else turn_of(row).order
 
     def pending(self) -> tuple[Turn, ...]:
         """Those that are not over, in the order asked."""
@@ -179,6 +256,30 @@ class AccountStore:
             self._db.searcher.forget(where, (request_id,))
             return self._db.run(f"DELETE FROM turns WHERE {where}", request_id).rowcount > 0  # noqa: S608 - constant
 
+    def import_turns(self, conversation: Conversation, turns: Sequence[Turn]) -> list[Turn]:
+        """Add those that are not here, and their conversation. Returns them. Nothing that is here changes."""
+        added = []
+        with self._db.writing():
+            query = "SELECT deleted_at_ms FROM conversations WHERE conversation_id = ?"
+            row = self._db.run(query, conversation.conversation_id).fetchone()
+            if row is not None and row[0] is not None:
+                return []
+            self._db.run(
+                "INSERT OR IGNORE INTO conversations (conversation_id, title, created_at_ms, updated_at_ms) "
+                "VALUES (?, ?, ?, ?)",
+                conversation.conversation_id,
+                conversation.title,
+                conversation.created_at_ms,
+                conversation.updated_at_ms,
+            )
+            for turn in turns:
+                if self._db.run("SELECT 1 FROM turns WHERE request_id = ?", turn.request_id).fetchone() is None:
+                    self._db.run_named(SAVE_TURN, row_of(turn))
+                    self._db.run("UPDATE turns SET is_kept = 1 WHERE request_id = ?", turn.request_id)
+                    self._db.searcher.add(turn)
+                    added.append(turn)
+        return added
+
     def search(self, query: str, *, limit: int) -> tuple[SearchHit, ...]:
         """Titles first, then turns, newest first."""
         with self._db.reading():
@@ -198,9 +299,11 @@ class AccountStore:
                 continue
         return kept
 
-    def put_question(self, pending: PendingRequest, *, now_ms: int) -> tuple[Turn, Conversation | None, list[str]]:
+    def put_question(
+        self, pending: PendingRequest, *, now_ms: int
+    ) -> tuple[Turn, Conversation | None, tuple[Turn, ...]]:
         """Keep a question, and its conversation. Returns the turn, the conversation if it changed, and the turns that
-        it takes the place of.
+        it supersedes.
         """
         frame = pending.frame
         conversation_id = frame.conversation_id or ""
@@ -225,10 +328,10 @@ class AccountStore:
                 now_ms,
                 now_ms,
             )
-            replaced = [] if frame.replaces is None else self._supersede(turn, frame.replaces)
+            superseded = () if frame.replaces is None else self._supersede(turn, frame.replaces)
             self._db.run_named(SAVE_TURN, row_of(turn))
             self._note_pending(pending)
-        return turn, self.conversation(conversation_id), replaced
+        return turn, self.conversation(conversation_id), superseded
 
     def note_accepted(self, pending: PendingRequest, status: TurnStatus) -> None:
         """Record that the server has accepted the question."""
@@ -240,8 +343,8 @@ class AccountStore:
                 pending.frame.request_id,
             )
 
-    def end(self, ended: Turn, *, is_unread: bool, now_ms: int) -> tuple[Turn, Supersession]:
-        """The one ending with its text, and what it means for the turns that it takes the place of."""
+    def end(self, ended: Turn, *, is_unread: bool, now_ms: int) -> tuple[Turn, tuple[Turn, ...]]:
+        """The one ending with its text. Returns the turns that come back, because it did not complete."""
         with self._db.writing():
             # The outbox's own instant may be behind other devices' clocks: what ends now comes after what has ended.
             (last_ms,) = self._db.run(
@@ -270,27 +373,27 @@ class AccountStore:
             "UPDATE turns SET pending = ? WHERE request_id = ? AND is_over = 0", data, pending.frame.request_id
         )
 
-    def _supersede(self, turn: Turn, replaced: str) -> list[str]:
-        """Hide the replaced turn and all ended ones after it, for as long as `turn` may complete."""
+    def _supersede(self, turn: Turn, replaced: str) -> tuple[Turn, ...]:
+        """Hide the replaced turn and all ended ones after it, for as long as `turn` may complete, and if it does."""
         rows = self._db.run_named(
-            "UPDATE turns SET superseded_by = :own "
-            "WHERE conversation_id = :conversation AND superseded_by IS NULL AND is_over = 1 "
-            "AND (asked_at_ms, request_id) >= (SELECT asked_at_ms, request_id FROM turns "
-            "  WHERE conversation_id = :conversation AND request_id = :replaced AND is_over = 1) RETURNING request_id",
-            {"own": turn.request_id, "conversation": turn.conversation_id, "replaced": replaced},
+            SUPERSEDE,
+            {
+                "conversation": turn.conversation_id,
+                "own": turn.request_id,
+                "asked_at_ms": turn.asked_at_ms,
+                "replaced": replaced,
+            },
         ).fetchall()
-        return [name for (name,) in rows]
+        return tuple(turn_of(row) for row in rows)
 
-    def _settle(self, ended: Turn) -> Supersession:
+    def _settle(self, ended: Turn) -> tuple[Turn, ...]:
         if ended.status is TurnStatus.COMPLETED:
-            self._db.searcher.forget("superseded_by = ?", (ended.request_id,))
-            rows = self._db.run(
-                "DELETE FROM turns WHERE superseded_by = ? RETURNING request_id", ended.request_id
-            ).fetchall()
-            return Supersession(removed=tuple(name for (name,) in rows))
-        rows = self._db.run(f"{SELECT_TURNS} WHERE superseded_by = ? {_IN_ORDER}", ended.request_id).fetchall()
-        self._db.run("UPDATE turns SET superseded_by = NULL WHERE superseded_by = ?", ended.request_id)
-        return Supersession(returned=tuple(turn_of(row) for row in rows))
+            return ()
+        rows = self._db.run(
+            _BRING_BACK,
+            ended.request_id,
+        ).fetchall()
+        return tuple(sorted((turn_of(row) for row in rows), key=lambda turn: turn.order))
 
 
 def row_of(turn: Turn) -> dict[str, Any]:
@@ -318,16 +421,31 @@ def row_of(turn: Turn) -> dict[str, Any]:
         "first_text_ms": None if times is None else times.first_text_ms,
         "total_ms": None if times is None else times.total_ms,
         "is_synced": turn.is_synced,
+        "superseded_by": turn.superseded_by,
     }
 
 
 TURN_COLUMNS: Final = tuple(row_of(Turn(request_id="", conversation_id="", question="", asked_at_ms=0)))
+SUPERSEDE: Final = (
+    "UPDATE turns SET superseded_by = :own "  # noqa: S608 - constants
+    "WHERE conversation_id = :conversation AND superseded_by IS NULL AND is_over = 1 "
+    "AND request_id <> :own AND (asked_at_ms, request_id) < (:asked_at_ms, :own) "
+    "AND (asked_at_ms, request_id) >= (SELECT asked_at_ms, request_id FROM turns "
+    "  WHERE conversation_id = :conversation AND request_id = :replaced AND is_over = 1) "
+    f"RETURNING {', '.join(TURN_COLUMNS)}"
+)
+"""Of a conversation: the turn `replaced` and those between it and the turn `own`."""
+_BRING_BACK: Final = (
+    f"UPDATE turns SET superseded_by = NULL WHERE superseded_by = ? RETURNING {', '.join(TURN_COLUMNS)}"  # noqa: S608
+)
 SELECT_TURNS: Final = f"SELECT {', '.join(TURN_COLUMNS)} FROM turns "  # noqa: S608 - constants
 SAVE_TURN: Final = (
     f"INSERT INTO turns ({', '.join(TURN_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in TURN_COLUMNS)}) "  # noqa: S608
     f"ON CONFLICT (request_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in TURN_COLUMNS)}"
 )
-SELECT_CONVERSATIONS: Final = "SELECT conversation_id, title, created_at_ms, updated_at_ms, unread FROM conversations "
+SELECT_CONVERSATIONS: Final = (
+    "SELECT conversation_id, title, created_at_ms, updated_at_ms, unread, is_missing FROM conversations "
+)
 
 
 def turn_of(row: Sequence[Any]) -> Turn:
@@ -358,16 +476,18 @@ def turn_of(row: Sequence[Any]) -> Turn:
         if found["total_ms"] is None
         else Times(queued_ms=found["queued_ms"], first_text_ms=found["first_text_ms"], total_ms=found["total_ms"]),
         is_synced=bool(found["is_synced"]),
+        superseded_by=found["superseded_by"],
     )
 
 
 def conversation_of(row: Sequence[Any]) -> Conversation:
     """A row of `SELECT_CONVERSATIONS`."""
-    conversation_id, title, created_at_ms, updated_at_ms, unread = row
+    conversation_id, title, created_at_ms, updated_at_ms, unread, is_missing = row
     return Conversation(
         conversation_id=conversation_id,
         title=title,
         created_at_ms=created_at_ms,
         updated_at_ms=updated_at_ms,
         unread=unread,
+        is_missing=bool(is_missing),
     )

@@ -44,6 +44,29 @@ class WindowTexts:
     export_markdown: str
     export_json: str
     delete: str
+    pin: str
+    unpin: str
+    archive: str
+    unarchive: str
+    conversation_settings: str
+    pinned: str
+    today: str
+    past_week: str
+    past_month: str
+    archived: str
+    leave_archive: str
+    no_archive: str
+    no_archive_hint: str
+    list_menu: str
+    export_all_markdown: str
+    export_all_json: str
+    import_file: str
+    import_title: str
+    import_files: str
+    show_archive: str
+    kept: str
+    kept_store: str
+    kept_copy: str
     # The header
     model_name: str
     model_default: str
@@ -51,6 +74,13 @@ class WindowTexts:
     model_gone: str
     more: str
     settings: str
+    # What one conversation has of its own
+    conversation_title: str
+    tags: str
+    tags_hint: str
+    own_system: str
+    own_system_hint: str
+    save: str
     # Passing messages
     deleted: str
     undo: str
@@ -134,6 +164,15 @@ class StatusTexts:
     outbox: str
     outbox_hint: str
     nobody_answers: str
+    # Another server at the address
+    other_store: str
+    show_kept: str
+    go_on: str
+    kept: str
+    leave_kept: str
+    lost: str
+    keep_lost: str
+    remove_lost: str
     retry_now: str
     sign_in: str
     open_settings: str
@@ -276,6 +315,11 @@ class ChatTexts:
     edit: str
     retry: str
     retry_in: str
+    unsent_edit: str
+    version: str
+    version_name: str
+    earlier: str
+    later: str
     edit_name: str
     edit_hint: str
     edit_send: str

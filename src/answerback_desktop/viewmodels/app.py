@@ -3,6 +3,7 @@
 import uuid
 from collections import deque
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from answerback_desktop.engine.events import (
@@ -16,6 +17,7 @@ from answerback_desktop.engine.events import (
     Exported,
     GatewayChanged,
     GatewayStatus,
+    NoticeCode,
     NoticeRaised,
     RoundTripMeasured,
     SearchFound,
@@ -23,11 +25,13 @@ from answerback_desktop.engine.events import (
     SignInChanged,
     SignInStatus,
     TextAppended,
+    TraitsChanged,
     TurnChanged,
     TurnsLoaded,
     TurnsRemoved,
 )
-from answerback_desktop.records import Account
+from answerback_desktop.engine.export import ExportFormat
+from answerback_desktop.records import Account, KeptHistory, SearchHit
 from answerback_desktop.settings import Field, Settings, problems
 from answerback_desktop.viewmodels.changes import Changes, Collector
 from answerback_desktop.viewmodels.connection import ConnectionViewModel
@@ -43,7 +47,8 @@ class AppViewModel:
     """Everything that a window shows. Lives in the UI's thread, and does no I/O: what a person does goes to `commands`.
 
     Feed it: `changes = app.apply(engine.drain())`, about 30 times a second. `notices` is taken from the left by
-    the widgets. `current` None: the empty state (no conversation at all is chosen).
+    the widgets. `current` None: the empty state (no conversation at all is chosen). `other_store`: the notice that
+    another server answers than before, until the person has chosen to go on.
     """
 
     def __init__(self, commands: "Engine") -> None:
@@ -54,6 +59,9 @@ class AppViewModel:
         self.connection = ConnectionViewModel()
         self.settings = Settings()
         self.account: Account | None = None
+        self.kept: tuple[KeptHistory, ...] = ()
+        self.shows_archive = False
+        self.other_store: NoticeRaised | None = None
         self.sign_in = SignInChanged(status=SignInStatus.NOT_NEEDED)
         self.gateway = GatewayChanged(status=GatewayStatus.UNKNOWN)
         self.notices: deque[NoticeRaised] = deque(maxlen=_NOTICES_KEPT)
@@ -66,30 +74,52 @@ class AppViewModel:
 
     @property
     def conversations(self) -> Sequence[ConversationViewModel]:
-        """The list, last used first; begun ones that nothing was asked in come first. Not a copy."""
+        """The list: pinned ones first, then last used first; begun ones come before all. Not a copy.
+
+        Those in the archive are shown alone, by `show_archive`.
+        """
         return self._ordered
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """All that are in use, by name."""
+        return tuple(sorted({tag for one in self._by_id.values() for tag in one.traits.tags}, key=str.casefold))
+
+    @property
+    def missing(self) -> int:
+        """Conversations that the server has lost, about which the person has not decided."""
+        return sum(one.record is not None and one.record.is_missing for one in self._by_id.values())
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether conversations are shown that are kept of another server."""
+        return self.account is not None and self.account.is_kept
+
+    def show_archive(self, is_shown: bool) -> None:
+        self.shows_archive = is_shown
+        self._sort()
+
+    @property
     def unread(self) -> int:
-        return sum(conversation.unread for conversation in self._ordered)
+        return sum(conversation.unread for conversation in self._by_id.values())
 
     @property
     def pending(self) -> int:
         """Questions without an ending, in all conversations."""
-        return sum(conversation.pending for conversation in self._ordered)
+        return sum(conversation.pending for conversation in self._by_id.values())
 
     def conversation(self, conversation_id: str) -> ConversationViewModel | None:
         return self._by_id.get(conversation_id)
 
     def new_conversation(self) -> ConversationViewModel:
         """Begin one and make it the current one. An empty one that is there already is used again."""
-        for conversation in self._ordered:
+        for conversation in self._by_id.values():
             if conversation.record is None and not conversation.pending and not conversation.has_draft:
                 self._choose(conversation)
                 return conversation
         conversation = self._new(str(uuid.uuid4()))
         conversation.is_loaded = True
-        self._sort()
+        self.show_archive(False)
         self._choose(conversation)
         return conversation
 
@@ -112,12 +142,36 @@ class AppViewModel:
         self._commands.undo_delete(conversation_id)
 
     def search(self, query: str) -> None:
-        """`search_result` follows for `search_query`; an empty one ends the search."""
+        """`search_result` follows for `search_query`; an empty one ends the search. `#tag` lists what has the tag."""
         self.search_query = query.strip()
-        if self.search_query:
+        if self.search_query.startswith("#"):
+            self.search_result = SearchFound(query=self.search_query, hits=tuple(self._tagged(self.search_query[1:])))
+        elif self.search_query:
             self._commands.search(self.search_query)
         else:
             self.search_result = None
+
+    def _tagged(self, start: str) -> Iterable[SearchHit]:
+        for one in sorted(self._by_id.values(), key=lambda one: -(one.updated_at_ms or 0)):
+            tag = next((tag for tag in one.traits.tags if tag.casefold().startswith(start.casefold())), None)
+            if tag is not None:
+                yield SearchHit(conversation_id=one.conversation_id, request_id=None, excerpt=one.title, start=0, end=0)
+
+    def export_all(self, form: ExportFormat) -> None:
+        """`exported` follows."""
+        self._commands.export(None, form)
+
+    def import_file(self, path: Path) -> None:
+        """Add what it has; a notice follows."""
+        self._commands.import_file(path)
+
+    def settle_missing(self, *, keep: bool) -> None:
+        """What the server has lost stays for good, or goes."""
+        self._commands.settle_missing(keep=keep)
+
+    def open_kept(self, name: str | None) -> None:
+        """Show one of `kept`; None: the server's conversations again."""
+        self._commands.open_kept(name)
 
     # --- the rest
 
@@ -156,7 +210,7 @@ class AppViewModel:
             self._sort_if_needed(changes)
         return changes.finish()
 
-    def _take(self, event: Event, changes: Collector) -> None:  # noqa: PLR0912 - one case an event
+    def _take(self, event: Event, changes: Collector) -> None:  # noqa: PLR0912, PLR0915 - one case an event
         match event:
             case TextAppended():
                 if (conversation := self._by_id.get(event.conversation_id)) is not None:
@@ -171,6 +225,9 @@ class AppViewModel:
                     conversation.remove_turns(event.request_ids, changes)
             case ConversationsChanged():
                 self._take_conversations(event, changes)
+            case TraitsChanged():
+                self._get(event.conversation_id, changes).traits = event.traits
+                changes.conversations.add(event.conversation_id)
             case DraftReturned():
                 conversation = self._get(event.conversation_id, changes)
                 conversation.set_draft("\n\n".join(text for text in (event.text, conversation.draft) if text))
@@ -200,7 +257,10 @@ class AppViewModel:
                 self.exported = event
                 changes.flags.add("exported")
             case NoticeRaised():
-                self.notices.append(event)
+                if event.code is NoticeCode.OTHER_STORE:
+                    self.other_store = event
+                else:
+                    self.notices.append(event)
                 changes.flags.add("notices")
             case EngineStopped():
                 changes.flags.add("stopped")
@@ -218,10 +278,20 @@ class AppViewModel:
             conversation = self._get(conversation_id, changes)
             conversation.draft = text
             conversation.is_loaded = conversation.record is None and not conversation.pending
+        for conversation_id, request_id, text in event.edits:
+            if (known := self._by_id.get(conversation_id)) is not None:
+                known.edits[request_id] = text
+        for conversation_id, traits in event.traits.items():
+            if (known := self._by_id.get(conversation_id)) is not None:
+                known.traits = traits
+        self.kept = event.kept
         self._sort()
 
     def _forget(self, changes: Collector) -> None:
         self.account = None
+        self.kept = ()
+        self.other_store = None
+        self.shows_archive = False
         self._by_id.clear()
         self._ordered = []
         self.current = None
@@ -277,8 +347,10 @@ class AppViewModel:
             changes.flags.add("list")
 
     def _sort(self) -> None:
-        def key(conversation: ConversationViewModel) -> tuple[bool, int, str]:
-            record = conversation.record
-            return (record is not None, 0 if record is None else -record.updated_at_ms, conversation.conversation_id)
+        def key(conversation: ConversationViewModel) -> tuple[bool, bool, int, str]:
+            record, is_pinned = conversation.record, conversation.traits.is_pinned
+            at_ms = 0 if record is None else -record.updated_at_ms
+            return (record is not None, not is_pinned, at_ms, conversation.conversation_id)
 
-        self._ordered = sorted(self._by_id.values(), key=key)
+        listed = (one for one in self._by_id.values() if one.traits.is_archived is self.shows_archive)
+        self._ordered = sorted(listed, key=key)

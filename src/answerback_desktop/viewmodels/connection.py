@@ -7,6 +7,7 @@ from answerback_desktop.engine.events import (
     Limits,
     RoundTripMeasured,
 )
+from answerback_desktop.viewmodels.countdown import Countdown
 
 
 class ConnectionViewModel:
@@ -14,6 +15,7 @@ class ConnectionViewModel:
 
     def __init__(self) -> None:
         self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
+        self._countdown: Countdown | None = None
         self._models: tuple[str, ...] = ()
         self._limits: Limits | None = None
         self.server_url = ""
@@ -38,10 +40,10 @@ class ConnectionViewModel:
         """While offline: the epoch instant of the next try."""
         return self._state.retry_at_ms
 
-    def retry_in_s(self, now_ms: int) -> int | None:
+    @property
+    def retry_in_s(self) -> int | None:
         """Whole seconds until the next try, for a countdown; None: none is planned."""
-        retry_at_ms = self._state.retry_at_ms
-        return None if retry_at_ms is None else max(0, -((now_ms - retry_at_ms) // 1000))
+        return None if self._countdown is None else self._countdown.left_s
 
     @property
     def user(self) -> str | None:
@@ -65,6 +67,7 @@ class ConnectionViewModel:
             self.round_trip_ms = event.round_trip_ms
             return
         self._state = event
+        self._countdown = None if event.retry_at_ms is None else Countdown(event.retry_at_ms)
         self._models = event.models or self._models
         self._limits = event.limits or self._limits
         if event.status is not ConnectionStatus.ONLINE:

@@ -1,14 +1,13 @@
 """One conversation: its line in the list, and its turns as far as they are loaded."""
 
 import uuid
-from bisect import insort
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from answerback_desktop.engine.events import TextAppended, TurnsLoaded
 from answerback_desktop.engine.export import ExportFormat
-from answerback_desktop.records import Conversation, Turn, TurnStatus
+from answerback_desktop.records import Conversation, Traits, Turn, TurnStatus
 from answerback_desktop.viewmodels.changes import Appended, Collector
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
@@ -20,13 +19,17 @@ class ConversationViewModel:
     """Read its attributes; what a person does are its methods.
 
     `record` None: begun here, nothing asked yet (its title is ""). `messages` is empty until `open` was called and
-    the first page came (`is_loading` until then).
+    the first page came (`is_loading` until then). `edits`: by request id, questions that were changed and not asked
+    again; `open_edits` are those whose editor is open.
     """
 
     def __init__(self, conversation_id: str, record: Conversation | None, commands: "Engine") -> None:
         self.conversation_id = conversation_id
         self.record = record
         self.draft = ""
+        self.edits: dict[str, str] = {}
+        self.open_edits: set[str] = set()
+        self.traits = Traits()
         self.is_loading = False
         self.is_loaded = False
         self.has_more = False
@@ -34,6 +37,7 @@ class ConversationViewModel:
         self._turns: dict[str, TurnViewModel] = {}
         self._ordered: list[TurnViewModel] = []
         self._pending: dict[str, TurnStatus] = {}
+        self._chosen: dict[str, str] = {}
 
     # --- its line in the list
 
@@ -76,7 +80,7 @@ class ConversationViewModel:
 
     @property
     def messages(self) -> Sequence[TurnViewModel]:
-        """The loaded turns, oldest first. Not a copy: do not change it."""
+        """The loaded turns, oldest first, in the versions chosen. Not a copy: do not change it."""
         return self._ordered
 
     def turn(self, request_id: str) -> TurnViewModel | None:
@@ -105,7 +109,33 @@ class ConversationViewModel:
 
     def edit_and_resend(self, request_id: str, text: str) -> str | None:
         """Ask `text` in place of this turn and of all after it."""
-        return self._ask(text, request_id)
+        asked = self._ask(text, request_id)
+        if asked is not None:
+            self.set_edit(request_id, None)
+        return asked
+
+    def set_edit(self, request_id: str, text: str | None) -> None:
+        """What is in the editor of a question; None, or the question itself: it was not changed."""
+        turn = self._turns.get(request_id)
+        kept = "" if text is None or (turn is not None and text == turn.question) else text
+        if kept != self.edits.get(request_id, ""):
+            self.edits[request_id] = kept
+            self._commands.save_edit(self.conversation_id, request_id, kept)
+        if not kept:
+            self.edits.pop(request_id, None)
+
+    def show_version(self, request_id: str, step: int) -> str | None:
+        """Show an earlier (-1) or later (1) version of a turn, with what followed it. Returns its id; None: no such."""
+        turn = self._turns.get(request_id)
+        if turn is None or not 0 <= (at := turn.version + step) < len(turn.versions):
+            return None
+        self._chosen[turn.versions[-1]] = turn.versions[at]
+        self._arrange()
+        return turn.versions[at]
+
+    def set_traits(self, **changed: bool | tuple[str, ...] | str | None) -> None:
+        """Change some of `Traits`."""
+        self._commands.set_traits(self.conversation_id, replace(self.traits, **changed))  # type: ignore[arg-type]
 
     def regenerate(self, request_id: str) -> str | None:
         """Ask the same again, in place of this turn and of all after it."""
@@ -117,7 +147,7 @@ class ConversationViewModel:
         turn = self._turns.get(request_id)
         if turn is None or not turn.can_retry:
             return None
-        if self._ordered[-1] is turn:
+        if self._ordered and self._ordered[-1] is turn:
             return self._ask(turn.question, request_id)
         asked = self._ask(turn.question, None)
         self._commands.forget_turn(request_id)
@@ -154,6 +184,7 @@ class ConversationViewModel:
     def _ask(self, text: str, replaces: str | None) -> str | None:
         if not text.strip():
             return None
+        self._chosen.clear()  # what is asked follows the newest version
         request_id = str(uuid.uuid4())
         self._commands.ask(self.conversation_id, request_id, text, replaces=replaces)
         return request_id
@@ -167,7 +198,7 @@ class ConversationViewModel:
         self.has_more = event.has_more
         for turn in event.turns:
             self._merge(turn, changes)
-        self._sort()
+        self._arrange()
         changes.messages.add(self.conversation_id)
 
     def take_turn(self, turn: Turn, changes: Collector) -> None:
@@ -181,15 +212,13 @@ class ConversationViewModel:
         if not self.is_loaded:
             return
         known = self._turns.get(turn.request_id)
-        if known is None:
-            self._insert(turn)
-            changes.messages.add(self.conversation_id)
-            return
-        before = known.order
+        before = None if known is None else (known.order, known.superseded_by)
         self._merge(turn, changes)
-        if known.order != before and not self._is_sorted():
-            self._sort()
-            changes.messages.add(self.conversation_id)
+        if before != (turn.order, turn.superseded_by):
+            shown = list(self._ordered)
+            changes.turns.update(self._arrange())
+            if shown != self._ordered:
+                changes.messages.add(self.conversation_id)
 
     def take_text(self, event: TextAppended, changes: Collector) -> None:
         turn = self._turns.get(event.request_id)
@@ -209,7 +238,7 @@ class ConversationViewModel:
                 changes.conversations.add(self.conversation_id)
             if self._turns.pop(request_id, None) is not None:
                 changes.messages.add(self.conversation_id)
-        self._sort()
+        changes.turns.update(self._arrange())
 
     def note_pending(self, turns: Iterable[Turn]) -> None:
         """Turns that are not over, of a conversation that is not loaded."""
@@ -230,12 +259,49 @@ class ConversationViewModel:
             changes.turns.add(turn.request_id)
         self._note_pending([turn])
 
-    def _insert(self, turn: Turn) -> None:
-        model = self._turns[turn.request_id] = TurnViewModel(turn)
-        insort(self._ordered, model, key=lambda one: one.order)
+    # --- versions
 
-    def _is_sorted(self) -> bool:
-        return all(one.order <= other.order for one, other in pairwise(self._ordered))
+    def _arrange(self) -> list[str]:
+        """Order the turns, and of each the version that was chosen. Returns those of which a version came or went."""
+        turns = sorted(self._turns.values(), key=lambda one: one.order)
+        later: dict[str | None, list[TurnViewModel]] = {}
+        for turn in turns:
+            later.setdefault(turn.superseded_by, []).append(turn)
+        before = {turn.request_id: turn.versions for turn in self._ordered}
+        self._ordered = list(self._shown(later.get(None, []), later))
+        return [one.request_id for one in self._ordered if before.get(one.request_id, one.versions) != one.versions]
 
-    def _sort(self) -> None:
-        self._ordered = sorted(self._turns.values(), key=lambda one: one.order)
+    def _shown(
+        self, turns: list[TurnViewModel], later: dict[str | None, list[TurnViewModel]], *, is_old: bool = False
+    ) -> Iterator[TurnViewModel]:
+        """These turns; where an earlier version was chosen, that one and what followed it. `is_old`: the first one is
+        a version that was chosen.
+        """
+        for number, turn in enumerate(turns):
+            if is_old and number == 0:
+                yield turn
+                continue
+            branches = self._branches(turn, later)
+            heads = [*(branch[0] for branch in branches), turn]
+            names = tuple(head.request_id for head in heads)
+            for at, head in enumerate(heads):
+                head.versions, head.version = names, at
+            chosen = self._chosen.get(turn.request_id)
+            if chosen in names[:-1]:
+                yield from self._shown(branches[names.index(chosen)], later, is_old=True)
+                return
+            yield turn
+
+    @staticmethod
+    def _branches(turn: TurnViewModel, later: dict[str | None, list[TurnViewModel]]) -> list[list[TurnViewModel]]:
+        """The earlier versions of a turn, oldest first, each with the turns that followed it."""
+        branches: list[list[TurnViewModel]] = []
+        seen = {turn.request_id}
+        newer = turn
+        while (branch := later.get(newer.request_id)) and branch[0].request_id not in seen:
+            newer = branch[0]
+            seen.add(newer.request_id)
+            # A try that brought nothing is no version.
+            if newer.answer or len(branch) > 1 or newer.question != turn.question:
+                branches.append(branch)
+        return branches[::-1]

@@ -3,16 +3,19 @@
 from dataclasses import replace
 
 from answerback_desktop.records import Failure, Times, Tokens, Turn, TurnStatus
+from answerback_desktop.viewmodels.countdown import Countdown
 
 
 class TurnViewModel:
     """Read it; only `ConversationViewModel` changes it.
 
+    `versions`: the ids of its earlier versions, of itself and of its later ones, oldest first; `version`: its place
+    among them.
     `answer` only grows while `revision` stays; when `revision` has risen, the text is another one (a new attempt).
     Markdown, untrusted.
     """
 
-    __slots__ = ("_parts", "_text", "_turn", "length", "revision")
+    __slots__ = ("_countdown", "_parts", "_text", "_turn", "length", "revision", "version", "versions")
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
@@ -20,6 +23,9 @@ class TurnViewModel:
         self._text: str | None = turn.answer
         self.length = len(turn.answer)
         self.revision = 0
+        self.versions: tuple[str, ...] = (turn.request_id,)
+        self.version = 0
+        self._countdown = _countdown_of(turn)
 
     @property
     def request_id(self) -> str:
@@ -67,9 +73,21 @@ class TurnViewModel:
         return self._turn.failure is not None and self._turn.failure.is_retryable
 
     @property
+    def retry_in_s(self) -> int | None:
+        """Seconds until asking again makes sense; None: it does not."""
+        if not self.can_retry:
+            return None
+        return 0 if self._countdown is None else self._countdown.left_s
+
+    @property
     def replaces(self) -> str | None:
         """The turn whose place this one takes."""
         return self._turn.replaces
+
+    @property
+    def superseded_by(self) -> str | None:
+        """The turn that took its place, or the place of a turn before it."""
+        return self._turn.superseded_by
 
     @property
     def model(self) -> str | None:
@@ -108,6 +126,8 @@ class TurnViewModel:
             return False
         if not turn.answer.startswith(text):
             self.revision += 1
+        if turn.failure != self._turn.failure:
+            self._countdown = _countdown_of(turn)
         self._turn = turn
         self._parts = [turn.answer]
         self._text = turn.answer
@@ -126,3 +146,11 @@ class TurnViewModel:
         self._parts.append(delta[known:])
         self.length += len(delta) - known
         return start
+
+
+def _countdown_of(turn: Turn) -> Countdown | None:
+    """To when it may be asked again. Its length is known even if the clock was set since it failed."""
+    at_ms = None if turn.failure is None else turn.failure.retry_at_ms
+    if at_ms is None:
+        return None
+    return Countdown(at_ms, longest_ms=None if turn.answered_at_ms is None else at_ms - turn.answered_at_ms)

@@ -26,9 +26,9 @@ def model():
 @pytest.fixture
 async def start_gateway(stack, tmp_path, model):
     async def start(**settings):
-        chosen = {"models": ("echo",), "rate_limit": 0, "coalesce_ms": 1, **settings}
+        usual = {"models": ("echo",), "rate_limit": 0, "coalesce_ms": 1, "data_dir": tmp_path / "gateway"}
         gateway = Gateway(
-            GatewaySettings(port=0, admin_port=None, data_dir=tmp_path / "gateway", grace_s=0.0, **chosen),
+            GatewaySettings(port=0, admin_port=None, grace_s=0.0, **{**usual, **settings}),
             models=(model,),
         )
         return await stack.enter_async_context(gateway)

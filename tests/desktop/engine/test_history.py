@@ -7,7 +7,8 @@ import pytest
 
 from answerback.client import Client
 from answerback_desktop.engine import ExportFormat, sync
-from answerback_desktop.records import TurnStatus
+from answerback_desktop.engine.events import NoticeCode
+from answerback_desktop.records import Traits, TurnStatus
 from desktop_app import TIMEOUT_S
 
 
@@ -204,3 +205,74 @@ async def test_two_users_see_only_their_own(open_app, model):
     await answered(bob, model, "mine", "too")
     bob.engine.refresh()
     assert [one.title for one in bob.model.conversations] == ["mine"]
+
+
+async def test_versions_are_there_on_every_device_and_after_a_restart(open_app, model):
+    one = await open_app("one")
+    first = await answered(one, model, "first", "1")
+    await answered(one, model, "second", "2", one.model.current)
+    one.model.current.edit_and_resend(first.request_id, "first, better")
+    model.end("first, better", "one")
+    here = one.model.current
+    await one.until(lambda: dialogue(here) == [("first, better", "one")] and not one.model.pending)
+    await one.close()
+    again, two = await open_app("one"), await open_app("two")
+    for app in (again, two):
+        talk = await follow(app, "first")
+        await app.until(lambda talk=talk: talk.messages and len(talk.messages[0].versions) == 2)
+        assert dialogue(talk) == [("first, better", "one")]
+        talk.show_version(talk.messages[0].request_id, -1)
+        assert dialogue(talk) == [("first", "1"), ("second", "2")]
+        assert app.model.unread == 0
+
+
+async def test_a_model_and_instructions_of_its_own(open_app, model):
+    app = await open_app()
+    talk = app.model.new_conversation()
+    talk.set_traits(system="Only here.", model=model.name, tags=("work",))
+    await answered(app, model, "?", "!", talk)
+    await answered(app, model, "elsewhere", "!", app.model.new_conversation())
+    assert [prompt.system for prompt in model.prompts] == ["Only here.", None]
+    talk.set_edit(talk.messages[0].request_id, "an edit")
+    await app.close()
+    again = await open_app()
+    kept = again.model.conversation(talk.conversation_id)
+    assert kept.traits == Traits(system="Only here.", model=model.name, tags=("work",))
+    assert list(kept.edits.values()) == ["an edit"]
+
+
+async def test_everything_is_exported_and_imported_elsewhere_and_nothing_is_overwritten(open_app, model, tmp_path):
+    one, two = await open_app("one", user="ada"), await open_app("two", user="bob")
+    first = await answered(one, model, "first", "1")
+    one.model.current.regenerate(first.request_id)
+    model.end("first", "one")
+    here = one.model.current
+    await one.until(lambda: dialogue(here) == [("first", "one")] and not one.model.pending)
+    here.set_traits(is_pinned=True)
+    await one.until(lambda: here.traits.is_pinned)
+    for form, name in ((ExportFormat.JSON, "all.json"), (ExportFormat.MARKDOWN, "all.md")):
+        one.model.exported = None
+        one.model.export_all(form)
+        await one.until(lambda: one.model.exported)
+        (tmp_path / name).write_text(one.model.exported.text, encoding="utf-8", newline="\n")
+    for name, turns in (("all.json", 2), ("all.md", 0)):
+        two.model.import_file(tmp_path / name)
+        await two.until(lambda: two.model.notices)
+        notice = two.model.notices.popleft()
+        assert (notice.code, dict(notice.facts)) == (NoticeCode.IMPORTED, {"count": 1, "turns": turns})
+    talk = two.model.open(here.conversation_id)
+    await two.until(lambda: talk.messages)
+    assert (dialogue(talk), len(talk.messages[0].versions), talk.traits.is_pinned) == ([("first", "one")], 2, True)
+
+    changed = (tmp_path / "all.json").read_text(encoding="utf-8").replace('"one"', '"forged"')
+    (tmp_path / "all.json").write_text(changed, encoding="utf-8")
+    two.model.import_file(tmp_path / "all.json")
+    await two.until(lambda: two.model.notices)
+    assert dialogue(talk) == [("first", "one")]
+    two.model.import_file(tmp_path / "nowhere.json")
+    await two.until(lambda: len(two.model.notices) == 2)
+    assert two.model.notices[1].code is NoticeCode.IMPORT_FAILED
+    mine = await answered(two, model, "goes on", "yes", talk)
+    two.engine.refresh()
+    await two.until(lambda: two.model.connection.is_online and mine.status is TurnStatus.COMPLETED)
+    assert dialogue(talk) == [("first", "one"), ("goes on", "yes")]

@@ -11,7 +11,6 @@ from answerback.protocol.frames import Turn as HistoryTurn
 from answerback.testing.loop import run_virtual
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import TurnStatus
-from answerback_desktop.store.history import HistoryStore
 from answerback_desktop.store.schema import Database
 from answerback_desktop.store.store import AccountStore
 
@@ -37,7 +36,7 @@ class OneConversation:
         at = SECOND.format(count)
         yield ConversationSummary(conversation_id="c", title="C", turns=count, created_at=at, updated_at=at)
 
-    async def history(self, conversation_id):
+    async def history(self, conversation_id, *, superseded):
         for one in reversed(self.turns):
             yield one
 
@@ -62,8 +61,7 @@ class Device:
         self.store = AccountStore(database)
         self.sync = Sync(
             server,
-            store=self.store,
-            history=HistoryStore(database),
+            database=database,
             watcher=Blind(),
             clock=lambda: NOW,
             is_online=lambda: True,

@@ -136,19 +136,26 @@ def test_a_page_at_a_time(store):
     assert (len(oldest.turns), oldest.has_more) == (6, False)
 
 
-def test_a_replaced_turn_is_hidden_and_comes_back_or_goes(store):
+def test_a_replaced_turn_is_hidden_and_comes_back_or_is_a_version(store):
     for name in ("a", "b", "c"):
         put(store, name, answer="!")
     _, _, hidden = store.put_question(question("d", replaces="b"), now_ms=NOW)
-    assert (sorted(hidden), names(store)) == (["b", "c"], ["a", "d"])
+    assert ([(turn.request_id, turn.superseded_by) for turn in hidden], names(store)) == (
+        [("b", "d"), ("c", "d")],
+        ["a", "d"],
+    )
     cancelled = Turn(**{**_fields(completed(store.turn("d"))), "status": TurnStatus.CANCELLED})
-    _, effect = store.end(cancelled, is_unread=False, now_ms=NOW)
-    assert [turn.request_id for turn in effect.returned] == ["b", "c"]
+    _, returned = store.end(cancelled, is_unread=False, now_ms=NOW)
+    assert [(turn.request_id, turn.superseded_by) for turn in returned] == [("b", None), ("c", None)]
     assert names(store) == ["a", "b", "c", "d"]
     store.put_question(question("e", replaces="b"), now_ms=NOW)
-    _, effect = store.end(completed(store.turn("e")), is_unread=False, now_ms=NOW)
-    assert sorted(effect.removed) == ["b", "c", "d"]
+    _, returned = store.end(completed(store.turn("e")), is_unread=False, now_ms=NOW)
+    assert returned == ()
     assert names(store) == ["a", "e"]
+    put(store, "f", answer="!", replaces="e")
+    versions = [(turn.request_id, turn.superseded_by) for turn in store.page("c").versions]
+    assert versions == [("b", "e"), ("c", "e"), ("d", "e"), ("e", "f")], "and nothing of them is lost"
+    assert [hit.request_id for hit in store.search("?", limit=9) if hit.request_id] == ["f", "a"]
 
 
 def _fields(turn):
@@ -191,8 +198,9 @@ def test_history_is_merged_and_what_is_here_stays(store, history):
     assert merge.added == 1
     assert names(store) == ["theirs", "mine", "refused", "pending"]
     assert (store.turn("mine").answer, store.turn("mine").is_synced) == ("verified", True)
-    assert history.remove_others("c", {"mine"}).removed == ["theirs"]
-    assert names(store) == ["mine", "refused", "pending"]
+    assert [turn.request_id for turn in history.settle_others("c", {"mine"}).changed] == ["theirs"]
+    assert names(store) == ["theirs", "mine", "refused", "pending"], "what the server has lost is not lost here"
+    assert history.count_synced("c") == 1
     history.merge_turns("c", [server_turn("pending", pending.asked_at_ms)])
     assert store.turn("pending").status is TurnStatus.OUTBOX
     assert history.merge_turns("c", [server_turn("mine", mine.asked_at_ms)]).changed == []
@@ -355,3 +363,14 @@ class Conversation(RuleBasedStateMachine):
 
 TestConversation = Conversation.TestCase
 TestConversation.settings = settings(max_examples=40, stateful_step_count=25)
+
+
+def test_what_the_server_lost_is_kept_whether_or_not_its_turns_were_fetched(store, history):
+    put(store, "mine", answer="!")
+    history.merge_list([listed("c", "1", title="mine?")])
+    history.keep_missing(["c"])
+    history.settle_missing(keep=True)
+    history.merge_list([listed("c", "2", title="begun anew")])
+    assert store.conversation("c").title == "mine?"
+    assert not history.gone("c").removed
+    assert names(store) == ["mine"]

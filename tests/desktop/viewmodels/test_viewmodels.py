@@ -34,7 +34,7 @@ from answerback_desktop.engine.events import (
 )
 from answerback_desktop.records import Account, Conversation, Failure, FailureCode, Turn, TurnStatus
 from answerback_desktop.settings import Settings
-from answerback_desktop.viewmodels import Appended, AppViewModel, Changes
+from answerback_desktop.viewmodels import Appended, AppViewModel, Changes, countdown
 
 ACCOUNT = Account(key="k", server_url="ws://h", user="ada")
 
@@ -247,13 +247,19 @@ def test_a_question_that_was_not_taken_is_back_in_the_draft(app):
     assert (changes.drafts, app.conversation("a").draft) == ({"a"}, "question\n\ntyped since")
 
 
-def test_connection(app):
+def test_connection(app, monkeypatch):
     offline = ConnectionChanged(status=ConnectionStatus.OFFLINE, reason=ConnectionReason.LOST, retry_at_ms=10_500)
     online = ConnectionChanged(status=ConnectionStatus.ONLINE, user="ada", models=("m",))
     assert app.apply([online, RoundTripMeasured(12.5)]) == Changes(connection=True)
-    assert (app.connection.is_online, app.connection.round_trip_ms, app.connection.retry_in_s(0)) == (True, 12.5, None)
+    assert (app.connection.is_online, app.connection.round_trip_ms, app.connection.retry_in_s) == (True, 12.5, None)
+    clock = {"epoch_ms": 9_000, "monotonic": 50.0}
+    monkeypatch.setattr(countdown, "epoch_ms", lambda: clock["epoch_ms"])
+    monkeypatch.setattr(countdown.time, "monotonic", lambda: clock["monotonic"])
     app.apply([offline])
-    assert [app.connection.retry_in_s(now_ms) for now_ms in (0, 9_500, 9_501, 10_500, 99_999)] == [11, 1, 1, 0, 0]
+    shown = []
+    for clock["monotonic"], clock["epoch_ms"] in ((50.0, 0), (50.6, 9_500), (51.5, 99_999), (99.0, 0)):
+        shown.append(app.connection.retry_in_s)
+    assert shown == [2, 1, 0, 0]
     assert (app.connection.models, app.connection.round_trip_ms) == (("m",), None)
 
 

@@ -50,11 +50,13 @@ class AwsHistory:
         return await self._turns.recent_turns(user_id, conversation_id, limit=limit, before_request=before_request)
 
     async def turns(
-        self, user_id: str, conversation_id: str, *, before: int | None, limit: int
+        self, user_id: str, conversation_id: str, *, before: int | None, limit: int, superseded: bool = False
     ) -> Sequence[StoredTurn]:
         await self._bring(user_id, conversation_id)
         return await self._api.read(
-            lambda statements: operations.turns(statements, user_id, conversation_id, before=before, limit=limit)
+            lambda statements: operations.turns(
+                statements, user_id, conversation_id, before=before, limit=limit, superseded=superseded
+            )
         )
 
     async def conversations(

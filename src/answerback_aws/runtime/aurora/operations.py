@@ -22,15 +22,15 @@ from answerback.stores.store import NO_BOUND, sum_usage
 from answerback_aws.runtime.aurora.data_api import Statements
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
-PIECE_LENGTH: Final = 2_500
+PIECE_LENGTH: Final = 2_400
 """Code points of the question and of the answer in one row: each needs at most 12 bytes in JSON, so a row has less than
 64 KB."""
 
 RESPONSE_BYTES: Final = 900 * 1024
 """Of turns read in one call, of the 1 MiB that a response may have. The longest turn has half of it."""
 
-_ROW_BYTES: Final = 1_800
-"""What a row of a turn has at most besides its text: two ids and a model of 128 four-byte characters, numbers."""
+_ROW_BYTES: Final = 2_400
+"""What a row of a turn has at most besides its text: three ids and a model of 128 four-byte characters, numbers."""
 
 _USAGE_PAGE: Final = 500
 
@@ -74,17 +74,16 @@ _SELECT_DELETED: Final = """
 SELECT user_id, conversation_id, deleted_at_ms FROM conversations
 WHERE deleted_at_ms IS NOT NULL AND (user_id, conversation_id) IN ({pairs})"""
 
-_SELECT_SIZES: Final = f"""
+_SELECT_SIZES: Final = """
 SELECT n, octet_length(CAST(to_json(question) AS text)) + octet_length(CAST(to_json(COALESCE(answer, '')) AS text)),
-  1 + GREATEST(length(question), length(answer)) / {PIECE_LENGTH}
-FROM requests WHERE {sql.SHOWN} ORDER BY n DESC LIMIT :limit"""  # noqa: S608 - constants
+  1 + GREATEST(length(question), length(answer)) / {length}
+FROM requests WHERE {turns} ORDER BY n DESC LIMIT :limit"""
 
-_SELECT_PIECES: Final = f"""
-SELECT {sql.TURN}, substr(question, 1 + p.piece * {PIECE_LENGTH}, {PIECE_LENGTH}),
-  substr(answer, 1 + p.piece * {PIECE_LENGTH}, {PIECE_LENGTH})
+_SELECT_PIECES: Final = """
+SELECT {columns}, substr(question, 1 + p.piece * {length}, {length}), substr(answer, 1 + p.piece * {length}, {length})
 FROM requests
-  CROSS JOIN LATERAL generate_series(0, GREATEST(length(question), length(answer)) / {PIECE_LENGTH}) AS p (piece)
-WHERE {sql.SHOWN} AND n >= :since ORDER BY n DESC, p.piece"""  # noqa: S608 - constants
+  CROSS JOIN LATERAL generate_series(0, GREATEST(length(question), length(answer)) / {length}) AS p (piece)
+WHERE {turns} AND n >= :since ORDER BY n DESC, p.piece"""
 
 _FORGET: Final = """
 UPDATE requests SET forgotten = 1 WHERE (user_id, request_id, n) IN (
@@ -262,15 +261,27 @@ async def purge(statements: Statements, *, before_ms: int, limit: int) -> int:
 
 
 async def turns(
-    statements: Statements, user_id: str, conversation_id: str, *, before: int | None, limit: int
+    statements: Statements,
+    user_id: str,
+    conversation_id: str,
+    *,
+    before: int | None,
+    limit: int,
+    superseded: bool = False,
 ) -> Sequence[StoredTurn]:
     """Read a page of turns: first their lengths, then as many texts at a time as fit a response."""
+    what = {
+        "columns": sql.TURN,
+        "length": PIECE_LENGTH,
+        "turns": sql.ALL_TURNS if superseded else sql.SHOWN,
+    }
     where: dict[str, Value] = _pair(user_id, conversation_id)
     page: Params = {**where, "before": NO_BOUND if before is None else before, "limit": limit}
-    sizes = await statements.execute(_SELECT_SIZES, page)
+    sizes = await statements.execute(_SELECT_SIZES.format_map(what), page)
     found: list[StoredTurn] = []
     for newest, oldest in _pages([(n, size + rows * _ROW_BYTES) for n, size, rows in sizes.rows]):
-        pieces = await statements.execute(_SELECT_PIECES, {**where, "before": newest + 1, "since": oldest})
+        bounds: Params = {**where, "before": newest + 1, "since": oldest}
+        pieces = await statements.execute(_SELECT_PIECES.format_map(what), bounds)
         found += [_whole(list(rows)) for _, rows in groupby(pieces.rows, key=lambda row: row[0])]
     return found
 

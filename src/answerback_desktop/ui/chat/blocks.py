@@ -39,10 +39,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appearance:
-    """What every view is drawn with."""
+    """What every view is drawn with. `is_read_only`: nothing can be asked, so nothing is offered that asks."""
 
     theme: Theme
     texts: ChatTexts
+    is_read_only: bool = False
 
 
 class BlockSignals(QObject):
@@ -55,6 +56,8 @@ class BlockSignals(QObject):
     retry = Signal(str)
     stop = Signal(str)
     edited = Signal(str, str)  # request id, the new question
+    edit_changed = Signal(str, object, bool)  # request id, the text so far or None, whether the editor is open
+    version = Signal(str, int)  # request id, 1 for the later one, -1 for the earlier one
     link = Signal(str)
 
 

@@ -69,7 +69,7 @@ class Composer(QWidget):
         self._show_button()
 
     def set_text(self, text: str) -> None:
-        """Show another conversation's draft; no change is emitted."""
+        """Show another conversation's draft; no change is emitted. `end_composition` comes before that."""
         if text == self.box.toPlainText():
             return
         self.box.blockSignals(True)
@@ -110,6 +110,7 @@ class Composer(QWidget):
         if self._shows_stop:
             self.stopped.emit()
         else:
+            self.box.end_composition()
             self._submit()
         self.box.setFocus()
 

@@ -8,7 +8,6 @@ from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import QAccessible, QAccessibleEvent, QGuiApplication, QPainter, QPaintEvent
 from PySide6.QtWidgets import QLabel, QPushButton, QToolButton, QWidget
 
-from answerback.clock import epoch_ms
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
 from answerback_desktop.ui.markdown import Segment
@@ -30,6 +29,7 @@ class FooterView(BlockView):
         self._is_active = False
         self._phase = 0
         self._line: StateLine | None = None
+        self._versions: tuple[int, int] | None = None
         self.label = QLabel(self)
         self.label.setTextFormat(Qt.TextFormat.PlainText)
         self.cut_label = QLabel(self)
@@ -40,16 +40,25 @@ class FooterView(BlockView):
         self.retry_button = QPushButton(self)
         self.stop_button = QToolButton(self)
         self.stop_button.setText(texts.stop)
+        self.earlier_button = QuietButton(Icon.CHEVRON_LEFT, texts.earlier, theme, self)
+        self.version_label = QLabel(self)
+        self.version_label.setProperty("variant", "muted")
+        self.later_button = QuietButton(Icon.CHEVRON_RIGHT, texts.later, theme, self)
         self._pulse = self._timer(_PULSE_MS, self._beat)
         self._countdown = self._timer(_COUNTDOWN_MS, lambda: self.take(None))
         self.again_button.clicked.connect(lambda: signals.regenerate.emit(turn.request_id))
         self.retry_button.clicked.connect(lambda: signals.retry.emit(turn.request_id))
+        self.earlier_button.clicked.connect(lambda: signals.version.emit(turn.request_id, -1))
+        self.later_button.clicked.connect(lambda: signals.version.emit(turn.request_id, 1))
         self.stop_button.clicked.connect(lambda: signals.stop.emit(turn.request_id))
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
-        buttons = (self.copy_button, self.again_button, self.retry_button, self.stop_button)
-        return [button for button in buttons if button.isVisibleTo(self)]
+        buttons = (
+            *(self.earlier_button, self.later_button),
+            *(self.copy_button, self.again_button, self.retry_button, self.stop_button),
+        )
+        return [button for button in buttons if button.isVisibleTo(self) and button.isEnabled()]
 
     def set_online(self, *, is_online: bool) -> None:
         """Whether what waits can leave."""
@@ -66,12 +75,14 @@ class FooterView(BlockView):
 
     def take(self, segment: Segment | None) -> None:
         texts, turn = self.appearance.texts, self.turn
-        line = state_line(turn, texts, is_online=self._is_online, now_ms=epoch_ms())
+        line = state_line(turn, texts, is_online=self._is_online)
         _run(self._pulse, line.tone is Tone.RUNNING)
         _run(self._countdown, bool(line.retry_in_s))
-        if line == self._line:
+        versions = (turn.version, len(turn.versions))
+        if (line, versions) == (self._line, self._versions):
             return
         before, self._line = self._line, line
+        self._show_versions(versions)
         self.label.setText(line.text)
         self.label.setToolTip(line.hint)
         failed = line.tone is Tone.FAILED
@@ -82,8 +93,9 @@ class FooterView(BlockView):
         self.cut_label.setVisible(bool(line.cut))
         is_over = turn.status.is_over
         self.copy_button.setVisible(is_over and turn.length > 0)
-        self.again_button.setVisible(line.tone is Tone.DONE)
-        self.retry_button.setVisible(line.retry_in_s is not None)
+        can_ask = not self.appearance.is_read_only
+        self.again_button.setVisible(line.tone is Tone.DONE and can_ask)
+        self.retry_button.setVisible(line.retry_in_s is not None and can_ask)
         self.retry_button.setEnabled(not line.retry_in_s)
         self.retry_button.setText(texts.retry_in.format(seconds=line.retry_in_s) if line.retry_in_s else texts.retry)
         self.stop_button.setVisible(turn.can_stop)
@@ -93,6 +105,29 @@ class FooterView(BlockView):
             self.signals.height_changed.emit(self)
         if before is not None and before.tone is not line.tone:
             self._say(line)
+
+    def _show_versions(self, versions: tuple[int, int]) -> None:
+        self._versions = (at, count) = versions
+        texts = self.appearance.texts
+        self.version_label.setText(texts.version.format(number=at + 1, count=count))
+        self.version_label.setAccessibleName(texts.version_name.format(number=at + 1, count=count))
+        for part in (self.earlier_button, self.version_label, self.later_button):
+            part.setVisible(count > 1)
+        self.earlier_button.setEnabled(at > 0)
+        self.later_button.setEnabled(at < count - 1)
+        for button in (self.earlier_button, self.later_button):
+            button.reveal(is_revealed=True)
+
+    def _arrange_versions(self, left: int, top: int, row: int) -> int:
+        """Put the version and its two arrows into a row; returns where they end."""
+        parts = (self.earlier_button, self.version_label, self.later_button)
+        if self.version_label.isHidden():
+            return left
+        for part in parts:
+            size = part.sizeHint() if part is self.version_label else part.size()
+            part.setGeometry(left, top + (row - size.height()) // 2, size.width(), size.height())
+            left += size.width()
+        return left + self.appearance.theme.space(1.5)
 
     def arrange(self, width: int) -> int:
         """One row; a failure is a card of its own."""
@@ -106,6 +141,8 @@ class FooterView(BlockView):
             wanted = self.cut_label.sizeHint().width()
             self.cut_label.setGeometry(0, gap, wanted, row)
             left = wanted + theme.space(3)
+        if self._line is not None and self._line.tone not in (Tone.RUNNING, Tone.WAITING):
+            left = self._arrange_versions(left - theme.space(1.5), gap, row) + theme.space(1.5)
         left -= theme.space(1.5)
         for button in (self.copy_button, self.again_button):
             if button.isVisibleTo(self):
@@ -130,6 +167,9 @@ class FooterView(BlockView):
                 wide.setGeometry(
                     min(left, width - size.width()), gap + (row - size.height()) // 2, size.width(), size.height()
                 )
+                left += size.width() + theme.space(2)
+        if self._line is not None and self._line.tone in (Tone.RUNNING, Tone.WAITING):
+            self._arrange_versions(left, gap, row)
         return gap + row + theme.space(0.5)
 
     def _arrange_card(self, width: int) -> int:
@@ -152,7 +192,12 @@ class FooterView(BlockView):
             top = gap + pad + (row - size.height()) // 2
             self.retry_button.setGeometry(width - pad - size.width(), top, size.width(), size.height())
         self.copy_button.hide()
-        return bottom + pad + theme.space(1)
+        bottom += pad + theme.space(1)
+        if self.version_label.isHidden():
+            return bottom
+        row = self.earlier_button.height()
+        self._arrange_versions(-theme.space(1.5), bottom, row)
+        return bottom + row
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         """The failure's card, the waiting clock, the running dots."""
@@ -166,7 +211,9 @@ class FooterView(BlockView):
             gap, pad, mark = theme.space(2.5), theme.space(3.5), theme.body_px + 5
             painter.setBrush(theme.colour("danger_fill"))
             radius = theme.space(2.5)
-            painter.drawRoundedRect(QRectF(0, gap, self.width(), self.height() - gap - theme.space(1)), radius, radius)
+            below = 0 if self.version_label.isHidden() else self.earlier_button.height()
+            height = self.height() - gap - theme.space(1) - below
+            painter.drawRoundedRect(QRectF(0, gap, self.width(), height), radius, radius)
             top = self.label.y() + max(0, (self.label.height() - self.label.heightForWidth(self.label.width())) // 2)
             self._draw_icon(painter, Icon.ERROR, "danger", QRect(pad, top, mark, mark))
         elif self._line.tone is Tone.WAITING:

@@ -20,6 +20,7 @@ class InputBox(QTextEdit):
 
     While a syllable is being composed (Korean, Japanese, Chinese), Enter belongs to the input method. Some of them let
     it through as well: then the syllable is committed first, and the box is submitted when it has arrived, once.
+    Escape belongs to it as well, and goes no further.
     """
 
     submitted = Signal()
@@ -33,6 +34,7 @@ class InputBox(QTextEdit):
         self._height = 0
         self._is_measuring = False
         self._submits_after_commit = False
+        self._late_commit = ""
         self.setProperty("variant", "plain")
         self.setAcceptRichText(False)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -48,8 +50,23 @@ class InputBox(QTextEdit):
     @property
     def is_composing(self) -> bool:
         """Whether the input method holds a syllable that is not in the text yet."""
-        layout = self.textCursor().block().layout()
-        return bool(layout.preeditAreaText())
+        return bool(self._composed())
+
+    def _composed(self) -> str:
+        return self.textCursor().block().layout().preeditAreaText()
+
+    def end_composition(self) -> None:
+        """Take the syllable that is being composed into the text now: the person goes on elsewhere, by mouse."""
+        if not self._composed():
+            return
+        QGuiApplication.inputMethod().commit()
+        if composed := self._composed():
+            # The input method did not answer at once. What is on the screen is taken, and its commit is late then.
+            event = QInputMethodEvent("", [])
+            event.setCommitString(composed)
+            self.inputMethodEvent(event)
+            self._late_commit = composed
+            QGuiApplication.inputMethod().reset()
 
     def wanted_height(self, width: int) -> int:
         """As high as the text at this width, from one line to eight; then it scrolls."""
@@ -75,13 +92,15 @@ class InputBox(QTextEdit):
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name
         """Enter, Escape and Up; the rest is typing."""
         self._submits_after_commit = False
+        self._late_commit = ""
         shift = event.modifiers() & Qt.KeyboardModifier.ShiftModifier
         if event.key() in _ENTER and not shift:
             event.accept()
             self._submit()
-        elif event.key() == Qt.Key.Key_Escape and not self.is_composing:
+        elif event.key() == Qt.Key.Key_Escape:
             event.accept()
-            self.escaped.emit()
+            if not self.is_composing:
+                self.escaped.emit()
         elif event.key() == Qt.Key.Key_Up and self.document().isEmpty() and not self.is_composing:
             event.accept()
             self.recalled.emit()
@@ -89,6 +108,10 @@ class InputBox(QTextEdit):
             super().keyPressEvent(event)
 
     def inputMethodEvent(self, event: QInputMethodEvent) -> None:  # noqa: N802 - Qt's name
+        if event.preeditString() or event.commitString():
+            late, self._late_commit = self._late_commit, ""
+            if late and event.commitString() == late and not event.preeditString():
+                return
         super().inputMethodEvent(event)
         if self._submits_after_commit and not self.is_composing:
             self._submits_after_commit = False

@@ -1,6 +1,7 @@
 """The chat pane: one conversation, from its first question to the box for the next."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from PySide6.QtCore import QSize, Qt, QTimer, Signal
@@ -56,6 +57,8 @@ class ChatPane(QWidget):
 
     def apply(self, changes: Changes) -> None:
         """Show what a batch of events changed."""
+        if changes.everything and self._app.is_kept is not self._appearance.is_read_only:
+            self.set_appearance(self._appearance)
         if changes.connection or changes.everything:
             self._show_connection()
         if self._app.current is not self._shown or changes.everything:
@@ -77,6 +80,7 @@ class ChatPane(QWidget):
             self.composer.set_running(is_running=shown.pending > 0)
 
     def set_appearance(self, appearance: Appearance) -> None:
+        appearance = replace(appearance, is_read_only=self._app.is_kept)
         self._appearance = appearance
         self._fill()
         self.transcript.set_appearance(appearance)
@@ -196,6 +200,9 @@ class ChatPane(QWidget):
         for name, ask in asks.items():
             getattr(signals, name).connect(lambda request_id, ask=ask: self._with_shown(ask, request_id))
         signals.edited.connect(self._edited)
+        signals.edit_changed.connect(self._keep_edit)
+        signals.version.connect(self._show_version)
+        self.transcript.edit_of = self._edit_of
         signals.link.connect(self._ask_link)
         self.transcript.near_start.connect(self._load_more)
         self.transcript.pinned_changed.connect(self._pinned)
@@ -207,6 +214,8 @@ class ChatPane(QWidget):
     # --- showing
 
     def _show_conversation(self) -> None:
+        for box in (self.composer.box, self.transcript):
+            box.end_composition()  # it belongs to what is left
         self._shown = self._app.current
         self._wanted = None
         self._dirty.clear()
@@ -249,7 +258,8 @@ class ChatPane(QWidget):
     def _show_connection(self) -> None:
         connection = self._app.connection
         is_offline = connection.status in {ConnectionStatus.OFFLINE, ConnectionStatus.STOPPED}
-        self.banner.setVisible(is_offline)
+        self.banner.setVisible(is_offline and not self._app.is_kept)
+        self.composer.setVisible(not self._app.is_kept)
         self.transcript.set_online(is_online=connection.is_online)
         self.composer.set_limit(None if connection.limits is None else connection.limits.max_message_bytes)
 
@@ -285,7 +295,7 @@ class ChatPane(QWidget):
         self.transcript.to_end()
 
     def _keep_draft(self, text: str) -> None:
-        if self._shown is not None:
+        if self._shown is not None and self._app.conversation(self._shown.conversation_id) is self._shown:
             self._shown.set_draft(text)
 
     def _stop(self) -> None:
@@ -297,6 +307,21 @@ class ChatPane(QWidget):
             self._shown.edit_and_resend(request_id, text)
             self.transcript.to_end()
             self.focus_composer()
+
+    def _edit_of(self, request_id: str) -> tuple[str, bool]:
+        shown = self._shown
+        return ("", False) if shown is None else (shown.edits.get(request_id, ""), request_id in shown.open_edits)
+
+    def _keep_edit(self, request_id: str, text: str | None, is_open: bool) -> None:
+        if self._shown is None or self._shown.turn(request_id) is None:
+            return
+        self._shown.set_edit(request_id, text)
+        (self._shown.open_edits.add if is_open else self._shown.open_edits.discard)(request_id)
+
+    def _show_version(self, request_id: str, step: int) -> None:
+        if self._shown is not None and (name := self._shown.show_version(request_id, step)) is not None:
+            self._show_turns()
+            self.transcript.to_turn(name)
 
     def _load_more(self) -> None:
         if self._shown is not None:

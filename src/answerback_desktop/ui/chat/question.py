@@ -21,7 +21,12 @@ SHORT_CHARACTERS: Final = 1_200
 
 
 class QuestionView(BlockView):
-    """Long questions are folded. `start_edit` opens the editor; what is sent from it replaces the turn."""
+    """Long questions are folded. `start_edit` opens the editor; what is sent from it is a new version of the turn.
+
+    `edit`: an edit that was kept. Escape keeps it, Cancel does not.
+    """
+
+    edit = ""
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
@@ -35,6 +40,7 @@ class QuestionView(BlockView):
         self.editor: InputBox | None = None
         self._edit_parts: list[QWidget] = []
         self.edit_button.clicked.connect(self.start_edit)
+        self.edit_button.setVisible(not appearance.is_read_only)
         self.fold_button.clicked.connect(self._fold)
         self._show()
 
@@ -47,14 +53,15 @@ class QuestionView(BlockView):
     def tab_stops(self) -> Sequence[QWidget]:
         if self.editor is not None:
             return [self.editor, *(part for part in self._edit_parts if isinstance(part, QPushButton))]
-        return [self.copy_button, self.edit_button, *([self.fold_button] if self._is_long else [])]
+        edit = [] if self.appearance.is_read_only else [self.edit_button]
+        return [self.copy_button, *edit, *([self.fold_button] if self._is_long else [])]
 
     def take(self, segment: Segment | None) -> None:
         """A question does not change."""
 
     def set_active(self, *, is_active: bool) -> None:
         self.copy_button.reveal(is_revealed=is_active)
-        self.edit_button.reveal(is_revealed=is_active)
+        self.edit_button.reveal(is_revealed=is_active or bool(self.edit))
 
     @property
     def _is_long(self) -> bool:
@@ -94,7 +101,7 @@ class QuestionView(BlockView):
         self._bubble = QRectF(left, gap, width - left, bottom - gap)
         top = gap + max(0, min(bottom - gap - button, (bottom - gap - button) // 2))
         self.edit_button.move(left - theme.space(1) - button, top)
-        self.copy_button.move(left - theme.space(1) - 2 * button, top)
+        self.copy_button.move(left - theme.space(1) - (1 if self.appearance.is_read_only else 2) * button, top)
         return bottom + theme.space(1.5)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
@@ -108,14 +115,27 @@ class QuestionView(BlockView):
 
     # --- editing
 
-    def start_edit(self) -> None:
+    def set_edit(self, text: str, *, is_open: bool) -> None:
+        """An edit of before: its editor is open again, or its mark says that it is there."""
+        self.edit = text
+        if is_open:
+            self.start_edit(takes_focus=False)
+        self._show_mark()
+
+    def _show_mark(self) -> None:
+        texts = self.appearance.texts
+        name, colour = (texts.unsent_edit, "accent") if self.edit else (texts.edit, "text_muted")
+        self.edit_button.draw(Icon.EDIT, name, colour=colour)
+        self.edit_button.reveal(is_revealed=bool(self.edit))
+
+    def start_edit(self, *, takes_focus: bool = True) -> None:
         """Put an editor in the bubble's place."""
-        if self.editor is not None:
+        if self.editor is not None or self.appearance.is_read_only:
             return
         texts = self.appearance.texts
         editor = self.editor = InputBox(self.appearance.theme, self)
         editor.setAccessibleName(texts.edit_name)
-        editor.setPlainText(self.turn.question)
+        editor.setPlainText(self.edit or self.turn.question)
         editor.moveCursor(editor.textCursor().MoveOperation.End)
         hint = QLabel(texts.edit_hint, self)
         hint.setProperty("variant", "muted")
@@ -124,30 +144,48 @@ class QuestionView(BlockView):
         send = QPushButton(texts.edit_send, self)
         send.setProperty("variant", "primary")
         self._edit_parts = [hint, cancel, send]
-        cancel.clicked.connect(self.end_edit)
+        cancel.clicked.connect(self._cancel)
         send.clicked.connect(self._send)
         editor.submitted.connect(self._send)
         editor.escaped.connect(self.end_edit)
         editor.height_changed.connect(lambda: self.signals.height_changed.emit(self))
         editor.textChanged.connect(lambda: send.setEnabled(bool(editor.toPlainText().strip())))
+        editor.textChanged.connect(self._keep)
         self._set_reading(is_shown=False)
         for part in (editor, *self._edit_parts):
             part.show()
         self.signals.height_changed.emit(self)
-        editor.setFocus()
+        self._keep()
+        if takes_focus:
+            editor.setFocus()
 
     def end_edit(self) -> None:
-        """Show the question again as it was."""
+        """Show the question again. What was typed is kept for the next time."""
         if self.editor is None:
             return
+        self.editor.end_composition()
         for part in (self.editor, *self._edit_parts):
             part.hide()
             part.deleteLater()
         self.editor = None
         self._edit_parts = []
         self._set_reading(is_shown=True)
+        self.signals.edit_changed.emit(self.turn.request_id, self.edit or None, False)
+        self._show_mark()
         self.edit_button.setFocus()
         self.signals.height_changed.emit(self)
+
+    def _keep(self) -> None:
+        """As it is typed."""
+        if self.editor is not None:
+            text = self.editor.toPlainText()
+            self.edit = "" if text == self.turn.question else text
+            self.signals.edit_changed.emit(self.turn.request_id, text, True)
+
+    def _cancel(self) -> None:
+        if self.editor is not None:
+            self.editor.setPlainText(self.turn.question)
+            self.end_edit()
 
     def _set_reading(self, *, is_shown: bool) -> None:
         for part in (self.text, self.copy_button, self.edit_button):
@@ -155,7 +193,10 @@ class QuestionView(BlockView):
         self.fold_button.setVisible(is_shown and self._is_long)
 
     def _send(self) -> None:
-        if self.editor is None or not (text := self.editor.toPlainText()).strip():
+        if self.editor is None:
+            return
+        self.editor.end_composition()
+        if not (text := self.editor.toPlainText()).strip():
             return
         self.end_edit()
         self.signals.edited.emit(self.turn.request_id, text)

@@ -32,9 +32,9 @@ class StateLine:
     retry_in_s: int | None = None
 
 
-def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, now_ms: int) -> StateLine:
-    """The line of a turn. `now_ms`: epoch, for the countdown of a rate limit."""
-    retry = retry_in_s(turn, now_ms=now_ms)
+def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool) -> StateLine:
+    """The line of a turn."""
+    retry = turn.retry_in_s
     match turn.status:
         case TurnStatus.OUTBOX:
             return StateLine(tone=Tone.WAITING, text=texts.outbox if is_online else texts.outbox_offline)
@@ -55,14 +55,6 @@ def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, now_ms
             return StateLine(
                 tone=Tone.DONE, text=_facts(turn, texts), hint=_hint(turn, texts), cut=texts.cut if turn.is_cut else ""
             )
-
-
-def retry_in_s(turn: TurnViewModel, *, now_ms: int) -> int | None:
-    """Seconds until the question can be asked again, rounded up; None: it cannot."""
-    if not turn.can_retry:
-        return None
-    at = None if turn.failure is None else turn.failure.retry_at_ms
-    return 0 if at is None else max(0, -((now_ms - at) // 1000))
 
 
 def _facts(turn: TurnViewModel, texts: ChatTexts) -> str:

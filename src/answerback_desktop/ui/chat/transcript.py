@@ -6,7 +6,7 @@ its end, the end is the anchor.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -34,7 +34,9 @@ _VIEWS: Final = {
 
 
 class Transcript(QAbstractScrollArea):
-    """Shows turns. `signals` is what the person does with them."""
+    """Shows turns. `signals` is what the person does with them. `edit_of` says of a request which edit of its question
+    is kept, and whether its editor is open.
+    """
 
     near_start = Signal()
     pinned_changed = Signal(bool)
@@ -43,6 +45,7 @@ class Transcript(QAbstractScrollArea):
         super().__init__(parent)
         self._appearance = appearance
         self.signals = BlockSignals(self)
+        self.edit_of: Callable[[str], tuple[str, bool]] = lambda _request_id: ("", False)
         self._turns: dict[str, TurnBlocks] = {}
         self._blocks: list[Block] = []
         self._ends: list[int] = []
@@ -103,6 +106,7 @@ class Transcript(QAbstractScrollArea):
 
     def set_appearance(self, appearance: Appearance) -> None:
         """Another theme, language or size: everything is drawn again, at the same place."""
+        self.end_composition()
         self._keep_anchor()
         self._appearance = appearance
         self.setAccessibleName(appearance.texts.transcript_name)
@@ -130,6 +134,12 @@ class Transcript(QAbstractScrollArea):
             self._anchor = (next(turn.blocks), 0)
             self._set_pinned(is_pinned=False)
             self.arrange(keeps_anchor=False)
+
+    def end_composition(self) -> None:
+        """Take what is being composed in an editor into its text."""
+        for view in self.views:
+            if isinstance(view, QuestionView) and view.editor is not None:
+                view.editor.end_composition()
 
     def edit_last(self) -> bool:
         """Open the editor of the last question; whether there is one."""
@@ -290,6 +300,9 @@ class Transcript(QAbstractScrollArea):
             block.view = view
             if isinstance(view, FooterView):
                 view.set_online(is_online=self._is_online)
+            if isinstance(view, QuestionView):
+                text, is_open = self.edit_of(block.turn.request_id)
+                view.set_edit(text, is_open=is_open)
             view.take(block.segment)
             view.set_active(is_active=self._is_active(block.turn))
             _remove_from_tab_chain(view)

@@ -9,11 +9,12 @@ from PySide6.QtWidgets import QFileDialog, QWidget
 from answerback_desktop.engine.events import Exported
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.dialogs.about import AboutDialog, HelpDialog
+from answerback_desktop.ui.dialogs.conversation_dialog import ConversationDialog
 from answerback_desktop.ui.dialogs.settings_dialog import SettingsDialog
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.ui.tray import Tray
 from answerback_desktop.ui.window.toast import Toast
-from answerback_desktop.viewmodels import AppViewModel, Changes
+from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
 
 
 class Dialogs(QObject):
@@ -44,6 +45,20 @@ class Dialogs(QObject):
 
     def show_help(self, texts: Texts, theme: Theme) -> None:
         HelpDialog(texts, theme, self._window).open()
+
+    def show_conversation(self, conversation: ConversationViewModel, texts: Texts, theme: Theme) -> None:
+        """What it has of its own."""
+        ConversationDialog(self._app, conversation, texts, theme, self._window).open()
+
+    def choose_import(self, texts: Texts) -> None:
+        """A file with conversations."""
+        words = texts.window
+        folder = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.DocumentsLocation)
+        dialog = QFileDialog(self._window, words.import_title, folder, words.import_files)
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
+        dialog.fileSelected.connect(lambda path: self._app.import_file(Path(path)))
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
 
     def apply(self, changes: Changes) -> None:
         """Update open dialogs after a change."""

@@ -1,5 +1,6 @@
 """How a row of the list looks, and the box in which a title is typed."""
 
+from collections.abc import Callable, Container
 from typing import Final
 
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPointF, QRect, QRectF, QSize, Qt
@@ -16,10 +17,14 @@ _TITLE_LENGTH: Final = 200
 
 
 class ConversationDelegate(QStyledItemDelegate):
-    """Two lines: the title; below it the time, or what goes on. A badge counts answers that nobody has seen."""
+    """Two lines: the title; below it the tags and the time, or what goes on. A badge counts answers that nobody has
+    seen. Over the first conversation of a day stands the day.
+    """
 
-    def __init__(self, theme: Theme, texts: Texts, parent: QWidget) -> None:
+    def __init__(self, theme: Theme, texts: Texts, parent: QWidget, *, headed: Callable[[], Container[int]]) -> None:
+        """`headed`: the rows over which a heading stands."""
         super().__init__(parent)
+        self._headed = headed
         self.set_theme(theme)
         self.set_texts(texts)
 
@@ -28,19 +33,36 @@ class ConversationDelegate(QStyledItemDelegate):
         self._title = theme.font()
         self._title_unread = theme.font(weight=QFont.Weight.DemiBold)
         self._small = theme.font(px=theme.small_px)
+        small = QFontMetrics(self._small).height()
+        height = QFontMetrics(self._title).height() + small + theme.space(4.5)
+        self._size = QSize(80, height)
+        self._first_size = QSize(80, height + small + theme.space(2))
+        self._headed_size = QSize(80, height + small + theme.space(4))
         self._badge = theme.font(px=theme.small_px - 2, weight=QFont.Weight.DemiBold)
 
     def set_texts(self, texts: Texts) -> None:
         self._texts = texts
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:  # noqa: N802
-        lines = QFontMetrics(self._title).height() + QFontMetrics(self._small).height()
-        return QSize(80, lines + self._theme.space(4.5))
+        """Asked for each row whenever a row changes, so it only looks up."""
+        row = index.row()
+        if row not in self._headed():
+            return self._size
+        return self._first_size if row == 0 else self._headed_size
+
+    def _heading_height(self, index: Index) -> int:
+        return self.sizeHint(QStyleOptionViewItem(), index).height() - self._size.height()
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        box = option.rect.adjusted(0, 1, 0, -1)
+        heading = self._heading_height(index)
+        if heading:
+            small = QFontMetrics(self._small).height()
+            line = QRect(option.rect.left(), option.rect.top() + heading - small - self._theme.space(1), 0, small)
+            line = line.adjusted(self._theme.space(3), 0, option.rect.width() - self._theme.space(6), 0)
+            self._draw(painter, line, self._badge, self._theme.colour("text_muted"), str(index.data(Role.HEADING)))
+        box = option.rect.adjusted(0, 1 + heading, 0, -1)
         self._paint_ground(painter, option, box)
         inner = box.adjusted(
             self._theme.space(3), self._theme.space(1.5), -self._theme.space(3), -self._theme.space(1.5)
@@ -121,5 +143,5 @@ class ConversationDelegate(QStyledItemDelegate):
     def updateEditorGeometry(self, editor: QWidget, option: QStyleOptionViewItem, index: Index) -> None:  # noqa: N802
         """As high as a line wants to be, in the middle of the row."""
         height = editor.sizeHint().height()
-        box = option.rect.adjusted(self._theme.space(1), 0, -self._theme.space(1), 0)
+        box = option.rect.adjusted(self._theme.space(1), self._heading_height(index), -self._theme.space(1), 0)
         editor.setGeometry(box.left(), box.center().y() - height // 2, box.width(), height)

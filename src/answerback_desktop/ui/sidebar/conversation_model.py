@@ -1,7 +1,7 @@
 """The list of conversations as Qt's model: what a row says, and the fewest changes from one order to the next."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from enum import IntEnum
 from typing import Any, Final
 
@@ -25,6 +25,10 @@ _RESET_ABOVE: Final = 64
 """More rows than this that changed places are one new list, not that many moves."""
 
 
+_QUARTER_MS: Final = 15 * 60 * 1000
+"""Of an hour: the days of all time zones begin with one."""
+
+
 class Role(IntEnum):
     """What the delegate asks for, besides Qt's own roles."""
 
@@ -33,6 +37,8 @@ class Role(IntEnum):
     NOTE = Qt.ItemDataRole.UserRole + 2
     UNREAD = Qt.ItemDataRole.UserRole + 3
     IS_STREAMING = Qt.ItemDataRole.UserRole + 4
+    HEADING = Qt.ItemDataRole.UserRole + 5
+    """What stands over the row: a day, where another one than that of the row above begins."""
 
 
 class ConversationListModel(QAbstractListModel):
@@ -43,11 +49,15 @@ class ConversationListModel(QAbstractListModel):
         self._rows: list[ConversationViewModel] = []
         self._row_of: dict[str, int] = {}
         self._is_online = False
+        self.headings: dict[int, str] = {}
+        self._today = date.min
+        self._days: dict[int, str] = {}
         self.set_texts(texts)
 
     def set_texts(self, texts: Texts) -> None:
         self._texts = texts
         self._locale = QLocale(texts.locale)
+        self._days = {}
         self.touch()
 
     def set_online(self, is_online: bool) -> None:
@@ -61,8 +71,11 @@ class ConversationListModel(QAbstractListModel):
     def show(self, conversations: Sequence[ConversationViewModel]) -> None:
         """A new order or set. Rows that stay keep their selection and the view its place."""
         wanted = list(conversations)
-        if wanted == self._rows:
-            return
+        if wanted != self._rows:
+            self._change(wanted)
+        self._head()
+
+    def _change(self, wanted: list[ConversationViewModel]) -> None:
         if self._distance(wanted) > _RESET_ABOVE:
             self.beginResetModel()
             self._rows = wanted
@@ -89,6 +102,7 @@ class ConversationListModel(QAbstractListModel):
 
     def touch(self) -> None:
         """Every row says something else now: another day, another language."""
+        self._head()
         if self._rows:
             self.dataChanged.emit(self.index(0), self.index(len(self._rows) - 1))
 
@@ -122,6 +136,40 @@ class ConversationListModel(QAbstractListModel):
 
     def _index(self) -> None:
         self._row_of = {conversation.conversation_id: row for row, conversation in enumerate(self._rows)}
+
+    def _head(self) -> None:
+        """Find the rows over which a heading stands; the view lays out again what changed."""
+        if (today := datetime.now().date()) != self._today:
+            self._today, self._days = today, {}
+        above, found = "", dict[int, str]()
+        for row, conversation in enumerate(self._rows):
+            section = self._section(conversation)
+            if section and section != above:
+                found[row] = section
+            above = section
+        if found != self.headings:
+            self.headings = found
+            self.layoutChanged.emit()
+
+    def _section(self, conversation: ConversationViewModel) -> str:
+        at_ms = conversation.updated_at_ms
+        if at_ms is None:
+            return ""
+        if conversation.traits.is_pinned:
+            return self._texts.window.pinned
+        quarter = at_ms // _QUARTER_MS
+        if quarter not in self._days:
+            self._days[quarter] = self._day(datetime.fromtimestamp(at_ms / 1000).date())
+        return self._days[quarter]
+
+    def _day(self, day: date) -> str:
+        words, days = self._texts.window, (self._today - day).days
+        for limit, name in ((0, words.today), (1, words.yesterday), (6, words.past_week), (29, words.past_month)):
+            if days <= limit:
+                return name
+        if self._locale.language() == QLocale.Language.Korean:
+            return f"{day.year}년 {day.month}월"
+        return self._locale.toString(QDate(day.year, day.month, 1), "MMMM yyyy")
 
     # --- Qt's questions
 
@@ -162,6 +210,8 @@ class ConversationListModel(QAbstractListModel):
                 return self._time(conversation)
             case Role.NOTE:
                 return self._note(conversation)
+            case Role.HEADING:
+                return self.headings.get(index.row(), "")
             case Role.UNREAD:
                 return conversation.unread
             case Role.IS_STREAMING:
@@ -173,11 +223,15 @@ class ConversationListModel(QAbstractListModel):
         return conversation.title or self._texts.window.untitled
 
     def _time(self, conversation: ConversationViewModel) -> str:
+        """When it was used last, behind its tags."""
         at_ms = conversation.updated_at_ms
         if at_ms is None:
             return ""
-        now = datetime.now()
-        return when(at_ms, now=now, locale=self._locale, yesterday=self._texts.window.yesterday)
+        return " ".join([*(f"#{tag}" for tag in conversation.traits.tags), self.time_of(at_ms)])
+
+    def time_of(self, at_ms: int) -> str:
+        """A moment, as short as it can be."""
+        return when(at_ms, now=datetime.now(), locale=self._locale, yesterday=self._texts.window.yesterday)
 
     def _note(self, conversation: ConversationViewModel) -> str:
         """The second line, if it is more than the time."""

@@ -1,5 +1,6 @@
 """The sidebar: a new conversation, the search, the list, and what can be done to one conversation."""
 
+from collections.abc import Callable
 from typing import Final
 
 from PySide6.QtCore import QEvent, QModelIndex, QObject, QPoint, QSize, Qt, QTimer, Signal
@@ -36,12 +37,17 @@ class Sidebar(QFrame):
     """Shows `app.conversations`.
 
     Signals: `new_wanted()`; `opened(conversation_id, request_id)`: the request is "" except for a search hit;
-    `delete_wanted(conversation)`; `settings_wanted()`; `help_wanted()`; `hide_wanted()`.
+    `settled()`: the person has chosen a row and will not go on to the next one; `delete_wanted(conversation)`;
+    `details_wanted(conversation)`: its tags and instructions; `import_wanted()`; `settings_wanted()`; `help_wanted()`;
+    `hide_wanted()`.
     """
 
     new_wanted = Signal()
     opened = Signal(str, str)
+    settled = Signal()
     delete_wanted = Signal(object)
+    details_wanted = Signal(object)
+    import_wanted = Signal()
     settings_wanted = Signal()
     help_wanted = Signal()
     hide_wanted = Signal()
@@ -75,7 +81,6 @@ class Sidebar(QFrame):
         self._model = ConversationListModel(self._texts, self)
         self.list = _list()
         self.list.setModel(self._model)
-        self.list.setUniformItemSizes(True)
         self.list.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self._results = SearchResultModel(self._title_of, self._texts, self)
         self.results = _list()
@@ -84,6 +89,9 @@ class Sidebar(QFrame):
         self._stack = QStackedWidget()
         for page in (self.list, self.results, self._empty):
             self._stack.addWidget(page)
+        self.archive_button = QPushButton()
+        self.archive_button.setProperty("variant", "quiet")
+        self.menu_button = QToolButton()
         self.settings_button = QToolButton()
         self.help_button = QToolButton()
 
@@ -94,10 +102,12 @@ class Sidebar(QFrame):
         self._bottom = QHBoxLayout()
         self._bottom.addWidget(self.settings_button)
         self._bottom.addStretch(1)
+        self._bottom.addWidget(self.menu_button)
         self._bottom.addWidget(self.help_button)
         self._column = QVBoxLayout(self)
         self._column.addLayout(self._top)
         self._column.addWidget(self.search_box)
+        self._column.addWidget(self.archive_button)
         self._column.addWidget(self._stack, 1)
         self._column.addLayout(self._bottom)
         self.setMinimumWidth(200)
@@ -107,6 +117,8 @@ class Sidebar(QFrame):
         self.hide_button.clicked.connect(self.hide_wanted)
         self.settings_button.clicked.connect(self.settings_wanted)
         self.help_button.clicked.connect(self.help_wanted)
+        self.menu_button.clicked.connect(self._show_list_menu)
+        self.archive_button.clicked.connect(lambda: self.show_archive(False))
         self.search_box.textChanged.connect(self._search_typed)
         self.search_box.installEventFilter(self)
         self.list.installEventFilter(self)
@@ -115,6 +127,7 @@ class Sidebar(QFrame):
         self._day_timer.timeout.connect(self._model.touch)
         self._day_timer.start()
         self.list.selectionModel().currentChanged.connect(self._row_chosen)
+        self.list.clicked.connect(self.settled)
         self.list.customContextMenuRequested.connect(self._show_menu)
         self.results.clicked.connect(self._hit_chosen)
         self.results.activated.connect(self._hit_chosen)
@@ -133,13 +146,17 @@ class Sidebar(QFrame):
             (self.hide_button, Icon.SIDEBAR, muted),
             (self.settings_button, Icon.SETTINGS, muted),
             (self.help_button, Icon.HELP, muted),
+            (self.menu_button, Icon.MORE, muted),
+            (self.archive_button, Icon.CHEVRON_LEFT, muted),
         ):
             button.setIcon(icon(drawing, colour, size))
             button.setIconSize(QSize(size, size))
         self.settings_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._search_icon.setIcon(icon(Icon.SEARCH, muted, theme.space(4)))
         self._clear_action.setIcon(icon(Icon.CLOSE, muted, theme.space(4)))
-        self.list.setItemDelegate(ConversationDelegate(theme, self._texts, self.list))
+        self.list.setItemDelegate(
+            ConversationDelegate(theme, self._texts, self.list, headed=lambda: self._model.headings)
+        )
         self.results.setItemDelegate(SearchResultDelegate(theme, self._texts, self.results))
         self.setStyleSheet(
             f"#sidebar {{ background: {theme.colours.window}; border: none; "
@@ -162,6 +179,10 @@ class Sidebar(QFrame):
         self.settings_button.setText(" " + words.settings)
         self.help_button.setToolTip(words.help)
         self.help_button.setAccessibleName(words.help)
+        self.menu_button.setToolTip(words.list_menu)
+        self.menu_button.setAccessibleName(words.list_menu)
+        self.archive_button.setText(" " + words.archived)
+        self.archive_button.setToolTip(words.leave_archive)
         self._model.set_texts(texts)
         self._results.set_texts(texts)
         for view in (self.list, self.results):
@@ -186,6 +207,7 @@ class Sidebar(QFrame):
     def refresh(self) -> None:
         """Show the list as it is now, the current conversation chosen."""
         self._model.show(self._app.conversations)
+        self.archive_button.setVisible(self._app.shows_archive)
         self.mark_current()
         self._show_page()
 
@@ -226,7 +248,10 @@ class Sidebar(QFrame):
             self._turn_to(self.results if found.hits else self._empty, words.found_nothing, hint)
             return
         page = self.list if self._model.rowCount() else self._empty
-        self._turn_to(page, words.no_conversations, words.no_conversations_hint)
+        if self._app.shows_archive:
+            self._turn_to(page, words.no_archive, words.no_archive_hint)
+        else:
+            self._turn_to(page, words.no_conversations, words.no_conversations_hint)
 
     def _turn_to(self, page: QWidget, title: str, hint: str) -> None:
         self._empty_title.setText(title)
@@ -273,6 +298,43 @@ class Sidebar(QFrame):
         hit = index.data(HitRole.HIT)
         if hit is not None:
             self.opened.emit(hit.conversation_id, hit.request_id or "")
+            self.settled.emit()
+
+    # --- what a person does with all of them
+
+    def show_archive(self, is_shown: bool) -> None:
+        """The conversations of the archive, or the others again."""
+        self.clear_search()
+        self._app.show_archive(is_shown)
+        self.refresh()
+
+    def list_menu(self, parent: QWidget) -> QMenu:
+        """Everything that can be done with all conversations."""
+        words, menu, app = self._texts.window, QMenu(parent), self._app
+        self._add(menu, words.export_all_markdown, Icon.EXPORT, lambda: app.export_all(ExportFormat.MARKDOWN))
+        self._add(menu, words.export_all_json, Icon.EXPORT, lambda: app.export_all(ExportFormat.JSON))
+        self._add(menu, words.import_file, Icon.DOWN, self.import_wanted.emit).setEnabled(not app.is_kept)
+        menu.addSeparator()
+        self._add(menu, words.show_archive, Icon.ARCHIVE, lambda: self.show_archive(True))
+        if app.kept:
+            kept_menu = menu.addMenu(icon(Icon.CLOCK, self._theme.colours.text_muted, self._theme.space(4)), words.kept)
+            for one in app.kept:
+                form = words.kept_copy if one.is_copy else words.kept_store
+                text = form.format(count=one.conversations, time=self._model.time_of(one.changed_at_ms))
+                kept_menu.addAction(text).triggered.connect(lambda _on=False, name=one.name: app.open_kept(name))
+        return menu
+
+    def _add(self, menu: QMenu, text: str, drawing: Icon, act: Callable[[], object]) -> QAction:
+        action = menu.addAction(icon(drawing, self._theme.colours.text_muted, self._theme.space(4)), text)
+        action.triggered.connect(lambda _checked=False: act())
+        return action
+
+    def _show_list_menu(self) -> None:
+        menu = self.list_menu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        menu.popup(self.menu_button.mapToGlobal(QPoint(0, -menu.sizeHint().height())))
+
+    # --- what a person does with one
 
     def rename(self, conversation_id: str) -> None:
         self.clear_search()
@@ -284,21 +346,23 @@ class Sidebar(QFrame):
 
     def menu_for(self, conversation: ConversationViewModel, parent: QWidget) -> QMenu:
         """Everything that can be done to one conversation."""
-        words, menu = self._texts.window, QMenu(parent)
+        words, menu, traits = self._texts.window, QMenu(parent), conversation.traits
         has_record = conversation.record is not None
+        pin = words.unpin if traits.is_pinned else words.pin
+        archive = words.unarchive if traits.is_archived else words.archive
         actions = (
             (words.rename, Icon.EDIT, lambda: self.rename(conversation.conversation_id), has_record),
+            (pin, Icon.PIN, lambda: conversation.set_traits(is_pinned=not traits.is_pinned), has_record),
+            (words.conversation_settings, Icon.TAG, lambda: self.details_wanted.emit(conversation), True),
             (words.export_markdown, Icon.EXPORT, lambda: conversation.export(ExportFormat.MARKDOWN), has_record),
             (words.export_json, Icon.EXPORT, lambda: conversation.export(ExportFormat.JSON), has_record),
+            (archive, Icon.ARCHIVE, lambda: conversation.set_traits(is_archived=not traits.is_archived), has_record),
             (words.delete, Icon.TRASH, lambda: self.delete_wanted.emit(conversation), True),
         )
         for text, drawing, act, is_enabled in actions:
             if drawing is Icon.TRASH:
                 menu.addSeparator()
-            colour = self._theme.colours.text_muted
-            action = menu.addAction(icon(drawing, colour, self._theme.space(4)), text)
-            action.setEnabled(is_enabled)
-            action.triggered.connect(lambda _checked=False, act=act: act())
+            self._add(menu, text, drawing, act).setEnabled(is_enabled)
         return menu
 
     def _show_menu(self, place: QPoint) -> None:
@@ -342,6 +406,7 @@ class Sidebar(QFrame):
             self.rename(conversation.conversation_id)
         elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
             self.opened.emit(conversation.conversation_id, "")
+            self.settled.emit()
         else:
             return False
         return True

@@ -20,6 +20,7 @@ class Icon(StrEnum):
     EDIT = '<path d="M4.5 19.5 5.6 15 16 4.6a1.9 1.9 0 0 1 2.7 0l.7.7a1.9 1.9 0 0 1 0 2.7L9 18.4zM14 6.6l3.4 3.4"/>'
     DOWN = '<path d="M12 5v14M5.5 12.5 12 19l6.5-6.5"/>'
     CHEVRON_DOWN = '<path d="m6.5 9.5 5.5 5.5 5.5-5.5"/>'
+    CHEVRON_LEFT = '<path d="M14.5 6.5 9 12l5.5 5.5"/>'
     CHEVRON_RIGHT = '<path d="m9.5 6.5 5.5 5.5-5.5 5.5"/>'
     CLOSE = '<path d="m6.5 6.5 11 11M17.5 6.5l-11 11"/>'
     WARNING = '<path d="M12 4.5 3.5 19h17zM12 10v4M12 16.6v.1"/>'
@@ -38,6 +39,9 @@ class Icon(StrEnum):
     CHAT = '<path d="M5.5 5h13A1.5 1.5 0 0 1 20 6.5v9a1.5 1.5 0 0 1-1.5 1.5H11l-4.5 3.5V17h-1A1.5 1.5 0 0 1 4 15.5v-9A1.5 1.5 0 0 1 5.5 5z"/>'  # noqa: E501
     HELP = '<circle cx="12" cy="12" r="8"/><path d="M9.7 9.6a2.4 2.4 0 1 1 3.4 2.6c-.7.3-1.1.8-1.1 1.5M12 16.4v.1"/>'
     TABLE = '<rect x="4" y="5" width="16" height="14" rx="2"/><path d="M4 10h16M10 10v9"/>'
+    PIN = '<path d="M9 4.5h6l-.8 6 3.3 3.5h-11l3.3-3.5zM12 14v5.5"/>'
+    ARCHIVE = '<rect x="4" y="5" width="16" height="4.5" rx="1.5"/><path d="M5.5 9.5V17a2 2 0 0 0 2 2h9a2 2 0 0 0 2-2V9.5M10 13h4"/>'  # noqa: E501
+    TAG = '<path d="M4.5 5.5v6l8 8 7-7-8-8h-6a1 1 0 0 0-1 1zM8.5 9v.1"/>'
     USER = '<circle cx="12" cy="8.5" r="3.7"/><path d="M5 19.5c.8-3.4 3.6-5.2 7-5.2s6.2 1.8 7 5.2"/>'
 
 

@@ -3,14 +3,13 @@
 from PySide6.QtCore import QPoint, QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
-from answerback.clock import epoch_ms
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels import AppViewModel
 
 
-def headline(app: AppViewModel, texts: Texts, now_ms: int) -> str:
+def headline(app: AppViewModel, texts: Texts) -> str:
     """The state of the connection in a few words: with the round trip, or the seconds until the next try."""
     words, connection = texts.status, app.connection
     match connection.status:
@@ -21,7 +20,7 @@ def headline(app: AppViewModel, texts: Texts, now_ms: int) -> str:
         case ConnectionStatus.CONNECTING:
             return words.connecting
         case ConnectionStatus.OFFLINE:
-            seconds = connection.retry_in_s(now_ms)
+            seconds = connection.retry_in_s
             return words.retry_in.format(seconds=seconds) if seconds else words.offline
         case ConnectionStatus.SIGNED_OUT:
             return words.signed_out
@@ -65,7 +64,7 @@ class ConnectionIndicator(QToolButton):
 
     def refresh(self) -> None:
         connection = self._app.connection
-        text = headline(self._app, self._texts, epoch_ms())
+        text = headline(self._app, self._texts)
         size = self._theme.space(4)
         self.setIconSize(QSize(size, size))
         self.setIcon(icon(Icon.ONLINE if connection.is_online else Icon.OFFLINE, self._colour(), size))
@@ -156,7 +155,7 @@ class ConnectionDetails(QFrame):
 
     def refresh(self) -> None:
         connection, words = self._app.connection, self._texts.status
-        self._title.setText(headline(self._app, self._texts, epoch_ms()))
+        self._title.setText(headline(self._app, self._texts))
         self._reason.setText(words.reasons[connection.reason])
         self._reason.setVisible(connection.reason is not ConnectionReason.NONE)
         limits, pending = connection.limits, self._waiting()

@@ -1,8 +1,8 @@
 """The line above the chat: which conversation, which model, how the connection is."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
-import msgspec
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
@@ -107,12 +107,15 @@ class Header(QFrame):
         self.indicator.set_short(is_narrow)
 
     def _refresh_models(self) -> None:
-        models, chosen = self._app.connection.models, self._app.settings.model
-        if (models, chosen) == self._models_shown:
+        """The model of this conversation; its default is that of the settings, or else of the server."""
+        models, current = self._app.connection.models, self._app.current
+        chosen = None if current is None else current.traits.model
+        usual = self._app.settings.model or (models[0] if models else None)
+        if (models, chosen, usual, current is None) == self._models_shown:
             return
-        self._models_shown = (models, chosen)
+        self._models_shown = (models, chosen, usual, current is None)
         words = self._texts.window
-        default = words.model_default_named.format(model=models[0]) if models else words.model_default
+        default = words.model_default if usual is None else words.model_default_named.format(model=usual)
         menu = QMenu(self.model_button)
         group = QActionGroup(menu)
         choices: list[tuple[str, str | None]] = [(default, None), *((model, model) for model in models)]
@@ -128,15 +131,17 @@ class Header(QFrame):
         self.model_button.setMenu(menu)
         if old is not None:
             old.deleteLater()
-        shown = chosen or (models[0] if models else words.model_default)
+        shown = chosen or usual or words.model_default
         metrics = QFontMetrics(self.model_button.font())
         self.model_button.setText(metrics.elidedText(shown, Qt.TextElideMode.ElideMiddle, self._theme.space(44)))
         self.model_button.setToolTip(f"{words.model_name}: {shown}")
         self.model_button.setAccessibleName(f"{words.model_name}: {shown}")
-        self.model_button.setVisible(bool(models) or chosen is not None)
+        has_choice = current is not None and not self._app.is_kept
+        self.model_button.setVisible(has_choice and (bool(models) or chosen is not None))
 
     def _choose(self, model: str | None) -> None:
-        self._app.change_settings(msgspec.structs.replace(self._app.settings, model=model))
+        if self._app.current is not None:
+            self._app.current.set_traits(model=model)
 
 
 class ElidedLabel(QWidget):
@@ -171,21 +176,27 @@ class ElidedLabel(QWidget):
         painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), shown)
 
 
+Choice: TypeAlias = tuple[str, Callable[[], object]]
+"""A button's text, and what it does."""
+
+
 class Banner(QFrame):
     """Hidden until it has something to say."""
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setProperty("variant", "banner")
-        self._act: Callable[[], None] | None = None
+        self._choices: tuple[Choice, ...] = ()
         self.text = QLabel()
         self.text.setTextFormat(Qt.TextFormat.PlainText)
         self.text.setWordWrap(True)
-        self.button = QPushButton()
-        self.button.clicked.connect(self._pressed)
+        self.button, self.second_button = QPushButton(), QPushButton()
+        self.button.clicked.connect(lambda: self._pressed(0))
+        self.second_button.clicked.connect(lambda: self._pressed(1))
         self._row = QHBoxLayout(self)
         self._row.addWidget(self.text, 1)
         self._row.addWidget(self.button)
+        self._row.addWidget(self.second_button)
         self.set_theme(theme)
         self.hide()
 
@@ -193,14 +204,14 @@ class Banner(QFrame):
         self._row.setContentsMargins(theme.space(3), theme.space(1.5), theme.space(1.5), theme.space(1.5))
         self._row.setSpacing(theme.space(3))
 
-    def say(self, text: str, action: str = "", act: Callable[[], None] | None = None) -> None:
-        """Show this; an empty text hides it."""
-        self._act = act
+    def say(self, text: str, *choices: Choice) -> None:
+        """Show this with at most two buttons; an empty text hides it."""
+        self._choices = choices
         self.text.setText(text)
-        self.button.setText(action)
-        self.button.setVisible(bool(action) and act is not None)
+        for number, button in enumerate((self.button, self.second_button)):
+            button.setText(choices[number][0] if number < len(choices) else "")
+            button.setVisible(number < len(choices))
         self.setVisible(bool(text))
 
-    def _pressed(self) -> None:
-        if self._act is not None:
-            self._act()
+    def _pressed(self, number: int) -> None:
+        self._choices[number][1]()

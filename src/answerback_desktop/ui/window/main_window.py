@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, Signal
-from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShowEvent
+from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeySequence, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QVBoxLayout, QWidget
 
 from answerback_desktop.settings import Settings
@@ -87,6 +87,9 @@ class MainWindow(QMainWindow):
     def _connect(self) -> None:
         self.sidebar.new_wanted.connect(self.new_conversation)
         self.sidebar.opened.connect(self.open_conversation)
+        self.sidebar.settled.connect(self.chat.focus_composer)
+        self.sidebar.details_wanted.connect(self._show_details)
+        self.sidebar.import_wanted.connect(self._import)
         self.sidebar.delete_wanted.connect(self.delete_conversation)
         self.sidebar.settings_wanted.connect(self.show_settings)
         self.sidebar.help_wanted.connect(self.show_help)
@@ -166,7 +169,8 @@ class MainWindow(QMainWindow):
             self.header.refresh()
         if changes.current and not changes.everything and current is None:
             self._begin()
-        if changes.connection or changes.sign_in or changes.gateway or changes.everything or changes.list:
+        is_told = changes.notices or bool(changes.conversations)
+        if changes.connection or changes.sign_in or changes.gateway or changes.everything or changes.list or is_told:
             self._refresh_screen()
             self.toasts.place()
         if changes.settings:
@@ -211,19 +215,32 @@ class MainWindow(QMainWindow):
 
     def _refresh_banner(self, screen: Screen) -> None:
         words, app = self._texts.status, self._app
+        if app.is_kept:
+            self.banner.say(words.kept, (words.leave_kept, lambda: app.open_kept(None)))
+            return
+        if app.other_store is not None:
+            kept = next((one.name for one in app.kept if not one.is_copy), None)
+            show = [] if kept is None else [(words.show_kept, lambda: app.open_kept(kept))]
+            self.banner.say(words.other_store.format_map(app.other_store.facts), *show, (words.go_on, self._go_on))
+            return
+        if app.missing:
+            keep, remove = (lambda: app.settle_missing(keep=True)), (lambda: app.settle_missing(keep=False))
+            choices = ((words.remove_lost, remove), (words.keep_lost, keep))
+            self.banner.say(words.lost.format(count=app.missing), *choices)
+            return
         match screen:
             case Screen.OFFER:
                 self.banner.say(
-                    words.nobody_answers.format(url=app.settings.server_url), words.start, app.start_gateway
+                    words.nobody_answers.format(url=app.settings.server_url), (words.start, app.start_gateway)
                 )
             case Screen.STARTING:
                 self.banner.say(words.starting_title)
             case Screen.START_FAILED:
-                self.banner.say(words.gateway_stopped, words.start, app.start_gateway)
+                self.banner.say(words.gateway_stopped, (words.start, app.start_gateway))
             case Screen.SIGN_IN:
-                self.banner.say(words.welcome_signin_title, words.sign_in, app.start_sign_in)
+                self.banner.say(words.welcome_signin_title, (words.sign_in, app.start_sign_in))
             case Screen.BROWSER:
-                self.banner.say(words.browser_title, words.cancel, app.cancel_sign_in)
+                self.banner.say(words.browser_title, (words.cancel, app.cancel_sign_in))
             case _:
                 self.banner.say("")
 
@@ -261,11 +278,6 @@ class MainWindow(QMainWindow):
         text = words.deleted.format(title=title if len(title) <= 60 else title[:59] + "…")
         undo = lambda: self._app.undo_delete(conversation.conversation_id)  # noqa: E731
         self.say(Toast(text=text, action=words.undo, act=undo))
-
-    def stop_answer(self) -> None:
-        """Stop what the current conversation is answering."""
-        if self._app.current is not None:
-            self._app.current.stop_all()
 
     def search(self) -> None:
         """The cursor into the search box, the sidebar in sight."""
@@ -322,6 +334,16 @@ class MainWindow(QMainWindow):
         settings = msgspec.structs.replace(self._app.settings, font_size=min(21, max(9, size)))
         self._app.change_settings(settings)
 
+    def _go_on(self) -> None:
+        self._app.other_store = None
+        self._refresh_screen()
+
+    def _show_details(self, conversation: ConversationViewModel) -> None:
+        self.dialogs.show_conversation(conversation, self._texts, self._theme)
+
+    def _import(self) -> None:
+        self.dialogs.choose_import(self._texts)
+
     def _show_more(self) -> None:
         if self._app.current is not None:
             menu = self.sidebar.menu_for(self._app.current, self)
@@ -366,13 +388,6 @@ class MainWindow(QMainWindow):
         self.right.setVisible(not (self._is_narrow and is_list_shown))
         self.header.set_sidebar_shown(is_list_shown)
         self.header.set_narrow(self._is_narrow)
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
-        """Escape, when nothing in the window had a use for it, stops the answer."""
-        if event.key() == Qt.Key.Key_Escape:
-            self.stop_answer()
-        else:
-            super().keyPressEvent(event)
 
     def changeEvent(self, event: QEvent) -> None:  # noqa: N802
         """In front or not: only what is in front is read."""

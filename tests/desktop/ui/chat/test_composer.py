@@ -95,6 +95,19 @@ def test_it_grows_to_eight_lines_and_then_scrolls(composer: Composer) -> None:
     assert composer.height() == heights[0]
 
 
+def test_send_by_mouse_takes_the_syllable_with_it(composer: Composer, qtbot: QtBot) -> None:
+    sent: list[str] = []
+    composer.sent.connect(sent.append)
+    compose(composer, "", commit="반갑")
+    compose(composer, "다")
+    qtbot.mouseClick(composer.button, Qt.MouseButton.LeftButton)
+    assert sent == ["반갑다"]
+    composer.set_text("")
+    compose(composer, "")
+    compose(composer, "", commit="다")
+    assert composer.text == "", "it comes late, and was sent"
+
+
 def test_what_is_too_long_is_reported_and_not_sent(composer: Composer, qtbot: QtBot) -> None:
     composer.set_limit(ENVELOPE_BYTES + 4_000)
     composer.set_text("한" * 1_333)  # 3,999 bytes

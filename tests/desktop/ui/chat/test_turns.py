@@ -1,6 +1,7 @@
 """What each state of a turn says and offers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -16,6 +17,7 @@ from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.question import QuestionView
 from answerback_desktop.ui.chat.state_line import StateLine, Tone, state_line
+from answerback_desktop.viewmodels import countdown
 from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.turn import TurnViewModel
 from chat_samples import CHAT_EN, CHAT_KO, Recorder, turn
@@ -25,11 +27,20 @@ NOW_MS = 1_700_000_000_000
 
 
 def line(model: TurnViewModel, *, is_online: bool = True, texts: ChatTexts = CHAT_EN) -> StateLine:
-    return state_line(model, texts, is_online=is_online, now_ms=NOW_MS)
+    return state_line(model, texts, is_online=is_online)
 
 
 def of(record: Turn) -> TurnViewModel:
     return TurnViewModel(record)
+
+
+class Clock:
+    """The two clocks of a countdown."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.epoch_ms, self.monotonic = NOW_MS, 100.0
+        monkeypatch.setattr(countdown, "epoch_ms", lambda: self.epoch_ms)
+        monkeypatch.setattr(countdown.time, "monotonic", lambda: self.monotonic)
 
 
 def failed(code: FailureCode, *, is_retryable: bool, retry_at_ms: int | None = None) -> Turn:
@@ -74,9 +85,21 @@ def test_every_failure_is_a_sentence(code: FailureCode, texts: ChatTexts) -> Non
 
 
 @pytest.mark.parametrize(("after_ms", "seconds"), [(-5_000, 0), (0, 0), (1, 1), (1_000, 1), (22_500, 23)])
-def test_the_countdown_of_a_rate_limit(after_ms: int, seconds: int) -> None:
-    record = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=NOW_MS + after_ms)
+def test_the_countdown_of_a_rate_limit(after_ms: int, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    record = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=clock.epoch_ms + after_ms)
     assert line(of(record)).retry_in_s == seconds
+
+
+def test_a_clock_that_is_set_changes_no_countdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    record = failed(FailureCode.RATE_LIMITED, is_retryable=True, retry_at_ms=clock.epoch_ms + 45_000)
+    record = replace(record, answered_at_ms=clock.epoch_ms)
+    model = of(record)
+    clock.epoch_ms -= 3_600_000
+    clock.monotonic += 5.0
+    assert line(model).retry_in_s == 40
+    assert line(of(record)).retry_in_s == 45, "shown again, it knows how long it was"
 
 
 # --- the widgets
@@ -143,6 +166,27 @@ def test_a_new_state_is_reported_to_screen_readers(opened: Opened) -> None:
     pane.apply(app.apply([TurnChanged(failed(FailureCode.TIMEOUT, is_retryable=True))]))
     pane.flush()
     assert footer(pane).accessibleName() == CHAT_EN.failures[FailureCode.TIMEOUT]
+
+
+def test_the_versions_of_a_turn_are_paged_through(opened: Opened) -> None:
+    old = replace(turn("r1", "Old?", "old"), superseded_by="r2")
+    pane, _, recorder = opened(old, replace(turn("r2", "New?", "new"), replaces="r1"))
+    view = footer(pane)
+    assert view.version_label.text() == "2/2"
+    assert offers(view) == ["Earlier version", "Copy", "Regenerate the answer"]
+    view.earlier_button.click()
+    assert question(pane).text.toPlainText() == "Old?"
+    assert (footer(pane).version_label.text(), offers(footer(pane))[0]) == ("1/2", "Later version")
+    footer(pane).again_button.click()
+    ((_, _, text, replaces),) = recorder.named("ask")
+    assert (text, replaces) == ("Old?", "r1")
+    footer(pane).later_button.click()
+    assert question(pane).text.toPlainText() == "New?"
+
+
+def test_one_version_has_no_arrows(opened: Opened) -> None:
+    pane, _, _ = opened(turn("r1", "q", "a"))
+    assert footer(pane).version_label.isHidden()
 
 
 def test_edit_and_send_again(opened: Opened, qtbot: QtBot) -> None:

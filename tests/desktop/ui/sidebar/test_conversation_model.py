@@ -2,11 +2,12 @@
 
 import dataclasses
 import random
+from datetime import datetime, timedelta
 
 import pytest
 from PySide6.QtCore import QPersistentModelIndex, Qt
 
-from answerback_desktop.records import Conversation, Turn, TurnStatus
+from answerback_desktop.records import Conversation, Traits, Turn, TurnStatus
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import texts_of
 from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel, Role
@@ -102,3 +103,25 @@ def test_a_title_is_typed_in_place(model):
     for typed in ("  ", "old", " a  new\tname "):
         model.setData(row, typed)
     assert commands.of("rename") == [("old", "a new name")]
+
+
+def test_days_stand_over_their_first_conversation(model):
+    now_ms = round(datetime.now().timestamp() * 1000)
+    day_ms = 24 * 3600 * 1000
+    rows = [conversation(name) for name in ("pinned", "today", "too", "week", "month", "long ago")]
+    ages = (400, 0, 0, 4, 20, 800)
+    for one, days in zip(rows, ages, strict=True):
+        one.record = dataclasses.replace(one.record, updated_at_ms=now_ms - days * day_ms)
+    rows[0].traits = Traits(is_pinned=True, tags=("work",))
+    changed = []
+    model.layoutChanged.connect(lambda: changed.append(1))
+    model.show(rows)
+    shown = [model.index(row).data(Role.HEADING) for row in range(6)]
+    assert shown[:5] == ["Pinned", "Today", "", "Past 7 days", "Past 30 days"]
+    assert shown[5].endswith(str((datetime.now() - timedelta(days=800)).year))
+    assert changed == [1]
+    assert model.index(0).data(Role.TIME).startswith("#work ")
+    model.show(rows[2:])
+    assert model.index(0).data(Role.HEADING) == "Today"
+    model.set_texts(texts_of(Language.KOREAN, system_locale="ko-KR"))
+    assert model.index(0).data(Role.HEADING) == "오늘"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from PySide6.QtCore import Qt
+from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QLabel, QLineEdit
 
 from answerback_desktop.engine.events import ConnectionStatus
@@ -251,7 +252,7 @@ def test_stop_and_drafts(open_app, gateway):
     person.until(lambda: other.pending == 0)
     person.window.open_conversation(conversation.conversation_id)
     assert person.window.chat.composer.box.toPlainText() == "what I was about to ask"
-    person.window.stop_answer()
+    QTest.keyClick(person.window.chat.composer.box, Qt.Key.Key_Escape)
     person.until(lambda: conversation.pending == 0)
     rows = person.window.sidebar.list.model()
     note = rows.index(person.titles().index("endless"), 0).data(Role.NOTE)

@@ -1,13 +1,16 @@
 """Keys, notifications, the tray, what is kept: how the app behaves on a desktop."""
 
+import dataclasses
+
 import pytest
 from PySide6.QtCore import QSettings, Qt
-from PySide6.QtGui import QKeySequence
+from PySide6.QtGui import QInputMethodEvent, QKeySequence
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QAbstractItemView, QApplication, QComboBox, QLabel, QLineEdit
 
 from answerback_desktop.engine.events import (
     AccountOpened,
+    ConversationsChanged,
     NoticeCode,
     NoticeRaised,
     SettingsChanged,
@@ -15,10 +18,21 @@ from answerback_desktop.engine.events import (
     TurnChanged,
     TurnsLoaded,
 )
-from answerback_desktop.records import Account, Conversation, Failure, FailureCode, Turn, TurnStatus
+from answerback_desktop.records import (
+    Account,
+    Conversation,
+    Failure,
+    FailureCode,
+    KeptHistory,
+    Traits,
+    Turn,
+    TurnStatus,
+)
 from answerback_desktop.settings import AuthMode, Language, Settings
 from answerback_desktop.signin.provider import SignInFailure
 from answerback_desktop.texts import texts_of
+from answerback_desktop.ui.chat.question import QuestionView
+from answerback_desktop.ui.dialogs.conversation_dialog import ConversationDialog
 from answerback_desktop.ui.shortcuts import GROUPS, KEYS, Shortcut
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.ui.tray import Tray
@@ -141,12 +155,76 @@ def test_settings_and_help_open_by_key_and_show_every_shortcut(session_controlle
     dialog.reject()
 
 
-def test_escape_stops_what_is_answered(session_controller):
+def test_escape_stops_what_is_answered_only_where_questions_are_typed(session_controller):
     one = session_controller("b")
     one.feed(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
-    one.window.setFocus()
-    QTest.keyClick(one.window, Qt.Key.Key_Escape)
+    window = one.window
+    for place in (window, window.sidebar.search_box, window.sidebar.list, window.chat.transcript, window.header):
+        place.setFocus()
+        QTest.keyClick(place, Qt.Key.Key_Escape)
+    composing = QInputMethodEvent("다", [])
+    QApplication.sendEvent(window.chat.composer.box, composing)
+    QTest.keyClick(window.chat.composer.box, Qt.Key.Key_Escape)
+    assert one.commands.of("stop") == []
+    QApplication.sendEvent(window.chat.composer.box, QInputMethodEvent())
+    QTest.keyClick(window.chat.composer.box, Qt.Key.Key_Escape)
     assert one.commands.of("stop") == [("r",)]
+
+
+def test_what_is_composed_stays_where_it_was_typed(session_controller):
+    """Also if the input method says so only after the switch."""
+    one = session_controller("a", "b")
+    box = one.window.chat.composer.box
+    box.setPlainText("반갑")
+    box.moveCursor(box.textCursor().MoveOperation.End)
+    QApplication.sendEvent(box, QInputMethodEvent("다", []))
+    one.window.open_conversation("b")
+    assert (one.model.conversation("a").draft, one.model.conversation("b").draft) == ("반갑다", "")
+    late = QInputMethodEvent("", [])
+    late.setCommitString("다")
+    QApplication.sendEvent(box, late)
+    assert (box.toPlainText(), one.model.conversation("b").draft) == ("", "")
+    QApplication.sendEvent(box, late)
+    assert box.toPlainText() == "다", "the next one is typed"
+
+
+def test_the_cursor_is_in_the_box_after_a_conversation_was_chosen_by_mouse(session_controller):
+    one = session_controller("a", "b")
+    rows = one.window.sidebar.list
+    rows.setFocus()
+    QTest.keyClick(rows, Qt.Key.Key_Down)
+    assert one.model.current.title == "b"
+    assert rows.hasFocus(), "the arrows go on"
+    QTest.mouseClick(rows.viewport(), Qt.MouseButton.LeftButton, pos=rows.visualRect(rows.model().index(0, 0)).center())
+    assert one.model.current.title == "a"
+    assert one.window.chat.composer.box.hasFocus()
+
+
+def test_an_edit_survives_a_switch_and_escape(session_controller):
+    one = session_controller("b", "c")
+    done = Turn(
+        request_id="r", conversation_id="b", question="Old?", asked_at_ms=1, status=TurnStatus.COMPLETED, answer="a"
+    )
+    one.feed(TurnsLoaded(conversation_id="b", turns=(done,), has_more=False))
+    view = lambda: next(one for one in one_window.chat.transcript.views if isinstance(one, QuestionView))  # noqa: E731
+    one_window = one.window
+    view().start_edit()
+    view().editor.setPlainText("Old and new?")
+    one.window.open_conversation("c")
+    one.window.open_conversation("b")
+    one.feed(TurnsLoaded(conversation_id="b", turns=(done,), has_more=False))
+    assert view().editor.toPlainText() == "Old and new?"
+    QTest.keyClick(view().editor, Qt.Key.Key_Escape)
+    assert view().editor is None
+    assert view().edit_button.toolTip() == TEXTS.chat.unsent_edit
+    view().edit_button.click()
+    assert view().editor.toPlainText() == "Old and new?"
+    assert one.commands.of("save_edit")[-1] == ("b", "r", "Old and new?")
+    cancel = next(part for part in view().findChildren(QAbstractButton) if part.text() == TEXTS.chat.cancel)
+    cancel.click()
+    assert one.commands.of("save_edit")[-1] == ("b", "r", "")
+    view().edit_button.click()
+    assert view().editor.toPlainText() == "Old?"
 
 
 def test_delete_and_rename_by_key_in_the_list(session_controller):
@@ -284,3 +362,63 @@ def test_sign_in_is_offered_for_what_is_saved(session_controller):
     assert page.user.isVisibleTo(page)
     assert not page.issuer.isVisibleTo(page)
     one.window.dialogs.settings.reject()
+
+
+def test_another_server_is_told_with_two_ways(session_controller):
+    one = session_controller()
+    kept = KeptHistory(name="k.db", conversations=5, changed_at_ms=1, is_copy=False)
+    notice = NoticeRaised(code=NoticeCode.OTHER_STORE, facts={"url": "ws://h", "count": 5})
+    one.feed(dataclasses.replace(one.account(()), kept=(kept,)), notice)
+    banner = one.window.banner
+    assert "ws://h" in banner.text.text()
+    assert [banner.button.text(), banner.second_button.text()] == [TEXTS.status.show_kept, TEXTS.status.go_on]
+    banner.button.click()
+    assert one.commands.of("open_kept") == [("k.db",)]
+    banner.second_button.click()
+    assert banner.isHidden()
+    menu = one.window.sidebar.list_menu(one.window)
+    assert TEXTS.window.kept in [action.text() for action in menu.actions()], "and there is always a way to them"
+
+
+def test_kept_conversations_are_read_and_nothing_is_asked_in_them(session_controller):
+    one = session_controller("a")
+    first = one.account(("b",))
+    one.feed(dataclasses.replace(first, account=dataclasses.replace(first.account, is_kept=True)))
+    done = turn(TurnStatus.COMPLETED)
+    one.feed(TurnsLoaded(conversation_id="b", turns=(dataclasses.replace(done, answer="a"),), has_more=False))
+    window = one.window
+    assert window.chat.composer.isHidden()
+    view = next(view for view in window.chat.transcript.views if isinstance(view, QuestionView))
+    assert view.edit_button.isHidden()
+    view.start_edit()
+    assert view.editor is None
+    window.banner.button.click()
+    assert one.commands.of("open_kept") == [(None,)]
+    one.feed(one.account(("b",)))
+    assert not window.chat.composer.isHidden()
+
+
+def test_what_the_server_lost_is_asked_about(session_controller):
+    one = session_controller("a", "b")
+    lost = dataclasses.replace(one.model.conversation("a").record, is_missing=True)
+    one.feed(ConversationsChanged(changed=(lost,)))
+    assert one.window.banner.isVisible()
+    one.window.banner.second_button.click()
+    assert one.commands.of("settle_missing") == [(True,)]
+    one.window.banner.button.click()
+    assert one.commands.of("settle_missing")[-1] == (False,)
+    one.feed(ConversationsChanged(changed=(dataclasses.replace(lost, is_missing=False),)))
+    assert not one.window.banner.isVisible()
+
+
+def test_what_a_conversation_has_of_its_own(session_controller):
+    one = session_controller("a", settings=Settings(language=Language.ENGLISH, system="Of the settings."))
+    dialog = ConversationDialog(one.model, one.model.conversation("a"), TEXTS, Theme(), one.window)
+    assert dialog.system.toPlainText() == "Of the settings."
+    dialog.tags.setText("#work, 여행 , ,work")
+    dialog.save_button.click()
+    assert one.commands.of("set_traits")[-1] == ("a", Traits(tags=("work", "여행")))
+    dialog.own_system.setChecked(True)
+    dialog.system.setPlainText("")
+    dialog.save_button.click()
+    assert one.commands.of("set_traits")[-1][1].system == "", "none at all"
