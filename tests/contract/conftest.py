@@ -87,6 +87,15 @@ class PostgresBackend(Backend):
         return store
 
 
+class FleetBackend(PostgresBackend):
+    async def make(self) -> Any:
+        from answerback.stores.fleet import FleetStore
+
+        store = FleetStore(self._url, node="a", schema=self._schema)
+        await store.open()
+        return store
+
+
 class DynamoBackend(Backend):
     """Requests and context on the emulated DynamoDB; memory stands for Aurora, behind."""
 
@@ -115,7 +124,7 @@ class AwsBackend(Backend):
         return Aws(*self._where)
 
 
-SQL_BACKENDS = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+SQL_BACKENDS = ["sqlite", *(pytest.param(name, marks=pytest.mark.postgres) for name in ("postgres", "fleet"))]
 BACKENDS = ["memory", *SQL_BACKENDS]
 DYNAMODB = pytest.param("dynamodb", marks=pytest.mark.emulator)
 AWS = pytest.param("aws", marks=[pytest.mark.emulator, pytest.mark.postgres])
@@ -164,8 +173,9 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
                 yield backend
                 await backend.close()
             return
-        case _:
-            backend = PostgresBackend(request.getfixturevalue("postgres_server").url)
+        case name:
+            kind = FleetBackend if name == "fleet" else PostgresBackend
+            backend = kind(request.getfixturevalue("postgres_server").url)
     yield backend
     await backend.close()
 
