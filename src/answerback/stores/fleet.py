@@ -75,8 +75,6 @@ _COUNT: Final = "UPDATE users SET minute = ?, accepted = ?, accepted_before = ? 
 _NOTED_BY: Final = "UPDATE requests SET noted_by = ? WHERE n = ?"
 _HOME: Final = "UPDATE requests SET node = ?, noted_by = NULL WHERE n = ?"
 
-_PER_MINUTE: Final = "SELECT per_minute FROM users WHERE user_id = :user_id"
-
 _USERS_OF: Final = """
 SELECT DISTINCT user_id FROM requests
 WHERE ended_at_ms IS NULL AND node = ANY(CAST(:nodes AS text[])) LIMIT :limit"""
@@ -452,7 +450,8 @@ class FleetStore(PostgresStore):
             url, schema=schema, reconnect_timeout_s=reconnect_timeout_s, max_queued=max_queued, prepare=prepare
         )
         self.node = node
-        self._clock = clock
+        self.schema = schema
+        self.clock = clock
         self.mine: set[RequestKey] = set()
         """Unfinished requests that are at home here."""
         self.on_effects: Callable[[Collection[Changed | Freed]], None] = lambda _: None
@@ -486,7 +485,7 @@ class FleetStore(PostgresStore):
 
     async def change(self, key: RequestKey, change: Change[T]) -> T:
         outcome, has_ended = await self._fleet.do(
-            partial(_change, key=key, change=change, now_ms=self._clock()), users=(key.user_id,), key=key
+            partial(_change, key=key, change=change, now_ms=self.clock()), users=(key.user_id,), key=key
         )
         if has_ended:
             self.mine.discard(key)
@@ -513,14 +512,14 @@ class FleetStore(PostgresStore):
         self.mine.update(record.key for record in records)
         return records
 
-    async def changed(self, keys: Collection[RequestKey]) -> Sequence[tuple[Record, bool]]:
-        """Which of these requests another gateway has changed or taken over, and whether it is still ours."""
-        found: list[tuple[Record, bool]] = []
+    async def changed(self, keys: Collection[RequestKey]) -> Sequence[Record]:
+        """Those of our requests that another gateway has changed or taken over."""
+        found: list[Record] = []
         if keys:
             of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
             for text, schema, home in await self._rows(_CHANGED, {**of_keys, "node": self.node}):
                 record = decode_record(text, schema)
-                found.append((record, home == self.node))
+                found.append(record)
                 if home != self.node:
                     self.mine.discard(record.key)
         return found
@@ -548,8 +547,10 @@ class FleetStore(PostgresStore):
         await self._fleet.do(decide, users=(user_id,))
 
     async def is_blocked(self, user_id: str) -> bool:
-        rows = await self._rows(_PER_MINUTE, {"user_id": user_id})
-        return bool(rows) and is_locked(rows[0][0])
+        """Whether the user is locked out. In line with the other calls, so frames of a connection keep their order."""
+        return await self._fleet.do(
+            lambda transaction: is_locked(transaction.state.limits.get(user_id)), users=(user_id,)
+        )
 
     async def delete_user(self, user_id: str) -> bool:
         def decide(transaction: Transaction) -> bool:
@@ -573,7 +574,7 @@ class FleetStore(PostgresStore):
             "session_id": connection.session_id,
             "connection_id": connection.connection_id,
             "connected_at_ms": connection.connected_at_ms,
-            "now_ms": self._clock(),
+            "now_ms": self.clock(),
             "margin_ms": 0 if connection.generation is None else 1,
         }
         rows = await self._fleet.do(
