@@ -68,6 +68,11 @@ class Node:
     facts: Mapping[str, int]
 
     @property
+    def is_dead(self) -> bool:
+        """Whether it is gone without having said so."""
+        return self.state != "gone" and (self.is_lost or self.may_be_dead)
+
+    @property
     def is_lost(self) -> bool:
         """Whether it was silent for so long that it counts as dead."""
         return self.age_ms > LOST_MS
