@@ -27,6 +27,7 @@ from answerback.protocol.frames import (
     Conversations,
     Error,
     GetHistory,
+    GoAway,
     Hello,
     History,
     ListConversations,
@@ -70,9 +71,9 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
 )
 """What answers each frame of a client."""
 
-UNASKED: Final[Sequence[Frame]] = (MessageStarted, MessageProgress, MessageDelta, MessageResponse, Error)
-"""What also comes when it falls due: answers, on whatever connection is the session's address by then; the loss of the
-session to a newer connection; a message that is no frame."""
+UNASKED: Final[Sequence[Frame]] = (MessageStarted, MessageProgress, MessageDelta, MessageResponse, GoAway, Error)
+"""What also comes when it falls due: answers, on whatever connection is the session's address by then; that the server
+leaves; the loss of the session to a newer connection; a message that is no frame."""
 
 
 def document() -> Json:

@@ -123,6 +123,7 @@ def _from_server() -> Sequence[Example]:
         Example("accepted", frames.MessageAccepted(request_id="q-2", conversation_id="intro", position=0)),
         Example("started", frames.MessageStarted(request_id="q-2", attempt=1)),
         Example("still thinking", frames.MessageProgress(request_id="q-2", attempt=1, silent_ms=16_000)),
+        Example("leaves", frames.GoAway(deadline_ms=30_000)),
         Example("a piece", frames.MessageDelta(request_id="q-2", attempt=1, offset=15, delta="one connection ")),
         *_endings(usage),
         Example(

@@ -35,6 +35,7 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         "tls_cert": "c", "tls_key": "k", "allow_origin": ["o"],
         "allow_host": ["h"], "model": ["echo"], "system": "s", "lock_system": True, "max_tokens": 3, "context_turns": 4,
         "data_dir": "d", "database": "postgresql://x/y", "retention_days": 5, "standby": True,
+        "node": "n", "drain": "24s", "lb_grace": "25s",
         "auth_secret": "s" * 32, "jwks_url": "u",
         "jwks_file": "f", "issuer": "i", "audience": "a", "user_claim": "uid", "leeway": "6s", "rate_limit": 7,
         "max_connections": 8, "max_connections_per_user": 9, "max_pending_per_user": 10, "max_frames_per_second": 11,
@@ -49,6 +50,7 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
         tls_cert=Path("c"), tls_key=Path("k"), allow_origins=("o",),
         allow_hosts=("h",), models=("echo",), system="s", lock_system=True, max_tokens=3, context_turns=4,
         data_dir=Path("d"), database="postgresql://x/y", retention_days=5, standby=True,
+        node="n", drain_s=24, lb_grace_s=25,
         rate_limit=7, idle_timeout_s=17,
         grace_s=21, janitor_interval_s=22, coalesce_ms=23, ca_file=Path("ca"),
         auth=AuthSettings(

@@ -40,7 +40,7 @@ def free_port() -> int:
 
 @pytest.fixture(params=["nginx", "haproxy"])
 def proxied(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Iterator[tuple[GatewayProcess, int, int]]:
-    """A gateway behind a proxy by our file; the proxy's port and the one where the spare is expected."""
+    """A gateway behind a proxy by our file; the proxy's port and the one where the other gateway is expected."""
     program = shutil.which(request.param, path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip(f"no {request.param} here")
@@ -82,7 +82,7 @@ def ask(port: int, request_id: str) -> str:
     raise AssertionError("no answer through the proxy")
 
 
-def test_answers_come_through_a_proxy_and_its_spare_takes_over(
+def test_answers_come_through_a_proxy_and_the_other_gateway_takes_over(
     proxied: tuple[GatewayProcess, int, int], serve: Serve
 ) -> None:
     first, port, spare = proxied

@@ -91,6 +91,15 @@ class PostgresBackend(Backend):
         return store
 
 
+class FleetBackend(PostgresBackend):
+    async def make(self) -> Any:
+        from answerback.stores.fleet import FleetStore
+
+        store = FleetStore(self._url, node="a", schema=self._schema)
+        await store.open()
+        return store
+
+
 class DynamoBackend(Backend):
     """Requests and context on the emulated DynamoDB; memory stands for Aurora, behind."""
 
@@ -119,7 +128,7 @@ class AwsBackend(Backend):
         return Aws(*self._where)
 
 
-SQL_BACKENDS = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+SQL_BACKENDS = ["sqlite", *(pytest.param(name, marks=pytest.mark.postgres) for name in ("postgres", "fleet"))]
 BACKENDS = ["memory", *SQL_BACKENDS]
 DYNAMODB = [pytest.param("dynamodb", marks=pytest.mark.emulator), "moto"]
 """On the emulator, and a second opinion by people who never saw it: where they differ, one is not as AWS."""
@@ -186,8 +195,9 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
                 yield backend
                 await backend.close()
             return
-        case _:
-            backend = PostgresBackend(request.getfixturevalue("postgres_server").url)
+        case name:
+            kind = FleetBackend if name == "fleet" else PostgresBackend
+            backend = kind(request.getfixturevalue("postgres_server").url)
     yield backend
     await backend.close()
 

@@ -45,6 +45,7 @@ PANELS: Final[Mapping[str, Table]] = {
     },
     "Manage and check": {
         "users": ("Users: list, show, limit, block, usage, erase.", "answerback.cli.users:COMMANDS"),
+        "nodes": ("The gateways that share a database.", "answerback.cli.nodes:nodes"),
         "doctor": ("Say what is wrong here, and what to do.", "answerback.cli.doctor:doctor"),
         "bench": ("Load a gateway with many apps, or inject faults.", "answerback_proof.commands.bench:bench"),
         "conform": ("Run the conformance cases against a server.", "answerback_proof.commands.conform:conform"),

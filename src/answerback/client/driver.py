@@ -15,6 +15,7 @@ from answerback.client.effects import (
     Note,
     Ready,
     Reconnect,
+    Replace,
     Reply,
     ReplyFailed,
     RoundTrip,
@@ -133,6 +134,8 @@ class Driver:
                     self._reason = reason
                     if self._link is not None:
                         self._link.abort()
+                case Replace(within_s):
+                    self._replace(within_s)
                 case Stop(error):
                     self._stop(error)
                 case Note(detail):
@@ -236,6 +239,12 @@ class Driver:
                 link.news.clear()
             except TimeoutError:
                 await self._roll_over(link)
+
+    def _replace(self, within_s: float) -> None:
+        """The server leaves: move at a random instant of the first half, so that not all go at once."""
+        if self._link is not None:
+            self._link.rollover_at = self.now + self._rng.uniform(0, within_s / 2)
+            self._link.news.set()
 
     async def _roll_over(self, old: Link) -> None:
         """The new connection first, then the old one goes: nothing is interrupted."""

@@ -74,6 +74,13 @@ class Reconnect:
 
 
 @dataclass(frozen=True, slots=True)
+class Replace:
+    """The present connection ends in `within_s` at the latest: open another one first, then leave this one."""
+
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Close for good; never connect again."""
 
@@ -87,4 +94,4 @@ class Note:
     detail: str
 
 
-Effect: TypeAlias = Send | Emit | Fail | Reply | ReplyFailed | RoundTrip | Ready | Reconnect | Stop | Note
+Effect: TypeAlias = Send | Emit | Fail | Reply | ReplyFailed | RoundTrip | Ready | Reconnect | Replace | Stop | Note

@@ -13,7 +13,7 @@ effects to carry out, in order; `due_at` says when `tick` is wanted.
 from typing import Final
 
 from answerback.client.calls import CallFrame, Calls
-from answerback.client.effects import Effect, Note, Ready, Reconnect, Send, Stop
+from answerback.client.effects import Effect, Note, Ready, Reconnect, Replace, Send, Stop
 from answerback.client.errors import (
     AnswerbackError,
     Forbidden,
@@ -39,6 +39,7 @@ from answerback.protocol.frames import (
     Conversation,
     Conversations,
     Error,
+    GoAway,
     History,
     MessageAccepted,
     MessageDelta,
@@ -287,6 +288,9 @@ class Session:
             case Pong():
                 if link == self._link:
                     self._effects.extend(self._calls.pong(now=now))
+            case GoAway():
+                if link == self._link:
+                    self._effects.append(Replace(frame.deadline_ms / 1000))
 
     def _take_broken(self, broken: FrameError, now: float) -> None:
         """A frame that cannot be read ends what it is about: it would come again at every resend."""

@@ -23,9 +23,12 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Stored and counted. `position`: unfinished requests of the same ordering key accepted before it."""
+    """Stored and counted. `position`: unfinished requests of the same ordering key accepted before it. `is_behind`: one
+    of those is another gateway's, so this one was stored without its claim.
+    """
 
     position: int
+    is_behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)

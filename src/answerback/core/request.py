@@ -414,11 +414,19 @@ def queued(record: Record | None, *, queue_no: int) -> Step[None]:
     return Step(replace(record, queue_no=max(queue_no, record.queue_no)), None)
 
 
-def recover(record: Record | None) -> Step[None]:
-    """A new process has the store: the one before it is dead, its lease is void, and its target leads nowhere."""
+def recover(record: Record | None, *, keeps_target: bool = False) -> Step[None]:
+    """A new process has the request: the one before it is dead, its lease is void, and its target leads nowhere.
+
+    `keeps_target`: the connection is one of a process that lives.
+    """
     if record is None or _effect(record, Event.RECOVER, Facts()) is not Effect.RESET:
         return Step(None, None)
-    return Step(replace(record, lease_until_ms=0, target=None), None)
+    return Step(replace(record, lease_until_ms=0, target=record.target if keeps_target else None), None)
+
+
+def not_begun(record: Record) -> Record:
+    """A new request that was claimed before it was stored, without the claim."""
+    return replace(record, state=State.ACCEPTED, attempt=0, owner="", lease_until_ms=0, started_at_ms=None)
 
 
 def aged(record: Record, *, now_ms: int) -> Record:

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
@@ -23,7 +23,7 @@ from answerback.core.request import Policy
 from answerback.gateway.admin import Admin
 from answerback.gateway.admin_key import KEY_FILE, METRICS_KEY_FILE, remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
-from answerback.gateway.checks import check_settings
+from answerback.gateway.checks import check_settings, node_name
 from answerback.gateway.health import Health
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics
@@ -49,6 +49,9 @@ from answerback.stores.connections import MemoryConnections
 from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.store import SqlStore
 from answerback.tasks import Tasks
+
+if TYPE_CHECKING:
+    from answerback.gateway.fleet import Fleet
 
 log = logging.getLogger("answerback.gateway")
 
@@ -105,6 +108,7 @@ class Gateway:
         self._given_models = models
         self._stack = AsyncExitStack()
         self._stop_asked = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._port = 0
         self._admin_port: int | None = None
@@ -174,7 +178,8 @@ class Gateway:
         await asyncio.shield(self._stopping)
 
     def skip_grace(self) -> None:
-        """End the wait of a stop that is under way for running answers."""
+        """End the wait of a stop that is under way, for apps that move and for running answers."""
+        self._hurry.set()
         if self._queue is not None:
             self._queue.skip_grace()
 
@@ -207,9 +212,15 @@ class Gateway:
         store = await self._open_store()
         models = await self._open_models()
 
-        clock = LeapingClock()
+        leaping = LeapingClock()
+        fleet = await self._open_fleet(store)
+        clock = leaping if fleet is None else fleet.clock(leaping)
         slots = {name: model.concurrency for name, model in models.items()}
-        queue = self._queue = InProcessQueue(slots=slots, clock=clock)
+        queue = self._queue = (
+            InProcessQueue(slots=slots, clock=clock) if fleet is None else fleet.queue(slots=slots, clock=clock)
+        )
+        connections = MemoryConnections() if fleet is None else fleet.connections()
+        sender = SocketSender(self.sockets) if fleet is None else fleet.sender(self.sockets)
         metrics = Metrics(
             sockets=self.sockets,
             queue=queue,
@@ -223,10 +234,8 @@ class Gateway:
             for name, model in models.items()
         }
         policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
-        connections = MemoryConnections()
         requests = RequestsInBothForms(store, store, clock=clock)
         history = HistoryInBothForms(store)
-        sender = SocketSender(self.sockets)
         delivery_sender = DeliverySender(
             requests=store,
             sender=sender,
@@ -249,7 +258,7 @@ class Gateway:
             clock=clock,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
-            leapt=clock.leapt_since,
+            leapt=leaping.leapt_since,
             local=queue,
         )
         front_settings = self._front_settings(model_limits, policy)
@@ -286,7 +295,7 @@ class Gateway:
             queue=queue,
             delivery_sender=delivery_sender,
             clock=clock,
-            leapt=clock.leapt_since,
+            leapt=leaping.leapt_since,
         )
         canceller = Canceller(
             requests=store,
@@ -326,6 +335,7 @@ class Gateway:
                 tokens=tokens,
                 clock=clock,
                 is_blocked=store.is_blocked,
+                node=None if fleet is None else fleet.node,
             ),
             sockets=self.sockets,
             caps=settings.caps,
@@ -340,20 +350,25 @@ class Gateway:
             self._stack.push_async_callback(admin.close)
             self._admin_port = await admin.start(settings.admin_port)
             save_admin_port(settings.data_dir, self._admin_port)
-        self._stack.push_async_callback(self._shut_down, listener, queue, tasks)
+        self._stack.push_async_callback(self._shut_down, listener, queue, tasks, fleet)
+        if fleet is not None:
+            fleet.join(worker=worker, close_user=canceller.close_sessions)
         queue.start(worker.work)
         background = Tasks()
-        background.start(self._sweep(janitor), name="janitor")
+        background.start(self._sweep(janitor, fleet), name="janitor")
         for model in models.values():
             background.start(_warn_of(model), name=f"check of {model.name}")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
 
-    async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
-        """The graceful stop: nothing new, the running answers, then the sockets."""
+    async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks, fleet: "Fleet | None") -> None:
+        """The graceful stop: nothing new, the running answers, then the sockets. In a fleet the apps move first."""
         log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
         notify("STOPPING=1")
+        if fleet is not None:
+            await fleet.drain()
+            await listener.drain(accept_s=self._settings.lb_grace_s, within_s=self._settings.drain_s, hurry=self._hurry)
         listener.stop_accepting()
         await queue.stop(grace_s=self._settings.grace_s)
         await listener.close(grace_s=CLOSE_TIMEOUT_S)
@@ -379,7 +394,9 @@ class Gateway:
         is_waiting = False
         while True:
             try:
-                store = await open_store(self._settings.database, self._settings.data_dir)
+                store = await open_store(
+                    self._settings.database, self._settings.data_dir, node=node_name(self._settings)
+                )
                 break
             except StoreError as exc:
                 if not (self._settings.standby and isinstance(exc, StoreInUse)):
@@ -396,6 +413,29 @@ class Gateway:
         self._stack.push_async_callback(store.close)
         return store
 
+    async def _open_fleet(self, store: SqlStore) -> "Fleet | None":
+        """What this gateway has of the others, if it is one of several."""
+        if self._settings.node is None or self._settings.database is None:
+            return None
+        from answerback.gateway.fleet import Fleet  # noqa: PLC0415 - psycopg is an extra
+        from answerback.stores.fleet import FleetStore  # noqa: PLC0415
+
+        if not isinstance(store, FleetStore):
+            raise SettingsError("--node needs --database, or no store of one's own.")
+        fleet = Fleet(self._settings.database, store, facts=self._facts)
+        try:
+            await fleet.start()
+        except StoreError as exc:
+            raise SettingsError(str(exc)) from exc
+        self._stack.push_async_callback(fleet.leave)
+        return fleet
+
+    def _facts(self) -> dict[str, int]:
+        """What the other gateways, and `answerback nodes`, are shown of this one."""
+        queue = self._queue
+        running, waiting = (0, 0) if queue is None else (queue.running, queue.depth)
+        return {"sockets": len(self.sockets), "running": running, "waiting": waiting}
+
     async def _open_models(self) -> Mapping[str, Model]:
         """The models by name, the default first."""
         if self._given_models is not None:
@@ -411,11 +451,12 @@ class Gateway:
             raise SettingsError(exc.detail or str(exc)) from exc
         return models
 
-    async def _sweep(self, janitor: Janitor) -> None:
+    async def _sweep(self, janitor: Janitor, fleet: "Fleet | None") -> None:
+        interval_s = self._settings.janitor_interval_s
         while True:
-            await asyncio.sleep(self._settings.janitor_interval_s)
+            await asyncio.sleep(interval_s)
             try:
-                await janitor.sweep()
+                await janitor.sweep(leads=fleet is None or await fleet.leads("janitor", for_s=3 * interval_s))
             except Exception:
                 log.exception("the janitor failed; it tries again")
 

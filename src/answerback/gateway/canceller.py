@@ -82,6 +82,10 @@ class Canceller:
         for record in running:
             await self._end(record)
 
+    async def close_sessions(self, user_id: str) -> None:
+        """Close the connections that a user has here."""
+        await self._close_connections(user_id, None)
+
     async def _close_connections(self, user_id: str, why: Error | None) -> None:
         for socket in self._sockets:
             connection = await self._connections.get(socket.connection_id)

@@ -3,13 +3,19 @@
 The text of a SettingsError says which flags to change.
 """
 
+import re
+import socket
 import ssl
 from pathlib import Path
+from typing import Final
 
 from answerback.auth import AuthError, FetchedKeys, FileKeys, JwtTokens, fetched_keys
 from answerback.core.handshake import is_loopback
 from answerback.gateway.settings import AuthSettings, GatewaySettings, SettingsError
 from answerback.outbound import CaFileError, trust
+
+AUTO_NODE: Final = "auto"
+_NODE: Final = re.compile(r"[A-Za-z0-9._-]{1,40}")
 
 
 def check_settings(settings: GatewaySettings) -> None:
@@ -27,9 +33,29 @@ def check_settings(settings: GatewaySettings) -> None:
         raise SettingsError("TLS needs both --tls-cert and --tls-key.")
     if not settings.models:
         raise SettingsError("Name at least one model with --model.")
+    if settings.node is not None:
+        _check_node(settings)
     for name, port in (("--port", settings.port), ("--admin-port", settings.admin_port)):
         if port is not None and not 0 <= port <= 65_535:
             raise SettingsError(f"{name} must be a number from 0 (any free port) to 65535.")
+
+
+def _check_node(settings: GatewaySettings) -> None:
+    if settings.database is None:
+        raise SettingsError("--node is for several gateways on one PostgreSQL: name it with --database.")
+    if settings.standby:
+        raise SettingsError("--standby waits for a gateway that is alone, and --node is one of several: leave one out.")
+    if settings.node == AUTO_NODE and settings.port == 0:
+        raise SettingsError("--node auto takes the name of the port: give a --port, or another name.")
+    if not _NODE.fullmatch(node_name(settings) or ""):
+        raise SettingsError("--node is 1 to 40 letters, digits and .-_, another one for each gateway.")
+
+
+def node_name(settings: GatewaySettings) -> str | None:
+    """The gateway's name among several on one database; None: it is the only one."""
+    if settings.node != AUTO_NODE:
+        return settings.node
+    return f"{socket.gethostname()[:30]}-{settings.port}"
 
 
 def make_tokens(auth: AuthSettings) -> JwtTokens | None:

@@ -6,6 +6,7 @@ and a full write buffer of a peer that does not read. Over a bound the gateway s
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import socket as sockets_of_os
@@ -24,7 +25,7 @@ from answerback.gateway.upgrade import HandshakeValidator, error_response
 from answerback.ports import Connection, Unavailable
 from answerback.protocol.codec import FrameError, decode_client, encode
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Error, SendMessage
+from answerback.protocol.frames import Error, GoAway, SendMessage
 from answerback.protocol.limits import SUBPROTOCOL
 from answerback.service.front import TOO_MANY_CONNECTIONS, Front
 from answerback.tasks import Tasks
@@ -44,6 +45,8 @@ alone, and under any `Host`: what checks a machine's health calls it by its addr
 
 STOPPING_RETRY_MS: Final = 5_000
 """After that an app asks again, of the gateway that is started next."""
+
+DRAIN_CHECK_S: Final = 0.05
 
 PING_GROUPS: Final = 30
 """The sockets are pinged in so many groups, so that thousands of pings are not sent at once."""
@@ -74,6 +77,7 @@ class Listener:
         self._buckets: dict[str, TokenBucket] = {}
         self._http: Server | None = None
         self._server: asyncio.Server | None = None
+        self._is_leaving = False
         self._is_draining = False
         self._pinging = Tasks()
         self._groups: tuple[set[Socket], ...] = tuple(set() for _ in range(PING_GROUPS))
@@ -104,9 +108,27 @@ class Listener:
         self._pinging.start(self._ping_sockets(), name="ping the sockets")
         return int(self._server.sockets[0].getsockname()[1])
 
+    async def drain(self, *, accept_s: float, within_s: float, hurry: asyncio.Event) -> None:
+        """Let the apps move to other gateways. Returns when none is left, `within_s` is over, or `hurry` is set.
+
+        `/readyz` says 503 at once. New sockets are taken for `accept_s` yet, until a load balancer has noticed. Then
+        apps that speak more than two frames are told. Frames are read all the while, questions too.
+        """
+        self._is_leaving = True
+        await _elapsed(accept_s, hurry)
+        if self._server is not None:
+            self._server.close()
+        leave = encode(GoAway(deadline_ms=int(within_s * 1000)))
+        for socket in self._sockets:
+            if socket.connection_id in self._front.greeted:
+                socket.send(leave)
+        deadline = asyncio.get_running_loop().time() + within_s
+        while len(self._sockets) and asyncio.get_running_loop().time() < deadline and not hurry.is_set():
+            await _elapsed(DRAIN_CHECK_S, hurry)
+
     def stop_accepting(self) -> None:
         """No new sockets, and no new questions on the open ones: a client asks again what was not accepted."""
-        self._is_draining = True
+        self._is_leaving = self._is_draining = True
         if self._server is not None:
             self._server.close()
 
@@ -125,7 +147,7 @@ class Listener:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._health is not None and request.path in (HEALTH_PATH, READY_PATH) and "Upgrade" not in request.headers:
-            is_good = await self._health() and not (self._is_draining and request.path == READY_PATH)
+            is_good = await self._health() and not (self._is_leaving and request.path == READY_PATH)
             response = health_response(is_good=is_good)
             response.force_close()
             return response
@@ -336,6 +358,13 @@ class Listener:
 
 def _bucket_name(connection_id: str, user_id: str | None) -> str:
     return connection_id if user_id is None else "user " + user_id
+
+
+async def _elapsed(seconds: float, hurry: asyncio.Event) -> None:
+    """Return after `seconds`, or when `hurry` is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await hurry.wait()
 
 
 def _refusal(data: str) -> bytes | None:

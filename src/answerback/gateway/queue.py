@@ -85,6 +85,13 @@ class InProcessQueue:
         if self._scheduler.drop(key):
             self._dispatch()
 
+    def retry(self, ordering_key: str) -> None:
+        """Try the first request of the ordering key at once, if it waits for another try."""
+        key = self._scheduler.head(ordering_key)
+        if key is not None and (timer := self._timers.get(key)) is not None:
+            timer.cancel()
+            self._unblock(key)
+
     def restore(self, records: Iterable[Record]) -> None:
         """Queue unfinished requests, given in the order accepted. Call it before `start`.
 
@@ -205,6 +212,11 @@ class Scheduler:
     def running(self) -> int:
         """Requests that hold a slot."""
         return len(self._running)
+
+    def head(self, ordering_key: str) -> RequestKey | None:
+        """The first request of an ordering key."""
+        queue = self._queues.get(ordering_key)
+        return None if queue is None else queue.items[0][0]
 
     def put(self, key: RequestKey, ordering_key: str, model: str) -> bool:
         """Add a request behind the others of its ordering key; false if it is in already."""

@@ -203,6 +203,10 @@ class GatewaySettings:
     standby: Annotated[
         bool, Setting(DATA, YES_NO, "Wait while another gateway uses the store, and take over when it ends.")
     ] = False
+    node: Annotated[
+        str | None,
+        Setting(DATA, TEXT, "Name of this gateway, one of several on one --database; auto: host name and port."),
+    ] = None
     retention_days: Annotated[
         int, Setting(DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.")
     ] = defaults.RETENTION_DAYS
@@ -227,6 +231,16 @@ class GatewaySettings:
     ] = float(defaults.IDLE_TIMEOUT_S)
     caps: Caps = field(default_factory=Caps)
     grace_s: Annotated[float, Setting(TIME, SECONDS, "For running answers when the gateway stops.", key="grace")] = 10.0
+    drain_s: Annotated[
+        float,
+        Setting(TIME, SECONDS, "With --node: for apps to move to other gateways when this one stops.", key="drain"),
+    ] = 30.0
+    lb_grace_s: Annotated[
+        float,
+        Setting(
+            TIME, SECONDS, "With --node: new sockets are taken for so long after /readyz says 503.", key="lb_grace"
+        ),
+    ] = 0.0
     janitor_interval_s: Annotated[float, Setting(TIME, SECONDS, "Between clean-ups.", key="janitor_interval")] = 30.0
     coalesce_ms: Annotated[
         int, Setting(TIME, whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long.")

@@ -41,7 +41,9 @@ class HandshakeValidator:
         tokens: Tokens | None,
         clock: Callable[[], int],
         is_blocked: Callable[[str], Awaitable[bool]] | None = None,
+        node: str | None = None,
     ) -> None:
+        self._suffix = "" if node is None else f"@{node}"
         self._is_blocked = is_blocked
         self._rules = rules
         self._tokens = tokens
@@ -75,7 +77,7 @@ class HandshakeValidator:
         # is set back. Else an app that reconnects would be sent away for good.
         self._last_connected_ms = max(now_ms, self._last_connected_ms + 1)
         return Connection(
-            connection_id=new_connection_id(),
+            connection_id=new_connection_id() + self._suffix,
             session_id=handshake.session_id or own_session_id(secrets.token_urlsafe(16)),
             connected_at_ms=self._last_connected_ms,
             last_activity_ms=now_ms,

@@ -262,6 +262,13 @@ class MessageProgress(_Frame, frozen=True, kw_only=True, tag="messageProgress"):
     silent_ms: Count
 
 
+class GoAway(_Frame, frozen=True, kw_only=True, tag="goAway"):
+    """The server is about to leave, in `deadline_ms` at the latest: open another connection, then leave this one."""
+
+    deadline_ms: Count
+    message: str | None = None
+
+
 class MessageDelta(_Frame, frozen=True, kw_only=True, tag="messageDelta"):
     """Text of the answer from code point `offset` of `attempt` on."""
 
@@ -376,5 +383,6 @@ ServerFrame: TypeAlias = (
     | Conversation
     | TokenRenewed
     | Pong
+    | GoAway
     | Error
 )

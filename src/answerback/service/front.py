@@ -94,6 +94,8 @@ class Front:
         self._is_blocked = is_blocked
         self._store_id = store_id
         self._has_room = has_room
+        self.greeted: set[str] = set()
+        """Open connections that have said `hello`: their clients know more than two frames."""
 
     # --- the life of a connection
 
@@ -103,6 +105,7 @@ class Front:
 
     async def disconnect(self, connection_id: str) -> None:
         """The socket is closed. That cancels no request: only an explicit cancellation does."""
+        self.greeted.discard(connection_id)
         try:
             await self._connections.remove(connection_id)
         except Unavailable:
@@ -231,6 +234,7 @@ class Front:
 
     async def _hello(self, connection: Connection, frame: Hello) -> None:
         """Send or retarget everything named, then `welcome` as the last frame (rule: no acknowledgements)."""
+        self.greeted.add(connection.connection_id)
         user_id = user_of(connection)
         for point in frame.resume:
             key = RequestKey(user_id, point.request_id)

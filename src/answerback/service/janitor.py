@@ -68,14 +68,17 @@ class Janitor:
         self._last_active_ms = last_active_ms
         self._leapt = leapt
 
-    async def sweep(self, *, stop_at_ms: int | None = None) -> None:
-        """Go once through everything, or until `stop_at_ms` (epoch): the next sweep does what is left then."""
+    async def sweep(self, *, stop_at_ms: int | None = None, leads: bool = True) -> None:
+        """Go once through everything, or until `stop_at_ms` (epoch): the next sweep does what is left then.
+
+        `leads`: of several gateways on one store one sees to what is stored, and each to its connections.
+        """
 
         def is_late() -> bool:
             return stop_at_ms is not None and self._clock() >= stop_at_ms
 
         repair, close = partial(self._repair_requests, is_late), partial(self._close_idle, is_late)
-        for step in (repair, close, self._forget_old):
+        for step in (repair, close, self._forget_old) if leads else (close,):
             if is_late():
                 log.warning("the sweep is out of time; the next one goes on")
                 return

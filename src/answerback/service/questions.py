@@ -104,6 +104,9 @@ class Questions:
         finally:
             if worker is not None and not isinstance(admitted, Accepted):
                 worker.give_back(record.key, place, may_be_stored=may_be_stored)
+            elif worker is not None and run is not None and isinstance(admitted, Accepted) and admitted.is_behind:
+                worker.give_back(record.key, run, may_be_stored=True)  # it is claimed when its turn comes
+                run = None
         if not isinstance(admitted, Accepted):
             if place is True:
                 await self._queue.forget(record.key)  # it is not to be answered a second time when its turn comes

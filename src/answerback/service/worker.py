@@ -18,7 +18,7 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -148,6 +148,11 @@ class Worker:
     def is_local(self) -> bool:
         """Whether its process runs what it accepts."""
         return self._local is not None
+
+    @property
+    def running(self) -> Collection[RequestKey]:
+        """What this process runs now."""
+        return self._runs.keys()
 
     def begin(self, record: Record, question: Question) -> Run | bool:
         """Let a request that is about to be stored stand in line here, and claim it if its turn has come already.

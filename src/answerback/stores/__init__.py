@@ -13,14 +13,14 @@ FILE_NAME: Final = "answerback.db"
 _POSTGRES: Final = ("postgresql://", "postgres://")
 
 
-async def open_store(database: str | None, data_dir: Path) -> SqlStore:
+async def open_store(database: str | None, data_dir: Path, *, node: str | None = None) -> SqlStore:
     """Open the store of a gateway; `close` it in the end.
 
     Args: database: None for the SQLite file `answerback.db` in `data_dir` (made if it is not there), or a
-        `postgresql://` URL.
+        `postgresql://` URL. node: the name of this gateway among several on the database; None: it is the only one.
     Raises: StoreError: the text says what to do.
     """
-    store = _sqlite(data_dir) if database is None else _postgres(database)
+    store = _sqlite(data_dir) if database is None else _postgres(database, node)
     await store.open()
     return store
 
@@ -42,11 +42,12 @@ def _sqlite(data_dir: Path) -> SqlStore:
     return SqliteStore(data_dir / FILE_NAME)
 
 
-def _postgres(url: str) -> SqlStore:
+def _postgres(url: str, node: str | None) -> SqlStore:
     if not url.startswith(_POSTGRES):
         raise StoreError("--database takes a URL like postgresql://user@host/name. Without it, an SQLite file is used.")
     try:
-        from answerback.stores.postgres import PostgresStore  # noqa: PLC0415 - psycopg is an extra
+        from answerback.stores.fleet import FleetStore  # noqa: PLC0415 - psycopg is an extra
+        from answerback.stores.postgres import PostgresStore  # noqa: PLC0415
     except ImportError as exc:
         raise StoreError("PostgreSQL needs one more package. Install it: pip install '.[postgres]'") from exc
-    return PostgresStore(url)
+    return PostgresStore(url) if node is None else FleetStore(url, node=node)

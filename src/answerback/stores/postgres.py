@@ -22,6 +22,7 @@ from psycopg.types.numeric import Int8Dumper
 
 from answerback.clock import epoch_ms
 from answerback.ports import Unavailable
+from answerback.stores.database import Database
 from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.migrations import Migration, apply, lock_key, shipped
 from answerback.stores.statements import CREATE_COLLATION, Params, Row, to_psycopg
@@ -56,6 +57,8 @@ _DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
 server, whose default is two hours: a machine that lost its power would hold the lock for so long.
 """
 
+_TAKE_ALONE: Final = "SELECT pg_try_advisory_lock(%s)"
+_SHARE: Final = "SELECT pg_try_advisory_lock_shared(%s)"
 _STATEMENT_TIMEOUT_MS: Final = 10_000
 _POOLER_TRIES: Final = 3
 _FIRST_PAUSE_S: Final = 0.05
@@ -120,12 +123,16 @@ class PostgresDatabase:
 class _Server:
     """The connector to a schema of a database.
 
-    A server that restarts is waited for, for `reconnect_timeout_s`; for less when the store is opened.
+    A server that restarts is waited for, for `reconnect_timeout_s`; for less when the store is opened. `prepare`: what
+    several gateways need that share the schema; None: one has it for itself.
     """
 
-    def __init__(self, url: str, schema: str, *, reconnect_timeout_s: float) -> None:
+    def __init__(
+        self, url: str, schema: str, *, reconnect_timeout_s: float, prepare: Callable[[Database], None] | None
+    ) -> None:
         self._url = url
         self._schema = schema
+        self._prepare = prepare
         self._timeout_s = min(reconnect_timeout_s, _OPEN_TIMEOUT_S)
         self._reconnect_timeout_s = reconnect_timeout_s
 
@@ -142,10 +149,13 @@ class _Server:
         try:
             with contextlib.closing(connect(self._url, self._schema)) as other:
                 _check_session(connection, other)
-            found = connection.execute("SELECT pg_try_advisory_lock(%s)", [lock_key(self._schema)]).fetchone()
-            if found != (True,):
+            found = connection.execute(_TAKE_ALONE if self._prepare is None else _SHARE, [lock_key(self._schema)])
+            if found.fetchone() != (True,):
                 raise _LockHeld(f"another gateway holds the lock of schema {self._schema}")
-            apply_migrations(connection, self._schema, shipped(), now_ms=epoch_ms())
+            apply_migrations(connection, self._schema, shipped(), now_ms=epoch_ms(), prepare=self._prepare)
+            if self._prepare is not None:
+                # What a gateway has locked that freezes in a transaction, the others need.
+                connection.execute("SELECT set_config('idle_in_transaction_session_timeout', '3s', false)")
         except BaseException:
             connection.close()
             raise
@@ -168,13 +178,20 @@ class _Server:
 class PostgresStore(SqlStore):
     """A store in the database of `url`, in tables of its own schema. One process uses a schema at a time.
 
-    `reconnect_timeout_s`: how long an operation waits for a server that restarts, before Unavailable.
+    `reconnect_timeout_s`: how long an operation waits for a server that restarts, before Unavailable. `prepare`: see
+    _Server.
     """
 
     def __init__(
-        self, url: str, *, schema: str = "answerback", reconnect_timeout_s: float = 3.0, max_queued: int = 100_000
+        self,
+        url: str,
+        *,
+        schema: str = "answerback",
+        reconnect_timeout_s: float = 3.0,
+        max_queued: int = 100_000,
+        prepare: Callable[[Database], None] | None = None,
     ) -> None:
-        server = _Server(url, schema, reconnect_timeout_s=reconnect_timeout_s)
+        server = _Server(url, schema, reconnect_timeout_s=reconnect_timeout_s, prepare=prepare)
         super().__init__(server, max_queued=max_queued)
         self._schema = schema
 
@@ -237,14 +254,25 @@ def _session(connection: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def apply_migrations(connection: Connection, schema: str, migrations: Sequence[Migration], *, now_ms: int) -> int:
+def apply_migrations(
+    connection: Connection,
+    schema: str,
+    migrations: Sequence[Migration],
+    *,
+    now_ms: int,
+    prepare: Callable[[Database], None] | None = None,
+) -> int:
     """Apply what is missing; of several processes that do so at once, one does and the others wait for it."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"migrations of {schema}")])
         connection.execute("SET LOCAL statement_timeout = 0")  # of a large database a migration takes its time
         connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(psycopg.sql.Identifier(schema)))
         connection.execute(CREATE_COLLATION)
-        return apply(PostgresDatabase(connection), migrations, now_ms=now_ms)
+        database = PostgresDatabase(connection)
+        count = apply(database, migrations, now_ms=now_ms)
+        if prepare is not None:
+            prepare(database)
+        return count
 
 
 @lru_cache(maxsize=256)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from answerback.core.instants import day_of
 from answerback.core.request import Change, Ending, Question, RequestKey
@@ -30,6 +30,8 @@ class Rows:
 
     Accepts come first and endings last. Nothing else about a request is written between its own.
     """
+
+    ACCEPT: ClassVar = sql.ACCEPT
 
     def __init__(self) -> None:
         self._users: list[tuple[str, int]] = []
@@ -74,12 +76,17 @@ class Rows:
         )
         self._touches[pair] = (*pair, title, created_at_ms, max(last_ms, at_ms))
 
+    @property
+    def has_taken(self) -> bool:
+        """Whether an id, or a number, turned out to be taken."""
+        return any(tracked.is_taken for tracked in self._accepted)
+
     def run(self, database: Database) -> None:
         with database.together():
             if self._users:
                 database.executemany(sql.INSERT_USER, self._users)
             if self._accepts:
-                accepted = database.executemany(sql.ACCEPT, self._accepts)
+                accepted = database.executemany(self.ACCEPT, self._accepts)
             if self._notes:
                 database.executemany(sql.NOTE, list(self._notes.values()))
             if self._finishes:

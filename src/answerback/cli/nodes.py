@@ -1,0 +1,78 @@
+"""`answerback nodes`: the gateways that share one database."""
+
+from contextlib import closing
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from answerback.cli.options import Json, StoreOptions, with_options
+from answerback.cli.output import CliError, ExitCode, extra_needed, say, say_json, say_table, usage_error
+from answerback.cli.settings import load
+from answerback.core.camel import camel
+
+if TYPE_CHECKING:
+    from answerback.stores.nodes import Node
+
+SCHEMA: Final = "answerback"
+
+
+@with_options
+def nodes(*, place: StoreOptions, as_json: Json = False) -> None:
+    """Show the gateways that share a database (`answerback serve --node`), and how they are.
+
+    The exit code is 1 if one of them is dead: silent, and not stopped.
+    """
+    given = {"data_dir": place.data_dir, "database": place.database, "admin_port": place.admin_port}
+    url = load(given, file=place.config).gateway.database
+    if url is None:
+        raise usage_error("only gateways on one PostgreSQL are several", "name it with --database")
+    found = _read(url)
+    if as_json:
+        say_json([_as_json(node) for node in found])
+    elif not found:
+        say("No gateway has served this database with --node.")
+    else:
+        say_table(
+            ("node", "state", "version", "last beat", "since", "sockets", "running", "waiting"),
+            [_row(node) for node in found],
+        )
+    if dead := [node.name for node in found if node.is_dead]:
+        raise CliError(f"dead: {', '.join(dead)}", "the others have taken over what it ran; start it again")
+
+
+def _read(url: str) -> "list[Node]":
+    with extra_needed("PostgreSQL", "postgres"):
+        import psycopg  # noqa: PLC0415 - an extra
+
+        from answerback.stores.nodes import list_nodes  # noqa: PLC0415
+        from answerback.stores.postgres import PostgresDatabase, connect  # noqa: PLC0415
+    try:
+        with closing(connect(url, SCHEMA)) as connection:
+            return list_nodes(PostgresDatabase(connection), SCHEMA)
+    except psycopg.errors.UndefinedTable:
+        return []
+    except psycopg.Error as exc:
+        raise CliError(
+            f"the database cannot be read ({str(exc).splitlines()[0]})",
+            "see `answerback doctor`",
+            exit_code=ExitCode.CANNOT_CONNECT,
+        ) from exc
+
+
+def _state(node: "Node") -> str:
+    return "dead" if node.is_dead else node.state
+
+
+def _row(node: "Node") -> tuple[object, ...]:
+    since = datetime.fromtimestamp(node.started_at_ms / 1000).strftime("%Y-%m-%d %H:%M")
+    shown = ("",) * 3 if node.state == "gone" or node.is_dead else _counts(node)
+    return (node.name, _state(node), node.version, f"{node.age_ms / 1000:.1f} s ago", since, *shown)
+
+
+def _counts(node: "Node") -> tuple[object, ...]:
+    return tuple(node.facts.get(name, 0) for name in ("sockets", "running", "waiting"))
+
+
+def _as_json(node: "Node") -> dict[str, object]:
+    row = asdict(node) | {"state": _state(node)}
+    return {camel(name): value for name, value in (row | row.pop("facts")).items()}

@@ -1,0 +1,334 @@
+"""One gateway among several on one PostgreSQL: who else is there, and what they tell each other.
+
+    beat, once a second ──► the table of nodes: who lives, who drains, who is dead
+    look, once a second ──► what of ours did others change · what of the dead is to be taken over
+    notices             ──► the same sooner, and frames for sockets that another gateway has
+
+Nothing rests on a notice: what one would have said is found by the next look, or asked for by the client.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from answerback import __version__
+from answerback.core.request import SCHEMA, Record, RequestKey
+from answerback.gateway.queue import InProcessQueue
+from answerback.gateway.sockets import Sockets, SocketSender
+from answerback.ports import Bound, Gone, Requests, Sent, Slow, Superseded, Unavailable
+from answerback.protocol.codec import encode
+from answerback.protocol.frames import ServerFrame
+from answerback.service.worker import Worker
+from answerback.stores.connections import MemoryConnections
+from answerback.stores.fleet import Changed, FleetStore, Freed
+from answerback.stores.nodes import Node, Nodes
+from answerback.stores.notices import MAX_TEXT, Notices
+from answerback.tasks import Tasks
+
+log = logging.getLogger("answerback.fleet")
+
+LOOK_S: Final = 1.0
+SETTLE_S: Final = 5.0
+"""How long after it began to listen a gateway calls others dead by their lock alone: when the database comes back, all
+of them have lost it."""
+
+BUFFER_BYTES: Final = 256 * 1024
+"""Frames of other gateways that wait for a slow socket; then it is closed, and its app asks for the rest."""
+
+MAX_GONE: Final = 10_000
+
+
+def node_of(connection_id: str) -> str:
+    """The gateway that has the connection: its id ends in its name."""
+    return connection_id.rpartition("@")[2]
+
+
+class FleetConnections(MemoryConnections):
+    """`ports.Connections`: the own sockets in memory, the addresses of the sessions in the database."""
+
+    def __init__(self, store: FleetStore) -> None:
+        super().__init__()
+        self._store = store
+
+    async def bind(self, connection_id: str, user_id: str) -> Bound | Superseded:
+        connection = self._connections.get(connection_id)
+        if connection is None:
+            return Superseded()
+        if connection.generation is not None and connection.user_id is not None:
+            user_id = connection.user_id
+        bound = await self._store.bind(connection, user_id)
+        if not isinstance(bound, Bound) or connection_id not in self._connections:
+            return Superseded()
+        self._connections[connection_id] = bound.connection
+        return bound
+
+    async def remove(self, connection_id: str) -> None:
+        connection = self._connections.pop(connection_id, None)
+        if connection is not None and connection.generation is not None:
+            await self._store.unbind(connection)
+
+
+class FleetQueue(InProcessQueue):
+    """The queue of what is at home here. `store` says what that is."""
+
+    def __init__(self, *, store: FleetStore, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._store = store
+
+    async def put(self, record: Record) -> None:
+        if record.key in self._store.mine:
+            await super().put(record)
+
+    async def recover(self, requests: Requests) -> int:
+        """Queue what a process by this name, or one that had the database for itself, has left. Before `start`."""
+        del requests
+        records = await self._store.take_over([self._store.node], is_alive=lambda _: False)
+        self.restore(records)
+        return len(records)
+
+
+class FleetSender(SocketSender):
+    """`ports.Sender`: to the own sockets directly, to those of another gateway by notices, in pieces that fit."""
+
+    def __init__(self, sockets: Sockets, node: str, notices: Notices, is_alive: Callable[[str], bool]) -> None:
+        super().__init__(sockets)
+        self._node = node
+        self._notices = notices
+        self._is_alive = is_alive
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._pieces: dict[tuple[str, str], list[str]] = {}
+        self._waiting: dict[str, list[bytes]] = {}
+        self._tasks = Tasks()
+
+    async def send(self, connection_id: str, frame: ServerFrame) -> Sent | Gone | Slow:
+        node = node_of(connection_id)
+        if node == self._node:
+            return await super().send(connection_id, frame)
+        if connection_id in self._gone or not self._is_alive(node):
+            return Gone()
+        text = encode(frame).decode()
+        for start in range(0, len(text), MAX_TEXT):
+            is_last = start + MAX_TEXT >= len(text)
+            self._notices.send(node, "frame", connection_id, is_last, text[start : start + MAX_TEXT])
+        return Sent()
+
+    async def close(self, connection_id: str) -> None:
+        node = node_of(connection_id)
+        if node == self._node:
+            await super().close(connection_id)
+        elif self._is_alive(node):
+            self._notices.send(node, "close", connection_id)
+
+    def has_gone(self, connection_id: str) -> None:
+        """Another gateway says that it has no such connection."""
+        self._gone[connection_id] = None
+        if len(self._gone) > MAX_GONE:
+            self._gone.popitem(last=False)
+
+    def arrived(self, origin: str, connection_id: str, *, is_last: bool, text: str) -> None:
+        """A piece of a frame that another gateway has for one of our sockets."""
+        pieces = self._pieces.setdefault((origin, connection_id), [])
+        pieces.append(text)
+        if not is_last:
+            return
+        del self._pieces[origin, connection_id]
+        socket = self._sockets.get(connection_id)
+        if socket is None:
+            self._notices.send(origin, "gone", connection_id)
+            return
+        payload = "".join(pieces).encode()
+        waiting = self._waiting.get(connection_id)
+        if waiting is None:
+            if isinstance(socket.send(payload), Slow):
+                self._waiting[connection_id] = [payload]
+                self._tasks.start(self._send_waiting(connection_id), name=f"frames of others {connection_id}")
+        elif sum(map(len, waiting)) < BUFFER_BYTES:
+            waiting.append(payload)
+        else:
+            socket.abort()
+
+    async def _send_waiting(self, connection_id: str) -> None:
+        waiting = self._waiting[connection_id]
+        try:
+            while waiting and (socket := self._sockets.get(connection_id)) is not None:
+                await socket.ready()
+                if not isinstance(socket.send(waiting[0]), Slow):
+                    waiting.pop(0)
+        finally:
+            del self._waiting[connection_id]
+
+
+CloseUser: TypeAlias = Callable[[str], Coroutine[Any, Any, None]]
+
+
+class Fleet:
+    """This gateway's part. `facts`: what others are shown of it."""
+
+    def __init__(self, url: str, store: FleetStore, *, facts: Callable[[], dict[str, int]]) -> None:
+        self.node = store.node
+        self._store = store
+        self._facts = facts
+        self._notices = Notices(url, store.schema, store.node, self._notice)
+        self._nodes = Nodes(url, store.schema, node=store.node, incarnation=secrets.token_hex(4))
+        self._state = "serving"
+        self._others: dict[str, Node] = {}
+        self._worker: Worker | None = None
+        self._queue: FleetQueue | None = None
+        self._sender: FleetSender | None = None
+        self._close_user: CloseUser | None = None
+        self._tasks = Tasks()
+
+    async def start(self) -> None:
+        """Take the name, listen, and see who is there. Raises: StoreError, Unavailable."""
+        await self._notices.start()
+        try:
+            await self.beat()
+        except BaseException:
+            await self._notices.stop()
+            raise
+        self._store.on_effects = self._tell
+
+    # --- the parts of a gateway that others have a share in
+
+    def clock(self, local: Callable[[], int]) -> Callable[[], int]:
+        """The database's time by this machine's clock: times in records are compared with those of other machines."""
+        self._store.clock = clock = lambda: local() + self._nodes.offset_ms
+        return clock
+
+    def connections(self) -> FleetConnections:
+        return FleetConnections(self._store)
+
+    def sender(self, sockets: Sockets) -> FleetSender:
+        self._sender = FleetSender(sockets, self.node, self._notices, self.is_alive)
+        return self._sender
+
+    def queue(self, *, slots: Mapping[str, int], clock: Callable[[], int]) -> FleetQueue:
+        self._queue = FleetQueue(store=self._store, slots=slots, clock=clock)
+        return self._queue
+
+    def join(self, *, worker: Worker, close_user: CloseUser) -> None:
+        """Do one's part from now on: look for what others changed, and take over from the dead."""
+        self._worker, self._close_user = worker, close_user
+        self._tasks.start(self._look(), name="fleet")
+
+    async def drain(self) -> None:
+        """Tell the others, and the load balancer by `/readyz`, that this gateway is about to leave."""
+        self._state = "draining"
+        await self._beat_or_warn()
+
+    async def leave(self) -> None:
+        """Give everything to the others, who go on with it at once."""
+        await self._tasks.settle(grace_s=0)
+        self._state = "gone"
+        await self._beat_or_warn()
+        await self._nodes.close()
+        await self._notices.stop()
+
+    def is_alive(self, node: str) -> bool:
+        """Whether a gateway by this name may be there. One that has just begun is not known yet."""
+        other = self._others.get(node)
+        return other is None or not self._is_dead(other)
+
+    # --- once a second
+
+    async def beat(self) -> None:
+        """Say that we live, and see who does. Raises: Unavailable."""
+        found = await self._nodes.beat(self._state, reads_schema=SCHEMA, version=__version__, facts=self._facts())
+        for node in found:
+            before = self._others.get(node.name)
+            if self._is_dead(node) and before is not None and not self._is_dead(before):
+                log.warning("gateway %s is %s", node.name, "gone" if node.state == "gone" else "dead")
+        self._others = {node.name: node for node in found}
+
+    async def _beat_or_warn(self) -> None:
+        try:
+            await self.beat()
+        except Unavailable as exc:
+            log.warning("the other gateways could not be told: %s", exc)
+
+    def _is_dead(self, node: Node) -> bool:
+        since = self._notices.listening_since
+        is_settled = since is not None and time.monotonic() - since > SETTLE_S
+        return node.state == "gone" or node.is_lost or (node.may_be_dead and is_settled)
+
+    async def leads(self, what: str, *, for_s: float) -> bool:
+        """Whether this gateway alone does that for the fleet now."""
+        try:
+            return self._state == "serving" and await self._nodes.lead(what, for_s=for_s)
+        except Unavailable:
+            return False
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self.beat()
+                if self._worker is not None:
+                    for record in await self._store.changed(self._worker.running):
+                        self._worker.changed(record)
+                if self._state == "serving":
+                    await self._take_over()
+            except Unavailable as exc:
+                log.warning("the fleet cannot be looked after now: %s", exc)
+            except Exception:
+                log.exception("the fleet cannot be looked after")
+
+    async def _take_over(self) -> None:
+        dead = [name for name, node in self._others.items() if self._is_dead(node)]
+        records = await self._store.take_over(dead, is_alive=lambda connection: self.is_alive(node_of(connection)))
+        for record in records:
+            if self._queue is not None:
+                await self._queue.put(record)
+        if records:
+            log.info("%d requests of other gateways are taken over", len(records))
+
+    # --- notices
+
+    def _tell(self, effects: Collection[Changed | Freed]) -> None:
+        for effect in effects:
+            if isinstance(effect, Changed):
+                self._notices.send(effect.node, "changed", *effect.key)
+            else:
+                self._notices.send(effect.node, "freed", effect.ordering_key)
+
+    def close_user(self, user_id: str) -> None:
+        """Let the other gateways close the sockets of a user."""
+        for node in self._others:
+            if self.is_alive(node):
+                self._notices.send(node, "user", user_id)
+
+    def _notice(self, origin: str, words: Sequence[Any]) -> None:
+        worker, queue, sender, close_user = self._worker, self._queue, self._sender, self._close_user
+        if worker is None or queue is None or sender is None or close_user is None:
+            return
+        match words:
+            case ["frame", connection_id, is_last, text]:
+                sender.arrived(origin, connection_id, is_last=is_last, text=text)
+            case ["gone", connection_id]:
+                sender.has_gone(connection_id)
+            case ["close", connection_id]:
+                self._start(sender.close(connection_id))
+            case ["changed", user_id, request_id]:
+                self._start(self._changed(worker, queue, RequestKey(user_id, request_id)))
+            case ["freed", ordering_key]:
+                queue.retry(ordering_key)
+            case ["user", user_id]:
+                self._start(close_user(user_id))
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._tasks.start(coroutine, name="notice")
+
+    async def _changed(self, worker: Worker, queue: FleetQueue, key: RequestKey) -> None:
+        try:
+            record = await self._store.read(key)
+        except Unavailable:
+            return  # the next look finds it
+        if record is not None:
+            worker.changed(record)
+        if record is None or record.ending is not None:
+            self._store.mine.discard(key)
+            await queue.forget(key)

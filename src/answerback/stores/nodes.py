@@ -1,0 +1,158 @@
+"""The table of the gateways that share a database: each says once a second that it lives, and sees who else does."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median_low
+from typing import Any, Final, TypeVar
+
+import psycopg
+
+from answerback.clock import epoch_ms
+from answerback.ports import Unavailable
+from answerback.stores.database import Connection as Thread
+from answerback.stores.database import Database
+from answerback.stores.migrations import lock_key
+from answerback.stores.postgres import PostgresDatabase, connect
+
+T = TypeVar("T")
+
+STALE_MS: Final = 2_500
+"""A gateway whose lock is free and whose beat is older than this is dead."""
+
+LOST_MS: Final = 20_000
+"""One whose beat is older than this is dead, whatever its lock says: its machine may have vanished."""
+
+FORGET_MS: Final = 86_400_000
+
+_NOW: Final = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+
+_BEAT: Final = f"""
+INSERT INTO nodes (node, incarnation, state, started_at_ms, beat_at_ms, reads_schema, version, facts)
+VALUES (:node, :incarnation, :state, {_NOW}, {_NOW}, :reads_schema, :version, :facts)
+ON CONFLICT (node) DO UPDATE SET beat_at_ms = excluded.beat_at_ms, state = excluded.state,
+  reads_schema = excluded.reads_schema, version = excluded.version, facts = excluded.facts,
+  started_at_ms = CASE WHEN nodes.incarnation = excluded.incarnation THEN nodes.started_at_ms
+    ELSE excluded.started_at_ms END, incarnation = excluded.incarnation
+RETURNING beat_at_ms"""  # noqa: S608 - a constant
+
+_NODES: Final = f"""
+SELECT n.node, n.state, {_NOW} - n.beat_at_ms, n.version, n.facts, n.started_at_ms FROM nodes n ORDER BY n.node"""  # noqa: S608
+
+_LOCKED: Final = """
+SELECT (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND objsubid = 1
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+_FORGET: Final = f"DELETE FROM nodes WHERE state = 'gone' AND beat_at_ms < {_NOW} - {FORGET_MS}"  # noqa: S608
+
+_LEAD: Final = f"""
+INSERT INTO leases (name, holder, until_ms) VALUES (:name, :holder, {_NOW} + :for_ms)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_ms = excluded.until_ms
+WHERE leases.holder = excluded.holder OR leases.until_ms < {_NOW} RETURNING 1"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A gateway of the fleet, as its last beat and its lock show it. `age_ms`: of the beat."""
+
+    name: str
+    state: str
+    age_ms: int
+    has_lock: bool
+    version: str
+    started_at_ms: int
+    facts: Mapping[str, int]
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is gone without having said so."""
+        return self.state != "gone" and (self.is_lost or self.may_be_dead)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was silent for so long that it counts as dead."""
+        return self.age_ms > LOST_MS
+
+    @property
+    def may_be_dead(self) -> bool:
+        """Whether it is silent, and its lock is free."""
+        return not self.has_lock and self.age_ms > STALE_MS
+
+
+class Nodes:
+    """The table, on a connection of its own. `offset_ms`: how far the database's clock is ahead of this machine's."""
+
+    def __init__(self, url: str, schema: str, *, node: str, incarnation: str) -> None:
+        self._url = url
+        self._schema = schema
+        self._node = node
+        self._incarnation = incarnation
+        self._thread: Thread | None = None
+        self._offsets: deque[int] = deque(maxlen=15)
+        self.offset_ms = 0
+
+    async def beat(self, state: str, *, reads_schema: int, version: str, facts: Mapping[str, int]) -> Sequence[Node]:
+        """Say that we live; the others. Raises: Unavailable."""
+        row: dict[str, Any] = {
+            "node": self._node,
+            "incarnation": self._incarnation,
+            "state": state,
+            "reads_schema": reads_schema,
+            "version": version,
+            "facts": json.dumps(facts),
+        }
+        nodes, offset_ms = await self._run(partial(_beat, row=row, schema=self._schema))
+        self._offsets.append(offset_ms)
+        self.offset_ms = median_low(self._offsets)
+        return [node for node in nodes if node.name != self._node]
+
+    async def lead(self, name: str, *, for_s: float) -> bool:
+        """Whether this gateway holds the lease of that name now. Raises: Unavailable."""
+        row: dict[str, Any] = {"name": name, "holder": self._node, "for_ms": int(for_s * 1000)}
+        return await self._run(lambda database: bool(database.execute(_LEAD, row).fetchall()))
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._thread is not None:
+            await self._thread.close()
+            self._thread = None
+
+    async def _run(self, function: Callable[[Database], T]) -> T:
+        if self._thread is None:
+            self._thread = Thread(self._connect, "answerback-nodes")
+        return await self._thread.read(function)
+
+    def _connect(self) -> Database:
+        try:
+            return PostgresDatabase(connect(self._url, self._schema))
+        except psycopg.Error as exc:
+            raise Unavailable(str(exc)) from exc
+
+
+def list_nodes(database: Database, schema: str) -> list[Node]:
+    """Every gateway that has been here."""
+    locked = {key for (key,) in database.execute(_LOCKED).fetchall()}
+    return [
+        Node(
+            name=name,
+            state=state,
+            age_ms=age_ms,
+            has_lock=lock_key(f"{schema} node {name}") in locked,
+            version=version,
+            started_at_ms=started_at_ms,
+            facts=json.loads(facts),
+        )
+        for name, state, age_ms, version, facts, started_at_ms in database.execute(_NODES).fetchall()
+    ]
+
+
+def _beat(database: Database, *, row: Mapping[str, Any], schema: str) -> tuple[list[Node], int]:
+    began, before_ms = time.monotonic(), epoch_ms()
+    ((now_ms,),) = database.execute(_BEAT, row).fetchall()
+    halfway_ms = before_ms + int((time.monotonic() - began) * 500)
+    database.execute(_FORGET)
+    return list_nodes(database, schema), now_ms - halfway_ms

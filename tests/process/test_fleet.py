@@ -1,0 +1,194 @@
+"""Several gateways on one PostgreSQL: real processes, and apps that come to any of them."""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from answerback import Client
+from balancer import Balancer
+from cli_process import STOP_TIMEOUT_S, GatewayProcess, start_gateway
+
+pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.timeout(120)]
+
+TEXT = " ".join(f"단어{n}" for n in range(60))
+Join = Callable[..., GatewayProcess]
+
+
+@pytest.fixture
+def database(postgres_server: Any, tmp_path: Path) -> str:
+    """The URL of a database of the test's own."""
+    name = f"fleet_{tmp_path.name}".lower()[:60].replace("-", "_")
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+    return postgres_server.url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def join(tmp_path: Path, database: str) -> Iterator[Join]:
+    """Starts gateways of one fleet; those that still run are killed at the end."""
+    started: list[GatewayProcess] = []
+
+    def join(node: str, *arguments: str) -> GatewayProcess:
+        options = ("--rate-limit", "0", "--model", "echo:delay_ms=25", "--database", database, "--node", node)
+        log = tmp_path / f"{len(started)}-{node}.log"
+        gateway = start_gateway(*options, *arguments, data_dir=tmp_path / node, log=log)
+        started.append(gateway)
+        return gateway
+
+    yield join
+    for gateway in started:
+        gateway.process.kill()
+        gateway.process.wait(STOP_TIMEOUT_S)
+        assert gateway.process.stdout is not None
+        gateway.process.stdout.close()
+
+
+def port_of(gateway: GatewayProcess) -> int:
+    return int(gateway.url.rpartition(":")[2])
+
+
+async def ask(socket: ClientConnection, request_id: str, message: str, **more: Any) -> None:
+    frame = {"action": "sendMessage", "requestId": request_id, "message": message, "stream": True, **more}
+    await socket.send(json.dumps(frame))
+
+
+async def answer(socket: ClientConnection, text: str = "") -> tuple[dict[str, Any], str]:
+    """The ending, and the streamed text on top of what was there before."""
+    while True:
+        frame = json.loads(await socket.recv())
+        if frame["action"] == "messageDelta":
+            text = text[: frame["offset"]] + frame["delta"]
+        elif frame["action"] == "messageResponse":
+            return frame, text
+
+
+async def resume(socket: ClientConnection, request_id: str, offset: int) -> None:
+    points = [{"requestId": request_id, "attempt": 1, "offset": offset}]
+    await socket.send(json.dumps({"action": "hello", "helloId": "h", "resume": points}))
+
+
+async def test_an_app_moves_in_mid_answer_and_its_old_socket_is_closed(join: Join) -> None:
+    urls = [f"{join(name).url}/?userId=ann&sessionId=s" for name in ("a", "b")]
+    async with connect(urls[0]) as first:
+        await ask(first, "r1", TEXT)
+        text = ""
+        while len(text) < 60:
+            frame = json.loads(await first.recv())
+            text += frame.get("delta", "")
+        async with connect(urls[1]) as second:
+            await resume(second, "r1", len(text))
+            ended, text = await answer(second, text)
+            assert (ended["status"], text) == ("completed", TEXT)
+        while json.loads(await first.recv()).get("code") != "session_replaced":
+            pass
+        await first.wait_closed()
+
+
+async def test_any_gateway_stops_an_answer_and_serves_one_that_has_ended(join: Join) -> None:
+    urls = [f"{join(name).url}/?userId=ann&sessionId=" for name in ("a", "b")]
+    async with connect(urls[0] + "s") as first, connect(urls[0] + "t") as other:
+        await ask(first, "r1", TEXT * 20)
+        while "delta" not in await first.recv(decode=True):
+            pass
+        await ask(other, "r2", "short", conversationId="c2")
+        await answer(other)
+        async with connect(urls[1] + "s") as second:
+            await second.send(json.dumps({"action": "cancelMessage", "requestId": "r1"}))
+            ended, _ = await answer(second)
+            assert (ended["requestId"], ended["status"]) == ("r1", "cancelled")
+        async with connect(urls[1] + "t") as second:
+            await resume(second, "r2", 0)
+            assert (await answer(second))[1] == "short"
+
+
+async def test_one_conversation_is_answered_in_order_whoever_is_asked(join: Join, database: str) -> None:
+    urls = [join(name).url for name in ("a", "b", "c")]
+
+    async def app(number: int) -> None:
+        async with connect(f"{urls[number]}/?userId=ann&sessionId=s{number}") as socket:
+            for n in range(6):
+                await ask(socket, f"r{number}-{n}", "a few words that take their time", conversationId="c")
+            for _ in range(6):
+                frame, _ = await answer(socket)
+                assert frame["status"] == "completed"
+
+    await asyncio.gather(*(app(number) for number in range(3)))
+    async with connect(f"{urls[0]}/?userId=ann&sessionId=h") as socket:
+        pages: list[Any] = [{}]
+        while not pages[1:] or "next" in pages[-1]:
+            page = {"action": "getHistory", "requestId": "h", "conversationId": "c", "before": pages[-1].get("next")}
+            await socket.send(json.dumps(page))
+            pages.append(json.loads(await socket.recv()))
+    turns = [turn for page in reversed(pages[1:]) for turn in page["turns"]]
+    for number in range(3):
+        mine = [turn["requestId"] for turn in turns if turn["requestId"].startswith(f"r{number}-")]
+        assert mine == [f"r{number}-{n}" for n in range(6)]
+    with psycopg.connect(database) as connection:
+        rows = connection.execute("SELECT record FROM answerback.requests ORDER BY n").fetchall()
+    ran = [json.loads(record) for (record,) in rows]
+    for one, following in pairwise(ran):  # clocks of two gateways differ by some milliseconds
+        assert following["started_at_ms"] >= one["ending"]["ended_at_ms"] - 100
+
+
+async def streamed(app: Client, name: str, worst: list[float]) -> int:
+    """The attempt that answered; the text is exact."""
+    last, text = time.monotonic(), ""
+    stream = app.stream(f"{name} {TEXT}", conversation=name)
+    async for piece in stream:
+        now = time.monotonic()
+        worst[0], last, text = max(worst[0], now - last), now, text + piece
+    assert text == f"{name} {TEXT}"
+    return (await stream.answer).attempt
+
+
+async def test_answers_go_on_elsewhere_when_a_gateway_is_killed(join: Join) -> None:
+    gateways = [join(name) for name in ("a", "b")]
+    async with Balancer([port_of(gateway) for gateway in gateways]) as balancer:
+        apps = [Client(f"ws://127.0.0.1:{balancer.port}", user=f"u{n}") for n in range(10)]
+        await asyncio.gather(*(app.__aenter__() for app in apps))
+        worst = [0.0]
+        asked = [asyncio.create_task(streamed(app, f"app{n}", worst)) for n, app in enumerate(apps)]
+        await asyncio.sleep(0.7)
+        gateways[0].process.send_signal(signal.SIGKILL)
+        attempts = await asyncio.gather(*asked)
+        await asyncio.gather(*(app.__aexit__(None, None, None) for app in apps))
+    assert set(attempts) == {1, 2}
+    print(f"longest silence {worst[0]:.2f} s")
+
+
+async def test_apps_move_when_a_gateway_stops_and_no_answer_is_begun_again(join: Join) -> None:
+    gateways = [join(name, "--drain", "6s") for name in ("a", "b")]
+    async with Balancer([port_of(gateway) for gateway in gateways]) as balancer:
+        apps = [Client(f"ws://127.0.0.1:{balancer.port}", user=f"u{n}") for n in range(10)]
+        await asyncio.gather(*(app.__aenter__() for app in apps))
+        worst = [0.0]
+        asked = [asyncio.create_task(streamed(app, f"app{n}", worst)) for n, app in enumerate(apps)]
+        await asyncio.sleep(0.3)
+        gateways[0].process.send_signal(signal.SIGTERM)
+        assert await asyncio.gather(*asked) == [1] * 10
+        assert await asyncio.to_thread(gateways[0].process.wait, STOP_TIMEOUT_S) == 0
+        assert await asyncio.gather(*(streamed(app, f"again{n}", worst) for n, app in enumerate(apps))) == [1] * 10
+        await asyncio.gather(*(app.__aexit__(None, None, None) for app in apps))
+    print(f"longest silence {worst[0]:.2f} s")
+
+
+async def test_a_gateway_alone_and_a_fleet_exclude_each_other(join: Join, tmp_path: Path, database: str) -> None:
+    join("a")
+    for arguments, why in (
+        (("--database", database), "Another gateway uses this database"),
+        (("--database", database, "--node", "b", "--standby"), "leave one out"),
+        (("--node", "b"), "name it with --database"),
+        (("--database", database, "--node", "a b"), "letters, digits"),
+        (("--database", database, "--node", "auto"), "give a --port"),
+    ):
+        with pytest.raises(AssertionError, match=why):
+            start_gateway(*arguments, data_dir=tmp_path / "other", log=tmp_path / "other.log")
