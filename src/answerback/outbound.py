@@ -137,7 +137,12 @@ def _system_context() -> ssl.SSLContext:
 
 _OF_ANOTHER_NAME: Final = frozenset({62, 63, 64})
 _OUT_OF_TIME: Final = frozenset({9, 10})
-"""What OpenSSL's X509_verify_cert_error_string(3) calls so: no authority would help."""
+"""What OpenSSL's X509_verify_cert_error_string(3) calls so."""
+
+
+def is_unfit(error: ssl.SSLCertVerificationError) -> bool:
+    """Whether the certificate is for another name, or its time is over: no authority would help."""
+    return error.verify_code in _OF_ANOTHER_NAME | _OUT_OF_TIME
 
 
 def explain_certificate(error: ssl.SSLCertVerificationError) -> str:

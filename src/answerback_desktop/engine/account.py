@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 from answerback.client import (
     AnswerbackError,
@@ -98,6 +99,7 @@ class AccountEngine:
         self._unwritten = _Unwritten()
         self._shown: str | None = None
         self._is_store_broken = False
+        self._logged = ""
         self._answers = Answers(
             self._store,
             emit=emit,
@@ -214,6 +216,9 @@ class AccountEngine:
             self._tasks.start(self._disconnect(), name="disconnect")
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
             self._sync.connected()
+        if changed.detail and changed.detail != self._logged:
+            log.warning("not connected to %s: %s", urlsplit(self.account.server_url).hostname, changed.detail)
+        self._logged = changed.detail
         self._emit(changed)
 
     def _is_ours(self, user_id: str) -> bool:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from answerback.client import Obstacle
 from answerback_desktop.records import Account, Conversation, SearchHit, Turn
 from answerback_desktop.settings import Settings
 
@@ -25,11 +26,29 @@ class ConnectionReason(StrEnum):
 
     NONE = "none"
     UNREACHABLE = "unreachable"
-    """Nobody answers at the URL, or not as an Answerback server; tried again."""
+    """What answers at the URL is no Answerback server, or nobody knows why not; tried again, like all that follow."""
+    REFUSED = "refused"
+    NAME = "name"
+    NETWORK = "network"
+    TIMEOUT = "timeout"
+    CERTIFICATE = "certificate"
+    CERTIFICATE_UNFIT = "certificate-unfit"
+    NO_TLS = "no-tls"
+    TLS_WANTED = "tls-wanted"
+    TLS = "tls"
+    NOT_WEBSOCKET = "not-websocket"
+    UPGRADE = "upgrade"
+    PROXY = "proxy"
+    PROXY_LOGIN = "proxy-login"
+    SETUP = "setup"
+    REDIRECT = "redirect"
+    SERVER = "server"
     LOST = "lost"
     """The connection broke; tried again."""
     SIGN_IN_NEEDED = "sign-in-needed"
-    """There is no token, or the server does not accept it."""
+    """The server wants a token, and there is none."""
+    TOKEN_REFUSED = "token-refused"  # noqa: S105 - a reason
+    """The server does not accept the token."""
     SIGN_IN_UNREACHABLE = "sign-in-unreachable"
     """The sign-in service does not answer; tried again."""
     FORBIDDEN = "forbidden"
@@ -42,6 +61,20 @@ class ConnectionReason(StrEnum):
     """The server URL of the settings is none."""
     CLOSED = "closed"
     """The app is ending, or the client failed."""
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether no server of ours was found at the address."""
+        return self in _NOWHERE
+
+
+OBSTACLES: Final = {
+    **{obstacle: ConnectionReason(obstacle) for obstacle in set(Obstacle) - {Obstacle.TOKEN, Obstacle.OTHER}},
+    Obstacle.TOKEN: ConnectionReason.SIGN_IN_UNREACHABLE,
+    Obstacle.OTHER: ConnectionReason.UNREACHABLE,
+}
+"""Why the app is not online, by what the client says was in the way."""
+_NOWHERE: Final = {ConnectionReason.BAD_URL, *OBSTACLES.values()} - {ConnectionReason.SIGN_IN_UNREACHABLE}
 
 
 class NoticeCode(StrEnum):
@@ -103,10 +136,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionChanged:
-    """The whole state of the connection. `retry_at_ms`: epoch instant of the next try."""
+    """The whole state of the connection. `retry_at_ms`: epoch instant of the next try.
+
+    `detail`: what the client says about the reason, for whoever looks after the network.
+    """
 
     status: ConnectionStatus
     reason: ConnectionReason = ConnectionReason.NONE
+    detail: str = ""
     retry_at_ms: int | None = None
     user: str | None = None
     models: tuple[str, ...] = ()

@@ -254,7 +254,7 @@ class SessionController:
             return
         if connection.status is ConnectionStatus.ONLINE or address_of(self._settings.server_url) is None:
             self._emit_gateway(GatewayStatus.NOT_OURS)
-        elif connection.reason is ConnectionReason.UNREACHABLE and can_start():
+        elif connection.reason is ConnectionReason.REFUSED and can_start():
             if self._settings.starts_gateway:
                 self.start_gateway()
             else:

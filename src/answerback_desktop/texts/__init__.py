@@ -124,6 +124,7 @@ class StatusTexts:
     # Its details
     details_title: str
     server: str
+    detail: str
     user: str
     round_trip: str
     round_trip_ms: str
@@ -162,7 +163,9 @@ class StatusTexts:
     start_again: str
     show_log: str
     later: str
+    not_connected_to: str
     welcome_signin_title: str
+    welcome_refused_title: str
     welcome_signin_text: str
     browser_title: str
     browser_text: str
@@ -254,7 +257,6 @@ class ChatTexts:
     show_less: str
     # A turn's line of state
     outbox: str
-    outbox_offline: str
     queued: str
     queued_next: str
     waiting: str
@@ -292,7 +294,7 @@ class ChatTexts:
     link_copy: str
     link_hidden: str
     # Offline
-    offline: str
+    offline_kept: str
     offline_retry: str
     # Why it failed
     failures: Mapping[FailureCode, str]

@@ -78,6 +78,11 @@ class AppViewModel:
         """Questions without an ending, in all conversations."""
         return sum(conversation.pending for conversation in self._ordered)
 
+    @property
+    def unsent(self) -> int:
+        """Questions that the server has not taken yet, in all conversations."""
+        return sum(conversation.unsent for conversation in self._ordered)
+
     def conversation(self, conversation_id: str) -> ConversationViewModel | None:
         return self._by_id.get(conversation_id)
 

@@ -29,6 +29,11 @@ class ConnectionViewModel:
         return self._state.reason
 
     @property
+    def detail(self) -> str:
+        """What the client says about the reason, in English."""
+        return self._state.detail
+
+    @property
     def is_online(self) -> bool:
         """Whether questions leave at once."""
         return self._state.status is ConnectionStatus.ONLINE

@@ -7,7 +7,6 @@ from PySide6.QtCore import QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QColor, QPalette, QResizeEvent
 from PySide6.QtWidgets import QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
-from answerback_desktop.engine.events import ConnectionStatus
 from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.composer import Composer
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
@@ -38,6 +37,7 @@ class ChatPane(QWidget):
         self._shown: ConversationViewModel | None = None
         self._wanted: str | None = None
         self._dirty: set[str] = set()
+        self._why_offline = ""
         self.transcript = Transcript(appearance, self)
         self.composer = Composer(appearance, self)
         self.stack = QStackedWidget(self)
@@ -90,6 +90,11 @@ class ChatPane(QWidget):
     def focus_composer(self) -> None:
         """Put the cursor in the box."""
         self.composer.box.setFocus()
+
+    def tell_offline(self, why: str) -> None:
+        """Say over the composer why nothing can be sent now; empty: it can."""
+        self._why_offline = why
+        self.banner.tell(why)
 
     def foot_height(self) -> int:
         """Pixels of the input box and of what stands over it."""
@@ -145,6 +150,7 @@ class ChatPane(QWidget):
         self.loading = EmptyState(appearance, "", texts.loading)
         self.banner = OfflineBanner(appearance)
         self.banner.retry.connect(self._app.reconnect)
+        self.banner.tell(self._why_offline)
         self.stack.addWidget(self.empty)
         self.stack.addWidget(self.loading)
 
@@ -248,8 +254,6 @@ class ChatPane(QWidget):
 
     def _show_connection(self) -> None:
         connection = self._app.connection
-        is_offline = connection.status in {ConnectionStatus.OFFLINE, ConnectionStatus.STOPPED}
-        self.banner.setVisible(is_offline)
         self.transcript.set_online(is_online=connection.is_online)
         self.composer.set_limit(None if connection.limits is None else connection.limits.max_message_bytes)
 

@@ -37,7 +37,7 @@ def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, now_ms
     retry = retry_in_s(turn, now_ms=now_ms)
     match turn.status:
         case TurnStatus.OUTBOX:
-            return StateLine(tone=Tone.WAITING, text=texts.outbox if is_online else texts.outbox_offline)
+            return StateLine(tone=Tone.WAITING, text=texts.outbox)
         case TurnStatus.QUEUED | TurnStatus.STREAMING if not is_online:
             return StateLine(tone=Tone.WAITING, text=texts.paused)
         case TurnStatus.QUEUED if turn.position:

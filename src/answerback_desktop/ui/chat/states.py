@@ -152,7 +152,7 @@ def _centred(text: str, variant: str) -> QLabel:
 
 
 class OfflineBanner(QFrame):
-    """Says that questions wait, and offers to try at once."""
+    """Says why nothing can be sent, that questions wait, and offers to try at once."""
 
     retry = Signal()
 
@@ -166,7 +166,8 @@ class OfflineBanner(QFrame):
         layout.setSpacing(theme.space(2.5))
         mark = QLabel()
         mark.setPixmap(pixmap(Icon.OFFLINE, theme.colours.warning, theme.body_px + 4, scale=2))
-        self.text = QLabel(appearance.texts.offline)
+        self.text = QLabel()
+        self.text.setTextFormat(Qt.TextFormat.PlainText)
         self.text.setWordWrap(True)
         self.text.setStyleSheet(f"font-size: {theme.small_px}px")
         self.button = QPushButton(appearance.texts.offline_retry)
@@ -175,3 +176,8 @@ class OfflineBanner(QFrame):
         layout.addWidget(mark)
         layout.addWidget(self.text, 1)
         layout.addWidget(self.button)
+
+    def tell(self, why: str) -> None:
+        """Show the reason; an empty one hides the bar."""
+        self.text.setText(f"{why} {self._appearance.texts.offline_kept}")
+        self.setVisible(bool(why))

@@ -8,7 +8,8 @@ from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, Signal
 from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QVBoxLayout, QWidget
 
-from answerback_desktop.settings import Settings
+from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
+from answerback_desktop.settings import AuthMode, Settings
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.dialogs import Dialogs, Exporter
@@ -210,7 +211,11 @@ class MainWindow(QMainWindow):
         self._refresh_banner(Screen.CHAT if is_page else screen)
 
     def _refresh_banner(self, screen: Screen) -> None:
+        """One bar tells what is wrong: the one over the chat, if something can be done, or the one over the box."""
         words, app = self._texts.status, self._app
+        is_off = app.connection.status in (ConnectionStatus.OFFLINE, ConnectionStatus.STOPPED)
+        is_told_above = screen not in (Screen.CHAT, Screen.UNREACHABLE)
+        self.chat.tell_offline(words.reasons[app.connection.reason] if is_off and not is_told_above else "")
         match screen:
             case Screen.OFFER:
                 self.banner.say(
@@ -221,7 +226,11 @@ class MainWindow(QMainWindow):
             case Screen.START_FAILED:
                 self.banner.say(words.gateway_stopped, words.start, app.start_gateway)
             case Screen.SIGN_IN:
-                self.banner.say(words.welcome_signin_title, words.sign_in, app.start_sign_in)
+                is_refused = app.connection.reason is ConnectionReason.TOKEN_REFUSED
+                title = words.welcome_refused_title if is_refused else words.welcome_signin_title
+                by_browser = app.settings.auth is AuthMode.OIDC
+                act = app.start_sign_in if by_browser else self.show_settings
+                self.banner.say(title, words.sign_in if by_browser else words.open_settings, act)
             case Screen.BROWSER:
                 self.banner.say(words.browser_title, words.cancel, app.cancel_sign_in)
             case _:

@@ -24,6 +24,7 @@ from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus,
 from answerback_desktop.settings import AuthMode, Field, Settings
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
+from answerback_desktop.ui.window.connection import detail_text
 from answerback_desktop.viewmodels import AppViewModel
 
 
@@ -74,7 +75,9 @@ class WelcomePage(QScrollArea):
 
     def show_screen(self, screen: Screen) -> None:
         """Show what this screen needs; what was typed stays as long as the screen does."""
-        about = (self._app.settings.server_url, self._app.settings.auth, self._app.sign_in.url, self._app.gateway.log)
+        settings, sign_in = self._app.settings, self._app.sign_in
+        why = (self._app.connection.reason, self._app.connection.detail)
+        about = (settings.server_url, settings.auth, sign_in.url, self._app.gateway.log, why)
         if (screen, about) != (self._screen, self._about):
             self._screen, self._about = screen, about
             self._build()
@@ -123,7 +126,8 @@ class WelcomePage(QScrollArea):
     def _offer(self, column: QVBoxLayout) -> None:
         words, settings = self._texts.status, self._app.settings
         self._title(column, words.welcome_title)
-        self._text(column, words.welcome_text.format(url=_unbroken(settings.server_url)))
+        self._text(column, words.welcome_text)
+        self._obstacle(column)
         if self._screen is Screen.OFFER:
             start = self._card(column, words.start_title, words.start_text)
             self._button(start, words.start, self._app.start_gateway, is_primary=True)
@@ -156,6 +160,15 @@ class WelcomePage(QScrollArea):
         self._plain(row, words.later, self.put_off.emit)
         column.addLayout(row)
 
+    def _obstacle(self, column: QVBoxLayout) -> None:
+        """What is in the way to the server of the settings, and what the client says about it."""
+        words, connection = self._texts.status, self._app.connection
+        address = words.not_connected_to.format(url=_unbroken(self._app.settings.server_url))
+        self._text(column, f"{address} {words.reasons[connection.reason]}", is_copyable=True)
+        detail = detail_text(connection.detail, self._texts)
+        if detail and self._screen is not Screen.OFFER:
+            self._text(column, detail, is_copyable=True, variant="muted")
+
     def _starting(self, column: QVBoxLayout) -> None:
         self._title(column, self._texts.status.starting_title)
         self._text(column, self._texts.status.starting_text)
@@ -177,9 +190,11 @@ class WelcomePage(QScrollArea):
         column.addLayout(row)
 
     def _sign_in(self, column: QVBoxLayout) -> None:
-        words, settings = self._texts.status, self._app.settings
-        self._title(column, words.welcome_signin_title)
-        self._text(column, words.welcome_signin_text.format(url=_unbroken(settings.server_url)))
+        words, settings, reason = self._texts.status, self._app.settings, self._app.connection.reason
+        is_refused = reason is ConnectionReason.TOKEN_REFUSED
+        self._title(column, words.welcome_refused_title if is_refused else words.welcome_signin_title)
+        text = words.reasons[reason] if is_refused else words.welcome_signin_text
+        self._text(column, text.format(url=_unbroken(settings.server_url)))
         row = QHBoxLayout()
         if settings.auth is AuthMode.OIDC:
             self._button(row, words.sign_in, self._app.start_sign_in, is_primary=True)
@@ -206,8 +221,9 @@ class WelcomePage(QScrollArea):
         label.setWordWrap(True)
         column.addWidget(label)
 
-    def _text(self, column: QVBoxLayout, text: str, *, is_copyable: bool = False) -> None:
+    def _text(self, column: QVBoxLayout, text: str, *, is_copyable: bool = False, variant: str = "") -> None:
         label = QLabel(text)
+        label.setProperty("variant", variant)
         label.setTextFormat(Qt.TextFormat.PlainText)
         label.setWordWrap(True)
         if is_copyable:
@@ -302,5 +318,4 @@ def screen_of(app: AppViewModel) -> Screen:
         case GatewayStatus.RUNNING:
             return Screen.CHAT  # being connected to
         case _:
-            is_nowhere = app.connection.reason in (ConnectionReason.UNREACHABLE, ConnectionReason.BAD_URL)
-            return Screen.UNREACHABLE if is_nowhere else Screen.CHAT
+            return Screen.UNREACHABLE if app.connection.reason.is_nowhere else Screen.CHAT

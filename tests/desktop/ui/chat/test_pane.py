@@ -18,7 +18,7 @@ from answerback_desktop.records import Conversation, TurnStatus
 from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.chat.links import LinkDialog
 from answerback_desktop.viewmodels.app import AppViewModel
-from chat_samples import HOME, OFFLINE, ONLINE, Recorder, turn
+from chat_samples import HOME, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
 OTHER = Conversation(conversation_id="c2", title="Other", created_at_ms=2, updated_at_ms=2)
@@ -86,13 +86,14 @@ def test_a_question_that_could_not_be_taken_is_back_in_the_box(opened: Opened) -
 
 
 def test_offline_is_reported_and_can_be_tried(opened: Opened) -> None:
-    pane, app, recorder = opened(turn("r1", "q", "a"))
+    pane, _, recorder = opened(turn("r1", "q", "a"))
     assert pane.banner.isHidden()
-    pane.apply(app.apply([OFFLINE]))
+    pane.tell_offline("The network is gone.")
     assert not pane.banner.isHidden()
+    assert pane.banner.text.text().startswith("The network is gone. ")
     pane.banner.button.click()
     assert recorder.named("reconnect") == [()]
-    pane.apply(app.apply([ONLINE]))
+    pane.tell_offline("")
     assert pane.banner.isHidden()
 
 

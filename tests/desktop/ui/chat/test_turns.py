@@ -40,7 +40,7 @@ def failed(code: FailureCode, *, is_retryable: bool, retry_at_ms: int | None = N
 def test_the_words_of_each_state() -> None:
     outbox = of(turn("r1", "q", status=TurnStatus.OUTBOX))
     assert line(outbox).text == CHAT_EN.outbox
-    assert line(outbox, is_online=False).text == CHAT_EN.outbox_offline
+    assert line(outbox, is_online=False).text == CHAT_EN.outbox
     assert line(of(turn("r1", "q", status=TurnStatus.QUEUED, position=3))).text == "In the queue, 3 before it"
     assert line(of(turn("r1", "q", status=TurnStatus.QUEUED, position=0))).text == CHAT_EN.queued_next
     assert line(of(turn("r1", "q", status=TurnStatus.STREAMING))).text == CHAT_EN.waiting
