@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from answerback import __version__
 from answerback_desktop.engine import Engine, Environment
 from answerback_desktop.engine.events import Event
 from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
-from answerback_desktop.settings import AuthMode, Language, Settings, SettingsFile
+from answerback_desktop.settings import AuthMode, Language, Preset, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
 from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, raise_running
 from answerback_desktop.ui.theme import apply
@@ -43,6 +43,7 @@ class Options:
     """The command line's options; None leaves the profile's settings as they are. `root`: where profiles are kept."""
 
     profile: Profile
+    preset: Preset = field(default_factory=Preset)
     url: str | None = None
     user: str | None = None
     language: Language | None = None
@@ -271,7 +272,7 @@ def keep_options(options: Options) -> None:
     """Store the command line's options as settings of the profile, as if they had been typed into the dialog."""
     if options.url is None and options.user is None and options.language is None:
         return
-    file = SettingsFile(options.profile.settings_path)
+    file = SettingsFile(options.profile.settings_path, options.preset)
     settings = file.load()
     if options.url is not None:
         settings = msgspec.structs.replace(settings, server_url=options.url)

@@ -39,6 +39,7 @@ from answerback.protocol.frames import (
     ModelInfo,
     Ping,
     SendMessage,
+    ServerInfo,
     ServerLimits,
     Turn,
     UpdateConversation,
@@ -282,6 +283,11 @@ class Client:
     def limits(self) -> ServerLimits | None:
         """What the server allows, once it has said so."""
         return self._session.limits
+
+    @property
+    def server(self) -> ServerInfo | None:
+        """Which server this is, once it has said so; an old one never does."""
+        return self._session.server
 
     def model_info(self, name: str | None = None) -> ModelInfo:
         """What the server has said of a model (None: its default), once the client is connected."""

@@ -49,6 +49,7 @@ from answerback.protocol.frames import (
     Pong,
     SendMessage,
     ServerFrame,
+    ServerInfo,
     ServerLimits,
     Status,
     TokenRenewed,
@@ -86,6 +87,11 @@ class Session:
     def limits(self) -> ServerLimits | None:
         """What the server allows, once it has said so."""
         return None if self._welcome is None else self._welcome.limits
+
+    @property
+    def server(self) -> ServerInfo | None:
+        """What the server has said of itself."""
+        return None if self._welcome is None else self._welcome.server
 
     def model_info(self, name: str | None) -> ModelInfo:
         """What the server has said of a model; None: of its default."""

@@ -342,6 +342,7 @@ class Gateway:
             max_tokens=settings.max_tokens,
             max_message_bytes=settings.caps.message_bytes,
             lock_system=settings.lock_system,
+            least_client=settings.least_client,
             idle_timeout_ms=int(settings.idle_timeout_s * 1000),
         )
 

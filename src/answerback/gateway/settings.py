@@ -172,6 +172,9 @@ class GatewaySettings:
         tuple[str, ...],
         Setting(LISTENING, TEXTS, "Host name that clients may use besides --host; repeatable.", key="allow_host"),
     ] = ()
+    least_client: Annotated[
+        str | None, Setting(LISTENING, TEXT, "Version of apps below which they tell to update, such as 1.4.")
+    ] = None
     models: Annotated[tuple[str, ...], Setting(MODEL, TEXTS, _MODEL_HELP, key="model")] = ("local",)
     system: Annotated[str | None, Setting(MODEL, TEXT, "System prompt of questions that bring none.")] = None
     lock_system: Annotated[bool, Setting(MODEL, YES_NO, "Clients cannot replace the system prompt.")] = False

@@ -237,7 +237,9 @@ class Front:
                 limits=self._settings.limits(),
                 models=tuple(self._settings.models),
                 features=FEATURES,
-                server=ServerInfo(version=__version__, store_id=self._settings.store_id),
+                server=ServerInfo(
+                    version=__version__, store_id=self._settings.store_id, least_client=self._settings.least_client
+                ),
                 model_info=self._model_info,
             ),
         )

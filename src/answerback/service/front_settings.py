@@ -21,6 +21,7 @@ _INFO_BYTES: Final = 256
 class FrontSettings:
     """`models`: what clients may ask for, the first is the default. `model_limits`: what is known of single ones. Sizes
     in tokens, times in milliseconds. `store_id`: names the store, for clients that keep what is in it.
+    `least_client`: clients of a lower version are told to update.
 
     `queue_survives`: the queue keeps what was put (SQS), so a record notes that it was queued. A queue that is rebuilt
     from the store at start needs no such write.
@@ -34,6 +35,7 @@ class FrontSettings:
     max_tokens: int = defaults.MAX_TOKENS
     max_message_bytes: int = MAX_MESSAGE_BYTES
     lock_system: bool = False
+    least_client: str | None = None
     idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
     max_connection_ms: int | None = None
     queue_survives: bool = False

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from answerback import __version__
 from answerback.client import (
     AnswerbackError,
     Client,
     Connected,
     ConnectionState,
+    ServerInfo,
     Timing,
     Token,
     clean,
@@ -35,7 +37,7 @@ from answerback_desktop.engine.events import (
     TurnsRemoved,
 )
 from answerback_desktop.engine.export import ExportFormat, exported, file_name
-from answerback_desktop.engine.status import ConnectionTracker
+from answerback_desktop.engine.status import ConnectionTracker, is_lower
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Turn
 from answerback_desktop.settings import Settings
@@ -100,6 +102,7 @@ class AccountEngine:
         self._shown: str | None = None
         self._is_store_broken = False
         self._logged = ""
+        self._least_told = ""
         self._answers = Answers(
             self._store,
             emit=emit,
@@ -216,10 +219,18 @@ class AccountEngine:
             self._tasks.start(self._disconnect(), name="disconnect")
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
             self._sync.connected()
+            self._check_version(self._client.server)
         if changed.detail and changed.detail != self._logged:
             log.warning("not connected to %s: %s", urlsplit(self.account.server_url).hostname, changed.detail)
         self._logged = changed.detail
         self._emit(changed)
+
+    def _check_version(self, server: ServerInfo | None) -> None:
+        """Say once if the server wants apps of a higher version."""
+        least = None if server is None else server.least_client
+        if least and least != self._least_told and is_lower(__version__, least):
+            self._least_told = least
+            self._notice(NoticeCode.UPDATE_NEEDED, version=__version__, least=least)
 
     def _is_ours(self, user_id: str) -> bool:
         try:

@@ -92,6 +92,10 @@ class NoticeCode(StrEnum):
     """The local data cannot be written (disk full?): what is typed now may be lost."""
     SETTINGS_MOVED_ASIDE = "settings-moved-aside"
     """path: the settings could not be read, are kept there; defaults hold."""
+    PRESET_WRONG = "preset-wrong"
+    """path, reason: the administrator's preset cannot be used, and is not."""
+    UPDATE_NEEDED = "update-needed"
+    """version, least: the server wants apps of a higher version."""
     NO_KEYRING = "no-keyring"
     """This system has no keyring: signed in until the app ends."""
     SIGN_IN_FAILED = "sign-in-failed"
@@ -245,9 +249,11 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChanged:
-    """The settings that hold now."""
+    """The settings that hold now. `locked`: names of those that the administrator decides; `models`: all he offers."""
 
     settings: Settings
+    locked: frozenset[str] = frozenset()
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

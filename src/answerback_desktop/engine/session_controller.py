@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from answerback.tasks import Tasks
 from answerback_desktop.engine.account import AccountEngine
-from answerback_desktop.engine.environment import Environment
+from answerback_desktop.engine.environment import Environment, OutboundChoice
 from answerback_desktop.engine.events import (
     AccountClosed,
     ConnectionChanged,
@@ -26,7 +26,7 @@ from answerback_desktop.engine.events import (
 )
 from answerback_desktop.engine.identity import IdentityKeeper, Who, is_same_login
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
-from answerback_desktop.settings import AuthMode, Settings, SettingsFile, problems
+from answerback_desktop.settings import AuthMode, Preset, PresetError, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError
 from answerback_desktop.store.schema import Database, StoreError
 
@@ -42,8 +42,9 @@ class SessionController:
     def __init__(self, environment: Environment, emit: Callable[[Event], None]) -> None:
         self._environment = environment
         self._out = emit
-        self._file = SettingsFile(environment.profile.settings_path)
+        self._preset = Preset()
         self._settings = Settings()
+        self._outbound = OutboundChoice()
         self._identity = IdentityKeeper(environment, self._emit, self._token_failed)
         self._who: Who | None = None
         self._account: AccountEngine | None = None
@@ -58,8 +59,16 @@ class SessionController:
     async def open(self) -> None:
         """Settings, then the account; one that needs the keyring follows later. Raises: OSError."""
         self._environment.profile.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._preset = Preset.load(self._environment.preset_path)
+        except PresetError as exc:
+            log.error("the preset %s is not used: %s", self._environment.preset_path, exc)
+            facts = {"path": str(self._environment.preset_path), "reason": str(exc)}
+            self._emit(NoticeRaised(code=NoticeCode.PRESET_WRONG, facts=facts))
+        self._file = SettingsFile(self._environment.profile.settings_path, self._preset)
         self._settings = self._file.load()
-        self._emit(SettingsChanged(self._settings))
+        self._outbound.apply(self._settings)
+        self._emit_settings()
         if self._file.moved_aside is not None:
             self._emit(NoticeRaised(code=NoticeCode.SETTINGS_MOVED_ASIDE, facts={"path": str(self._file.moved_aside)}))
         if self._settings.auth is AuthMode.NONE:
@@ -74,6 +83,7 @@ class SessionController:
         await self._identity.settle()
         if self._gateway is not None:
             await self._gateway.stop()
+        self._outbound.restore()
 
     async def _switch(self) -> None:
         """Close the open account and open the one that the settings name."""
@@ -138,21 +148,28 @@ class SessionController:
         """Store valid settings and apply them; the dialog checked them before."""
         if problems(settings):
             return
+        settings = self._preset.enforced(settings)
         before, self._settings = self._settings, replace(settings, token="")
         try:
             self._file.save(self._settings)
         except OSError:
             log.exception("the settings cannot be written")
             self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
-        self._emit(SettingsChanged(self._settings))
+        self._emit_settings()
+        self._outbound.apply(self._settings)
         if settings.token or not is_same_login(before, settings):
             self.cancel_sign_in()
             self._tasks.start(self._log_in_again(settings), name="settings")
+        elif (before.ca_file, before.proxy) != (settings.ca_file, settings.proxy):
+            self.reconnect()
 
     async def _log_in_again(self, settings: Settings) -> None:
         if settings.auth is AuthMode.TOKEN and settings.token:
             await self._identity.keep_token(settings)
         await self._switch()
+
+    def _emit_settings(self) -> None:
+        self._emit(SettingsChanged(self._settings, locked=self._preset.locked, models=self._preset.models))
 
     # --- sign-in
 

@@ -182,8 +182,8 @@ class PreferencesTexts:
     cancel: str
     page_server: str
     page_answers: str
-    page_appearance: str
-    page_manners: str
+    page_app: str
+    locked: str
     server_url: str
     server_url_hint: str
     auth: str
@@ -196,6 +196,15 @@ class PreferencesTexts:
     token_hint: str
     oidc_issuer: str
     oidc_client_id: str
+    ca_file: str
+    ca_file_placeholder: str
+    ca_file_hint: str
+    ca_file_choose: str
+    ca_file_filter: str
+    all_files: str
+    proxy: str
+    proxy_placeholder: str
+    proxy_hint: str
     sign_in: str
     sign_out: str
     signed_in_as: str

@@ -53,6 +53,8 @@ class AppViewModel:
         self._is_shown = True
         self.connection = ConnectionViewModel()
         self.settings = Settings()
+        self.locked: frozenset[str] = frozenset()
+        self._models: tuple[str, ...] = ()
         self.account: Account | None = None
         self.sign_in = SignInChanged(status=SignInStatus.NOT_NEEDED)
         self.gateway = GatewayChanged(status=GatewayStatus.UNKNOWN)
@@ -68,6 +70,16 @@ class AppViewModel:
     def conversations(self) -> Sequence[ConversationViewModel]:
         """The list, last used first; begun ones that nothing was asked in come first. Not a copy."""
         return self._ordered
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that can be chosen, the default first; the last ones known while offline."""
+        return tuple(name for name in self.connection.models if not self._models or name in self._models)
+
+    @property
+    def has_default_model(self) -> bool:
+        """Whether the choice may be left to the server."""
+        return not self._models
 
     @property
     def unread(self) -> int:
@@ -188,7 +200,7 @@ class AppViewModel:
             case AccountClosed():
                 self._forget(changes)
             case SettingsChanged(settings):
-                self.settings = settings
+                self.settings, self.locked, self._models = settings, event.locked, event.models
                 self.connection.server_url = settings.server_url
                 changes.flags |= {"settings", "connection"}
             case SignInChanged():

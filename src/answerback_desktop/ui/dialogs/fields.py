@@ -2,7 +2,7 @@
 
 from PySide6.QtCore import QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QWheelEvent
-from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QSpinBox, QStyle, QStyleOptionButton, QWidget
+from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QLineEdit, QStyle, QStyleOptionButton, QWidget
 
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
 
@@ -26,16 +26,18 @@ class Choice(QComboBox):
         event.ignore()
 
 
-class Number(QSpinBox):
-    """A number that is typed; the arrow keys change it too."""
+class Number(QLineEdit):
+    """A number that is typed, with or without separators of thousands. Empty: none."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+    def __init__(self, value: int | None) -> None:
+        super().__init__("" if value is None else f"{value:,}")
 
-    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802
-        """Not for us."""
-        event.ignore()
+    def value(self) -> int | None:
+        """0: what stands there is no number."""
+        text = "".join(self.text().split()).replace(",", "")
+        if not text:
+            return None
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
 
 
 class CheckBox(QCheckBox):

@@ -107,15 +107,18 @@ class Header(QFrame):
         self.indicator.set_short(is_narrow)
 
     def _refresh_models(self) -> None:
-        models, chosen = self._app.connection.models, self._app.settings.model
-        if (models, chosen) == self._models_shown:
+        models, chosen = self._app.models, self._app.settings.model
+        is_locked = "model" in self._app.locked
+        if (models, chosen, is_locked) == self._models_shown:
             return
-        self._models_shown = (models, chosen)
+        self._models_shown = (models, chosen, is_locked)
         words = self._texts.window
         default = words.model_default_named.format(model=models[0]) if models else words.model_default
         menu = QMenu(self.model_button)
         group = QActionGroup(menu)
-        choices: list[tuple[str, str | None]] = [(default, None), *((model, model) for model in models)]
+        choices: list[tuple[str, str | None]] = [(model, model) for model in models]
+        if self._app.has_default_model:
+            choices.insert(0, (default, None))
         if chosen is not None and chosen not in models:
             choices.append((words.model_gone.format(model=chosen), chosen))
         for text, model in choices:
@@ -133,6 +136,7 @@ class Header(QFrame):
         self.model_button.setText(metrics.elidedText(shown, Qt.TextElideMode.ElideMiddle, self._theme.space(44)))
         self.model_button.setToolTip(f"{words.model_name}: {shown}")
         self.model_button.setAccessibleName(f"{words.model_name}: {shown}")
+        self.model_button.setEnabled(not is_locked)
         self.model_button.setVisible(bool(models) or chosen is not None)
 
     def _choose(self, model: str | None) -> None:

@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
 )
 
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus, GatewayStatus, SignInStatus
-from answerback_desktop.settings import AuthMode, Field, Settings
+from answerback_desktop.settings import AuthMode, Field, Settings, server_url_of
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
 from answerback_desktop.ui.window.connection import detail_text
@@ -124,13 +124,24 @@ class WelcomePage(QScrollArea):
         column.addWidget(mark)
 
     def _offer(self, column: QVBoxLayout) -> None:
-        words, settings = self._texts.status, self._app.settings
+        words = self._texts.status
         self._title(column, words.welcome_title)
         self._text(column, words.welcome_text)
         self._obstacle(column)
         if self._screen is Screen.OFFER:
             start = self._card(column, words.start_title, words.start_text)
             self._button(start, words.start, self._app.start_gateway, is_primary=True)
+        row = QHBoxLayout()
+        row.addStretch(1)
+        self._plain(row, words.open_settings, self.settings_wanted.emit)
+        self._plain(row, words.later, self.put_off.emit)
+        if "server_url" not in self._app.locked:
+            self._connect_card(column)
+        column.addLayout(row)
+
+    def _connect_card(self, column: QVBoxLayout) -> None:
+        """Another address, and a name there."""
+        words, settings = self._texts.status, self._app.settings
         connect = self._card(column, words.connect_title, words.connect_text)
         form = QFormLayout()
         form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
@@ -154,11 +165,6 @@ class WelcomePage(QScrollArea):
         self.user_box.textEdited.connect(self._typed)
         self.url_box.returnPressed.connect(self.connect_to_server)
         self.user_box.returnPressed.connect(self.connect_to_server)
-        row = QHBoxLayout()
-        row.addStretch(1)
-        self._plain(row, words.open_settings, self.settings_wanted.emit)
-        self._plain(row, words.later, self.put_off.emit)
-        column.addLayout(row)
 
     def _obstacle(self, column: QVBoxLayout) -> None:
         """What is in the way to the server of the settings, and what the client says about it."""
@@ -273,7 +279,7 @@ class WelcomePage(QScrollArea):
         """Take the address and the name that were typed; what is wrong is said beside them."""
         settings: Settings = msgspec.structs.replace(
             self._app.settings,
-            server_url=self.url_box.text().strip(),
+            server_url=server_url_of(self.url_box.text()),
             user=self.user_box.text().strip(),
         )
         wrong = self._app.change_settings(settings)

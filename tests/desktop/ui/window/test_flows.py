@@ -175,7 +175,7 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
     person.online()
     person.window.show_settings()
     dialog = person.window.dialogs.settings
-    dialog.server.url.setText("http://no")
+    dialog.server.url.setText("ftp://no")
     assert not dialog.save_button.isEnabled()
     complaint = dialog.server._complaints
     assert [label.isVisibleTo(dialog) for _, label in complaint.values()].count(True) == 1
@@ -225,7 +225,7 @@ def test_the_first_run_offers_a_gateway_or_a_server(open_app, gateway, unused_po
     person = open_app(url=f"ws://127.0.0.1:{unused_port}")
     person.until(lambda: person.window.welcome.shown is Screen.OFFER)
     assert person.window.pages.currentWidget() is person.window.welcome
-    person.window.welcome.url_box.setText("nonsense")
+    person.window.welcome.url_box.setText("no sense")
     person.window.welcome.connect_to_server()
     assert "ws://" in person.window.welcome._problem.text()
     elsewhere = f"ws://localhost:{unused_port}"
