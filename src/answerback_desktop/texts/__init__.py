@@ -302,6 +302,9 @@ class ChatTexts:
     link_open: str
     link_copy: str
     link_hidden: str
+    link_other_host: str
+    link_user: str
+    link_letters: str
     # Offline
     offline_kept: str
     offline_retry: str

@@ -55,7 +55,7 @@ class BlockSignals(QObject):
     retry = Signal(str)
     stop = Signal(str)
     edited = Signal(str, str)  # request id, the new question
-    link = Signal(str)
+    link = Signal(str, str)
 
 
 class BlockView(QWidget):

@@ -306,6 +306,6 @@ class ChatPane(QWidget):
         if self._shown is not None:
             self._shown.load_more()
 
-    def _ask_link(self, target: str) -> None:
+    def _ask_link(self, target: str, text: str) -> None:
         if is_openable(target):
-            LinkDialog(target, self._appearance.texts, self._appearance.theme, self).open()
+            LinkDialog(target, self._appearance.texts, self._appearance.theme, self, text=text).open()

@@ -70,7 +70,9 @@ class SettingsDialog(Dialog):
         bottom.addWidget(self.about_button)
         bottom.addWidget(self.buttons, 1)
         column.addLayout(bottom)
-        self.resize(theme.space(130), theme.space(150))
+        tallest = max(page.sizeHint().height() for page in self._pages)
+        room = parent.screen().availableGeometry().height() * 9 // 10
+        self.resize(theme.space(130), min(tallest + theme.space(40), room))
         self.server.url.setFocus()
         self._check()
 

@@ -132,9 +132,9 @@ def test_stop_stops_everything_that_is_open_here(opened: Opened) -> None:
 
 def test_a_link_asks_first(opened: Opened) -> None:
     pane, _, _ = opened(turn("r1", "q", "[x](https://a.example)"))
-    pane.transcript.signals.link.emit("https://a.example")
+    pane.transcript.signals.link.emit("https://a.example", "a")
     assert len(pane.findChildren(LinkDialog)) == 1
-    pane.transcript.signals.link.emit("javascript:alert(1)")
+    pane.transcript.signals.link.emit("javascript:alert(1)", "b")
     assert len(pane.findChildren(LinkDialog)) == 1
 
 
