@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from answerback.texts import words_of
+from answerback_desktop.attachments import Refusal
 from answerback_desktop.engine.events import ConnectionReason, NoticeCode
 from answerback_desktop.records import FailureCode
 from answerback_desktop.settings import AuthMode, Field, Language, Theme
@@ -251,6 +252,14 @@ class ChatTexts:
     stop: str
     too_long: str
     nearly_full: str
+    paste_too_long: str
+    # Files
+    attach: str
+    attach_title: str
+    attach_text: str
+    attach_add: str
+    attach_close: str
+    refusals: Mapping[Refusal, str]
     # The empty and the loading state
     empty_title: str
     empty_text: str

@@ -1,14 +1,18 @@
 """The chat pane: one conversation, from its first question to the box for the next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
-from PySide6.QtCore import QSize, Qt, QTimer, Signal
-from PySide6.QtGui import QColor, QPalette, QResizeEvent
-from PySide6.QtWidgets import QStackedWidget, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtCore import QSize, QStandardPaths, Qt, QTimer, Signal
+from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QPalette, QResizeEvent
+from PySide6.QtWidgets import QFileDialog, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
+from answerback_desktop.attachments import Attachment, read_file, within
+from answerback_desktop.ui.chat.attach import AttachDialog
 from answerback_desktop.ui.chat.blocks import Appearance
-from answerback_desktop.ui.chat.composer import Composer
+from answerback_desktop.ui.chat.composer import Composer, encoded_bytes
+from answerback_desktop.ui.chat.input_box import attachments_in
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
 from answerback_desktop.ui.chat.states import EmptyState, OfflineBanner
 from answerback_desktop.ui.chat.transcript import Transcript
@@ -17,6 +21,7 @@ from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.changes import Changes
 from answerback_desktop.viewmodels.conversation import ConversationViewModel
 
+_DOCUMENTS: Final = QStandardPaths.StandardLocation.DocumentsLocation
 FRAME_MS: Final = 33
 """Text that streams is drawn at most this often: 30 times a second."""
 
@@ -119,6 +124,7 @@ class ChatPane(QWidget):
 
     def _build(self) -> None:
         self.setAutoFillBackground(True)
+        self.setAcceptDrops(True)
         self._fill()
         self._column.setSpacing(0)
         self._column.addWidget(self.stack, 1)
@@ -209,6 +215,8 @@ class ChatPane(QWidget):
         self.composer.changed.connect(self._keep_draft)
         self.composer.stopped.connect(self._stop)
         self.composer.recalled.connect(self.transcript.edit_last)
+        self.composer.attach_wanted.connect(self.pick_files)
+        self.composer.dropped.connect(self._attach)
 
     # --- showing
 
@@ -305,6 +313,33 @@ class ChatPane(QWidget):
     def _load_more(self) -> None:
         if self._shown is not None:
             self._shown.load_more()
+
+    def pick_files(self) -> None:
+        """Choose files whose text goes into the question."""
+        texts = self._appearance.texts
+        dialog = QFileDialog(self, texts.attach, QStandardPaths.writableLocation(_DOCUMENTS))
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
+        dialog.filesSelected.connect(lambda paths: self._attach([read_file(Path(path)) for path in paths]))
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _attach(self, attachments: Sequence[Attachment]) -> None:
+        room = self.composer.room_bytes
+        fitting = within(attachments, room, measure=encoded_bytes)
+        dialog = AttachDialog(fitting, room, self._appearance.texts, self._appearance.theme, self)
+        dialog.accepted_text.connect(self.composer.insert_block)
+        dialog.open()
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: N802 - Qt's name
+        """Files may be dropped anywhere on the conversation."""
+        if event.mimeData().hasUrls() or event.mimeData().hasImage():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:  # noqa: N802 - Qt's name
+        """As into the box."""
+        if attachments := attachments_in(event.mimeData()):
+            event.acceptProposedAction()
+            self._attach(attachments)
 
     def _ask_link(self, target: str, text: str) -> None:
         if is_openable(target):

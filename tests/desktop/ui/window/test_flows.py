@@ -227,7 +227,7 @@ def test_the_first_run_offers_a_gateway_or_a_server(open_app, gateway, unused_po
     assert person.window.pages.currentWidget() is person.window.welcome
     person.window.welcome.url_box.setText("no sense")
     person.window.welcome.connect_to_server()
-    assert "ws://" in person.window.welcome._problem.text()
+    assert "an address such as" in person.window.welcome._problem.text()
     elsewhere = f"ws://localhost:{unused_port}"
     person.window.welcome.url_box.setText(elsewhere)
     person.window.welcome.connect_to_server()
