@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from PySide6.QtCore import QLocale, QObject, QSettings, Qt, QTimer, QUrl, Signal
+from PySide6.QtCore import QLibraryInfo, QLocale, QObject, QSettings, Qt, QTimer, QTranslator, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QApplication
 
@@ -132,6 +132,7 @@ class DesktopApp(QObject):
         self.tray = Tray(self._texts, self)
         self.window: MainWindow | None = None
         self._is_finishing = False
+        self._translator = QTranslator(self)
 
     def start(self) -> MainWindow:
         """Start the engine and show the window. Raises: OSError: the profile's folder cannot be used."""
@@ -139,6 +140,7 @@ class DesktopApp(QObject):
         first = self.view_model.apply(self.engine.drain())
         settings = self.view_model.settings
         self._texts = self._texts_of(settings)
+        self._speak(self._texts)
         theme = theme_of(settings, self._application)
         apply(self._application, theme)
         state = QSettings(str(self._profile.folder / "window.ini"), QSettings.Format.IniFormat)
@@ -173,6 +175,7 @@ class DesktopApp(QObject):
     def dispose(self) -> None:
         """Delete every object of this run after the event loop has ended."""
         self.bridge.stop()
+        self._application.removeTranslator(self._translator)
         self.engine.close()
         if not self.engine.join(CLOSE_S):
             log.warning("the engine did not end in time")
@@ -202,7 +205,15 @@ class DesktopApp(QObject):
         texts = self._texts_of(settings)
         if texts != self._texts:
             self._texts = texts
+            self._speak(texts)
             window.set_texts(texts)
+
+    def _speak(self, texts: Texts) -> None:
+        """Let Qt's own menus and dialogs speak the language of the app."""
+        self._application.removeTranslator(self._translator)
+        folder = QLibraryInfo.path(QLibraryInfo.LibraryPath.TranslationsPath)
+        if self._translator.load(f"qtbase_{texts.language.value}", folder):
+            self._application.installTranslator(self._translator)
 
     def _scheme_changed(self) -> None:
         if self.window is not None:

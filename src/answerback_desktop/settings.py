@@ -77,6 +77,8 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tray: bool = True
     starts_gateway: bool = False
     """Whether the app starts a gateway of its own when nobody answers at a server URL on this machine."""
+    local_model: str = ""
+    """The model of an Ollama on this machine that such a gateway uses; empty: the embedded one."""
 
 
 class Field(StrEnum):

@@ -211,7 +211,7 @@ class AccountEngine:
     def _state_changed(self, state: ConnectionState) -> None:
         if self._client is None:
             return
-        changed = self.tracker.changed(state, self._client.limits)
+        changed = self.tracker.changed(state, self._client.limits, self._client.model_info)
         if isinstance(state, Connected) and not self._is_ours(state.user_id):
             changed = ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.USER_MISMATCH)
             self._tasks.start(self._disconnect(), name="disconnect")

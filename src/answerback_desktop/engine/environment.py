@@ -11,6 +11,7 @@ from answerback.client import Timing
 from answerback.clock import epoch_ms
 from answerback.outbound import CA_VARIABLE, PROXY_VARIABLE
 from answerback_desktop.engine.answers import SILENCE_S, WAIT_S
+from answerback_desktop.engine.ollama import OLLAMA_URL
 from answerback_desktop.profile import Profile, preset_path
 from answerback_desktop.settings import Settings
 from answerback_desktop.signin.vault import KeyringVault, Vault
@@ -55,3 +56,4 @@ class Environment:
     timing: Timing = field(default_factory=app_timing)
     gateway_command: tuple[str, ...] = (sys.executable, "-m", "answerback")
     gateway_arguments: tuple[str, ...] = ()
+    ollama_url: str = OLLAMA_URL

@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from answerback.client import Obstacle
+from answerback.client import ModelInfo, Obstacle
 from answerback_desktop.records import Account, Conversation, SearchHit, Turn
 from answerback_desktop.settings import Settings
 
@@ -151,6 +151,7 @@ class ConnectionChanged:
     retry_at_ms: int | None = None
     user: str | None = None
     models: tuple[str, ...] = ()
+    model_info: Mapping[str, ModelInfo] = field(default_factory=lambda: MappingProxyType({}))
     limits: Limits | None = None
 
 
@@ -274,6 +275,13 @@ class GatewayChanged:
     log: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LocalModelsFound:
+    """The models of an Ollama on this machine, which a gateway of the app's own can use."""
+
+    names: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeRaised:
     """A message to show; the language tables make its text."""
@@ -303,6 +311,7 @@ Event: TypeAlias = (
     | SettingsChanged
     | SignInChanged
     | GatewayChanged
+    | LocalModelsFound
     | NoticeRaised
     | EngineStopped
 )

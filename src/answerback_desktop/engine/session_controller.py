@@ -18,6 +18,7 @@ from answerback_desktop.engine.events import (
     Event,
     GatewayChanged,
     GatewayStatus,
+    LocalModelsFound,
     NoticeCode,
     NoticeRaised,
     SettingsChanged,
@@ -25,6 +26,7 @@ from answerback_desktop.engine.events import (
     SignInStatus,
 )
 from answerback_desktop.engine.identity import IdentityKeeper, Who, is_same_login
+from answerback_desktop.engine.ollama import models_at, spec_of
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
 from answerback_desktop.settings import AuthMode, Preset, PresetError, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError
@@ -160,6 +162,8 @@ class SessionController:
         if settings.token or not is_same_login(before, settings):
             self.cancel_sign_in()
             self._tasks.start(self._log_in_again(settings), name="settings")
+        elif before.local_model != settings.local_model and self._gateway_status is GatewayStatus.RUNNING:
+            self._tasks.start(self._restart_gateway(), name="gateway")
         elif (before.ca_file, before.proxy) != (settings.ca_file, settings.proxy):
             self.reconnect()
 
@@ -238,11 +242,12 @@ class SessionController:
         if address is None or self._gateway_status is GatewayStatus.STARTING:
             return
         self._emit_gateway(GatewayStatus.STARTING)
+        model = self._settings.local_model
         gateway = LocalGateway(
             data_dir=profile.gateway_folder,
             log_path=profile.gateway_log_path,
             command=self._environment.gateway_command,
-            arguments=self._environment.gateway_arguments,
+            arguments=(*self._environment.gateway_arguments, *self._model_arguments()),
             on_end=self._gateway_failed,
         )
         try:
@@ -252,7 +257,35 @@ class SessionController:
             return
         self._gateway = gateway
         self._emit_gateway(GatewayStatus.RUNNING)
+        if model != self._settings.local_model:  # chosen while it started
+            await self._restart_gateway()
+            return
+        self.find_local_models()
         self.on_account(lambda account: account.reconnect())
+
+    def _model_arguments(self) -> tuple[str, ...]:
+        """What the gateway answers with: the model of the settings, and the embedded one beside it."""
+        name = self._settings.local_model
+        if not name:
+            return ()
+        embedded = ("--model", "local") if can_start() else ()
+        return ("--model", spec_of(self._environment.ollama_url, name), *embedded)
+
+    async def _restart_gateway(self) -> None:
+        if self._gateway is not None:
+            await self._gateway.stop()
+        await self._start_gateway()
+
+    def find_local_models(self) -> None:
+        """Look for an Ollama on this machine."""
+        self._tasks.start(self._find_local_models(), name="ollama")
+
+    async def _find_local_models(self, *, and_offer: bool = False) -> None:
+        """`and_offer`: then offer to start a gateway, if there is a model for it."""
+        names = await models_at(self._environment.ollama_url)
+        self._emit(LocalModelsFound(names))
+        if and_offer and (names or can_start()) and self._gateway_status is GatewayStatus.UNKNOWN:
+            self._emit_gateway(GatewayStatus.OFFERED)
 
     def _gateway_failed(self) -> None:
         self._emit_gateway(GatewayStatus.FAILED)
@@ -271,11 +304,12 @@ class SessionController:
             return
         if connection.status is ConnectionStatus.ONLINE or address_of(self._settings.server_url) is None:
             self._emit_gateway(GatewayStatus.NOT_OURS)
-        elif connection.reason is ConnectionReason.REFUSED and can_start():
-            if self._settings.starts_gateway:
+        elif connection.reason is ConnectionReason.REFUSED:
+            if self._settings.starts_gateway and (self._settings.local_model or can_start()):
                 self.start_gateway()
-            else:
-                self._emit_gateway(GatewayStatus.OFFERED)
+            elif self._gateway_status is not GatewayStatus.OFFERED:
+                self._gateway_status = GatewayStatus.UNKNOWN
+                self._tasks.start(self._find_local_models(and_offer=True), name="ollama")
 
     # --- inside
 

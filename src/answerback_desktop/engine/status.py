@@ -12,6 +12,7 @@ from answerback.client import (
     ConnectionState,
     Disconnected,
     Forbidden,
+    ModelInfo,
     Obstacle,
     ServerLimits,
     SessionReplaced,
@@ -38,14 +39,20 @@ class ConnectionTracker:
         self._detail = ""
         self.is_token_missing = False
 
-    def changed(self, state: ConnectionState, limits: ServerLimits | None) -> ConnectionChanged:
+    def changed(
+        self, state: ConnectionState, limits: ServerLimits | None, model_info: Callable[[str], ModelInfo]
+    ) -> ConnectionChanged:
         match state:
             case Connected(user_id=user, models=models):
                 self._was_online = True
                 self.is_token_missing = False
                 self._reason, self._detail = ConnectionReason.NONE, ""
                 return ConnectionChanged(
-                    status=ConnectionStatus.ONLINE, user=user, models=models, limits=_limits(limits)
+                    status=ConnectionStatus.ONLINE,
+                    user=user,
+                    models=models,
+                    model_info={name: model_info(name) for name in models},
+                    limits=_limits(limits),
                 )
             case Connecting():
                 return ConnectionChanged(status=ConnectionStatus.CONNECTING, reason=self._reason, detail=self._detail)

@@ -148,6 +148,8 @@ class StatusTexts:
     start_title: str
     start_text: str
     start: str
+    start_ollama: str
+    start_ollama_text: str
     connect_title: str
     connect_text: str
     connect: str
@@ -216,6 +218,9 @@ class PreferencesTexts:
     sign_in_cancel: str
     starts_gateway: str
     starts_gateway_hint: str
+    local_model: str
+    local_model_embedded: str
+    local_model_hint: str
     model: str
     model_default: str
     model_hint: str
@@ -263,8 +268,17 @@ class ChatTexts:
     # The empty and the loading state
     empty_title: str
     empty_text: str
+    empty_foreign: str
     examples: tuple[str, ...]
     loading: str
+    # A question in a language that the model does not know
+    language_unknown: str
+    language_other_model: str
+    language_ollama: str
+    language_get_ollama: str
+    language_ask_operator: str
+    language_use: str
+    language_names: Mapping[str, str]
     # The transcript
     transcript_name: str
     question_name: str

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
+import msgspec
+
 from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
@@ -16,6 +18,7 @@ from answerback_desktop.engine.events import (
     Exported,
     GatewayChanged,
     GatewayStatus,
+    LocalModelsFound,
     NoticeRaised,
     RoundTripMeasured,
     SearchFound,
@@ -57,6 +60,7 @@ class AppViewModel:
         self._models: tuple[str, ...] = ()
         self.account: Account | None = None
         self.sign_in = SignInChanged(status=SignInStatus.NOT_NEEDED)
+        self.local_models: tuple[str, ...] = ()
         self.gateway = GatewayChanged(status=GatewayStatus.UNKNOWN)
         self.notices: deque[NoticeRaised] = deque(maxlen=_NOTICES_KEPT)
         self.current: ConversationViewModel | None = None
@@ -75,6 +79,11 @@ class AppViewModel:
     def models(self) -> tuple[str, ...]:
         """The models that can be chosen, the default first; the last ones known while offline."""
         return tuple(name for name in self.connection.models if not self._models or name in self._models)
+
+    @property
+    def model(self) -> str:
+        """The model that a question is asked of; empty: the server has not said which it has."""
+        return self.settings.model or next(iter(self.connection.models), "")
 
     @property
     def has_default_model(self) -> bool:
@@ -159,6 +168,13 @@ class AppViewModel:
     def sign_out(self) -> None:
         self._commands.sign_out()
 
+    def find_local_models(self) -> None:
+        self._commands.find_local_models()
+
+    def use_local_model(self, name: str) -> None:
+        """Let the app's own gateway answer with a model of the Ollama on this machine; empty: with the embedded one."""
+        self.change_settings(msgspec.structs.replace(self.settings, local_model=name, model=None))
+
     def start_gateway(self) -> None:
         self._commands.start_gateway()
 
@@ -173,7 +189,7 @@ class AppViewModel:
             self._sort_if_needed(changes)
         return changes.finish()
 
-    def _take(self, event: Event, changes: Collector) -> None:  # noqa: PLR0912 - one case an event
+    def _take(self, event: Event, changes: Collector) -> None:  # noqa: PLR0912, PLR0915 - one case an event
         match event:
             case TextAppended():
                 if (conversation := self._by_id.get(event.conversation_id)) is not None:
@@ -208,6 +224,9 @@ class AppViewModel:
                 changes.flags.add("sign_in")
             case GatewayChanged():
                 self.gateway = event
+                changes.flags.add("gateway")
+            case LocalModelsFound(names):
+                self.local_models = names
                 changes.flags.add("gateway")
             case SearchFound():
                 if event.query == self.search_query:

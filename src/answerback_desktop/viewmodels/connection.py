@@ -1,5 +1,8 @@
 """The state of the connection to the server, for widgets."""
 
+from collections.abc import Mapping
+
+from answerback.client import ModelInfo
 from answerback_desktop.engine.events import (
     ConnectionChanged,
     ConnectionReason,
@@ -16,6 +19,7 @@ class ConnectionViewModel:
         self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
         self._models: tuple[str, ...] = ()
         self._limits: Limits | None = None
+        self._model_info: Mapping[str, ModelInfo] = {}
         self.server_url = ""
         self.round_trip_ms: float | None = None
 
@@ -58,6 +62,10 @@ class ConnectionViewModel:
         """The server's models, its default first; the last ones known while offline."""
         return self._models
 
+    def info_of(self, model: str) -> ModelInfo:
+        """What the server has said of a model."""
+        return self._model_info.get(model, ModelInfo())
+
     @property
     def limits(self) -> Limits | None:
         """What the server allows, as far as it has said so."""
@@ -70,7 +78,8 @@ class ConnectionViewModel:
             self.round_trip_ms = event.round_trip_ms
             return
         self._state = event
-        self._models = event.models or self._models
+        if event.models:
+            self._models, self._model_info = event.models, event.model_info
         self._limits = event.limits or self._limits
         if event.status is not ConnectionStatus.ONLINE:
             self.round_trip_ms = None
@@ -79,5 +88,6 @@ class ConnectionViewModel:
         """Forget what the old server said: the account has changed."""
         self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
         self._models = ()
+        self._model_info = {}
         self._limits = None
         self.round_trip_ms = None

@@ -4,17 +4,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
 from PySide6.QtCore import QSize, QStandardPaths, Qt, QTimer, Signal
 from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QPalette, QResizeEvent
 from PySide6.QtWidgets import QFileDialog, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
+from answerback.texts.korean import with_particles
+from answerback.texts.languages import language_is_known, unknown_language
 from answerback_desktop.attachments import Attachment, read_file, within
+from answerback_desktop.engine.events import GatewayStatus
+from answerback_desktop.settings import Language
+from answerback_desktop.texts import ChatTexts, texts_of
 from answerback_desktop.ui.chat.attach import AttachDialog
 from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.composer import Composer, encoded_bytes
 from answerback_desktop.ui.chat.input_box import attachments_in
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
-from answerback_desktop.ui.chat.states import EmptyState, OfflineBanner
+from answerback_desktop.ui.chat.states import EmptyState, LanguageBar, OfflineBanner
 from answerback_desktop.ui.chat.transcript import Transcript
 from answerback_desktop.ui.theme import Icon, icon
 from answerback_desktop.viewmodels.app import AppViewModel
@@ -24,6 +30,11 @@ from answerback_desktop.viewmodels.conversation import ConversationViewModel
 _DOCUMENTS: Final = QStandardPaths.StandardLocation.DocumentsLocation
 FRAME_MS: Final = 33
 """Text that streams is drawn at most this often: 30 times a second."""
+
+
+def names_of(languages: Sequence[str], texts: ChatTexts) -> str:
+    """The names of languages, such as `en`."""
+    return ", ".join(texts.language_names.get(tag.partition("-")[0].lower(), tag) for tag in languages)
 
 
 class ChatPane(QWidget):
@@ -43,6 +54,9 @@ class ChatPane(QWidget):
         self._wanted: str | None = None
         self._dirty: set[str] = set()
         self._why_offline = ""
+        self._languages: tuple[str, ...] = ()
+        self._last_asked = ""
+        self._offer: Callable[[], object] | None = None
         self.transcript = Transcript(appearance, self)
         self.composer = Composer(appearance, self)
         self.stack = QStackedWidget(self)
@@ -63,6 +77,11 @@ class ChatPane(QWidget):
         """Show what a batch of events changed."""
         if changes.connection or changes.everything:
             self._show_connection()
+        if changes.connection or changes.settings or changes.gateway:
+            if self._app.connection.info_of(self._app.model).languages != self._languages:
+                self._replace_states()
+                self._show_page()
+            self._show_language()
         if self._app.current is not self._shown or changes.everything:
             self._show_conversation()
             return
@@ -132,6 +151,7 @@ class ChatPane(QWidget):
         self._make_states()
         self._lower = QVBoxLayout()
         self._lower.addWidget(self.banner)
+        self._lower.addWidget(self.language_bar)
         self._lower.addWidget(self.composer)
         self._column.addLayout(self._lower)
         self._space()
@@ -151,23 +171,33 @@ class ChatPane(QWidget):
 
     def _make_states(self) -> None:
         texts, appearance = self._appearance.texts, self._appearance
-        self.empty = EmptyState(appearance, texts.empty_title, texts.empty_text, examples=texts.examples)
+        text, examples = texts.empty_text, texts.examples
+        self._languages = self._app.connection.info_of(self._app.model).languages
+        if unknown_language(" ".join(examples), self._languages) and "en" in self._languages:
+            text = texts.empty_foreign.format(known=names_of(self._languages, texts))
+            examples = texts_of(Language.ENGLISH, system_locale="en").chat.examples
+        self.empty = EmptyState(appearance, texts.empty_title, text, examples=examples)
         self.empty.chosen.connect(self._ask)
         self.loading = EmptyState(appearance, "", texts.loading)
         self.banner = OfflineBanner(appearance)
         self.banner.retry.connect(self._app.reconnect)
         self.banner.tell(self._why_offline)
+        self.language_bar = LanguageBar(appearance)
+        self.language_bar.taken.connect(self._take_offer)
         self.stack.addWidget(self.empty)
         self.stack.addWidget(self.loading)
 
     def _replace_states(self) -> None:
         self._lower.removeWidget(self.banner)
-        for old in (self.empty, self.loading, self.banner):
+        self._lower.removeWidget(self.language_bar)
+        for old in (self.empty, self.loading, self.banner, self.language_bar):
             self.stack.removeWidget(old)
             old.hide()
             old.deleteLater()
         self._make_states()
         self._lower.insertWidget(0, self.banner)
+        self._lower.insertWidget(1, self.language_bar)
+        self._show_language()
 
     def _jump(self) -> QToolButton:
         button = QToolButton(self)
@@ -223,6 +253,7 @@ class ChatPane(QWidget):
     def _show_conversation(self) -> None:
         self._shown = self._app.current
         self._wanted = None
+        self._last_asked = ""
         self._dirty.clear()
         self.transcript.show_turns(())
         self.composer.set_text("" if self._shown is None else self._shown.draft)
@@ -293,12 +324,44 @@ class ChatPane(QWidget):
         if self._shown is None:
             return
         self._shown.ask(text)
+        self._last_asked = text
         self.composer.set_text("")
         self.transcript.to_end()
 
     def _keep_draft(self, text: str) -> None:
         if self._shown is not None:
             self._shown.set_draft(text)
+        self._show_language()
+
+    def _show_language(self) -> None:
+        """Tell whoever writes, or just asked, in a language that the model does not know, and offer another model."""
+        app, was_told = self._app, not self.language_bar.isHidden()
+        language = unknown_language(self.composer.text or self._last_asked, self._languages)
+        self._offer = None
+        if language is None:
+            self.language_bar.tell("", "")
+            return
+        if not was_told:
+            app.find_local_models()
+        # Koreans are told in Korean, whatever the app speaks.
+        texts = texts_of(Language.KOREAN, system_locale="ko").chat if language == "ko" else self._appearance.texts
+        others = [name for name in app.models if language_is_known(language, app.connection.info_of(name).languages)]
+        offer, how = "", texts.language_ask_operator
+        if others:
+            how, offer = texts.language_other_model, texts.language_use.format(model=others[0])
+            self._offer = lambda: app.change_settings(replace(app.settings, model=others[0]))
+        elif app.gateway.status is GatewayStatus.RUNNING and app.local_models:
+            how, offer = texts.language_ollama, texts.language_use.format(model=app.local_models[0])
+            self._offer = lambda: app.use_local_model(app.local_models[0])
+        elif app.gateway.status is GatewayStatus.RUNNING:
+            how = texts.language_get_ollama
+        known = texts.language_unknown.format(model=app.model, known=names_of(self._languages, texts))
+        self.language_bar.tell(with_particles(f"{known} {how}"), offer)
+
+    def _take_offer(self) -> None:
+        if self._offer is not None:
+            self._offer()
+        self.focus_composer()
 
     def _stop(self) -> None:
         if self._shown is not None:

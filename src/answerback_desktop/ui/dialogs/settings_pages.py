@@ -166,6 +166,14 @@ class ServerPage(Page):
         self._row(words.ca_file, self.ca_file, "ca_file", hint=words.ca_file_hint, field=Field.CA_FILE, button=choose)
         self._row(words.proxy, self.proxy, "proxy", hint=words.proxy_hint, field=Field.PROXY)
         self._stack(self.starts_gateway, setting="starts_gateway", hint=words.starts_gateway_hint)
+        self.local_model = Choice(theme)
+        self.local_model.addItem(words.local_model_embedded, "")
+        for name in dict.fromkeys(filter(None, (settings.local_model, *app.local_models))):
+            self.local_model.addItem(name, name)
+        self.local_model.setCurrentIndex(self.local_model.findData(settings.local_model))
+        self.local_model.currentIndexChanged.connect(self.changed)
+        row = self._row(words.local_model, self.local_model, "local_model", hint=words.local_model_hint)
+        row.setVisible(self.local_model.count() > 1)
         self._column.addStretch(1)
         for box in (self.url, self.user, self.token, self.issuer, self.client_id, self.ca_file, self.proxy):
             box.textChanged.connect(self.changed)
@@ -190,6 +198,7 @@ class ServerPage(Page):
             "oidc_issuer": self.issuer.text().strip(),
             "oidc_client_id": self.client_id.text().strip(),
             "starts_gateway": self.starts_gateway.isChecked(),
+            "local_model": self.local_model.currentData(),
         }
 
     def refresh_sign_in(self) -> None:

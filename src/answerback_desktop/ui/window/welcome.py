@@ -77,7 +77,7 @@ class WelcomePage(QScrollArea):
         """Show what this screen needs; what was typed stays as long as the screen does."""
         settings, sign_in = self._app.settings, self._app.sign_in
         why = (self._app.connection.reason, self._app.connection.detail)
-        about = (settings.server_url, settings.auth, sign_in.url, self._app.gateway.log, why)
+        about = (settings.server_url, settings.auth, sign_in.url, self._app.gateway.log, why, self._app.local_models)
         if (screen, about) != (self._screen, self._about):
             self._screen, self._about = screen, about
             self._build()
@@ -131,6 +131,10 @@ class WelcomePage(QScrollArea):
         if self._screen is Screen.OFFER:
             start = self._card(column, words.start_title, words.start_text)
             self._button(start, words.start, self._app.start_gateway, is_primary=True)
+            if self._app.local_models:
+                name = self._app.local_models[0]
+                start.addWidget(self._muted(words.start_ollama_text))
+                self._button(start, words.start_ollama.format(model=name), lambda: self._start_with(name))
         row = QHBoxLayout()
         row.addStretch(1)
         self._plain(row, words.open_settings, self.settings_wanted.emit)
@@ -165,6 +169,10 @@ class WelcomePage(QScrollArea):
         self.user_box.textEdited.connect(self._typed)
         self.url_box.returnPressed.connect(self.connect_to_server)
         self.user_box.returnPressed.connect(self.connect_to_server)
+
+    def _start_with(self, name: str) -> None:
+        self._app.use_local_model(name)
+        self._app.start_gateway()
 
     def _obstacle(self, column: QVBoxLayout) -> None:
         """What is in the way to the server of the settings, and what the client says about it."""
@@ -236,6 +244,12 @@ class WelcomePage(QScrollArea):
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         column.addWidget(label)
 
+    def _muted(self, text: str) -> QLabel:
+        label = QLabel(text)
+        label.setProperty("variant", "muted")
+        label.setWordWrap(True)
+        return label
+
     def _card(self, column: QVBoxLayout, title: str, text: str) -> QVBoxLayout:
         card = QFrame()
         card.setProperty("variant", "card")
@@ -245,10 +259,7 @@ class WelcomePage(QScrollArea):
         head = QLabel(title)
         head.setFont(self._theme.font(weight=self._theme.font().Weight.DemiBold))
         inner.addWidget(head)
-        body = QLabel(text)
-        body.setProperty("variant", "muted")
-        body.setWordWrap(True)
-        inner.addWidget(body)
+        inner.addWidget(self._muted(text))
         column.addWidget(card)
         return inner
 

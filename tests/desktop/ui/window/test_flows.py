@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from msgspec.structs import replace
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QAbstractButton, QLabel, QLineEdit
 
@@ -290,3 +291,14 @@ def test_the_first_run_starts_a_gateway_of_its_own(open_app, unused_port):
     conversation = person.ask("hello there")
     person.until(lambda: conversation.pending == 0)
     assert person.turn(conversation, "hello there").answer == "hello there"
+
+
+def test_qts_own_menus_speak_the_language_of_the_app(open_app, gateway):
+    def words(person) -> str:
+        menu = person.window.chat.composer.box.createStandardContextMenu()
+        return " ".join(action.text() for action in menu.actions())
+
+    person = open_app(url=gateway.url, language=Language.KOREAN)
+    assert "복사" in words(person)
+    person.model.change_settings(replace(person.model.settings, language=Language.ENGLISH))
+    person.until(lambda: "Copy" in words(person))
