@@ -87,6 +87,11 @@ class WindowTexts:
     key_send: str
     key_new_line: str
     key_stop: str
+    key_composer: str
+    key_attach: str
+    key_copy_answer: str
+    key_question_before: str
+    key_question_after: str
     key_sidebar: str
     key_settings: str
     key_larger: str
@@ -297,6 +302,9 @@ class ChatTexts:
     cancelled: str
     cut: str
     cut_hint: str
+    no_answer: str
+    empty_answer: str
+    empty_cut: str
     tokens_one: str
     tokens: str
     seconds: str

@@ -62,6 +62,7 @@ class Composer(QWidget):
         texts = appearance.texts
         self.box.setFont(appearance.theme.font())
         self.box.document().setDefaultFont(appearance.theme.font())
+        self.box.viewport().setFont(appearance.theme.font())  # which the style sheet holds, and the placeholder takes
         self.box.setPlaceholderText(texts.placeholder)
         self.box.setAccessibleName(texts.composer_name)
         side = appearance.theme.body_px + 5

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec.structs import replace
 from PySide6.QtCore import QSize, QStandardPaths, Qt, QTimer, Signal
-from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QPalette, QResizeEvent
+from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QGuiApplication, QPalette, QResizeEvent
 from PySide6.QtWidgets import QFileDialog, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 from answerback.texts.korean import with_particles
@@ -21,7 +21,7 @@ from answerback_desktop.ui.chat.composer import Composer, encoded_bytes
 from answerback_desktop.ui.chat.input_box import attachments_in
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
 from answerback_desktop.ui.chat.states import EmptyState, LanguageBar, OfflineBanner
-from answerback_desktop.ui.chat.transcript import Transcript
+from answerback_desktop.ui.chat.transcript import Transcript, column_in
 from answerback_desktop.ui.theme import Icon, icon
 from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.changes import Changes
@@ -56,6 +56,7 @@ class ChatPane(QWidget):
         self._why_offline = ""
         self._languages: tuple[str, ...] = ()
         self._last_asked = ""
+        self._at = ""
         self._offer: Callable[[], object] | None = None
         self.transcript = Transcript(appearance, self)
         self.composer = Composer(appearance, self)
@@ -165,8 +166,7 @@ class ChatPane(QWidget):
         theme = self._appearance.theme
         self._column.setContentsMargins(0, 0, 0, 0)
         self._lower.setSpacing(theme.space(2))
-        widest = round(784 * theme.body_px / 15)
-        side = max(theme.space(3), (self.width() - widest) // 2)
+        side, _ = column_in(self.width(), theme)
         self._lower.setContentsMargins(side, theme.space(1), side, theme.space(4))
 
     def _make_states(self) -> None:
@@ -253,7 +253,7 @@ class ChatPane(QWidget):
     def _show_conversation(self) -> None:
         self._shown = self._app.current
         self._wanted = None
-        self._last_asked = ""
+        self._last_asked = self._at = ""
         self._dirty.clear()
         self.transcript.show_turns(())
         self.composer.set_text("" if self._shown is None else self._shown.draft)
@@ -308,6 +308,31 @@ class ChatPane(QWidget):
         super().resizeEvent(event)
         self._space()
         self._place_jump()
+
+    # --- by keyboard
+
+    def copy_last_answer(self) -> bool:
+        """The last answer into the clipboard; whether there is one."""
+        messages = [] if self._shown is None else self._shown.messages
+        answer = next((turn.answer for turn in reversed(messages) if turn.length), "")
+        if answer:
+            QGuiApplication.clipboard().setText(answer)
+        return bool(answer)
+
+    def step_question(self, step: int) -> None:
+        """To the question before (-1) or after (1) the one that was gone to last; from the end at first."""
+        messages = [] if self._shown is None else self._shown.messages
+        if not messages:
+            return
+        ids = [turn.request_id for turn in messages]
+        at = ids.index(self._at) if self._at in ids else len(ids)
+        at = max(0, at + step)
+        if at >= len(ids):
+            self._at = ""
+            self.transcript.to_end()
+        else:
+            self._at = ids[at]
+            self.transcript.to_turn(self._at)
 
     # --- what the person does
 

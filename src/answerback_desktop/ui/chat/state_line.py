@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from answerback_desktop.records import TurnStatus
+from answerback_desktop.records import FailureCode, TurnStatus
 from answerback_desktop.texts import ChatTexts
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
@@ -50,7 +50,12 @@ def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, now_ms
             return StateLine(tone=Tone.STOPPED, text=texts.cancelled, hint=_hint(turn, texts), retry_in_s=retry)
         case TurnStatus.FAILED:
             reason = "" if turn.failure is None else texts.failures[turn.failure.code]
+            if turn.failure is not None and turn.failure.code is FailureCode.MODEL_FAILED and not turn.length:
+                reason = texts.no_answer
             return StateLine(tone=Tone.FAILED, text=reason, retry_in_s=retry)
+        case TurnStatus.COMPLETED if not turn.length:
+            text = texts.empty_cut if turn.is_cut else texts.empty_answer
+            return StateLine(tone=Tone.STOPPED, text=text, hint=_hint(turn, texts), retry_in_s=retry)
         case TurnStatus.COMPLETED:
             return StateLine(
                 tone=Tone.DONE, text=_facts(turn, texts), hint=_hint(turn, texts), cut=texts.cut if turn.is_cut else ""

@@ -47,6 +47,7 @@ class Header(QFrame):
         self.more_button.clicked.connect(self.more_wanted)
         self.indicator.settings_wanted.connect(self.settings_wanted)
         self._models_shown: object = None
+        self._is_narrow = False
         self.set_theme(theme)
         self.set_texts(texts)
         self.set_sidebar_shown(True)
@@ -55,7 +56,7 @@ class Header(QFrame):
 
     def set_theme(self, theme: Theme) -> None:
         self._theme = theme
-        self._row.setContentsMargins(theme.space(3), theme.space(2), theme.space(3), theme.space(2))
+        self._row.setContentsMargins(*self._margins())
         self._row.setSpacing(theme.space(1.5))
         size, muted = theme.space(5), theme.colours.text_muted
         for button, drawing in (
@@ -72,6 +73,16 @@ class Header(QFrame):
         self.setStyleSheet(
             f"#header {{ background: {theme.colours.surface}; border: none; "
             f"border-bottom: 1px solid {theme.colours.border}; }}"
+        )
+
+    def _margins(self) -> tuple[int, int, int, int]:
+        """The title begins where the answers do, unless buttons stand before it."""
+        theme = self._theme
+        return (
+            theme.space(3 if self.sidebar_button.isVisibleTo(self) else 6),
+            theme.space(2),
+            theme.space(3),
+            theme.space(2),
         )
 
     def set_texts(self, texts: Texts) -> None:
@@ -92,7 +103,10 @@ class Header(QFrame):
 
     def refresh(self) -> None:
         current = self._app.current
-        self.title.setText(self._texts.window.untitled if current is None or not current.title else current.title)
+        # The list and its button say "New conversation" already.
+        is_new = current is None or current.record is None
+        untitled = "" if is_new and self.sidebar_button.isHidden() else self._texts.window.untitled
+        self.title.setText(untitled if current is None or not current.title else current.title)
         self.more_button.setEnabled(current is not None)
         self.indicator.refresh()
         self._refresh_models()
@@ -101,10 +115,15 @@ class Header(QFrame):
         """With the sidebar its buttons are there already."""
         self.sidebar_button.setVisible(not is_shown)
         self.new_button.setVisible(not is_shown)
+        self._row.setContentsMargins(*self._margins())
+        self.refresh()
 
     def set_narrow(self, is_narrow: bool) -> None:
         """Little room: the indicator loses its words, the model its button (it is in the settings too)."""
         self.indicator.set_short(is_narrow)
+        self._is_narrow = is_narrow
+        self._models_shown = None
+        self._refresh_models()
 
     def _refresh_models(self) -> None:
         models, chosen = self._app.models, self._app.settings.model
@@ -137,7 +156,8 @@ class Header(QFrame):
         self.model_button.setToolTip(f"{words.model_name}: {shown}")
         self.model_button.setAccessibleName(f"{words.model_name}: {shown}")
         self.model_button.setEnabled(not is_locked)
-        self.model_button.setVisible(bool(models) or chosen is not None)
+        is_one = len(choices) <= 2 and chosen in (None, *models)
+        self.model_button.setVisible((bool(models) or chosen is not None) and not (self._is_narrow and is_one))
 
     def _choose(self, model: str | None) -> None:
         self._app.change_settings(msgspec.structs.replace(self._app.settings, model=model))

@@ -88,6 +88,9 @@ class MainWindow(QMainWindow):
     def _connect(self) -> None:
         self.sidebar.new_wanted.connect(self.new_conversation)
         self.sidebar.opened.connect(self.open_conversation)
+        # Who chooses by mouse types next; who goes through the list by keyboard stays in it.
+        self.sidebar.list.clicked.connect(self.chat.focus_composer)
+        self.sidebar.results.clicked.connect(self.chat.focus_composer)
         self.sidebar.delete_wanted.connect(self.delete_conversation)
         self.sidebar.settings_wanted.connect(self.show_settings)
         self.sidebar.help_wanted.connect(self.show_help)
@@ -113,6 +116,11 @@ class MainWindow(QMainWindow):
             Shortcut.SEARCH: self.search,
             Shortcut.NEXT: lambda: self._step(1),
             Shortcut.PREVIOUS: lambda: self._step(-1),
+            Shortcut.COMPOSER: self._write,
+            Shortcut.ATTACH: self.chat.pick_files,
+            Shortcut.COPY_ANSWER: self._copy_answer,
+            Shortcut.QUESTION_BEFORE: lambda: self.chat.step_question(-1),
+            Shortcut.QUESTION_AFTER: lambda: self.chat.step_question(1),
             Shortcut.SIDEBAR: self.toggle_sidebar,
             Shortcut.SETTINGS: self.show_settings,
             Shortcut.LARGER: lambda: self._zoom(1),
@@ -281,6 +289,16 @@ class MainWindow(QMainWindow):
         self._is_sidebar_wanted = self._is_sidebar_wanted or not self._is_narrow
         self._arrange(show_list=True)
         self.sidebar.focus_search()
+
+    def _write(self) -> None:
+        """The cursor into the box, the chat in sight."""
+        if self._is_narrow:
+            self._arrange(show_list=False)
+        self.chat.focus_composer()
+
+    def _copy_answer(self) -> None:
+        if self.chat.copy_last_answer():
+            self.say(Toast(text=self._texts.window.copied))
 
     def toggle_sidebar(self) -> None:
         is_shown = self.sidebar.isVisibleTo(self)

@@ -37,6 +37,14 @@ def failed(code: FailureCode, *, is_retryable: bool, retry_at_ms: int | None = N
     return turn("r1", "q", status=TurnStatus.FAILED, failure=failure)
 
 
+def test_no_answer_at_all_is_told_as_such() -> None:
+    failed_at_once = line(of(failed(FailureCode.MODEL_FAILED, is_retryable=True)))
+    assert failed_at_once.text == CHAT_EN.no_answer
+    empty = line(of(turn("r1", "q", "")))
+    assert (empty.text, empty.retry_in_s) == (CHAT_EN.empty_answer, 0)
+    assert line(of(turn("r1", "q", "", finish_reason="length"))).text == CHAT_EN.empty_cut
+
+
 def test_the_words_of_each_state() -> None:
     outbox = of(turn("r1", "q", status=TurnStatus.OUTBOX))
     assert line(outbox).text == CHAT_EN.outbox
