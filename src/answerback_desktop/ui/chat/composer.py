@@ -63,6 +63,7 @@ class Composer(QWidget):
         self.box.setFont(appearance.theme.font())
         self.box.document().setDefaultFont(appearance.theme.font())
         self.box.viewport().setFont(appearance.theme.font())  # which the style sheet holds, and the placeholder takes
+        self.box.document().setDocumentMargin(appearance.theme.space(1))
         self.box.setPlaceholderText(texts.placeholder)
         self.box.setAccessibleName(texts.composer_name)
         side = appearance.theme.body_px + 5
