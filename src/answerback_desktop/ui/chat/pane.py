@@ -122,9 +122,9 @@ class ChatPane(QWidget):
         self.banner.tell(why)
 
     def foot_height(self) -> int:
-        """Pixels of the input box and of what stands over it."""
-        banner = 0 if self.banner.isHidden() else self.banner.sizeHint().height() + self._lower.spacing()
-        return self.composer.height() + banner
+        """Pixels of the input box and of the bars over it, with a gap."""
+        self._column.activate()
+        return self.height() - self.stack.geometry().bottom() - self._lower.contentsMargins().bottom()
 
     def show_turn(self, request_id: str) -> None:
         """Scroll to a turn, as from a search; older pages are loaded until it is there."""
