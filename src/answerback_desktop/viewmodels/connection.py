@@ -66,6 +66,15 @@ class ConnectionViewModel:
         """What the server has said of a model."""
         return self._model_info.get(model, ModelInfo())
 
+    def title_of(self, model: str) -> str:
+        """Its name for people."""
+        return self.info_of(model).title or model
+
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """The models that have another name for people."""
+        return {name: info.title for name, info in self._model_info.items() if info.title}
+
     @property
     def limits(self) -> Limits | None:
         """What the server allows, as far as it has said so."""

@@ -1,6 +1,6 @@
 """What the transcript is made of: a view for each block, each of a height that follows from its width."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -39,10 +39,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appearance:
-    """What every view is drawn with."""
+    """What every view is drawn with. `titles`: of the models that have another name for people."""
 
     theme: Theme
     texts: ChatTexts
+    titles: Mapping[str, str] = field(default_factory=dict)
 
 
 class BlockSignals(QObject):

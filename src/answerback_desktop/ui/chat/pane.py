@@ -373,14 +373,15 @@ class ChatPane(QWidget):
         others = [name for name in app.models if language_is_known(language, app.connection.info_of(name).languages)]
         offer, how = "", texts.language_ask_operator
         if others:
-            how, offer = texts.language_other_model, texts.language_use.format(model=others[0])
+            how, offer = texts.language_other_model, texts.language_use.format(model=app.connection.title_of(others[0]))
             self._offer = lambda: app.change_settings(replace(app.settings, model=others[0]))
         elif app.gateway.status is GatewayStatus.RUNNING and app.local_models:
             how, offer = texts.language_ollama, texts.language_use.format(model=app.local_models[0])
             self._offer = lambda: app.use_local_model(app.local_models[0])
         elif app.gateway.status is GatewayStatus.RUNNING:
             how = texts.language_get_ollama
-        known = texts.language_unknown.format(model=app.model, known=names_of(self._languages, texts))
+        model = app.connection.title_of(app.model)
+        known = texts.language_unknown.format(model=model, known=names_of(self._languages, texts))
         self.language_bar.tell(with_particles(f"{known} {how}"), offer)
 
     def _take_offer(self) -> None:

@@ -1,5 +1,6 @@
 """What a turn's line of state says, as words. No Qt."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,9 +33,12 @@ class StateLine:
     retry_in_s: int | None = None
 
 
-def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, now_ms: int) -> StateLine:
-    """The line of a turn. `now_ms`: epoch, for the countdown of a rate limit."""
+def state_line(
+    turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, now_ms: int, titles: Mapping[str, str] | None = None
+) -> StateLine:
+    """The line of a turn. `now_ms`: epoch, for the countdown of a rate limit. `titles`: of models that have one."""
     retry = retry_in_s(turn, now_ms=now_ms)
+    titles = titles or {}
     match turn.status:
         case TurnStatus.OUTBOX:
             return StateLine(tone=Tone.WAITING, text=texts.outbox)
@@ -58,7 +62,10 @@ def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, now_ms
             return StateLine(tone=Tone.STOPPED, text=text, hint=_hint(turn, texts), retry_in_s=retry)
         case TurnStatus.COMPLETED:
             return StateLine(
-                tone=Tone.DONE, text=_facts(turn, texts), hint=_hint(turn, texts), cut=texts.cut if turn.is_cut else ""
+                tone=Tone.DONE,
+                text=_facts(turn, texts, titles),
+                hint=_hint(turn, texts),
+                cut=texts.cut if turn.is_cut else "",
             )
 
 
@@ -70,9 +77,9 @@ def retry_in_s(turn: TurnViewModel, *, now_ms: int) -> int | None:
     return 0 if at is None else max(0, -((now_ms - at) // 1000))
 
 
-def _facts(turn: TurnViewModel, texts: ChatTexts) -> str:
+def _facts(turn: TurnViewModel, texts: ChatTexts, titles: Mapping[str, str]) -> str:
     """`SmolLM2 · 132 tokens · 4.2 s`, as much as is known."""
-    parts = [turn.model or ""]
+    parts = [titles.get(turn.model or "", turn.model or "")]
     if turn.tokens is not None:
         form = texts.tokens_one if turn.tokens.output == 1 else texts.tokens
         parts.append(form.format(count=f"{turn.tokens.output:,}"))

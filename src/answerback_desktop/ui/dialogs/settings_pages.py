@@ -297,7 +297,7 @@ class AnswersPage(Page):
         if self._app.has_default_model:
             self.model.addItem(self._texts.preferences.model_default, None)
         for model in models:
-            self.model.addItem(model, model)
+            self.model.addItem(self._app.connection.title_of(model), model)
         self.model.setCurrentIndex(self.model.findData(self._chosen))
 
     def _model_chosen(self) -> None:

@@ -132,10 +132,11 @@ class Header(QFrame):
             return
         self._models_shown = (models, chosen, is_locked)
         words = self._texts.window
-        default = words.model_default_named.format(model=models[0]) if models else words.model_default
+        title_of = self._app.connection.title_of
+        default = words.model_default_named.format(model=title_of(models[0])) if models else words.model_default
         menu = QMenu(self.model_button)
         group = QActionGroup(menu)
-        choices: list[tuple[str, str | None]] = [(model, model) for model in models]
+        choices: list[tuple[str, str | None]] = [(title_of(model), model) for model in models]
         if self._app.has_default_model:
             choices.insert(0, (default, None))
         if chosen is not None and chosen not in models:
@@ -150,7 +151,7 @@ class Header(QFrame):
         self.model_button.setMenu(menu)
         if old is not None:
             old.deleteLater()
-        shown = chosen or (models[0] if models else words.model_default)
+        shown = title_of(chosen or models[0]) if chosen or models else words.model_default
         metrics = QFontMetrics(self.model_button.font())
         self.model_button.setText(metrics.elidedText(shown, Qt.TextElideMode.ElideMiddle, self._theme.space(44)))
         self.model_button.setToolTip(f"{words.model_name}: {shown}")

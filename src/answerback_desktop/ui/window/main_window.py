@@ -61,7 +61,7 @@ class MainWindow(QMainWindow):
         self.sidebar = Sidebar(self._app, self._texts, self._theme)
         self.header = Header(self._app, self._texts, self._theme)
         self.banner = Banner(self._theme)
-        self.chat = ChatPane(self._app, Appearance(theme=self._theme, texts=self._texts.chat))
+        self.chat = ChatPane(self._app, self._appearance())
         self.welcome = WelcomePage(self._app, self._texts, self._theme)
         self.pages = QStackedWidget()
         self.pages.addWidget(self.chat)
@@ -149,22 +149,28 @@ class MainWindow(QMainWindow):
         apply(application, theme)
         for part in (self.sidebar, self.header, self.banner, self.welcome, self.toasts):
             part.set_theme(theme)
-        self.chat.set_appearance(Appearance(theme=theme, texts=self._texts.chat))
+        self.chat.set_appearance(self._appearance())
 
     def set_texts(self, texts: Texts) -> None:
         self._texts = texts
         for part in (self.sidebar, self.header, self.welcome, self.exporter, self.notifier, self._tray):
             part.set_texts(texts)
-        self.chat.set_appearance(Appearance(theme=self._theme, texts=texts.chat))
+        self.chat.set_appearance(self._appearance())
         self.toasts.close_name = texts.window.dismiss
         for shortcut, action in self.shortcuts.items():
             action.setText(getattr(texts.window, shortcut.value))
         self._refresh_title()
         self._refresh_screen()
 
+    def _appearance(self) -> Appearance:
+        self._titles = self._app.connection.titles
+        return Appearance(theme=self._theme, texts=self._texts.chat, titles=self._titles)
+
     # --- what happened
 
     def apply(self, changes: Changes) -> None:
+        if changes.connection and self._app.connection.titles != self._titles:
+            self.chat.set_appearance(self._appearance())
         if changes.everything:
             self._begin()
         self.sidebar.apply(changes)
