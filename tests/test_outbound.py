@@ -200,3 +200,19 @@ def test_a_proxy_that_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             fetch("https://keys.example/", timeout_s=10, max_bytes=10)
     assert b"CONNECT keys.example:443" in heard[0]
     assert b"Proxy-Authorization: Basic bWU6cEBzcw==" in heard[0]
+
+
+def test_the_proxy_of_answerback_comes_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://old:1")
+    monkeypatch.setenv("WSS_PROXY", "http://old:2")
+    for url in ("https://h.example", "wss://h.example", "ws://h.example"):
+        monkeypatch.setenv("ANSWERBACK_PROXY", "new:3")
+        found = proxy_for(url)
+        assert found is not None
+        assert (found.url, str(found)) == ("http://new:3", "the proxy new:3 of ANSWERBACK_PROXY")
+        monkeypatch.setenv("ANSWERBACK_PROXY", "direct")
+        assert proxy_for(url) is None
+    monkeypatch.setenv("ANSWERBACK_PROXY", "pigeon://new")
+    with pytest.raises(ProxyError, match="ANSWERBACK_PROXY"):
+        proxy_for("wss://h.example")
+    assert proxy_for("ws://127.0.0.1:8765") is None

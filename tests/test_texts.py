@@ -81,7 +81,7 @@ def test_every_code_of_the_protocol_has_its_words(code: str) -> None:
     assert translated(f"{ERRORS[code].message} ({code})") == f"{korean[code]} ({code})"  # type: ignore[index]
 
 
-@pytest.mark.parametrize("meaning", _MEANINGS.values())
+@pytest.mark.parametrize("meaning", [meaning for _, meaning in _MEANINGS.values()])
 def test_every_status_has_its_words(meaning: str) -> None:
     assert meaning in catalogue()
 

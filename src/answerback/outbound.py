@@ -1,6 +1,7 @@
 """How every client here reaches its server: which proxy it goes through, and whose certificates it trusts.
 
-Proxies. A server on this machine is reached directly. For others `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and
+Proxies. A server on this machine is reached directly. For others the proxy of `ANSWERBACK_PROXY` counts, whose `direct`
+means none. Without it `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and
 `NO_PROXY` count, then the system's settings. For a WebSocket `WSS_PROXY` or `WS_PROXY` comes first.
 
 Certificates. Those that the system trusts, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR` in their place. The
@@ -21,6 +22,8 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 CA_VARIABLE: Final = "ANSWERBACK_CA_FILE"
+PROXY_VARIABLE: Final = "ANSWERBACK_PROXY"
+DIRECT: Final = "direct"
 
 _VARIABLES: Final = {
     "https": ("https", "all"),
@@ -78,23 +81,32 @@ def proxy_for(url: str, *, kinds: Collection[str] = HTTP_PROXIES) -> Proxy | Non
     port = parts.port or (443 if parts.scheme in ("https", "wss") else 80)
     if is_loopback(host) or proxy_bypass(host) or proxy_bypass(f"{host}:{port}"):
         return None
-    found = getproxies()
-    scheme = next((scheme for scheme in _VARIABLES[parts.scheme] if found.get(scheme)), None)
-    if scheme is None:
-        return None
-    names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
-    source = next((name for name in names if os.environ.get(name)), "the system's settings")
-    proxy = found[scheme] if "://" in found[scheme] else f"http://{found[scheme]}"
+    if chosen := os.environ.get(PROXY_VARIABLE):
+        if chosen == DIRECT:
+            return None
+        scheme, named, source = "all", chosen, PROXY_VARIABLE
+    else:
+        found = getproxies()
+        scheme = next((scheme for scheme in _VARIABLES[parts.scheme] if found.get(scheme)), "")
+        if not scheme:
+            return None
+        names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
+        named, source = found[scheme], next((name for name in names if os.environ.get(name)), "the system's settings")
+    proxy = named if "://" in named else f"http://{named}"
     if scheme == "socks" and proxy.startswith("http://"):  # how systems write it
         proxy = f"socks5h://{proxy[7:]}"
-    try:
-        named = urlsplit(proxy)
-        is_usable = named.scheme in kinds and bool(named.hostname) and named.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable:  # not its text: it may hold a password
+    if not is_proxy(proxy, kinds=kinds):  # not its text: it may hold a password
         raise ProxyError(f"the proxy of {source} is not http://HOST:PORT; correct it, or put {host} into NO_PROXY")
     return Proxy(proxy, source)
+
+
+def is_proxy(url: str, *, kinds: Collection[str] = HTTP_PROXIES) -> bool:
+    """Whether a URL names a proxy of one of these kinds."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in kinds and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def tls_context(ca_file: str | os.PathLike[str] | None = None, *, source: str = "--ca-file") -> ssl.SSLContext:
@@ -137,7 +149,12 @@ def _system_context() -> ssl.SSLContext:
 
 _OF_ANOTHER_NAME: Final = frozenset({62, 63, 64})
 _OUT_OF_TIME: Final = frozenset({9, 10})
-"""What OpenSSL's X509_verify_cert_error_string(3) calls so: no authority would help."""
+"""What OpenSSL's X509_verify_cert_error_string(3) calls so."""
+
+
+def is_unfit(error: ssl.SSLCertVerificationError) -> bool:
+    """Whether the certificate is for another name, or its time is over: no authority would help."""
+    return error.verify_code in _OF_ANOTHER_NAME | _OUT_OF_TIME
 
 
 def explain_certificate(error: ssl.SSLCertVerificationError) -> str:

@@ -451,7 +451,7 @@ class ModelLimits:
     """What holds for one model instead of the server's settings; None: the setting holds.
 
     `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII. `languages`: the only ones that
-    it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out.
+    it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out. `title`: its name for people.
     """
 
     answer_timeout_s: int | None = None
@@ -459,6 +459,7 @@ class ModelLimits:
     tokens_per_byte: float = TOKENS_PER_BYTE
     languages: tuple[str, ...] = ()
     demo: bool = False
+    title: str | None = None
 
 
 def limits_of(model: Model) -> ModelLimits:

@@ -3,13 +3,13 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from PySide6.QtCore import QLocale, QObject, QSettings, Qt, QTimer, QUrl, Signal
+from PySide6.QtCore import QLibraryInfo, QLocale, QObject, QSettings, Qt, QTimer, QTranslator, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QApplication
 
@@ -17,7 +17,7 @@ from answerback import __version__
 from answerback_desktop.engine import Engine, Environment
 from answerback_desktop.engine.events import Event
 from answerback_desktop.profile import Profile, ProfileInUse, ProfileLock
-from answerback_desktop.settings import AuthMode, Language, Settings, SettingsFile
+from answerback_desktop.settings import AuthMode, Language, Preset, Settings, SettingsFile
 from answerback_desktop.texts import Texts, texts_of
 from answerback_desktop.ui.process import CrashWatch, InstanceServer, StopSignals, open_log, raise_running
 from answerback_desktop.ui.theme import apply
@@ -43,6 +43,7 @@ class Options:
     """The command line's options; None leaves the profile's settings as they are. `root`: where profiles are kept."""
 
     profile: Profile
+    preset: Preset = field(default_factory=Preset)
     url: str | None = None
     user: str | None = None
     language: Language | None = None
@@ -131,6 +132,7 @@ class DesktopApp(QObject):
         self.tray = Tray(self._texts, self)
         self.window: MainWindow | None = None
         self._is_finishing = False
+        self._translator = QTranslator(self)
 
     def start(self) -> MainWindow:
         """Start the engine and show the window. Raises: OSError: the profile's folder cannot be used."""
@@ -138,6 +140,7 @@ class DesktopApp(QObject):
         first = self.view_model.apply(self.engine.drain())
         settings = self.view_model.settings
         self._texts = self._texts_of(settings)
+        self._speak(self._texts)
         theme = theme_of(settings, self._application)
         apply(self._application, theme)
         state = QSettings(str(self._profile.folder / "window.ini"), QSettings.Format.IniFormat)
@@ -172,6 +175,7 @@ class DesktopApp(QObject):
     def dispose(self) -> None:
         """Delete every object of this run after the event loop has ended."""
         self.bridge.stop()
+        self._application.removeTranslator(self._translator)
         self.engine.close()
         if not self.engine.join(CLOSE_S):
             log.warning("the engine did not end in time")
@@ -201,7 +205,15 @@ class DesktopApp(QObject):
         texts = self._texts_of(settings)
         if texts != self._texts:
             self._texts = texts
+            self._speak(texts)
             window.set_texts(texts)
+
+    def _speak(self, texts: Texts) -> None:
+        """Let Qt's own menus and dialogs speak the language of the app."""
+        self._application.removeTranslator(self._translator)
+        folder = QLibraryInfo.path(QLibraryInfo.LibraryPath.TranslationsPath)
+        if self._translator.load(f"qtbase_{texts.language.value}", folder):
+            self._application.installTranslator(self._translator)
 
     def _scheme_changed(self) -> None:
         if self.window is not None:
@@ -271,7 +283,7 @@ def keep_options(options: Options) -> None:
     """Store the command line's options as settings of the profile, as if they had been typed into the dialog."""
     if options.url is None and options.user is None and options.language is None:
         return
-    file = SettingsFile(options.profile.settings_path)
+    file = SettingsFile(options.profile.settings_path, options.preset)
     settings = file.load()
     if options.url is not None:
         settings = msgspec.structs.replace(settings, server_url=options.url)

@@ -4,14 +4,18 @@ import ctypes
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from answerback.cli.options import CaFile, trust
 from answerback.cli.output import CliError, ExitCode, extra_needed, missing_extra, note, usage_error
+
+if TYPE_CHECKING:
+    from answerback_desktop.settings import Preset
 
 _DEBIAN_PACKAGES: Final = (
     "libegl1 libgl1 libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 libxcb-cursor0 libxcb-icccm4 libxcb-image0 "
@@ -54,11 +58,13 @@ def desktop(
     """
     from answerback.client import is_id  # noqa: PLC0415
     from answerback_desktop.profile import Profile, ProfileInUse  # noqa: PLC0415
-    from answerback_desktop.settings import Language, is_server_url  # noqa: PLC0415
+    from answerback_desktop.settings import Language, is_server_url, server_url_of  # noqa: PLC0415
 
     trust(ca_file)
+    url = None if url is None else server_url_of(url)
     if url is not None and not is_server_url(url):
-        raise usage_error(f"{url!r} is not a gateway's address", "it begins with ws:// or wss://")
+        raise usage_error(f"{url!r} is not a gateway's address", "for example wss://chat.example.com")
+    preset = _preset({"server_url": url, "user": user, "language": language})
     if user is not None and not is_id(user):
         raise usage_error(f"{user!r} cannot be a user's name", "use 1 to 128 characters, no spaces")
     try:
@@ -73,7 +79,13 @@ def desktop(
         raise _missing_library(str(exc)) from exc
     try:
         outcome = run(
-            Options(profile=chosen, url=url, user=user, language=None if language is None else Language(language))
+            Options(
+                profile=chosen,
+                preset=preset,
+                url=url,
+                user=user,
+                language=None if language is None else Language(language),
+            )
         )
     except ProfileInUse as exc:
         raise CliError(
@@ -85,6 +97,22 @@ def desktop(
     if outcome is Outcome.RAISED:
         note(f"answerback: the profile {profile!r} is open already; its window is in front now")
     return ExitCode.OK
+
+
+def _preset(given: Mapping[str, object]) -> "Preset":
+    """The administrator's preset, as far as it can be used. Raises: CliError: it decides what was given, too."""
+    from answerback_desktop.profile import preset_path  # noqa: PLC0415
+    from answerback_desktop.settings import Preset, PresetError  # noqa: PLC0415
+
+    try:
+        preset = Preset.load(preset_path())
+    except PresetError:
+        return Preset()  # the window tells
+    for name, value in given.items():
+        if value is not None and name in preset.locked:
+            option = "--url" if name == "server_url" else f"--{name}"
+            raise usage_error(f"{option} is decided by the preset {preset_path()}", "leave it out")
+    return preset
 
 
 def _check_qt() -> None:

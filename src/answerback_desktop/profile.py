@@ -14,6 +14,11 @@ DEFAULT_PROFILE: Final = "default"
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 
+def preset_path() -> Path:
+    """Where an administrator presets settings for everybody on this computer."""
+    return platformdirs.site_config_path("answerback", appauthor=False) / "desktop.json"
+
+
 class ProfileInUse(Exception):
     """Another process has this profile open."""
 

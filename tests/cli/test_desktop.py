@@ -47,7 +47,7 @@ def test_a_missing_library_is_named_with_the_packages_that_bring_it(bare, capsys
     ("arguments", "said"),
     [
         (["--profile", "a b"], "cannot be a profile"),
-        (["--url", "http://example.com"], "begins with ws:// or wss://"),
+        (["--url", "ftp://example.com"], "for example wss://chat.example.com"),
         (["--user", "a b"], "no spaces"),
         (["--language", "fr"], "'en', 'ko'"),
     ],

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 
-from answerback.client import AnswerbackError, CannotConnect, Client, Forbidden, Timing, Unauthorized
+from answerback.client import AnswerbackError, CannotConnect, Client, Forbidden, Obstacle, Timing, Unauthorized
 from answerback.client.failures import MAX_RETRY_AFTER_S, explain
 from certificates import make_certificate
 
@@ -54,34 +55,35 @@ def http(status: int, body: str = "", *headers: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("answer", "says", "obstacle"),
     [
-        (http(200, "<html>"), "a web server answers there and no gateway (HTTP 200)"),
-        (http(204), "the server answers HTTP 204, and no WebSocket begins"),
-        (http(301, "", "Location: http://h.example/"), "http://h.example/"),
-        (http(304), "the server redirects elsewhere (HTTP 304)"),
-        (http(400, "The session id is too long.\n"), "(HTTP 400): The session id is too long"),
-        (http(400, "<html>no</html>"), "the server does not take this request (HTTP 400)"),
-        (http(404), "nothing is served at this path (HTTP 404)"),
-        (http(407), "a proxy in between wants a user and a password"),
-        (http(418), "the server does not take this request (HTTP 418)"),
-        (http(426), "a proxy in between does not pass WebSocket upgrades"),
-        (http(429), "takes no more connections now"),
-        (http(500), "the server failed (HTTP 500)"),
-        (http(502), "a proxy in between cannot reach the gateway"),
-        (http(503), "takes no connections now"),
-        (http(504), "a proxy in between gets no answer from the gateway"),
-        (http(520), "the server, or a proxy before it, failed (HTTP 520)"),
-        (http(101), "the handshake failed (missing Connection header)"),
-        (b"220 mail.example ESMTP\r\n\r\n", "its answer is not HTTP"),
-        (None, "the connection was closed while it was opened"),
+        (http(200, "<html>"), "a web server answers there and no gateway (HTTP 200)", Obstacle.NOT_WEBSOCKET),
+        (http(204), "the server answers HTTP 204, and no WebSocket begins", Obstacle.NOT_WEBSOCKET),
+        (http(301, "", "Location: http://h.example/"), "http://h.example/", Obstacle.REDIRECT),
+        (http(304), "the server redirects elsewhere (HTTP 304)", Obstacle.REDIRECT),
+        (http(400, "The session id is too long.\n"), "(HTTP 400): The session id is too long", Obstacle.NOT_WEBSOCKET),
+        (http(400, "<html>no</html>"), "the server does not take this request (HTTP 400)", Obstacle.NOT_WEBSOCKET),
+        (http(404), "nothing is served at this path (HTTP 404)", Obstacle.NOT_WEBSOCKET),
+        (http(407), "a proxy in between wants a user and a password", Obstacle.PROXY_LOGIN),
+        (http(418), "the server does not take this request (HTTP 418)", Obstacle.NOT_WEBSOCKET),
+        (http(426), "a proxy in between does not pass WebSocket upgrades", Obstacle.UPGRADE),
+        (http(429), "takes no more connections now", Obstacle.SERVER),
+        (http(500), "the server failed (HTTP 500)", Obstacle.SERVER),
+        (http(502), "a proxy in between cannot reach the gateway", Obstacle.SERVER),
+        (http(503), "takes no connections now", Obstacle.SERVER),
+        (http(504), "a proxy in between gets no answer from the gateway", Obstacle.SERVER),
+        (http(520), "the server, or a proxy before it, failed (HTTP 520)", Obstacle.SERVER),
+        (http(101), "the handshake failed (missing Connection header)", Obstacle.NOT_WEBSOCKET),
+        (b"220 mail.example ESMTP\r\n\r\n", "its answer is not HTTP", Obstacle.NOT_WEBSOCKET),
+        (None, "the connection was closed while it was opened", Obstacle.UPGRADE),
     ],
 )  # fmt: skip
-async def test_each_answer_has_its_row(answer: bytes | None, says: str) -> None:
+async def test_each_answer_has_its_row(answer: bytes | None, says: str, obstacle: Obstacle) -> None:
     async with answering(answer) as port:
         error = await why(f"ws://127.0.0.1:{port}")
     assert isinstance(error, CannotConnect)
     assert says in error.reason
+    assert error.obstacle is obstacle
 
 
 async def test_a_token_that_is_wrong_and_one_that_is_missing() -> None:
@@ -104,40 +106,57 @@ async def test_the_refusals_own_sentence_is_shown_if_it_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("answer", "says", "obstacle"),
     [
-        (http(407), "wants a user and a password (HTTP 407)"),
-        (http(403), "refuses the way to the server (HTTP 403)"),
-        (http(502), "cannot reach the server (HTTP 502)"),
-        (b"SSH-2.0-x\r\n\r\n", "does not answer as an HTTP proxy"),
-        (None, "does not answer as an HTTP proxy"),
+        (http(407), "wants a user and a password (HTTP 407)", Obstacle.PROXY_LOGIN),
+        (http(403), "refuses the way to the server (HTTP 403)", Obstacle.PROXY),
+        (http(502), "cannot reach the server (HTTP 502)", Obstacle.PROXY),
+        (b"SSH-2.0-x\r\n\r\n", "does not answer as an HTTP proxy", Obstacle.PROXY),
+        (None, "does not answer as an HTTP proxy", Obstacle.PROXY),
     ],
 )
-async def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, answer: bytes | None, says: str) -> None:
+async def test_a_proxy_that_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes | None, says: str, obstacle: Obstacle
+) -> None:
     async with answering(answer) as port:
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@127.0.0.1:{port}")
         error = await why("wss://answerback.example")
     assert isinstance(error, CannotConnect)
     assert error.reason.startswith(f"the proxy 127.0.0.1:{port} of HTTPS_PROXY {says}")
     assert "secret" not in str(error)
+    assert error.obstacle is obstacle
 
 
 @pytest.mark.parametrize(
-    ("proxy", "says"),
+    ("proxy", "says", "obstacle"),
     [
-        ("http://127.0.0.1:{port}", "cannot be reached"),
-        ("http://user@127.0.0.1:{port}", "cannot be used (username provided without password)"),
-        ("socks5://127.0.0.1:{port}", "python-socks"),
-        ("carrier-pigeon://127.0.0.1:{port}", "is not http://HOST:PORT"),
+        ("http://127.0.0.1:{port}", "cannot be reached", Obstacle.PROXY),
+        ("http://user@127.0.0.1:{port}", "cannot be used (username provided without password)", Obstacle.SETUP),
+        ("socks5://127.0.0.1:{port}", "python-socks", Obstacle.SETUP),
+        ("carrier-pigeon://127.0.0.1:{port}", "is not http://HOST:PORT", Obstacle.SETUP),
     ],
 )
 async def test_a_proxy_that_is_not_there_is_named(
-    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int, proxy: str, says: str
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int, proxy: str, says: str, obstacle: Obstacle
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy.format(port=unused_tcp_port))
     error = await why("wss://answerback.example")
     assert "HTTPS_PROXY" in str(error)
     assert says in str(error)
+    assert error.obstacle is obstacle
+
+
+@pytest.mark.parametrize(
+    ("error", "obstacle"),
+    [
+        (ConnectionRefusedError(111, "x"), Obstacle.REFUSED),
+        (socket.gaierror(-2, "Name or service not known"), Obstacle.NAME),
+        (OSError(101, "Network is unreachable"), Obstacle.NETWORK),
+        (TimeoutError(), Obstacle.TIMEOUT),
+    ],
+)
+def test_what_the_network_says(error: OSError, obstacle: Obstacle) -> None:
+    assert explain("wss://h.example", error, proxy=None, has_token=False).obstacle is obstacle
 
 
 async def test_a_gateway_on_this_machine_is_never_asked_for_through_a_proxy(
@@ -153,7 +172,16 @@ async def test_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(cert, key)
     async with answering(http(418), server) as port:
+        plain = await why(f"ws://127.0.0.1:{port}")
+        assert isinstance(plain, CannotConnect)
+        assert (plain.reason, plain.obstacle) == (
+            "this port speaks TLS; use wss:// in the URL",
+            Obstacle.TLS_WANTED,
+        )
         url = f"wss://127.0.0.1:{port}"
+        untrusted = await why(url)
+        assert isinstance(untrusted, CannotConnect)
+        assert untrusted.obstacle is Obstacle.CERTIFICATE
         assert re.search("certificate is not trusted .*--ca-file or ANSWERBACK_CA_FILE", str(await why(url)))
         monkeypatch.setenv("ANSWERBACK_CA_FILE", str(tmp_path / "missing.pem"))
         assert "missing.pem of ANSWERBACK_CA_FILE cannot be read" in str(await why(url))
@@ -172,9 +200,31 @@ async def test_a_certificate_that_no_authority_would_help(
     server.load_cert_chain(cert, key)
     monkeypatch.setenv("ANSWERBACK_CA_FILE", str(cert))
     async with answering(http(418), server) as port:
-        error = str(await why(f"wss://127.0.0.1:{port}"))
-    assert says in error
-    assert "--ca-file" not in error
+        error = await why(f"wss://127.0.0.1:{port}")
+    assert isinstance(error, CannotConnect)
+    assert error.obstacle is Obstacle.CERTIFICATE_UNFIT
+    assert says in str(error)
+    assert "--ca-file" not in str(error)
+
+
+async def test_a_tls_port_that_answers_plain_http_in_words() -> None:
+    """As nginx, Go and Apache do: HTTP 400 on the very port that speaks TLS."""
+    speaks_tls = True
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_handshake = await reader.read(1) == b"\x16"
+        alert = b"\x15\x03\x03\x00\x02\x02\x28"  # it refuses this handshake, and in TLS
+        writer.write(alert if is_handshake and speaks_tls else http(400, "HTTP to an HTTPS port"))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        wanted = await why(f"ws://127.0.0.1:{port}")
+        speaks_tls = False
+        plain, encrypted = await why(f"ws://127.0.0.1:{port}"), await why(f"wss://127.0.0.1:{port}")
+    found = [error.obstacle for error in (wanted, plain, encrypted) if isinstance(error, CannotConnect)]
+    assert found == [Obstacle.TLS_WANTED, Obstacle.NOT_WEBSOCKET, Obstacle.NO_TLS]
 
 
 @pytest.mark.parametrize("space", ["{}\n", " {}\r\n", "\ufeff{}"])

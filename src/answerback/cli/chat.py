@@ -13,7 +13,7 @@ import typer
 
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
-from answerback.cli.reading import MARK_BYTES, STDIN_HINT, checked, decode, encoding_of, not_text, typed
+from answerback.cli.reading import STDIN_HINT, checked, decode, not_text, typed
 from answerback.cli.talk import Growing, explain, note_language, shortfall, wrong_input
 from answerback.client import (
     Answer,
@@ -28,6 +28,7 @@ from answerback.client.blocking import BlockingAnswerStream
 from answerback.client.events import Connected, ConnectionState, Disconnected, Done
 from answerback.protocol.frames import ConversationSummary
 from answerback.texts import spoken
+from answerback.texts.encodings import MARK_BYTES, encoding_of
 
 
 @with_options

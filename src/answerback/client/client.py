@@ -293,7 +293,7 @@ class Client:
 
     @property
     def server(self) -> ServerInfo | None:
-        """Which server it is, once it has said so."""
+        """Which server this is, once it has said so; an old one never does."""
         return self._session.server
 
     def model_info(self, name: str | None = None) -> ModelInfo:

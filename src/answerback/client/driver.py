@@ -22,7 +22,7 @@ from answerback.client.effects import (
     Send,
     Stop,
 )
-from answerback.client.errors import AnswerbackError, CannotConnect, Closed, Unauthorized
+from answerback.client.errors import AnswerbackError, CannotConnect, Closed, Obstacle, Unauthorized
 from answerback.client.events import Connected, Connecting, ConnectionState, Disconnected, Stopped
 from answerback.client.failures import OpenFailed
 from answerback.client.link import Address, Link, open_socket
@@ -72,6 +72,7 @@ class Driver:
         self._failed_rollovers = 0
         self._refusals = 0
         self._reason = ""
+        self._obstacle: Obstacle | None = None
         self._timer: asyncio.Handle | None = None  # uvloop gives no TimerHandle for an instant that has come
         self._timer_at = 0.0
         self._skip_pause = asyncio.Event()
@@ -102,7 +103,7 @@ class Driver:
             raise self._session.stopped
         if not self._first.done():
             reason = self._reason or "the connection opened, but the server did not answer; is it an Answerback server?"
-            raise CannotConnect(self._address.url, reason)
+            raise CannotConnect(self._address.url, reason, self._obstacle or Obstacle.OTHER)
 
     async def close(self) -> None:
         """Send what is queued, close every connection, end every task."""
@@ -175,7 +176,7 @@ class Driver:
                 return await self._open()
             except OpenFailed as failed:
                 self._failures += 1
-                self._reason = failed.reason
+                self._reason, self._obstacle = failed.reason, failed.obstacle
                 at_start = self._must_connect and not self._was_ready
                 if self._is_final(failed) or (failed.is_absent and at_start):
                     raise failed.error from failed
@@ -199,7 +200,7 @@ class Driver:
             left_s = self._session.last_call_s(now=self.now)
             pause_s = self._rng.uniform(0, self._ceiling_s(self._failures))
             pause_s = min(pause_s, max(left_s / 2, min(left_s, SHORT_PAUSE_S)))
-        self._on_state(Disconnected(retry_in_s=pause_s, reason=self._reason))
+        self._on_state(Disconnected(retry_in_s=pause_s, reason=self._reason, obstacle=self._obstacle))
         self._skip_pause.clear()
         try:
             async with asyncio.timeout(pause_s):
@@ -215,7 +216,7 @@ class Driver:
             token = await self._tokens.get()
         except Exception as exc:
             log.exception("the token function failed")
-            raise OpenFailed(CannotConnect(self._address.url, "no token could be got")) from exc
+            raise OpenFailed(CannotConnect(self._address.url, "no token could be got", Obstacle.TOKEN)) from exc
         socket = await open_socket(self._address, token=token, timing=self._timing, ssl_context=self._ssl)
         self._tokens.adopted(token)
         self._numbers += 1
@@ -225,6 +226,7 @@ class Driver:
         """From now on this is the session's connection; an older one is read until the new one is welcomed."""
         self._links[link.number] = link
         self._link = link
+        self._reason, self._obstacle = "", None
         age_s = self._rng.uniform(self._timing.rollover_min_s, self._timing.rollover_max_s)
         link.rollover_at = self.now + age_s
         self._tasks.start(link.run(), name=f"answerback-link-{link.number}")
@@ -278,7 +280,7 @@ class Driver:
     def _ready(self, welcome: Welcome) -> None:
         self._was_ready = True
         self._failures = self._refusals = 0
-        self._reason = ""
+        self._reason, self._obstacle = "", None
         link = self._link
         if link is not None and welcome.limits.max_connection_ms is not None and link.rollover_at is not None:
             latest = self.now + welcome.limits.max_connection_ms / 1000 * self._rng.uniform(0.8, 0.95)

@@ -1,7 +1,7 @@
 """Everything that the client raises.
 
     AnswerbackError                 code, retryable
-    ├── CannotConnect               url, reason                    (also a ConnectionError)
+    ├── CannotConnect               url, reason, obstacle          (also a ConnectionError)
     ├── Unauthorized                is_missing: the server did not accept the token, or wants one
     ├── Forbidden                   detail: the server does not let this app in
     ├── SessionReplaced             another app uses the same session now
@@ -20,6 +20,7 @@
 `retryable`: the same question, asked again, may succeed later. Facts are attributes; `str()` makes the sentence.
 """
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from answerback.protocol.errors import ERRORS, ErrorCode
@@ -34,6 +35,7 @@ __all__ = [
     "Closed",
     "Forbidden",
     "MessageTooLarge",
+    "Obstacle",
     "Overloaded",
     "ProtocolViolation",
     "RateLimited",
@@ -56,16 +58,55 @@ class AnswerbackError(Exception):
     retryable: bool = False
 
 
+class Obstacle(StrEnum):
+    """What kind of thing is in the way of a connection: for programs, beside the sentence for people."""
+
+    REFUSED = "refused"
+    """Nothing listens there."""
+    NAME = "name"
+    """The host's name cannot be looked up."""
+    NETWORK = "network"
+    """There is no way there, or it was cut while the connection was opened."""
+    TIMEOUT = "timeout"
+    CERTIFICATE = "certificate"
+    """Nobody who is trusted here vouches for the certificate."""
+    CERTIFICATE_UNFIT = "certificate-unfit"
+    """The certificate is for another name, or its time is over: no authority would help."""
+    NO_TLS = "no-tls"
+    """`wss://` to a port that speaks `ws://`."""
+    TLS_WANTED = "tls-wanted"
+    """`ws://` to a port that speaks `wss://`."""
+    TLS = "tls"
+    """TLS cannot be agreed upon."""
+    NOT_WEBSOCKET = "not-websocket"
+    """Something else answers there, or at another path."""
+    UPGRADE = "upgrade"
+    """Something in between does not let WebSocket through."""
+    PROXY = "proxy"
+    """The proxy cannot be reached, or does not lead there."""
+    PROXY_LOGIN = "proxy-login"
+    """The proxy wants a user and a password."""
+    SETUP = "setup"
+    """The proxy or the file of authorities that this side names cannot be used."""
+    REDIRECT = "redirect"
+    SERVER = "server"
+    """The server or something before it failed, or has no room now."""
+    TOKEN = "token"  # noqa: S105 - the name of an obstacle
+    """The app's own function could not get a token."""
+    OTHER = "other"
+
+
 class CannotConnect(AnswerbackError, ConnectionError):
-    """There is no connection to be had at `url`."""
+    """There is no connection to be had at `url`. `reason` is a sentence, `obstacle` its kind."""
 
     code = "cannot_connect"
     retryable = True
 
-    def __init__(self, url: str, reason: str) -> None:
+    def __init__(self, url: str, reason: str, obstacle: Obstacle = Obstacle.OTHER) -> None:
         super().__init__(url, reason)
         self.url = url
         self.reason = reason
+        self.obstacle = obstacle
 
     def __str__(self) -> str:
         return f"Cannot connect to {self.url}: {self.reason}"

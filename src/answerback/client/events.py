@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from answerback.client.errors import Obstacle
 from answerback.core.assembly import Restarted, Started, Text
 from answerback.protocol.frames import MessageResponse, Status, Timing, Usage
 
@@ -103,10 +104,14 @@ class Connected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnected:
-    """No connection; the next try begins in `retry_in_s`. Requests are kept meanwhile."""
+    """No connection; the next try begins in `retry_in_s`. Requests are kept meanwhile.
+
+    `obstacle`: what kept the last try from succeeding; None: it did not fail, the connection was lost.
+    """
 
     retry_in_s: float
     reason: str
+    obstacle: Obstacle | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from answerback import __version__, outbound
-from answerback.client.errors import CannotConnect, Unauthorized
-from answerback.client.failures import OpenFailed, explain
+from answerback.client.errors import CannotConnect, Obstacle, Unauthorized
+from answerback.client.failures import OpenFailed, explain, wants_tls
 from answerback.client.timing import Timing
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, is_id
@@ -91,8 +91,11 @@ async def open_socket(
             **options,
         )
     except (outbound.ProxyError, outbound.CaFileError) as exc:
-        raise OpenFailed(CannotConnect(address.url, str(exc)), is_absent=True) from exc
+        raise OpenFailed(CannotConnect(address.url, str(exc), Obstacle.SETUP), is_absent=True) from exc
     except (OSError, WebSocketException, EOFError, UnicodeError, ImportError) as exc:
+        if proxy is None and await wants_tls(address.url, exc, timeout_s=min(2.0, timing.open_timeout_s / 2)):
+            wanted = CannotConnect(address.url, "this port speaks TLS; use wss:// in the URL", Obstacle.TLS_WANTED)
+            raise OpenFailed(wanted, is_absent=True) from exc
         raise explain(address.url, exc, proxy=proxy, has_token=token is not None) from exc
 
 

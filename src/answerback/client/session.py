@@ -94,7 +94,7 @@ class Session:
 
     @property
     def server(self) -> ServerInfo | None:
-        """Which server it is, once it has said so."""
+        """What the server has said of itself."""
         return None if self._welcome is None else self._welcome.server
 
     def model_info(self, name: str | None) -> ModelInfo:

@@ -28,7 +28,7 @@ class ModelSpecError(Exception):
     """A model spec that cannot be used; the text says what is wrong and what to write instead."""
 
 
-LOCAL: Final = ModelLimits(tokens_per_byte=1.0, languages=("en",), demo=True)
+LOCAL: Final = ModelLimits(tokens_per_byte=1.0, languages=("en",), demo=True, title="SmolLM2 135M")
 """Of the embedded model. Its tokenizer spells rare Hangul byte by byte."""
 
 OPENAI_CONTEXT_TOKENS: Final = 8192

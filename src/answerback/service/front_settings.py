@@ -61,6 +61,7 @@ class FrontSettings:
         for name in self.models:
             known = self.model_limits.get(name, ModelLimits())
             info = ModelInfo(
+                title=known.title,
                 languages=known.languages,
                 demo=known.demo,
                 answer_timeout_ms=self.policy.answer_timeouts_ms.get(name),

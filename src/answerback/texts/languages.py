@@ -30,6 +30,11 @@ def unknown_language(text: str, known: Collection[str]) -> str | None:
     return next((langs[0] for letters, langs in _LETTERS if not tags & {*langs} and letters.search(text)), None)
 
 
+def language_is_known(language: str, known: Collection[str]) -> bool:
+    """Whether a model that knows these may be asked in a language; one that says nothing may know all."""
+    return not known or language in {tag.partition("-")[0].lower() for tag in known}
+
+
 def names_of(tags: Collection[str]) -> str:
     """The languages by their English names."""
     return ", ".join(NAMES.get(tag.partition("-")[0].lower(), tag) for tag in tags)

@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
+from answerback import __version__
 from answerback.client import (
     AnswerbackError,
     Client,
     Connected,
     ConnectionState,
+    ServerInfo,
     Stopped,
     StoreChanged,
     Timing,
@@ -41,7 +44,7 @@ from answerback_desktop.engine.events import (
     TurnsRemoved,
 )
 from answerback_desktop.engine.export import ExportFormat, Kept, exported, file_name, imported
-from answerback_desktop.engine.status import ConnectionTracker
+from answerback_desktop.engine.status import ConnectionTracker, is_lower
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Traits, Turn
 from answerback_desktop.settings import Settings
@@ -115,6 +118,8 @@ class AccountEngine:
         self._unwritten = _Unwritten()
         self._shown: str | None = None
         self._is_store_broken = False
+        self._logged = ""
+        self._least_told = ""
         self._answers = Answers(
             self._store,
             emit=emit,
@@ -244,7 +249,7 @@ class AccountEngine:
             self._tasks.start(self._disconnect(), name="disconnect")
             self._on_other_store(other)
             return
-        changed = self.tracker.changed(state, self._client.limits)
+        changed = self.tracker.changed(state, self._client.limits, self._client.model_info)
         if isinstance(state, Connected) and not self._is_ours(state.user_id):
             changed = ConnectionChanged(status=ConnectionStatus.STOPPED, reason=ConnectionReason.USER_MISMATCH)
             self._tasks.start(self._disconnect(), name="disconnect")
@@ -252,6 +257,10 @@ class AccountEngine:
             self._tasks.start(self._disconnect(), name="disconnect")
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
             self._sync.connected()
+            self._check_version(self._client.server)
+        if changed.detail and changed.detail != self._logged:
+            log.warning("not connected to %s: %s", urlsplit(self.account.server_url).hostname, changed.detail)
+        self._logged = changed.detail
         self._emit(changed)
 
     def _other_store(self, state: ConnectionState, client: Client) -> str | None:
@@ -268,6 +277,13 @@ class AccountEngine:
         except StoreError:
             self.store_failed()
         return None
+
+    def _check_version(self, server: ServerInfo | None) -> None:
+        """Say once if the server wants apps of a higher version."""
+        least = None if server is None else server.least_client
+        if least and least != self._least_told and is_lower(__version__, least):
+            self._least_told = least
+            self._notice(NoticeCode.UPDATE_NEEDED, version=__version__, least=least)
 
     def _is_ours(self, user_id: str) -> bool:
         try:

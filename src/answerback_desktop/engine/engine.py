@@ -179,6 +179,10 @@ class Engine:
         """Start a gateway with the embedded model on this machine. `GatewayChanged` follows."""
         self._do(lambda controller: controller.start_gateway())
 
+    def find_local_models(self) -> None:
+        """Look for an Ollama on this machine. `LocalModelsFound` follows."""
+        self._do(lambda controller: controller.find_local_models())
+
     # --- inside
 
     def _emit(self, event: Event) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from answerback.client import ModelInfo, Obstacle
 from answerback_desktop.records import Account, Conversation, KeptHistory, SearchHit, Traits, Turn
 from answerback_desktop.settings import Settings
 
@@ -25,11 +26,29 @@ class ConnectionReason(StrEnum):
 
     NONE = "none"
     UNREACHABLE = "unreachable"
-    """Nobody answers at the URL, or not as an Answerback server; tried again."""
+    """What answers at the URL is no Answerback server, or nobody knows why not; tried again, like all that follow."""
+    REFUSED = "refused"
+    NAME = "name"
+    NETWORK = "network"
+    TIMEOUT = "timeout"
+    CERTIFICATE = "certificate"
+    CERTIFICATE_UNFIT = "certificate-unfit"
+    NO_TLS = "no-tls"
+    TLS_WANTED = "tls-wanted"
+    TLS = "tls"
+    NOT_WEBSOCKET = "not-websocket"
+    UPGRADE = "upgrade"
+    PROXY = "proxy"
+    PROXY_LOGIN = "proxy-login"
+    SETUP = "setup"
+    REDIRECT = "redirect"
+    SERVER = "server"
     LOST = "lost"
     """The connection broke; tried again."""
     SIGN_IN_NEEDED = "sign-in-needed"
-    """There is no token, or the server does not accept it."""
+    """The server wants a token, and there is none."""
+    TOKEN_REFUSED = "token-refused"  # noqa: S105 - a reason
+    """The server does not accept the token."""
     SIGN_IN_UNREACHABLE = "sign-in-unreachable"
     """The sign-in service does not answer; tried again."""
     FORBIDDEN = "forbidden"
@@ -44,6 +63,20 @@ class ConnectionReason(StrEnum):
     """Conversations that are kept of another server are shown: nothing is asked in them."""
     CLOSED = "closed"
     """The app is ending, or the client failed."""
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether no server of ours was found at the address."""
+        return self in _NOWHERE
+
+
+OBSTACLES: Final = {
+    **{obstacle: ConnectionReason(obstacle) for obstacle in set(Obstacle) - {Obstacle.TOKEN, Obstacle.OTHER}},
+    Obstacle.TOKEN: ConnectionReason.SIGN_IN_UNREACHABLE,
+    Obstacle.OTHER: ConnectionReason.UNREACHABLE,
+}
+"""Why the app is not online, by what the client says was in the way."""
+_NOWHERE: Final = {ConnectionReason.BAD_URL, *OBSTACLES.values()} - {ConnectionReason.SIGN_IN_UNREACHABLE}
 
 
 class NoticeCode(StrEnum):
@@ -67,6 +100,10 @@ class NoticeCode(StrEnum):
     """The local data cannot be written (disk full?): what is typed now may be lost."""
     SETTINGS_MOVED_ASIDE = "settings-moved-aside"
     """path: the settings could not be read, are kept there; defaults hold."""
+    PRESET_WRONG = "preset-wrong"
+    """path, reason: the administrator's preset cannot be used, and is not."""
+    UPDATE_NEEDED = "update-needed"
+    """version, least: the server wants apps of a higher version."""
     NO_KEYRING = "no-keyring"
     """This system has no keyring: signed in until the app ends."""
     SIGN_IN_FAILED = "sign-in-failed"
@@ -111,13 +148,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionChanged:
-    """The whole state of the connection. `retry_at_ms`: epoch instant of the next try."""
+    """The whole state of the connection. `retry_at_ms`: epoch instant of the next try.
+
+    `detail`: what the client says about the reason, for whoever looks after the network.
+    """
 
     status: ConnectionStatus
     reason: ConnectionReason = ConnectionReason.NONE
+    detail: str = ""
     retry_at_ms: int | None = None
     user: str | None = None
     models: tuple[str, ...] = ()
+    model_info: Mapping[str, ModelInfo] = field(default_factory=lambda: MappingProxyType({}))
     limits: Limits | None = None
 
 
@@ -231,9 +273,11 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChanged:
-    """The settings that hold now."""
+    """The settings that hold now. `locked`: names of those that the administrator decides; `models`: all he offers."""
 
     settings: Settings
+    locked: frozenset[str] = frozenset()
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +296,13 @@ class GatewayChanged:
     status: GatewayStatus
     url: str | None = None
     log: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModelsFound:
+    """The models of an Ollama on this machine, which a gateway of the app's own can use."""
+
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +335,7 @@ Event: TypeAlias = (
     | SettingsChanged
     | SignInChanged
     | GatewayChanged
+    | LocalModelsFound
     | NoticeRaised
     | EngineStopped
 )

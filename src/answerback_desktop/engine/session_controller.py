@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from answerback.tasks import Tasks
 from answerback_desktop.engine.account import AccountEngine
-from answerback_desktop.engine.environment import Environment
+from answerback_desktop.engine.environment import Environment, OutboundChoice
 from answerback_desktop.engine.events import (
     AccountClosed,
     ConnectionChanged,
@@ -20,6 +20,7 @@ from answerback_desktop.engine.events import (
     Event,
     GatewayChanged,
     GatewayStatus,
+    LocalModelsFound,
     NoticeCode,
     NoticeRaised,
     SettingsChanged,
@@ -27,8 +28,9 @@ from answerback_desktop.engine.events import (
     SignInStatus,
 )
 from answerback_desktop.engine.identity import IdentityKeeper, Who, is_same_login
+from answerback_desktop.engine.ollama import models_at, spec_of
 from answerback_desktop.gateway import GatewayFailed, LocalGateway, address_of, can_start
-from answerback_desktop.settings import AuthMode, Settings, SettingsFile, problems
+from answerback_desktop.settings import AuthMode, Preset, PresetError, Settings, SettingsFile, problems
 from answerback_desktop.signin.provider import SignInError
 from answerback_desktop.store.accounts import AccountFiles
 from answerback_desktop.store.schema import Database, StoreError
@@ -48,8 +50,9 @@ class SessionController:
     def __init__(self, environment: Environment, emit: Callable[[Event], None]) -> None:
         self._environment = environment
         self._out = emit
-        self._file = SettingsFile(environment.profile.settings_path)
+        self._preset = Preset()
         self._settings = Settings()
+        self._outbound = OutboundChoice()
         self._identity = IdentityKeeper(environment, self._emit, self._token_failed)
         self._who: Who | None = None
         self._account: AccountEngine | None = None
@@ -64,8 +67,16 @@ class SessionController:
     async def open(self) -> None:
         """Settings, then the account; one that needs the keyring follows later. Raises: OSError."""
         self._environment.profile.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._preset = Preset.load(self._environment.preset_path)
+        except PresetError as exc:
+            log.error("the preset %s is not used: %s", self._environment.preset_path, exc)
+            facts = {"path": str(self._environment.preset_path), "reason": str(exc)}
+            self._emit(NoticeRaised(code=NoticeCode.PRESET_WRONG, facts=facts))
+        self._file = SettingsFile(self._environment.profile.settings_path, self._preset)
         self._settings = self._file.load()
-        self._emit(SettingsChanged(self._settings))
+        self._outbound.apply(self._settings)
+        self._emit_settings()
         if self._file.moved_aside is not None:
             self._emit(NoticeRaised(code=NoticeCode.SETTINGS_MOVED_ASIDE, facts={"path": str(self._file.moved_aside)}))
         if self._settings.auth is AuthMode.NONE:
@@ -80,6 +91,7 @@ class SessionController:
         await self._identity.settle()
         if self._gateway is not None:
             await self._gateway.stop()
+        self._outbound.restore()
 
     async def _switch(self) -> None:
         """Close the open account and open the one that the settings name."""
@@ -202,21 +214,30 @@ class SessionController:
         """Store valid settings and apply them; the dialog checked them before."""
         if problems(settings):
             return
+        settings = self._preset.enforced(settings)
         before, self._settings = self._settings, replace(settings, token="")
         try:
             self._file.save(self._settings)
         except OSError:
             log.exception("the settings cannot be written")
             self._emit(NoticeRaised(code=NoticeCode.STORE_FAILED))
-        self._emit(SettingsChanged(self._settings))
+        self._emit_settings()
+        self._outbound.apply(self._settings)
         if settings.token or not is_same_login(before, settings):
             self.cancel_sign_in()
             self._tasks.start(self._log_in_again(settings), name="settings")
+        elif before.local_model != settings.local_model and self._gateway_status is GatewayStatus.RUNNING:
+            self._tasks.start(self._restart_gateway(), name="gateway")
+        elif (before.ca_file, before.proxy) != (settings.ca_file, settings.proxy):
+            self.reconnect()
 
     async def _log_in_again(self, settings: Settings) -> None:
         if settings.auth is AuthMode.TOKEN and settings.token:
             await self._identity.keep_token(settings)
         await self._switch()
+
+    def _emit_settings(self) -> None:
+        self._emit(SettingsChanged(self._settings, locked=self._preset.locked, models=self._preset.models))
 
     # --- sign-in
 
@@ -285,11 +306,12 @@ class SessionController:
         if address is None or self._gateway_status is GatewayStatus.STARTING or not self._may_start_gateway():
             return
         self._emit_gateway(GatewayStatus.STARTING)
+        model = self._settings.local_model
         gateway = LocalGateway(
             data_dir=profile.gateway_folder,
             log_path=profile.gateway_log_path,
             command=self._environment.gateway_command,
-            arguments=self._environment.gateway_arguments,
+            arguments=(*self._environment.gateway_arguments, *self._model_arguments()),
             on_end=self._gateway_failed,
         )
         try:
@@ -299,7 +321,35 @@ class SessionController:
             return
         self._gateway = gateway
         self._emit_gateway(GatewayStatus.RUNNING)
+        if model != self._settings.local_model:  # chosen while it started
+            await self._restart_gateway()
+            return
+        self.find_local_models()
         self.on_account(lambda account: account.reconnect())
+
+    def _model_arguments(self) -> tuple[str, ...]:
+        """What the gateway answers with: the model of the settings, and the embedded one beside it."""
+        name = self._settings.local_model
+        if not name:
+            return ()
+        embedded = ("--model", "local") if can_start() else ()
+        return ("--model", spec_of(self._environment.ollama_url, name), *embedded)
+
+    async def _restart_gateway(self) -> None:
+        if self._gateway is not None:
+            await self._gateway.stop()
+        await self._start_gateway()
+
+    def find_local_models(self) -> None:
+        """Look for an Ollama on this machine."""
+        self._tasks.start(self._find_local_models(), name="ollama")
+
+    async def _find_local_models(self, *, and_offer: bool = False) -> None:
+        """`and_offer`: then offer to start a gateway, if there is a model for it."""
+        names = await models_at(self._environment.ollama_url)
+        self._emit(LocalModelsFound(names))
+        if and_offer and (names or can_start()) and self._gateway_status is GatewayStatus.UNKNOWN:
+            self._emit_gateway(GatewayStatus.OFFERED)
 
     def _gateway_failed(self) -> None:
         self._emit_gateway(GatewayStatus.FAILED)
@@ -316,16 +366,17 @@ class SessionController:
         """What the connection says about a gateway on this machine."""
         if self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING, GatewayStatus.FAILED):
             return
-        is_nowhere = connection.reason is ConnectionReason.UNREACHABLE
+        is_nowhere = connection.reason is ConnectionReason.REFUSED
         is_elsewhere = address_of(self._settings.server_url) is None
         is_anothers = is_nowhere and not self._may_start_gateway()
         if connection.status is ConnectionStatus.ONLINE or is_elsewhere or is_anothers:
             self._emit_gateway(GatewayStatus.NOT_OURS)
-        elif is_nowhere and can_start():
-            if self._settings.starts_gateway:
+        elif is_nowhere:
+            if self._settings.starts_gateway and (self._settings.local_model or can_start()):
                 self.start_gateway()
-            else:
-                self._emit_gateway(GatewayStatus.OFFERED)
+            elif self._gateway_status is not GatewayStatus.OFFERED:
+                self._gateway_status = GatewayStatus.UNKNOWN
+                self._tasks.start(self._find_local_models(and_offer=True), name="ollama")
 
     def _may_start_gateway(self) -> bool:
         """Not where another server had the conversations that are shown: ours does not have them."""

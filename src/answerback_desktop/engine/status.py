@@ -1,24 +1,28 @@
 """Turns the client's connection states into the app's."""
 
+import re
 from collections.abc import Callable
 from typing import Final
 
 from answerback.client import (
+    CannotConnect,
     Closed,
     Connected,
     Connecting,
     ConnectionState,
     Disconnected,
     Forbidden,
+    ModelInfo,
+    Obstacle,
     ServerLimits,
     SessionReplaced,
     Stopped,
     Unauthorized,
 )
-from answerback_desktop.engine.events import ConnectionChanged, ConnectionReason, ConnectionStatus, Limits
+from answerback_desktop.engine.events import OBSTACLES, ConnectionChanged, ConnectionReason, ConnectionStatus, Limits
 
 _FINAL: Final = {
-    Unauthorized: (ConnectionStatus.SIGNED_OUT, ConnectionReason.SIGN_IN_NEEDED),
+    Unauthorized: (ConnectionStatus.SIGNED_OUT, ConnectionReason.TOKEN_REFUSED),
     Forbidden: (ConnectionStatus.STOPPED, ConnectionReason.FORBIDDEN),
     SessionReplaced: (ConnectionStatus.STOPPED, ConnectionReason.SESSION_REPLACED),
     Closed: (ConnectionStatus.STOPPED, ConnectionReason.CLOSED),
@@ -32,32 +36,61 @@ class ConnectionTracker:
         self._clock = clock
         self._was_online = False
         self._reason = ConnectionReason.NONE
+        self._detail = ""
         self.is_token_missing = False
 
-    def changed(self, state: ConnectionState, limits: ServerLimits | None) -> ConnectionChanged:
+    def changed(
+        self, state: ConnectionState, limits: ServerLimits | None, model_info: Callable[[str], ModelInfo]
+    ) -> ConnectionChanged:
         match state:
             case Connected(user_id=user, models=models):
                 self._was_online = True
                 self.is_token_missing = False
-                self._reason = ConnectionReason.NONE
+                self._reason, self._detail = ConnectionReason.NONE, ""
                 return ConnectionChanged(
-                    status=ConnectionStatus.ONLINE, user=user, models=models, limits=_limits(limits)
+                    status=ConnectionStatus.ONLINE,
+                    user=user,
+                    models=models,
+                    model_info={name: model_info(name) for name in models},
+                    limits=_limits(limits),
                 )
             case Connecting():
-                return ConnectionChanged(status=ConnectionStatus.CONNECTING, reason=self._reason)
+                return ConnectionChanged(status=ConnectionStatus.CONNECTING, reason=self._reason, detail=self._detail)
             case Disconnected(retry_in_s=pause_s):
-                self._reason = self._why()
+                self._reason, self._detail = self._why(state.obstacle), state.reason
                 self._was_online = False
-                retry_at_ms = self._clock() + int(pause_s * 1000)
-                return ConnectionChanged(status=ConnectionStatus.OFFLINE, reason=self._reason, retry_at_ms=retry_at_ms)
+                return ConnectionChanged(
+                    status=ConnectionStatus.OFFLINE,
+                    reason=self._reason,
+                    detail=self._detail,
+                    retry_at_ms=self._clock() + int(pause_s * 1000),
+                )
             case Stopped(error):
                 status, reason = _FINAL.get(type(error), _FINAL[Closed])
-                return ConnectionChanged(status=status, reason=reason)
+                if isinstance(error, Unauthorized) and error.is_missing:
+                    reason = ConnectionReason.SIGN_IN_NEEDED
+                elif isinstance(error, CannotConnect):
+                    reason = OBSTACLES[error.obstacle]
+                return ConnectionChanged(status=status, reason=reason, detail=str(error))
 
-    def _why(self) -> ConnectionReason:
+    def _why(self, obstacle: Obstacle | None) -> ConnectionReason:
         if self.is_token_missing:
             return ConnectionReason.SIGN_IN_UNREACHABLE
+        if obstacle is not None:
+            return OBSTACLES[obstacle]
         return ConnectionReason.LOST if self._was_online else ConnectionReason.UNREACHABLE
+
+
+def is_lower(version: str, least: str) -> bool:
+    """Whether a version comes before another, by their leading numbers: `0.9.1` before `0.10`."""
+
+    def numbers(text: str) -> list[int]:
+        found = re.match(r"\d+(\.\d+)*", text.removeprefix("v"))
+        return [] if found is None else [int(part) for part in found[0].split(".")]
+
+    one, other = numbers(version), numbers(least)
+    length = max(len(one), len(other))
+    return one + [0] * (length - len(one)) < other + [0] * (length - len(other))
 
 
 def _limits(limits: ServerLimits | None) -> Limits | None:

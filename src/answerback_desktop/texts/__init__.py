@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from answerback.texts import words_of
+from answerback_desktop.attachments import Refusal
 from answerback_desktop.engine.events import ConnectionReason, NoticeCode
 from answerback_desktop.records import FailureCode
 from answerback_desktop.settings import AuthMode, Field, Language, Theme
@@ -116,6 +117,11 @@ class WindowTexts:
     key_send: str
     key_new_line: str
     key_stop: str
+    key_composer: str
+    key_attach: str
+    key_copy_answer: str
+    key_question_before: str
+    key_question_after: str
     key_sidebar: str
     key_settings: str
     key_larger: str
@@ -154,6 +160,7 @@ class StatusTexts:
     # Its details
     details_title: str
     server: str
+    detail: str
     user: str
     round_trip: str
     round_trip_ms: str
@@ -185,6 +192,8 @@ class StatusTexts:
     start_title: str
     start_text: str
     start: str
+    start_ollama: str
+    start_ollama_text: str
     connect_title: str
     connect_text: str
     connect: str
@@ -201,7 +210,9 @@ class StatusTexts:
     start_again: str
     show_log: str
     later: str
+    not_connected_to: str
     welcome_signin_title: str
+    welcome_refused_title: str
     welcome_signin_text: str
     browser_title: str
     browser_text: str
@@ -218,8 +229,8 @@ class PreferencesTexts:
     cancel: str
     page_server: str
     page_answers: str
-    page_appearance: str
-    page_manners: str
+    page_app: str
+    locked: str
     server_url: str
     server_url_hint: str
     auth: str
@@ -232,6 +243,15 @@ class PreferencesTexts:
     token_hint: str
     oidc_issuer: str
     oidc_client_id: str
+    ca_file: str
+    ca_file_placeholder: str
+    ca_file_hint: str
+    ca_file_choose: str
+    ca_file_filter: str
+    all_files: str
+    proxy: str
+    proxy_placeholder: str
+    proxy_hint: str
     sign_in: str
     sign_out: str
     signed_in_as: str
@@ -242,6 +262,9 @@ class PreferencesTexts:
     sign_in_cancel: str
     starts_gateway: str
     starts_gateway_hint: str
+    local_model: str
+    local_model_embedded: str
+    local_model_hint: str
     model: str
     model_default: str
     model_hint: str
@@ -278,11 +301,28 @@ class ChatTexts:
     stop: str
     too_long: str
     nearly_full: str
+    paste_too_long: str
+    # Files
+    attach: str
+    attach_title: str
+    attach_text: str
+    attach_add: str
+    attach_close: str
+    refusals: Mapping[Refusal, str]
     # The empty and the loading state
     empty_title: str
     empty_text: str
+    empty_foreign: str
     examples: tuple[str, ...]
     loading: str
+    # A question in a language that the model does not know
+    language_unknown: str
+    language_other_model: str
+    language_ollama: str
+    language_get_ollama: str
+    language_ask_operator: str
+    language_use: str
+    language_names: Mapping[str, str]
     # The transcript
     transcript_name: str
     question_name: str
@@ -293,7 +333,6 @@ class ChatTexts:
     show_less: str
     # A turn's line of state
     outbox: str
-    outbox_offline: str
     queued: str
     queued_next: str
     waiting: str
@@ -302,6 +341,9 @@ class ChatTexts:
     cancelled: str
     cut: str
     cut_hint: str
+    no_answer: str
+    empty_answer: str
+    empty_cut: str
     tokens_one: str
     tokens: str
     seconds: str
@@ -335,8 +377,11 @@ class ChatTexts:
     link_open: str
     link_copy: str
     link_hidden: str
+    link_other_host: str
+    link_user: str
+    link_letters: str
     # Offline
-    offline: str
+    offline_kept: str
     offline_retry: str
     # Why it failed
     failures: Mapping[FailureCode, str]

@@ -20,6 +20,11 @@ class Shortcut(StrEnum):
     SEND = "key_send"
     NEW_LINE = "key_new_line"
     STOP = "key_stop"
+    COMPOSER = "key_composer"
+    ATTACH = "key_attach"
+    COPY_ANSWER = "key_copy_answer"
+    QUESTION_BEFORE = "key_question_before"
+    QUESTION_AFTER = "key_question_after"
     SIDEBAR = "key_sidebar"
     SETTINGS = "key_settings"
     LARGER = "key_larger"
@@ -41,6 +46,11 @@ KEYS: Final[Mapping[Shortcut, tuple[str, ...]]] = MappingProxyType(
         Shortcut.SEND: ("Return",),
         Shortcut.NEW_LINE: ("Shift+Return",),
         Shortcut.STOP: ("Esc",),
+        Shortcut.COMPOSER: ("Ctrl+L",),
+        Shortcut.ATTACH: ("Ctrl+O",),
+        Shortcut.COPY_ANSWER: ("Ctrl+Shift+C",),
+        Shortcut.QUESTION_BEFORE: ("Alt+Up",),
+        Shortcut.QUESTION_AFTER: ("Alt+Down",),
         Shortcut.SIDEBAR: ("Ctrl+B",),
         Shortcut.SETTINGS: ("Ctrl+,",),
         Shortcut.LARGER: ("Ctrl++", "Ctrl+="),
@@ -58,7 +68,19 @@ GROUPS: Final[tuple[tuple[str, tuple[Shortcut, ...]], ...]] = (
         "keys_conversations",
         (Shortcut.NEW, Shortcut.SEARCH, Shortcut.NEXT, Shortcut.PREVIOUS, Shortcut.RENAME, Shortcut.DELETE),
     ),
-    ("keys_writing", (Shortcut.SEND, Shortcut.NEW_LINE, Shortcut.STOP)),
+    (
+        "keys_writing",
+        (
+            Shortcut.SEND,
+            Shortcut.NEW_LINE,
+            Shortcut.STOP,
+            Shortcut.COMPOSER,
+            Shortcut.ATTACH,
+            Shortcut.COPY_ANSWER,
+            Shortcut.QUESTION_BEFORE,
+            Shortcut.QUESTION_AFTER,
+        ),
+    ),
     (
         "keys_window",
         (

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
+import msgspec
+
 from answerback_desktop.engine.events import (
     AccountClosed,
     AccountOpened,
@@ -17,6 +19,7 @@ from answerback_desktop.engine.events import (
     Exported,
     GatewayChanged,
     GatewayStatus,
+    LocalModelsFound,
     NoticeCode,
     NoticeRaised,
     RoundTripMeasured,
@@ -58,11 +61,14 @@ class AppViewModel:
         self._is_shown = True
         self.connection = ConnectionViewModel()
         self.settings = Settings()
+        self.locked: frozenset[str] = frozenset()
+        self._models: tuple[str, ...] = ()
         self.account: Account | None = None
         self.kept: tuple[KeptHistory, ...] = ()
         self.shows_archive = False
         self.other_store: NoticeRaised | None = None
         self.sign_in = SignInChanged(status=SignInStatus.NOT_NEEDED)
+        self.local_models: tuple[str, ...] = ()
         self.gateway = GatewayChanged(status=GatewayStatus.UNKNOWN)
         self.notices: deque[NoticeRaised] = deque(maxlen=_NOTICES_KEPT)
         self.current: ConversationViewModel | None = None
@@ -100,6 +106,22 @@ class AppViewModel:
         self._sort()
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The models that can be chosen, the default first; the last ones known while offline."""
+        return tuple(name for name in self.connection.models if not self._models or name in self._models)
+
+    @property
+    def model(self) -> str:
+        """The model that a question is asked of now; empty: the server has not said which it has."""
+        own = None if self.current is None else self.current.traits.model
+        return own or self.settings.model or next(iter(self.connection.models), "")
+
+    @property
+    def has_default_model(self) -> bool:
+        """Whether the choice may be left to the server."""
+        return not self._models
+
+    @property
     def unread(self) -> int:
         return sum(conversation.unread for conversation in self._by_id.values())
 
@@ -107,6 +129,11 @@ class AppViewModel:
     def pending(self) -> int:
         """Questions without an ending, in all conversations."""
         return sum(conversation.pending for conversation in self._by_id.values())
+
+    @property
+    def unsent(self) -> int:
+        """Questions that the server has not taken yet, in all conversations."""
+        return sum(conversation.unsent for conversation in self._ordered)
 
     def conversation(self, conversation_id: str) -> ConversationViewModel | None:
         return self._by_id.get(conversation_id)
@@ -196,6 +223,13 @@ class AppViewModel:
     def sign_out(self) -> None:
         self._commands.sign_out()
 
+    def find_local_models(self) -> None:
+        self._commands.find_local_models()
+
+    def use_local_model(self, name: str) -> None:
+        """Let the app's own gateway answer with a model of the Ollama on this machine; empty: with the embedded one."""
+        self.change_settings(msgspec.structs.replace(self.settings, local_model=name, model=None))
+
     def start_gateway(self) -> None:
         self._commands.start_gateway()
 
@@ -240,7 +274,7 @@ class AppViewModel:
             case AccountClosed():
                 self._forget(changes)
             case SettingsChanged(settings):
-                self.settings = settings
+                self.settings, self.locked, self._models = settings, event.locked, event.models
                 self.connection.server_url = settings.server_url
                 changes.flags |= {"settings", "connection"}
             case SignInChanged():
@@ -248,6 +282,9 @@ class AppViewModel:
                 changes.flags.add("sign_in")
             case GatewayChanged():
                 self.gateway = event
+                changes.flags.add("gateway")
+            case LocalModelsFound(names):
+                self.local_models = names
                 changes.flags.add("gateway")
             case SearchFound():
                 if event.query == self.search_query:

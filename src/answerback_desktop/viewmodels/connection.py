@@ -1,5 +1,8 @@
 """The state of the connection to the server, for widgets."""
 
+from collections.abc import Mapping
+
+from answerback.client import ModelInfo
 from answerback_desktop.engine.events import (
     ConnectionChanged,
     ConnectionReason,
@@ -18,6 +21,7 @@ class ConnectionViewModel:
         self._countdown: Countdown | None = None
         self._models: tuple[str, ...] = ()
         self._limits: Limits | None = None
+        self._model_info: Mapping[str, ModelInfo] = {}
         self.server_url = ""
         self.round_trip_ms: float | None = None
 
@@ -29,6 +33,11 @@ class ConnectionViewModel:
     @property
     def reason(self) -> ConnectionReason:
         return self._state.reason
+
+    @property
+    def detail(self) -> str:
+        """What the client says about the reason, in English."""
+        return self._state.detail
 
     @property
     def is_online(self) -> bool:
@@ -55,6 +64,19 @@ class ConnectionViewModel:
         """The server's models, its default first; the last ones known while offline."""
         return self._models
 
+    def info_of(self, model: str) -> ModelInfo:
+        """What the server has said of a model."""
+        return self._model_info.get(model, ModelInfo())
+
+    def title_of(self, model: str) -> str:
+        """Its name for people."""
+        return self.info_of(model).title or model
+
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """The models that have another name for people."""
+        return {name: info.title for name, info in self._model_info.items() if info.title}
+
     @property
     def limits(self) -> Limits | None:
         """What the server allows, as far as it has said so."""
@@ -68,7 +90,8 @@ class ConnectionViewModel:
             return
         self._state = event
         self._countdown = None if event.retry_at_ms is None else Countdown(event.retry_at_ms)
-        self._models = event.models or self._models
+        if event.models:
+            self._models, self._model_info = event.models, event.model_info
         self._limits = event.limits or self._limits
         if event.status is not ConnectionStatus.ONLINE:
             self.round_trip_ms = None
@@ -77,5 +100,6 @@ class ConnectionViewModel:
         """Forget what the old server said: the account has changed."""
         self._state = ConnectionChanged(status=ConnectionStatus.CONNECTING)
         self._models = ()
+        self._model_info = {}
         self._limits = None
         self.round_trip_ms = None

@@ -72,6 +72,11 @@ class ConversationViewModel:
         return len(self._pending)
 
     @property
+    def unsent(self) -> int:
+        """Of these, the ones that the server has not taken yet."""
+        return sum(status is TurnStatus.OUTBOX for status in self._pending.values())
+
+    @property
     def has_draft(self) -> bool:
         """Whether something was typed and not sent."""
         return bool(self.draft.strip())

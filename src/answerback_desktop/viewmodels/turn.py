@@ -67,8 +67,8 @@ class TurnViewModel:
 
     @property
     def can_retry(self) -> bool:
-        """Whether `retry` makes sense: it did not complete, and asking again may help."""
-        if self._turn.status is TurnStatus.CANCELLED:
+        """Whether `retry` makes sense: there is no whole answer, and asking again may help."""
+        if self._turn.status is TurnStatus.CANCELLED or (self._turn.status is TurnStatus.COMPLETED and not self.length):
             return True
         return self._turn.failure is not None and self._turn.failure.is_retryable
 

@@ -160,7 +160,7 @@ async def test_nobody_answers_and_a_gateway_is_started(stack, tmp_path, unused_p
     )
     await stack.enter_async_context(app)
     await app.until(lambda: app.model.gateway.status is GatewayStatus.OFFERED)
-    assert app.model.connection.reason is ConnectionReason.UNREACHABLE
+    assert app.model.connection.reason is ConnectionReason.REFUSED
     app.model.start_gateway()
     await app.until(lambda: app.model.gateway.status is GatewayStatus.RUNNING)
     turn = await app.ask("hello there")

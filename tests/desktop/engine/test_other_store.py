@@ -181,7 +181,7 @@ async def test_the_apps_own_gateway_is_offered_only_where_it_has_the_history(
     await app.close()
     network.cut()
     again = await open_app()
-    await again.until(lambda: again.model.connection.reason is ConnectionReason.UNREACHABLE)
+    await again.until(lambda: again.model.connection.reason is ConnectionReason.REFUSED)
     await again.until(lambda: again.model.gateway.status is not GatewayStatus.UNKNOWN)
     assert again.model.gateway.status is (GatewayStatus.OFFERED if is_own else GatewayStatus.NOT_OURS)
     if not is_own:

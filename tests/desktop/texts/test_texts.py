@@ -17,6 +17,7 @@ ENGLISH = texts_of(Language.ENGLISH, system_locale="en-US")
 KOREAN = texts_of(Language.KOREAN, system_locale="en-US")
 
 NAMES = (
+    "http://user:password@host:port|http://host:port|HTTPS_PROXY|Ollama|ollama.com|PDF|CA|VPN|PEM|pem|crt|cer|direct|"
     "Answerback|Apache License|Apache|Ctrl|GNU|ID|JSON|LGPL-3.0|LGPL|msgspec|MB|Markdown|PySide6|"
     "OpenID Connect|Pygments|Qt|SmolLM2|"
     "anonymous|keyring|md|json|ms|pt|websockets|English|WebSocket|Shift|Enter|Esc|URL|HTML|AI|"

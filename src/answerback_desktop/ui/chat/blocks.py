@@ -1,6 +1,6 @@
 """What the transcript is made of: a view for each block, each of a height that follows from its width."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -39,11 +39,15 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appearance:
-    """What every view is drawn with. `is_read_only`: nothing can be asked, so nothing is offered that asks."""
+    """What every view is drawn with. `is_read_only`: nothing can be asked, so nothing is offered that asks.
+
+    `titles`: of the models that have another name for people.
+    """
 
     theme: Theme
     texts: ChatTexts
     is_read_only: bool = False
+    titles: Mapping[str, str] = field(default_factory=dict)
 
 
 class BlockSignals(QObject):
@@ -58,7 +62,7 @@ class BlockSignals(QObject):
     edited = Signal(str, str)  # request id, the new question
     edit_changed = Signal(str, object, bool)  # request id, the text so far or None, whether the editor is open
     version = Signal(str, int)  # request id, 1 for the later one, -1 for the earlier one
-    link = Signal(str)
+    link = Signal(str, str)
 
 
 class BlockView(QWidget):

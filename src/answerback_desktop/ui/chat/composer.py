@@ -2,10 +2,12 @@
 
 from typing import Final
 
-from PySide6.QtCore import QEvent, QRectF, QSize, Signal
+from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QPainter, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import QLabel, QToolButton, QWidget
 
+from answerback_desktop.attachments import MAX_BYTES
+from answerback_desktop.ui.chat.attach import size_text
 from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.input_box import InputBox
 from answerback_desktop.ui.theme import Icon, icon
@@ -16,12 +18,16 @@ NEARLY_FULL: Final = 0.9
 
 
 class Composer(QWidget):
-    """Signals: `sent` with the question, `stopped`, `changed` with the draft, `recalled` for Up in an empty box."""
+    """Signals: `sent` with the question, `stopped`, `changed` with the draft, `recalled` for Up in an empty box,
+    `attach_wanted` for the button, `dropped(list of Attachment)` for files that were pasted or dropped.
+    """
 
     sent = Signal(str)
     stopped = Signal()
     changed = Signal(str)
     recalled = Signal()
+    attach_wanted = Signal()
+    dropped = Signal(object)
 
     def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -31,7 +37,11 @@ class Composer(QWidget):
         self.box = InputBox(appearance.theme, self)
         self.button = QToolButton(self)
         self.button.setProperty("variant", "primary")
+        self.attach_button = QToolButton(self)
         self.notice = QLabel(self)
+        self.notice.setTextFormat(Qt.TextFormat.PlainText)
+        self.notice.setWordWrap(True)
+        self._refused = ""
         self._connect()
         self.set_appearance(appearance)
 
@@ -42,6 +52,9 @@ class Composer(QWidget):
         self.box.height_changed.connect(self.arrange)
         self.box.textChanged.connect(self._edited)
         self.box.installEventFilter(self)
+        self.box.dropped.connect(self.dropped)
+        self.box.too_long.connect(self._refuse_paste)
+        self.attach_button.clicked.connect(self.attach_wanted)
         self.button.clicked.connect(self._press)
 
     def set_appearance(self, appearance: Appearance) -> None:
@@ -49,10 +62,16 @@ class Composer(QWidget):
         texts = appearance.texts
         self.box.setFont(appearance.theme.font())
         self.box.document().setDefaultFont(appearance.theme.font())
+        self.box.viewport().setFont(appearance.theme.font())  # which the style sheet holds, and the placeholder takes
+        self.box.document().setDocumentMargin(appearance.theme.space(1))
         self.box.setPlaceholderText(texts.placeholder)
         self.box.setAccessibleName(texts.composer_name)
         side = appearance.theme.body_px + 5
         self.button.setIconSize(QSize(side, side))
+        self.attach_button.setIconSize(QSize(side, side))
+        self.attach_button.setIcon(icon(Icon.ATTACH, appearance.theme.colours.text_muted, side))
+        self.attach_button.setToolTip(texts.attach)
+        self.attach_button.setAccessibleName(texts.attach)
         self.button.setAccessibleName("")  # so that it is drawn again
         self._show_button()
         self._show_notice()
@@ -61,6 +80,7 @@ class Composer(QWidget):
     def set_limit(self, limit_bytes: int | None) -> None:
         """What the server allows one message to have, encoded; None: not known."""
         self._limit_bytes = limit_bytes
+        self.box.room = self.room_bytes
         self._show_notice()
 
     def set_running(self, *, is_running: bool) -> None:
@@ -89,11 +109,34 @@ class Composer(QWidget):
         """By how much the text is too long; 0 or less: it is not."""
         if self._limit_bytes is None:
             return -1
-        return _encoded_bytes(self.text) + ENVELOPE_BYTES - self._limit_bytes
+        return encoded_bytes(self.text) + ENVELOPE_BYTES - self._limit_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """What may still be put into the question."""
+        limit = MAX_BYTES if self._limit_bytes is None else self._limit_bytes - ENVELOPE_BYTES
+        return limit - encoded_bytes(self.text)
+
+    def insert_block(self, text: str) -> None:
+        """Put lines where the cursor is, as lines of their own."""
+        cursor = self.box.textCursor()
+        before = "" if cursor.atBlockStart() else "\n"
+        cursor.insertText(before + text)
+        self.box.setTextCursor(cursor)
+        self.box.ensureCursorVisible()
+        self.box.setFocus()
 
     # --- what happens
 
+    def _refuse_paste(self, text: str) -> None:
+        texts = self._appearance.texts
+        room = size_text(max(0, self.room_bytes))
+        self._refused = texts.paste_too_long.format(size=size_text(len(text.encode("utf-8", "replace"))), room=room)
+        self._show_notice()
+
     def _edited(self) -> None:
+        self._refused = ""
+        self.box.room = self.room_bytes
         self.changed.emit(self.text)
         self._show_button()
         self._show_notice()
@@ -135,9 +178,11 @@ class Composer(QWidget):
         texts, over = self._appearance.texts, self.over_bytes
         text, variant = "", "muted"
         if self._limit_bytes is not None and over > 0:
-            text, variant = texts.too_long.format(over=_size(over)), "error"
+            text, variant = texts.too_long.format(over=size_text(over)), "error"
+        elif self._refused:
+            text, variant = self._refused, "error"
         elif self._limit_bytes is not None and over > -(1 - NEARLY_FULL) * self._limit_bytes:
-            text = texts.nearly_full.format(left=_size(-over))
+            text = texts.nearly_full.format(left=size_text(-over))
         was_shown = bool(self.notice.text())
         if text != self.notice.text():
             self.notice.setText(text)
@@ -155,14 +200,16 @@ class Composer(QWidget):
         theme = self._appearance.theme
         width = self.width()
         pad, side = theme.space(2), theme.body_px + 5 + theme.space(4)
-        box_width = max(40, width - side - 3 * pad - theme.space(1))
+        box_width = max(40, width - 2 * side - 4 * pad)
         text = self.box.wanted_height(box_width)
         inner = max(text, side)
-        notice = self.notice.sizeHint().height() + theme.space(1) if self.notice.text() else 0
+        room = width - 2 * pad - theme.space(2)
+        notice = self.notice.heightForWidth(room) + theme.space(1) if self.notice.text() else 0
         self._frame = QRectF(1, 1, width - 2, inner + 2 * pad - 2)
-        self.box.setGeometry(pad + theme.space(1), pad + (inner - text + 1) // 2, box_width, text)
+        self.attach_button.setGeometry(pad, pad + inner - side, side, side)
+        self.box.setGeometry(2 * pad + side, pad + (inner - text + 1) // 2, box_width, text)
         self.button.setGeometry(width - pad - side, pad + inner - side, side, side)
-        self.notice.setGeometry(pad + theme.space(2), inner + 2 * pad, width - 2 * pad, max(0, notice))
+        self.notice.setGeometry(pad + theme.space(2), inner + 2 * pad, room, max(0, notice))
         self.setFixedHeight(inner + 2 * pad + notice)
         self.update()
 
@@ -187,11 +234,7 @@ class Composer(QWidget):
         painter.drawRoundedRect(self._frame, radius, radius)
 
 
-def _encoded_bytes(text: str) -> int:
+def encoded_bytes(text: str) -> int:
     """Its size inside a JSON string: UTF-8, with quotes, backslashes and line ends escaped."""
     escaped = text.count('"') + text.count("\\") + text.count("\n") + text.count("\t") + text.count("\r")
     return len(text.encode("utf-8", "replace")) + escaped
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1024:,.1f} KB" if size_bytes >= 1024 else f"{size_bytes} B"

@@ -75,7 +75,7 @@ class FooterView(BlockView):
 
     def take(self, segment: Segment | None) -> None:
         texts, turn = self.appearance.texts, self.turn
-        line = state_line(turn, texts, is_online=self._is_online)
+        line = state_line(turn, texts, is_online=self._is_online, titles=self.appearance.titles)
         _run(self._pulse, line.tone is Tone.RUNNING)
         _run(self._countdown, bool(line.retry_in_s))
         versions = (turn.version, len(turn.versions))

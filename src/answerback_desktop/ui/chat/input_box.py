@@ -1,18 +1,32 @@
 """The box that questions are typed in: composition-safe, plain text, as high as its text."""
 
 import math
+from pathlib import Path
 from typing import Final
 
 from PySide6.QtCore import QMimeData, Qt, Signal
 from PySide6.QtGui import QGuiApplication, QInputMethodEvent, QKeyEvent
 from PySide6.QtWidgets import QFrame, QTextEdit, QWidget
 
+from answerback_desktop.attachments import MAX_BYTES, Attachment, Refusal, read_file
 from answerback_desktop.ui.chat.text_view import wrap_mode
 from answerback_desktop.ui.theme import Theme
 
 MAX_LINES: Final = 8
+PASTE_CHARACTERS: Final = 200_000
+"""What is pasted although it is too long to send: it can still be shortened."""
 _BAR_PX: Final = 14
 _ENTER: Final = (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+
+
+def attachments_in(source: QMimeData) -> list[Attachment]:
+    """The files of a clipboard or a drop, or its image; none: it is text."""
+    urls = source.urls()
+    if urls and all(url.isLocalFile() for url in urls):
+        return [read_file(Path(url.toLocalFile())) for url in urls]
+    if source.hasImage() and not source.hasText():
+        return [Attachment(name="image", refusal=Refusal.IMAGE)]
+    return []
 
 
 class InputBox(QTextEdit):
@@ -27,6 +41,8 @@ class InputBox(QTextEdit):
     escaped = Signal()
     recalled = Signal()  # Up in an empty box
     height_changed = Signal()
+    dropped = Signal(object)  # a list of Attachment: files that were pasted or dropped
+    too_long = Signal(str)  # a text that was to be pasted, and was not
 
     def __init__(self, theme: Theme, parent: QWidget) -> None:
         super().__init__(parent)
@@ -35,6 +51,7 @@ class InputBox(QTextEdit):
         self._is_measuring = False
         self._submits_after_commit = False
         self._late_commit = ""
+        self.room = MAX_BYTES
         self.setProperty("variant", "plain")
         self.setAcceptRichText(False)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -124,9 +141,20 @@ class InputBox(QTextEdit):
         self.setWordWrapMode(wrap_mode(text))
         super().setPlainText(text)
 
+    def canInsertFromMimeData(self, source: QMimeData) -> bool:  # noqa: N802 - Qt's name
+        """Text; files and images too, for which there is a dialog."""
+        return source.hasText() or source.hasUrls() or source.hasImage()
+
     def insertFromMimeData(self, source: QMimeData) -> None:  # noqa: N802 - Qt's name
-        """Only text is pasted: U+2028 and the like become line ends, NUL is left out."""
-        if source.hasText():
+        """Only text is pasted: U+2028 and the like become line ends, NUL is left out. Files are handed on.
+
+        A text that could never be sent is not taken: Qt would need seconds for it, and again for each key.
+        """
+        if attachments := attachments_in(source):
+            self.dropped.emit(attachments)
+        elif len(source.text()) > max(self.room, PASTE_CHARACTERS):
+            self.too_long.emit(source.text())
+        elif source.hasText():
             text = source.text().replace("\r\n", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
             self.setWordWrapMode(wrap_mode(text))
             self.textCursor().insertText(text.replace("\x00", ""))

@@ -1,12 +1,14 @@
 """Links in answers: which may be opened, and the question that is asked before."""
 
 import math
+import re
 import unicodedata
+from itertools import groupby
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from PySide6.QtCore import Qt, QUrl
-from PySide6.QtGui import QDesktopServices, QGuiApplication, QTextOption
+from PySide6.QtGui import QDesktopServices, QFont, QGuiApplication, QTextDocument, QTextOption
 from PySide6.QtWidgets import QDialog, QDialogButtonBox, QLabel, QPushButton, QTextEdit, QVBoxLayout, QWidget
 
 from answerback_desktop.texts import ChatTexts
@@ -34,17 +36,90 @@ def written_out(target: str) -> str:
 
     A host is shown in the ASCII form in which it is looked up, so that look-alike letters show.
     """
-    host = _host(target)
+    try:
+        parts = urlsplit(target)
+        host = parts.hostname or ""
+    except ValueError:
+        host = ""
     if host and not host.isascii():
-        target = target.replace(host, bytes(QUrl.toAce(host).data()).decode("ascii") or host, 1)
+        before, at, place = parts.netloc.rpartition("@")
+        port = place[len(host) :] if place.lower().startswith(host) else ""
+        target = urlunsplit(parts._replace(netloc=f"{before}{at}{host_of(target)}{port}"))
     return "".join(f"<U+{ord(letter):04X}>" if _is_hidden(letter) else letter for letter in target)
 
 
-def _host(target: str) -> str:
+def host_of(target: str) -> str:
+    """The host that a link leads to, in the ASCII form in which it is looked up; of a mail address what is behind @."""
     try:
-        return urlsplit(target).hostname or ""
+        parts = urlsplit(target)
+        host = parts.path.rpartition("@")[2].lower() if parts.scheme == "mailto" else parts.hostname or ""
     except ValueError:
         return ""
+    return host if host.isascii() else bytes(QUrl.toAce(host).data()).decode("ascii") or host
+
+
+def warnings(target: str, text: str, texts: ChatTexts) -> list[str]:
+    """What is odd about a link, whose text is `text`: it seems to lead elsewhere, or cannot be read as it is."""
+    found = []
+    host, named = host_of(target), _host_named(text)
+    if named and not (host == named or host.endswith(f".{named}") or named.endswith(f".{host}")):
+        found.append(texts.link_other_host.format(named=named, host=host))
+    parts = urlsplit(target)
+    if parts.scheme != "mailto" and "@" in parts.netloc:
+        found.append(texts.link_user.format(host=host))
+    if "xn--" in host:
+        readable = QUrl(f"//{host}").host(QUrl.ComponentFormattingOption.PrettyDecoded)
+        found.append(texts.link_letters.format(shown=written_out(readable) if readable != host else host))
+    if "<U+" in written_out(target):
+        found.append(texts.link_hidden)
+    return found
+
+
+_NAMED: Final = re.compile(
+    r"(?:[a-z][a-z0-9+.-]*://(?:[^/?#\s]*@)?|www\.)?((?:[^\s/?#@:.,]+\.)+[^\s/?#@:.,]{2,})(?::\d+)?(?P<path>[/?#]\S*)?",
+    re.IGNORECASE,
+)
+_ENDINGS: Final = frozenset(
+    {
+        "com", "org", "net", "edu", "gov", "mil", "int", "io", "dev", "app", "ai", "co", "info", "biz", "xyz", "me",
+        "kr", "jp", "cn", "uk", "de", "fr", "eu", "us",
+    }
+)  # fmt: skip
+"""Of host names in text without a scheme. `notes.md` and `main.py` are files."""
+
+
+def _host_named(text: str) -> str:
+    """The host that a text names, if it reads as an address."""
+    text = unicodedata.normalize("NFKC", text).strip()
+    found = _NAMED.match(text)
+    if found is None:
+        return ""
+    host = host_of(f"https://{found[1]}") or found[1].lower()
+    is_address = "://" in text or text.lower().startswith("www.") or host.rpartition(".")[2] in _ENDINGS
+    return host.removeprefix("www.") if is_address else ""
+
+
+def text_of(target: str, document: QTextDocument) -> str:
+    """The text of a link in a document; of several to one place the first that is no plain copy of it."""
+    texts = []
+    block = document.begin()
+    while block.isValid():
+        pieces = [piece.fragment() for piece in block]  # type: ignore[attr-defined] # a block has an iterator
+        for is_it, run in groupby(pieces, lambda piece: _same(piece.charFormat().anchorHref(), target)):
+            if is_it:
+                texts.append("".join(piece.text() for piece in run))
+        block = block.next()
+    return next((text for text in texts if not _same(text, target)), texts[0] if texts else "")
+
+
+def _same(one: str, other: str) -> bool:
+    encoded = QUrl.ComponentFormattingOption.FullyEncoded
+    return bool(one) and (one == other or QUrl(one).toString(encoded) == other)
+
+
+def _breakable(text: str) -> str:
+    """With places to break a line in long names."""
+    return re.sub(r"([.@/-])(?=\w)", "\\1\u200b", text)
 
 
 def _is_hidden(letter: str) -> bool:
@@ -54,15 +129,15 @@ def _is_hidden(letter: str) -> bool:
 
 
 class LinkDialog(QDialog):
-    """Shows where a link really leads, and opens it only if the person says so. Use `open()`."""
+    """Shows where a link really leads, and opens it only if the person says so. `text`: its own. Use `open()`."""
 
-    def __init__(self, target: str, texts: ChatTexts, theme: Theme, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, target: str, texts: ChatTexts, theme: Theme, parent: QWidget | None = None, *, text: str = ""
+    ) -> None:
         super().__init__(parent)
         self._target = target
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle(texts.link_title)
-        self.setFixedWidth(theme.space(_WIDTH_STEPS))
-        shown = written_out(target)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(*[theme.space(5)] * 4)
         layout.setSpacing(theme.space(3))
@@ -72,15 +147,28 @@ class LinkDialog(QDialog):
         explanation.setWordWrap(True)
         layout.addWidget(title)
         layout.addWidget(explanation)
-        layout.addWidget(self._target_box(shown, theme))
-        if shown != target and "<U+" in shown:
-            warning = QLabel(texts.link_hidden)
+        self.host = QLabel(_breakable(host_of(target)))
+        self.host.setTextFormat(Qt.TextFormat.PlainText)
+        self.host.setWordWrap(True)
+        self.host.setFont(theme.font(weight=QFont.Weight.DemiBold))
+        layout.addWidget(self.host)
+        layout.addWidget(self._target_box(written_out(target), theme))
+        odd = warnings(target, text, texts)
+        for sentence in odd:
+            warning = QLabel(_breakable(sentence))
+            warning.setTextFormat(Qt.TextFormat.PlainText)
             warning.setWordWrap(True)
             warning.setProperty("variant", "warning")
             layout.addWidget(warning)
         layout.addSpacing(theme.space(1))
-        layout.addWidget(self._buttons(texts))
+        buttons = self._buttons(texts)
+        layout.addWidget(buttons)
+        self.open_button.setProperty("variant", "danger" if odd else "primary")
         self._cancel.setFocus()
+        margins = layout.contentsMargins().left() + layout.contentsMargins().right()
+        width = max(theme.space(_WIDTH_STEPS), buttons.sizeHint().width() + margins)
+        # The height of wrapped text follows from the width; Qt sizes a window by its hint, which does not know it.
+        self.setFixedSize(width, layout.totalHeightForWidth(width))
 
     def _target_box(self, shown: str, theme: Theme) -> QWidget:
         """The whole target; past eight lines it scrolls. It begins with what matters most, the host."""
@@ -103,7 +191,6 @@ class LinkDialog(QDialog):
         buttons = QDialogButtonBox()
         copy = QPushButton(texts.link_copy)
         self.open_button = QPushButton(texts.link_open)
-        self.open_button.setProperty("variant", "primary")
         cancel = QPushButton(texts.cancel)
         buttons.addButton(copy, QDialogButtonBox.ButtonRole.ActionRole)
         buttons.addButton(cancel, QDialogButtonBox.ButtonRole.RejectRole)

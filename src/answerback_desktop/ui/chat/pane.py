@@ -1,26 +1,41 @@
 """The chat pane: one conversation, from its first question to the box for the next."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
-from PySide6.QtCore import QSize, Qt, QTimer, Signal
-from PySide6.QtGui import QColor, QPalette, QResizeEvent
-from PySide6.QtWidgets import QStackedWidget, QToolButton, QVBoxLayout, QWidget
+from msgspec.structs import replace
+from PySide6.QtCore import QSize, QStandardPaths, Qt, QTimer, Signal
+from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QGuiApplication, QPalette, QResizeEvent
+from PySide6.QtWidgets import QFileDialog, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
-from answerback_desktop.engine.events import ConnectionStatus
+from answerback.texts.korean import with_particles
+from answerback.texts.languages import language_is_known, unknown_language
+from answerback_desktop.attachments import Attachment, read_file, within
+from answerback_desktop.engine.events import GatewayStatus
+from answerback_desktop.settings import Language
+from answerback_desktop.texts import ChatTexts, texts_of
+from answerback_desktop.ui.chat.attach import AttachDialog
 from answerback_desktop.ui.chat.blocks import Appearance
-from answerback_desktop.ui.chat.composer import Composer
+from answerback_desktop.ui.chat.composer import Composer, encoded_bytes
+from answerback_desktop.ui.chat.input_box import attachments_in
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
-from answerback_desktop.ui.chat.states import EmptyState, OfflineBanner
-from answerback_desktop.ui.chat.transcript import Transcript
+from answerback_desktop.ui.chat.states import EmptyState, LanguageBar, OfflineBanner
+from answerback_desktop.ui.chat.transcript import Transcript, column_in
 from answerback_desktop.ui.theme import Icon, icon
 from answerback_desktop.viewmodels.app import AppViewModel
 from answerback_desktop.viewmodels.changes import Changes
 from answerback_desktop.viewmodels.conversation import ConversationViewModel
 
+_DOCUMENTS: Final = QStandardPaths.StandardLocation.DocumentsLocation
 FRAME_MS: Final = 33
 """Text that streams is drawn at most this often: 30 times a second."""
+
+
+def names_of(languages: Sequence[str], texts: ChatTexts) -> str:
+    """The names of languages, such as `en`."""
+    return ", ".join(texts.language_names.get(tag.partition("-")[0].lower(), tag) for tag in languages)
 
 
 class ChatPane(QWidget):
@@ -39,6 +54,11 @@ class ChatPane(QWidget):
         self._shown: ConversationViewModel | None = None
         self._wanted: str | None = None
         self._dirty: set[str] = set()
+        self._why_offline = ""
+        self._languages: tuple[str, ...] = ()
+        self._last_asked = ""
+        self._at = ""
+        self._offer: Callable[[], object] | None = None
         self.transcript = Transcript(appearance, self)
         self.composer = Composer(appearance, self)
         self.stack = QStackedWidget(self)
@@ -61,6 +81,11 @@ class ChatPane(QWidget):
             self.set_appearance(self._appearance)
         if changes.connection or changes.everything:
             self._show_connection()
+        if changes.connection or changes.settings or changes.gateway:
+            if self._app.connection.info_of(self._app.model).languages != self._languages:
+                self._replace_states()
+                self._show_page()
+            self._show_language()
         if self._app.current is not self._shown or changes.everything:
             self._show_conversation()
             return
@@ -80,7 +105,7 @@ class ChatPane(QWidget):
             self.composer.set_running(is_running=shown.pending > 0)
 
     def set_appearance(self, appearance: Appearance) -> None:
-        appearance = replace(appearance, is_read_only=self._app.is_kept)
+        appearance = dataclasses.replace(appearance, is_read_only=self._app.is_kept)
         self._appearance = appearance
         self._fill()
         self.transcript.set_appearance(appearance)
@@ -95,10 +120,15 @@ class ChatPane(QWidget):
         """Put the cursor in the box."""
         self.composer.box.setFocus()
 
+    def tell_offline(self, why: str) -> None:
+        """Say over the composer why nothing can be sent now; empty: it can."""
+        self._why_offline = why
+        self.banner.tell(why)
+
     def foot_height(self) -> int:
-        """Pixels of the input box and of what stands over it."""
-        banner = 0 if self.banner.isHidden() else self.banner.sizeHint().height() + self._lower.spacing()
-        return self.composer.height() + banner
+        """Pixels of the input box and of the bars over it, with a gap."""
+        self._column.activate()
+        return self.height() - self.stack.geometry().bottom() - self._lower.contentsMargins().bottom()
 
     def show_turn(self, request_id: str) -> None:
         """Scroll to a turn, as from a search; older pages are loaded until it is there."""
@@ -118,6 +148,7 @@ class ChatPane(QWidget):
 
     def _build(self) -> None:
         self.setAutoFillBackground(True)
+        self.setAcceptDrops(True)
         self._fill()
         self._column.setSpacing(0)
         self._column.addWidget(self.stack, 1)
@@ -125,6 +156,7 @@ class ChatPane(QWidget):
         self._make_states()
         self._lower = QVBoxLayout()
         self._lower.addWidget(self.banner)
+        self._lower.addWidget(self.language_bar)
         self._lower.addWidget(self.composer)
         self._column.addLayout(self._lower)
         self._space()
@@ -138,28 +170,38 @@ class ChatPane(QWidget):
         theme = self._appearance.theme
         self._column.setContentsMargins(0, 0, 0, 0)
         self._lower.setSpacing(theme.space(2))
-        widest = round(784 * theme.body_px / 15)
-        side = max(theme.space(3), (self.width() - widest) // 2)
+        side, _ = column_in(self.width(), theme)
         self._lower.setContentsMargins(side, theme.space(1), side, theme.space(4))
 
     def _make_states(self) -> None:
         texts, appearance = self._appearance.texts, self._appearance
-        self.empty = EmptyState(appearance, texts.empty_title, texts.empty_text, examples=texts.examples)
+        text, examples = texts.empty_text, texts.examples
+        self._languages = self._app.connection.info_of(self._app.model).languages
+        if unknown_language(" ".join(examples), self._languages) and "en" in self._languages:
+            text = texts.empty_foreign.format(known=names_of(self._languages, texts))
+            examples = texts_of(Language.ENGLISH, system_locale="en").chat.examples
+        self.empty = EmptyState(appearance, texts.empty_title, text, examples=examples)
         self.empty.chosen.connect(self._ask)
         self.loading = EmptyState(appearance, "", texts.loading)
         self.banner = OfflineBanner(appearance)
         self.banner.retry.connect(self._app.reconnect)
+        self.banner.tell(self._why_offline)
+        self.language_bar = LanguageBar(appearance)
+        self.language_bar.taken.connect(self._take_offer)
         self.stack.addWidget(self.empty)
         self.stack.addWidget(self.loading)
 
     def _replace_states(self) -> None:
         self._lower.removeWidget(self.banner)
-        for old in (self.empty, self.loading, self.banner):
+        self._lower.removeWidget(self.language_bar)
+        for old in (self.empty, self.loading, self.banner, self.language_bar):
             self.stack.removeWidget(old)
             old.hide()
             old.deleteLater()
         self._make_states()
         self._lower.insertWidget(0, self.banner)
+        self._lower.insertWidget(1, self.language_bar)
+        self._show_language()
 
     def _jump(self) -> QToolButton:
         button = QToolButton(self)
@@ -210,6 +252,8 @@ class ChatPane(QWidget):
         self.composer.changed.connect(self._keep_draft)
         self.composer.stopped.connect(self._stop)
         self.composer.recalled.connect(self.transcript.edit_last)
+        self.composer.attach_wanted.connect(self.pick_files)
+        self.composer.dropped.connect(self._attach)
 
     # --- showing
 
@@ -218,6 +262,7 @@ class ChatPane(QWidget):
             box.end_composition()  # it belongs to what is left
         self._shown = self._app.current
         self._wanted = None
+        self._last_asked = self._at = ""
         self._dirty.clear()
         self.transcript.show_turns(())
         self.composer.set_text("" if self._shown is None else self._shown.draft)
@@ -257,8 +302,6 @@ class ChatPane(QWidget):
 
     def _show_connection(self) -> None:
         connection = self._app.connection
-        is_offline = connection.status in {ConnectionStatus.OFFLINE, ConnectionStatus.STOPPED}
-        self.banner.setVisible(is_offline and not self._app.is_kept)
         self.composer.setVisible(not self._app.is_kept)
         self.transcript.set_online(is_online=connection.is_online)
         self.composer.set_limit(None if connection.limits is None else connection.limits.max_message_bytes)
@@ -276,6 +319,31 @@ class ChatPane(QWidget):
         self._space()
         self._place_jump()
 
+    # --- by keyboard
+
+    def copy_last_answer(self) -> bool:
+        """The last answer into the clipboard; whether there is one."""
+        messages = [] if self._shown is None else self._shown.messages
+        answer = next((turn.answer for turn in reversed(messages) if turn.length), "")
+        if answer:
+            QGuiApplication.clipboard().setText(answer)
+        return bool(answer)
+
+    def step_question(self, step: int) -> None:
+        """To the question before (-1) or after (1) the one that was gone to last; from the end at first."""
+        messages = [] if self._shown is None else self._shown.messages
+        if not messages:
+            return
+        ids = [turn.request_id for turn in messages]
+        at = ids.index(self._at) if self._at in ids else len(ids)
+        at = max(0, at + step)
+        if at >= len(ids):
+            self._at = ""
+            self.transcript.to_end()
+        else:
+            self._at = ids[at]
+            self.transcript.to_turn(self._at)
+
     # --- what the person does
 
     def _with_shown(self, ask: Callable[[ConversationViewModel, str], object], request_id: str) -> None:
@@ -291,12 +359,51 @@ class ChatPane(QWidget):
         if self._shown is None:
             return
         self._shown.ask(text)
+        self._last_asked = text
         self.composer.set_text("")
         self.transcript.to_end()
 
     def _keep_draft(self, text: str) -> None:
         if self._shown is not None and self._app.conversation(self._shown.conversation_id) is self._shown:
             self._shown.set_draft(text)
+        self._show_language()
+
+    def _show_language(self) -> None:
+        """Tell whoever writes, or just asked, in a language that the model does not know, and offer another model."""
+        app, was_told = self._app, not self.language_bar.isHidden()
+        language = unknown_language(self.composer.text or self._last_asked, self._languages)
+        self._offer = None
+        if language is None:
+            self.language_bar.tell("", "")
+            return
+        if not was_told:
+            app.find_local_models()
+        # Koreans are told in Korean, whatever the app speaks.
+        texts = texts_of(Language.KOREAN, system_locale="ko").chat if language == "ko" else self._appearance.texts
+        others = [name for name in app.models if language_is_known(language, app.connection.info_of(name).languages)]
+        offer, how = "", texts.language_ask_operator
+        if others:
+            how, offer = texts.language_other_model, texts.language_use.format(model=app.connection.title_of(others[0]))
+            self._offer = lambda: self._use_model(others[0])
+        elif app.gateway.status is GatewayStatus.RUNNING and app.local_models:
+            how, offer = texts.language_ollama, texts.language_use.format(model=app.local_models[0])
+            self._offer = lambda: app.use_local_model(app.local_models[0])
+        elif app.gateway.status is GatewayStatus.RUNNING:
+            how = texts.language_get_ollama
+        model = app.connection.title_of(app.model)
+        known = texts.language_unknown.format(model=model, known=names_of(self._languages, texts))
+        self.language_bar.tell(with_particles(f"{known} {how}"), offer)
+
+    def _use_model(self, model: str) -> None:
+        if self._shown is not None and self._shown.traits.model is not None:
+            self._shown.set_traits(model=model)
+        else:
+            self._app.change_settings(replace(self._app.settings, model=model))
+
+    def _take_offer(self) -> None:
+        if self._offer is not None:
+            self._offer()
+        self.focus_composer()
 
     def _stop(self) -> None:
         if self._shown is not None:
@@ -327,6 +434,33 @@ class ChatPane(QWidget):
         if self._shown is not None:
             self._shown.load_more()
 
-    def _ask_link(self, target: str) -> None:
+    def pick_files(self) -> None:
+        """Choose files whose text goes into the question."""
+        texts = self._appearance.texts
+        dialog = QFileDialog(self, texts.attach, QStandardPaths.writableLocation(_DOCUMENTS))
+        dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
+        dialog.filesSelected.connect(lambda paths: self._attach([read_file(Path(path)) for path in paths]))
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _attach(self, attachments: Sequence[Attachment]) -> None:
+        room = self.composer.room_bytes
+        fitting = within(attachments, room, measure=encoded_bytes)
+        dialog = AttachDialog(fitting, room, self._appearance.texts, self._appearance.theme, self)
+        dialog.accepted_text.connect(self.composer.insert_block)
+        dialog.open()
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: N802 - Qt's name
+        """Files may be dropped anywhere on the conversation."""
+        if event.mimeData().hasUrls() or event.mimeData().hasImage():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:  # noqa: N802 - Qt's name
+        """As into the box."""
+        if attachments := attachments_in(event.mimeData()):
+            event.acceptProposedAction()
+            self._attach(attachments)
+
+    def _ask_link(self, target: str, text: str) -> None:
         if is_openable(target):
-            LinkDialog(target, self._appearance.texts, self._appearance.theme, self).open()
+            LinkDialog(target, self._appearance.texts, self._appearance.theme, self, text=text).open()

@@ -1,9 +1,10 @@
 """What a turn's line of state says, as words. No Qt."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from answerback_desktop.records import TurnStatus
+from answerback_desktop.records import FailureCode, TurnStatus
 from answerback_desktop.texts import ChatTexts
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
@@ -32,12 +33,14 @@ class StateLine:
     retry_in_s: int | None = None
 
 
-def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool) -> StateLine:
-    """The line of a turn."""
-    retry = turn.retry_in_s
+def state_line(
+    turn: TurnViewModel, texts: ChatTexts, *, is_online: bool, titles: Mapping[str, str] | None = None
+) -> StateLine:
+    """The line of a turn. `titles`: of models that have one."""
+    retry, titles = turn.retry_in_s, titles or {}
     match turn.status:
         case TurnStatus.OUTBOX:
-            return StateLine(tone=Tone.WAITING, text=texts.outbox if is_online else texts.outbox_offline)
+            return StateLine(tone=Tone.WAITING, text=texts.outbox)
         case TurnStatus.QUEUED | TurnStatus.STREAMING if not is_online:
             return StateLine(tone=Tone.WAITING, text=texts.paused)
         case TurnStatus.QUEUED if turn.position:
@@ -50,16 +53,24 @@ def state_line(turn: TurnViewModel, texts: ChatTexts, *, is_online: bool) -> Sta
             return StateLine(tone=Tone.STOPPED, text=texts.cancelled, hint=_hint(turn, texts), retry_in_s=retry)
         case TurnStatus.FAILED:
             reason = "" if turn.failure is None else texts.failures[turn.failure.code]
+            if turn.failure is not None and turn.failure.code is FailureCode.MODEL_FAILED and not turn.length:
+                reason = texts.no_answer
             return StateLine(tone=Tone.FAILED, text=reason, retry_in_s=retry)
+        case TurnStatus.COMPLETED if not turn.length:
+            text = texts.empty_cut if turn.is_cut else texts.empty_answer
+            return StateLine(tone=Tone.STOPPED, text=text, hint=_hint(turn, texts), retry_in_s=retry)
         case TurnStatus.COMPLETED:
             return StateLine(
-                tone=Tone.DONE, text=_facts(turn, texts), hint=_hint(turn, texts), cut=texts.cut if turn.is_cut else ""
+                tone=Tone.DONE,
+                text=_facts(turn, texts, titles),
+                hint=_hint(turn, texts),
+                cut=texts.cut if turn.is_cut else "",
             )
 
 
-def _facts(turn: TurnViewModel, texts: ChatTexts) -> str:
+def _facts(turn: TurnViewModel, texts: ChatTexts, titles: Mapping[str, str]) -> str:
     """`SmolLM2 · 132 tokens · 4.2 s`, as much as is known."""
-    parts = [turn.model or ""]
+    parts = [titles.get(turn.model or "", turn.model or "")]
     if turn.tokens is not None:
         form = texts.tokens_one if turn.tokens.output == 1 else texts.tokens
         parts.append(form.format(count=f"{turn.tokens.output:,}"))

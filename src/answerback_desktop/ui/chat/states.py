@@ -151,8 +151,39 @@ def _centred(text: str, variant: str) -> QLabel:
     return label
 
 
+class LanguageBar(QFrame):
+    """Says, in the language of a question, that the model does not know it, and offers one that may."""
+
+    taken = Signal()
+
+    def __init__(self, appearance: Appearance, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        theme = appearance.theme
+        self.setProperty("variant", "card")
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(theme.space(3.5), theme.space(1.5), theme.space(1.5), theme.space(1.5))
+        layout.setSpacing(theme.space(2.5))
+        self.text = QLabel()
+        self.text.setTextFormat(Qt.TextFormat.PlainText)
+        self.text.setWordWrap(True)
+        self.text.setStyleSheet(f"font-size: {theme.small_px}px")
+        self.button = QPushButton()
+        self.button.setProperty("variant", "quiet")
+        self.button.clicked.connect(self.taken)
+        layout.addWidget(self.text, 1)
+        layout.addWidget(self.button)
+        self.hide()
+
+    def tell(self, text: str, offer: str) -> None:
+        """Show a sentence and the button's words, if any; an empty sentence hides the bar."""
+        self.text.setText(text)
+        self.button.setText(offer)
+        self.button.setVisible(bool(offer))
+        self.setVisible(bool(text))
+
+
 class OfflineBanner(QFrame):
-    """Says that questions wait, and offers to try at once."""
+    """Says why nothing can be sent, that questions wait, and offers to try at once."""
 
     retry = Signal()
 
@@ -166,7 +197,8 @@ class OfflineBanner(QFrame):
         layout.setSpacing(theme.space(2.5))
         mark = QLabel()
         mark.setPixmap(pixmap(Icon.OFFLINE, theme.colours.warning, theme.body_px + 4, scale=2))
-        self.text = QLabel(appearance.texts.offline)
+        self.text = QLabel()
+        self.text.setTextFormat(Qt.TextFormat.PlainText)
         self.text.setWordWrap(True)
         self.text.setStyleSheet(f"font-size: {theme.small_px}px")
         self.button = QPushButton(appearance.texts.offline_retry)
@@ -175,3 +207,8 @@ class OfflineBanner(QFrame):
         layout.addWidget(mark)
         layout.addWidget(self.text, 1)
         layout.addWidget(self.button)
+
+    def tell(self, why: str) -> None:
+        """Show the reason; an empty one hides the bar."""
+        self.text.setText(f"{why} {self._appearance.texts.offline_kept}")
+        self.setVisible(bool(why))

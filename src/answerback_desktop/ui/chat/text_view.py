@@ -8,6 +8,7 @@ from PySide6.QtGui import QPainter, QPaintEvent, QTextBlock, QTextOption, QWheel
 from PySide6.QtWidgets import QFrame, QTextBrowser, QWidget
 
 from answerback_desktop.ui.chat.document import QUOTE_LEVEL, is_dotted
+from answerback_desktop.ui.chat.links import text_of
 from answerback_desktop.ui.theme import Theme
 
 _LONGEST_WORD: Final = 4_000
@@ -21,9 +22,12 @@ def wrap_mode(text: str) -> QTextOption.WrapMode:
 
 
 class TextView(QTextBrowser):
-    """A text that is as high as its lines. `link` carries an activated link's target; nothing is followed by itself."""
+    """A text that is as high as its lines.
 
-    link = Signal(str)
+    `link` carries an activated link's target and text; nothing is followed by itself.
+    """
+
+    link = Signal(str, str)
 
     def __init__(self, theme: Theme, parent: QWidget) -> None:
         super().__init__(parent)
@@ -95,4 +99,5 @@ class TextView(QTextBrowser):
         painter.drawEllipse(QPointF(area.left() + line.x() - self._theme.space(2.75), middle), size, size)
 
     def _emit_link(self, target: QUrl) -> None:
-        self.link.emit(target.toString(QUrl.ComponentFormattingOption.FullyEncoded))
+        encoded = target.toString(QUrl.ComponentFormattingOption.FullyEncoded)
+        self.link.emit(encoded, text_of(encoded, self.document()))

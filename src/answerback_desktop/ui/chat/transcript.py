@@ -19,6 +19,7 @@ from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.prose import ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
+from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 COLUMN_PX: Final = 760
@@ -31,6 +32,13 @@ _VIEWS: Final = {
     BlockKind.TABLE: TableView,
     BlockKind.FOOTER: FooterView,
 }
+
+
+def column_in(room: int, theme: Theme) -> tuple[int, int]:
+    """The left edge and the width of the column in the middle of a pane, which answers and the composer share."""
+    margin = theme.space(6 if room > 560 else 4)
+    width = max(120, min(room - 2 * margin, round(COLUMN_PX * theme.body_px / 15)))
+    return (room - width) // 2, width
 
 
 class Transcript(QAbstractScrollArea):
@@ -154,15 +162,8 @@ class Transcript(QAbstractScrollArea):
 
     # --- the geometry
 
-    @property
-    def _margin(self) -> int:
-        return self._appearance.theme.space(6 if self.viewport().width() > 560 else 4)
-
     def _column(self) -> tuple[int, int]:
-        """Its left edge and its width: in the middle of the pane, as the composer is, scroll bar or not."""
-        room = self.width() - 2 * self._margin
-        width = max(120, min(room, round(COLUMN_PX * self._appearance.theme.body_px / 15)))
-        return (self.width() - width) // 2, width
+        return column_in(self.width(), self._appearance.theme)
 
     def _guess(self, block: Block) -> int:
         """The height of a block that was never shown."""

@@ -1,8 +1,8 @@
 """Fields whose drawings follow the theme: a style sheet alone cannot draw an arrow or a tick without image files."""
 
-from PySide6.QtCore import QRectF, QSize, Qt
+from PySide6.QtCore import QRect, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QWheelEvent
-from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QSpinBox, QStyle, QStyleOptionButton, QWidget
+from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QLineEdit, QSizePolicy, QStyle, QStyleOptionButton, QWidget
 
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
 
@@ -26,28 +26,46 @@ class Choice(QComboBox):
         event.ignore()
 
 
-class Number(QSpinBox):
-    """A number that is typed; the arrow keys change it too."""
+class Number(QLineEdit):
+    """A number that is typed, with or without separators of thousands. Empty: none."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+    def __init__(self, value: int | None) -> None:
+        super().__init__("" if value is None else f"{value:,}")
 
-    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802
-        """Not for us."""
-        event.ignore()
+    def value(self) -> int | None:
+        """0: what stands there is no number."""
+        text = "".join(self.text().split()).replace(",", "")
+        if not text:
+            return None
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
 
 
 class CheckBox(QCheckBox):
-    """A check box whose tick has contrast in both schemes."""
+    """A check box whose tick has contrast in both schemes, and whose text is broken into lines."""
 
     def __init__(self, text: str, theme: Theme) -> None:
         super().__init__(text)
         self._theme = theme
+        policy = QSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
 
     def sizeHint(self) -> QSize:  # noqa: N802
-        hint = super().sizeHint()
-        return QSize(hint.width() + self._theme.space(4), max(hint.height(), self._theme.space(6)))
+        width = super().sizeHint().width() + self._theme.space(4)
+        return QSize(width, self.heightForWidth(width))
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        return QSize(self._theme.space(30), self._theme.space(6))
+
+    def heightForWidth(self, width: int) -> int:  # noqa: N802
+        room = QRect(0, 0, width - self._indent, 10_000)
+        lines = self.fontMetrics().boundingRect(room, Qt.TextFlag.TextWordWrap, self.text())
+        return max(lines.height() + 2, self._theme.space(6))
+
+    @property
+    def _indent(self) -> int:
+        """Of the text, past the box."""
+        return self._theme.space(7) + 2
 
     def hitButton(self, pos: object) -> bool:  # noqa: N802
         return True
@@ -73,9 +91,9 @@ class CheckBox(QCheckBox):
             tick = pixmap(Icon.CHECK, colours.on_accent, round(side), scale=self.devicePixelRatioF())
             painter.drawPixmap(round(box.left()), round(box.top()), tick)
         painter.setPen(QColor(colours.text))
-        left = round(box.right()) + theme.space(2.5)
-        line = self.rect().adjusted(left, 0, 0, 0)
-        painter.drawText(line, int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), self.text())
+        lines = self.rect().adjusted(self._indent, 0, 0, 0)
+        flags = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft | Qt.TextFlag.TextWordWrap
+        painter.drawText(lines, int(flags), self.text())
 
 
 class Dialog(QDialog):

@@ -1,10 +1,19 @@
-"""The settings: four pages, checked while they are typed, saved together."""
+"""The settings: three pages, checked while they are typed, saved together."""
 
 from pathlib import Path
 
 import msgspec
-from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QDialogButtonBox, QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import (
+    QDialogButtonBox,
+    QFrame,
+    QHBoxLayout,
+    QPushButton,
+    QScrollArea,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from answerback_desktop.settings import Field, Settings, problems
 from answerback_desktop.texts import Texts
@@ -35,25 +44,36 @@ class SettingsDialog(Dialog):
         self._pages = (self.server, self.answers, self.appearance, self.manners)
         words = texts.preferences
         self.tabs = QTabWidget()
-        names = (words.page_server, words.page_answers, words.page_appearance, words.page_manners)
-        for page, name in zip(self._pages, names, strict=True):
-            self.tabs.addTab(_scrolling(page), name)
+        for name, *pages in (
+            (words.page_server, self.server),
+            (words.page_answers, self.answers),
+            (words.page_app, self.appearance, self.manners),
+        ):
+            self.tabs.addTab(_scrolling(*pages), name)
+        for page in self._pages:
             page.changed.connect(self._check)
         self.appearance.changed.connect(self._preview)
+        self.about_button = QPushButton(texts.window.about)
+        self.about_button.setProperty("variant", "quiet")
+        self.about_button.setAutoDefault(False)
         self.buttons = QDialogButtonBox()
         self.save_button = self.buttons.addButton(words.save, QDialogButtonBox.ButtonRole.AcceptRole)
         self.save_button.setProperty("variant", "primary")
         self.buttons.addButton(words.cancel, QDialogButtonBox.ButtonRole.RejectRole)
-        self.about_button = self.buttons.addButton(texts.window.about, QDialogButtonBox.ButtonRole.HelpRole)
-        self.about_button.setProperty("variant", "quiet")
         self.buttons.accepted.connect(self.save)
         self.buttons.rejected.connect(self.reject)
         column = QVBoxLayout(self)
         column.setContentsMargins(*[theme.space(4)] * 4)
         column.setSpacing(theme.space(3))
         column.addWidget(self.tabs, 1)
-        column.addWidget(self.buttons)
-        self.resize(theme.space(130), theme.space(160))
+        bottom = QHBoxLayout()
+        bottom.addWidget(self.about_button)
+        bottom.addWidget(self.buttons, 1)
+        column.addLayout(bottom)
+        tallest = max(page.sizeHint().height() for page in self._pages)
+        room = parent.screen().availableGeometry().height() * 9 // 10
+        self.resize(theme.space(130), min(tallest + theme.space(40), room))
+        self.server.url.setFocus()
         self._check()
 
     @property
@@ -72,31 +92,42 @@ class SettingsDialog(Dialog):
 
     def save(self) -> None:
         """Let them hold and close; if something is wrong, show where."""
-        wrong = self._app.change_settings(self.settings)
+        wrong = self._wrong() or self._app.change_settings(self.settings)
         if not wrong:
             self.accept()
             return
         self._check()
         for page in self._pages:
             if page.first_wrong(wrong):
-                self.tabs.setCurrentIndex(self._pages.index(page))
+                self.tabs.setCurrentIndex(min(self._pages.index(page), self.tabs.count() - 1))
                 return
 
     def _check(self) -> None:
-        wrong = frozenset[Field](problems(self.settings))
+        wrong = self._wrong()
         for page in self._pages:
             page.mark(wrong)
         self.save_button.setEnabled(not wrong)
+
+    def _wrong(self) -> frozenset[Field]:
+        return frozenset(problems(self.settings)).union(*(page.wrong() for page in self._pages))
 
     def _preview(self) -> None:
         if not problems(self.settings):
             self.previewed.emit(self.settings)
 
 
-def _scrolling(page: QWidget) -> QScrollArea:
-    """A small screen and a large font leave little room."""
+def _scrolling(*pages: QWidget) -> QScrollArea:
+    """Pages below each other. A small screen and a large font leave little room."""
+    holder = QWidget()
+    column = QVBoxLayout(holder)
+    column.setContentsMargins(0, 0, 0, 0)
+    column.setSpacing(0)
+    for page in pages:
+        column.addWidget(page)
+    column.addStretch(1)
     area = QScrollArea()
-    area.setWidget(page)
+    area.setWidget(holder)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)
     return area

@@ -7,6 +7,7 @@ from typing import Any, Final
 from PySide6.QtCore import Qt, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import (
+    QFileDialog,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -17,7 +18,7 @@ from PySide6.QtWidgets import (
 )
 
 from answerback_desktop.engine.events import SignInStatus
-from answerback_desktop.settings import MAX_TOKENS, AuthMode, Field, Language
+from answerback_desktop.settings import AuthMode, Field, Language, is_ca_file, server_url_of
 from answerback_desktop.settings import Theme as ThemeChoice
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.dialogs.fields import CheckBox, Choice, Number
@@ -47,6 +48,10 @@ class Page(QWidget):
         """What stands in the fields, by the names of `Settings`."""
         raise NotImplementedError
 
+    def wrong(self) -> frozenset[Field]:
+        """Fields whose content cannot be used on this computer."""
+        return frozenset()
+
     def mark(self, wrong: Collection[Field]) -> None:
         """Say beside each field of this page what is wrong with it."""
         for field, (_, complaint) in self._complaints.items():
@@ -60,22 +65,42 @@ class Page(QWidget):
                 return True
         return False
 
-    def _row(self, name: str, widget: QWidget, *, hint: QLabel | str = "", field: Field | None = None) -> QWidget:
-        """A name, the field, room for what is wrong with it, and a hint."""
+    def _row(
+        self,
+        name: str,
+        widget: QWidget,
+        setting: str,
+        *,
+        hint: QLabel | str = "",
+        field: Field | None = None,
+        button: QPushButton | None = None,
+    ) -> QWidget:
+        """A name, the field of a setting with a button beside it, room for what is wrong with it, and a hint."""
         title = QLabel(name)
         title.setBuddy(widget)
         widget.setAccessibleName(name)
-        parts: list[QWidget] = [title, widget]
+        holder = widget
+        if button is not None:
+            holder = QWidget()
+            row = QHBoxLayout(holder)
+            row.setContentsMargins(0, 0, 0, 0)
+            row.addWidget(widget, 1)
+            row.addWidget(button)
+        parts: list[QWidget] = [title, holder]
         if field is not None:
             complaint = self._note(self._texts.preferences.problems[field], "error")
             complaint.hide()
             parts.append(complaint)
             self._complaints[field] = (widget, complaint)
-        return self._stack(*parts, hint=hint)
+        return self._stack(*parts, setting=setting, hint=hint)
 
-    def _stack(self, *parts: QWidget, hint: QLabel | str = "") -> QWidget:
-        """One group of the page."""
+    def _stack(self, *parts: QWidget, setting: str = "", hint: QLabel | str = "") -> QWidget:
+        """One group of the page. What the administrator decides can be read, and not changed."""
         holder = QWidget()
+        if setting in self._app.locked:
+            hint = self._texts.preferences.locked
+            for part in parts[-1:] if len(parts) == 1 else parts[1:]:
+                part.setEnabled(False)
         policy = holder.sizePolicy()
         policy.setHeightForWidth(True)
         holder.setSizePolicy(policy)
@@ -119,21 +144,40 @@ class ServerPage(Page):
         self.client_id = QLineEdit(settings.oidc_client_id)
         self.starts_gateway = CheckBox(words.starts_gateway, theme)
         self.starts_gateway.setChecked(settings.starts_gateway)
+        self.ca_file = QLineEdit(settings.ca_file)
+        self.ca_file.setPlaceholderText(words.ca_file_placeholder)
+        self.proxy = QLineEdit(settings.proxy)
+        self.proxy.setPlaceholderText(words.proxy_placeholder)
+        choose = QPushButton(words.ca_file_choose)
+        choose.clicked.connect(self._choose_ca_file)
 
-        self._row(words.server_url, self.url, hint=words.server_url_hint, field=Field.SERVER_URL)
+        self._row(words.server_url, self.url, "server_url", hint=words.server_url_hint, field=Field.SERVER_URL)
         self._auth_hint = self._note("", "muted")
-        self._row(words.auth, self.auth, hint=self._auth_hint)
+        self._row(words.auth, self.auth, "auth", hint=self._auth_hint)
         self._of_mode = {
-            self._row(words.user, self.user, field=Field.USER): AuthMode.NONE,
-            self._row(words.token, self.token, hint=words.token_hint, field=Field.TOKEN): AuthMode.TOKEN,
-            self._row(words.oidc_issuer, self.issuer, field=Field.OIDC_ISSUER): AuthMode.OIDC,
-            self._row(words.oidc_client_id, self.client_id, field=Field.OIDC_CLIENT_ID): AuthMode.OIDC,
+            self._row(words.user, self.user, "user", field=Field.USER): AuthMode.NONE,
+            self._row(words.token, self.token, "token", hint=words.token_hint, field=Field.TOKEN): AuthMode.TOKEN,
+            self._row(words.oidc_issuer, self.issuer, "oidc_issuer", field=Field.OIDC_ISSUER): AuthMode.OIDC,
+            self._row(
+                words.oidc_client_id, self.client_id, "oidc_client_id", field=Field.OIDC_CLIENT_ID
+            ): AuthMode.OIDC,
             self._sign_in_row(): AuthMode.OIDC,
         }
-        self._stack(self.starts_gateway, hint=words.starts_gateway_hint)
+        self._row(words.ca_file, self.ca_file, "ca_file", hint=words.ca_file_hint, field=Field.CA_FILE, button=choose)
+        self._row(words.proxy, self.proxy, "proxy", hint=words.proxy_hint, field=Field.PROXY)
+        self._stack(self.starts_gateway, setting="starts_gateway", hint=words.starts_gateway_hint)
+        self.local_model = Choice(theme)
+        self.local_model.addItem(words.local_model_embedded, "")
+        for name in dict.fromkeys(filter(None, (settings.local_model, *app.local_models))):
+            self.local_model.addItem(name, name)
+        self.local_model.setCurrentIndex(self.local_model.findData(settings.local_model))
+        self.local_model.currentIndexChanged.connect(self.changed)
+        row = self._row(words.local_model, self.local_model, "local_model", hint=words.local_model_hint)
+        row.setVisible(self.local_model.count() > 1)
         self._column.addStretch(1)
-        for box in (self.url, self.user, self.token, self.issuer, self.client_id):
+        for box in (self.url, self.user, self.token, self.issuer, self.client_id, self.ca_file, self.proxy):
             box.textChanged.connect(self.changed)
+        self.url.editingFinished.connect(lambda: self.url.setText(server_url_of(self.url.text())))
         self.auth.currentIndexChanged.connect(self._mode_chosen)
         self.starts_gateway.toggled.connect(self.changed)
         self._mode_chosen()
@@ -145,13 +189,16 @@ class ServerPage(Page):
 
     def values(self) -> Mapping[str, Any]:
         return {
-            "server_url": self.url.text().strip(),
+            "server_url": server_url_of(self.url.text()),
+            "ca_file": self.ca_file.text().strip(),
+            "proxy": self.proxy.text().strip(),
             "auth": self.mode,
             "user": self.user.text().strip(),
             "token": self.token.text().strip() if self.mode is AuthMode.TOKEN else "",
             "oidc_issuer": self.issuer.text().strip(),
             "oidc_client_id": self.client_id.text().strip(),
             "starts_gateway": self.starts_gateway.isChecked(),
+            "local_model": self.local_model.currentData(),
         }
 
     def refresh_sign_in(self) -> None:
@@ -169,6 +216,18 @@ class ServerPage(Page):
         self._sign_in_state.setText(text)
         self.sign_in_button.setText(label)
         self.sign_in_button.setVisible(is_saved)
+
+    def wrong(self) -> frozenset[Field]:
+        path = self.ca_file.text().strip()
+        return frozenset({Field.CA_FILE} if path and not is_ca_file(path) else ())
+
+    def _choose_ca_file(self) -> None:
+        words = self._texts.preferences
+        dialog = QFileDialog(self, words.ca_file, str(Path(self.ca_file.text() or Path.home()).parent))
+        dialog.setNameFilters([words.ca_file_filter, words.all_files])
+        dialog.fileSelected.connect(self.ca_file.setText)
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
 
     def _sign_in_row(self) -> QWidget:
         self._sign_in_state = QLabel()
@@ -212,37 +271,34 @@ class AnswersPage(Page):
         self.system.setPlaceholderText(words.system_placeholder)
         self.system.setTabChangesFocus(True)
         self.system.setMinimumHeight(theme.space(30))
-        self.max_tokens = Number()
-        self.max_tokens.setRange(0, MAX_TOKENS)
-        self.max_tokens.setSpecialValueText(words.max_tokens_default)
-        self.max_tokens.setSingleStep(128)
-        self.max_tokens.setGroupSeparatorShown(True)
-        self.max_tokens.setValue(settings.max_tokens or 0)
-        self._row(words.model, self.model, hint=words.model_hint)
-        self._row(words.system, self.system, hint=words.system_hint, field=Field.SYSTEM)
-        self._row(words.max_tokens, self.max_tokens, hint=words.max_tokens_hint, field=Field.MAX_TOKENS)
+        self.max_tokens = Number(settings.max_tokens)
+        self.max_tokens.setPlaceholderText(words.max_tokens_default)
+        self._row(words.model, self.model, "model", hint=words.model_hint)
+        self._row(words.system, self.system, "system", hint=words.system_hint, field=Field.SYSTEM)
+        self._row(words.max_tokens, self.max_tokens, "max_tokens", hint=words.max_tokens_hint, field=Field.MAX_TOKENS)
         self.model.activated.connect(self._model_chosen)
         self.system.textChanged.connect(self.changed)
-        self.max_tokens.valueChanged.connect(self.changed)
+        self.max_tokens.textChanged.connect(self.changed)
         self._column.addStretch(1)
 
     def values(self) -> Mapping[str, Any]:
         return {
             "model": self._chosen,
             "system": self.system.toPlainText().strip() or None,
-            "max_tokens": self.max_tokens.value() or None,
+            "max_tokens": self.max_tokens.value(),
         }
 
     def refresh_models(self) -> None:
         """The server's models, and the chosen one even if it is not among them."""
-        models = list(self._app.connection.models)
+        models = list(self._app.models)
         if self._chosen is not None and self._chosen not in models:
             models.append(self._chosen)
         self.model.clear()
-        self.model.addItem(self._texts.preferences.model_default, None)
+        if self._app.has_default_model:
+            self.model.addItem(self._texts.preferences.model_default, None)
         for model in models:
-            self.model.addItem(model, model)
-        self.model.setCurrentIndex(0 if self._chosen is None else models.index(self._chosen) + 1)
+            self.model.addItem(self._app.connection.title_of(model), model)
+        self.model.setCurrentIndex(self.model.findData(self._chosen))
 
     def _model_chosen(self) -> None:
         self._chosen = self.model.currentData()
@@ -268,9 +324,9 @@ class AppearancePage(Page):
         for language in Language:
             self.language.addItem(words.languages[language], language)
         self.language.setCurrentIndex(list(Language).index(settings.language))
-        self._row(words.theme, self.theme)
-        self._row(words.font_size, self.font_size, field=Field.FONT_SIZE)
-        self._row(words.language, self.language)
+        self._row(words.theme, self.theme, "theme")
+        self._row(words.font_size, self.font_size, "font_size", field=Field.FONT_SIZE)
+        self._row(words.language, self.language, "language")
         self.theme.currentIndexChanged.connect(self.changed)
         self.font_size.currentIndexChanged.connect(self.changed)
         self.language.currentIndexChanged.connect(self.changed)
@@ -295,13 +351,13 @@ class MannersPage(Page):
         self.tray = CheckBox(words.tray, theme)
         self.tray.setChecked(settings.tray)
         self.tray.setEnabled(has_tray)
-        for box, hint in (
-            (self.notifications, words.notifications_hint),
-            (self.tray, words.tray_hint if has_tray else words.tray_missing),
+        for box, setting, hint in (
+            (self.notifications, "notifications", words.notifications_hint),
+            (self.tray, "tray", words.tray_hint if has_tray else words.tray_missing),
         ):
             box.setAccessibleDescription(hint)
             box.toggled.connect(self.changed)
-            self._stack(box, hint=hint)
+            self._stack(box, setting=setting, hint=hint)
         holder = QWidget()
         row = QHBoxLayout(holder)
         row.setContentsMargins(0, 0, 0, 0)

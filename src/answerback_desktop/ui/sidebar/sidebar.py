@@ -24,6 +24,7 @@ from answerback_desktop.engine.export import ExportFormat
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.sidebar.conversation_delegate import ConversationDelegate
 from answerback_desktop.ui.sidebar.conversation_model import ConversationListModel
+from answerback_desktop.ui.sidebar.search_box import SearchBox
 from answerback_desktop.ui.sidebar.search_results import HitRole, SearchResultDelegate, SearchResultModel
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels import AppViewModel, Changes, ConversationViewModel
@@ -70,11 +71,9 @@ class Sidebar(QFrame):
         self.new_button = QPushButton()
         self.new_button.setProperty("variant", "quiet")
         self.hide_button = QToolButton()
-        self.search_box = QLineEdit()
+        self.search_box = SearchBox()
         self.search_box.setClearButtonEnabled(False)
-        self._search_icon = QAction(self)
         self._clear_action = QAction(self)
-        self.search_box.addAction(self._search_icon, QLineEdit.ActionPosition.LeadingPosition)
         self._search_timer = QTimer(self, singleShot=True, interval=_SEARCH_AFTER_MS)
         self._day_timer = QTimer(self, interval=_TOUCH_MS)
 
@@ -110,7 +109,6 @@ class Sidebar(QFrame):
         self._column.addWidget(self.archive_button)
         self._column.addWidget(self._stack, 1)
         self._column.addLayout(self._bottom)
-        self.setMinimumWidth(200)
 
     def _connect(self) -> None:
         self.new_button.clicked.connect(self.new_wanted)
@@ -152,7 +150,7 @@ class Sidebar(QFrame):
             button.setIcon(icon(drawing, colour, size))
             button.setIconSize(QSize(size, size))
         self.settings_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self._search_icon.setIcon(icon(Icon.SEARCH, muted, theme.space(4)))
+        self.search_box.set_theme(theme)
         self._clear_action.setIcon(icon(Icon.CLOSE, muted, theme.space(4)))
         self.list.setItemDelegate(
             ConversationDelegate(theme, self._texts, self.list, headed=lambda: self._model.headings)
@@ -163,6 +161,13 @@ class Sidebar(QFrame):
             f"border-right: 1px solid {theme.colours.border}; }}"
             f"#sidebar QPushButton {{ text-align: left; font-weight: 600; padding-left: {theme.space(2)}px; }}"
         )
+        self._widen()
+
+    def _widen(self) -> None:
+        """Never narrower than the words of its buttons."""
+        side = self._theme.space(3)
+        top = self.new_button.sizeHint().width() + self.hide_button.sizeHint().width() + self._top.spacing()
+        self.setMinimumWidth(max(200, top + 2 * (side + self.frameWidth() + 1)))
 
     def set_texts(self, texts: Texts) -> None:
         self._texts = texts
@@ -177,6 +182,7 @@ class Sidebar(QFrame):
         self.list.setAccessibleName(words.list_name)
         self.results.setAccessibleName(words.results_name)
         self.settings_button.setText(" " + words.settings)
+        self._widen()
         self.help_button.setToolTip(words.help)
         self.help_button.setAccessibleName(words.help)
         self.menu_button.setToolTip(words.list_menu)

@@ -152,5 +152,5 @@ def stylesheet(theme: Theme) -> str:
         line=round(body_px * 1.4),
         bar=12,
         barhalf=3,
-        chip=round(body_px * 0.95),
+        chip=round(theme.small_px * 0.6) + spaces["s1"],  # Qt draws no round corners above half of the height
     )

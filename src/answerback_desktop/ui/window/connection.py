@@ -3,7 +3,9 @@
 from PySide6.QtCore import QPoint, QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
+from answerback.texts.korean import translated
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
+from answerback_desktop.settings import Language
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels import AppViewModel
@@ -26,6 +28,11 @@ def headline(app: AppViewModel, texts: Texts) -> str:
             return words.signed_out
         case _:
             return words.stopped
+
+
+def detail_text(detail: str, texts: Texts) -> str:
+    """What the client says about a failed connection, in the language of the app as far as the catalogue has it."""
+    return (translated(detail) if texts.language is Language.KOREAN else None) or detail
 
 
 class ConnectionIndicator(QToolButton):
@@ -68,7 +75,9 @@ class ConnectionIndicator(QToolButton):
         size = self._theme.space(4)
         self.setIconSize(QSize(size, size))
         self.setIcon(icon(Icon.ONLINE if connection.is_online else Icon.OFFLINE, self._colour(), size))
-        self.setText("" if self._is_short else " " + text)
+        # The bar over the question says why and when: offline is told once.
+        shown = self._texts.status.offline if connection.status is ConnectionStatus.OFFLINE else text
+        self.setText("" if self._is_short else " " + shown)
         self.setToolTip(text)
         self.setAccessibleName(self._texts.status.indicator_name.format(state=text))
         if connection.retry_at_ms is not None and not connection.is_online:
@@ -120,7 +129,7 @@ class ConnectionDetails(QFrame):
         self._title.setFont(theme.font(weight=theme.font().Weight.DemiBold))
         self._reason = QLabel()
         self._reason.setWordWrap(True)
-        self._values = {key: QLabel() for key in ("server", "user", "round_trip", "models", "rate", "outbox")}
+        self._values = {key: QLabel() for key in ("server", "detail", "user", "round_trip", "models", "rate", "outbox")}
         grid = QGridLayout()
         grid.setColumnStretch(1, 1)
         grid.setHorizontalSpacing(theme.space(4))
@@ -162,6 +171,7 @@ class ConnectionDetails(QFrame):
         rate = limits.requests_per_minute if limits else None
         shown = {
             "server": connection.server_url,
+            "detail": detail_text(connection.detail, self._texts),
             "user": connection.user or "",
             "round_trip": ""
             if connection.round_trip_ms is None
@@ -181,7 +191,7 @@ class ConnectionDetails(QFrame):
         self.resize(self.width(), column.totalHeightForWidth(self.width()))
 
     def _waiting(self) -> int:
-        return 0 if self._app.connection.is_online else self._app.pending
+        return 0 if self._app.connection.is_online else self._app.unsent
 
     def _retry(self) -> None:
         self._app.reconnect()

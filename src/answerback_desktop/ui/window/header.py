@@ -47,6 +47,7 @@ class Header(QFrame):
         self.more_button.clicked.connect(self.more_wanted)
         self.indicator.settings_wanted.connect(self.settings_wanted)
         self._models_shown: object = None
+        self._is_narrow = False
         self.set_theme(theme)
         self.set_texts(texts)
         self.set_sidebar_shown(True)
@@ -55,7 +56,7 @@ class Header(QFrame):
 
     def set_theme(self, theme: Theme) -> None:
         self._theme = theme
-        self._row.setContentsMargins(theme.space(3), theme.space(2), theme.space(3), theme.space(2))
+        self._row.setContentsMargins(*self._margins())
         self._row.setSpacing(theme.space(1.5))
         size, muted = theme.space(5), theme.colours.text_muted
         for button, drawing in (
@@ -72,6 +73,16 @@ class Header(QFrame):
         self.setStyleSheet(
             f"#header {{ background: {theme.colours.surface}; border: none; "
             f"border-bottom: 1px solid {theme.colours.border}; }}"
+        )
+
+    def _margins(self) -> tuple[int, int, int, int]:
+        """The title begins where the answers do, unless buttons stand before it."""
+        theme = self._theme
+        return (
+            theme.space(3 if self.sidebar_button.isVisibleTo(self) else 6),
+            theme.space(2),
+            theme.space(3),
+            theme.space(2),
         )
 
     def set_texts(self, texts: Texts) -> None:
@@ -92,7 +103,10 @@ class Header(QFrame):
 
     def refresh(self) -> None:
         current = self._app.current
-        self.title.setText(self._texts.window.untitled if current is None or not current.title else current.title)
+        # The list and its button say "New conversation" already.
+        is_new = current is None or current.record is None
+        untitled = "" if is_new and self.sidebar_button.isHidden() else self._texts.window.untitled
+        self.title.setText(untitled if current is None or not current.title else current.title)
         self.more_button.setEnabled(current is not None)
         self.indicator.refresh()
         self._refresh_models()
@@ -101,24 +115,32 @@ class Header(QFrame):
         """With the sidebar its buttons are there already."""
         self.sidebar_button.setVisible(not is_shown)
         self.new_button.setVisible(not is_shown)
+        self._row.setContentsMargins(*self._margins())
+        self.refresh()
 
     def set_narrow(self, is_narrow: bool) -> None:
         """Little room: the indicator loses its words, the model its button (it is in the settings too)."""
         self.indicator.set_short(is_narrow)
+        self._is_narrow = is_narrow
+        self._models_shown = None
+        self._refresh_models()
 
     def _refresh_models(self) -> None:
         """The model of this conversation; its default is that of the settings, or else of the server."""
-        models, current = self._app.connection.models, self._app.current
+        models, current = self._app.models, self._app.current
         chosen = None if current is None else current.traits.model
         usual = self._app.settings.model or (models[0] if models else None)
-        if (models, chosen, usual, current is None) == self._models_shown:
+        is_locked = "model" in self._app.locked
+        if (models, chosen, usual, current is None, is_locked) == self._models_shown:
             return
-        self._models_shown = (models, chosen, usual, current is None)
-        words = self._texts.window
-        default = words.model_default if usual is None else words.model_default_named.format(model=usual)
+        self._models_shown = (models, chosen, usual, current is None, is_locked)
+        words, title_of = self._texts.window, self._app.connection.title_of
+        default = words.model_default if usual is None else words.model_default_named.format(model=title_of(usual))
         menu = QMenu(self.model_button)
         group = QActionGroup(menu)
-        choices: list[tuple[str, str | None]] = [(default, None), *((model, model) for model in models)]
+        choices: list[tuple[str, str | None]] = [(title_of(model), model) for model in models]
+        if self._app.has_default_model:
+            choices.insert(0, (default, None))
         if chosen is not None and chosen not in models:
             choices.append((words.model_gone.format(model=chosen), chosen))
         for text, model in choices:
@@ -131,13 +153,16 @@ class Header(QFrame):
         self.model_button.setMenu(menu)
         if old is not None:
             old.deleteLater()
-        shown = chosen or usual or words.model_default
+        named = chosen or usual
+        shown = words.model_default if named is None else title_of(named)
         metrics = QFontMetrics(self.model_button.font())
         self.model_button.setText(metrics.elidedText(shown, Qt.TextElideMode.ElideMiddle, self._theme.space(44)))
         self.model_button.setToolTip(f"{words.model_name}: {shown}")
         self.model_button.setAccessibleName(f"{words.model_name}: {shown}")
-        has_choice = current is not None and not self._app.is_kept
-        self.model_button.setVisible(has_choice and (bool(models) or chosen is not None))
+        self.model_button.setEnabled(not is_locked)
+        is_one = len(choices) <= 2 and chosen in (None, *models)
+        has_choice = current is not None and not self._app.is_kept and (bool(models) or chosen is not None)
+        self.model_button.setVisible(has_choice and not (self._is_narrow and is_one))
 
     def _choose(self, model: str | None) -> None:
         if self._app.current is not None:

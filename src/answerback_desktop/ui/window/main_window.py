@@ -8,7 +8,8 @@ from PySide6.QtCore import QByteArray, QEvent, QSettings, Qt, Signal
 from PySide6.QtGui import QAction, QCloseEvent, QHideEvent, QKeySequence, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QApplication, QMainWindow, QSplitter, QStackedWidget, QVBoxLayout, QWidget
 
-from answerback_desktop.settings import Settings
+from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus
+from answerback_desktop.settings import AuthMode, Settings
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.dialogs import Dialogs, Exporter
@@ -60,7 +61,7 @@ class MainWindow(QMainWindow):
         self.sidebar = Sidebar(self._app, self._texts, self._theme)
         self.header = Header(self._app, self._texts, self._theme)
         self.banner = Banner(self._theme)
-        self.chat = ChatPane(self._app, Appearance(theme=self._theme, texts=self._texts.chat))
+        self.chat = ChatPane(self._app, self._appearance())
         self.welcome = WelcomePage(self._app, self._texts, self._theme)
         self.pages = QStackedWidget()
         self.pages.addWidget(self.chat)
@@ -115,6 +116,11 @@ class MainWindow(QMainWindow):
             Shortcut.SEARCH: self.search,
             Shortcut.NEXT: lambda: self._step(1),
             Shortcut.PREVIOUS: lambda: self._step(-1),
+            Shortcut.COMPOSER: self._write,
+            Shortcut.ATTACH: self.chat.pick_files,
+            Shortcut.COPY_ANSWER: self._copy_answer,
+            Shortcut.QUESTION_BEFORE: lambda: self.chat.step_question(-1),
+            Shortcut.QUESTION_AFTER: lambda: self.chat.step_question(1),
             Shortcut.SIDEBAR: self.toggle_sidebar,
             Shortcut.SETTINGS: self.show_settings,
             Shortcut.LARGER: lambda: self._zoom(1),
@@ -143,22 +149,28 @@ class MainWindow(QMainWindow):
         apply(application, theme)
         for part in (self.sidebar, self.header, self.banner, self.welcome, self.toasts):
             part.set_theme(theme)
-        self.chat.set_appearance(Appearance(theme=theme, texts=self._texts.chat))
+        self.chat.set_appearance(self._appearance())
 
     def set_texts(self, texts: Texts) -> None:
         self._texts = texts
         for part in (self.sidebar, self.header, self.welcome, self.exporter, self.notifier, self._tray):
             part.set_texts(texts)
-        self.chat.set_appearance(Appearance(theme=self._theme, texts=texts.chat))
+        self.chat.set_appearance(self._appearance())
         self.toasts.close_name = texts.window.dismiss
         for shortcut, action in self.shortcuts.items():
             action.setText(getattr(texts.window, shortcut.value))
         self._refresh_title()
         self._refresh_screen()
 
+    def _appearance(self) -> Appearance:
+        self._titles = self._app.connection.titles
+        return Appearance(theme=self._theme, texts=self._texts.chat, titles=self._titles)
+
     # --- what happened
 
     def apply(self, changes: Changes) -> None:
+        if changes.connection and self._app.connection.titles != self._titles:
+            self.chat.set_appearance(self._appearance())
         if changes.everything:
             self._begin()
         self.sidebar.apply(changes)
@@ -214,7 +226,11 @@ class MainWindow(QMainWindow):
         self._refresh_banner(Screen.CHAT if is_page else screen)
 
     def _refresh_banner(self, screen: Screen) -> None:
+        """One bar tells what is wrong: the one over the chat, if something can be done, or the one over the box."""
         words, app = self._texts.status, self._app
+        is_off = app.connection.status in (ConnectionStatus.OFFLINE, ConnectionStatus.STOPPED) and not app.is_kept
+        is_told_above = screen not in (Screen.CHAT, Screen.UNREACHABLE)
+        self.chat.tell_offline(words.reasons[app.connection.reason] if is_off and not is_told_above else "")
         if app.is_kept:
             self.banner.say(words.kept, (words.leave_kept, lambda: app.open_kept(None)))
             return
@@ -238,7 +254,11 @@ class MainWindow(QMainWindow):
             case Screen.START_FAILED:
                 self.banner.say(words.gateway_stopped, (words.start, app.start_gateway))
             case Screen.SIGN_IN:
-                self.banner.say(words.welcome_signin_title, (words.sign_in, app.start_sign_in))
+                is_refused = app.connection.reason is ConnectionReason.TOKEN_REFUSED
+                title = words.welcome_refused_title if is_refused else words.welcome_signin_title
+                by_browser = app.settings.auth is AuthMode.OIDC
+                act = app.start_sign_in if by_browser else self.show_settings
+                self.banner.say(title, (words.sign_in if by_browser else words.open_settings, act))
             case Screen.BROWSER:
                 self.banner.say(words.browser_title, (words.cancel, app.cancel_sign_in))
             case _:
@@ -284,6 +304,16 @@ class MainWindow(QMainWindow):
         self._is_sidebar_wanted = self._is_sidebar_wanted or not self._is_narrow
         self._arrange(show_list=True)
         self.sidebar.focus_search()
+
+    def _write(self) -> None:
+        """The cursor into the box, the chat in sight."""
+        if self._is_narrow:
+            self._arrange(show_list=False)
+        self.chat.focus_composer()
+
+    def _copy_answer(self) -> None:
+        if self.chat.copy_last_answer():
+            self.say(Toast(text=self._texts.window.copied))
 
     def toggle_sidebar(self) -> None:
         is_shown = self.sidebar.isVisibleTo(self)

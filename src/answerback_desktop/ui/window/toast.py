@@ -16,6 +16,8 @@ from answerback_desktop.viewmodels import AppViewModel, Changes
 
 SHOWN_MS: Final = 8_000
 _MOST: Final = 3
+_LASTING: Final = frozenset({NoticeCode.PRESET_WRONG, NoticeCode.UPDATE_NEEDED})
+"""Notices that stay until they are dismissed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,8 @@ class DesktopNotifier(QObject):
 
     def apply(self, changes: Changes) -> None:
         while self._app.notices:
-            self.reported.emit(Toast(text=notice_text(self._app.notices.popleft(), self._texts)))
+            notice = self._app.notices.popleft()
+            self.reported.emit(Toast(text=notice_text(notice, self._texts), lasts=notice.code in _LASTING))
         if changes.ended and self._app.settings.notifications and not self._window.isActiveWindow():
             self._notify(changes.ended)
 

@@ -21,9 +21,10 @@ from PySide6.QtWidgets import (
 )
 
 from answerback_desktop.engine.events import ConnectionReason, ConnectionStatus, GatewayStatus, SignInStatus
-from answerback_desktop.settings import AuthMode, Field, Settings
+from answerback_desktop.settings import AuthMode, Field, Settings, server_url_of
 from answerback_desktop.texts import Texts
 from answerback_desktop.ui.theme import Icon, Theme, pixmap
+from answerback_desktop.ui.window.connection import detail_text
 from answerback_desktop.viewmodels import AppViewModel
 
 
@@ -74,7 +75,9 @@ class WelcomePage(QScrollArea):
 
     def show_screen(self, screen: Screen) -> None:
         """Show what this screen needs; what was typed stays as long as the screen does."""
-        about = (self._app.settings.server_url, self._app.settings.auth, self._app.sign_in.url, self._app.gateway.log)
+        settings, sign_in = self._app.settings, self._app.sign_in
+        why = (self._app.connection.reason, self._app.connection.detail)
+        about = (settings.server_url, settings.auth, sign_in.url, self._app.gateway.log, why, self._app.local_models)
         if (screen, about) != (self._screen, self._about):
             self._screen, self._about = screen, about
             self._build()
@@ -121,12 +124,28 @@ class WelcomePage(QScrollArea):
         column.addWidget(mark)
 
     def _offer(self, column: QVBoxLayout) -> None:
-        words, settings = self._texts.status, self._app.settings
+        words = self._texts.status
         self._title(column, words.welcome_title)
-        self._text(column, words.welcome_text.format(url=_unbroken(settings.server_url)))
+        self._text(column, words.welcome_text)
+        self._obstacle(column)
         if self._screen is Screen.OFFER:
             start = self._card(column, words.start_title, words.start_text)
             self._button(start, words.start, self._app.start_gateway, is_primary=True)
+            if self._app.local_models:
+                name = self._app.local_models[0]
+                start.addWidget(self._muted(words.start_ollama_text))
+                self._button(start, words.start_ollama.format(model=name), lambda: self._start_with(name))
+        row = QHBoxLayout()
+        row.addStretch(1)
+        self._plain(row, words.open_settings, self.settings_wanted.emit)
+        self._plain(row, words.later, self.put_off.emit)
+        if "server_url" not in self._app.locked:
+            self._connect_card(column)
+        column.addLayout(row)
+
+    def _connect_card(self, column: QVBoxLayout) -> None:
+        """Another address, and a name there."""
+        words, settings = self._texts.status, self._app.settings
         connect = self._card(column, words.connect_title, words.connect_text)
         form = QFormLayout()
         form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
@@ -150,11 +169,19 @@ class WelcomePage(QScrollArea):
         self.user_box.textEdited.connect(self._typed)
         self.url_box.returnPressed.connect(self.connect_to_server)
         self.user_box.returnPressed.connect(self.connect_to_server)
-        row = QHBoxLayout()
-        row.addStretch(1)
-        self._plain(row, words.open_settings, self.settings_wanted.emit)
-        self._plain(row, words.later, self.put_off.emit)
-        column.addLayout(row)
+
+    def _start_with(self, name: str) -> None:
+        self._app.use_local_model(name)
+        self._app.start_gateway()
+
+    def _obstacle(self, column: QVBoxLayout) -> None:
+        """What is in the way to the server of the settings, and what the client says about it."""
+        words, connection = self._texts.status, self._app.connection
+        address = words.not_connected_to.format(url=_unbroken(self._app.settings.server_url))
+        self._text(column, f"{address} {words.reasons[connection.reason]}", is_copyable=True)
+        detail = detail_text(connection.detail, self._texts)
+        if detail and self._screen is not Screen.OFFER:
+            self._text(column, detail, is_copyable=True, variant="muted")
 
     def _starting(self, column: QVBoxLayout) -> None:
         self._title(column, self._texts.status.starting_title)
@@ -177,9 +204,11 @@ class WelcomePage(QScrollArea):
         column.addLayout(row)
 
     def _sign_in(self, column: QVBoxLayout) -> None:
-        words, settings = self._texts.status, self._app.settings
-        self._title(column, words.welcome_signin_title)
-        self._text(column, words.welcome_signin_text.format(url=_unbroken(settings.server_url)))
+        words, settings, reason = self._texts.status, self._app.settings, self._app.connection.reason
+        is_refused = reason is ConnectionReason.TOKEN_REFUSED
+        self._title(column, words.welcome_refused_title if is_refused else words.welcome_signin_title)
+        text = words.reasons[reason] if is_refused else words.welcome_signin_text
+        self._text(column, text.format(url=_unbroken(settings.server_url)))
         row = QHBoxLayout()
         if settings.auth is AuthMode.OIDC:
             self._button(row, words.sign_in, self._app.start_sign_in, is_primary=True)
@@ -206,13 +235,20 @@ class WelcomePage(QScrollArea):
         label.setWordWrap(True)
         column.addWidget(label)
 
-    def _text(self, column: QVBoxLayout, text: str, *, is_copyable: bool = False) -> None:
+    def _text(self, column: QVBoxLayout, text: str, *, is_copyable: bool = False, variant: str = "") -> None:
         label = QLabel(text)
+        label.setProperty("variant", variant)
         label.setTextFormat(Qt.TextFormat.PlainText)
         label.setWordWrap(True)
         if is_copyable:
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         column.addWidget(label)
+
+    def _muted(self, text: str) -> QLabel:
+        label = QLabel(text)
+        label.setProperty("variant", "muted")
+        label.setWordWrap(True)
+        return label
 
     def _card(self, column: QVBoxLayout, title: str, text: str) -> QVBoxLayout:
         card = QFrame()
@@ -223,10 +259,7 @@ class WelcomePage(QScrollArea):
         head = QLabel(title)
         head.setFont(self._theme.font(weight=self._theme.font().Weight.DemiBold))
         inner.addWidget(head)
-        body = QLabel(text)
-        body.setProperty("variant", "muted")
-        body.setWordWrap(True)
-        inner.addWidget(body)
+        inner.addWidget(self._muted(text))
         column.addWidget(card)
         return inner
 
@@ -257,7 +290,7 @@ class WelcomePage(QScrollArea):
         """Take the address and the name that were typed; what is wrong is said beside them."""
         settings: Settings = msgspec.structs.replace(
             self._app.settings,
-            server_url=self.url_box.text().strip(),
+            server_url=server_url_of(self.url_box.text()),
             user=self.user_box.text().strip(),
         )
         wrong = self._app.change_settings(settings)
@@ -302,5 +335,4 @@ def screen_of(app: AppViewModel) -> Screen:
         case GatewayStatus.RUNNING:
             return Screen.CHAT  # being connected to
         case _:
-            is_nowhere = app.connection.reason in (ConnectionReason.UNREACHABLE, ConnectionReason.BAD_URL)
-            return Screen.UNREACHABLE if is_nowhere else Screen.CHAT
+            return Screen.UNREACHABLE if app.connection.reason.is_nowhere else Screen.CHAT

@@ -2,12 +2,13 @@
 
 import pytest
 from PySide6.QtCore import QMimeData, Qt
-from PySide6.QtGui import QInputMethodEvent
+from PySide6.QtGui import QImage, QInputMethodEvent
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from answerback_desktop.ui.chat import Appearance
 from answerback_desktop.ui.chat.composer import ENVELOPE_BYTES, Composer
+from answerback_desktop.ui.theme import Theme, apply
 
 
 @pytest.fixture
@@ -156,3 +157,20 @@ def test_a_draft_that_is_shown_is_no_change(composer: Composer, qtbot: QtBot) ->
     with qtbot.waitSignal(composer.changed) as changed:
         qtbot.keyClicks(composer.box, "!")
     assert changed.args == ["a draft!"]
+
+
+def test_all_of_it_grows_with_the_text(qapp: QApplication, qtbot: QtBot, appearance: Appearance, theme: Theme) -> None:
+    def shown(first_px: int) -> QImage:
+        apply(qapp, Theme(body_px=first_px))
+        made = Composer(Appearance(theme=Theme(body_px=first_px), texts=appearance.texts))
+        qtbot.addWidget(made)
+        made.resize(600, 60)
+        made.show()
+        QApplication.processEvents()
+        apply(qapp, Theme(body_px=28))
+        made.set_appearance(Appearance(theme=Theme(body_px=28), texts=appearance.texts))
+        made.box.clearFocus()
+        QApplication.processEvents()
+        return made.box.grab().toImage()
+
+    assert shown(15) == shown(28)

@@ -2,12 +2,15 @@
 
 import pytest
 from PySide6.QtCore import QUrl
-from PySide6.QtGui import QDesktopServices, QGuiApplication
+from PySide6.QtGui import QDesktopServices, QGuiApplication, QTextDocument
 from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
+from answerback_desktop.settings import Language
+from answerback_desktop.texts import texts_of
 from answerback_desktop.ui.chat import Appearance
-from answerback_desktop.ui.chat.links import LinkDialog, is_openable, written_out
+from answerback_desktop.ui.chat.links import LinkDialog, host_of, is_openable, text_of, warnings, written_out
+from answerback_desktop.ui.theme import Theme
 
 
 @pytest.mark.parametrize("target", ["http://a.example", "https://a.example:8443/x?y#z", "mailto:a@b.example"])
@@ -32,6 +35,60 @@ def test_what_hides_is_written_out() -> None:
 def test_letters_that_look_alike_show_in_the_host() -> None:
     assert "xn--" in written_out("https://\u0430pple.com/")
     assert written_out("https://apple.com/") == "https://apple.com/"
+
+
+@pytest.mark.parametrize(
+    ("target", "text", "host", "warned"),
+    [
+        ("https://a.example/x", "the docs", "a.example", ""),
+        ("https://accounts.google.com/", "google.com", "accounts.google.com", ""),
+        ("https://www.google.com/a", "https://google.com/a", "www.google.com", ""),
+        ("https://github.com/a/b", "README.md", "github.com", ""),
+        ("https://www.google.com@evil.example/login", "sign in", "evil.example", "before the @"),
+        ("https://evil.example/", "https://www.google.com/login", "evil.example", "names google.com"),
+        ("https://evil.example/", "Google.COM", "evil.example", "names google.com"),
+        ("https://evil.example/", "\uff27oogle\uff0ecom", "evil.example", "names google.com"),
+        ("https://notgoogle.com/", "google.com", "notgoogle.com", "names google.com"),
+        ("HTTPS://EVIL.example/", "http://me@bank.example:80/", "evil.example", "names bank.example"),
+        ("https://xn--pple-43d.com/", "Apple", "xn--pple-43d.com", "\u0430pple.com"),
+        ("https://\u0410pple.com/", "Apple", "xn--pple-43d.com", "\u0430pple.com"),
+        ("mailto:help@evil.example", "help@bank.example", "evil.example", ""),
+    ],
+)
+def test_where_a_link_leads_and_what_is_odd_about_it(
+    target: str, text: str, host: str, warned: str, appearance: Appearance
+) -> None:
+    assert host_of(target) == host
+    found = warnings(target, text, appearance.texts)
+    assert [warned in sentence for sentence in found] == [True] * bool(warned), found
+
+
+def test_a_host_is_written_out_once_and_where_it_stands() -> None:
+    shown = written_out("https://\u0410pple.com:8443/\u0410pple.com?q=\u0410pple.com")
+    assert shown == "https://xn--pple-43d.com:8443/\u0410pple.com?q=\u0410pple.com"
+
+
+@pytest.mark.parametrize("language", [Language.ENGLISH, Language.KOREAN])
+@pytest.mark.parametrize("body_px", [12, 15, 28])
+def test_no_word_of_the_dialog_is_cut(qtbot: QtBot, language: Language, body_px: int) -> None:
+    texts = texts_of(language, system_locale="en").chat
+    theme = Theme(body_px=body_px)
+    target = "https://www.google.com@" + "a-very-long-name." * 8 + "xn--pple-43d.com/\u202e" + "x" * 300
+    dialog = LinkDialog(target, texts, theme, text="www.google.com")
+    qtbot.addWidget(dialog)
+    dialog.show()
+    for label in dialog.findChildren(QLabel):
+        assert label.height() >= label.heightForWidth(label.width()), label.text()
+        assert dialog.rect().contains(label.geometry())
+    for button in dialog.findChildren(QPushButton):
+        assert button.width() >= button.sizeHint().width()
+
+
+def test_the_text_of_a_link_is_that_of_the_document() -> None:
+    document = QTextDocument()
+    document.setHtml('<p>See <a href="https://evil.example/">www.<b>google</b>.com</a> and <a href="x:">y</a></p>')
+    assert text_of("https://evil.example/", document) == "www.google.com"
+    assert text_of("https://other.example/", document) == ""
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """The pane as a whole: which page it shows, drafts, the outbox, links, and the order of what happens."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
+from PySide6.QtGui import QDropEvent, QImage
+from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
 from answerback_desktop.engine.events import (
@@ -16,9 +19,10 @@ from answerback_desktop.engine.events import (
 )
 from answerback_desktop.records import Conversation, TurnStatus
 from answerback_desktop.ui.chat import Appearance, ChatPane
+from answerback_desktop.ui.chat.attach import AttachDialog
 from answerback_desktop.ui.chat.links import LinkDialog
 from answerback_desktop.viewmodels.app import AppViewModel
-from chat_samples import HOME, OFFLINE, ONLINE, Recorder, turn
+from chat_samples import HOME, Recorder, turn
 
 Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
 OTHER = Conversation(conversation_id="c2", title="Other", created_at_ms=2, updated_at_ms=2)
@@ -86,13 +90,14 @@ def test_a_question_that_could_not_be_taken_is_back_in_the_box(opened: Opened) -
 
 
 def test_offline_is_reported_and_can_be_tried(opened: Opened) -> None:
-    pane, app, recorder = opened(turn("r1", "q", "a"))
+    pane, _, recorder = opened(turn("r1", "q", "a"))
     assert pane.banner.isHidden()
-    pane.apply(app.apply([OFFLINE]))
+    pane.tell_offline("The network is gone.")
     assert not pane.banner.isHidden()
+    assert pane.banner.text.text().startswith("The network is gone. ")
     pane.banner.button.click()
     assert recorder.named("reconnect") == [()]
-    pane.apply(app.apply([ONLINE]))
+    pane.tell_offline("")
     assert pane.banner.isHidden()
 
 
@@ -131,9 +136,9 @@ def test_stop_stops_everything_that_is_open_here(opened: Opened) -> None:
 
 def test_a_link_asks_first(opened: Opened) -> None:
     pane, _, _ = opened(turn("r1", "q", "[x](https://a.example)"))
-    pane.transcript.signals.link.emit("https://a.example")
+    pane.transcript.signals.link.emit("https://a.example", "a")
     assert len(pane.findChildren(LinkDialog)) == 1
-    pane.transcript.signals.link.emit("javascript:alert(1)")
+    pane.transcript.signals.link.emit("javascript:alert(1)", "b")
     assert len(pane.findChildren(LinkDialog)) == 1
 
 
@@ -165,3 +170,60 @@ def test_a_turn_of_an_older_page_is_loaded_and_shown(opened: Opened) -> None:
     assert first.turn.request_id in {"r85", "r84"}
     pane.show_turn("gone")
     assert recorder.named("load_more") == [(HOME, "r100")]
+
+
+def attach_dialog(pane: ChatPane) -> AttachDialog:
+    [dialog] = pane.findChildren(AttachDialog)
+    return dialog
+
+
+def test_a_dropped_text_file_is_shown_and_goes_into_the_question(opened: Opened, tmp_path: Path) -> None:
+    pane, _, _ = opened(turn("r1", "q", "a"))
+    (tmp_path / "표.csv").write_bytes("이름,금액\n".encode("cp949"))
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(tmp_path / "표.csv"))])
+    pane.composer.set_text("Sum this up")
+    assert pane.composer.box.canInsertFromMimeData(mime)
+    pane.composer.box.insertFromMimeData(mime)
+    assert pane.composer.text == "Sum this up", "nothing before the person has seen it"
+    dialog = attach_dialog(pane)
+    assert dialog.preview.toPlainText() == "표.csv:\n```csv\n이름,금액\n```\n"
+    assert any("CP949" in label.text() for label in dialog.findChildren(QLabel))
+    assert dialog.focusWidget() is dialog.add_button
+    dialog.add_button.click()
+    assert pane.composer.text == "Sum this up\n표.csv:\n```csv\n이름,금액\n```\n"
+    assert pane.composer.box.hasFocus()
+
+
+def test_an_image_is_refused_in_words(opened: Opened) -> None:
+    pane, _, _ = opened(turn("r1", "q", "a"))
+    mime = QMimeData()
+    mime.setImageData(QImage(4, 4, QImage.Format.Format_RGB32))
+    pane.composer.box.insertFromMimeData(mime)
+    dialog = attach_dialog(pane)
+    assert any("Images cannot be sent" in label.text() for label in dialog.findChildren(QLabel))
+    assert [button.text() for button in dialog.findChildren(QPushButton)] == ["Close"]
+    assert pane.composer.text == ""
+
+
+def test_files_may_be_dropped_anywhere_on_the_conversation(opened: Opened, tmp_path: Path) -> None:
+    pane, _, _ = opened(turn("r1", "q", "a"))
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(tmp_path / "a.pdf")), QUrl.fromLocalFile(str(tmp_path))])
+    button, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    pane.dropEvent(QDropEvent(QPointF(9, 9), Qt.DropAction.CopyAction, mime, button, keys))
+    shown = " ".join(label.text() for label in attach_dialog(pane).findChildren(QLabel))
+    assert "PDF files cannot be sent" in shown
+    assert "A folder cannot be sent" in shown
+
+
+def test_pasting_megabytes_is_refused_at_once_and_in_words(opened: Opened) -> None:
+    pane, _, _ = opened(turn("r1", "q", "a"))
+    mime = QMimeData()
+    mime.setText("x" * 5_000_000)
+    pane.composer.box.insertFromMimeData(mime)
+    assert pane.composer.text == ""
+    assert pane.composer.notice.text().startswith("The text has 4.8 MB")
+    pane.composer.box.insertPlainText("short")
+    assert pane.composer.notice.text() == ""

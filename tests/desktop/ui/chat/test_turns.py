@@ -48,10 +48,18 @@ def failed(code: FailureCode, *, is_retryable: bool, retry_at_ms: int | None = N
     return turn("r1", "q", status=TurnStatus.FAILED, failure=failure)
 
 
+def test_no_answer_at_all_is_told_as_such() -> None:
+    failed_at_once = line(of(failed(FailureCode.MODEL_FAILED, is_retryable=True)))
+    assert failed_at_once.text == CHAT_EN.no_answer
+    empty = line(of(turn("r1", "q", "")))
+    assert (empty.text, empty.retry_in_s) == (CHAT_EN.empty_answer, 0)
+    assert line(of(turn("r1", "q", "", finish_reason="length"))).text == CHAT_EN.empty_cut
+
+
 def test_the_words_of_each_state() -> None:
     outbox = of(turn("r1", "q", status=TurnStatus.OUTBOX))
     assert line(outbox).text == CHAT_EN.outbox
-    assert line(outbox, is_online=False).text == CHAT_EN.outbox_offline
+    assert line(outbox, is_online=False).text == CHAT_EN.outbox
     assert line(of(turn("r1", "q", status=TurnStatus.QUEUED, position=3))).text == "In the queue, 3 before it"
     assert line(of(turn("r1", "q", status=TurnStatus.QUEUED, position=0))).text == CHAT_EN.queued_next
     assert line(of(turn("r1", "q", status=TurnStatus.STREAMING))).text == CHAT_EN.waiting
@@ -246,3 +254,9 @@ def test_the_pointer_shows_the_actions_of_its_turn_only(opened: Opened, qtbot: Q
     assert not first.label.isHidden()
     pane.transcript.signals.hovered.emit("r1", False)
     assert first.label.isHidden()
+
+
+def test_a_model_is_shown_by_its_title() -> None:
+    answered = of(turn("r1", "q", "a", model="local"))
+    shown = state_line(answered, CHAT_EN, is_online=True, now_ms=0, titles={"local": "SmolLM2 135M"})
+    assert shown.text.startswith("SmolLM2 135M · ")

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from msgspec.structs import replace
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QLabel, QLineEdit
@@ -176,7 +177,7 @@ def test_settings_are_checked_beside_the_field_then_hold(open_app, gateway):
     person.online()
     person.window.show_settings()
     dialog = person.window.dialogs.settings
-    dialog.server.url.setText("http://no")
+    dialog.server.url.setText("ftp://no")
     assert not dialog.save_button.isEnabled()
     complaint = dialog.server._complaints
     assert [label.isVisibleTo(dialog) for _, label in complaint.values()].count(True) == 1
@@ -226,9 +227,9 @@ def test_the_first_run_offers_a_gateway_or_a_server(open_app, gateway, unused_po
     person = open_app(url=f"ws://127.0.0.1:{unused_port}")
     person.until(lambda: person.window.welcome.shown is Screen.OFFER)
     assert person.window.pages.currentWidget() is person.window.welcome
-    person.window.welcome.url_box.setText("nonsense")
+    person.window.welcome.url_box.setText("no sense")
     person.window.welcome.connect_to_server()
-    assert "ws://" in person.window.welcome._problem.text()
+    assert "an address such as" in person.window.welcome._problem.text()
     elsewhere = f"ws://localhost:{unused_port}"
     person.window.welcome.url_box.setText(elsewhere)
     person.window.welcome.connect_to_server()
@@ -291,3 +292,14 @@ def test_the_first_run_starts_a_gateway_of_its_own(open_app, unused_port):
     conversation = person.ask("hello there")
     person.until(lambda: conversation.pending == 0)
     assert person.turn(conversation, "hello there").answer == "hello there"
+
+
+def test_qts_own_menus_speak_the_language_of_the_app(open_app, gateway):
+    def words(person) -> str:
+        menu = person.window.chat.composer.box.createStandardContextMenu()
+        return " ".join(action.text() for action in menu.actions())
+
+    person = open_app(url=gateway.url, language=Language.KOREAN)
+    assert "복사" in words(person)
+    person.model.change_settings(replace(person.model.settings, language=Language.ENGLISH))
+    person.until(lambda: "Copy" in words(person))

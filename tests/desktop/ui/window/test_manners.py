@@ -4,13 +4,27 @@ import dataclasses
 
 import pytest
 from PySide6.QtCore import QSettings, Qt
-from PySide6.QtGui import QInputMethodEvent, QKeySequence
+from PySide6.QtGui import QGuiApplication, QInputMethodEvent, QKeySequence
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QAbstractItemView, QApplication, QComboBox, QLabel, QLineEdit
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QApplication,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QToolButton,
+)
 
 from answerback_desktop.engine.events import (
     AccountOpened,
+    ConnectionChanged,
+    ConnectionReason,
+    ConnectionStatus,
     ConversationsChanged,
+    GatewayChanged,
+    GatewayStatus,
     NoticeCode,
     NoticeRaised,
     SettingsChanged,
@@ -138,6 +152,105 @@ def test_the_keyboard_reaches_everything(session_controller):
     assert one.window.sidebar.isVisible()
     one.press(Shortcut.LARGER)
     assert one.commands.of("change_settings")[-1][0].font_size == Settings().font_size + 1
+
+
+def test_the_keyboard_reaches_the_box_the_answers_and_the_questions(session_controller):
+    one = session_controller("b", "c")
+    told = [
+        Turn(
+            request_id=f"r{number}",
+            conversation_id="b",
+            question=f"q{number}",
+            asked_at_ms=number,
+            status=TurnStatus.COMPLETED,
+            answer="word " * 400 + str(number),
+        )
+        for number in range(3)
+    ]
+    one.feed(TurnsLoaded(conversation_id="b", turns=tuple(told), has_more=False))
+    one.window.sidebar.list.setFocus()
+    one.press(Shortcut.COMPOSER)
+    assert one.window.chat.composer.box.hasFocus()
+    one.press(Shortcut.COPY_ANSWER)
+    assert QGuiApplication.clipboard().text().endswith("word 2")
+    assert [toast.text for toast in one.window.toasts.toasts] == [TEXTS.window.copied]
+    bar = one.window.chat.transcript.verticalScrollBar()
+    places = []
+    for shortcut in (*[Shortcut.QUESTION_BEFORE] * 4, *[Shortcut.QUESTION_AFTER] * 3):
+        one.press(shortcut)
+        QApplication.processEvents()
+        places.append(bar.value())
+    assert places[0] > places[1] > places[2] == places[3] < places[4] < places[5] <= places[6] == bar.maximum()
+
+
+def test_who_chooses_a_conversation_by_mouse_types_next(session_controller):
+    one = session_controller("a", "b")
+    rows = one.window.sidebar.list
+    rows.setFocus()
+    place = rows.visualRect(rows.model().index(1, 0)).center()
+    QTest.mouseClick(rows.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    assert one.model.current.title == "b"
+    assert one.window.chat.composer.box.hasFocus()
+    rows.setFocus()
+    QTest.keyClick(rows, Qt.Key.Key_Up)
+    assert rows.hasFocus()
+
+
+@pytest.mark.parametrize("size", [11, 21])
+@pytest.mark.parametrize("language", [Language.ENGLISH, Language.KOREAN])
+def test_no_button_of_the_window_is_cut(session_controller, size: int, language: Language):
+    one = session_controller("a")
+    one.window.set_texts(texts_of(language, system_locale="en"))
+    one.window.set_theme(Theme(body_px=round(size * 96 / 72)))
+    one.window.resize(1100, 800)
+    QApplication.processEvents()
+    for button in one.window.findChildren(QAbstractButton):
+        if button.isVisible() and button.text() and isinstance(button, QPushButton | QToolButton):
+            assert button.width() >= button.sizeHint().width(), button.text()
+
+
+def test_being_offline_is_told_once(session_controller):
+    one = session_controller("a")
+    why = ConnectionReason.CERTIFICATE
+    one.feed(ConnectionChanged(status=ConnectionStatus.OFFLINE, reason=why, retry_at_ms=1, detail="it is not trusted"))
+    told = [label.text() for label in one.window.findChildren(QLabel) if label.isVisible()]
+    assert [text for text in told if TEXTS.status.reasons[why] in text] == [one.window.chat.banner.text.text()]
+    assert one.window.header.indicator.text().strip() == TEXTS.status.offline
+    assert not one.window.banner.isVisible()
+    one.feed(GatewayChanged(status=GatewayStatus.OFFERED))
+    assert one.window.banner.isVisible()
+    assert not one.window.chat.banner.isVisible()
+
+
+def test_a_token_that_is_refused_is_told_as_such(session_controller):
+    one = session_controller("a", settings=Settings(language=Language.ENGLISH, auth=AuthMode.TOKEN))
+    refused = ConnectionReason.TOKEN_REFUSED
+    one.feed(ConnectionChanged(status=ConnectionStatus.SIGNED_OUT, reason=refused))
+    assert one.window.banner.text.text() == TEXTS.status.welcome_refused_title
+    one.window.banner.button.click()
+    assert one.window.dialogs.settings is not None
+
+
+def test_only_what_was_not_sent_is_counted_as_waiting(session_controller):
+    one = session_controller("b")
+    one.feed(TurnsLoaded(conversation_id="b", turns=(), has_more=False), TurnChanged(turn(TurnStatus.STREAMING)))
+    assert (one.model.pending, one.model.unsent) == (1, 0)
+
+
+def test_a_notice_that_must_not_be_missed_stays(session_controller):
+    one = session_controller("a")
+    facts = {"version": "1", "least": "2"}
+    one.feed(NoticeRaised(code=NoticeCode.UPDATE_NEEDED, facts=facts), NoticeRaised(code=NoticeCode.NO_KEYRING))
+    assert [toast.lasts for toast in one.window.toasts.toasts] == [True, False]
+
+
+def test_a_narrow_window_gives_the_title_the_place_of_a_choice_that_is_none(session_controller):
+    one = session_controller("a")
+    chip = one.window.header.model_button
+    one.window.resize(420, 700)
+    for models, is_shown in ((("one",), False), (("one", "two"), True)):
+        one.feed(ConnectionChanged(status=ConnectionStatus.ONLINE, models=models))
+        assert chip.isVisible() is is_shown
 
 
 def test_settings_and_help_open_by_key_and_show_every_shortcut(session_controller, qapp: QApplication):

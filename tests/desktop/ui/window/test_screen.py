@@ -11,6 +11,9 @@ from answerback_desktop.engine.events import (
     SignInChanged,
     SignInStatus,
 )
+from answerback_desktop.settings import Language
+from answerback_desktop.texts import texts_of
+from answerback_desktop.ui.window.connection import detail_text
 from answerback_desktop.ui.window.welcome import Screen, screen_of
 from answerback_desktop.viewmodels import AppViewModel
 from commands import NotedCommands
@@ -42,3 +45,9 @@ def test_the_screen(events, screen):
     app = AppViewModel(NotedCommands())
     app.apply(events)
     assert screen_of(app) is screen
+
+
+def test_the_details_are_korean_in_a_korean_app():
+    detail = "the proxy 10.0.0.1:3128 of HTTPS_PROXY does not answer as an HTTP proxy"
+    assert "프록시" in detail_text(detail, texts_of(Language.KOREAN, system_locale="C"))
+    assert detail_text(detail, texts_of(Language.ENGLISH, system_locale="C")) == detail

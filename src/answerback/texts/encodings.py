@@ -1,0 +1,35 @@
+"""Which encoding bytes of text are in, as far as they say so themselves."""
+
+import codecs
+import re
+from typing import Final
+
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_GUESSES: Final = (("cp949", "[가-힣]"), ("cp932", "[ぁ-ヿ]"), ("gb18030", "[一-鿿]"), ("cp1252", "."))
+MARK_BYTES: Final = 4
+"""How much of the beginning `encoding_of` looks at."""
+
+
+def encoding_of(data: bytes) -> str:
+    """By the byte order mark at the beginning; UTF-8 without one."""
+    return next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+
+
+def likely_encoding(data: bytes) -> str | None:
+    """Of bytes that are no UTF-8: what most of the characters beyond ASCII speak for."""
+    if b"\0" in data:
+        return "utf-16-le" if data[1::2].count(0) >= data[::2].count(0) else "utf-16-be"
+    for name, letters in _GUESSES:
+        try:
+            foreign = re.sub("[\x00-\x7f]", "", data.decode(name))
+        except UnicodeError:
+            continue
+        if len(re.findall(letters, foreign)) * 2 > len(foreign):
+            return name
+    return None
