@@ -1,15 +1,17 @@
 """The chat pane: one conversation, from its first question to the box for the next."""
 
+import time
 from collections.abc import Callable
 from typing import Final
 
 from PySide6.QtCore import QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QColor, QPalette, QResizeEvent
-from PySide6.QtWidgets import QStackedWidget, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 from answerback_desktop.engine.events import ConnectionStatus
 from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.composer import Composer
+from answerback_desktop.ui.chat.find import FindBar
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
 from answerback_desktop.ui.chat.states import EmptyState, OfflineBanner
 from answerback_desktop.ui.chat.transcript import Transcript
@@ -20,6 +22,8 @@ from answerback_desktop.viewmodels.conversation import ConversationViewModel
 
 FRAME_MS: Final = 33
 """Text that streams is drawn at most this often: 30 times a second."""
+FRAME_SHARE: Final = 8
+"""And less often where that is slow (a table of 500 rows): drawing never takes more than an eighth of the time."""
 
 
 class ChatPane(QWidget):
@@ -37,9 +41,11 @@ class ChatPane(QWidget):
         self._appearance = appearance
         self._shown: ConversationViewModel | None = None
         self._wanted: str | None = None
+        self._wanted_phrase = ""
         self._dirty: set[str] = set()
         self.transcript = Transcript(appearance, self)
         self.composer = Composer(appearance, self)
+        self.find_bar = FindBar(self.transcript.finder, appearance, self)
         self.stack = QStackedWidget(self)
         self._column = QVBoxLayout(self)
         self._build()
@@ -83,6 +89,7 @@ class ChatPane(QWidget):
         self.composer.set_appearance(appearance)
         self._replace_states()
         self._draw_jump(has_unseen=False)
+        self.find_bar.set_appearance(appearance)
         self._space()
         self._show_connection()
         self._show_page()
@@ -96,17 +103,26 @@ class ChatPane(QWidget):
         banner = 0 if self.banner.isHidden() else self.banner.sizeHint().height() + self._lower.spacing()
         return self.composer.height() + banner
 
-    def show_turn(self, request_id: str) -> None:
-        """Scroll to a turn, as from a search; older pages are loaded until it is there."""
-        self._wanted = request_id
+    def show_turn(self, request_id: str, phrase: str = "") -> None:
+        """Scroll to a turn, as from a search, and light its words; older pages are loaded until it is there."""
+        self._wanted, self._wanted_phrase = request_id, phrase
         self._go_to_wanted()
+
+    def open_find(self) -> None:
+        """Open the bar that finds words in this conversation."""
+        if self.stack.currentWidget() is self.transcript:
+            self.find_bar.open()
+            self._load_for_find()
 
     def flush(self) -> None:
         """Draw the text that has come since the last frame."""
         dirty, self._dirty = self._dirty, set()
         if not dirty:
             return
+        begun = time.thread_time()
         self.transcript.refresh(dirty)
+        cost_ms = (time.thread_time() - begun) * 1000
+        self._frame.setInterval(max(FRAME_MS, round(cost_ms * FRAME_SHARE)))
         if not self.transcript.is_pinned:
             self._draw_jump(has_unseen=True)
 
@@ -116,6 +132,10 @@ class ChatPane(QWidget):
         self.setAutoFillBackground(True)
         self._fill()
         self._column.setSpacing(0)
+        self._upper = QHBoxLayout()
+        self._upper.addStretch()
+        self._upper.addWidget(self.find_bar)
+        self._column.addLayout(self._upper)
         self._column.addWidget(self.stack, 1)
         self.stack.addWidget(self.transcript)
         self._make_states()
@@ -133,6 +153,7 @@ class ChatPane(QWidget):
     def _space(self) -> None:
         theme = self._appearance.theme
         self._column.setContentsMargins(0, 0, 0, 0)
+        self._upper.setContentsMargins(theme.space(3), theme.space(2), theme.space(3), theme.space(1))
         self._lower.setSpacing(theme.space(2))
         widest = round(784 * theme.body_px / 15)
         side = max(theme.space(3), (self.width() - widest) // 2)
@@ -202,6 +223,7 @@ class ChatPane(QWidget):
         self.composer.sent.connect(self._ask)
         self.composer.changed.connect(self._keep_draft)
         self.composer.stopped.connect(self._stop)
+        self.find_bar.closed.connect(self.focus_composer)
         self.composer.recalled.connect(self.transcript.edit_last)
 
     # --- showing
@@ -209,6 +231,8 @@ class ChatPane(QWidget):
     def _show_conversation(self) -> None:
         self._shown = self._app.current
         self._wanted = None
+        if not self.find_bar.isHidden():
+            self.find_bar.close_find()
         self._dirty.clear()
         self.transcript.show_turns(())
         self.composer.set_text("" if self._shown is None else self._shown.draft)
@@ -221,6 +245,12 @@ class ChatPane(QWidget):
             self.transcript.show_turns(self._shown.messages)
         self._show_page()
         self._go_to_wanted()
+        self._load_for_find()
+
+    def _load_for_find(self) -> None:
+        """What is looked for may be in turns that were not loaded yet."""
+        if not self.find_bar.isHidden() and self._shown is not None and self._shown.has_more:
+            self._shown.load_more()
 
     def _go_to_wanted(self) -> None:
         shown, wanted = self._shown, self._wanted
@@ -229,6 +259,8 @@ class ChatPane(QWidget):
         if shown.turn(wanted) is not None:
             self._wanted = None
             self.transcript.to_turn(wanted)
+            if self._wanted_phrase.strip():
+                self.find_bar.open(self._wanted_phrase, turn=wanted)
         elif shown.is_loaded and not shown.has_more:
             self._wanted = None
         else:

@@ -41,7 +41,11 @@ class QuestionView(BlockView):
     @property
     def is_busy(self) -> bool:
         """Also while it is edited."""
-        return self.editor is not None or self.text.textCursor().hasSelection() or super().is_busy
+        return self.editor is not None or super().is_busy
+
+    @property
+    def edit(self) -> TextView:
+        return self.text
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:

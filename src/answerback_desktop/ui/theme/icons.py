@@ -20,6 +20,7 @@ class Icon(StrEnum):
     EDIT = '<path d="M4.5 19.5 5.6 15 16 4.6a1.9 1.9 0 0 1 2.7 0l.7.7a1.9 1.9 0 0 1 0 2.7L9 18.4zM14 6.6l3.4 3.4"/>'
     DOWN = '<path d="M12 5v14M5.5 12.5 12 19l6.5-6.5"/>'
     CHEVRON_DOWN = '<path d="m6.5 9.5 5.5 5.5 5.5-5.5"/>'
+    CHEVRON_UP = '<path d="m6.5 14.5 5.5-5.5 5.5 5.5"/>'
     CHEVRON_RIGHT = '<path d="m9.5 6.5 5.5 5.5-5.5 5.5"/>'
     CLOSE = '<path d="m6.5 6.5 11 11M17.5 6.5l-11 11"/>'
     WARNING = '<path d="M12 4.5 3.5 19h17zM12 10v4M12 16.6v.1"/>'
