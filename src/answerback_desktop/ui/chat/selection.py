@@ -7,7 +7,7 @@ part when it is made.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from textwrap import dedent
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,7 @@ from PySide6.QtWidgets import QTextEdit, QWidget
 from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockView
 from answerback_desktop.ui.chat.document import in_cell, shown
 from answerback_desktop.ui.markdown import Segment, Span, html_of, markdown_of, visible_code
+from answerback_desktop.viewmodels.turn import TurnViewModel
 
 if TYPE_CHECKING:
     from answerback_desktop.ui.chat.transcript import Transcript
@@ -111,10 +112,7 @@ class Selection(QObject):
             self._select(view.edit, start, end)
 
     def _select(self, edit: QTextEdit, start: int, end: int) -> None:
-        last = edit.document().characterCount() - 1
-        first = 1 if edit.document().rootFrame().childFrames() else 0  # before a table is an empty paragraph
-        start, end = min(max(start, first), last), min(end, last)
-        end = max(start, end)
+        start, end = _clipped(edit, start, end)
         cursor = edit.textCursor()
         is_empty = start == end and not cursor.hasSelection()
         if is_empty or (cursor.selectionStart(), cursor.selectionEnd()) == (start, end):
@@ -139,6 +137,9 @@ class Selection(QObject):
         if self._is_showing or block is None or edit is None:
             return
         cursor = edit.textCursor()
+        is_known = self._is_wide and id(block) in (ranges := self._ranges())
+        if is_known and _clipped(edit, *ranges[id(block)][1:]) == (cursor.selectionStart(), cursor.selectionEnd()):
+            return  # Qt says so at the end of a drag, too
         if cursor.hasSelection():
             self._start, self._end = (block, cursor.anchor()), (block, cursor.position())
             self._is_wide = False
@@ -234,6 +235,13 @@ class Selection(QObject):
 # --- what is copied
 
 
+def _clipped(edit: QTextEdit, start: int, end: int) -> tuple[int, int]:
+    last = edit.document().characterCount() - 1
+    first = 1 if edit.document().rootFrame().childFrames() else 0  # before a table is an empty paragraph
+    start = min(max(start, first), last)
+    return start, max(start, min(end, last))
+
+
 def units(text: str) -> int:
     """How long a text is for Qt, which counts UTF-16."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
@@ -248,40 +256,40 @@ def _copied(ranges: list[tuple[Block, int, int]], appearance: Appearance) -> tup
 
     What is selected whole is copied as the model wrote it.
     """
-    pieces: list[str] = []
-    whole: tuple[Block, int, int] | None = None
-
-    def flush() -> None:
-        if whole is not None:
-            block, start, end = whole
-            pieces.append(dedent(block.turn.answer[start:end].rstrip()).strip("\n"))
-
+    pieces: list[str | _Source] = []
     is_single = len(ranges) == 1
     for block, start, end in ranges:
         segment = block.segment
         if block.kind is BlockKind.QUESTION:
             question = block.turn.question if end == _END and not start else _slice(block.turn.question, start, end)
             pieces.append(question if is_single else "\n".join(f"> {line}" for line in question.split("\n")))
-            continue
-        if segment is None:
-            continue
-        if block.kind is BlockKind.CODE and is_single:
+        elif segment is not None and block.kind is BlockKind.CODE and is_single:
             code = _slice(visible_code(segment.text), start, end)
             return _SIGN.sub(lambda sign: chr(int(sign[1], 16)), code), True
-        for piece in _pieces(segment, start, end, appearance):
-            if isinstance(piece, str):
-                flush()
-                whole = None
-                pieces.append(piece)
-            elif whole is not None and whole[0].turn is block.turn:
-                whole = whole[0], whole[1], max(whole[2], piece[1])
-            else:
-                flush()
-                whole = (block, *piece)
-        if block.is_open:
-            continue
-    flush()
-    return "\n\n".join(piece for piece in pieces if piece.strip()), False
+        elif segment is not None:
+            for piece in _pieces(segment, start, end, appearance):
+                last = pieces[-1] if pieces else ""
+                if isinstance(piece, str):
+                    pieces.append(piece)
+                elif isinstance(last, _Source) and last.turn is block.turn:
+                    last.end = max(last.end, piece[1])
+                else:
+                    pieces.append(_Source(block.turn, *piece))
+    texts = (piece.text if isinstance(piece, _Source) else piece for piece in pieces)
+    return "\n\n".join(text for text in texts if text.strip()), False
+
+
+@dataclass(slots=True)
+class _Source:
+    """A stretch of an answer, as the model wrote it."""
+
+    turn: TurnViewModel
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        return dedent(self.turn.answer[self.start : self.end].rstrip()).strip("\n")
 
 
 def _pieces(segment: Segment, start: int, end: int, appearance: Appearance) -> Iterator[str | tuple[int, int]]:
