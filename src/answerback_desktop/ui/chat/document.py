@@ -138,9 +138,11 @@ class Writer:
             self._spans(cursor, part.spans, texts, level=part.level, is_quoted="q" in part.path)
         cursor.endEditBlock()
 
-    def show_rows(self, document: QTextDocument, table: Segment, before: Sequence[Row], texts: ChatTexts) -> None:
+    def show_rows(self, document: QTextDocument, table: Segment, before: Segment | None, texts: ChatTexts) -> None:
         """Show a table where `before` is shown: rows that are the same are left alone."""
-        rows, same = table.rows, _same(table.rows, before)
+        rows, same = table.rows, 0
+        if before is not None and before.aligns == table.aligns:
+            same = _same(rows, before.rows)
         cursor = QTextCursor(document)
         cursor.beginEditBlock()
         grid = table_in(document)

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QToolButton, QWidget
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
 from answerback_desktop.ui.chat.document import indent_of, read_out, table_in, writer_of
 from answerback_desktop.ui.chat.text_view import TextView, keeping_selection, wrap_mode
-from answerback_desktop.ui.markdown import Part, Row, Segment
+from answerback_desktop.ui.markdown import Part, Segment
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
@@ -59,7 +59,7 @@ class TableView(BlockView):
         self.text = _TableText(appearance.theme, self)
         self.text.setAccessibleName(appearance.texts.table_name)
         self.text.link.connect(signals.link)
-        self._rows: Sequence[Row] = ()
+        self._table: Segment | None = None
 
     @property
     def edit(self) -> TextView:
@@ -72,18 +72,18 @@ class TableView(BlockView):
 
     def take(self, segment: Segment | None) -> None:
         """Show the table; rows that are there are left alone."""
-        if segment is None or segment.rows == self._rows:
+        if segment is None or segment == self._table:
             return
         self.path = segment.path
         with keeping_selection(self.text):
             writer = writer_of(self.appearance.theme)
-            writer.show_rows(self.text.document(), segment, self._rows, self.appearance.texts)
-        self._rows = segment.rows
+            writer.show_rows(self.text.document(), segment, self._table, self.appearance.texts)
+        self._table = segment
 
     def arrange(self, width: int) -> int:
         """Columns get room for about 15 letters before lines are broken."""
         gap, left = self.appearance.theme.space(3), indent_of(self.path, self.appearance.theme)
-        columns = len(self._rows[0]) if self._rows else 1
+        columns = len(self._table.rows[0]) if self._table is not None else 1
         room = max(width - left, columns * self.appearance.theme.body_px * 8)
         text_width = min(self.text.natural_width(), room)
         height = self.text.height_for(text_width) + 2

@@ -17,7 +17,7 @@ from PySide6.QtWidgets import QTextEdit, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockView
 from answerback_desktop.ui.chat.document import in_cell, shown
-from answerback_desktop.ui.markdown import Segment, Span, html_of, markdown_of, visible_code
+from answerback_desktop.ui.markdown import Segment, Span, html_of, markdown_of, neutralised, visible_code
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ class _Source:
 
     @property
     def text(self) -> str:
-        return dedent(self.turn.answer[self.start : self.end].rstrip()).strip("\n")
+        return neutralised(dedent(self.turn.answer[self.start : self.end].rstrip()).strip("\n"))
 
 
 def _pieces(segment: Segment, start: int, end: int, appearance: Appearance) -> Iterator[str | tuple[int, int]]:

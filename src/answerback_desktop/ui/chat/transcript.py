@@ -164,12 +164,6 @@ class Transcript(QAbstractScrollArea):
                 self._split(unread[0])
         self._rebuild()
 
-    def with_view(self, block: Block) -> BlockView:
-        """The view of a block; one that is not near gets one until the next time that the list is arranged."""
-        self._make(block)
-        assert block.view is not None
-        return block.view
-
     def edit_last(self) -> bool:
         """Open the editor of the last question; whether there is one."""
         last = next((block for block in reversed(self._blocks) if block.kind is BlockKind.QUESTION), None)

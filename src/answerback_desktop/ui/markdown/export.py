@@ -8,7 +8,8 @@ from typing import Any, Final
 from markdown_it.token import Token
 
 from answerback_desktop.ui.markdown.rules import STYLES, parser
-from answerback_desktop.ui.markdown.segments import BREAK, Span
+from answerback_desktop.ui.markdown.segments import BIDI, BREAK, SegmentKind, Span
+from answerback_desktop.ui.markdown.splitter import split
 
 _MARKS: Final = (("italic", "*"), ("bold", "**"), ("strike", "~~"))
 _TAGS: Final = {"sub": "sub", "sup": "sup", "kbd": "kbd", "mark": "mark", "underline": "u"}
@@ -39,6 +40,18 @@ def _written(span: Span) -> str:
     if span.href and span.href != core and "image" not in styles:
         core = f"[{core}]({span.href})"
     return before + core + after
+
+
+def neutralised(markdown: str) -> str:
+    """Without the signs that turn the direction of text, which are not seen; code is as it is."""
+    if not BIDI.search(markdown):
+        return markdown
+    pieces, at = [], 0
+    for segment in split(markdown):
+        if segment.kind is SegmentKind.CODE:
+            pieces += [BIDI.sub("", markdown[at : segment.start]), markdown[segment.start : segment.end]]
+            at = segment.end
+    return "".join((*pieces, BIDI.sub("", markdown[at:])))
 
 
 def html_of(markdown: str) -> str:

@@ -13,7 +13,7 @@ from answerback_desktop.ui.markdown.rules import STYLES, is_cjk
 
 BREAK: Final = "\u2028"
 """A line break within a paragraph, as Qt writes it."""
-_BIDI: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
+BIDI: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _BIDI_CODE: Final = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 _ADDRESS: Final = re.compile(
     r"(?:https?://)?(?:[^\s/@]*@)?((?:[\w-]+\.)+[^\W\d_]{2,24})(?::\d+)?(?:[/?#]|\Z)", re.IGNORECASE
@@ -326,7 +326,7 @@ class _Spans:
     def take(self, token: Token) -> None:
         match token.type:
             case "text" | "text_special":
-                self._put(_BIDI.sub("", token.content))
+                self._put(BIDI.sub("", token.content))
             case "code_inline":
                 self._put(visible_code(token.content), "code")
             case "softbreak":

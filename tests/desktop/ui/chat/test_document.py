@@ -3,14 +3,14 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PySide6.QtCore import QUrl
+from PySide6.QtCore import Qt, QUrl
 from PySide6.QtGui import QTextDocument
 from PySide6.QtWidgets import QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
-from answerback_desktop.ui.chat.document import writer_of
+from answerback_desktop.ui.chat.document import table_in, writer_of
 from answerback_desktop.ui.chat.text_view import TextView
-from answerback_desktop.ui.markdown import BREAK, Row, Segment, SegmentKind, Splitter, split
+from answerback_desktop.ui.markdown import BREAK, Segment, SegmentKind, Splitter, split
 from answerback_desktop.ui.theme import Theme
 from chat_samples import CHAT_EN, MARKDOWN
 
@@ -30,7 +30,7 @@ class Watched(QTextDocument):
 def written(segment: Segment, theme: Theme) -> Watched:
     document = Watched()
     if segment.kind is SegmentKind.TABLE:
-        writer_of(theme).show_rows(document, segment, (), CHAT_EN)
+        writer_of(theme).show_rows(document, segment, None, CHAT_EN)
     else:
         writer_of(theme).show_parts(document, segment.parts, (), CHAT_EN)
     document.setTextWidth(400)
@@ -185,17 +185,21 @@ def test_what_stays_the_same_is_left_alone_while_it_grows(qapp: QApplication, th
 def test_a_table_that_grows_is_the_one_that_was_written_at_once(qapp: QApplication, theme: Theme) -> None:
     rows = "| a | b |\n|:-:|---|\n" + "".join(f"| {n} | `x \\| {n}` |\n" for n in range(6))
     (whole,) = split(rows)
-    document, before = Watched(), tuple[Row, ...]()
+    document, before = Watched(), None
     for length in range(1, len(rows) + 1):
         splitter = Splitter()
         splitter.update(rows[:length], is_over=False)
         for segment in splitter.segments:
             if segment.kind is SegmentKind.TABLE:
                 writer_of(theme).show_rows(document, segment, before, CHAT_EN)
-                before = segment.rows
+                before = segment
     writer_of(theme).show_rows(document, whole, before, CHAT_EN)
     assert document.toPlainText() == written(whole, theme).toPlainText()
     assert "x | 5" in document.toPlainText()
+    table = table_in(document)
+    assert table is not None
+    for row in range(table.rows()):
+        assert table.cellAt(row, 0).firstCursorPosition().blockFormat().alignment() is Qt.AlignmentFlag.AlignHCenter
 
 
 def test_a_long_word_in_a_cell_can_be_broken(qapp: QApplication, theme: Theme) -> None:

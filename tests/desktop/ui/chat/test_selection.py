@@ -12,6 +12,7 @@ from pytestqt.qtbot import QtBot
 from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.blocks import BlockView
 from answerback_desktop.ui.chat.code import CodeView
+from answerback_desktop.ui.chat.footer import FooterView
 from answerback_desktop.ui.chat.prose import FoldView, ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
 from chat_samples import turn
@@ -154,6 +155,16 @@ def test_signs_that_turn_text_are_copied_as_they_are(opened: Opened, qtbot: QtBo
     assert code.toPlainText() == "a⟦U+202E⟧b"
     code.selectAll()
     assert copied(code, qtbot) == "a\u202eb"
+
+
+def test_signs_that_turn_text_are_not_copied_from_prose(opened: Opened) -> None:
+    pane = opened(turn("r1", "q", "invoice\u202efdp.exe\n\n```\na\u202eb\n```\n\n`x\u2066y`"))[0]
+    pane.transcript.selection.select_all()
+    pane.transcript.selection.copy()
+    copied = QGuiApplication.clipboard().text()
+    assert copied == "> q\n\ninvoicefdp.exe\n\n```\na\u202eb\n```\n\n`xy`"
+    next(view for view in pane.transcript.views if isinstance(view, FooterView)).copy_button.click()
+    assert QGuiApplication.clipboard().text() == copied.removeprefix("> q\n\n")
 
 
 def test_a_selection_outlives_its_views_and_more_text(opened: Opened, qtbot: QtBot) -> None:
