@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import is_
 from typing import TYPE_CHECKING, Final
 
 from PySide6.QtCore import QObject, QSize, Qt, QTimer, Signal
@@ -48,8 +49,10 @@ class Finder(QObject):
         self._transcript = transcript
         self._phrase: re.Pattern[str] | None = None
         self._words: re.Pattern[str] | None = None
+        self._words_list: list[str] = []
         self._wanted_turn = ""
-        self._known: dict[int, tuple[Segment | None, re.Pattern[str], list[Hit]]] = {}
+        self._known: dict[int, tuple[Block, Segment | None, re.Pattern[str], list[Hit]]] = {}
+        self._passed: set[tuple[str, int]] = set()  # unread turns that do not have the words, and their length
         self._unread: list[TurnViewModel] = []
         self.hits: list[Hit] = []
         self.current = -1
@@ -62,16 +65,14 @@ class Finder(QObject):
 
     def search(self, phrase: str, *, turn: str = "") -> None:
         """Light a phrase. `turn`: the one to go to, else the nearest hit below what is on the screen's top."""
-        words = phrase.split()
+        words = self._words_list = phrase.split()
         self._phrase = re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE) if words else None
         self._words = re.compile("|".join(map(re.escape, words)), re.IGNORECASE) if words else None
         self._known.clear()
+        self._passed.clear()
         self._wanted_turn, self.current = turn, -1
-        self._unread = [block.turn for block in self._transcript.blocks if block.kind is BlockKind.UNREAD]
-        self._unread = [one for one in dict.fromkeys(self._unread) if all(_may_have(word, one) for word in words)]
-        self._unread.sort(key=lambda one: one.request_id == turn)  # read from its end
-        self._reading.start() if self._unread else self._reading.stop()
         self.refresh()
+        self._open_folds()
         if self.hits:
             self._go_first()
 
@@ -88,8 +89,8 @@ class Finder(QObject):
         """The turns have changed: find again what is new."""
         if not self.is_active and not self.hits:
             return
+        self._look_for_unread()
         current = self.hits[self.current] if 0 <= self.current < len(self.hits) else None
-        assert self._phrase is not None or not self.is_active
         self.hits = list(self._find(self._phrase))
         is_missing = self._wanted_turn and all(hit.block.turn.request_id != self._wanted_turn for hit in self.hits)
         if self._words is not None and (not self.hits or is_missing):
@@ -119,14 +120,39 @@ class Finder(QObject):
     def hits_in(self, block: Block) -> list[Hit]:
         return [hit for hit in self.hits if hit.block is block]
 
+    def _look_for_unread(self) -> None:
+        """Which turns must be read before they can be searched: those that may have the words."""
+        words = self._words_list
+        turns = {
+            block.turn.request_id: block.turn for block in self._transcript.blocks if block.kind is BlockKind.UNREAD
+        }
+        new = [turn for turn in turns.values() if words and (turn.request_id, turn.length) not in self._passed]
+        self._unread = [turn for turn in new if all(_may_have(word, turn) for word in words)]
+        self._passed |= {(turn.request_id, turn.length) for turn in new}
+        self._passed -= {(turn.request_id, turn.length) for turn in self._unread}
+        self._unread.sort(key=lambda turn: turn.request_id == self._wanted_turn)  # read from its end
+        self._reading.start() if self._unread else self._reading.stop()
+
+    def _open_folds(self) -> None:
+        """What is folded and has the words is shown."""
+        while folds := [block for block in self._transcript.blocks if self._is_folded_hit(block)]:
+            for block in folds:
+                self._transcript.open_fold(block)
+            self._transcript.rebuild()
+
+    def _is_folded_hit(self, block: Block) -> bool:
+        if block.kind is not BlockKind.FOLD or block.segment is None or block.is_open or not self._words_list:
+            return False
+        return all(word.casefold() in block.segment.text.casefold() for word in self._words_list)
+
     def _read(self) -> None:
         """Parse some of the turns that may have the words."""
         end, some = time.monotonic() + _SLICE_S, list[TurnViewModel]()
         while self._unread and (not some or time.monotonic() < end):
             some.append(self._unread.pop())
-            self._transcript.read(some[-1:])
-        if not self._unread:
-            self._reading.stop()
+            self._transcript.parse(some[-1])
+        self._transcript.rebuild()
+        self._open_folds()
         if self.current < 0 and self.hits:
             self._go_first()
 
@@ -157,14 +183,14 @@ class Finder(QObject):
             return
         for block in self._transcript.blocks:
             known = self._known.get(id(block))
-            if known is None or known[0] is not block.segment or known[1] is not pattern:
+            if known is None or not all(map(is_, known, (block, block.segment, pattern))):
                 hits = [
                     Hit(block, number, units(line[: found.start()]), units(line[: found.end()]))
                     for number, line in enumerate(_lines(block, self._transcript.appearance))
                     for found in pattern.finditer(line)
                 ]
-                self._known[id(block)] = known = block.segment, pattern, hits
-            yield from known[2]
+                self._known[id(block)] = known = block, block.segment, pattern, hits
+            yield from known[3]
 
 
 def _may_have(word: str, turn: TurnViewModel) -> bool:

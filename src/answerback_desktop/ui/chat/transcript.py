@@ -106,7 +106,7 @@ class Transcript(QAbstractScrollArea):
             self._drop(self._turns[turn.request_id].refresh())
         for old in known.values():
             self._drop(old.blocks)
-        self._rebuild()
+        self.rebuild()
 
     def refresh(self, request_ids: Iterable[str]) -> None:
         """These turns have changed or grown."""
@@ -114,7 +114,7 @@ class Transcript(QAbstractScrollArea):
         for request_id in request_ids:
             if (turn := self._turns.get(request_id)) is not None:
                 self._drop(turn.refresh())
-        self._rebuild()
+        self.rebuild()
 
     def set_appearance(self, appearance: Appearance) -> None:
         """Another theme, language or size: everything is drawn again, at the same place."""
@@ -124,7 +124,7 @@ class Transcript(QAbstractScrollArea):
         self.verticalScrollBar().setSingleStep(appearance.theme.body_px * 3)
         self._drop(self._blocks)
         self._width = 0
-        self._rebuild()
+        self.rebuild()
 
     def set_online(self, *, is_online: bool) -> None:
         """For what waits in the outbox."""
@@ -155,14 +155,18 @@ class Transcript(QAbstractScrollArea):
             self._anchor = (block, place(block.view) - self.viewport().height() // 3)
             self.arrange(keeps_anchor=False)
 
-    def read(self, turns: Iterable[TurnViewModel]) -> None:
-        """Parse all of these turns, as a search needs it."""
+    def parse(self, turn: TurnViewModel) -> None:
+        """Parse all of a turn, as a search needs it; `rebuild` shows it."""
         self._keep_anchor()
-        for turn in turns:
-            blocks = self._turns[turn.request_id]
-            while unread := blocks.unread:
-                self._split(unread[0])
-        self._rebuild()
+        blocks = self._turns.get(turn.request_id)
+        while blocks is not None and (unread := blocks.unread):
+            self._split(unread[0])
+
+    def open_fold(self, block: Block) -> None:
+        """Show what is in a fold; `rebuild` shows it."""
+        self._keep_anchor()
+        if block.segment is not None and not block.is_open:
+            self._drop(self._turns[block.turn.request_id].toggle(block.segment.start))
 
     def edit_last(self) -> bool:
         """Open the editor of the last question; whether there is one."""
@@ -204,7 +208,8 @@ class Transcript(QAbstractScrollArea):
             return round(line * 1.8 * lines)
         return round(line * (lines * 0.8 + length / letters))
 
-    def _rebuild(self) -> None:
+    def rebuild(self) -> None:
+        """Blocks have come or gone: lay all out again."""
         self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
         self._is_stale = True
         self.arrange(keeps_anchor=False)
@@ -215,7 +220,7 @@ class Transcript(QAbstractScrollArea):
         self._set_pinned(is_pinned=False)
         self._keep_anchor()
         self._drop(self._turns[request_id].toggle(start))
-        self._rebuild()
+        self.rebuild()
 
     def _keep_anchor(self) -> None:
         if self._is_pinned or not self._blocks:

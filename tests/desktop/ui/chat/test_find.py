@@ -6,13 +6,15 @@ import pytest
 from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
+from answerback_desktop.engine.events import TurnsLoaded
 from answerback_desktop.ui.chat import ChatPane
 from answerback_desktop.ui.chat.blocks import BlockView
 from answerback_desktop.ui.chat.code import CodeView
 from answerback_desktop.ui.chat.prose import ProseView
-from chat_samples import MARKDOWN, turn
+from answerback_desktop.viewmodels.app import AppViewModel
+from chat_samples import HOME, MARKDOWN, Recorder, turn
 
-Opened = Callable[..., tuple[ChatPane, object, object]]
+Opened = Callable[..., tuple[ChatPane, AppViewModel, Recorder]]
 
 
 def lit(pane: ChatPane) -> list[str]:
@@ -124,3 +126,22 @@ def test_what_streams_is_found_as_it_comes(opened: Opened, qtbot: QtBot) -> None
     assert [type(view) for view in pane.transcript.views if view.edit and view.edit.extraSelections()] == [
         *(ProseView, CodeView)
     ]
+
+
+def test_what_is_folded_is_opened(opened: Opened, qtbot: QtBot) -> None:
+    folded = "<think>\nA **lazy** dog.\n\n<details>\n<summary>S</summary>\n\nA cat.\n</details>\n</think>\n\nYes."
+    pane = opened(turn("r1", "q", folded))[0]
+    find(pane, qtbot, "cat")
+    assert lit(pane) == ["cat"]
+    assert current_is_seen(pane)
+
+
+def test_pages_that_come_later_are_searched_too(opened: Opened, qtbot: QtBot) -> None:
+    pane, app, recorder = opened()
+    newer = turn("r9", "q", "a word\n\n" * 40)
+    pane.apply(app.apply([TurnsLoaded(conversation_id=HOME, turns=(newer,), has_more=True)]))
+    find(pane, qtbot, "word")
+    assert recorder.named("load_more") == [(HOME, "r9")]
+    older = (turn("r1", "Older?", "another word"), turn("r2", "q", "none"))
+    pane.apply(app.apply([TurnsLoaded(conversation_id=HOME, turns=older, has_more=False)]))
+    qtbot.waitUntil(lambda: len(pane.transcript.finder.hits) == 41)
