@@ -17,7 +17,7 @@ ENGLISH = texts_of(Language.ENGLISH, system_locale="en-US")
 KOREAN = texts_of(Language.KOREAN, system_locale="en-US")
 
 NAMES = (
-    "Answerback|Apache License|Apache|Ctrl|GNU|ID|JSON|LGPL-3.0|LGPL|msgspec|MB|Markdown|PySide6|"
+    "Answerback|Apache License|Apache|Ctrl|GNU|ID|JSON|LGPL-3.0|LGPL|msgspec|MB|Markdown|markdown-it-py|mathra|PySide6|"
     "OpenID Connect|Pygments|Qt|SmolLM2|"
     "anonymous|keyring|md|json|ms|pt|websockets|English|WebSocket|Shift|Enter|Esc|URL|HTML|AI|"
     r"https?://|`answerback token`|pip install '\.\[server,local-llm\]'|wss?://[a-z.:]*|"

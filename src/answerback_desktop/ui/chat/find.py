@@ -108,6 +108,7 @@ class Finder(QObject):
         theme, current = self._transcript.appearance.theme, self.hits[self.current] if self.current >= 0 else None
         lit, here = QTextCharFormat(), QTextCharFormat()
         lit.setBackground(theme.colour("found_fill"))
+        lit.setForeground(theme.colour("text"))
         here.setBackground(theme.colour("accent"))
         here.setForeground(theme.colour("on_accent"))
         marks = []
@@ -227,7 +228,7 @@ def _cursor(edit: QTextEdit, hit: Hit) -> QTextCursor:
     return cursor
 
 
-class FindBar(QFrame):
+class FindBar(QWidget):
     """The box of what is looked for, how many there are, and the way to the next. `closed`: by Esc or its button."""
 
     closed = Signal()
@@ -236,14 +237,17 @@ class FindBar(QFrame):
         super().__init__(parent)
         self._finder = finder
         self._appearance = appearance
-        self.setProperty("variant", "card")
-        self.box = QLineEdit(self)
-        self.count = QLabel(self)
+        card = QFrame(self)
+        card.setProperty("variant", "card")
+        self.box = QLineEdit(card)
+        self.count = QLabel(card)
         self.count.setProperty("variant", "muted")
-        self.previous, self.next, self.close_button = (QToolButton(self) for _ in range(3))
-        row = QHBoxLayout(self)
+        self.previous, self.next, self.close_button = (QToolButton(card) for _ in range(3))
+        self._row, self._around = QHBoxLayout(card), QHBoxLayout(self)
         for part in (self.box, self.count, self.previous, self.next, self.close_button):
-            row.addWidget(part)
+            self._row.addWidget(part)
+        self._around.addStretch()
+        self._around.addWidget(card)
         self._typed = QTimer(self, singleShot=True, interval=_TYPED_MS)
         self._typed.timeout.connect(self._search)
         self.box.textChanged.connect(self._typed.start)
@@ -262,11 +266,9 @@ class FindBar(QFrame):
         self.box.setMinimumWidth(theme.space(45))
         self.count.setMinimumWidth(self.count.fontMetrics().horizontalAdvance("000 / 000"))
         self.count.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        margins = theme.space(2)
-        layout = self.layout()
-        assert layout is not None
-        layout.setContentsMargins(margins, theme.space(1), theme.space(1), theme.space(1))
-        layout.setSpacing(theme.space(1))
+        self._row.setContentsMargins(theme.space(2), theme.space(1), theme.space(1), theme.space(1))
+        self._row.setSpacing(theme.space(1))
+        self._around.setContentsMargins(theme.space(3), theme.space(2), theme.space(3), theme.space(1))
         side = theme.body_px + 3
         for button, drawing, name in (
             (self.previous, Icon.CHEVRON_UP, texts.find_previous),
@@ -278,7 +280,6 @@ class FindBar(QFrame):
             button.setAccessibleName(name)
             button.setToolTip(name)
         self._show_count()
-        self.adjustSize()
 
     def open(self, phrase: str = "", *, turn: str = "") -> None:
         """Show the bar; with a phrase, as from a search in all conversations, its hits are lit at once."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from PySide6.QtCore import QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QColor, QPalette, QResizeEvent
-from PySide6.QtWidgets import QHBoxLayout, QStackedWidget, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 from answerback_desktop.engine.events import ConnectionStatus
 from answerback_desktop.ui.chat.blocks import Appearance
@@ -132,10 +132,7 @@ class ChatPane(QWidget):
         self.setAutoFillBackground(True)
         self._fill()
         self._column.setSpacing(0)
-        self._upper = QHBoxLayout()
-        self._upper.addStretch()
-        self._upper.addWidget(self.find_bar)
-        self._column.addLayout(self._upper)
+        self._column.addWidget(self.find_bar)
         self._column.addWidget(self.stack, 1)
         self.stack.addWidget(self.transcript)
         self._make_states()
@@ -153,7 +150,6 @@ class ChatPane(QWidget):
     def _space(self) -> None:
         theme = self._appearance.theme
         self._column.setContentsMargins(0, 0, 0, 0)
-        self._upper.setContentsMargins(theme.space(3), theme.space(2), theme.space(3), theme.space(1))
         self._lower.setSpacing(theme.space(2))
         widest = round(784 * theme.body_px / 15)
         side = max(theme.space(3), (self.width() - widest) // 2)

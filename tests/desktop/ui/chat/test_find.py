@@ -39,7 +39,7 @@ def current_is_seen(pane: ChatPane) -> bool:
     assert view.edit is not None
     edit = view.edit
     marks = edit.extraSelections()
-    accent = [m for m in marks if m.format.foreground().style() is not Qt.BrushStyle.NoBrush]  # type: ignore[attr-defined]
+    accent = [m for m in marks if m.format.background().color() == pane.transcript.appearance.theme.colour("accent")]  # type: ignore[attr-defined]
     (mark,) = accent
     top = view.y() + edit.y() + edit.cursorRect(mark.cursor).top()  # type: ignore[attr-defined]
     return 0 <= top < pane.transcript.viewport().height()
