@@ -31,8 +31,8 @@ def test_flag_wins_over_variable_over_file_over_default(file: Path) -> None:
 
 def test_every_setting_reaches_its_place_in_the_gateway() -> None:
     given = {
-        "host": "::1", "port": 1, "admin_port": 2, "admin_host": "a", "tls_cert": "c", "tls_key": "k",
-        "allow_origin": ["o"],
+        "host": "::1", "port": 1, "admin_port": 2, "admin_host": "a", "public_health": False,
+        "tls_cert": "c", "tls_key": "k", "allow_origin": ["o"],
         "allow_host": ["h"], "model": ["echo"], "system": "s", "lock_system": True, "max_tokens": 3, "context_turns": 4,
         "data_dir": "d", "database": "postgresql://x/y", "retention_days": 5, "standby": True,
         "auth_secret": "s" * 32, "jwks_url": "u",
@@ -45,7 +45,8 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
     }  # fmt: skip
     assert given.keys() == {setting.key for setting in SETTINGS} - {"auth_secret_file"}
     assert load(given, environment={}).gateway == GatewaySettings(
-        host="::1", port=1, admin_port=2, admin_host="a", tls_cert=Path("c"), tls_key=Path("k"), allow_origins=("o",),
+        host="::1", port=1, admin_port=2, admin_host="a", public_health=False,
+        tls_cert=Path("c"), tls_key=Path("k"), allow_origins=("o",),
         allow_hosts=("h",), models=("echo",), system="s", lock_system=True, max_tokens=3, context_turns=4,
         data_dir=Path("d"), database="postgresql://x/y", retention_days=5, standby=True,
         rate_limit=7, idle_timeout_s=17,

@@ -2,37 +2,20 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
-from cli_process import STOP_TIMEOUT_S, Serve
+from cli_process import STOP_TIMEOUT_S, Serve, start_standby
 
 pytestmark = pytest.mark.process
-
-
-def standby(data_dir: Path, log: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "answerback", "serve", "--standby", "--model", "echo", "--port", "0"]
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [*command, "--admin-port", "0", "--data-dir", str(data_dir)],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
-    while "standing by" not in log.read_text():
-        assert process.poll() is None, log.read_text()
-    return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_second_answers_what_the_first_has_accepted(serve: Serve, tmp_path: Path, number: int) -> None:
     first = serve("--model", "echo:first_ms=3600000", "--grace", "0s")
-    second = standby(first.data_dir, tmp_path / "second.log")
+    second = start_standby(first.data_dir, tmp_path / "second.log")
     try:
         with connect(f"{first.url}/?userId=u&sessionId=s", proxy=None) as app:
             app.send(json.dumps({"action": "sendMessage", "requestId": "r1", "message": "hello there"}))
@@ -54,7 +37,7 @@ def test_the_second_answers_what_the_first_has_accepted(serve: Serve, tmp_path: 
 
 def test_a_signal_ends_the_wait(serve: Serve, tmp_path: Path) -> None:
     first = serve()
-    second = standby(first.data_dir, tmp_path / "second.log")
+    second = start_standby(first.data_dir, tmp_path / "second.log")
     second.terminate()
     out, _ = second.communicate(timeout=STOP_TIMEOUT_S)
     assert (second.returncode, out) == (0, "")

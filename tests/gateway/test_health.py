@@ -1,5 +1,6 @@
 """`/healthz` tells whether the store takes writes, with traffic and without."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -181,3 +182,24 @@ async def test_the_admin_port_on_another_address_shows_strangers_the_status_alon
                 assert response.status == 403
             async with session.get(f"{url}/healthz", headers=key) as response:
                 assert (await response.json())["connections"] == 0
+
+
+async def test_a_gateway_that_stops_is_well_but_not_ready(tmp_path: Path) -> None:
+    settings = GatewaySettings(port=0, admin_port=None, data_dir=tmp_path, models=("echo:fail=hang",), rate_limit=0)
+    gateway = Gateway(settings)
+    await gateway.start()
+    # A gateway that stops accepts no new connection, so these are there before.
+    checks = [(path, await asyncio.open_connection("127.0.0.1", gateway.port)) for path in ("healthz", "readyz")]
+    async with websockets.connect(gateway.url) as ws:
+        await ws.send(json.dumps({"action": "sendMessage", "requestId": "r1", "message": "hello"}))
+        await ws.recv()
+        stop = asyncio.create_task(gateway.stop())
+        await asyncio.sleep(0)
+        found = {}
+        for path, (reader, writer) in checks:
+            writer.write(f"GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            found[path] = (await reader.readline()).split()[1]
+            writer.close()
+        assert found == {"healthz": b"200", "readyz": b"503"}
+        gateway.skip_grace()
+    await stop

@@ -84,3 +84,19 @@ def start_gateway(*arguments: str, data_dir: Path, log: Path, terminal: int | No
         process.stdout.close()
         raise AssertionError(log.read_text())
     return gateway
+
+
+def start_standby(data_dir: Path, log: Path) -> "subprocess.Popen[str]":
+    """A second gateway on the data folder, when it has said that it stands by."""
+    command = [sys.executable, "-m", "answerback", "serve", "--standby", "--model", "echo", "--port", "0"]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, "--admin-port", "0", "--data-dir", str(data_dir)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+    while "standing by" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+    return process

@@ -1,6 +1,7 @@
 """The admin port: health, metrics, live requests, users, and the management API of API Gateway.
 
-On loopback, and on another address if the operator names one. Everything but `/healthz` needs the admin key.
+On loopback, and on another address if the operator names one. Everything but `/healthz` needs the admin key; the key
+of the metrics opens `/metrics` alone.
 `/@connections/{id}` speaks as API Gateway does:
 `boto3.client("apigatewaymanagementapi", endpoint_url="http://127.0.0.1:8766", aws_access_key_id=KEY, ...)` works.
 """
@@ -168,6 +169,7 @@ class Admin:
         self,
         *,
         key: AdminKey,
+        metrics_key: AdminKey,
         sockets: Sockets,
         connections: Connections,
         requests: Requests,
@@ -181,6 +183,7 @@ class Admin:
         host: str | None = None,
     ) -> None:
         self._key = key
+        self._metrics_key = metrics_key
         self._reload_now = reload
         self._sockets = sockets
         self._connections = connections
@@ -249,7 +252,7 @@ class Admin:
         # The router reads the method and the path, which a BaseRequest has, too.
         match = await self._router.resolve(cast("web.Request", request))
         handler = cast("_Handler", match.handler)
-        if handler != self._get_health and not self._key.opens(request.headers.get("Authorization")):
+        if handler != self._get_health and not self._opens(request, handler):
             raise _Failure(
                 403, "ForbiddenException", "Show the admin key: it is in the file admin.key of the data folder."
             )
@@ -261,6 +264,10 @@ class Admin:
                 "/users/USER/limit, /users/USER/blocked, /usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
+
+    def _opens(self, request: web.BaseRequest, handler: _Handler) -> bool:
+        shown = request.headers.get("Authorization")
+        return self._key.opens(shown) or (handler == self._get_metrics and self._metrics_key.opens(shown))
 
     async def _get_health(self, request: web.BaseRequest) -> web.Response:
         is_good = await self._health.is_good()

@@ -1,6 +1,6 @@
-"""The key and the number of the admin port, in two files of the data folder, for the commands of this machine.
+"""The keys and the number of the admin port, in files of the data folder, for the commands of this machine.
 
-Only the owner can read the key. The port's file is there while a gateway listens.
+Only the owner can read a key. The port's file is there while a gateway listens.
 """
 
 import base64
@@ -15,16 +15,18 @@ from typing import Final
 from answerback.gateway.settings import SettingsError
 
 KEY_FILE: Final = "admin.key"
+METRICS_KEY_FILE: Final = "metrics.key"
+"""Opens `/metrics` alone, for a Prometheus that must not be able to cancel or erase anything."""
+
 PORT_FILE: Final = "admin.port"
 _CREDENTIAL: Final = re.compile(r"\bCredential=([A-Za-z0-9_-]+)/")
 
 
-def load_admin_key(data_dir: Path) -> str:
-    """The key in `data_dir`, made if there is none.
+def load_key(path: Path) -> str:
+    """The key in the file, made if there is none.
 
     Raises: SettingsError: the file is damaged or others may read it. OSError: the folder cannot be used.
     """
-    path = data_dir / KEY_FILE
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -55,7 +57,7 @@ def remove_admin_port(data_dir: Path) -> None:
 
 
 class AdminKey:
-    """The key, and whether a request shows it (compared in constant time)."""
+    """A key, and whether a request shows it (compared in constant time)."""
 
     def __init__(self, key: str) -> None:
         self.change(key)
@@ -63,7 +65,7 @@ class AdminKey:
     def change(self, key: str) -> None:
         """From now on this is the key. Raises: ValueError: it is empty, so that no key would be one."""
         if not key:
-            raise ValueError("the admin key is empty")
+            raise ValueError("the key is empty")
         self._key = key.encode()
 
     def opens(self, authorization: str | None) -> bool:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Final, Self
 
 from answerback.clock import LeapingClock
@@ -18,7 +19,7 @@ from answerback.core.delivery import steady
 from answerback.core.handshake import Hosts, Rules, origins
 from answerback.core.request import Policy
 from answerback.gateway.admin import Admin
-from answerback.gateway.admin_key import remove_admin_port, save_admin_port
+from answerback.gateway.admin_key import KEY_FILE, METRICS_KEY_FILE, remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings
 from answerback.gateway.health import Health
@@ -26,6 +27,7 @@ from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics
 from answerback.gateway.queue import InProcessQueue
 from answerback.gateway.reload import Reloaded, Reloader
+from answerback.gateway.service_manager import notify, reloading, stay_alive
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
@@ -40,7 +42,7 @@ from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms,
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.questions import Questions
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
-from answerback.stores import open_store
+from answerback.stores import FILE_NAME, open_store
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.errors import StoreError, StoreInUse
 from answerback.stores.store import SqlStore
@@ -165,8 +167,12 @@ class Gateway:
             self._queue.skip_grace()
 
     def reload(self) -> Reloaded:
-        """Read certificate, token secret, JWKS file, admin key and log level anew. What is wrong stays as it was."""
-        return self._reloader.reload()
+        """Read certificate, token secret, JWKS file, keys and log level anew. What is wrong stays as it was."""
+        notify(*reloading())
+        try:
+            return self._reloader.reload()
+        finally:
+            notify("READY=1")
 
     async def serve_forever(self) -> None:
         """Wait for SIGINT, SIGTERM or `stop`, then stop; a second signal skips the grace. SIGHUP: see `_signals`."""
@@ -197,6 +203,7 @@ class Gateway:
             queue=queue,
             clock=clock,
             unread=_unread_documents(models.values()),
+            database_bytes=_size_of(settings.data_dir / FILE_NAME) if settings.database is None else None,
         )
         # The process holds the store's lock: that is the lease of all it runs.
         model_limits = {name: limits_of(model) for name, model in models.items()}
@@ -276,7 +283,8 @@ class Gateway:
         )
         health = Health(requests=store, durability=store, clock=clock, monotonic=time.monotonic)
         admin = Admin(
-            key=self._reloader.open_admin_key(),
+            key=self._reloader.open_key(KEY_FILE),
+            metrics_key=self._reloader.open_key(METRICS_KEY_FILE),
             reload=self.reload,
             sockets=self.sockets,
             connections=connections,
@@ -303,7 +311,7 @@ class Gateway:
             sockets=self.sockets,
             caps=settings.caps,
             tasks=tasks,
-            health=health.glance,
+            health=health.glance if settings.public_health else None,
         )
         if recovered := await queue.recover(store):
             log.info("%d unfinished requests are recovered", recovered)
@@ -326,6 +334,7 @@ class Gateway:
     async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks) -> None:
         """The graceful stop: nothing new, the running answers, then the sockets."""
         log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
+        notify("STOPPING=1")
         listener.stop_accepting()
         await queue.stop(grace_s=self._settings.grace_s)
         await listener.close(grace_s=CLOSE_TIMEOUT_S)
@@ -358,6 +367,7 @@ class Gateway:
                     raise SettingsError(str(exc)) from exc
             if not is_waiting:
                 log.info("standing by: another gateway uses the store")
+                notify("READY=1", "STATUS=standing by: another gateway uses the store")
                 is_waiting = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(STANDBY_EVERY_S):
@@ -397,6 +407,19 @@ def _unread_documents(models: Iterable[Model]) -> Callable[[], int] | None:
     return (lambda: sum(getattr(model, "unread_documents", 0) for model in counting)) if counting else None
 
 
+def _size_of(path: Path) -> Callable[[], int]:
+    """Reads the size of an SQLite file and of what has not been moved into it yet, in bytes."""
+
+    def measure() -> int:
+        total = 0
+        for file in (path, path.with_name(f"{path.name}-wal")):
+            with suppress(OSError):
+                total += file.stat().st_size
+        return total
+
+    return measure
+
+
 async def _warn_of(model: Model) -> None:
     """Say in the log what is wrong with a model's server, before the first question finds it out."""
     check = getattr(model, "check", None)
@@ -423,12 +446,16 @@ def run_gateway(
 
     async def serve() -> None:
         gateway = Gateway(settings, read_again=read_again)
+        watchdog = Tasks()
+        watchdog.start(stay_alive(), name="watchdog")
         # From before the start on: a reader of the announcement may send a signal at once.
         with _signals(gateway), suppress(StoppedEarly):
             async with gateway:
                 gc.freeze()  # what was loaded stays, and need not be looked at again and again
                 announce(gateway)
+                notify("READY=1", f"STATUS=listening on {gateway.url}")
                 await gateway.serve_forever()
+        await watchdog.settle(grace_s=0)
         _exit_within(EXIT_TIMEOUT_S, asyncio.get_running_loop())
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -38,7 +38,9 @@ SPARE_CONNECTIONS: Final = 256
 """TCP connections beyond the cap that still get an answer, which says why they are refused."""
 
 HEALTH_PATH: Final = "/healthz"
-"""Not for web pages alone, and under any `Host`: what checks a machine's health calls it by its address."""
+READY_PATH: Final = "/readyz"
+"""As HEALTH_PATH, and not of a gateway that stops: it needs its grace, but no new sockets. Both are not for web pages
+alone, and under any `Host`: what checks a machine's health calls it by its address."""
 
 STOPPING_RETRY_MS: Final = 5_000
 """After that an app asks again, of the gateway that is started next."""
@@ -122,8 +124,9 @@ class Listener:
     # --- one connection
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        if self._health is not None and request.path == HEALTH_PATH and "Upgrade" not in request.headers:
-            response = health_response(is_good=not self._is_draining and await self._health())
+        if self._health is not None and request.path in (HEALTH_PATH, READY_PATH) and "Upgrade" not in request.headers:
+            is_good = await self._health() and not (self._is_draining and request.path == READY_PATH)
+            response = health_response(is_good=is_good)
             response.force_close()
             return response
         try:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from answerback import __version__
 from answerback.core.request import Ending, Record
 from answerback.gateway.logging import quoted
 from answerback.gateway.queue import InProcessQueue
@@ -61,7 +62,9 @@ class Counts(Observer):
         self.text = 0
         self.deltas = 0
         self.refusals: Counter[str] = Counter()
-        self.endings: Counter[tuple[str, str]] = Counter()
+        self.endings: Counter[tuple[str, str, str]] = Counter()
+        """By model, status and code. A request that was refused has no model."""
+        self.tokens: Counter[tuple[str, str]] = Counter()
         self.accepting = Durations((0.001, 0.002, *SECONDS[:10]))
         self.first_text = Durations(SECONDS)
         self.total = Durations(SECONDS)
@@ -80,7 +83,12 @@ class Counts(Observer):
         self.was_started += 1
 
     def ended(self, record: Record, ending: Ending) -> None:
-        self.endings[ending.status.value, "" if ending.error_code is None else ending.error_code.value] += 1
+        code = "" if ending.error_code is None else ending.error_code.value
+        self.endings[record.model, ending.status.value, code] += 1
+        if ending.input_tokens is not None:
+            self.tokens[record.model, "input"] += ending.input_tokens
+        if ending.output_tokens is not None:
+            self.tokens[record.model, "output"] += ending.output_tokens
         if log.isEnabledFor(logging.INFO):
             log.info("%s", _summary(record, ending), extra=_about(record))
         self.total.add(ending.total_ms / 1000)
@@ -126,13 +134,16 @@ class Metrics(Collector):
         queue: InProcessQueue,
         clock: Callable[[], int],
         unread: Callable[[], int] | None = None,
+        database_bytes: Callable[[], int] | None = None,
     ) -> None:
         self.observer = Counts(clock=clock)
         self._sockets = sockets
         self._queue = queue
         self._unread = unread
+        self._database_bytes = database_bytes
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)  # memory, CPU time, file descriptors: where the system tells them
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
@@ -144,6 +155,12 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         traffic, counts, queue = self._sockets.traffic, self.observer, self._queue
+        build = GaugeMetricFamily("answerback_build_info", "The program's version; always 1.", labels=["version"])
+        build.add_metric([__version__], 1)
+        yield build
+        if self._database_bytes is not None:
+            text = "Size of the SQLite file and of its write-ahead log."
+            yield GaugeMetricFamily("answerback_database_bytes", text, value=self._database_bytes())
         for name, text, value in (
             ("connections", "Open connections.", len(self._sockets)),
             ("queue_depth", "Requests that wait for a model.", queue.depth),
@@ -180,9 +197,22 @@ class Metrics(Collector):
     def _requests(self) -> Iterator[Metric]:
         counts = self.observer
         requests = CounterMetricFamily("answerback_requests", "Requests by how they ended.", labels=["status", "code"])
-        for (status, code), number in counts.endings.items():
+        text = "Requests by their model and how they ended."
+        of_models = CounterMetricFamily("answerback_model_requests", text, labels=["model", "status", "code"])
+        by_ending: Counter[tuple[str, str]] = Counter()
+        for (model, status, code), number in counts.endings.items():
+            by_ending[status, code] += number
+            if model:
+                of_models.add_metric([model, status, code], number)
+        for (status, code), number in by_ending.items():
             requests.add_metric([status, code], number)
         yield requests
+        yield of_models
+        text = "Tokens that models counted."
+        tokens = CounterMetricFamily("answerback_model_tokens", text, labels=["model", "direction"])
+        for (model, direction), number in counts.tokens.items():
+            tokens.add_metric([model, direction], number)
+        yield tokens
         refusals = CounterMetricFamily("answerback_refused", "Requests and frames that were refused.", labels=["code"])
         for code, number in counts.refusals.items():
             refusals.add_metric([code], number)

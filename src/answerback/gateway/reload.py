@@ -1,4 +1,4 @@
-"""Reads files anew that change while a gateway runs: certificate, token secret, JWKS file, admin key.
+"""Reads files anew that change while a gateway runs: certificate, token secret, JWKS file, keys of the admin port.
 
 A file that cannot be used leaves what is in force. Sockets stay open; a new certificate counts from the next handshake
 on, a new secret or key from the next token on.
@@ -8,10 +8,12 @@ import logging
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from answerback.auth import JwtTokens
-from answerback.gateway.admin_key import AdminKey, load_admin_key
+from answerback.gateway.admin_key import AdminKey, load_key
 from answerback.gateway.checks import make_tokens, tls_context
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.ports import Identity
@@ -56,16 +58,17 @@ class Reloader:
         self._read_again = read_again
         verifier = make_tokens(settings.auth)
         self.tokens = None if verifier is None else CurrentTokens(verifier)
-        self._admin_key: AdminKey | None = None
+        self._keys: dict[Path, AdminKey] = {}
         self.tls = self._tls_now = tls_context(settings.tls_cert, settings.tls_key)
         if self.tls is not None:
             # A callback swaps certificate and key in one step, where loading them into a live context takes two.
             self.tls.sni_callback = self._take_newest_certificate
 
-    def open_admin_key(self) -> AdminKey:
-        """Read the admin key, or make one. Raises: SettingsError; OSError: the data folder cannot be used."""
-        self._admin_key = AdminKey(load_admin_key(self._settings.data_dir))
-        return self._admin_key
+    def open_key(self, name: str) -> AdminKey:
+        """Read a key of the data folder, or make one. Raises: SettingsError; OSError: the folder cannot be used."""
+        path = self._settings.data_dir / name
+        self._keys[path] = AdminKey(load_key(path))
+        return self._keys[path]
 
     def reload(self) -> Reloaded:
         """Read everything anew. Each part that cannot be used stays as it was."""
@@ -86,8 +89,8 @@ class Reloader:
         auth = self._settings.auth
         if auth.secret is not None or auth.jwks_file:
             attempt("JWKS file" if auth.jwks_file else "token secret", self._load_tokens)
-        if self._admin_key is not None:
-            attempt("admin key", self._load_admin_key)
+        for path, key in self._keys.items():
+            attempt(f"{path.stem} key", partial(_change, key, path))
         log.info("read anew: %s", ", ".join(read) or "nothing")
         for why in kept:
             log.error("not read anew, and kept as it was: %s", why)
@@ -114,10 +117,10 @@ class Reloader:
         if self.tokens is not None and verifier is not None:
             self.tokens.verifier = verifier
 
-    def _load_admin_key(self) -> None:
-        if self._admin_key is not None:
-            self._admin_key.change(load_admin_key(self._settings.data_dir))
-
     def _take_newest_certificate(self, connecting: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
         if self._tls_now is not None:
             connecting.context = self._tls_now
+
+
+def _change(key: AdminKey, path: Path) -> None:
+    key.change(load_key(path))

@@ -162,6 +162,9 @@ class GatewaySettings:
     admin_host: Annotated[
         str | None, Setting(LISTENING, TEXT, "Address of the admin port besides loopback, for a private network.")
     ] = None
+    public_health: Annotated[
+        bool, Setting(LISTENING, YES_NO, "Answer /healthz and /readyz on the port of the sockets, too.")
+    ] = True
     tls_cert: Annotated[Path | None, Setting(LISTENING, PATH, "Certificate chain (PEM): serve wss://.")] = None
     tls_key: Annotated[Path | None, Setting(LISTENING, PATH, "Its private key (PEM).")] = None
     allow_origins: Annotated[

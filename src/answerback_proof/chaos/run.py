@@ -40,7 +40,11 @@ MIX: Final = Mix(
 
 _IDLE_S: Final = 60.0
 _ERROR: Final = re.compile(r"^\S+ (ERROR|CRITICAL) (?P<what>.*)$", re.MULTILINE)
-_MISBEHAVED: Final = ("its code raised an exception", "the model does not stop when it is asked to")
+_MISBEHAVED: Final = (
+    "its code raised an exception",
+    "the model does not stop when it is asked to",
+    "task frame does not stop when it is asked to",  # a gateway that stops finds the same of a frame that runs a model
+)
 _ERRORS_SHOWN: Final = 10
 _FIRST_ANSWERS: Final = 20
 _BURSTS: Final = (1, 1, 1, 2, 3)
