@@ -4,6 +4,7 @@ What a model writes is untrusted: images are their descriptions, and links that 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -116,26 +117,31 @@ class Writer:
         self, document: QTextDocument, parts: Sequence[Part], before: Sequence[Part], texts: ChatTexts
     ) -> None:
         """Show prose where `before` is shown: what is the same at the beginning is left alone."""
-        same = _same(parts, before)
+        same, plain = _same(parts, before), self._form(frozenset(), 0, is_quoted=False, has_link=False)
         cursor = QTextCursor(document)
         cursor.beginEditBlock()
-        if not same:
+        if not before:
             _prepare(document, self._theme)
-            document.clear()
-        else:
+        elif same:
             cursor.setPosition(document.findBlockByNumber(same - 1).position())
             cursor.movePosition(QTextCursor.MoveOperation.EndOfBlock)
-            cursor.movePosition(QTextCursor.MoveOperation.End, QTextCursor.MoveMode.KeepAnchor)
-            cursor.removeSelectedText()
+        spans: Sequence[Span] | None = None
+        if same < min(len(parts), len(before)) and _look(parts[same]) == _look(before[same]):
+            letters, spans = _grown(parts[same].spans, before[same].spans, self._theme, texts)
+            cursor.setPosition(document.findBlockByNumber(same).position() + letters)
+        cursor.movePosition(QTextCursor.MoveOperation.End, QTextCursor.MoveMode.KeepAnchor)
+        cursor.removeSelectedText()
         for number in range(same, len(parts)):
-            part, plain = parts[number], self._form(frozenset(), 0, is_quoted=False, has_link=False)
+            part = parts[number]
             form = self._block_form(part, is_first=not number)
-            if number:
+            if spans is None and number:
                 cursor.insertBlock(form, plain)
-            else:
+            elif spans is None:
                 cursor.setBlockFormat(form)
                 cursor.setBlockCharFormat(plain)
-            self._spans(cursor, part.spans, texts, level=part.level, is_quoted="q" in part.path)
+            more = part.spans if spans is None else spans
+            self._spans(cursor, more, texts, level=part.level, is_quoted="q" in part.path)
+            spans = None
         cursor.endEditBlock()
 
     def show_rows(self, document: QTextDocument, table: Segment, before: Segment | None, texts: ChatTexts) -> None:
@@ -281,6 +287,29 @@ def writer_of(theme: Theme) -> Writer:
 def table_in(document: QTextDocument) -> QTextTable | None:
     """The table that a document shows."""
     return next((one for one in document.rootFrame().childFrames() if isinstance(one, QTextTable)), None)
+
+
+def units(text: str) -> int:
+    """How long a text is for Qt, which counts UTF-16."""
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def _look(part: Part) -> tuple[object, ...]:
+    """What the form of a paragraph depends on."""
+    return part.kind, part.level, part.path, part.marker, part.gap, any("math" in span.styles for span in part.spans)
+
+
+def _grown(new: Sequence[Span], old: Sequence[Span], theme: Theme, texts: ChatTexts) -> tuple[int, Sequence[Span]]:
+    """How many letters of a paragraph stay, and what follows them now."""
+    same = _same(new, old)
+    letters = sum(units(shown(span, theme, texts)) for span in new[:same])
+    rest = list(new[same:])
+    if rest and same < len(old) and not rest[0].styles & {"math", "image", "alert"}:
+        first, before = rest[0], old[same]
+        if (first.styles, first.href) == (before.styles, before.href) and first.text.startswith(before.text):
+            letters += units(before.text)
+            rest[0] = replace(first, text=first.text[len(before.text) :])
+    return letters, rest
 
 
 def _same(new: Sequence[object], old: Sequence[object]) -> int:

@@ -12,8 +12,7 @@ from PySide6.QtGui import QKeyEvent, QTextCharFormat, QTextCursor
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QLineEdit, QTextEdit, QToolButton, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockView
-from answerback_desktop.ui.chat.document import in_cell, shown
-from answerback_desktop.ui.chat.selection import units
+from answerback_desktop.ui.chat.document import in_cell, shown, units
 from answerback_desktop.ui.markdown import Segment, visible_code
 from answerback_desktop.ui.theme import Icon, icon
 from answerback_desktop.viewmodels.turn import TurnViewModel

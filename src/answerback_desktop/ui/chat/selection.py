@@ -16,7 +16,7 @@ from PySide6.QtGui import QGuiApplication, QKeyEvent, QKeySequence, QMouseEvent,
 from PySide6.QtWidgets import QTextEdit, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockView
-from answerback_desktop.ui.chat.document import in_cell, shown
+from answerback_desktop.ui.chat.document import in_cell, shown, units
 from answerback_desktop.ui.markdown import Segment, Span, html_of, markdown_of, neutralised, visible_code
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
@@ -240,11 +240,6 @@ def _clipped(edit: QTextEdit, start: int, end: int) -> tuple[int, int]:
     first = 1 if edit.document().rootFrame().childFrames() else 0  # before a table is an empty paragraph
     start = min(max(start, first), last)
     return start, max(start, min(end, last))
-
-
-def units(text: str) -> int:
-    """How long a text is for Qt, which counts UTF-16."""
-    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _slice(text: str, start: int, end: int) -> str:

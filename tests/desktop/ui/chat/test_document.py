@@ -12,7 +12,7 @@ from answerback_desktop.ui.chat.document import table_in, writer_of
 from answerback_desktop.ui.chat.text_view import TextView
 from answerback_desktop.ui.markdown import BREAK, Segment, SegmentKind, Splitter, split
 from answerback_desktop.ui.theme import Theme
-from chat_samples import CHAT_EN, MARKDOWN
+from chat_samples import CHAT_EN, KOREAN, MARKDOWN, RICH, RICH_KOREAN
 
 
 class Watched(QTextDocument):
@@ -210,3 +210,20 @@ def test_a_long_word_in_a_cell_can_be_broken(qapp: QApplication, theme: Theme) -
 
 def test_a_line_break_is_within_its_paragraph(qapp: QApplication, theme: Theme) -> None:
     assert shown("one<br>two  \nthree", theme).begin().text() == f"one{BREAK}two{BREAK}three"
+
+
+@pytest.mark.parametrize("text", [MARKDOWN, KOREAN, RICH, RICH_KOREAN], ids=["plain", "Korean", "rich", "rich Korean"])
+def test_a_document_that_grew_is_the_one_that_was_written_at_once(qapp: QApplication, theme: Theme, text: str) -> None:
+    splitter, writer = Splitter(), writer_of(theme)
+    shown_now: dict[int, tuple[Watched, Segment]] = {}
+    for length in [*range(3, len(text), 3), len(text)]:
+        splitter.update(text[:length], is_over=length == len(text), references={})
+        for segment in splitter.segments:
+            if segment.kind is SegmentKind.PROSE:
+                document, before = shown_now.get(segment.start, (Watched(), Segment(kind=SegmentKind.PROSE)))
+                writer.show_parts(document, segment.parts, before.parts, CHAT_EN)
+                shown_now[segment.start] = document, segment
+    for segment in splitter.segments:
+        if segment.kind is SegmentKind.PROSE:
+            document, whole = shown_now[segment.start][0], written(segment, theme)
+            assert document.toHtml() == whole.toHtml()
