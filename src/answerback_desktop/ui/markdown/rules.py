@@ -94,12 +94,23 @@ def _parse_inline(text: str, md: MarkdownIt, env: Any, *, is_open: bool) -> list
 
 
 def _inline(state: StateCore) -> None:
-    """Read the text of every block. The last one is open while the answer streams, if nothing but ends follow it."""
+    """Read the text of every block. The last one is open while the answer streams, if nothing but ends follow it.
+
+    What was read by the update before is not read again: `known` has each text's tokens, and room for their spans.
+    """
+    known: dict[str, list[Any]] = state.env.get("known", {})
+    now: dict[str, list[Any]] = {}
     last = next((n for n in range(len(state.tokens) - 1, -1, -1) if not _is_after_text(state.tokens[n])), -1)
     for number, token in enumerate(state.tokens):
         if token.type == "inline":
             is_open = number == last and bool(state.env.get("is_open"))
-            token.children = _parse_inline(token.content, state.md, state.env, is_open=is_open)
+            read = None if is_open else now.get(token.content) or known.get(token.content)
+            if read is None:
+                read = [_parse_inline(token.content, state.md, state.env, is_open=is_open)]
+            token.children, token.meta = read[0], {"read": read}
+            if not is_open:
+                now[token.content] = read
+    state.env["known"] = now
 
 
 def _is_after_text(token: Token) -> bool:

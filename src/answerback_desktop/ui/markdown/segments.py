@@ -235,7 +235,7 @@ class Reader:
         return self._at
 
     def _paragraph(self, token: Token, inline: Token) -> Iterator[Part]:
-        spans = spans_of(inline.children or [])
+        spans = _spans_in(inline)
         if token.meta and "note" in token.meta:
             path, self._path, self._marker = self._path, f"{self._path}l", f"{token.meta['note']}."
             yield self._part(token, spans=spans)
@@ -304,8 +304,16 @@ def _rows(stream: Iterator[Token]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
         elif token.type in {"th_open", "td_open"}:
             if token.type == "th_open":
                 aligns.append(str(token.attrGet("style") or "").rpartition(":")[2])
-            rows[-1].append(spans_of(next(stream).children or []))
+            rows[-1].append(_spans_in(next(stream)))
     return tuple(tuple(row) for row in rows), tuple(aligns)
+
+
+def _spans_in(inline: Token) -> tuple[Span, ...]:
+    """The runs of a paragraph; those of one that has not changed are kept with its tokens."""
+    read = inline.meta["read"] if inline.meta else [inline.children or []]
+    if len(read) == 1:
+        read.append(spans_of(read[0]))
+    return tuple(read[1])
 
 
 def spans_of(tokens: Sequence[Token]) -> tuple[Span, ...]:

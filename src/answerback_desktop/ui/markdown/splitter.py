@@ -86,6 +86,7 @@ class Splitter:
         self._is_over = False
         self._read = 0  # what is before is in `_final` and `_group`
         self._list = ListPlace()
+        self._known: dict[str, list[Any]] = {}  # texts that the last update has read
         self._final: list[Segment] = []
         self._group: list[Part] = []
         self._segments: tuple[Segment, ...] = ()
@@ -124,10 +125,11 @@ class Splitter:
         if is_open and (code := _open_fence(source)) is not None:
             return [replace(code, start=self.start + self._read, end=self.start + end, path=self._path)]
         shown, stable_lines = _healed(source) if is_open else (source, 0)
-        env: dict[str, Any] = {"references": dict(self._references), "is_open": is_open}
+        env: dict[str, Any] = {"references": dict(self._references), "is_open": is_open, "known": self._known}
         tokens = _PARSER.parse(shown, env)
         if shown != source and (last := _last(tokens)) is not None and last.meta.get("is_closed") is False:
             shown, tokens = source, _PARSER.parse(source, env)  # code is shown as it is
+        self._known = env.get("known", {})
         lines = [self.start + self._read]
         lines += (lines[0] + mark.end() for mark in re.finditer(r"\r\n?|\n", source))
         lines += [self.start + end] * 3
