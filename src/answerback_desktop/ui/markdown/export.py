@@ -75,7 +75,7 @@ def _link_open(renderer: Any, tokens: Sequence[Token], at: int, options: Any, en
     return f'<a href="{escape(href)}">' if re.match(r"https?://|mailto:", href) else "<a>"
 
 
-def _image(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
+def _letters(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
     return escape(tokens[at].content)
 
 
@@ -90,6 +90,6 @@ def _footnote(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env
 _HTML: Final = parser()
 for _name, _rule in {
     **{"tag": _tag, "math": _math, "math_block": _math, "link_open": _link_open},
-    **{"image": _image, "fold": _fold, "footnote": _footnote},
+    **{"image": _letters, "fold": _fold, "footnote": _footnote, "text_special": _letters},
 }.items():
     _HTML.add_render_rule(_name, _rule)

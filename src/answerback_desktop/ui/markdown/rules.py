@@ -455,6 +455,7 @@ def parser() -> MarkdownIt:
     md.block.ruler.before("fence", "fold", _fold, ends)
     md.block.ruler.before("reference", "note", _note, ends)
     md.core.ruler.at("inline", _inline)
+    md.disable("text_join")  # it changes tokens in place, which are kept; spans are joined anyway
     md.inline.ruler.at("text", _text)
     md.inline.ruler.before("escape", "math", _math)
     md.inline.ruler.before("escape", "half_written", _half_written)

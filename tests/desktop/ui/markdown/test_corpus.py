@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from answerback_desktop.ui.markdown import Segment, SegmentKind, Span, Splitter, references_of, split, visible_code
+from answerback_desktop.ui.markdown import (
+    Segment,
+    SegmentKind,
+    Span,
+    Splitter,
+    html_of,
+    references_of,
+    split,
+    visible_code,
+)
 
 CASES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("corpus.json").read_text("utf-8"))["cases"]
 SIGNS = ("**", "```", "`", "~~", "](", "|", "$$", "\\(", "\\[", "<br", "<think", "[!", "#", "*", "===")
@@ -146,6 +155,14 @@ def test_bare_links_end_where_they_end(markdown: str, target: str) -> None:
 def test_a_link_that_names_another_host_says_where_it_leads(markdown: str, host: str) -> None:
     assert [span.text for span in spans_in(split(markdown)) if "warning" in span.styles] == (
         [f" ({host})"] if host else []
+    )
+
+
+def test_rich_text_is_what_is_read() -> None:
+    assert html_of("5 &lt; 6 \\*no\\* **강조(1)**는 $x^2$<br>H<sub>2</sub>O[^1] ~~old~~\n\n- [x] done") == (
+        "<p>5 &lt; 6 *no* <strong>강조(1)</strong>는 <code>x^2</code><br>H<sub>2</sub>O<sup>1</sup> <s>old</s></p>\n"
+        '<ul class="contains-task-list">\n<li class="task-list-item">'
+        '<input class="task-list-item-checkbox" disabled="" type="checkbox" checked=""> done</li>\n</ul>\n'
     )
 
 
