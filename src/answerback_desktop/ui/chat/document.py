@@ -224,8 +224,6 @@ class Writer:
             styles = span.styles
             if "math" in styles and text != "\ufffc":
                 styles = frozenset({"code"})
-            if "alert" in styles:
-                styles = styles | {span.text}
             form = self._form(styles, level, is_quoted=is_quoted, has_link=bool(href))
             if text == "\ufffc" and "math" in styles:
                 form = QTextCharFormat(form)

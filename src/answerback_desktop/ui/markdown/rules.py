@@ -35,9 +35,15 @@ _BARE_LINK: Final = re.compile(r"(?:https?://|www\.)[^\s<>`\u3000-\u303f\uff00-\
 _LONGEST_OPEN: Final = 600
 """Emphasis that has been open for so many letters is more likely a sign by itself: it is not closed early."""
 _LONGEST_MATH: Final = 2_000
+_NO_MATH: Final = re.compile(
+    r"[^\W\d_]{2,}[\s,]+[^\W\d_]{2,}"  # "$5, or some 10$": words
+    r"|\A\$\d[\d.,]*\s+[^\W\d_]{2,}"  # "$5 and 10$": a price
+    r"|[-+*/=,:(]\$|\$[A-Z_{(]\Z"  # "$a+$b", "$HOME/bin:$PATH": variables
+)
 
 _MATH_BLOCK: Final = re.compile(r"\$\$|\\\[|\\begin\{((?:align|gather|equation|alignat|multline|eqnarray)\*?)\}")
 _FOLD: Final = re.compile(r"<(think|thinking|reasoning|reflection|details)(?:\s[^<>\n]*)?>", re.IGNORECASE)
+_FOLD_END: Final = re.compile(r"</(?:think|thinking|reasoning|reflection)>\s*\Z", re.IGNORECASE)
 _SUMMARY: Final = re.compile(r"\s*<summary[^<>]*>(.*?)</summary>", re.IGNORECASE | re.DOTALL)
 _NEXT_ITEM: Final = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]")
 
@@ -77,8 +83,10 @@ class _Inline(StateInline):
         beside_cjk = is_cjk(before) or is_cjk(after)
         left = not isWhiteSpace(ord(after)) and (not _is_punctuation(after) or is_free_before or beside_cjk)
         right = not isWhiteSpace(ord(before)) and (not _is_punctuation(before) or is_free_after or beside_cjk)
-        can_open = left and (canSplitWord or not right or _is_punctuation(before))
-        can_close = right and (canSplitWord or not left or _is_punctuation(after))
+        # A single `_` is part of a name in Korean, too: 파일_이름_수정.
+        is_bold = end - start > 1
+        can_open = left and (canSplitWord or not right or _is_punctuation(before) or (is_bold and is_cjk(before)))
+        can_close = right and (canSplitWord or not left or _is_punctuation(after) or (is_bold and is_cjk(after)))
         return Scanned(can_open, can_close, end - start)
 
 
@@ -197,8 +205,8 @@ def _dollar_end(src: str, start: int, limit: int) -> int:
     if not 0 <= end <= start + _LONGEST_MATH or src[end - 1].isspace() or src[end + 1 : end + 2].isdigit():
         return -1
     tex = src[start + 1 : end]
-    # "$5, or some 10$": words, not math.
-    return -1 if "\\" not in tex and re.search(r"[^\W\d_]{2,}[\s,]+[^\W\d_]{2,}", tex) else end
+    is_other = "**" in tex or ("\\" not in tex and _NO_MATH.search(src[start : end + 2]))
+    return -1 if is_other else end
 
 
 def _whole_tex(tex: str) -> str:
@@ -384,6 +392,9 @@ def _math_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 def _fold(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """`<think>…</think>` and `<details>…</details>` that begin a line: their text is kept unread."""
     text = _line(state, start)
+    if _FOLD_END.match(text):  # some models' thoughts have an end only
+        state.line = state.line if silent else start + 1
+        return True
     found = _FOLD.match(text)
     if found is None or state.level or state.sCount[start] >= 4:
         return False

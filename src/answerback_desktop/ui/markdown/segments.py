@@ -19,6 +19,16 @@ _ADDRESS: Final = re.compile(
     r"(?:https?://)?(?:[^\s/@]*@)?((?:[\w-]+\.)+[^\W\d_]{2,24})(?::\d+)?(?:[/?#]|\Z)", re.IGNORECASE
 )
 _PAIRS: Final = {"strong": "bold", "em": "italic", "s": "strike"}
+_EMAIL: Final = re.compile(
+    r"(?<![\w.+/@-])[A-Za-z0-9][\w.+-]*@(?:[A-Za-z0-9][A-Za-z0-9-]*\.)+[A-Za-z]{2,24}(?![\w@])", re.ASCII
+)
+_CALLOUT: Final = re.compile(r"\[!([A-Za-z]+)\][+-]?[ \t]*")
+_CALLOUTS: Final = {
+    **dict.fromkeys(("tip", "hint", "success", "check", "done"), "T"),
+    **dict.fromkeys(("important",), "I"),
+    **dict.fromkeys(("warning", "attention", "question", "help"), "W"),
+    **dict.fromkeys(("caution", "danger", "error", "bug", "failure"), "C"),
+}
 _MAX_DEPTH: Final = 24
 """Quotes or lists nested deeper than any text needs: what is in them is shown without more of them."""
 
@@ -168,6 +178,7 @@ class Reader:
         self._around: list[str] = []  # the paths outside of the container
         self._lists: list[tuple[str, int]] = []
         self._at = (0, 0)
+        self._begins_quote = False
 
     def read(self, tokens: Sequence[Token]) -> Iterator[Segment | Part]:
         stream = iter(tokens)
@@ -179,7 +190,8 @@ class Reader:
                 yield from self._paragraph(token, next(stream))
             elif token.type == "alert_title_open":
                 next(stream)
-                yield self._part(token, spans=(Span(self._path[-1:], frozenset({"alert", "bold"})),))
+                alert = self._path[-1:]
+                yield self._part(token, spans=(Span(alert, frozenset({"alert", "bold", alert})),))
                 self._is_titled = True
             elif token.type == "math_block":
                 yield self._part(token, kind="math", spans=(Span(token.content, frozenset({"math", "display"})),))
@@ -217,6 +229,7 @@ class Reader:
 
     def _quote(self, token: Token) -> None:
         self._enter(token, "q")
+        self._begins_quote = True
 
     def _alert(self, token: Token) -> None:
         self._enter(token, token.info[:1].upper())
@@ -229,20 +242,36 @@ class Reader:
 
     def _place(self, token: Token) -> tuple[int, int]:
         """Where it is in the answer. What has no lines of its own is where the one before it is."""
+        self._begins_quote = False
         if token.map is not None:
             first, last = token.map
             self._at = self._lines[first], self._lines[last]
         return self._at
 
     def _paragraph(self, token: Token, inline: Token) -> Iterator[Part]:
+        if self._begins_quote and (found := _CALLOUT.match(inline.content)):
+            yield from self._callout(token, inline, found)
+            return
         spans = _spans_in(inline)
         if token.meta and "note" in token.meta:
-            path, self._path, self._marker = self._path, f"{self._path}l", f"{token.meta['note']}."
+            path, self._path, self._marker = self._path, f"{self._path}l", f"{BIDI.sub('', token.meta['note'])}."
             yield self._part(token, spans=spans)
             self._path = path
         elif spans or self._marker:
             level = int(token.tag[1]) if token.type == "heading_open" else 0
             yield self._part(token, kind="heading" if level else "text", spans=spans, level=level)
+
+    def _callout(self, token: Token, inline: Token, found: re.Match[str]) -> Iterator[Part]:
+        """The first paragraph of a quote that is a callout as other programs than GitHub write it."""
+        letter = _CALLOUTS.get(found[1].lower(), "N")
+        self._path = self._path[:-1] + letter
+        children = inline.children or []
+        end = next((at for at, one in enumerate(children) if one.type in {"softbreak", "hardbreak"}), len(children))
+        title = "".join(span.text for span in spans_of(children[:end]))[found.end() :].strip()
+        yield self._part(token, spans=(Span(title or letter, frozenset({"alert", "bold", letter})),))
+        self._is_titled = True
+        if body := spans_of(children[end + 1 :]):
+            yield self._part(token, spans=body)
 
     def _part(self, token: Token, *, kind: str = "text", spans: tuple[Span, ...] = (), level: int = 0) -> Part:
         start, end = self._place(token)
@@ -263,7 +292,7 @@ class Reader:
             return Segment(kind=SegmentKind.TABLE, start=start, end=end, path=self._path, rows=rows, aligns=aligns)
         is_fold = token.type == "fold"
         line, column = token.meta.get("begin", (0, 0))
-        summary = token.info or ("" if token.markup == "details" else "think")
+        summary = BIDI.sub("", token.info) or ("" if token.markup == "details" else "think")
         return Segment(
             kind=SegmentKind.FOLD if is_fold else SegmentKind.CODE,
             start=start,
@@ -290,7 +319,7 @@ _BEGINS: Final[Mapping[str, Callable[[Reader, Token], None]]] = {
 def language_of(info: str) -> str:
     """The first word of a fence's info string."""
     words = info.split(maxsplit=1)
-    return words[0].strip("{}.")[:40] if words else ""
+    return BIDI.sub("", words[0]).strip("{}.")[:40] if words else ""
 
 
 def _rows(stream: Iterator[Token]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
@@ -334,7 +363,7 @@ class _Spans:
     def take(self, token: Token) -> None:
         match token.type:
             case "text" | "text_special":
-                self._put(BIDI.sub("", token.content))
+                self._letters(BIDI.sub("", token.content))
             case "code_inline":
                 self._put(visible_code(token.content), "code")
             case "softbreak":
@@ -346,13 +375,13 @@ class _Spans:
             case "link_open" | "link_close":
                 self._link(token)
             case "image":
-                self._put(" ".join(token.content.split()) or "…", "image")
+                self._put(" ".join(BIDI.sub("", token.content).split()) or "…", "image")
             case "math":
                 self._joins_from = len(self.found)
                 self._put(token.content, "math", *(["display"] if token.meta["is_display"] else []))
                 self._joins_from = len(self.found)
             case "footnote":
-                self._put(token.content, "sup", "footnote")
+                self._put(BIDI.sub("", token.content), "sup", "footnote")
             case "tag" if token.content == "br":
                 self._put(BREAK)
             case "tag":
@@ -360,6 +389,17 @@ class _Spans:
             case _:
                 name, _, end = token.type.rpartition("_")
                 self._switch(_PAIRS.get(name, ""), is_on=end == "open")
+
+    def _letters(self, text: str) -> None:
+        """Letters, in which an address of mail is a link."""
+        at = 0
+        if "@" in text and not self._href:
+            for found in _EMAIL.finditer(text):
+                self._put(text[at : found.start()])
+                self._href = f"mailto:{found[0]}"
+                self._put(found[0])
+                self._href, at = "", found.end()
+        self._put(text[at:])
 
     def _put(self, text: str, *more: str) -> None:
         look = frozenset((*self._styles, *more))

@@ -25,8 +25,8 @@ CHUNK_CHARACTERS: Final = 4_000
 _PARSER: Final = parser()
 _HALF_LINE: Final = re.compile(
     r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*"
-    r"(?:[-*+]|\d{1,9}[.)]?|#{1,6}|`{1,2}|`{3,}[^`]*|~+.*|\$\$?|\\\[?|=+|-{2,}|[-*_][ \t][-*_ \t]*|\[\^[^\]\s]*\]?:?|>+"
-    r"|</?[a-z]{0,9}>?|\|?[ \t]*(?::?-+:?[-:| \t]*)?|\[[^\]\n]*\]:.*)?[ \t]*"
+    r"(?:[-*+]|\d{1,9}[.)]?|#{1,6}|`{1,2}|`{3,}[^`]*|~+.*|\$\$?|\\\[?|=+|-{2,}|[-*_][ \t][-*_ \t]*|>+"
+    r"|\[[\^!][^\]\s]*\]?:?[+-]?|</?[a-z]{0,9}>?|\|?[ \t]*(?::?-+:?[-:| \t]*)?|\[[^\]\n]*\]:.*)?[ \t]*"
 )
 """A last line that may yet become something else than letters. It is held back until it is more."""
 _ROW: Final = re.compile(r"([ \t>]*)\|(.*)")
@@ -61,9 +61,10 @@ def chunks(text: str) -> Iterator[tuple[int, int]]:
             folded_to = end.end() if end else len(text)
         elif found["fence"]:
             mark, is_bare = found["fence"], not (found["info"].strip() or found["prefix"].strip(" \t>"))
-            if not fence:
-                fence, is_quoted = mark, ">" in found["prefix"]
-            elif is_bare and mark[0] == fence[0] and len(mark) >= len(fence):
+            in_quote = ">" in found["prefix"]
+            if not fence or (is_quoted and not in_quote):
+                fence, is_quoted = mark, in_quote
+            elif is_bare and in_quote == is_quoted and mark[0] == fence[0] and len(mark) >= len(fence):
                 fence = ""
         elif found["gap"] and (not fence or is_quoted):
             fence = ""

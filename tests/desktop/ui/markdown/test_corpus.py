@@ -105,6 +105,14 @@ def test_every_letter_on_the_way(case: dict[str, Any]) -> None:
 MORE = {
     "price in Korean": ("5$와 10$ 사이", "5$와 10$ 사이"),
     "two prices and words": ("It costs $5, or some 10$ more", "It costs $5, or some 10$ more"),
+    "a price at the end": ("between $5 and 6$ now", "between $5 and 6$ now"),
+    "bold prices": ("**$5** or **$6x**", "$5 or $6x"),
+    "variables": (
+        "$HOME/bin:$PATH, ${a}${b}, $a+$b, $('x').html($y)",
+        "$HOME/bin:$PATH, ${a}${b}, $a+$b, $('x').html($y)",
+    ),
+    "bold underscores beside Hangul": ("이것은__꼭(1)__이고 파일_이름_수정", "이것은꼭(1)이고 파일_이름_수정"),
+    "only the end of thoughts": ("So it is.\n</think>\n\nFour.", "So it is.\n Four."),
     "generics": ("Vec<u8> and Box<b> and Map<I, S>", "Vec<u8> and Box<b> and Map<I, S>"),
     "bold beside kana": ("これは**「重要\uff01」**だ", "これは「重要\uff01」だ"),
     "bold with a particle and a stop": ("**결과.**입니다", "결과.입니다"),
@@ -156,6 +164,41 @@ def test_a_link_that_names_another_host_says_where_it_leads(markdown: str, host:
     assert [span.text for span in spans_in(split(markdown)) if "warning" in span.styles] == (
         [f" ({host})"] if host else []
     )
+
+
+@pytest.mark.parametrize(
+    ("markdown", "container", "title"),
+    [
+        ("> [!info] **제목**입니다\n> 본문", "N", "제목입니다"),
+        ("> [!danger]-\n> 본문", "C", "C"),
+        ("> [!TIP]\n> 본문", "T", "T"),
+        ("- [ ] x\n  > [!bug] Seen\n  > 본문", "lC", "Seen"),
+    ],
+)
+def test_callouts_of_other_programs(markdown: str, container: str, title: str) -> None:
+    *_, head, body = [part for segment in split(markdown) for part in segment.parts]
+    assert (head.path, body.path) == (container, container)
+    assert [span.text for span in head.spans] == [title]
+    assert [span.text for span in body.spans] == ["본문"]
+
+
+@pytest.mark.parametrize("markdown", ["> plain [!x]", "> a\n> [!tip]", "[!info] no quote", "> - [!tip] x"])
+def test_what_is_no_callout(markdown: str) -> None:
+    assert all("alert" not in span.styles for span in spans_in(split(markdown)))
+
+
+def test_an_address_of_mail_is_a_link() -> None:
+    found = [span for span in spans_in(split("Ask mina@example.com. or a@b, x@y.kr에")) if span.href]
+    assert [(span.text, span.href) for span in found] == [
+        ("mina@example.com", "mailto:mina@example.com"),
+        ("x@y.kr", "mailto:x@y.kr"),
+    ]
+
+
+def test_signs_that_turn_text_are_nowhere() -> None:
+    markdown = "![a\u202eb](x) [^\u202e1]\n\n[^\u202e2]: note\n\n```p\u202ey\nx\n```\n\n"
+    markdown += "<details><summary>S\u202e</summary>x</details>"
+    assert "\u202e" not in "".join(f"{seen([one])}{one.title}" for one in split(markdown))
 
 
 def test_rich_text_is_what_is_read() -> None:

@@ -27,7 +27,19 @@ LINES = [
         "word\\",
     ),
     *("end  ", "- [ ] task", "- ```py", "  x = 1", "> ```", "> code", "<think>", "</think>", "<think>a</think>b"),
-    *("[^1]: note", "x[^1]", "> [!TIP]", "<details><summary>S</summary>", "</details>", "\u202ex", "🙂", "\x00"),
+    *(
+        "[^1]: note",
+        "x[^1]",
+        "> [!TIP]",
+        "> [!bug] Seen",
+        "> - [!tip]",
+        "a@b.example",
+        "<details><summary>S</summary>",
+        "</details>",
+        "\u202ex",
+        "🙂",
+        "\x00",
+    ),
 ]
 TEXTS = st.lists(st.sampled_from(LINES), max_size=14).map("\n".join) | st.text(max_size=120)
 
