@@ -29,6 +29,8 @@ TEX: Final = QTextFormat.Property.UserProperty.value + 10
 IS_DISPLAY: Final = QTextFormat.Property.UserProperty.value + 11
 _LONGEST: Final = 2_000
 _LARGEST_EM: Final = 200
+_SMALLEST: Final = 0.4
+"""No formula is made smaller than that, so that it can be read."""
 _EM: Final = 1_000
 """The pictures' units in the height of a letter."""
 _LETTER: Final = r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef]"
@@ -140,10 +142,13 @@ class FormulaObject(QPyTextObject):
         super().__init__()
         self._theme = theme
 
-    def _formula(self, form: QTextFormat) -> tuple[Formula | None, float, float, float]:
+    def _formula(
+        self, document: QTextDocument, place: int, form: QTextFormat
+    ) -> tuple[Formula | None, float, float, float]:
         """The formula, the size of its letters, its height for Qt, and where the base line is in it.
 
-        Qt puts the middle of an object that is aligned to the middle a quarter of an x over the base line.
+        One that is wider than its paragraph is made smaller. Qt puts the middle of an object that is aligned to the
+        middle a quarter of an x over the base line.
         """
         is_display = bool(form.property(IS_DISPLAY))
         drawn = formula(str(form.property(TEX)), is_display=is_display, theme=self._theme)
@@ -151,18 +156,21 @@ class FormulaObject(QPyTextObject):
             return None, 0, 0, 0
         font = form.toCharFormat().font()
         em = font.pixelSize() * (1.12 if is_display else 1.05)
+        if document.textWidth() > 0:
+            room = document.textWidth() - document.findBlock(place).blockFormat().leftMargin() - 4
+            em *= max(_SMALLEST, min(1.0, room / drawn.width(em)))
         quarter = QFontMetricsF(font).xHeight() / 2
         height = max(2 * drawn.ascent(em) - quarter, 2 * drawn.descent(em) + quarter)
         return drawn, em, height, (height + quarter) / 2
 
     def intrinsicSize(self, document: QTextDocument, place: int, form: QTextFormat) -> QSizeF:  # noqa: N802 - Qt's name
-        drawn, em, height, _ = self._formula(form)
+        drawn, em, height, _ = self._formula(document, place, form)
         return QSizeF(0, 0) if drawn is None else QSizeF(drawn.width(em) + 2, height)
 
     def drawObject(  # noqa: N802 - Qt's name
         self, painter: QPainter, area: QRectF | QRect, document: QTextDocument, place: int, form: QTextFormat
     ) -> None:
-        drawn, em, _, base = self._formula(form)
+        drawn, em, _, base = self._formula(document, place, form)
         if drawn is not None:
             colour = form.toCharFormat().foreground().color()
             drawn.paint(painter, QPointF(area.left() + 1, area.top() + base), em, colour, self._theme.font())

@@ -192,14 +192,16 @@ class Selection(QObject):
         return False
 
     def _move(self, at: QPoint) -> bool:
-        """Within one block Qt selects; once the pointer has left it, this does."""
+        """Within one block Qt selects; once the pointer has left it, or the list, this does."""
         place = self._place_at(at)
-        if self._pressed is None or place is None or not (self._is_wide or place[0] is not self._pressed[0]):
+        is_outside = not 0 <= at.y() < self._transcript.viewport().height()
+        if self._pressed is None or place is None:
+            return False
+        if place[0] is self._pressed[0] and not (self._is_wide or is_outside):
             return False
         self._mouse = at
         self._start, self._end, self._is_wide = self._pressed, place, True
         self.show()
-        is_outside = not 0 <= at.y() < self._transcript.viewport().height()
         if is_outside and not self._scrolling.isActive():
             self._scrolling.start()
         elif not is_outside:

@@ -81,3 +81,17 @@ def test_without_the_library_nothing_is_lost(theme: Theme, monkeypatch: pytest.M
 def test_a_screen_reader_hears_the_markers_and_the_math(theme: Theme) -> None:
     (segment,) = split("1. Half is $\\frac{1}{2}$.\n2. ![cat](x)")
     assert read_out(segment.parts, theme, CHAT_EN) == "1. Half is 1 over 2.\n2. [image: cat]"
+
+
+def test_a_formula_is_as_wide_as_its_paragraph_at_most(theme: Theme) -> None:
+    tex = " + ".join(f"x_{{{n}}}" for n in range(20))
+    (segment,) = split(f"- $${tex}$$")
+    document = QTextDocument()
+    writer_of(theme).show_parts(document, segment.parts, (), CHAT_EN)
+    drawn = formula(tex, is_display=True, theme=theme)
+    assert drawn is not None
+    for width in (2_000, round(drawn.width(theme.body_px) * 0.8), 2_000):
+        document.setTextWidth(width)
+        line = document.begin().layout().lineAt(0)
+        assert line.naturalTextWidth() <= width
+        assert (line.naturalTextWidth() < drawn.width(theme.body_px)) == (width < 2_000)

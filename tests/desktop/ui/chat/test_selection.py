@@ -6,7 +6,7 @@ import pytest
 from PySide6.QtCore import QEvent, QPoint, QPointF, Qt
 from PySide6.QtGui import QGuiApplication, QMouseEvent, QTextCursor
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication, QTextEdit
+from PySide6.QtWidgets import QApplication, QTextEdit, QWidget
 from pytestqt.qtbot import QtBot
 
 from answerback_desktop.ui.chat import ChatPane
@@ -52,18 +52,18 @@ def point(edit: QTextEdit, place: int) -> QPoint:
     return edit.cursorRect(cursor).center()
 
 
+def move(pressed: QWidget, place: QPointF) -> None:
+    buttons = Qt.MouseButton.NoButton, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    QApplication.sendEvent(pressed, QMouseEvent(QEvent.Type.MouseMove, place, pressed.mapToGlobal(place), *buttons))
+
+
 def drag(pane: ChatPane, start: tuple[QTextEdit, int], end: tuple[QTextEdit, int]) -> None:
     """From a place to another, as the mouse does it: the widget that was pressed gets all of it."""
     first, last = start[0].viewport(), end[0].viewport()
     begin, target = point(*start), first.mapFromGlobal(last.mapToGlobal(point(*end)))
     QTest.mousePress(first, Qt.MouseButton.LeftButton, pos=begin)
-    for at in ((begin + target) / 2, target):
-        place, left = QPointF(at), Qt.MouseButton.LeftButton
-        move = QMouseEvent(
-            QEvent.Type.MouseMove,
-            *(place, first.mapToGlobal(place), Qt.MouseButton.NoButton, left, Qt.KeyboardModifier.NoModifier),
-        )
-        QApplication.sendEvent(first, move)
+    move(first, QPointF((begin + target) / 2))
+    move(first, QPointF(target))
     QTest.mouseRelease(first, Qt.MouseButton.LeftButton, pos=target)
 
 
@@ -207,3 +207,19 @@ def test_what_is_copied_loads_nothing(opened: Opened, qtbot: QtBot) -> None:
     html = QGuiApplication.clipboard().mimeData().html()
     assert "<img" not in html
     assert "javascript:" not in html
+
+
+def test_a_drag_out_of_the_window_scrolls(opened: Opened, qtbot: QtBot) -> None:
+    turns = [turn(f"r{n}", f"Question {n}?", f"Answer **{n}**.\n\n" * 12) for n in range(1, 9)]
+    pane = opened(*turns, height=500)[0]
+    pane.transcript.to_turn("r1")
+    edit = edit_of(pane, ProseView)
+    viewport, bar = edit.viewport(), pane.transcript.verticalScrollBar()
+    QTest.mousePress(viewport, Qt.MouseButton.LeftButton, pos=point(edit, 0))
+    below = QPointF(viewport.mapFrom(pane, QPoint(60, pane.height())))
+    move(viewport, below)
+    before = bar.value()
+    qtbot.waitUntil(lambda: bar.value() > before + 1_000)
+    QTest.mouseRelease(viewport, Qt.MouseButton.LeftButton, pos=below.toPoint())
+    assert copied(edit, qtbot).startswith("Answer **1**.\n\nAnswer **1**.")
+    assert "> Question 3?" in QGuiApplication.clipboard().text()
