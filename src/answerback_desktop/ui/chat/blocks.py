@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import takewhile
 
 from PySide6.QtCore import QEvent, QObject, QRectF, Signal
 from PySide6.QtGui import QEnterEvent, QPainter, QPaintEvent
@@ -45,6 +46,7 @@ class Block:
     height: int = 0
     is_measured: bool = False
     is_open: bool = False  # of a fold
+    joins: str = ""  # the containers that it shares with the block before it
     view: "BlockView | None" = field(default=None)
 
 
@@ -75,6 +77,7 @@ class BlockView(QWidget):
 
     path = ""  # the containers of an answer that it is in
     is_open = False  # of a fold
+    joins = ""  # the containers that it shares with the view before it
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(parent)
@@ -98,8 +101,13 @@ class BlockView(QWidget):
         """What the Tab key goes to, in order."""
         return ()
 
-    def take(self, segment: Segment | None) -> None:
+    def show_block(self, block: Block) -> None:
         """The block has changed: show it as it is now."""
+        self.is_open, self.joins = block.is_open, block.joins
+        self.take(block.segment)
+
+    def take(self, segment: Segment | None) -> None:
+        """Show this of it."""
 
     def arrange(self, width: int) -> int:
         """Lay everything out in this width. Returns the height that it needs."""
@@ -110,11 +118,15 @@ class BlockView(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         """The bars of the quotes that code or a table is in."""
-        if bars := bars_of(self.path, self.appearance.theme):
+        self._draw_bars(self.path, self.height())
+
+    def _draw_bars(self, path: str, bottom: int) -> None:
+        if bars := bars_of(path, self.appearance.theme):
             painter = QPainter(self)
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            top = -3 if self.joins else 0  # its round ends are covered
             for left, colour in bars:
-                draw_bar(painter, QRectF(left, 0, 3, self.height()), self.appearance.theme.colour(colour))
+                draw_bar(painter, QRectF(left, top, 3, bottom - top + 3), self.appearance.theme.colour(colour))
 
     def enterEvent(self, event: QEnterEvent) -> None:  # noqa: N802 - Qt's name
         self.signals.hovered.emit(self.turn.request_id, True)
@@ -222,6 +234,7 @@ class TurnBlocks:
             segments = list(self._with_folds(stretch.splitter.segments))
         blocks = stretch.blocks
         gone: list[Block] = []
+        path = ""
         for number, segment in enumerate(segments):
             kind = BlockKind(segment.kind.value)
             if number < len(blocks) and blocks[number].kind is not kind:
@@ -229,7 +242,9 @@ class TurnBlocks:
                 del blocks[number:]
             if number == len(blocks):
                 blocks.append(Block(kind=kind, turn=self.turn, segment=segment))
-            block, is_open = blocks[number], kind is BlockKind.FOLD and segment.start in self._open_folds
+            block = blocks[number]
+            block.joins = _shared(path, segment.paths[0])
+            path, is_open = segment.paths[1], kind is BlockKind.FOLD and segment.start in self._open_folds
             if block.segment is not segment or block.is_open is not is_open:
                 block.segment, block.is_open = segment, is_open
                 _take(block)
@@ -249,9 +264,13 @@ class TurnBlocks:
                 yield from self._with_folds(inner.segments)
 
 
+def _shared(one: str, other: str) -> str:
+    """What two paths of containers begin with."""
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
 def _take(block: Block) -> None:
     """The block has changed: its view shows it, and its height is measured again."""
     block.is_measured = False
     if block.view is not None:
-        block.view.is_open = block.is_open
-        block.view.take(block.segment)
+        block.view.show_block(block)

@@ -50,6 +50,10 @@ class ProseView(BlockView):
         self.text.setGeometry(0, gap, width, height)
         return gap + height
 
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """The bars of quotes that go on from the view above; those beside the text are the text's."""
+        self._draw_bars(self.joins, self.text.y() + 3)
+
 
 class TableView(BlockView):
     """A table: as wide as its text needs, scrolled sideways where that is more than there is."""

@@ -345,8 +345,7 @@ class Transcript(QAbstractScrollArea):
             block.view = view
             if isinstance(view, FooterView):
                 view.set_online(is_online=self._is_online)
-            view.is_open = block.is_open
-            view.take(block.segment)
+            view.show_block(block)
             view.set_active(is_active=self._is_active(block.turn))
             _remove_from_tab_chain(view)
             self.selection.adopt(view)

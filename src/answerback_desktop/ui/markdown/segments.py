@@ -100,6 +100,11 @@ class Segment:
     aligns: tuple[str, ...] = ()
 
     @property
+    def paths(self) -> tuple[str, str]:
+        """The containers that it begins and ends in."""
+        return (self.parts[0].path, self.parts[-1].path) if self.parts else (self.path, self.path)
+
+    @property
     def size(self) -> tuple[int, int]:
         """About how many lines and letters it shows."""
         if self.kind is SegmentKind.PROSE:
