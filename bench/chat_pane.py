@@ -17,7 +17,6 @@ from pathlib import Path
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
-from answerback_desktop.texts.chat import CHAT_EN
 from PySide6.QtWidgets import QApplication, QHBoxLayout, QWidget
 
 from answerback_desktop.engine.events import TextAppended
@@ -25,7 +24,7 @@ from answerback_desktop.records import Turn, TurnStatus
 from answerback_desktop.ui.chat import Appearance, ChatPane
 from answerback_desktop.ui.theme import Theme, apply
 from answerback_desktop.viewmodels.app import AppViewModel
-from chat_samples import HOME, MARKDOWN, app_with, turn
+from chat_samples import CHAT_EN, HOME, MARKDOWN, app_with, turn
 
 TICK_S = 0.016
 TOKENS_PER_S = 50

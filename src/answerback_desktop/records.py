@@ -163,12 +163,11 @@ class KeptHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchHit:
-    """A place that a search found. `request_id` None: the title. `excerpt` is plain text on one line; the match is
-    `excerpt[start:end]`.
+    """A place that a search found. `request_id` None: the title. `excerpt` is plain text on one line; the found words
+    are its stretches `marks`.
     """
 
     conversation_id: str
     request_id: str | None
     excerpt: str
-    start: int
-    end: int
+    marks: tuple[tuple[int, int], ...]

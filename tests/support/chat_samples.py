@@ -35,6 +35,7 @@ from answerback_desktop.records import (
 from answerback_desktop.settings import Language
 from answerback_desktop.texts import ChatTexts, texts_of
 from answerback_desktop.ui.chat import Appearance, ChatPane
+from answerback_desktop.ui.chat.prose import FoldView
 from answerback_desktop.ui.theme import Scheme, Theme, apply
 from answerback_desktop.viewmodels.app import AppViewModel
 
@@ -96,6 +97,87 @@ socket.onmessage = (event) => console.log("받음:", event.data); // 실시간
 |---|---|---|
 | 방향 | 단방향 | 양방향 |
 | 연결 | 요청마다 | 계속 유지 |
+"""
+
+RICH = """\
+<think>
+The user wants steps. I look at `curl` first.
+
+1. Say what is needed.
+</think>
+
+The area is $A = \\pi r^2$, so half of it is \\(\\frac{1}{2}\\pi r^2\\), and it costs $5 or $10.
+
+$$
+\\begin{aligned}
+\\text{정확도} &= \\frac{\\text{맞은 수}}{\\text{전체 수}} \\\\
+\\int_0^1 x^2\\,dx &= \\frac{1}{3}
+\\end{aligned}
+$$
+
+1. **Install** it:
+
+   ```bash
+   curl -fsS https://example.com/install.sh | sh
+     --prefix=/opt
+   ```
+
+   This takes a minute.
+2. **Run** it:
+   - with `tool start`
+     > A quote in an item.
+   - or as a service
+3. Done. See https://example.com/a?x=1.
+
+> [!WARNING]
+> Back up **first**.
+>
+> It is lost otherwise.
+
+| Sign | Meaning |
+|:---:|---:|
+| `x \\| y` | one or<br>both |
+| $x^2$ | https://example.com/averyveryverylongwordthatnevereverends/andgoeson |
+
+H<sub>2</sub>O, press <kbd>Ctrl</kbd>+<kbd>C</kbd>, <mark>look</mark>.[^1]
+
+- [x] written
+- [ ] tested
+
+```js
+if (level != 'user\u202e \u2066// admin\u2069 \u2066') {}
+```
+
+[https://www.bank.example/login](https://evil.example.net/x)
+
+<details>
+<summary>More</summary>
+
+Hidden **text**.
+
+</details>
+
+[^1]: As measured in May.
+"""
+
+RICH_KOREAN = """\
+## 설치 방법
+
+먼저 **파이썬(3.11 이상)**이 필요합니다. **중요:**한글도, **"따옴표"**도 굵게 보입니다.
+
+1. **받기:** 다음을 실행하세요.
+   ```bash
+   git clone https://example.com/a.git
+   ```
+2. **설정(필수):**
+   - `config.toml`을 엽니다.
+   - 값 $n$을 정합니다: $n = \\lceil \\log_2 m \\rceil$
+3. https://example.kr/docs에서 더 읽어 보세요.
+
+> [!TIP]
+> **“천천히”**가 빠릅니다.
+
+$$\\text{정확도} = \\frac{\\text{맞은 수}}{\\text{전체 수}}$$
 """
 
 
@@ -177,6 +259,16 @@ def _edit(pane: ChatPane) -> None:
     pane.transcript.edit_last()
 
 
+def _unfold(pane: ChatPane) -> None:
+    fold = next(view for view in pane.transcript.views if isinstance(view, FoldView))
+    fold.button.click()
+
+
+def _find(pane: ChatPane, phrase: str) -> None:
+    pane.open_find()
+    pane.find_bar.open(phrase)
+
+
 def scenes() -> dict[str, Scene]:
     """Everything worth looking at."""
     hello = turn("r1", "What is binary search, and when is it worth it?", MARKDOWN)
@@ -228,7 +320,13 @@ def scenes() -> dict[str, Scene]:
         ),
     )
     long_question = (turn("r1", "\n".join(f"Line {n}: some text of a long question" for n in range(40)), "Noted."),)
+    rich, korean_rich = (turn("r1", "Everything?", RICH),), (turn("r1", "어떻게 설치하나요?", RICH_KOREAN),)
     return {
+        "rich": Scene(turns=rich, height=1_700, after=_unfold),
+        "rich-dark": Scene(turns=rich, height=1_700, scheme=Scheme.DARK),
+        "rich-korean": Scene(turns=korean_rich, texts=CHAT_KO),
+        "find": Scene(turns=(hello,), height=1_000, after=lambda pane: _find(pane, "search")),
+        "selected": Scene(turns=(hello,), height=1_000, after=lambda pane: pane.transcript.selection.select_all()),
         "light": Scene(turns=(hello,), height=1_250),
         "dark": Scene(turns=(hello,), scheme=Scheme.DARK, height=1_250),
         "korean": Scene(turns=korean, texts=CHAT_KO),

@@ -70,22 +70,14 @@ class Searcher:
 
 
 def _hit(conversation_id: str, request_id: str | None, text: str, words: list[str]) -> SearchHit:
-    """The surroundings of the first word that is found, on one line."""
-    match = re.search("|".join(re.escape(word) for word in words), text, re.IGNORECASE)
-    start, end = match.span() if match is not None else (0, 0)
+    """The surroundings of the phrase, or else of the first word that is found, on one line."""
+    any_word = re.compile("|".join(map(re.escape, words)), re.IGNORECASE)
+    phrase = re.search(r"\s+".join(map(re.escape, words)), text, re.IGNORECASE) or any_word.search(text)
+    start, end = phrase.span() if phrase is not None else (0, 0)
     first, last = max(0, start - _BEFORE), min(len(text), end + _AFTER)
-    before = _line(text[first:start])
-    if first > 0:
-        before = "…" + before
-    found = _line(text[start:end])
-    after = _line(text[end:last]) + ("…" if last < len(text) else "")
-    return SearchHit(
-        conversation_id=conversation_id,
-        request_id=request_id,
-        excerpt=before + found + after,
-        start=len(before),
-        end=len(before) + len(found),
-    )
+    excerpt = f"{'…' if first else ''}{_line(text[first:last])}{'…' if last < len(text) else ''}"
+    marks = tuple(found.span() for found in any_word.finditer(excerpt))
+    return SearchHit(conversation_id=conversation_id, request_id=request_id, excerpt=excerpt, marks=marks)
 
 
 def _line(text: str) -> str:

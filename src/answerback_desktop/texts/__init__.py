@@ -110,6 +110,7 @@ class WindowTexts:
     keys_window: str
     key_new: str
     key_search: str
+    key_find: str
     key_next: str
     key_previous: str
     key_rename: str
@@ -372,6 +373,17 @@ class ChatTexts:
     copy_code: str
     table_name: str
     image: str
+    alerts: Mapping[str, str]
+    thoughts: str
+    thinking: str
+    details: str
+    # Find in the conversation
+    find: str
+    find_count: str
+    find_nothing: str
+    find_next: str
+    find_previous: str
+    find_close: str
     link_title: str
     link_text: str
     link_open: str

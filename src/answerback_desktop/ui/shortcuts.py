@@ -13,6 +13,7 @@ class Shortcut(StrEnum):
 
     NEW = "key_new"
     SEARCH = "key_search"
+    FIND = "key_find"
     NEXT = "key_next"
     PREVIOUS = "key_previous"
     RENAME = "key_rename"
@@ -38,7 +39,8 @@ class Shortcut(StrEnum):
 KEYS: Final[Mapping[Shortcut, tuple[str, ...]]] = MappingProxyType(
     {
         Shortcut.NEW: ("Ctrl+N",),
-        Shortcut.SEARCH: ("Ctrl+K", "Ctrl+F"),
+        Shortcut.SEARCH: ("Ctrl+K", "Ctrl+Shift+F"),
+        Shortcut.FIND: ("Ctrl+F",),
         Shortcut.NEXT: ("Ctrl+Tab", "Ctrl+PgDown"),
         Shortcut.PREVIOUS: ("Ctrl+Shift+Tab", "Ctrl+PgUp"),
         Shortcut.RENAME: ("F2",),
@@ -66,7 +68,15 @@ KEYS: Final[Mapping[Shortcut, tuple[str, ...]]] = MappingProxyType(
 GROUPS: Final[tuple[tuple[str, tuple[Shortcut, ...]], ...]] = (
     (
         "keys_conversations",
-        (Shortcut.NEW, Shortcut.SEARCH, Shortcut.NEXT, Shortcut.PREVIOUS, Shortcut.RENAME, Shortcut.DELETE),
+        (
+            Shortcut.NEW,
+            Shortcut.SEARCH,
+            Shortcut.FIND,
+            Shortcut.NEXT,
+            Shortcut.PREVIOUS,
+            Shortcut.RENAME,
+            Shortcut.DELETE,
+        ),
     ),
     (
         "keys_writing",

@@ -182,7 +182,7 @@ class AppViewModel:
         for one in sorted(self._by_id.values(), key=lambda one: -(one.updated_at_ms or 0)):
             tag = next((tag for tag in one.traits.tags if tag.casefold().startswith(start.casefold())), None)
             if tag is not None:
-                yield SearchHit(conversation_id=one.conversation_id, request_id=None, excerpt=one.title, start=0, end=0)
+                yield SearchHit(conversation_id=one.conversation_id, request_id=None, excerpt=one.title, marks=())
 
     def export_all(self, form: ExportFormat) -> None:
         """`exported` follows."""

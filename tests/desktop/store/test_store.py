@@ -186,7 +186,15 @@ def test_search(store, database, query, found, has_index):
     hits = [hit for hit in store.search(query, limit=9) if hit.request_id]
     assert [hit.request_id for hit in hits] == found
     for hit in hits:
-        assert hit.excerpt[hit.start : hit.end].casefold() in query.casefold()
+        assert hit.marks
+        assert {hit.excerpt[start:end].casefold() for start, end in hit.marks} <= set(query.casefold().split())
+
+
+def test_a_hit_marks_all_words_of_the_phrase(store):
+    put(store, "fox", text="Tell", answer="dog " * 30 + "A **fox** jumps over the lazy dog, and a lazy cat.")
+    (hit,) = store.search("lazy dog", limit=9)
+    assert [hit.excerpt[start:end] for start, end in hit.marks][-3:] == ["lazy", "dog", "lazy"]
+    assert "over the lazy dog, and" in hit.excerpt
 
 
 def test_history_is_merged_and_what_is_here_stays(store, history):

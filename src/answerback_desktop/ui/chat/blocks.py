@@ -1,27 +1,38 @@
 """What the transcript is made of: a view for each block, each of a height that follows from its width."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from itertools import takewhile
 
-from PySide6.QtCore import QEvent, QObject, Signal
-from PySide6.QtGui import QEnterEvent
-from PySide6.QtWidgets import QWidget
+from PySide6.QtCore import QEvent, QObject, QRectF, Signal
+from PySide6.QtGui import QEnterEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QTextEdit, QWidget
 
 from answerback_desktop.texts import ChatTexts
-from answerback_desktop.ui.markdown import Segment, SegmentKind, Splitter
+from answerback_desktop.ui.chat.document import bars_of
+from answerback_desktop.ui.chat.text_view import draw_bar
+from answerback_desktop.ui.markdown import (
+    CHUNK_CHARACTERS,
+    Segment,
+    SegmentKind,
+    Splitter,
+    chunks,
+    references_of,
+)
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 
 class BlockKind(StrEnum):
-    """One view class each."""
+    """One view class each; UNREAD has none: it becomes others before it is seen."""
 
     QUESTION = "question"
     PROSE = "prose"
     CODE = "code"
     TABLE = "table"
+    FOLD = "fold"
+    UNREAD = "unread"
     FOOTER = "footer"
 
 
@@ -34,6 +45,8 @@ class Block:
     segment: Segment | None = None
     height: int = 0
     is_measured: bool = False
+    is_open: bool = False  # of a fold
+    joins: str = ""  # the containers that it shares with the block before it
     view: "BlockView | None" = field(default=None)
 
 
@@ -63,16 +76,26 @@ class BlockSignals(QObject):
     edit_changed = Signal(str, object, bool)  # request id, the text so far or None, whether the editor is open
     version = Signal(str, int)  # request id, 1 for the later one, -1 for the earlier one
     link = Signal(str, str)
+    folded = Signal(str, int)  # request id, where the fold begins in the answer
 
 
 class BlockView(QWidget):
     """A view of one block. `signals` is the transcript's."""
+
+    path = ""  # the containers of an answer that it is in
+    is_open = False  # of a fold
+    joins = ""  # the containers that it shares with the view before it
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(parent)
         self.turn = turn
         self.appearance = appearance
         self.signals = signals
+
+    @property
+    def edit(self) -> QTextEdit | None:
+        """Its text, if it has one that can be selected."""
+        return None
 
     @property
     def is_busy(self) -> bool:
@@ -85,8 +108,13 @@ class BlockView(QWidget):
         """What the Tab key goes to, in order."""
         return ()
 
-    def take(self, segment: Segment | None) -> None:
+    def show_block(self, block: Block) -> None:
         """The block has changed: show it as it is now."""
+        self.is_open, self.joins = block.is_open, block.joins
+        self.take(block.segment)
+
+    def take(self, segment: Segment | None) -> None:
+        """Show this of it."""
 
     def arrange(self, width: int) -> int:
         """Lay everything out in this width. Returns the height that it needs."""
@@ -94,6 +122,18 @@ class BlockView(QWidget):
 
     def set_active(self, *, is_active: bool) -> None:
         """Whether the pointer is on this view's turn, or it is the last one: its actions are shown."""
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """The bars of the quotes that code or a table is in."""
+        self._draw_bars(self.path, self.height())
+
+    def _draw_bars(self, path: str, bottom: int) -> None:
+        if bars := bars_of(path, self.appearance.theme):
+            painter = QPainter(self)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            top = -3 if self.joins else 0  # its round ends are covered
+            for left, colour in bars:
+                draw_bar(painter, QRectF(left, top, 3, bottom - top + 3), self.appearance.theme.colour(colour))
 
     def enterEvent(self, event: QEnterEvent) -> None:  # noqa: N802 - Qt's name
         self.signals.hovered.emit(self.turn.request_id, True)
@@ -104,65 +144,140 @@ class BlockView(QWidget):
         super().leaveEvent(event)
 
 
-_KINDS: Final = {
-    SegmentKind.PROSE: BlockKind.PROSE,
-    SegmentKind.CODE: BlockKind.CODE,
-    SegmentKind.TABLE: BlockKind.TABLE,
-}
+@dataclass(slots=True, kw_only=True)
+class _Stretch:
+    """A stretch of an answer that is parsed by itself, when it is first near. `splitter`: None before that."""
+
+    start: int
+    end: int
+    splitter: Splitter | None = None
+    blocks: list[Block] = field(default_factory=list)
 
 
 class TurnBlocks:
-    """The blocks of one turn, kept as its answer grows. One block stands for the answer until it is first looked at."""
+    """The blocks of one turn, kept as its answer grows. What was never near is one block, or one for 4,000 letters."""
 
     def __init__(self, turn: TurnViewModel) -> None:
         self.turn = turn
-        self._splitter: Splitter | None = None
-        self._answer: list[Block] = []
         self._question = Block(kind=BlockKind.QUESTION, turn=turn)
         self._footer = Block(kind=BlockKind.FOOTER, turn=turn)
+        self._open_folds: dict[int, Splitter] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._text = ""
+        self._stretches: list[_Stretch] = []
+        self._references: dict[str, dict[str, str]] = {}
+        self._searched = 0  # link definitions are known up to here
+        self._open_folds.clear()
 
     @property
     def blocks(self) -> Iterator[Block]:
         """From the question to the line of state."""
         yield self._question
-        yield from self._answer
+        for stretch in self._stretches:
+            yield from stretch.blocks
         yield self._footer
+
+    @property
+    def unread(self) -> list[Block]:
+        """Those that nobody has parsed yet."""
+        return [stretch.blocks[0] for stretch in self._stretches if stretch.splitter is None]
 
     def refresh(self) -> list[Block]:
         """Bring the blocks up to date. Returns those whose view is no longer wanted."""
         _take(self._footer)
-        if self._splitter is None:
-            whole = Segment(kind=SegmentKind.PROSE, text=self.turn.answer)
-            self._answer = [Block(kind=BlockKind.PROSE, turn=self.turn, segment=whole)] if whole.text else []
-            return []
-        first = self._splitter.update(self.turn.answer)
-        segments = self._splitter.segments
+        answer = self.turn.answer
         gone: list[Block] = []
-        for number in range(min(first, len(self._answer)), len(segments)):
-            segment = segments[number]
-            if number < len(self._answer) and self._answer[number].kind is _KINDS[segment.kind]:
-                self._answer[number].segment = segment
-                _take(self._answer[number])
-                continue
-            gone += self._answer[number:]
-            del self._answer[number:]
-            self._answer.append(Block(kind=_KINDS[segment.kind], turn=self.turn, segment=segment))
-        gone += self._answer[len(segments) :]
-        del self._answer[len(segments) :]
+        if not answer.startswith(self._text):
+            gone = [block for stretch in self._stretches for block in stretch.blocks]
+            self._begin()
+        if answer and not self._stretches:
+            self._stretches.append(_Stretch(start=0, end=0))
+        known, self._text = len(self._references), answer
+        self._find_references()
+        for stretch in self._stretches if known != len(self._references) else self._stretches[-1:]:
+            gone += self._update(stretch)
         return gone
 
-    def split(self) -> bool:
-        """The turn is near: its real blocks are wanted. Whether it had none until now."""
-        if self._splitter is not None:
-            return False
-        self._splitter = Splitter()
-        self._answer = []
-        self.refresh()
-        return True
+    def split(self, block: Block) -> list[Block]:
+        """An unread block is near: its real ones are wanted. Returns those that take its place."""
+        at, stretch = next((at, one) for at, one in enumerate(self._stretches) if block in one.blocks)
+        new = [stretch]
+        if stretch.end - stretch.start > 2 * CHUNK_CHARACTERS:
+            text = self._text[stretch.start : stretch.end]
+            new = [_Stretch(start=stretch.start + start, end=stretch.start + end) for start, end in chunks(text)]
+        if len(new) == 1:
+            new[0].splitter, new[0].blocks = Splitter(start=stretch.start), []
+        self._stretches[at : at + 1] = new
+        for one in new:
+            self._update(one)
+        return [block for one in new for block in one.blocks]
+
+    def toggle(self, start: int) -> list[Block]:
+        """Open or close the fold that begins there. Returns the blocks whose view is no longer wanted."""
+        if self._open_folds.pop(start, None) is None:
+            self._open_folds[start] = Splitter(path="q")
+        return [block for stretch in self._stretches for block in self._update(stretch)]
+
+    def _find_references(self) -> None:
+        """Link definitions may stand after their links; half a line may not be one."""
+        end = len(self._text) if self.turn.status.is_over else self._text.rfind("\n") + 1
+        if end > self._searched:
+            self._references = references_of(self._text[self._searched : end]) | self._references
+            self._searched = end
+
+    def _update(self, stretch: _Stretch) -> list[Block]:
+        """Bring the blocks of a stretch up to date. Returns those whose view is no longer wanted."""
+        is_last = stretch is self._stretches[-1]
+        if is_last:
+            stretch.end = len(self._text)
+        text = self._text[stretch.start : stretch.end]
+        if stretch.splitter is None:
+            segments = [Segment(kind=SegmentKind.UNREAD, start=stretch.start, end=stretch.end, text=text)]
+        else:
+            is_over = not is_last or self.turn.status.is_over
+            stretch.splitter.update(text, is_over=is_over, references=self._references)
+            segments = list(self._with_folds(stretch.splitter.segments))
+        blocks = stretch.blocks
+        gone: list[Block] = []
+        path = ""
+        for number, segment in enumerate(segments):
+            kind = BlockKind(segment.kind.value)
+            if number < len(blocks) and blocks[number].kind is not kind:
+                gone += blocks[number:]
+                del blocks[number:]
+            if number == len(blocks):
+                blocks.append(Block(kind=kind, turn=self.turn, segment=segment))
+            block = blocks[number]
+            block.joins = _shared(path, segment.paths[0])
+            path, is_open = segment.paths[1], kind is BlockKind.FOLD and segment.start in self._open_folds
+            if block.segment is not segment or block.is_open is not is_open:
+                block.segment, block.is_open = segment, is_open
+                _take(block)
+        gone += blocks[len(segments) :]
+        del blocks[len(segments) :]
+        return gone
+
+    def _with_folds(self, segments: Iterable[Segment]) -> Iterator[Segment]:
+        """The segments, with those in the folds that are open."""
+        for segment in segments:
+            yield segment
+            inner = self._open_folds.get(segment.start) if segment.kind is SegmentKind.FOLD else None
+            if inner is not None:
+                inner.start = segment.inner
+                is_over = segment.is_closed or self.turn.status.is_over
+                inner.update(segment.text, is_over=is_over, references=self._references)
+                yield from self._with_folds(inner.segments)
+
+
+def _shared(one: str, other: str) -> str:
+    """What two paths of containers begin with."""
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _take(block: Block) -> None:
     """The block has changed: its view shows it, and its height is measured again."""
     block.is_measured = False
     if block.view is not None:
-        block.view.take(block.segment)
+        block.view.show_block(block)

@@ -1,9 +1,10 @@
 """The view of a code block: its language, a Copy button, and the code in colours."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
-from PySide6.QtCore import QPointF, QRectF, QSize, Qt, QTimer
+from PySide6.QtCore import QMimeData, QPointF, QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import (
     QColor,
     QGuiApplication,
@@ -20,21 +21,24 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QFrame, QLabel, QTextEdit, QToolButton, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
-from answerback_desktop.ui.chat.document import line_height_percent
+from answerback_desktop.ui.chat.document import indent_of, line_height_percent
 from answerback_desktop.ui.chat.footer import COPIED_MS
 from answerback_desktop.ui.highlight import Highlighter, language_name
-from answerback_desktop.ui.markdown import Segment
+from answerback_desktop.ui.markdown import Segment, visible_code
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 
 class CodeView(BlockView):
-    """Code never wraps; it scrolls sideways. Only what is new is put into the editor while it streams."""
+    """Code never wraps; it scrolls sideways. Only what is new is put into the editor while it streams.
+
+    Signs that turn the direction of text are written out; Copy gives the code as it is.
+    """
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
         theme = appearance.theme
-        self._code = ""
+        self._code = self._source = self._title = ""
         self._highlighter: Highlighter | None = None
         self._language = QLabel(self)
         self._language.setProperty("variant", "muted")
@@ -49,9 +53,8 @@ class CodeView(BlockView):
         self._show_copy()
 
     @property
-    def is_busy(self) -> bool:
-        """Also while something is selected."""
-        return self.editor.textCursor().hasSelection() or super().is_busy
+    def edit(self) -> QTextEdit:
+        return self.editor
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
@@ -61,10 +64,12 @@ class CodeView(BlockView):
     def take(self, segment: Segment | None) -> None:
         if segment is None:
             return
-        code = segment.code
-        if self._highlighter is None:
-            self._highlighter = Highlighter(segment.language)
-            name = language_name(segment.language) or self.appearance.texts.code
+        self.path, self._source = segment.path, segment.text
+        code = visible_code(segment.text)
+        if self._highlighter is None or self._title != segment.title:
+            self._title = segment.title
+            self._highlighter = Highlighter(segment.title)
+            name = language_name(segment.title) or self.appearance.texts.code
             self._language.setText(name)
             self.editor.setAccessibleName(self.appearance.texts.code_name.format(language=name))
         if code.startswith(self._code) and self._code:
@@ -80,30 +85,35 @@ class CodeView(BlockView):
         theme = self.appearance.theme
         gap, pad = theme.space(3), theme.space(3)
         bar = max(self.copy_button.sizeHint().height(), self._language.sizeHint().height()) + theme.space(1.5)
-        button = self.copy_button.sizeHint()
-        self._language.setGeometry(pad, gap, max(0, width - 2 * pad - button.width()), bar)
+        button, left = self.copy_button.sizeHint(), indent_of(self.path, theme)
+        self._language.setGeometry(left + pad, gap, max(0, width - left - 2 * pad - button.width()), bar)
         self.copy_button.setGeometry(
             width - button.width() - theme.space(1), gap + (bar - button.height()) // 2, button.width(), button.height()
         )
-        height = self.editor.height_for(width - 2 * pad)
-        self.editor.setGeometry(pad, gap + bar + theme.space(2), width - 2 * pad, height)
-        self._bar = (gap, bar)
+        room = max(20, width - left - 2 * pad)
+        height = self.editor.height_for(room)
+        self.editor.setGeometry(left + pad, gap + bar + theme.space(2), room, height)
+        self._bar = (left, gap, bar)
         return gap + bar + height + theme.space(4.5)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        gap, bar = self._bar
+        left, gap, bar = self._bar
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(QPen(self.appearance.theme.colour("border"), 1))
         painter.setBrush(self.appearance.theme.colour("code_fill"))
-        box = QRectF(0.5, gap + 0.5, self.width() - 1, self.height() - gap - 1 - self.appearance.theme.space(1))
+        box = QRectF(
+            left + 0.5, gap + 0.5, self.width() - left - 1, self.height() - gap - 1 - self.appearance.theme.space(1)
+        )
         radius = self.appearance.theme.space(2.5)
         painter.drawRoundedRect(box, radius, radius)
         line = gap + bar + 0.5
-        painter.drawLine(QPointF(1, line), QPointF(self.width() - 1, line))
+        painter.drawLine(QPointF(left + 1, line), QPointF(self.width() - 1, line))
+        painter.end()
+        super().paintEvent(event)
 
     def _copy(self) -> None:
-        QGuiApplication.clipboard().setText(self._code)
+        QGuiApplication.clipboard().setText(self._source)
         self._set_button(Icon.CHECK, self.appearance.texts.copied, "success")
         self._back.start()
 
@@ -125,6 +135,7 @@ class CodeView(BlockView):
 class _CodeText(QTextEdit):
     def __init__(self, theme: Theme, parent: QWidget) -> None:
         super().__init__(parent)
+        self.selected: Callable[[], QMimeData] | None = None
         self.setProperty("variant", "plain")
         self.setReadOnly(True)
         self.setUndoRedoEnabled(False)
@@ -142,6 +153,10 @@ class _CodeText(QTextEdit):
         self.document().setDefaultFont(theme.mono_font())
         self.document().setDocumentMargin(0)
         self.setTabStopDistance(4 * self.fontMetrics().horizontalAdvance(" "))
+
+    def createMimeDataFromSelection(self) -> QMimeData:  # noqa: N802 - Qt's name
+        """What is copied: the selection of the whole conversation, where there is one."""
+        return super().createMimeDataFromSelection() if self.selected is None else self.selected()
 
     def put(self, code: str, *, at_end: bool) -> None:
         """All of the code, or more of it. New lines are as high as the first."""
@@ -185,6 +200,9 @@ class _Colours(QSyntaxHighlighter):
             self._formats[name] = QTextCharFormat()
             self._formats[name].setForeground(QColor(getattr(theme.colours.code, name)))
         self._formats["comment"].setFontItalic(True)
+        self._sign = QTextCharFormat()
+        self._sign.setForeground(theme.colour("warning"))
+        self._sign.setBackground(theme.colour("warning_fill"))
 
     def show(self, lines: Highlighter, first: int) -> None:
         """Paint from line `first` on."""
@@ -197,7 +215,9 @@ class _Colours(QSyntaxHighlighter):
     def highlightBlock(self, text: str) -> None:  # noqa: N802 - Qt's name
         """Qt asks for one line."""
         number = self.currentBlock().blockNumber()
-        if self._lines is None or number >= len(self._lines.lines):
-            return
-        for span in self._lines.lines[number]:
-            self.setFormat(span.start, span.length, self._formats[span.colour])
+        if self._lines is not None and number < len(self._lines.lines):
+            for span in self._lines.lines[number]:
+                self.setFormat(span.start, span.length, self._formats[span.colour])
+        if "⟦U+" in text:
+            for sign in re.finditer(r"⟦U\+[0-9A-F]{4}⟧", text):
+                self.setFormat(sign.start(), len(sign[0]), self._sign)

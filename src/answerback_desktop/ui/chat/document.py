@@ -1,43 +1,44 @@
-"""Untrusted markdown as a styled document that loads nothing.
+"""Paragraphs and tables of an answer as styled documents that load nothing.
 
-Qt's own parser reads it with raw HTML switched off, so tags are letters. What is left to make safe is done on the
-parsed document: images become their descriptions, and links that are not for the web or mail become text.
+What a model writes is untrusted: images are their descriptions, and links that are not for the web or mail are text.
 """
 
-import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
+from PySide6.QtCore import Qt
 from PySide6.QtGui import (
     QFont,
     QFontMetricsF,
-    QTextBlock,
     QTextBlockFormat,
     QTextCharFormat,
     QTextCursor,
     QTextDocument,
     QTextFormat,
-    QTextLength,
-    QTextListFormat,
     QTextTable,
+    QTextTableFormat,
 )
 
+from answerback_desktop.texts import ChatTexts
+from answerback_desktop.ui.chat.formula import IS_DISPLAY, OBJECT_TYPE, TEX, draws_formulas, formula
 from answerback_desktop.ui.chat.links import is_openable
+from answerback_desktop.ui.markdown import BREAK, Part, Row, Segment, Span, visible_code
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.ui.theme.tokens import MONO_FAMILIES
 
-QUOTE_LEVEL: Final = QTextFormat.Property.BlockQuoteLevel
-_FEATURES: Final = (
-    QTextDocument.MarkdownFeature.MarkdownDialectGitHub.value | QTextDocument.MarkdownFeature.MarkdownNoHTML.value
-)
-_ABSURD: Final = re.compile(r"(?m)^[ \t]*(?:(?:>|[-*+]|\d{1,9}[.)])[ \t]*){24}")
-"""Quotes or lists nested deeper than any text needs: shown as the letters they are."""
-_MAX_INDENT: Final = 6
-_DOTS: Final = (
-    QTextListFormat.Style.ListDisc,
-    QTextListFormat.Style.ListCircle,
-    QTextListFormat.Style.ListSquare,
-)
+_USER: Final = QTextFormat.Property.UserProperty.value
+PATH: Final = _USER + 1
+"""Of a paragraph: the containers that it is in, as `Part.path`."""
+MARKER: Final = _USER + 2
+IS_RULE: Final = _USER + 3
 _HEADINGS: Final = (1.0, 1.5, 1.3, 1.15, 1.0, 1.0, 1.0)
+_LONG_WORD: Final = 24
+_PROPORTIONAL: Final = QTextBlockFormat.LineHeightTypes.ProportionalHeight.value
+_MINIMUM: Final = QTextBlockFormat.LineHeightTypes.MinimumHeight.value
+_ALIGNMENTS: Final = {"center": Qt.AlignmentFlag.AlignHCenter, "right": Qt.AlignmentFlag.AlignRight}
+ALERT_COLOURS: Final = {"N": "accent", "T": "success", "I": "accent", "W": "warning", "C": "danger"}
 
 
 def show_plain(document: QTextDocument, text: str, theme: Theme) -> None:
@@ -51,178 +52,271 @@ def show_plain(document: QTextDocument, text: str, theme: Theme) -> None:
     cursor.mergeBlockFormat(form)
 
 
-def show_markdown(document: QTextDocument, text: str, theme: Theme, *, image: str) -> None:
-    """Markdown, styled. `image`: what stands for an image, with `{text}` for its description."""
-    if _ABSURD.search(text):
-        show_plain(document, text, theme)
-        return
-    _prepare(document, theme)
-    document.setMarkdown(text, QTextDocument.MarkdownFeature(_FEATURES))
-    cursor = QTextCursor(document)
-    cursor.beginEditBlock()
-    percent = line_height_percent(document.defaultFont())
-    block = document.begin()
-    before: QTextBlock | None = None
-    while block.isValid():
-        _style_letters(block, cursor, theme, image)
-        _style_block(block, before, cursor, theme, percent)
-        _style_list(block)
-        before = block
-        block = block.next()
-    for frame in document.rootFrame().childFrames():
-        if isinstance(frame, QTextTable):
-            _style_table(frame, theme)
-    cursor.endEditBlock()
-
-
 def line_height_percent(font: QFont, lines: float = 1.6) -> float:
     """The line height that makes lines so many times as high as the letters, whatever room the font itself takes."""
     return max(100.0, 100 * lines * font.pixelSize() / QFontMetricsF(font).height())
 
 
-_PROPORTIONAL: Final = QTextBlockFormat.LineHeightTypes.ProportionalHeight.value
+def indent_of(path: str, theme: Theme) -> int:
+    """How far what is in these containers is from the left edge."""
+    return sum(theme.space(6 if container == "l" else 4) for container in path[:8])
+
+
+def bars_of(path: str, theme: Theme) -> list[tuple[int, str]]:
+    """Where the bars beside quotes stand, and the names of their colours."""
+    return [
+        (indent_of(path[:at], theme), ALERT_COLOURS.get(container, "border"))
+        for at, container in enumerate(path[:8])
+        if container != "l"
+    ]
+
+
+def shown(span: Span, theme: Theme, texts: ChatTexts) -> str:
+    """The letters that a span has in a document; one for a formula that is drawn."""
+    if "math" in span.styles:
+        drawn = formula(span.text, is_display="display" in span.styles, theme=theme)
+        return "\ufffc" if drawn is not None else visible_code(span.text).replace("\n", BREAK)
+    if "image" in span.styles:
+        return texts.image.format(text=span.text)
+    if "alert" in span.styles:
+        return texts.alerts.get(span.text, span.text)
+    return span.text
+
+
+def in_cell(text: str) -> str:
+    """Words that are too long for a column may be broken anywhere."""
+    if len(text) <= _LONG_WORD or max(map(len, text.split()), default=0) <= _LONG_WORD:
+        return text
+    step = _LONG_WORD - 4
+    long = [
+        "\u200b".join(word[at : at + step] for at in range(0, len(word), step)) if len(word) > _LONG_WORD else word
+        for word in text.split(" ")
+    ]
+    return " ".join(long)
+
+
+def read_out(parts: Sequence[Part], theme: Theme, texts: ChatTexts) -> str:
+    """Prose for a screen reader, with what is painted beside the letters: markers, and formulas in words."""
+
+    def words(span: Span) -> str:
+        drawn = formula(span.text, is_display="display" in span.styles, theme=theme) if "math" in span.styles else None
+        return drawn.speech if drawn is not None else shown(span, theme, texts)
+
+    return "\n".join(f"{part.marker} ".lstrip() + "".join(map(words, part.spans)) for part in parts)
+
+
+class Writer:
+    """Writes documents in one look; keeps what it has made of it."""
+
+    def __init__(self, theme: Theme) -> None:
+        self._theme = theme
+        self._percent = line_height_percent(theme.font())
+        self._forms: dict[tuple[frozenset[str], int, bool, bool], QTextCharFormat] = {}
+
+    def show_parts(
+        self, document: QTextDocument, parts: Sequence[Part], before: Sequence[Part], texts: ChatTexts
+    ) -> None:
+        """Show prose where `before` is shown: what is the same at the beginning is left alone."""
+        same, plain = _same(parts, before), self._form(frozenset(), 0, is_quoted=False, has_link=False)
+        cursor = QTextCursor(document)
+        cursor.beginEditBlock()
+        if not before:
+            _prepare(document, self._theme)
+        elif same:
+            cursor.setPosition(document.findBlockByNumber(same - 1).position())
+            cursor.movePosition(QTextCursor.MoveOperation.EndOfBlock)
+        spans: Sequence[Span] | None = None
+        if same < min(len(parts), len(before)) and _look(parts[same]) == _look(before[same]):
+            letters, spans = _grown(parts[same].spans, before[same].spans, self._theme, texts)
+            cursor.setPosition(document.findBlockByNumber(same).position() + letters)
+        cursor.movePosition(QTextCursor.MoveOperation.End, QTextCursor.MoveMode.KeepAnchor)
+        cursor.removeSelectedText()
+        for number in range(same, len(parts)):
+            part = parts[number]
+            form = self._block_form(part, is_first=not number)
+            if spans is None and number:
+                cursor.insertBlock(form, plain)
+            elif spans is None:
+                cursor.setBlockFormat(form)
+                cursor.setBlockCharFormat(plain)
+            more = part.spans if spans is None else spans
+            self._spans(cursor, more, texts, level=part.level, is_quoted="q" in part.path)
+            spans = None
+        cursor.endEditBlock()
+
+    def show_rows(self, document: QTextDocument, table: Segment, before: Segment | None, texts: ChatTexts) -> None:
+        """Show a table where `before` is shown: rows that are the same are left alone."""
+        rows, same = table.rows, 0
+        if before is not None and before.aligns == table.aligns:
+            same = _same(rows, before.rows)
+        cursor = QTextCursor(document)
+        cursor.beginEditBlock()
+        grid = table_in(document)
+        if grid is None or not same or len(rows[0]) != grid.columns():
+            _prepare(document, self._theme)
+            document.clear()
+            grid, same = cursor.insertTable(len(rows), len(rows[0]), self._table_form()), 0
+        elif len(rows) > grid.rows():
+            grid.appendRows(len(rows) - grid.rows())
+        elif len(rows) < grid.rows():
+            grid.removeRows(len(rows), grid.rows() - len(rows))
+        for number in range(same, len(rows)):
+            self._row(grid, number, rows[number], table.aligns, texts)
+        cursor.endEditBlock()
+
+    def _row(self, table: QTextTable, number: int, row: Row, aligns: Sequence[str], texts: ChatTexts) -> None:
+        for column, spans in enumerate(row):
+            cell = table.cellAt(number, column)
+            look = cell.format()
+            look.setVerticalAlignment(QTextCharFormat.VerticalAlignment.AlignMiddle)
+            cell.setFormat(look)
+            cursor = cell.firstCursorPosition()
+            cursor.setPosition(cell.lastCursorPosition().position(), QTextCursor.MoveMode.KeepAnchor)
+            cursor.removeSelectedText()
+            form = QTextBlockFormat()
+            align = aligns[column] if column < len(aligns) else ""
+            form.setAlignment(_ALIGNMENTS.get(align, Qt.AlignmentFlag.AlignLeft))
+            cursor.setBlockFormat(form)
+            bold = [Span(span.text, span.styles | {"bold"}, span.href) for span in spans] if not number else spans
+            self._spans(cursor, bold, texts, write=in_cell)
+
+    def _table_form(self) -> QTextTableFormat:
+        form = QTextTableFormat()
+        form.setCellPadding(self._theme.space(2))
+        form.setCellSpacing(0)
+        form.setBorder(0)
+        form.setHeaderRowCount(1)
+        return form
+
+    def _block_form(self, part: Part, *, is_first: bool) -> QTextBlockFormat:
+        theme, form = self._theme, QTextBlockFormat()
+        form.setTopMargin(0 if is_first else round(part.gap * theme.body_px))
+        form.setLeftMargin(indent_of(part.path, theme))
+        if part.path:
+            form.setProperty(PATH, part.path)
+        if part.marker:
+            form.setProperty(MARKER, part.marker)
+        if part.kind == "rule":
+            form.setProperty(IS_RULE, True)
+        if part.kind == "math":
+            form.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        elif any("math" in span.styles for span in part.spans):
+            form.setLineHeight(theme.body_px * 1.6, _MINIMUM)  # a line is as high as its formula
+        else:
+            form.setLineHeight(self._percent, _PROPORTIONAL)
+        if part.level:
+            form.setHeadingLevel(part.level)
+        return form
+
+    def _spans(
+        self,
+        cursor: QTextCursor,
+        spans: Sequence[Span],
+        texts: ChatTexts,
+        *,
+        level: int = 0,
+        is_quoted: bool = False,
+        write: Callable[[str], str] = str,
+    ) -> None:
+        for span in spans:
+            href = span.href if span.href and is_openable(span.href) and "image" not in span.styles else ""
+            text = shown(span, self._theme, texts)
+            styles = span.styles
+            if "math" in styles and text != "\ufffc":
+                styles = frozenset({"code"})
+            form = self._form(styles, level, is_quoted=is_quoted, has_link=bool(href))
+            if text == "\ufffc" and "math" in styles:
+                form = QTextCharFormat(form)
+                form.setObjectType(OBJECT_TYPE)
+                form.setProperty(TEX, span.text)
+                form.setProperty(IS_DISPLAY, "display" in styles)
+                form.setVerticalAlignment(QTextCharFormat.VerticalAlignment.AlignMiddle)
+            elif href:
+                form = QTextCharFormat(form)
+                form.setAnchorHref(href)
+            cursor.insertText(write(text), form)
+
+    def _form(self, styles: frozenset[str], level: int, *, is_quoted: bool, has_link: bool) -> QTextCharFormat:
+        key = styles, level, is_quoted, has_link
+        if key not in self._forms:
+            self._forms[key] = self._new_form(*key)
+        return self._forms[key]
+
+    def _new_form(self, styles: frozenset[str], level: int, is_quoted: bool, has_link: bool) -> QTextCharFormat:
+        theme, form = self._theme, QTextCharFormat()
+        size = round(theme.body_px * _HEADINGS[level])
+        colour = "text_muted" if is_quoted or "image" in styles else "text"
+        weight = QFont.Weight.DemiBold if level else QFont.Weight.Normal
+        if "bold" in styles:
+            weight = QFont.Weight.Bold
+        form.setFontItalic("italic" in styles)
+        form.setFontStrikeOut("strike" in styles)
+        form.setFontUnderline("underline" in styles or has_link)
+        if styles & {"code", "kbd"}:
+            form.setFontFamilies(list(MONO_FAMILIES))
+            form.setFontFixedPitch(True)
+            size = round(size * theme.mono_font().pixelSize() / theme.body_px)
+            form.setBackground(theme.colour("hover_fill"))
+        if "mark" in styles:
+            form.setBackground(theme.colour("warning_fill"))
+        if "sub" in styles:
+            form.setVerticalAlignment(QTextCharFormat.VerticalAlignment.AlignSubScript)
+        if "sup" in styles:
+            form.setVerticalAlignment(QTextCharFormat.VerticalAlignment.AlignSuperScript)
+        if "warning" in styles:
+            colour = "warning"
+        if "alert" in styles:
+            colour = next((ALERT_COLOURS[name] for name in styles if name in ALERT_COLOURS), "accent")
+        if has_link:
+            form.setAnchor(True)
+            colour = "link"
+        form.setFontWeight(weight)
+        form.setForeground(theme.colour(colour))
+        form.setProperty(QTextFormat.Property.FontPixelSize, size)
+        return form
+
+
+@lru_cache(maxsize=4)
+def writer_of(theme: Theme) -> Writer:
+    """The one of this look."""
+    return Writer(theme)
+
+
+def table_in(document: QTextDocument) -> QTextTable | None:
+    """The table that a document shows."""
+    return next((one for one in document.rootFrame().childFrames() if isinstance(one, QTextTable)), None)
+
+
+def units(text: str) -> int:
+    """How long a text is for Qt, which counts UTF-16."""
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def _look(part: Part) -> tuple[object, ...]:
+    """What the form of a paragraph depends on."""
+    return part.kind, part.level, part.path, part.marker, part.gap, any("math" in span.styles for span in part.spans)
+
+
+def _grown(new: Sequence[Span], old: Sequence[Span], theme: Theme, texts: ChatTexts) -> tuple[int, Sequence[Span]]:
+    """How many letters of a paragraph stay, and what follows them now."""
+    same = _same(new, old)
+    letters = sum(units(shown(span, theme, texts)) for span in new[:same])
+    rest = list(new[same:])
+    if rest and same < len(old) and not rest[0].styles & {"math", "image", "alert"}:
+        first, before = rest[0], old[same]
+        if (first.styles, first.href) == (before.styles, before.href) and first.text.startswith(before.text):
+            letters += units(before.text)
+            rest[0] = replace(first, text=first.text[len(before.text) :])
+    return letters, rest
+
+
+def _same(new: Sequence[object], old: Sequence[object]) -> int:
+    count = min(len(new), len(old))
+    return next((at for at in range(count) if new[at] != old[at]), count)
 
 
 def _prepare(document: QTextDocument, theme: Theme) -> None:
     document.setUndoRedoEnabled(False)
     document.setDocumentMargin(0)
     document.setDefaultFont(theme.font())
-    document.setIndentWidth(theme.space(6))
-
-
-def _style_letters(block: QTextBlock, cursor: QTextCursor, theme: Theme, image: str) -> None:
-    found = []
-    parts = block.begin()
-    while not parts.atEnd():
-        fragment = parts.fragment()
-        found.append((fragment.position(), fragment.length(), fragment.charFormat()))
-        parts += 1
-    level = block.blockFormat().headingLevel()
-    for position, length, form in reversed(found):
-        cursor.setPosition(position)
-        cursor.setPosition(position + length, QTextCursor.MoveMode.KeepAnchor)
-        if form.isImageFormat():
-            description = form.stringProperty(QTextFormat.Property.ImageAltText).strip()
-            muted = QTextCharFormat()
-            muted.setForeground(theme.colour("text_muted"))
-            cursor.insertText(image.format(text=description) * min(length, 20), muted)
-        elif form.isAnchor():
-            cursor.setCharFormat(_link(form, theme))
-        elif form.fontFixedPitch():
-            cursor.mergeCharFormat(_code(theme))
-        if level:
-            cursor.setCharFormat(_heading(cursor.charFormat(), theme, level))
-
-
-def _heading(form: QTextCharFormat, theme: Theme, level: int) -> QTextCharFormat:
-    form = QTextCharFormat(form)
-    form.clearProperty(QTextFormat.Property.FontSizeAdjustment)
-    form.setProperty(QTextFormat.Property.FontPixelSize, round(theme.body_px * _HEADINGS[level]))
-    form.setFontWeight(QFont.Weight.DemiBold)
-    return form
-
-
-def _link(form: QTextCharFormat, theme: Theme) -> QTextCharFormat:
-    styled = QTextCharFormat(form)
-    styled.setToolTip("")
-    if is_openable(form.anchorHref()):
-        styled.setForeground(theme.colour("link"))
-        styled.setFontUnderline(True)
-        return styled
-    styled.setAnchor(False)
-    styled.setAnchorHref("")
-    styled.setAnchorNames([])
-    styled.setFontUnderline(False)
-    styled.clearForeground()
-    return styled
-
-
-def _code(theme: Theme) -> QTextCharFormat:
-    form = QTextCharFormat()
-    form.setFontFamilies(list(MONO_FAMILIES))
-    form.setProperty(QTextFormat.Property.FontPixelSize, theme.mono_font().pixelSize())
-    form.setBackground(theme.colour("hover_fill"))
-    return form
-
-
-def _style_block(
-    block: QTextBlock, before: QTextBlock | None, cursor: QTextCursor, theme: Theme, percent: float
-) -> None:
-    cursor.setPosition(block.position())
-    form = block.blockFormat()
-    is_item = _is_item(block)
-    is_after_item = before is not None and _is_item(before)
-    gap = theme.space(0.75) if is_item and is_after_item else theme.space(2.5)
-    level = form.headingLevel()
-    if level:
-        gap = theme.space(5 if level < 3 else 4)
-        cursor.setBlockCharFormat(_heading(cursor.blockCharFormat(), theme, level))
-    form.setTopMargin(0 if before is None else gap)
-    form.setBottomMargin(0)
-    form.setLineHeight(percent, _PROPORTIONAL)
-    if quote := form.intProperty(QUOTE_LEVEL):
-        form.setLeftMargin(theme.space(4) * min(quote, _MAX_INDENT))
-        form.setRightMargin(0)
-        _mute(block, cursor, theme)
-    if form.hasProperty(QTextFormat.Property.BlockTrailingHorizontalRulerWidth):
-        form.setTopMargin(theme.space(3))
-        form.setProperty(
-            QTextFormat.Property.BlockTrailingHorizontalRulerWidth,
-            QTextLength(QTextLength.Type.PercentageLength, 100),
-        )
-        form.setBackground(theme.colour("border"))
-    cursor.setPosition(block.position())
-    cursor.setBlockFormat(form)
-
-
-def is_dotted(block: QTextBlock) -> bool:
-    """Whether a list's dot stands before the block; Qt's own ones are as large as the font's line is high."""
-    return (
-        _is_item(block)
-        and block.textList().format().style() is QTextListFormat.Style.ListStyleUndefined
-        and block.blockFormat().marker() is QTextBlockFormat.MarkerType.NoMarker
-    )
-
-
-def _is_item(block: QTextBlock) -> bool:
-    return block.blockFormat().objectIndex() >= 0
-
-
-def _style_list(block: QTextBlock) -> None:
-    if not _is_item(block):
-        return
-    items = block.textList()
-    form = items.format()
-    is_plain = form.style() in _DOTS and block.blockFormat().marker() is QTextBlockFormat.MarkerType.NoMarker
-    if is_plain or form.indent() > _MAX_INDENT:
-        form.setStyle(QTextListFormat.Style.ListStyleUndefined if is_plain else form.style())
-        form.setIndent(min(form.indent(), _MAX_INDENT))
-        items.setFormat(form)
-
-
-def _mute(block: QTextBlock, cursor: QTextCursor, theme: Theme) -> None:
-    form = QTextCharFormat()
-    form.setForeground(theme.colour("text_muted"))
-    cursor.setPosition(block.position())
-    cursor.movePosition(QTextCursor.MoveOperation.EndOfBlock, QTextCursor.MoveMode.KeepAnchor)
-    cursor.mergeCharFormat(form)
-
-
-def _style_table(table: QTextTable, theme: Theme) -> None:
-    form = table.format()
-    form.setCellPadding(theme.space(2))
-    form.setCellSpacing(0)
-    form.setBorder(0)
-    form.setHeaderRowCount(1)
-    form.setTopMargin(0)
-    form.setBottomMargin(0)
-    table.setFormat(form)
-    for row in range(table.rows()):
-        for column in range(table.columns()):
-            cell = table.cellAt(row, column).format()
-            cell.setVerticalAlignment(QTextCharFormat.VerticalAlignment.AlignMiddle)
-            table.cellAt(row, column).setFormat(cell)
-            cursor = table.cellAt(row, column).firstCursorPosition()
-            block = cursor.blockFormat()
-            block.setTopMargin(0)
-            cursor.setBlockFormat(block)
+    draws_formulas(document, theme)

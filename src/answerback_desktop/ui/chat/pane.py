@@ -1,6 +1,7 @@
 """The chat pane: one conversation, from its first question to the box for the next."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from answerback_desktop.texts import ChatTexts, texts_of
 from answerback_desktop.ui.chat.attach import AttachDialog
 from answerback_desktop.ui.chat.blocks import Appearance
 from answerback_desktop.ui.chat.composer import Composer, encoded_bytes
+from answerback_desktop.ui.chat.find import FindBar
 from answerback_desktop.ui.chat.input_box import attachments_in
 from answerback_desktop.ui.chat.links import LinkDialog, is_openable
 from answerback_desktop.ui.chat.states import EmptyState, LanguageBar, OfflineBanner
@@ -31,6 +33,8 @@ from answerback_desktop.viewmodels.conversation import ConversationViewModel
 _DOCUMENTS: Final = QStandardPaths.StandardLocation.DocumentsLocation
 FRAME_MS: Final = 33
 """Text that streams is drawn at most this often: 30 times a second."""
+FRAME_SHARE: Final = 8
+"""And less often where that is slow (a table of 500 rows): drawing never takes more than an eighth of the time."""
 
 
 def names_of(languages: Sequence[str], texts: ChatTexts) -> str:
@@ -53,6 +57,7 @@ class ChatPane(QWidget):
         self._appearance = appearance
         self._shown: ConversationViewModel | None = None
         self._wanted: str | None = None
+        self._wanted_phrase = ""
         self._dirty: set[str] = set()
         self._why_offline = ""
         self._languages: tuple[str, ...] = ()
@@ -61,6 +66,7 @@ class ChatPane(QWidget):
         self._offer: Callable[[], object] | None = None
         self.transcript = Transcript(appearance, self)
         self.composer = Composer(appearance, self)
+        self.find_bar = FindBar(self.transcript.finder, appearance, self)
         self.stack = QStackedWidget(self)
         self._column = QVBoxLayout(self)
         self._build()
@@ -112,6 +118,7 @@ class ChatPane(QWidget):
         self.composer.set_appearance(appearance)
         self._replace_states()
         self._draw_jump(has_unseen=False)
+        self.find_bar.set_appearance(appearance)
         self._space()
         self._show_connection()
         self._show_page()
@@ -130,17 +137,26 @@ class ChatPane(QWidget):
         self._column.activate()
         return self.height() - self.stack.geometry().bottom() - self._lower.contentsMargins().bottom()
 
-    def show_turn(self, request_id: str) -> None:
-        """Scroll to a turn, as from a search; older pages are loaded until it is there."""
-        self._wanted = request_id
+    def show_turn(self, request_id: str, phrase: str = "") -> None:
+        """Scroll to a turn, as from a search, and light its words; older pages are loaded until it is there."""
+        self._wanted, self._wanted_phrase = request_id, phrase
         self._go_to_wanted()
+
+    def open_find(self) -> None:
+        """Open the bar that finds words in this conversation."""
+        if self.stack.currentWidget() is self.transcript:
+            self.find_bar.open()
+            self._load_for_find()
 
     def flush(self) -> None:
         """Draw the text that has come since the last frame."""
         dirty, self._dirty = self._dirty, set()
         if not dirty:
             return
+        begun = time.thread_time()
         self.transcript.refresh(dirty)
+        cost_ms = (time.thread_time() - begun) * 1000
+        self._frame.setInterval(max(FRAME_MS, round(cost_ms * FRAME_SHARE)))
         if not self.transcript.is_pinned:
             self._draw_jump(has_unseen=True)
 
@@ -151,6 +167,7 @@ class ChatPane(QWidget):
         self.setAcceptDrops(True)
         self._fill()
         self._column.setSpacing(0)
+        self._column.addWidget(self.find_bar)
         self._column.addWidget(self.stack, 1)
         self.stack.addWidget(self.transcript)
         self._make_states()
@@ -251,6 +268,7 @@ class ChatPane(QWidget):
         self.composer.sent.connect(self._ask)
         self.composer.changed.connect(self._keep_draft)
         self.composer.stopped.connect(self._stop)
+        self.find_bar.closed.connect(self.focus_composer)
         self.composer.recalled.connect(self.transcript.edit_last)
         self.composer.attach_wanted.connect(self.pick_files)
         self.composer.dropped.connect(self._attach)
@@ -263,6 +281,8 @@ class ChatPane(QWidget):
         self._shown = self._app.current
         self._wanted = None
         self._last_asked = self._at = ""
+        if not self.find_bar.isHidden():
+            self.find_bar.close_find()
         self._dirty.clear()
         self.transcript.show_turns(())
         self.composer.set_text("" if self._shown is None else self._shown.draft)
@@ -275,6 +295,12 @@ class ChatPane(QWidget):
             self.transcript.show_turns(self._shown.messages)
         self._show_page()
         self._go_to_wanted()
+        self._load_for_find()
+
+    def _load_for_find(self) -> None:
+        """What is looked for may be in turns that were not loaded yet."""
+        if not self.find_bar.isHidden() and self._shown is not None and self._shown.has_more:
+            self._shown.load_more()
 
     def _go_to_wanted(self) -> None:
         shown, wanted = self._shown, self._wanted
@@ -283,6 +309,8 @@ class ChatPane(QWidget):
         if shown.turn(wanted) is not None:
             self._wanted = None
             self.transcript.to_turn(wanted)
+            if self._wanted_phrase.strip():
+                self.find_bar.open(self._wanted_phrase, turn=wanted)
         elif shown.is_loaded and not shown.has_more:
             self._wanted = None
         else:

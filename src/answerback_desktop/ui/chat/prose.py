@@ -1,16 +1,16 @@
-"""Views of prose and of tables."""
+"""Views of prose, of tables, and of what is folded."""
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QPointF, Qt
-from PySide6.QtGui import QPainter, QPaintEvent, QTextOption, QTextTable, QWheelEvent
-from PySide6.QtWidgets import QWidget
+from PySide6.QtCore import QPointF, QSize, Qt
+from PySide6.QtGui import QPainter, QPaintEvent, QTextOption, QWheelEvent
+from PySide6.QtWidgets import QToolButton, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, BlockSignals, BlockView
-from answerback_desktop.ui.chat.document import show_markdown
-from answerback_desktop.ui.chat.text_view import TextView, wrap_mode
-from answerback_desktop.ui.markdown import Segment
-from answerback_desktop.ui.theme import Theme
+from answerback_desktop.ui.chat.document import indent_of, read_out, table_in, writer_of
+from answerback_desktop.ui.chat.text_view import TextView, keeping_selection, wrap_mode
+from answerback_desktop.ui.markdown import Part, Segment
+from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
 
@@ -19,80 +19,124 @@ class ProseView(BlockView):
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
-        self.text = self._text_view()
+        self.text = TextView(appearance.theme, self)
+        self.text.setAccessibleName(appearance.texts.answer_name)
         self.text.link.connect(signals.link)
-        self._shown = ""
-
-    def _text_view(self) -> TextView:
-        text = TextView(self.appearance.theme, self)
-        text.setAccessibleName(self.appearance.texts.answer_name)
-        return text
-
-    @property
-    def is_busy(self) -> bool:
-        """Also while something is selected."""
-        return self.text.textCursor().hasSelection() or super().is_busy
+        self._parts: Sequence[Part] = ()
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
         """The text, if there are links in it."""
-        return [self.text] if "://" in self._shown or "mailto:" in self._shown else []
+        return [self.text] if any(span.href for part in self._parts for span in part.spans) else []
+
+    @property
+    def edit(self) -> TextView:
+        return self.text
 
     def take(self, segment: Segment | None) -> None:
         """Show the prose; a selection that is still there is kept."""
-        if segment is None or segment.markdown == self._shown:
+        if segment is None or segment.parts == self._parts:
             return
-        self._shown = segment.markdown
-        cursor = self.text.textCursor()
-        anchor, position = cursor.anchor(), cursor.position()
-        has_selection = cursor.hasSelection()
-        document = self.text.document()
-        self._set_wrapping()
-        show_markdown(document, self._shown, self.appearance.theme, image=self.appearance.texts.image)
-        if has_selection and max(anchor, position) < document.characterCount():
-            cursor = self.text.textCursor()
-            cursor.setPosition(anchor)
-            cursor.setPosition(position, cursor.MoveMode.KeepAnchor)
-            self.text.setTextCursor(cursor)
-        else:
-            self.text.moveCursor(cursor.MoveOperation.Start)
-
-    def _set_wrapping(self) -> None:
-        self.text.setWordWrapMode(wrap_mode(self._shown))
+        with keeping_selection(self.text):
+            self.text.setWordWrapMode(wrap_mode(" ".join(span.text for part in segment.parts for span in part.spans)))
+            writer = writer_of(self.appearance.theme)
+            writer.show_parts(self.text.document(), segment.parts, self._parts, self.appearance.texts)
+        self._parts = segment.parts
+        self.text.setAccessibleDescription(read_out(segment.parts, self.appearance.theme, self.appearance.texts))
 
     def arrange(self, width: int) -> int:
-        gap = self.appearance.theme.space(2.5)
+        gap = round(self._parts[0].gap * self.appearance.theme.body_px) if self._parts else 0
         height = self.text.height_for(width)
         self.text.setGeometry(0, gap, width, height)
         return gap + height
 
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """The bars of quotes that go on from the view above; those beside the text are the text's."""
+        self._draw_bars(self.joins, self.text.y() + 3)
 
-class TableView(ProseView):
+
+class TableView(BlockView):
     """A table: as wide as its text needs, scrolled sideways where that is more than there is."""
 
-    def _text_view(self) -> TextView:
-        text = _TableText(self.appearance.theme, self)
-        text.setAccessibleName(self.appearance.texts.table_name)
-        return text
+    def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
+        super().__init__(turn, appearance, signals, parent)
+        self.text = _TableText(appearance.theme, self)
+        self.text.setAccessibleName(appearance.texts.table_name)
+        self.text.link.connect(signals.link)
+        self._table: Segment | None = None
 
-    def _set_wrapping(self) -> None:
-        """Cells are broken between words only."""
+    @property
+    def edit(self) -> TextView:
+        return self.text
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
         """The table, to be scrolled by the arrow keys."""
         return [self.text]
 
+    def take(self, segment: Segment | None) -> None:
+        """Show the table; rows that are there are left alone."""
+        if segment is None or segment == self._table:
+            return
+        self.path = segment.path
+        with keeping_selection(self.text):
+            writer = writer_of(self.appearance.theme)
+            writer.show_rows(self.text.document(), segment, self._table, self.appearance.texts)
+        self._table = segment
+
     def arrange(self, width: int) -> int:
-        """Columns get room for about 20 letters before lines are broken."""
-        gap = self.appearance.theme.space(3)
-        columns = max(1, self._shown.split("\n", 1)[0].count("|") - 1)
-        room = max(width, columns * self.appearance.theme.body_px * 11)
+        """Columns get room for about 15 letters before lines are broken."""
+        gap, left = self.appearance.theme.space(3), indent_of(self.path, self.appearance.theme)
+        columns = len(self._table.rows[0]) if self._table is not None else 1
+        room = max(width - left, columns * self.appearance.theme.body_px * 8)
         text_width = min(self.text.natural_width(), room)
         height = self.text.height_for(text_width) + 2
-        bar = 12 if text_width > width else 0
-        self.text.setGeometry(0, gap, min(width, text_width), height + bar)
+        bar = 12 if text_width > width - left else 0
+        self.text.setGeometry(left, gap, min(width - left, text_width), height + bar)
         return gap + height + bar
+
+
+class FoldView(BlockView):
+    """The line that stands for what is folded: a model's thoughts, or details. A click shows what is in it."""
+
+    def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
+        super().__init__(turn, appearance, signals, parent)
+        self.button = QToolButton(self)
+        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.button.clicked.connect(self._toggle)
+        self._start = 0
+
+    @property
+    def tab_stops(self) -> Sequence[QWidget]:
+        return [self.button]
+
+    def take(self, segment: Segment | None) -> None:
+        if segment is None:
+            return
+        texts, theme = self.appearance.texts, self.appearance.theme
+        self._start, self.path = segment.start, segment.path
+        is_growing = not segment.is_closed and not self.turn.status.is_over
+        thoughts = texts.thinking if is_growing else texts.thoughts
+        self.button.setText(thoughts if segment.title == "think" else segment.title or texts.details)
+        self.button.setAccessibleName(self.button.text())
+        self.set_open(is_open=self.is_open)
+        self.button.setIconSize(QSize(theme.body_px, theme.body_px))
+
+    def set_open(self, *, is_open: bool) -> None:
+        """Whether what is in it is shown below."""
+        theme, self.is_open = self.appearance.theme, is_open
+        drawing = Icon.CHEVRON_DOWN if is_open else Icon.CHEVRON_RIGHT
+        self.button.setIcon(icon(drawing, theme.colour("text_muted"), theme.body_px))
+
+    def arrange(self, width: int) -> int:
+        gap, left = self.appearance.theme.space(2), indent_of(self.path, self.appearance.theme)
+        size = self.button.sizeHint()
+        left -= self.appearance.theme.space(1.5)
+        self.button.setGeometry(left, gap, min(size.width(), width - left), size.height())
+        return gap + size.height()
+
+    def _toggle(self) -> None:
+        self.signals.folded.emit(self.turn.request_id, self._start)
 
 
 class _TableText(TextView):
@@ -104,18 +148,18 @@ class _TableText(TextView):
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         super().paintEvent(event)
+        table = table_in(self.document())
+        if table is None:
+            return
         painter = QPainter(self.viewport())
         shift = self.horizontalScrollBar().value()
         layout = self.document().documentLayout()
-        for frame in self.document().rootFrame().childFrames():
-            if not isinstance(frame, QTextTable):
-                continue
-            right = layout.frameBoundingRect(frame).right() - shift
-            for row in range(1, frame.rows()):
-                cells = [frame.cellAt(row, column).firstCursorPosition().block() for column in range(frame.columns())]
-                top = min(layout.blockBoundingRect(block).top() for block in cells) - frame.format().cellPadding()
-                painter.setPen(self._theme.colour("control_border" if row == 1 else "border"))
-                painter.drawLine(QPointF(-shift, round(top)), QPointF(right, round(top)))
+        right = layout.frameBoundingRect(table).right() - shift
+        for row in range(1, table.rows()):
+            cells = [table.cellAt(row, column).firstCursorPosition().block() for column in range(table.columns())]
+            top = min(layout.blockBoundingRect(block).top() for block in cells) - table.format().cellPadding()
+            painter.setPen(self._theme.colour("control_border" if row == 1 else "border"))
+            painter.drawLine(QPointF(-shift, round(top)), QPointF(right, round(top)))
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 - Qt's name
         if abs(event.angleDelta().x()) > abs(event.angleDelta().y()):

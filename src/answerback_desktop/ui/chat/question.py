@@ -23,10 +23,10 @@ SHORT_CHARACTERS: Final = 1_200
 class QuestionView(BlockView):
     """Long questions are folded. `start_edit` opens the editor; what is sent from it is a new version of the turn.
 
-    `edit`: an edit that was kept. Escape keeps it, Cancel does not.
+    `kept_edit`: an edit that was kept. Escape keeps it, Cancel does not.
     """
 
-    edit = ""
+    kept_edit = ""
 
     def __init__(self, turn: TurnViewModel, appearance: Appearance, signals: BlockSignals, parent: QWidget) -> None:
         super().__init__(turn, appearance, signals, parent)
@@ -47,7 +47,11 @@ class QuestionView(BlockView):
     @property
     def is_busy(self) -> bool:
         """Also while it is edited."""
-        return self.editor is not None or self.text.textCursor().hasSelection() or super().is_busy
+        return self.editor is not None or super().is_busy
+
+    @property
+    def edit(self) -> TextView:
+        return self.text
 
     @property
     def tab_stops(self) -> Sequence[QWidget]:
@@ -61,7 +65,7 @@ class QuestionView(BlockView):
 
     def set_active(self, *, is_active: bool) -> None:
         self.copy_button.reveal(is_revealed=is_active)
-        self.edit_button.reveal(is_revealed=is_active or bool(self.edit))
+        self.edit_button.reveal(is_revealed=is_active or bool(self.kept_edit))
 
     @property
     def _is_long(self) -> bool:
@@ -117,16 +121,16 @@ class QuestionView(BlockView):
 
     def set_edit(self, text: str, *, is_open: bool) -> None:
         """An edit of before: its editor is open again, or its mark says that it is there."""
-        self.edit = text
+        self.kept_edit = text
         if is_open:
             self.start_edit(takes_focus=False)
         self._show_mark()
 
     def _show_mark(self) -> None:
         texts = self.appearance.texts
-        name, colour = (texts.unsent_edit, "accent") if self.edit else (texts.edit, "text_muted")
+        name, colour = (texts.unsent_edit, "accent") if self.kept_edit else (texts.edit, "text_muted")
         self.edit_button.draw(Icon.EDIT, name, colour=colour)
-        self.edit_button.reveal(is_revealed=bool(self.edit))
+        self.edit_button.reveal(is_revealed=bool(self.kept_edit))
 
     def start_edit(self, *, takes_focus: bool = True) -> None:
         """Put an editor in the bubble's place."""
@@ -135,7 +139,7 @@ class QuestionView(BlockView):
         texts = self.appearance.texts
         editor = self.editor = InputBox(self.appearance.theme, self)
         editor.setAccessibleName(texts.edit_name)
-        editor.setPlainText(self.edit or self.turn.question)
+        editor.setPlainText(self.kept_edit or self.turn.question)
         editor.moveCursor(editor.textCursor().MoveOperation.End)
         hint = QLabel(texts.edit_hint, self)
         hint.setProperty("variant", "muted")
@@ -170,7 +174,7 @@ class QuestionView(BlockView):
         self.editor = None
         self._edit_parts = []
         self._set_reading(is_shown=True)
-        self.signals.edit_changed.emit(self.turn.request_id, self.edit or None, False)
+        self.signals.edit_changed.emit(self.turn.request_id, self.kept_edit or None, False)
         self._show_mark()
         self.edit_button.setFocus()
         self.signals.height_changed.emit(self)
@@ -179,7 +183,7 @@ class QuestionView(BlockView):
         """As it is typed."""
         if self.editor is not None:
             text = self.editor.toPlainText()
-            self.edit = "" if text == self.turn.question else text
+            self.kept_edit = "" if text == self.turn.question else text
             self.signals.edit_changed.emit(self.turn.request_id, text, True)
 
     def _cancel(self) -> None:

@@ -1,13 +1,15 @@
 """The widget under prose, tables and questions: text that can be selected, and that loads nothing."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from PySide6.QtCore import QPointF, QRectF, Qt, QUrl, Signal
-from PySide6.QtGui import QPainter, QPaintEvent, QTextBlock, QTextOption, QWheelEvent
-from PySide6.QtWidgets import QFrame, QTextBrowser, QWidget
+from PySide6.QtCore import QMimeData, QPointF, QRectF, Qt, QUrl, Signal
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QTextBlock, QTextCursor, QTextOption, QWheelEvent
+from PySide6.QtWidgets import QFrame, QTextBrowser, QTextEdit, QWidget
 
-from answerback_desktop.ui.chat.document import QUOTE_LEVEL, is_dotted
+from answerback_desktop.ui.chat.document import IS_RULE, MARKER, PATH, bars_of
 from answerback_desktop.ui.chat.links import text_of
 from answerback_desktop.ui.theme import Theme
 
@@ -21,6 +23,29 @@ def wrap_mode(text: str) -> QTextOption.WrapMode:
     return QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere
 
 
+@contextmanager
+def keeping_selection(text: QTextEdit) -> Iterator[None]:
+    """What is selected stays so while the document is written, as far as it is still there."""
+    cursor = text.textCursor()
+    anchor, position = cursor.anchor(), cursor.position()
+    yield
+    cursor, end = text.textCursor(), text.document().characterCount() - 1
+    if anchor == position:
+        cursor.setPosition(0)
+    elif max(anchor, position) <= end:
+        cursor.setPosition(anchor)
+        cursor.setPosition(position, QTextCursor.MoveMode.KeepAnchor)
+    if (cursor.anchor(), cursor.position()) != (text.textCursor().anchor(), text.textCursor().position()):
+        text.setTextCursor(cursor)
+
+
+def draw_bar(painter: QPainter, area: QRectF, colour: QColor) -> None:
+    """The bar beside a quote."""
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.setBrush(colour)
+    painter.drawRoundedRect(area, 1.5, 1.5)
+
+
 class TextView(QTextBrowser):
     """A text that is as high as its lines.
 
@@ -32,6 +57,7 @@ class TextView(QTextBrowser):
     def __init__(self, theme: Theme, parent: QWidget) -> None:
         super().__init__(parent)
         self._theme = theme
+        self.selected: Callable[[], QMimeData] | None = None
         self.setProperty("variant", "plain")
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setOpenLinks(False)
@@ -55,6 +81,10 @@ class TextView(QTextBrowser):
         """Nothing is ever loaded, from nowhere."""
         return
 
+    def createMimeDataFromSelection(self) -> QMimeData:  # noqa: N802 - Qt's name
+        """What is copied: the selection of the whole conversation, where there is one."""
+        return super().createMimeDataFromSelection() if self.selected is None else self.selected()
+
     def natural_width(self) -> int:
         self.setLineWrapMode(QTextBrowser.LineWrapMode.NoWrap)
         width = math.ceil(self.document().idealWidth()) + 1
@@ -71,32 +101,66 @@ class TextView(QTextBrowser):
         event.ignore()
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """The text, a bar beside what is quoted, and the dots of lists."""
+        """The text, and what stands beside it: bars of quotes, markers of lists, rules."""
         painter = QPainter(self.viewport())
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
         layout = self.document().documentLayout()
         block = self.document().begin()
+        before = ""
         while block.isValid():
-            if level := block.blockFormat().intProperty(QUOTE_LEVEL):
-                self._draw_quote(painter, layout.blockBoundingRect(block), level)
-            if is_dotted(block):
-                self._draw_dot(painter, layout.blockBoundingRect(block), block)
+            form = block.blockFormat()
+            path = str(form.property(PATH) or "")
+            if path or form.hasProperty(IS_RULE):
+                area = layout.blockBoundingRect(block)
+                gap = form.topMargin() if path else 0
+                for left, colour in bars_of(path, self._theme):
+                    is_joined = before[: len(path)] == path or (before and path.startswith(before))
+                    top = area.top() - (gap + 6 if is_joined else 0)  # its round ends are covered
+                    draw_bar(painter, QRectF(left, top, 3, area.bottom() - top), self._theme.colour(colour))
+                if form.hasProperty(IS_RULE):
+                    edge, middle = area.left() + form.leftMargin(), round(area.center().y())
+                    painter.fillRect(QRectF(edge, middle, self.width() - edge, 1), self._theme.colour("border"))
+                if form.hasProperty(MARKER):
+                    self._draw_marker(painter, area, block, str(form.property(MARKER)))
+            before = path
             block = block.next()
         painter.end()
         super().paintEvent(event)
 
-    def _draw_quote(self, painter: QPainter, area: QRectF, level: int) -> None:
-        painter.setBrush(self._theme.colour("border"))
-        for step in range(min(level, 6)):
-            painter.drawRoundedRect(QRectF(step * self._theme.space(4), area.top(), 3, area.height()), 1.5, 1.5)
-
-    def _draw_dot(self, painter: QPainter, area: QRectF, block: QTextBlock) -> None:
-        painter.setBrush(self._theme.colour("text_muted"))
+    def _draw_marker(self, painter: QPainter, area: QRectF, block: QTextBlock, marker: str) -> None:
         line = block.layout().lineAt(0)
-        size = self._theme.body_px * 0.16
-        middle = area.top() + line.y() + line.height() - self._theme.body_px * 0.62
-        painter.drawEllipse(QPointF(area.left() + line.x() - self._theme.space(2.75), middle), size, size)
+        base = area.top() + line.y() + line.ascent()
+        right = (
+            area.left()
+            + line.x()
+            - self._theme.space(1.75)
+            - (area.left() + line.x() - block.blockFormat().leftMargin())
+        )
+        colour = self._theme.colour("text_muted")
+        if marker == "•":
+            size = self._theme.body_px * 0.16
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(colour)
+            centre = QPointF(right - self._theme.space(1) - size / 2, base - self._theme.body_px * 0.34)
+            painter.drawEllipse(centre, size, size)
+        elif marker in "☐☑":
+            self._draw_box(painter, right, base, is_checked=marker == "☑")
+        else:
+            painter.setPen(colour)
+            painter.setFont(self._theme.font())
+            width = painter.fontMetrics().horizontalAdvance(marker)
+            painter.drawText(QPointF(max(0.0, right - width), base), marker)
+
+    def _draw_box(self, painter: QPainter, right: float, base: float, *, is_checked: bool) -> None:
+        side = self._theme.body_px * 0.8
+        box = QRectF(right - side - 1, base - side * 0.92, side, side)
+        painter.setPen(QPen(self._theme.colour("accent" if is_checked else "control_border"), 1.2))
+        painter.setBrush(self._theme.colour("accent") if is_checked else Qt.BrushStyle.NoBrush)
+        painter.drawRoundedRect(box, 3, 3)
+        if is_checked:
+            painter.setPen(QPen(self._theme.colour("on_accent"), 1.6))
+            marks = [(0.22, 0.52), (0.42, 0.72), (0.78, 0.3)]
+            painter.drawPolyline([QPointF(box.left() + x * side, box.top() + y * side) for x, y in marks])
 
     def _emit_link(self, target: QUrl) -> None:
         encoded = target.toString(QUrl.ComponentFormattingOption.FullyEncoded)

@@ -11,14 +11,16 @@ from itertools import accumulate
 from typing import Final
 
 from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
-from PySide6.QtGui import QKeyEvent, QResizeEvent
+from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent
 from PySide6.QtWidgets import QAbstractScrollArea, QApplication, QFrame, QWidget
 
 from answerback_desktop.ui.chat.blocks import Appearance, Block, BlockKind, BlockSignals, BlockView, TurnBlocks
 from answerback_desktop.ui.chat.code import CodeView
+from answerback_desktop.ui.chat.find import Finder
 from answerback_desktop.ui.chat.footer import FooterView
-from answerback_desktop.ui.chat.prose import ProseView, TableView
+from answerback_desktop.ui.chat.prose import FoldView, ProseView, TableView
 from answerback_desktop.ui.chat.question import QuestionView
+from answerback_desktop.ui.chat.selection import Selection
 from answerback_desktop.ui.theme import Theme
 from answerback_desktop.viewmodels.turn import TurnViewModel
 
@@ -30,6 +32,7 @@ _VIEWS: Final = {
     BlockKind.PROSE: ProseView,
     BlockKind.CODE: CodeView,
     BlockKind.TABLE: TableView,
+    BlockKind.FOLD: FoldView,
     BlockKind.FOOTER: FooterView,
 }
 
@@ -72,6 +75,9 @@ class Transcript(QAbstractScrollArea):
         self.verticalScrollBar().setSingleStep(appearance.theme.body_px * 3)
         self.signals.height_changed.connect(self._view_changed)
         self.signals.hovered.connect(self._hover)
+        self.signals.folded.connect(self._toggle_fold)
+        self.selection = Selection(self)
+        self.finder = Finder(self)
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.timeout.connect(self.arrange)
@@ -89,6 +95,15 @@ class Transcript(QAbstractScrollArea):
         """The views that exist now, from top to bottom."""
         return [block.view for block in self._blocks if block.view is not None]
 
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """All blocks from top to bottom, whether they have views or not."""
+        return self._blocks
+
+    @property
+    def appearance(self) -> Appearance:
+        return self._appearance
+
     def show_turns(self, turns: Iterable[TurnViewModel]) -> None:
         """The whole list, oldest first. Turns that were shown before keep their views and the place on the screen."""
         self._keep_anchor()
@@ -102,7 +117,7 @@ class Transcript(QAbstractScrollArea):
             self._drop(self._turns[turn.request_id].refresh())
         for old in known.values():
             self._drop(old.blocks)
-        self._rebuild()
+        self.rebuild()
 
     def refresh(self, request_ids: Iterable[str]) -> None:
         """These turns have changed or grown."""
@@ -110,7 +125,7 @@ class Transcript(QAbstractScrollArea):
         for request_id in request_ids:
             if (turn := self._turns.get(request_id)) is not None:
                 self._drop(turn.refresh())
-        self._rebuild()
+        self.rebuild()
 
     def set_appearance(self, appearance: Appearance) -> None:
         """Another theme, language or size: everything is drawn again, at the same place."""
@@ -121,7 +136,7 @@ class Transcript(QAbstractScrollArea):
         self.verticalScrollBar().setSingleStep(appearance.theme.body_px * 3)
         self._drop(self._blocks)
         self._width = 0
-        self._rebuild()
+        self.rebuild()
 
     def set_online(self, *, is_online: bool) -> None:
         """For what waits in the outbox."""
@@ -149,6 +164,28 @@ class Transcript(QAbstractScrollArea):
             if isinstance(view, QuestionView) and view.editor is not None:
                 view.editor.end_composition()
 
+    def to_place(self, block: Block, place: Callable[[BlockView], int]) -> None:
+        """Scroll so that a line of a block is in the upper third. `place`: where the line is in the block's view."""
+        self._set_pinned(is_pinned=False)
+        self._anchor = (block, 0)
+        self.arrange(keeps_anchor=False)
+        if block.view is not None:
+            self._anchor = (block, place(block.view) - self.viewport().height() // 3)
+            self.arrange(keeps_anchor=False)
+
+    def parse(self, turn: TurnViewModel) -> None:
+        """Parse all of a turn, as a search needs it; `rebuild` shows it."""
+        self._keep_anchor()
+        blocks = self._turns.get(turn.request_id)
+        while blocks is not None and (unread := blocks.unread):
+            self._split(unread[0])
+
+    def open_fold(self, block: Block) -> None:
+        """Show what is in a fold; `rebuild` shows it."""
+        self._keep_anchor()
+        if block.segment is not None and not block.is_open:
+            self._drop(self._turns[block.turn.request_id].toggle(block.segment.start))
+
     def edit_last(self) -> bool:
         """Open the editor of the last question; whether there is one."""
         last = next((block for block in reversed(self._blocks) if block.kind is BlockKind.QUESTION), None)
@@ -172,18 +209,29 @@ class Transcript(QAbstractScrollArea):
         letters = max(20.0, self._width / (theme.body_px * 0.52))
         if block.kind is BlockKind.FOOTER:
             return round(line * 1.8)
-        text = block.turn.question if block.segment is None else block.segment.text
-        lines = text.count("\n") + 1
+        text = block.turn.question
+        lines, length = (text.count("\n") + 1, len(text)) if block.segment is None else block.segment.size
         if block.kind is BlockKind.CODE:
             return round(line * (lines + 1))
         if block.kind is BlockKind.QUESTION:
-            return round(line * min(15, lines + len(text) / letters) + line * 2.2)
-        return round(line * (lines * 0.8 + len(text) / letters))
+            return round(line * min(15, lines + length / letters) + line * 2.2)
+        if block.kind is BlockKind.TABLE:
+            return round(line * 1.8 * lines)
+        return round(line * (lines * 0.8 + length / letters))
 
-    def _rebuild(self) -> None:
+    def rebuild(self) -> None:
+        """Blocks have come or gone: lay all out again."""
         self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
         self._is_stale = True
         self.arrange(keeps_anchor=False)
+        self.selection.show()
+        self.finder.refresh()
+
+    def _toggle_fold(self, request_id: str, start: int) -> None:
+        self._set_pinned(is_pinned=False)
+        self._keep_anchor()
+        self._drop(self._turns[request_id].toggle(start))
+        self.rebuild()
 
     def _keep_anchor(self) -> None:
         if self._is_pinned or not self._blocks:
@@ -231,18 +279,25 @@ class Transcript(QAbstractScrollArea):
             self._set_pinned(is_pinned=True)
 
     def _split_near(self) -> bool:
-        """Turns that come near get their real blocks; whether there were any."""
-        near = {block.turn.request_id: block for block in self._near(1.0)}
-        split = [request_id for request_id in near if self._turns[request_id].split()]
-        if not split:
-            return False
-        self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
-        self._is_stale = True
-        self._guess_missing()
-        if self._anchor is not None and self._index(self._anchor[0]) is None:
-            turn = self._turns.get(self._anchor[0].turn.request_id)
-            self._anchor = None if turn is None else (list(turn.blocks)[1], 0)
-        return True
+        """What nobody has parsed yet and comes near gets its real blocks; whether there was any."""
+        near = [block for block in self._near(1.0) if block.kind is BlockKind.UNREAD]
+        for block in near:
+            self._split(block)
+        if near:
+            self._blocks = [block for turn in self._turns.values() for block in turn.blocks]
+            self._is_stale = True
+            self._guess_missing()
+        return bool(near)
+
+    def _split(self, block: Block) -> None:
+        new = self._turns[block.turn.request_id].split(block)
+        if self._anchor is not None and self._anchor[0] is block:
+            offset = self._anchor[1]
+            for one in new:
+                one.height = self._guess(one)
+                self._anchor = (one, min(offset, one.height))
+                if (offset := offset - one.height) < 0:
+                    break
 
     def _guess_missing(self) -> None:
         for block in self._blocks:
@@ -304,9 +359,11 @@ class Transcript(QAbstractScrollArea):
             if isinstance(view, QuestionView):
                 text, is_open = self.edit_of(block.turn.request_id)
                 view.set_edit(text, is_open=is_open)
-            view.take(block.segment)
+            view.show_block(block)
             view.set_active(is_active=self._is_active(block.turn))
             _remove_from_tab_chain(view)
+            self.selection.adopt(view)
+            self.finder.mark(block)
         height = block.view.arrange(self._width)
         self._is_stale |= height != block.height
         block.height, block.is_measured = height, True
@@ -352,6 +409,10 @@ class Transcript(QAbstractScrollArea):
             self.to_end()
         elif event.key() == Qt.Key.Key_Home:
             bar.setValue(bar.minimum())
+        elif event.matches(QKeySequence.StandardKey.Copy):
+            self.selection.copy()
+        elif event.matches(QKeySequence.StandardKey.SelectAll):
+            self.selection.select_all()
         else:
             super().keyPressEvent(event)
 

@@ -106,7 +106,7 @@ class SearchResultDelegate(QStyledItemDelegate):
         painter.restore()
 
     def _layout(self, index: Index, width: int) -> QTextLayout:
-        """The excerpt in at most two lines, its match marked."""
+        """The excerpt in at most two lines, its words marked."""
         hit: SearchHit = index.data(HitRole.HIT)
         text = self._texts.window.found_title if hit.request_id is None else hit.excerpt
         layout = QTextLayout(text, self._text)
@@ -114,7 +114,7 @@ class SearchResultDelegate(QStyledItemDelegate):
         option.setWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
         layout.setTextOption(option)
         if hit.request_id is not None:
-            layout.setFormats([self._mark(hit)])
+            layout.setFormats([self._mark(hit, start, end) for start, end in hit.marks])
         layout.beginLayout()
         top = 0.0
         for _ in range(2):
@@ -127,11 +127,11 @@ class SearchResultDelegate(QStyledItemDelegate):
         layout.endLayout()
         return layout
 
-    def _mark(self, hit: SearchHit) -> QTextLayout.FormatRange:
+    def _mark(self, hit: SearchHit, start: int, end: int) -> QTextLayout.FormatRange:
         """Qt counts UTF-16 units; the hit counts code points."""
         marked = QTextLayout.FormatRange()
-        marked.start = _units(hit.excerpt[: hit.start])
-        marked.length = _units(hit.excerpt[hit.start : hit.end])
+        marked.start = _units(hit.excerpt[:start])
+        marked.length = _units(hit.excerpt[start:end])
         appearance = QTextCharFormat()
         appearance.setForeground(self._theme.colour("text"))
         appearance.setBackground(self._theme.colour("selection"))

@@ -21,6 +21,7 @@ class Icon(StrEnum):
     DOWN = '<path d="M12 5v14M5.5 12.5 12 19l6.5-6.5"/>'
     CHEVRON_DOWN = '<path d="m6.5 9.5 5.5 5.5 5.5-5.5"/>'
     CHEVRON_LEFT = '<path d="M14.5 6.5 9 12l5.5 5.5"/>'
+    CHEVRON_UP = '<path d="m6.5 14.5 5.5-5.5 5.5 5.5"/>'
     CHEVRON_RIGHT = '<path d="m9.5 6.5 5.5 5.5-5.5 5.5"/>'
     CLOSE = '<path d="m6.5 6.5 11 11M17.5 6.5l-11 11"/>'
     WARNING = '<path d="M12 4.5 3.5 19h17zM12 10v4M12 16.6v.1"/>'

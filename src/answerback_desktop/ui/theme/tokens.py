@@ -55,6 +55,7 @@ class Colours:
     focus: str
     selection: str
     on_selection: str
+    found_fill: str
     danger: str
     danger_fill: str
     warning: str
@@ -85,6 +86,7 @@ LIGHT: Final = Colours(
     focus="#3355d1",
     selection="#c3d0f9",
     on_selection="#11131a",
+    found_fill="#ffe69c",
     danger="#b3261e",
     danger_fill="#fdeceb",
     warning="#7d5200",
@@ -125,6 +127,7 @@ DARK: Final = Colours(
     focus="#8ea6ff",
     selection="#3d4c8c",
     on_selection="#ffffff",
+    found_fill="#5c4a12",
     danger="#ff9e95",
     danger_fill="#3a2123",
     warning="#f0c36b",

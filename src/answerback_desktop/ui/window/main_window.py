@@ -114,6 +114,7 @@ class MainWindow(QMainWindow):
         acts = {
             Shortcut.NEW: self.new_conversation,
             Shortcut.SEARCH: self.search,
+            Shortcut.FIND: self.chat.open_find,
             Shortcut.NEXT: lambda: self._step(1),
             Shortcut.PREVIOUS: lambda: self._step(-1),
             Shortcut.COMPOSER: self._write,
@@ -284,7 +285,7 @@ class MainWindow(QMainWindow):
             return
         self._show_current()
         if request_id:
-            self.chat.show_turn(request_id)
+            self.chat.show_turn(request_id, self._app.search_query)
 
     def delete_conversation(self, conversation: ConversationViewModel) -> None:
         """At once, with a way back."""

@@ -21,6 +21,7 @@ PAIRS = [
     ("on_accent", "accent"),
     ("on_accent", "accent_hover"),
     ("on_selection", "selection"),
+    ("text", "found_fill"),
 ]
 SCHEMES = pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
 
