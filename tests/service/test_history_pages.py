@@ -26,7 +26,9 @@ def stored(question: str, answer: str, **more: Any) -> StoredTurn:
 def pages(turn: StoredTurn) -> list[Turn]:
     """The turn as its pages have it, the last part first."""
 
-    async def turns(user: str, conversation: str, *, before: int | None, limit: int) -> Sequence[StoredTurn]:
+    async def turns(
+        user: str, conversation: str, *, before: int | None, limit: int, superseded: bool
+    ) -> Sequence[StoredTurn]:
         return [turn] if before is None or turn.position < before else []
 
     async def main() -> list[Turn]:
