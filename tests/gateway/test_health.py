@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,8 +49,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
     connect = sqlite3.connect
 
+    alone = threading.Lock()  # two readers connect at once, each in its thread
+
     def on_disk(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
-        with monkeypatch.context() as patch:
+        with alone, monkeypatch.context() as patch:
             patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, factory=OnDisk, **k))
             return real(path, busy_timeout_s=busy_timeout_s)
 

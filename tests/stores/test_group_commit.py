@@ -66,8 +66,10 @@ def disk(monkeypatch):
             disk.written.append(sql.split(maxsplit=1)[0])
             return super().executemany(sql, rows)
 
+    alone = threading.Lock()  # two readers connect at once, each in its thread
+
     def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
-        with monkeypatch.context() as patch:
+        with alone, monkeypatch.context() as patch:
             patch.setattr(sqlite3, "connect", lambda *a, **k: real_connect(*a, factory=OnDisk, **k))
             return real(path, busy_timeout_s=busy_timeout_s)
 

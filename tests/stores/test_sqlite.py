@@ -162,8 +162,10 @@ def connections(monkeypatch):
 
     real_connect = sqlite3.connect
 
+    alone = threading.Lock()  # two readers connect at once, each in its thread
+
     def connect(path, *, busy_timeout_s):
-        with monkeypatch.context() as patch:
+        with alone, monkeypatch.context() as patch:
             patch.setattr(sqlite3, "connect", lambda *a, **k: real_connect(*a, factory=Breakable, **k))
             opened.append(real(path, busy_timeout_s=busy_timeout_s))
         return opened[-1]
