@@ -57,7 +57,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "answerback_desktop": {"client", "texts"} | NEUTRAL,
     "answerback_desktop.command": {"cli", "client", "answerback_desktop"},
     # What proves and measures them.
-    "answerback_proof": SERVER | {"client", "gateway", "settings", "testing", "cli", "texts", "tasks", "answerback_aws"},
+    "answerback_proof": SERVER
+    | {"client", "gateway", "settings", "testing", "cli", "texts", "tasks", "answerback_aws"},
 }
 """What each part may import at run time, besides itself and the version.
 

@@ -33,6 +33,7 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
     given = {
         "host": "::1", "port": 1, "admin_port": 2, "admin_host": "a", "public_health": False,
         "tls_cert": "c", "tls_key": "k", "allow_origin": ["o"], "least_client": "1.4",
+        "trust_proxy": ["10.0.0.0/8"],
         "allow_host": ["h"], "model": ["echo"], "system": "s", "lock_system": True, "max_tokens": 3, "context_turns": 4,
         "data_dir": "d", "database": "postgresql://x/y", "retention_days": 5, "standby": True,
         "node": "n", "drain": "24s", "lb_grace": "25s",
@@ -48,6 +49,7 @@ def test_every_setting_reaches_its_place_in_the_gateway() -> None:
     assert load(given, environment={}).gateway == GatewaySettings(
         host="::1", port=1, admin_port=2, admin_host="a", public_health=False,
         tls_cert=Path("c"), tls_key=Path("k"), allow_origins=("o",), least_client="1.4",
+        trust_proxies=("10.0.0.0/8",),
         allow_hosts=("h",), models=("echo",), system="s", lock_system=True, max_tokens=3, context_turns=4,
         data_dir=Path("d"), database="postgresql://x/y", retention_days=5, standby=True,
         node="n", drain_s=24, lb_grace_s=25,

@@ -140,7 +140,7 @@ def test_about_half_of_the_turns_and_the_question(turns: int, kept: int) -> None
 
 def test_a_title_is_the_start_of_the_first_line() -> None:
     assert title_of("  \n What is it?\nTell me. ") == "What is it?"
-    assert title_of("x" * 100) == "x" * 60
+    assert title_of("x" * 100) == "x" * 59 + "…"
     assert title_of(" \n ") == ""
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -282,6 +282,7 @@ class Functions:
                 "connections": self.connections,
                 "requests": self.store,
                 "limits": self.store,
+                "store_id": SimpleNamespace(read=self.store.store_id),
                 "turns": self.store,
                 "history": self.store,
                 "write_behind": self.write_behind,

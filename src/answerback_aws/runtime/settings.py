@@ -4,13 +4,16 @@ The gateway declares its settings as fields, which are all read at its start. He
 for, since most functions lack most of them.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from answerback.core import defaults
 from answerback.core.handshake import Rules, origins
 from answerback.core.request import Policy
 from answerback.ports import ModelLimits, Quota, answer_timeouts_ms, within
+
+if TYPE_CHECKING:
+    from answerback.models.spec import ModelSpec
 
 T = TypeVar("T")
 
@@ -121,14 +124,18 @@ class Settings:
     @property
     def model_limits(self) -> Mapping[str, ModelLimits]:
         """What the specs say of single models; empty where the function does not know them."""
-        if not self.environment.get(f"{PREFIX}MODELS"):
-            return {}
-        from answerback.models.spec import parse_model_specs  # noqa: PLC0415 - most functions need none
-
         return {
             spec.name: within(spec.limits, getattr(spec, "context_tokens", 1_000_000), max_tokens=self.max_tokens)
-            for spec in parse_model_specs(self.models)
+            for spec in self._specs
         }
+
+    @property
+    def _specs(self) -> "Sequence[ModelSpec]":
+        if not self.environment.get(f"{PREFIX}MODELS"):
+            return ()
+        from answerback.models.spec import parse_model_specs  # noqa: PLC0415 - most functions need none
+
+        return parse_model_specs(self.models)
 
     max_tokens = _Variable("MAX_TOKENS", _whole(1), defaults.MAX_TOKENS)
     system = _Variable[str | None]("SYSTEM", str, None)
@@ -169,7 +176,7 @@ class Settings:
             answer_timeout_ms=self._answer_timeout_ms,
             queue_timeout_ms=self._queue_timeout_ms,
             max_attempts=self._max_attempts,
-            answer_timeouts_ms=answer_timeouts_ms(self.model_limits),
+            answer_timeouts_ms=answer_timeouts_ms({spec.name: spec.limits for spec in self._specs}),
         )
 
     _allow_origins = _Variable("ALLOW_ORIGINS", str, "")
