@@ -32,8 +32,8 @@ class Wall:
         monkeypatch.setattr(clock_module, "time", SimpleNamespace(time_ns=self._time_ns, monotonic=time.monotonic))
         sweep = Janitor.sweep
 
-        async def counted(janitor: Janitor) -> None:
-            await sweep(janitor)
+        async def counted(janitor: Janitor, **options: Any) -> None:
+            await sweep(janitor, **options)
             self._sweeps.release()
 
         monkeypatch.setattr(Janitor, "sweep", counted)
