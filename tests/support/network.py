@@ -31,6 +31,11 @@ class Network:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    def close(self) -> None:
+        """Nobody listens any more."""
+        self.cut()
+        self._server.close()
+
     def repair(self, server_url: str | None = None) -> None:
         if server_url is not None:
             self._port = urlsplit(server_url).port

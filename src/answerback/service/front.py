@@ -4,6 +4,7 @@ A new target or a cancellation of a running answer goes into the request's recor
 process. One in this process is told of it, too. An ended answer is served from the store.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeGuard, assert_never
@@ -94,6 +95,8 @@ class Front:
         self._is_blocked = is_blocked
         self._store_id = store_id
         self._has_room = has_room
+        self._binding: dict[str, asyncio.Future[None]] = {}
+        """Connections that become their session's address now."""
         self.greeted: set[str] = set()
         """Open connections that have said `hello`: their clients know more than two frames."""
 
@@ -125,6 +128,8 @@ class Front:
             frame = exc.with_traceback(None)
             frame.__context__ = None
         try:
+            while (binding := self._binding.get(connection_id)) is not None:
+                await asyncio.wait((binding,))  # else this frame would overtake those that came before it
             connection = await self._connections.get(connection_id)
             if connection is None:
                 return None
@@ -133,18 +138,14 @@ class Front:
                 await self._connections.touch(connection_id, now_ms=now_ms)
             # `hello` binds again: the connection that took the session over may be dead, and this one unaware of it.
             if isinstance(frame, Hello) or (connection.generation is None and not isinstance(frame, Ping)):
-                named = frame.user_id if isinstance(frame, SendMessage | FrameError) else None
                 if connection.user_id is None and _names_nobody(frame):
                     await self._delivery_sender.error(
                         connection_id, frame.code, detail=frame.detail, request_id=frame.request_id
                     )
                     return None
-                bound = await self._bind(connection, None if named is None else normal_id(named))
-                if bound is None:
+                connection = await self._bind(connection, frame)
+                if connection is None:
                     return None
-                if connection.generation is None:
-                    _log_app(bound, frame)
-                connection = bound
             if isinstance(frame, FrameError):
                 await self._refuse_frame(connection, frame)
             elif isinstance(frame, SendMessage):
@@ -173,8 +174,20 @@ class Front:
         except Unavailable:
             log.warning("a parked answer could not be read; the client will ask for it", extra=_of(connection_id))
 
-    async def _bind(self, connection: Connection, named_user: str | None) -> Connection | None:
+    async def _bind(self, connection: Connection, frame: ClientFrame | FrameError) -> Connection | None:
         """Make the connection its session's address with its first frame. None: it must not, and is closed."""
+        named = frame.user_id if isinstance(frame, SendMessage | FrameError) else None
+        done = self._binding[connection.connection_id] = asyncio.get_running_loop().create_future()
+        try:
+            bound = await self._bind_once(connection, None if named is None else normal_id(named))
+            if bound is not None and connection.generation is None:
+                _log_app(bound, frame)
+            return bound
+        finally:
+            del self._binding[connection.connection_id]
+            done.set_result(None)
+
+    async def _bind_once(self, connection: Connection, named_user: str | None) -> Connection | None:
         user_id = connection.user_id or named_user or ANONYMOUS
         if await self._is_blocked(user_id):
             log.info("a blocked user is sent away", extra=_of(connection.connection_id) | {"userId": user_id})

@@ -116,7 +116,7 @@ class SessionController:
                 who.credentials,
                 files=files,
                 on_other_store=lambda store_id: self._start_following(who, files, store_id),
-                is_own_gateway=lambda: self._gateway is not None and self._gateway.is_running,
+                is_own_gateway=lambda: self._gateway_status in (GatewayStatus.STARTING, GatewayStatus.RUNNING),
                 emit=self._emit,
                 clock=self._environment.clock,
                 settings=lambda: self._settings,

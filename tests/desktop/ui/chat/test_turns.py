@@ -258,5 +258,5 @@ def test_the_pointer_shows_the_actions_of_its_turn_only(opened: Opened, qtbot: Q
 
 def test_a_model_is_shown_by_its_title() -> None:
     answered = of(turn("r1", "q", "a", model="local"))
-    shown = state_line(answered, CHAT_EN, is_online=True, now_ms=0, titles={"local": "SmolLM2 135M"})
+    shown = state_line(answered, CHAT_EN, is_online=True, titles={"local": "SmolLM2 135M"})
     assert shown.text.startswith("SmolLM2 135M · ")
