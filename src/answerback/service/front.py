@@ -128,8 +128,8 @@ class Front:
             frame = exc.with_traceback(None)
             frame.__context__ = None
         try:
-            while (binding := self._binding.get(connection_id)) is not None:
-                await asyncio.wait((binding,))  # else this frame would overtake those that came before it
+            if connection_id in self._binding:
+                await self._bound(connection_id)  # else this frame would overtake those that came before it
             connection = await self._connections.get(connection_id)
             if connection is None:
                 return None
@@ -177,6 +177,7 @@ class Front:
     async def _bind(self, connection: Connection, frame: ClientFrame | FrameError) -> Connection | None:
         """Make the connection its session's address with its first frame. None: it must not, and is closed."""
         named = frame.user_id if isinstance(frame, SendMessage | FrameError) else None
+        await self._bound(connection.connection_id)
         done = self._binding[connection.connection_id] = asyncio.get_running_loop().create_future()
         try:
             bound = await self._bind_once(connection, None if named is None else normal_id(named))
@@ -186,6 +187,11 @@ class Front:
         finally:
             del self._binding[connection.connection_id]
             done.set_result(None)
+
+    async def _bound(self, connection_id: str) -> None:
+        """Return when no frame binds the connection."""
+        while (binding := self._binding.get(connection_id)) is not None:
+            await asyncio.wait((binding,))
 
     async def _bind_once(self, connection: Connection, named_user: str | None) -> Connection | None:
         user_id = connection.user_id or named_user or ANONYMOUS
