@@ -22,8 +22,9 @@ class Network:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.cut()
-        self._server.close()
+        self.close()
+        for _ in range(3):  # what was accepted in this turn of the loop becomes a task in the next ones
+            await asyncio.sleep(0)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
