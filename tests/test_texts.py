@@ -19,6 +19,7 @@ from answerback.protocol.limits import MAX_MESSAGE_BYTES
 from answerback.service.front import TOO_MANY_CONNECTIONS
 from answerback.service.questions import BLOCKED
 from answerback.texts import locale_name, speaks_korean, spoken, words_of
+from answerback.texts.encodings import likely_encoding
 from answerback.texts.korean import catalogue, translated, with_particles
 
 SOURCE = Path(answerback.__file__).parents[1]
@@ -186,3 +187,8 @@ def test_a_terminal_that_has_no_hangul_is_spoken_to_in_english(monkeypatch: pyte
     with monkeypatch.context() as patched, open("/dev/null", "w", encoding="ascii") as narrow:
         patched.setattr(sys, "stderr", narrow)
         assert not speaks_korean()
+
+
+@pytest.mark.parametrize("data", [b"a\0b", b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xcb\xc8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])
+def test_what_is_no_text_looks_like_none(data: bytes) -> None:
+    assert likely_encoding(data) is None
