@@ -213,6 +213,9 @@ class Files(Protocol):
     async def discard(self, name: str) -> None:
         """Forget an unfinished upload: together its pieces are another file."""
 
+    async def examine(self, key: FileKey) -> str | None:
+        """`core.uploads.examine` of what is there of the file, done where it does not hold up the event loop."""
+
     async def read_file(self, key: FileKey) -> bytes | None:
         """All pieces that are there, in their order; None: there is no upload."""
 

@@ -3,6 +3,7 @@
 It is named by its content, inside its user: repeated, resumed, or brought by two devices at once, it is one upload.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -97,6 +98,13 @@ def content_of(data: bytes) -> str:
         return "" if "\0" in data.decode() else "text/plain"
     except UnicodeDecodeError:
         return ""
+
+
+def examine(key: FileKey, data: bytes) -> str | None:
+    """What the bytes are; None: they are not the file of that name."""
+    if len(data) != key.size or hashlib.sha256(data).hexdigest() != key.sha256:
+        return None
+    return content_of(data)
 
 
 def kind_of(media_type: str) -> str | None:

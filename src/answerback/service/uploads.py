@@ -3,13 +3,11 @@
 Nothing here is remembered: whoever finds an upload full verifies it, so it does not matter where each piece arrived.
 """
 
-import asyncio
-import hashlib
 import uuid
 from collections.abc import Callable, Sequence
 
 from answerback.core.admission import WINDOW_MS
-from answerback.core.uploads import FileKey, Upload, content_of, is_what_it_says
+from answerback.core.uploads import FileKey, Upload, is_what_it_says
 from answerback.ports import File, Files
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Attachment, Error, PutPiece, UploadState
@@ -71,8 +69,7 @@ class Uploads:
             return known
         content: str | None = known.content
         if known.completed_at_ms is None:
-            data = await self._files.read_file(key)
-            content = None if data is None else await asyncio.to_thread(_content_of, key, data)
+            content = await self._files.examine(key)
             if content is None:
                 await self._files.discard(known.name)
                 return await self._begin(key) or Upload(name="", begun_at_ms=now_ms)
@@ -98,10 +95,3 @@ class Uploads:
                 return None
             found.append(File(name=one.name, media_type=one.media_type, data=data))
         return tuple(found)
-
-
-def _content_of(key: FileKey, data: bytes) -> str | None:
-    """What the bytes are; None: not the file of that name."""
-    if len(data) != key.size or hashlib.sha256(data).hexdigest() != key.sha256:
-        return None
-    return content_of(data)

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from answerback.core.admission import admit_again
 from answerback.core.request import Change, Question, Record, RequestKey
-from answerback.core.uploads import FileKey, Upload
+from answerback.core.uploads import FileKey, Upload, examine
 from answerback.ports import (
     Accepted,
     Admission,
@@ -371,15 +371,11 @@ class SqlStore:
     async def discard(self, name: str) -> None:
         await self._group.call(partial(writes.forget_uploads, name=name))
 
-    async def read_file(self, key: FileKey) -> bytes | None:
-        def read(database: Database) -> bytes | None:
-            found = database.execute(sql.SELECT_UPLOAD, writes.file_named(key)).fetchall()
-            if not found:
-                return None
-            pieces = database.execute(sql.SELECT_DATA, {"upload": found[0][0]}).fetchall()
-            return b"".join(data for (data,) in pieces)
+    async def examine(self, key: FileKey) -> str | None:
+        return await self._read(lambda database: examine(key, _file(database, key) or b""))
 
-        return await self._read(read)
+    async def read_file(self, key: FileKey) -> bytes | None:
+        return await self._read(partial(_file, key=key))
 
     async def purge_files(self, *, now_ms: int) -> int:
         count = await self._group.call(partial(writes.forget_uploads, now_ms=now_ms))
@@ -412,6 +408,14 @@ def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None) -> list[DailyUs
         DailyUsage(user_id=user_id, day=day, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
         for (day, user_id), (requests, tokens_in, tokens_out) in sorted(found.items())
     ]
+
+
+def _file(database: Database, key: FileKey) -> bytes | None:
+    """What is there of a file."""
+    found = database.execute(sql.SELECT_UPLOAD, writes.file_named(key)).fetchall()
+    if not found:
+        return None
+    return b"".join(data for (data,) in database.execute(sql.SELECT_DATA, {"upload": found[0][0]}).fetchall())
 
 
 def _position(database: Database, where: sql.Params) -> int | None:

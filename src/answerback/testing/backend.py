@@ -4,7 +4,7 @@ import asyncio
 
 from answerback.core.delivery import steady
 from answerback.core.request import Policy
-from answerback.ports import Connection, Model, Quota, Sender, Tokens
+from answerback.ports import Connection, Model, Quota, Sender, Tokens, limits_of
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import ClientFrame, ServerFrame
 from answerback.service.delivery_sender import DeliverySender
@@ -89,6 +89,7 @@ class Backend:
         self.queue = queue(self.worker.run, clock=self.clock, visibility_s=policy.lease_ms / 1000)
         settings = FrontSettings(
             models=tuple(models),
+            model_limits={name: limits_of(one) for name, one in models.items()},
             quota=quota or Quota(per_minute=0, max_pending=1_000),
             policy=policy,
             lock_system=lock_system,
