@@ -6,7 +6,7 @@ import os
 import random
 import ssl as ssl_module
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +18,7 @@ from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
+from answerback.client.uploads import Source
 from answerback.protocol.frames import Conversation, ConversationSummary, ModelInfo, Turn
 
 T = TypeVar("T")
@@ -234,6 +235,7 @@ class BlockingClient:
         system: str | None = None,
         max_tokens: int | None = None,
         replaces: str | None = None,
+        attachments: Sequence[Source] = (),
         request_id: str | None = None,
     ) -> Answer:
         """Ask and wait for the whole answer; see `Client.ask`. Ctrl-C stops the request at the server."""
@@ -246,6 +248,7 @@ class BlockingClient:
                 system=system,
                 max_tokens=max_tokens,
                 replaces=replaces,
+                attachments=attachments,
                 request_id=request_id,
             )
         )
@@ -261,6 +264,7 @@ class BlockingClient:
         system: str | None = None,
         max_tokens: int | None = None,
         replaces: str | None = None,
+        attachments: Sequence[Source] = (),
         request_id: str | None = None,
     ) -> BlockingAnswerStream:
         """Ask, and read the answer while it comes: `for piece in app.stream(…)`; see `Client.stream`."""
@@ -275,6 +279,7 @@ class BlockingClient:
                 system=system,
                 max_tokens=max_tokens,
                 replaces=replaces,
+                attachments=attachments,
                 request_id=request_id,
             )
 
