@@ -16,7 +16,7 @@ from answerback.client import (
     RequestTimeout,
     Unauthorized,
 )
-from answerback.client.events import Done, Event, Queued, Restarted, Text, Thinking
+from answerback.client.events import Done, Event, Queued, Restarted, Text, Thinking, Uploading
 from answerback.protocol.frames import ModelInfo
 from answerback.texts import spoken
 from answerback.texts.languages import names_of, unknown_language
@@ -111,6 +111,8 @@ class Growing:
         match event:
             case Queued(position=position) if position:
                 self._wait(f"… {position} before this one")
+            case Uploading(sent_bytes=sent, total_bytes=total) if sent < total:
+                self._wait(f"… {100 * sent // total} % of the files are sent")
             case Thinking(silent_s) if not self._shown:
                 self._wait(f"… thinking for {silent_s:.0f} s")
             case Restarted():
