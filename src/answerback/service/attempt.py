@@ -342,7 +342,8 @@ class Run:
             system = None
         per_byte = limits.tokens_per_byte
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
-        budget -= sum(_tokens_of(file, per_byte) for file in files)
+        if files:
+            budget -= sum(_tokens_of(file, per_byte) for file in files)
         return Prompt(
             messages=context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte),
             system=system,

@@ -66,7 +66,7 @@ class Rows:
         """A new request. `text`: its record."""
         self._accepted.append(tracked)
         texts = (tracked.record.conversation_id, encode_options(question), question.system, question.message)
-        files = encode_attachments(question.attachments)
+        files = encode_attachments(question.attachments) if question.attachments else None
         self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, None, *texts, files))
 
     def refuse(self, tracked: Tracked, ending: Ending, text: str) -> None:
