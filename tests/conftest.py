@@ -14,6 +14,7 @@ from emulation import Cluster, emulator_python
 from spread import Spread, is_of_the_stacks
 
 os.environ["LC_ALL"] = "C.UTF-8"  # whatever the machine speaks: what is said in Korean is tested on purpose
+os.environ.pop("PYTHONUNBUFFERED", None)  # and commands write as they do for a user
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("answerback", deadline=None, suppress_health_check=[HealthCheck.too_slow])
