@@ -13,7 +13,7 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import CliError, ExitCode, check_stdout, note, say_exactly, say_json, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, typed
-from answerback.cli.talk import Growing, explain, note_language, shortfall, wrong_input
+from answerback.cli.talk import Growing, explain, note_language, shortfall, update_wanted, wrong_input
 from answerback.client import Answer, AnswerbackError, Client, File
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
@@ -158,6 +158,8 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         max_tokens=prompt.max_tokens,
         attachments=question.files,
     )
+    if (update := update_wanted(client.wanted_version)) is not None:
+        note(f"answerback: {update}")
     model = prompt.model or next(iter(getattr(client.state, "models", ())), "?")
     note_language(question.message, model, client.model_info(prompt.model))
     answer: Answer | None = None

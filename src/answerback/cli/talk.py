@@ -4,6 +4,7 @@ import sys
 from datetime import datetime, timedelta
 from typing import Final
 
+from answerback import __version__
 from answerback.cli.output import CliError, ExitCode, note, printable, usage_error
 from answerback.client import (
     Answer,
@@ -83,6 +84,13 @@ def note_language(question: str, model: str, info: ModelInfo) -> bool:
         )
         note(spoken(text, to_korean=language == "ko"))
     return language is not None
+
+
+def update_wanted(least: str | None) -> str | None:
+    """A line for who uses a lower version than the gateway likes to see."""
+    if least is None:
+        return None
+    return f"this gateway wants version {least} of answerback or a later one, this is {__version__}; update it"
 
 
 def wrong_input(error: ValueError) -> CliError:

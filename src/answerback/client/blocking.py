@@ -221,6 +221,11 @@ class BlockingClient:
         """The connection's state now."""
         return self._client.state
 
+    @property
+    def wanted_version(self) -> str | None:
+        """The least version that the server likes to see; see `Client.wanted_version`."""
+        return self._client.wanted_version
+
     def model_info(self, name: str | None = None) -> ModelInfo:
         """What the server has said of a model; see `Client.model_info`."""
         return self._client.model_info(name)

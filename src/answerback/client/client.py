@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar, overload
 
 from answerback import __version__
+from answerback.client import versions
 from answerback.client.calls import CallFrame
 from answerback.client.driver import Driver
 from answerback.client.effects import Emit, Fail, FilesWanted, Reply, ReplyFailed, RoundTrip
@@ -327,6 +328,11 @@ class Client:
     def server(self) -> ServerInfo | None:
         """Which server this is, once it has said so; an old one never does."""
         return self._session.server
+
+    @property
+    def wanted_version(self) -> str | None:
+        """The least version of this package that the server likes to see, if this one is lower."""
+        return versions.wanted(self._session.server)
 
     def model_info(self, name: str | None = None) -> ModelInfo:
         """What the server has said of a model (None: its default), once the client is connected."""

@@ -81,7 +81,6 @@ class Rows:
 
     def finish(self, tracked: Tracked, ending: Ending, record_text: str, answer: str) -> None:
         """The ending of a request, its answer, and the conversation that it belongs to."""
-        self._notes.pop(tracked.n, None)
         self._ended.append(tracked)
         code = ending.error_code and ending.error_code.value
         how = (ending.ended_at_ms, tracked.replaces, ending.status.value, ending.model, code)
