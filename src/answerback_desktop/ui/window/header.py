@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent
+from PySide6.QtGui import QActionGroup, QFont, QFontMetrics, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from answerback_desktop.texts import Texts
+from answerback_desktop.ui.chat import column_in
 from answerback_desktop.ui.theme import Icon, Theme, icon
 from answerback_desktop.ui.window.connection import ConnectionIndicator
 from answerback_desktop.viewmodels import AppViewModel
@@ -79,7 +80,7 @@ class Header(QFrame):
         """The title begins where the answers do, unless buttons stand before it."""
         theme = self._theme
         return (
-            theme.space(3 if self.sidebar_button.isVisibleTo(self) else 6),
+            theme.space(3) if self.sidebar_button.isVisibleTo(self) else column_in(self.width(), theme)[0],
             theme.space(2),
             theme.space(3),
             theme.space(2),
@@ -98,6 +99,10 @@ class Header(QFrame):
         self.indicator.set_texts(texts)
         self._models_shown = None
         self.refresh()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        super().resizeEvent(event)
+        self._row.setContentsMargins(*self._margins())
 
     # --- what is shown
 
