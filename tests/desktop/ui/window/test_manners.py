@@ -270,6 +270,15 @@ def test_a_narrow_window_gives_the_title_the_place_of_a_choice_that_is_none(sess
         assert chip.isVisible() is is_shown
 
 
+def test_large_letters_give_the_title_more_room(session_controller):
+    one = session_controller("a")
+    one.window.resize(1120, 700)
+    one.feed(ConnectionChanged(status=ConnectionStatus.ONLINE, models=("one",)))
+    assert one.window.header.model_button.isVisible()
+    one.window.set_theme(Theme(body_px=28))
+    assert not one.window.header.model_button.isVisible()
+
+
 def test_settings_and_help_open_by_key_and_show_every_shortcut(session_controller, qapp: QApplication):
     one = session_controller("a")
     one.press(Shortcut.SETTINGS)
