@@ -27,6 +27,7 @@ PARTS = (
     "Timing",
     "ConversationSummary",
     "Turn",
+    "TurnPart",
 )
 HEAD = "| Field | Type | Required | Limits | Meaning |"
 

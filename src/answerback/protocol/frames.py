@@ -7,7 +7,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Final, TypeAlias, TypeGuard
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import (
@@ -53,7 +53,7 @@ class Status(StrEnum):
         return cls.FAILED
 
 
-class _Part(Struct, frozen=True, rename="camel", omit_defaults=True):
+class _Object(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A JSON object inside a frame."""
 
 
@@ -64,7 +64,7 @@ class _Frame(Struct, frozen=True, rename="camel", omit_defaults=True, tag_field=
 # --- client -> server ---------------------------------------------------------------------------------------
 
 
-class ResumePoint(_Part, frozen=True, kw_only=True):
+class ResumePoint(_Object, frozen=True, kw_only=True):
     """What a client holds of one accepted request: `offset` code points of `attempt`."""
 
     request_id: Id
@@ -72,7 +72,7 @@ class ResumePoint(_Part, frozen=True, kw_only=True):
     offset: Count
 
 
-class ClientInfo(_Part, frozen=True, kw_only=True):
+class ClientInfo(_Object, frozen=True, kw_only=True):
     """Which program a client is. For the operator."""
 
     name: ClientWord
@@ -123,7 +123,7 @@ class ListConversations(_Frame, frozen=True, kw_only=True, tag="listConversation
 class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     """A page of a conversation's turns, newest page first, oldest turn first within a page.
 
-    `superseded`: those too whose place a later one took.
+    `superseded`: those too whose place a later one took. `parts`: answers with all of their parts.
     """
 
     request_id: Id
@@ -131,6 +131,7 @@ class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     before: Page | None = None
     limit: Limit | None = None
     superseded: bool = False
+    parts: bool = False
 
 
 class UpdateConversation(_Frame, frozen=True, kw_only=True, tag="updateConversation"):
@@ -160,7 +161,7 @@ ClientFrame: TypeAlias = (
 # --- server -> client ---------------------------------------------------------------------------------------
 
 
-class ErrorBody(_Part, frozen=True, kw_only=True):
+class ErrorBody(_Object, frozen=True, kw_only=True):
     """Why a request failed. `message` is for a person, `code` for a program."""
 
     code: ErrorCode
@@ -169,7 +170,7 @@ class ErrorBody(_Part, frozen=True, kw_only=True):
     retry_after_ms: Count | None = None
 
 
-class Usage(_Part, frozen=True, kw_only=True):
+class Usage(_Object, frozen=True, kw_only=True):
     """Tokens as the model counted them. `cached_tokens`: of the input. `reasoning_tokens`: of the output."""
 
     input_tokens: Count
@@ -178,7 +179,7 @@ class Usage(_Part, frozen=True, kw_only=True):
     reasoning_tokens: Count | None = None
 
 
-class Timing(_Part, frozen=True, kw_only=True):
+class Timing(_Object, frozen=True, kw_only=True):
     """Milliseconds spent on the server: waiting in the queue, until the first text, in all since acceptance."""
 
     queued_ms: Count
@@ -186,7 +187,7 @@ class Timing(_Part, frozen=True, kw_only=True):
     total_ms: Count
 
 
-class ServerLimits(_Part, frozen=True, kw_only=True):
+class ServerLimits(_Object, frozen=True, kw_only=True):
     """What this server allows. Sizes in bytes, times in milliseconds, `requests_per_minute` 0 = no limit.
 
     `progress_ms`: an answer that is worked on gives a sign at least so often, if its question has `parts`.
@@ -205,7 +206,7 @@ class ServerLimits(_Part, frozen=True, kw_only=True):
     progress_ms: Count | None = None
 
 
-class ServerInfo(_Part, frozen=True, kw_only=True):
+class ServerInfo(_Object, frozen=True, kw_only=True):
     """Which server this is. `least_client`: clients of a lower version should be updated."""
 
     version: str
@@ -213,14 +214,17 @@ class ServerInfo(_Part, frozen=True, kw_only=True):
     least_client: str | None = None
 
 
-class ModelInfo(_Part, frozen=True, kw_only=True):
-    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out."""
+class ModelInfo(_Object, frozen=True, kw_only=True):
+    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out.
+    `parts`: the kinds of parts that it gives, as far as the operator has said.
+    """
 
     title: str | None = None
     languages: tuple[str, ...] = ()
     demo: bool = False
     answer_timeout_ms: Count | None = None
     max_tokens: Count | None = None
+    parts: tuple[str, ...] = ()
 
 
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
@@ -272,12 +276,18 @@ class GoAway(_Frame, frozen=True, kw_only=True, tag="goAway"):
 
 
 class MessageDelta(_Frame, frozen=True, kw_only=True, tag="messageDelta"):
-    """Text of the answer from code point `offset` of `attempt` on."""
+    """Text of the answer from code point `offset` of `attempt` on.
+
+    All of it belongs to one part, number `part`. `name` comes with the first code point of a part that has one.
+    """
 
     request_id: str
     attempt: Count
     offset: Count
     delta: str
+    part: Count = 0
+    kind: str = "text"
+    name: str | None = None
 
 
 class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
@@ -295,7 +305,7 @@ class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
     timing: Timing | None = None
 
 
-class ConversationSummary(_Part, frozen=True, kw_only=True):
+class ConversationSummary(_Object, frozen=True, kw_only=True):
     """One conversation in a list. Times are ISO 8601, UTC."""
 
     conversation_id: str
@@ -305,11 +315,22 @@ class ConversationSummary(_Part, frozen=True, kw_only=True):
     updated_at: str
 
 
-class Turn(_Part, frozen=True, kw_only=True):
+class TurnPart(_Object, frozen=True, kw_only=True):
+    """Code points `start` to `end` of an answer are of part number `part`. `kind` and `name` as in `messageDelta`."""
+
+    part: Count
+    kind: str
+    name: str | None = None
+    start: Count = field(name="from")
+    end: Count = field(name="to")
+
+
+class Turn(_Object, frozen=True, kw_only=True):
     """One question and what came of it.
 
     A turn too long for a frame comes in pieces, its end first: an offset above 0 says that the text before it
-    follows on the next page, as a turn of the same `request_id`.
+    follows on the next page, as a turn of the same `request_id`. `parts`: of an answer that is not text alone, if the
+    page was asked for with them.
     """
 
     request_id: str
@@ -325,6 +346,7 @@ class Turn(_Part, frozen=True, kw_only=True):
     superseded_by: str | None = None
     error_code: ErrorCode | None = None
     usage: Usage | None = None
+    parts: tuple[TurnPart, ...] = ()
 
 
 class Conversations(_Frame, frozen=True, kw_only=True, tag="conversations"):

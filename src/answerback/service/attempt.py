@@ -10,6 +10,7 @@ from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
+from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
 from answerback.model_guard import ask
 from answerback.ports import (
@@ -19,6 +20,7 @@ from answerback.ports import (
     ModelError,
     ModelFault,
     ModelLimits,
+    Part,
     Piece,
     Prompt,
     RecentTurns,
@@ -155,6 +157,7 @@ class Run:
         """What the client gets before the ending: text, signs of life."""
         if record.stream or record.parts is not None:
             self.stream = tools.delivery_sender.stream(record, self.answer)
+        self._kinds = KINDS.intersection((record.parts if record.stream else None) or ())
         self.is_abandoned = False
         self._question = question
         self._tools = tools
@@ -212,7 +215,8 @@ class Run:
             except ModelError as exc:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
                 fewer = context.shortened(prompt.messages)
-                is_final = was_shortened or self._first_text_ms is not None or len(fewer) == len(prompt.messages)
+                has_begun = self._first_text_ms is not None or self.answer.length > 0
+                is_final = was_shortened or has_begun or len(fewer) == len(prompt.messages)
                 if is_final or fault is not ModelFault.TOO_LONG:
                     log.warning("the model failed: %s", exc, extra=self.extra())
                     return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
@@ -225,14 +229,22 @@ class Run:
             answer.settle()
             self._finished(Finish(reason="length") if answer.is_full else piece)
             return True
-        if self._first_text_ms is None:
-            self._first_text_ms = self._tools.clock()
-        if stream is None or not self.record.stream:
-            answer.gather(piece)
-        elif answer.append(piece) and not stream.is_waiting:
-            self._tools.delivery_sender.wake(stream)
-        if stream is not None and self.record.parts is not None:
-            stream.spoke(now=self._tools.monotonic())
+        if isinstance(piece, Part):
+            kind, name, text = piece.kind, piece.name, piece.text
+            grown = answer.append_part(kind, name, text, is_new=piece.new) if kind in self._kinds else 0
+        else:
+            grown = 0
+            if self._first_text_ms is None:
+                self._first_text_ms = self._tools.clock()
+            if stream is None or not self.record.stream:
+                answer.gather(piece)
+            else:
+                grown = answer.append(piece)
+        if stream is not None:
+            if grown and not stream.is_waiting:
+                self._tools.delivery_sender.wake(stream)
+            if self.record.parts is not None:
+                stream.spoke(now=self._tools.monotonic())
         if answer.is_full:
             self._finished(Finish(reason="length"))
         return answer.is_full
@@ -311,7 +323,8 @@ class Run:
                         limit=tools.context_turns,
                         before_request=question.replaces,
                     )
-                    turns = [(turn.question, turn.answer) for turn in recent]
+                    # The visible text alone: a model must not take its thoughts and calls for what it has said.
+                    turns = [(turn.question, turn.visible) for turn in recent]
                 break
             except Unavailable:
                 log.warning("the question could not be read yet", extra=self.extra())

@@ -13,7 +13,7 @@ from answerback.protocol.frames import ModelInfo, ServerLimits
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 
 _REST_OF_WELCOME: Final = 4_096
-_INFO_BYTES: Final = 256
+_INFO_BYTES: Final = 320
 """Of a `welcome`: everything but the models' names, and the most that one model's information may have."""
 
 
@@ -66,6 +66,7 @@ class FrontSettings:
                 demo=known.demo,
                 answer_timeout_ms=self.policy.answer_timeouts_ms.get(name),
                 max_tokens=known.max_tokens,
+                parts=known.parts,
             )
             room -= encoded_size(name) + _INFO_BYTES
             if info != ModelInfo() and room >= 0:
