@@ -28,18 +28,22 @@ from answerback.client.errors import (
 )
 from answerback.client.events import (
     Answer,
+    AnswerPart,
     Connected,
     Connecting,
     ConnectionState,
     Disconnected,
     Done,
     Event,
+    PartStarted,
+    PartText,
     Queued,
     Restarted,
     Started,
     Stopped,
     Text,
     Thinking,
+    parts_of,
 )
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
@@ -65,6 +69,7 @@ from answerback.protocol.limits import MAX_TITLE_LENGTH
 __all__ = [
     "MAX_TITLE_LENGTH",
     "Answer",
+    "AnswerPart",
     "AnswerRestarted",
     "AnswerStream",
     "AnswerbackError",
@@ -88,6 +93,8 @@ __all__ = [
     "Obstacle",
     "Outbox",
     "Overloaded",
+    "PartStarted",
+    "PartText",
     "PendingRequest",
     "ProtocolViolation",
     "Queued",
@@ -115,5 +122,6 @@ __all__ = [
     "clean",
     "is_id",
     "is_retryable",
+    "parts_of",
     "title_of",
 ]

@@ -6,7 +6,7 @@ import os
 import random
 import ssl as ssl_module
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -262,6 +262,7 @@ class BlockingClient:
         max_tokens: int | None = None,
         replaces: str | None = None,
         request_id: str | None = None,
+        parts: Collection[str] = (),
     ) -> BlockingAnswerStream:
         """Ask, and read the answer while it comes: `for piece in app.stream(…)`; see `Client.stream`."""
 
@@ -276,6 +277,7 @@ class BlockingClient:
                 max_tokens=max_tokens,
                 replaces=replaces,
                 request_id=request_id,
+                parts=parts,
             )
 
         return BlockingAnswerStream(self._thread.run(_called(begin)), self._thread)
@@ -297,9 +299,9 @@ class BlockingClient:
         """The user's conversations, last used first."""
         return _iterate(self._client.conversations(), self._thread)
 
-    def history(self, conversation: str, *, superseded: bool = False) -> Iterator[Turn]:
-        """A conversation's turns, newest first, each whole; with `superseded` those too whose place another took."""
-        return _iterate(self._client.history(conversation, superseded=superseded), self._thread)
+    def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[Turn]:
+        """A conversation's turns, newest first, each whole; see `Client.history`."""
+        return _iterate(self._client.history(conversation, superseded=superseded, parts=parts), self._thread)
 
     def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""
