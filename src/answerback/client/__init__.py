@@ -9,6 +9,7 @@ from answerback.client.client import Client
 from answerback.client.errors import (
     AnswerbackError,
     AnswerRestarted,
+    AttachmentMissing,
     CannotConnect,
     Closed,
     Forbidden,
@@ -43,16 +44,19 @@ from answerback.client.events import (
     Stopped,
     Text,
     Thinking,
+    Uploading,
     parts_of,
 )
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
+from answerback.client.uploads import File
 from answerback.core.answer import clean
 from answerback.core.context import title_of
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Attachment,
     Conversation,
     ConversationSummary,
     ModelInfo,
@@ -73,6 +77,8 @@ __all__ = [
     "AnswerRestarted",
     "AnswerStream",
     "AnswerbackError",
+    "Attachment",
+    "AttachmentMissing",
     "BlockingAnswerStream",
     "BlockingClient",
     "CannotConnect",
@@ -87,6 +93,7 @@ __all__ = [
     "Done",
     "ErrorCode",
     "Event",
+    "File",
     "Forbidden",
     "MessageTooLarge",
     "ModelInfo",
@@ -118,6 +125,7 @@ __all__ = [
     "Token",
     "Turn",
     "Unauthorized",
+    "Uploading",
     "Usage",
     "clean",
     "is_id",

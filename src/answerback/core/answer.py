@@ -199,7 +199,7 @@ class Answer:
         answer = cls(attempt, max_bytes=0)
         answer._text = content.text
         answer.marks.extend(content.marks)
-        answer.length = answer._uncounted = len(content.text)
+        answer.length = len(content.text)
         answer.is_full = True
         return answer
 

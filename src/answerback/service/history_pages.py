@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
+import msgspec
+
 from answerback.core.answer import cut_back, encoded_size
 from answerback.core.instants import iso
 from answerback.core.parts import Content, Mark, stretches
@@ -141,6 +143,7 @@ class HistoryPages:
             question_end, answer_end = ends or (len(stored.question), len(answer))
             question, answer = stored.question[:question_end], answer[:answer_end]
             left = room - TURN_BYTES - SUPERSEDED_BYTES * (stored.superseded_by is not None)
+            left -= sum(len(msgspec.json.encode(one)) + 1 for one in stored.attachments)
             answer_from, left = _answer_from(answer, marks, left)
             question_from = cut_back(question, len(question), left) if answer_from == 0 else len(question)
             left -= encoded_size(question[question_from:])
@@ -222,6 +225,7 @@ def _turn(stored: StoredTurn, question: str, question_offset: int, answer: Conte
         replaces=stored.replaces,
         superseded_by=stored.superseded_by,
         error_code=stored.error_code,
+        attachments=stored.attachments,
         usage=(
             None
             if stored.input_tokens is None or stored.output_tokens is None

@@ -11,7 +11,7 @@ from answerback.core.parts import Content, Mark
 from answerback.core.request import SCHEMA, Question, Record
 from answerback.ports import StoredConversation, StoredTurn, StoredUser
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Status
+from answerback.protocol.frames import Attachment, Status
 from answerback.stores.errors import StoreError
 
 _LONG_ROW: Final = 2_000
@@ -22,7 +22,7 @@ _ROOM: Final = 512
 
 _TURN: Final = (
     *("position", "request_id", "status", "accepted_at_ms", "ended_at_ms", "model", "replaces", "error_code"),
-    *("input_tokens", "output_tokens", "superseded_by", "question", "answer", "marks"),
+    *("input_tokens", "output_tokens", "superseded_by", "attachments", "question", "answer", "marks"),
 )
 _CONVERSATION: Final = ("conversation_id", "title", "created_at_ms", "updated_at_ms", "deleted", "turns")
 
@@ -30,6 +30,7 @@ _encoder: Final = msgspec.json.Encoder()
 _record: Final = msgspec.json.Decoder(Record)
 _marks: Final = msgspec.json.Decoder(tuple[Mark, ...])
 _question: Final = msgspec.json.Decoder(Question)
+_attachments: Final = msgspec.json.Decoder(tuple[Attachment, ...])
 
 
 def encode_record(record: Record) -> str:
@@ -67,6 +68,11 @@ def encode_options(question: Question) -> str:
     return _encoder.encode(bare).decode()
 
 
+def encode_attachments(attachments: Sequence[Attachment]) -> str | None:
+    """What files a question has, as its turn keeps them."""
+    return _encoder.encode(attachments).decode() if attachments else None
+
+
 def decode_question(options: str, message: str, system: str | None) -> Question:
     """The question, whole again."""
     bare = _question.decode(options)
@@ -89,6 +95,7 @@ def turn_of(row: Sequence[Any]) -> StoredTurn:
     code = told["error_code"]
     answer, marks = content_of(told["answer"], told["marks"])
     told.update(status=Status(told["status"]), error_code=code and ErrorCode(code), answer=answer, marks=marks)
+    told["attachments"] = _attachments.decode(files) if (files := told["attachments"]) else ()
     return StoredTurn(**told)
 
 

@@ -25,6 +25,7 @@ from answerback.client import (
     Status,
     Text,
     Thinking,
+    Uploading,
     clean,
 )
 from answerback.tasks import Tasks
@@ -238,7 +239,7 @@ class LiveAnswer:
         return self._parts[0]
 
     def receive(
-        self, event: Queued | Started | Restarted | Thinking | Text | PartStarted | PartText
+        self, event: Uploading | Queued | Started | Restarted | Thinking | Text | PartStarted | PartText
     ) -> TurnChanged | TextAppended | None:
         """The events that an event of the client causes for the person."""
         match event:
@@ -253,7 +254,7 @@ class LiveAnswer:
                 return self._become(TurnStatus.STREAMING, attempt=attempt)
             case Text():
                 return self._take_text(event)
-            case Thinking() | PartStarted() | PartText():
+            case Thinking() | Uploading() | PartStarted() | PartText():
                 return None
 
     def _become(self, status: TurnStatus, *, position: int | None = None, attempt: int = 0) -> TurnChanged:

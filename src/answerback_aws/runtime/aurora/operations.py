@@ -15,19 +15,19 @@ from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
 from answerback.stores import statements as sql
-from answerback.stores.encoding import conversation_of, encode_marks, turn_of
+from answerback.stores.encoding import conversation_of, encode_attachments, encode_marks, turn_of
 from answerback.stores.migrations import lock_key
 from answerback.stores.statements import Params, Row, Value
 from answerback.stores.store import NO_BOUND, sum_usage
 from answerback_aws.runtime.aurora.data_api import Statements
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
-PIECE_LENGTH: Final = 1_600
+PIECE_LENGTH: Final = 1_400
 """Code points of the question, of the answer and of its marks in one row: each needs at most 12 bytes in JSON, so a row
-has less than 64 KB."""
+has less than 64 KB with all that is told of the turn and its files."""
 
 RESPONSE_BYTES: Final = 900 * 1024
-"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has half of it."""
+"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has less."""
 
 _ROW_BYTES: Final = 2_400
 """What a row of a turn has at most besides its text: three ids and a model of 128 four-byte characters, numbers."""
@@ -67,7 +67,7 @@ RETURNING user_id, request_id"""
 
 _KEEP_TURN: Final = """
 UPDATE requests SET conversation_id = :conversation_id, question = :question, answer = :answer, marks = :marks,
-  input_tokens = :input_tokens, output_tokens = :output_tokens
+  input_tokens = :input_tokens, output_tokens = :output_tokens, attachments = :attachments
 WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 _SELECT_DELETED: Final = """
@@ -224,6 +224,7 @@ def _texts(entry: PendingTurn) -> Params:
         "marks": encode_marks(turn.marks),
         "input_tokens": turn.input_tokens,
         "output_tokens": turn.output_tokens,
+        "attachments": encode_attachments(turn.attachments),
     }
 
 
