@@ -521,9 +521,9 @@ class ModelLimits:
     """What holds for one model instead of the server's settings; None: the setting holds.
 
     `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII. `languages`: the only ones that
-    it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out. `title`: its name for people. `parts`:
-    the kinds of parts that it is known to give beside text. `attachments`: the kinds of files that it takes besides
-    text (`core.uploads`).
+    it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out. `title`: its name for people.
+    `attachments`: the kinds of files that it takes besides text (`core.uploads`). `parts`: the kinds of parts that it
+    is known to give besides text.
     """
 
     answer_timeout_s: int | None = None

@@ -56,9 +56,9 @@ def ask(
 
       answerback ask --conversation trip "And on Sunday?" --json
 
-      answerback ask "What is wrong here?" --attach app.log
-
       answerback ask --show reasoning,tool "How many days until the equinox?"
+
+      answerback ask "What is wrong here?" --attach app.log
     """
     what = _Question(
         message=_message(question, encoding),
@@ -158,8 +158,8 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         model=prompt.model,
         system=prompt.system,
         max_tokens=prompt.max_tokens,
-        attachments=question.files,
         parts=prompt.parts,
+        attachments=question.files,
     )
     if (update := update_wanted(client.wanted_version)) is not None:
         note(f"answerback: {update}")

@@ -10,7 +10,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -134,7 +134,7 @@ _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 )
 _BEDROCK_OPTIONS: Final = (
     *("region", "temperature", "top_p", "cache", "guardrail", "tier"),
-    *("silence_s", "answer_timeout", "max_tokens", "parts", "attachments", "context_tokens", "concurrency"),
+    *("silence_s", "answer_timeout", "max_tokens", "context_tokens", "concurrency", "attachments", "parts"),
 )
 _CACHES: Final = ("5m", "1h")
 _MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "none")
@@ -303,7 +303,7 @@ def _python(text: str, argument: str, name: str | None) -> PythonSpec:
     limits = _limits(text, given := _pairs(text, query))
     if given:
         raise ModelSpecError(
-            f"{text!r}: python: has the options answer_timeout, max_tokens, parts and attachments only."
+            f"{text!r}: python: has the options answer_timeout, max_tokens, attachments and parts only."
         )
     return PythonSpec(name=name, module=module, factory=factory, limits=limits)
 
@@ -315,18 +315,20 @@ def _limits(text: str, given: dict[str, str]) -> ModelLimits:
         for key, high in (("answer_timeout", 86_400), ("max_tokens", 1_000_000))
         if key in given
     }
-    parts = tuple(sorted(set(given.pop("parts", "").split(",")) - {""}))
-    if not PART_KINDS.issuperset(parts):
-        raise ModelSpecError(f"{text!r}: parts must be some of {','.join(sorted(PART_KINDS))}.")
-    attachments = tuple(filter(None, given.pop("attachments", "").split(",")))
-    if not {IMAGE, DOCUMENT}.issuperset(attachments):
-        raise ModelSpecError(f"{text!r}: attachments must be image, document, or both: attachments=image,document.")
     return ModelLimits(
         answer_timeout_s=read.get("answer_timeout"),
         max_tokens=read.get("max_tokens"),
-        parts=parts,
-        attachments=attachments,
+        attachments=_some(text, given, "attachments", (IMAGE, DOCUMENT)),
+        parts=_some(text, given, "parts", sorted(PART_KINDS)),
     )
+
+
+def _some(text: str, given: dict[str, str], key: str, words: Sequence[str]) -> tuple[str, ...]:
+    """Some of the words, by commas; taken out of `given`."""
+    taken = set(given.pop(key, "").split(",")) - {""}
+    if not taken <= set(words):
+        raise ModelSpecError(f"{text!r}: {key} must be some of {', '.join(words)}, as in {key}={words[0]}.")
+    return tuple(word for word in words if word in taken)
 
 
 def _server_options(text: str, given: dict[str, str], context_tokens: int) -> dict[str, Any]:

@@ -261,8 +261,8 @@ class ServerInfo(_Object, frozen=True, kw_only=True):
 
 class ModelInfo(_Object, frozen=True, kw_only=True):
     """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out.
-    `parts`: the kinds of parts that it gives, as far as the operator has said. `attachments`: the kinds of files that
-    it takes (`text`, `image`, `document`).
+    `attachments`: the kinds of files that it takes (`text`, `image`, `document`). `parts`: the kinds of parts that it
+    gives, as far as the operator has said.
     """
 
     title: str | None = None

@@ -22,12 +22,12 @@ from answerback.stores.store import NO_BOUND, sum_usage
 from answerback_aws.runtime.aurora.data_api import Statements
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
-PIECE_LENGTH: Final = 1_600
+PIECE_LENGTH: Final = 1_400
 """Code points of the question, of the answer and of its marks in one row: each needs at most 12 bytes in JSON, so a row
-has less than 64 KB."""
+has less than 64 KB with all that is told of the turn and its files."""
 
 RESPONSE_BYTES: Final = 900 * 1024
-"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has half of it."""
+"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has less."""
 
 _ROW_BYTES: Final = 2_400
 """What a row of a turn has at most besides its text: three ids and a model of 128 four-byte characters, numbers."""
