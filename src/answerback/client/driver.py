@@ -230,7 +230,7 @@ class Driver:
         self._reason, self._obstacle = "", None
         age_s = self._rng.uniform(self._timing.rollover_min_s, self._timing.rollover_max_s)
         link.rollover_at = self.now + age_s
-        link.stays_until = self.now + self._rng.uniform(0.5, 1.0) * self._timing.stay_s
+        link.stays_until = self.now + self._timing.stay_s
         self._tasks.start(link.run(), name=f"answerback-link-{link.number}")
         self.carry_out(self._session.connected(link.number, now=self.now))
 

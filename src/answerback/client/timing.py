@@ -36,7 +36,7 @@ class Timing:
     """A connection is replaced at a random age between the two (API Gateway closes it after 2 hours)."""
     rollover_max_s: float = 6_900.0
     stay_s: float = 2.0
-    """A new connection is not replaced sooner (at random from half of it on), even if the server leaves at once."""
+    """A new connection is not replaced sooner, even if the server leaves at once."""
     renew_before_s: float = 60.0
     """A token is renewed so long before it expires."""
     keepalive_s: float = 20.0
