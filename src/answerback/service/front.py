@@ -59,7 +59,7 @@ UNAVAILABLE_RETRY_MS: Final = 1_000
 
 TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
 
-FEATURES: Final = ("parts", "superseded")
+FEATURES: Final = ("parts", "superseded", "format")
 """What clients may use beyond the first edition of the protocol."""
 
 
