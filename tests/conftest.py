@@ -22,8 +22,10 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # and commands write as they do for a 
 # Each session of boto3 reads the descriptions of the services anew, a megabyte of JSON for most clients.
 botocore.session.create_loader = cache(botocore.loaders.create_loader)
 
-# How long an example takes says how busy the machine is.
-settings.register_profile("answerback", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says how busy the machine is. `make proof` looks for examples that nobody has seen.
+slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", slow)
+settings.register_profile("answerback", slow, derandomize=True)
 settings.load_profile("answerback")
 
 
