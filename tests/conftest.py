@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from answerback_aws.emulator.emulator import Emulator, LocalFailed
 from answerback_aws.emulator.postgres import PostgresServer
 from emulation import Cluster, emulator_python
-from spread import Spread, is_of_the_stacks
+from spread import Spread, takes_longer
 
 os.environ["LC_ALL"] = "C.UTF-8"  # whatever the machine speaks: what is said in Korean is tested on purpose
 os.environ.pop("PYTHONUNBUFFERED", None)  # and commands write as they do for a user
@@ -50,7 +50,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=is_of_the_stacks, reverse=True)  # what takes longest first
+    items.sort(key=takes_longer, reverse=True)  # what takes longest first
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
