@@ -18,6 +18,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 
 import forked
+from answerback import __version__
 from cli_process import STOP_TIMEOUT_S, Run, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -162,6 +163,7 @@ def hostile_server(ending: str) -> Iterator[str]:
                     "limits": limits,
                     "models": models,
                     "modelInfo": {"echo": {"languages": ["en"], "demo": True}},
+                    "server": {"version": ESCAPES, "leastClient": f"999.1{ESCAPES}"},
                     **names,
                 }
                 await socket.send(json.dumps(welcome))
@@ -317,11 +319,22 @@ def test_no_such_encoding(run: Run) -> None:
 def test_who_asks_in_a_language_that_the_model_does_not_know_is_told_at_once() -> None:
     said = "(echo는 영어만 알아요. 한국어로 답하는 모델을 쓰려면: answerback serve --model openai:BASE_URL#MODEL)\n"
     with hostile_server("failed") as url:
-        assert ran("ask", "안녕?", "--url", url).stderr.decode().startswith(said)  # in Korean, whatever the locale
+        assert said in ran("ask", "안녕?", "--url", url).stderr.decode()  # in Korean, whatever the locale
         assert "영어만" not in ran("ask", "hello?", "--url", url).stderr.decode()
         chat = ran("chat", "--url", url, input="안녕?\n뭐 해?\nhello\n".encode()).stderr.decode()
         assert chat.count(said) == 1
         assert "(echo knows English only; another:" in ran("ask", "こんにちは", "--url", url).stderr.decode()
+
+
+def test_who_has_a_lower_version_than_the_gateway_wants_is_told() -> None:
+    korean = {"LC_ALL": "ko_KR.UTF-8", "PYTHONUTF8": "1"}
+    with hostile_server("completed") as url:
+        asked = ran("ask", "hello", "--url", url).stderr.decode()
+        assert asked.startswith("answerback: this gateway wants version 999.1")
+        assert asked.splitlines()[0].endswith(f"or a later one, this is {__version__}; update it")
+        assert "answerback 999.1" in ran("ask", "hello", "--url", url, environment=korean).stderr.decode()
+        chat = ran("chat", "--url", url, input=b"hello\nhello\n").stderr.decode()
+        assert chat.count("(this gateway wants version 999.1") == 1
 
 
 def test_a_question_that_begins_with_a_dash_gets_the_hint(run: Run, url: str) -> None:
