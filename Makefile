@@ -92,6 +92,8 @@ proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the p
 	@$(BIN)/answerback bench --chaos --aws --seed 2 --seconds 100
 	@echo "--- The tests that take minutes"
 	@$(BIN)/pytest -n $(JOBS) -m proof
+	@echo "--- Properties: they hold for examples that no run before has tried"
+	@$(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile explore
 	@echo "--- Fuzzing: no input breaks what reads it"
 	@$(BIN)/python fuzz/run.py --seconds 60
 
