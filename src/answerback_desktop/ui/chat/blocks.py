@@ -36,7 +36,7 @@ class BlockKind(StrEnum):
     FOOTER = "footer"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Block:
     """One piece of a turn. `view` is there only near what is seen; `height` is a guess until `is_measured`."""
 

@@ -343,14 +343,12 @@ class Transcript(QAbstractScrollArea):
         value = bar.maximum()
         if not self._is_pinned:
             value = bar.value()
-            if self._anchor is not None and (at := self._index(self._anchor[0])) is not None:
+            if self._anchor is not None and self._anchor[0] in self._blocks:
+                at = self._blocks.index(self._anchor[0])
                 value = self._ends[at] - self._blocks[at].height + self._anchor[1] + self._pad
         bar.blockSignals(True)
         bar.setValue(value)
         bar.blockSignals(False)
-
-    def _index(self, block: Block) -> int | None:
-        return next((at for at, one in enumerate(self._blocks) if one is block), None)
 
     def _near(self, pages: float) -> list[Block]:
         """The blocks that reach into the viewport or within so many pages of it."""
