@@ -16,7 +16,6 @@ from answerback.client import (
     Client,
     Connected,
     ConnectionState,
-    ServerInfo,
     Stopped,
     StoreChanged,
     Timing,
@@ -44,7 +43,7 @@ from answerback_desktop.engine.events import (
     TurnsRemoved,
 )
 from answerback_desktop.engine.export import ExportFormat, Kept, exported, file_name, imported
-from answerback_desktop.engine.status import ConnectionTracker, is_lower
+from answerback_desktop.engine.status import ConnectionTracker
 from answerback_desktop.engine.sync import Sync
 from answerback_desktop.records import Account, Traits, Turn
 from answerback_desktop.settings import Settings
@@ -257,7 +256,7 @@ class AccountEngine:
             self._tasks.start(self._disconnect(), name="disconnect")
         elif changed.status is ConnectionStatus.ONLINE and self._sync is not None:
             self._sync.connected()
-            self._check_version(self._client.server)
+            self._check_version(self._client.wanted_version)
         if changed.detail and changed.detail != self._logged:
             log.warning("not connected to %s: %s", urlsplit(self.account.server_url).hostname, changed.detail)
         self._logged = changed.detail
@@ -278,10 +277,9 @@ class AccountEngine:
             self.store_failed(exc)
         return None
 
-    def _check_version(self, server: ServerInfo | None) -> None:
+    def _check_version(self, least: str | None) -> None:
         """Say once if the server wants apps of a higher version."""
-        least = None if server is None else server.least_client
-        if least and least != self._least_told and is_lower(__version__, least):
+        if least and least != self._least_told:
             self._least_told = least
             self._notice(NoticeCode.UPDATE_NEEDED, version=__version__, least=least)
 
