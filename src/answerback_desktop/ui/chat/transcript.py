@@ -236,7 +236,7 @@ class Transcript(QAbstractScrollArea):
             turns = list(group)
             for one in turns:
                 is_last = one is turns[-1]
-                alike = tuple(each.turn.request_id for each in turns) if reason and is_last else ()
+                alike = tuple(each.turn for each in turns) if reason and is_last else ()
                 one.tell_failure(alike, is_told_below=bool(reason) and not is_last)
 
     def _failure(self, turn: TurnBlocks) -> str:
