@@ -1,8 +1,8 @@
 """One gateway among several on one PostgreSQL: who else is there, and what they tell each other.
 
-    beat, once a second ──► the table of nodes: who lives, who drains, who is dead
-    look, once a second ──► what of ours did others change · what of the dead is to be taken over
-    notices             ──► the same sooner, and frames for sockets that another gateway has
+    beat, twice a second ──► the table of nodes: who lives, who drains, who is dead
+    look, twice a second ──► what of ours did others change · what of the dead is to be taken over
+    notices              ──► the same sooner, and frames for sockets that another gateway has
 
 Nothing rests on a notice: what one would have said is found by the next look, or asked for by the client.
 """
@@ -31,10 +31,10 @@ from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.fleet")
 
-LOOK_S: Final = 1.0
-SETTLE_S: Final = 5.0
-"""How long after it began to listen a gateway calls others dead by their lock alone: when the database comes back, all
-of them have lost it."""
+LOOK_S: Final = 0.5
+SETTLE_S: Final = 2.0
+"""How long after it began to listen a gateway calls others dead by their lock alone. When the database comes back, all
+of them have lost it, and each is back within a second."""
 
 BUFFER_BYTES: Final = 256 * 1024
 """Frames of other gateways that wait for a slow socket; then it is closed, and its app asks for the rest."""
@@ -233,7 +233,7 @@ class Fleet:
         other = self._others.get(node)
         return other is None or not self._is_dead(other)
 
-    # --- once a second
+    # --- twice a second
 
     async def beat(self) -> None:
         """Say that we live, and see who does. Raises: Unavailable."""

@@ -63,6 +63,8 @@ _USERS: Final = """
 SELECT user_id, per_minute, minute, accepted, accepted_before FROM users
 WHERE user_id = ANY(CAST(:users AS text[]))"""
 
+_LIMIT: Final = "SELECT per_minute FROM users WHERE user_id = :user_id"
+
 _RECORDS: Final = """
 SELECT r.user_id, r.request_id, r.record, r.record_schema
 FROM unnest(CAST(:users AS text[]), CAST(:requests AS text[])) AS k(user_id, request_id)
@@ -549,10 +551,8 @@ class FleetStore(PostgresStore):
         await self._fleet.do(decide, users=(user_id,))
 
     async def is_blocked(self, user_id: str) -> bool:
-        """Whether the user is locked out. In line with the other calls, so frames of a connection keep their order."""
-        return await self._fleet.do(
-            lambda transaction: is_locked(transaction.state.limits.get(user_id)), users=(user_id,)
-        )
+        rows = await self._rows(_LIMIT, {"user_id": user_id})
+        return bool(rows) and is_locked(rows[0][0])
 
     async def delete_user(self, user_id: str) -> bool:
         def decide(transaction: Transaction) -> bool:
@@ -595,7 +595,11 @@ class FleetStore(PostgresStore):
             "session_id": connection.session_id,
             "connection_id": connection.connection_id,
         }
-        await self._fleet.call(lambda database: database.execute(_UNBIND, row))
+        # Under the user's lock: else two gateways between which many apps move wait for each other's rows.
+        await self._fleet.do(
+            lambda transaction: transaction.run(lambda database: database.execute(_UNBIND, row)),
+            users=(connection.user_id or "",),
+        )
 
 
 def _counted(counts: tuple[int, int, int] | None, minute: int) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""The table of the gateways that share a database: each says once a second that it lives, and sees who else does."""
+"""The table of the gateways that share a database: each says twice a second that it lives, and sees who else does."""
 
 import json
 import time
@@ -20,7 +20,7 @@ from answerback.stores.postgres import PostgresDatabase, connect
 
 T = TypeVar("T")
 
-STALE_MS: Final = 2_500
+STALE_MS: Final = 1_500
 """A gateway whose lock is free and whose beat is older than this is dead."""
 
 LOST_MS: Final = 20_000
