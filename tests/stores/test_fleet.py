@@ -120,3 +120,48 @@ async def test_the_old_home_may_not_claim_what_was_taken_over(actors):
     assert not isinstance(await a.claim("r"), Claimed)
     assert isinstance(await b.claim("r", owner="w2"), Claimed)
     assert [record.key for record in await a.store.changed([RequestKey("ann", "r")])] == [RequestKey("ann", "r")]
+
+
+async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgres_server, schema):
+    """Its own name is the home of all that, before and after."""
+    a, _ = actors
+    for n in range(60):
+        await a.accept(f"r{n}", user=f"u{n}")
+    await a.store.close()
+    again = FleetStore(postgres_server.url, node="a", schema=schema)
+    await again.open()
+    async with asyncio.timeout(20):
+        records = await again.take_over(["a"], is_alive=lambda _: False)
+    assert len(records) == 60
+    await again.close()
+
+
+async def test_what_was_taken_over_while_the_database_failed_is_not_forgotten(actors, monkeypatch):
+    a, b = actors
+    for n in range(60):
+        await a.accept(f"r{n}", user=f"u{n}")
+    do, calls = b.store._fleet.do, 0
+
+    async def fails_later(*args, **more):
+        nonlocal calls
+        calls += 1
+        outcome = await do(*args, **more)
+        if calls == 2:
+            raise Unavailable("the answer of the COMMIT was lost")
+        return outcome
+
+    monkeypatch.setattr(b.store._fleet, "do", fails_later)
+    with pytest.raises(Unavailable):
+        await b.store.take_over(["a"], is_alive=lambda _: False)
+    assert len(await b.store.take_over([], is_alive=lambda _: False)) == 60
+    assert not await b.store.take_over(["b"], is_alive=lambda _: False)  # all that is known to be here
+
+
+async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
+    a, b = actors
+    for actor, request_id in ((a, "r1"), (b, "r2"), (a, "r3")):
+        await actor.accept(request_id)
+    records = await b.store.take_over(["a"], is_alive=lambda _: False)
+    assert [record.request_id for record in records] == ["r1", "r2", "r3"]
+    assert not isinstance(await b.claim("r2"), Claimed)
+    assert isinstance(await b.claim("r1"), Claimed)
