@@ -37,7 +37,7 @@ from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of, within
+from answerback.ports import Model, ModelError, ModelLimits, Quota, Unavailable, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
@@ -419,8 +419,8 @@ class Gateway:
         fleet = Fleet(store, nodes=nodes, notices=Notices(url, schema, node), facts=self._facts)
         try:
             await fleet.start()
-        except StoreError as exc:
-            raise SettingsError(str(exc)) from exc
+        except (StoreError, Unavailable) as exc:
+            raise SettingsError(f"The other gateways on the database cannot be joined: {exc}") from exc
         self._stack.push_async_callback(fleet.leave)
         return fleet
 
