@@ -54,6 +54,25 @@ def test_set_limit(users: Callable[..., Result], said: str, kept: int | None) ->
     assert json.loads(users("show", "alice", "--json").out)["perMinute"] is None
 
 
+@pytest.mark.parametrize(("said", "kept"), [("30", 30), ("30d", 30), ("forever", 1_000_000), ("default", None)])
+def test_set_retention(users: Callable[..., Result], said: str, kept: int | None) -> None:
+    bob = ASKERS[1]
+    assert users("set-retention", bob, "7d").code == 0
+    assert json.loads(users("set-retention", bob, said, "--json").out) == {"userId": bob, "keepDays": kept}
+    assert json.loads(users("show", bob, "--json").out).get("keepDays") == kept
+    assert "keepDays" not in json.loads(users("show", "alice", "--json").out)
+    refused = users("set-retention", bob, said, "--conversation", "none")
+    assert (refused.code, refused.out) == (1, "")
+    assert f"{bob} has no conversation none" in refused.err
+
+
+@pytest.mark.parametrize("said", ["0", "1.5d", "2w", "36501", "off", ""])
+def test_days_that_cannot_be_are_refused(users: Callable[..., Result], said: str) -> None:
+    refused = users("set-retention", "alice", said)
+    assert (refused.code, refused.out) == (2, "")
+    assert "the days must be a whole number from 1 to 36500, or forever or default" in refused.err
+
+
 @pytest.mark.parametrize("said", ["0", "00", " 0 ", "1.5", "1e3", "1000001", "none", ""])
 def test_a_limit_that_could_mean_two_things_is_refused(users: Callable[..., Result], said: str) -> None:
     assert users("set-limit", ASKERS[1], "7").code == 0

@@ -98,6 +98,14 @@ class AdminUsers:
         del now_ms
         self._call("PUT", f"/users/{quote(user_id, safe='')}/blocked", {"blocked": blocked})
 
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        """Set it at the gateway's own instant; `now_ms` is not used."""
+        del now_ms
+        body = {"keepDays": keep_days, **({} if conversation_id is None else {"conversationId": conversation_id})}
+        return self._call("PUT", f"/users/{quote(user_id, safe='')}/retention", body) is not None
+
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         query = {name: value for name, value in (("user", user_id), ("since", since_day)) if value is not None}
         return _rows(self._call("GET", f"/usage?{urlencode(query)}")["usage"], DailyUsage)

@@ -302,6 +302,13 @@ class SqlStore:
             )
         )
 
+    async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
+        page: dict[str, sql.Value] = {"now_ms": now_ms, "keep_days": keep_days, "limit": writes.STEP}
+        total = 0
+        while rows := await self._rows(sql.SELECT_EXPIRED, page):  # a reader looks through all of them
+            total += await self._group.call(partial(writes.expire, rows=rows))
+        return total
+
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, with their turns; returns how many.
 
@@ -334,6 +341,16 @@ class SqlStore:
         await self._group.call(
             lambda database: database.execute(sql.SET_LIMIT, row), lambda state: row.update(per_minute=change(state))
         )
+
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        row: sql.Params = {"user_id": user_id, "keep_days": keep_days, "created_at_ms": now_ms}
+        statement = sql.SET_USER_RETENTION
+        if conversation_id is not None:
+            row = {"user_id": user_id, "keep_days": keep_days, "conversation_id": conversation_id}
+            statement = sql.SET_CONVERSATION_RETENTION
+        return await self._group.call(lambda database: database.execute(statement, row).rowcount) > 0
 
     async def is_blocked(self, user_id: str) -> bool:
         """Whether the user is locked out; from memory."""

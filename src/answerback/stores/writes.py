@@ -1,6 +1,6 @@
 """What a batch of writes does in the database, in one transaction, on the writer's thread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import ClassVar, Final, Generic, TypeAlias, TypeVar
 
@@ -180,6 +180,12 @@ def purge(database: Database, *, before_ms: int, select: str) -> int:
         database.executemany(sql.DELETE_OUTSIDE, rows)
         database.executemany(sql.FORGET, rows)
     return len(rows)
+
+
+def expire(database: Database, *, rows: Sequence[sql.Row]) -> int:
+    """Delete these conversations, unless they were used since. Returns how many."""
+    names = ("user_id", "conversation_id", "updated_at_ms")
+    return sum(database.execute(sql.EXPIRE, dict(zip(names, row, strict=True))).rowcount for row in rows)
 
 
 def purge_deleted(database: Database, *, before_ms: int) -> int:

@@ -320,6 +320,19 @@ async def update_conversation(
     return (conversation_of(found.rows[0]), found.rows[0][4]) if found.rows else None
 
 
+async def expired(statements: Statements, *, now_ms: int, keep_days: int, limit: int) -> Sequence[tuple[str, str, int]]:
+    """(user, conversation, last use) of up to `limit` conversations that were unused for longer than they are kept."""
+    found = await statements.execute(sql.SELECT_EXPIRED, {"now_ms": now_ms, "keep_days": keep_days, "limit": limit})
+    return [(user_id, conversation_id, used_at_ms) for user_id, conversation_id, used_at_ms in found.rows]
+
+
+async def expire(statements: Statements, *, user_id: str, conversation_id: str, used_at_ms: int) -> int:
+    """Delete a conversation as of its last use, unless that is another by now. Returns how many it were."""
+    await lock_users(statements, [user_id])
+    done = await statements.execute(sql.EXPIRE, {**_pair(user_id, conversation_id), "updated_at_ms": used_at_ms})
+    return done.changed
+
+
 async def old_deleted(statements: Statements, *, before_ms: int, limit: int) -> Sequence[tuple[str, str]]:
     """(user, conversation) of up to `limit` conversations that were deleted before then."""
     found = await statements.execute(sql.SELECT_OLD_DELETED, {"before_ms": before_ms, "limit": limit})

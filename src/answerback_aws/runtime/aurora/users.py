@@ -96,6 +96,17 @@ class AwsUsers:
         row: Params = {"user_id": user_id, "per_minute": stored, "created_at_ms": now_ms}
         await self._api.write(lambda statements: statements.execute(sql.SET_LIMIT, row))
 
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        await self._write_behind.flush(user_id)  # a conversation may be there that Aurora does not have
+        row: Params = {"user_id": user_id, "keep_days": keep_days, "created_at_ms": now_ms}
+        statement = sql.SET_USER_RETENTION
+        if conversation_id is not None:
+            row = {"user_id": user_id, "keep_days": keep_days, "conversation_id": conversation_id}
+            statement = sql.SET_CONVERSATION_RETENTION
+        return (await self._api.write(lambda statements: statements.execute(statement, row))).changed > 0
+
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         await self._write_behind.flush(user_id)
         return await self._api.read(lambda statements: operations.usage(statements, user_id, since_day=since_day))
