@@ -4,7 +4,7 @@ A port stands here because a second implementation exists: SQLite, PostgreSQL an
 API Gateway for the sender, five kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, TypeAlias, TypeVar
@@ -250,6 +250,9 @@ class Users(Protocol):
 
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         """By day and user, ascending; all users if `user_id` is None."""
+
+    def export(self, user_id: str) -> AsyncIterator[bytes]:
+        """Everything that is stored about the user and that `delete_user` erases, each thing a line of JSON."""
 
     async def delete_user(self, user_id: str) -> bool:
         """Erase everything about the user, for good. Returns false if there was nothing."""

@@ -1,5 +1,8 @@
 """ports.Users, held by every store."""
 
+import json
+from typing import Any
+
 import pytest
 
 from answerback.core.request import Fenced, RequestKey
@@ -158,6 +161,56 @@ async def test_a_deleted_users_worker_writes_nothing_and_the_user_may_come_back(
     assert await store.user("ann") is None
     assert await actor.accept("r1", "again", per_minute=1) == Accepted(0)
     assert (await store.question(RequestKey("ann", "r1"))).message == "again"
+
+
+# --- export
+
+
+async def lines(store, user: str = "ann") -> list[dict[str, Any]]:
+    return [json.loads(line) async for line in store.export(user)]
+
+
+async def test_an_export_has_all_that_erasing_takes_away(store, actor):
+    long = "길다 \n" * 30_000
+    await store.set_limit("ann", 300, now_ms=actor.now_ms)
+    await actor.turn("done", f"asked {long}", f"answered {long}", tokens=(3, 4))
+    await actor.turn("again", "asked again", replaces="done")
+    await actor.turn("old", "asked elsewhere", conversation="c2")
+    await actor.turn("bob's", "a secret of bob", user="bob")
+    assert len(await store.turns("ann", "c2", before=None, limit=9)) == 1
+    await store.set_retention("ann", 9, now_ms=actor.now_ms, conversation_id="c2")
+    await store.update_conversation("ann", "c2", title="a title", deleted=True, now_ms=actor.now_ms)
+    for number in range(250):
+        await actor.accept(f"r{number}", f"waiting {number}", system=f"system {number}")
+    await actor.accept("too much", "is not kept", per_minute=1)
+    told = await lines(store)
+    asked = {line["requestId"]: line for line in told if line["table"] == "requests" and "question" in line}
+    assert asked["done"]["question"] == f"asked {long}"
+    assert asked["done"]["answer"] == f"answered {long}"
+    assert (asked["done"]["inputTokens"], asked["done"]["supersededBy"]) == (3, "again")
+    assert asked["old"]["question"] == "asked elsewhere"
+    one = next(line for line in told if line["table"] == "conversations" and line["conversationId"] == "c2")
+    assert (one["title"], one["keepDays"], one["deletedAtMs"]) == ("a title", 9, actor.now_ms)
+    assert next(line for line in told if line["table"] == "users")["perMinute"] == 300
+    text = json.dumps(told)
+    for number in range(250):
+        assert f'"waiting {number}"' in text
+        assert f'"system {number}"' in text
+    assert "bob" not in text
+    assert len({json.dumps(line) for line in told}) == len(told)
+    assert await store.delete_user("ann")
+    assert await lines(store) == []
+    assert await lines(store, "bob") != []
+
+
+async def test_an_export_has_what_is_known_of_days_whose_requests_are_forgotten(store, actor):
+    await actor.turn("done", tokens=(3, 4))
+    await store.turns("ann", "c1", before=None, limit=9)
+    await store.purge(ended_before_ms=actor.now_ms + 1, refused_before_ms=0)
+    told = await lines(store)
+    (used,) = [line for line in told if line["table"] == "usage"]
+    assert (used["requests"], used["inputTokens"], used["outputTokens"]) == (1, 3, 4)
+    assert [line["question"] for line in told if line["table"] == "requests" and "question" in line] == ["What is it?"]
 
 
 # --- retention

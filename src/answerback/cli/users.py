@@ -5,11 +5,14 @@ AWS.
 """
 
 import asyncio
+import json
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
@@ -22,6 +25,7 @@ from answerback.cli.settings import Configuration, load
 from answerback.clock import epoch_ms
 from answerback.core.camel import camel
 from answerback.core.defaults import KEEP_FOREVER_DAYS
+from answerback.core.instants import iso
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
 from answerback.protocol.frames import is_id
 from answerback.service.id_forms import UsersInBothForms
@@ -37,6 +41,7 @@ COMMANDS: Final = {
     "block": ("Lock a user out.", "answerback.cli.users:block"),
     "unblock": ("Let a user in again.", "answerback.cli.users:unblock"),
     "usage": ("Show requests and tokens by day (UTC).", "answerback.cli.users:usage"),
+    "export": ("Write all that is stored about a user into a file.", "answerback.cli.users:export"),
     "delete": ("Erase everything about a user, for good.", "answerback.cli.users:delete"),
 }
 _PAGE: Final = 100
@@ -200,6 +205,43 @@ def usage(
     else:
         rows = [(day.day, day.user_id, day.requests, day.input_tokens, day.output_tokens) for day in found]
         say_table(("day", "user", "requests", "input tokens", "output tokens"), rows)
+
+
+@with_options
+def export(
+    *,
+    user: _UserId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
+    place: _Place,
+    as_json: Json = False,
+) -> None:
+    """Write all that is stored about a user into a new file: requests, answers, conversations, usage, limit.
+
+    Each line is a JSON object. Its `table` says where it is stored. `delete` erases the same, except a block.
+    """
+    if os.path.lexists(file):
+        raise CliError(f"{file} exists, and an export overwrites nothing", "name a new file")
+    part = file.with_name(file.name + ".part")
+    try:
+        with open(part, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened:
+
+            async def write(users: Users) -> int:
+                header = {"table": "export", "format": 1, "userId": user, "exportedAt": iso(epoch_ms())}
+                opened.write(json.dumps(header, ensure_ascii=False).encode() + b"\n")
+                return sum([opened.write(line) > 0 async for line in users.export(user)])
+
+            lines = _run(write, place)
+        if not lines:
+            raise _no_such(user)
+        part.rename(file)
+    except OSError as exc:
+        raise CliError(f"{file} cannot be written ({exc.strerror})", "name a file that this user may write") from exc
+    finally:
+        part.unlink(missing_ok=True)
+    if as_json:
+        say_json({"userId": user, "file": str(file), "lines": lines})
+    else:
+        say(f"{file}: {lines} lines about {user}")
 
 
 @with_options

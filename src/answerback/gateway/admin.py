@@ -45,7 +45,7 @@ from answerback.service.questions import BLOCKED
 
 log = logging.getLogger("answerback.admin")
 
-_Handler: TypeAlias = Callable[..., Awaitable[web.Response]]
+_Handler: TypeAlias = Callable[..., Awaitable[web.StreamResponse]]
 """Called with the request and the variable parts of its path by name."""
 
 MAX_POST_BYTES: Final = 128 * 1024
@@ -218,6 +218,7 @@ class Admin:
             ("GET", "/users", self._list_users),
             ("GET", "/users/{user_id:[^/]*}", self._get_user),
             ("DELETE", "/users/{user_id:[^/]*}", self._delete_user),
+            ("GET", "/users/{user_id:[^/]*}/export", self._export_user),
             ("PUT", "/users/{user_id:[^/]*}/limit", self._set_limit),
             ("PUT", "/users/{user_id:[^/]*}/blocked", self._set_blocked),
             ("PUT", "/users/{user_id:[^/]*}/retention", self._set_retention),
@@ -271,7 +272,8 @@ class Admin:
                 404,
                 "NotFoundException",
                 "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, "
-                "/users/USER/limit, /users/USER/blocked, /users/USER/retention, /usage, /reload and /@connections/ID.",
+                "/users/USER/export, /users/USER/limit, /users/USER/blocked, "
+                "/users/USER/retention, /usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
 
@@ -372,6 +374,26 @@ class Admin:
         if user is None:
             raise _no_user()
         return json_response(200, _UserBody.of(user))
+
+    async def _export_user(self, request: web.BaseRequest, user_id: str) -> web.StreamResponse:
+        """Send a line of JSON for each thing that is stored. What is cut off in the middle was not all of it."""
+        lines = self._users.export(user_id)
+        first = await anext(lines, None)
+        if first is None:
+            raise _no_user()
+        _note(request, "a user's data were exported", userId=user_id)
+        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+        await response.prepare(request)
+        try:
+            await response.write(first)
+            async for line in lines:
+                await response.write(line)
+            await response.write_eof()
+        except Unavailable as exc:
+            log.warning("the store is unavailable: %s", exc)
+            if request.transport is not None:
+                request.transport.abort()
+        return response
 
     async def _delete_user(self, request: web.BaseRequest, user_id: str) -> web.Response:
         _note(request, "a user is to be erased", userId=user_id)

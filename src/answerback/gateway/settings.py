@@ -212,7 +212,7 @@ class GatewaySettings:
         int, Setting(DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.")
     ] = defaults.RETENTION_DAYS
     history_days: Annotated[
-        int | None, Setting(DATA, DAYS_OR_FOREVER, "Conversations are kept so long after their last turn; else for ever.")
+        int | None, Setting(DATA, DAYS_OR_FOREVER, "How long conversations are kept after their last turn, or forever.")
     ] = None
     ca_file: Annotated[
         Path | None, Setting(AUTHENTICATION, PATH, "PEM file with more authorities: of models' servers and --jwks-url.")

@@ -7,7 +7,7 @@ are stored under NFC.
 
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, Final, TypeVar
@@ -271,6 +271,11 @@ class UsersInBothForms:
                     output_tokens=one.output_tokens + (0 if whole is None else whole.output_tokens),
                 )
         return [days[day] for day in sorted(days)]
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        for name in forms(user_id):
+            async for line in self._stored.export(name):
+                yield line
 
     async def delete_user(self, user_id: str) -> bool:
         return any([await self._stored.delete_user(name) for name in forms(user_id)])

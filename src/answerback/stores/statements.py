@@ -234,7 +234,7 @@ UPDATE requests SET conversation_id = NULL WHERE user_id = :user_id AND conversa
 
 UNLINK: Final = "UPDATE requests SET conversation_id = NULL WHERE n = :n"
 
-# --- users --------------------------------------------------------------------------------------------------
+# --- users, whose erasing is in user_data.py ----------------------------------------------------------------
 
 SET_LIMIT: Final = """
 INSERT INTO users (user_id, per_minute, created_at_ms) VALUES (:user_id, :per_minute, :created_at_ms)
@@ -283,16 +283,6 @@ ON CONFLICT (user_id, day) DO UPDATE SET requests = usage.requests + excluded.re
   output_tokens = usage.output_tokens + excluded.output_tokens,
   last_accepted_at_ms = CASE WHEN usage.last_accepted_at_ms > excluded.last_accepted_at_ms
     THEN usage.last_accepted_at_ms ELSE excluded.last_accepted_at_ms END"""
-
-# What is forgotten is in a conversation. Each of the two has an index. A user who is locked out stays so.
-DELETE_USER: Final = tuple(
-    f"DELETE FROM {rows} AND user_id = :user_id"  # noqa: S608 - the tables are the ones below
-    for rows in (
-        "requests WHERE forgotten IS NULL",
-        "requests WHERE conversation_id IS NOT NULL",
-        *("conversations WHERE 1 = 1", "usage WHERE 1 = 1", "users WHERE (per_minute IS NULL OR per_minute >= 0)"),
-    )
-)
 
 # --- migrations ---------------------------------------------------------------------------------------------
 

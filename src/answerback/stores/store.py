@@ -1,6 +1,6 @@
 """The ports of a store over an SQL database: what SQLite and PostgreSQL share, and memory, which is SQLite as well."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import add, attrgetter
@@ -31,6 +31,7 @@ from answerback.stores.encoding import (
     width_of,
 )
 from answerback.stores.group_commit import GroupCommit
+from answerback.stores.user_data import USER_DATA, Part, line_of
 from answerback.stores.writer_state import Tracked, WriterState
 
 T = TypeVar("T")
@@ -361,9 +362,23 @@ class SqlStore:
         rows = await self._rows(sql.SELECT_USAGE.format(condition=users), {"user_id": user_id})
         return sum_usage(rows, since_day=since_day)
 
+    async def _user_data(self) -> Sequence[Part]:
+        """The tables that have something of users."""
+        return USER_DATA
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        for part in await self._user_data():
+            for statement in part.reading():
+                after: sql.Value = part.first
+                while rows := await self._rows(statement, {"user_id": user_id, "after": after}):
+                    for row in rows:
+                        yield line_of(part.table, dict(zip(part.shown, row[1:], strict=True)))
+                    after = rows[-1][0]
+
     async def delete_user(self, user_id: str) -> bool:
         was_there = await self._group.call(
-            partial(writes.delete_user, user_id=user_id), lambda state: state.forget_user(user_id)
+            partial(writes.delete_user, user_id=user_id, parts=await self._user_data()),
+            lambda state: state.forget_user(user_id),
         )
         await self._clear_log()
         return was_there

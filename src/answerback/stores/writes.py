@@ -11,6 +11,7 @@ from answerback.ports import StoredConversation
 from answerback.stores import statements as sql
 from answerback.stores.database import Database
 from answerback.stores.encoding import conversation_of, decode_record, encode_options, encode_record
+from answerback.stores.user_data import Part
 from answerback.stores.writer_state import Tracked
 
 T = TypeVar("T")
@@ -216,10 +217,12 @@ def update_conversation(
     return conversation_of(rows[0]) if rows else None
 
 
-def delete_user(database: Database, user_id: str) -> bool:
+def delete_user(database: Database, user_id: str, *, parts: Sequence[Part]) -> bool:
     """Delete every row of the user. Returns whether there was any."""
     database.execute(sql.KEEP_LAST_NUMBER)
-    counts = [database.execute(statement, {"user_id": user_id}).rowcount for statement in sql.DELETE_USER]
+    counts = [
+        database.execute(statement, {"user_id": user_id}).rowcount for part in parts for statement in part.erasing()
+    ]
     return any(counts)
 
 
