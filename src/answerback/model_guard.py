@@ -11,6 +11,7 @@ from typing import Final
 
 from answerback.core.finish import finish_reason, token_count
 from answerback.core.masking import masked, masked_error, text_of
+from answerback.core.uploads import TEXT, kind_of
 from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
@@ -71,7 +72,9 @@ def _finish(given: object, prompt: Prompt) -> Finish:
 
 def texts_of(prompt: Prompt) -> tuple[str, ...]:
     """All text of a prompt: what must not be in the log."""
-    return (prompt.system or "", *(message.text for message in prompt.messages))
+    names = (file.name for file in prompt.attachments)
+    files = (file.data.decode(errors="ignore") for file in prompt.attachments if kind_of(file.media_type) == TEXT)
+    return (prompt.system or "", *(message.text for message in prompt.messages), *names, *files)
 
 
 def checked_finish(finish: Finish, prompt: Prompt) -> Finish:

@@ -5,7 +5,7 @@ API Gateway for the sender, five kinds of model. One contract suite (tests/contr
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -13,8 +13,9 @@ from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Blocked, Existing, Full, Limited, Quota
 from answerback.core.context import TOKENS_PER_BYTE, Message
 from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.core.uploads import FileKey, Upload
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import ServerFrame, Status
+from answerback.protocol.frames import Attachment, ServerFrame, Status
 
 __all__ = [
     "Accepted",
@@ -144,6 +145,7 @@ class StoredTurn:
     input_tokens: int | None = None
     output_tokens: int | None = None
     superseded_by: str | None = None
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +200,34 @@ class History(RecentTurns, Protocol):
 
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, for good. Returns how many."""
+
+
+class Files(Protocol):
+    """The files that users send with their questions, in pieces. Every method may raise Unavailable."""
+
+    async def upload(self, key: FileKey) -> Upload | None:
+        """How far the file has come."""
+
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+        """Begin an upload, or return the one that there is. None: the user has begun too much (`core.uploads`)."""
+
+    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        """Keep a piece, if the upload has this name and is unfinished. The first data of a piece stay."""
+
+    async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
+        """The file is whole, or is young again: it may be named by questions from now on."""
+
+    async def discard(self, name: str) -> None:
+        """Forget an unfinished upload: together its pieces are another file."""
+
+    async def examine(self, key: FileKey) -> str | None:
+        """`core.uploads.examine` of what is there of the file, done where it does not hold up the event loop."""
+
+    async def read_file(self, key: FileKey) -> bytes | None:
+        """All pieces that are there, in their order; None: there is no upload."""
+
+    async def purge_files(self, *, now_ms: int) -> int:
+        """Delete what was not finished in time, and files that no question can name and no turn names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,8 +404,20 @@ class Queue(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file that came with the question: UTF-8 text, an image or a PDF, as its media type says."""
+
+    name: str
+    media_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a model gets: an optional system text and the messages, the last one being the user's question."""
+    """What a model gets: an optional system text and the messages, the last one being the user's question.
+
+    `attachments`: the files of the question. Those of earlier turns are told by name, in their text.
+    """
 
     messages: tuple[Message, ...]
     system: str | None = None
@@ -384,6 +426,7 @@ class Prompt:
     conversation_id: str = ""
     request_id: str = ""
     attempt: int = 1
+    attachments: tuple[File, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -471,6 +514,7 @@ class ModelLimits:
 
     `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII. `languages`: the only ones that
     it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out. `title`: its name for people.
+    `attachments`: the kinds of files that it takes besides text (`core.uploads`).
     """
 
     answer_timeout_s: int | None = None
@@ -479,6 +523,7 @@ class ModelLimits:
     languages: tuple[str, ...] = ()
     demo: bool = False
     title: str | None = None
+    attachments: tuple[str, ...] = ()
 
 
 def limits_of(model: Model) -> ModelLimits:

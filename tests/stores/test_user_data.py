@@ -1,11 +1,13 @@
 """Whatever a store has of a user is in the one list that says what an export shows and erasing takes away."""
 
+import json
 import sqlite3
 from contextlib import closing
 
 import psycopg
 import pytest
 
+from answerback.core.uploads import FileKey
 from answerback.stores import open_store
 from answerback.stores.fleet import FleetStore
 from answerback.stores.migrations import shipped
@@ -20,7 +22,6 @@ def check(columns: dict[str, set[str]], parts: tuple[Part, ...]) -> None:
     assert columns.keys() <= known.keys() | NO_USER.keys(), "say in stores/user_data.py what the new table has of users"
     for table in columns.keys() & known.keys():
         assert columns[table] <= known[table], f"say in stores/user_data.py what the new column of {table} is"
-        assert {"user_id"} <= columns[table]
     for table in columns.keys() & NO_USER.keys():
         assert "user_id" not in columns[table]
 
@@ -56,6 +57,23 @@ async def test_nothing_of_an_erased_user_is_left_in_any_column(tmp_path, asker) 
     assert [line async for line in store.export("private-user")] == []
     await store.close()
     assert b"private" not in (tmp_path / "answerback.db").read_bytes()
+
+
+async def test_files_are_shown_and_erased_with_their_pieces(tmp_path) -> None:
+    store = await open_store(None, tmp_path)
+    key = FileKey("ann", "a" * 64, 6)
+    upload = await store.begin(key, "an-upload", now_ms=1)
+    assert upload is not None
+    for number, data in enumerate((b"pri", b"vat")):
+        await store.put(key, "an-upload", number, data)
+    told = [json.loads(line) async for line in store.export("ann")]
+    assert [line["data"] for line in told if line["table"] == "pieces"] == ["cHJp", "dmF0"]
+    assert [line["sha256"] for line in told if line["table"] == "uploads"] == ["a" * 64]
+    assert [line async for line in store.export("bob")] == []
+    await store.delete_user("ann")
+    assert [line async for line in store.export("ann")] == []
+    await store.close()
+    assert b"an-upload" not in (tmp_path / "answerback.db").read_bytes()
 
 
 @pytest.mark.postgres

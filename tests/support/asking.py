@@ -7,7 +7,7 @@ from answerback.core.keys import ordering_key
 from answerback.core.request import Ending, Policy, Question, Record, RequestKey, claim, finish
 from answerback.ports import Admission, Quota
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Status
+from answerback.protocol.frames import Attachment, Status
 
 
 def record_of(request_id: str = "r", user_id: str = "u", *, conversation_id: str = "c", **fields: Any) -> Record:
@@ -42,9 +42,12 @@ class Actor:
         max_pending: int = 10_000,
         system: str | None = None,
         replaces: str | None = None,
+        attachments: tuple[Attachment, ...] = (),
         **fields: Any,
     ) -> Admission:
-        question = Question(message=text, model="echo", system=system, max_tokens=7, replaces=replaces)
+        question = Question(
+            message=text, model="echo", system=system, max_tokens=7, replaces=replaces, attachments=attachments
+        )
         return await self.store.accept(
             self.record(request_id, user=user, conversation=conversation, **fields),
             question,

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -12,8 +13,8 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import CliError, ExitCode, check_stdout, note, say_exactly, say_json, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, typed
-from answerback.cli.talk import Growing, explain, note_language, shortfall, wrong_input
-from answerback.client import Answer, AnswerbackError, Client
+from answerback.cli.talk import Growing, explain, note_language, shortfall, update_wanted, wrong_input
+from answerback.client import Answer, AnswerbackError, Client, File
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
 from answerback.settings import duration_ms
@@ -31,6 +32,10 @@ def ask(
         typer.Option("--conversation", "-c", help="Its id: earlier turns are context.", show_default=False),
     ] = None,
     prompt: PromptOptions,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A file to show the model; again for more.", show_default=False),
+    ] = None,
     timeout: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="For the whole answer, as in 90s.  [default: 30s of silence]"),
@@ -50,9 +55,15 @@ def ask(
       git diff | answerback ask - --system "Summarise this change." > summary.txt
 
       answerback ask --conversation trip "And on Sunday?" --json
+
+      answerback ask "What is wrong here?" --attach app.log
     """
     what = _Question(
-        message=_message(question, encoding), conversation=conversation, prompt=prompt, timeout_s=_seconds(timeout)
+        message=_message(question, encoding),
+        conversation=conversation,
+        prompt=prompt,
+        timeout_s=_seconds(timeout),
+        files=[_file(path) for path in attach or ()],
     )
     check_stdout()  # an answer that has no place to go is not asked for
     return asyncio.run(_ask(asked, what, as_json=as_json))
@@ -64,6 +75,16 @@ class _Question:
     conversation: str | None
     prompt: PromptOptions
     timeout_s: float | None
+    files: list[File]
+
+
+def _file(path: Path) -> File:
+    try:
+        return File.read(path)
+    except OSError as exc:
+        raise usage_error(f"{path} cannot be read ({exc.strerror})", "name a file after --attach") from exc
+    except ValueError as exc:
+        raise wrong_input(exc) from exc
 
 
 def _message(words: list[str] | None, encoding: str | None) -> str:
@@ -135,7 +156,10 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         model=prompt.model,
         system=prompt.system,
         max_tokens=prompt.max_tokens,
+        attachments=question.files,
     )
+    if (update := update_wanted(client.wanted_version)) is not None:
+        note(f"answerback: {update}")
     model = prompt.model or next(iter(getattr(client.state, "models", ())), "?")
     note_language(question.message, model, client.model_info(prompt.model))
     answer: Answer | None = None

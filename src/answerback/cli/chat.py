@@ -14,7 +14,7 @@ import typer
 from answerback.cli.options import ClientOptions, Encoding, PromptOptions, with_options
 from answerback.cli.output import ExitCode, note, say, say_exactly, usage_error
 from answerback.cli.reading import STDIN_HINT, checked, decode, not_text, typed
-from answerback.cli.talk import Growing, explain, note_language, shortfall, wrong_input
+from answerback.cli.talk import Growing, explain, note_language, shortfall, update_wanted, wrong_input
 from answerback.client import (
     Answer,
     AnswerbackError,
@@ -172,6 +172,8 @@ class Chat:
             with suppress(ImportError):
                 import readline  # noqa: F401, PLC0415 - gives input() its editing and history; not on Windows
             say(spoken(f"Connected to the model {self._models()}. /help says what there is, Ctrl+D leaves."))
+        if (update := update_wanted(self._client.wanted_version)) is not None:
+            note(f"({update})")
         with suppress(_Quit):
             while True:
                 self._take(self._read())

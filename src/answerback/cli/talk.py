@@ -4,6 +4,7 @@ import sys
 from datetime import datetime, timedelta
 from typing import Final
 
+from answerback import __version__
 from answerback.cli.output import CliError, ExitCode, note, printable, usage_error
 from answerback.client import (
     Answer,
@@ -16,7 +17,7 @@ from answerback.client import (
     RequestTimeout,
     Unauthorized,
 )
-from answerback.client.events import Done, Event, Queued, Restarted, Text, Thinking
+from answerback.client.events import Done, Event, Queued, Restarted, Text, Thinking, Uploading
 from answerback.protocol.frames import ModelInfo
 from answerback.texts import spoken
 from answerback.texts.languages import names_of, unknown_language
@@ -85,6 +86,13 @@ def note_language(question: str, model: str, info: ModelInfo) -> bool:
     return language is not None
 
 
+def update_wanted(least: str | None) -> str | None:
+    """A line for who uses a lower version than the gateway likes to see."""
+    if least is None:
+        return None
+    return f"this gateway wants version {least} of answerback or a later one, this is {__version__}; update it"
+
+
 def wrong_input(error: ValueError) -> CliError:
     """What the client says about its arguments."""
     return usage_error(str(error).rstrip("."))
@@ -111,6 +119,8 @@ class Growing:
         match event:
             case Queued(position=position) if position:
                 self._wait(f"… {position} before this one")
+            case Uploading(sent_bytes=sent, total_bytes=total) if sent < total:
+                self._wait(f"… {100 * sent // total} % of the files are sent")
             case Thinking(silent_s) if not self._shown:
                 self._wait(f"… thinking for {silent_s:.0f} s")
             case Restarted():

@@ -9,6 +9,7 @@ from answerback.client.client import Client
 from answerback.client.errors import (
     AnswerbackError,
     AnswerRestarted,
+    AttachmentMissing,
     CannotConnect,
     Closed,
     Forbidden,
@@ -40,15 +41,18 @@ from answerback.client.events import (
     Stopped,
     Text,
     Thinking,
+    Uploading,
 )
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
+from answerback.client.uploads import File
 from answerback.core.answer import clean
 from answerback.core.context import title_of
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Attachment,
     Conversation,
     ConversationSummary,
     ModelInfo,
@@ -68,6 +72,8 @@ __all__ = [
     "AnswerRestarted",
     "AnswerStream",
     "AnswerbackError",
+    "Attachment",
+    "AttachmentMissing",
     "BlockingAnswerStream",
     "BlockingClient",
     "CannotConnect",
@@ -82,6 +88,7 @@ __all__ = [
     "Done",
     "ErrorCode",
     "Event",
+    "File",
     "Forbidden",
     "MessageTooLarge",
     "ModelInfo",
@@ -111,6 +118,7 @@ __all__ = [
     "Token",
     "Turn",
     "Unauthorized",
+    "Uploading",
     "Usage",
     "clean",
     "is_id",

@@ -21,6 +21,7 @@ __all__ = [
     "Stopped",
     "Text",
     "Thinking",
+    "Uploading",
 ]
 
 
@@ -76,6 +77,14 @@ class Thinking:
     silent_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploading:
+    """The question's files are on their way: `sent_bytes` of `total_bytes` are at the server."""
+
+    sent_bytes: int
+    total_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """The answer is whole. Always the last event; a request that ends otherwise raises instead."""
@@ -83,7 +92,7 @@ class Done:
     answer: Answer
 
 
-Event: TypeAlias = Queued | Started | Restarted | Thinking | Text | Done
+Event: TypeAlias = Uploading | Queued | Started | Restarted | Thinking | Text | Done
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class Answer:
         """A finished text, as it was stored."""
         answer = cls(attempt, max_bytes=0)
         answer._text = text
-        answer.length = answer._uncounted = len(text)
+        answer.length = len(text)
         answer.is_full = True
         return answer
 

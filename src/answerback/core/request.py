@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Status
+from answerback.protocol.frames import Attachment, Status
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -76,6 +76,7 @@ class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
     system: str | None = None
     max_tokens: int | None = None
     replaces: str | None = None
+    attachments: tuple[Attachment, ...] = ()
 
 
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"target": "wish"}):

@@ -44,6 +44,7 @@ from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.questions import Questions
+from answerback.service.uploads import Uploads
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import FILE_NAME, open_store
 from answerback.stores.connections import MemoryConnections
@@ -244,6 +245,7 @@ class Gateway:
             monotonic=time.monotonic,
             observer=metrics.observer,
         )
+        uploads = Uploads(files=store, clock=clock)
         worker = Worker(
             settings=WorkerSettings(
                 policy=policy,
@@ -261,6 +263,7 @@ class Gateway:
             new_owner=owner_tokens(),
             leapt=leaping.leapt_since,
             local=queue,
+            uploads=uploads,
         )
         front_settings = self._front_settings(model_limits, policy)
         front = Front(
@@ -273,6 +276,7 @@ class Gateway:
                 observer=metrics.observer,
                 clock=clock,
                 worker=worker,
+                uploads=uploads,
             ),
             connections=connections,
             history_pages=HistoryPages(history=history, clock=clock),
@@ -282,6 +286,7 @@ class Gateway:
             is_blocked=store.is_blocked,
             store_id=store.store_id,
             has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
+            uploads=uploads,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -298,6 +303,7 @@ class Gateway:
             delivery_sender=delivery_sender,
             clock=clock,
             leapt=leaping.leapt_since,
+            files=store,
         )
         canceller = Canceller(
             requests=store,

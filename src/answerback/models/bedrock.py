@@ -31,13 +31,14 @@ from urllib3.exceptions import ReadTimeoutError as SilentStream
 from answerback.core.context import estimate_tokens
 from answerback.core.finish import STOP
 from answerback.core.masking import masked
+from answerback.core.uploads import IMAGE
 from answerback.model_guard import texts_of
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, allowed_below, retry_after_ms_of
-from answerback.models.prompts import system_of, turns_of
+from answerback.models.prompts import pictures_of, system_of, turns_of
 from answerback.models.reader import Found, read_answer, total
 from answerback.models.threads import DaemonThreads, Emit, from_thread
 from answerback.outbound import Proxy, explain_certificate, proxy_for, tls_context
-from answerback.ports import FinalModelError, ModelError, ModelFault, ModelLimits, Piece, Prompt
+from answerback.ports import File, FinalModelError, ModelError, ModelFault, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ _MAX_ADAPTIONS: Final = 8
 
 _ABOUT_TEMPERATURE: Final = re.compile("temperature", re.IGNORECASE)
 _ABOUT_TOP_P: Final = re.compile("top_?p", re.IGNORECASE)
+MAX_IMAGE_BYTES: Final = 3_750_000
+"""Of one image (Converse)."""
+
 _MAX_METADATA_CHARS: Final = 256
 
 _ABOUT_SAMPLING: Final = re.compile("temperature|top_?p", re.IGNORECASE)
@@ -340,14 +344,28 @@ def metadata_value(text: str) -> str:
 
 def _messages(prompt: Prompt, cache: str | None) -> list[dict[str, Any]]:
     """The conversation so far ends with a cache point, if it is long enough for one; the question is never marked."""
-    grouped = [{"role": str(role), "content": [{"text": text} for text in texts]} for role, texts in turns_of(prompt)]
+    grouped: list[dict[str, Any]] = [
+        {"role": str(role), "content": [{"text": text} for text in texts]} for role, texts in turns_of(prompt)
+    ]
     before: list[dict[str, Any]] = grouped[:-1]
     if before:
         tokens = estimate_tokens(system_of(prompt)) + sum(
             estimate_tokens(block["text"]) for one in before for block in one["content"]
         )
         before[-1]["content"] += _cache_point(cache, tokens)
+    grouped[-1]["content"] += [_block(number, file) for number, file in enumerate(pictures_of(prompt), 1)]
     return grouped
+
+
+def _block(number: int, file: File) -> dict[str, Any]:
+    """A file as a block of content. Its own name could talk to the model, and most names are refused."""
+    kind, form = file.media_type.split("/")
+    source = {"bytes": file.data}
+    if kind == IMAGE and len(file.data) > MAX_IMAGE_BYTES:
+        raise FinalModelError(ErrorCode.MODEL_FAILED, "the image is too large for Bedrock", ModelFault.TOO_LONG)
+    if kind == IMAGE:
+        return {"image": {"format": form, "source": source}}
+    return {"document": {"format": form, "name": f"document {number}", "source": source}}
 
 
 def _cache_point(cache: str | None, tokens: int) -> list[dict[str, Any]]:

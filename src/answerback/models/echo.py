@@ -6,6 +6,7 @@ import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from itertools import chain, count, islice, repeat
 from typing import Final
 
@@ -79,9 +80,10 @@ def echo_text(text: str, *, tokens: int | None = None) -> str:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """Everything that a prompt holds, a line a message: what `context` answers with."""
+    """Everything that a prompt holds, a line a message and a line a file: what `context` answers with."""
     lines = [] if prompt.system is None else [f"system: {prompt.system}"]
     lines += (f"{message.role}: {message.text}" for message in prompt.messages)
+    lines += (f"file: {file.name} {file.media_type} {sha256(file.data).hexdigest()}" for file in prompt.attachments)
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from answerback.core.uploads import DOCUMENT, IMAGE
 from answerback.models.echo import EchoFailure, EchoOptions
 from answerback.ports import ModelLimits
 from answerback.protocol.frames import is_id
@@ -132,7 +133,7 @@ _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 )
 _BEDROCK_OPTIONS: Final = (
     *("region", "temperature", "top_p", "cache", "guardrail", "tier"),
-    *("silence_s", "answer_timeout", "max_tokens", "context_tokens", "concurrency"),
+    *("silence_s", "answer_timeout", "max_tokens", "context_tokens", "concurrency", "attachments"),
 )
 _CACHES: Final = ("5m", "1h")
 _MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "none")
@@ -297,7 +298,7 @@ def _python(text: str, argument: str, name: str | None) -> PythonSpec:
     _check_name(name, text)
     limits = _limits(text, given := _pairs(text, query))
     if given:
-        raise ModelSpecError(f"{text!r}: python: has the options answer_timeout and max_tokens only.")
+        raise ModelSpecError(f"{text!r}: python: has the options answer_timeout, max_tokens and attachments only.")
     return PythonSpec(name=name, module=module, factory=factory, limits=limits)
 
 
@@ -308,7 +309,12 @@ def _limits(text: str, given: dict[str, str]) -> ModelLimits:
         for key, high in (("answer_timeout", 86_400), ("max_tokens", 1_000_000))
         if key in given
     }
-    return ModelLimits(answer_timeout_s=read.get("answer_timeout"), max_tokens=read.get("max_tokens"))
+    kinds = given.pop("attachments", "")
+    if not set(taken := tuple(filter(None, kinds.split(",")))) <= {IMAGE, DOCUMENT}:
+        raise ModelSpecError(f"{text!r}: attachments must be image, document, or both: attachments=image,document.")
+    return ModelLimits(
+        answer_timeout_s=read.get("answer_timeout"), max_tokens=read.get("max_tokens"), attachments=taken
+    )
 
 
 def _server_options(text: str, given: dict[str, str], context_tokens: int) -> dict[str, Any]:

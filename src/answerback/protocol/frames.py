@@ -7,16 +7,20 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Final, TypeAlias, TypeGuard
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import (
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
     MAX_CLIENT_LENGTH,
+    MAX_FILE_NAME_LENGTH,
     MAX_ID_LENGTH,
     MAX_PAGE,
     MAX_PARTS,
     MAX_RESUME_POINTS,
     MAX_TITLE_LENGTH,
+    PIECE_BYTES,
 )
 
 # Visible: no white space, no controls, no surrogates, no invisible or direction-changing marks. Two ids that
@@ -31,6 +35,13 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Page: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+Sha256: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+FileSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_ATTACHMENT_BYTES)]
+FileName: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=MAX_FILE_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")
+]
+MediaType: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH, pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+$(?!\n)")]
+UploadName: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH)]
 
 
 _IS_VISIBLE: Final = re.compile(VISIBLE)
@@ -87,6 +98,15 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     client: ClientInfo | None = None
 
 
+class Attachment(_Part, frozen=True, kw_only=True):
+    """A file that goes with a question: `size` bytes with this hash, uploaded before, and what its sender calls it."""
+
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    media_type: MediaType
+    name: FileName
+
+
 class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     """One question. `timestamp` is opaque: it is neither read nor kept.
 
@@ -103,6 +123,7 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     max_tokens: MaxTokens | None = None
     replaces: Id | None = None
     parts: Annotated[tuple[Id, ...], Meta(max_length=MAX_PARTS)] | None = None
+    attachments: Annotated[tuple[Attachment, ...], Meta(max_length=MAX_ATTACHMENTS)] = ()
     timestamp: Any = None
 
 
@@ -149,12 +170,34 @@ class RenewToken(_Frame, frozen=True, kw_only=True, tag="renewToken"):
     token: Annotated[str, Meta(min_length=1)]
 
 
+class PutPiece(_Frame, frozen=True, kw_only=True, tag="putPiece"):
+    """A piece of a file, in base64; without `data` only the question how far it has come.
+
+    `upload`: the name of the upload as the server has told it, empty before that.
+    """
+
+    request_id: Id
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    offset: Count = 0
+    upload: UploadName = ""
+    data: Annotated[bytes, Meta(max_length=PIECE_BYTES)] = b""
+
+
 class Ping(_Frame, frozen=True, kw_only=True, tag="ping"):
     """Sign of life from the app; refreshes `lastActivity`."""
 
 
 ClientFrame: TypeAlias = (
-    Hello | SendMessage | CancelMessage | ListConversations | GetHistory | UpdateConversation | RenewToken | Ping
+    Hello
+    | SendMessage
+    | CancelMessage
+    | ListConversations
+    | GetHistory
+    | UpdateConversation
+    | PutPiece
+    | RenewToken
+    | Ping
 )
 
 # --- server -> client ---------------------------------------------------------------------------------------
@@ -201,6 +244,8 @@ class ServerLimits(_Part, frozen=True, kw_only=True):
     queue_timeout_ms: Count
     max_connection_ms: Count | None = None
     progress_ms: Count | None = None
+    piece_bytes: Count | None = None
+    max_attachment_bytes: Count | None = None
 
 
 class ServerInfo(_Part, frozen=True, kw_only=True):
@@ -212,13 +257,16 @@ class ServerInfo(_Part, frozen=True, kw_only=True):
 
 
 class ModelInfo(_Part, frozen=True, kw_only=True):
-    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out."""
+    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out.
+    `attachments`: the kinds of files that it takes (`text`, `image`, `document`).
+    """
 
     title: str | None = None
     languages: tuple[str, ...] = ()
     demo: bool = False
     answer_timeout_ms: Count | None = None
     max_tokens: Count | None = None
+    attachments: tuple[str, ...] = ()
 
 
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
@@ -323,6 +371,7 @@ class Turn(_Part, frozen=True, kw_only=True):
     superseded_by: str | None = None
     error_code: ErrorCode | None = None
     usage: Usage | None = None
+    attachments: tuple[Attachment, ...] = ()
 
 
 class Conversations(_Frame, frozen=True, kw_only=True, tag="conversations"):
@@ -349,6 +398,20 @@ class Conversation(_Frame, frozen=True, kw_only=True, tag="conversation"):
     conversation_id: str
     title: str
     deleted: bool
+
+
+class UploadState(_Frame, frozen=True, kw_only=True, tag="uploadState"):
+    """Answer to `putPiece`: the first byte that is missing of the upload, and whether the file is there, whole.
+
+    A client that knew another `upload` begins anew at `offset`: what it brought before is gone.
+    """
+
+    request_id: str
+    sha256: str
+    size: Count = field(name="bytes")
+    upload: str
+    offset: Count
+    complete: bool
 
 
 class TokenRenewed(_Frame, frozen=True, kw_only=True, tag="tokenRenewed"):
@@ -381,6 +444,7 @@ ServerFrame: TypeAlias = (
     | Conversations
     | History
     | Conversation
+    | UploadState
     | TokenRenewed
     | Pong
     | GoAway

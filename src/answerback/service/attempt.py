@@ -11,8 +11,10 @@ from answerback.core.answer import Answer
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
+from answerback.core.uploads import IMAGE, TEXT, kind_of
 from answerback.model_guard import ask
 from answerback.ports import (
+    File,
     FinalModelError,
     Finish,
     Model,
@@ -23,11 +25,13 @@ from answerback.ports import (
     Prompt,
     RecentTurns,
     Requests,
+    StoredTurn,
     Unavailable,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.delivery_sender import DeliverySender, Stream
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.worker")
 
@@ -44,6 +48,13 @@ CLEAN_UP_S: Final = 2.0
 
 ABANDON_S: Final = 1.0
 """The time that it gets to stop then."""
+
+
+IMAGE_TOKENS: Final = 1_600
+"""Of an image, scaled down as the providers do with a large one."""
+
+DOCUMENT_BYTES_A_TOKEN: Final = 20
+"""Bytes of a PDF for a token of what is read out of it: a page of text has some 50 KB and 3,000 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,7 @@ class RunTools:
     monotonic: Callable[[], float]
     leapt: LeaptSince
     abandoned: "Callable[[Run], None]"
+    uploads: Uploads | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +316,12 @@ class Run:
                 question = self._question or await tools.requests.question(self.key)
                 if question is None:
                     return None
+                files: tuple[File, ...] | None = ()
+                if question.attachments and tools.uploads is not None:
+                    files = await tools.uploads.files_of(record.user_id, question.attachments)
+                if files is None:
+                    log.error("a file of the question is gone", extra=self.extra())
+                    return None
                 if not record.standalone and tools.context_turns:
                     recent = await tools.history.recent_turns(
                         record.user_id,
@@ -311,7 +329,7 @@ class Run:
                         limit=tools.context_turns,
                         before_request=question.replaces,
                     )
-                    turns = [(turn.question, turn.answer) for turn in recent]
+                    turns = [(_with_names(turn), turn.answer) for turn in recent]
                 break
             except Unavailable:
                 log.warning("the question could not be read yet", extra=self.extra())
@@ -324,6 +342,8 @@ class Run:
             system = None
         per_byte = limits.tokens_per_byte
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
+        if files:
+            budget -= sum(_tokens_of(file, per_byte) for file in files)
         return Prompt(
             messages=context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte),
             system=system,
@@ -332,6 +352,7 @@ class Run:
             conversation_id=record.conversation_id,
             request_id=record.request_id,
             attempt=record.attempt,
+            attachments=files,
         )
 
     def ending(self, outcome: Outcome) -> Ending:
@@ -359,3 +380,15 @@ class Run:
     def extra(self) -> dict[str, str | int]:
         """Whom a line of the log is about."""
         return {"requestId": self.record.request_id, "userId": self.record.user_id, "attempt": self.record.attempt}
+
+
+def _with_names(turn: StoredTurn) -> str:
+    """The question of an earlier turn. Its files are not shown again."""
+    return "\n".join((turn.question, *(f"[attachment {one.name}]" for one in turn.attachments)))
+
+
+def _tokens_of(file: File, per_byte: float) -> int:
+    """What a file takes of the context, guessed high."""
+    if kind_of(file.media_type) == TEXT:
+        return context.estimate_tokens(file.data.decode(errors="replace"), per_byte)
+    return IMAGE_TOKENS if kind_of(file.media_type) == IMAGE else len(file.data) // DOCUMENT_BYTES_A_TOKEN

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
 
+import msgspec
+
 from answerback.core.answer import cut_back, encoded_size
 from answerback.core.instants import iso
 from answerback.ports import History, StoredConversation, StoredTurn
@@ -128,6 +130,7 @@ class HistoryPages:
             question_end, answer_end = ends or (len(stored.question), len(stored.answer))
             question, answer = stored.question[:question_end], stored.answer[:answer_end]
             facts = TURN_BYTES + SUPERSEDED_BYTES * (stored.superseded_by is not None)
+            facts += sum(len(msgspec.json.encode(one)) + 1 for one in stored.attachments)
             size = encoded_size(question) + encoded_size(answer) + facts
             if size <= room:
                 page.append(_turn(stored, question, 0, answer, 0))
@@ -191,6 +194,7 @@ def _turn(stored: StoredTurn, question: str, question_offset: int, answer: str, 
         replaces=stored.replaces,
         superseded_by=stored.superseded_by,
         error_code=stored.error_code,
+        attachments=stored.attachments,
         usage=(
             None
             if stored.input_tokens is None or stored.output_tokens is None

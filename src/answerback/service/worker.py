@@ -45,6 +45,7 @@ from answerback.protocol.frames import Status
 from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.worker")
 
@@ -105,6 +106,7 @@ class Worker:
         new_owner: Callable[[], str],
         leapt: LeaptSince = no_leaps,
         local: Local | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
         self._policy = settings.policy
@@ -133,6 +135,7 @@ class Worker:
             monotonic=monotonic,
             leapt=leapt,
             abandoned=self._abandoned,
+            uploads=uploads,
         )
         self._runs: dict[RequestKey, Run] = {}
         self._claiming: dict[RequestKey, Record | None] = {}

@@ -124,7 +124,7 @@ class Freed:
 class _Rows(Rows):
     """The rows of one gateway: whoever accepts a request is its home."""
 
-    ACCEPT = sql.ACCEPT.replace("question)", "question, node, ordering_key)").replace("?)", "?, ?, ?)")
+    ACCEPT = sql.ACCEPT.replace("attachments)", "attachments, node, ordering_key)").replace("?)", "?, ?, ?)")
 
     def __init__(self, node: str) -> None:
         super().__init__()

@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import add, attrgetter
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from answerback.core.admission import admit_again
 from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.core.uploads import FileKey, Upload, examine
 from answerback.ports import (
     Accepted,
     Admission,
@@ -46,7 +47,7 @@ _AFTER_ANY_ID: Final = "\U0010ffff" * 2
 
 
 class SqlStore:
-    """ports.Requests, ports.History and ports.Users over one database that this process alone writes to.
+    """ports.Requests, History, Users and Files over one database that this process alone writes to.
 
     Every method raises ports.Unavailable while the database cannot be read or written. `open` before use.
     `max_queued`: writes that may wait; more raise Unavailable at once.
@@ -383,6 +384,37 @@ class SqlStore:
         await self._clear_log()
         return was_there
 
+    # --- ports.Files
+
+    async def upload(self, key: FileKey) -> Upload | None:
+        return await self._read(partial(writes.upload, key=key))
+
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+        return await self._group.call(partial(writes.begin_upload, key=key, name=name, now_ms=now_ms))
+
+    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        piece: dict[str, Any] = {"user_id": key.user_id, "upload": name, "piece": number, "data": data}
+        await self._group.call(lambda database: database.execute(sql.PUT_PIECE, piece))
+
+    async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
+        row = {**writes.file_named(key), "upload": name, "content": content, "completed_at_ms": now_ms}
+        await self._group.call(lambda database: database.execute(sql.COMPLETE_UPLOAD, row))
+
+    async def discard(self, name: str) -> None:
+        await self._group.call(partial(writes.forget_uploads, name=name))
+
+    async def examine(self, key: FileKey) -> str | None:
+        return await self._read(lambda database: examine(key, _file(database, key) or b""))
+
+    async def read_file(self, key: FileKey) -> bytes | None:
+        return await self._read(partial(_file, key=key))
+
+    async def purge_files(self, *, now_ms: int) -> int:
+        count = await self._group.call(partial(writes.forget_uploads, now_ms=now_ms))
+        if count:
+            await self._clear_log()
+        return count
+
     async def _clear_log(self) -> None:
         """Leave nothing of what was erased in the database's log. If somebody reads it now, the next purge does it."""
         self._is_log_to_clear = True
@@ -408,6 +440,14 @@ def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None) -> list[DailyUs
         DailyUsage(user_id=user_id, day=day, requests=requests, input_tokens=tokens_in, output_tokens=tokens_out)
         for (day, user_id), (requests, tokens_in, tokens_out) in sorted(found.items())
     ]
+
+
+def _file(database: Database, key: FileKey) -> bytes | None:
+    """What is there of a file."""
+    found = database.execute(sql.SELECT_UPLOAD, writes.file_named(key)).fetchall()
+    if not found:
+        return None
+    return b"".join(data for (data,) in database.execute(sql.SELECT_DATA, {"upload": found[0][0]}).fetchall())
 
 
 def _position(database: Database, where: sql.Params) -> int | None:

@@ -5,6 +5,7 @@ of every database, so a new one is decided about here. What DynamoDB has is said
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,8 +21,9 @@ PAGE: Final = 100
 class Part:
     """The rows of a user in one table.
 
-    `key` orders them, and is above `first`. `shown`: the columns of an export. `inner`: the others, which say nothing
-    about the user. `rows`: conditions that meet each row once, and have an index. `stays`: what erasing leaves.
+    `is_theirs` finds them. `key` orders them, and is above `first`. `shown`: the columns of an export. `inner`: the
+    others, which say nothing about the user. `rows`: conditions that meet each row once, and have an index. `stays`:
+    what erasing leaves.
     """
 
     table: str
@@ -31,11 +33,12 @@ class Part:
     inner: tuple[str, ...] = ()
     rows: tuple[str, ...] = ("1 = 1",)
     stays: str = "1 = 0"
+    is_theirs: str = "user_id = :user_id"
 
     def erasing(self) -> tuple[str, ...]:
         """Statements that delete the rows of `:user_id`."""
         return tuple(
-            f"DELETE FROM {self.table} WHERE {rows} AND NOT ({self.stays}) AND user_id = :user_id"  # noqa: S608 - ours
+            f"DELETE FROM {self.table} WHERE {rows} AND NOT ({self.stays}) AND {self.is_theirs}"  # noqa: S608 - ours
             for rows in self.rows
         )
 
@@ -43,8 +46,8 @@ class Part:
         """Statements that read the key and the shown columns of a page of rows of `:user_id` behind `:after`."""
         return tuple(
             f"SELECT {self.key}, {', '.join(self.shown)} FROM {self.table} "  # noqa: S608 - ours
-            f"WHERE user_id = :user_id AND {rows} AND {self.key} IN (SELECT {self.key} FROM {self.table} "
-            f"WHERE user_id = :user_id AND {rows} AND {self.key} > :after ORDER BY {self.key} LIMIT {PAGE}) "
+            f"WHERE {self.is_theirs} AND {rows} AND {self.key} IN (SELECT {self.key} FROM {self.table} "
+            f"WHERE {self.is_theirs} AND {rows} AND {self.key} > :after ORDER BY {self.key} LIMIT {PAGE}) "
             f"ORDER BY {self.key}"
             for rows in self.rows
         )
@@ -57,7 +60,7 @@ REQUESTS: Final = Part(
     shown=(
         *("request_id", "conversation_id", "accepted_at_ms", "ended_at_ms", "status", "model", "error_code"),
         *("input_tokens", "output_tokens", "replaces", "superseded_by", "system", "question", "answer"),
-        *("options", "record"),
+        *("options", "attachments", "record"),
     ),
     inner=("user_id", "n", "forgotten", "counted", "record_schema", "node", "ordering_key", "noted_by"),
     rows=("forgotten IS NULL", "conversation_id IS NOT NULL AND forgotten IS NOT NULL"),
@@ -79,6 +82,20 @@ USER_DATA: Final = (
         inner=("user_id",),
     ),
     REQUESTS,
+    Part(
+        table="pieces",
+        key="upload || '/' || CAST(piece AS text)",
+        first="",
+        shown=("upload", "piece", "data"),
+        is_theirs="upload IN (SELECT upload FROM uploads WHERE user_id = :user_id)",
+    ),
+    Part(
+        table="uploads",
+        key="upload",
+        first="",
+        shown=("upload", "sha256", "bytes", "content", "begun_at_ms", "completed_at_ms"),
+        inner=("user_id",),
+    ),
     Part(
         table="usage",
         key="day",
@@ -105,11 +122,12 @@ NO_USER: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-_JSON: Final = {"record", "options"}
+_JSON: Final = {"record", "options", "attachments"}
 
 
 def line_of(table: str, row: Mapping[str, Any]) -> bytes:
-    """A line of an export: where something is stored, and what. What is empty is left out."""
+    """A line of an export: where something is stored, and what. What is empty is left out. Bytes are in base64."""
     told = {camel(name): json.loads(value) if name in _JSON and value else value for name, value in row.items()}
+    told = {name: b64encode(value).decode() if isinstance(value, bytes) else value for name, value in told.items()}
     told = {name: value for name, value in told.items() if value not in (None, "")}
     return json.dumps({"table": table, **told}, ensure_ascii=False).encode() + b"\n"

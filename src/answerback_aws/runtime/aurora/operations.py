@@ -16,7 +16,7 @@ from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
 from answerback.stores import statements as sql
-from answerback.stores.encoding import conversation_of, turn_of
+from answerback.stores.encoding import conversation_of, encode_attachments, turn_of
 from answerback.stores.migrations import lock_key
 from answerback.stores.statements import Params, Row, Value
 from answerback.stores.store import NO_BOUND, sum_usage
@@ -72,7 +72,7 @@ RETURNING user_id, request_id"""
 
 _KEEP_TURN: Final = """
 UPDATE requests SET conversation_id = :conversation_id, question = :question, answer = :answer,
-  input_tokens = :input_tokens, output_tokens = :output_tokens
+  input_tokens = :input_tokens, output_tokens = :output_tokens, attachments = :attachments
 WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 _SELECT_DELETED: Final = """
@@ -227,6 +227,7 @@ def _texts(entry: PendingTurn) -> Params:
         "answer": turn.answer,
         "input_tokens": turn.input_tokens,
         "output_tokens": turn.output_tokens,
+        "attachments": encode_attachments(turn.attachments),
     }
 
 
