@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -182,7 +182,7 @@ def backup_sqlite(data_dir: Path, folder: Path, *, now_ms: int) -> Manifest:
         )
 
     def write(file: Path) -> Content:
-        with _in_our_terms(path), _reading(path) as source:
+        with _in_our_terms(path), reading(path) as source:
             source.execute("BEGIN")  # what is counted is what is copied
             content = content_of(SqliteDatabase(source))
             with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as copy:
@@ -230,7 +230,7 @@ def restore_sqlite(folder: Path, data_dir: Path) -> Manifest:
 
 
 def _check(file: Path, wanted: Content) -> None:
-    with _reading(file) as connection:
+    with reading(file) as connection:
         ((found,), *_) = connection.execute("PRAGMA integrity_check").fetchall()
         if found != "ok":
             raise StoreError(f"The copy is damaged ({found}). Check the disk, and try again.")
@@ -238,7 +238,8 @@ def _check(file: Path, wanted: Content) -> None:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that changes nothing, whether a gateway runs or not."""
     with contextlib.closing(
         sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     ) as connection:
@@ -251,10 +252,3 @@ def _in_our_terms(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as exc:
         raise StoreError(f"{path} cannot be copied: {cause_of(exc) or exc}.") from exc
-
-
-def sizes(data_dir: Path) -> Mapping[str, int]:
-    """The bytes of the database and of its log, for `answerback doctor`."""
-    path = data_dir / FILE_NAME
-    found = {"database": path, "log": path.with_name(f"{FILE_NAME}-wal")}
-    return {name: file.stat().st_size for name, file in found.items() if file.exists()}
