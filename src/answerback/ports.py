@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Blocked, Existing, Full, Limited, Quota
 from answerback.core.context import TOKENS_PER_BYTE, Message
+from answerback.core.parts import Content, Mark, visible
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.core.uploads import FileKey, Upload
 from answerback.protocol.errors import ErrorCode
@@ -38,6 +39,7 @@ __all__ = [
     "ModelError",
     "ModelFault",
     "ModelLimits",
+    "Part",
     "Piece",
     "Prompt",
     "Queue",
@@ -98,8 +100,8 @@ class Requests(Protocol):
     async def question(self, key: RequestKey) -> Question | None:
         """What was asked; None for a refusal or an early cancellation."""
 
-    async def answer(self, key: RequestKey) -> str:
-        """The stored text of an ended request, '' if it has none."""
+    async def answer(self, key: RequestKey) -> Content:
+        """What is stored of an ended request's answer: its text, empty if it has none, and the marks of its parts."""
 
     async def unfinished(self) -> Sequence[Record]:
         """Every record that has not ended, in the order accepted."""
@@ -129,7 +131,8 @@ class Durability(Protocol):
 class StoredTurn:
     """One question and its ending. `position` orders the turns of a user by acceptance.
 
-    `superseded_by`: the request that took its place, or the place of a turn before it.
+    `answer` is all its content, in which `marks` say where the parts are. `superseded_by`: the request that took its
+    place, or the place of a turn before it.
     """
 
     position: int
@@ -146,6 +149,12 @@ class StoredTurn:
     output_tokens: int | None = None
     superseded_by: str | None = None
     attachments: tuple[Attachment, ...] = ()
+    marks: tuple[Mark, ...] = ()
+
+    @property
+    def visible(self) -> str:
+        """The text of the answer."""
+        return visible(Content(self.answer, self.marks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -434,14 +443,32 @@ class Finish:
     """The last piece of a stream. `reason`: one of `core.finish.REASONS`, or a word that it maps to one of them.
 
     A word for a failure (`error`, `abort`) makes the answer one that broke off. Counts that cannot be are left out.
+    `cached_tokens` are those of the input that came from a cache, `reasoning_tokens` those of the output that are
+    thoughts.
     """
 
     reason: str = "stop"
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
-Piece: TypeAlias = str | Finish
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a part that is no text. `kind`: one of `core.parts.KINDS`; others are shown to nobody.
+
+    It goes on with the last part if that is of the same kind, unless it has another `name` (of a tool) or is `new`.
+    A part that was followed by another one has ended: what a model calls side by side comes one after the other.
+    """
+
+    kind: str
+    text: str
+    name: str | None = None
+    new: bool = False
+
+
+Piece: TypeAlias = str | Part | Finish
 
 
 class ModelFault(StrEnum):
@@ -499,7 +526,7 @@ class Model(Protocol):
         """Generations that may run at the same time. The users that wait get the next slot by turns."""
 
     def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-        """Text as it comes, then one Finish. Closing the iterator (`aclose`) really stops the work.
+        """Text as it comes, parts in between, then one Finish. Closing the iterator (`aclose`) really stops the work.
 
         Raises: ModelError: with `model_unavailable`, `model_throttled` or `model_failed`.
         """
@@ -514,7 +541,8 @@ class ModelLimits:
 
     `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII. `languages`: the only ones that
     it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out. `title`: its name for people.
-    `attachments`: the kinds of files that it takes besides text (`core.uploads`).
+    `attachments`: the kinds of files that it takes besides text (`core.uploads`). `parts`: the kinds of parts that it
+    is known to give besides text.
     """
 
     answer_timeout_s: int | None = None
@@ -524,6 +552,7 @@ class ModelLimits:
     demo: bool = False
     title: str | None = None
     attachments: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 def limits_of(model: Model) -> ModelLimits:

@@ -86,6 +86,20 @@ def test_json_has_everything(echo_url: str, run: Run) -> None:
     assert answer["clientTiming"]["totalMs"] >= 0
 
 
+def test_what_the_model_says_besides_its_answer_goes_to_stderr(serve: Serve, run: Run) -> None:
+    url = serve("--model", "echo:parts=1").url
+    shown = run("ask", "one two", "--show", "tool,reasoning", "--url", url)
+    assert (shown.code, shown.out) == (0, "one two\n")
+    assert shown.err == 'reasoning: one two\ntool count: {"text": "one two"}\n'
+    document = json.loads(run("ask", "one two", "--show", "citation", "--json", "--url", url).out)
+    assert document["response"] == "one two"
+    assert document["parts"][0] == {"kind": "citation", "name": None, "text": '{"title": "one two"}'}
+    assert "parts" not in json.loads(run("ask", "one two", "--json", "--url", url).out)
+    wrong = run("ask", "one two", "--show", "thoughts", "--url", url)
+    assert wrong.code == ExitCode.USAGE
+    assert "citation, reasoning" in wrong.err
+
+
 def test_a_conversation_remembers(serve: Serve, run: Run) -> None:
     url = serve("--model", "echo:context=1").url
     run("ask", "first", "--conversation", "trip", "--user", "alice", "--url", url)

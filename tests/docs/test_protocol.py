@@ -28,6 +28,7 @@ PARTS = (
     "Timing",
     "ConversationSummary",
     "Turn",
+    "TurnPart",
 )
 HEAD = "| Field | Type | Required | Limits | Meaning |"
 

@@ -92,5 +92,5 @@ def test_a_spec_says_which_files_a_model_takes() -> None:
     own = parse_model_spec("python:a.b:c?attachments=image")
     assert isinstance(own, PythonSpec)
     assert own.limits.attachments == ("image",)
-    with pytest.raises(ModelSpecError, match="attachments must be image, document, or both"):
+    with pytest.raises(ModelSpecError, match="attachments must be some of image, document"):
         parse_model_spec("bedrock:m?attachments=video")

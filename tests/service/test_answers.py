@@ -66,7 +66,7 @@ def test_a_streamed_answer_is_accepted_started_streamed_and_ended() -> None:
         assert ending.usage is not None
         assert ending.usage.output_tokens == 3
         assert ending.timing is not None
-        assert await backend.store.answer(_key("kim", "r1")) == "one two three"
+        assert (await backend.store.answer(_key("kim", "r1"))).text == "one two three"
 
     run_virtual(main())
 
@@ -436,7 +436,7 @@ def test_a_model_that_does_not_obey_keeps_neither_its_request_nor_its_conversati
         assert (hung.request_id, hung.error.code, hung.length) == ("r1", ErrorCode.TIMEOUT, 7)
         assert (next_one.request_id, next_one.status) == ("r2", Status.COMPLETED)
         await asyncio.sleep(700.0)
-        assert await backend.store.answer(_key("kim", "r1")) == text(peer, "r1") == "so far "
+        assert (await backend.store.answer(_key("kim", "r1"))).text == text(peer, "r1") == "so far "
 
     run_virtual(main())
 

@@ -131,13 +131,13 @@ async def test_an_ending_is_read_from_the_file_and_nobody_hears_of_it_before(sto
     await disk.is_reached()
     again = soon(actor.accept("r1"))
     assert (await store.read(KEY)).state is State.RUNNING
-    assert await store.answer(KEY) == ""
+    assert (await store.answer(KEY)).text == ""
     assert list(await store.turns("ann", "c1", before=None, limit=9)) == []
     assert not again.done()
     disk.is_open.set()
     assert isinstance(await ended, Ended)
     assert (await again).record.state is State.COMPLETED
-    assert await store.answer(KEY) == "An answer."
+    assert (await store.answer(KEY)).text == "An answer."
 
 
 # --- a COMMIT that fails --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from answerback.core.keys import ordering_key
+from answerback.core.parts import Content, Mark
 from answerback.core.request import Ending, Policy, Question, Record, RequestKey, claim, finish
 from answerback.ports import Admission, Quota
 from answerback.protocol.errors import ErrorCode
@@ -64,6 +65,7 @@ class Actor:
         request_id: str,
         text: str = "An answer.",
         *,
+        marks: tuple[Mark, ...] = (),
         user: str = "ann",
         owner: str = "w1",
         attempt: int = 1,
@@ -80,7 +82,7 @@ class Actor:
             input_tokens=None if tokens is None else tokens[0],
             output_tokens=None if tokens is None else tokens[1],
         )
-        step = partial(finish, owner=owner, attempt=attempt, ending=ending, text=text)
+        step = partial(finish, owner=owner, attempt=attempt, ending=ending, content=Content(text, marks))
         return await self.store.change(RequestKey(user, request_id), step)
 
     async def turn(

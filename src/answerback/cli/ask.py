@@ -56,6 +56,8 @@ def ask(
 
       answerback ask --conversation trip "And on Sunday?" --json
 
+      answerback ask --show reasoning,tool "How many days until the equinox?"
+
       answerback ask "What is wrong here?" --attach app.log
     """
     what = _Question(
@@ -147,7 +149,7 @@ async def _ask(asked: ClientOptions, question: _Question, *, as_json: bool) -> E
 
 async def _converse(client: Client, question: _Question, *, as_json: bool) -> ExitCode:
     clock = _Clock(asked_at=time.monotonic())
-    growing = Growing() if sys.stdout.isatty() and not as_json else None
+    growing = None if as_json else Growing(shows_text=sys.stdout.isatty())
     prompt = question.prompt
     stream = client.stream(
         question.message,
@@ -156,6 +158,7 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         model=prompt.model,
         system=prompt.system,
         max_tokens=prompt.max_tokens,
+        parts=prompt.parts,
         attachments=question.files,
     )
     if (update := update_wanted(client.wanted_version)) is not None:
@@ -166,7 +169,9 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
     try:
         async with stream:  # leaving it early, as Ctrl+C does, stops the request at the gateway
             async for event in stream.events():
-                answer = _take(event, clock, growing) or answer
+                if growing is not None:
+                    growing.show(event)
+                answer = _take(event, clock) or answer
     finally:
         if growing is not None:
             growing.end()
@@ -174,16 +179,14 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         raise CliError("the answer ended without its last event")
     if as_json:
         say_json({**msgspec.to_builtins(_described(answer)), "clientTiming": clock.as_json()})
-    elif growing is None:
+    elif growing is None or not growing.shows_text:
         say_exactly(answer.text)
     if (why := shortfall(answer)) is not None:
         note(f"answerback: {why}")
     return ExitCode.OK
 
 
-def _take(event: Event, clock: _Clock, growing: Growing | None) -> Answer | None:
-    if growing is not None:
-        growing.show(event)
+def _take(event: Event, clock: _Clock) -> Answer | None:
     if isinstance(event, Text) and clock.first_text_at is None:
         clock.first_text_at = time.monotonic()
     return event.answer if isinstance(event, Done) else None
@@ -196,6 +199,7 @@ def _described(answer: Answer) -> dict[str, Any]:
         "conversationId": answer.conversation_id,
         "status": answer.status,
         "response": answer.text,
+        **({"parts": [part._asdict() for part in answer.parts]} if answer.parts else {}),
         "finishReason": answer.finish_reason,
         "model": answer.model,
         "attempt": answer.attempt,

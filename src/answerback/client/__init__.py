@@ -29,12 +29,15 @@ from answerback.client.errors import (
 )
 from answerback.client.events import (
     Answer,
+    AnswerPart,
     Connected,
     Connecting,
     ConnectionState,
     Disconnected,
     Done,
     Event,
+    PartStarted,
+    PartText,
     Queued,
     Restarted,
     Started,
@@ -42,6 +45,7 @@ from answerback.client.events import (
     Text,
     Thinking,
     Uploading,
+    parts_of,
 )
 from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
@@ -69,6 +73,7 @@ from answerback.protocol.limits import MAX_TITLE_LENGTH
 __all__ = [
     "MAX_TITLE_LENGTH",
     "Answer",
+    "AnswerPart",
     "AnswerRestarted",
     "AnswerStream",
     "AnswerbackError",
@@ -95,6 +100,8 @@ __all__ = [
     "Obstacle",
     "Outbox",
     "Overloaded",
+    "PartStarted",
+    "PartText",
     "PendingRequest",
     "ProtocolViolation",
     "Queued",
@@ -123,5 +130,6 @@ __all__ = [
     "clean",
     "is_id",
     "is_retryable",
+    "parts_of",
     "title_of",
 ]

@@ -6,7 +6,7 @@ import os
 import random
 import ssl as ssl_module
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -271,6 +271,7 @@ class BlockingClient:
         replaces: str | None = None,
         attachments: Sequence[Source] = (),
         request_id: str | None = None,
+        parts: Collection[str] = (),
     ) -> BlockingAnswerStream:
         """Ask, and read the answer while it comes: `for piece in app.stream(…)`; see `Client.stream`."""
 
@@ -286,6 +287,7 @@ class BlockingClient:
                 replaces=replaces,
                 attachments=attachments,
                 request_id=request_id,
+                parts=parts,
             )
 
         return BlockingAnswerStream(self._thread.run(_called(begin)), self._thread)
@@ -307,9 +309,9 @@ class BlockingClient:
         """The user's conversations, last used first."""
         return _iterate(self._client.conversations(), self._thread)
 
-    def history(self, conversation: str, *, superseded: bool = False) -> Iterator[Turn]:
-        """A conversation's turns, newest first, each whole; with `superseded` those too whose place another took."""
-        return _iterate(self._client.history(conversation, superseded=superseded), self._thread)
+    def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[Turn]:
+        """A conversation's turns, newest first, each whole; see `Client.history`."""
+        return _iterate(self._client.history(conversation, superseded=superseded, parts=parts), self._thread)
 
     def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""

@@ -7,7 +7,7 @@ import re
 import ssl as ssl_module
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self, TypeVar, overload
@@ -232,6 +232,7 @@ class Client:
         replaces: str | None = None,
         attachments: Sequence[Source] = (),
         request_id: str | None = None,
+        parts: Collection[str] = (),
     ) -> AnswerStream:
         """Ask, and read the answer while it comes: `async for piece in app.stream(…)`.
 
@@ -239,6 +240,8 @@ class Client:
             timeout: seconds without text or sign of life that are allowed once the answer has started (default 30); no
                 connection is no silence.
             total_timeout: seconds in all (default: `request_timeout`, else a little more than the server's own limits).
+            parts: kinds of what a model says besides text, such as `reasoning`, `tool` and `citation`, that `events()`
+                and `Answer.parts` are to have.
         The other arguments and the errors are those of `ask`; they are raised while reading. Raises at once:
         MessageTooLarge, SessionReplaced, Closed, OSError, ValueError.
         """
@@ -253,6 +256,7 @@ class Client:
             max_tokens=max_tokens,
             replaces=replaces,
             request_id=request_id,
+            parts=parts,
         )
         return self._begin(frame, self._timeouts(frame, timeout, total_timeout), files)
 
@@ -286,15 +290,17 @@ class Client:
                 raise ProtocolViolation(request_id, "a page of conversations follows itself")
             before = page.next
 
-    async def history(self, conversation: str, *, superseded: bool = False) -> AsyncIterator[Turn]:
+    async def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> AsyncIterator[Turn]:
         """A conversation's turns, newest first, each whole.
 
         `superseded`: also those whose place a later one took, which have `superseded_by`. A server that does not know
-        this gives the others only.
+        this gives the others only. `parts`: answers with all of their parts, which `parts_of` tells apart.
         """
 
         async def page(before: str | None) -> History:
-            frame = GetHistory(request_id=_id(), conversation_id=conversation, before=before, superseded=superseded)
+            frame = GetHistory(
+                request_id=_id(), conversation_id=conversation, before=before, superseded=superseded, parts=parts
+            )
             return await self._call(frame.request_id, frame, History)
 
         async for turn in turns(conversation, page):
@@ -378,6 +384,7 @@ class Client:
         max_tokens: int | None,
         replaces: str | None,
         request_id: str | None,
+        parts: Collection[str] = (),
     ) -> SendMessage:
         text = clean(message)
         for what, given in (("message", message), ("system prompt", system or "")):
@@ -387,6 +394,8 @@ class Client:
                 )
         if not text.strip():
             raise ValueError("the message is empty; ask something")
+        if isinstance(parts, str):
+            raise TypeError(f"parts must be a list of kinds, such as [{parts!r}]")
         frame = SendMessage(
             request_id=request_id or _id(),
             message=text,
@@ -397,7 +406,8 @@ class Client:
             max_tokens=max_tokens,
             replaces=replaces,
             attachments=tuple(file.attachment for file in files),
-            parts=(),  # signs of life; said before the first `welcome`, too, for a server that knows none ignores it
+            # Also for signs of life; said before the first `welcome`, for a server that knows none ignores it.
+            parts=tuple(parts),
         )
         limits = self._session.limits
         limit = MAX_MESSAGE_BYTES if limits is None else min(MAX_MESSAGE_BYTES, limits.max_message_bytes)

@@ -381,7 +381,7 @@ class Session:
 
     def _end(self, exchange: Exchange, ended: Ended, now: float) -> None:
         response = ended.response
-        answer = answer_of(response, ended.text, exchange.conversation_id)
+        answer = answer_of(ended, exchange.conversation_id)
         match response.status:
             case Status.COMPLETED:
                 self._questions.emit(exchange, Done(answer))
@@ -498,6 +498,7 @@ def _so_far(exchange: Exchange) -> Answer:
     """What there is of the answer to a question that ends here and not at the server."""
     return Answer(
         text=exchange.assembly.text,
+        parts=exchange.assembly.parts,
         request_id=exchange.request_id,
         status=Status.CANCELLED,
         attempt=exchange.assembly.attempt,

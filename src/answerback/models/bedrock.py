@@ -35,7 +35,7 @@ from answerback.core.uploads import IMAGE
 from answerback.model_guard import texts_of
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, allowed_below, retry_after_ms_of
 from answerback.models.prompts import pictures_of, system_of, turns_of
-from answerback.models.reader import Found, read_answer, total
+from answerback.models.reader import Found, call_piece, read_answer, source, total
 from answerback.models.threads import DaemonThreads, Emit, from_thread
 from answerback.outbound import Proxy, explain_certificate, proxy_for, tls_context
 from answerback.ports import File, FinalModelError, ModelError, ModelFault, ModelLimits, Piece, Prompt
@@ -61,6 +61,10 @@ MAX_IMAGE_BYTES: Final = 3_750_000
 """Of one image (Converse)."""
 
 _MAX_METADATA_CHARS: Final = 256
+_MAX_QUOTED_CHARS: Final = 500
+"""Of a source, as much as helps to find the place."""
+
+_EVENTS: Final = ("contentBlockDelta", "contentBlockStart", "messageStop", "metadata")
 
 _ABOUT_SAMPLING: Final = re.compile("temperature|top_?p", re.IGNORECASE)
 _ABOUT_CACHE: Final = re.compile("cache_?point|prompt caching", re.IGNORECASE)
@@ -234,14 +238,31 @@ def _refusal(error: ModelError) -> str:
 
 
 def _found(event: Mapping[str, Any]) -> Found:
-    delta, stop, metadata = (event.get(name) or {} for name in ("contentBlockDelta", "messageStop", "metadata"))
+    block, start, stop, metadata = (event.get(name) or {} for name in _EVENTS)
     usage = metadata.get("usage") or {}
+    delta = block.get("delta") or {}
+    thoughts = delta.get("reasoningContent") or {}
+    cited = delta.get("citationsContent") or {}
+    told = (delta.get("toolUse"), (start.get("start") or {}).get("toolUse"))
+    which = (block or start).get("contentBlockIndex", 0)
     return Found(
-        text=(delta.get("delta") or {}).get("text") or "",
+        text=delta.get("text") or "".join(one.get("text", "") for one in cited.get("content", ())),
+        thoughts=thoughts.get("text") or (thoughts.get("reasoningText") or {}).get("text") or "",
+        calls=[call_piece(which, call.get("name"), call.get("input")) for call in told if call],
+        citations=[_source(one) for one in (delta.get("citation"), *cited.get("citations", ())) if one],
         reason=str(stop.get("stopReason") or STOP) if "messageStop" in event else None,
         input_tokens=total(usage, "inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
         output_tokens=total(usage, "outputTokens"),
+        cached_tokens=total(usage, "cacheReadInputTokens"),
     )
+
+
+def _source(citation: Mapping[str, Any]) -> dict[str, str]:
+    """Where a stretch of the answer comes from."""
+    web = (citation.get("location") or {}).get("web") or {}
+    quoted = "".join(one.get("text", "") for one in citation.get("sourceContent") or ())
+    told = {**citation, "url": web.get("url") or citation.get("source"), "text": quoted[:_MAX_QUOTED_CHARS]}
+    return source(told, title="title", url="url", text="text")
 
 
 class _Reading:
@@ -293,8 +314,8 @@ class _Reading:
 
 def _events_of(response: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A whole answer as the events that a stream of it would have."""
-    for block in response["output"]["message"]["content"]:
-        yield {"contentBlockDelta": {"delta": block}}
+    for number, block in enumerate(response["output"]["message"]["content"]):
+        yield {"contentBlockDelta": {"delta": block, "contentBlockIndex": number}}
     yield {"messageStop": {"stopReason": response["stopReason"]}}
     yield {"metadata": {"usage": response.get("usage")}}
 

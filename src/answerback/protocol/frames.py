@@ -64,7 +64,7 @@ class Status(StrEnum):
         return cls.FAILED
 
 
-class _Part(Struct, frozen=True, rename="camel", omit_defaults=True):
+class _Object(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A JSON object inside a frame."""
 
 
@@ -75,7 +75,7 @@ class _Frame(Struct, frozen=True, rename="camel", omit_defaults=True, tag_field=
 # --- client -> server ---------------------------------------------------------------------------------------
 
 
-class ResumePoint(_Part, frozen=True, kw_only=True):
+class ResumePoint(_Object, frozen=True, kw_only=True):
     """What a client holds of one accepted request: `offset` code points of `attempt`."""
 
     request_id: Id
@@ -83,7 +83,7 @@ class ResumePoint(_Part, frozen=True, kw_only=True):
     offset: Count
 
 
-class ClientInfo(_Part, frozen=True, kw_only=True):
+class ClientInfo(_Object, frozen=True, kw_only=True):
     """Which program a client is. For the operator."""
 
     name: ClientWord
@@ -98,7 +98,7 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     client: ClientInfo | None = None
 
 
-class Attachment(_Part, frozen=True, kw_only=True):
+class Attachment(_Object, frozen=True, kw_only=True):
     """A file that goes with a question: `size` bytes with this hash, uploaded before, and what its sender calls it."""
 
     sha256: Sha256
@@ -144,7 +144,7 @@ class ListConversations(_Frame, frozen=True, kw_only=True, tag="listConversation
 class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     """A page of a conversation's turns, newest page first, oldest turn first within a page.
 
-    `superseded`: those too whose place a later one took.
+    `superseded`: those too whose place a later one took. `parts`: answers with all of their parts.
     """
 
     request_id: Id
@@ -152,6 +152,7 @@ class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     before: Page | None = None
     limit: Limit | None = None
     superseded: bool = False
+    parts: bool = False
 
 
 class UpdateConversation(_Frame, frozen=True, kw_only=True, tag="updateConversation"):
@@ -203,7 +204,7 @@ ClientFrame: TypeAlias = (
 # --- server -> client ---------------------------------------------------------------------------------------
 
 
-class ErrorBody(_Part, frozen=True, kw_only=True):
+class ErrorBody(_Object, frozen=True, kw_only=True):
     """Why a request failed. `message` is for a person, `code` for a program."""
 
     code: ErrorCode
@@ -212,14 +213,16 @@ class ErrorBody(_Part, frozen=True, kw_only=True):
     retry_after_ms: Count | None = None
 
 
-class Usage(_Part, frozen=True, kw_only=True):
-    """Tokens as the model counted them."""
+class Usage(_Object, frozen=True, kw_only=True):
+    """Tokens as the model counted them. `cached_tokens`: of the input. `reasoning_tokens`: of the output."""
 
     input_tokens: Count
     output_tokens: Count
+    cached_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
 
 
-class Timing(_Part, frozen=True, kw_only=True):
+class Timing(_Object, frozen=True, kw_only=True):
     """Milliseconds spent on the server: waiting in the queue, until the first text, in all since acceptance."""
 
     queued_ms: Count
@@ -227,7 +230,7 @@ class Timing(_Part, frozen=True, kw_only=True):
     total_ms: Count
 
 
-class ServerLimits(_Part, frozen=True, kw_only=True):
+class ServerLimits(_Object, frozen=True, kw_only=True):
     """What this server allows. Sizes in bytes, times in milliseconds, `requests_per_minute` 0 = no limit.
 
     `progress_ms`: an answer that is worked on gives a sign at least so often, if its question has `parts`.
@@ -248,7 +251,7 @@ class ServerLimits(_Part, frozen=True, kw_only=True):
     max_attachment_bytes: Count | None = None
 
 
-class ServerInfo(_Part, frozen=True, kw_only=True):
+class ServerInfo(_Object, frozen=True, kw_only=True):
     """Which server this is. `least_client`: clients of a lower version should be updated."""
 
     version: str
@@ -256,9 +259,10 @@ class ServerInfo(_Part, frozen=True, kw_only=True):
     least_client: str | None = None
 
 
-class ModelInfo(_Part, frozen=True, kw_only=True):
+class ModelInfo(_Object, frozen=True, kw_only=True):
     """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out.
-    `attachments`: the kinds of files that it takes (`text`, `image`, `document`).
+    `attachments`: the kinds of files that it takes (`text`, `image`, `document`). `parts`: the kinds of parts that it
+    gives, as far as the operator has said.
     """
 
     title: str | None = None
@@ -267,6 +271,7 @@ class ModelInfo(_Part, frozen=True, kw_only=True):
     answer_timeout_ms: Count | None = None
     max_tokens: Count | None = None
     attachments: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
@@ -318,12 +323,18 @@ class GoAway(_Frame, frozen=True, kw_only=True, tag="goAway"):
 
 
 class MessageDelta(_Frame, frozen=True, kw_only=True, tag="messageDelta"):
-    """Text of the answer from code point `offset` of `attempt` on."""
+    """Text of the answer from code point `offset` of `attempt` on.
+
+    All of it belongs to one part, number `part`. `name` comes with the first code point of a part that has one.
+    """
 
     request_id: str
     attempt: Count
     offset: Count
     delta: str
+    part: Count = 0
+    kind: str = "text"
+    name: str | None = None
 
 
 class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
@@ -341,7 +352,7 @@ class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
     timing: Timing | None = None
 
 
-class ConversationSummary(_Part, frozen=True, kw_only=True):
+class ConversationSummary(_Object, frozen=True, kw_only=True):
     """One conversation in a list. Times are ISO 8601, UTC."""
 
     conversation_id: str
@@ -351,11 +362,22 @@ class ConversationSummary(_Part, frozen=True, kw_only=True):
     updated_at: str
 
 
-class Turn(_Part, frozen=True, kw_only=True):
+class TurnPart(_Object, frozen=True, kw_only=True):
+    """Code points `start` to `end` of an answer are of part number `part`. `kind` and `name` as in `messageDelta`."""
+
+    part: Count
+    kind: str
+    name: str | None = None
+    start: Count = field(name="from")
+    end: Count = field(name="to")
+
+
+class Turn(_Object, frozen=True, kw_only=True):
     """One question and what came of it.
 
     A turn too long for a frame comes in pieces, its end first: an offset above 0 says that the text before it
-    follows on the next page, as a turn of the same `request_id`.
+    follows on the next page, as a turn of the same `request_id`. `parts`: of an answer that is not text alone, if the
+    page was asked for with them.
     """
 
     request_id: str
@@ -372,6 +394,7 @@ class Turn(_Part, frozen=True, kw_only=True):
     error_code: ErrorCode | None = None
     usage: Usage | None = None
     attachments: tuple[Attachment, ...] = ()
+    parts: tuple[TurnPart, ...] = ()
 
 
 class Conversations(_Frame, frozen=True, kw_only=True, tag="conversations"):

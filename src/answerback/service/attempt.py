@@ -10,6 +10,7 @@ from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
+from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
 from answerback.core.uploads import IMAGE, TEXT, kind_of
 from answerback.model_guard import ask
@@ -21,6 +22,7 @@ from answerback.ports import (
     ModelError,
     ModelFault,
     ModelLimits,
+    Part,
     Piece,
     Prompt,
     RecentTurns,
@@ -167,6 +169,7 @@ class Run:
         """What the client gets before the ending: text, signs of life."""
         if record.stream or record.parts is not None:
             self.stream = tools.delivery_sender.stream(record, self.answer)
+        self._kinds = KINDS.intersection((record.parts if record.stream else None) or ())
         self.is_abandoned = False
         self._question = question
         self._tools = tools
@@ -224,7 +227,8 @@ class Run:
             except ModelError as exc:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
                 fewer = context.shortened(prompt.messages)
-                is_final = was_shortened or self._first_text_ms is not None or len(fewer) == len(prompt.messages)
+                has_begun = self._first_text_ms is not None or self.answer.length > 0
+                is_final = was_shortened or has_begun or len(fewer) == len(prompt.messages)
                 if is_final or fault is not ModelFault.TOO_LONG:
                     log.warning("the model failed: %s", exc, extra=self.extra())
                     return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
@@ -237,14 +241,22 @@ class Run:
             answer.settle()
             self._finished(Finish(reason="length") if answer.is_full else piece)
             return True
-        if self._first_text_ms is None:
-            self._first_text_ms = self._tools.clock()
-        if stream is None or not self.record.stream:
-            answer.gather(piece)
-        elif answer.append(piece) and not stream.is_waiting:
-            self._tools.delivery_sender.wake(stream)
-        if stream is not None and self.record.parts is not None:
-            stream.spoke(now=self._tools.monotonic())
+        if isinstance(piece, Part):
+            kind, name, text = piece.kind, piece.name, piece.text
+            grown = answer.append_part(kind, name, text, is_new=piece.new) if kind in self._kinds else 0
+        else:
+            grown = 0
+            if self._first_text_ms is None:
+                self._first_text_ms = self._tools.clock()
+            if stream is None or not self.record.stream:
+                answer.gather(piece)
+            else:
+                grown = answer.append(piece)
+        if stream is not None:
+            if grown and not stream.is_waiting:
+                self._tools.delivery_sender.wake(stream)
+            if self.record.parts is not None:
+                stream.spoke(now=self._tools.monotonic())
         if answer.is_full:
             self._finished(Finish(reason="length"))
         return answer.is_full
@@ -329,7 +341,8 @@ class Run:
                         limit=tools.context_turns,
                         before_request=question.replaces,
                     )
-                    turns = [(_with_names(turn), turn.answer) for turn in recent]
+                    # The visible text alone: a model must not take its thoughts and calls for what it has said.
+                    turns = [(_with_names(turn), turn.visible) for turn in recent]
                 break
             except Unavailable:
                 log.warning("the question could not be read yet", extra=self.extra())
@@ -371,6 +384,8 @@ class Run:
             retry_after_ms=outcome.retry_after_ms,
             input_tokens=None if finish is None else finish.input_tokens,
             output_tokens=None if finish is None else finish.output_tokens,
+            cached_tokens=None if finish is None else finish.cached_tokens,
+            reasoning_tokens=None if finish is None else finish.reasoning_tokens,
             model=record.model,
             queued_ms=max(0, started_at_ms - record.accepted_at_ms),
             first_text_ms=None if self._first_text_ms is None else max(0, self._first_text_ms - record.accepted_at_ms),

@@ -21,7 +21,7 @@ from answerback.protocol.limits import (
 )
 
 _REST_OF_WELCOME: Final = 4_096
-_INFO_BYTES: Final = 256
+_INFO_BYTES: Final = 320
 """Of a `welcome`: everything but the models' names, and the most that one model's information may have."""
 
 
@@ -77,6 +77,7 @@ class FrontSettings:
                 answer_timeout_ms=self.policy.answer_timeouts_ms.get(name),
                 max_tokens=known.max_tokens,
                 attachments=(TEXT, *known.attachments) if takes_files else (),
+                parts=known.parts,
             )
             room -= encoded_size(name) + _INFO_BYTES
             if info != ModelInfo() and room >= 0:

@@ -26,6 +26,7 @@ from typing import Final, Protocol
 from answerback.core import defaults
 from answerback.core import request as changes
 from answerback.core.instants import LeaptSince, no_leaps
+from answerback.core.parts import NOTHING
 from answerback.core.request import (
     Busy,
     Change,
@@ -383,10 +384,10 @@ class Worker:
 
         What the store refuses for another reason it will refuse again. Then the request has failed.
         """
-        record, text = run.record, run.answer.text
+        record, content = run.record, run.answer.content
         ending = run.ending(outcome)
         while True:
-            finish = partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, text=text)
+            finish = partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, content=content)
             try:
                 stored = await self._requests.change(run.key, finish)
                 break
@@ -398,7 +399,7 @@ class Worker:
                     raise
                 log.exception("the ending can never be stored; the request fails", extra=run.extra())
                 run.drop_text()
-                text, ending = "", run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
+                content, ending = NOTHING, run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
         if isinstance(stored, Ended):
             self._observer.ended(stored.record, ending)
         return stored

@@ -58,7 +58,7 @@ UPDATE requests SET record_schema = ?, record = ? WHERE n = ?"""
 
 FINISH: Final = """
 UPDATE requests SET ended_at_ms = ?, replaces = ?, status = ?, model = ?, error_code = ?, input_tokens = ?,
-  output_tokens = ?, record_schema = ?, record = ?, answer = ? WHERE n = ?"""
+  output_tokens = ?, record_schema = ?, record = ?, answer = ?, marks = ? WHERE n = ?"""
 
 # Changes no row of a conversation that is deleted: what ends there is looked at one by one.
 TOUCH: Final = """
@@ -94,7 +94,7 @@ SELECT record, record_schema FROM requests
 WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 SELECT_ANSWER: Final = """
-SELECT answer FROM requests WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
+SELECT answer, marks FROM requests WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 # What a writer keeps in memory; `{users}` is a condition on user_id, for a part of it or for all of it. Its readers
 # sort: to get the order from SQLite would make it go through the whole table.
@@ -155,9 +155,9 @@ ALL_TURNS: Final = """user_id = :user_id AND conversation_id = :conversation_id
 SHOWN: Final = f"{ALL_TURNS} AND superseded_by IS NULL"
 
 SELECT_ALL_TURNS: Final = f"""
-SELECT {TURN}, question, answer FROM requests WHERE {ALL_TURNS} ORDER BY n DESC LIMIT :limit"""  # noqa: S608 - the texts above
+SELECT {TURN}, question, answer, marks FROM requests WHERE {ALL_TURNS} ORDER BY n DESC LIMIT :limit"""  # noqa: S608 - the texts above
 
-_TURNS: Final = f"SELECT {TURN}, question, answer FROM requests WHERE {SHOWN}"  # noqa: S608 - the texts above
+_TURNS: Final = f"SELECT {TURN}, question, answer, marks FROM requests WHERE {SHOWN}"  # noqa: S608 - the texts above
 
 SELECT_TURNS: Final = _TURNS + " ORDER BY n DESC LIMIT :limit"
 

@@ -7,6 +7,7 @@ from operator import add, attrgetter
 from typing import Any, Final, TypeVar
 
 from answerback.core.admission import admit_again
+from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.core.uploads import FileKey, Upload, examine
 from answerback.ports import (
@@ -23,6 +24,7 @@ from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Connection, Connector, Database, Undone
 from answerback.stores.encoding import (
+    content_of,
     conversation_of,
     decode_question,
     decode_record,
@@ -199,7 +201,7 @@ class SqlStore:
                 if tracked.record.ending is not None:  # soon it is not tracked any more
                     await group.written(tracked)
                     continue
-                self._put(state, tracked, step.record, step.text or "")
+                self._put(state, tracked, step.record, step.content)
             await group.written(tracked)
             return step.outcome
 
@@ -214,15 +216,15 @@ class SqlStore:
         tracked.written_in = batch.number
         return tracked
 
-    def _put(self, state: WriterState, tracked: Tracked, record: Record, answer: str) -> None:
+    def _put(self, state: WriterState, tracked: Tracked, record: Record, content: Content) -> None:
         text, batch = encode_record(record), self._group.batch
-        answer.encode()
+        content.text.encode()
         tracked.record = record
         tracked.written_in = batch.number
         if record.ending is None:
             batch.rows().note(tracked, text.ljust(tracked.width))
         else:
-            batch.rows().finish(tracked, record.ending, text, answer)
+            batch.rows().finish(tracked, record.ending, text, content)
             batch.ended.append(tracked)
             state.release(tracked)
 
@@ -240,9 +242,9 @@ class SqlStore:
         rows = await self._rows(sql.SELECT_QUESTION, key._asdict())
         return decode_question(*rows[0]) if rows else None
 
-    async def answer(self, key: RequestKey) -> str:
+    async def answer(self, key: RequestKey) -> Content:
         rows = await self._rows(sql.SELECT_ANSWER, key._asdict())
-        return (rows[0][0] or "") if rows else ""
+        return content_of(*rows[0]) if rows else NOTHING
 
     async def unfinished(self) -> Sequence[Record]:
         select = sql.SELECT_UNFINISHED.format(users=sql.ALL_USERS)

@@ -60,7 +60,7 @@ REQUESTS: Final = Part(
     shown=(
         *("request_id", "conversation_id", "accepted_at_ms", "ended_at_ms", "status", "model", "error_code"),
         *("input_tokens", "output_tokens", "replaces", "superseded_by", "system", "question", "answer"),
-        *("options", "attachments", "record"),
+        *("marks", "options", "attachments", "record"),
     ),
     inner=("user_id", "n", "forgotten", "counted", "record_schema", "node", "ordering_key", "noted_by"),
     rows=("forgotten IS NULL", "conversation_id IS NOT NULL AND forgotten IS NOT NULL"),
@@ -122,7 +122,7 @@ NO_USER: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-_JSON: Final = {"record", "options", "attachments"}
+_JSON: Final = {"record", "options", "attachments", "marks"}
 
 
 def line_of(table: str, row: Mapping[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ from operator import attrgetter
 from typing import ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from answerback.core.instants import day_of
+from answerback.core.parts import Content
 from answerback.core.request import Change, Ending, Question, RequestKey
 from answerback.core.transitions import State
 from answerback.core.uploads import (
@@ -24,6 +25,7 @@ from answerback.stores.encoding import (
     conversation_of,
     decode_record,
     encode_attachments,
+    encode_marks,
     encode_options,
     encode_record,
 )
@@ -80,13 +82,14 @@ class Rows:
         """Another record of an unfinished request."""
         self._notes[tracked.n] = (tracked.record.schema, text, tracked.n)
 
-    def finish(self, tracked: Tracked, ending: Ending, record_text: str, answer: str) -> None:
+    def finish(self, tracked: Tracked, ending: Ending, record_text: str, content: Content) -> None:
         """The ending of a request, its answer, and the conversation that it belongs to."""
         self._ended.append(tracked)
         code = ending.error_code and ending.error_code.value
         how = (ending.ended_at_ms, tracked.replaces, ending.status.value, ending.model, code)
         used = (ending.input_tokens, ending.output_tokens)
-        self._finishes.append((*how, *used, tracked.record.schema, record_text, answer, tracked.n))
+        answer = (content.text, encode_marks(content.marks))
+        self._finishes.append((*how, *used, tracked.record.schema, record_text, *answer, tracked.n))
         pair, at_ms = _pair(tracked), ending.ended_at_ms
         _, _, title, created_at_ms, last_ms = self._touches.get(
             pair, (*pair, tracked.title, tracked.record.accepted_at_ms, at_ms)

@@ -13,6 +13,8 @@ from answerback.client import (
     Closed,
     Done,
     MessageTooLarge,
+    PartStarted,
+    PartText,
     PendingRequest,
     Queued,
     RequestCancelled,
@@ -237,7 +239,7 @@ class LiveAnswer:
         return self._parts[0]
 
     def receive(
-        self, event: Uploading | Queued | Started | Restarted | Thinking | Text
+        self, event: Uploading | Queued | Started | Restarted | Thinking | Text | PartStarted | PartText
     ) -> TurnChanged | TextAppended | None:
         """The events that an event of the client causes for the person."""
         match event:
@@ -252,7 +254,7 @@ class LiveAnswer:
                 return self._become(TurnStatus.STREAMING, attempt=attempt)
             case Text():
                 return self._take_text(event)
-            case Thinking() | Uploading():
+            case Thinking() | Uploading() | PartStarted() | PartText():
                 return None
 
     def _become(self, status: TurnStatus, *, position: int | None = None, attempt: int = 0) -> TurnChanged:

@@ -126,7 +126,7 @@ class Read(_Step, frozen=True, kw_only=True, tag="read"):
 
 
 class Answer(_Step, frozen=True, kw_only=True, tag="answer"):
-    """Take every frame of a request up to its ending, put its text together, and match text and ending.
+    """Take every frame of a request up to its ending, put its text together, and match text, parts and ending.
 
     `after`: what is there already, `{attempt, text}`, as `read` captures it. `starts_at`: the offset that the first new
     piece must have.
@@ -135,6 +135,7 @@ class Answer(_Step, frozen=True, kw_only=True, tag="answer"):
     on: str = "a"
     request_id: Any
     text: Any = None
+    parts: Any = None
     frame: Any = None
     after: Any = None
     starts_at: Any = None

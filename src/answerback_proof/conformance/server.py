@@ -143,6 +143,7 @@ class _ServerCaseRun(CaseRun):
             ending = await self._feed(text, self.peer(step.on), request_id, step.within_ms)
         for what, pattern, found in (
             ("the text", step.text, text.text),
+            ("the parts", step.parts, [list(part) for part in text.parts]),
             ("the ending", step.frame, ending),
             ("the offset of the first piece", step.starts_at, text.first_offset),
         ):
@@ -157,12 +158,13 @@ class _ServerCaseRun(CaseRun):
             case "messageStarted":
                 flaw = text.begin(frame["attempt"])
             case "messageDelta":
-                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"])
+                about = {"part": frame.get("part", 0), "kind": frame.get("kind", "text"), "name": frame.get("name")}
+                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"], **about)
             case "messageResponse":
                 flaw = text.end(frame["attempt"], frame["length"], frame["response"])
                 if frame["status"] == "failed" and "error" not in frame:
                     raise CaseFailed(f"{peer.name}: a failed request has no error")
-            case "messageAccepted":
+            case "messageAccepted" | "messageProgress":
                 pass
             case action:
                 raise CaseFailed(f"{peer.name}: about {frame.get('requestId')} there came {action}: {frame}")

@@ -16,7 +16,7 @@ from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
 from answerback.stores import statements as sql
-from answerback.stores.encoding import conversation_of, encode_attachments, turn_of
+from answerback.stores.encoding import conversation_of, encode_attachments, encode_marks, turn_of
 from answerback.stores.migrations import lock_key
 from answerback.stores.statements import Params, Row, Value
 from answerback.stores.store import NO_BOUND, sum_usage
@@ -24,12 +24,12 @@ from answerback.stores.user_data import REQUESTS, USER_DATA, line_of
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
-PIECE_LENGTH: Final = 2_400
-"""Code points of the question and of the answer in one row: each needs at most 12 bytes in JSON, so a row has less than
-64 KB."""
+PIECE_LENGTH: Final = 1_400
+"""Code points of the question, of the answer and of its marks in one row: each needs at most 12 bytes in JSON, so a row
+has less than 64 KB with all that is told of the turn and its files."""
 
 RESPONSE_BYTES: Final = 900 * 1024
-"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has half of it."""
+"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has less."""
 
 _ROW_BYTES: Final = 2_400
 """What a row of a turn has at most besides its text: three ids and a model of 128 four-byte characters, numbers."""
@@ -71,7 +71,7 @@ ON CONFLICT (user_id, request_id) WHERE forgotten IS NULL DO NOTHING
 RETURNING user_id, request_id"""
 
 _KEEP_TURN: Final = """
-UPDATE requests SET conversation_id = :conversation_id, question = :question, answer = :answer,
+UPDATE requests SET conversation_id = :conversation_id, question = :question, answer = :answer, marks = :marks,
   input_tokens = :input_tokens, output_tokens = :output_tokens, attachments = :attachments
 WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
@@ -81,14 +81,16 @@ WHERE deleted_at_ms IS NOT NULL AND (user_id, conversation_id) IN ({pairs})"""
 
 _SELECT_SIZES: Final = """
 SELECT n, octet_length(CAST(to_json(COALESCE(question, '')) AS text))
-    + octet_length(CAST(to_json(COALESCE(answer, '')) AS text)),
-  1 + GREATEST(length(question), length(answer), 0) / {length}
+    + octet_length(CAST(to_json(COALESCE(answer, '')) AS text))
+    + octet_length(CAST(to_json(COALESCE(marks, '')) AS text)),
+  1 + GREATEST(length(question), length(answer), length(marks), 0) / {length}
 FROM requests WHERE {turns} ORDER BY n DESC LIMIT :limit"""
 
 _SELECT_PIECES: Final = """
-SELECT {columns}, substr(question, 1 + p.piece * {length}, {length}), substr(answer, 1 + p.piece * {length}, {length})
-FROM requests
-  CROSS JOIN LATERAL generate_series(0, GREATEST(length(question), length(answer), 0) / {length}) AS p (piece)
+SELECT {columns}, substr(question, 1 + p.piece * {length}, {length}), substr(answer, 1 + p.piece * {length}, {length}),
+  substr(marks, 1 + p.piece * {length}, {length})
+FROM requests CROSS JOIN LATERAL
+  generate_series(0, GREATEST(length(question), length(answer), length(marks), 0) / {length}) AS p (piece)
 WHERE {turns} AND n >= :since ORDER BY n DESC, p.piece"""
 
 _FORGET: Final = """
@@ -225,6 +227,7 @@ def _texts(entry: PendingTurn) -> Params:
         "conversation_id": entry.conversation_id,
         "question": turn.question,
         "answer": turn.answer,
+        "marks": encode_marks(turn.marks),
         "input_tokens": turn.input_tokens,
         "output_tokens": turn.output_tokens,
         "attachments": encode_attachments(turn.attachments),
@@ -286,7 +289,7 @@ async def turns(
 async def _read(
     statements: Statements, columns: str, turns: str, where: dict[str, Value], *, before: int | None, limit: int
 ) -> Sequence[Row]:
-    """Read rows of `columns`, question and answer: first their lengths, then as many at a time as fit a response.
+    """Read rows of `columns`, question, answer, marks: first their lengths, then as many at a time as fit a response.
 
     `columns` begins with `n` and `request_id`. `turns`: a condition with `where` and `:before` that finds them.
     """
@@ -303,8 +306,9 @@ async def _read(
 
 def _whole(rows: Sequence[Row]) -> Row:
     """A row of several, each of which has a piece of its texts."""
-    *told, _, _ = rows[0]
-    return (*told, "".join(asked or "" for *_, asked, _ in rows), "".join(said or "" for *_, said in rows))
+    *told, _, _, _ = rows[0]
+    texts = ("".join(piece or "" for piece in pieces) for pieces in zip(*(row[-3:] for row in rows), strict=True))
+    return (*told, *texts)
 
 
 def _pages(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -398,7 +402,7 @@ async def export(api: DataApi, user_id: str) -> AsyncIterator[bytes]:
                     yield line_of(part.table, dict(zip(part.shown, row[1:], strict=True)))
                 page["after"] = rows[-1][0]
                 conversations += [row[0] for row in rows if part.key == "conversation_id"]
-    texts = ("question", "answer")
+    texts = ("question", "answer", "marks")
     names = [name for name in REQUESTS.shown if name not in (*_ON_DYNAMODB, *texts)]
     for conversation_id in conversations:
         where = own if conversation_id is None else _pair(user_id, conversation_id)
