@@ -16,7 +16,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from answerback.core.request import RequestKey
-from answerback.stores import StoreError, StoreInUse, open_store
+from answerback.stores import StoreError, StoreInUse, open_store, postgres_backup
 from answerback.stores import backup as backups
 from answerback.stores.backup import backup_sqlite, restore_sqlite
 from answerback.stores.fleet import FleetStore
@@ -325,3 +325,22 @@ async def test_programs_of_postgresql_that_do_not_do(databases, tmp_path, asker,
     (own / "pg_restore").write_text((own / "pg_restore").read_text().replace("exit 1", "exit 0"))
     with pytest.raises(StoreError, match="no store"):  # it said that it was done
         restore_postgres(tmp_path / "good", here)
+
+
+@on_postgres
+async def test_what_is_written_meanwhile_is_not_in_the_copy(databases, tmp_path, asker, monkeypatch) -> None:
+    there, here = databases
+    store = await open_store(there, tmp_path)
+    await asker.accept(store, "r0")
+    await store.close()
+    real = postgres_backup._run
+
+    def write_and_run(url: str, program: str, *options: str) -> None:
+        with psycopg.connect(there, autocommit=True) as other:
+            other.execute("INSERT INTO answerback.users (user_id, created_at_ms) VALUES ('late', 1)")
+        real(url, program, *options)
+
+    monkeypatch.setattr(postgres_backup, "_run", write_and_run)
+    assert backup_postgres(there, tmp_path / "b", now_ms=1).content.rows["users"] == 1
+    monkeypatch.setattr(postgres_backup, "_run", real)
+    assert restore_postgres(tmp_path / "b", here).content.rows["users"] == 1
