@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from answerback.clock import LeapingClock
+from answerback.core.defaults import KEEP_FOREVER_DAYS
 from answerback.core.delivery import steady
 from answerback.core.handshake import WILDCARD_HOSTS, Hosts, Rules, origins
 from answerback.core.request import Policy
@@ -294,6 +295,7 @@ class Gateway:
                 policy=policy,
                 idle_timeout_ms=int(settings.idle_timeout_s * 1000),
                 retention_ms=settings.retention_days * SECONDS_PER_DAY * 1000,
+                keep_days=settings.history_days or KEEP_FOREVER_DAYS,
             ),
             requests=store,
             history=store,
