@@ -37,7 +37,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "models": INNER | {"outbound"},
     "auth": INNER | {"outbound", "tasks"},
     "client": {"protocol", "core", "outbound", "tasks"},
-    "gateway": SERVER | {"settings", "tasks"},
+    "gateway": SERVER | {"settings", "tasks", "texts"},
     "testing": INNER | {"service", "stores"},
     "texts": {"protocol"},
     "cli": SERVER | {"client", "gateway", "settings", "texts"},

@@ -16,14 +16,17 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from answerback import __version__
 from answerback.clock import LeapingClock
 from answerback.core.delivery import steady
 from answerback.core.handshake import WILDCARD_HOSTS, Hosts, Rules, origins
+from answerback.core.instants import iso
 from answerback.core.request import Policy
 from answerback.gateway.admin import Admin
 from answerback.gateway.admin_key import KEY_FILE, METRICS_KEY_FILE, remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, node_name
+from answerback.gateway.console import Console, NodeBody
 from answerback.gateway.health import Health
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics
@@ -321,6 +324,13 @@ class Gateway:
             host=settings.admin_host,
             metrics=metrics,
             queue=queue,
+            console=Console(
+                counts=metrics.observer,
+                queue=queue,
+                nodes=self._alone(clock()) if fleet is None else fleet.nodes,
+                rate_limit=settings.rate_limit,
+                clock=clock,
+            ),
             clock=clock,
         )
         tasks = Tasks()
@@ -435,6 +445,20 @@ class Gateway:
         queue = self._queue
         running, waiting = (0, 0) if queue is None else (queue.running, queue.depth)
         return {"sockets": len(self.sockets), "running": running, "waiting": waiting}
+
+    def _alone(self, started_at_ms: int) -> Callable[[], Sequence[NodeBody]]:
+        """What the console shows of a gateway that is the only one."""
+        started_at = iso(started_at_ms)
+        return lambda: [
+            NodeBody(
+                name=None,
+                state="serving",
+                version=__version__,
+                started_at=started_at,
+                age_ms=0,
+                facts=self._facts(),
+            )
+        ]
 
     async def _open_models(self) -> Mapping[str, Model]:
         """The models by name, the default first."""
