@@ -20,7 +20,7 @@ NEUTRAL = {"clock", "file_lock", "outbound", "tasks"}
 """Small helpers about the operating system and asyncio. They know nothing of questions and answers."""
 
 INNER = {"protocol", "core", "ports", "model_guard"}
-SERVER = INNER | {"service", "stores", "models", "auth", "clock", "outbound"}
+SERVER = INNER | {"service", "stores", "models", "auth", "clock", "outbound", "traces"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     # The product.
     "protocol": set(),
@@ -33,6 +33,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "file_lock": set(),
     "outbound": set(),
     "service": INNER,
+    "traces": INNER | {"service"},
     "stores": INNER | {"clock", "file_lock"},
     "models": INNER | {"outbound"},
     "auth": INNER | {"outbound", "tasks"},
@@ -72,6 +73,7 @@ HEAVY = {
     "boto3",
     "filelock",
     "jwt",
+    "opentelemetry",
     "platformdirs",
     "psycopg",
     "rich",

@@ -52,7 +52,7 @@ async def test_the_overview_has_queues_errors_and_gateways(tmp_path: Path) -> No
         for model in ("broken", "none"):
             with pytest.raises(RequestFailed):
                 await app.ask("one", model=model)
-        asking = [asyncio.create_task(app.ask("one", model="slow", conversation=f"c{n}")) for n in range(2)]
+        asking = [asyncio.create_task(app.ask("one two", model="slow", conversation=f"c{n}")) for n in range(2)]
         overview: dict[str, Any] = {}
         while not overview or overview["models"][2]["waiting"] != 1:
             overview = json.loads((await get(gateway, "/overview", Authorization=f"Bearer {key_in(tmp_path)}"))[2])

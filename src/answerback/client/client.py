@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import ssl as ssl_module
+import sys
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -357,6 +358,7 @@ class Client:
             system=None if system is None else clean(system),
             max_tokens=max_tokens,
             replaces=replaces,
+            traceparent=_traceparent(),
             parts=(),  # signs of life; said before the first `welcome`, too, for a server that knows none ignores it
         )
         limits = self._session.limits
@@ -495,6 +497,15 @@ class Client:
                 self._listener(state)
             except Exception:
                 log.exception("on_state failed")
+
+
+def _traceparent() -> str | None:
+    """The span that the app is in; None: it uses no OpenTelemetry, or there is none now."""
+    trace = sys.modules.get("opentelemetry.trace")
+    context = None if trace is None else trace.get_current_span().get_span_context()
+    if context is None or not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _id() -> str:

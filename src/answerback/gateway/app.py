@@ -36,6 +36,7 @@ from answerback.gateway.service_manager import notify, reloading, stay_alive
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
+from answerback.model_guard import Ask, ask
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of, within
@@ -45,6 +46,7 @@ from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import FILE_NAME, open_store
@@ -239,12 +241,13 @@ class Gateway:
         policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
         requests = RequestsInBothForms(store, store, clock=clock)
         history = HistoryInBothForms(store)
-        delivery_sender = DeliverySender(
+        observer, make_sender, ask_model = self._observed(metrics.observer, clock)
+        delivery_sender = make_sender(
             requests=store,
             sender=sender,
             interval=steady(settings.coalesce_ms / 1000),
             monotonic=time.monotonic,
-            observer=metrics.observer,
+            observer=observer,
         )
         worker = Worker(
             settings=WorkerSettings(
@@ -257,12 +260,13 @@ class Gateway:
             history=history,
             models=models,
             delivery_sender=delivery_sender,
-            observer=metrics.observer,
+            observer=observer,
             clock=clock,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
             leapt=leaping.leapt_since,
             local=queue,
+            ask=ask_model,
         )
         front_settings = self._front_settings(model_limits, policy)
         front = Front(
@@ -272,7 +276,7 @@ class Gateway:
                 requests=requests,
                 queue=queue,
                 delivery_sender=delivery_sender,
-                observer=metrics.observer,
+                observer=observer,
                 clock=clock,
                 worker=worker,
             ),
@@ -445,6 +449,23 @@ class Gateway:
         queue = self._queue
         running, waiting = (0, 0) if queue is None else (queue.running, queue.depth)
         return {"sockets": len(self.sockets), "running": running, "waiting": waiting}
+
+    def _observed(
+        self, counts: Observer, clock: Callable[[], int]
+    ) -> tuple[Observer, Callable[..., DeliverySender], Ask]:
+        """Who is told of what happens, what makes the sender, what calls a model: with traces if they are wanted."""
+        settings = self._settings
+        if settings.otlp_endpoint is None:
+            return counts, DeliverySender, ask
+        try:
+            from answerback.traces import Traces, otlp_exporter  # noqa: PLC0415 - an extra
+        except ImportError as exc:
+            raise SettingsError("Traces need an extra. Run: pip install '.[otel]'") from exc
+        node = node_name(settings)
+        attributes = {} if node is None else {"service.instance.id": node}
+        traces = Traces(otlp_exporter(settings.otlp_endpoint), clock=clock, **attributes)
+        self._stack.push_async_callback(asyncio.to_thread, traces.close)
+        return traces.beside(counts), traces.delivery_sender, traces.ask
 
     def _alone(self, started_at_ms: int) -> Callable[[], Sequence[NodeBody]]:
         """What the console shows of a gateway that is the only one."""

@@ -91,6 +91,7 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     """One question. `timestamp` is opaque: it is neither read nor kept.
 
     `parts`: the kinds of parts that the client takes beside text. A list, the empty one too, asks for signs of life.
+    `traceparent`: of W3C Trace Context; what is not well-formed counts as none.
     """
 
     request_id: Id
@@ -104,6 +105,7 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     replaces: Id | None = None
     parts: Annotated[tuple[Id, ...], Meta(max_length=MAX_PARTS)] | None = None
     timestamp: Any = None
+    traceparent: Any = None
 
 
 class CancelMessage(_Frame, frozen=True, kw_only=True, tag="cancelMessage"):

@@ -11,7 +11,7 @@ from answerback.core.answer import Answer
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
-from answerback.model_guard import ask
+from answerback.model_guard import Ask
 from answerback.ports import (
     FinalModelError,
     Finish,
@@ -111,6 +111,7 @@ class RunTools:
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     leapt: LeaptSince
+    ask: Ask
     abandoned: "Callable[[Run], None]"
 
 
@@ -207,7 +208,7 @@ class Run:
         was_shortened = False
         while True:
             try:
-                await ask(model, prompt, self._take)
+                await self._tools.ask(model, prompt, self._take)
                 return None
             except ModelError as exc:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
