@@ -22,12 +22,11 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
@@ -76,6 +75,8 @@ class _Ids(RandomIdGenerator):
 
 def otlp_exporter(endpoint: str) -> SpanExporter:
     """Exports by OTLP over HTTP. `endpoint`: of the collector, with or without the path of traces."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - not on AWS
+
     path = "/v1/traces"
     return OTLPSpanExporter(endpoint=endpoint if endpoint.endswith(path) else endpoint.rstrip("/") + path)
 
@@ -121,16 +122,29 @@ class _Delivery:
 class Traces(Observer):
     """Makes the spans, and gives them to `exporter` in a thread of its own. The OTEL_* variables set the rest.
 
-    `clock`: epoch milliseconds, as in the records. `attributes`: what sets this process apart.
+    `clock`: epoch milliseconds, as in the records. `ratio`: of traces that are kept where the app does not say.
+    `attributes`: what sets this process apart.
     """
 
-    def __init__(self, exporter: SpanExporter, *, clock: Callable[[], int], **attributes: str) -> None:
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        *,
+        clock: Callable[[], int],
+        attributes: Attributes,
+        ratio: float | None = None,
+    ) -> None:
         named = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "answerback"}
         resource = Resource.create({**named, "service.version": answerback.__version__, **attributes})
         delay_ms = float(os.environ.get("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS))
         self._exporter = exporter
         self._ids = _Ids()
-        self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
+        self._provider = TracerProvider(
+            resource=resource,
+            id_generator=self._ids,
+            sampler=None if ratio is None else ParentBasedTraceIdRatio(ratio),
+            shutdown_on_exit=False,
+        )
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay_ms))
         self._tracer = self._provider.get_tracer("answerback", answerback.__version__)
         self._clock = clock

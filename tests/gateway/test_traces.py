@@ -130,7 +130,8 @@ async def test_attempts_after_a_crash_are_of_the_same_trace(
     data = tmp_path / "data"
 
     async def start(number: int) -> Any:
-        flags = ("--otlp-endpoint", collector.url, "--model", "echo:delay_ms=2500")
+        model = "words=echo" if number == 2 else "words=echo:delay_ms=600000"
+        flags = ("--otlp-endpoint", collector.url, "--model", model)
         return await asyncio.to_thread(start_gateway, *flags, data_dir=data, log=tmp_path / f"log{number}")
 
     gateways = [await start(0)]

@@ -463,7 +463,7 @@ class Gateway:
             raise SettingsError("Traces need an extra. Run: pip install '.[otel]'") from exc
         node = node_name(settings)
         attributes = {} if node is None else {"service.instance.id": node}
-        traces = Traces(otlp_exporter(settings.otlp_endpoint), clock=clock, **attributes)
+        traces = Traces(otlp_exporter(settings.otlp_endpoint), clock=clock, attributes=attributes)
         self._stack.push_async_callback(asyncio.to_thread, traces.close)
         return traces.beside(counts), traces.delivery_sender, traces.ask
 
