@@ -38,11 +38,13 @@ from answerback.protocol.frames import (
     MessageStarted,
     Ping,
     Pong,
+    PutPiece,
     RenewToken,
     SendMessage,
     ServerFrame,
     TokenRenewed,
     UpdateConversation,
+    UploadState,
     Welcome,
 )
 from answerback.protocol.limits import MAX_FRAME_BYTES, MAX_ID_LENGTH, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, SUBPROTOCOL
@@ -65,6 +67,7 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
         ListConversations: (Conversations, Error),
         GetHistory: (History, Error),
         UpdateConversation: (Conversation, Error),
+        PutPiece: (UploadState, Error),
         RenewToken: (TokenRenewed, Error),
         Ping: (Pong,),
     }

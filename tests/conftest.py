@@ -4,7 +4,10 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import cache
 
+import botocore.loaders
+import botocore.session
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -14,6 +17,10 @@ from emulation import Cluster, emulator_python
 from spread import Spread, is_of_the_stacks
 
 os.environ["LC_ALL"] = "C.UTF-8"  # whatever the machine speaks: what is said in Korean is tested on purpose
+os.environ.pop("PYTHONUNBUFFERED", None)  # and commands write as they do for a user
+
+# Each session of boto3 reads the descriptions of the services anew, a megabyte of JSON for most clients.
+botocore.session.create_loader = cache(botocore.loaders.create_loader)
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("answerback", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -290,15 +290,15 @@ class Traces(Observer):
         attempt = self._attempts.get(RequestKey(prompt.user_id, prompt.request_id))
         began_ms = self._clock()
         finish: Finish | None = None
-        events: list[tuple[str, int, Attributes]] = []
+        first_ms: int | None = None
         error: str | None = "cancelled"
 
         def see(piece: Piece) -> bool | None:
-            nonlocal finish, error
+            nonlocal finish, first_ms, error
             if isinstance(piece, Finish):
                 finish, error = piece, None
-            elif not events:
-                events.append(("first text", self._clock(), {}))
+            elif first_ms is None:
+                first_ms = self._clock() - began_ms
             return take(piece)
 
         try:
@@ -317,7 +317,10 @@ class Traces(Observer):
                     "gen_ai.conversation.id": prompt.conversation_id,
                     "gen_ai.response.finish_reasons": None if finish is None else (finish.reason,),
                     "gen_ai.usage.input_tokens": None if finish is None else finish.input_tokens,
+                    "gen_ai.response.time_to_first_chunk": None if first_ms is None else first_ms / 1000,
                     "gen_ai.usage.output_tokens": None if finish is None else finish.output_tokens,
+                    "gen_ai.usage.cache_read.input_tokens": None if finish is None else finish.cached_tokens,
+                    "gen_ai.usage.reasoning.output_tokens": None if finish is None else finish.reasoning_tokens,
                 }
                 self._span(
                     attempt.trace,
@@ -328,7 +331,6 @@ class Traces(Observer):
                     parent=attempt.trace.below(attempt.trace.attempt_id(attempt.no)),
                     kind=SpanKind.CLIENT,
                     error=error,
-                    events=events,
                 )
 
     # --- the delivery

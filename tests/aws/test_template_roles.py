@@ -213,6 +213,7 @@ def _sample(variable: str) -> str:
         "MANAGEMENT_ENDPOINT": "https://x.example/v1",
         "LOCK_SYSTEM": "true",
         "TRACE_RATIO": "0.5",
+        "LEAST_CLIENT": "1.4",
         "JWT_SECRET": "s" * 32,
     }
     name = variable.removeprefix("ANSWERBACK_")

@@ -4,10 +4,11 @@ from functools import partial
 from typing import Any
 
 from answerback.core.keys import ordering_key
+from answerback.core.parts import Content, Mark
 from answerback.core.request import Ending, Policy, Question, Record, RequestKey, claim, finish
 from answerback.ports import Admission, Quota
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Status
+from answerback.protocol.frames import Attachment, Status
 
 
 def record_of(request_id: str = "r", user_id: str = "u", *, conversation_id: str = "c", **fields: Any) -> Record:
@@ -42,9 +43,12 @@ class Actor:
         max_pending: int = 10_000,
         system: str | None = None,
         replaces: str | None = None,
+        attachments: tuple[Attachment, ...] = (),
         **fields: Any,
     ) -> Admission:
-        question = Question(message=text, model="echo", system=system, max_tokens=7, replaces=replaces)
+        question = Question(
+            message=text, model="echo", system=system, max_tokens=7, replaces=replaces, attachments=attachments
+        )
         return await self.store.accept(
             self.record(request_id, user=user, conversation=conversation, **fields),
             question,
@@ -61,6 +65,7 @@ class Actor:
         request_id: str,
         text: str = "An answer.",
         *,
+        marks: tuple[Mark, ...] = (),
         user: str = "ann",
         owner: str = "w1",
         attempt: int = 1,
@@ -77,7 +82,7 @@ class Actor:
             input_tokens=None if tokens is None else tokens[0],
             output_tokens=None if tokens is None else tokens[1],
         )
-        step = partial(finish, owner=owner, attempt=attempt, ending=ending, text=text)
+        step = partial(finish, owner=owner, attempt=attempt, ending=ending, content=Content(text, marks))
         return await self.store.change(RequestKey(user, request_id), step)
 
     async def turn(

@@ -162,6 +162,8 @@ def check_trace(spans: Sequence[Span], record: Record, *, attempts: int) -> dict
         assert done["gen_ai.response.finish_reasons"] == [ending.finish_reason]
         assert done.get("gen_ai.usage.input_tokens") == ending.input_tokens
         assert done.get("gen_ai.usage.output_tokens") == ending.output_tokens
+        assert done.get("gen_ai.usage.cache_read.input_tokens") == ending.cached_tokens
+        assert done.get("gen_ai.usage.reasoning.output_tokens") == ending.reasoning_tokens
     for span in trace.get("deliver", ()):
         assert (span.parent_id, span.attributes["session.id"]) == (answer.span_id, record.session_id)
     known = {"answer", "accept", "queue", "deliver", f"chat {record.model}", *(span.name for span in tried)}

@@ -37,7 +37,10 @@ def needs(case: Case) -> Needs:
     return case.case.needs
 
 
-ADDED = {"messageProgress", "goAway", "features", "server", "modelInfo"}
+ADDED = {
+    *("messageProgress", "goAway", "features", "server", "modelInfo", "uploadState", "attachments"),
+    *("part", "kind", "name"),
+}
 """What came later."""
 
 

@@ -6,7 +6,7 @@ import os
 import random
 import ssl as ssl_module
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +18,7 @@ from answerback.client.outbox import Outbox, PendingRequest
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token
+from answerback.client.uploads import Source
 from answerback.protocol.frames import Conversation, ConversationSummary, ModelInfo, Turn
 
 T = TypeVar("T")
@@ -220,6 +221,11 @@ class BlockingClient:
         """The connection's state now."""
         return self._client.state
 
+    @property
+    def wanted_version(self) -> str | None:
+        """The least version that the server likes to see; see `Client.wanted_version`."""
+        return self._client.wanted_version
+
     def model_info(self, name: str | None = None) -> ModelInfo:
         """What the server has said of a model; see `Client.model_info`."""
         return self._client.model_info(name)
@@ -234,6 +240,7 @@ class BlockingClient:
         system: str | None = None,
         max_tokens: int | None = None,
         replaces: str | None = None,
+        attachments: Sequence[Source] = (),
         request_id: str | None = None,
     ) -> Answer:
         """Ask and wait for the whole answer; see `Client.ask`. Ctrl-C stops the request at the server."""
@@ -246,6 +253,7 @@ class BlockingClient:
                 system=system,
                 max_tokens=max_tokens,
                 replaces=replaces,
+                attachments=attachments,
                 request_id=request_id,
             )
         )
@@ -261,7 +269,9 @@ class BlockingClient:
         system: str | None = None,
         max_tokens: int | None = None,
         replaces: str | None = None,
+        attachments: Sequence[Source] = (),
         request_id: str | None = None,
+        parts: Collection[str] = (),
     ) -> BlockingAnswerStream:
         """Ask, and read the answer while it comes: `for piece in app.stream(…)`; see `Client.stream`."""
 
@@ -275,7 +285,9 @@ class BlockingClient:
                 system=system,
                 max_tokens=max_tokens,
                 replaces=replaces,
+                attachments=attachments,
                 request_id=request_id,
+                parts=parts,
             )
 
         return BlockingAnswerStream(self._thread.run(_called(begin)), self._thread)
@@ -297,9 +309,9 @@ class BlockingClient:
         """The user's conversations, last used first."""
         return _iterate(self._client.conversations(), self._thread)
 
-    def history(self, conversation: str, *, superseded: bool = False) -> Iterator[Turn]:
-        """A conversation's turns, newest first, each whole; with `superseded` those too whose place another took."""
-        return _iterate(self._client.history(conversation, superseded=superseded), self._thread)
+    def history(self, conversation: str, *, superseded: bool = False, parts: bool = False) -> Iterator[Turn]:
+        """A conversation's turns, newest first, each whole; see `Client.history`."""
+        return _iterate(self._client.history(conversation, superseded=superseded, parts=parts), self._thread)
 
     def rename(self, conversation: str, title: str) -> Conversation:
         """Give a conversation a title of at most 200 characters."""

@@ -17,13 +17,15 @@ from answerback.protocol.frames import (
     History,
     ListConversations,
     Ping,
+    PutPiece,
     RenewToken,
     TokenRenewed,
     UpdateConversation,
+    UploadState,
 )
 
-CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | RenewToken
-ReplyFrame: TypeAlias = History | Conversations | Conversation | TokenRenewed
+CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | PutPiece | RenewToken
+ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | TokenRenewed
 
 _STOP_TRIES: Final = 4
 

@@ -15,6 +15,7 @@
     └── RequestFailed               message, retry_after_ms, answer
         ├── RateLimited
         ├── Overloaded
+        ├── AttachmentMissing       a file of the question is not there to be sent
         └── RequestConflict
 
 `retryable`: the same question, asked again, may succeed later. Facts are attributes; `str()` makes the sentence.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnswerRestarted",
     "AnswerbackError",
+    "AttachmentMissing",
     "CannotConnect",
     "Closed",
     "Forbidden",
@@ -286,6 +288,15 @@ class Overloaded(RequestFailed):
     """The user has too many unfinished requests."""
 
 
+class AttachmentMissing(RequestFailed):
+    """A file of the question is not at the server, and not here to be sent. Attach it again under a new question."""
+
+    @classmethod
+    def of(cls, message: str) -> "AttachmentMissing":
+        """One that was found here."""
+        return cls(ErrorCode.ATTACHMENT_MISSING.value, message, retryable=False)
+
+
 class RequestConflict(RequestFailed):
     """The request id was used before for something else."""
 
@@ -299,6 +310,7 @@ _CLASSES = {
     ErrorCode.RATE_LIMITED: RateLimited,
     ErrorCode.OVERLOADED: Overloaded,
     ErrorCode.REQUEST_CONFLICT: RequestConflict,
+    ErrorCode.ATTACHMENT_MISSING: AttachmentMissing,
 }
 
 

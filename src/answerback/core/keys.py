@@ -10,6 +10,8 @@ import unicodedata
 from functools import lru_cache
 from typing import Final
 
+from msgspec.structs import astuple
+
 from answerback.protocol.frames import SendMessage
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -58,7 +60,11 @@ def fingerprint(frame: SendMessage) -> str:
     and so a question that is repeated over an upgrade is the same question.
     """
     max_tokens = None if frame.max_tokens is None else str(frame.max_tokens)
-    later = ("parts", "\n".join(kinds(frame.parts))) if frame.parts else ()
+    later: list[str] = []
+    if frame.parts:
+        later += ("parts", "\n".join(kinds(frame.parts)))
+    if frame.attachments:
+        later += ("attachments", *(part for one in frame.attachments for part in map(str, astuple(one))))
     return digest(
         "payload", frame.message, frame.conversation_id, frame.model, frame.system, max_tokens, frame.replaces, *later
     )

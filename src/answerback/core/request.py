@@ -18,9 +18,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from answerback.core.instants import LeaptSince, no_leaps
+from answerback.core.parts import NOTHING, Content
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Status
+from answerback.protocol.frames import Attachment, Status
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -62,6 +63,8 @@ class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_after_ms: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
     model: str | None = None
     queued_ms: int = 0
     first_text_ms: int | None = None
@@ -76,6 +79,7 @@ class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
     system: str | None = None
     max_tokens: int | None = None
     replaces: str | None = None
+    attachments: tuple[Attachment, ...] = ()
 
 
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"target": "wish"}):
@@ -152,11 +156,11 @@ class Policy:
 
 
 class Step(Struct, Generic[T_co], frozen=True):
-    """Write `record` (None: leave it as it is), then return `outcome`. `text`: the answer that goes with an ending."""
+    """Write `record` (None: leave it as it is), then return `outcome`. `content`: the answer that an ending has."""
 
     record: Record | None
     outcome: T_co
-    text: str | None = None
+    content: Content = NOTHING
 
 
 class Claimed(Struct, frozen=True):
@@ -325,14 +329,16 @@ def poll(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenc
             return _unchanged(record, Event.POLL, effect)
 
 
-def finish(record: Record | None, *, owner: str, attempt: int, ending: Ending, text: str) -> Step[Ended | Fenced]:
+def finish(
+    record: Record | None, *, owner: str, attempt: int, ending: Ending, content: Content
+) -> Step[Ended | Fenced]:
     """The worker of `attempt` stores the one ending. Doing it twice is success (rule: repeat as the same owner)."""
     if record is None:
         return Step(None, Fenced(None))
     match _effect(record, Event.FINISH, Facts(owner=owner, attempt=attempt)):
         case Effect.FINISH:
             ended = replace(record, state=State(ending.status.value), ending=ending, lease_until_ms=0)
-            return Step(ended, Ended(ended, is_new=True), text)
+            return Step(ended, Ended(ended, is_new=True), content)
         case effect:
             return _unchanged(record, Event.FINISH, effect)
 
@@ -497,4 +503,4 @@ def _end_unowned(
             total_ms=max(0, now_ms - record.accepted_at_ms),
         ),
     )
-    return Step(ended, Ended(ended, is_new=True), "")
+    return Step(ended, Ended(ended, is_new=True))

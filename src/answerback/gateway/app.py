@@ -48,6 +48,7 @@ from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms,
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
+from answerback.service.uploads import Uploads
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import FILE_NAME, open_store
 from answerback.stores.connections import MemoryConnections
@@ -249,6 +250,7 @@ class Gateway:
             monotonic=time.monotonic,
             observer=observer,
         )
+        uploads = Uploads(files=store, clock=clock)
         worker = Worker(
             settings=WorkerSettings(
                 policy=policy,
@@ -267,6 +269,7 @@ class Gateway:
             leapt=leaping.leapt_since,
             local=queue,
             ask=ask_model,
+            uploads=uploads,
         )
         front_settings = self._front_settings(model_limits, policy)
         front = Front(
@@ -279,6 +282,7 @@ class Gateway:
                 observer=observer,
                 clock=clock,
                 worker=worker,
+                uploads=uploads,
             ),
             connections=connections,
             history_pages=HistoryPages(history=history, clock=clock),
@@ -288,6 +292,7 @@ class Gateway:
             is_blocked=store.is_blocked,
             store_id=store.store_id,
             has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
+            uploads=uploads,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -303,6 +308,7 @@ class Gateway:
             delivery_sender=delivery_sender,
             clock=clock,
             leapt=leaping.leapt_since,
+            files=store,
         )
         canceller = Canceller(
             requests=store,

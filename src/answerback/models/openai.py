@@ -1,6 +1,7 @@
 """Models behind any server of the OpenAI chat completions protocol: Ollama, vLLM, llama.cpp, LiteLLM, OpenAI itself."""
 
 import asyncio
+import base64
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -14,13 +15,14 @@ import msgspec
 from yarl import URL
 
 from answerback.core.masking import masked
+from answerback.core.uploads import IMAGE, kind_of
 from answerback.model_guard import texts_of
 from answerback.models.documents import DocumentDecoder, decode
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
-from answerback.models.prompts import chat_messages
+from answerback.models.prompts import chat_messages, pictures_of
 from answerback.models.reader import DRAIN_TIMEOUT_S, chat_completion, read_answer
-from answerback.ports import ModelError, ModelLimits, Piece, Prompt
+from answerback.ports import File, ModelError, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class Dialect:
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
         elif system:
             messages.insert(0, {"role": "system", "content": system})
+        if files := pictures_of(prompt):
+            messages[-1]["content"] = [{"type": "text", "text": messages[-1]["content"]}, *map(_content, files)]
         body: dict[str, Any] = {"model": model, "messages": messages}
         if self.max_tokens_fields:
             body[self.max_tokens_fields[0]] = min(prompt.max_tokens, self.max_tokens)
@@ -85,6 +89,14 @@ class Dialect:
         if re.search(r"\bstream(ing)?\b", text) and self.stream:
             return replace(self, stream=False)
         return None
+
+
+def _content(file: File) -> dict[str, Any]:
+    """A part of a message's content: an image, or a file of another kind."""
+    url = f"data:{file.media_type};base64,{base64.b64encode(file.data).decode()}"
+    if kind_of(file.media_type) == IMAGE:
+        return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "file", "file": {"filename": file.name, "file_data": url}}
 
 
 class OpenAIModel:

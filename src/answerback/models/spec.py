@@ -10,12 +10,14 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from answerback.core.parts import KINDS as PART_KINDS
+from answerback.core.uploads import DOCUMENT, IMAGE
 from answerback.models.echo import EchoFailure, EchoOptions
 from answerback.ports import ModelLimits
 from answerback.protocol.frames import is_id
@@ -132,13 +134,13 @@ _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 )
 _BEDROCK_OPTIONS: Final = (
     *("region", "temperature", "top_p", "cache", "guardrail", "tier"),
-    *("silence_s", "answer_timeout", "max_tokens", "context_tokens", "concurrency"),
+    *("silence_s", "answer_timeout", "max_tokens", "context_tokens", "concurrency", "attachments", "parts"),
 )
 _CACHES: Final = ("5m", "1h")
 _MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "none")
 _SYSTEM_ROLES: Final = ("system", "user")
 _TIERS: Final = ("default", "priority", "flex", "reserved")
-_ECHO_OPTIONS: Final = (*_ECHO_WHOLE, "fail", "fail_rate", "context")
+_ECHO_OPTIONS: Final = (*_ECHO_WHOLE, "fail", "fail_rate", "context", "parts")
 
 
 def parse_model_spec(text: str) -> ModelSpec:
@@ -161,7 +163,9 @@ def parse_model_spec(text: str) -> ModelSpec:
                 raise ModelSpecError(f"{text!r}: `local` takes no options. Write `local`.")
             return LocalSpec(name=name or "local")
         case "echo":
-            return EchoSpec(name=name or "echo", options=_echo_options(text, argument))
+            options = _echo_options(text, argument)
+            limits = ModelLimits(parts=tuple(sorted(PART_KINDS)) if options.parts else ())
+            return EchoSpec(name=name or "echo", options=options, limits=limits)
         case "openai":
             return _openai(text, argument, name)
         case "python":
@@ -212,6 +216,7 @@ def _echo_options(text: str, argument: str) -> EchoOptions:
         fail=fail,
         fail_rate=_share(text, "fail_rate", given.get("fail_rate", "1")),
         context=_yes(text, "context", given.get("context", "0")),
+        parts=_yes(text, "parts", given.get("parts", "0")),
         **whole,
     )
 
@@ -297,7 +302,9 @@ def _python(text: str, argument: str, name: str | None) -> PythonSpec:
     _check_name(name, text)
     limits = _limits(text, given := _pairs(text, query))
     if given:
-        raise ModelSpecError(f"{text!r}: python: has the options answer_timeout and max_tokens only.")
+        raise ModelSpecError(
+            f"{text!r}: python: has the options answer_timeout, max_tokens, attachments and parts only."
+        )
     return PythonSpec(name=name, module=module, factory=factory, limits=limits)
 
 
@@ -308,7 +315,20 @@ def _limits(text: str, given: dict[str, str]) -> ModelLimits:
         for key, high in (("answer_timeout", 86_400), ("max_tokens", 1_000_000))
         if key in given
     }
-    return ModelLimits(answer_timeout_s=read.get("answer_timeout"), max_tokens=read.get("max_tokens"))
+    return ModelLimits(
+        answer_timeout_s=read.get("answer_timeout"),
+        max_tokens=read.get("max_tokens"),
+        attachments=_some(text, given, "attachments", (IMAGE, DOCUMENT)),
+        parts=_some(text, given, "parts", sorted(PART_KINDS)),
+    )
+
+
+def _some(text: str, given: dict[str, str], key: str, words: Sequence[str]) -> tuple[str, ...]:
+    """Some of the words, by commas; taken out of `given`."""
+    taken = set(given.pop(key, "").split(",")) - {""}
+    if not taken <= set(words):
+        raise ModelSpecError(f"{text!r}: {key} must be some of {', '.join(words)}, as in {key}={words[0]}.")
+    return tuple(word for word in words if word in taken)
 
 
 def _server_options(text: str, given: dict[str, str], context_tokens: int) -> dict[str, Any]:

@@ -14,13 +14,17 @@ import msgspec
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import ClientFrame, SendMessage, ServerFrame, UpdateConversation, is_id
 from answerback.protocol.limits import (
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
     MAX_CLIENT_LENGTH,
+    MAX_FILE_NAME_LENGTH,
     MAX_ID_LENGTH,
     MAX_MESSAGE_BYTES,
     MAX_PAGE,
     MAX_PARTS,
     MAX_RESUME_POINTS,
     MAX_TITLE_LENGTH,
+    PIECE_BYTES,
 )
 
 Data: TypeAlias = bytes | bytearray | memoryview | str
@@ -50,6 +54,14 @@ _RULES: Final = {
     "name": _CLIENT_RULE,
     "version": _CLIENT_RULE,
     "parts": f"a list of at most {MAX_PARTS} names",
+    "attachments": (
+        f"a list of at most {MAX_ATTACHMENTS} objects with sha256, bytes, mediaType and name "
+        f"(1 to {MAX_FILE_NAME_LENGTH} characters)"
+    ),
+    "sha256": "64 small hexadecimal digits",
+    "bytes": f"a whole number from 1 to {MAX_ATTACHMENT_BYTES}",
+    "upload": "the `upload` of the last uploadState",
+    "data": f"at most {PIECE_BYTES} bytes in base64",
     "attempt": _NUMBER_RULE,
     "offset": _NUMBER_RULE,
 }

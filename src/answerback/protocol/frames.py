@@ -7,16 +7,20 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Final, TypeAlias, TypeGuard
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import (
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
     MAX_CLIENT_LENGTH,
+    MAX_FILE_NAME_LENGTH,
     MAX_ID_LENGTH,
     MAX_PAGE,
     MAX_PARTS,
     MAX_RESUME_POINTS,
     MAX_TITLE_LENGTH,
+    PIECE_BYTES,
 )
 
 # Visible: no white space, no controls, no surrogates, no invisible or direction-changing marks. Two ids that
@@ -31,6 +35,13 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Page: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+Sha256: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+FileSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_ATTACHMENT_BYTES)]
+FileName: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=MAX_FILE_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")
+]
+MediaType: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH, pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+$(?!\n)")]
+UploadName: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH)]
 
 
 _IS_VISIBLE: Final = re.compile(VISIBLE)
@@ -53,7 +64,7 @@ class Status(StrEnum):
         return cls.FAILED
 
 
-class _Part(Struct, frozen=True, rename="camel", omit_defaults=True):
+class _Object(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A JSON object inside a frame."""
 
 
@@ -64,7 +75,7 @@ class _Frame(Struct, frozen=True, rename="camel", omit_defaults=True, tag_field=
 # --- client -> server ---------------------------------------------------------------------------------------
 
 
-class ResumePoint(_Part, frozen=True, kw_only=True):
+class ResumePoint(_Object, frozen=True, kw_only=True):
     """What a client holds of one accepted request: `offset` code points of `attempt`."""
 
     request_id: Id
@@ -72,7 +83,7 @@ class ResumePoint(_Part, frozen=True, kw_only=True):
     offset: Count
 
 
-class ClientInfo(_Part, frozen=True, kw_only=True):
+class ClientInfo(_Object, frozen=True, kw_only=True):
     """Which program a client is. For the operator."""
 
     name: ClientWord
@@ -85,6 +96,15 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     hello_id: Id
     resume: Annotated[tuple[ResumePoint, ...], Meta(max_length=MAX_RESUME_POINTS)] = ()
     client: ClientInfo | None = None
+
+
+class Attachment(_Object, frozen=True, kw_only=True):
+    """A file that goes with a question: `size` bytes with this hash, uploaded before, and what its sender calls it."""
+
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    media_type: MediaType
+    name: FileName
 
 
 class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
@@ -104,6 +124,7 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     max_tokens: MaxTokens | None = None
     replaces: Id | None = None
     parts: Annotated[tuple[Id, ...], Meta(max_length=MAX_PARTS)] | None = None
+    attachments: Annotated[tuple[Attachment, ...], Meta(max_length=MAX_ATTACHMENTS)] = ()
     timestamp: Any = None
     traceparent: Any = None
 
@@ -125,7 +146,7 @@ class ListConversations(_Frame, frozen=True, kw_only=True, tag="listConversation
 class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     """A page of a conversation's turns, newest page first, oldest turn first within a page.
 
-    `superseded`: those too whose place a later one took.
+    `superseded`: those too whose place a later one took. `parts`: answers with all of their parts.
     """
 
     request_id: Id
@@ -133,6 +154,7 @@ class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     before: Page | None = None
     limit: Limit | None = None
     superseded: bool = False
+    parts: bool = False
 
 
 class UpdateConversation(_Frame, frozen=True, kw_only=True, tag="updateConversation"):
@@ -151,18 +173,40 @@ class RenewToken(_Frame, frozen=True, kw_only=True, tag="renewToken"):
     token: Annotated[str, Meta(min_length=1)]
 
 
+class PutPiece(_Frame, frozen=True, kw_only=True, tag="putPiece"):
+    """A piece of a file, in base64; without `data` only the question how far it has come.
+
+    `upload`: the name of the upload as the server has told it, empty before that.
+    """
+
+    request_id: Id
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    offset: Count = 0
+    upload: UploadName = ""
+    data: Annotated[bytes, Meta(max_length=PIECE_BYTES)] = b""
+
+
 class Ping(_Frame, frozen=True, kw_only=True, tag="ping"):
     """Sign of life from the app; refreshes `lastActivity`."""
 
 
 ClientFrame: TypeAlias = (
-    Hello | SendMessage | CancelMessage | ListConversations | GetHistory | UpdateConversation | RenewToken | Ping
+    Hello
+    | SendMessage
+    | CancelMessage
+    | ListConversations
+    | GetHistory
+    | UpdateConversation
+    | PutPiece
+    | RenewToken
+    | Ping
 )
 
 # --- server -> client ---------------------------------------------------------------------------------------
 
 
-class ErrorBody(_Part, frozen=True, kw_only=True):
+class ErrorBody(_Object, frozen=True, kw_only=True):
     """Why a request failed. `message` is for a person, `code` for a program."""
 
     code: ErrorCode
@@ -171,14 +215,16 @@ class ErrorBody(_Part, frozen=True, kw_only=True):
     retry_after_ms: Count | None = None
 
 
-class Usage(_Part, frozen=True, kw_only=True):
-    """Tokens as the model counted them."""
+class Usage(_Object, frozen=True, kw_only=True):
+    """Tokens as the model counted them. `cached_tokens`: of the input. `reasoning_tokens`: of the output."""
 
     input_tokens: Count
     output_tokens: Count
+    cached_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
 
 
-class Timing(_Part, frozen=True, kw_only=True):
+class Timing(_Object, frozen=True, kw_only=True):
     """Milliseconds spent on the server: waiting in the queue, until the first text, in all since acceptance."""
 
     queued_ms: Count
@@ -186,7 +232,7 @@ class Timing(_Part, frozen=True, kw_only=True):
     total_ms: Count
 
 
-class ServerLimits(_Part, frozen=True, kw_only=True):
+class ServerLimits(_Object, frozen=True, kw_only=True):
     """What this server allows. Sizes in bytes, times in milliseconds, `requests_per_minute` 0 = no limit.
 
     `progress_ms`: an answer that is worked on gives a sign at least so often, if its question has `parts`.
@@ -203,9 +249,11 @@ class ServerLimits(_Part, frozen=True, kw_only=True):
     queue_timeout_ms: Count
     max_connection_ms: Count | None = None
     progress_ms: Count | None = None
+    piece_bytes: Count | None = None
+    max_attachment_bytes: Count | None = None
 
 
-class ServerInfo(_Part, frozen=True, kw_only=True):
+class ServerInfo(_Object, frozen=True, kw_only=True):
     """Which server this is. `least_client`: clients of a lower version should be updated."""
 
     version: str
@@ -213,14 +261,19 @@ class ServerInfo(_Part, frozen=True, kw_only=True):
     least_client: str | None = None
 
 
-class ModelInfo(_Part, frozen=True, kw_only=True):
-    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out."""
+class ModelInfo(_Object, frozen=True, kw_only=True):
+    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out.
+    `attachments`: the kinds of files that it takes (`text`, `image`, `document`). `parts`: the kinds of parts that it
+    gives, as far as the operator has said.
+    """
 
     title: str | None = None
     languages: tuple[str, ...] = ()
     demo: bool = False
     answer_timeout_ms: Count | None = None
     max_tokens: Count | None = None
+    attachments: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
@@ -272,12 +325,18 @@ class GoAway(_Frame, frozen=True, kw_only=True, tag="goAway"):
 
 
 class MessageDelta(_Frame, frozen=True, kw_only=True, tag="messageDelta"):
-    """Text of the answer from code point `offset` of `attempt` on."""
+    """Text of the answer from code point `offset` of `attempt` on.
+
+    All of it belongs to one part, number `part`. `name` comes with the first code point of a part that has one.
+    """
 
     request_id: str
     attempt: Count
     offset: Count
     delta: str
+    part: Count = 0
+    kind: str = "text"
+    name: str | None = None
 
 
 class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
@@ -295,7 +354,7 @@ class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
     timing: Timing | None = None
 
 
-class ConversationSummary(_Part, frozen=True, kw_only=True):
+class ConversationSummary(_Object, frozen=True, kw_only=True):
     """One conversation in a list. Times are ISO 8601, UTC."""
 
     conversation_id: str
@@ -305,11 +364,22 @@ class ConversationSummary(_Part, frozen=True, kw_only=True):
     updated_at: str
 
 
-class Turn(_Part, frozen=True, kw_only=True):
+class TurnPart(_Object, frozen=True, kw_only=True):
+    """Code points `start` to `end` of an answer are of part number `part`. `kind` and `name` as in `messageDelta`."""
+
+    part: Count
+    kind: str
+    name: str | None = None
+    start: Count = field(name="from")
+    end: Count = field(name="to")
+
+
+class Turn(_Object, frozen=True, kw_only=True):
     """One question and what came of it.
 
     A turn too long for a frame comes in pieces, its end first: an offset above 0 says that the text before it
-    follows on the next page, as a turn of the same `request_id`.
+    follows on the next page, as a turn of the same `request_id`. `parts`: of an answer that is not text alone, if the
+    page was asked for with them.
     """
 
     request_id: str
@@ -325,6 +395,8 @@ class Turn(_Part, frozen=True, kw_only=True):
     superseded_by: str | None = None
     error_code: ErrorCode | None = None
     usage: Usage | None = None
+    attachments: tuple[Attachment, ...] = ()
+    parts: tuple[TurnPart, ...] = ()
 
 
 class Conversations(_Frame, frozen=True, kw_only=True, tag="conversations"):
@@ -351,6 +423,20 @@ class Conversation(_Frame, frozen=True, kw_only=True, tag="conversation"):
     conversation_id: str
     title: str
     deleted: bool
+
+
+class UploadState(_Frame, frozen=True, kw_only=True, tag="uploadState"):
+    """Answer to `putPiece`: the first byte that is missing of the upload, and whether the file is there, whole.
+
+    A client that knew another `upload` begins anew at `offset`: what it brought before is gone.
+    """
+
+    request_id: str
+    sha256: str
+    size: Count = field(name="bytes")
+    upload: str
+    offset: Count
+    complete: bool
 
 
 class TokenRenewed(_Frame, frozen=True, kw_only=True, tag="tokenRenewed"):
@@ -383,6 +469,7 @@ ServerFrame: TypeAlias = (
     | Conversations
     | History
     | Conversation
+    | UploadState
     | TokenRenewed
     | Pong
     | GoAway

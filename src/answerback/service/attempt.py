@@ -10,24 +10,30 @@ from answerback.core import context
 from answerback.core.answer import Answer
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
+from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
+from answerback.core.uploads import IMAGE, TEXT, kind_of
 from answerback.model_guard import Ask
 from answerback.ports import (
+    File,
     FinalModelError,
     Finish,
     Model,
     ModelError,
     ModelFault,
     ModelLimits,
+    Part,
     Piece,
     Prompt,
     RecentTurns,
     Requests,
+    StoredTurn,
     Unavailable,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.delivery_sender import DeliverySender, Stream
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.worker")
 
@@ -44,6 +50,13 @@ CLEAN_UP_S: Final = 2.0
 
 ABANDON_S: Final = 1.0
 """The time that it gets to stop then."""
+
+
+IMAGE_TOKENS: Final = 1_600
+"""Of an image, scaled down as the providers do with a large one."""
+
+DOCUMENT_BYTES_A_TOKEN: Final = 20
+"""Bytes of a PDF for a token of what is read out of it: a page of text has some 50 KB and 3,000 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,7 @@ class RunTools:
     leapt: LeaptSince
     ask: Ask
     abandoned: "Callable[[Run], None]"
+    uploads: Uploads | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +170,7 @@ class Run:
         """What the client gets before the ending: text, signs of life."""
         if record.stream or record.parts is not None:
             self.stream = tools.delivery_sender.stream(record, self.answer)
+        self._kinds = KINDS.intersection((record.parts if record.stream else None) or ())
         self.is_abandoned = False
         self._question = question
         self._tools = tools
@@ -213,7 +228,8 @@ class Run:
             except ModelError as exc:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
                 fewer = context.shortened(prompt.messages)
-                is_final = was_shortened or self._first_text_ms is not None or len(fewer) == len(prompt.messages)
+                has_begun = self._first_text_ms is not None or self.answer.length > 0
+                is_final = was_shortened or has_begun or len(fewer) == len(prompt.messages)
                 if is_final or fault is not ModelFault.TOO_LONG:
                     log.warning("the model failed: %s", exc, extra=self.extra())
                     return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
@@ -226,14 +242,22 @@ class Run:
             answer.settle()
             self._finished(Finish(reason="length") if answer.is_full else piece)
             return True
-        if self._first_text_ms is None:
-            self._first_text_ms = self._tools.clock()
-        if stream is None or not self.record.stream:
-            answer.gather(piece)
-        elif answer.append(piece) and not stream.is_waiting:
-            self._tools.delivery_sender.wake(stream)
-        if stream is not None and self.record.parts is not None:
-            stream.spoke(now=self._tools.monotonic())
+        if isinstance(piece, Part):
+            kind, name, text = piece.kind, piece.name, piece.text
+            grown = answer.append_part(kind, name, text, is_new=piece.new) if kind in self._kinds else 0
+        else:
+            grown = 0
+            if self._first_text_ms is None:
+                self._first_text_ms = self._tools.clock()
+            if stream is None or not self.record.stream:
+                answer.gather(piece)
+            else:
+                grown = answer.append(piece)
+        if stream is not None:
+            if grown and not stream.is_waiting:
+                self._tools.delivery_sender.wake(stream)
+            if self.record.parts is not None:
+                stream.spoke(now=self._tools.monotonic())
         if answer.is_full:
             self._finished(Finish(reason="length"))
         return answer.is_full
@@ -305,6 +329,12 @@ class Run:
                 question = self._question or await tools.requests.question(self.key)
                 if question is None:
                     return None
+                files: tuple[File, ...] | None = ()
+                if question.attachments and tools.uploads is not None:
+                    files = await tools.uploads.files_of(record.user_id, question.attachments)
+                if files is None:
+                    log.error("a file of the question is gone", extra=self.extra())
+                    return None
                 if not record.standalone and tools.context_turns:
                     recent = await tools.history.recent_turns(
                         record.user_id,
@@ -312,7 +342,8 @@ class Run:
                         limit=tools.context_turns,
                         before_request=question.replaces,
                     )
-                    turns = [(turn.question, turn.answer) for turn in recent]
+                    # The visible text alone: a model must not take its thoughts and calls for what it has said.
+                    turns = [(_with_names(turn), turn.visible) for turn in recent]
                 break
             except Unavailable:
                 log.warning("the question could not be read yet", extra=self.extra())
@@ -325,6 +356,8 @@ class Run:
             system = None
         per_byte = limits.tokens_per_byte
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
+        if files:
+            budget -= sum(_tokens_of(file, per_byte) for file in files)
         return Prompt(
             messages=context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte),
             system=system,
@@ -333,6 +366,7 @@ class Run:
             conversation_id=record.conversation_id,
             request_id=record.request_id,
             attempt=record.attempt,
+            attachments=files,
         )
 
     def ending(self, outcome: Outcome) -> Ending:
@@ -351,6 +385,8 @@ class Run:
             retry_after_ms=outcome.retry_after_ms,
             input_tokens=None if finish is None else finish.input_tokens,
             output_tokens=None if finish is None else finish.output_tokens,
+            cached_tokens=None if finish is None else finish.cached_tokens,
+            reasoning_tokens=None if finish is None else finish.reasoning_tokens,
             model=record.model,
             queued_ms=max(0, started_at_ms - record.accepted_at_ms),
             first_text_ms=None if self._first_text_ms is None else max(0, self._first_text_ms - record.accepted_at_ms),
@@ -360,3 +396,15 @@ class Run:
     def extra(self) -> dict[str, str | int]:
         """Whom a line of the log is about."""
         return {"requestId": self.record.request_id, "userId": self.record.user_id, "attempt": self.record.attempt}
+
+
+def _with_names(turn: StoredTurn) -> str:
+    """The question of an earlier turn. Its files are not shown again."""
+    return "\n".join((turn.question, *(f"[attachment {one.name}]" for one in turn.attachments)))
+
+
+def _tokens_of(file: File, per_byte: float) -> int:
+    """What a file takes of the context, guessed high."""
+    if kind_of(file.media_type) == TEXT:
+        return context.estimate_tokens(file.data.decode(errors="replace"), per_byte)
+    return IMAGE_TOKENS if kind_of(file.media_type) == IMAGE else len(file.data) // DOCUMENT_BYTES_A_TOKEN

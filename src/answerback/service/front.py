@@ -27,14 +27,17 @@ from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
     CancelMessage,
     ClientFrame,
+    Error,
     GetHistory,
     Hello,
     ListConversations,
     MessageProgress,
     Ping,
     Pong,
+    PutPiece,
     RenewToken,
     SendMessage,
+    ServerFrame,
     ServerInfo,
     TokenRenewed,
     UpdateConversation,
@@ -45,6 +48,7 @@ from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.questions import ANONYMOUS, BLOCKED, Questions, user_of
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.front")
 
@@ -55,7 +59,7 @@ UNAVAILABLE_RETRY_MS: Final = 1_000
 
 TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
 
-FEATURES: Final = ("parts",)
+FEATURES: Final = ("parts", "superseded")
 """What clients may use beyond the first edition of the protocol."""
 
 
@@ -83,9 +87,12 @@ class Front:
         is_blocked: Callable[[str], Awaitable[bool]],
         store_id: Callable[[], Awaitable[str | None]] = _nameless,
         has_room: Callable[[str, str], bool] = lambda _, __: True,
+        uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
-        self._model_info = settings.model_info()
+        self._uploads = uploads
+        self._model_info = settings.model_info(takes_files=uploads is not None)
+        self._features = FEATURES if uploads is None else (*FEATURES, "attachments")
         self._questions = questions
         self._connections = connections
         self._history_pages = history_pages
@@ -228,7 +235,14 @@ class Front:
     async def _handle(
         self,
         connection: Connection,
-        frame: Hello | CancelMessage | Ping | RenewToken | ListConversations | GetHistory | UpdateConversation,
+        frame: Hello
+        | CancelMessage
+        | Ping
+        | RenewToken
+        | ListConversations
+        | GetHistory
+        | UpdateConversation
+        | PutPiece,
     ) -> None:
         match frame:
             case Hello():
@@ -239,15 +253,22 @@ class Front:
                 await self._delivery_sender.reply(connection.connection_id, Pong())
             case RenewToken():
                 await self._renew_token(connection, frame)
-            case ListConversations() | GetHistory() | UpdateConversation():
+            case ListConversations() | GetHistory() | UpdateConversation() | PutPiece():
                 if self._questions.is_expired(connection):
                     await self._delivery_sender.error(
                         connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
                     )
                     return
-                await self._delivery_sender.reply(
-                    connection.connection_id, await self._history_pages.answer(user_of(connection), frame)
-                )
+                user_id = user_of(connection)
+                if not isinstance(frame, PutPiece):
+                    reply: ServerFrame = await self._history_pages.answer(user_id, frame)
+                elif self._uploads is not None:
+                    reply = await self._uploads.answer(user_id, frame)
+                else:
+                    reply = Error(
+                        code=ErrorCode.FORBIDDEN, message="This server takes no files.", request_id=frame.request_id
+                    )
+                await self._delivery_sender.reply(connection.connection_id, reply)
             case _:
                 assert_never(frame)
 
@@ -283,9 +304,9 @@ class Front:
                 session_id=connection.session_id,
                 user_id=user_id,
                 protocol=PROTOCOL_VERSION,
-                limits=self._settings.limits(),
+                limits=self._settings.limits(takes_files=self._uploads is not None),
                 models=tuple(self._settings.models),
-                features=FEATURES,
+                features=self._features,
                 server=ServerInfo(
                     version=__version__, store_id=await self._store_id(), least_client=self._settings.least_client
                 ),

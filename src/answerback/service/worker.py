@@ -26,6 +26,7 @@ from typing import Final, Protocol
 from answerback.core import defaults
 from answerback.core import request as changes
 from answerback.core.instants import LeaptSince, no_leaps
+from answerback.core.parts import NOTHING
 from answerback.core.request import (
     Busy,
     Change,
@@ -46,6 +47,7 @@ from answerback.protocol.frames import Status
 from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.worker")
 
@@ -107,6 +109,7 @@ class Worker:
         leapt: LeaptSince = no_leaps,
         local: Local | None = None,
         ask: Ask = ask,
+        uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
         self._policy = settings.policy
@@ -136,6 +139,7 @@ class Worker:
             leapt=leapt,
             ask=ask,
             abandoned=self._abandoned,
+            uploads=uploads,
         )
         self._runs: dict[RequestKey, Run] = {}
         self._claiming: dict[RequestKey, Record | None] = {}
@@ -383,10 +387,10 @@ class Worker:
 
         What the store refuses for another reason it will refuse again. Then the request has failed.
         """
-        record, text = run.record, run.answer.text
+        record, content = run.record, run.answer.content
         ending = run.ending(outcome)
         while True:
-            finish = partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, text=text)
+            finish = partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, content=content)
             try:
                 stored = await self._requests.change(run.key, finish)
                 break
@@ -398,7 +402,7 @@ class Worker:
                     raise
                 log.exception("the ending can never be stored; the request fails", extra=run.extra())
                 run.drop_text()
-                text, ending = "", run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
+                content, ending = NOTHING, run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
         if isinstance(stored, Ended):
             self._observer.ended(stored.record, ending)
         return stored

@@ -24,6 +24,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from answerback.clock import epoch_ms
 from answerback.core import request as changes
 from answerback.core.admission import WINDOW_MS, admit_again, is_locked, window_of
+from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Busy, Change, Question, Record, RequestKey, Unknown
 from answerback.ports import Accepted, Admission, Bound, Connection, Quota, StoredConversation, Superseded, Unavailable
 from answerback.stores import statements as sql
@@ -126,7 +127,7 @@ class Freed:
 class _Rows(Rows):
     """The rows of one gateway: whoever accepts a request is its home."""
 
-    ACCEPT = sql.ACCEPT.replace("question)", "question, node, ordering_key)").replace("?)", "?, ?, ?)")
+    ACCEPT = sql.ACCEPT.replace("attachments)", "attachments, node, ordering_key)").replace("?)", "?, ?, ?)")
 
     def __init__(self, node: str) -> None:
         super().__init__()
@@ -245,9 +246,9 @@ class Transaction:
             self._rows.add_user(record.user_id, now_ms)
         self._rows.accept(tracked, question, encode_record(record))
 
-    def put(self, tracked: Tracked, record: Record, answer: str = "") -> None:
+    def put(self, tracked: Tracked, record: Record, content: Content = NOTHING) -> None:
         """Another record of an unfinished request, or its ending with its answer."""
-        answer.encode()
+        content.text.encode()
         key, home, text = record.key, self.homes[record.key], encode_record(record)
         tracked.record = record
         if home is not None and home != self.node:
@@ -256,7 +257,7 @@ class Transaction:
         if record.ending is None:
             self._rows.note(tracked, text)
             return
-        self._rows.finish(tracked, record.ending, text, answer)
+        self._rows.finish(tracked, record.ending, text, content)
         self.state.forget(tracked)
         self._ended[key] = record
         for other in self.state.tracked.values():
@@ -639,7 +640,7 @@ def _change(transaction: Transaction, *, key: RequestKey, change: Change[T], now
             return Unknown(), False
         if transaction.is_behind(tracked.record.ordering_key, tracked.n):
             return Busy(now_ms + BEHIND_MS), False
-    transaction.put(tracked, step.record, step.text or "")
+    transaction.put(tracked, step.record, step.content)
     return step.outcome, step.record.ending is not None
 
 

@@ -358,6 +358,8 @@ class ChatTexts:
     edit: str
     retry: str
     retry_in: str
+    retry_all: str
+    failed_alike: str
     unsent_edit: str
     version: str
     version_name: str

@@ -147,15 +147,16 @@ class ConversationViewModel:
         turn = self._turns.get(request_id)
         return None if turn is None else self._ask(turn.question, request_id)
 
-    def retry(self, request_id: str) -> str | None:
-        """Ask a question again that failed or was stopped; turns after it stay."""
-        turn = self._turns.get(request_id)
-        if turn is None or not turn.can_retry:
-            return None
-        if self._ordered and self._ordered[-1] is turn:
-            return self._ask(turn.question, request_id)
-        asked = self._ask(turn.question, None)
-        self._commands.forget_turn(request_id)
+    def retry(self, *request_ids: str) -> str | None:
+        """Ask questions again that failed or were stopped; turns after them stay. Returns the id of the last one."""
+        found = (self._turns.get(request_id) for request_id in request_ids)
+        turns = [turn for turn in found if turn is not None and turn.can_retry]
+        is_end = turns == self._ordered[-len(turns) :]
+        asked = None
+        for turn in turns:
+            asked = self._ask(turn.question, turn.request_id if is_end and turn is turns[0] else None)
+            if not is_end:
+                self._commands.forget_turn(turn.request_id)
         return asked
 
     def stop(self, request_id: str) -> None:

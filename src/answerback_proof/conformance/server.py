@@ -65,6 +65,7 @@ class ServerFacts:
 
     user_id: str
     models: Sequence[str]
+    features: Sequence[str]
     limits: Mapping[str, Any]
 
     @property
@@ -142,6 +143,7 @@ class _ServerCaseRun(CaseRun):
             ending = await self._feed(text, self.peer(step.on), request_id, step.within_ms)
         for what, pattern, found in (
             ("the text", step.text, text.text),
+            ("the parts", step.parts, [list(part) for part in text.parts]),
             ("the ending", step.frame, ending),
             ("the offset of the first piece", step.starts_at, text.first_offset),
         ):
@@ -156,12 +158,13 @@ class _ServerCaseRun(CaseRun):
             case "messageStarted":
                 flaw = text.begin(frame["attempt"])
             case "messageDelta":
-                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"])
+                about = {"part": frame.get("part", 0), "kind": frame.get("kind", "text"), "name": frame.get("name")}
+                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"], **about)
             case "messageResponse":
                 flaw = text.end(frame["attempt"], frame["length"], frame["response"])
                 if frame["status"] == "failed" and "error" not in frame:
                     raise CaseFailed(f"{peer.name}: a failed request has no error")
-            case "messageAccepted":
+            case "messageAccepted" | "messageProgress":
                 pass
             case action:
                 raise CaseFailed(f"{peer.name}: about {frame.get('requestId')} there came {action}: {frame}")
@@ -197,7 +200,12 @@ class ServerRun:
         try:
             await peer.send_frame({"action": "hello", "helloId": "conform"})
             welcome = await peer.next_frame("conform", within_ms=DEFAULT_WITHIN_MS, what="welcome")
-            return ServerFacts(user_id=welcome["userId"], models=welcome["models"], limits=welcome["limits"])
+            return ServerFacts(
+                user_id=welcome["userId"],
+                models=welcome["models"],
+                features=welcome.get("features") or (),
+                limits=welcome["limits"],
+            )
         except (CaseFailed, KeyError) as exc:
             raise CannotConnect(f"{self._url} does not answer `hello` with `welcome`: {exc}") from exc
         finally:
@@ -250,9 +258,12 @@ class ServerRun:
 
     def _missing(self, needs: Needs, facts: ServerFacts) -> str | None:
         """Why the server cannot be tried with a case."""
-        absent = [name for name in needs.models if name not in facts.models]
-        if absent:
-            return f"needs the model {', '.join(absent)}"
+        for kind, needed, known in (
+            ("model", needs.models, facts.models),
+            ("feature", needs.features, facts.features),
+        ):
+            if absent := [name for name in needed if name not in known]:
+                return f"needs the {kind} {', '.join(absent)}"
         if needs.tokens is not None and needs.tokens != (self._token is not None):
             return "needs a server that asks for tokens" if needs.tokens else "needs a server that asks for no token"
         if needs.deployment not in (None, facts.deployment):

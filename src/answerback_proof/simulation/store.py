@@ -6,6 +6,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
+from answerback.core.parts import Content
 from answerback.core.request import Change, Question, Record, RequestKey, Step
 from answerback.ports import (
     Accepted,
@@ -134,7 +135,7 @@ class FaultyStore(MemoryStore):
     async def question(self, key: RequestKey) -> Question | None:
         return await self._channel.call(partial(MemoryStore.question, self, key))
 
-    async def answer(self, key: RequestKey) -> str:
+    async def answer(self, key: RequestKey) -> Content:
         return await self._channel.call(partial(MemoryStore.answer, self, key))
 
     async def unfinished(self) -> Sequence[Record]:
@@ -161,7 +162,7 @@ class FaultyStore(MemoryStore):
     def all_turns(self) -> list[tuple[str, StoredTurn]]:
         """Every turn with its user, superseded or not."""
         rows = self._database.execute(
-            f"SELECT user_id, {TURN}, question, answer FROM requests "  # noqa: S608 - the columns' names
+            f"SELECT user_id, {TURN}, question, answer, marks FROM requests "  # noqa: S608 - the columns' names
             "WHERE conversation_id IS NOT NULL AND ended_at_ms IS NOT NULL ORDER BY n"
         )
         return [(user, turn_of(row)) for user, *row in rows]

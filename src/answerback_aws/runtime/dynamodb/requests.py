@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Quota, admit
+from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
 from answerback.core.transitions import State
 from answerback.ports import T, Unavailable
@@ -245,7 +246,7 @@ class DynamoRequests:
             item = {**encode_record(after), **own, **encode({"version": version})}
             if after.ending is not None and UNFINISHED in item:
                 del item[UNFINISHED]
-                refused = await self._end(held, item, after, after.ending, step.text or "")
+                refused = await self._end(held, item, after, after.ending, step.content)
             else:
                 refused = await self._update(held, item)
         if refused is not None and not _is(refused.items.get(0), item):
@@ -264,7 +265,7 @@ class DynamoRequests:
         return found if isinstance(found, Refused) else None
 
     async def _end(
-        self, held: _Held, item: dict[str, Any], record: Record, ending: Ending, text: str
+        self, held: _Held, item: dict[str, Any], record: Record, ending: Ending, content: Content
     ) -> Refused | None:
         """Write the ending; of an accepted request with it the turn, which is the durable note for the history.
 
@@ -281,7 +282,7 @@ class DynamoRequests:
             return await self._update(held, item)
         item |= encode({TTL_ATTRIBUTE: _seconds(ending.ended_at_ms + self._retention.requests_ms)})
         version = text_of(item, "version") or ""
-        answer = await self._texts.put_answer(place, text, version=version, ended_at_ms=ending.ended_at_ms)
+        answer = await self._texts.put_answer(place, content, version=version, ended_at_ms=ending.ended_at_ms)
         item |= encode({"answer": answer})
         replaces, replaces_from = text_of(item, "replaces"), None
         if replaces is not None and record.state is State.COMPLETED:
@@ -314,11 +315,11 @@ class DynamoRequests:
         place = None if held is None else held.place
         return None if place is None else await self._texts.question(place)
 
-    async def answer(self, key: RequestKey) -> str:
+    async def answer(self, key: RequestKey) -> Content:
         held = await self._load(key)
         place = None if held is None else held.place
         named = None if held is None else text_of(held.item, "answer")
-        return "" if place is None or named is None else await self._texts.answer(place, named)
+        return NOTHING if place is None or named is None else await self._texts.answer(place, named)
 
     async def unfinished(self) -> Sequence[Record]:
         """Reads the sparse index whole, which holds only what is unfinished, and those records."""
