@@ -170,7 +170,7 @@ def explain_certificate(error: ssl.SSLCertVerificationError) -> str:
     else:
         advice = f"name its authority with --ca-file or {CA_VARIABLE}"
         if named := [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]:
-            advice += f" (trusted now: those of {' and '.join(named)})"
+            advice += f" (trusted now: those of {', '.join(named)})"
     return f"the server's certificate is not trusted ({error.verify_message}); {advice}"
 
 

@@ -21,7 +21,7 @@ from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.parts import NOTHING, Content
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Attachment, Status
+from answerback.protocol.frames import Attachment, Format, Status
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -80,6 +80,7 @@ class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     replaces: str | None = None
     attachments: tuple[Attachment, ...] = ()
+    format: Format | None = None
 
 
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"target": "wish"}):
@@ -87,7 +88,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
 
     `conversation_id` is where the turn is kept. `standalone`: the request named no conversation, so the model gets no
     context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`. `parts`:
-    the kinds of parts that the client takes beside text; None: it takes no signs of life either.
+    the kinds of parts that the client takes beside text; None: it takes no signs of life either. `traceparent`: the
+    span that asked.
     """
 
     user_id: str
@@ -110,6 +112,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     target: DeliveryTarget | None = None
     ending: Ending | None = None
     parts: tuple[str, ...] | None = None
+    traceparent: str | None = None
 
     @property
     def schema(self) -> int:
@@ -118,7 +121,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
         A program that does not know a field would erase it with its next write. So it must refuse such records, and
         only such records: while a deployment rolls, it works on all others.
         """
-        return 1 if self.parts is None else 2
+        return 1 if self.parts is None and self.traceparent is None else 2
 
     @property
     def key(self) -> RequestKey:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -12,18 +13,23 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from answerback import __version__
 from answerback.clock import LeapingClock
+from answerback.core.defaults import KEEP_FOREVER_DAYS
 from answerback.core.delivery import steady
 from answerback.core.handshake import WILDCARD_HOSTS, Hosts, Rules, origins
+from answerback.core.instants import iso
 from answerback.core.request import Policy
 from answerback.gateway.admin import Admin
 from answerback.gateway.admin_key import KEY_FILE, METRICS_KEY_FILE, remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, node_name
+from answerback.gateway.console import Console, NodeBody
 from answerback.gateway.health import Health
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics
@@ -33,15 +39,17 @@ from answerback.gateway.service_manager import notify, reloading, stay_alive
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
+from answerback.model_guard import Ask, ask
 from answerback.models.build import open_model
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of, within
+from answerback.ports import Model, ModelError, ModelLimits, Quota, Unavailable, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
@@ -237,12 +245,13 @@ class Gateway:
         policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
         requests = RequestsInBothForms(store, store, clock=clock)
         history = HistoryInBothForms(store)
-        delivery_sender = DeliverySender(
+        observer, make_sender, ask_model = self._observed(metrics.observer, clock)
+        delivery_sender = make_sender(
             requests=store,
             sender=sender,
             interval=steady(settings.coalesce_ms / 1000),
             monotonic=time.monotonic,
-            observer=metrics.observer,
+            observer=observer,
         )
         uploads = Uploads(files=store, clock=clock)
         worker = Worker(
@@ -256,12 +265,13 @@ class Gateway:
             history=history,
             models=models,
             delivery_sender=delivery_sender,
-            observer=metrics.observer,
+            observer=observer,
             clock=clock,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
             leapt=leaping.leapt_since,
             local=queue,
+            ask=ask_model,
             uploads=uploads,
         )
         front_settings = self._front_settings(model_limits, policy)
@@ -272,7 +282,7 @@ class Gateway:
                 requests=requests,
                 queue=queue,
                 delivery_sender=delivery_sender,
-                observer=metrics.observer,
+                observer=observer,
                 clock=clock,
                 worker=worker,
                 uploads=uploads,
@@ -292,6 +302,7 @@ class Gateway:
                 policy=policy,
                 idle_timeout_ms=int(settings.idle_timeout_s * 1000),
                 retention_ms=settings.retention_days * SECONDS_PER_DAY * 1000,
+                keep_days=settings.history_days or KEEP_FOREVER_DAYS,
             ),
             requests=store,
             history=store,
@@ -327,6 +338,13 @@ class Gateway:
             host=settings.admin_host,
             metrics=metrics,
             queue=queue,
+            console=Console(
+                counts=metrics.observer,
+                queue=queue,
+                nodes=self._alone(clock()) if fleet is None else fleet.nodes,
+                rate_limit=settings.rate_limit,
+                clock=clock,
+            ),
             clock=clock,
         )
         tasks = Tasks()
@@ -356,9 +374,9 @@ class Gateway:
             self._stack.push_async_callback(admin.close)
             self._admin_port = await admin.start(settings.admin_port)
             save_admin_port(settings.data_dir, self._admin_port)
-        self._stack.push_async_callback(self._shut_down, listener, queue, tasks, fleet)
+        self._stack.push_async_callback(shut_down, listener, queue, tasks, fleet, settings=settings, hurry=self._hurry)
         if fleet is not None:
-            fleet.join(worker=worker, close_user=canceller.close_sessions)
+            fleet.join(worker=worker, close_user=canceller.close_sessions, close_replaced=front.replaced)
         queue.start(worker.work)
         background = Tasks()
         background.start(self._sweep(janitor, fleet), name="janitor")
@@ -367,18 +385,6 @@ class Gateway:
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
-
-    async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks, fleet: "Fleet | None") -> None:
-        """The graceful stop: nothing new, the running answers, then the sockets. In a fleet the apps move first."""
-        log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
-        notify("STOPPING=1")
-        if fleet is not None:
-            await fleet.drain()
-            await listener.drain(accept_s=self._settings.lb_grace_s, within_s=self._settings.drain_s, hurry=self._hurry)
-        listener.stop_accepting()
-        await queue.stop(grace_s=self._settings.grace_s)
-        await listener.close(grace_s=CLOSE_TIMEOUT_S)
-        await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
     def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy) -> FrontSettings:
         settings = self._settings
@@ -425,14 +431,18 @@ class Gateway:
             return None
         from answerback.gateway.fleet import Fleet  # noqa: PLC0415 - psycopg is an extra
         from answerback.stores.fleet import FleetStore  # noqa: PLC0415
+        from answerback.stores.nodes import Nodes, connect_nodes  # noqa: PLC0415
+        from answerback.stores.notices import Notices  # noqa: PLC0415
 
         if not isinstance(store, FleetStore):
             raise SettingsError("--node needs --database, or no store of one's own.")
-        fleet = Fleet(self._settings.database, store, facts=self._facts)
+        url, schema, node = self._settings.database, store.schema, store.node
+        nodes = Nodes(partial(connect_nodes, url, schema), schema, node=node, incarnation=secrets.token_hex(4))
+        fleet = Fleet(store, nodes=nodes, notices=Notices(url, schema, node), facts=self._facts)
         try:
             await fleet.start()
-        except StoreError as exc:
-            raise SettingsError(str(exc)) from exc
+        except (StoreError, Unavailable) as exc:
+            raise SettingsError(f"The other gateways on the database cannot be joined: {exc}") from exc
         self._stack.push_async_callback(fleet.leave)
         return fleet
 
@@ -441,6 +451,37 @@ class Gateway:
         queue = self._queue
         running, waiting = (0, 0) if queue is None else (queue.running, queue.depth)
         return {"sockets": len(self.sockets), "running": running, "waiting": waiting}
+
+    def _observed(
+        self, counts: Observer, clock: Callable[[], int]
+    ) -> tuple[Observer, Callable[..., DeliverySender], Ask]:
+        """Who is told of what happens, what makes the sender, what calls a model: with traces if they are wanted."""
+        settings = self._settings
+        if settings.otlp_endpoint is None:
+            return counts, DeliverySender, ask
+        try:
+            from answerback.traces import Traces, otlp_exporter  # noqa: PLC0415 - an extra
+        except ImportError as exc:
+            raise SettingsError("Traces need an extra. Run: pip install '.[otel]'") from exc
+        node = node_name(settings)
+        attributes = {} if node is None else {"service.instance.id": node}
+        traces = Traces(otlp_exporter(settings.otlp_endpoint), clock=clock, attributes=attributes)
+        self._stack.push_async_callback(asyncio.to_thread, traces.close)
+        return traces.beside(counts), traces.delivery_sender, traces.ask
+
+    def _alone(self, started_at_ms: int) -> Callable[[], Sequence[NodeBody]]:
+        """What the console shows of a gateway that is the only one."""
+        started_at = iso(started_at_ms)
+        return lambda: [
+            NodeBody(
+                name=None,
+                state="serving",
+                version=__version__,
+                started_at=started_at,
+                age_ms=0,
+                facts=self._facts(),
+            )
+        ]
 
     async def _open_models(self) -> Mapping[str, Model]:
         """The models by name, the default first."""
@@ -465,6 +506,27 @@ class Gateway:
                 await janitor.sweep(leads=fleet is None or await fleet.leads("janitor", for_s=3 * interval_s))
             except Exception:
                 log.exception("the janitor failed; it tries again")
+
+
+async def shut_down(
+    listener: Listener,
+    queue: InProcessQueue,
+    tasks: Tasks,
+    fleet: "Fleet | None",
+    *,
+    settings: GatewaySettings,
+    hurry: asyncio.Event,
+) -> None:
+    """The graceful stop: nothing new, the running answers, then the sockets. In a fleet the apps move first."""
+    log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
+    notify("STOPPING=1")
+    if fleet is not None:
+        await fleet.drain()
+        await listener.drain(accept_s=settings.lb_grace_s, within_s=settings.drain_s, hurry=hurry)
+    listener.stop_accepting()
+    await queue.stop(grace_s=settings.grace_s)
+    await listener.close(grace_s=CLOSE_TIMEOUT_S)
+    await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
 
 def own_addresses(host: str) -> list[str]:

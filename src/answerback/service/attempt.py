@@ -13,7 +13,7 @@ from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
 from answerback.core.uploads import IMAGE, TEXT, kind_of
-from answerback.model_guard import ask
+from answerback.model_guard import Ask
 from answerback.ports import (
     File,
     FinalModelError,
@@ -124,6 +124,7 @@ class RunTools:
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     leapt: LeaptSince
+    ask: Ask
     abandoned: "Callable[[Run], None]"
     uploads: Uploads | None
 
@@ -222,7 +223,7 @@ class Run:
         was_shortened = False
         while True:
             try:
-                await ask(model, prompt, self._take)
+                await self._tools.ask(model, prompt, self._take)
                 return None
             except ModelError as exc:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
@@ -353,6 +354,9 @@ class Run:
         system = tools.system if question.system is None else question.system
         if system is not None and context.is_blank(system):
             system = None
+        schema = None if question.format is None else question.format.json_schema
+        if schema is not None and not limits.format:
+            system, schema = context.told_schema(system, schema), None
         per_byte = limits.tokens_per_byte
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
         if files:
@@ -366,6 +370,7 @@ class Run:
             request_id=record.request_id,
             attempt=record.attempt,
             attachments=files,
+            json_schema=schema,
         )
 
     def ending(self, outcome: Outcome) -> Ending:

@@ -82,6 +82,9 @@ def simulate(*, options: SimulateOptions, as_json: Json = False) -> int:
         say("\n".join(FAULT_NAMES))
         return ExitCode.OK
     profiles = options.profile or tuple(name for name in PROFILES if name != "calm")
+    if any(faults.gateways > 1 for name, faults in PROFILES.items() if name in profiles):
+        with extra_needed("a simulated fleet", "postgres"):
+            import psycopg  # noqa: F401, PLC0415 - an extra
     try:
         for profile in profiles:
             _ = next(options.cases(profile)).faults
