@@ -13,6 +13,7 @@ from answerback.core.answer import clean
 from answerback.core.finish import finish_reason, token_count
 from answerback.core.masking import masked, masked_error, text_of
 from answerback.core.parts import MAX_NAME_LENGTH, TEXT
+from answerback.core.uploads import TEXT as PLAIN_TEXT
 from answerback.core.uploads import kind_of
 from answerback.ports import FinalModelError, Finish, Model, ModelError, ModelFault, Part, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
@@ -87,7 +88,7 @@ def _part(given: Part) -> Part | str:
 def texts_of(prompt: Prompt) -> tuple[str, ...]:
     """All text of a prompt: what must not be in the log."""
     names = (file.name for file in prompt.attachments)
-    files = (file.data.decode(errors="ignore") for file in prompt.attachments if kind_of(file.media_type) == TEXT)
+    files = (file.data.decode(errors="ignore") for file in prompt.attachments if kind_of(file.media_type) == PLAIN_TEXT)
     return (prompt.system or "", *(message.text for message in prompt.messages), *names, *files)
 
 

@@ -18,8 +18,11 @@ SEEDS = {
     "aws-hostile": 60,
     "thinking": 60,
     "aws-thinking": 60,
+    "fleet": 120,
+    "fleet-quiet": 200,
+    "fleet-limits": 60,
 }
-"""740 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""1,120 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

@@ -38,8 +38,8 @@ def needs(case: Case) -> Needs:
 
 
 ADDED = {
-    *("messageProgress", "goAway", "features", "server", "modelInfo", "part", "kind", "name"),
-    *("uploadState", "attachments"),
+    *("messageProgress", "goAway", "features", "server", "modelInfo", "uploadState", "attachments", "format"),
+    *("part", "kind", "name"),
 }
 """What came later."""
 

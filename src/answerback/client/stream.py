@@ -107,8 +107,8 @@ class AnswerStream:
     async def events(self) -> AsyncIterator[Event]:
         """Queued, Started, Text…, Done; after a crash of the server also Restarted (drop the text so far), Text… again.
 
-        While the model says nothing, Thinking comes every few seconds; while files are sent, Uploading. Of the kinds
-        that `parts` of the question names there are PartStarted and PartText; Restarted voids these, too.
+        While the model says nothing, Thinking comes every few seconds; before it, while files are sent, Uploading. Of
+        the kinds that `parts` of the question names there are PartStarted and PartText; Restarted voids these, too.
 
         Raises: as `answer`.
         """

@@ -60,6 +60,7 @@ def test_any_way_of_growing_gives_the_same_segments(text: str, steps: list[int])
 
 
 @given(TEXTS, TEXTS)
+@example("text", "text\n")
 @settings(deadline=None)
 @example("-", "-|-")  # a text that was over and goes on
 def test_a_text_that_restarts_forgets_the_old_one(old: str, new: str) -> None:
