@@ -69,7 +69,9 @@ async def test_behind_a_trusted_proxy_the_log_names_the_client(
         for _ in range(2):
             async with raw_connection(gateway.port, headers=headers):
                 pass
-    assert [line.rpartition("remote=")[2] for line in lines(caplog, "answerback.listener")] == [address] * 2
+    refused = lines(caplog, "answerback.listener")
+    assert [line.rpartition("remote=")[2] for line in refused] == [address] * 2
+    assert [" proxy=127.0.0.1 " in line for line in refused] == [bool(trusted)] * 2
     assert len(lines(caplog, "answerback.upgrade")) == 1, "who reaches the proxy can be any user: once"
 
 

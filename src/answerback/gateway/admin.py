@@ -1,7 +1,7 @@
-"""The admin port: health, metrics, live requests, users, and the management API of API Gateway.
+"""The admin port: health, metrics, live requests, users, a console, and the management API of API Gateway.
 
-On loopback, and on another address if the operator names one. Everything but `/healthz` needs the admin key; the key
-of the metrics opens `/metrics` alone.
+On loopback, and on another address if the operator names one. Everything but `/healthz` and the console's page, which
+has nothing to hide, needs the admin key. The key of the metrics opens `/metrics` alone.
 `/@connections/{id}` speaks as API Gateway does:
 `boto3.client("apigatewaymanagementapi", endpoint_url="http://127.0.0.1:8766", aws_access_key_id=KEY, ...)` works.
 """
@@ -23,6 +23,7 @@ from answerback.core.keys import normal_id
 from answerback.core.request import Ended, Pending, Record, RequestKey
 from answerback.gateway.admin_key import AdminKey
 from answerback.gateway.canceller import Canceller
+from answerback.gateway.console import Console, page_response
 from answerback.gateway.health import Health, health_response
 from answerback.gateway.http import Server, json_response
 from answerback.gateway.metrics import CONTENT_TYPE, Metrics
@@ -187,6 +188,7 @@ class Admin:
         health: Health,
         metrics: Metrics,
         queue: InProcessQueue,
+        console: Console,
         reload: Callable[[], Reloaded],
         clock: Callable[[], int],
         host: str | None = None,
@@ -202,6 +204,7 @@ class Admin:
         self._health = health
         self._metrics = metrics
         self._queue = queue
+        self._console = console
         self._clock = clock
         self._hosts = Hosts.of(host or HOST, ())
         self._host = host
@@ -209,6 +212,8 @@ class Admin:
         routes: tuple[tuple[str, str, _Handler], ...] = (
             ("GET", "/healthz", self._get_health),
             ("HEAD", "/healthz", self._get_health),
+            ("GET", "/console", self._get_console),
+            ("GET", "/overview", self._get_overview),
             ("GET", "/metrics", self._get_metrics),
             ("GET", "/@connections/{connection_id:[^/]*}", self._get_connection),
             ("POST", "/@connections/{connection_id:[^/]*}", self._post_to_connection),
@@ -258,12 +263,13 @@ class Admin:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         # A web page can neither forge Origin nor, after DNS rebinding, hide its name in Host.
-        if not self._hosts.accept(request.headers.get("Host")) or "Origin" in request.headers:
-            raise _Failure(403, "ForbiddenException", "The admin port is not for web pages.")
+        host = request.headers.get("Host")
+        if not self._hosts.accept(host) or request.headers.get("Origin") not in (None, f"http://{host}"):
+            raise _Failure(403, "ForbiddenException", "The admin port is not for web pages but its own console.")
         # The router reads the method and the path, which a BaseRequest has, too.
         match = await self._router.resolve(cast("web.Request", request))
         handler = cast("_Handler", match.handler)
-        if handler != self._get_health and not self._opens(request, handler):
+        if handler not in (self._get_health, self._get_console) and not self._opens(request, handler):
             raise _Failure(
                 403, "ForbiddenException", "Show the admin key: it is in the file admin.key of the data folder."
             )
@@ -271,9 +277,9 @@ class Admin:
             raise _Failure(
                 404,
                 "NotFoundException",
-                "There are /healthz, /metrics, /requests, /requests/USER/REQUEST, /users, /users/USER, "
-                "/users/USER/export, /users/USER/limit, /users/USER/blocked, "
-                "/users/USER/retention, /usage, /reload and /@connections/ID.",
+                "There are /console, /healthz, /metrics, /overview, /requests, /requests/USER/REQUEST, /users, "
+                "/users/USER, /users/USER/export, /users/USER/limit, /users/USER/blocked, /users/USER/retention, "
+                "/usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
 
@@ -293,6 +299,12 @@ class Admin:
             running=self._queue.running,
         )
         return json_response(200 if is_good else 503, body)
+
+    async def _get_console(self, _: web.BaseRequest) -> web.Response:
+        return page_response()
+
+    async def _get_overview(self, _: web.BaseRequest) -> web.Response:
+        return json_response(200, self._console.overview(is_healthy=await self._health.is_good()))
 
     async def _get_metrics(self, _: web.BaseRequest) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})

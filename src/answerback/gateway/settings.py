@@ -249,4 +249,7 @@ class GatewaySettings:
     coalesce_ms: Annotated[
         int, Setting(TIME, whole(0, 10_000, metavar="MS"), "Pieces of an answer are joined for so long.")
     ] = COALESCE_MS
+    otlp_endpoint: Annotated[
+        str | None, Setting(LOG, TEXT, "OpenTelemetry collector that gets a trace of each answer: http://HOST:4318.")
+    ] = None
     log: LogSettings = field(default_factory=LogSettings)

@@ -114,6 +114,9 @@ class Settings:
     management_endpoint = _Variable("MANAGEMENT_ENDPOINT", _stage_url)
     """URL of the stage, where `@connections` is."""
 
+    trace_ratio = _Variable[float | None]("TRACE_RATIO", float, None)
+    """The share of answers that have a trace, where their app does not say; None: there are no traces."""
+
     cluster_arn = _Variable("CLUSTER_ARN", str)
     secret_arn = _Variable("SECRET_ARN", str)
     """The secret with the cluster's user and password."""
