@@ -555,6 +555,11 @@ class FleetStore(PostgresStore):
         )
         return await self._fleet.do(lambda transaction: transaction.run(update), users=(user_id,))
 
+    async def _expire(self, rows: Sequence[sql.Row]) -> int:
+        expire = partial(writes.expire, rows=rows)
+        users = tuple({user_id for user_id, *_ in rows})
+        return await self._fleet.do(lambda transaction: transaction.run(expire), users=users)
+
     async def _store_limit(self, user_id: str, now_ms: int, change: Callable[[WriterState], int | None]) -> None:
         def decide(transaction: Transaction) -> None:
             row: sql.Params = {"user_id": user_id, "created_at_ms": now_ms, "per_minute": change(transaction.state)}

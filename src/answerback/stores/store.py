@@ -310,8 +310,11 @@ class SqlStore:
         page: dict[str, sql.Value] = {"now_ms": now_ms, "keep_days": keep_days, "limit": writes.STEP}
         total = 0
         while rows := await self._rows(sql.SELECT_EXPIRED, page):  # a reader looks through all of them
-            total += await self._group.call(partial(writes.expire, rows=rows))
+            total += await self._expire(rows)
         return total
+
+    async def _expire(self, rows: Sequence[sql.Row]) -> int:
+        return await self._group.call(partial(writes.expire, rows=rows))
 
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, with their turns; returns how many.
