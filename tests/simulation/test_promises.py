@@ -16,10 +16,13 @@ SEEDS = {
     "limits": 60,
     "gateway-hostile": 60,
     "aws-hostile": 60,
+    "parts-quiet": 60,
+    "aws-parts": 60,
+    "aws-parts-quiet": 60,
     "thinking": 60,
     "aws-thinking": 60,
 }
-"""740 in all, a sixth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""920 in all, a sixth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)
