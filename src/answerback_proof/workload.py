@@ -31,6 +31,8 @@ from answerback_proof.history import Asked, Cancelled, Cleared, Ended, Result, R
 
 _WORDS: Final = ("word", "단어", "слово", "語", "🙂", "é", "\n")
 
+PARTS_SHARE: Final = 0.6
+
 # --- what is asked
 
 
@@ -67,7 +69,7 @@ class Mix:
     """How the requests of a run differ. `streamed`, `cancelled`, `timed` and `repeated` are shares of them.
 
     `words`: lengths of questions. `cancel_within_s`: of asking. `timeouts_s`: the least and the most of those timed.
-    `parts`: kinds of parts that streamed questions want. `model`: of those, if it is not the default.
+    `parts`: kinds of parts that some of them want.
     """
 
     streamed: float
@@ -78,7 +80,6 @@ class Mix:
     timeouts_s: tuple[float, float] = (0.0, 0.0)
     repeated: float = 0.0
     parts: tuple[str, ...] = ()
-    model: str | None = None
 
     def draw(self, rng: Random, request_id: str, conversations: Sequence[str | None]) -> PlannedRequest:
         """The next request of an app."""
@@ -87,8 +88,7 @@ class Mix:
             text=question(request_id, rng.choice(self.words), rng),
             conversation=rng.choice(conversations),
             stream=rng.random() < self.streamed,
-            parts=self.parts,
-            model=self.model,
+            parts=self.parts if self.parts and rng.random() < PARTS_SHARE else (),
             timeout_s=rng.uniform(*self.timeouts_s) if rng.random() < self.timed else None,
             cancel_after_s=rng.uniform(0, self.cancel_within_s) if rng.random() < self.cancelled else None,
             is_repeated=rng.random() < self.repeated,

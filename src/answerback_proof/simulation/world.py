@@ -224,8 +224,8 @@ class World:
         key, attempt = run.key, run.attempt
         self.trace(f"model: {key.user_id} {key.request_id}, attempt {attempt}")
         request = qualified(key.user_id, key.request_id)
-        wants = self.history.asked[request].stream if request in self.history.asked else True
-        parts = run.parts if wants else ()
+        asked = self.history.asked.get(request)
+        parts = run.parts if asked is not None and asked.stream and asked.parts else ()
         self.history.add(ModelRun(request=request, attempt=attempt, text=run.text, parts=parts))
         self._invariants.model_started(run)
 
