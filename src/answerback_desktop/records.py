@@ -42,6 +42,7 @@ class FailureCode(StrEnum):
     MODEL_FAILED = "model_failed"
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
+    ATTACHMENT_MISSING = "attachment_missing"
     INTERNAL = "internal"
     PROTOCOL_VIOLATION = "protocol_violation"
 
