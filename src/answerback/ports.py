@@ -7,7 +7,7 @@ API Gateway for the sender, five kinds of model. One contract suite (tests/contr
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Blocked, Existing, Full, Limited, Quota
@@ -406,7 +406,8 @@ class File:
 class Prompt:
     """What a model gets: an optional system text and the messages, the last one being the user's question.
 
-    `attachments`: the files of the question. Those of earlier turns are told by name, in their text.
+    `attachments`: the files of the question. Those of earlier turns are told by name, in their text. `json_schema`:
+    what the answer is to be valid under; None also where the system text says that already.
     """
 
     messages: tuple[Message, ...]
@@ -417,6 +418,7 @@ class Prompt:
     request_id: str = ""
     attempt: int = 1
     attachments: tuple[File, ...] = ()
+    json_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -524,6 +526,7 @@ class ModelLimits:
     it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out. `title`: its name for people.
     `attachments`: the kinds of files that it takes besides text (`core.uploads`). `parts`: the kinds of parts that it
     is known to give besides text.
+    `format`: whether it takes `Prompt.json_schema`; another one is told in its system text.
     """
 
     answer_timeout_s: int | None = None
@@ -534,6 +537,7 @@ class ModelLimits:
     title: str | None = None
     attachments: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    format: bool = False
 
 
 def limits_of(model: Model) -> ModelLimits:

@@ -42,8 +42,8 @@ class FailureCode(StrEnum):
     MODEL_FAILED = "model_failed"
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
-    ATTACHMENT_MISSING = "attachment_missing"
     INTERNAL = "internal"
+    ATTACHMENT_MISSING = "attachment_missing"
     PROTOCOL_VIOLATION = "protocol_violation"
 
 

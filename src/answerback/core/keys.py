@@ -7,10 +7,14 @@ text stands in a queue's message id.
 import hashlib
 import unicodedata
 from functools import lru_cache
+from typing import Final
 
+import msgspec
 from msgspec.structs import astuple
 
 from answerback.protocol.frames import SendMessage
+
+_sorted: Final = msgspec.json.Encoder(order="deterministic")
 
 
 def normal_id(text: str) -> str:
@@ -56,6 +60,8 @@ def fingerprint(frame: SendMessage) -> str:
         later += ("parts", "\n".join(kinds(frame.parts)))
     if frame.attachments:
         later += ("attachments", *(part for one in frame.attachments for part in map(str, astuple(one))))
+    if frame.format is not None:
+        later += ("format", _sorted.encode(frame.format).decode())
     return digest(
         "payload", frame.message, frame.conversation_id, frame.model, frame.system, max_tokens, frame.replaces, *later
     )

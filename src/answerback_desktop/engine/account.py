@@ -226,8 +226,8 @@ class AccountEngine:
         await self._tasks.settle(grace_s=0)
         try:
             await self._answers.close()
-        except StoreError:
-            self.store_failed()
+        except StoreError as exc:
+            self.store_failed(exc)
         if client is not None:
             await client.aclose()
 
@@ -273,8 +273,8 @@ class AccountEngine:
             if not self._store.store_id() and self._files.is_elsewhere(store_id, self._database.path):
                 return store_id
             self._store.claim_store(store_id, is_own=self._is_own_gateway())
-        except StoreError:
-            self.store_failed()
+        except StoreError as exc:
+            self.store_failed(exc)
         return None
 
     def _check_version(self, least: str | None) -> None:
@@ -286,8 +286,8 @@ class AccountEngine:
     def _is_ours(self, user_id: str) -> bool:
         try:
             return self._store.claim_user(user_id)
-        except StoreError:
-            self.store_failed()
+        except StoreError as exc:
+            self.store_failed(exc)
             return True
 
     # --- questions ------------------------------------------------------------------------------------------
@@ -476,18 +476,18 @@ class AccountEngine:
             edits = {}
             self._answers.write()
             self._is_store_broken = False
-        except StoreError:
+        except StoreError as exc:
             self._unwritten.drafts = {**drafts, **self._unwritten.drafts}
             self._unwritten.edits = {**edits, **self._unwritten.edits}
-            self.store_failed()
+            self.store_failed(exc)
 
-    def store_failed(self, *, is_act: bool = False) -> None:
+    def store_failed(self, error: StoreError, *, is_act: bool = False) -> None:
         """Logged once, until it works again; said once too, and after each act of a person that came to nothing."""
         is_new, self._is_store_broken = not self._is_store_broken, True
         if is_new:
             log.error("the local store cannot be written", exc_info=True)
         if is_new or is_act:
-            self._notice(NoticeCode.STORE_FAILED)
+            self._notice(NoticeCode(f"store-{error.trouble}"))
 
     def _notice(self, code: NoticeCode, **facts: str | int) -> None:
         self._emit(NoticeRaised(code=code, facts=facts))

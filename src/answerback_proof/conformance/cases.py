@@ -241,10 +241,12 @@ ClientStep: TypeAlias = (
 class Needs(_Record, frozen=True, kw_only=True):
     """What a server must have for a case: models by name, tokens (true, false, or either), a pattern of its limits.
 
+    `features`: of those that `welcome` names.
     `deployment`: where PROTOCOL.md section 17 tells the two apart; None: either.
     """
 
     models: Sequence[str] = ()
+    features: Sequence[str] = ()
     tokens: bool | None = None
     limits: Any = None
     deployment: Literal["gateway", "aws"] | None = None

@@ -65,6 +65,7 @@ class ServerFacts:
 
     user_id: str
     models: Sequence[str]
+    features: Sequence[str]
     limits: Mapping[str, Any]
 
     @property
@@ -199,7 +200,12 @@ class ServerRun:
         try:
             await peer.send_frame({"action": "hello", "helloId": "conform"})
             welcome = await peer.next_frame("conform", within_ms=DEFAULT_WITHIN_MS, what="welcome")
-            return ServerFacts(user_id=welcome["userId"], models=welcome["models"], limits=welcome["limits"])
+            return ServerFacts(
+                user_id=welcome["userId"],
+                models=welcome["models"],
+                features=welcome.get("features") or (),
+                limits=welcome["limits"],
+            )
         except (CaseFailed, KeyError) as exc:
             raise CannotConnect(f"{self._url} does not answer `hello` with `welcome`: {exc}") from exc
         finally:
@@ -252,9 +258,12 @@ class ServerRun:
 
     def _missing(self, needs: Needs, facts: ServerFacts) -> str | None:
         """Why the server cannot be tried with a case."""
-        absent = [name for name in needs.models if name not in facts.models]
-        if absent:
-            return f"needs the model {', '.join(absent)}"
+        for kind, needed, known in (
+            ("model", needs.models, facts.models),
+            ("feature", needs.features, facts.features),
+        ):
+            if absent := [name for name in needed if name not in known]:
+                return f"needs the {kind} {', '.join(absent)}"
         if needs.tokens is not None and needs.tokens != (self._token is not None):
             return "needs a server that asks for tokens" if needs.tokens else "needs a server that asks for no token"
         if needs.deployment not in (None, facts.deployment):
