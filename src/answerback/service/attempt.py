@@ -13,7 +13,7 @@ from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
 from answerback.core.uploads import IMAGE, TEXT, kind_of
-from answerback.model_guard import ask
+from answerback.model_guard import Ask
 from answerback.ports import (
     File,
     FinalModelError,
@@ -124,6 +124,7 @@ class RunTools:
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     leapt: LeaptSince
+    ask: Ask
     abandoned: "Callable[[Run], None]"
     uploads: Uploads | None
 
@@ -222,7 +223,7 @@ class Run:
         was_shortened = False
         while True:
             try:
-                await ask(model, prompt, self._take)
+                await self._tools.ask(model, prompt, self._take)
                 return None
             except ModelError as exc:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
