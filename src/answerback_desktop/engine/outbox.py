@@ -11,6 +11,7 @@ from answerback.client import (
     RequestCancelled,
     RequestFailed,
 )
+from answerback_desktop.engine.parts import written
 from answerback_desktop.records import Conversation, Failure, FailureCode, Times, Tokens, Turn, TurnStatus
 from answerback_desktop.store.store import AccountStore
 
@@ -93,7 +94,7 @@ def _with_answer(turn: Turn, answer: Answer) -> Turn:
     usage, timing = answer.usage, answer.timing
     return replace(
         turn,
-        answer=answer.text,
+        answer=written(answer.parts) if answer.parts else answer.text,
         attempt=answer.attempt,
         model=answer.model or turn.model,
         finish_reason=answer.finish_reason,

@@ -41,6 +41,7 @@ class RecordingEcho:
         self._echo = EchoModel(
             EchoOptions(
                 delay_ms=delay_ms,
+                parts=True,
                 fail=EchoFailure.MIDSTREAM,
                 fail_rate=FAIL_RATE,
                 concurrency=CONCURRENCY,

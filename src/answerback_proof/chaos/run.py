@@ -40,6 +40,7 @@ MIX: Final = Mix(
     timed=0.06,
     timeouts_s=(0.05, 1.5),
     repeated=0.12,
+    parts=("reasoning", "tool", "citation"),
 )
 
 _IDLE_S: Final = 60.0

@@ -12,6 +12,7 @@ from typing import Final
 from answerback.client.errors import RequestFailed, SessionReplaced
 from answerback.client.events import Answer
 from answerback.core.context import Role
+from answerback.core.parts import visible
 from answerback.core.request import Ending, Record, RequestKey
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
@@ -155,7 +156,7 @@ class Invariants:
         """The model is shown the conversation's completed turns in which it said something, and only those."""
         store = self._store()
         given_answers = [m.text for m in run.prompt.messages[:-1] if m.role is Role.ASSISTANT]
-        answers = store.answers
+        answers = {key: visible(content) for key, content in store.answers.items()}
         expected = [] if record.standalone else [answers[k] for k in self._completed_before(record) if answers[k]]
         if given_answers != expected[-20:]:
             detail = f"{run.key.request_id} was asked with the answers {given_answers}, the conversation has {expected}"
@@ -256,17 +257,22 @@ def _reason(evidence: Evidence, record: Record, ending: Ending) -> Iterable[Viol
 def _no_redundant_resend(evidence: Evidence) -> Iterable[Violation]:
     """Text is sent again only if the client asks again, a later attempt begins, or the queue redelivers the request."""
     invariants = evidence.invariants
-    texts = {(run.key, run.attempt): run.text for run in evidence.model.runs}
+    lengths = {(run.key, run.attempt): _length(run) for run in evidence.model.runs}
     for (connection_id, request_id, attempt), sent in invariants.sent_text.items():
         app = invariants.windows[connection_id].app
         key = RequestKey(app.user, request_id)
-        text = texts.get((key, attempt))
-        if text is None:
+        length = lengths.get((key, attempt))
+        if length is None:
             continue
-        length = len(text)
         copies = invariants.asked_for[connection_id, request_id] + max(0, evidence.dispatched[key] - 1)
         if sent > length * max(1, copies):
             yield broken("redundant text", f"{connection_id} was sent {sent} of {length} code points of {request_id}")
+
+
+def _length(run: GeneratedAnswer) -> int | None:
+    if run.text is None:
+        return None
+    return len("".join(text for _, _, text in run.parts) or run.text)
 
 
 def _limits(evidence: Evidence) -> Iterable[Violation]:
