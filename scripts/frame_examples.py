@@ -86,6 +86,17 @@ def _from_client() -> Sequence[Example]:
                 ),
             ),
         ),
+        Example(
+            "a question whose answer is to be JSON",
+            frames.SendMessage(
+                request_id="q-5",
+                message="Where is the sea deepest?",
+                format=frames.Format(
+                    type="json_schema",
+                    json_schema={"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+                ),
+            ),
+        ),
         Example("how far is it?", frames.PutPiece(request_id="piece-1", sha256=_HELLO_SHA256, size=5)),
         Example(
             "a piece of a file",

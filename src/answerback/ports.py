@@ -4,10 +4,10 @@ A port stands here because a second implementation exists: SQLite, PostgreSQL an
 API Gateway for the sender, five kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Blocked, Existing, Full, Limited, Quota
@@ -200,6 +200,13 @@ class History(RecentTurns, Protocol):
     ) -> StoredConversation | None:
         """Rename, delete or restore; None if the user has no such conversation."""
 
+    async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
+        """Delete the conversations that were not used for longer than they are kept. Returns how many.
+
+        A conversation's own days count, else its user's, else `keep_days`. It counts as deleted since it was last used,
+        so `purge_deleted` erases it as soon as that is long enough ago, too.
+        """
+
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, for good. Returns how many."""
 
@@ -234,7 +241,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredUser:
-    """A user. `per_minute` None: the server's default holds."""
+    """A user. `per_minute` and `keep_days` None: the server's default holds."""
 
     user_id: str
     per_minute: int | None
@@ -243,6 +250,7 @@ class StoredUser:
     conversations: int
     turns: int
     blocked: bool = False
+    keep_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,8 +279,19 @@ class Users(Protocol):
     async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
         """Lock the user out, or let them in again; their own limit stays. Creates the user if there is none."""
 
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        """Keep the user's conversations, or the one, for so many days after its last turn (None: what holds else).
+
+        Creates the user if there is none. Returns false if there is no such conversation.
+        """
+
     async def usage(self, user_id: str | None, *, since_day: str | None = None) -> Sequence[DailyUsage]:
         """By day and user, ascending; all users if `user_id` is None."""
+
+    def export(self, user_id: str) -> AsyncIterator[bytes]:
+        """Everything that is stored about the user and that `delete_user` erases, each thing a line of JSON."""
 
     async def delete_user(self, user_id: str) -> bool:
         """Erase everything about the user, for good. Returns false if there was nothing."""
@@ -406,7 +425,8 @@ class File:
 class Prompt:
     """What a model gets: an optional system text and the messages, the last one being the user's question.
 
-    `attachments`: the files of the question. Those of earlier turns are told by name, in their text.
+    `attachments`: the files of the question. Those of earlier turns are told by name, in their text. `json_schema`:
+    what the answer is to be valid under; None also where the system text says that already.
     """
 
     messages: tuple[Message, ...]
@@ -417,6 +437,7 @@ class Prompt:
     request_id: str = ""
     attempt: int = 1
     attachments: tuple[File, ...] = ()
+    json_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -524,6 +545,7 @@ class ModelLimits:
     it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out. `title`: its name for people.
     `attachments`: the kinds of files that it takes besides text (`core.uploads`). `parts`: the kinds of parts that it
     is known to give besides text.
+    `format`: whether it takes `Prompt.json_schema`; another one is told in its system text.
     """
 
     answer_timeout_s: int | None = None
@@ -534,6 +556,7 @@ class ModelLimits:
     title: str | None = None
     attachments: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    format: bool = False
 
 
 def limits_of(model: Model) -> ModelLimits:

@@ -43,6 +43,7 @@ class FailureCode(StrEnum):
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
+    ATTACHMENT_MISSING = "attachment_missing"
     PROTOCOL_VIOLATION = "protocol_violation"
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import random
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -287,3 +289,17 @@ async def test_a_short_run_over_a_postgresql_that_crashes(postgres_server: objec
     assert report.completed > 0
     assert report.faults[FaultKind.POSTGRES] > 0
     assert FaultKind.DISK_FULL in report.never_injected
+
+
+@pytest.mark.process
+@pytest.mark.postgres
+@pytest.mark.timeout(240)
+async def test_chaos_over_three_gateways_behind_haproxy(postgres_server: object) -> None:
+    del postgres_server  # only whether there is one
+    if shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") is None and not os.environ.get("CI"):
+        pytest.skip("no HAProxy here")
+    report = await run_chaos(short(kills=2, own_postgres=True, gateways=3), notify=print)
+    assert report.violations == ()
+    assert report.completed > 0
+    assert report.faults[FaultKind.DATABASE_CUT] > 0
+    assert report.faults[FaultKind.FREEZE] > 0

@@ -15,7 +15,7 @@ import pytest
 import forked
 from answerback.cli.output import ExitCode
 from answerback.cli.talk import explain, printable
-from answerback.client import RequestTimeout
+from answerback.client import CannotConnect, Obstacle, RequestTimeout
 from cli_process import STOP_TIMEOUT_S, Run, Serve, start_gateway
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
@@ -111,6 +111,14 @@ def test_a_cut_answer_is_reported_on_stderr(echo_url: str, run: Run) -> None:
     result = run("ask", "one two three", "--max-tokens", "2", "--url", echo_url)
     assert (result.code, result.out.strip()) == (0, "one two")
     assert "--max-tokens" in result.err
+
+
+@pytest.mark.parametrize("obstacle", Obstacle)
+def test_who_is_told_to_start_a_gateway(obstacle: Obstacle) -> None:
+    hint = explain(CannotConnect("ws://h", "some reason", obstacle)).hint
+    nobody_there = {Obstacle.REFUSED, Obstacle.NAME, Obstacle.TIMEOUT, Obstacle.NETWORK}
+    assert hint == ("start one with `answerback serve`, or check --url" if obstacle in nobody_there else "")
+    assert not explain(CannotConnect("ws://h", "some reason; do this", obstacle)).hint
 
 
 def test_nobody_listens(run: Run) -> None:

@@ -269,9 +269,10 @@ def test_text_of_a_known_encoding_is_read(url: str, data: bytes, options: tuple[
     [
         (KOREAN.encode("cp949"), "cp949"),
         ("日本語のテキストです".encode("cp932"), "cp932"),
+        ("こんにちは".encode("cp932"), "cp932"),  # in cp949 it would be rare syllables
         ("Grüße aus Köln".encode("cp1252"), "cp1252"),
-        (KOREAN.encode("utf-16-le"), "utf-16-le"),
-        ("plain".encode("utf-16-be"), "utf-16-be"),
+        (KOREAN.encode("utf-16-le"), "utf-16le"),
+        ("plain".encode("utf-16-be"), "utf-16be"),
         (b"\xff\xff\xff", None),
         (KOREAN.encode()[:-1], None),
     ],
@@ -280,7 +281,7 @@ def test_text_of_an_unknown_encoding_is_refused_and_nothing_is_asked(url: str, d
     for arguments in (("ask", "-"), ("ask",), ("chat",)):
         done = ran(*arguments, "--url", url, input=data)
         assert (done.returncode, done.stdout) == (2, b""), (arguments, done)
-        assert b"stdin is not UTF-8" in done.stderr
+        assert b"stdin is not text in UTF-8" in done.stderr
         if guess:
             assert f"(it looks like {guess})".encode() in done.stderr
             assert f"--encoding {guess}".encode() in done.stderr
@@ -288,7 +289,7 @@ def test_text_of_an_unknown_encoding_is_refused_and_nothing_is_asked(url: str, d
         for arguments in ((data,), (b"hi", b"--system", data), (b"hi", b"--user", data), (b"hi", b"--model", data)):
             done = ran("ask", *arguments, "--url", url, stdin=subprocess.DEVNULL)
             assert (done.returncode, done.stdout) == (2, b""), (arguments, done)
-            assert b"is not UTF-8" in done.stderr
+            assert b"is not text in UTF-8" in done.stderr
 
 
 def test_a_locale_without_utf_8_spoils_no_argument(url: str) -> None:
@@ -306,7 +307,7 @@ def test_files_of_powershell_are_read(run: Run, tmp_path: Path) -> None:
     file.write_bytes('system = "한글입니다"\n'.encode("cp949"))
     refused = run("serve", "--show-config", "--config", str(file))
     assert refused.code == 2
-    assert "is not UTF-8 (it looks like cp949) — save it as UTF-8" in refused.err
+    assert "is not text in UTF-8 (it looks like cp949) — save it as UTF-8" in refused.err
 
 
 def test_no_such_encoding(run: Run) -> None:

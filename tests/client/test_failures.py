@@ -265,7 +265,7 @@ async def test_a_tls_port_that_answers_plain_http_in_words() -> None:
     assert found == [Obstacle.TLS_WANTED, Obstacle.NOT_WEBSOCKET, Obstacle.NO_TLS]
 
 
-@pytest.mark.parametrize("space", ["{}\n", " {}\r\n", "\ufeff{}"])
+@pytest.mark.parametrize("space", ["{}\n", " {}\r\n", "\ufeff{}", "Bearer {}", "\ufeffbearer  {} \n"])
 async def test_a_token_out_of_a_file_is_shown_without_what_is_around_it(space: str) -> None:
     heard: list[bytes] = []
 

@@ -132,6 +132,8 @@ SQL_BACKENDS = ["sqlite", *(pytest.param(name, marks=pytest.mark.postgres) for n
 BACKENDS = ["memory", *SQL_BACKENDS]
 DYNAMODB = [pytest.param("dynamodb", marks=pytest.mark.emulator), "moto"]
 """On the emulator, and a second opinion by people who never saw it: where they differ, one is not as AWS."""
+MOTO_PROOF = pytest.param("moto", marks=pytest.mark.proof)
+"""For the history in `make proof` only: its conditions are those of the requests, where both are asked each time."""
 AWS = pytest.param("aws", marks=[pytest.mark.emulator, pytest.mark.postgres])
 
 
@@ -145,6 +147,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             backends = [backend for backend in backends if backend not in DYNAMODB]
         if "crowd" in marks:
             backends = [backend for backend in backends if backend != "moto"]
+        if "history" in marks:
+            backends = [MOTO_PROOF if backend == "moto" else backend for backend in backends]
         if marks & {"history", "users"}:
             backends = [*backends, AWS]
         metafunc.parametrize("backend", backends, indirect=True)

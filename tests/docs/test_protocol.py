@@ -20,6 +20,7 @@ PARTS = (
     "ResumePoint",
     "ClientInfo",
     "Attachment",
+    "Format",
     "ServerLimits",
     "ServerInfo",
     "ModelInfo",
@@ -67,6 +68,7 @@ def _word(field: Any) -> str:
     words = {
         msgspec.inspect.StrType: "string",
         msgspec.inspect.BytesType: "string",
+        msgspec.inspect.LiteralType: "string",
         msgspec.inspect.EnumType: "string",
         msgspec.inspect.IntType: "number",
         msgspec.inspect.BoolType: "boolean",

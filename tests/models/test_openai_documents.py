@@ -184,10 +184,11 @@ async def test_what_cannot_be_read_is_counted(read: Callable, ask: Callable) -> 
         data(b'{"choices":[{"delta":{"content":"\xff"}}]}'),
         chunk("a"),
         END,
+        chunk(" text after the end"),
     ]
     async with model_of(streams(*parts)) as model:
         await read(model, ask("?"))
-        assert model.unread_documents == 3
+        assert model.unread_documents == 4
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,10 @@ def value_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
     """Any value that a field of this type may have."""
     if name in ("timestamp", "traceparent"):  # opaque
         return st.one_of(st.none(), st.text("abc"), st.integers(0, 10))
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return st.sampled_from(kind.values)
+    if isinstance(kind, msgspec.inspect.AnyType):
+        return st.one_of(st.none(), st.booleans(), st.integers(0, 10), st.text("abc"))
     if isinstance(kind, msgspec.inspect.BytesType):
         return st.binary(max_size=20)
     if isinstance(kind, msgspec.inspect.StrType):

@@ -38,7 +38,7 @@ def needs(case: Case) -> Needs:
 
 
 ADDED = {
-    *("messageProgress", "goAway", "features", "server", "modelInfo", "uploadState", "attachments"),
+    *("messageProgress", "goAway", "features", "server", "modelInfo", "uploadState", "attachments", "format"),
     *("part", "kind", "name"),
 }
 """What came later."""

@@ -17,6 +17,7 @@ from answerback.cli.talk import Growing, explain, note_language, shortfall, upda
 from answerback.client import Answer, AnswerbackError, Client, File
 from answerback.client.errors import RequestCancelled, RequestFailed, RequestTimeout
 from answerback.client.events import Done, Event, Text
+from answerback.client.typed import without_fence
 from answerback.settings import duration_ms
 
 
@@ -35,6 +36,10 @@ def ask(
     attach: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="A file to show the model; again for more.", show_default=False),
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A JSON Schema that the answer must be valid under.", show_default=False),
     ] = None,
     timeout: Annotated[
         str | None,
@@ -59,6 +64,8 @@ def ask(
       answerback ask --show reasoning,tool "How many days until the equinox?"
 
       answerback ask "What is wrong here?" --attach app.log
+
+      answerback ask "Who wrote to whom, and when?" --attach letter.txt --schema letter.schema.json | jq .date
     """
     what = _Question(
         message=_message(question, encoding),
@@ -66,6 +73,7 @@ def ask(
         prompt=prompt,
         timeout_s=_seconds(timeout),
         files=[_file(path) for path in attach or ()],
+        schema=None if schema is None else _Schema.read(schema),
     )
     check_stdout()  # an answer that has no place to go is not asked for
     return asyncio.run(_ask(asked, what, as_json=as_json))
@@ -78,6 +86,44 @@ class _Question:
     prompt: PromptOptions
     timeout_s: float | None
     files: list[File]
+    schema: "_Schema | None" = None
+
+
+class _Schema:
+    """A JSON Schema, and what checks an answer with it."""
+
+    def __init__(self, schema: dict[str, Any], validator: Any) -> None:
+        self.schema = schema
+        self._validator = validator
+
+    @classmethod
+    def read(cls, path: Path) -> "_Schema":
+        """Raises: CliError: it is no JSON Schema, or nothing here can check one."""
+        try:
+            from jsonschema import SchemaError  # noqa: PLC0415 - an extra
+            from jsonschema.validators import validator_for  # noqa: PLC0415
+        except ImportError as exc:
+            raise CliError("--schema needs a package that is not installed", "pip install '.[schema]'") from exc
+        try:
+            schema = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            kind = validator_for(schema, default=validator_for({}))
+            kind.check_schema(schema)
+        except OSError as exc:
+            raise usage_error(f"{path} cannot be read ({exc.strerror})", "name a file after --schema") from exc
+        except msgspec.MsgspecError as exc:
+            raise usage_error(f"{path} is not a JSON object") from exc
+        except SchemaError as exc:
+            raise usage_error(f"{path} is not a JSON Schema: {exc.message}") from exc
+        return cls(schema, kind(schema))
+
+    def why_not(self, text: str) -> str | None:
+        """Why the answer is not valid."""
+        try:
+            value = msgspec.json.decode(without_fence(text))
+        except msgspec.MsgspecError as exc:
+            return f"the answer is not JSON: {exc}"
+        found = next(iter(self._validator.iter_errors(value)), None)
+        return None if found is None else f"the answer is not valid at {found.json_path}: {found.message}"
 
 
 def _file(path: Path) -> File:
@@ -159,6 +205,7 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         system=prompt.system,
         max_tokens=prompt.max_tokens,
         parts=prompt.parts,
+        schema=None if question.schema is None else question.schema.schema,
         attachments=question.files,
     )
     if (update := update_wanted(client.wanted_version)) is not None:
@@ -183,6 +230,9 @@ async def _converse(client: Client, question: _Question, *, as_json: bool) -> Ex
         say_exactly(answer.text)
     if (why := shortfall(answer)) is not None:
         note(f"answerback: {why}")
+    if question.schema is not None and (invalid := question.schema.why_not(answer.text)) is not None:
+        note(f"answerback: {invalid}")
+        return ExitCode.FAILED
     return ExitCode.OK
 
 

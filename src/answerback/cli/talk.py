@@ -11,6 +11,7 @@ from answerback.client import (
     AnswerbackError,
     CannotConnect,
     Forbidden,
+    Obstacle,
     RateLimited,
     RequestCancelled,
     RequestFailed,
@@ -32,6 +33,8 @@ from answerback.protocol.frames import ModelInfo
 from answerback.texts import spoken
 from answerback.texts.languages import names_of, unknown_language
 
+_NOBODY_THERE: Final = frozenset({Obstacle.REFUSED, Obstacle.NAME, Obstacle.TIMEOUT, Obstacle.NETWORK})
+"""Where a gateway to start, or another address, may be the way out."""
 _SHORTFALLS: Final = {
     "length": "the answer was cut at its limit of tokens or bytes; see --max-tokens",
     "content_filter": "the answer was cut by the model's filter",
@@ -45,8 +48,8 @@ def explain(error: AnswerbackError) -> CliError:
     message = str(error).rstrip(".")
     match error:
         case CannotConnect():
-            has_hint = any(word in error.reason for word in (";", "answerback serve"))
-            hint = "" if has_hint else "start one with `answerback serve`, or check --url"
+            says_what_to_do = ";" in error.reason or error.obstacle not in _NOBODY_THERE
+            hint = "" if says_what_to_do else "start one with `answerback serve`, or check --url"
             return CliError(message, hint, exit_code=ExitCode.CANNOT_CONNECT)
         case Unauthorized(is_missing=True):
             hint = "pass one with --token or ANSWERBACK_TOKEN; `answerback token` makes one for development"

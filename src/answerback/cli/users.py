@@ -5,11 +5,14 @@ AWS.
 """
 
 import asyncio
+import json
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
@@ -21,10 +24,12 @@ from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, sa
 from answerback.cli.settings import Configuration, load
 from answerback.clock import epoch_ms
 from answerback.core.camel import camel
+from answerback.core.defaults import KEEP_FOREVER_DAYS
+from answerback.core.instants import iso
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
 from answerback.protocol.frames import is_id
 from answerback.service.id_forms import UsersInBothForms
-from answerback.settings import whole
+from answerback.settings import DAYS_OR_FOREVER, whole
 from answerback.stores import StoreError, StoreInUse, open_store
 
 T = TypeVar("T")
@@ -32,9 +37,11 @@ COMMANDS: Final = {
     "list": ("List all users.", "answerback.cli.users:list_users"),
     "show": ("Show one user.", "answerback.cli.users:show"),
     "set-limit": ("Set a user's own rate limit.", "answerback.cli.users:set_limit"),
+    "set-retention": ("Set how long a user's conversations are kept.", "answerback.cli.users:set_retention"),
     "block": ("Lock a user out.", "answerback.cli.users:block"),
     "unblock": ("Let a user in again.", "answerback.cli.users:unblock"),
     "usage": ("Show requests and tokens by day (UTC).", "answerback.cli.users:usage"),
+    "export": ("Write all that is stored about a user into a file.", "answerback.cli.users:export"),
     "delete": ("Erase everything about a user, for good.", "answerback.cli.users:delete"),
 }
 _PAGE: Final = 100
@@ -125,6 +132,35 @@ def set_limit(
 
 
 @with_options
+def set_retention(
+    *,
+    user: _UserId,
+    days: Annotated[str, typer.Argument(metavar="Nd|forever|default", help="Days after the last turn.")],
+    conversation: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of this conversation alone.", show_default=False)
+    ] = None,
+    place: _Place,
+    as_json: Json = False,
+) -> None:
+    """Set for how long conversations are kept after their last turn: a user's, or one of them.
+
+    A conversation's own days count, else its user's, else the gateway's --history-days. `default` takes the own days
+    away. Then it is deleted as if its user had deleted it: erased --retention-days after its last turn at the earliest.
+    """
+    if not is_id(user):
+        raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
+    keep_days = _read_keep_days(days)
+    if not _run(
+        lambda users: users.set_retention(user, keep_days, now_ms=epoch_ms(), conversation_id=conversation), place
+    ):
+        raise CliError(f"{user} has no conversation {conversation}")
+    if as_json:
+        say_json({"userId": user, "keepDays": keep_days} | ({"conversationId": conversation} if conversation else {}))
+    else:
+        say(f"{conversation or user}: {_keep_text(keep_days)}")
+
+
+@with_options
 def block(*, user: _UserId, place: _Place, as_json: Json = False) -> None:
     """Lock a user out: no connections, no questions. What runs for the user is cancelled, open sockets are closed.
 
@@ -169,6 +205,43 @@ def usage(
     else:
         rows = [(day.day, day.user_id, day.requests, day.input_tokens, day.output_tokens) for day in found]
         say_table(("day", "user", "requests", "input tokens", "output tokens"), rows)
+
+
+@with_options
+def export(
+    *,
+    user: _UserId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
+    place: _Place,
+    as_json: Json = False,
+) -> None:
+    """Write all that is stored about a user into a new file: requests, answers, conversations, usage, limit.
+
+    Each line is a JSON object. Its `table` says where it is stored. `delete` erases the same, except a block.
+    """
+    if os.path.lexists(file):
+        raise CliError(f"{file} exists, and an export overwrites nothing", "name a new file")
+    part = file.with_name(file.name + ".part")
+    try:
+        with open(part, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened:
+
+            async def write(users: Users) -> int:
+                header = {"table": "export", "format": 1, "userId": user, "exportedAt": iso(epoch_ms())}
+                opened.write(json.dumps(header, ensure_ascii=False).encode() + b"\n")
+                return sum([opened.write(line) > 0 async for line in users.export(user)])
+
+            lines = _run(write, place)
+        if not lines:
+            raise _no_such(user)
+        part.rename(file)
+    except OSError as exc:
+        raise CliError(f"{file} cannot be written ({exc.strerror})", "name a file that this user may write") from exc
+    finally:
+        part.unlink(missing_ok=True)
+    if as_json:
+        say_json({"userId": user, "file": str(file), "lines": lines})
+    else:
+        say(f"{file}: {lines} lines about {user}")
 
 
 @with_options
@@ -251,7 +324,8 @@ def _row(user: StoredUser) -> Sequence[object]:
 
 
 def _as_json(row: StoredUser | DailyUsage) -> dict[str, Any]:
-    shown = {name: value for name, value in asdict(row).items() if (name, value) != ("blocked", False)}
+    unset = (("blocked", False), ("keep_days", None))
+    shown = {name: value for name, value in asdict(row).items() if (name, value) not in unset}
     return {camel(name): value for name, value in shown.items()}
 
 
@@ -259,6 +333,23 @@ def _limit_text(per_minute: int | None) -> str:
     if per_minute is None:
         return "default"
     return f"{per_minute} a minute" if per_minute else "off"
+
+
+def _keep_text(keep_days: int | None) -> str:
+    if keep_days is None:
+        return "default"
+    return "kept forever" if keep_days >= KEEP_FOREVER_DAYS else f"kept for {keep_days} days"
+
+
+def _read_keep_days(text: str) -> int | None:
+    if text.lower() == "default":
+        return None
+    try:
+        days = DAYS_OR_FOREVER.read(text)
+    except ValueError:
+        raise usage_error(f"the days must be {DAYS_OR_FOREVER.rule} or default, not {text!r}", "as in 30d") from None
+    assert isinstance(days, int | None)
+    return KEEP_FOREVER_DAYS if days is None else days
 
 
 def _time_text(at_ms: int | None) -> str | None:

@@ -8,6 +8,7 @@ from answerback.client.blocking import BlockingAnswerStream, BlockingClient
 from answerback.client.client import Client
 from answerback.client.errors import (
     AnswerbackError,
+    AnswerInvalid,
     AnswerRestarted,
     AttachmentMissing,
     CannotConnect,
@@ -73,6 +74,7 @@ from answerback.protocol.limits import MAX_TITLE_LENGTH
 __all__ = [
     "MAX_TITLE_LENGTH",
     "Answer",
+    "AnswerInvalid",
     "AnswerPart",
     "AnswerRestarted",
     "AnswerStream",

@@ -6,12 +6,12 @@ import os
 import random
 import ssl as ssl_module
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack, overload
 
-from answerback.client.client import Client
+from answerback.client.client import AskOptions, Client, ValueT
 from answerback.client.errors import Closed
 from answerback.client.events import Answer, ConnectionState, Event
 from answerback.client.outbox import Outbox, PendingRequest
@@ -230,6 +230,12 @@ class BlockingClient:
         """What the server has said of a model; see `Client.model_info`."""
         return self._client.model_info(name)
 
+    @overload
+    def ask(self, message: str, *, type: type[ValueT], repair: int = 0, **options: Unpack[AskOptions]) -> ValueT: ...
+
+    @overload
+    def ask(self, message: str, **options: Unpack[AskOptions]) -> Answer: ...
+
     def ask(
         self,
         message: str,
@@ -242,21 +248,25 @@ class BlockingClient:
         replaces: str | None = None,
         attachments: Sequence[Source] = (),
         request_id: str | None = None,
-    ) -> Answer:
+        schema: Mapping[str, Any] | None = None,
+        type: type[ValueT] | None = None,
+        repair: int = 0,
+    ) -> Answer | ValueT:
         """Ask and wait for the whole answer; see `Client.ask`. Ctrl-C stops the request at the server."""
-        return self._thread.run(
-            self._client.ask(
-                message,
-                timeout=timeout,
-                conversation=conversation,
-                model=model,
-                system=system,
-                max_tokens=max_tokens,
-                replaces=replaces,
-                attachments=attachments,
-                request_id=request_id,
-            )
-        )
+        options: AskOptions = {
+            "timeout": timeout,
+            "conversation": conversation,
+            "model": model,
+            "system": system,
+            "max_tokens": max_tokens,
+            "replaces": replaces,
+            "attachments": attachments,
+            "request_id": request_id,
+            "schema": schema,
+        }
+        if type is None:
+            return self._thread.run(self._client.ask(message, **options))
+        return self._thread.run(self._client.ask(message, type=type, repair=repair, **options))
 
     def stream(
         self,
@@ -271,6 +281,7 @@ class BlockingClient:
         replaces: str | None = None,
         attachments: Sequence[Source] = (),
         request_id: str | None = None,
+        schema: Mapping[str, Any] | None = None,
         parts: Collection[str] = (),
     ) -> BlockingAnswerStream:
         """Ask, and read the answer while it comes: `for piece in app.stream(…)`; see `Client.stream`."""
@@ -287,6 +298,7 @@ class BlockingClient:
                 replaces=replaces,
                 attachments=attachments,
                 request_id=request_id,
+                schema=schema,
                 parts=parts,
             )
 

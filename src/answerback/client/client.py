@@ -8,10 +8,10 @@ import ssl as ssl_module
 import sys
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Self, TypeVar, overload
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, overload
 
 from answerback import __version__
 from answerback.client import versions
@@ -20,6 +20,7 @@ from answerback.client.driver import Driver
 from answerback.client.effects import Emit, Fail, FilesWanted, Reply, ReplyFailed, RoundTrip
 from answerback.client.errors import (
     AnswerbackError,
+    AnswerInvalid,
     MessageTooLarge,
     ProtocolViolation,
     request_failed,
@@ -33,6 +34,7 @@ from answerback.client.session import Session
 from answerback.client.stream import AnswerStream
 from answerback.client.timing import Timing
 from answerback.client.tokens import Token, TokenSource
+from answerback.client.typed import asked_again, described, read_as, schema_of
 from answerback.client.uploads import File, Source, bring, files_of, read_again
 from answerback.core.answer import clean
 from answerback.protocol.codec import encode
@@ -42,6 +44,7 @@ from answerback.protocol.frames import (
     Conversation,
     Conversations,
     ConversationSummary,
+    Format,
     GetHistory,
     History,
     ListConversations,
@@ -61,9 +64,24 @@ from answerback.tasks import Tasks
 log = logging.getLogger("answerback.client")
 
 ReplyT = TypeVar("ReplyT")
+ValueT = TypeVar("ValueT")
 _STATES_KEPT = 100
 _NO_FILES: Final = "This server takes no files. Leave them out, or ask its operator to upgrade it."
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+class AskOptions(TypedDict, total=False):
+    """How a question is asked; see `Client.ask`."""
+
+    timeout: float | None
+    conversation: str | None
+    model: str | None
+    system: str | None
+    max_tokens: int | None
+    replaces: str | None
+    attachments: Sequence[Source]
+    request_id: str | None
+    schema: Mapping[str, Any] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -176,6 +194,14 @@ class Client:
 
     # --- asking -----------------------------------------------------------------------------------------
 
+    @overload
+    async def ask(
+        self, message: str, *, type: type[ValueT], repair: int = 0, **options: Unpack[AskOptions]
+    ) -> ValueT: ...
+
+    @overload
+    async def ask(self, message: str, **options: Unpack[AskOptions]) -> Answer: ...
+
     async def ask(
         self,
         message: str,
@@ -188,7 +214,10 @@ class Client:
         replaces: str | None = None,
         attachments: Sequence[Source] = (),
         request_id: str | None = None,
-    ) -> Answer:
+        schema: Mapping[str, Any] | None = None,
+        type: type[ValueT] | None = None,
+        repair: int = 0,
+    ) -> Answer | ValueT:
         """Ask and wait for the whole answer, at most 32 KB of it.
 
         Args:
@@ -199,26 +228,44 @@ class Client:
             attachments: files to show the model, as paths or `File`s: at most 8, of 4 MB each. What its model cannot
                 read the server refuses; see `model_info`.
             request_id: your own unique id; asking again under it gets the same answer, never a second one.
+            schema: a JSON Schema that the model is to keep to; nobody checks that it did.
+            type: what to return instead: a msgspec Struct, a dataclass, a pydantic model, or another type that msgspec
+                knows. The model is given its schema, and the answer is checked here.
+            repair: how often to ask again, under a new id, when the answer is not of the type. Each costs an answer.
         Raises: RequestTimeout, RequestFailed (RateLimited, Overloaded, …), RequestCancelled, MessageTooLarge,
-            AttachmentMissing, SessionReplaced, Closed. Raises at once: OSError, ValueError: a file cannot be read, or
-            is too large. Cancelling the task stops the request at the server.
+            AttachmentMissing, AnswerInvalid, SessionReplaced, Closed. Raises at once: OSError, ValueError: a file
+            cannot be read, or is too large. Cancelling the task stops the request at the server.
         """
         total_s = self._request_timeout_s if timeout is None else timeout
         files = files_of(attachments)
-        frame = self._question(
-            message,
-            files,
-            stream=False,
-            conversation=conversation,
-            model=model,
-            system=system,
-            max_tokens=max_tokens,
-            replaces=replaces,
-            request_id=request_id,
-        )
-        timeouts = self._timeouts(frame, None, None) if total_s is None else Timeouts(total_s=total_s)
-        async with self._begin(frame, timeouts, files) as stream:
-            return await stream.answer
+        asked = message
+        while True:
+            frame = self._question(
+                asked,
+                files,
+                stream=False,
+                conversation=conversation,
+                model=model,
+                system=system,
+                max_tokens=max_tokens,
+                replaces=replaces,
+                request_id=request_id,
+                schema=schema if type is None else schema_of(type),
+            )
+            timeouts = self._timeouts(frame, None, None) if total_s is None else Timeouts(total_s=total_s)
+            async with self._begin(frame, timeouts, files) as stream:
+                answer = await stream.answer
+            if type is None:
+                return answer
+            try:
+                return read_as(type, answer.text)
+            except ValueError as exc:
+                why = str(exc)
+                if repair <= 0:
+                    raise AnswerInvalid(answer, why) from exc
+            repair -= 1
+            asked, request_id = asked_again(message, answer.text, why), None
+            replaces = answer.request_id if conversation is not None else None
 
     def stream(
         self,
@@ -233,6 +280,7 @@ class Client:
         replaces: str | None = None,
         attachments: Sequence[Source] = (),
         request_id: str | None = None,
+        schema: Mapping[str, Any] | None = None,
         parts: Collection[str] = (),
     ) -> AnswerStream:
         """Ask, and read the answer while it comes: `async for piece in app.stream(…)`.
@@ -241,6 +289,7 @@ class Client:
             timeout: seconds without text or sign of life that are allowed once the answer has started (default 30); no
                 connection is no silence.
             total_timeout: seconds in all (default: `request_timeout`, else a little more than the server's own limits).
+            schema: a JSON Schema that the model is to keep to; nobody checks that it did.
             parts: kinds of what a model says besides text, such as `reasoning`, `tool` and `citation`, that `events()`
                 and `Answer.parts` are to have.
         The other arguments and the errors are those of `ask`; they are raised while reading. Raises at once:
@@ -257,6 +306,7 @@ class Client:
             max_tokens=max_tokens,
             replaces=replaces,
             request_id=request_id,
+            schema=schema,
             parts=parts,
         )
         return self._begin(frame, self._timeouts(frame, timeout, total_timeout), files)
@@ -385,6 +435,7 @@ class Client:
         max_tokens: int | None,
         replaces: str | None,
         request_id: str | None,
+        schema: Mapping[str, Any] | None,
         parts: Collection[str] = (),
     ) -> SendMessage:
         text = clean(message)
@@ -407,6 +458,7 @@ class Client:
             max_tokens=max_tokens,
             replaces=replaces,
             attachments=tuple(file.attachment for file in files),
+            format=None if schema is None else Format(type="json_schema", json_schema=described(schema)),
             # Also for signs of life; said before the first `welcome`, for a server that knows none ignores it.
             parts=tuple(parts),
             traceparent=_traceparent(),

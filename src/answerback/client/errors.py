@@ -9,6 +9,7 @@
     ├── Closed                      the client was closed
     ├── MessageTooLarge             size_bytes, limit_bytes
     ├── ProtocolViolation           request_id, detail
+    ├── AnswerInvalid               answer, why: it is not of the type that was asked for
     ├── AnswerRestarted             request_id: text that was already given out is void
     ├── RequestTimeout              request_id, timeout_s, text, cause_code   (also a TimeoutError)
     ├── RequestCancelled            answer: what there was until then
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from answerback.client.events import Answer
 
 __all__ = [
+    "AnswerInvalid",
     "AnswerRestarted",
     "AnswerbackError",
     "AttachmentMissing",
@@ -204,6 +206,21 @@ class ProtocolViolation(AnswerbackError):
 
     def __str__(self) -> str:
         return f"The server broke the protocol ({self.detail}). Tell its operator; request {self.request_id}."
+
+
+class AnswerInvalid(AnswerbackError):
+    """The answer is whole, and not of the type that was asked for. `answer` has its text, `why` what is wrong."""
+
+    code = "answer_invalid"
+    retryable = True
+
+    def __init__(self, answer: "Answer", why: str) -> None:
+        super().__init__(answer.request_id, why)
+        self.answer = answer
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"The answer is not of the type that was asked for: {self.why}"
 
 
 class AnswerRestarted(AnswerbackError):

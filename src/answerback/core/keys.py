@@ -10,10 +10,12 @@ import unicodedata
 from functools import lru_cache
 from typing import Final
 
+import msgspec
 from msgspec.structs import astuple
 
 from answerback.protocol.frames import SendMessage
 
+_sorted: Final = msgspec.json.Encoder(order="deterministic")
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -65,6 +67,8 @@ def fingerprint(frame: SendMessage) -> str:
         later += ("parts", "\n".join(kinds(frame.parts)))
     if frame.attachments:
         later += ("attachments", *(part for one in frame.attachments for part in map(str, astuple(one))))
+    if frame.format is not None:
+        later += ("format", _sorted.encode(frame.format).decode())
     return digest(
         "payload", frame.message, frame.conversation_id, frame.model, frame.system, max_tokens, frame.replaces, *later
     )

@@ -21,7 +21,7 @@ from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.parts import NOTHING, Content
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Attachment, Status
+from answerback.protocol.frames import Attachment, Format, Status
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -80,6 +80,7 @@ class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     replaces: str | None = None
     attachments: tuple[Attachment, ...] = ()
+    format: Format | None = None
 
 
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"target": "wish"}):

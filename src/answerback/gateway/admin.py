@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import WSCloseCode, web
 
 import answerback
+from answerback.core import defaults
 from answerback.core.handshake import Hosts
 from answerback.core.instants import iso
 from answerback.core.keys import normal_id
@@ -45,7 +46,7 @@ from answerback.service.questions import BLOCKED
 
 log = logging.getLogger("answerback.admin")
 
-_Handler: TypeAlias = Callable[..., Awaitable[web.Response]]
+_Handler: TypeAlias = Callable[..., Awaitable[web.StreamResponse]]
 """Called with the request and the variable parts of its path by name."""
 
 MAX_POST_BYTES: Final = 128 * 1024
@@ -140,6 +141,7 @@ class _UserBody(_Body, omit_defaults=True):
     conversations: int
     turns: int
     blocked: bool = False
+    keep_days: int | None = None
 
 
 class _UsageBody(_Body):
@@ -154,6 +156,13 @@ class _LimitBody(msgspec.Struct, rename="camel"):
     """`per_minute`: None for the server's default, 0 for no limit."""
 
     per_minute: Annotated[int, msgspec.Meta(ge=0, le=MAX_PER_MINUTE)] | None
+
+
+class _RetentionBody(msgspec.Struct, rename="camel", omit_defaults=True):
+    """`keep_days`: None for what holds else. `conversation_id`: of this one alone."""
+
+    keep_days: Annotated[int, msgspec.Meta(ge=1, le=defaults.KEEP_FOREVER_DAYS)] | None
+    conversation_id: str | None = None
 
 
 class _BlockedBody(msgspec.Struct, rename="camel"):
@@ -214,8 +223,10 @@ class Admin:
             ("GET", "/users", self._list_users),
             ("GET", "/users/{user_id:[^/]*}", self._get_user),
             ("DELETE", "/users/{user_id:[^/]*}", self._delete_user),
+            ("GET", "/users/{user_id:[^/]*}/export", self._export_user),
             ("PUT", "/users/{user_id:[^/]*}/limit", self._set_limit),
             ("PUT", "/users/{user_id:[^/]*}/blocked", self._set_blocked),
+            ("PUT", "/users/{user_id:[^/]*}/retention", self._set_retention),
             ("GET", "/usage", self._list_usage),
             ("POST", "/reload", self._reload),
         )
@@ -267,7 +278,8 @@ class Admin:
                 404,
                 "NotFoundException",
                 "There are /console, /healthz, /metrics, /overview, /requests, /requests/USER/REQUEST, /users, "
-                "/users/USER, /users/USER/limit, /users/USER/blocked, /usage, /reload and /@connections/ID.",
+                "/users/USER, /users/USER/export, /users/USER/limit, /users/USER/blocked, /users/USER/retention, "
+                "/usage, /reload and /@connections/ID.",
             )
         return await handler(request, **match)
 
@@ -375,6 +387,26 @@ class Admin:
             raise _no_user()
         return json_response(200, _UserBody.of(user))
 
+    async def _export_user(self, request: web.BaseRequest, user_id: str) -> web.StreamResponse:
+        """Send a line of JSON for each thing that is stored. What is cut off in the middle was not all of it."""
+        lines = self._users.export(user_id)
+        first = await anext(lines, None)
+        if first is None:
+            raise _no_user()
+        _note(request, "a user's data were exported", userId=user_id)
+        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+        await response.prepare(request)
+        try:
+            await response.write(first)
+            async for line in lines:
+                await response.write(line)
+            await response.write_eof()
+        except Unavailable as exc:
+            log.warning("the store is unavailable: %s", exc)
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
     async def _delete_user(self, request: web.BaseRequest, user_id: str) -> web.Response:
         _note(request, "a user is to be erased", userId=user_id)
         # No app may wait for ever for an answer that is erased.
@@ -408,6 +440,21 @@ class Admin:
         if blocked:
             await self._canceller.end_sessions(normal_id(user_id), why=Error(code=ErrorCode.FORBIDDEN, message=BLOCKED))
         return json_response(200, {"userId": user_id, "blocked": blocked})
+
+    async def _set_retention(self, request: web.BaseRequest, user_id: str) -> web.Response:
+        if not is_id(user_id):
+            raise _bad_request(f"A user id is 1 to {MAX_ID_LENGTH} visible characters.")
+        try:
+            kept = msgspec.json.decode(await _body(request), type=_RetentionBody)
+        except (msgspec.MsgspecError, RecursionError):
+            raise _bad_request('Send {"keepDays": N}, null for the default, and perhaps "conversationId".') from None
+        if not await self._users.set_retention(
+            user_id, kept.keep_days, now_ms=self._clock(), conversation_id=kept.conversation_id
+        ):
+            raise _Failure(404, "NotFoundException", "There is no such conversation.")
+        about = {} if kept.conversation_id is None else {"conversationId": kept.conversation_id}
+        _note(request, f"a retention was set to {kept.keep_days or 'default'} days", userId=user_id, **about)
+        return json_response(200, {"userId": user_id, "keepDays": kept.keep_days, **about})
 
     async def _list_usage(self, request: web.BaseRequest) -> web.Response:
         """`?user=ID&since=YYYY-MM-DD`"""

@@ -9,6 +9,7 @@ from answerback.core.delivery import COALESCE_MS
 from answerback.core.request import Policy
 from answerback.protocol.limits import MAX_MESSAGE_BYTES
 from answerback.settings import (
+    DAYS_OR_FOREVER,
     FOLDER,
     MILLISECONDS,
     NETWORKS,
@@ -210,6 +211,9 @@ class GatewaySettings:
     retention_days: Annotated[
         int, Setting(DATA, whole(1, 3650, metavar="DAYS"), "How long request records are kept.")
     ] = defaults.RETENTION_DAYS
+    history_days: Annotated[
+        int | None, Setting(DATA, DAYS_OR_FOREVER, "How long conversations are kept after their last turn, or forever.")
+    ] = None
     ca_file: Annotated[
         Path | None, Setting(AUTHENTICATION, PATH, "PEM file with more authorities: of models' servers and --jwks-url.")
     ] = None

@@ -1,6 +1,7 @@
 """Models of Amazon Bedrock, by ConverseStream. One thread reads each answer; boto3 has no other way."""
 
 import hashlib
+import json
 import logging
 import re
 import ssl
@@ -343,6 +344,9 @@ def converse_request(prompt: Prompt, model: str, options: BedrockOptions) -> dic
     if options.guardrail is not None:
         identifier, version = options.guardrail
         request["guardrailConfig"] = {"guardrailIdentifier": identifier, "guardrailVersion": version}
+    if prompt.json_schema is not None:
+        definition = {"name": "answer", "schema": json.dumps(prompt.json_schema, ensure_ascii=False)}
+        request["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": definition}}}
     if options.tier is not None:
         request["serviceTier"] = {"type": options.tier}
     # Bedrock's log of invocations has these beside the tokens, so that a bill can be split by user.

@@ -14,13 +14,14 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from answerback.core.context import told_schema
 from answerback.core.masking import masked
 from answerback.core.uploads import IMAGE, kind_of
 from answerback.model_guard import texts_of
 from answerback.models.documents import DocumentDecoder, decode
 from answerback.models.errors import NO_SYSTEM, TOO_LONG, Complaint, allowed_below, error_of
 from answerback.models.http import TRANSPORT_ERRORS, HttpClient, is_transient
-from answerback.models.prompts import chat_messages, pictures_of
+from answerback.models.prompts import chat_messages, pictures_of, response_format
 from answerback.models.reader import DRAIN_TIMEOUT_S, chat_completion, read_answer
 from answerback.ports import File, ModelError, ModelLimits, Piece, Prompt
 from answerback.protocol.errors import ErrorCode
@@ -48,7 +49,7 @@ _MAX_TOKENS: Final = ("max_tokens", "max_completion_tokens")
 class Dialect:
     """Which of the protocol's members a server takes. `max_tokens_fields`: the next to try first; none is left: none.
 
-    `has_system` false: the system text goes into the first message.
+    `has_system` false: the system text goes into the first message. `has_format` false: a schema is told in words.
     """
 
     max_tokens_fields: tuple[str, ...] = _MAX_TOKENS
@@ -56,9 +57,12 @@ class Dialect:
     stream: bool = True
     stream_options: bool = True
     has_system: bool = True
+    has_format: bool = True
 
     def body(self, model: str, prompt: Prompt) -> dict[str, Any]:
         """The request. Raises: ModelError: there is nothing to ask."""
+        if prompt.json_schema is not None and not self.has_format:
+            prompt = replace(prompt, system=told_schema(prompt.system, prompt.json_schema), json_schema=None)
         system, messages = chat_messages(prompt)
         if system and not self.has_system:
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
@@ -73,10 +77,14 @@ class Dialect:
             body["stream"] = True
         if self.stream and self.stream_options:
             body["stream_options"] = {"include_usage": True}
+        if prompt.json_schema is not None:
+            body["response_format"] = response_format(prompt.json_schema)
         return body
 
     def adapted(self, text: str, body: Mapping[str, Any]) -> "Dialect | None":
         """The dialect without what `text`, a refusal of `body`, names; None: it names nothing that can be spared."""
+        if re.search("response_format|json_schema|schema", text) and "response_format" in body:
+            return replace(self, has_format=False)
         if "stream_options" in text and "stream_options" in body:
             return replace(self, stream_options=False)
         if any(field in text for field in _MAX_TOKENS) and self.max_tokens_fields:

@@ -1,6 +1,7 @@
 """A prompt as the servers of models take it: roles in turns, the user's first, and no blank text."""
 
 import re
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any, Final
 
@@ -47,3 +48,8 @@ def system_of(prompt: Prompt) -> str:
 def chat_messages(prompt: Prompt) -> tuple[str, list[dict[str, Any]]]:
     """The system text and the messages of the OpenAI protocol. Raises: ModelError: as `turns_of`."""
     return system_of(prompt), [{"role": str(role), "content": "\n\n".join(texts)} for role, texts in turns_of(prompt)]
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """How the OpenAI protocol asks for a typed answer."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}

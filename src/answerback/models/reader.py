@@ -99,7 +99,9 @@ async def read_answer(
         with suppress(Exception):
             async with asyncio.timeout(USAGE_TIMEOUT_S if usage_timeout_s is None else usage_timeout_s) as limit:
                 async for document in documents:
-                    told.learn(find(document))
+                    told.learn(later := find(document))
+                    if later.text:
+                        note_odd()
                     if told.input_tokens is not None and told.output_tokens is not None:
                         drained_at = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
                         limit.reschedule(min(drained_at, limit.when() or drained_at))

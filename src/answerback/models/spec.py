@@ -30,7 +30,7 @@ class ModelSpecError(Exception):
     """A model spec that cannot be used; the text says what is wrong and what to write instead."""
 
 
-LOCAL: Final = ModelLimits(tokens_per_byte=1.0, languages=("en",), demo=True, title="SmolLM2 135M")
+LOCAL: Final = ModelLimits(tokens_per_byte=1.0, languages=("en",), demo=True, title="SmolLM2 135M", format=True)
 """Of the embedded model. Its tokenizer spells rare Hangul byte by byte."""
 
 OPENAI_CONTEXT_TOKENS: Final = 8192
@@ -77,6 +77,7 @@ class OpenAISpec(_ServerSpec):
     """
 
     base_url: str
+    limits: ModelLimits = field(default_factory=lambda: ModelLimits(format=True))
     query: Mapping[str, str] = field(default_factory=dict)
     api_key_env: str = "OPENAI_API_KEY"
     api_key_file: str | None = None
@@ -134,7 +135,7 @@ _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 )
 _BEDROCK_OPTIONS: Final = (
     *("region", "temperature", "top_p", "cache", "guardrail", "tier"),
-    *("silence_s", "answer_timeout", "max_tokens", "context_tokens", "concurrency", "attachments", "parts"),
+    *("silence_s", "answer_timeout", "max_tokens", "format", "context_tokens", "concurrency", "attachments", "parts"),
 )
 _CACHES: Final = ("5m", "1h")
 _MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "none")
@@ -242,7 +243,7 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
     if not _IS_ENVIRONMENT_NAME.fullmatch(api_key_env):
         raise ModelSpecError(f"{text!r}: api_key_env must be the name of an environment variable, not the key itself.")
     _check_name(name or url.fragment, text)
-    options = _server_options(text, given, OPENAI_CONTEXT_TOKENS)
+    options = _server_options(text, given, OPENAI_CONTEXT_TOKENS, has_format=True)
     # What is left of `given` then goes to the server, as Azure's api-version does.
     return OpenAISpec(
         name=name or url.fragment,
@@ -303,13 +304,13 @@ def _python(text: str, argument: str, name: str | None) -> PythonSpec:
     limits = _limits(text, given := _pairs(text, query))
     if given:
         raise ModelSpecError(
-            f"{text!r}: python: has the options answer_timeout, max_tokens, attachments and parts only."
+            f"{text!r}: python: has the options answer_timeout, max_tokens, parts, attachments and format."
         )
     return PythonSpec(name=name, module=module, factory=factory, limits=limits)
 
 
-def _limits(text: str, given: dict[str, str]) -> ModelLimits:
-    """The options that every kind of model has; they are taken out of `given`."""
+def _limits(text: str, given: dict[str, str], *, has_format: bool = False) -> ModelLimits:
+    """The options that every kind of model has; they are taken out of `given`. `has_format`: what is usual."""
     read = {
         key: _whole(text, key, given.pop(key), 1, high)
         for key, high in (("answer_timeout", 86_400), ("max_tokens", 1_000_000))
@@ -320,6 +321,7 @@ def _limits(text: str, given: dict[str, str]) -> ModelLimits:
         max_tokens=read.get("max_tokens"),
         attachments=_some(text, given, "attachments", (IMAGE, DOCUMENT)),
         parts=_some(text, given, "parts", sorted(PART_KINDS)),
+        format=_yes(text, "format", given.pop("format", str(int(has_format)))),
     )
 
 
@@ -331,12 +333,14 @@ def _some(text: str, given: dict[str, str], key: str, words: Sequence[str]) -> t
     return tuple(word for word in words if word in taken)
 
 
-def _server_options(text: str, given: dict[str, str], context_tokens: int) -> dict[str, Any]:
-    """The options of every model of a server; they are taken out of `given`. `context_tokens`: what is usual.
+def _server_options(
+    text: str, given: dict[str, str], context_tokens: int, *, has_format: bool = False
+) -> dict[str, Any]:
+    """The options of every model of a server; they are taken out of `given`. The other arguments: what is usual.
 
     An answer gets at most half of the context, so there is room for twice what `max_tokens` says.
     """
-    limits = _limits(text, given)
+    limits = _limits(text, given, has_format=has_format)
     read = {
         key: _whole(text, key, given.pop(key), low, high)
         for key, low, high in (("silence_s", 1, 3600), ("context_tokens", 256, 10_000_000), ("concurrency", 1, 10_000))

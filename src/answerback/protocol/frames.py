@@ -5,7 +5,7 @@ A field without a default is always on the wire; a field with one is left out wh
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Final, TypeAlias, TypeGuard
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeGuard
 
 from msgspec import Meta, Struct, field
 
@@ -107,6 +107,13 @@ class Attachment(_Object, frozen=True, kw_only=True):
     name: FileName
 
 
+class Format(_Object, frozen=True, kw_only=True):
+    """What the answer's text is to be: a JSON value that is valid under `schema`, a JSON Schema."""
+
+    type: Literal["json_schema"] = field()
+    json_schema: dict[str, Any] = field(name="schema")
+
+
 class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     """One question. `timestamp` is opaque: it is neither read nor kept.
 
@@ -125,6 +132,7 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     replaces: Id | None = None
     parts: Annotated[tuple[Id, ...], Meta(max_length=MAX_PARTS)] | None = None
     attachments: Annotated[tuple[Attachment, ...], Meta(max_length=MAX_ATTACHMENTS)] = ()
+    format: Format | None = None
     timestamp: Any = None
     traceparent: Any = None
 
@@ -265,6 +273,7 @@ class ModelInfo(_Object, frozen=True, kw_only=True):
     """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out.
     `attachments`: the kinds of files that it takes (`text`, `image`, `document`). `parts`: the kinds of parts that it
     gives, as far as the operator has said.
+    `format`: whether it keeps to a JSON Schema by itself; to another one the schema is told in words.
     """
 
     title: str | None = None
@@ -274,6 +283,7 @@ class ModelInfo(_Object, frozen=True, kw_only=True):
     max_tokens: Count | None = None
     attachments: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    format: bool = False
 
 
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):

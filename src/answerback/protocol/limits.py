@@ -32,6 +32,9 @@ MAX_PAGE: Final = 100
 MAX_TITLE_LENGTH: Final = 200
 """Code points of a conversation's title."""
 
+MAX_SCHEMA_BYTES: Final = 16 * 1024
+"""The JSON Schema of a typed answer, as JSON without white space."""
+
 PIECE_BYTES: Final = 64 * 1024
 """A piece of an attachment: in base64 three fragments of a message. Each but the last one has just this size."""
 

@@ -354,6 +354,9 @@ class Run:
         system = tools.system if question.system is None else question.system
         if system is not None and context.is_blank(system):
             system = None
+        schema = None if question.format is None else question.format.json_schema
+        if schema is not None and not limits.format:
+            system, schema = context.told_schema(system, schema), None
         per_byte = limits.tokens_per_byte
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
         if files:
@@ -367,6 +370,7 @@ class Run:
             request_id=record.request_id,
             attempt=record.attempt,
             attachments=files,
+            json_schema=schema,
         )
 
     def ending(self, outcome: Outcome) -> Ending:

@@ -59,7 +59,7 @@ UNAVAILABLE_RETRY_MS: Final = 1_000
 
 TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
 
-FEATURES: Final = ("parts", "superseded")
+FEATURES: Final = ("parts", "superseded", "format")
 """What clients may use beyond the first edition of the protocol."""
 
 
@@ -219,14 +219,15 @@ class Front:
             return None
         match await self._connections.bind(connection.connection_id, user_id):
             case Superseded():
-                await self._replaced(connection.connection_id)
+                await self.replaced(connection.connection_id)
                 return None
             case Bound(connection=bound, replaced=replaced):
                 if replaced is not None:
-                    await self._replaced(replaced)
+                    await self.replaced(replaced)
                 return bound
 
-    async def _replaced(self, connection_id: str) -> None:
+    async def replaced(self, connection_id: str) -> None:
+        """Another connection is the address of its session now: say so, and close it."""
         await self._delivery_sender.error(connection_id, ErrorCode.SESSION_REPLACED)
         await self._delivery_sender.close(connection_id)
 

@@ -78,6 +78,7 @@ class FrontSettings:
                 max_tokens=known.max_tokens,
                 attachments=(TEXT, *known.attachments) if takes_files else (),
                 parts=known.parts,
+                format=known.format,
             )
             room -= encoded_size(name) + _INFO_BYTES
             if info != ModelInfo() and room >= 0:

@@ -183,6 +183,7 @@ class Questions:
             max_tokens=None if frame.max_tokens is None else min(frame.max_tokens, self._settings.tokens_of(model)),
             replaces=frame.replaces,
             attachments=frame.attachments,
+            format=frame.format,
         )
         record = Record(
             user_id=user_id,

@@ -202,6 +202,8 @@ class Worker:
             run.turn.end(Done())
 
     def _leave(self, run: Run) -> None:
+        if run.stream is not None:
+            run.stream.is_closed = True  # else it would go on to say that somebody works on the answer
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
 

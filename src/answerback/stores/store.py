@@ -1,6 +1,6 @@
 """The ports of a store over an SQL database: what SQLite and PostgreSQL share, and memory, which is SQLite as well."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import add, attrgetter
@@ -34,6 +34,7 @@ from answerback.stores.encoding import (
     width_of,
 )
 from answerback.stores.group_commit import GroupCommit
+from answerback.stores.user_data import USER_DATA, Part, line_of
 from answerback.stores.writer_state import Tracked, WriterState
 
 T = TypeVar("T")
@@ -305,6 +306,13 @@ class SqlStore:
             )
         )
 
+    async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
+        page: dict[str, sql.Value] = {"now_ms": now_ms, "keep_days": keep_days, "limit": writes.STEP}
+        total = 0
+        while rows := await self._rows(sql.SELECT_EXPIRED, page):  # a reader looks through all of them
+            total += await self._group.call(partial(writes.expire, rows=rows))
+        return total
+
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, with their turns; returns how many.
 
@@ -338,6 +346,16 @@ class SqlStore:
             lambda database: database.execute(sql.SET_LIMIT, row), lambda state: row.update(per_minute=change(state))
         )
 
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        row: sql.Params = {"user_id": user_id, "keep_days": keep_days, "created_at_ms": now_ms}
+        statement = sql.SET_USER_RETENTION
+        if conversation_id is not None:
+            row = {"user_id": user_id, "keep_days": keep_days, "conversation_id": conversation_id}
+            statement = sql.SET_CONVERSATION_RETENTION
+        return await self._group.call(lambda database: database.execute(statement, row).rowcount) > 0
+
     async def is_blocked(self, user_id: str) -> bool:
         """Whether the user is locked out; from memory."""
         return (await self._group.state()).is_blocked(user_id)
@@ -347,9 +365,23 @@ class SqlStore:
         rows = await self._rows(sql.SELECT_USAGE.format(condition=users), {"user_id": user_id})
         return sum_usage(rows, since_day=since_day)
 
+    async def _user_data(self) -> Sequence[Part]:
+        """The tables that have something of users."""
+        return USER_DATA
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        for part in await self._user_data():
+            for statement in part.reading():
+                after: sql.Value = part.first
+                while rows := await self._rows(statement, {"user_id": user_id, "after": after}):
+                    for row in rows:
+                        yield line_of(part.table, dict(zip(part.shown, row[1:], strict=True)))
+                    after = rows[-1][0]
+
     async def delete_user(self, user_id: str) -> bool:
         was_there = await self._group.call(
-            partial(writes.delete_user, user_id=user_id), lambda state: state.forget_user(user_id)
+            partial(writes.delete_user, user_id=user_id, parts=await self._user_data()),
+            lambda state: state.forget_user(user_id),
         )
         await self._clear_log()
         return was_there

@@ -387,6 +387,8 @@ class Composition:
                 policy=settings.policy,
                 idle_timeout_ms=settings.idle_timeout_ms,
                 retention_ms=settings.retention_ms,
+                keep_days=settings.keep_days,
+                expire_every_ms=0,  # the history itself sees to it that Aurora may sleep
                 queue_survives=True,
             ),
             requests=self.requests,

@@ -306,6 +306,7 @@ class ChatTexts:
     # Files
     attach: str
     attach_title: str
+    attach_image: str
     attach_text: str
     attach_add: str
     attach_close: str

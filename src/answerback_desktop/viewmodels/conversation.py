@@ -148,15 +148,17 @@ class ConversationViewModel:
         return None if turn is None else self._ask(turn.question, request_id)
 
     def retry(self, *request_ids: str) -> str | None:
-        """Ask questions again that failed or were stopped; turns after them stay. Returns the id of the last one."""
+        """Ask questions again that failed or were stopped, each once; turns after them stay. Returns the last's id."""
         found = (self._turns.get(request_id) for request_id in request_ids)
         turns = [turn for turn in found if turn is not None and turn.can_retry]
+        if not turns:
+            return None
         is_end = turns == self._ordered[-len(turns) :]
-        asked = None
-        for turn in turns:
-            asked = self._ask(turn.question, turn.request_id if is_end and turn is turns[0] else None)
-            if not is_end:
-                self._commands.forget_turn(turn.request_id)
+        asked, replaces = None, turns[0].request_id if is_end else None
+        for question in dict.fromkeys(turn.question for turn in turns):
+            asked, replaces = self._ask(question, replaces), None
+        for turn in turns if not is_end else ():
+            self._commands.forget_turn(turn.request_id)
         return asked
 
     def stop(self, request_id: str) -> None:

@@ -30,7 +30,7 @@ from answerback_proof.history import Promise, Violation, ViolationKind
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow
 from answerback_proof.simulation.injector import Faults
 from answerback_proof.simulation.server import POLICY, Clocks, GeneratedAnswer, WordyModel
-from answerback_proof.simulation.store import FaultyStore
+from answerback_proof.simulation.store import WatchedStore
 
 MINUTE_MS: Final = 60_000
 
@@ -44,7 +44,7 @@ class Invariants:
     """Checks each change of a record, each frame and each model run when it happens."""
 
     def __init__(
-        self, *, faults: Faults, clocks: Clocks, store: Callable[[], FaultyStore], violate: Callable[[Violation], None]
+        self, *, faults: Faults, clocks: Clocks, store: Callable[[], WatchedStore], violate: Callable[[Violation], None]
     ) -> None:
         self._faults = faults
         self._clocks = clocks
@@ -137,6 +137,8 @@ class Invariants:
         if record is None:
             self._violate(broken(Promise.ANSWERED, f"the model runs {run.key.request_id}, and the store has no record"))
             return
+        if run.attempt < record.attempt and self._faults.gateway_freeze_every_s:
+            return  # claimed before a freeze, and taken over in it; what it says goes nowhere
         for other in store.records.values():
             if other.ordering_key == record.ordering_key and other.key != run.key and self._is_held(other):
                 self._violate(
@@ -178,7 +180,7 @@ class Evidence:
 
     faults: Faults
     apps: Sequence[SimulatedApp]
-    store: FaultyStore
+    store: WatchedStore
     model: WordyModel
     invariants: Invariants
     dispatched: Counter[RequestKey]

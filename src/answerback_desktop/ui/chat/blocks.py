@@ -36,7 +36,7 @@ class BlockKind(StrEnum):
     FOOTER = "footer"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Block:
     """One piece of a turn. `view` is there only near what is seen; `height` is a guess until `is_measured`."""
 
@@ -47,7 +47,7 @@ class Block:
     is_measured: bool = False
     is_open: bool = False  # of a fold
     joins: str = ""  # the containers that it shares with the block before it
-    alike: tuple[str, ...] = ()  # of a footer: requests in a row that failed for one reason, up to this one
+    alike: tuple[TurnViewModel, ...] = ()  # of a footer: turns in a row that failed for one reason, up to this one
     is_told_below: bool = False  # of a footer: the next request failed for the same reason
     view: "BlockView | None" = field(default=None)
 
@@ -186,7 +186,7 @@ class TurnBlocks:
         """Those that nobody has parsed yet."""
         return [stretch.blocks[0] for stretch in self._stretches if stretch.splitter is None]
 
-    def tell_failure(self, alike: tuple[str, ...], *, is_told_below: bool) -> None:
+    def tell_failure(self, alike: tuple[TurnViewModel, ...], *, is_told_below: bool) -> None:
         """Whether the line of state tells of other failures too, or leaves its own to the next turn."""
         if (alike, is_told_below) != (self._footer.alike, self._footer.is_told_below):
             self._footer.alike, self._footer.is_told_below = alike, is_told_below

@@ -30,7 +30,7 @@ class FooterView(BlockView):
         self._phase = 0
         self._line: StateLine | None = None
         self._shown: object = None
-        self._alike: tuple[str, ...] = ()
+        self._alike: tuple[TurnViewModel, ...] = ()
         self._is_told_below = False
         self.label = QLabel(self)
         self.label.setTextFormat(Qt.TextFormat.PlainText)
@@ -49,7 +49,9 @@ class FooterView(BlockView):
         self._pulse = self._timer(_PULSE_MS, self._beat)
         self._countdown = self._timer(_COUNTDOWN_MS, lambda: self.take(None))
         self.again_button.clicked.connect(lambda: signals.regenerate.emit(turn.request_id))
-        self.retry_button.clicked.connect(lambda: signals.retry.emit(self._alike or (turn.request_id,)))
+        self.retry_button.clicked.connect(
+            lambda: signals.retry.emit(tuple(one.request_id for one in self._alike or (turn,)))
+        )
         self.earlier_button.clicked.connect(lambda: signals.version.emit(turn.request_id, -1))
         self.later_button.clicked.connect(lambda: signals.version.emit(turn.request_id, 1))
         self.stop_button.clicked.connect(lambda: signals.stop.emit(turn.request_id))
@@ -86,7 +88,7 @@ class FooterView(BlockView):
             line = StateLine(tone=Tone.STOPPED, text=texts.failed_alike)
         _run(self._pulse, line.tone is Tone.RUNNING)
         _run(self._countdown, bool(line.retry_in_s))
-        versions, retries = (turn.version, len(turn.versions)), max(1, len(self._alike))
+        versions, retries = (turn.version, len(turn.versions)), max(1, len({one.question for one in self._alike}))
         if (line, versions, retries) == self._shown:
             return
         self._shown = (line, versions, retries)

@@ -236,7 +236,7 @@ class Transcript(QAbstractScrollArea):
             turns = list(group)
             for one in turns:
                 is_last = one is turns[-1]
-                alike = tuple(each.turn.request_id for each in turns) if reason and is_last else ()
+                alike = tuple(each.turn for each in turns) if reason and is_last else ()
                 one.tell_failure(alike, is_told_below=bool(reason) and not is_last)
 
     def _failure(self, turn: TurnBlocks) -> str:
@@ -343,14 +343,12 @@ class Transcript(QAbstractScrollArea):
         value = bar.maximum()
         if not self._is_pinned:
             value = bar.value()
-            if self._anchor is not None and (at := self._index(self._anchor[0])) is not None:
+            if self._anchor is not None and self._anchor[0] in self._blocks:
+                at = self._blocks.index(self._anchor[0])
                 value = self._ends[at] - self._blocks[at].height + self._anchor[1] + self._pad
         bar.blockSignals(True)
         bar.setValue(value)
         bar.blockSignals(False)
-
-    def _index(self, block: Block) -> int | None:
-        return next((at for at, one in enumerate(self._blocks) if one is block), None)
 
     def _near(self, pages: float) -> list[Block]:
         """The blocks that reach into the viewport or within so many pages of it."""

@@ -200,6 +200,15 @@ def test_failures_in_a_row_for_one_reason_have_one_card(opened: Opened) -> None:
     assert footers()[2] == (away, ["Try again"])
 
 
+def test_a_question_that_failed_twice_is_asked_once(opened: Opened) -> None:
+    once = failed(FailureCode.TIMEOUT, is_retryable=True)
+    pane, _, recorder = opened(once, replace(once, request_id="r2", asked_at_ms=once.asked_at_ms + 1))
+    last = [view for view in pane.transcript.views if isinstance(view, FooterView)][-1]
+    assert offers(last) == ["Try again"]
+    last.retry_button.click()
+    assert [one[2:] for one in recorder.named("ask")] == [("q", "r1")]
+
+
 def test_a_new_state_is_reported_to_screen_readers(opened: Opened) -> None:
     pane, app, _ = opened(turn("r1", "q", "a", status=TurnStatus.STREAMING))
     pane.apply(app.apply([TurnChanged(failed(FailureCode.TIMEOUT, is_retryable=True))]))

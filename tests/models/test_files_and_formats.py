@@ -1,4 +1,4 @@
-"""Files in what the models' servers are sent."""
+"""Files and schemas in what the models' servers are sent."""
 
 import base64
 from typing import Any
@@ -87,10 +87,40 @@ def test_what_stands_in_a_file_is_not_in_the_log() -> None:
 def test_a_spec_says_which_files_a_model_takes() -> None:
     spec = parse_model_spec("openai:http://h/v1?attachments=image,document#m")
     assert isinstance(spec, OpenAISpec)
-    assert spec.limits == ModelLimits(attachments=("image", "document"))
+    assert spec.limits == ModelLimits(attachments=("image", "document"), format=True)
     assert dict(spec.query) == {}
     own = parse_model_spec("python:a.b:c?attachments=image")
     assert isinstance(own, PythonSpec)
     assert own.limits.attachments == ("image",)
     with pytest.raises(ModelSpecError, match="attachments must be some of image, document"):
         parse_model_spec("bedrock:m?attachments=video")
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+def test_a_schema_goes_to_openai_as_the_format_of_the_response() -> None:
+    asked = Prompt(messages=(Message(Role.USER, "?"),), json_schema=SCHEMA)
+    body = Dialect().body("m", asked)
+    assert body["response_format"] == {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+    assert "response_format" not in Dialect().body("m", prompt())
+
+
+def test_a_server_that_refuses_the_format_is_told_of_the_schema_in_words_from_then_on() -> None:
+    asked = Prompt(messages=(Message(Role.USER, "?"),), system="Be brief.", json_schema=SCHEMA)
+    adapted = Dialect().adapted("response_format is not supported", Dialect().body("m", asked))
+    assert adapted is not None
+    body = adapted.body("m", asked)
+    assert "response_format" not in body
+    assert body["messages"][0]["content"].startswith("Be brief.\n\nAnswer with one JSON value")
+    assert '"integer"' in body["messages"][0]["content"]
+    assert adapted.adapted("response_format is not supported", body) is None
+
+
+def test_a_schema_goes_to_bedrock_as_the_format_of_the_text() -> None:
+    asked = Prompt(messages=(Message(Role.USER, "?"),), json_schema=SCHEMA)
+    output = converse_request(asked, "m", BedrockOptions())["outputConfig"]["textFormat"]
+    assert output["type"] == "json_schema"
+    assert output["structure"]["jsonSchema"]["schema"] == (
+        '{"type": "object", "properties": {"a": {"type": "integer"}}}'
+    )
