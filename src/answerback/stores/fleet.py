@@ -10,7 +10,8 @@ The numbers of requests are drawn under that lock and it is held to the COMMIT. 
 their order, and once nothing earlier of an ordering key is unfinished, that stays so.
 
 A request has a home: the gateway that is to run it, at first the one that accepted it. Only its home may claim it, and
-only while nothing earlier of its ordering key is unfinished.
+only while nothing earlier of its ordering key is unfinished at another gateway, or was taken over. What it accepted
+itself is in order in its queue.
 """
 
 import asyncio
@@ -78,14 +79,10 @@ _COUNT: Final = "UPDATE users SET minute = ?, accepted = ?, accepted_before = ? 
 _NOTED_BY: Final = "UPDATE requests SET noted_by = ? WHERE n = ?"
 _HOME: Final = "UPDATE requests SET node = ?, noted_by = NULL WHERE n = ?"
 
-_USERS_OF: Final = """
-SELECT DISTINCT user_id FROM requests
-WHERE ended_at_ms IS NULL AND node = ANY(CAST(:nodes AS text[])) AND user_id > :after ORDER BY user_id LIMIT :limit"""
-
 # Home of nobody: a gateway had the database for itself when it was accepted.
-_USERS_OF_NOBODY: Final = """
-SELECT DISTINCT user_id FROM requests
-WHERE ended_at_ms IS NULL AND node IS NULL AND user_id > :after ORDER BY user_id LIMIT :limit"""
+_UNFINISHED_OF: Final = """
+SELECT user_id, request_id, node FROM requests
+WHERE ended_at_ms IS NULL AND (node = ANY(CAST(:nodes AS text[])) OR node IS NULL) ORDER BY n"""
 
 _CHANGED: Final = """
 SELECT r.record, r.record_schema, r.node
@@ -139,6 +136,17 @@ class _Rows(Rows):
     def __init__(self, node: str) -> None:
         super().__init__()
         self._node = node
+        self.counts: dict[str, tuple[int, int, int]] = {}
+        """Of users who were counted: see Transaction."""
+        self.noted: list[int] = []
+        """Numbers of requests of others that were changed."""
+
+    def write_more(self, database: Database) -> None:
+        if self.counts:
+            counts = ((*of_user, user) for user, of_user in sorted(self.counts.items()))
+            database.executemany(_COUNT, list(counts))
+        if self.noted:
+            database.executemany(_NOTED_BY, [(self._node, n) for n in self.noted])
 
     def accept(self, tracked: Tracked, question: Question, text: str) -> None:
         super().accept(tracked, question, text)
@@ -151,7 +159,7 @@ class _Rows(Rows):
 
 @dataclass(slots=True, eq=False)
 class _Job(Generic[T]):
-    """A call that waits for a transaction. `accepts`: it may need a number."""
+    """A call that waits for a transaction. `accepts`: it may need a number, and needs the limits of its users."""
 
     decide: "Callable[[Transaction], T]"
     future: "asyncio.Future[T]"
@@ -165,9 +173,11 @@ class _Job(Generic[T]):
 class Transaction:
     """What one transaction knows of its users, and what it writes."""
 
-    def __init__(self, database: Database, *, node: str, schema: str) -> None:
+    def __init__(self, database: Database, *, node: str, schema: str, taken: set[RequestKey]) -> None:
         self.database = database
         self.node = node
+        self.taken = taken
+        """What was taken over: the queue may have put it behind later ones of its key."""
         self.state = WriterState()
         self.homes: dict[RequestKey, str | None] = {}
         self.effects: dict[Changed | Freed, None] = {}
@@ -179,8 +189,6 @@ class Transaction:
         self._unreadable: dict[str, StoreError] = {}
         self._minutes: dict[str, tuple[int, int, int]] = {}
         """Of users: a minute, how many were accepted in it, and in the one before."""
-        self._counted: set[str] = set()
-        self._noted: list[int] = []
 
     def begin(self, users: Collection[str], keys: Sequence[RequestKey], accepts: int) -> None:
         """Lock the users, and read what decisions about them need."""
@@ -188,21 +196,24 @@ class Transaction:
         locks: Any = {"keys": sorted(lock_key(f"{self._schema} user {user}") for user in names)}
         of_users: Any = {"users": names}
         of_keys: Any = {"users": [key.user_id for key in keys], "requests": [key.request_id for key in keys]}
-        database.begin()
-        if not names:
-            return
+        known = ended = numbers = None
         with database.together():
+            database.begin()
+            if not names:
+                return
             database.execute(_LOCK, locks)
-            unfinished, known = database.execute(_UNFINISHED, of_users), database.execute(_USERS, of_users)
-            ended = database.execute(_RECORDS, of_keys)
-            numbers = database.execute(_NUMBERS, {"count": accepts})
+            unfinished = database.execute(_UNFINISHED, of_users)
+            if keys:
+                ended = database.execute(_RECORDS, of_keys)
+            if accepts:
+                known, numbers = database.execute(_USERS, of_users), database.execute(_NUMBERS, {"count": accepts})
         for n, user_id, text, record_schema, options, question, home in unfinished.fetchall():
             record = self._decode(user_id, text, record_schema)
             if record is not None:
                 asked = decode_question(options, question, "")
                 self.state.track(record.key, record, asked, n=n, width=0).is_stored = True
                 self.homes[record.key] = home
-        for user_id, per_minute, minute, accepted, before in known.fetchall():
+        for user_id, per_minute, minute, accepted, before in known.fetchall() if known else ():
             self._users.add(user_id)
             if per_minute is not None:
                 self.state.limits[user_id] = per_minute
@@ -210,11 +221,11 @@ class Transaction:
                 self._minutes[user_id] = minute, accepted, before
                 self.state.count(user_id, minute * WINDOW_MS, accepted)
                 self.state.count(user_id, (minute - 1) * WINDOW_MS, before)
-        for user_id, request_id, text, record_schema in ended.fetchall():
+        for user_id, request_id, text, record_schema in ended.fetchall() if ended else ():
             record = self._decode(user_id, text, record_schema)
             if record is not None:
                 self._ended[RequestKey(user_id, request_id)] = record
-        self._numbers = [n for (n,) in reversed(numbers.fetchall())]
+        self._numbers = [n for (n,) in reversed(numbers.fetchall())] if numbers else []
 
     def _decode(self, user_id: str, text: str, record_schema: int) -> Record | None:
         try:
@@ -236,17 +247,20 @@ class Transaction:
         return self._ended.get(key)
 
     def is_behind(self, ordering_key: str, n: int | None = None) -> bool:
-        """Whether a request of the key is unfinished that was accepted before number `n`, whatever gateway has it."""
+        """Whether one of the key is unfinished that was accepted before number `n`, elsewhere or taken from there."""
         return any(
-            one.record.ordering_key == ordering_key and (n is None or one.n < n) for one in self.state.tracked.values()
+            one.record.ordering_key == ordering_key
+            and (n is None or one.n < n)
+            and (self.homes[key] != self.node or key in self.taken)
+            for key, one in self.state.tracked.items()
         )
 
     def accept(self, record: Record, question: Question, now_ms: int) -> None:
         tracked = self.state.track(record.key, record, question, n=self._numbers.pop(), width=0)
         self.homes[record.key] = self.node
         self.state.count(record.user_id, now_ms)
-        self._minutes[record.user_id] = _counted(self._minutes.get(record.user_id), window_of(now_ms))
-        self._counted.add(record.user_id)
+        minutes = _counted(self._minutes.get(record.user_id), window_of(now_ms))
+        self._minutes[record.user_id] = self._rows.counts[record.user_id] = minutes
         if record.user_id not in self._users:
             self._users.add(record.user_id)
             self._rows.add_user(record.user_id, now_ms)
@@ -259,10 +273,11 @@ class Transaction:
         tracked.record = record
         if home is not None and home != self.node:
             self.effects[Changed(home, key)] = None
-            self._noted.append(tracked.n)
+            self._rows.noted.append(tracked.n)
         if record.ending is None:
             self._rows.note(tracked, text)
             return
+        self.taken.discard(key)
         self._rows.finish(tracked, record.ending, text, content)
         self.state.forget(tracked)
         self._ended[key] = record
@@ -287,6 +302,7 @@ class Transaction:
 
     def take(self, tracked: Tracked) -> None:
         """Make the request ours to run."""
+        self.taken.add(tracked.key)
         self.homes[tracked.record.key] = self.node
         self.database.executemany(_HOME, [(self.node, tracked.n)])
 
@@ -300,16 +316,9 @@ class Transaction:
     def write(self) -> None:
         """Write the rows of what was decided so far."""
         rows, self._rows = self._rows, _Rows(self.node)
-        counted, self._counted = self._counted, set()
-        noted, self._noted = self._noted, []
         rows.run(self.database)
         if rows.has_taken:
             raise Unavailable("a number of a request was given out twice")
-        with self.database.together():
-            if counted:
-                self.database.executemany(_COUNT, [(*self._minutes[user], user) for user in sorted(counted)])
-            if noted:
-                self.database.executemany(_NOTED_BY, [(self.node, n) for n in noted])
 
 
 class FleetCommit:
@@ -324,6 +333,7 @@ class FleetCommit:
         self._schema = schema
         self._max_queued = max_queued
         self._on_effects = on_effects
+        self._taken: set[RequestKey] = set()
         self._connection: Thread | None = None
         self._jobs: list[_Job[Any]] = []
         self._is_busy = False
@@ -399,7 +409,7 @@ class FleetCommit:
 
     def _transact(self, jobs: Sequence[_Job[Any]], users: Collection[str], database: Database) -> Collection[Any]:
         """On the writer's thread. Raises: Undone: it has no effect. Unavailable: nobody knows."""
-        transaction = Transaction(database, node=self._node, schema=self._schema)
+        transaction = Transaction(database, node=self._node, schema=self._schema, taken=self._taken)
         keys = [job.key for job in jobs if job.key is not None]
         try:
             transaction.begin(users, keys, sum(job.accepts for job in jobs))
@@ -463,7 +473,6 @@ class FleetStore(PostgresStore):
         self.clock = clock
         self.mine: set[RequestKey] = set()
         """Unfinished requests that are at home here."""
-        self._may_have_taken = False
         self.on_effects: Callable[[Collection[Changed | Freed]], None] = lambda _: None
         self._fleet = FleetCommit(node=node, schema=schema, max_queued=max_queued, on_effects=self._notify)
         self._group = self._fleet  # type: ignore[assignment] # it does what is asked of it here
@@ -501,29 +510,22 @@ class FleetStore(PostgresStore):
             self.mine.discard(key)
         return cast("T", outcome)
 
-    async def take_over(self, nodes: Collection[str], *, is_alive: Callable[[str], bool]) -> Sequence[Record]:
+    async def take_over(
+        self, nodes: Collection[str], *, is_alive: Callable[[str], bool], is_here: Callable[[RequestKey], bool]
+    ) -> Sequence[Record]:
         """Make this gateway the home of the unfinished requests of `nodes`, and of those that have no home.
 
         Returns them with all else of their ordering keys that is at home here, in the order accepted. An answer leads
-        nowhere whose target is a connection that `is_alive` denies. Raises: Unavailable: the next call returns, too,
-        what this one has taken.
+        nowhere whose target is a connection that `is_alive` denies. `is_here`: whether this gateway knows a request of
+        its own. Raises: Unavailable: some may have been taken; the next call with the own name returns them.
         """
-        nodes = {*nodes, self.node} if self._may_have_taken else nodes
+        rows = await self._rows(_UNFINISHED_OF, {"nodes": list(nodes)})  # type: ignore[dict-item]
+        left = [user for user, name, home in rows if home != self.node or not is_here(RequestKey(user, name))]
+        users = tuple(dict.fromkeys(left))
+        take = partial(_take_over, nodes=frozenset(nodes), is_here=is_here, is_alive=is_alive)
         taken: list[tuple[int, Record]] = []
-        for statement, params in ((_USERS_OF, {"nodes": list(nodes)}), (_USERS_OF_NOBODY, {})):
-            if statement is _USERS_OF and not nodes:
-                continue
-            after = ""
-            while True:
-                some: Any = {**params, "after": after, "limit": TAKEN_AT_ONCE}
-                users = tuple(user for (user,) in await self._rows(statement, some))
-                if not users:
-                    break
-                after = users[-1]
-                take = partial(_take_over, nodes=frozenset(nodes), mine=self.mine, is_alive=is_alive)
-                self._may_have_taken = True
-                taken += await self._fleet.do(take, users=users)
-        self._may_have_taken = False
+        for start in range(0, len(users), TAKEN_AT_ONCE):
+            taken += await self._fleet.do(take, users=users[start : start + TAKEN_AT_ONCE])
         records = [record for _, record in sorted(taken, key=lambda one: one[0])]
         self.mine.update(record.key for record in records)
         return records
@@ -565,7 +567,7 @@ class FleetStore(PostgresStore):
             row: sql.Params = {"user_id": user_id, "created_at_ms": now_ms, "per_minute": change(transaction.state)}
             transaction.run(lambda database: database.execute(sql.SET_LIMIT, row))
 
-        await self._fleet.do(decide, users=(user_id,))
+        await self._fleet.do(decide, users=(user_id,), accepts=True)
 
     async def is_blocked(self, user_id: str) -> bool:
         rows = await self._rows(_LIMIT, {"user_id": user_id})
@@ -681,14 +683,13 @@ def _take_over(
     transaction: Transaction,
     *,
     nodes: Collection[str],
-    mine: Collection[RequestKey],
+    is_here: Callable[[RequestKey], bool],
     is_alive: Callable[[str], bool],
 ) -> list[tuple[int, Record]]:
-    """`mine`: what is known to be at home here."""
     state, keys = transaction.state, set()
     for tracked in list(state.tracked.values()):
         key, home = tracked.key, transaction.homes[tracked.key]
-        if home is None or (home in nodes and not (home == transaction.node and key in mine)):
+        if home is None or (home in nodes and not (home == transaction.node and is_here(key))):
             transaction.take(tracked)
             target = tracked.record.target
             step = changes.recover(tracked.record, keeps_target=target is not None and is_alive(target.connection_id))

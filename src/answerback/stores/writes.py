@@ -101,6 +101,9 @@ class Rows:
         """Whether an id, or a number, turned out to be taken."""
         return any(tracked.is_taken for tracked in self._accepted)
 
+    def write_more(self, database: Database) -> None:
+        """What a kind of store sends with them."""
+
     def run(self, database: Database) -> None:
         with database.together():
             if self._users:
@@ -112,6 +115,7 @@ class Rows:
             if self._finishes:
                 database.executemany(sql.FINISH, self._finishes)
                 touched = database.executemany(sql.TOUCH, list(self._touches.values()))
+            self.write_more(database)
         if self._accepts and accepted.rowcount != len(self._accepts):
             for tracked in self._accepted:
                 tracked.is_taken = not database.execute(sql.SELECT_NUMBER, {"n": tracked.n}).fetchall()
