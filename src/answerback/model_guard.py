@@ -81,7 +81,11 @@ def checked_finish(finish: Finish, prompt: Prompt) -> Finish:
         detail = f"the answer ended with {masked(finish.reason[:40], texts_of(prompt))!r}"
         raise ModelError(ErrorCode.MODEL_FAILED, detail, transient=True)
     return Finish(
-        reason=reason, input_tokens=token_count(finish.input_tokens), output_tokens=token_count(finish.output_tokens)
+        reason=reason,
+        input_tokens=token_count(finish.input_tokens),
+        output_tokens=token_count(finish.output_tokens),
+        cached_tokens=token_count(finish.cached_tokens),
+        reasoning_tokens=token_count(finish.reasoning_tokens),
     )
 
 

@@ -372,11 +372,15 @@ class Finish:
     """The last piece of a stream. `reason`: one of `core.finish.REASONS`, or a word that it maps to one of them.
 
     A word for a failure (`error`, `abort`) makes the answer one that broke off. Counts that cannot be are left out.
+    `cached_tokens` are those of the input that came from a cache, `reasoning_tokens` those of the output that are
+    thoughts.
     """
 
     reason: str = "stop"
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 Piece: TypeAlias = str | Finish

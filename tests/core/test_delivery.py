@@ -6,11 +6,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from answerback.core.answer import Answer, clean, cut, cut_back, encoded_size
-from answerback.core.delivery import PROGRESS_S, SLOW_RETRY_S, Delivery, answer_limit, growing, steady
+from answerback.core.delivery import PROGRESS_S, SLOW_RETRY_S, Delivery, answer_limit, growing, response_frame, steady
 from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.core.transitions import State
 from answerback.protocol.codec import encode
-from answerback.protocol.frames import MessageDelta, MessageProgress, MessageResponse, MessageStarted, Pong, Status
+from answerback.protocol.frames import (
+    MessageDelta,
+    MessageProgress,
+    MessageResponse,
+    MessageStarted,
+    Pong,
+    Status,
+    Usage,
+)
 from answerback.protocol.limits import MAX_FRAME_BYTES
 from asking import record_of
 
@@ -181,6 +189,14 @@ def test_unstreamed_only_the_ending_goes_out_with_the_whole_text() -> None:
     (frame,) = drain(delivery, 0.0)
     assert isinstance(frame, MessageResponse)
     assert frame.response == "all of it"
+
+
+def test_the_counts_of_later_editions_go_to_whoever_takes_parts() -> None:
+    counts = {"input_tokens": 9, "output_tokens": 7, "cached_tokens": 4, "reasoning_tokens": 5}
+    ending = Ending(status=Status.COMPLETED, attempt=1, length=0, ended_at_ms=9, **counts)
+    first, later = (replace(record(parts=parts), ending=ending) for parts in (None, ()))
+    assert response_frame(first, "").usage == Usage(input_tokens=9, output_tokens=7)
+    assert response_frame(later, "").usage == Usage(**counts)
 
 
 def test_a_frame_that_is_no_delivery_frame_is_our_own_mistake() -> None:

@@ -152,7 +152,7 @@ async def test_text_without_the_thoughts_and_the_usage_after_the_stop(
     async with model_of(streams(*parts, cached)) as model:
         pieces, error = await read(model, ask("?"))
     assert error is None
-    assert pieces == ["one ", "두", Finish(reason="stop", input_tokens=127, output_tokens=2)]
+    assert pieces == ["one ", "두", Finish(reason="stop", input_tokens=127, output_tokens=2, cached_tokens=100)]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from aiohttp import web
 
+from answerback.models.reader import COUNTS
 from answerback.ports import Finish
 from answerback.protocol.errors import ErrorCode
 from openai_server import DONE, END, answers, chunk, data, delta, model_of, streams
@@ -102,6 +103,16 @@ async def test_what_cannot_be_read_is_counted(read: Callable, ask: Callable) -> 
         ({"prompt_tokens": True, "completion_tokens": None}, (None, None)),
         ([1, 2], (None, None)),
         ("none", (None, None)),
+        (
+            {
+                "prompt_tokens": 9,
+                "prompt_tokens_details": {"cached_tokens": 4},
+                "completion_tokens": 7,
+                "completion_tokens_details": {"reasoning_tokens": 5},
+            },
+            (9, 7, 4, 5),
+        ),
+        ({"prompt_tokens": 9, "prompt_tokens_details": 4, "completion_tokens_details": [5]}, (9, None)),
     ],
 )
 async def test_counts_are_read_each_by_itself(read: Callable, ask: Callable, usage: object, counts: tuple) -> None:
@@ -109,7 +120,7 @@ async def test_counts_are_read_each_by_itself(read: Callable, ask: Callable, usa
     async with model_of(streams(chunk("a"), END, last, DONE)) as model:
         pieces, error = await read(model, ask("?"))
     assert error is None
-    assert pieces == ["a", Finish(input_tokens=counts[0], output_tokens=counts[1])]
+    assert pieces == ["a", Finish(**dict(zip(COUNTS, counts, strict=False)))]
 
 
 async def test_a_byte_now_and_then_does_not_hold_the_end_back(read: Callable, ask: Callable) -> None:

@@ -81,13 +81,21 @@ def response_frame(record: Record, text: str) -> MessageResponse:
         length=ending.length,
         finish_reason=ending.finish_reason,
         error=error_body(ending),
-        usage=(
-            None
-            if ending.input_tokens is None or ending.output_tokens is None
-            else Usage(input_tokens=ending.input_tokens, output_tokens=ending.output_tokens)
-        ),
+        usage=usage_of(ending, tells_more=record.parts is not None),
         model=ending.model,
         timing=Timing(queued_ms=ending.queued_ms, first_text_ms=ending.first_text_ms, total_ms=ending.total_ms),
+    )
+
+
+def usage_of(ending: Ending, *, tells_more: bool) -> Usage | None:
+    """What the client is told of the tokens. `tells_more`: it takes what the first edition of the protocol lacks."""
+    if ending.input_tokens is None or ending.output_tokens is None:
+        return None
+    return Usage(
+        input_tokens=ending.input_tokens,
+        output_tokens=ending.output_tokens,
+        cached_tokens=ending.cached_tokens if tells_more else None,
+        reasoning_tokens=ending.reasoning_tokens if tells_more else None,
     )
 
 

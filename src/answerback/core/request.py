@@ -62,6 +62,8 @@ class Ending(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_after_ms: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
     model: str | None = None
     queued_ms: int = 0
     first_text_ms: int | None = None

@@ -237,6 +237,7 @@ def _found(event: Mapping[str, Any]) -> Found:
         reason=str(stop.get("stopReason") or STOP) if "messageStop" in event else None,
         input_tokens=total(usage, "inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
         output_tokens=total(usage, "outputTokens"),
+        cached_tokens=total(usage, "cacheReadInputTokens"),
     )
 
 

@@ -30,6 +30,9 @@ _PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _LONE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
+COUNTS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+
+
 @dataclass(slots=True, kw_only=True)
 class Found:
     """What one document says. `whole`: the text up to now, for servers that do not stream. `is_odd`: in part unread."""
@@ -39,15 +42,16 @@ class Found:
     reason: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
     is_odd: bool = False
 
     def learn(self, later: "Found") -> None:
         """Keep the first reason and the last counts."""
         self.reason = self.reason or later.reason
-        if later.input_tokens is not None:
-            self.input_tokens = later.input_tokens
-        if later.output_tokens is not None:
-            self.output_tokens = later.output_tokens
+        for name in COUNTS:
+            if (count := getattr(later, name)) is not None:
+                setattr(self, name, count)
 
 
 async def read_answer(
@@ -90,7 +94,7 @@ async def read_answer(
                     if told.input_tokens is not None and told.output_tokens is not None:
                         drained_at = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
                         limit.reschedule(min(drained_at, limit.when() or drained_at))
-    yield replace(finish, input_tokens=told.input_tokens, output_tokens=told.output_tokens)
+    yield replace(finish, **{name: getattr(told, name) for name in COUNTS})
 
 
 def chat_completion(document: Any) -> Found:
@@ -115,13 +119,15 @@ def chat_completion(document: Any) -> Found:
     usage = document.get("usage") or choice.get("usage")
     if isinstance(usage, dict):
         found.input_tokens, found.output_tokens = total(usage, "prompt_tokens"), total(usage, "completion_tokens")
+        found.cached_tokens = total(usage.get("prompt_tokens_details"), "cached_tokens")
+        found.reasoning_tokens = total(usage.get("completion_tokens_details"), "reasoning_tokens")
     found.is_odd = bool(choices) and not choice
     return found
 
 
-def total(usage: Mapping[str, Any], *names: str) -> int | None:
+def total(usage: object, *names: str) -> int | None:
     """The sum of the counts that can be read; None if there is none."""
-    if not usage:
+    if not isinstance(usage, Mapping):
         return None
     counts = [count for name in names if (count := token_count(usage.get(name))) is not None]
     return token_count(sum(counts)) if counts else None

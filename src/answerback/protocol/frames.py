@@ -170,10 +170,12 @@ class ErrorBody(_Part, frozen=True, kw_only=True):
 
 
 class Usage(_Part, frozen=True, kw_only=True):
-    """Tokens as the model counted them."""
+    """Tokens as the model counted them. `cached_tokens`: of the input. `reasoning_tokens`: of the output."""
 
     input_tokens: Count
     output_tokens: Count
+    cached_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
 
 
 class Timing(_Part, frozen=True, kw_only=True):

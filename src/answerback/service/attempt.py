@@ -350,6 +350,8 @@ class Run:
             retry_after_ms=outcome.retry_after_ms,
             input_tokens=None if finish is None else finish.input_tokens,
             output_tokens=None if finish is None else finish.output_tokens,
+            cached_tokens=None if finish is None else finish.cached_tokens,
+            reasoning_tokens=None if finish is None else finish.reasoning_tokens,
             model=record.model,
             queued_ms=max(0, started_at_ms - record.accepted_at_ms),
             first_text_ms=None if self._first_text_ms is None else max(0, self._first_text_ms - record.accepted_at_ms),
