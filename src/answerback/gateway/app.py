@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from answerback.clock import LeapingClock
+from answerback.core.budget import Price, Tariff, bound
 from answerback.core.delivery import steady
 from answerback.core.handshake import WILDCARD_HOSTS, Hosts, Rules, origins
 from answerback.core.request import Policy
@@ -34,6 +35,7 @@ from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
+from answerback.models.prices import prices_of, tariff_of
 from answerback.models.spec import ModelSpecError, parse_model_specs
 from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
@@ -106,6 +108,7 @@ class Gateway:
         self._settings = settings
         self._given_store = store
         self._given_models = models
+        self._prices: Mapping[str, Price | None] = {}
         self._stack = AsyncExitStack()
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -261,7 +264,7 @@ class Gateway:
             leapt=leaping.leapt_since,
             local=queue,
         )
-        front_settings = self._front_settings(model_limits, policy)
+        front_settings = self._front_settings(models, model_limits, policy)
         front = Front(
             settings=front_settings,
             questions=Questions(
@@ -280,6 +283,7 @@ class Gateway:
             clock=clock,
             is_blocked=store.is_blocked,
             store_id=store.store_id,
+            budgets_of_user=store.budgets_of_user,
             has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
         )
         janitor = Janitor(
@@ -342,6 +346,7 @@ class Gateway:
             tasks=tasks,
             health=health.glance if settings.public_health else None,
         )
+        await _warn_of_prices(store, front_settings.quota.tariff)
         if recovered := await queue.recover(store):
             log.info("%d unfinished requests are recovered", recovered)
         self._stack.callback(remove_admin_port, settings.data_dir)
@@ -374,12 +379,22 @@ class Gateway:
         await listener.close(grace_s=CLOSE_TIMEOUT_S)
         await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
-    def _front_settings(self, model_limits: Mapping[str, ModelLimits], policy: Policy) -> FrontSettings:
+    def _front_settings(
+        self, models: Mapping[str, Model], model_limits: Mapping[str, ModelLimits], policy: Policy
+    ) -> FrontSettings:
         settings = self._settings
+        tariff = tariff_of(
+            model_limits,
+            prices=self._prices,
+            context_tokens={name: model.context_tokens for name, model in models.items()},
+            max_tokens=settings.max_tokens,
+            context_turns=settings.context_turns,
+            system_tokens=bound(settings.system),
+        )
         return FrontSettings(
             models=tuple(model_limits),
             model_limits=model_limits,
-            quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user),
+            quota=Quota(per_minute=settings.rate_limit, max_pending=settings.caps.pending_per_user, tariff=tariff),
             policy=policy,
             max_tokens=settings.max_tokens,
             max_message_bytes=settings.caps.message_bytes,
@@ -442,7 +457,9 @@ class Gateway:
             return {model.name: model for model in self._given_models}
         models: dict[str, Model] = {}
         try:
-            for spec in parse_model_specs(self._settings.models):
+            specs = parse_model_specs(self._settings.models)
+            self._prices = prices_of(specs)
+            for spec in specs:
                 model = models[spec.name] = await open_model(spec)
                 self._stack.push_async_callback(model.close)
         except ModelSpecError as exc:
@@ -489,6 +506,15 @@ def _size_of(path: Path) -> Callable[[], int]:
         return total
 
     return measure
+
+
+async def _warn_of_prices(store: SqlStore, tariff: Tariff) -> None:
+    """Say in the log which models a budget in money refuses."""
+    if (models := tariff.unpriced) and await store.has_money_budgets():
+        log.warning(
+            "no price is known of %s: budgets in money refuse it; name the price in its spec: price=INPUT/OUTPUT",
+            ", ".join(models),
+        )
 
 
 async def _warn_of(model: Model) -> None:

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from answerback.core import context
 from answerback.core.answer import Answer
+from answerback.core.budget import NOTHING, Counted, bound
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
-from answerback.model_guard import ask
+from answerback.model_guard import ask, texts_of
 from answerback.ports import (
     FinalModelError,
     Finish,
@@ -164,6 +165,7 @@ class Run:
         self.stopped: Outcome | Fenced | None = None
         """Why the text stopped."""
         self._first_text_ms: int | None = None
+        self._prompt_asked: Prompt | None = None
         started_at_ms = record.started_at_ms or now_ms
         stop_ms = started_at_ms + tools.policy.answer_ms(record.model) + tools.leapt(started_at_ms)
         if stop_at_ms is not None:
@@ -206,6 +208,7 @@ class Run:
             return Outcome(status=Status.FAILED, code=ErrorCode.MODEL_UNAVAILABLE)
         was_shortened = False
         while True:
+            self._prompt_asked = prompt
             try:
                 await ask(model, prompt, self._take)
                 return None
@@ -324,8 +327,12 @@ class Run:
             system = None
         per_byte = limits.tokens_per_byte
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
+        messages = context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte)
+        if (hold := record.hold) is not None:  # the model may count no more than what is reserved
+            messages = context.within(messages, hold.max_in - bound(system))
+            max_tokens = min(max_tokens, hold.max_out)
         return Prompt(
-            messages=context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte),
+            messages=messages,
             system=system,
             max_tokens=max_tokens,
             user_id=record.user_id,
@@ -333,6 +340,28 @@ class Run:
             request_id=record.request_id,
             attempt=record.attempt,
         )
+
+    def counted(self, outcome: Outcome) -> Counted | None:
+        """What is charged for this attempt; None: all that is reserved for it (rule: given up is paid in full).
+
+        A provider bills an answer that is given up, nobody knows how much of it. A request that it refuses, or that
+        fails before its first word, it does not bill.
+        """
+        finish, asked, limits = outcome.finish, self._prompt_asked, self._tools.limits.get(self.record.model)
+        if asked is None:
+            return NOTHING
+        came = Counted(bound(*texts_of(asked)), len(self.answer.text.encode()))
+        if finish is not None and finish.input_tokens is not None and finish.output_tokens is not None:
+            return Counted(finish.input_tokens, finish.output_tokens, finish.cached_tokens or 0)
+        if limits is not None and limits.stops_billing:
+            return came
+        if finish is not None:
+            return None if self.answer.is_full else came
+        failed_first = self._first_text_ms is None and outcome.status is Status.FAILED
+        is_refused = (
+            outcome.code in (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED) or outcome.fault is not None
+        )
+        return NOTHING if failed_first and is_refused else None
 
     def ending(self, outcome: Outcome) -> Ending:
         """The ending of this attempt."""

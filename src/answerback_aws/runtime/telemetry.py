@@ -111,6 +111,10 @@ class Counts(Observer):
         self._about(record)
         self.count("Fenced")
 
+    def overran(self, record: Record) -> None:
+        self._about(record)
+        self.count("BudgetOverrun")
+
     # --- of the adapters and functions
 
     @property
