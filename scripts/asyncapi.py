@@ -21,11 +21,13 @@ from answerback.protocol.codec import encode
 from answerback.protocol.errors import ERRORS
 from answerback.protocol.frames import (
     VISIBLE,
+    Budget,
     CancelMessage,
     ClientFrame,
     Conversation,
     Conversations,
     Error,
+    GetBudget,
     GetHistory,
     GoAway,
     Hello,
@@ -66,6 +68,7 @@ REPLIES: Final[Mapping[Frame, Sequence[Frame]]] = MappingProxyType(
         GetHistory: (History, Error),
         UpdateConversation: (Conversation, Error),
         RenewToken: (TokenRenewed, Error),
+        GetBudget: (Budget, Error),
         Ping: (Pong,),
     }
 )

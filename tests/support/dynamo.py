@@ -118,7 +118,7 @@ class DynamoStore(DynamoRequests):
         return await self._limits_table.states(holder, now_ms=now_ms)
 
     async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> Sequence[BudgetState]:
-        return await self._limits_table.states_of_user(user_id, team, now_ms=now_ms)
+        return await self._limits_table.budgets_of_user(user_id, team, now_ms=now_ms)
 
     async def delete_user(self, user_id: str) -> bool:
         found = await erase_user(self._tables, self, user_id)

@@ -37,7 +37,7 @@ def needs(case: Case) -> Needs:
     return case.case.needs
 
 
-ADDED = {"messageProgress", "goAway", "features", "server", "modelInfo"}
+ADDED = {"messageProgress", "goAway", "features", "server", "modelInfo", "budget", "cost"}
 """What came later."""
 
 

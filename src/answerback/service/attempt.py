@@ -12,7 +12,7 @@ from answerback.core.budget import NOTHING, Counted, bound
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
-from answerback.model_guard import ask, texts_of
+from answerback.model_guard import ask
 from answerback.ports import (
     FinalModelError,
     Finish,
@@ -350,7 +350,7 @@ class Run:
         finish, asked, limits = outcome.finish, self._prompt_asked, self._tools.limits.get(self.record.model)
         if asked is None:
             return NOTHING
-        came = Counted(bound(*texts_of(asked)), len(self.answer.text.encode()))
+        came = Counted(bound(asked.system, *(one.text for one in asked.messages)), len(self.answer.text.encode()))
         if finish is not None and finish.input_tokens is not None and finish.output_tokens is not None:
             return Counted(finish.input_tokens, finish.output_tokens, finish.cached_tokens or 0)
         if limits is not None and limits.stops_billing:

@@ -108,6 +108,7 @@ class Backend:
             tokens=tokens,
             clock=self.clock,
             is_blocked=self.store.is_blocked,
+            budgets_of_user=self.store.budgets_of_user,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=policy, queue_survives=queue_survives),

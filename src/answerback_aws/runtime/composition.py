@@ -298,7 +298,7 @@ class Composition:
             clock=epoch_ms,
             is_blocked=self.limits.is_blocked,
             store_id=self.store_id.read,
-            budgets_of_user=self.limits.states_of_user,
+            budgets_of_user=self.limits.budgets_of_user,
         )
 
     @cached_property

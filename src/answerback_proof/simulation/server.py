@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from answerback.core.budget import Tariff, Terms
 from answerback.core.delivery import steady
 from answerback.core.handshake import Rules
 from answerback.core.request import Policy, RequestKey
@@ -44,6 +45,9 @@ SWEEP_S: Final = 30.0
 POLICY: Final = Policy()
 RULES: Final = Rules()
 WORDS_S: Final = 0.35
+TARIFF: Final = Tariff(models={"wordy": Terms(max_tokens=64)})
+"""For budgets: the model says a few words, and earlier turns have room."""
+
 THINKING_S: Final = (36.0, 48.0)
 """Longer than a client waits without a sign of life."""
 
@@ -59,13 +63,14 @@ _FAILURES: Final = frozenset(
 class Clocks:
     """The front's clock, and the workers', which is `skew_ms` ahead of it."""
 
-    def __init__(self, skew_ms: int) -> None:
+    def __init__(self, skew_ms: int, start_ms: int = EPOCH_MS) -> None:
         self._loop = asyncio.get_running_loop()
         self._skew_ms = skew_ms
+        self._start_ms = start_ms
 
     def front(self) -> int:
         """Epoch milliseconds."""
-        return EPOCH_MS + round(self._loop.time() * 1000)
+        return self._start_ms + round(self._loop.time() * 1000)
 
     def worker(self) -> int:
         """Epoch milliseconds."""
@@ -95,6 +100,8 @@ class GeneratedAnswer:
     text: str | None
     misbehaviour: Misbehaviour | None = None
     may_fail: bool = False
+    billed: int = 0
+    """Tokens that a provider bills for it, whatever becomes of it."""
 
 
 class WordyModel:
@@ -136,6 +143,7 @@ class WordyModel:
 
     async def _say(self, run: GeneratedAnswer) -> AsyncGenerator[Piece, None]:
         run.may_fail = self._injector.occurs(FaultKind.MODEL_FAILS, self._faults.model_fails)
+        run.billed = len(run.prompt.messages)
         words = self._text(run.prompt).split(" ")
         for number, word in enumerate(words):
             await asyncio.sleep(self._injector.pause_s("model", WORDS_S))
@@ -143,6 +151,7 @@ class WordyModel:
                 await asyncio.sleep(self._injector.stream("thoughts").uniform(*THINKING_S))
             if run.may_fail and number == len(words) // 2:
                 raise ModelError(ErrorCode.MODEL_FAILED)
+            run.billed += 1
             yield word if number == 0 else f" {word}"
         yield Finish(output_tokens=len(words), input_tokens=len(run.prompt.messages))
 
@@ -187,7 +196,7 @@ class Parts:
         delivery_sender = self._new_delivery_sender()
         settings = FrontSettings(
             models=(model.name,),
-            quota=Quota(per_minute=faults.per_minute, max_pending=1_000),
+            quota=Quota(per_minute=faults.per_minute, max_pending=1_000, tariff=TARIFF),
             policy=self._policy,
             queue_survives=faults.split,
         )
@@ -208,6 +217,7 @@ class Parts:
             tokens=SimulatedTokens(clock=clocks.front, lasts_s=faults.token_s) if faults.token_s else None,
             clock=clocks.front,
             is_blocked=store.is_blocked,
+            budgets_of_user=store.budgets_of_user,
         )
         self.janitor = Janitor(
             settings=JanitorSettings(policy=self._policy, queue_survives=faults.split),

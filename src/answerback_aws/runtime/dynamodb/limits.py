@@ -110,7 +110,7 @@ class RateLimits:
         found = await self.standing(holder, consistent=True)
         return states(holder, found.budgets, found.counters, now_ms=now_ms)
 
-    async def states_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> list[BudgetState]:
+    async def budgets_of_user(self, user_id: str, team: str | None, *, now_ms: int) -> list[BudgetState]:
         """Those that a question of the user is counted in. `team`: as the token has it."""
         own = await self.standing(user_id)
         found = states(user_id, own.budgets, own.counters, now_ms=now_ms)
