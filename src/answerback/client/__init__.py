@@ -49,6 +49,7 @@ from answerback.core.answer import clean
 from answerback.core.context import title_of
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    BudgetInfo,
     Conversation,
     ConversationSummary,
     ModelInfo,
@@ -70,6 +71,7 @@ __all__ = [
     "AnswerbackError",
     "BlockingAnswerStream",
     "BlockingClient",
+    "BudgetInfo",
     "CannotConnect",
     "Client",
     "Closed",

@@ -9,10 +9,12 @@ from answerback.client.errors import AnswerbackError, RequestTimeout, request_fa
 from answerback.client.timing import Timing
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import (
+    Budget,
     CancelMessage,
     Conversation,
     Conversations,
     Error,
+    GetBudget,
     GetHistory,
     History,
     ListConversations,
@@ -22,8 +24,8 @@ from answerback.protocol.frames import (
     UpdateConversation,
 )
 
-CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | RenewToken
-ReplyFrame: TypeAlias = History | Conversations | Conversation | TokenRenewed
+CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | RenewToken | GetBudget
+ReplyFrame: TypeAlias = History | Conversations | Conversation | TokenRenewed | Budget
 
 _STOP_TRIES: Final = 4
 

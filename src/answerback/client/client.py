@@ -29,10 +29,13 @@ from answerback.client.tokens import Token, TokenSource
 from answerback.core.answer import clean
 from answerback.protocol.codec import encode
 from answerback.protocol.frames import (
+    Budget,
+    BudgetInfo,
     ClientInfo,
     Conversation,
     Conversations,
     ConversationSummary,
+    GetBudget,
     GetHistory,
     History,
     ListConversations,
@@ -278,6 +281,13 @@ class Client:
     async def restore(self, conversation: str) -> Conversation:
         """Bring a deleted conversation back."""
         return await self._update(UpdateConversation(request_id=_id(), conversation_id=conversation, deleted=False))
+
+    async def budget(self) -> BudgetInfo | None:
+        """How the user's budget stands now; None: there is none, or the server knows no budgets."""
+        if "budgets" not in self._session.features:
+            return None
+        frame = GetBudget(request_id=_id())
+        return (await self._call(frame.request_id, frame, Budget)).budget
 
     # --- the connection ---------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from answerback.client.errors import AnswerbackError
 from answerback.client.events import Event
-from answerback.protocol.frames import ClientFrame, Conversation, Conversations, History, TokenRenewed, Welcome
+from answerback.protocol.frames import Budget, ClientFrame, Conversation, Conversations, History, TokenRenewed, Welcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Reply:
     """What a call (history, renewal of a token) was answered with."""
 
     request_id: str
-    frame: History | Conversations | Conversation | TokenRenewed
+    frame: History | Conversations | Conversation | TokenRenewed | Budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class Answer:
     """One answer. `text` is, character for character, what the server has stored for `attempt`.
 
     `conversation_id`: where the turn is kept. `timing`: milliseconds on the server. `finish_reason`: `stop`, `length`
-    (cut at a limit), `content_filter`, `tool_calls` or `other`.
+    (cut at a limit), `content_filter`, `tool_calls` or `other`. `cost_micro_usd`: what a budget was charged.
     """
 
     text: str
@@ -41,6 +41,7 @@ class Answer:
     model: str | None = None
     usage: Usage | None = None
     timing: Timing | None = None
+    cost_micro_usd: int | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -58,6 +59,7 @@ def answer_of(response: MessageResponse, text: str, conversation_id: str | None)
         model=response.model,
         usage=response.usage,
         timing=response.timing,
+        cost_micro_usd=None if response.cost is None else response.cost.micro_usd,
     )
 
 
