@@ -209,6 +209,7 @@ def _sample(variable: str) -> str:
         "MANAGEMENT_ENDPOINT": "https://x.example/v1",
         "LOCK_SYSTEM": "true",
         "JWT_SECRET": "s" * 32,
+        "SYSTEM_BYTES": "1",
     }
     name = variable.removeprefix("ANSWERBACK_")
     if name in {"JWKS_URL", "SETTINGS_URL"}:

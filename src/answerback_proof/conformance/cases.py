@@ -240,12 +240,15 @@ ClientStep: TypeAlias = (
 class Needs(_Record, frozen=True, kw_only=True):
     """What a server must have for a case: models by name, tokens (true, false, or either), a pattern of its limits.
 
-    `deployment`: where PROTOCOL.md section 17 tells the two apart; None: either.
+    `features`: of its `welcome`. `budget`: a pattern of the one that is told there. `deployment`: where PROTOCOL.md
+    section 17 tells the two apart; None: either.
     """
 
     models: Sequence[str] = ()
     tokens: bool | None = None
     limits: Any = None
+    features: Sequence[str] = ()
+    budget: Any = None
     deployment: Literal["gateway", "aws"] | None = None
 
 

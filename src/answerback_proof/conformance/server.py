@@ -66,6 +66,8 @@ class ServerFacts:
     user_id: str
     models: Sequence[str]
     limits: Mapping[str, Any]
+    features: Sequence[str] = ()
+    budget: Mapping[str, Any] | None = None
 
     @property
     def deployment(self) -> str:
@@ -197,7 +199,13 @@ class ServerRun:
         try:
             await peer.send_frame({"action": "hello", "helloId": "conform"})
             welcome = await peer.next_frame("conform", within_ms=DEFAULT_WITHIN_MS, what="welcome")
-            return ServerFacts(user_id=welcome["userId"], models=welcome["models"], limits=welcome["limits"])
+            return ServerFacts(
+                user_id=welcome["userId"],
+                models=welcome["models"],
+                limits=welcome["limits"],
+                features=welcome.get("features", ()),
+                budget=welcome.get("budget"),
+            )
         except (CaseFailed, KeyError) as exc:
             raise CannotConnect(f"{self._url} does not answer `hello` with `welcome`: {exc}") from exc
         finally:
@@ -259,4 +267,8 @@ class ServerRun:
             return "is about the embedded gateway" if needs.deployment == "gateway" else "is about API Gateway"
         if needs.limits is not None and not matches(needs.limits, dict(facts.limits)):
             return f"needs a server with the limits {json.dumps(needs.limits)}"
+        if unknown := [name for name in needs.features if name not in facts.features]:
+            return f"needs a server that knows {', '.join(unknown)}"
+        if needs.budget is not None and not (facts.budget and matches(needs.budget, dict(facts.budget))):
+            return f"needs a user with the budget {json.dumps(needs.budget)}"
         return None
