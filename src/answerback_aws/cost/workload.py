@@ -40,8 +40,8 @@ class Workload:
     """`apps` are open `hours` a day on `days` days a month and ask `requests` questions a day each.
 
     Tokens are of one question (with its context) and one answer. `first_token_s`: the model's wait before it speaks.
-    `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts. `budgets`: how many an answer
-    is counted in.
+    `cached`: the share of a question's tokens that Bedrock reads from its cache of prompts. `budgets`: how many an
+    answer is counted in.
     """
 
     apps: int = 1000
