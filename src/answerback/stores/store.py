@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from answerback.core.admission import admit_again
-from answerback.core.budget import KEPT_MS, Budget, BudgetState, Period, encode_budgets, reserved
+from answerback.core.budget import KEPT_MS, Budget, BudgetState, Counter, Period, encode_budgets, reserved
 from answerback.core.request import Change, Question, Record, RequestKey
 from answerback.ports import (
     Accepted,
@@ -383,6 +383,11 @@ class SqlStore:
 
     async def teams(self) -> Sequence[str]:
         return [team for team, _ in await self._rows(sql.SELECT_TEAMS)]
+
+    async def counters(self) -> dict[tuple[str, str], Counter]:
+        """Every counter of a budget by holder and window, as it is written."""
+        rows = await self._rows(sql.SELECT_COUNTERS)
+        return {(holder, window): Counter(used, reserved) for holder, window, used, reserved in rows}
 
     async def has_money_budgets(self) -> bool:
         """Whether anybody has a budget in money."""

@@ -19,7 +19,7 @@ from answerback.ports import Piece, Prompt
 from answerback_proof.history import ModelRun, RunHistory
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 
-SPEC: Final = "python:answerback_proof.chaos.recording_model:recording_echo"
+SPEC: Final = "python:answerback_proof.chaos.recording_model:recording_echo?price=1/1"
 FAIL_RATE: Final = 0.02
 MISBEHAVES: Final = 0.02
 MISBEHAVIOURS: Final = tuple(set(Misbehaviour) - {Misbehaviour.SAYS_NOTHING, Misbehaviour.SAYS_A_MEGABYTE})

@@ -217,7 +217,7 @@ class Budgets:
             reserved.update(_each(record))
         for record, run in self.runs:
             billed.update(dict.fromkeys(_each(record), run.billed))
-        counters = store.counters()
+        counters = store.written_counters()
         for name in counters.keys() | reserved.keys() | self._charged.keys():
             counter, cap = counters.get(name, budget.Counter()), store.caps[name[0]]
             if counter.used > cap:
@@ -263,7 +263,7 @@ def check_end(evidence: Evidence) -> Iterable[Violation]:
                 yield from _reason(evidence, record, record.ending)
     yield from _no_redundant_resend(evidence)
     yield from _limits(evidence)
-    for (holder, window), counter in evidence.store.counters().items():
+    for (holder, window), counter in evidence.store.written_counters().items():
         if counter.reserved:
             yield broken("budget", f"{holder} {window} has {counter.reserved} reserved, and nothing runs")
 

@@ -25,7 +25,7 @@ from answerback.ports import (
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.encoding import turn_of
 from answerback.stores.sqlite import MemoryStore
-from answerback.stores.statements import SELECT_COUNTERS, TURN
+from answerback.stores.statements import TURN
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import STALL_S
@@ -176,10 +176,9 @@ class FaultyStore(MemoryStore):
         for user in users:
             now(self.set_team(user, TEAM, now_ms=now_ms))
 
-    def counters(self) -> dict[tuple[str, str], Counter]:
+    def written_counters(self) -> dict[tuple[str, str], Counter]:
         """Those of budgets, as they are written."""
-        rows = self._database.execute(SELECT_COUNTERS)
-        return {(holder, window): Counter(used, reserved) for holder, window, used, reserved in rows}
+        return now(self.counters())
 
     def all_turns(self) -> list[tuple[str, StoredTurn]]:
         """Every turn with its user, superseded or not."""
