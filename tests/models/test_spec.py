@@ -141,7 +141,7 @@ def test_specs(text: str, spec: ModelSpec) -> None:
         ("openai:http://x/v1?max_tokens_field=tokens#m", "one of max_tokens, max_completion_tokens, none"),
         ("openai:http://x/v1?stream_options=yes#m", "1 (yes) or 0 (no)"),
         ("openai:http://x/v1?system_role=developer#m", "one of system, user"),
-        ("python:a:b?speed=9", "answer_timeout and max_tokens only"),
+        ("python:a:b?speed=9", "answer_timeout, max_tokens, context_reserve, price, stops_billing only"),
         ("bedrock:", "bedrock: needs a model's id"),
         ("bedrock:a b", "bedrock: needs a model's id"),
         ("bedrock:m?speed=9", "no option 'speed'"),
