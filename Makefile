@@ -88,10 +88,14 @@ proof: $(VENV)/tools $(EMULATOR)/installed .cache/atheris/installed ## Run the p
 	@$(BIN)/answerback bench --chaos --apps 200 --kills 50 --seed 5
 	@echo "--- Chaos on PostgreSQL: the same while the database crashes, too"
 	@$(BIN)/answerback bench --chaos --postgres --apps 200 --kills 50 --seed 6
+	@echo "--- Chaos over three gateways: the same behind HAProxy, and each cut off from the database"
+	@$(BIN)/answerback bench --chaos --gateways 3 --apps 60 --kills 30 --seed 7
 	@echo "--- Chaos on AWS: the same for the deployed functions on the emulator"
 	@$(BIN)/answerback bench --chaos --aws --seed 2 --seconds 100
 	@echo "--- The tests that take minutes"
 	@$(BIN)/pytest -n $(JOBS) -m proof
+	@echo "--- Properties: they hold for examples that no run before has tried"
+	@$(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile explore
 	@echo "--- Fuzzing: no input breaks what reads it"
 	@$(BIN)/python fuzz/run.py --seconds 60
 

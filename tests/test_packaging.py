@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = sorted([*(ROOT / "requirements").glob("*.txt"), *(ROOT / "src/answerback_aws/requirements").glob("*.txt")])
 EMULATOR = ROOT / "src/answerback_aws/requirements/emulator.txt"
-EXTRAS = {"server", "local-llm", "postgres", "openai", "aws", "desktop"}
+EXTRAS = {"server", "local-llm", "postgres", "openai", "aws", "desktop", "schema"}
 
 
 def pinned(path: Path) -> dict[str, str]:

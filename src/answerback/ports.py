@@ -5,17 +5,19 @@ API Gateway for the sender, five kinds of model. One contract suite (tests/contr
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Blocked, Existing, Full, Limited, Quota
 from answerback.core.budget import Budget, BudgetState, OverBudget, Period, Price
 from answerback.core.context import TOKENS_PER_BYTE, Message
+from answerback.core.parts import Content, Mark, visible
 from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.core.uploads import FileKey, Upload
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import ServerFrame, Status
+from answerback.protocol.frames import Attachment, ServerFrame, Status
 
 __all__ = [
     "Accepted",
@@ -41,6 +43,7 @@ __all__ = [
     "ModelFault",
     "ModelLimits",
     "OverBudget",
+    "Part",
     "Period",
     "Piece",
     "Price",
@@ -103,8 +106,8 @@ class Requests(Protocol):
     async def question(self, key: RequestKey) -> Question | None:
         """What was asked; None for a refusal or an early cancellation."""
 
-    async def answer(self, key: RequestKey) -> str:
-        """The stored text of an ended request, '' if it has none."""
+    async def answer(self, key: RequestKey) -> Content:
+        """What is stored of an ended request's answer: its text, empty if it has none, and the marks of its parts."""
 
     async def unfinished(self) -> Sequence[Record]:
         """Every record that has not ended, in the order accepted."""
@@ -134,7 +137,8 @@ class Durability(Protocol):
 class StoredTurn:
     """One question and its ending. `position` orders the turns of a user by acceptance.
 
-    `superseded_by`: the request that took its place, or the place of a turn before it.
+    `answer` is all its content, in which `marks` say where the parts are. `superseded_by`: the request that took its
+    place, or the place of a turn before it.
     """
 
     position: int
@@ -150,6 +154,13 @@ class StoredTurn:
     input_tokens: int | None = None
     output_tokens: int | None = None
     superseded_by: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    marks: tuple[Mark, ...] = ()
+
+    @property
+    def visible(self) -> str:
+        """The text of the answer."""
+        return visible(Content(self.answer, self.marks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +208,34 @@ class History(RecentTurns, Protocol):
 
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, for good. Returns how many."""
+
+
+class Files(Protocol):
+    """The files that users send with their questions, in pieces. Every method may raise Unavailable."""
+
+    async def upload(self, key: FileKey) -> Upload | None:
+        """How far the file has come."""
+
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+        """Begin an upload, or return the one that there is. None: the user has begun too much (`core.uploads`)."""
+
+    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        """Keep a piece, if the upload has this name and is unfinished. The first data of a piece stay."""
+
+    async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
+        """The file is whole, or is young again: it may be named by questions from now on."""
+
+    async def discard(self, name: str) -> None:
+        """Forget an unfinished upload: together its pieces are another file."""
+
+    async def examine(self, key: FileKey) -> str | None:
+        """`core.uploads.examine` of what is there of the file, done where it does not hold up the event loop."""
+
+    async def read_file(self, key: FileKey) -> bytes | None:
+        """All pieces that are there, in their order; None: there is no upload."""
+
+    async def purge_files(self, *, now_ms: int) -> int:
+        """Delete what was not finished in time, and files that no question can name and no turn names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,8 +418,21 @@ class Queue(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file that came with the question: UTF-8 text, an image or a PDF, as its media type says."""
+
+    name: str
+    media_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a model gets: an optional system text and the messages, the last one being the user's question."""
+    """What a model gets: an optional system text and the messages, the last one being the user's question.
+
+    `attachments`: the files of the question. Those of earlier turns are told by name, in their text. `json_schema`:
+    what the answer is to be valid under; None also where the system text says that already.
+    """
 
     messages: tuple[Message, ...]
     system: str | None = None
@@ -389,6 +441,8 @@ class Prompt:
     conversation_id: str = ""
     request_id: str = ""
     attempt: int = 1
+    attachments: tuple[File, ...] = ()
+    json_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -407,7 +461,21 @@ class Finish:
     reasoning_tokens: int | None = None
 
 
-Piece: TypeAlias = str | Finish
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a part that is no text. `kind`: one of `core.parts.KINDS`; others are shown to nobody.
+
+    It goes on with the last part if that is of the same kind, unless it has another `name` (of a tool) or is `new`.
+    A part that was followed by another one has ended: what a model calls side by side comes one after the other.
+    """
+
+    kind: str
+    text: str
+    name: str | None = None
+    new: bool = False
+
+
+Piece: TypeAlias = str | Part | Finish
 
 
 class ModelFault(StrEnum):
@@ -465,7 +533,7 @@ class Model(Protocol):
         """Generations that may run at the same time. The users that wait get the next slot by turns."""
 
     def stream(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-        """Text as it comes, then one Finish. Closing the iterator (`aclose`) really stops the work.
+        """Text as it comes, parts in between, then one Finish. Closing the iterator (`aclose`) really stops the work.
 
         Raises: ModelError: with `model_unavailable`, `model_throttled` or `model_failed`.
         """
@@ -480,6 +548,9 @@ class ModelLimits:
 
     `tokens_per_byte`: what its tokenizer takes for a byte of UTF-8 that is not ASCII. `languages`: the only ones that
     it knows (BCP 47), empty if nobody has said. `demo`: it is for trying out. `title`: its name for people.
+    `attachments`: the kinds of files that it takes besides text (`core.uploads`). `parts`: the kinds of parts that it
+    is known to give besides text.
+    `format`: whether it takes `Prompt.json_schema`; another one is told in its system text.
     `context_reserve`: tokens that a budget reserves for earlier turns. `price`: for budgets in money. `stops_billing`:
     an answer that is given up costs no more than what came.
     """
@@ -493,6 +564,9 @@ class ModelLimits:
     languages: tuple[str, ...] = ()
     demo: bool = False
     title: str | None = None
+    attachments: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    format: bool = False
 
 
 def limits_of(model: Model) -> ModelLimits:

@@ -46,6 +46,7 @@ class FailureCode(StrEnum):
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
+    ATTACHMENT_MISSING = "attachment_missing"
     OVER_BUDGET = "over_budget"
     PROTOCOL_VIOLATION = "protocol_violation"
 

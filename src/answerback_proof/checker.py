@@ -46,7 +46,8 @@ class Visible:
     of the model. `usage`: what the users are said to have used. `ordered`: the frames of a connection are seen in the
     order in which the server sent them. `undisturbed`: nothing is cancelled, and no connection is cut, so that every
     answer comes over its connection once and whole. `deaths`: names of faults after each of which the model may be run
-    once more for what was running. `skew_ms`: how far the server's clocks are apart.
+    once more for what was running. `thaws`: a process that was taken for dead may go on, and begin an attempt that it
+    had claimed before. `skew_ms`: how far the server's clocks are apart.
     """
 
     records: bool = True
@@ -56,6 +57,7 @@ class Visible:
     ordered: bool = True
     undisturbed: bool = False
     deaths: Set[str] = frozenset()
+    thaws: bool = False
     skew_ms: int = 0
 
 
@@ -107,6 +109,15 @@ def _by_request(events: Iterable[E]) -> dict[str, list[E]]:
     return found
 
 
+def _without_fenced(runs: Iterable[ModelRun]) -> Iterator[ModelRun]:
+    """The runs but those that begin after a newer attempt of their request: what they say goes nowhere."""
+    newest: dict[str, int] = {}
+    for run in runs:
+        if run.attempt >= newest.get(run.request, 0):
+            newest[run.request] = run.attempt
+            yield run
+
+
 class _Facts:
     """The events of a history by what they are about."""
 
@@ -120,6 +131,8 @@ class _Facts:
         self.screens = _by_request(event for event in events if isinstance(event, Shown | Cleared | Ended))
         self.wire = [event for event in events if isinstance(event, ToServer | Resumed | ToApp)]
         self.runs = [event for event in events if isinstance(event, ModelRun)]
+        if visible.thaws:
+            self.runs = list(_without_fenced(self.runs))
         self.attempts = {name: [run.attempt for run in runs] for name, runs in _by_request(self.runs).items()}
         self.stored = {event.request: event for event in events if isinstance(event, Stored)}
         self.turns = [event for event in events if isinstance(event, Turn)]

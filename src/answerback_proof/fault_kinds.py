@@ -56,6 +56,11 @@ class FaultKind(StrEnum):
     FRONT_CRASH = "front crash"
     CLOCK_SKEW = "clock skew"
 
+    # several gateways on one database
+    DATABASE_CUT = "gateway cut off from its database"
+    LOST_NOTICE = "notice lost"
+    LATE_NOTICE = "notice late"
+
     # stores
     DISK_FULL = "disk full"
     POSTGRES = "PostgreSQL crashed"

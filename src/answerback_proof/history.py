@@ -14,6 +14,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from answerback.clock import epoch_ms
+from answerback.core.parts import Content, Mark
 from answerback.core.request import Question, Record, RequestKey
 from answerback.ports import DailyUsage, History, Requests, StoredTurn
 from answerback.protocol.frames import (
@@ -156,6 +157,13 @@ class Stored(_AboutRequest, frozen=True, kw_only=True):
     record: Record
     answer: str
     has_question: bool
+    marks: tuple[Mark, ...] = ()
+
+    @classmethod
+    def of(cls, record: Record, content: Content, *, has_question: bool) -> "Stored":
+        """The request whose record this is."""
+        answer, marks = content
+        return cls(request=record.request_id, record=record, answer=answer, marks=marks, has_question=has_question)
 
 
 class Turn(_AboutRequest, frozen=True, kw_only=True):
@@ -284,10 +292,9 @@ async def add_stores(history: RunHistory, requests: Requests, turns: History) ->
     for record in await requests.unfinished():
         if record.user_id in users:  # the database need not be only ours
             found.setdefault(record.request_id, record)
-    for request, record in found.items():
+    for record in found.values():
         question: Question | None = await requests.question(record.key)
-        answer = await requests.answer(record.key)
-        history.add(Stored(request=request, record=record, answer=answer, has_question=question is not None))
+        history.add(Stored.of(record, await requests.answer(record.key), has_question=question is not None))
     for user in users:
         for conversation_id in await _conversations(turns, user):
             for turn in await _turns(turns, user, conversation_id):

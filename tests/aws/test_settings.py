@@ -81,6 +81,7 @@ def test_what_is_given_counts() -> None:
             "ANSWERBACK_RATE_LIMIT": "0",
             "ANSWERBACK_ANSWER_TIMEOUT_S": "60",
             "ANSWERBACK_LOCK_SYSTEM": "true",
+            "ANSWERBACK_LEAST_CLIENT": "1.4",
             "ANSWERBACK_MANAGEMENT_ENDPOINT": "https://x.execute-api.eu-west-1.amazonaws.com/prod/",
         }
     )
@@ -88,6 +89,7 @@ def test_what_is_given_counts() -> None:
     assert settings.quota.per_minute == 0
     assert settings.policy.answer_timeout_ms == 60_000
     assert settings.lock_system
+    assert settings.least_client == "1.4"
     assert settings.management_endpoint == "https://x.execute-api.eu-west-1.amazonaws.com/prod"
 
 

@@ -208,6 +208,7 @@ def _sample(variable: str) -> str:
         "MODELS": "echo",
         "MANAGEMENT_ENDPOINT": "https://x.example/v1",
         "LOCK_SYSTEM": "true",
+        "LEAST_CLIENT": "1.4",
         "JWT_SECRET": "s" * 32,
         "SYSTEM_BYTES": "1",
     }

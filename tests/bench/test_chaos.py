@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import random
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -14,6 +16,7 @@ import pytest
 from answerback.cli.main import run
 from answerback.cli.output import ExitCode
 from answerback.core import request as changes
+from answerback.core.parts import Content
 from answerback.core.request import Ending, Policy, Question
 from answerback.ports import Quota
 from answerback.protocol.codec import encode
@@ -70,7 +73,9 @@ async def test_what_the_store_holds_is_added_to_the_history() -> None:
     await store.accept(record, Question(message="one two", model="echo"), QUOTA, now_ms=10)
     await store.change(record.key, partial(changes.claim, owner="o", now_ms=20, policy=Policy()))
     ending = Ending(status=Status.COMPLETED, attempt=1, length=7, ended_at_ms=30)
-    await store.change(record.key, partial(changes.finish, owner="o", attempt=1, ending=ending, text="one two"))
+    await store.change(
+        record.key, partial(changes.finish, owner="o", attempt=1, ending=ending, content=Content("one two"))
+    )
     history.add(Ended(request="r1", observer="run 1", result=Result.COMPLETED, text="one two", attempt=1))
     await add_stores(history, store, store)
     assert check(history, VISIBLE) == []
@@ -284,3 +289,17 @@ async def test_a_short_run_over_a_postgresql_that_crashes(postgres_server: objec
     assert report.completed > 0
     assert report.faults[FaultKind.POSTGRES] > 0
     assert FaultKind.DISK_FULL in report.never_injected
+
+
+@pytest.mark.process
+@pytest.mark.postgres
+@pytest.mark.timeout(240)
+async def test_chaos_over_three_gateways_behind_haproxy(postgres_server: object) -> None:
+    del postgres_server  # only whether there is one
+    if shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") is None and not os.environ.get("CI"):
+        pytest.skip("no HAProxy here")
+    report = await run_chaos(short(kills=2, own_postgres=True, gateways=3), notify=print)
+    assert report.violations == ()
+    assert report.completed > 0
+    assert report.faults[FaultKind.DATABASE_CUT] > 0
+    assert report.faults[FaultKind.FREEZE] > 0

@@ -101,6 +101,24 @@ async def test_an_old_connection_is_rolled_over_without_a_break(gateway):
         assert isinstance(app.state, Connected)
 
 
+async def test_a_server_that_leaves_is_left_when_the_new_connection_is_there(gateway):
+    async with Client(gateway.url, timing=QUICK) as app:
+        old = await gateway.peer()
+        stream = app.stream("?")
+        rid = (await old.get("sendMessage"))["requestId"]
+        await old.say(rid, 0, "before ")
+        assert await anext(stream) == "before "
+        await old.send({"action": "goAway", "deadlineMs": 100})
+        new = await gateway.peer()
+        hello = await new.get("hello")
+        assert not old.closed.is_set()
+        await new.say(rid, 7, "and after")
+        await new.end(rid, 16)
+        await new.welcome(hello)
+        await old.closed.wait()
+        assert "".join([piece async for piece in stream]) == "and after"
+
+
 async def test_a_roll_over_that_fails_is_tried_again_soon(gateway):
     """With the pauses of a lost connection, which grow from a quarter of a second; once it was 30 s at once."""
     timing = Timing(backoff_min_s=0.001, backoff_max_s=3600)

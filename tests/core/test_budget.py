@@ -34,6 +34,7 @@ from answerback.core.budget import (
     window_name,
 )
 from answerback.core.context import Message, Role, within
+from answerback.core.parts import Content
 from answerback.core.request import Claimed, Ended, Ending, Fenced, Policy, Question, Record, Step
 from answerback.core.transitions import State
 from answerback.protocol.errors import ErrorCode
@@ -65,7 +66,9 @@ def running(held: Hold, *, attempt: int = 1) -> Record:
 
 def end(record: Record, counted: Counted | None) -> Step[Any]:
     ending = Ending(status=Status.COMPLETED, attempt=record.attempt, length=0, ended_at_ms=NOV_30_MS)
-    return changes.finish(record, owner="w", attempt=record.attempt, ending=ending, text="", counted=counted)
+    return changes.finish(
+        record, owner="w", attempt=record.attempt, ending=ending, content=Content(""), counted=counted
+    )
 
 
 # --- windows and amounts
@@ -213,7 +216,7 @@ def test_a_fenced_or_repeated_ending_settles_nothing() -> None:
     assert isinstance(end(running(hold(), attempt=2), NOTHING).outcome, Ended)
     late = changes.finish(
         running(hold(), attempt=2), owner="x", attempt=1, ending=Ending(status=Status.COMPLETED, attempt=1, length=0,
-        ended_at_ms=0), text="", counted=NOTHING,
+        ended_at_ms=0), content=Content(""), counted=NOTHING,
     )  # fmt: skip
     assert (type(late.outcome), late.charge) == (Fenced, ())
     done = end(running(hold()), NOTHING).record
@@ -359,7 +362,7 @@ def test_no_order_of_events_is_above_the_cap_or_leaves_anything_reserved(
                 ending = Ending(status=Status.COMPLETED, attempt=record.attempt, length=0, ended_at_ms=now_ms)
                 counted = Counted(0, int(record.session_id)) if record.session_id.isdigit() else None
                 bank.change(
-                    name, partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, text="",
+                    name, partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, content=Content(""),
                                   counted=counted)
                 )  # fmt: skip
             case "cancel" if record is not None:

@@ -16,6 +16,7 @@ from answerback.auth import make_token
 from answerback.core import request as changes
 from answerback.core.context import Message
 from answerback.core.keys import fingerprint
+from answerback.core.parts import Content
 from answerback.core.request import Ending, Policy, Question
 from answerback.gateway.app import Gateway
 from answerback.gateway.settings import AuthSettings, GatewaySettings
@@ -132,7 +133,9 @@ async def old(tmp_path: Path) -> Path:
         claim = partial(changes.claim, owner="w", now_ms=NOW_MS + number, policy=Policy())
         await store.change(record.key, claim)
         ending = Ending(status=Status.COMPLETED, attempt=1, length=4, ended_at_ms=NOW_MS + number + 1)
-        await store.change(record.key, partial(changes.finish, owner="w", attempt=1, ending=ending, text="text"))
+        await store.change(
+            record.key, partial(changes.finish, owner="w", attempt=1, ending=ending, content=Content("text"))
+        )
     await store.close()
     return tmp_path
 

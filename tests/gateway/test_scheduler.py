@@ -136,3 +136,33 @@ def test_what_is_not_running_cannot_be_done_and_nothing_changes() -> None:
         with pytest.raises(ValueError, match="not"):
             action(key(1))
     assert scheduler.take() == key(1)
+
+
+def test_what_comes_from_elsewhere_goes_before_what_was_asked_later() -> None:
+    scheduler = Scheduler({"m": 2})
+    one, two, three, four = (RequestKey("u", f"r{n}") for n in range(1, 5))
+    for key in (two, four):
+        scheduler.put(key, "k", "m")
+    assert scheduler.take() == two  # and finds that it is not its turn
+    for key in (one, three):
+        scheduler.put(key, "k", "m")
+    scheduler.arrange("k", [one, two, three])
+    assert not scheduler.block(two)
+    for key in (one, two, three, four):
+        assert scheduler.take() == key
+        scheduler.done(key)
+    assert not len(scheduler)
+
+
+@pytest.mark.parametrize("head", ["ready", "blocked"])
+def test_another_head_takes_the_place_of_one_that_does_not_run(head: str) -> None:
+    scheduler = Scheduler({"m": 1, "other": 1})
+    first, second = RequestKey("u", "r1"), RequestKey("u", "r2")
+    scheduler.put(second, "k", "m")
+    if head == "blocked":
+        assert scheduler.take() == second
+        assert scheduler.block(second)
+    scheduler.put(first, "k", "other")
+    scheduler.arrange("k", [first, second])
+    assert scheduler.take() == first
+    assert scheduler.take() is None

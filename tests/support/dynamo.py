@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from answerback.core.parts import Content
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
 from answerback.core.transitions import State
 from answerback.ports import (
@@ -139,7 +140,9 @@ def _ending(turn: StoredTurn) -> Change[None]:
 
     def step(record: Record | None) -> Step[None]:
         assert record is not None
-        return Step(replace(record, state=State(turn.status.value), ending=ending), None, turn.answer)
+        return Step(
+            replace(record, state=State(turn.status.value), ending=ending), None, Content(turn.answer, turn.marks)
+        )
 
     return step
 

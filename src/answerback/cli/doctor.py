@@ -29,7 +29,7 @@ from answerback.models import ModelSpecError, build_model, open_model
 from answerback.models.local import WEIGHTS_SHA256, find_weights
 from answerback.models.prices import prices_of
 from answerback.models.spec import parse_model_specs
-from answerback.ports import Finish, ModelError, Prompt, TokenRefused, Unavailable
+from answerback.ports import ModelError, Prompt, TokenRefused, Unavailable
 from answerback.stores import StoreError, StoreInUse, open_store
 from answerback.texts import spoken
 
@@ -360,7 +360,7 @@ async def check_models(settings: GatewaySettings, *, deep: bool) -> AsyncIterato
         try:
             started = time.perf_counter()
             prompt = Prompt(messages=(Message(Role.USER, "Say hello."),), max_tokens=16)
-            text = "".join([piece async for piece in model.stream(prompt) if not isinstance(piece, Finish)])
+            text = "".join([piece async for piece in model.stream(prompt) if isinstance(piece, str)])
             elapsed_s = time.perf_counter() - started
             yield ok("model", f"{model.name} said {text.strip()[:60]!r} after {elapsed_s:.1f} s")
         except ModelError as exc:

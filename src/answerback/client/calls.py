@@ -19,13 +19,15 @@ from answerback.protocol.frames import (
     History,
     ListConversations,
     Ping,
+    PutPiece,
     RenewToken,
     TokenRenewed,
     UpdateConversation,
+    UploadState,
 )
 
-CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | RenewToken | GetBudget
-ReplyFrame: TypeAlias = History | Conversations | Conversation | TokenRenewed | Budget
+CallFrame: TypeAlias = ListConversations | GetHistory | UpdateConversation | PutPiece | RenewToken | GetBudget
+ReplyFrame: TypeAlias = History | Conversations | Conversation | UploadState | TokenRenewed | Budget
 
 _STOP_TRIES: Final = 4
 

@@ -12,6 +12,7 @@ from answerback.client.effects import (
     Effect,
     Emit,
     Fail,
+    FilesWanted,
     Note,
     Ready,
     Reconnect,
@@ -52,7 +53,7 @@ class Driver:
         ssl_context: ssl.SSLContext | None,
         must_connect: bool,
         rng: random.Random,
-        on_effect: Callable[[Emit | Fail | Reply | ReplyFailed | RoundTrip], None],
+        on_effect: Callable[[Emit | Fail | FilesWanted | Reply | ReplyFailed | RoundTrip], None],
         on_state: Callable[[ConnectionState], None],
     ) -> None:
         self._address = address
@@ -126,7 +127,7 @@ class Driver:
                         self._link.send(frame)
                 case Reply(request_id) | ReplyFailed(request_id) if request_id == self._renewal_id:
                     self._renewed(effect)
-                case Emit() | Fail() | Reply() | ReplyFailed() | RoundTrip():
+                case Emit() | Fail() | FilesWanted() | Reply() | ReplyFailed() | RoundTrip():
                     self._on_effect(effect)
                 case Ready(welcome):
                     self._ready(welcome)

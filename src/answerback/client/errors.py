@@ -9,12 +9,14 @@
     ├── Closed                      the client was closed
     ├── MessageTooLarge             size_bytes, limit_bytes
     ├── ProtocolViolation           request_id, detail
+    ├── AnswerInvalid               answer, why: it is not of the type that was asked for
     ├── AnswerRestarted             request_id: text that was already given out is void
     ├── RequestTimeout              request_id, timeout_s, text, cause_code   (also a TimeoutError)
     ├── RequestCancelled            answer: what there was until then
-    └── RequestFailed               message, retry_after_ms, answer
-        ├── RateLimited
+    └── RequestFailed               message, retry_after_ms, answer, reason, resets_at
+        ├── RateLimited             reason "budget": a budget has no room until resets_at
         ├── Overloaded
+        ├── AttachmentMissing       a file of the question is not there to be sent
         └── RequestConflict
 
 `retryable`: the same question, asked again, may succeed later. Facts are attributes; `str()` makes the sentence.
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from answerback.client.events import Answer
 
 __all__ = [
+    "AnswerInvalid",
     "AnswerRestarted",
     "AnswerbackError",
+    "AttachmentMissing",
     "CannotConnect",
     "Closed",
     "Forbidden",
@@ -204,6 +208,21 @@ class ProtocolViolation(AnswerbackError):
         return f"The server broke the protocol ({self.detail}). Tell its operator; request {self.request_id}."
 
 
+class AnswerInvalid(AnswerbackError):
+    """The answer is whole, and not of the type that was asked for. `answer` has its text, `why` what is wrong."""
+
+    code = "answer_invalid"
+    retryable = True
+
+    def __init__(self, answer: "Answer", why: str) -> None:
+        super().__init__(answer.request_id, why)
+        self.answer = answer
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"The answer is not of the type that was asked for: {self.why}"
+
+
 class AnswerRestarted(AnswerbackError):
     """The answer restarted with other words after the text iterator had yielded the old ones."""
 
@@ -296,6 +315,15 @@ class Overloaded(RequestFailed):
     """The user has too many unfinished requests."""
 
 
+class AttachmentMissing(RequestFailed):
+    """A file of the question is not at the server, and not here to be sent. Attach it again under a new question."""
+
+    @classmethod
+    def of(cls, message: str) -> "AttachmentMissing":
+        """One that was found here."""
+        return cls(ErrorCode.ATTACHMENT_MISSING.value, message, retryable=False)
+
+
 class RequestConflict(RequestFailed):
     """The request id was used before for something else."""
 
@@ -309,6 +337,7 @@ _CLASSES = {
     ErrorCode.RATE_LIMITED: RateLimited,
     ErrorCode.OVERLOADED: Overloaded,
     ErrorCode.REQUEST_CONFLICT: RequestConflict,
+    ErrorCode.ATTACHMENT_MISSING: AttachmentMissing,
 }
 
 

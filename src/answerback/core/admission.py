@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from answerback.core import budget
-from answerback.core.budget import Budget, Counters, Hold, OverBudget, Tariff
+from answerback.core.budget import Budget, Counters, Hold, OverBudget, Tariff, bound
+from answerback.core.context import told_schema
 from answerback.core.request import Question, Record
+from answerback.core.uploads import bound_of
 
 WINDOW_MS: Final = 60_000
 
@@ -142,8 +144,10 @@ def hold_of(
     windows = budget.windows_of(own, now_ms, of_team=False) + budget.windows_of(of_team, now_ms, of_team=True)
     if not windows:
         return None
+    schema = None if question.format is None else told_schema(None, question.format.json_schema)
     return quota.tariff.hold(
         model=record.model,
+        extra_tokens=bound(schema) + sum(bound_of(one.media_type, one.size) for one in question.attachments),
         message=question.message,
         system=question.system,
         max_tokens=question.max_tokens,

@@ -199,16 +199,21 @@ class Tariff:
         message: str,
         system: str | None,
         max_tokens: int | None,
+        extra_tokens: int,
         has_context: bool,
         windows: Sequence[Window],
         team: str | None,
     ) -> Hold | OverBudget:
-        """What a request has to hold to run. The bounds are of bytes: no tokenizer makes more tokens than bytes."""
+        """What a request has to hold to run. The bounds are of bytes: no tokenizer makes more tokens than bytes.
+
+        `extra_tokens`: of its files and of the form that its answer is to have.
+        """
         terms = self.models.get(model, Terms())
         if terms.price is None and any(unit_of(window.name) is Unit.MICRO_USD for window in windows):
             return OverBudget(f"The model {model} has no price here, so it does not go with a budget in money.", True)
         hold = Hold(
             max_in=bound(message)
+            + extra_tokens
             + (self.system_tokens if system is None else bound(system))
             + (terms.context_tokens if has_context else 0),
             max_out=min(max_tokens or terms.max_tokens, terms.max_tokens),

@@ -1,10 +1,11 @@
 """A conversation as the model and the person see it: which turns the model is shown, and the title."""
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from answerback.core.answer import clean
 from answerback.core.budget import bound
@@ -51,6 +52,15 @@ def estimate_tokens(text: str, per_byte: float = TOKENS_PER_BYTE) -> int:
     marks = len(data.translate(None, _PROSE)) - foreign
     prose = len(data) - marks - foreign
     return math.ceil(prose / 3 + marks + foreign * per_byte) + TURN_OVERHEAD_TOKENS
+
+
+def told_schema(system: str | None, schema: Mapping[str, Any]) -> str:
+    """The system text that asks a model for a typed answer in words."""
+    asked = (
+        "Answer with one JSON value and nothing else: no words before or after it, no fence. "
+        f"It must be valid under this JSON Schema:\n{json.dumps(schema, ensure_ascii=False)}"
+    )
+    return asked if system is None else f"{system}\n\n{asked}"
 
 
 def is_blank(text: str) -> bool:

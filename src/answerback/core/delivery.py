@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 from answerback.core.answer import Answer, cut
 from answerback.core.instants import iso
+from answerback.core.parts import TEXT, Mark
 from answerback.core.request import DeliveryTarget, Ending, Record
 from answerback.protocol.errors import ERRORS, ErrorCode
 from answerback.protocol.frames import (
@@ -30,7 +31,8 @@ from answerback.protocol.frames import (
 from answerback.protocol.limits import MAX_ANSWER_BYTES, MAX_FRAME_BYTES
 
 FRAME_RESERVE_BYTES = 2_048
-"""Room in a frame for everything but the text: two ids and a model name of 128 four-byte characters, usage, timing."""
+"""Room in a frame for everything but the text: two ids and a model name of 128 four-byte characters, usage, timing;
+of a delta one id and the name of a part."""
 
 MAX_TEXT_BYTES = MAX_FRAME_BYTES - FRAME_RESERVE_BYTES
 SLOW_RETRY_S = 0.25
@@ -41,6 +43,8 @@ rolls up by 40 ms too). The gateway's `--coalesce-ms` sets another one."""
 
 PROGRESS_S: Final = 8.0
 """How often a living answer gives a sign: three fit in the 30 s after which a client gives up, and one may be lost."""
+
+_TEXT: Final = Mark(0, TEXT)
 
 Interval: TypeAlias = Callable[[float], float]
 """Seconds between two deltas of an answer that has been streaming for so many seconds."""
@@ -126,6 +130,7 @@ class Delivery:
         "_interval",
         "_last_sent",
         "_not_before",
+        "_offered",
         "_record",
         "_spoke_at",
         "_start_sent",
@@ -153,6 +158,7 @@ class Delivery:
         self._start_sent = False
         self._last_sent: float | None = None
         self._not_before = 0.0
+        self._offered = 0
         # A later attempt gives a sign at once: its client has heard nothing for a whole lease.
         self._told_at = now if answer.attempt == 1 else now - PROGRESS_S
         if (first := target or record.target) is not None:
@@ -205,12 +211,20 @@ class Delivery:
                 return MessageStarted(request_id=self._record.request_id, attempt=self._answer.attempt)
             if self.offset < self._answer.length and (ending is not None or now >= self._next_text_at()):
                 text = self._answer.text
+                self._offered = len(text)
                 end = cut(text, self.offset, MAX_TEXT_BYTES)
+                part, mark = 0, _TEXT
+                if self._answer.marks:  # one frame, one part: a resume in the middle of it then needs nothing else
+                    part, mark, following = self._answer.part_at(self.offset)
+                    end = min(end, following)
                 return MessageDelta(
                     request_id=self._record.request_id,
                     attempt=self._answer.attempt,
                     offset=self.offset,
                     delta=text[self.offset : end],
+                    part=part,
+                    kind=mark.kind,
+                    name=mark.name if mark.offset == self.offset else None,
                 )
         if ending is not None:
             return response_frame(self._record, self._answer.text)
@@ -258,7 +272,9 @@ class Delivery:
                 self._start_sent = True
             case MessageDelta():
                 self.offset = frame.offset + len(frame.delta)
-                self._last_sent = now
+                # A part, or a frame, that is full is no reason to wait: twenty short parts would come a pause apart.
+                if self.offset >= self._offered:
+                    self._last_sent = now
             case MessageResponse():
                 self.connection_id = None
             case _:

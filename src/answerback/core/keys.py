@@ -7,8 +7,14 @@ text stands in a queue's message id.
 import hashlib
 import unicodedata
 from functools import lru_cache
+from typing import Final
+
+import msgspec
+from msgspec.structs import astuple
 
 from answerback.protocol.frames import SendMessage
+
+_sorted: Final = msgspec.json.Encoder(order="deterministic")
 
 
 def normal_id(text: str) -> str:
@@ -49,7 +55,13 @@ def fingerprint(frame: SendMessage) -> str:
     and so a question that is repeated over an upgrade is the same question.
     """
     max_tokens = None if frame.max_tokens is None else str(frame.max_tokens)
-    later = ("parts", "\n".join(kinds(frame.parts))) if frame.parts else ()
+    later: list[str] = []
+    if frame.parts:
+        later += ("parts", "\n".join(kinds(frame.parts)))
+    if frame.attachments:
+        later += ("attachments", *(part for one in frame.attachments for part in map(str, astuple(one))))
+    if frame.format is not None:
+        later += ("format", _sorted.encode(frame.format).decode())
     return digest(
         "payload", frame.message, frame.conversation_id, frame.model, frame.system, max_tokens, frame.replaces, *later
     )

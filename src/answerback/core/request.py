@@ -20,9 +20,10 @@ from msgspec.structs import replace
 from answerback.core import budget
 from answerback.core.budget import Counted, Entry, Hold
 from answerback.core.instants import LeaptSince, no_leaps
+from answerback.core.parts import NOTHING, Content
 from answerback.core.transitions import TRANSITIONS, Effect, Event, Guard, If, State
 from answerback.protocol.errors import ErrorCode
-from answerback.protocol.frames import Status
+from answerback.protocol.frames import Attachment, Format, Status
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -84,6 +85,8 @@ class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
     system: str | None = None
     max_tokens: int | None = None
     replaces: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    format: Format | None = None
 
 
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"target": "wish"}):
@@ -160,14 +163,14 @@ class Policy:
 
 
 class Step(Struct, Generic[T_co], frozen=True):
-    """Write `record` (None: leave it as it is), then return `outcome`. `text`: the answer that goes with an ending.
+    """Write `record` (None: leave it as it is), then return `outcome`. `content`: the answer that an ending has.
 
     `charge` changes counters of budgets in the same transaction. Where one has no room, the step is `otherwise`.
     """
 
     record: Record | None
     outcome: T_co
-    text: str | None = None
+    content: Content = NOTHING
     charge: tuple[Entry, ...] = ()
     otherwise: "Step[T_co] | None" = None
 
@@ -304,7 +307,7 @@ def claim(
                 return Step(claimed, Claimed(claimed))
             hold, charge = budget.reserved_again(record.hold, record.user_id)
             claimed = replace(claimed, hold=hold)
-            return Step(claimed, Claimed(claimed), None, charge, _end_without_room(record, hold, now_ms=now_ms))
+            return Step(claimed, Claimed(claimed), NOTHING, charge, _end_without_room(record, hold, now_ms=now_ms))
         case Effect.OWNED:
             return Step(None, Claimed(record))
         case Effect.BUSY:
@@ -343,7 +346,13 @@ def poll(record: Record | None, *, owner: str, attempt: int) -> Step[Held | Fenc
 
 
 def finish(
-    record: Record | None, *, owner: str, attempt: int, ending: Ending, text: str, counted: Counted | None = None
+    record: Record | None,
+    *,
+    owner: str,
+    attempt: int,
+    ending: Ending,
+    content: Content,
+    counted: Counted | None = None,
 ) -> Step[Ended | Fenced]:
     """The worker of `attempt` stores the one ending. Doing it twice is success (rule: repeat as the same owner).
 
@@ -358,7 +367,7 @@ def finish(
                 charge = budget.settled(hold, record.user_id, counted)
                 ending = replace(ending, cost_micro_usd=budget.cost(hold, counted))
             ended = replace(record, state=State(ending.status.value), ending=ending, lease_until_ms=0, hold=None)
-            return Step(ended, Ended(ended, is_new=True), text, charge)
+            return Step(ended, Ended(ended, is_new=True), content, charge)
         case effect:
             return _unchanged(record, Event.FINISH, effect)
 
@@ -556,7 +565,7 @@ def _end_unowned(
             total_ms=max(0, now_ms - record.accepted_at_ms),
         ),
     )
-    return Step(ended, Ended(ended, is_new=True), "", charge)
+    return Step(ended, Ended(ended, is_new=True), NOTHING, charge)
 
 
 def _end_without_room(record: Record, hold: Hold, *, now_ms: int) -> Step[Ended]:

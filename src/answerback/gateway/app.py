@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -37,7 +39,7 @@ from answerback.gateway.upgrade import HandshakeValidator
 from answerback.models.build import open_model
 from answerback.models.prices import prices_of, tariff_of
 from answerback.models.spec import ModelSpecError, parse_model_specs
-from answerback.ports import Model, ModelError, ModelLimits, Quota, answer_timeouts_ms, limits_of, within
+from answerback.ports import Model, ModelError, ModelLimits, Quota, Unavailable, answer_timeouts_ms, limits_of, within
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front import Front
 from answerback.service.front_settings import FrontSettings
@@ -45,6 +47,7 @@ from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.questions import Questions
+from answerback.service.uploads import Uploads
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
 from answerback.stores import FILE_NAME, open_store
 from answerback.stores.connections import MemoryConnections
@@ -246,6 +249,7 @@ class Gateway:
             monotonic=time.monotonic,
             observer=metrics.observer,
         )
+        uploads = Uploads(files=store, clock=clock)
         worker = Worker(
             settings=WorkerSettings(
                 policy=policy,
@@ -263,6 +267,7 @@ class Gateway:
             new_owner=owner_tokens(),
             leapt=leaping.leapt_since,
             local=queue,
+            uploads=uploads,
         )
         front_settings = self._front_settings(models, model_limits, policy)
         front = Front(
@@ -275,6 +280,7 @@ class Gateway:
                 observer=metrics.observer,
                 clock=clock,
                 worker=worker,
+                uploads=uploads,
             ),
             connections=connections,
             history_pages=HistoryPages(history=history, clock=clock),
@@ -285,6 +291,7 @@ class Gateway:
             store_id=store.store_id,
             budgets_of_user=store.budgets_of_user,
             has_room=lambda connection_id, user_id: listener.name(connection_id, user_id),  # noqa: PLW0108 - made below
+            uploads=uploads,
         )
         janitor = Janitor(
             settings=JanitorSettings(
@@ -300,6 +307,7 @@ class Gateway:
             delivery_sender=delivery_sender,
             clock=clock,
             leapt=leaping.leapt_since,
+            files=store,
         )
         canceller = Canceller(
             requests=store,
@@ -355,9 +363,9 @@ class Gateway:
             self._stack.push_async_callback(admin.close)
             self._admin_port = await admin.start(settings.admin_port)
             save_admin_port(settings.data_dir, self._admin_port)
-        self._stack.push_async_callback(self._shut_down, listener, queue, tasks, fleet)
+        self._stack.push_async_callback(shut_down, listener, queue, tasks, fleet, settings=settings, hurry=self._hurry)
         if fleet is not None:
-            fleet.join(worker=worker, close_user=canceller.close_sessions)
+            fleet.join(worker=worker, close_user=canceller.close_sessions, close_replaced=front.replaced)
         queue.start(worker.work)
         background = Tasks()
         background.start(self._sweep(janitor, fleet), name="janitor")
@@ -366,18 +374,6 @@ class Gateway:
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
-
-    async def _shut_down(self, listener: Listener, queue: InProcessQueue, tasks: Tasks, fleet: "Fleet | None") -> None:
-        """The graceful stop: nothing new, the running answers, then the sockets. In a fleet the apps move first."""
-        log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
-        notify("STOPPING=1")
-        if fleet is not None:
-            await fleet.drain()
-            await listener.drain(accept_s=self._settings.lb_grace_s, within_s=self._settings.drain_s, hurry=self._hurry)
-        listener.stop_accepting()
-        await queue.stop(grace_s=self._settings.grace_s)
-        await listener.close(grace_s=CLOSE_TIMEOUT_S)
-        await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
     def _front_settings(
         self, models: Mapping[str, Model], model_limits: Mapping[str, ModelLimits], policy: Policy
@@ -434,14 +430,18 @@ class Gateway:
             return None
         from answerback.gateway.fleet import Fleet  # noqa: PLC0415 - psycopg is an extra
         from answerback.stores.fleet import FleetStore  # noqa: PLC0415
+        from answerback.stores.nodes import Nodes, connect_nodes  # noqa: PLC0415
+        from answerback.stores.notices import Notices  # noqa: PLC0415
 
         if not isinstance(store, FleetStore):
             raise SettingsError("--node needs --database, or no store of one's own.")
-        fleet = Fleet(self._settings.database, store, facts=self._facts)
+        url, schema, node = self._settings.database, store.schema, store.node
+        nodes = Nodes(partial(connect_nodes, url, schema), schema, node=node, incarnation=secrets.token_hex(4))
+        fleet = Fleet(store, nodes=nodes, notices=Notices(url, schema, node), facts=self._facts)
         try:
             await fleet.start()
-        except StoreError as exc:
-            raise SettingsError(str(exc)) from exc
+        except (StoreError, Unavailable) as exc:
+            raise SettingsError(f"The other gateways on the database cannot be joined: {exc}") from exc
         self._stack.push_async_callback(fleet.leave)
         return fleet
 
@@ -476,6 +476,27 @@ class Gateway:
                 await janitor.sweep(leads=fleet is None or await fleet.leads("janitor", for_s=3 * interval_s))
             except Exception:
                 log.exception("the janitor failed; it tries again")
+
+
+async def shut_down(
+    listener: Listener,
+    queue: InProcessQueue,
+    tasks: Tasks,
+    fleet: "Fleet | None",
+    *,
+    settings: GatewaySettings,
+    hurry: asyncio.Event,
+) -> None:
+    """The graceful stop: nothing new, the running answers, then the sockets. In a fleet the apps move first."""
+    log.info("stopping: %d answers are running, %d requests wait", queue.running, queue.depth)
+    notify("STOPPING=1")
+    if fleet is not None:
+        await fleet.drain()
+        await listener.drain(accept_s=settings.lb_grace_s, within_s=settings.drain_s, hurry=hurry)
+    listener.stop_accepting()
+    await queue.stop(grace_s=settings.grace_s)
+    await listener.close(grace_s=CLOSE_TIMEOUT_S)
+    await tasks.settle(grace_s=CLOSE_TIMEOUT_S)
 
 
 def own_addresses(host: str) -> list[str]:

@@ -1,19 +1,18 @@
 """One gateway among several on one PostgreSQL: who else is there, and what they tell each other.
 
-    beat, once a second ──► the table of nodes: who lives, who drains, who is dead
-    look, once a second ──► what of ours did others change · what of the dead is to be taken over
-    notices             ──► the same sooner, and frames for sockets that another gateway has
+    beat, twice a second ──► the table of nodes: who lives, who drains, who is dead
+    look, twice a second ──► what of ours did others change · what of the dead is to be taken over
+    notices              ──► the same sooner, and frames for sockets that another gateway has
 
 Nothing rests on a notice: what one would have said is found by the next look, or asked for by the client.
 """
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from answerback import __version__
 from answerback.core.request import SCHEMA, Record, RequestKey
@@ -26,20 +25,41 @@ from answerback.service.worker import Worker
 from answerback.stores.connections import MemoryConnections
 from answerback.stores.fleet import Changed, FleetStore, Freed
 from answerback.stores.nodes import Node, Nodes
-from answerback.stores.notices import MAX_TEXT, Notices
 from answerback.tasks import Tasks
 
 log = logging.getLogger("answerback.fleet")
 
-LOOK_S: Final = 1.0
-SETTLE_S: Final = 5.0
-"""How long after it began to listen a gateway calls others dead by their lock alone: when the database comes back, all
-of them have lost it."""
+LOOK_S: Final = 0.5
+SETTLE_S: Final = 2.0
+"""How long after it began to listen a gateway calls others dead by their lock alone. When the database comes back, all
+of them have lost it, and each is back within a second."""
+
+CHECK_SESSIONS_S: Final = 10.0
+"""How often a gateway looks whether its sessions have moved without its having heard of it."""
 
 BUFFER_BYTES: Final = 256 * 1024
 """Frames of other gateways that wait for a slow socket; then it is closed, and its app asks for the rest."""
 
 MAX_GONE: Final = 10_000
+
+MAX_TEXT: Final = 5_000
+"""Code points of a text in one notice: with JSON's escapes it stays under PostgreSQL's 8,000 bytes."""
+
+
+class Notices(Protocol):
+    """Short messages between gateways, in order from one to another. Any of them may get lost."""
+
+    listening_since: float | None
+    """Monotonic seconds; None: nothing is heard now."""
+
+    async def start(self, on_notice: Callable[[str, Sequence[Any]], None], /) -> None:
+        """Take the name and listen. `on_notice` gets who sent a notice, and its words. Raises: StoreError."""
+
+    async def stop(self) -> None:
+        """Send what is waiting, and give the name back."""
+
+    def send(self, node: str, /, *words: Any) -> None:
+        """Send words to a gateway."""
 
 
 def node_of(connection_id: str) -> str:
@@ -65,6 +85,10 @@ class FleetConnections(MemoryConnections):
             return Superseded()
         self._connections[connection_id] = bound.connection
         return bound
+
+    async def replaced(self) -> Sequence[str]:
+        """The own connections whose sessions have another address. Raises: Unavailable."""
+        return await self._store.replaced(list(self._connections.values()))
 
     async def remove(self, connection_id: str) -> None:
         connection = self._connections.pop(connection_id, None)
@@ -162,29 +186,41 @@ class FleetSender(SocketSender):
             del self._waiting[connection_id]
 
 
-CloseUser: TypeAlias = Callable[[str], Coroutine[Any, Any, None]]
+Close: TypeAlias = Callable[[str], Coroutine[Any, Any, None]]
 
 
 class Fleet:
-    """This gateway's part. `facts`: what others are shown of it."""
+    """This gateway's part. `facts`: what others are shown of it. `monotonic`: the clock of `Notices`, in seconds."""
 
-    def __init__(self, url: str, store: FleetStore, *, facts: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self,
+        store: FleetStore,
+        *,
+        nodes: Nodes,
+        notices: Notices,
+        facts: Callable[[], dict[str, int]],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.node = store.node
         self._store = store
         self._facts = facts
-        self._notices = Notices(url, store.schema, store.node, self._notice)
-        self._nodes = Nodes(url, store.schema, node=store.node, incarnation=secrets.token_hex(4))
+        self._nodes = nodes
+        self._notices = notices
+        self._monotonic = monotonic
         self._state = "serving"
         self._others: dict[str, Node] = {}
         self._worker: Worker | None = None
         self._queue: FleetQueue | None = None
         self._sender: FleetSender | None = None
-        self._close_user: CloseUser | None = None
+        self._close_user: Close | None = None
+        self._close_replaced: Close | None = None
+        self._connections: FleetConnections | None = None
+        self._sessions_checked_at = 0.0
         self._tasks = Tasks()
 
     async def start(self) -> None:
         """Take the name, listen, and see who is there. Raises: StoreError, Unavailable."""
-        await self._notices.start()
+        await self._notices.start(self._notice)
         try:
             await self.beat()
         except BaseException:
@@ -200,19 +236,25 @@ class Fleet:
         return clock
 
     def connections(self) -> FleetConnections:
-        return FleetConnections(self._store)
+        self._connections = FleetConnections(self._store)
+        return self._connections
 
-    def sender(self, sockets: Sockets) -> FleetSender:
-        self._sender = FleetSender(sockets, self.node, self._notices, self.is_alive)
+    def sender(self, sockets: Sockets, kind: type[FleetSender] = FleetSender) -> FleetSender:
+        self._sender = kind(sockets, self.node, self._notices, self.is_alive)
         return self._sender
 
-    def queue(self, *, slots: Mapping[str, int], clock: Callable[[], int]) -> FleetQueue:
-        self._queue = FleetQueue(store=self._store, slots=slots, clock=clock)
+    def queue(
+        self, *, slots: Mapping[str, int], clock: Callable[[], int], kind: type[FleetQueue] = FleetQueue
+    ) -> FleetQueue:
+        self._queue = kind(store=self._store, slots=slots, clock=clock)
         return self._queue
 
-    def join(self, *, worker: Worker, close_user: CloseUser) -> None:
-        """Do one's part from now on: look for what others changed, and take over from the dead."""
-        self._worker, self._close_user = worker, close_user
+    def join(self, *, worker: Worker, close_user: Close, close_replaced: Close) -> None:
+        """Do one's part from now on: look for what others changed, and take over from the dead.
+
+        `close_user`: closes the sockets of a user. `close_replaced`: a connection whose session has another address.
+        """
+        self._worker, self._close_user, self._close_replaced = worker, close_user, close_replaced
         self._tasks.start(self._look(), name="fleet")
 
     async def drain(self) -> None:
@@ -233,7 +275,7 @@ class Fleet:
         other = self._others.get(node)
         return other is None or not self._is_dead(other)
 
-    # --- once a second
+    # --- twice a second
 
     async def beat(self) -> None:
         """Say that we live, and see who does. Raises: Unavailable."""
@@ -252,7 +294,7 @@ class Fleet:
 
     def _is_dead(self, node: Node) -> bool:
         since = self._notices.listening_since
-        is_settled = since is not None and time.monotonic() - since > SETTLE_S
+        is_settled = since is not None and self._monotonic() - since > SETTLE_S
         return node.state == "gone" or node.is_lost or (node.may_be_dead and is_settled)
 
     async def leads(self, what: str, *, for_s: float) -> bool:
@@ -272,6 +314,7 @@ class Fleet:
                         self._worker.changed(record)
                 if self._state == "serving":
                     await self._take_over()
+                await self._check_sessions()
             except Unavailable as exc:
                 log.warning("the fleet cannot be looked after now: %s", exc)
             except Exception:
@@ -280,11 +323,18 @@ class Fleet:
     async def _take_over(self) -> None:
         dead = [name for name, node in self._others.items() if self._is_dead(node)]
         records = await self._store.take_over(dead, is_alive=lambda connection: self.is_alive(node_of(connection)))
-        for record in records:
-            if self._queue is not None:
-                await self._queue.put(record)
-        if records:
+        if records and self._queue is not None:
             log.info("%d requests of other gateways are taken over", len(records))
+            self._queue.arrange(records)
+
+    async def _check_sessions(self) -> None:
+        if self._connections is None or self._close_replaced is None:
+            return
+        now = self._monotonic()
+        if now - self._sessions_checked_at >= CHECK_SESSIONS_S:
+            self._sessions_checked_at = now
+            for connection_id in await self._connections.replaced():
+                await self._close_replaced(connection_id)
 
     # --- notices
 

@@ -16,7 +16,7 @@ busy key cannot crowd out a quiet one.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -92,6 +92,18 @@ class InProcessQueue:
             timer.cancel()
             self._unblock(key)
 
+    def arrange(self, records: Iterable[Record]) -> None:
+        """Queue requests, given in the order accepted, also before others of their ordering keys that wait already."""
+        keys: dict[str, list[RequestKey]] = {}
+        for record in records:
+            self._scheduler.put(record.key, record.ordering_key, record.model)
+            keys.setdefault(record.ordering_key, []).append(record.key)
+        for ordering_key, order in keys.items():
+            if (timer := self._timers.pop(self._scheduler.head(ordering_key), None)) is not None:  # type: ignore[arg-type]
+                timer.cancel()
+            self._scheduler.arrange(ordering_key, order)
+        self._dispatch()
+
     def restore(self, records: Iterable[Record]) -> None:
         """Queue unfinished requests, given in the order accepted. Call it before `start`.
 
@@ -153,11 +165,10 @@ class InProcessQueue:
             self._idle.set_result(None)
         if isinstance(outcome, Done):
             self._scheduler.done(key)
-        else:
-            self._scheduler.block(key)
-            if self._work is not None:  # else the record stays unfinished, and the next start recovers it
-                delay_s = FAILED_PAUSE_S if outcome is None else max(0, outcome.at_ms - self._clock()) / 1000
-                self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self._unblock, key)
+        elif self._scheduler.block(key) and self._work is not None:
+            # When it stops, the record stays unfinished, and the next start recovers it.
+            delay_s = FAILED_PAUSE_S if outcome is None else max(0, outcome.at_ms - self._clock()) / 1000
+            self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self._unblock, key)
         self._dispatch()
 
     def _unblock(self, key: RequestKey) -> None:
@@ -171,13 +182,21 @@ UNKNOWN_MODEL_SLOTS: Final = 4
 
 
 class _OrderedQueue:
-    """The requests of one ordering key, each with its model. The head is ready, running or blocked."""
+    """The requests of one ordering key, each with its model. The head is ready, running or blocked.
 
-    __slots__ = ("items", "ordering_key")
+    `rank`: the places of some that came from elsewhere, and of those that were here then; others are behind them.
+    """
+
+    __slots__ = ("items", "ordering_key", "rank")
 
     def __init__(self, ordering_key: str) -> None:
         self.ordering_key = ordering_key
         self.items: deque[tuple[RequestKey, str]] = deque()
+        self.rank: dict[RequestKey, int] = {}
+
+    def sort(self) -> None:
+        if rank := self.rank:
+            self.items = deque(sorted(self.items, key=lambda item: rank.get(item[0], len(rank))))
 
 
 class _Slots:
@@ -271,13 +290,33 @@ class Scheduler:
             self._make_ready(queue)
         return True
 
-    def block(self, key: RequestKey) -> None:
+    def arrange(self, ordering_key: str, order: Sequence[RequestKey]) -> None:
+        """Let the requests of the key wait in this order, before others of it. One that is running goes on."""
+        queue = self._queues[ordering_key]
+        queue.rank = {key: place for place, key in enumerate(order)}
+        head, model = queue.items[0]
+        if head in self._running:
+            return  # `block` sees to the order, if it turns out not to be its turn
+        if head in self._blocked:
+            self._blocked.discard(head)
+        else:
+            self._slots[model].run_queue.remove(queue)
+        queue.sort()
+        self._make_ready(queue)
+
+    def block(self, key: RequestKey) -> bool:
         """A running request cannot go on now: its slot is free, and the others of its key wait behind it.
 
-        Raises: ValueError: it is not running.
+        False: another of its key is to be tried first. Raises: ValueError: it is not running.
         """
         self._free_slot(key)
+        queue = self._queue_of[key]
+        queue.sort()
+        if queue.items[0][0] != key:
+            self._make_ready(queue)
+            return False
         self._blocked.add(key)
+        return True
 
     def unblock(self, key: RequestKey) -> None:
         """A blocked request may run again. Raises: ValueError: it is not blocked."""

@@ -10,13 +10,15 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from answerback.core.budget import Price
+from answerback.core.parts import KINDS as PART_KINDS
+from answerback.core.uploads import DOCUMENT, IMAGE
 from answerback.models.echo import EchoFailure, EchoOptions
 from answerback.ports import ModelLimits
 from answerback.protocol.frames import is_id
@@ -30,7 +32,13 @@ class ModelSpecError(Exception):
 
 
 LOCAL: Final = ModelLimits(
-    tokens_per_byte=1.0, languages=("en",), demo=True, title="SmolLM2 135M", price=Price(0, 0, 0), stops_billing=True
+    tokens_per_byte=1.0,
+    languages=("en",),
+    demo=True,
+    title="SmolLM2 135M",
+    format=True,
+    price=Price(0, 0, 0),
+    stops_billing=True,
 )
 """Of the embedded model. Its tokenizer spells rare Hangul byte by byte."""
 
@@ -78,6 +86,7 @@ class OpenAISpec(_ServerSpec):
     """
 
     base_url: str
+    limits: ModelLimits = field(default_factory=lambda: ModelLimits(format=True))
     query: Mapping[str, str] = field(default_factory=dict)
     api_key_env: str = "OPENAI_API_KEY"
     api_key_file: str | None = None
@@ -122,7 +131,10 @@ _IS_REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 _IS_GUARDRAIL: Final = re.compile(r"(?P<identifier>[a-z0-9]+|arn:[\w:/-]+):(?P<version>[1-9][0-9]{0,7}|DRAFT)")
 _IS_ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MILLISECONDS: Final = (0, 3_600_000)
-_LIMITS: Final = ("answer_timeout", "max_tokens", "context_reserve", "price", "stops_billing")
+_LIMITS: Final = (
+    *("answer_timeout", "max_tokens", "context_reserve", "price", "stops_billing"),
+    *("parts", "attachments", "format"),
+)
 _IS_PRICE: Final = re.compile(r"\d{1,6}(\.\d{1,6})?(/\d{1,6}(\.\d{1,6})?){1,2}", re.ASCII)
 _ECHO_WHOLE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
     {
@@ -144,7 +156,7 @@ _CACHES: Final = ("5m", "1h")
 _MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "none")
 _SYSTEM_ROLES: Final = ("system", "user")
 _TIERS: Final = ("default", "priority", "flex", "reserved")
-_ECHO_OPTIONS: Final = (*_ECHO_WHOLE, "fail", "fail_rate", "context", "price")
+_ECHO_OPTIONS: Final = (*_ECHO_WHOLE, "fail", "fail_rate", "context", "parts", "price")
 
 
 def parse_model_spec(text: str) -> ModelSpec:
@@ -168,8 +180,11 @@ def parse_model_spec(text: str) -> ModelSpec:
             return LocalSpec(name=name or "local")
         case "echo":
             given = _pairs(text, argument)
-            limits = ModelLimits(price=_price(text, given.get("price")))
-            return EchoSpec(name=name or "echo", options=_echo_options(text, given), limits=limits)
+            options = _echo_options(text, given)
+            limits = ModelLimits(
+                parts=tuple(sorted(PART_KINDS)) if options.parts else (), price=_price(text, given.get("price"))
+            )
+            return EchoSpec(name=name or "echo", options=options, limits=limits)
         case "openai":
             return _openai(text, argument, name)
         case "python":
@@ -219,6 +234,7 @@ def _echo_options(text: str, given: Mapping[str, str]) -> EchoOptions:
         fail=fail,
         fail_rate=_share(text, "fail_rate", given.get("fail_rate", "1")),
         context=_yes(text, "context", given.get("context", "0")),
+        parts=_yes(text, "parts", given.get("parts", "0")),
         **whole,
     )
 
@@ -244,7 +260,7 @@ def _openai(text: str, argument: str, name: str | None) -> OpenAISpec:
     if not _IS_ENVIRONMENT_NAME.fullmatch(api_key_env):
         raise ModelSpecError(f"{text!r}: api_key_env must be the name of an environment variable, not the key itself.")
     _check_name(name or url.fragment, text)
-    options = _server_options(text, given, OPENAI_CONTEXT_TOKENS)
+    options = _server_options(text, given, OPENAI_CONTEXT_TOKENS, has_format=True)
     # What is left of `given` then goes to the server, as Azure's api-version does.
     return OpenAISpec(
         name=name or url.fragment,
@@ -308,8 +324,8 @@ def _python(text: str, argument: str, name: str | None) -> PythonSpec:
     return PythonSpec(name=name, module=module, factory=factory, limits=limits)
 
 
-def _limits(text: str, given: dict[str, str]) -> ModelLimits:
-    """The options that every kind of model has; they are taken out of `given`."""
+def _limits(text: str, given: dict[str, str], *, has_format: bool = False) -> ModelLimits:
+    """The options that every kind of model has; they are taken out of `given`. `has_format`: what is usual."""
     read = {
         key: _whole(text, key, given.pop(key), low, high)
         for key, low, high in (
@@ -325,6 +341,9 @@ def _limits(text: str, given: dict[str, str]) -> ModelLimits:
         context_reserve=read.get("context_reserve"),
         price=_price(text, given.pop("price", None)),
         stops_billing=_yes(text, "stops_billing", given.pop("stops_billing", "0")),
+        attachments=_some(text, given, "attachments", (IMAGE, DOCUMENT)),
+        parts=_some(text, given, "parts", sorted(PART_KINDS)),
+        format=_yes(text, "format", given.pop("format", str(int(has_format)))),
     )
 
 
@@ -338,12 +357,22 @@ def _price(text: str, value: str | None) -> Price | None:
     return Price(pico[0], pico[1], pico[2] if len(pico) > 2 else pico[0])
 
 
-def _server_options(text: str, given: dict[str, str], context_tokens: int) -> dict[str, Any]:
-    """The options of every model of a server; they are taken out of `given`. `context_tokens`: what is usual.
+def _some(text: str, given: dict[str, str], key: str, words: Sequence[str]) -> tuple[str, ...]:
+    """Some of the words, by commas; taken out of `given`."""
+    taken = set(given.pop(key, "").split(",")) - {""}
+    if not taken <= set(words):
+        raise ModelSpecError(f"{text!r}: {key} must be some of {', '.join(words)}, as in {key}={words[0]}.")
+    return tuple(word for word in words if word in taken)
+
+
+def _server_options(
+    text: str, given: dict[str, str], context_tokens: int, *, has_format: bool = False
+) -> dict[str, Any]:
+    """The options of every model of a server; they are taken out of `given`. The other arguments: what is usual.
 
     An answer gets at most half of the context, so there is room for twice what `max_tokens` says.
     """
-    limits = _limits(text, given)
+    limits = _limits(text, given, has_format=has_format)
     read = {
         key: _whole(text, key, given.pop(key), low, high)
         for key, low, high in (("silence_s", 1, 3600), ("context_tokens", 256, 10_000_000), ("concurrency", 1, 10_000))

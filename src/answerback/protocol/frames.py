@@ -5,18 +5,22 @@ A field without a default is always on the wire; a field with one is left out wh
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Final, TypeAlias, TypeGuard
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeGuard
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.limits import (
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
     MAX_CLIENT_LENGTH,
+    MAX_FILE_NAME_LENGTH,
     MAX_ID_LENGTH,
     MAX_PAGE,
     MAX_PARTS,
     MAX_RESUME_POINTS,
     MAX_TITLE_LENGTH,
+    PIECE_BYTES,
 )
 
 # Visible: no white space, no controls, no surrogates, no invisible or direction-changing marks. Two ids that
@@ -31,6 +35,13 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Page: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+Sha256: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+FileSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_ATTACHMENT_BYTES)]
+FileName: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=MAX_FILE_NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")
+]
+MediaType: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH, pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+$(?!\n)")]
+UploadName: TypeAlias = Annotated[str, Meta(max_length=MAX_ID_LENGTH)]
 
 
 _IS_VISIBLE: Final = re.compile(VISIBLE)
@@ -53,7 +64,7 @@ class Status(StrEnum):
         return cls.FAILED
 
 
-class _Part(Struct, frozen=True, rename="camel", omit_defaults=True):
+class _Object(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A JSON object inside a frame."""
 
 
@@ -64,7 +75,7 @@ class _Frame(Struct, frozen=True, rename="camel", omit_defaults=True, tag_field=
 # --- client -> server ---------------------------------------------------------------------------------------
 
 
-class ResumePoint(_Part, frozen=True, kw_only=True):
+class ResumePoint(_Object, frozen=True, kw_only=True):
     """What a client holds of one accepted request: `offset` code points of `attempt`."""
 
     request_id: Id
@@ -72,7 +83,7 @@ class ResumePoint(_Part, frozen=True, kw_only=True):
     offset: Count
 
 
-class ClientInfo(_Part, frozen=True, kw_only=True):
+class ClientInfo(_Object, frozen=True, kw_only=True):
     """Which program a client is. For the operator."""
 
     name: ClientWord
@@ -85,6 +96,22 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     hello_id: Id
     resume: Annotated[tuple[ResumePoint, ...], Meta(max_length=MAX_RESUME_POINTS)] = ()
     client: ClientInfo | None = None
+
+
+class Attachment(_Object, frozen=True, kw_only=True):
+    """A file that goes with a question: `size` bytes with this hash, uploaded before, and what its sender calls it."""
+
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    media_type: MediaType
+    name: FileName
+
+
+class Format(_Object, frozen=True, kw_only=True):
+    """What the answer's text is to be: a JSON value that is valid under `schema`, a JSON Schema."""
+
+    type: Literal["json_schema"] = field()
+    json_schema: dict[str, Any] = field(name="schema")
 
 
 class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
@@ -103,6 +130,8 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     max_tokens: MaxTokens | None = None
     replaces: Id | None = None
     parts: Annotated[tuple[Id, ...], Meta(max_length=MAX_PARTS)] | None = None
+    attachments: Annotated[tuple[Attachment, ...], Meta(max_length=MAX_ATTACHMENTS)] = ()
+    format: Format | None = None
     timestamp: Any = None
 
 
@@ -123,7 +152,7 @@ class ListConversations(_Frame, frozen=True, kw_only=True, tag="listConversation
 class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     """A page of a conversation's turns, newest page first, oldest turn first within a page.
 
-    `superseded`: those too whose place a later one took.
+    `superseded`: those too whose place a later one took. `parts`: answers with all of their parts.
     """
 
     request_id: Id
@@ -131,6 +160,7 @@ class GetHistory(_Frame, frozen=True, kw_only=True, tag="getHistory"):
     before: Page | None = None
     limit: Limit | None = None
     superseded: bool = False
+    parts: bool = False
 
 
 class UpdateConversation(_Frame, frozen=True, kw_only=True, tag="updateConversation"):
@@ -155,6 +185,20 @@ class GetBudget(_Frame, frozen=True, kw_only=True, tag="getBudget"):
     request_id: Id
 
 
+class PutPiece(_Frame, frozen=True, kw_only=True, tag="putPiece"):
+    """A piece of a file, in base64; without `data` only the question how far it has come.
+
+    `upload`: the name of the upload as the server has told it, empty before that.
+    """
+
+    request_id: Id
+    sha256: Sha256
+    size: FileSize = field(name="bytes")
+    offset: Count = 0
+    upload: UploadName = ""
+    data: Annotated[bytes, Meta(max_length=PIECE_BYTES)] = b""
+
+
 class Ping(_Frame, frozen=True, kw_only=True, tag="ping"):
     """Sign of life from the app; refreshes `lastActivity`."""
 
@@ -166,6 +210,7 @@ ClientFrame: TypeAlias = (
     | ListConversations
     | GetHistory
     | UpdateConversation
+    | PutPiece
     | RenewToken
     | GetBudget
     | Ping
@@ -174,7 +219,7 @@ ClientFrame: TypeAlias = (
 # --- server -> client ---------------------------------------------------------------------------------------
 
 
-class ErrorBody(_Part, frozen=True, kw_only=True):
+class ErrorBody(_Object, frozen=True, kw_only=True):
     """Why a request failed. `message` is for a person, `code` for a program.
 
     `reason` `budget`: a budget has no room; it has again at `resets_at` (ISO 8601) at the latest, if that is told.
@@ -188,7 +233,7 @@ class ErrorBody(_Part, frozen=True, kw_only=True):
     resets_at: str | None = None
 
 
-class Usage(_Part, frozen=True, kw_only=True):
+class Usage(_Object, frozen=True, kw_only=True):
     """Tokens as the model counted them. `cached_tokens`: of the input. `reasoning_tokens`: of the output."""
 
     input_tokens: Count
@@ -197,13 +242,13 @@ class Usage(_Part, frozen=True, kw_only=True):
     reasoning_tokens: Count | None = None
 
 
-class Cost(_Part, frozen=True, kw_only=True):
+class Cost(_Object, frozen=True, kw_only=True):
     """What the answer was charged, in micro-dollars, with the attempts that were lost."""
 
     micro_usd: Count
 
 
-class BudgetInfo(_Part, frozen=True, kw_only=True):
+class BudgetInfo(_Object, frozen=True, kw_only=True):
     """How the user's budget stands: of several the one with the least share left. `unit`: `tokens` or `microUsd`.
 
     `used` is what was spent and what is `reserved` for questions that run or wait. Times are ISO 8601, UTC.
@@ -216,7 +261,7 @@ class BudgetInfo(_Part, frozen=True, kw_only=True):
     resets_at: str
 
 
-class Timing(_Part, frozen=True, kw_only=True):
+class Timing(_Object, frozen=True, kw_only=True):
     """Milliseconds spent on the server: waiting in the queue, until the first text, in all since acceptance."""
 
     queued_ms: Count
@@ -224,7 +269,7 @@ class Timing(_Part, frozen=True, kw_only=True):
     total_ms: Count
 
 
-class ServerLimits(_Part, frozen=True, kw_only=True):
+class ServerLimits(_Object, frozen=True, kw_only=True):
     """What this server allows. Sizes in bytes, times in milliseconds, `requests_per_minute` 0 = no limit.
 
     `progress_ms`: an answer that is worked on gives a sign at least so often, if its question has `parts`.
@@ -241,9 +286,11 @@ class ServerLimits(_Part, frozen=True, kw_only=True):
     queue_timeout_ms: Count
     max_connection_ms: Count | None = None
     progress_ms: Count | None = None
+    piece_bytes: Count | None = None
+    max_attachment_bytes: Count | None = None
 
 
-class ServerInfo(_Part, frozen=True, kw_only=True):
+class ServerInfo(_Object, frozen=True, kw_only=True):
     """Which server this is. `least_client`: clients of a lower version should be updated."""
 
     version: str
@@ -251,14 +298,21 @@ class ServerInfo(_Part, frozen=True, kw_only=True):
     least_client: str | None = None
 
 
-class ModelInfo(_Part, frozen=True, kw_only=True):
-    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out."""
+class ModelInfo(_Object, frozen=True, kw_only=True):
+    """What a client may want to know of a model. `languages`: the only ones it knows. `demo`: it is for trying out.
+    `attachments`: the kinds of files that it takes (`text`, `image`, `document`). `parts`: the kinds of parts that it
+    gives, as far as the operator has said.
+    `format`: whether it keeps to a JSON Schema by itself; to another one the schema is told in words.
+    """
 
     title: str | None = None
     languages: tuple[str, ...] = ()
     demo: bool = False
     answer_timeout_ms: Count | None = None
     max_tokens: Count | None = None
+    attachments: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    format: bool = False
 
 
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
@@ -311,12 +365,18 @@ class GoAway(_Frame, frozen=True, kw_only=True, tag="goAway"):
 
 
 class MessageDelta(_Frame, frozen=True, kw_only=True, tag="messageDelta"):
-    """Text of the answer from code point `offset` of `attempt` on."""
+    """Text of the answer from code point `offset` of `attempt` on.
+
+    All of it belongs to one part, number `part`. `name` comes with the first code point of a part that has one.
+    """
 
     request_id: str
     attempt: Count
     offset: Count
     delta: str
+    part: Count = 0
+    kind: str = "text"
+    name: str | None = None
 
 
 class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
@@ -335,7 +395,7 @@ class MessageResponse(_Frame, frozen=True, kw_only=True, tag="messageResponse"):
     cost: Cost | None = None
 
 
-class ConversationSummary(_Part, frozen=True, kw_only=True):
+class ConversationSummary(_Object, frozen=True, kw_only=True):
     """One conversation in a list. Times are ISO 8601, UTC."""
 
     conversation_id: str
@@ -345,11 +405,22 @@ class ConversationSummary(_Part, frozen=True, kw_only=True):
     updated_at: str
 
 
-class Turn(_Part, frozen=True, kw_only=True):
+class TurnPart(_Object, frozen=True, kw_only=True):
+    """Code points `start` to `end` of an answer are of part number `part`. `kind` and `name` as in `messageDelta`."""
+
+    part: Count
+    kind: str
+    name: str | None = None
+    start: Count = field(name="from")
+    end: Count = field(name="to")
+
+
+class Turn(_Object, frozen=True, kw_only=True):
     """One question and what came of it.
 
     A turn too long for a frame comes in pieces, its end first: an offset above 0 says that the text before it
-    follows on the next page, as a turn of the same `request_id`.
+    follows on the next page, as a turn of the same `request_id`. `parts`: of an answer that is not text alone, if the
+    page was asked for with them.
     """
 
     request_id: str
@@ -365,6 +436,8 @@ class Turn(_Part, frozen=True, kw_only=True):
     superseded_by: str | None = None
     error_code: ErrorCode | None = None
     usage: Usage | None = None
+    attachments: tuple[Attachment, ...] = ()
+    parts: tuple[TurnPart, ...] = ()
 
 
 class Conversations(_Frame, frozen=True, kw_only=True, tag="conversations"):
@@ -391,6 +464,20 @@ class Conversation(_Frame, frozen=True, kw_only=True, tag="conversation"):
     conversation_id: str
     title: str
     deleted: bool
+
+
+class UploadState(_Frame, frozen=True, kw_only=True, tag="uploadState"):
+    """Answer to `putPiece`: the first byte that is missing of the upload, and whether the file is there, whole.
+
+    A client that knew another `upload` begins anew at `offset`: what it brought before is gone.
+    """
+
+    request_id: str
+    sha256: str
+    size: Count = field(name="bytes")
+    upload: str
+    offset: Count
+    complete: bool
 
 
 class TokenRenewed(_Frame, frozen=True, kw_only=True, tag="tokenRenewed"):
@@ -430,6 +517,7 @@ ServerFrame: TypeAlias = (
     | Conversations
     | History
     | Conversation
+    | UploadState
     | TokenRenewed
     | Budget
     | Pong

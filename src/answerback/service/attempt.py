@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -11,24 +11,30 @@ from answerback.core.answer import Answer
 from answerback.core.budget import NOTHING, Counted, bound
 from answerback.core.delivery import answer_limit
 from answerback.core.instants import LeaptSince
+from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
+from answerback.core.uploads import IMAGE, TEXT, bound_of, kind_of
 from answerback.model_guard import ask
 from answerback.ports import (
+    File,
     FinalModelError,
     Finish,
     Model,
     ModelError,
     ModelFault,
     ModelLimits,
+    Part,
     Piece,
     Prompt,
     RecentTurns,
     Requests,
+    StoredTurn,
     Unavailable,
 )
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
 from answerback.service.delivery_sender import DeliverySender, Stream
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.worker")
 
@@ -45,6 +51,13 @@ CLEAN_UP_S: Final = 2.0
 
 ABANDON_S: Final = 1.0
 """The time that it gets to stop then."""
+
+
+IMAGE_TOKENS: Final = 1_600
+"""Of an image, scaled down as the providers do with a large one."""
+
+DOCUMENT_BYTES_A_TOKEN: Final = 20
+"""Bytes of a PDF for a token of what is read out of it: a page of text has some 50 KB and 3,000 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,7 @@ class RunTools:
     monotonic: Callable[[], float]
     leapt: LeaptSince
     abandoned: "Callable[[Run], None]"
+    uploads: Uploads | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +170,7 @@ class Run:
         """What the client gets before the ending: text, signs of life."""
         if record.stream or record.parts is not None:
             self.stream = tools.delivery_sender.stream(record, self.answer)
+        self._kinds = KINDS.intersection((record.parts if record.stream else None) or ())
         self.is_abandoned = False
         self._question = question
         self._tools = tools
@@ -215,7 +230,8 @@ class Run:
             except ModelError as exc:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None
                 fewer = context.shortened(prompt.messages)
-                is_final = was_shortened or self._first_text_ms is not None or len(fewer) == len(prompt.messages)
+                has_begun = self._first_text_ms is not None or self.answer.length > 0
+                is_final = was_shortened or has_begun or len(fewer) == len(prompt.messages)
                 if is_final or fault is not ModelFault.TOO_LONG:
                     log.warning("the model failed: %s", exc, extra=self.extra())
                     return Outcome(status=Status.FAILED, code=exc.code, retry_after_ms=exc.retry_after_ms, fault=fault)
@@ -228,14 +244,22 @@ class Run:
             answer.settle()
             self._finished(Finish(reason="length") if answer.is_full else piece)
             return True
-        if self._first_text_ms is None:
-            self._first_text_ms = self._tools.clock()
-        if stream is None or not self.record.stream:
-            answer.gather(piece)
-        elif answer.append(piece) and not stream.is_waiting:
-            self._tools.delivery_sender.wake(stream)
-        if stream is not None and self.record.parts is not None:
-            stream.spoke(now=self._tools.monotonic())
+        if isinstance(piece, Part):
+            kind, name, text = piece.kind, piece.name, piece.text
+            grown = answer.append_part(kind, name, text, is_new=piece.new) if kind in self._kinds else 0
+        else:
+            grown = 0
+            if self._first_text_ms is None:
+                self._first_text_ms = self._tools.clock()
+            if stream is None or not self.record.stream:
+                answer.gather(piece)
+            else:
+                grown = answer.append(piece)
+        if stream is not None:
+            if grown and not stream.is_waiting:
+                self._tools.delivery_sender.wake(stream)
+            if self.record.parts is not None:
+                stream.spoke(now=self._tools.monotonic())
         if answer.is_full:
             self._finished(Finish(reason="length"))
         return answer.is_full
@@ -307,6 +331,12 @@ class Run:
                 question = self._question or await tools.requests.question(self.key)
                 if question is None:
                     return None
+                files: tuple[File, ...] | None = ()
+                if question.attachments and tools.uploads is not None:
+                    files = await tools.uploads.files_of(record.user_id, question.attachments)
+                if files is None:
+                    log.error("a file of the question is gone", extra=self.extra())
+                    return None
                 if not record.standalone and tools.context_turns:
                     recent = await tools.history.recent_turns(
                         record.user_id,
@@ -314,7 +344,8 @@ class Run:
                         limit=tools.context_turns,
                         before_request=question.replaces,
                     )
-                    turns = [(turn.question, turn.answer) for turn in recent]
+                    # The visible text alone: a model must not take its thoughts and calls for what it has said.
+                    turns = [(_with_names(turn), turn.visible) for turn in recent]
                 break
             except Unavailable:
                 log.warning("the question could not be read yet", extra=self.extra())
@@ -325,11 +356,16 @@ class Run:
         system = tools.system if question.system is None else question.system
         if system is not None and context.is_blank(system):
             system = None
+        schema = None if question.format is None else question.format.json_schema
+        if schema is not None and not limits.format:
+            system, schema = context.told_schema(system, schema), None
         per_byte = limits.tokens_per_byte
         budget = model.context_tokens - max_tokens - context.estimate_tokens(system or "", per_byte)
+        if files:
+            budget -= sum(_tokens_of(file, per_byte) for file in files)
         messages = context.choose(turns, question.message, budget_tokens=budget, per_byte=per_byte)
         if (hold := record.hold) is not None:  # the model may count no more than what is reserved
-            messages = context.within(messages, hold.max_in - bound(system))
+            messages = context.within(messages, hold.max_in - bound(system) - _bound_of(files))
             max_tokens = min(max_tokens, hold.max_out)
         return Prompt(
             messages=messages,
@@ -339,6 +375,8 @@ class Run:
             conversation_id=record.conversation_id,
             request_id=record.request_id,
             attempt=record.attempt,
+            attachments=files,
+            json_schema=schema,
         )
 
     def counted(self, outcome: Outcome) -> Counted | None:
@@ -350,7 +388,10 @@ class Run:
         finish, asked, limits = outcome.finish, self._prompt_asked, self._tools.limits.get(self.record.model)
         if asked is None:
             return NOTHING
-        came = Counted(bound(asked.system, *(one.text for one in asked.messages)), len(self.answer.text.encode()))
+        sent = bound(asked.system, *(one.text for one in asked.messages)) + sum(
+            len(one.data) for one in asked.attachments
+        )
+        came = Counted(sent, len(self.answer.text.encode()))
         if finish is not None and finish.input_tokens is not None and finish.output_tokens is not None:
             return Counted(finish.input_tokens, finish.output_tokens, finish.cached_tokens or 0)
         if limits is not None and limits.stops_billing:
@@ -390,3 +431,20 @@ class Run:
     def extra(self) -> dict[str, str | int]:
         """Whom a line of the log is about."""
         return {"requestId": self.record.request_id, "userId": self.record.user_id, "attempt": self.record.attempt}
+
+
+def _with_names(turn: StoredTurn) -> str:
+    """The question of an earlier turn. Its files are not shown again."""
+    return "\n".join((turn.question, *(f"[attachment {one.name}]" for one in turn.attachments)))
+
+
+def _bound_of(files: Sequence[File]) -> int:
+    """Tokens that a budget has reserved for them."""
+    return sum(bound_of(file.media_type, len(file.data)) for file in files)
+
+
+def _tokens_of(file: File, per_byte: float) -> int:
+    """What a file takes of the context, guessed high."""
+    if kind_of(file.media_type) == TEXT:
+        return context.estimate_tokens(file.data.decode(errors="replace"), per_byte)
+    return IMAGE_TOKENS if kind_of(file.media_type) == IMAGE else len(file.data) // DOCUMENT_BYTES_A_TOKEN

@@ -30,6 +30,7 @@ from answerback.protocol.frames import (
     BudgetInfo,
     CancelMessage,
     ClientFrame,
+    Error,
     GetBudget,
     GetHistory,
     Hello,
@@ -37,6 +38,7 @@ from answerback.protocol.frames import (
     MessageProgress,
     Ping,
     Pong,
+    PutPiece,
     RenewToken,
     SendMessage,
     ServerFrame,
@@ -50,6 +52,7 @@ from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.questions import ANONYMOUS, BLOCKED, Questions, user_of
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.front")
 
@@ -60,7 +63,7 @@ UNAVAILABLE_RETRY_MS: Final = 1_000
 
 TOO_MANY_CONNECTIONS: Final = "This user has too many connections. Close one first."
 
-FEATURES: Final = ("parts", "budgets")
+FEATURES: Final = ("parts", "superseded", "format", "budgets")
 """What clients may use beyond the first edition of the protocol."""
 
 
@@ -100,9 +103,12 @@ class Front:
         store_id: Callable[[], Awaitable[str | None]] = _nameless,
         budgets_of_user: BudgetsOfUser = _no_budgets,
         has_room: Callable[[str, str], bool] = lambda _, __: True,
+        uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
-        self._model_info = settings.model_info()
+        self._uploads = uploads
+        self._model_info = settings.model_info(takes_files=uploads is not None)
+        self._features = FEATURES if uploads is None else (*FEATURES, "attachments")
         self._questions = questions
         self._connections = connections
         self._history_pages = history_pages
@@ -230,14 +236,15 @@ class Front:
             return None
         match await self._connections.bind(connection.connection_id, user_id):
             case Superseded():
-                await self._replaced(connection.connection_id)
+                await self.replaced(connection.connection_id)
                 return None
             case Bound(connection=bound, replaced=replaced):
                 if replaced is not None:
-                    await self._replaced(replaced)
+                    await self.replaced(replaced)
                 return bound
 
-    async def _replaced(self, connection_id: str) -> None:
+    async def replaced(self, connection_id: str) -> None:
+        """Another connection is the address of its session now: say so, and close it."""
         await self._delivery_sender.error(connection_id, ErrorCode.SESSION_REPLACED)
         await self._delivery_sender.close(connection_id)
 
@@ -253,7 +260,8 @@ class Front:
         | GetBudget
         | ListConversations
         | GetHistory
-        | UpdateConversation,
+        | UpdateConversation
+        | PutPiece,
     ) -> None:
         match frame:
             case Hello():
@@ -264,18 +272,25 @@ class Front:
                 await self._delivery_sender.reply(connection.connection_id, Pong())
             case RenewToken():
                 await self._renew_token(connection, frame)
-            case ListConversations() | GetHistory() | UpdateConversation() | GetBudget():
+            case ListConversations() | GetHistory() | UpdateConversation() | PutPiece() | GetBudget():
                 if self._questions.is_expired(connection):
                     await self._delivery_sender.error(
                         connection.connection_id, ErrorCode.UNAUTHORIZED, request_id=frame.request_id
                     )
                     return
-                answer: ServerFrame
+                user_id = user_of(connection)
+                reply: ServerFrame
                 if isinstance(frame, GetBudget):
-                    answer = Budget(request_id=frame.request_id, budget=await self._budget(connection))
+                    reply = Budget(request_id=frame.request_id, budget=await self._budget(connection))
+                elif not isinstance(frame, PutPiece):
+                    reply = await self._history_pages.answer(user_id, frame)
+                elif self._uploads is not None:
+                    reply = await self._uploads.answer(user_id, frame)
                 else:
-                    answer = await self._history_pages.answer(user_of(connection), frame)
-                await self._delivery_sender.reply(connection.connection_id, answer)
+                    reply = Error(
+                        code=ErrorCode.FORBIDDEN, message="This server takes no files.", request_id=frame.request_id
+                    )
+                await self._delivery_sender.reply(connection.connection_id, reply)
             case _:
                 assert_never(frame)
 
@@ -311,9 +326,9 @@ class Front:
                 session_id=connection.session_id,
                 user_id=user_id,
                 protocol=PROTOCOL_VERSION,
-                limits=self._settings.limits(),
+                limits=self._settings.limits(takes_files=self._uploads is not None),
                 models=tuple(self._settings.models),
-                features=FEATURES,
+                features=self._features,
                 server=ServerInfo(
                     version=__version__, store_id=await self._store_id(), least_client=self._settings.least_client
                 ),

@@ -11,7 +11,7 @@ from answerback.core import request as changes
 from answerback.core.instants import LeaptSince, no_leaps
 from answerback.core.request import Ended, Held, Policy, Record
 from answerback.core.transitions import State
-from answerback.ports import Connections, History, Queue, Requests, Sender, Unavailable
+from answerback.ports import Connections, Files, History, Queue, Requests, Sender, Unavailable
 from answerback.protocol.errors import ErrorCode
 from answerback.service.delivery_sender import DeliverySender
 
@@ -56,6 +56,7 @@ class Janitor:
         clock: Callable[[], int],
         last_active_ms: Callable[[str], Awaitable[int | None]] | None = None,
         leapt: LeaptSince = no_leaps,
+        files: Files | None = None,
     ) -> None:
         self._settings = settings
         self._requests = requests
@@ -67,6 +68,7 @@ class Janitor:
         self._clock = clock
         self._last_active_ms = last_active_ms
         self._leapt = leapt
+        self._files = files
 
     async def sweep(self, *, stop_at_ms: int | None = None, leads: bool = True) -> None:
         """Go once through everything, or until `stop_at_ms` (epoch): the next sweep does what is left then.
@@ -153,3 +155,5 @@ class Janitor:
             ended_before_ms=before_ms, refused_before_ms=self._clock() - defaults.REFUSAL_RETENTION_MS
         )
         await self._history.purge_deleted(before_ms=before_ms)
+        if self._files is not None:
+            await self._files.purge_files(now_ms=self._clock())

@@ -45,6 +45,7 @@ from answerback.service.attempt import Run
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.front_settings import FrontSettings
 from answerback.service.observer import Observer
+from answerback.service.uploads import Uploads
 from answerback.service.worker import Worker
 
 ANONYMOUS: Final = "anonymous"
@@ -71,11 +72,13 @@ class Questions:
         observer: Observer,
         clock: Callable[[], int],
         worker: Worker | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
         self._requests = requests
         self._queue = queue
         self._worker = worker
+        self._uploads = uploads
         self._delivery_sender = delivery_sender
         self._observer = observer
         self._clock = clock
@@ -90,6 +93,7 @@ class Questions:
         """
         record, question = self._new_request(connection, frame, now_ms)
         refusal = self._why_not(connection, frame)
+        refusal = await self._why_no_files(record, frame) if refusal is None and frame.attachments else refusal
         quota, team = self._settings.quota, connection.team
         quota = quota if team is None else replace(quota, team=team)
         if refusal is not None:
@@ -174,6 +178,15 @@ class Questions:
             return ErrorCode.INVALID_FRAME, '"replaces" needs the "conversationId" of the request that it replaces.'
         return None
 
+    async def _why_no_files(self, record: Record, frame: SendMessage) -> tuple[ErrorCode, str] | None:
+        """Why a new question cannot have its files. A known one has them: they may be too old for others by now."""
+        if self._uploads is None:
+            return ErrorCode.FORBIDDEN, 'This server takes no files. Leave "attachments" out.'
+        if (why := self._settings.why_no_files(record.model, frame.attachments)) is not None:
+            return ErrorCode.FORBIDDEN, why
+        missing = await self._uploads.why_not(record.user_id, frame.attachments)
+        return None if missing is None or await self._requests.read(record.key) is not None else missing
+
     def is_expired(self, connection: Connection) -> bool:
         """Whether the token has expired. Running answers go on, and nothing new starts until it is renewed."""
         return connection.token_expires_at_ms is not None and self._clock() >= connection.token_expires_at_ms
@@ -188,6 +201,8 @@ class Questions:
             system=frame.system,
             max_tokens=None if frame.max_tokens is None else min(frame.max_tokens, self._settings.tokens_of(model)),
             replaces=frame.replaces,
+            attachments=frame.attachments,
+            format=frame.format,
         )
         record = Record(
             user_id=user_id,
@@ -268,8 +283,14 @@ class Questions:
         reason: str | None = None,
         opens_at_ms: int | None = None,
     ) -> None:
-        """Store the refusal and send it (rule: every answered id has a record). A known request shows its own state."""
+        """Store the refusal and send it (rule: every answered id has a record). A known request shows its own state.
+
+        That a file is missing is no ending: it would use up an id that waited in an outbox for days.
+        """
         self._observer.refused(code)
+        if code is ErrorCode.ATTACHMENT_MISSING:
+            await self._delivery_sender.error(connection.connection_id, code, detail=detail, request_id=new.request_id)
+            return
         if not await self.may_keep(connection, new.request_id):
             return
         now_ms = self._clock()

@@ -26,6 +26,7 @@ from typing import Final, Protocol
 from answerback.core import defaults
 from answerback.core import request as changes
 from answerback.core.instants import LeaptSince, no_leaps
+from answerback.core.parts import NOTHING
 from answerback.core.request import (
     Busy,
     Change,
@@ -45,6 +46,7 @@ from answerback.protocol.frames import Status
 from answerback.service.attempt import STORE_RETRY_S, Done, Outcome, Retry, Run, RunTools, Turn
 from answerback.service.delivery_sender import DeliverySender
 from answerback.service.observer import Observer
+from answerback.service.uploads import Uploads
 
 log = logging.getLogger("answerback.worker")
 
@@ -105,6 +107,7 @@ class Worker:
         new_owner: Callable[[], str],
         leapt: LeaptSince = no_leaps,
         local: Local | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
         self._policy = settings.policy
@@ -133,6 +136,7 @@ class Worker:
             monotonic=monotonic,
             leapt=leapt,
             abandoned=self._abandoned,
+            uploads=uploads,
         )
         self._runs: dict[RequestKey, Run] = {}
         self._claiming: dict[RequestKey, Record | None] = {}
@@ -195,6 +199,8 @@ class Worker:
             run.turn.end(Done())
 
     def _leave(self, run: Run) -> None:
+        if run.stream is not None:
+            run.stream.is_closed = True  # else it would go on to say that somebody works on the answer
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
 
@@ -380,7 +386,7 @@ class Worker:
 
         What the store refuses for another reason it will refuse again. Then the request has failed.
         """
-        record, text = run.record, run.answer.text
+        record, content = run.record, run.answer.content
         ending = run.ending(outcome)
         counted = None if record.hold is None else run.counted(outcome)
         while True:
@@ -389,7 +395,7 @@ class Worker:
                 owner=record.owner,
                 attempt=record.attempt,
                 ending=ending,
-                text=text,
+                content=content,
                 counted=counted,
             )
             try:
@@ -403,7 +409,7 @@ class Worker:
                     raise
                 log.exception("the ending can never be stored; the request fails", extra=run.extra())
                 run.drop_text()
-                text, ending = "", run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
+                content, ending = NOTHING, run.ending(Outcome(status=Status.FAILED, code=ErrorCode.INTERNAL))
         if isinstance(stored, Ended):
             self._observer.ended(stored.record, ending)
             if record.hold is not None and counted is not None and record.hold.exceeds(counted):

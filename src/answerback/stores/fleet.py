@@ -10,7 +10,7 @@ The numbers of requests are drawn under that lock and it is held to the COMMIT. 
 their order, and once nothing earlier of an ordering key is unfinished, that stays so.
 
 A request has a home: the gateway that is to run it, at first the one that accepted it. Only its home may claim it, and
-only while nothing earlier of its ordering key is unfinished at another gateway. Its own are in order in its queue.
+only while nothing earlier of its ordering key is unfinished.
 """
 
 import asyncio
@@ -35,6 +35,7 @@ from answerback.core.budget import (
     reserved,
     team_holder,
 )
+from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Busy, Change, Question, Record, RequestKey, Unknown
 from answerback.ports import Accepted, Admission, Bound, Connection, Quota, StoredConversation, Superseded, Unavailable
 from answerback.stores import statements as sql
@@ -78,6 +79,7 @@ WHERE user_id = ANY(CAST(:users AS text[]))"""
 _TEAMS: Final = "SELECT team, caps FROM teams WHERE team = ANY(CAST(:teams AS text[]))"
 
 _COUNTERS: Final = f"{sql.SELECT_COUNTERS} WHERE holder = ANY(CAST(:holders AS text[]))"
+_LIMIT: Final = "SELECT per_minute FROM users WHERE user_id = :user_id"
 
 _RECORDS: Final = """
 SELECT r.user_id, r.request_id, r.record, r.record_schema
@@ -93,11 +95,12 @@ _HOME: Final = "UPDATE requests SET node = ?, noted_by = NULL WHERE n = ?"
 
 _USERS_OF: Final = """
 SELECT DISTINCT user_id FROM requests
-WHERE ended_at_ms IS NULL AND node = ANY(CAST(:nodes AS text[])) LIMIT :limit"""
+WHERE ended_at_ms IS NULL AND node = ANY(CAST(:nodes AS text[])) AND user_id > :after ORDER BY user_id LIMIT :limit"""
 
 # Home of nobody: a gateway had the database for itself when it was accepted.
 _USERS_OF_NOBODY: Final = """
-SELECT DISTINCT user_id FROM requests WHERE ended_at_ms IS NULL AND node IS NULL LIMIT :limit"""
+SELECT DISTINCT user_id FROM requests
+WHERE ended_at_ms IS NULL AND node IS NULL AND user_id > :after ORDER BY user_id LIMIT :limit"""
 
 _CHANGED: Final = """
 SELECT r.record, r.record_schema, r.node
@@ -116,6 +119,12 @@ ON CONFLICT (user_id, session_id) DO UPDATE SET
 WHERE sessions.connection_id = excluded.connection_id
   OR sessions.connected_at_ms + CAST(:margin_ms AS bigint) <= excluded.connected_at_ms
 RETURNING generation, replaced"""
+
+_REPLACED: Final = """
+SELECT k.connection_id
+FROM unnest(CAST(:users AS text[]), CAST(:sessions AS text[]), CAST(:connections AS text[]))
+  AS k(user_id, session_id, connection_id)
+JOIN sessions s ON s.user_id = k.user_id AND s.session_id = k.session_id AND s.connection_id <> k.connection_id"""
 
 _UNBIND: Final = """
 DELETE FROM sessions WHERE user_id = :user_id AND session_id = :session_id AND connection_id = :connection_id"""
@@ -142,7 +151,7 @@ class Freed:
 class _Rows(Rows):
     """The rows of one gateway: whoever accepts a request is its home."""
 
-    ACCEPT = sql.ACCEPT.replace("question)", "question, node, ordering_key)").replace("?)", "?, ?, ?)")
+    ACCEPT = sql.ACCEPT.replace("attachments)", "attachments, node, ordering_key)").replace("?)", "?, ?, ?)")
 
     def __init__(self, node: str) -> None:
         super().__init__()
@@ -268,10 +277,9 @@ class Transaction:
         return self._ended.get(key)
 
     def is_behind(self, ordering_key: str, n: int | None = None) -> bool:
-        """Whether a request of the key is unfinished at another gateway that was accepted before number `n`."""
+        """Whether a request of the key is unfinished that was accepted before number `n`, whatever gateway has it."""
         return any(
-            one.record.ordering_key == ordering_key and (n is None or one.n < n) and self.homes[key] != self.node
-            for key, one in self.state.tracked.items()
+            one.record.ordering_key == ordering_key and (n is None or one.n < n) for one in self.state.tracked.values()
         )
 
     def accept(self, record: Record, question: Question, now_ms: int) -> None:
@@ -293,9 +301,9 @@ class Transaction:
         """Write what was posted in the book."""
         self._rows.charge(entries)
 
-    def put(self, tracked: Tracked, record: Record, answer: str = "") -> None:
+    def put(self, tracked: Tracked, record: Record, content: Content = NOTHING) -> None:
         """Another record of an unfinished request, or its ending with its answer."""
-        answer.encode()
+        content.text.encode()
         key, home, text = record.key, self.homes[record.key], encode_record(record)
         tracked.record = record
         if home is not None and home != self.node:
@@ -304,7 +312,7 @@ class Transaction:
         if record.ending is None:
             self._rows.note(tracked, text)
             return
-        self._rows.finish(tracked, record.ending, text, answer)
+        self._rows.finish(tracked, record.ending, text, content)
         self.state.forget(tracked)
         self._ended[key] = record
         for other in self.state.tracked.values():
@@ -506,6 +514,7 @@ class FleetStore(PostgresStore):
         self.clock = clock
         self.mine: set[RequestKey] = set()
         """Unfinished requests that are at home here."""
+        self._may_have_taken = False
         self.on_effects: Callable[[Collection[Changed | Freed]], None] = lambda _: None
         self._fleet = FleetCommit(node=node, schema=schema, max_queued=max_queued, on_effects=self._notify)
         self._group = self._fleet  # type: ignore[assignment] # it does what is asked of it here
@@ -547,20 +556,26 @@ class FleetStore(PostgresStore):
     async def take_over(self, nodes: Collection[str], *, is_alive: Callable[[str], bool]) -> Sequence[Record]:
         """Make this gateway the home of the unfinished requests of `nodes`, and of those that have no home.
 
-        Returns them in the order accepted. An answer leads nowhere whose target is a connection that `is_alive` denies.
-        Raises: Unavailable.
+        Returns them with all else of their ordering keys that is at home here, in the order accepted. An answer leads
+        nowhere whose target is a connection that `is_alive` denies. Raises: Unavailable: the next call returns, too,
+        what this one has taken.
         """
+        nodes = {*nodes, self.node} if self._may_have_taken else nodes
         taken: list[tuple[int, Record]] = []
         for statement, params in ((_USERS_OF, {"nodes": list(nodes)}), (_USERS_OF_NOBODY, {})):
             if statement is _USERS_OF and not nodes:
                 continue
+            after = ""
             while True:
-                some: Any = {**params, "limit": TAKEN_AT_ONCE}
+                some: Any = {**params, "after": after, "limit": TAKEN_AT_ONCE}
                 users = tuple(user for (user,) in await self._rows(statement, some))
                 if not users:
                     break
-                take = partial(_take_over, nodes=frozenset(nodes), is_alive=is_alive)
+                after = users[-1]
+                take = partial(_take_over, nodes=frozenset(nodes), mine=self.mine, is_alive=is_alive)
+                self._may_have_taken = True
                 taken += await self._fleet.do(take, users=users)
+        self._may_have_taken = False
         records = [record for _, record in sorted(taken, key=lambda one: one[0])]
         self.mine.update(record.key for record in records)
         return records
@@ -627,10 +642,8 @@ class FleetStore(PostgresStore):
         await self._group.call(lambda database: database.execute(sql.FORGET_COUNTERS, {"before_ms": before_ms}))
 
     async def is_blocked(self, user_id: str) -> bool:
-        """Whether the user is locked out. In line with the other calls, so frames of a connection keep their order."""
-        return await self._fleet.do(
-            lambda transaction: is_locked(transaction.state.limits.get(user_id)), users=(user_id,)
-        )
+        rows = await self._rows(_LIMIT, {"user_id": user_id})
+        return bool(rows) and is_locked(rows[0][0])
 
     async def delete_user(self, user_id: str) -> bool:
         def decide(transaction: Transaction) -> bool:
@@ -668,6 +681,16 @@ class FleetStore(PostgresStore):
         ((generation, replaced),) = rows
         return Bound(replace(connection, user_id=user_id, generation=generation), replaced)
 
+    async def replaced(self, connections: Sequence[Connection]) -> Sequence[str]:
+        """Those of the connections that are not the address of their session any more. Raises: Unavailable."""
+        bound = [one for one in connections if one.generation is not None]
+        of_bound: Any = {
+            "users": [one.user_id for one in bound],
+            "sessions": [one.session_id for one in bound],
+            "connections": [one.connection_id for one in bound],
+        }
+        return [name for (name,) in await self._rows(_REPLACED, of_bound)] if bound else []
+
     async def unbind(self, connection: Connection) -> None:
         """The connection is closed: its session has no address, unless another connection is that already."""
         row: dict[str, sql.Value] = {
@@ -675,7 +698,11 @@ class FleetStore(PostgresStore):
             "session_id": connection.session_id,
             "connection_id": connection.connection_id,
         }
-        await self._fleet.call(lambda database: database.execute(_UNBIND, row))
+        # Under the user's lock: else two gateways between which many apps move wait for each other's rows.
+        await self._fleet.do(
+            lambda transaction: transaction.run(lambda database: database.execute(_UNBIND, row)),
+            users=(connection.user_id or "",),
+        )
 
 
 def _about(holder: str) -> Any:
@@ -725,30 +752,41 @@ def _change(transaction: Transaction, *, key: RequestKey, change: Change[T], now
     if step.record.attempt > tracked.record.attempt:  # a claim
         if transaction.homes[key] != transaction.node:
             return Unknown(), False
-        if transaction.is_behind(tracked.record.ordering_key, tracked.n):
+        # What has begun had its turn.
+        is_first = tracked.record.attempt or not transaction.is_behind(tracked.record.ordering_key, tracked.n)
+        if not is_first:
             return Busy(now_ms + BEHIND_MS), False
     if step.charge:
         step = state.book.charged(step)
         transaction.charge(step.charge)
     assert step.record is not None
-    transaction.put(tracked, step.record, step.text or "")
+    transaction.put(tracked, step.record, step.content)
     return step.outcome, step.record.ending is not None
 
 
 def _take_over(
-    transaction: Transaction, *, nodes: Collection[str], is_alive: Callable[[str], bool]
+    transaction: Transaction,
+    *,
+    nodes: Collection[str],
+    mine: Collection[RequestKey],
+    is_alive: Callable[[str], bool],
 ) -> list[tuple[int, Record]]:
-    taken = []
-    for tracked in list(transaction.state.tracked.values()):
-        home = transaction.homes[tracked.record.key]
-        if home is None or home in nodes:
+    """`mine`: what is known to be at home here."""
+    state, keys = transaction.state, set()
+    for tracked in list(state.tracked.values()):
+        key, home = tracked.key, transaction.homes[tracked.key]
+        if home is None or (home in nodes and not (home == transaction.node and key in mine)):
             transaction.take(tracked)
             target = tracked.record.target
             step = changes.recover(tracked.record, keeps_target=target is not None and is_alive(target.connection_id))
             if step.record is not None:
                 transaction.put(tracked, step.record)
-            taken.append((tracked.n, tracked.record))
-    return taken
+            keys.add(tracked.record.ordering_key)
+    return [
+        (tracked.n, tracked.record)
+        for tracked in state.tracked.values()
+        if tracked.record.ordering_key in keys and transaction.homes[tracked.key] == transaction.node
+    ]
 
 
 # --- the tables of a fleet ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The table of the gateways that share a database: each says once a second that it lives, and sees who else does."""
+"""The table of the gateways that share a database: each says twice a second that it lives, and sees who else does."""
 
 import json
 import time
@@ -20,7 +20,7 @@ from answerback.stores.postgres import PostgresDatabase, connect
 
 T = TypeVar("T")
 
-STALE_MS: Final = 2_500
+STALE_MS: Final = 1_500
 """A gateway whose lock is free and whose beat is older than this is dead."""
 
 LOST_MS: Final = 20_000
@@ -84,13 +84,25 @@ class Node:
 
 
 class Nodes:
-    """The table, on a connection of its own. `offset_ms`: how far the database's clock is ahead of this machine's."""
+    """The table, on a connection of its own, which `connect` makes. `clock`: this machine's, in epoch milliseconds.
 
-    def __init__(self, url: str, schema: str, *, node: str, incarnation: str) -> None:
-        self._url = url
+    `offset_ms`: how far the database's clock is ahead of it.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Thread],
+        schema: str,
+        *,
+        node: str,
+        incarnation: str,
+        clock: Callable[[], int] = epoch_ms,
+    ) -> None:
+        self._connect = connect
         self._schema = schema
         self._node = node
         self._incarnation = incarnation
+        self._clock = clock
         self._thread: Thread | None = None
         self._offsets: deque[int] = deque(maxlen=15)
         self.offset_ms = 0
@@ -105,7 +117,7 @@ class Nodes:
             "version": version,
             "facts": json.dumps(facts),
         }
-        nodes, offset_ms = await self._run(partial(_beat, row=row, schema=self._schema))
+        nodes, offset_ms = await self._run(partial(_beat, row=row, schema=self._schema, clock=self._clock))
         self._offsets.append(offset_ms)
         self.offset_ms = median_low(self._offsets)
         return [node for node in nodes if node.name != self._node]
@@ -123,14 +135,20 @@ class Nodes:
 
     async def _run(self, function: Callable[[Database], T]) -> T:
         if self._thread is None:
-            self._thread = Thread(self._connect, "answerback-nodes")
+            self._thread = self._connect()
         return await self._thread.read(function)
 
-    def _connect(self) -> Database:
+
+def connect_nodes(url: str, schema: str) -> Thread:
+    """A connection for `Nodes`, in a thread of its own."""
+
+    def connect_once() -> Database:
         try:
-            return PostgresDatabase(connect(self._url, self._schema))
+            return PostgresDatabase(connect(url, schema))
         except psycopg.Error as exc:
             raise Unavailable(str(exc)) from exc
+
+    return Thread(connect_once, "answerback-nodes")
 
 
 def list_nodes(database: Database, schema: str) -> list[Node]:
@@ -150,8 +168,10 @@ def list_nodes(database: Database, schema: str) -> list[Node]:
     ]
 
 
-def _beat(database: Database, *, row: Mapping[str, Any], schema: str) -> tuple[list[Node], int]:
-    began, before_ms = time.monotonic(), epoch_ms()
+def _beat(
+    database: Database, *, row: Mapping[str, Any], schema: str, clock: Callable[[], int]
+) -> tuple[list[Node], int]:
+    began, before_ms = time.monotonic(), clock()
     ((now_ms,),) = database.execute(_BEAT, row).fetchall()
     halfway_ms = before_ms + int((time.monotonic() - began) * 500)
     database.execute(_FORGET)

@@ -24,9 +24,6 @@ from answerback.stores.postgres import PostgresDatabase, connect
 
 log = logging.getLogger("answerback.fleet")
 
-MAX_TEXT: Final = 5_000
-"""Code points of a text in one notice: with JSON's escapes it stays under PostgreSQL's 8,000 bytes."""
-
 _HEARD_S: Final = 2.0
 _NAME_FREE_S: Final = 30.0
 _PAUSE_S: Final = 0.2
@@ -38,13 +35,13 @@ FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[])) AS n(channel, 
 
 
 class Notices:
-    """Sends notices to other gateways, and hears those for this one: `on_notice` gets who sent it, and the words."""
+    """Sends notices to other gateways, and hears those for this one."""
 
-    def __init__(self, url: str, schema: str, node: str, on_notice: Callable[[str, Sequence[Any]], None]) -> None:
+    def __init__(self, url: str, schema: str, node: str) -> None:
         self._url = url
         self._schema = schema
         self._node = node
-        self._on_notice = on_notice
+        self._on_notice: Callable[[str, Sequence[Any]], None] = lambda _, __: None
         self._out: list[tuple[str, str]] = []
         self._number = 0
         self._sender: Thread | None = None
@@ -57,11 +54,12 @@ class Notices:
         self.sent = 0
         self.received = 0
 
-    async def start(self) -> None:
-        """Listen, and hear oneself.
+    async def start(self, on_notice: Callable[[str, Sequence[Any]], None]) -> None:
+        """Listen, and hear oneself. `on_notice` gets who sent a notice, and its words.
 
         Raises: StoreInUse: another process has this name. StoreError: notices do not come through.
         """
+        self._on_notice = on_notice
         loop = asyncio.get_running_loop()
         self._heard = loop.create_future()
         self._sender = Thread(self._connect_sender, "answerback-notices")

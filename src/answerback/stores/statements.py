@@ -50,15 +50,15 @@ INSERT INTO users (user_id, created_at_ms) VALUES (?, ?) ON CONFLICT (user_id) D
 
 ACCEPT: Final = """
 INSERT INTO requests (n, user_id, request_id, accepted_at_ms, record_schema, record, ended_at_ms, conversation_id,
-  options, system, question)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+  options, system, question, attachments)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 NOTE: Final = """
 UPDATE requests SET record_schema = ?, record = ? WHERE n = ?"""
 
 FINISH: Final = """
 UPDATE requests SET ended_at_ms = ?, replaces = ?, status = ?, model = ?, error_code = ?, input_tokens = ?,
-  output_tokens = ?, record_schema = ?, record = ?, answer = ? WHERE n = ?"""
+  output_tokens = ?, record_schema = ?, record = ?, answer = ?, marks = ? WHERE n = ?"""
 
 # Changes no row of a conversation that is deleted: what ends there is looked at one by one.
 TOUCH: Final = """
@@ -99,7 +99,7 @@ SELECT record, record_schema FROM requests
 WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 SELECT_ANSWER: Final = """
-SELECT answer FROM requests WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
+SELECT answer, marks FROM requests WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 # What a writer keeps in memory; `{users}` is a condition on user_id, for a part of it or for all of it. Its readers
 # sort: to get the order from SQLite would make it go through the whole table.
@@ -151,7 +151,7 @@ FORGET_COUNTERS: Final = "DELETE FROM budgets WHERE until_ms < :before_ms AND re
 # --- history ------------------------------------------------------------------------------------------------
 
 TURN: Final = """n, request_id, status, accepted_at_ms, ended_at_ms, model, replaces, error_code, input_tokens,
-  output_tokens, superseded_by"""
+  output_tokens, superseded_by, attachments"""
 
 # Turns of a conversation that is not deleted: those that are shown, and all of them.
 ALL_TURNS: Final = """user_id = :user_id AND conversation_id = :conversation_id
@@ -162,9 +162,9 @@ ALL_TURNS: Final = """user_id = :user_id AND conversation_id = :conversation_id
 SHOWN: Final = f"{ALL_TURNS} AND superseded_by IS NULL"
 
 SELECT_ALL_TURNS: Final = f"""
-SELECT {TURN}, question, answer FROM requests WHERE {ALL_TURNS} ORDER BY n DESC LIMIT :limit"""  # noqa: S608 - the texts above
+SELECT {TURN}, question, answer, marks FROM requests WHERE {ALL_TURNS} ORDER BY n DESC LIMIT :limit"""  # noqa: S608 - the texts above
 
-_TURNS: Final = f"SELECT {TURN}, question, answer FROM requests WHERE {SHOWN}"  # noqa: S608 - the texts above
+_TURNS: Final = f"SELECT {TURN}, question, answer, marks FROM requests WHERE {SHOWN}"  # noqa: S608 - the texts above
 
 SELECT_TURNS: Final = _TURNS + " ORDER BY n DESC LIMIT :limit"
 
@@ -307,18 +307,63 @@ ON CONFLICT (user_id, day, model) DO UPDATE SET requests = model_usage.requests 
   output_tokens = model_usage.output_tokens + excluded.output_tokens"""
 
 # What is forgotten is in a conversation. Each of the two has an index. A user who is locked out stays so.
-DELETE_USER: Final = (
-    *(
-        f"DELETE FROM {rows} AND user_id = :user_id"  # noqa: S608 - the tables are the ones below
-        for rows in (
-            "requests WHERE forgotten IS NULL",
-            "requests WHERE conversation_id IS NOT NULL",
-            *("conversations WHERE 1 = 1", "usage WHERE 1 = 1", "model_usage WHERE 1 = 1"),
-            "users WHERE (per_minute IS NULL OR per_minute >= 0)",
-        )
-    ),
-    "DELETE FROM budgets WHERE holder = :user_id",
+DELETE_USER: Final = tuple(
+    f"DELETE FROM {table} WHERE {condition}"  # noqa: S608 - the tables are the ones below
+    for table, condition in (
+        ("pieces", "upload IN (SELECT upload FROM uploads WHERE user_id = :user_id)"),
+        ("uploads", "user_id = :user_id"),
+        ("requests", "forgotten IS NULL AND user_id = :user_id"),
+        ("requests", "conversation_id IS NOT NULL AND user_id = :user_id"),
+        ("conversations", "user_id = :user_id"),
+        ("usage", "user_id = :user_id"),
+        ("model_usage", "user_id = :user_id"),
+        ("budgets", "holder = :user_id"),
+        ("users", "(per_minute IS NULL OR per_minute >= 0) AND user_id = :user_id"),
+    )
 )
+
+# --- files that come with questions ---------------------------------------------------------------------------
+
+_FILE: Final = "user_id = :user_id AND sha256 = :sha256 AND bytes = :bytes"
+
+SELECT_UPLOAD: Final = f"""
+SELECT upload, begun_at_ms, completed_at_ms, content FROM uploads WHERE {_FILE}"""  # noqa: S608 - the text above
+
+SELECT_HAVE: Final = "SELECT piece FROM pieces WHERE upload = :upload"
+
+SELECT_DATA: Final = "SELECT data FROM pieces WHERE upload = :upload ORDER BY piece"
+
+# What the user has begun within a day, and what of it is unfinished.
+SELECT_BEGUN: Final = """
+SELECT CAST(COALESCE(SUM(CASE WHEN begun_at_ms > :since_ms THEN bytes ELSE 0 END), 0) AS bigint),
+  CAST(COALESCE(SUM(CASE WHEN completed_at_ms IS NULL THEN 1 ELSE 0 END), 0) AS bigint)
+FROM uploads WHERE user_id = :user_id"""
+
+BEGIN_UPLOAD: Final = """
+INSERT INTO uploads (user_id, sha256, bytes, upload, begun_at_ms)
+VALUES (:user_id, :sha256, :bytes, :upload, :begun_at_ms) ON CONFLICT (user_id, sha256, bytes) DO NOTHING"""
+
+PUT_PIECE: Final = """
+INSERT INTO pieces (upload, piece, data)
+SELECT upload, CAST(:piece AS integer), :data FROM uploads
+WHERE user_id = :user_id AND upload = :upload AND completed_at_ms IS NULL
+ON CONFLICT (upload, piece) DO NOTHING"""
+
+COMPLETE_UPLOAD: Final = f"""
+UPDATE uploads SET completed_at_ms = :completed_at_ms, content = :content
+WHERE {_FILE} AND upload = :upload"""  # noqa: S608 - the text above
+
+FORGET_UPLOADS: Final = tuple(
+    statement.format(
+        old="""upload IN (
+    SELECT upload FROM uploads WHERE (completed_at_ms IS NULL AND (begun_at_ms < :begun_before_ms OR upload = :upload))
+      OR (completed_at_ms < :completed_before_ms AND NOT EXISTS (
+        SELECT 1 FROM requests r
+        WHERE r.user_id = uploads.user_id AND r.attachments LIKE '%' || uploads.sha256 || '%')))"""
+    )
+    for statement in ("DELETE FROM pieces WHERE {old}", "DELETE FROM uploads WHERE {old}")
+)
+"""Unfinished uploads that began before then, the one named, and files that nothing can name any more."""
 
 # --- migrations ---------------------------------------------------------------------------------------------
 

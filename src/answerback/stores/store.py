@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import add, attrgetter
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
 from answerback.core.admission import admit_again
 from answerback.core.budget import KEPT_MS, Budget, BudgetState, Counter, Period, encode_budgets, reserved
+from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Question, Record, RequestKey
+from answerback.core.uploads import FileKey, Upload, examine
 from answerback.ports import (
     Accepted,
     Admission,
@@ -25,6 +27,7 @@ from answerback.stores import statements as sql
 from answerback.stores import writes
 from answerback.stores.database import Connection, Connector, Database, Undone
 from answerback.stores.encoding import (
+    content_of,
     conversation_of,
     decode_question,
     decode_record,
@@ -48,7 +51,7 @@ _AFTER_ANY_ID: Final = "\U0010ffff" * 2
 
 
 class SqlStore:
-    """ports.Requests, ports.History and ports.Users over one database that this process alone writes to.
+    """ports.Requests, History, Users and Files over one database that this process alone writes to.
 
     Every method raises ports.Unavailable while the database cannot be read or written. `open` before use.
     `max_queued`: writes that may wait; more raise Unavailable at once.
@@ -210,7 +213,7 @@ class SqlStore:
                     step = state.book.charged(step)
                     group.batch.rows().charge(step.charge)
                 assert step.record is not None
-                self._put(state, tracked, step.record, step.text or "")
+                self._put(state, tracked, step.record, step.content)
             await group.written(tracked)
             return step.outcome
 
@@ -225,15 +228,15 @@ class SqlStore:
         tracked.written_in = batch.number
         return tracked
 
-    def _put(self, state: WriterState, tracked: Tracked, record: Record, answer: str) -> None:
+    def _put(self, state: WriterState, tracked: Tracked, record: Record, content: Content) -> None:
         text, batch = encode_record(record), self._group.batch
-        answer.encode()
+        content.text.encode()
         tracked.record = record
         tracked.written_in = batch.number
         if record.ending is None:
             batch.rows().note(tracked, text.ljust(tracked.width))
         else:
-            batch.rows().finish(tracked, record.ending, text, answer)
+            batch.rows().finish(tracked, record.ending, text, content)
             batch.ended.append(tracked)
             state.release(tracked)
 
@@ -251,9 +254,9 @@ class SqlStore:
         rows = await self._rows(sql.SELECT_QUESTION, key._asdict())
         return decode_question(*rows[0]) if rows else None
 
-    async def answer(self, key: RequestKey) -> str:
+    async def answer(self, key: RequestKey) -> Content:
         rows = await self._rows(sql.SELECT_ANSWER, key._asdict())
-        return (rows[0][0] or "") if rows else ""
+        return content_of(*rows[0]) if rows else NOTHING
 
     async def unfinished(self) -> Sequence[Record]:
         select = sql.SELECT_UNFINISHED.format(users=sql.ALL_USERS)
@@ -411,6 +414,37 @@ class SqlStore:
         await self._clear_log()
         return was_there
 
+    # --- ports.Files
+
+    async def upload(self, key: FileKey) -> Upload | None:
+        return await self._read(partial(writes.upload, key=key))
+
+    async def begin(self, key: FileKey, name: str, *, now_ms: int) -> Upload | None:
+        return await self._group.call(partial(writes.begin_upload, key=key, name=name, now_ms=now_ms))
+
+    async def put(self, key: FileKey, name: str, number: int, data: bytes) -> None:
+        piece: dict[str, Any] = {"user_id": key.user_id, "upload": name, "piece": number, "data": data}
+        await self._group.call(lambda database: database.execute(sql.PUT_PIECE, piece))
+
+    async def complete(self, key: FileKey, name: str, *, content: str, now_ms: int) -> None:
+        row = {**writes.file_named(key), "upload": name, "content": content, "completed_at_ms": now_ms}
+        await self._group.call(lambda database: database.execute(sql.COMPLETE_UPLOAD, row))
+
+    async def discard(self, name: str) -> None:
+        await self._group.call(partial(writes.forget_uploads, name=name))
+
+    async def examine(self, key: FileKey) -> str | None:
+        return await self._read(lambda database: examine(key, _file(database, key) or b""))
+
+    async def read_file(self, key: FileKey) -> bytes | None:
+        return await self._read(partial(_file, key=key))
+
+    async def purge_files(self, *, now_ms: int) -> int:
+        count = await self._group.call(partial(writes.forget_uploads, now_ms=now_ms))
+        if count:
+            await self._clear_log()
+        return count
+
     async def _clear_log(self) -> None:
         """Leave nothing of what was erased in the database's log. If somebody reads it now, the next purge does it."""
         self._is_log_to_clear = True
@@ -451,6 +485,14 @@ def sum_usage(rows: Sequence[sql.Row], *, since_day: str | None, by_model: bool 
         )
         for (day, user_id, model), (requests, tokens_in, tokens_out) in sorted(found.items())
     ]
+
+
+def _file(database: Database, key: FileKey) -> bytes | None:
+    """What is there of a file."""
+    found = database.execute(sql.SELECT_UPLOAD, writes.file_named(key)).fetchall()
+    if not found:
+        return None
+    return b"".join(data for (data,) in database.execute(sql.SELECT_DATA, {"upload": found[0][0]}).fetchall())
 
 
 def _position(database: Database, where: sql.Params) -> int | None:

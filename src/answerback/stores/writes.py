@@ -6,13 +6,31 @@ from typing import ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from answerback.core.budget import Entry
 from answerback.core.instants import day_of
+from answerback.core.parts import Content
 from answerback.core.request import Change, Ending, Question, RequestKey
 from answerback.core.transitions import State
+from answerback.core.uploads import (
+    DAY_MS,
+    MAX_DAILY_BYTES,
+    MAX_OPEN,
+    SWEEP_MARGIN_MS,
+    UNFINISHED_MS,
+    YOUNG_MS,
+    FileKey,
+    Upload,
+)
 from answerback.ports import StoredConversation
 from answerback.stores import statements as sql
 from answerback.stores.book import rows_of
 from answerback.stores.database import Database
-from answerback.stores.encoding import conversation_of, decode_record, encode_options, encode_record
+from answerback.stores.encoding import (
+    conversation_of,
+    decode_record,
+    encode_attachments,
+    encode_marks,
+    encode_options,
+    encode_record,
+)
 from answerback.stores.writer_state import Tracked
 
 T = TypeVar("T")
@@ -53,26 +71,27 @@ class Rows:
         """A new request. `text`: its record."""
         self._accepted.append(tracked)
         texts = (tracked.record.conversation_id, encode_options(question), question.system, question.message)
-        self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, None, *texts))
+        files = encode_attachments(question.attachments) if question.attachments else None
+        self._accepts.append((tracked.n, *_ACCEPTED(tracked.record), text, None, *texts, files))
 
     def refuse(self, tracked: Tracked, ending: Ending, text: str) -> None:
         """A refusal or an early cancellation: it ends where it begins, and has no question."""
         self._accepted.append(tracked)
         row = (*_ACCEPTED(tracked.record), text, ending.ended_at_ms)
-        self._accepts.append((tracked.n, *row, None, None, None, None))
+        self._accepts.append((tracked.n, *row, None, None, None, None, None))
 
     def note(self, tracked: Tracked, text: str) -> None:
         """Another record of an unfinished request."""
         self._notes[tracked.n] = (tracked.record.schema, text, tracked.n)
 
-    def finish(self, tracked: Tracked, ending: Ending, record_text: str, answer: str) -> None:
+    def finish(self, tracked: Tracked, ending: Ending, record_text: str, content: Content) -> None:
         """The ending of a request, its answer, and the conversation that it belongs to."""
-        self._notes.pop(tracked.n, None)
         self._ended.append(tracked)
         code = ending.error_code and ending.error_code.value
         how = (ending.ended_at_ms, tracked.replaces, ending.status.value, ending.model, code)
         used = (ending.input_tokens, ending.output_tokens)
-        self._finishes.append((*how, *used, tracked.record.schema, record_text, answer, tracked.n))
+        answer = (content.text, encode_marks(content.marks))
+        self._finishes.append((*how, *used, tracked.record.schema, record_text, *answer, tracked.n))
         pair, at_ms = _pair(tracked), ending.ended_at_ms
         _, _, title, created_at_ms, last_ms = self._touches.get(
             pair, (*pair, tracked.title, tracked.record.accepted_at_ms, at_ms)
@@ -228,6 +247,56 @@ def delete_user(database: Database, user_id: str) -> bool:
     database.execute(sql.KEEP_LAST_NUMBER)
     counts = [database.execute(statement, {"user_id": user_id}).rowcount for statement in sql.DELETE_USER]
     return any(counts)
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def upload(database: Database, key: FileKey) -> Upload | None:
+    """How far a file has come."""
+    found = database.execute(sql.SELECT_UPLOAD, file_named(key)).fetchall()
+    if not found:
+        return None
+    name, begun_at_ms, completed_at_ms, content = found[0]
+    have: list[sql.Row] = []
+    if completed_at_ms is None:
+        have = database.execute(sql.SELECT_HAVE, {"upload": name}).fetchall()
+    return Upload(
+        name=name,
+        begun_at_ms=begun_at_ms,
+        completed_at_ms=completed_at_ms,
+        content=content or "",
+        have=frozenset(number for (number,) in have),
+    )
+
+
+def begin_upload(database: Database, key: FileKey, name: str, now_ms: int) -> Upload | None:
+    """Begin an upload, if there is none and the user may."""
+    known = upload(database, key)
+    if known is not None:
+        return known
+    since: sql.Params = {"user_id": key.user_id, "since_ms": now_ms - DAY_MS}
+    ((begun_bytes, unfinished),) = database.execute(sql.SELECT_BEGUN, since).fetchall()
+    if unfinished >= MAX_OPEN or begun_bytes + key.size > MAX_DAILY_BYTES:
+        return None
+    database.execute(sql.BEGIN_UPLOAD, {**file_named(key), "upload": name, "begun_at_ms": now_ms})
+    return upload(database, key)
+
+
+def forget_uploads(database: Database, *, name: str = "", now_ms: int = 0) -> int:
+    """Delete the unfinished upload with this name, and by `now_ms` all that is too old. Returns how many."""
+    completed_before_ms = now_ms - YOUNG_MS - SWEEP_MARGIN_MS
+    old: sql.Params = {
+        "upload": name,
+        "begun_before_ms": now_ms - UNFINISHED_MS,
+        "completed_before_ms": completed_before_ms,
+    }
+    return [database.execute(statement, old).rowcount for statement in sql.FORGET_UPLOADS][-1]
+
+
+def file_named(key: FileKey) -> dict[str, sql.Value]:
+    """The columns that name a file."""
+    return {"user_id": key.user_id, "sha256": key.sha256, "bytes": key.size}
 
 
 def day_named(number: str) -> str:

@@ -28,22 +28,22 @@ class PostgresServer:
         self._binaries = _binaries()
         self._account = _USER if os.geteuid() == 0 else None
         # In /tmp, whatever TMPDIR says: the path of a socket must be short.
-        self._folder = Path(tempfile.mkdtemp(prefix="answerback-postgres-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="answerback-postgres-", dir="/tmp"))
 
     @property
     def dsn(self) -> str:
         """libpq's connection string, without a database."""
-        return f"host={self._folder} user={_USER}"
+        return f"host={self.folder} user={_USER}"
 
     @property
     def url(self) -> str:
-        return f"postgresql:///postgres?host={self._folder}&user={_USER}"
+        return f"postgresql:///postgres?host={self.folder}&user={_USER}"
 
     def create(self) -> None:
         """Make a database cluster and start. Raises: LocalFailed."""
         if self._account is not None:
             try:
-                shutil.chown(self._folder, self._account, self._account)
+                shutil.chown(self.folder, self._account, self._account)
             except LookupError as exc:
                 raise LocalFailed("PostgreSQL does not run as root", "run the command as another user") from exc
         self._run("initdb", "-D", self._data, "-A", "trust", "-U", _USER, "-N", "-E", "UTF8", "--locale=C")
@@ -51,8 +51,8 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start a cluster that was made, and wait until it accepts connections. Raises: LocalFailed."""
-        options = f"-k {self._folder} -c listen_addresses='' -c shared_buffers=16MB"
-        log = str(self._folder / "log")
+        options = f"-k {self.folder} -c listen_addresses='' -c shared_buffers=16MB"
+        log = str(self.folder / "log")
         self._run("pg_ctl", "-D", self._data, "-w", "-t", str(_START_TIMEOUT_S), "-o", options, "-l", log, "start")
 
     def stop(self, mode: Literal["immediate", "fast"] = "immediate") -> None:
@@ -62,10 +62,10 @@ class PostgresServer:
     def remove(self) -> None:
         """Stop it if it runs, and delete all that it held; doing it again does nothing."""
         try:
-            if (self._folder / "data" / "postmaster.pid").exists():
+            if (self.folder / "data" / "postmaster.pid").exists():
                 self.stop()
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> "PostgresServer":
         try:
@@ -82,12 +82,12 @@ class PostgresServer:
 
     @property
     def _data(self) -> str:
-        return str(self._folder / "data")
+        return str(self.folder / "data")
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(  # noqa: S603 - our own command
             [str(self._binaries / program), *arguments],
-            cwd=self._folder,
+            cwd=self.folder,
             user=self._account,
             group=self._account,
             extra_groups=[] if self._account else None,
@@ -97,7 +97,7 @@ class PostgresServer:
             check=False,
         )
         if done.returncode:
-            log = self._folder / "log"
+            log = self.folder / "log"
             output = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
             raise LocalFailed("\n".join([f"PostgreSQL's {program} failed", *output]), "check the disk, and try again")
 

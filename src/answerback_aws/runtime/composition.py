@@ -277,6 +277,7 @@ class Composition:
             policy=self.settings.policy,
             max_tokens=self.settings.max_tokens,
             lock_system=self.settings.lock_system,
+            least_client=self.settings.least_client,
             idle_timeout_ms=min(self.settings.idle_timeout_ms, API_IDLE_MS),
             max_connection_ms=MAX_CONNECTION_MS,
             queue_survives=True,

@@ -167,6 +167,9 @@ class Settings:
     lock_system = _Variable("LOCK_SYSTEM", _flag, False)
     """Whether clients may not set another system prompt."""
 
+    least_client = _Variable[str | None]("LEAST_CLIENT", str, None)
+    """Version of apps below which they tell to update."""
+
     # --- limits
 
     _rate_limit = _Variable("RATE_LIMIT", _whole(0), defaults.RATE_LIMIT)

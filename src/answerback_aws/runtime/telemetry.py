@@ -84,6 +84,7 @@ class Counts(Observer):
     def attached(self, record: Record) -> None:
         self._about(record)
         self.count("Attached")
+        log.debug("a repeated question found its request")
 
     def started(self, record: Record) -> None:
         self._about(record)
@@ -110,6 +111,7 @@ class Counts(Observer):
     def fenced(self, record: Record) -> None:
         self._about(record)
         self.count("Fenced")
+        log.debug("an attempt was fenced")
 
     def overran(self, record: Record) -> None:
         self._about(record)
@@ -126,15 +128,19 @@ class Counts(Observer):
     def posted(self, size_bytes: int) -> None:
         self.count("Posts")
         self.sample("PostedBytes", size_bytes, unit="Bytes")
+        log.debug("a frame was posted", extra={"bytes": size_bytes})
 
     def throttled(self) -> None:
         self.count("PostsThrottled")
+        log.debug("a post was throttled")
 
     def not_posted(self, code: str) -> None:
         self.count("PostsRefused")
+        log.debug("a post was refused", extra={"code": code})
 
     def found_gone(self) -> None:
         self.count("Gone")
+        log.debug("a connection was gone")
 
     def waiting(self, turns: int, oldest_ms: int) -> None:
         self.sample("TurnsWaiting", turns)

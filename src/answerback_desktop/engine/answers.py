@@ -13,6 +13,8 @@ from answerback.client import (
     Closed,
     Done,
     MessageTooLarge,
+    PartStarted,
+    PartText,
     PendingRequest,
     Queued,
     RequestCancelled,
@@ -23,6 +25,7 @@ from answerback.client import (
     Status,
     Text,
     Thinking,
+    Uploading,
     clean,
 )
 from answerback.tasks import Tasks
@@ -235,7 +238,9 @@ class LiveAnswer:
             self._parts = ["".join(self._parts)]
         return self._parts[0]
 
-    def receive(self, event: Queued | Started | Restarted | Thinking | Text) -> TurnChanged | TextAppended | None:
+    def receive(
+        self, event: Uploading | Queued | Started | Restarted | Thinking | Text | PartStarted | PartText
+    ) -> TurnChanged | TextAppended | None:
         """The events that an event of the client causes for the person."""
         match event:
             case Queued(position=position):
@@ -249,7 +254,7 @@ class LiveAnswer:
                 return self._become(TurnStatus.STREAMING, attempt=attempt)
             case Text():
                 return self._take_text(event)
-            case Thinking():
+            case Thinking() | Uploading() | PartStarted() | PartText():
                 return None
 
     def _become(self, status: TurnStatus, *, position: int | None = None, attempt: int = 0) -> TurnChanged:

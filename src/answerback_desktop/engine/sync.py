@@ -201,7 +201,7 @@ class Sync:
             return
         for conversation_id in merge.missing if is_whole else ():
             # A list that moves while its pages are read can miss one: only an empty history says that it is gone.
-            if await anext(self._server.history(conversation_id), None) is None:
+            if await self._is_gone(conversation_id):
                 keep_copy(self._database, self._history.loses(conversation_id))
                 gone = self._history.gone(conversation_id)
                 self._watcher.turns_merged(conversation_id, TurnMerge(removed=list(gone.removed)))
@@ -246,10 +246,15 @@ class Sync:
                 if not is_first and is_settled and self._history.count_synced(conversation_id) == wanted.turns:
                     return total
         self._merge(conversation_id, batch, total)
+        if self._history.has_others(conversation_id, seen) and await self._is_gone(conversation_id):
+            return total  # deleted since it was listed: the next list says so
         rest = self._history.settle_others(conversation_id, seen)
         if rest.changed:
             self._watcher.turns_merged(conversation_id, rest)
         return total
+
+    async def _is_gone(self, conversation_id: str) -> bool:
+        return await anext(self._server.history(conversation_id), None) is None
 
     def _merge(self, conversation_id: str, batch: list[Turn], total: TurnMerge) -> list[Turn]:
         """Take a piece; returns the turns that it changed."""

@@ -7,9 +7,11 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from answerback_aws.emulator.postgres import PostgresServer
+from answerback_proof.chaos.fleet import DatabaseWay
 from answerback_proof.chaos.gateway import GatewayProcess
 from answerback_proof.chaos.plan import ChaosPlan
 from answerback_proof.fault_kinds import FaultKind
@@ -31,13 +33,22 @@ FAULTS: Final = (
     *(FaultKind.TERMINATE, FaultKind.FREEZE, FaultKind.DISK_FULL, FaultKind.POSTGRES),
     *CONNECTION_FAULTS,
 )
+FLEET_FAULTS: Final = (
+    *(fault for fault in FAULTS if fault not in (FaultKind.KILL_FULL, FaultKind.DISK_FULL)),
+    FaultKind.DATABASE_CUT,
+)
 DEATHS: Final = frozenset((*KILLS, FaultKind.TERMINATE))
 """Faults after which the model may be run once more for what was running."""
+
+FLEET_DEATHS: Final = DEATHS | {FaultKind.FREEZE, FaultKind.DATABASE_CUT, FaultKind.POSTGRES}
+"""The same among several gateways, which may take one for dead that only cannot be heard."""
+
+_CUT_S: Final = (0.5, 12.0)
 
 _ALL_AT_ONCE: Final = 0.04
 
 
-def schedule(kills: int, *, sqlite: bool, rng: random.Random) -> list[FaultKind]:
+def schedule(kills: int, *, sqlite: bool, rng: random.Random, cuts: bool = False) -> list[FaultKind]:
     """What will happen to the process, in which order: every kind, and SIGKILL `kills` times in all.
 
     A KILL_STARTING is two of them: the gateway must be dead before it can start.
@@ -52,6 +63,7 @@ def schedule(kills: int, *, sqlite: bool, rng: random.Random) -> list[FaultKind]
     others = max(1, math.ceil(kills / 8))
     kinds += [FaultKind.TERMINATE] * others + [FaultKind.FREEZE] * others
     kinds += [FaultKind.DISK_FULL] * (others if sqlite else 0)
+    kinds += [FaultKind.DATABASE_CUT] * (others if cuts else 0)
     rng.shuffle(kinds)
     return kinds
 
@@ -135,7 +147,8 @@ class GatewayFaults:
         plan: ChaosPlan,
         *,
         history: RunHistory,
-        gateway: GatewayProcess,
+        gateways: Sequence[GatewayProcess],
+        ways: Sequence[DatabaseWay],
         proxy: Proxy,
         apps: Sequence[App[Window]],
         postgres: PostgresServer | None,
@@ -143,7 +156,9 @@ class GatewayFaults:
     ) -> None:
         self._plan = plan
         self._history = history
-        self._gateway = gateway
+        self._gateways = gateways
+        self._ways = ways
+        self._gateway = gateways[0]
         self._proxy = proxy
         self._connections = ConnectionFaults(plan, history=history, proxy=proxy, apps=apps)
         self._postgres = postgres
@@ -161,6 +176,7 @@ class GatewayFaults:
             FaultKind.TERMINATE: self._terminate,
             FaultKind.FREEZE: self._freeze,
             FaultKind.DISK_FULL: self._disk_full,
+            FaultKind.DATABASE_CUT: self._cut_database,
         }
 
     async def inject(self) -> None:
@@ -180,18 +196,22 @@ class GatewayFaults:
 
     async def _disturb_process(self) -> None:
         clock = asyncio.get_running_loop().time
-        began, kinds = clock(), schedule(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
+        new_schedule = partial(
+            schedule, self._plan.kills, sqlite=self._is_sqlite, cuts=bool(self._ways), rng=self._process_rng
+        )
+        began, kinds = clock(), new_schedule()
         done = 0
         while kinds:
             await asyncio.sleep(self._process_rng.uniform(0.1, self._plan.pause_s))
             kind = kinds.pop()
+            self._gateway = self._process_rng.choice(self._gateways)
             await self._acts[kind]()
             done += 1
             self._notify(f"{done} faults, {len(kinds)} to come: {kind}")
             if self._plan.seconds is not None and clock() - began >= self._plan.seconds:
                 break
             if not kinds and self._plan.seconds is not None:
-                kinds = schedule(self._plan.kills, sqlite=self._is_sqlite, rng=self._process_rng)
+                kinds = new_schedule()
         self._connections.over.set()
 
     async def _kill(self) -> None:
@@ -236,6 +256,13 @@ class GatewayFaults:
         self._gateway.fill_disk()
         await asyncio.sleep(self._process_rng.uniform(0.2, 2 * self._plan.pause_s))
         self._gateway.free_disk()
+
+    async def _cut_database(self) -> None:
+        self._add(FaultKind.DATABASE_CUT)
+        way = self._ways[self._gateways.index(self._gateway)]
+        way.cut()
+        await asyncio.sleep(self._process_rng.uniform(*_CUT_S))
+        way.heal()
 
     # --- the store
 

@@ -22,6 +22,7 @@ _START_AGAIN_S: Final = 0.3
 _GIVE_UP_S: Final = 90.0
 _HEALTH_S: Final = 5.0
 _GRACE_S: Final = 2
+_DRAIN_S: Final = 6
 _NO_LIMIT: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
@@ -37,13 +38,16 @@ class _Health(msgspec.Struct, frozen=True, rename="camel"):
 class GatewayProcess:
     """A gateway process, started again and again on the same ports, data and log."""
 
-    def __init__(self, folder: Path, *, database: str | None, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, *, database: str | None, environment: Mapping[str, str], node: str | None = None
+    ) -> None:
         self.port, self._admin_port = free_ports(2)
-        self.data_dir = folder / "data"
-        self.log = folder / "gateway.log"
+        self.data_dir = folder / f"data{node or ''}"
+        self.log = folder / f"gateway{node or ''}.log"
         more = ("--model", f"echo={SPEC}", "--log-level", "warning", "--grace", str(_GRACE_S), *NO_LIMITS)
         listening = ("--port", str(self.port), "--admin-port", str(self._admin_port))
-        stored = () if database is None else ("--database", database)
+        stored = [] if database is None else ["--database", database]
+        stored += [] if node is None else ["--node", node, "--drain", str(_DRAIN_S)]
         self._command = gateway_command(self.data_dir, *listening, *more, *stored)
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("ANSWERBACK_")},

@@ -33,10 +33,10 @@ class ChaosPlan:
 
     `name`: sets this run's users apart from those of others in the same database. `apps_a_user`: apps that share a
     user. `database`: the URL of a PostgreSQL that is not ours to crash; `own_postgres`: start one, and crash it.
-    Neither: SQLite. `think_s`: an app's pause between questions, at the mean. `pause_s`: the longest pause between two
-    faults of the process. `timing`: the clients' rules. `settle_s`: what the apps get to come to their endings after
-    the last fault. `keep`: an empty or new folder for log, data and trace; None: a temporary one, kept only if a
-    promise broke.
+    Neither: SQLite. `gateways`: so many on one PostgreSQL of their own, behind HAProxy. `think_s`: an app's pause
+    between questions, at the mean. `pause_s`: the longest pause between two faults of the process. `timing`: the
+    clients' rules. `settle_s`: what the apps get to come to their endings after the last fault. `keep`: an empty or new
+    folder for log, data and trace; None: a temporary one, kept only if a promise broke.
     """
 
     seed: int
@@ -46,6 +46,7 @@ class ChaosPlan:
     kills: int = 50
     seconds: float | None = None
     own_postgres: bool = False
+    gateways: int = 1
     database: str | None = None
     delay_ms: float = 10
     think_s: float = 2.0

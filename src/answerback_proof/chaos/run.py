@@ -19,7 +19,8 @@ from answerback.core.budget import Budget, Period, Unit, team_holder
 from answerback.core.budget import Counter as BudgetCounter
 from answerback.stores import open_store
 from answerback_aws.emulator.postgres import PostgresServer
-from answerback_proof.chaos.faults import DEATHS, FAULTS, KILLS, GatewayFaults
+from answerback_proof.chaos.faults import DEATHS, FAULTS, FLEET_DEATHS, FLEET_FAULTS, KILLS, GatewayFaults
+from answerback_proof.chaos.fleet import DatabaseWay, haproxy
 from answerback_proof.chaos.gateway import Died, GatewayProcess
 from answerback_proof.chaos.plan import ChaosPlan, trusting
 from answerback_proof.chaos.recording_model import RunRecorder
@@ -31,6 +32,9 @@ from answerback_proof.proxy import HOST, Proxy
 from answerback_proof.workload import App, Mix, PlannedRequest, Window
 
 VISIBLE: Final = Visible(deaths=DEATHS)
+FLEET_VISIBLE: Final = Visible(ordered=False, deaths=FLEET_DEATHS, thaws=True)
+"""A frame for a connection of another gateway may be lost with the database; the app asks for what is missing."""
+
 MIX: Final = Mix(
     streamed=0.5,
     words=(3, 10, 20, 40, 40, 80),
@@ -42,6 +46,7 @@ MIX: Final = Mix(
 )
 
 _IDLE_S: Final = 60.0
+_NODES: Final = "abcdefgh"
 _ERROR: Final = re.compile(r"^\S+ (ERROR|CRITICAL) (?P<what>.*)$", re.MULTILINE)
 _MISBEHAVED: Final = (
     "its code raised an exception",
@@ -76,24 +81,43 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
         runs = RunRecorder(folder / "runs", history, delay_ms=plan.delay_ms)
         runs.open()
         stack.callback(runs.close)
-        gateway = GatewayProcess(folder, database=database, environment=runs.environment)
-        stack.push_async_callback(gateway.close)
         users = sorted({user_of(plan, number) for number in range(plan.apps)})
-        await give_budget(database, gateway.data_dir, users)
-        await gateway.start()
-        proxy = Proxy(f"ws://{HOST}:{gateway.port}", history)
+        await give_budget(database, folder / "data", users)
+        gateways, ways = [], []
+        for node in _NODES[: plan.gateways] if plan.gateways > 1 else (None,):
+            reached = database
+            if node is not None and postgres is not None:
+                ways.append(DatabaseWay(Path(f"{postgres.folder}-{node}"), postgres.folder))
+                stack.push_async_callback(ways[-1].close)
+                await ways[-1].open()
+                reached = ways[-1].url
+            gateways.append(GatewayProcess(folder, database=reached, environment=runs.environment, node=node))
+            stack.push_async_callback(gateways[-1].close)
+            await gateways[-1].start()
+        ports = [gateway.port for gateway in gateways]
+        port = ports[0] if plan.gateways == 1 else await stack.enter_async_context(haproxy(folder, ports))
+        proxy = Proxy(f"ws://{HOST}:{port}", history)
         stack.push_async_callback(proxy.stop)
         url = await proxy.start()
         apps = [ChaosApp(number, plan=plan, history=history, url=url) for number in range(plan.apps)]
         faults = GatewayFaults(
-            plan, history=history, gateway=gateway, proxy=proxy, apps=apps, postgres=postgres, notify=notify
+            plan,
+            history=history,
+            gateways=gateways,
+            ways=ways,
+            proxy=proxy,
+            apps=apps,
+            postgres=postgres,
+            notify=notify,
         )
         await run_apps(apps, plan, history, inject=faults.inject, notify=notify)
-        await _come_to_rest(gateway, history)
+        for gateway in gateways:
+            await _come_to_rest(gateway, history)
         await proxy.stop()
         runs.close()
-        _check_log(gateway.log, history)
-        store = await open_store(database, gateway.data_dir)
+        for gateway in gateways:
+            _check_log(gateway.log, history)
+        store = await open_store(database, gateways[0].data_dir)
         try:
             await add_stores(history, store, store)
             check_budget(history, await store.counters())
@@ -102,14 +126,14 @@ async def run_chaos(plan: ChaosPlan, *, notify: Callable[[str], None]) -> ChaosR
     return conclude(
         plan,
         history,
-        check(history, VISIBLE),
+        check(history, VISIBLE if plan.gateways == 1 else FLEET_VISIBLE),
         folder=folder,
         store="SQLite" if database is None else "PostgreSQL",
-        faults=FAULTS,
+        faults=FAULTS if plan.gateways == 1 else FLEET_FAULTS,
         kills=KILLS,
         began=began,
         connections=proxy.connected,
-        failed_starts=gateway.failed_starts,
+        failed_starts=sum(gateway.failed_starts for gateway in gateways),
     )
 
 

@@ -16,15 +16,17 @@ import typer
 from answerback.cli.options import Json, MaxTokens, ModelName, TokenText, with_options
 from answerback.cli.output import CliError, ExitCode, extra_needed, note, say, say_json, usage_error
 from answerback.stores.errors import StoreError
-from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed, emulator_python
-from answerback_proof.chaos.plan import ChaosPlan
-from answerback_proof.chaos.report import ChaosReport
-from answerback_proof.chaos.run import run_chaos
-from answerback_proof.load.figures import Report, loop_factory, measure, measured_gateway
-from answerback_proof.load.idle import IdleReport, measure_idle
-from answerback_proof.load.load import Plan
-from answerback_proof.load.process import ProcessFailed, running
-from answerback_proof.load.websocket import LoadConnectionError
+
+with extra_needed("the load test", "server"):
+    from answerback_aws.emulator.emulator import EmulatorFailed, LocalFailed, emulator_python
+    from answerback_proof.chaos.plan import ChaosPlan
+    from answerback_proof.chaos.report import ChaosReport
+    from answerback_proof.chaos.run import run_chaos
+    from answerback_proof.load.figures import Report, loop_factory, measure, measured_gateway
+    from answerback_proof.load.idle import IdleReport, measure_idle
+    from answerback_proof.load.load import Plan
+    from answerback_proof.load.process import ProcessFailed, running
+    from answerback_proof.load.websocket import LoadConnectionError
 
 _MOST = 1_000_000
 _CHAOS = "Chaos"
@@ -143,6 +145,12 @@ class ChaosOptions:
     postgres: Annotated[
         bool, typer.Option("--postgres", help="Store in a PostgreSQL of its own, and crash it.", rich_help_panel=_CHAOS)
     ] = False
+    gateways: Annotated[
+        int,
+        typer.Option(
+            min=1, max=8, help="So many on a PostgreSQL of their own, behind HAProxy.", rich_help_panel=_CHAOS
+        ),
+    ] = 1
     database: Annotated[
         str | None,
         typer.Option(help="Store in this PostgreSQL, and leave it alone.", show_default=False, rich_help_panel=_CHAOS),
@@ -172,6 +180,8 @@ class ChaosOptions:
                 raise usage_error(f"{flag} is not for --chaos", "leave it out; chaos starts a gateway of its own")
         if self.postgres and self.database is not None:
             raise usage_error("--postgres starts a database of its own", "leave out --database")
+        if self.gateways > 1 and (self.aws or self.database is not None):
+            raise usage_error("--gateways starts a database of its own", "leave out --aws and --database")
         if self.aws and self.kills is not None:
             raise usage_error("--kills is not for --aws", "say how long with --seconds")
         if self.aws and (self.postgres or self.database is not None):
@@ -190,7 +200,8 @@ class ChaosOptions:
             apps=apps or (_AWS_APPS if self.aws else _APPS),
             kills=self.kills or _KILLS,
             seconds=self.seconds or (_AWS_SECONDS if self.aws else None),
-            own_postgres=self.postgres,
+            own_postgres=self.postgres or self.gateways > 1,
+            gateways=self.gateways,
             database=self.database,
             keep=self.keep,
         )
@@ -219,6 +230,8 @@ def bench(*, load: LoadOptions, faults: ChaosOptions, as_json: Json = False) -> 
       answerback bench --idle 10000
 
       answerback bench --chaos --apps 200 --kills 50 --postgres
+
+      answerback bench --chaos --gateways 3 --seconds 300
 
       answerback bench --chaos --aws --seconds 120
     """

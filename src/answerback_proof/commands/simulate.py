@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from answerback.cli.options import Json, with_options
-from answerback.cli.output import ExitCode, note, say, say_json, say_table, usage_error
-from answerback_proof.simulation import FAULT_NAMES, PROFILES, Case, Report, Tally, run_cases, shrink
+from answerback.cli.output import ExitCode, extra_needed, note, say, say_json, say_table, usage_error
+
+with extra_needed("the simulation", "server"):
+    from answerback_proof.simulation import FAULT_NAMES, PROFILES, Case, Report, Tally, run_cases, shrink
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,9 @@ def simulate(*, options: SimulateOptions, as_json: Json = False) -> int:
         say("\n".join(FAULT_NAMES))
         return ExitCode.OK
     profiles = options.profile or tuple(name for name in PROFILES if name != "calm")
+    if any(faults.gateways > 1 for name, faults in PROFILES.items() if name in profiles):
+        with extra_needed("a simulated fleet", "postgres"):
+            import psycopg  # noqa: F401, PLC0415 - an extra
     try:
         for profile in profiles:
             _ = next(options.cases(profile)).faults

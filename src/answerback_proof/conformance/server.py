@@ -65,8 +65,8 @@ class ServerFacts:
 
     user_id: str
     models: Sequence[str]
+    features: Sequence[str]
     limits: Mapping[str, Any]
-    features: Sequence[str] = ()
     budget: Mapping[str, Any] | None = None
 
     @property
@@ -144,6 +144,7 @@ class _ServerCaseRun(CaseRun):
             ending = await self._feed(text, self.peer(step.on), request_id, step.within_ms)
         for what, pattern, found in (
             ("the text", step.text, text.text),
+            ("the parts", step.parts, [list(part) for part in text.parts]),
             ("the ending", step.frame, ending),
             ("the offset of the first piece", step.starts_at, text.first_offset),
         ):
@@ -158,12 +159,13 @@ class _ServerCaseRun(CaseRun):
             case "messageStarted":
                 flaw = text.begin(frame["attempt"])
             case "messageDelta":
-                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"])
+                about = {"part": frame.get("part", 0), "kind": frame.get("kind", "text"), "name": frame.get("name")}
+                flaw = text.add(frame["attempt"], frame["offset"], frame["delta"], **about)
             case "messageResponse":
                 flaw = text.end(frame["attempt"], frame["length"], frame["response"])
                 if frame["status"] == "failed" and "error" not in frame:
                     raise CaseFailed(f"{peer.name}: a failed request has no error")
-            case "messageAccepted":
+            case "messageAccepted" | "messageProgress":
                 pass
             case action:
                 raise CaseFailed(f"{peer.name}: about {frame.get('requestId')} there came {action}: {frame}")
@@ -202,8 +204,8 @@ class ServerRun:
             return ServerFacts(
                 user_id=welcome["userId"],
                 models=welcome["models"],
+                features=welcome.get("features") or (),
                 limits=welcome["limits"],
-                features=welcome.get("features", ()),
                 budget=welcome.get("budget"),
             )
         except (CaseFailed, KeyError) as exc:
@@ -258,9 +260,12 @@ class ServerRun:
 
     def _missing(self, needs: Needs, facts: ServerFacts) -> str | None:
         """Why the server cannot be tried with a case."""
-        absent = [name for name in needs.models if name not in facts.models]
-        if absent:
-            return f"needs the model {', '.join(absent)}"
+        for kind, needed, known in (
+            ("model", needs.models, facts.models),
+            ("feature", needs.features, facts.features),
+        ):
+            if absent := [name for name in needed if name not in known]:
+                return f"needs the {kind} {', '.join(absent)}"
         if needs.tokens is not None and needs.tokens != (self._token is not None):
             return "needs a server that asks for tokens" if needs.tokens else "needs a server that asks for no token"
         if needs.deployment not in (None, facts.deployment):

@@ -144,7 +144,8 @@ class SimulatedWindow(Window):
     def _state_changed(self, state: ConnectionState) -> None:
         if isinstance(state, Stopped) and self.is_open:
             self.stopped = state.error
-            since = min((link.opened_at for link in self.links if link.client_open), default=0.0)
+            opened = (link.opened_at for link in self.links if link.client_open and link.opened_at < FOR_EVER_S)
+            since = min(opened, default=0.0)
             rivals = [link for window in self.app.windows if window is not self for link in window.links]
             self.had_rival = any(since <= link.opened_at < FOR_EVER_S for link in rivals)
             if isinstance(state.error, SessionReplaced):

@@ -20,7 +20,7 @@ from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import ApiGatewayLink, Link, Network
 from answerback_proof.simulation.process import Process
 from answerback_proof.simulation.server import POLICY, RULES, SWEEP_S, Clocks, Parts
-from answerback_proof.simulation.store import FaultyChannel, FaultyConnections
+from answerback_proof.simulation.store import FaultyChannel, FaultyConnections, FaultyStore
 
 WATCH_S: Final = 2.0
 LATE_DISCONNECT_S: Final = 20.0
@@ -101,7 +101,9 @@ class SimulatedFunctions:
             self._background.append(self._loop.create_task(self._sweep()))
 
     def _is_lost(self, key: RequestKey) -> bool:
-        record = self._parts.store.records.get(key)
+        store = self._parts.store
+        assert isinstance(store, FaultyStore)
+        record = store.records.get(key)
         return record is not None and record.state is State.RUNNING and self._clocks.worker() >= record.lease_until_ms
 
     async def _sweep(self) -> None:

@@ -83,6 +83,7 @@ class WatchedFront:
         self._front = front
         self._network = network
         self.connect, self.disconnect, self.unpark = front.connect, front.disconnect, front.unpark
+        self.greeted = front.greeted
 
     async def receive(self, connection_id: str, data: str) -> Coroutine[Any, Any, None] | None:
         self._network.watcher.heard(connection_id, data.encode())
@@ -144,10 +145,9 @@ class SimulatedGateway:
             await parts.janitor.sweep()
 
     def dial(self, connection_id: str) -> Link:
-        listening = self._loop.listening
-        if listening is None or listening.process.is_dead:
+        if not self._loop.listening or self._loop.listening[-1].process.is_dead:
             raise ConnectionRefusedError
-        link = GatewayLink(connection_id, self._network, listening, closed=self._closed)
+        link = GatewayLink(connection_id, self._network, self._loop.listening[-1], closed=self._closed)
         self._links.append(link)
         return link
 

@@ -21,17 +21,19 @@ class Faults:
     """A profile: how the system is set up, and which faults are injected.
 
     Set-up. `split`: front and worker are processes of their own without a notifier, frames may overtake each other, the
-    queue survives (AWS); else one process with the real listener, a queue rebuilt at start (the gateway). `probes`: the
-    client asks when nothing comes; `janitor`: there is one. Both mask holes of the others, so quiet profiles go
-    without. `per_minute`: the rate limit. `budget`: tokens a day of a user; a team of all users has half as much again.
-    `token_s`: seconds that a token lasts. `client_timeout_s`: seconds after which a client gives up. `gives_up`: its
-    own time-outs hold, 30 s without a sign of life; else it waits for ever.
+    queue survives (AWS); else one process with the real listener, a queue rebuilt at start (the gateway), or several of
+    those on one database behind a load balancer (`gateways`). `probes`: the client asks when nothing comes; `janitor`:
+    there is one. Both mask holes of the others, so quiet profiles go without. `per_minute`: the rate limit. `budget`:
+    tokens a day of a user; a team of all users has half as much again. `token_s`: seconds that a token lasts.
+    `client_timeout_s`: seconds after which a client gives up. `gives_up`: its own time-outs hold, 30 s without a sign
+    of life; else it waits for ever.
 
     Faults. A bare name is the probability of one event; `*_every_s` are mean seconds between things that happen by
     themselves. `worker_crash` and `front_crash` are per await. 0 is off everywhere.
     """
 
     split: bool = False
+    gateways: int = 1
     probes: bool = True
     janitor: bool = True
     latency_s: float = 0.02
@@ -62,6 +64,12 @@ class Faults:
     freeze_every_s: float = _counted(FaultKind.FROZEN_APP)
     takeover_every_s: float = _counted(FaultKind.TAKE_OVER)
     process_crash_every_s: float = _counted(FaultKind.PROCESS_CRASH)
+    gateway_freeze_every_s: float = _counted(FaultKind.FREEZE)
+    gateway_stop_every_s: float = _counted(FaultKind.TERMINATE)
+    database_cut_every_s: float = _counted(FaultKind.DATABASE_CUT)
+    database_crash_every_s: float = _counted(FaultKind.POSTGRES)
+    lose_notice: float = _counted(FaultKind.LOST_NOTICE)
+    late_notice: float = _counted(FaultKind.LATE_NOTICE)
     worker_crash: float = _counted(FaultKind.WORKER_CRASH)
     front_crash: float = _counted(FaultKind.FRONT_CRASH)
     redeliver_every_s: float = _counted(FaultKind.REDELIVERY)
@@ -90,7 +98,10 @@ class Faults:
 
 
 _SET_UP: Final = frozenset(
-    {"split", "probes", "janitor", "latency_s", "per_minute", "budget", "token_s", "client_timeout_s", "gives_up"}
+    {
+        *("split", "gateways", "probes", "janitor", "latency_s", "per_minute", "budget", "token_s"),
+        *("client_timeout_s", "gives_up"),
+    }
 )
 FAULT_NAMES: Final = tuple(one.name for one in fields(Faults) if one.name not in _SET_UP)
 
@@ -100,11 +111,18 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
 """What is counted when it is injected, by the field that turns it on."""
 
 DEATHS: Final = frozenset(
-    {FaultKind.PROCESS_CRASH, FaultKind.WORKER_CRASH, FaultKind.STALLED_CALL, FaultKind.STALLED_POST}
+    {
+        *(FaultKind.PROCESS_CRASH, FaultKind.WORKER_CRASH, FaultKind.STALLED_CALL, FaultKind.STALLED_POST),
+        *(FaultKind.FREEZE, FaultKind.TERMINATE),
+    }
 )
-"""After each of these the model may be run once more for a request: its worker is dead, or its lease is over."""
+"""After each of these the model may be run once more for a request: its worker is dead, or its lease is over. A gateway
+that is frozen or cut off is taken for dead if that lasts; one that stops may leave answers that are not done."""
 
 _ON_AWS: Final[Mapping[str, Any]] = MappingProxyType({"split": True, "latency_s": 0.05, "skew_ms": 3_000})
+_FLEET: Final[Mapping[str, Any]] = MappingProxyType(
+    {"gateways": 3, "skew_ms": 3_000, "lose_notice": 0.05, "late_notice": 0.05}
+)
 _QUIET: Final = Faults(probes=False, janitor=False)
 _USUAL: Final = Faults(
     outage_before=0.02,
@@ -202,6 +220,30 @@ PROFILES: Final[Mapping[str, Faults]] = MappingProxyType(
             front_crash=0.01,
             redeliver_every_s=10.0,
             cancel=0.25,
+        ),
+        "fleet": replace(
+            _USUAL,
+            **_FLEET,
+            outage_before=0.005,
+            outage_after=0.005,
+            slow=0.01,
+            cut_every_s=20.0,
+            process_crash_every_s=25.0,
+            gateway_freeze_every_s=40.0,
+            gateway_stop_every_s=30.0,
+            database_cut_every_s=40.0,
+            database_crash_every_s=40.0,
+        ),
+        "fleet-quiet": replace(
+            _IMPATIENT,
+            **{**_FLEET, "lose_notice": 0.2},
+            slow=0.03,
+            rollover=0.3,
+            process_crash_every_s=30.0,
+            gateway_stop_every_s=25.0,
+        ),
+        "fleet-limits": Faults(
+            **_FLEET, per_minute=8, cut_every_s=8.0, rollover=0.5, cancel=0.1, gateway_stop_every_s=30.0
         ),
         "thinking": replace(_THINKING, process_crash_every_s=60.0),
         "aws-thinking": replace(

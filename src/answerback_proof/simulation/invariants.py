@@ -31,7 +31,7 @@ from answerback_proof.history import Promise, Violation, ViolationKind
 from answerback_proof.simulation.app import SimulatedApp, SimulatedWindow
 from answerback_proof.simulation.injector import Faults
 from answerback_proof.simulation.server import POLICY, Clocks, GeneratedAnswer, WordyModel
-from answerback_proof.simulation.store import FaultyStore
+from answerback_proof.simulation.store import FaultyStore, WatchedStore
 
 MINUTE_MS: Final = 60_000
 
@@ -45,7 +45,7 @@ class Invariants:
     """Checks each change of a record, each frame and each model run when it happens."""
 
     def __init__(
-        self, *, faults: Faults, clocks: Clocks, store: Callable[[], FaultyStore], violate: Callable[[Violation], None]
+        self, *, faults: Faults, clocks: Clocks, store: Callable[[], WatchedStore], violate: Callable[[Violation], None]
     ) -> None:
         self._faults = faults
         self._clocks = clocks
@@ -68,7 +68,9 @@ class Invariants:
         """Each change of a record in the store."""
         if self._faults.budget:
             self.budgets.record_changed(before, after)
-            for detail in self.budgets.check(self._store()):
+            store = self._store()
+            assert isinstance(store, FaultyStore)
+            for detail in self.budgets.check(store):
                 self._violate(broken("budget", detail))
         if before is None:
             return
@@ -143,6 +145,8 @@ class Invariants:
         if record is None:
             self._violate(broken(Promise.ANSWERED, f"the model runs {run.key.request_id}, and the store has no record"))
             return
+        if run.attempt < record.attempt and self._faults.gateway_freeze_every_s:
+            return  # claimed before a freeze, and taken over in it; what it says goes nowhere
         for other in store.records.values():
             if other.ordering_key == record.ordering_key and other.key != run.key and self._is_held(other):
                 self._violate(
@@ -245,7 +249,7 @@ class Evidence:
 
     faults: Faults
     apps: Sequence[SimulatedApp]
-    store: FaultyStore
+    store: WatchedStore
     model: WordyModel
     invariants: Invariants
     dispatched: Counter[RequestKey]
@@ -263,7 +267,8 @@ def check_end(evidence: Evidence) -> Iterable[Violation]:
                 yield from _reason(evidence, record, record.ending)
     yield from _no_redundant_resend(evidence)
     yield from _limits(evidence)
-    for (holder, window), counter in evidence.store.written_counters().items():
+    counters = evidence.store.written_counters() if isinstance(evidence.store, FaultyStore) else {}
+    for (holder, window), counter in counters.items():
         if counter.reserved:
             yield broken("budget", f"{holder} {window} has {counter.reserved} reserved, and nothing runs")
 

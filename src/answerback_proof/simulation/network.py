@@ -6,6 +6,7 @@ The app's end is that of the real client, which gets its connections from a `Sim
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import Any, Final, Protocol
 
 from websockets.frames import Frame, Opcode
@@ -60,6 +61,7 @@ class ListeningSocket:
     def __init__(self, protocol_factory: Callable[[], asyncio.Protocol], process: Process) -> None:
         self.protocol_factory = protocol_factory
         self.process = process
+        self.is_open = True
 
     @property
     def sockets(self) -> "tuple[ListeningSocket]":
@@ -71,28 +73,33 @@ class ListeningSocket:
 
     def setsockopt(self, *_: int) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.is_open = False
 
 
 class SimulatedLoop(VirtualLoop):
     """An event loop on virtual time whose TCP connections are simulated. `dial` opens one to what listens."""
 
     dial: Callable[[], "Link"]
-    listening: ListeningSocket | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listening: list[ListeningSocket] = []
+        """Of every process that began to listen, the newest last."""
 
     async def create_server(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.Protocol], *_: Any, **__: Any
     ) -> ListeningSocket:
-        """Listen, in place of who did before."""
+        """Listen."""
         process = current()
         assert process is not None
-        self.listening = ListeningSocket(protocol_factory, process)
-        return self.listening
+        self.listening.append(ListeningSocket(protocol_factory, process))
+        return self.listening[-1]
 
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.Protocol], *_: Any, **__: Any
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
-        """Open a connection to the one server. Raises: ConnectionRefusedError: it is down."""
+        """Open a connection to the server. Raises: ConnectionRefusedError: it is down."""
         link = self.dial()
         link.protocol = protocol_factory()
         link.protocol.connection_made(link)
@@ -328,8 +335,7 @@ class ServerEnd(asyncio.Transport):
 
     def _call(self, act: Callable[..., object], *args: object) -> None:
         """Call into the gateway, unless its process is dead."""
-        if not self._process.is_dead:
-            self._context.run(act, *args)
+        self._process.call(partial(self._context.run, act, *args))
 
     # --- what the gateway does
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -40,6 +41,9 @@ class Process:
         self.is_dead = False
         self._on_death = on_death
         self._awaits_left: int | None = None
+        self.is_frozen = False
+        self._held: list[asyncio.Future[None]] = []
+        self._calls: list[Callable[[], object]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dead: list[Coroutine[Any, Any, Any]] = []
 
@@ -65,6 +69,34 @@ class Process:
             task.cancel()
         if self._on_death is not None:
             self._on_death()
+
+    def freeze(self) -> None:
+        """Go no step further until `thaw`. What comes in waits."""
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        self.is_frozen = False
+        held, self._held = self._held, []
+        for future in held:
+            if not future.done():
+                future.set_result(None)
+        calls, self._calls = self._calls, []
+        for call in calls:
+            self.call(call)
+
+    def call(self, call: Callable[[], object]) -> None:
+        """Call into this process from outside: now, when it thaws, or never if it is dead."""
+        if self.is_frozen:
+            self._calls.append(call)
+        elif not self.is_dead:
+            call()
+
+    def hold(self) -> "asyncio.Future[None]":
+        """What a task of a frozen process waits for."""
+        future = asyncio.get_running_loop().create_future()
+        future._asyncio_future_blocking = True  # as `await` would set it
+        self._held.append(future)
+        return future
 
     def dispose(self) -> None:
         """Unwind the coroutines of the dead. Only at the end of a run, for it runs their clean-up."""
@@ -95,23 +127,29 @@ class Process:
 
 
 class _ProcessCoroutine(Coroutine[Any, Any, T]):
-    __slots__ = ("_coroutine", "_process")
+    __slots__ = ("_coroutine", "_held", "_process")
 
     def __init__(self, process: Process, coroutine: Coroutine[Any, Any, T]) -> None:
         self._process = process
         self._coroutine = coroutine
+        self._held: Callable[[], Any] | None = None
+        """The step that the coroutine was to go when the process was frozen."""
 
     def send(self, value: Any, /) -> Any:
-        if self._process.goes_on():
-            return self._coroutine.send(value)
-        self._process.abandon(self._coroutine)
-        raise asyncio.CancelledError
+        return self._step(self._held or partial(self._coroutine.send, value))
 
     def throw(self, *error: Any) -> Any:
-        if self._process.goes_on():
-            return self._coroutine.throw(*error)
-        self._process.abandon(self._coroutine)
-        raise asyncio.CancelledError
+        return self._step(partial(self._coroutine.throw, *error))
+
+    def _step(self, step: Callable[[], Any]) -> Any:
+        if not self._process.goes_on():
+            self._process.abandon(self._coroutine)
+            raise asyncio.CancelledError
+        if self._process.is_frozen:
+            self._held = step
+            return self._process.hold()
+        self._held = None
+        return step()
 
     def close(self) -> None:
         self._coroutine.close()

@@ -32,11 +32,11 @@ from answerback.service.janitor import Janitor, JanitorSettings
 from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.service.worker import Local, Worker, WorkerSettings
+from answerback.stores.store import SqlStore
 from answerback_proof.fault_kinds import FaultKind
 from answerback_proof.simulation.hostile_model import HostileModel, Misbehaviour
 from answerback_proof.simulation.injector import FaultInjector, Faults
 from answerback_proof.simulation.network import Link
-from answerback_proof.simulation.store import FaultyStore
 
 EPOCH_MS: Final = 1_767_225_600_000
 """2026-01-01T00:00:00Z, when every run begins; the start of a minute."""
@@ -61,16 +61,17 @@ _FAILURES: Final = frozenset(
 
 
 class Clocks:
-    """The front's clock, and the workers', which is `skew_ms` ahead of it."""
+    """The front's clock, and the workers', which is `skew_ms` ahead of it. `front`: another one than the true time."""
 
-    def __init__(self, skew_ms: int, start_ms: int = EPOCH_MS) -> None:
+    def __init__(self, skew_ms: int = 0, *, front: Callable[[], int] | None = None, start_ms: int = EPOCH_MS) -> None:
         self._loop = asyncio.get_running_loop()
         self._skew_ms = skew_ms
+        self._front = front
         self._start_ms = start_ms
 
     def front(self) -> int:
         """Epoch milliseconds."""
-        return self._start_ms + round(self._loop.time() * 1000)
+        return self._start_ms + round(self._loop.time() * 1000) if self._front is None else self._front()
 
     def worker(self) -> int:
         """Epoch milliseconds."""
@@ -173,7 +174,7 @@ class Parts:
         self,
         *,
         faults: Faults,
-        store: FaultyStore,
+        store: SqlStore,
         connections: Connections,
         sender: Sender,
         model: WordyModel,

@@ -9,6 +9,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from answerback.core.budget import Budget, Counter, Period, Unit, team_holder
+from answerback.core.parts import Content
 from answerback.core.request import Change, Question, Record, RequestKey, Step
 from answerback.ports import (
     Accepted,
@@ -87,15 +88,11 @@ def now(act: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("it waits")
 
 
-class FaultyStore(MemoryStore):
-    """A store that takes time and is sometimes unavailable, before or after the write took effect.
+class WatchedStore(MemoryStore):
+    """A store that shows what it holds. `watch` sees every record that changes: before (None: new) and after."""
 
-    `watch` sees every record that changes: before (None: new) and after.
-    """
-
-    def __init__(self, channel: FaultyChannel, *, watch: Callable[[Record | None, Record], None]) -> None:
+    def __init__(self, watch: Callable[[Record | None, Record], None]) -> None:
         super().__init__()
-        self._channel = channel
         self._watch = watch
         self._seen: dict[RequestKey, Record] = {}
         self.caps: dict[str, int] = {}
@@ -105,6 +102,34 @@ class FaultyStore(MemoryStore):
     def records(self) -> Mapping[RequestKey, Record]:
         """Every record, as it was seen to be written: looked at after each frame, so it is not read again."""
         return self._seen
+
+    def _saw(self, record: Record) -> None:
+        before = self._seen.get(record.key)
+        self._seen[record.key] = record
+        self._watch(before, record)
+
+    def has_question(self, key: RequestKey) -> bool:
+        """Whether the request was accepted: refusals and early cancellations have none."""
+        return now(MemoryStore.question(self, key)) is not None
+
+    def all_turns(self) -> list[tuple[str, StoredTurn]]:
+        """Every turn with its user, superseded or not."""
+        rows = self._database.execute(
+            f"SELECT user_id, {TURN}, question, answer, marks FROM requests "  # noqa: S608 - the columns' names
+            "WHERE conversation_id IS NOT NULL AND ended_at_ms IS NOT NULL ORDER BY n"
+        )
+        return [(user, turn_of(row)) for user, *row in rows]
+
+    def all_usage(self) -> Sequence[DailyUsage]:
+        return now(self.usage(None))
+
+
+class FaultyStore(WatchedStore):
+    """A store that takes time and is sometimes unavailable, before or after the write took effect."""
+
+    def __init__(self, channel: FaultyChannel, *, watch: Callable[[Record | None, Record], None]) -> None:
+        super().__init__(watch)
+        self._channel = channel
 
     async def accept(self, record: Record, question: Question, quota: Quota, *, now_ms: int) -> Admission:
         async def accept() -> Admission:
@@ -133,18 +158,13 @@ class FaultyStore(MemoryStore):
 
         return await self._channel.call(change_it, may_stall=True)
 
-    def _saw(self, record: Record) -> None:
-        before = self._seen.get(record.key)
-        self._seen[record.key] = record
-        self._watch(before, record)
-
     async def read(self, key: RequestKey) -> Record | None:
         return await self._channel.call(partial(MemoryStore.read, self, key))
 
     async def question(self, key: RequestKey) -> Question | None:
         return await self._channel.call(partial(MemoryStore.question, self, key))
 
-    async def answer(self, key: RequestKey) -> str:
+    async def answer(self, key: RequestKey) -> Content:
         return await self._channel.call(partial(MemoryStore.answer, self, key))
 
     async def unfinished(self) -> Sequence[Record]:
@@ -164,10 +184,6 @@ class FaultyStore(MemoryStore):
         )
         return await self._channel.call(read)
 
-    def has_question(self, key: RequestKey) -> bool:
-        """Whether the request was accepted: refusals and early cancellations have none."""
-        return now(MemoryStore.question(self, key)) is not None
-
     def give_budgets(self, users: Sequence[str], tokens: int, *, now_ms: int) -> None:
         """Give each user a budget, and all of them a team with one."""
         for holder, limit in (*((user, tokens) for user in users), (team_holder(TEAM), tokens * 3 // 2)):
@@ -179,17 +195,6 @@ class FaultyStore(MemoryStore):
     def written_counters(self) -> dict[tuple[str, str], Counter]:
         """Those of budgets, as they are written."""
         return now(self.counters())
-
-    def all_turns(self) -> list[tuple[str, StoredTurn]]:
-        """Every turn with its user, superseded or not."""
-        rows = self._database.execute(
-            f"SELECT user_id, {TURN}, question, answer FROM requests "  # noqa: S608 - the columns' names
-            "WHERE conversation_id IS NOT NULL AND ended_at_ms IS NOT NULL ORDER BY n"
-        )
-        return [(user, turn_of(row)) for user, *row in rows]
-
-    def all_usage(self) -> Sequence[DailyUsage]:
-        return now(self.usage(None))
 
 
 class FaultyConnections(MemoryConnections):

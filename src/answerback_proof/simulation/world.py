@@ -22,7 +22,7 @@ from answerback_proof.simulation.invariants import Evidence, Invariants, broken,
 from answerback_proof.simulation.network import FOR_EVER_S, Link, Network, SimulatedLoop
 from answerback_proof.simulation.process import current, install
 from answerback_proof.simulation.server import EPOCH_MS, Clocks, GeneratedAnswer, Parts, Server, WordyModel
-from answerback_proof.simulation.store import FaultyChannel, FaultyStore
+from answerback_proof.simulation.store import FaultyChannel, FaultyStore, WatchedStore
 from answerback_proof.workload import Mix
 
 REST_S: Final = 2_000.0
@@ -67,21 +67,29 @@ class World:
         self._injector = injector = FaultInjector(
             case.seed, faults, on_death=lambda fault: self.history.add(Fault(name=fault))
         )
-        skew_ms = injector.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
+        skew_ms = 0 if faults.gateways > 1 else injector.stream("skew").randint(-faults.skew_ms, faults.skew_ms)
         injector.counts[FaultKind.CLOCK_SKEW] += skew_ms != 0
         # Where there are budgets a day ends while questions run.
         start_ms = EPOCH_MS - 25_000 if faults.budget else EPOCH_MS
-        self._clocks = clocks = Clocks(skew_ms, start_ms)
+        self._clocks = clocks = Clocks(skew_ms, start_ms=start_ms)
         self.history = RunHistory(clocks.front)
         self._invariants = Invariants(faults=faults, clocks=clocks, store=lambda: self._store, violate=self._violate)
         self._model = WordyModel(injector, faults, watch=self._model_started)
         self._network = Network(injector, faults, self)
-        self._store = FaultyStore(FaultyChannel(injector, faults, "store"), watch=self._record_changed)
         self._owners = count(1)
-        server = SimulatedFunctions if faults.split else SimulatedGateway
-        self._server: Server = server(
-            faults=faults, injector=injector, clocks=clocks, network=self._network, make=self._make_parts
-        )
+        self._store: WatchedStore
+        self._server: Server
+        parts: dict[str, Any] = {"faults": faults, "injector": injector, "network": self._network}
+        parts["make"] = self._make_parts
+        if faults.gateways > 1:
+            from answerback_proof.simulation.fleet import SimulatedFleet  # noqa: PLC0415 - psycopg is an extra
+            from answerback_proof.simulation.postgres import SimulatedPostgres  # noqa: PLC0415
+
+            self._store = postgres = SimulatedPostgres(self._record_changed, clock=clocks.front)
+            self._server = SimulatedFleet(postgres=postgres, trace=self.trace, **parts)
+        else:
+            self._store = FaultyStore(FaultyChannel(injector, faults, "store"), watch=self._record_changed)
+            self._server = (SimulatedFunctions if faults.split else SimulatedGateway)(clocks=clocks, **parts)
         self._apps = [
             SimulatedApp(
                 number,
@@ -95,6 +103,7 @@ class World:
         ]
         if faults.budget:
             users = sorted({app.user for app in self._apps})
+            assert isinstance(self._store, FaultyStore)
             self._store.give_budgets(users, faults.budget, now_ms=clocks.front())
         self._mix = Mix(
             streamed=0.7,
@@ -106,14 +115,13 @@ class World:
         )
 
     def _make_parts(self, **more: Any) -> Parts:
+        usual: dict[str, Any] = {"store": self._store, "clocks": self._clocks}
         return Parts(
             faults=self._faults,
-            store=self._store,
             model=self._model,
-            clocks=self._clocks,
             redelivered=self._invariants.redelivered,
             owners=lambda: f"owner-{next(self._owners)}",
-            **more,
+            **usual | more,
         )
 
     # --- the run
@@ -161,7 +169,9 @@ class World:
                 self._violate(broken("flood", f"more than {MAX_POSTS} posts"))
 
     def _visible(self) -> Visible:
-        return Visible(usage=True, deaths=DEATHS, skew_ms=self._faults.skew_ms)
+        faults = self._faults
+        thaws = bool(faults.gateway_freeze_every_s)
+        return Visible(usage=True, deaths=DEATHS, thaws=thaws, skew_ms=faults.skew_ms)
 
     def _evidence(self) -> Evidence:
         return Evidence(

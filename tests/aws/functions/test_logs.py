@@ -103,6 +103,17 @@ def test_a_request_is_followed_through_every_function(make_functions: Callable[.
     assert lines[2]["status"] == "completed"
 
 
+def test_debug_has_each_frame_that_was_posted_and_info_none(make_functions: Callable[..., Functions]) -> None:
+    for level, posts in (("INFO", 0), ("DEBUG", 2)):
+        functions = make_functions(POWERTOOLS_LOG_LEVEL=level)
+        functions.connect("c-1")
+        functions.say("c-1", {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "message": "hello"})
+        functions.work()
+        lines = [line for line in functions.lines if line.get("message") == "a frame was posted"]
+        assert len(lines) == posts
+        assert all(line["level"] == "DEBUG" and line["requestId"] == "r-1" and line["bytes"] > 0 for line in lines)
+
+
 def test_what_is_known_is_forgotten_with_the_invocation(functions: Functions) -> None:
     functions.connect("c-1")
     functions.say("c-1", {"action": "sendMessage", "requestId": "r-1", "userId": "kim", "message": "hello"})

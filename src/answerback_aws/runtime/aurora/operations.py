@@ -15,19 +15,19 @@ from answerback.core.instants import day_of
 from answerback.ports import DailyUsage, StoredConversation, StoredTurn
 from answerback.protocol.frames import Status
 from answerback.stores import statements as sql
-from answerback.stores.encoding import conversation_of, turn_of
+from answerback.stores.encoding import conversation_of, encode_attachments, encode_marks, turn_of
 from answerback.stores.migrations import lock_key
 from answerback.stores.statements import Params, Row, Value
 from answerback.stores.store import NO_BOUND, sum_usage
 from answerback_aws.runtime.aurora.data_api import Statements
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
-PIECE_LENGTH: Final = 2_400
-"""Code points of the question and of the answer in one row: each needs at most 12 bytes in JSON, so a row has less than
-64 KB."""
+PIECE_LENGTH: Final = 1_400
+"""Code points of the question, of the answer and of its marks in one row: each needs at most 12 bytes in JSON, so a row
+has less than 64 KB with all that is told of the turn and its files."""
 
 RESPONSE_BYTES: Final = 900 * 1024
-"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has half of it."""
+"""Of turns read in one call, of the 1 MiB that a response may have. The longest turn has less."""
 
 _ROW_BYTES: Final = 2_400
 """What a row of a turn has at most besides its text: three ids and a model of 128 four-byte characters, numbers."""
@@ -66,8 +66,8 @@ ON CONFLICT (user_id, request_id) WHERE forgotten IS NULL DO NOTHING
 RETURNING user_id, request_id"""
 
 _KEEP_TURN: Final = """
-UPDATE requests SET conversation_id = :conversation_id, question = :question, answer = :answer,
-  input_tokens = :input_tokens, output_tokens = :output_tokens
+UPDATE requests SET conversation_id = :conversation_id, question = :question, answer = :answer, marks = :marks,
+  input_tokens = :input_tokens, output_tokens = :output_tokens, attachments = :attachments
 WHERE user_id = :user_id AND request_id = :request_id AND forgotten IS NULL"""
 
 _SELECT_DELETED: Final = """
@@ -75,14 +75,16 @@ SELECT user_id, conversation_id, deleted_at_ms FROM conversations
 WHERE deleted_at_ms IS NOT NULL AND (user_id, conversation_id) IN ({pairs})"""
 
 _SELECT_SIZES: Final = """
-SELECT n, octet_length(CAST(to_json(question) AS text)) + octet_length(CAST(to_json(COALESCE(answer, '')) AS text)),
-  1 + GREATEST(length(question), length(answer)) / {length}
+SELECT n, octet_length(CAST(to_json(question) AS text)) + octet_length(CAST(to_json(COALESCE(answer, '')) AS text))
+    + octet_length(CAST(to_json(COALESCE(marks, '')) AS text)),
+  1 + GREATEST(length(question), length(answer), length(marks)) / {length}
 FROM requests WHERE {turns} ORDER BY n DESC LIMIT :limit"""
 
 _SELECT_PIECES: Final = """
-SELECT {columns}, substr(question, 1 + p.piece * {length}, {length}), substr(answer, 1 + p.piece * {length}, {length})
-FROM requests
-  CROSS JOIN LATERAL generate_series(0, GREATEST(length(question), length(answer)) / {length}) AS p (piece)
+SELECT {columns}, substr(question, 1 + p.piece * {length}, {length}), substr(answer, 1 + p.piece * {length}, {length}),
+  substr(marks, 1 + p.piece * {length}, {length})
+FROM requests CROSS JOIN LATERAL
+  generate_series(0, GREATEST(length(question), length(answer), length(marks)) / {length}) AS p (piece)
 WHERE {turns} AND n >= :since ORDER BY n DESC, p.piece"""
 
 _FORGET: Final = """
@@ -226,8 +228,10 @@ def _texts(entry: PendingTurn) -> Params:
         "conversation_id": entry.conversation_id,
         "question": turn.question,
         "answer": turn.answer,
+        "marks": encode_marks(turn.marks),
         "input_tokens": turn.input_tokens,
         "output_tokens": turn.output_tokens,
+        "attachments": encode_attachments(turn.attachments),
     }
 
 
@@ -295,9 +299,9 @@ async def turns(
 
 def _whole(rows: Sequence[Row]) -> StoredTurn:
     """A turn of its rows, each of which has a piece of its texts."""
-    *told, _, _ = rows[0]
-    question = "".join(asked for *_, asked, _ in rows)
-    return turn_of((*told, question, "".join(said or "" for *_, said in rows)))
+    *told, _, _, _ = rows[0]
+    texts = ("".join(piece or "" for piece in pieces) for pieces in zip(*(row[-3:] for row in rows), strict=True))
+    return turn_of((*told, *texts))
 
 
 def _pages(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

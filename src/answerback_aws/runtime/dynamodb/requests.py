@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from answerback.core import defaults
 from answerback.core.admission import Accepted, Admission, Quota, admit, hold_of
 from answerback.core.budget import Counters, Entry, Hold, OverBudget, reserved, team_holder
+from answerback.core.parts import NOTHING, Content
 from answerback.core.request import Change, Ending, Question, Record, RequestKey, Step
 from answerback.core.transitions import State
 from answerback.ports import T, Unavailable
@@ -317,7 +318,7 @@ class DynamoRequests:
             return await self._update(held, item)
         item |= encode({TTL_ATTRIBUTE: _seconds(ending.ended_at_ms + self._retention.requests_ms)})
         version = text_of(item, "version") or ""
-        answer = await self._texts.put_answer(place, step.text or "", version=version, ended_at_ms=ending.ended_at_ms)
+        answer = await self._texts.put_answer(place, step.content, version=version, ended_at_ms=ending.ended_at_ms)
         item |= encode({"answer": answer})
         replaces, replaces_from = text_of(item, "replaces"), None
         if replaces is not None and record.state is State.COMPLETED:
@@ -354,11 +355,11 @@ class DynamoRequests:
         place = None if held is None else held.place
         return None if place is None else await self._texts.question(place)
 
-    async def answer(self, key: RequestKey) -> str:
+    async def answer(self, key: RequestKey) -> Content:
         held = await self._load(key)
         place = None if held is None else held.place
         named = None if held is None else text_of(held.item, "answer")
-        return "" if place is None or named is None else await self._texts.answer(place, named)
+        return NOTHING if place is None or named is None else await self._texts.answer(place, named)
 
     async def unfinished(self) -> Sequence[Record]:
         """Reads the sparse index whole, which holds only what is unfinished, and those records."""

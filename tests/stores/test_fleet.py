@@ -1,0 +1,167 @@
+"""Two gateways' stores on one PostgreSQL schema, called at the same time."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from answerback.core.request import Claimed, RequestKey
+from answerback.ports import Accepted, Bound, Connection, Existing, Limited, Superseded, Unavailable
+from answerback.stores.fleet import FleetStore
+from asking import Actor
+
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+async def stores(postgres_server, schema):
+    """Those of the gateways a and b."""
+    stores = [FleetStore(postgres_server.url, node=node, schema=schema) for node in "ab"]
+    for store in stores:
+        await store.open()
+    yield stores
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+def actors(stores):
+    return [Actor(store) for store in stores]
+
+
+def connection(number: int, node: str, *, at_ms: int, session: str = "s", user: str = "ann") -> Connection:
+    return Connection(
+        connection_id=f"{user}{number}@{node}",
+        session_id=session,
+        user_id=user,
+        connected_at_ms=at_ms,
+        last_activity_ms=at_ms,
+    )
+
+
+async def test_the_rate_counts_over_both(actors):
+    asked = (actor.accept(f"r{n}-{actor.store.node}", per_minute=10) for n in range(20) for actor in actors)
+    admissions = Counter(type(admission) for admission in await asyncio.gather(*asked))
+    assert admissions == {Accepted: 10, Limited: 30}
+
+
+async def test_one_id_is_accepted_once(actors):
+    asked = [actor.accept(f"r{n}") for n in range(50) for actor in actors]
+    admissions = Counter(type(admission) for admission in await asyncio.gather(*asked))
+    assert admissions == {Accepted: 50, Existing: 50}
+
+
+async def test_positions_count_over_both_and_only_the_first_may_be_claimed(actors):
+    asked = [actor.accept(f"r{n}-{actor.store.node}") for n in range(10) for actor in actors]
+    positions = [admission.position for admission in await asyncio.gather(*asked)]
+    assert sorted(positions) == list(range(20))
+    a, b = actors
+    first, other = (a, b) if positions[0] == 0 else (b, a)
+    name = f"r0-{first.store.node}"
+    assert isinstance(await first.claim(name), Claimed)
+    assert not isinstance(await other.claim(f"r0-{other.store.node}"), Claimed)  # something of its key is before it
+    assert not isinstance(await other.claim(name, owner="w2"), Claimed)  # it is at home elsewhere
+
+
+async def test_of_two_that_take_over_at_once_one_gets_each_request(actors, postgres_server, schema):
+    dead = FleetStore(postgres_server.url, node="dead", schema=schema)
+    await dead.open()
+    for n in range(60):
+        await Actor(dead).accept(f"r{n}", user=f"u{n % 7}", conversation=f"c{n}")
+    await dead.close()
+    taken = await asyncio.gather(
+        *(actor.store.take_over(["dead"], is_alive=lambda _: False) for actor in actors for _ in range(3))
+    )
+    counts = Counter(record.key for records in taken for record in records)
+    assert len(counts) == 60
+    assert set(counts.values()) == {1}
+
+
+async def test_the_newer_connection_of_a_session_wins_whichever_gateway_has_it(stores):
+    a, b = stores
+    first = await a.bind(connection(1, "a", at_ms=1_000), "ann")
+    second = await b.bind(connection(2, "b", at_ms=2_000), "ann")
+    assert isinstance(first, Bound)
+    assert isinstance(second, Bound)
+    assert second.replaced == "ann1@a"
+    assert second.connection.generation > first.connection.generation
+    again = await b.bind(connection(2, "b", at_ms=2_000), "ann")
+    assert again == Bound(second.connection, None)  # doing it again changes nothing
+    assert await a.bind(connection(1, "a", at_ms=1_000), "ann") == Superseded()
+
+
+async def test_many_apps_move_at_once_and_no_gateway_waits_for_the_other(stores):
+    """The new gateway binds in one order, the old one lets go in another: rows are locked in the order of users."""
+    a, b = stores
+    old = [connection(n, "a", at_ms=n, user=f"u{n}") for n in range(150)]
+    await asyncio.gather(*(a.bind(one, one.user_id) for one in old))
+    for turn in range(4):
+        new = [connection(n + 1_000 * turn, "b", at_ms=n + 10 + turn, user=f"u{n}") for n in range(150)]
+        unbound = [a.unbind(one) for one in reversed(old)]
+        bound = [b.bind(one, one.user_id) for one in new]
+        outcomes = await asyncio.gather(*unbound, *bound, return_exceptions=True)
+        assert not [outcome for outcome in outcomes if isinstance(outcome, Unavailable)]
+        assert all(isinstance(outcome, Bound) for outcome in outcomes[len(old) :])
+        old = new
+        a, b = b, a
+
+
+async def test_a_user_who_is_blocked_at_one_is_blocked_at_the_other(stores):
+    a, b = stores
+    assert not await b.is_blocked("ann")
+    await a.set_blocked("ann", blocked=True, now_ms=1)
+    assert await b.is_blocked("ann")
+
+
+async def test_the_old_home_may_not_claim_what_was_taken_over(actors):
+    a, b = actors
+    await a.accept("r")
+    await b.store.take_over(["a"], is_alive=lambda _: False)
+    assert not isinstance(await a.claim("r"), Claimed)
+    assert isinstance(await b.claim("r", owner="w2"), Claimed)
+    assert [record.key for record in await a.store.changed([RequestKey("ann", "r")])] == [RequestKey("ann", "r")]
+
+
+async def test_a_gateway_that_starts_again_takes_up_what_it_left(actors, postgres_server, schema):
+    """Its own name is the home of all that, before and after."""
+    a, _ = actors
+    for n in range(60):
+        await a.accept(f"r{n}", user=f"u{n}")
+    await a.store.close()
+    again = FleetStore(postgres_server.url, node="a", schema=schema)
+    await again.open()
+    async with asyncio.timeout(20):
+        records = await again.take_over(["a"], is_alive=lambda _: False)
+    assert len(records) == 60
+    await again.close()
+
+
+async def test_what_was_taken_over_while_the_database_failed_is_not_forgotten(actors, monkeypatch):
+    a, b = actors
+    for n in range(60):
+        await a.accept(f"r{n}", user=f"u{n}")
+    do, calls = b.store._fleet.do, 0
+
+    async def fails_later(*args, **more):
+        nonlocal calls
+        calls += 1
+        outcome = await do(*args, **more)
+        if calls == 2:
+            raise Unavailable("the answer of the COMMIT was lost")
+        return outcome
+
+    monkeypatch.setattr(b.store._fleet, "do", fails_later)
+    with pytest.raises(Unavailable):
+        await b.store.take_over(["a"], is_alive=lambda _: False)
+    assert len(await b.store.take_over([], is_alive=lambda _: False)) == 60
+    assert not await b.store.take_over(["b"], is_alive=lambda _: False)  # all that is known to be here
+
+
+async def test_what_is_taken_over_stands_before_what_was_accepted_later(actors):
+    a, b = actors
+    for actor, request_id in ((a, "r1"), (b, "r2"), (a, "r3")):
+        await actor.accept(request_id)
+    records = await b.store.take_over(["a"], is_alive=lambda _: False)
+    assert [record.request_id for record in records] == ["r1", "r2", "r3"]
+    assert not isinstance(await b.claim("r2"), Claimed)
+    assert isinstance(await b.claim("r1"), Claimed)
