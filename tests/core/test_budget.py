@@ -362,8 +362,8 @@ def test_no_order_of_events_is_above_the_cap_or_leaves_anything_reserved(
                 ending = Ending(status=Status.COMPLETED, attempt=record.attempt, length=0, ended_at_ms=now_ms)
                 counted = Counted(0, int(record.session_id)) if record.session_id.isdigit() else None
                 bank.change(
-                    name, partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending, content=Content(""),
-                                  counted=counted)
+                    name, partial(changes.finish, owner=record.owner, attempt=record.attempt, ending=ending,
+                                  content=Content(""), counted=counted)
                 )  # fmt: skip
             case "cancel" if record is not None:
                 bank.change(name, partial(changes.cancel, refusal_record=record, now_ms=now_ms))
