@@ -60,8 +60,9 @@ desktop-app: $(VENV)/tools ## Build the desktop app as a folder to hand out, and
 	@$(BIN)/python scripts/check-desktop-app dist/answerback-desktop/answerback-desktop
 
 .PHONY: screenshots
-screenshots: $(VENV)/tools ## Take the desktop app's screenshots for docs/images
+screenshots: $(VENV)/tools ## Take the screenshots of the desktop app and the console for docs/images
 	@$(BIN)/python scripts/desktop-screenshots
+	@$(BIN)/python scripts/console-screenshots
 
 .PHONY: bench
 bench: $(VENV)/tools ## Measure the gateway beside others that do the same job; ARGS='--quick --only whole' (15 minutes)

@@ -21,7 +21,7 @@ NEUTRAL = {"clock", "file_lock", "outbound", "tasks"}
 """Small helpers about the operating system and asyncio. They know nothing of questions and answers."""
 
 INNER = {"protocol", "core", "ports", "model_guard"}
-SERVER = INNER | {"service", "stores", "models", "auth", "clock", "outbound"}
+SERVER = INNER | {"service", "stores", "models", "auth", "clock", "outbound", "traces"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     # The product.
     "protocol": set(),
@@ -34,11 +34,12 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "file_lock": set(),
     "outbound": set(),
     "service": INNER,
+    "traces": INNER | {"service"},
     "stores": INNER | {"clock", "file_lock"},
     "models": INNER | {"outbound"},
     "auth": INNER | {"outbound", "tasks"},
     "client": {"protocol", "core", "outbound", "tasks"},
-    "gateway": SERVER | {"settings", "tasks"},
+    "gateway": SERVER | {"settings", "tasks", "texts"},
     "testing": INNER | {"service", "stores"},
     "texts": {"protocol"},
     "cli": SERVER | {"client", "gateway", "settings", "texts"},
@@ -73,6 +74,7 @@ HEAVY = {
     "boto3",
     "filelock",
     "jwt",
+    "opentelemetry",
     "platformdirs",
     "psycopg",
     "rich",

@@ -6,8 +6,8 @@ the log unchecked. Its end is final: what it does after its Finish changes nothi
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeAlias
 
 from answerback.core.answer import clean
 from answerback.core.finish import finish_reason, token_count
@@ -24,8 +24,12 @@ MAX_RETRY_AFTER_MS: Final = 86_400_000
 _CODES: Final = frozenset({ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_THROTTLED, ErrorCode.MODEL_FAILED})
 _END: Final = object()
 
+Take: TypeAlias = Callable[[Piece], bool | None]
+Ask: TypeAlias = Callable[[Model, Prompt, Take], Awaitable[None]]
+"""`ask`, or what calls it."""
 
-async def ask(model: Model, prompt: Prompt, take: Callable[[Piece], bool | None]) -> None:
+
+async def ask(model: Model, prompt: Prompt, take: Take) -> None:
     """Give `take` what the model says: text and parts, then exactly one Finish. It stops where `take` returns true.
 
     A model that just ends has finished. Every exception but the caller's own cancellation, `SystemExit` and another

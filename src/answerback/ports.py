@@ -4,7 +4,7 @@ A port stands here because a second implementation exists: SQLite, PostgreSQL an
 API Gateway for the sender, five kinds of model. One contract suite (tests/contract) runs against all of them.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -206,6 +206,13 @@ class History(RecentTurns, Protocol):
     ) -> StoredConversation | None:
         """Rename, delete or restore; None if the user has no such conversation."""
 
+    async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
+        """Delete the conversations that were not used for longer than they are kept. Returns how many.
+
+        A conversation's own days count, else its user's, else `keep_days`. It counts as deleted since it was last used,
+        so `purge_deleted` erases it as soon as that is long enough ago, too.
+        """
+
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, for good. Returns how many."""
 
@@ -240,7 +247,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredUser:
-    """A user. `per_minute` None: the server's default holds."""
+    """A user. `per_minute` and `keep_days` None: the server's default holds."""
 
     user_id: str
     per_minute: int | None
@@ -250,6 +257,7 @@ class StoredUser:
     turns: int
     blocked: bool = False
     team: str | None = None
+    keep_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +287,14 @@ class Users(Protocol):
     async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
         """Lock the user out, or let them in again; their own limit stays. Creates the user if there is none."""
 
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        """Keep the user's conversations, or the one, for so many days after its last turn (None: what holds else).
+
+        Creates the user if there is none. Returns false if there is no such conversation.
+        """
+
     async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
         """Set what a user or a team (`core.budget.team_holder`) may use in each `period`; None: no budget."""
 
@@ -295,6 +311,9 @@ class Users(Protocol):
         self, user_id: str | None, *, since_day: str | None = None, by_model: bool = False
     ) -> Sequence[DailyUsage]:
         """By day and user, ascending; all users if `user_id` is None. `by_model`: a row for each model."""
+
+    def export(self, user_id: str) -> AsyncIterator[bytes]:
+        """Everything that is stored about the user and that `delete_user` erases, each thing a line of JSON."""
 
     async def delete_user(self, user_id: str) -> bool:
         """Erase everything about the user, for good. Returns false if there was nothing."""

@@ -19,10 +19,10 @@ SEEDS = {
     "thinking": 60,
     "aws-thinking": 60,
     "fleet": 120,
-    "fleet-quiet": 120,
+    "fleet-quiet": 200,
     "fleet-limits": 60,
 }
-"""1,040 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
+"""1,120 in all, a tenth of them in every run of the tests; `answerback simulate --seeds 100000` for more."""
 
 
 @pytest.fixture(autouse=True)

@@ -51,8 +51,9 @@ def test_a_record_of_a_newer_program_is_a_clear_error(asker):
 def test_a_record_has_the_lowest_version_that_can_express_it(asker):
     plain = asker.record("r1")
     with_signs, with_parts = (replace(plain, parts=parts) for parts in ((), ("citation", "tool")))
-    assert [record.schema for record in (plain, with_signs, with_parts)] == [1, 2, 2]
-    for record in (plain, with_signs, with_parts):
+    traced = replace(plain, traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    assert [record.schema for record in (plain, with_signs, with_parts, traced)] == [1, 2, 2, 2]
+    for record in (plain, with_signs, with_parts, traced):
         assert decode_record(encode_record(record), record.schema) == record
         assert items.decode_item(items.encode_record(record)) == record
 

@@ -2,7 +2,8 @@
 
 import http.client
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
@@ -99,6 +100,14 @@ class AdminUsers:
         del now_ms
         self._call("PUT", f"/users/{quote(user_id, safe='')}/blocked", {"blocked": blocked})
 
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        """Set it at the gateway's own instant; `now_ms` is not used."""
+        del now_ms
+        body = {"keepDays": keep_days, **({} if conversation_id is None else {"conversationId": conversation_id})}
+        return self._call("PUT", f"/users/{quote(user_id, safe='')}/retention", body) is not None
+
     async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
         """Set it at the gateway's own instant; `now_ms` is not used."""
         del now_ms
@@ -134,6 +143,14 @@ class AdminUsers:
         query = {name: value for name, value in asked if value is not None}
         return _rows(self._call("GET", f"/usage?{urlencode(query)}")["usage"], DailyUsage)
 
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        with self._asked("GET", f"/users/{quote(user_id, safe='')}/export") as response:
+            if response.status != http.client.OK:
+                _result(response.status, response.read(), self._port)
+                return
+            for line in response:
+                yield line
+
     async def delete_user(self, user_id: str) -> bool:
         return self._call("DELETE", f"/users/{quote(user_id, safe='')}") is not None
 
@@ -144,6 +161,12 @@ class AdminUsers:
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
         """The answer's JSON; None for 404. Raises: CliError."""
+        with self._asked(method, path, body) as response:
+            return _result(response.status, response.read(), self._port)
+
+    @contextmanager
+    def _asked(self, method: str, path: str, body: object = None) -> Iterator[http.client.HTTPResponse]:
+        """What the gateway answers, to be read within this. Raises: CliError."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         headers = {"Authorization": f"Bearer {self._key}"}
         payload = None
@@ -152,8 +175,7 @@ class AdminUsers:
             payload = json.dumps(body)
         try:
             connection.request(method, path, payload, headers)
-            response = connection.getresponse()
-            text = response.read()
+            yield connection.getresponse()
         except (OSError, http.client.HTTPException) as exc:
             raise CliError(
                 f"a gateway holds the store, but does not answer on admin port {self._port}",
@@ -162,7 +184,6 @@ class AdminUsers:
             ) from exc
         finally:
             connection.close()
-        return _result(response.status, text, self._port)
 
 
 def _result(status: int, text: bytes, port: int) -> Any:

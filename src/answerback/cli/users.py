@@ -5,11 +5,14 @@ AWS.
 """
 
 import asyncio
+import json
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
@@ -21,10 +24,12 @@ from answerback.cli.output import CliError, ExitCode, confirm, say, say_json, sa
 from answerback.cli.settings import Configuration, load
 from answerback.clock import epoch_ms
 from answerback.core.camel import camel
+from answerback.core.defaults import KEEP_FOREVER_DAYS
+from answerback.core.instants import iso
 from answerback.ports import DailyUsage, StoredUser, Unavailable, Users
 from answerback.protocol.frames import is_id
 from answerback.service.id_forms import UsersInBothForms
-from answerback.settings import whole
+from answerback.settings import DAYS_OR_FOREVER, whole
 from answerback.stores import StoreError, StoreInUse, open_store
 
 T = TypeVar("T")
@@ -32,12 +37,14 @@ COMMANDS: Final = {
     "list": ("List all users.", "answerback.cli.users:list_users"),
     "show": ("Show one user.", "answerback.cli.users:show"),
     "set-limit": ("Set a user's own rate limit.", "answerback.cli.users:set_limit"),
+    "set-retention": ("Set how long a user's conversations are kept.", "answerback.cli.users:set_retention"),
     "block": ("Lock a user out.", "answerback.cli.users:block"),
     "unblock": ("Let a user in again.", "answerback.cli.users:unblock"),
     "set-budget": ("Set what a user may use in a day or a month.", "answerback.cli.budgets:set_user_budget"),
     "set-team": ("Put a user into a team.", "answerback.cli.budgets:set_team"),
     "budgets": ("Show a user's budgets and how they stand.", "answerback.cli.budgets:show_budgets"),
     "usage": ("Show requests and tokens by day (UTC).", "answerback.cli.budgets:usage"),
+    "export": ("Write all that is stored about a user into a file.", "answerback.cli.users:export"),
     "delete": ("Erase everything about a user, for good.", "answerback.cli.users:delete"),
 }
 _PAGE: Final = 100
@@ -128,6 +135,35 @@ def set_limit(
 
 
 @with_options
+def set_retention(
+    *,
+    user: UserId,
+    days: Annotated[str, typer.Argument(metavar="Nd|forever|default", help="Days after the last turn.")],
+    conversation: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of this conversation alone.", show_default=False)
+    ] = None,
+    place: Place,
+    as_json: Json = False,
+) -> None:
+    """Set for how long conversations are kept after their last turn: a user's, or one of them.
+
+    A conversation's own days count, else its user's, else the gateway's --history-days. `default` takes the own days
+    away. Then it is deleted as if its user had deleted it: erased --retention-days after its last turn at the earliest.
+    """
+    if not is_id(user):
+        raise usage_error(f"{user!r} cannot be a user id", "it is 1 to 128 visible characters")
+    keep_days = _read_keep_days(days)
+    if not run(
+        lambda users: users.set_retention(user, keep_days, now_ms=epoch_ms(), conversation_id=conversation), place
+    ):
+        raise CliError(f"{user} has no conversation {conversation}")
+    if as_json:
+        say_json({"userId": user, "keepDays": keep_days} | ({"conversationId": conversation} if conversation else {}))
+    else:
+        say(f"{conversation or user}: {_keep_text(keep_days)}")
+
+
+@with_options
 def block(*, user: UserId, place: Place, as_json: Json = False) -> None:
     """Lock a user out: no connections, no questions. What runs for the user is cancelled, open sockets are closed.
 
@@ -150,6 +186,43 @@ def _set_blocked(user: str, place: Place, *, blocked: bool, as_json: bool) -> No
         say_json({"userId": user, "blocked": blocked})
     else:
         say(f"{user} is blocked." if blocked else f"{user} is not blocked.")
+
+
+@with_options
+def export(
+    *,
+    user: UserId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
+    place: Place,
+    as_json: Json = False,
+) -> None:
+    """Write all that is stored about a user into a new file: requests, answers, conversations, usage, limit.
+
+    Each line is a JSON object. Its `table` says where it is stored. `delete` erases the same, except a block.
+    """
+    if os.path.lexists(file):
+        raise CliError(f"{file} exists, and an export overwrites nothing", "name a new file")
+    part = file.with_name(file.name + ".part")
+    try:
+        with open(part, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened:
+
+            async def write(users: Users) -> int:
+                header = {"table": "export", "format": 1, "userId": user, "exportedAt": iso(epoch_ms())}
+                opened.write(json.dumps(header, ensure_ascii=False).encode() + b"\n")
+                return sum([opened.write(line) > 0 async for line in users.export(user)])
+
+            lines = run(write, place)
+        if not lines:
+            raise _no_such(user)
+        part.rename(file)
+    except OSError as exc:
+        raise CliError(f"{file} cannot be written ({exc.strerror})", "name a file that this user may write") from exc
+    finally:
+        part.unlink(missing_ok=True)
+    if as_json:
+        say_json({"userId": user, "file": str(file), "lines": lines})
+    else:
+        say(f"{file}: {lines} lines about {user}")
 
 
 @with_options
@@ -235,7 +308,7 @@ def _row(user: StoredUser) -> Sequence[object]:
 
 def row_as_json(row: StoredUser | DailyUsage) -> dict[str, Any]:
     """For `--json`."""
-    left_out = {"blocked": False, "team": None, "model": None}
+    left_out = {"blocked": False, "team": None, "model": None, "keep_days": None}
     shown = {name: value for name, value in asdict(row).items() if left_out.get(name, row) != value}
     return {camel(name): value for name, value in shown.items()}
 
@@ -244,6 +317,23 @@ def _limit_text(per_minute: int | None) -> str:
     if per_minute is None:
         return "default"
     return f"{per_minute} a minute" if per_minute else "off"
+
+
+def _keep_text(keep_days: int | None) -> str:
+    if keep_days is None:
+        return "default"
+    return "kept forever" if keep_days >= KEEP_FOREVER_DAYS else f"kept for {keep_days} days"
+
+
+def _read_keep_days(text: str) -> int | None:
+    if text.lower() == "default":
+        return None
+    try:
+        days = DAYS_OR_FOREVER.read(text)
+    except ValueError:
+        raise usage_error(f"the days must be {DAYS_OR_FOREVER.rule} or default, not {text!r}", "as in 30d") from None
+    assert isinstance(days, int | None)
+    return KEEP_FOREVER_DAYS if days is None else days
 
 
 def _time_text(at_ms: int | None) -> str | None:

@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import ssl as ssl_module
+import sys
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -470,6 +471,7 @@ class Client:
             format=None if schema is None else Format(type="json_schema", json_schema=described(schema)),
             # Also for signs of life; said before the first `welcome`, for a server that knows none ignores it.
             parts=tuple(parts),
+            traceparent=_traceparent(),
         )
         limits = self._session.limits
         limit = MAX_MESSAGE_BYTES if limits is None else min(MAX_MESSAGE_BYTES, limits.max_message_bytes)
@@ -657,6 +659,15 @@ class Client:
                 self._listener(state)
             except Exception:
                 log.exception("on_state failed")
+
+
+def _traceparent() -> str | None:
+    """The span that the app is in; None: it uses no OpenTelemetry, or there is none now."""
+    trace = sys.modules.get("opentelemetry.trace")
+    context = None if trace is None else trace.get_current_span().get_span_context()
+    if context is None or not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _id() -> str:

@@ -126,6 +126,7 @@ class Delivery:
     """One attempt's answer on its way to one session. Times are monotonic seconds."""
 
     __slots__ = (
+        "__weakref__",
         "_answer",
         "_interval",
         "_last_sent",
@@ -137,6 +138,7 @@ class Delivery:
         "_started_at",
         "_told_at",
         "connection_id",
+        "is_gone",
         "offset",
         "target_no",
     )
@@ -155,6 +157,8 @@ class Delivery:
         """Code points sent to the present connection."""
         self.target_no = 0
         """Which target it goes to."""
+        self.is_gone = False
+        """Whether the connection was lost before the ending was out."""
         self._start_sent = False
         self._last_sent: float | None = None
         self._not_before = 0.0
@@ -163,6 +167,11 @@ class Delivery:
         self._told_at = now if answer.attempt == 1 else now - PROGRESS_S
         if (first := target or record.target) is not None:
             self.retarget(first)
+
+    @property
+    def record(self) -> Record:
+        """Whose answer it is, as far as its driver has said."""
+        return self._record
 
     @property
     def attempt(self) -> int:
@@ -178,6 +187,7 @@ class Delivery:
         if target.no <= self.target_no:
             return False
         self.target_no = target.no
+        self.is_gone = False
         self.connection_id = target.connection_id
         same = target.attempt == self._answer.attempt
         self.offset = target.offset if same and target.offset <= self._answer.length else 0
@@ -283,6 +293,7 @@ class Delivery:
     def gone(self) -> None:
         """The connection is gone: detach the cursor. The model goes on, for only an explicit cancellation stops it."""
         self.connection_id = None
+        self.is_gone = True
 
     def slow(self, *, now: float) -> None:
         """The connection cannot take more now: keep the offset and try again later, with one bigger piece.

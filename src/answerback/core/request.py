@@ -94,8 +94,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
 
     `conversation_id` is where the turn is kept. `standalone`: the request named no conversation, so the model gets no
     context. `owner` and `lease_until_ms` name the worker that runs `attempt`. `target` is stored as `wish`. `parts`:
-    the kinds of parts that the client takes beside text; None: it takes no signs of life either. `hold`: what it holds
-    of budgets until it ends.
+    the kinds of parts that the client takes beside text; None: it takes no signs of life either. `traceparent`: the
+    span that asked. `hold`: what it holds of budgets until it ends.
     """
 
     user_id: str
@@ -118,6 +118,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
     target: DeliveryTarget | None = None
     ending: Ending | None = None
     parts: tuple[str, ...] | None = None
+    traceparent: str | None = None
     hold: Hold | None = None
 
     @property
@@ -127,7 +128,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"tar
         A program that does not know a field would erase it with its next write. So it must refuse such records, and
         only such records: while a deployment rolls, it works on all others.
         """
-        return 1 if self.parts is None and self.hold is None else 2
+        return 1 if self.parts is None and self.traceparent is None and self.hold is None else 2
 
     @property
     def key(self) -> RequestKey:

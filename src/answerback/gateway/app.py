@@ -18,15 +18,19 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from answerback import __version__
 from answerback.clock import LeapingClock
 from answerback.core.budget import Price, Tariff, bound
+from answerback.core.defaults import KEEP_FOREVER_DAYS
 from answerback.core.delivery import steady
 from answerback.core.handshake import WILDCARD_HOSTS, Hosts, Rules, origins
+from answerback.core.instants import iso
 from answerback.core.request import Policy
 from answerback.gateway.admin import Admin
 from answerback.gateway.admin_key import KEY_FILE, METRICS_KEY_FILE, remove_admin_port, save_admin_port
 from answerback.gateway.canceller import Canceller
 from answerback.gateway.checks import check_settings, node_name
+from answerback.gateway.console import Console, NodeBody
 from answerback.gateway.health import Health
 from answerback.gateway.listener import Listener
 from answerback.gateway.metrics import Metrics
@@ -36,6 +40,7 @@ from answerback.gateway.service_manager import notify, reloading, stay_alive
 from answerback.gateway.settings import GatewaySettings, SettingsError
 from answerback.gateway.sockets import Sockets, SocketSender
 from answerback.gateway.upgrade import HandshakeValidator
+from answerback.model_guard import Ask, ask
 from answerback.models.build import open_model
 from answerback.models.prices import prices_of, tariff_of
 from answerback.models.spec import ModelSpecError, parse_model_specs
@@ -46,6 +51,7 @@ from answerback.service.front_settings import FrontSettings
 from answerback.service.history_pages import HistoryPages
 from answerback.service.id_forms import HistoryInBothForms, RequestsInBothForms, UsersInBothForms
 from answerback.service.janitor import Janitor, JanitorSettings
+from answerback.service.observer import Observer
 from answerback.service.questions import Questions
 from answerback.service.uploads import Uploads
 from answerback.service.worker import Worker, WorkerSettings, owner_tokens
@@ -242,12 +248,13 @@ class Gateway:
         policy = replace(settings.policy, lease_ms=0, answer_timeouts_ms=answer_timeouts_ms(model_limits))
         requests = RequestsInBothForms(store, store, clock=clock)
         history = HistoryInBothForms(store)
-        delivery_sender = DeliverySender(
+        observer, make_sender, ask_model = self._observed(metrics.observer, clock)
+        delivery_sender = make_sender(
             requests=store,
             sender=sender,
             interval=steady(settings.coalesce_ms / 1000),
             monotonic=time.monotonic,
-            observer=metrics.observer,
+            observer=observer,
         )
         uploads = Uploads(files=store, clock=clock)
         worker = Worker(
@@ -261,12 +268,13 @@ class Gateway:
             history=history,
             models=models,
             delivery_sender=delivery_sender,
-            observer=metrics.observer,
+            observer=observer,
             clock=clock,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
             leapt=leaping.leapt_since,
             local=queue,
+            ask=ask_model,
             uploads=uploads,
         )
         front_settings = self._front_settings(models, model_limits, policy)
@@ -277,7 +285,7 @@ class Gateway:
                 requests=requests,
                 queue=queue,
                 delivery_sender=delivery_sender,
-                observer=metrics.observer,
+                observer=observer,
                 clock=clock,
                 worker=worker,
                 uploads=uploads,
@@ -298,6 +306,7 @@ class Gateway:
                 policy=policy,
                 idle_timeout_ms=int(settings.idle_timeout_s * 1000),
                 retention_ms=settings.retention_days * SECONDS_PER_DAY * 1000,
+                keep_days=settings.history_days or KEEP_FOREVER_DAYS,
             ),
             requests=store,
             history=store,
@@ -333,6 +342,13 @@ class Gateway:
             host=settings.admin_host,
             metrics=metrics,
             queue=queue,
+            console=Console(
+                counts=metrics.observer,
+                queue=queue,
+                nodes=self._alone(clock()) if fleet is None else fleet.nodes,
+                rate_limit=settings.rate_limit,
+                clock=clock,
+            ),
             clock=clock,
         )
         tasks = Tasks()
@@ -354,7 +370,6 @@ class Gateway:
             tasks=tasks,
             health=health.glance if settings.public_health else None,
         )
-        await _warn_of_prices(store, front_settings.quota.tariff)
         if recovered := await queue.recover(store):
             log.info("%d unfinished requests are recovered", recovered)
         self._stack.callback(remove_admin_port, settings.data_dir)
@@ -369,8 +384,8 @@ class Gateway:
         queue.start(worker.work)
         background = Tasks()
         background.start(self._sweep(janitor, fleet), name="janitor")
-        for model in models.values():
-            background.start(_warn_of(model), name=f"check of {model.name}")
+        for check in (_warn_of_prices(store, front_settings.quota.tariff), *map(_warn_of, models.values())):
+            background.start(check, name="check of a model")
         self._stack.push_async_callback(background.settle, grace_s=0)
         self._port = await listener.start(settings.host, settings.port, tls=self._reloader.tls)
         log.info("listening on %s, address %s", ", ".join(self.urls), settings.host or "0.0.0.0")  # noqa: S104
@@ -450,6 +465,37 @@ class Gateway:
         queue = self._queue
         running, waiting = (0, 0) if queue is None else (queue.running, queue.depth)
         return {"sockets": len(self.sockets), "running": running, "waiting": waiting}
+
+    def _observed(
+        self, counts: Observer, clock: Callable[[], int]
+    ) -> tuple[Observer, Callable[..., DeliverySender], Ask]:
+        """Who is told of what happens, what makes the sender, what calls a model: with traces if they are wanted."""
+        settings = self._settings
+        if settings.otlp_endpoint is None:
+            return counts, DeliverySender, ask
+        try:
+            from answerback.traces import Traces, otlp_exporter  # noqa: PLC0415 - an extra
+        except ImportError as exc:
+            raise SettingsError("Traces need an extra. Run: pip install '.[otel]'") from exc
+        node = node_name(settings)
+        attributes = {} if node is None else {"service.instance.id": node}
+        traces = Traces(otlp_exporter(settings.otlp_endpoint), clock=clock, attributes=attributes)
+        self._stack.push_async_callback(asyncio.to_thread, traces.close)
+        return traces.beside(counts), traces.delivery_sender, traces.ask
+
+    def _alone(self, started_at_ms: int) -> Callable[[], Sequence[NodeBody]]:
+        """What the console shows of a gateway that is the only one."""
+        started_at = iso(started_at_ms)
+        return lambda: [
+            NodeBody(
+                name=None,
+                state="serving",
+                version=__version__,
+                started_at=started_at,
+                age_ms=0,
+                facts=self._facts(),
+            )
+        ]
 
     async def _open_models(self) -> Mapping[str, Model]:
         """The models by name, the default first."""

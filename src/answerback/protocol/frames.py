@@ -118,6 +118,7 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     """One question. `timestamp` is opaque: it is neither read nor kept.
 
     `parts`: the kinds of parts that the client takes beside text. A list, the empty one too, asks for signs of life.
+    `traceparent`: of W3C Trace Context; what is not well-formed counts as none.
     """
 
     request_id: Id
@@ -133,6 +134,7 @@ class SendMessage(_Frame, frozen=True, kw_only=True, tag="sendMessage"):
     attachments: Annotated[tuple[Attachment, ...], Meta(max_length=MAX_ATTACHMENTS)] = ()
     format: Format | None = None
     timestamp: Any = None
+    traceparent: Any = None
 
 
 class CancelMessage(_Frame, frozen=True, kw_only=True, tag="cancelMessage"):

@@ -14,7 +14,7 @@ from answerback.core.instants import LeaptSince
 from answerback.core.parts import KINDS
 from answerback.core.request import Ending, Fenced, Policy, Question, Record, RequestKey
 from answerback.core.uploads import IMAGE, TEXT, bound_of, kind_of
-from answerback.model_guard import ask
+from answerback.model_guard import Ask
 from answerback.ports import (
     File,
     FinalModelError,
@@ -125,6 +125,7 @@ class RunTools:
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     leapt: LeaptSince
+    ask: Ask
     abandoned: "Callable[[Run], None]"
     uploads: Uploads | None
 
@@ -225,7 +226,7 @@ class Run:
         while True:
             self._prompt_asked = prompt
             try:
-                await ask(model, prompt, self._take)
+                await self._tools.ask(model, prompt, self._take)
                 return None
             except ModelError as exc:
                 fault = exc.fault if isinstance(exc, FinalModelError) else None

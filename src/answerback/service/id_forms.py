@@ -7,7 +7,7 @@ are stored under NFC.
 
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, Final, TypeVar
@@ -127,6 +127,7 @@ class HistoryInBothForms(RecentTurnsInBothForms):
         super().__init__(stored)
         self._stored = stored
         self.purge_deleted = stored.purge_deleted
+        self.delete_expired = stored.delete_expired
 
     async def turns(
         self, user_id: str, conversation_id: str, *, before: int | None, limit: int, superseded: bool = False
@@ -225,6 +226,7 @@ class UsersInBothForms:
         return replace(
             now,
             per_minute=then.per_minute if now.per_minute is None else now.per_minute,
+            keep_days=then.keep_days if now.keep_days is None else now.keep_days,
             created_at_ms=min(now.created_at_ms, then.created_at_ms),
             last_request_at_ms=max(last, default=None),
             conversations=now.conversations + then.conversations,
@@ -244,6 +246,19 @@ class UsersInBothForms:
     async def set_blocked(self, user_id: str, *, blocked: bool, now_ms: int) -> None:
         """Under the form that counts: nobody comes in under the other one."""
         await self._stored.set_blocked(normal_id(user_id), blocked=blocked, now_ms=now_ms)
+
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        """As `set_limit`; of a conversation under each form."""
+        if conversation_id is not None:
+            set_one = partial(self._stored.set_retention, keep_days=keep_days, now_ms=now_ms)
+            pairs = _pairs(user_id, conversation_id)
+            return any(await _of_each(pairs, lambda pair: set_one(pair[0], conversation_id=pair[1])))
+        for name in forms(user_id):
+            if name == normal_id(user_id) or await self._stored.user(name) is not None:
+                await self._stored.set_retention(name, keep_days, now_ms=now_ms)
+        return True
 
     async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
         await self._stored.set_budget(normal_id(holder), period, budget, now_ms=now_ms)
@@ -277,6 +292,11 @@ class UsersInBothForms:
                     output_tokens=one.output_tokens + (0 if whole is None else whole.output_tokens),
                 )
         return [days[day] for day in sorted(days)]
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        for name in forms(user_id):
+            async for line in self._stored.export(name):
+                yield line
 
     async def delete_user(self, user_id: str) -> bool:
         return any([await self._stored.delete_user(name) for name in forms(user_id)])

@@ -27,11 +27,17 @@ redelivery is expected to bring it to its end."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JanitorSettings:
-    """`retention_ms`: how long ended records and deleted conversations stay. `queue_survives`: see FrontSettings."""
+    """`retention_ms`: how long ended records and deleted conversations stay. `queue_survives`: see FrontSettings.
+
+    `keep_days`: after so many without a turn a conversation is deleted, unless it or its user has days of its own.
+    `expire_every_ms`: how often that is looked for, which goes through all conversations.
+    """
 
     policy: Policy = field(default_factory=Policy)
     idle_timeout_ms: int = defaults.IDLE_TIMEOUT_S * 1000
     retention_ms: int = defaults.RETENTION_MS
+    keep_days: int = defaults.KEEP_FOREVER_DAYS
+    expire_every_ms: int = 3_600_000
     queue_survives: bool = False
 
 
@@ -68,6 +74,7 @@ class Janitor:
         self._clock = clock
         self._last_active_ms = last_active_ms
         self._leapt = leapt
+        self._expired_at_ms: int | None = None
         self._files = files
 
     async def sweep(self, *, stop_at_ms: int | None = None, leads: bool = True) -> None:
@@ -150,6 +157,10 @@ class Janitor:
             await self._requests.change(record.key, partial(changes.queued, queue_no=record.queue_no + 1))
 
     async def _forget_old(self) -> None:
+        now_ms = self._clock()
+        if self._expired_at_ms is None or now_ms - self._expired_at_ms >= self._settings.expire_every_ms:
+            await self._history.delete_expired(now_ms=now_ms, keep_days=self._settings.keep_days)
+            self._expired_at_ms = now_ms
         before_ms = self._clock() - self._settings.retention_ms
         await self._requests.purge(
             ended_before_ms=before_ms, refused_before_ms=self._clock() - defaults.REFUSAL_RETENTION_MS

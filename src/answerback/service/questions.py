@@ -14,7 +14,7 @@ from msgspec.structs import replace as with_fields
 
 from answerback.core import admission, budget
 from answerback.core import request as changes
-from answerback.core.keys import fingerprint, kinds, normal_id, ordering_key
+from answerback.core.keys import fingerprint, kinds, normal_id, ordering_key, traceparent
 from answerback.core.request import (
     Conflict,
     DeliveryTarget,
@@ -218,6 +218,7 @@ class Questions:
             queue_no=0 if self._settings.queue_survives else 1,
             target=target_of(connection),
             parts=None if frame.parts is None else kinds(frame.parts),
+            traceparent=None if frame.traceparent is None else traceparent(frame.traceparent),
         )
         return record, question
 

@@ -40,6 +40,7 @@ from answerback.core.request import (
     RequestKey,
     Unknown,
 )
+from answerback.model_guard import Ask, ask
 from answerback.ports import Model, RecentTurns, Requests, Unavailable, limits_of, within
 from answerback.protocol.errors import ErrorCode
 from answerback.protocol.frames import Status
@@ -91,7 +92,7 @@ class Local(Protocol):
 
 
 class Worker:
-    """Runs requests. `local`: the queue of a process that runs what it accepts."""
+    """Runs requests. `local`: the queue of a process that runs what it accepts. `ask`: calls a model."""
 
     def __init__(
         self,
@@ -107,6 +108,7 @@ class Worker:
         new_owner: Callable[[], str],
         leapt: LeaptSince = no_leaps,
         local: Local | None = None,
+        ask: Ask = ask,
         uploads: Uploads | None = None,
     ) -> None:
         self._settings = settings
@@ -135,6 +137,7 @@ class Worker:
             clock=clock,
             monotonic=monotonic,
             leapt=leapt,
+            ask=ask,
             abandoned=self._abandoned,
             uploads=uploads,
         )

@@ -129,8 +129,6 @@ JOIN sessions s ON s.user_id = k.user_id AND s.session_id = k.session_id AND s.c
 _UNBIND: Final = """
 DELETE FROM sessions WHERE user_id = :user_id AND session_id = :session_id AND connection_id = :connection_id"""
 
-_FORGET_SESSIONS: Final = "DELETE FROM sessions WHERE user_id = :user_id"
-
 
 @dataclass(frozen=True, slots=True)
 class Changed:
@@ -646,14 +644,15 @@ class FleetStore(PostgresStore):
         return bool(rows) and is_locked(rows[0][0])
 
     async def delete_user(self, user_id: str) -> bool:
+        parts = await self._user_data()
+
         def decide(transaction: Transaction) -> bool:
             for key in transaction.state.tracked:
                 if (home := transaction.homes[key]) is not None and home != transaction.node:
                     transaction.effects[Changed(home, key)] = None
             if entries := transaction.state.settle_user(user_id):
                 transaction.charge(entries)
-            transaction.run(lambda database: database.execute(_FORGET_SESSIONS, {"user_id": user_id}))
-            return transaction.run(partial(writes.delete_user, user_id=user_id))
+            return transaction.run(partial(writes.delete_user, user_id=user_id, parts=parts))
 
         return await self._fleet.do(decide, users=(user_id,))
 

@@ -209,6 +209,18 @@ UPDATE conversations SET deleted_at_ms = :deleted_at_ms
 WHERE user_id = :user_id AND conversation_id = :conversation_id
   AND (deleted_at_ms IS NULL) <> (CAST(:deleted_at_ms AS bigint) IS NULL)"""
 
+SELECT_EXPIRED: Final = """
+SELECT c.user_id, c.conversation_id, c.updated_at_ms FROM conversations c LEFT JOIN users u ON u.user_id = c.user_id
+WHERE c.deleted_at_ms IS NULL AND c.updated_at_ms <
+  :now_ms - CAST(86400000 AS bigint) * COALESCE(c.keep_days, u.keep_days, :keep_days)
+LIMIT :limit"""
+
+# As if it had been deleted when it was last used.
+EXPIRE: Final = """
+UPDATE conversations SET deleted_at_ms = updated_at_ms
+WHERE user_id = :user_id AND conversation_id = :conversation_id AND updated_at_ms = :updated_at_ms
+  AND deleted_at_ms IS NULL"""
+
 SELECT_DELETED_AT: Final = """
 SELECT deleted_at_ms FROM conversations WHERE user_id = :user_id AND conversation_id = :conversation_id"""
 
@@ -229,11 +241,19 @@ UPDATE requests SET conversation_id = NULL WHERE user_id = :user_id AND conversa
 
 UNLINK: Final = "UPDATE requests SET conversation_id = NULL WHERE n = :n"
 
-# --- users --------------------------------------------------------------------------------------------------
+# --- users, whose erasing is in user_data.py ----------------------------------------------------------------
 
 SET_LIMIT: Final = """
 INSERT INTO users (user_id, per_minute, created_at_ms) VALUES (:user_id, :per_minute, :created_at_ms)
 ON CONFLICT (user_id) DO UPDATE SET per_minute = excluded.per_minute"""
+
+SET_USER_RETENTION: Final = """
+INSERT INTO users (user_id, keep_days, created_at_ms) VALUES (:user_id, :keep_days, :created_at_ms)
+ON CONFLICT (user_id) DO UPDATE SET keep_days = excluded.keep_days"""
+
+SET_CONVERSATION_RETENTION: Final = """
+UPDATE conversations SET keep_days = :keep_days
+WHERE user_id = :user_id AND conversation_id = :conversation_id AND deleted_at_ms IS NULL"""
 
 # --- budgets
 
@@ -263,7 +283,7 @@ _USERS: Final = """
 SELECT (SELECT MAX(g.last_accepted_at_ms) FROM usage g WHERE g.user_id = u.user_id),
   (SELECT MAX(r.accepted_at_ms) FROM requests r
     WHERE r.user_id = u.user_id AND r.forgotten IS NULL AND r.question IS NOT NULL),
-  u.user_id, u.per_minute, u.team, u.created_at_ms,
+  u.user_id, u.per_minute, u.team, u.keep_days, u.created_at_ms,
   (SELECT COUNT(*) FROM conversations c WHERE c.user_id = u.user_id AND c.deleted_at_ms IS NULL) AS conversations,
   (SELECT COUNT(*) FROM requests t JOIN conversations c
       ON c.user_id = t.user_id AND c.conversation_id = t.conversation_id AND c.deleted_at_ms IS NULL
@@ -305,22 +325,6 @@ VALUES (:user_id, :day, :model, :requests, :input_tokens, :output_tokens)
 ON CONFLICT (user_id, day, model) DO UPDATE SET requests = model_usage.requests + excluded.requests,
   input_tokens = model_usage.input_tokens + excluded.input_tokens,
   output_tokens = model_usage.output_tokens + excluded.output_tokens"""
-
-# What is forgotten is in a conversation. Each of the two has an index. A user who is locked out stays so.
-DELETE_USER: Final = tuple(
-    f"DELETE FROM {table} WHERE {condition}"  # noqa: S608 - the tables are the ones below
-    for table, condition in (
-        ("pieces", "upload IN (SELECT upload FROM uploads WHERE user_id = :user_id)"),
-        ("uploads", "user_id = :user_id"),
-        ("requests", "forgotten IS NULL AND user_id = :user_id"),
-        ("requests", "conversation_id IS NOT NULL AND user_id = :user_id"),
-        ("conversations", "user_id = :user_id"),
-        ("usage", "user_id = :user_id"),
-        ("model_usage", "user_id = :user_id"),
-        ("budgets", "holder = :user_id"),
-        ("users", "(per_minute IS NULL OR per_minute >= 0) AND user_id = :user_id"),
-    )
-)
 
 # --- files that come with questions ---------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The ports of a store over an SQL database: what SQLite and PostgreSQL share, and memory, which is SQLite as well."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import add, attrgetter
@@ -37,6 +37,7 @@ from answerback.stores.encoding import (
     width_of,
 )
 from answerback.stores.group_commit import GroupCommit
+from answerback.stores.user_data import USER_DATA, Part, line_of
 from answerback.stores.writer_state import Tracked, WriterState
 
 T = TypeVar("T")
@@ -324,6 +325,13 @@ class SqlStore:
             )
         )
 
+    async def delete_expired(self, *, now_ms: int, keep_days: int) -> int:
+        page: dict[str, sql.Value] = {"now_ms": now_ms, "keep_days": keep_days, "limit": writes.STEP}
+        total = 0
+        while rows := await self._rows(sql.SELECT_EXPIRED, page):  # a reader looks through all of them
+            total += await self._group.call(partial(writes.expire, rows=rows))
+        return total
+
     async def purge_deleted(self, *, before_ms: int) -> int:
         """Erase the conversations that were deleted before then, with their turns; returns how many.
 
@@ -356,6 +364,16 @@ class SqlStore:
         await self._group.call(
             lambda database: database.execute(sql.SET_LIMIT, row), lambda state: row.update(per_minute=change(state))
         )
+
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        row: sql.Params = {"user_id": user_id, "keep_days": keep_days, "created_at_ms": now_ms}
+        statement = sql.SET_USER_RETENTION
+        if conversation_id is not None:
+            row = {"user_id": user_id, "keep_days": keep_days, "conversation_id": conversation_id}
+            statement = sql.SET_CONVERSATION_RETENTION
+        return await self._group.call(lambda database: database.execute(statement, row).rowcount) > 0
 
     async def is_blocked(self, user_id: str) -> bool:
         """Whether the user is locked out; from memory."""
@@ -404,13 +422,27 @@ class SqlStore:
         rows = await self._rows(select.format(condition=users), {"user_id": user_id})
         return sum_usage(rows, since_day=since_day, by_model=by_model)
 
+    async def _user_data(self) -> Sequence[Part]:
+        """The tables that have something of users."""
+        return USER_DATA
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        for part in await self._user_data():
+            for statement in part.reading():
+                after: sql.Value = part.first
+                while rows := await self._rows(statement, {"user_id": user_id, "after": after}):
+                    for row in rows:
+                        yield line_of(part.table, dict(zip(part.shown, row[1:], strict=True)))
+                    after = rows[-1][0]
+
     async def delete_user(self, user_id: str) -> bool:
         def forget(state: WriterState) -> None:
             if entries := state.settle_user(user_id):
                 self._group.batch.rows().charge(entries)
             state.forget_user(user_id)
 
-        was_there = await self._group.call(partial(writes.delete_user, user_id=user_id), forget)
+        erase = partial(writes.delete_user, user_id=user_id, parts=await self._user_data())
+        was_there = await self._group.call(erase, forget)
         await self._clear_log()
         return was_there
 

@@ -1,6 +1,6 @@
 """What a batch of writes does in the database, in one transaction, on the writer's thread."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import ClassVar, Final, Generic, TypeAlias, TypeVar
 
@@ -31,6 +31,7 @@ from answerback.stores.encoding import (
     encode_options,
     encode_record,
 )
+from answerback.stores.user_data import Part
 from answerback.stores.writer_state import Tracked
 
 T = TypeVar("T")
@@ -214,6 +215,12 @@ def purge(database: Database, *, before_ms: int, select: str) -> int:
     return len(rows)
 
 
+def expire(database: Database, *, rows: Sequence[sql.Row]) -> int:
+    """Delete these conversations, unless they were used since. Returns how many."""
+    names = ("user_id", "conversation_id", "updated_at_ms")
+    return sum(database.execute(sql.EXPIRE, dict(zip(names, row, strict=True))).rowcount for row in rows)
+
+
 def purge_deleted(database: Database, *, before_ms: int) -> int:
     """Erase up to STEP conversations that were deleted before then. Returns how many."""
     old = database.execute(sql.SELECT_OLD_DELETED, {"before_ms": before_ms, "limit": STEP}).fetchall()
@@ -242,10 +249,12 @@ def update_conversation(
     return conversation_of(rows[0]) if rows else None
 
 
-def delete_user(database: Database, user_id: str) -> bool:
+def delete_user(database: Database, user_id: str, *, parts: Sequence[Part]) -> bool:
     """Delete every row of the user. Returns whether there was any."""
     database.execute(sql.KEEP_LAST_NUMBER)
-    counts = [database.execute(statement, {"user_id": user_id}).rowcount for statement in sql.DELETE_USER]
+    counts = [
+        database.execute(statement, {"user_id": user_id}).rowcount for part in parts for statement in part.erasing()
+    ]
     return any(counts)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from answerback.clock import epoch_ms
 from answerback.ports import Connections, History, Identity, Model, Requests, Tokens
+from answerback.service.observer import Observer
 from answerback_aws.runtime.settings import API_IDLE_MS, MAX_CONNECTION_MS, Settings
 from answerback_aws.runtime.telemetry import Observing
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from answerback.service.front import Front
     from answerback.service.janitor import Janitor
     from answerback.service.worker import Worker
+    from answerback.traces import Traces
     from answerback_aws.runtime.api_gateway import ApiGatewaySender
     from answerback_aws.runtime.aurora.data_api import DataApi
     from answerback_aws.runtime.aurora.write_behind import WriteBehind
@@ -72,6 +74,7 @@ class Composition:
         timeouts: Timeouts = IN_A_MESSAGE,
         stream: TextIO | None = None,
     ) -> None:
+        self._function = function
         self._timeouts = timeouts
         self.settings = Settings(environment)
         self.observing = Observing(function=function, environment=environment, stream=stream)
@@ -83,6 +86,8 @@ class Composition:
 
     def close(self) -> None:
         """End the loop. Lambda never does: it kills."""
+        if self.observing.traces is not None:
+            self.observing.traces.close()
         self._runner.close()
 
     # --- AWS
@@ -249,17 +254,38 @@ class Composition:
         )
 
     @cached_property
+    def traces(self) -> "Traces | None":
+        """What makes traces, if they are wanted."""
+        ratio = self.settings.trace_ratio
+        if ratio is None:
+            return None
+        from answerback.traces import Traces  # noqa: PLC0415
+        from answerback_aws.runtime.client import session  # noqa: PLC0415
+        from answerback_aws.runtime.span_exporter import XRayExporter  # noqa: PLC0415
+
+        exporter = XRayExporter(session())
+        self.observing.traces = Traces(exporter, clock=epoch_ms, ratio=ratio, attributes={"faas.name": self._function})
+        return self.observing.traces
+
+    @cached_property
+    def observer(self) -> Observer:
+        """Who is told of what happens to requests."""
+        counts = self.observing.counts
+        return counts if self.traces is None else self.traces.beside(counts)
+
+    @cached_property
     def delivery_sender(self) -> "DeliverySender":
         """Carries answers to connections; each post is billed, so their pauses grow."""
         from answerback.core.delivery import growing  # noqa: PLC0415
         from answerback.service.delivery_sender import DeliverySender  # noqa: PLC0415
 
-        return DeliverySender(
+        make = DeliverySender if self.traces is None else self.traces.delivery_sender
+        return make(
             requests=self.requests,
             sender=self.sender,
             interval=growing(),
             monotonic=time.monotonic,
-            observer=self.observing.counts,
+            observer=self.observer,
         )
 
     @cached_property
@@ -289,7 +315,7 @@ class Composition:
                 requests=RequestsInBothForms(self.requests, None, clock=epoch_ms),
                 queue=self.queue,
                 delivery_sender=self.delivery_sender,
-                observer=self.observing.counts,
+                observer=self.observer,
                 clock=epoch_ms,
             ),
             connections=self.connections,
@@ -322,6 +348,7 @@ class Composition:
 
     @cached_property
     def worker(self) -> "Worker":
+        from answerback.model_guard import ask  # noqa: PLC0415
         from answerback.service.id_forms import RecentTurnsInBothForms  # noqa: PLC0415
         from answerback.service.worker import Worker, WorkerSettings, owner_tokens  # noqa: PLC0415
 
@@ -337,10 +364,11 @@ class Composition:
             history=RecentTurnsInBothForms(self.turns),
             models=self.models,
             delivery_sender=self.delivery_sender,
-            observer=self.observing.counts,
+            observer=self.observer,
             clock=epoch_ms,
             monotonic=time.monotonic,
             new_owner=owner_tokens(),
+            ask=ask if self.traces is None else self.traces.ask,
         )
 
     @cached_property
@@ -361,6 +389,8 @@ class Composition:
                 policy=settings.policy,
                 idle_timeout_ms=settings.idle_timeout_ms,
                 retention_ms=settings.retention_ms,
+                keep_days=settings.keep_days,
+                expire_every_ms=0,  # the history itself sees to it that Aurora may sleep
                 queue_survives=True,
             ),
             requests=self.requests,

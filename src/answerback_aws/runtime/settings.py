@@ -77,6 +77,10 @@ def _whole(low: int, *, unit: int = 1) -> Callable[[str], int]:
     return read
 
 
+def _keep_days(value: str) -> int:
+    return defaults.KEEP_FOREVER_DAYS if value == "forever" else _whole(1)(value)
+
+
 def _flag(value: str) -> bool:
     if value not in {"true", "false"}:
         raise ValueError("must be true or false")
@@ -110,6 +114,9 @@ class Settings:
     dead_letters_url = _Variable("DEAD_LETTERS_URL", str)
     management_endpoint = _Variable("MANAGEMENT_ENDPOINT", _stage_url)
     """URL of the stage, where `@connections` is."""
+
+    trace_ratio = _Variable[float | None]("TRACE_RATIO", float, None)
+    """The share of answers that have a trace, where their app does not say; None: there are no traces."""
 
     cluster_arn = _Variable("CLUSTER_ARN", str)
     secret_arn = _Variable("SECRET_ARN", str)
@@ -180,6 +187,9 @@ class Settings:
 
     retention_ms = _Variable("RETENTION_DAYS", _whole(1, unit=_DAY_MS), defaults.RETENTION_MS)
     """How long ended requests and deleted conversations are kept."""
+
+    keep_days = _Variable("HISTORY_DAYS", _keep_days, defaults.KEEP_FOREVER_DAYS)
+    """How long a conversation is kept after its last turn."""
 
     idle_timeout_ms = _Variable("IDLE_TIMEOUT_S", _whole(1, unit=1000), defaults.IDLE_TIMEOUT_S * 1000)
     """How long a connection may be silent."""

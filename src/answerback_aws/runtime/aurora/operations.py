@@ -6,7 +6,8 @@ A row of the Data API has at most 64 KB, so texts are read in pieces.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Final
 
@@ -19,7 +20,8 @@ from answerback.stores.encoding import conversation_of, encode_attachments, enco
 from answerback.stores.migrations import lock_key
 from answerback.stores.statements import Params, Row, Value
 from answerback.stores.store import NO_BOUND, sum_usage
-from answerback_aws.runtime.aurora.data_api import Statements
+from answerback.stores.user_data import REQUESTS, USER_DATA, line_of
+from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.dynamodb.turns import PendingTurn
 
 PIECE_LENGTH: Final = 1_400
@@ -33,6 +35,9 @@ _ROW_BYTES: Final = 2_400
 """What a row of a turn has at most besides its text: three ids and a model of 128 four-byte characters, numbers."""
 
 _USAGE_PAGE: Final = 500
+_PAGE: Final = 500
+_ON_DYNAMODB: Final = ("system", "options", "record")
+"""Columns that are empty here."""
 
 LOCK_TIMEOUT: Final = "4s"
 """Less than any caller waits for a statement. One that waits on when its caller has left would get the lock for nobody
@@ -75,16 +80,17 @@ SELECT user_id, conversation_id, deleted_at_ms FROM conversations
 WHERE deleted_at_ms IS NOT NULL AND (user_id, conversation_id) IN ({pairs})"""
 
 _SELECT_SIZES: Final = """
-SELECT n, octet_length(CAST(to_json(question) AS text)) + octet_length(CAST(to_json(COALESCE(answer, '')) AS text))
+SELECT n, octet_length(CAST(to_json(COALESCE(question, '')) AS text))
+    + octet_length(CAST(to_json(COALESCE(answer, '')) AS text))
     + octet_length(CAST(to_json(COALESCE(marks, '')) AS text)),
-  1 + GREATEST(length(question), length(answer), length(marks)) / {length}
+  1 + GREATEST(length(question), length(answer), length(marks), 0) / {length}
 FROM requests WHERE {turns} ORDER BY n DESC LIMIT :limit"""
 
 _SELECT_PIECES: Final = """
 SELECT {columns}, substr(question, 1 + p.piece * {length}, {length}), substr(answer, 1 + p.piece * {length}, {length}),
   substr(marks, 1 + p.piece * {length}, {length})
 FROM requests CROSS JOIN LATERAL
-  generate_series(0, GREATEST(length(question), length(answer), length(marks)) / {length}) AS p (piece)
+  generate_series(0, GREATEST(length(question), length(answer), length(marks), 0) / {length}) AS p (piece)
 WHERE {turns} AND n >= :since ORDER BY n DESC, p.piece"""
 
 _FORGET: Final = """
@@ -280,28 +286,36 @@ async def turns(
     limit: int,
     superseded: bool = False,
 ) -> Sequence[StoredTurn]:
-    """Read a page of turns: first their lengths, then as many texts at a time as fit a response."""
-    what = {
-        "columns": sql.TURN,
-        "length": PIECE_LENGTH,
-        "turns": sql.ALL_TURNS if superseded else sql.SHOWN,
-    }
-    where: dict[str, Value] = _pair(user_id, conversation_id)
+    """Read a page of turns."""
+    where = _pair(user_id, conversation_id)
+    which = sql.ALL_TURNS if superseded else sql.SHOWN
+    rows = await _read(statements, sql.TURN, which, where, before=before, limit=limit)
+    return [turn_of(row) for row in rows]
+
+
+async def _read(
+    statements: Statements, columns: str, turns: str, where: dict[str, Value], *, before: int | None, limit: int
+) -> Sequence[Row]:
+    """Read rows of `columns`, question, answer, marks: first their lengths, then as many at a time as fit a response.
+
+    `columns` begins with `n` and `request_id`. `turns`: a condition with `where` and `:before` that finds them.
+    """
+    what = {"columns": columns, "length": PIECE_LENGTH, "turns": turns}
     page: Params = {**where, "before": NO_BOUND if before is None else before, "limit": limit}
     sizes = await statements.execute(_SELECT_SIZES.format_map(what), page)
-    found: list[StoredTurn] = []
+    found: list[Row] = []
     for newest, oldest in _pages([(n, size + rows * _ROW_BYTES) for n, size, rows in sizes.rows]):
         bounds: Params = {**where, "before": newest + 1, "since": oldest}
         pieces = await statements.execute(_SELECT_PIECES.format_map(what), bounds)
-        found += [_whole(list(rows)) for _, rows in groupby(pieces.rows, key=lambda row: row[0])]
+        found += [_whole(list(rows)) for _, rows in groupby(pieces.rows, key=lambda row: row[:2])]
     return found
 
 
-def _whole(rows: Sequence[Row]) -> StoredTurn:
-    """A turn of its rows, each of which has a piece of its texts."""
+def _whole(rows: Sequence[Row]) -> Row:
+    """A row of several, each of which has a piece of its texts."""
     *told, _, _, _ = rows[0]
     texts = ("".join(piece or "" for piece in pieces) for pieces in zip(*(row[-3:] for row in rows), strict=True))
-    return turn_of((*told, *texts))
+    return (*told, *texts)
 
 
 def _pages(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -329,6 +343,19 @@ async def update_conversation(
         await statements.execute(sql.RENAME_CONVERSATION, {**where, "title": title, "now_ms": now_ms})
     found = await statements.execute(sql.SELECT_CONVERSATION, where)
     return (conversation_of(found.rows[0]), found.rows[0][4]) if found.rows else None
+
+
+async def expired(statements: Statements, *, now_ms: int, keep_days: int, limit: int) -> Sequence[tuple[str, str, int]]:
+    """(user, conversation, last use) of up to `limit` conversations that were unused for longer than they are kept."""
+    found = await statements.execute(sql.SELECT_EXPIRED, {"now_ms": now_ms, "keep_days": keep_days, "limit": limit})
+    return [(user_id, conversation_id, used_at_ms) for user_id, conversation_id, used_at_ms in found.rows]
+
+
+async def expire(statements: Statements, *, user_id: str, conversation_id: str, used_at_ms: int) -> int:
+    """Delete a conversation as of its last use, unless that is another by now. Returns how many it were."""
+    await lock_users(statements, [user_id])
+    done = await statements.execute(sql.EXPIRE, {**_pair(user_id, conversation_id), "updated_at_ms": used_at_ms})
+    return done.changed
 
 
 async def old_deleted(statements: Statements, *, before_ms: int, limit: int) -> Sequence[tuple[str, str]]:
@@ -377,7 +404,35 @@ async def usage(
         after_user, after_day, after_model = rows[-1][:3]
 
 
+async def export(api: DataApi, user_id: str) -> AsyncIterator[bytes]:
+    """The lines of an export, a page at a time."""
+    own: dict[str, Value] = {"user_id": user_id}
+    conversations: list[str | None] = [None]  # in which a request is that its user has deleted
+    for part in USER_DATA:
+        for statement in () if part is REQUESTS else part.reading():
+            page: dict[str, Value] = {**own, "after": part.first}
+            while rows := (await api.read(partial(Statements.execute, sql=statement, params=page))).rows:
+                for row in rows:
+                    yield line_of(part.table, dict(zip(part.shown, row[1:], strict=True)))
+                page["after"] = rows[-1][0]
+                conversations += [row[0] for row in rows if part.key == "conversation_id"]
+    texts = ("question", "answer", "marks")
+    names = [name for name in REQUESTS.shown if name not in (*_ON_DYNAMODB, *texts)]
+    for conversation_id in conversations:
+        where = own if conversation_id is None else _pair(user_id, conversation_id)
+        which = "conversation_id IS NULL" if conversation_id is None else "conversation_id = :conversation_id"
+        which = f"user_id = :user_id AND {which} AND n < :before"
+        read = partial(_read, columns=", ".join(["n", *names]), turns=which, where=where, limit=_PAGE)
+        before: int | None = None
+        while found := await api.read(partial(read, before=before)):
+            for row in found:
+                yield line_of(REQUESTS.table, dict(zip([*names, *texts], row[1:], strict=True)))
+            before = found[-1][0]
+
+
 async def delete_user(statements: Statements, user_id: str) -> bool:
     """Delete every row of the user; whether there was any. The caller has locked the user."""
-    results = [await statements.execute(statement, {"user_id": user_id}) for statement in sql.DELETE_USER]
+    results = [
+        await statements.execute(statement, {"user_id": user_id}) for part in USER_DATA for statement in part.erasing()
+    ]
     return any(result.changed for result in results)

@@ -1,6 +1,6 @@
 """ports.Users on AWS: the users and what they used are in Aurora; limits and unfinished requests on DynamoDB."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,12 +13,14 @@ from answerback.stores import statements as sql
 from answerback.stores.encoding import user_of
 from answerback.stores.statements import Params
 from answerback.stores.store import caps_row
+from answerback.stores.user_data import line_of
 from answerback_aws.runtime.aurora import operations
 from answerback_aws.runtime.aurora.data_api import DataApi, Statements
 from answerback_aws.runtime.aurora.write_behind import WriteBehind
 from answerback_aws.runtime.dynamodb.database import Database
-from answerback_aws.runtime.dynamodb.items import Value, number_of, text_of
+from answerback_aws.runtime.dynamodb.items import Value, decode, number_of, text_of
 from answerback_aws.runtime.dynamodb.limits import RateLimits
+from answerback_aws.runtime.dynamodb.tables import USER_DATA
 
 
 class AwsUsers:
@@ -99,6 +101,17 @@ class AwsUsers:
         row: Params = {"user_id": user_id, "per_minute": stored, "created_at_ms": now_ms}
         await self._api.write(lambda statements: statements.execute(sql.SET_LIMIT, row))
 
+    async def set_retention(
+        self, user_id: str, keep_days: int | None, *, now_ms: int, conversation_id: str | None = None
+    ) -> bool:
+        await self._write_behind.flush(user_id)  # a conversation may be there that Aurora does not have
+        row: Params = {"user_id": user_id, "keep_days": keep_days, "created_at_ms": now_ms}
+        statement = sql.SET_USER_RETENTION
+        if conversation_id is not None:
+            row = {"user_id": user_id, "keep_days": keep_days, "conversation_id": conversation_id}
+            statement = sql.SET_CONVERSATION_RETENTION
+        return (await self._api.write(lambda statements: statements.execute(statement, row))).changed > 0
+
     async def set_budget(self, holder: str, period: Period, budget: Budget | None, *, now_ms: int) -> None:
         """Set it on DynamoDB, where acceptance looks, then show it in Aurora. The same command again repairs either."""
         budgets = await self._limits.set_budget(holder, period, budget)
@@ -125,6 +138,24 @@ class AwsUsers:
         return await self._api.read(
             lambda statements: operations.usage(statements, user_id, since_day=since_day, by_model=by_model)
         )
+
+    async def export(self, user_id: str) -> AsyncIterator[bytes]:
+        """What Aurora has, then every item of DynamoDB. A turn of the last three months is in both."""
+        await self._write_behind.flush(user_id)
+        async for line in operations.export(self._api, user_id):
+            yield line
+        tables = self._database.tables
+        for name in USER_DATA:
+            key, values = "userId = :u", {":u": user_id}
+            for item in await self._database.query(getattr(tables, name), key, values, ConsistentRead=True):
+                yield line_of(f"dynamodb.{name}", decode(item))
+                connection_id = text_of(item, "connectionId")
+                if connection_id is not None:
+                    found = await self._database.get(
+                        tables.connections, {"connectionId": connection_id}, consistent=True
+                    )
+                    if found is not None:
+                        yield line_of("dynamodb.connections", decode(found))
 
     async def delete_user(self, user_id: str) -> bool:
         """Delete a user from both databases, in an order that no concurrent write can undo. A lock-out stays.
@@ -184,12 +215,8 @@ async def erase_user(database: Database, requests: Requests, user_id: str) -> bo
     """
     tables = database.tables
     found = False
-    for table, sort_key in (
-        (tables.requests, "requestId"),
-        (tables.conversations, "item"),
-        (tables.rate_limits, "window"),
-        (tables.sessions, "sessionId"),
-    ):
+    for name, sort_key in USER_DATA.items():
+        table = getattr(tables, name)
         items = await database.query(
             table,
             "userId = :u",

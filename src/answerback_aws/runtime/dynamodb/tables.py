@@ -27,12 +27,21 @@ mark of a deletion sorts behind every position.
 """
 
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from answerback.core.keys import digest
 
 TTL_ATTRIBUTE: Final = "expiresAt"
 """Epoch seconds; in every table. DynamoDB deletes days late, so what reads an item also looks at it."""
+
+USER_DATA: Final = MappingProxyType(
+    {"requests": "requestId", "conversations": "item", "rate_limits": "window", "sessions": "sessionId"}
+)
+"""The tables by user, with their sort keys: what `users export` shows and `users delete` erases.
+
+A connection belongs to a user by the session that names it.
+"""
 
 UNFINISHED: Final = "unfinished"
 UNARCHIVED: Final = "unarchived"
