@@ -215,6 +215,7 @@ def _sample(variable: str) -> str:
         "TRACE_RATIO": "0.5",
         "LEAST_CLIENT": "1.4",
         "JWT_SECRET": "s" * 32,
+        "SYSTEM_BYTES": "1",
     }
     name = variable.removeprefix("ANSWERBACK_")
     if name in {"JWKS_URL", "SETTINGS_URL"}:

@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
@@ -250,6 +250,7 @@ class Composition:
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
             user_claim=settings.user_claim,
+            team_claim=settings.team_claim,
         )
 
     @cached_property
@@ -298,7 +299,7 @@ class Composition:
         settings = FrontSettings(
             models=tuple(self.settings.model_limits),
             model_limits=self.settings.model_limits,
-            quota=self.settings.quota,
+            quota=replace(self.settings.quota, tariff=self.settings.tariff),
             policy=self.settings.policy,
             max_tokens=self.settings.max_tokens,
             lock_system=self.settings.lock_system,
@@ -324,6 +325,7 @@ class Composition:
             clock=epoch_ms,
             is_blocked=self.limits.is_blocked,
             store_id=self.store_id.read,
+            budgets_of_user=self.limits.budgets_of_user,
         )
 
     @cached_property
